@@ -1,0 +1,1 @@
+"""The web half: answers Label Studio in milliseconds, queues the work. Never imports torch or `worker`."""

@@ -1,0 +1,81 @@
+"""Every error this project raises on purpose. It must not know who catches it.
+
+ZeromaskError
+├── SettingsError          a setting is missing or has a value it cannot have
+├── EnvironmentBroken      something this machine must provide does not work (port, disk, network, process)
+├── LabelingConfigError    a labeling config names nothing that could be segmented
+├── JobError               a queued job or a request body is not what the contract says
+├── QueueUnavailable       Redis does not answer
+├── LabelStudioError       Label Studio refused a request
+│   └── LabelStudioUnreachable   it did not answer at all
+├── ImageUnavailable       a picture cannot be fetched, read, or is too large
+├── ModelUnavailable       a model cannot be loaded
+└── RegionError            a mask or a region cannot be encoded or decoded
+
+Each names its subject (which task, file, setting), what is wrong with it, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class ZeromaskError(Exception):
+    """Base of the tree. `str()` reads as one sentence a person can act on: "subject: problem. Remedy."
+
+    Args:
+        subject: what the error is about, as the reader knows it ("task 12", "setting REDIS_URL").
+        problem: what is wrong, in lower case and without a full stop.
+        remedy: what to do about it, as a sentence.
+    """
+
+    def __init__(self, subject: str, problem: str, remedy: str) -> None:
+        super().__init__(subject, problem, remedy)
+        self.subject = subject
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.problem}. {self.remedy}"
+
+
+class SettingsError(ZeromaskError):
+    """A setting is missing or has a value it cannot have."""
+
+
+class EnvironmentBroken(ZeromaskError):
+    """Something this machine must provide does not work: a port, the disk, the network, a child process."""
+
+
+class LabelingConfigError(ZeromaskError):
+    """A labeling config is not XML, or names nothing that could be segmented."""
+
+
+class JobError(ZeromaskError):
+    """A queued job or a request body is not what the contract says."""
+
+
+class QueueUnavailable(ZeromaskError):
+    """Redis does not answer."""
+
+
+class LabelStudioError(ZeromaskError):
+    """Label Studio refused a request. `status` is the HTTP status, 0 when there was no answer."""
+
+    def __init__(self, subject: str, problem: str, remedy: str, *, status: int = 0) -> None:
+        super().__init__(subject, problem, remedy)
+        self.status = status
+
+
+class LabelStudioUnreachable(LabelStudioError):
+    """Label Studio did not answer at all: worth trying again, nothing is wrong with the request."""
+
+
+class ImageUnavailable(ZeromaskError):
+    """A picture cannot be fetched, is not a readable image, or is larger than the limits allow."""
+
+
+class ModelUnavailable(ZeromaskError):
+    """A model cannot be loaded. Never answered with a random or another model."""
+
+
+class RegionError(ZeromaskError):
+    """A mask or a Label Studio region cannot be encoded or decoded."""

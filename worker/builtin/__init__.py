@@ -1,0 +1,1 @@
+"""The drawn world: scene generator, training script and the weights shipped as `MODEL=builtin`."""
