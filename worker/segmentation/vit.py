@@ -1,0 +1,87 @@
+"""Patch features of a native open_clip ViT at any image size, in one forward.
+
+Works on the tower's parameters alone (names, not classes), because open_clip swaps attention classes between releases.
+It must not know about text, files or Label Studio.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plugin_config.errors import ModelUnavailable
+
+Readout = Literal["value", "standard"]
+
+
+def require_native_vit(visual: nn.Module, name: str) -> None:
+    """Refuse towers whose patch features this module cannot read.
+
+    Raises:
+        ModelUnavailable: `visual` is not open_clip's own ViT with a class-token pool.
+    """
+    has_parts = all(hasattr(visual, part) for part in ("conv1", "class_embedding", "transformer", "ln_post"))
+    if not has_parts or getattr(visual, "attn_pool", None) is not None or getattr(visual, "pool_type", "tok") != "tok":
+        raise ModelUnavailable(
+            f"model {name}",
+            f"its image tower ({type(visual).__name__}) is not a native open_clip ViT with a class token",
+            "Choose a native ViT, for example MODEL=ViT-B-16/datacomp_xl_s13b_b90k.",
+        )
+
+
+def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resize learned position embeddings to another patch grid, as open_clip does when it loads other sizes.
+
+    Args:
+        positions: (1 + n * n, width) float, class token first, square native grid.
+        grid: (h, w) patches wanted.
+
+    Returns:
+        (1 + h * w, width) float; the very same tensor when the grid is the native one.
+    """
+    native = int((positions.shape[0] - 1) ** 0.5)
+    if grid == (native, native):
+        return positions
+    patches = positions[1:].reshape(1, native, native, -1).permute(0, 3, 1, 2)  # (1, width, n, n)
+    patches = F.interpolate(patches, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions[:1], patches.flatten(2)[0].T])  # (1 + h * w, width)
+
+
+def token_features(
+    visual: nn.Module, pixels: Tensor, *, positions: Tensor | None = None, readout: Readout = "value"
+) -> Tensor:
+    """Project every token of the last block into the space shared with the text.
+
+    Args:
+        visual: the image tower; see `require_native_vit`.
+        pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of the patch size.
+        positions: (1 + h * w, width) embeddings for this grid; interpolated here when None.
+        readout: "standard" runs the last block as trained, so that token 0 equals `encode_image`. "value" lets every
+            token see only itself there: out_proj(v(x)) without residual and MLP (MaskCLIP, Zhou et al., ECCV 2022;
+            residual and MLP dropped as in ClearCLIP, Lan et al., ECCV 2024). Patch tokens then speak for their place.
+
+    Returns:
+        (B, 1 + h * w, D) features, class token first, rows of the grid after it; not normalised.
+    """
+    tokens = visual.conv1(pixels)  # (B, width, h, w)
+    grid = (tokens.shape[2], tokens.shape[3])
+    if positions is None:
+        positions = interpolate_positions(visual.positional_embedding, grid)
+    tokens = tokens.flatten(2).transpose(1, 2)  # (B, h * w, width)
+    cls = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
+    tokens = visual.ln_pre(torch.cat([cls, tokens], dim=1) + positions.to(tokens.dtype))
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    tokens = _value_block(last, tokens) if readout == "value" else last(tokens)
+    return visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
+
+
+def _value_block(block: nn.Module, tokens: Tensor) -> Tensor:
+    width = tokens.shape[-1]
+    attention = block.attn
+    weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+    return block.ls_1(attention.out_proj(F.linear(block.ln_1(tokens), weight, bias)))
