@@ -1,0 +1,131 @@
+"""The contract between the halves: what travels through Redis, under which names, as JSON and nothing else.
+
+It must not know who enqueues or who works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from plugin_config.errors import JobError
+
+QUEUE = "zeromask-predict"
+DRAIN_JOB = "worker.tasks.drain_project"
+REFRESH_JOB = "worker.tasks.refresh_project"
+ALLOWED_FUNCTIONS = frozenset({DRAIN_JOB, REFRESH_JOB})
+
+# A drain takes a bounded number of tasks, so this long means the worker hangs; the lease tells earlier that it died.
+JOB_TIMEOUT_S = 600
+
+_REMEDY = "Jobs are made by the backend and the worker only; look who else writes to this Redis."
+
+
+@dataclass(frozen=True, order=True)
+class TaskRef:
+    """One task wanted at one model version: the unit that is pending, leased, done or failed."""
+
+    version: str
+    task: int
+
+    def __post_init__(self) -> None:
+        if not self.version or "|" in self.version:
+            raise JobError("task reference", f"version must be a name without '|', got {self.version!r}", _REMEDY)
+        if type(self.task) is not int or self.task <= 0:
+            raise JobError("task reference", f"task must be a positive int, got {self.task!r}", _REMEDY)
+
+    def encode(self) -> str:
+        """The member name in Redis."""
+        return f"{self.version}|{self.task}"
+
+    @classmethod
+    def decode(cls, member: str) -> TaskRef:
+        """Read a member name back.
+
+        Raises:
+            JobError: the text is not one `encode` wrote.
+        """
+        version, _, task = member.rpartition("|")
+        if not task.isdecimal():
+            raise JobError("task reference", f"must be 'version|task', got {member!r}", _REMEDY)
+        return cls(version, int(task))
+
+
+@dataclass(frozen=True)
+class DrainProject:
+    """Take up to `limit` pending tasks of a project, predict and post them. `slot` tells parallel drains apart."""
+
+    project: int
+    slot: int
+    limit: int
+
+    def __post_init__(self) -> None:
+        _require_ints(self, least={"project": 1, "slot": 0, "limit": 1})
+
+    def to_json(self) -> dict[str, Any]:
+        """The job's only argument."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DrainProject:
+        """Check what came out of Redis.
+
+        Raises:
+            JobError: a field is missing, unknown or of the wrong type.
+        """
+        return cls(**_fields(data, {"project", "slot", "limit"}))
+
+
+@dataclass(frozen=True)
+class RefreshProject:
+    """Look at a project's labeling config and tasks again and ask for what its present version lacks."""
+
+    project: int
+
+    def __post_init__(self) -> None:
+        _require_ints(self, least={"project": 1})
+
+    def to_json(self) -> dict[str, Any]:
+        """The job's only argument."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RefreshProject:
+        """Check what came out of Redis.
+
+        Raises:
+            JobError: a field is missing, unknown or of the wrong type.
+        """
+        return cls(**_fields(data, {"project"}))
+
+
+def predict_queue(redis: Redis) -> Queue:
+    """The queue both halves share. JSON, because unpickling would let anyone who reaches Redis run code."""
+    return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+def enqueue(queue: Queue, job: DrainProject | RefreshProject) -> str:
+    """Queue a job and return its RQ id. No result is kept: what came out is in Label Studio."""
+    function = DRAIN_JOB if isinstance(job, DrainProject) else REFRESH_JOB
+    made = queue.enqueue_call(
+        function, args=(job.to_json(),), timeout=JOB_TIMEOUT_S, result_ttl=0, failure_ttl=86400, description=repr(job)
+    )
+    return str(made.id)
+
+
+def _fields(data: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    if not isinstance(data, Mapping) or set(data) != names:
+        raise JobError("job", f"must have the fields {sorted(names)}, got {data!r}", _REMEDY)
+    return dict(data)
+
+
+def _require_ints(job: Any, *, least: Mapping[str, int]) -> None:
+    for name, bound in least.items():
+        value = getattr(job, name)
+        if type(value) is not int or value < bound:
+            raise JobError(f"job {type(job).__name__}", f"{name} must be an int >= {bound}, got {value!r}", _REMEDY)

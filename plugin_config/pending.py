@@ -1,0 +1,329 @@
+"""The state of every asked-for task in Redis: pending, leased, done, failed. One small script per transition.
+
+A worker takes tasks under a lease it must renew; when the worker dies the lease runs out and a sweep, which every
+living worker does, puts the tasks back. Redis' own clock decides, so machines may disagree about the time. It must
+not know what predicting is.
+
+Keys of project P (members are `version|task`):
+
+    zeromask:projects         set    projects that ever asked
+    zeromask:P:pending        zset   member -> moment it is due, ms; earlier = sooner
+    zeromask:P:leases         hash   member -> "owner|moment it runs out, ms"
+    zeromask:P:attempts       hash   member -> leases that ran out or were given back
+    zeromask:P:failed         hash   member -> reason
+    zeromask:P:done           hash   version -> tasks predicted
+    zeromask:P:drain:S        string a drain job holds slot S; runs out by itself
+    zeromask:workers          zset   worker name -> last heartbeat, ms
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from plugin_config.errors import QueueUnavailable
+from plugin_config.jobs import DrainProject, RefreshProject, TaskRef, enqueue, predict_queue
+
+MAX_ATTEMPTS = 5
+DRAIN_SLOTS = 8
+_SLOT_S = 60
+_WORKER_SEEN_MS = 15_000
+# Opened by an annotator: ahead of everything asked for in bulk, in order among themselves.
+_URGENT_MS = 10**12
+_BULK = 5000
+
+_NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000); "
+
+_ADD = _NOW + """
+redis.call('SADD', KEYS[4], ARGV[1])
+local added = 0
+for i = 3, #ARGV do
+  local due = now - tonumber(ARGV[2])
+  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
+    local old = redis.call('ZSCORE', KEYS[1], ARGV[i])
+    if not old then
+      added = added + 1
+      redis.call('HDEL', KEYS[3], ARGV[i])
+      redis.call('ZADD', KEYS[1], due, ARGV[i])
+    elseif due < tonumber(old) then
+      redis.call('ZADD', KEYS[1], due, ARGV[i])
+    end
+  end
+end
+return added
+"""
+
+_TAKE = _NOW + """
+local taken = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])
+for _, member in ipairs(taken) do
+  redis.call('ZREM', KEYS[1], member)
+  redis.call('HSET', KEYS[2], member, ARGV[1] .. '|' .. (now + ARGV[2]))
+end
+return taken
+"""
+
+_RENEW = _NOW + """
+local kept = {}
+for i = 3, #ARGV do
+  local lease = redis.call('HGET', KEYS[1], ARGV[i])
+  if lease and string.sub(lease, 1, #ARGV[1] + 1) == ARGV[1] .. '|' then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[1] .. '|' .. (now + ARGV[2]))
+    kept[#kept + 1] = ARGV[i]
+  end
+end
+return kept
+"""
+
+# KEYS: leases, pending, attempts, failed, done. ARGV: owner, member, outcome, detail (version, reason or delay ms).
+_SETTLE = _NOW + """
+local lease = redis.call('HGET', KEYS[1], ARGV[2])
+if not lease or string.sub(lease, 1, #ARGV[1] + 1) ~= ARGV[1] .. '|' then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[2])
+if ARGV[3] == 'done' then
+  redis.call('HDEL', KEYS[3], ARGV[2])
+  redis.call('HINCRBY', KEYS[5], ARGV[4], 1)
+elseif ARGV[3] == 'failed' then
+  redis.call('HDEL', KEYS[3], ARGV[2])
+  redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+elseif ARGV[3] == 'again' then
+  redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[2])
+end
+return 1
+"""
+
+_SWEEP = _NOW + """
+local back = {}
+local leases = redis.call('HGETALL', KEYS[1])
+for i = 1, #leases, 2 do
+  local runs_out = tonumber(string.match(leases[i + 1], '|(%d+)$'))
+  if not runs_out or runs_out < now then
+    redis.call('HDEL', KEYS[1], leases[i])
+    local attempts = redis.call('HINCRBY', KEYS[3], leases[i], 1)
+    if attempts >= tonumber(ARGV[1]) then
+      redis.call('HDEL', KEYS[3], leases[i])
+      redis.call('HSET', KEYS[4], leases[i], ARGV[2])
+    else
+      redis.call('ZADD', KEYS[2], now - attempts, leases[i])
+    end
+    back[#back + 1] = leases[i]
+  end
+end
+return back
+"""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tasks of a project stand in which state; `done` counts since the project was first asked for."""
+
+    pending: int
+    leased: int
+    failed: int
+    done: int
+
+
+def _redis_errors(method: Callable[P, R]) -> Callable[P, R]:
+    @wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except RedisError as error:
+            raise QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.") from error
+
+    return wrapped
+
+
+class PendingTasks:
+    """Holds a Redis connection and moves tasks between their states. Safe to share between threads.
+
+    Every method raises QueueUnavailable when Redis does not answer.
+    """
+
+    def __init__(self, redis: Redis, *, drain_tasks: int, lease_s: float) -> None:
+        self._redis = redis
+        self._drain_tasks = drain_tasks
+        self._lease_ms = int(lease_s * 1000)
+
+    @_redis_errors
+    def add(self, project: int, refs: Iterable[TaskRef], *, urgent: bool = False) -> int:
+        """Ask for tasks; what is pending or being worked on is not asked for twice. Returns how many are new."""
+        keys = self._keys(project, "pending", "leases", "failed")
+        ahead, members, added = _URGENT_MS if urgent else 0, [ref.encode() for ref in refs], 0
+        for start in range(0, len(members), _BULK):
+            part = members[start : start + _BULK]
+            added += int(self._run(_ADD, [*keys, "zeromask:projects"], [project, ahead, *part]))
+        return added
+
+    @_redis_errors
+    def take(self, project: int, owner: str, *, limit: int | None = None) -> list[TaskRef]:
+        """Lease the tasks that are due first to `owner`."""
+        limit = limit or self._drain_tasks
+        members = self._run(_TAKE, self._keys(project, "pending", "leases"), [owner, self._lease_ms, limit])
+        return [TaskRef.decode(member) for member in members]
+
+    @_redis_errors
+    def renew(self, project: int, owner: str, refs: Sequence[TaskRef]) -> set[TaskRef]:
+        """Extend leases; returns those `owner` still holds. What is missing belongs to somebody else now."""
+        args = [owner, self._lease_ms, *(ref.encode() for ref in refs)]
+        return {TaskRef.decode(member) for member in self._run(_RENEW, self._keys(project, "leases"), args)}
+
+    @_redis_errors
+    def done(self, project: int, owner: str, ref: TaskRef) -> bool:
+        """The prediction is stored. False when the lease was lost meanwhile."""
+        return self._settle(project, owner, ref, "done", ref.version)
+
+    @_redis_errors
+    def fail(self, project: int, owner: str, ref: TaskRef, reason: str) -> bool:
+        """Trying again would not help; keep the reason. False when the lease was lost meanwhile."""
+        return self._settle(project, owner, ref, "failed", reason[:500])
+
+    @_redis_errors
+    def give_back(self, project: int, owner: str, ref: TaskRef, *, delay_s: float = 0.0) -> bool:
+        """Not the task's fault: due again after `delay_s`. False when the lease was lost meanwhile."""
+        return self._settle(project, owner, ref, "again", int(delay_s * 1000))
+
+    @_redis_errors
+    def drop(self, project: int, owner: str, ref: TaskRef) -> bool:
+        """Nobody needs it any more (annotated, deleted, of an old version)."""
+        return self._settle(project, owner, ref, "dropped", "")
+
+    @_redis_errors
+    def sweep(self) -> list[TaskRef]:
+        """Put back the tasks of workers that died, and make sure that a drain is queued wherever tasks are due."""
+        reason = f"its worker died {MAX_ATTEMPTS} times on it; see the worker's log"
+        returned: list[TaskRef] = []
+        for project in self.projects():
+            keys = self._keys(project, "leases", "pending", "attempts", "failed")
+            returned += [TaskRef.decode(member) for member in self._run(_SWEEP, keys, [MAX_ATTEMPTS, reason])]
+            self.ensure_drains(project)
+        return returned
+
+    @_redis_errors
+    def ensure_drains(self, project: int) -> int:
+        """Queue as many drain jobs as the due tasks need and slots allow; returns how many were queued."""
+        due = int(self._redis.zcount(self._key(project, "pending"), "-inf", self._now_ms()))  # type: ignore[arg-type]
+        queue, queued = predict_queue(self._redis), 0
+        for slot in range(min(DRAIN_SLOTS, -(-due // self._drain_tasks))):
+            if self._redis.set(self._key(project, f"drain:{slot}"), 1, nx=True, ex=_SLOT_S):
+                enqueue(queue, DrainProject(project=project, slot=slot, limit=self._drain_tasks))
+                queued += 1
+        return queued
+
+    @_redis_errors
+    def next_drain(self, project: int, slot: int) -> None:
+        """End of a drain: queue behind the other projects when tasks are due, else free the slot."""
+        self._redis.delete(self._key(project, f"drain:{slot}"))
+        self.ensure_drains(project)
+
+    @_redis_errors
+    def hold_slot(self, project: int, slot: int) -> None:
+        """A drain that is being worked on keeps its slot."""
+        self._redis.set(self._key(project, f"drain:{slot}"), 1, ex=_SLOT_S)
+
+    @_redis_errors
+    def request_refresh(self, project: int) -> bool:
+        """Queue one look at the project; False when one is waiting already."""
+        self._redis.sadd("zeromask:projects", project)
+        if not self._redis.set(self._key(project, "refresh"), 1, nx=True, ex=_SLOT_S):
+            return False
+        enqueue(predict_queue(self._redis), RefreshProject(project=project))
+        return True
+
+    @_redis_errors
+    def begin_refresh(self, project: int) -> None:
+        """A refresh starts reading: what changes from now on needs another one."""
+        self._redis.delete(self._key(project, "refresh"))
+
+    @_redis_errors
+    def projects(self) -> list[int]:
+        """Projects that ever asked for anything."""
+        return sorted(int(project) for project in self._redis.smembers("zeromask:projects"))  # type: ignore[union-attr]
+
+    @_redis_errors
+    def drop_versions_but(self, project: int, version: str) -> int:
+        """Forget what is pending at other versions; returns how many."""
+        pending = self._key(project, "pending")
+        stale = [m for m, _ in self._redis.zscan_iter(pending) if _text(m).rpartition("|")[0] != version]
+        return int(self._redis.zrem(pending, *stale)) if stale else 0  # type: ignore[arg-type]
+
+    @_redis_errors
+    def counts(self, project: int) -> Counts:
+        """Tasks by state."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.zcard(self._key(project, "pending"))
+        pipe.hlen(self._key(project, "leases"))
+        pipe.hlen(self._key(project, "failed"))
+        pipe.hvals(self._key(project, "done"))
+        pending, leased, failed, done = pipe.execute()
+        return Counts(pending, leased, failed, sum(int(value) for value in done))
+
+    @_redis_errors
+    def failures(self, project: int) -> dict[TaskRef, str]:
+        """Failed tasks with their reasons."""
+        rows = self._redis.hgetall(self._key(project, "failed"))
+        return {TaskRef.decode(_text(m)): _text(reason) for m, reason in rows.items()}  # type: ignore[union-attr]
+
+    @_redis_errors
+    def heartbeat(self, worker: str) -> None:
+        """A worker lives."""
+        now = self._now_ms()
+        self._redis.zadd("zeromask:workers", {worker: now})
+        self._redis.zremrangebyscore("zeromask:workers", "-inf", now - _WORKER_SEEN_MS)
+
+    @_redis_errors
+    def leave(self, worker: str) -> None:
+        """A worker goes in good order."""
+        self._redis.zrem("zeromask:workers", worker)
+
+    @_redis_errors
+    def live_workers(self) -> int:
+        """Workers that gave a sign of life within the last 15 s."""
+        return int(self._redis.zcount("zeromask:workers", self._now_ms() - _WORKER_SEEN_MS, "+inf"))  # type: ignore[arg-type]
+
+    @_redis_errors
+    def wait_settled(self, project: int, refs: Sequence[TaskRef], *, timeout_s: float) -> bool:
+        """Wait until none of the tasks is pending or leased; False when the time ran out."""
+        members = [ref.encode() for ref in refs]
+        deadline = time.monotonic() + timeout_s
+        while True:
+            pipe = self._redis.pipeline(transaction=False)
+            for member in members:
+                pipe.zscore(self._key(project, "pending"), member)
+                pipe.hexists(self._key(project, "leases"), member)
+            states = pipe.execute()
+            if not any(state is not None and state is not False and state != 0 for state in states):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+
+    def _settle(self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int) -> bool:
+        keys = self._keys(project, "leases", "pending", "attempts", "failed", "done")
+        return bool(self._run(_SETTLE, keys, [owner, ref.encode(), outcome, detail]))
+
+    def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        answer = self._redis.eval(script, len(keys), *keys, *args)
+        return [_text(item) for item in answer] if isinstance(answer, list) else answer
+
+    def _now_ms(self) -> int:
+        seconds, micros = self._redis.time()  # type: ignore[misc]
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def _key(self, project: int, name: str) -> str:
+        return f"zeromask:{project}:{name}"
+
+    def _keys(self, project: int, *names: str) -> list[str]:
+        return [self._key(project, name) for name in names]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

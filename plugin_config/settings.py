@@ -1,0 +1,125 @@
+"""Every setting once: its environment variable, default, unit and meaning.
+
+The environment is read in one place, `Settings.from_env`, called by the entry points only. It must not know what a
+setting is used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from plugin_config.errors import SettingsError
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off", ""}
+
+
+def _setting(env: str, default: Any, meaning: str, *, least: float | None = None, most: float | None = None) -> Any:
+    return field(default=default, metadata={"env": env, "meaning": meaning, "least": least, "most": most})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of the backend, the worker and the commands, checked at construction.
+
+    Raises:
+        SettingsError: a value is outside what its setting allows; the message names the environment variable.
+    """
+
+    redis_url: str = _setting("REDIS_URL", "", "Redis of the queues, `redis://[:password@]host:port/0`. Needed by "
+                              "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.")
+    label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of the Label Studio served, with scheme.")
+    label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
+                                         "Label Studio user who may read and pre-annotate the projects.")
+    model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, an open_clip `name/tag`, a "
+                          "checkpoint file (or `name:file`), or `local-dir:folder`.")
+    device: str = _setting("ZEROMASK_DEVICE", "auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
+    threads: int = _setting("ZEROMASK_THREADS", 0, "Threads torch may use in the worker; 0 = torch's choice.", least=0)
+    short_side: int = _setting("ZEROMASK_SHORT_SIDE", 0, "Short side, pixels, at which images enter the model; "
+                               "0 = twice the model's native size.", least=0, most=2048)
+    state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs and demo data.")
+    host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")
+    port: int = _setting("ZEROMASK_PORT", 9090, "Port the backend listens on.", least=1, most=65535)
+    max_body_mb: int = _setting("ZEROMASK_MAX_BODY_MB", 128, "Largest request body, MB; a request for predictions of "
+                                "100,000 tasks fits the default.", least=1, most=4096)
+    predict_wait_s: float = _setting("ZEROMASK_PREDICT_WAIT_S", 1.5, "Longest wait, seconds, of a request for a "
+                                     "handful of tasks until their masks are stored.", least=0, most=30)
+    predict_wait_tasks: int = _setting("ZEROMASK_PREDICT_WAIT_TASKS", 5, "How many tasks are a handful.", least=0)
+    drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=1000)
+    lease_s: float = _setting("ZEROMASK_LEASE_S", 15.0, "Seconds after which the tasks of a dead worker go to "
+                              "another.", least=2, most=3600)
+    reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at the labeling configs "
+                                  "for changes that no webhook told.", least=1, most=86400)
+    image_max_mb: int = _setting("ZEROMASK_IMAGE_MAX_MB", 64, "Largest image file fetched, MB.", least=1)
+    image_max_megapixels: float = _setting("ZEROMASK_IMAGE_MAX_MEGAPIXELS", 100.0, "Largest image decoded, millions "
+                                           "of pixels.", least=0.01)
+    image_timeout_s: float = _setting("ZEROMASK_IMAGE_TIMEOUT_S", 30.0, "Longest wait for an image, seconds.", least=1)
+    allow_private_images: bool = _setting("ZEROMASK_ALLOW_PRIVATE_IMAGES", False, "Whether image URLs may point to "
+                                          "private addresses other than Label Studio's own.")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check_range(item.metadata, getattr(self, item.name))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from an environment such as `os.environ`; empty values mean the default."""
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            text = environ.get(item.metadata["env"], "").strip()
+            if text:
+                values[item.name] = _parse(item.metadata["env"], text, type(item.default))
+        return cls(**values)
+
+    def require(self, *names: str) -> Settings:
+        """Return the settings when the named ones are filled in.
+
+        Raises:
+            SettingsError: one of them is empty; the message gives the variable and its meaning.
+        """
+        for item in fields(self):
+            if item.name in names and not getattr(self, item.name):
+                raise SettingsError(f"setting {item.metadata['env']}", "is not set", f"It is: {item.metadata['meaning']}")
+        return self
+
+    @property
+    def state_path(self) -> Path:
+        """`state_dir` as an absolute path."""
+        return Path(self.state_dir).expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One line of the settings table in the README."""
+
+    env: str
+    default: str
+    meaning: str
+
+
+def settings_table() -> list[SettingRow]:
+    """Every setting with its default as text, in the order of `Settings`."""
+    return [SettingRow(item.metadata["env"], str(item.default), item.metadata["meaning"]) for item in fields(Settings)]
+
+
+def _parse(env: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in _TRUE | _FALSE:
+            raise SettingsError(f"setting {env}", f"must be yes or no, got {text!r}", f"Set {env}=1 or {env}=0.")
+        return text.lower() in _TRUE
+    try:
+        return kind(text)
+    except ValueError as error:
+        problem = f"must be {'a whole number' if kind is int else 'a number'}, got {text!r}"
+        raise SettingsError(f"setting {env}", problem, f"Unset {env} for the default.") from error
+
+
+def _check_range(metadata: Mapping[str, Any], value: Any) -> None:
+    least, most = metadata["least"], metadata["most"]
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        env = metadata["env"]
+        raise SettingsError(f"setting {env}", f"must be {bounds}, got {value!r}", f"Unset {env} for the default.")

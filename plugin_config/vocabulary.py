@@ -1,0 +1,143 @@
+"""Labeling config -> Vocabulary: which labels to look for, in which words, and which control draws them.
+
+It must not know how labels are found in pixels, nor where the config came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from label_studio_sdk.label_interface import LabelInterface
+
+from plugin_config.errors import LabelingConfigError
+
+OutputKind = Literal["brush", "polygon", "rectangle"]
+
+OUTPUT_KINDS: dict[str, OutputKind] = {
+    "BrushLabels": "brush",
+    "PolygonLabels": "polygon",
+    "RectangleLabels": "rectangle",
+}
+_EXAMPLE = "See plugin_config/labeling_configs/brush.xml for one that works."
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label of one control.
+
+    Attributes:
+        key: what a region must carry: the label's `alias` when it has one, else its `value`.
+        texts: what to look for: the `prompt` attribute (comma list) when given, else the value and its `synonyms`.
+        control: name of the control tag; `to_name`: name of the Image tag it draws on; `image_key`: the key of the
+            task's data that holds the image's address.
+        output: the region type the control draws.
+        stuff: whether the label is an uncountable region (`kind="stuff"`: sky, grass) and not single things.
+    """
+
+    key: str
+    texts: tuple[str, ...]
+    control: str
+    to_name: str
+    image_key: str
+    output: OutputKind
+    stuff: bool = False
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All labels of a labeling config that can be drawn on its image, in the config's order."""
+
+    labels: tuple[Label, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """8 hex digits that change when anything that changes the predictions changes; the order does not count."""
+        rows = sorted(json.dumps(asdict(label), sort_keys=True) for label in self.labels)
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
+
+    @property
+    def image_key(self) -> str:
+        """Key of the task's data that holds the address of the (first) image."""
+        return self.labels[0].image_key
+
+
+def parse_vocabulary(label_config: str) -> Vocabulary:
+    """Read the vocabulary out of a labeling config.
+
+    Args:
+        label_config: the project's labeling config, XML.
+
+    Raises:
+        LabelingConfigError: not XML, no control that draws masks, polygons or boxes on an Image, no labels in it, or
+            labels that come from the task's data (`value="$labels"`).
+    """
+    interface = _interface(label_config)
+    images = {name: tag for name, tag in interface._objects.items() if tag.tag == "Image"}
+    labels: list[Label] = []
+    dynamic: list[str] = []
+    for control in interface.controls:
+        targets = [name for name in control.to_name or [] if name in images]
+        if control.tag not in OUTPUT_KINDS or not targets:
+            continue
+        if control.dynamic_value:
+            dynamic.append(control.name)
+        image_key = str(images[targets[0]].value_name or "image")
+        for key, tag in (control.labels_attrs or {}).items():
+            labels.append(_label(str(key), tag.attr or {}, control, targets[0], image_key))
+    if not labels:
+        raise LabelingConfigError("labeling config", _nothing_found(interface, dynamic), _EXAMPLE)
+    first_image = labels[0].to_name
+    return Vocabulary(tuple(label for label in labels if label.to_name == first_image))
+
+
+def version_name(model: str, vocabulary: Vocabulary, *, adapter: str = "zeroshot") -> str:
+    """The model version stamped on predictions: `<model>-<adapter>-<vocabulary hash>`, letters, digits and dashes.
+
+    Depends on the words of the MODEL setting, not on weights, so that the web half can tell it without loading any.
+    """
+    name = model.removeprefix("local-dir:")
+    if "/" in name and name[:1] in "/.~":  # a path: its last part is the name, the rest keeps equal names apart
+        stem = re.sub(r"\.(pt|bin|safetensors)$", "", name.rstrip("/").rsplit("/", 1)[-1])
+        name = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    return f"{slug}-{adapter}-{vocabulary.hash}"
+
+
+def _interface(label_config: str) -> Any:
+    if not label_config.strip():
+        raise LabelingConfigError("labeling config", "is empty", _EXAMPLE)
+    try:
+        return LabelInterface(label_config)
+    # What the SDK's XML and tag parsers raise; lxml's XMLSyntaxError is a SyntaxError. All mean "no labeling config".
+    except (SyntaxError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise LabelingConfigError("labeling config", f"cannot be read ({error})", _EXAMPLE) from error
+
+
+def _label(key: str, attributes: dict[str, str], control: Any, to_name: str, image_key: str) -> Label:
+    value = attributes.get("value", key)
+    prompts = _comma_list(attributes.get("prompt", ""))
+    return Label(
+        key=key,
+        texts=prompts or (value, *_comma_list(attributes.get("synonyms", ""))),
+        control=control.name,
+        to_name=to_name,
+        image_key=image_key,
+        output=OUTPUT_KINDS[control.tag],
+        stuff=attributes.get("kind", "").lower() == "stuff",
+    )
+
+
+def _comma_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _nothing_found(interface: Any, dynamic: list[str]) -> str:
+    if dynamic:
+        return f"the labels of {', '.join(dynamic)} come from the task's data, which is not supported yet"
+    found = ", ".join(f"{control.tag} {control.name!r}" for control in interface.controls) or "no control at all"
+    return f"no {', '.join(OUTPUT_KINDS)} with labels over an Image; found: {found}"
