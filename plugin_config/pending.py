@@ -210,7 +210,7 @@ class PendingTasks:
     @_redis_errors
     def ensure_drains(self, project: int) -> int:
         """Queue as many drain jobs as the due tasks need and slots allow; returns how many were queued."""
-        due = int(self._redis.zcount(self._key(project, "pending"), "-inf", self._now_ms()))  # type: ignore[arg-type]
+        due = int(self._redis.zcount(self._key(project, "pending"), "-inf", self._now_ms()))
         queue, queued = predict_queue(self._redis), 0
         for slot in range(min(DRAIN_SLOTS, -(-due // self._drain_tasks))):
             if self._redis.set(self._key(project, f"drain:{slot}"), 1, nx=True, ex=_SLOT_S):
@@ -246,14 +246,14 @@ class PendingTasks:
     @_redis_errors
     def projects(self) -> list[int]:
         """Projects that ever asked for anything."""
-        return sorted(int(project) for project in self._redis.smembers("zeromask:projects"))  # type: ignore[union-attr]
+        return sorted(int(project) for project in self._redis.smembers("zeromask:projects"))
 
     @_redis_errors
     def drop_versions_but(self, project: int, version: str) -> int:
         """Forget what is pending at other versions; returns how many."""
         pending = self._key(project, "pending")
         stale = [m for m, _ in self._redis.zscan_iter(pending) if _text(m).rpartition("|")[0] != version]
-        return int(self._redis.zrem(pending, *stale)) if stale else 0  # type: ignore[arg-type]
+        return int(self._redis.zrem(pending, *stale)) if stale else 0
 
     @_redis_errors
     def counts(self, project: int) -> Counts:
@@ -270,7 +270,7 @@ class PendingTasks:
     def failures(self, project: int) -> dict[TaskRef, str]:
         """Failed tasks with their reasons."""
         rows = self._redis.hgetall(self._key(project, "failed"))
-        return {TaskRef.decode(_text(m)): _text(reason) for m, reason in rows.items()}  # type: ignore[union-attr]
+        return {TaskRef.decode(_text(m)): _text(reason) for m, reason in rows.items()}
 
     @_redis_errors
     def heartbeat(self, worker: str) -> None:
@@ -287,7 +287,7 @@ class PendingTasks:
     @_redis_errors
     def live_workers(self) -> int:
         """Workers that gave a sign of life within the last 15 s."""
-        return int(self._redis.zcount("zeromask:workers", self._now_ms() - _WORKER_SEEN_MS, "+inf"))  # type: ignore[arg-type]
+        return int(self._redis.zcount("zeromask:workers", self._now_ms() - _WORKER_SEEN_MS, "+inf"))
 
     @_redis_errors
     def wait_settled(self, project: int, refs: Sequence[TaskRef], *, timeout_s: float) -> bool:
@@ -315,7 +315,7 @@ class PendingTasks:
         return [_text(item) for item in answer] if isinstance(answer, list) else answer
 
     def _now_ms(self) -> int:
-        seconds, micros = self._redis.time()  # type: ignore[misc]
+        seconds, micros = self._redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     def _key(self, project: int, name: str) -> str:

@@ -82,7 +82,8 @@ class Settings:
         """
         for item in fields(self):
             if item.name in names and not getattr(self, item.name):
-                raise SettingsError(f"setting {item.metadata['env']}", "is not set", f"It is: {item.metadata['meaning']}")
+                meaning = f"It is: {item.metadata['meaning']}"
+                raise SettingsError(f"setting {item.metadata['env']}", "is not set", meaning)
         return self
 
     @property
