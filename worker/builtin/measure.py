@@ -1,0 +1,122 @@
+"""Figures of the builtin model on compositions it never saw. It must not know how the model was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.builtin.lessons import PATCH, exam, normalise, patch_shares, thing_codes
+from worker.builtin.objective import Clip, dense_features
+from worker.builtin.scenes import Scene, label_mask
+from worker.builtin.world import BACKGROUND, COLOURS, SHAPES, TEXTURES
+
+Speak = Callable[[Sequence[str]], Tensor]
+"""Texts to unit features (T, D)."""
+
+_SINGLE = {"colour": COLOURS, "texture": TEXTURES, "shape": SHAPES}
+
+
+@torch.no_grad()
+def patch_logits(model: Clip, scene: Scene, texts: Tensor) -> Tensor:
+    """(P, T) float32 logits of every patch of one scene."""
+    features = dense_features(model, torch.from_numpy(normalise(scene.image[None])))[0]
+    return model.logit_scale.exp() * (features @ texts.T) + model.logit_bias  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def unseen_figures(model: Clip, speak: Speak, *, scenes: int = 64, seed: int = 7, scale: float = 1.0) -> dict[str, float]:
+    """Accuracy per patch (a thing covers 60 %) on things of held-out compositions, all in [0, 1].
+
+    `colour`, `texture`, `shape`: among the words of the kind, over things with either held-out pair.
+    `colour_texture`: among all 32 pairs, over held-out pairs; `colour_shape`: likewise among all 64.
+    `accepted`: patches where the thing's own colour-texture label has a positive logit;
+    `rejected`: patches where all colour-texture labels but its own are negative.
+    Chance: 1/8, 1/4, 1/8, 1/32, 1/64.
+
+    Args:
+        model: the model, in eval mode.
+        speak: its text side.
+        scenes: how many pictures, half for each kind of held-out pair.
+        seed: of the pictures.
+        scale: picture and object size as a multiple of 96 px.
+    """
+    size = (int(96 * scale) // PATCH * PATCH,) * 2
+    drawn = {
+        split: exam(seed, scenes // 2, size, unit=96 * scale, split=split)
+        for split in ("unseen_texture", "unseen_shape")
+    }
+    pairs = speak([f"a {c} {t} shape" for c in COLOURS for t in TEXTURES])
+    forms = speak([f"a {c} {s}" for c in COLOURS for s in SHAPES])
+    words = {kind: speak([f"a {w}" if kind == "shape" else f"a {w} shape" for w in _SINGLE[kind]]) for kind in _SINGLE}
+    hits: dict[str, list[Tensor]] = {}
+    for split, pictures in drawn.items():
+        for scene in pictures:
+            rows, codes = _sure_patches(scene)
+            for column, kind in enumerate(_SINGLE):
+                guess = patch_logits(model, scene, words[kind])[rows].argmax(dim=1)
+                hits.setdefault(kind, []).append(guess == codes[:, column])
+            if split == "unseen_texture":
+                _pair_hits(hits, patch_logits(model, scene, pairs)[rows], codes[:, 0] * len(TEXTURES) + codes[:, 1])
+            else:
+                guess = patch_logits(model, scene, forms)[rows].argmax(dim=1)
+                hits.setdefault("colour_shape", []).append(guess == codes[:, 0] * len(SHAPES) + codes[:, 2])
+    return {kind: round(torch.cat(parts).float().mean().item(), 4) for kind, parts in hits.items()}
+
+
+def _pair_hits(hits: dict[str, list[Tensor]], logits: Tensor, own: Tensor) -> None:
+    hits.setdefault("colour_texture", []).append(logits.argmax(dim=1) == own)
+    mine = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, own[:, None], True)
+    hits.setdefault("accepted", []).append(logits[mine] > 0)
+    hits.setdefault("rejected", []).append(logits.masked_fill(mine, -99).amax(dim=1) < 0)
+
+
+def _sure_patches(scene: Scene) -> tuple[Tensor, Tensor]:
+    shares = torch.from_numpy(patch_shares(scene))[:, :8]
+    share, owner = shares.max(dim=1)
+    rows = (share >= 0.6).nonzero()[:, 0]
+    return rows, torch.from_numpy(thing_codes(scene.objects))[owner[rows]]
+
+
+@torch.no_grad()
+def foreground_miou(
+    model: Clip, speak: Speak, *, size: int, unit: float, scenes: int = 24, seed: int = 8, whole: bool = False
+) -> float:
+    """Mean IoU of the labels of each scene's things, held-out compositions only, coarse masks upsampled bilinearly.
+
+    A pixel goes to the label with the highest logit if that is positive, else to nothing. The labels of a scene are
+    its things' colour and texture, and every scene also holds things its labels do not describe (its last thing is
+    taken out of the labels).
+
+    Args:
+        model: the model, in eval mode.
+        speak: its text side.
+        size: height and width in pixels.
+        unit: pixels an object's size is relative to.
+        scenes: pictures.
+        seed: of the pictures.
+        whole: labels name the shape too.
+    """
+    ious: list[float] = []
+    for scene in exam(seed, scenes, (size, size), unit=unit, split="unseen"):
+        things = scene.objects[:-1] or scene.objects
+        labels = sorted({f"{t.colour} {t.texture} {t.shape if whole else 'shape'}" for t in things})
+        logits = patch_logits(model, scene, speak([*labels, BACKGROUND])).numpy()
+        grid = logits.reshape(size // PATCH, size // PATCH, -1)
+        ious.extend(_scene_ious(scene, labels, grid))
+    return round(float(np.mean(ious)), 4)
+
+
+def _scene_ious(scene: Scene, labels: Sequence[str], grid: NDArray[np.float32]) -> list[float]:
+    full = cv2.resize(grid, scene.image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    winner = np.where(full.max(axis=-1) > 0, full.argmax(axis=-1), len(labels))
+    ious = []
+    for k, label in enumerate(labels):
+        truth, found = label_mask(scene, label), winner == k
+        if truth.any():
+            ious.append(float((truth & found).sum() / (truth | found).sum()))
+    return ious

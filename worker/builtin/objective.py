@@ -1,0 +1,125 @@
+"""What the builtin model is trained to do: sigmoid losses between patches and texts.
+
+Sigmoid pairs as in SigLIP (Zhai et al., ICCV 2023), applied to every patch, so that `logit_bias` becomes an absolute
+threshold: a text that is true of nothing in a patch has a negative logit there. It must not know where batches come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.builtin.lessons import MAX_THINGS, Lesson
+from worker.builtin.world import COLOURS, SHAPES, STUFF, TEXTURES
+from worker.segmentation.vit import token_features
+
+Clip = Any
+"""An `open_clip.CLIP`; open_clip ships no types."""
+
+HARD_NEGATIVE = 3.0
+SURE_SHARE = 0.6
+_KINDS = (len(COLOURS), len(TEXTURES), len(SHAPES))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Which (B, K, T) text is true of which thing or stuff, and how much that pair counts."""
+
+    match: Tensor
+    weight: Tensor
+
+
+def encode_texts(model: Clip, tokens: Tensor) -> Tensor:
+    """Unit text features (T, D) of tokens (T, L <= context length): nothing after the end mark can be seen anyway."""
+    length = tokens.shape[1]
+    states = model.token_embedding(tokens) + model.positional_embedding[:length]
+    states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
+    ends = states[torch.arange(tokens.shape[0]), tokens.argmax(dim=1)]  # (T, width)
+    return F.normalize((ends @ model.text_projection).float(), dim=-1)
+
+
+def dense_features(model: Clip, pixels: Tensor) -> Tensor:
+    """Unit patch features (B, P, D) float32, read as the service reads them."""
+    return F.normalize(token_features(model.visual, pixels, readout="value")[:, 1:].float(), dim=-1)
+
+
+def pair_truth(attributes: Tensor, present: Tensor, concepts: Tensor) -> Tensor:
+    """(B, 8 + 4, T) bool: the text describes the thing (first 8) or the stuff (last 4)."""
+    wanted = concepts[:, :3]
+    fits = ((attributes[:, :, None] == wanted) | (wanted == -1)).all(dim=-1)  # (B, 8, T)
+    things = fits & (concepts[:, 3] == -1) & present[..., None]
+    ground = torch.arange(len(STUFF))[:, None]
+    stuff = (concepts[:, 3] == ground) | (concepts[:, 3] == len(STUFF))  # (4, T)
+    return torch.cat([things, stuff.expand(things.shape[0], -1, -1)], dim=1)
+
+
+def truth_of(attributes: Tensor, present: Tensor, concepts: Tensor) -> Truth:
+    """Weigh pairs: rare positives by the root of their rarity, negatives that share a word three times the others."""
+    match = pair_truth(attributes, present, concepts)
+    wanted = concepts[:, :3]
+    rarity = torch.where(wanted >= 0, torch.tensor(_KINDS, dtype=torch.float32), torch.tensor(1.0)).prod(dim=1).sqrt()
+    shares_word = ((attributes[:, :, None] == wanted) & (wanted >= 0)).any(dim=-1)  # (B, 8, T)
+    things = torch.where(shares_word, HARD_NEGATIVE, 1.0)
+    negative = torch.cat([things, torch.full((things.shape[0], len(STUFF), things.shape[2]), 0.5)], dim=1)
+    return Truth(match.float(), torch.where(match, rarity, negative))
+
+
+def dense_loss(logits: Tensor, shares: Tensor, truth: Truth) -> Tensor:
+    """Weighted sigmoid loss of (B, P, T) logits against the share of each patch the text is true of."""
+    target = shares @ truth.match  # (B, P, T)
+    weight = shares @ truth.weight
+    loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+    return loss / weight.sum()
+
+
+def attribute_loss(logits: Tensor, shares: Tensor, attributes: Tensor) -> Tensor:
+    """Cross-entropy among the words of one kind, on patches that one thing mostly covers; mean over the kinds."""
+    share, owner = shares[..., :MAX_THINGS].max(dim=-1)  # (B, P)
+    codes = attributes.gather(1, owner[..., None].expand(-1, -1, 3))  # (B, P, 3)
+    losses, start = [], 0
+    for kind, size in enumerate(_KINDS):
+        sure = (share >= SURE_SHARE) & (codes[..., kind] >= 0)
+        losses.append(F.cross_entropy(logits[sure][:, start : start + size], codes[sure][:, kind]))
+        start += size
+    return torch.stack(losses).mean()
+
+
+def lesson_loss(model: Clip, batch: Lesson, *, with_image: bool) -> tuple[Tensor, dict[str, float]]:
+    """The whole objective on one batch.
+
+    Args:
+        model: trained with a compact token table.
+        batch: what to learn from.
+        with_image: also teach the class token what the picture contains (on a quarter of the batch: it costs a
+            second forward).
+
+    Returns:
+        the loss, and its parts for the log.
+    """
+    pixels, shares = torch.from_numpy(batch.pixels), torch.from_numpy(batch.shares)
+    attributes, concepts = torch.from_numpy(batch.attributes), torch.from_numpy(batch.concepts)
+    truth = truth_of(attributes, torch.from_numpy(batch.present), concepts)
+    with torch.autocast("cpu", torch.bfloat16):
+        texts = encode_texts(model, torch.from_numpy(batch.tokens))
+        patches = dense_features(model, pixels)
+    scale = model.logit_scale.exp()
+    logits = scale * (patches @ texts.T) + model.logit_bias  # (B, P, T)
+    dense = dense_loss(logits, shares, truth)
+    words = attribute_loss(logits, shares, attributes)
+    loss = dense + 0.15 * words
+    parts = {"dense": dense.item(), "words": words.item()}
+    if with_image:
+        quarter = max(2, pixels.shape[0] // 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            whole = token_features(model.visual, pixels[:quarter], readout="standard")[:, 0]
+        visible = (shares[:quarter].sum(dim=1) > 1).float()  # (b, K): more than one patch in all
+        contains = ((visible[:, None] @ truth.match[:quarter]) > 0)[:, 0].float()  # (b, T)
+        scores = scale * (F.normalize(whole.float(), dim=-1) @ texts.T) + model.logit_bias
+        image = F.binary_cross_entropy_with_logits(scores, contains)
+        loss = loss + 0.2 * image
+        parts["image"] = image.item()
+    return loss, parts

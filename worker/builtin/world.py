@@ -1,0 +1,183 @@
+"""The drawn world in words: which things and stuff exist, how a label names them, what training must never see.
+
+It must not know how anything is painted, and nothing about models.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from plugin_config.errors import LabelingConfigError
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
+TEXTURES = ("plain", "striped", "dotted", "checkered")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
+STUFF = ("grass", "water", "sand", "stone")
+NOUNS = ("shape", "object", "thing")
+BACKGROUND = "background"
+
+# The one list of held-out compositions. Every colour loses one texture and one shape, every texture two colours,
+# every shape one colour; training sees each word often, but never these two together, in pixels or in text.
+UNSEEN_COLOUR_TEXTURES = frozenset(
+    {
+        ("red", "dotted"), ("orange", "striped"), ("yellow", "checkered"), ("green", "striped"),
+        ("blue", "dotted"), ("purple", "plain"), ("pink", "plain"), ("brown", "checkered"),
+    }
+)  # fmt: skip
+UNSEEN_COLOUR_SHAPES = frozenset(
+    {
+        ("red", "star"), ("orange", "heart"), ("yellow", "cross"), ("green", "circle"),
+        ("blue", "triangle"), ("purple", "ring"), ("pink", "square"), ("brown", "crescent"),
+    }
+)  # fmt: skip
+
+Split = Literal["seen", "unseen", "unseen_texture", "unseen_shape", "any"]
+
+_FILLERS = frozenset({"a", "an", "the", "of", "photo", "image", "picture", "drawing", "this", "is", "there", "in", "scene"})
+_PLURALS = {noun + "s": noun for noun in (*SHAPES, *NOUNS) if not noun.endswith("s")} | {"crosses": "cross"}
+_WORDS = {
+    **{word: ("colour", word) for word in COLOURS},
+    **{word: ("texture", word) for word in TEXTURES},
+    **{word: ("shape", word) for word in SHAPES},
+    **{word: ("stuff", word) for word in (*STUFF, BACKGROUND)},
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object's attributes. `colour` is None for a hue that has no name in this world."""
+
+    colour: str | None
+    texture: str
+    shape: str
+
+    @property
+    def is_unseen_texture(self) -> bool:
+        """True when training never shows this colour with this texture."""
+        return (self.colour, self.texture) in UNSEEN_COLOUR_TEXTURES
+
+    @property
+    def is_unseen_shape(self) -> bool:
+        """True when training never shows this colour with this shape."""
+        return (self.colour, self.shape) in UNSEEN_COLOUR_SHAPES
+
+    def __str__(self) -> str:
+        return " ".join(word for word in (self.colour, self.texture, self.shape) if word)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a label means: the attributes it fixes (None = any), or one kind of stuff, or all stuff ("background")."""
+
+    colour: str | None = None
+    texture: str | None = None
+    shape: str | None = None
+    stuff: str | None = None
+
+    def describes(self, thing: Thing) -> bool:
+        """True when every attribute this concept fixes is the thing's."""
+        return (
+            self.stuff is None
+            and self.colour in (None, thing.colour)
+            and self.texture in (None, thing.texture)
+            and self.shape in (None, thing.shape)
+        )
+
+    def overlaps(self, other: Concept) -> bool:
+        """True when some thing could be described by both concepts."""
+        if self.stuff is not None or other.stuff is not None:
+            return self.stuff == other.stuff
+        pairs = ((self.colour, other.colour), (self.texture, other.texture), (self.shape, other.shape))
+        return all(mine is None or theirs is None or mine == theirs for mine, theirs in pairs)
+
+    @property
+    def is_unseen(self) -> bool:
+        """True when the concept names a held-out pair."""
+        return (self.colour, self.texture) in UNSEEN_COLOUR_TEXTURES or (
+            self.colour,
+            self.shape,
+        ) in UNSEEN_COLOUR_SHAPES
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The attribute or stuff words, in the usual order."""
+        return tuple(word for word in (self.colour, self.texture, self.shape, self.stuff) if word)
+
+
+def parse_label(text: str) -> Concept:
+    """Read a label such as "red striped shapes", "a photo of a dotted circle.", "grass" or "background".
+
+    Plurals mean the same pixels as the singular; a bare noun ("object") means every thing.
+
+    Raises:
+        LabelingConfigError: a word this world does not have, the same kind of word twice, or no word at all.
+    """
+    found: dict[str, str] = {}
+    words = re.findall(r"[^\s.,]+", text.lower())
+    nouns = 0
+    for word in (_PLURALS.get(word, word) for word in words):
+        if word in _FILLERS:
+            continue
+        if word in NOUNS:
+            nouns += 1
+            continue
+        if word not in _WORDS:
+            raise _bad_label(text, f"the drawn world has no word {word!r}")
+        kind, value = _WORDS[word]
+        if kind in found:
+            raise _bad_label(text, f"it names two {kind} words, {found[kind]!r} and {value!r}")
+        found[kind] = value
+    if "stuff" in found and (len(found) > 1 or nouns):
+        raise _bad_label(text, f"{found['stuff']!r} is stuff and has no colour, texture, shape or noun")
+    if not found and not nouns:
+        raise _bad_label(text, "it names nothing")
+    return Concept(**found)
+
+
+def _bad_label(text: str, problem: str) -> LabelingConfigError:
+    known = ", ".join((*COLOURS, *TEXTURES, *SHAPES, *NOUNS, *STUFF, BACKGROUND))
+    return LabelingConfigError(f"label {text!r}", problem, f"Use the words of the drawn world: {known}.")
+
+
+def random_thing(rng: np.random.Generator, split: Split = "seen", *, unnamed: float = 0.0) -> Thing:
+    """Draw the attributes of one thing.
+
+    Args:
+        rng: source of chance.
+        split: "seen" never has a held-out pair; "unseen_texture" and "unseen_shape" always have that one (and not
+            the other); "unseen" has at least one of them; "any" does not look.
+        unnamed: probability of a hue without a name; such a thing is neither seen nor unseen.
+    """
+    if unnamed and rng.random() < unnamed:
+        return Thing(None, _pick(rng, TEXTURES), _pick(rng, SHAPES))
+    while True:
+        thing = Thing(_pick(rng, COLOURS), _pick(rng, TEXTURES), _pick(rng, SHAPES))
+        if in_split(thing, split):
+            return thing
+
+
+def in_split(thing: Thing, split: Split) -> bool:
+    """True when the thing belongs to the split; see `random_thing`."""
+    texture, shape = thing.is_unseen_texture, thing.is_unseen_shape
+    return {
+        "seen": not texture and not shape,
+        "unseen": texture or shape,
+        "unseen_texture": texture and not shape,
+        "unseen_shape": shape and not texture,
+        "any": True,
+    }[split]
+
+
+def caption(things: tuple[Thing, ...], stuff: tuple[str, ...]) -> str:
+    """Say in one sentence what a scene holds; hues without a name stay unsaid."""
+    named = [f"a {thing}" for thing in things]
+    listed = ", ".join(named[:-1]) + " and " + named[-1] if len(named) > 1 else "".join(named) or "nothing"
+    return f"{listed} on {' and '.join(stuff)}"
+
+
+def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    return words[int(rng.integers(len(words)))]
