@@ -6,18 +6,18 @@ It must not know about text, files or Label Studio.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 
 Readout = Literal["value", "standard"]
 
 
-def require_native_vit(visual: nn.Module, name: str) -> None:
+def require_native_vit(visual: Any, name: str) -> None:
     """Refuse towers whose patch features this module cannot read.
 
     Raises:
@@ -51,7 +51,7 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def token_features(
-    visual: nn.Module, pixels: Tensor, *, positions: Tensor | None = None, readout: Readout = "value"
+    visual: Any, pixels: Tensor, *, positions: Tensor | None = None, readout: Readout = "value"
 ) -> Tensor:
     """Project every token of the last block into the space shared with the text.
 
@@ -77,11 +77,13 @@ def token_features(
     for block in blocks:
         tokens = block(tokens)
     tokens = _value_block(last, tokens) if readout == "value" else last(tokens)
-    return visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
+    projected: Tensor = visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
+    return projected
 
 
-def _value_block(block: nn.Module, tokens: Tensor) -> Tensor:
+def _value_block(block: Any, tokens: Tensor) -> Tensor:
     width = tokens.shape[-1]
     attention = block.attn
     weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
-    return block.ls_1(attention.out_proj(F.linear(block.ln_1(tokens), weight, bias)))
+    seen: Tensor = block.ls_1(attention.out_proj(F.linear(block.ln_1(tokens), weight, bias)))
+    return seen

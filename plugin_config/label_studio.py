@@ -1,0 +1,242 @@
+"""The one Label Studio client: tokens, projects, tasks, images, predictions.
+
+Written on httpx and not on the SDK's client, because that one loads 55 MB of generated models, has no bulk reading of
+chosen tasks, and hides which request failed. It must not know about queues or masks.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+
+_ACCESS_TOKEN_S = 240  # Label Studio's access tokens live 300 s
+_PAGE = 500
+_TOKEN_REMEDY = (
+    "Create a personal access token under Account & Settings in Label Studio and set LABEL_STUDIO_API_KEY to it."
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    """What this product needs to know of a project. `model_version` is what its annotators are shown, "" = nothing."""
+
+    id: int
+    title: str
+    label_config: str
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: `data` as imported, `versions` of the predictions it has, and how many annotations."""
+
+    id: int
+    data: Mapping[str, Any]
+    versions: frozenset[str]
+    annotations: int
+
+
+@dataclass(frozen=True)
+class StoredPrediction:
+    """A prediction as Label Studio keeps it."""
+
+    id: int
+    task: int
+    version: str
+    result: Sequence[Mapping[str, Any]]
+    score: float | None
+
+
+class TokenAuth(httpx.Auth):
+    """Both kinds of Label Studio token: legacy ones are sent as they are; personal access tokens are JSON web tokens
+    that only buy short-lived access tokens.
+    """
+
+    requires_response_body = True
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._refresh_url = f"{url}/api/token/refresh/"
+        self._api_key = api_key
+        self._personal = api_key.count(".") == 2
+        self._access = ""
+        self._expires = 0.0
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Sign a request; trade the personal token for an access token when that one is old or refused."""
+        if not self._personal:
+            request.headers["Authorization"] = f"Token {self._api_key}"
+            yield request
+            return
+        if time.monotonic() > self._expires:
+            self._keep((yield self._refresh()))
+        request.headers["Authorization"] = f"Bearer {self._access}"
+        response = yield request
+        if response.status_code == 401:
+            self._keep((yield self._refresh()))
+            request.headers["Authorization"] = f"Bearer {self._access}"
+            yield request
+
+    def _refresh(self) -> httpx.Request:
+        return httpx.Request("POST", self._refresh_url, json={"refresh": self._api_key})
+
+    def _keep(self, response: httpx.Response) -> None:
+        if response.status_code != 200:
+            raise LabelStudioError(
+                "Label Studio token", f"was refused (HTTP {response.status_code})", _TOKEN_REMEDY,
+                status=response.status_code,
+            )  # fmt: skip
+        self._access = response.json()["access"]
+        self._expires = time.monotonic() + _ACCESS_TOKEN_S
+
+
+class LabelStudio:
+    """Holds one HTTP connection pool to one Label Studio. Safe to share between threads; close it or use `with`.
+
+    Args:
+        url: address with scheme, e.g. "http://localhost:8080".
+        api_key: legacy token or personal access token.
+        timeout_s: longest wait for an answer, seconds.
+
+    Every method raises LabelStudioUnreachable when there is no answer or a server error (try again later), and
+    LabelStudioError with the HTTP status when the request is refused (trying again is useless).
+    """
+
+    def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        if urlsplit(self.url).scheme not in ("http", "https"):
+            raise LabelStudioError(
+                f"Label Studio at {url!r}", "is not an address", "Set LABEL_STUDIO_URL with its scheme, http://host:port."
+            )
+        self._client = httpx.Client(base_url=self.url, auth=TokenAuth(self.url, api_key), timeout=timeout_s)
+
+    def __enter__(self) -> LabelStudio:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Any API call; returns the parsed JSON, None for an empty answer. `options` as httpx takes them."""
+        try:
+            response = self._client.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise self._unreachable(f"{type(error).__name__}: {error}") from error
+        if response.status_code == 429 or response.status_code >= 500:
+            raise self._unreachable(f"answered HTTP {response.status_code}", response.status_code)
+        if response.status_code >= 400:
+            raise _refused(method, path, response)
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise LabelStudioError(
+                f"{method} {path}", "answered something that is not JSON",
+                "Check that LABEL_STUDIO_URL is Label Studio itself and not a login page or a proxy.",
+                status=response.status_code,
+            ) from error  # fmt: skip
+
+    def project(self, project: int) -> Project:
+        """Read one project."""
+        row = self.request("GET", f"/api/projects/{project}/")
+        return Project(row["id"], row["title"], row["label_config"] or "", row.get("model_version") or "")
+
+    def show_version(self, project: int, version: str) -> None:
+        """Make `version` the one annotators are shown and the one that orders their queue."""
+        self.request("PATCH", f"/api/projects/{project}/", json={"model_version": version})
+
+    def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
+        """Read the tasks among `ids` that (still) exist in the project, in one request."""
+        if not ids:
+            return []
+        query = json.dumps({"selectedItems": {"all": False, "included": list(ids)}})
+        rows = self._task_page(project, page=1, page_size=len(ids), include="data", query=query)["tasks"]
+        return [_task(row) for row in rows if row["id"] in set(ids)]
+
+    def all_tasks(self, project: int) -> Iterator[Task]:
+        """Every task of the project without its data, page by page."""
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            answer = self._task_page(project, page=page, page_size=_PAGE, include="id")
+            if not answer["tasks"]:
+                return
+            yield from (_task(row) for row in answer["tasks"])
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+
+    def predictions(self, task: int) -> list[StoredPrediction]:
+        """Every prediction of a task, with its regions."""
+        rows = self.request("GET", "/api/predictions/", params={"task": task})
+        return [_prediction(row) for row in rows]
+
+    def create_prediction(
+        self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str
+    ) -> StoredPrediction:
+        """Store one prediction and return what was really stored."""
+        body = {"task": task, "result": list(result), "score": score, "model_version": version}
+        return _prediction(self.request("POST", "/api/predictions/", json=body))
+
+    def delete_prediction(self, prediction: int) -> None:
+        """Delete one prediction. Annotations made from it forget where they came from: never for annotated tasks."""
+        self.request("DELETE", f"/api/predictions/{prediction}/")
+
+    def is_own(self, url: str) -> bool:
+        """Whether an address is served by this Label Studio (relative, or on its host and port)."""
+        parts = urlsplit(url)
+        return (not parts.scheme and url.startswith("/")) or url.startswith(f"{self.url}/")
+
+    def presigned_path(self, uri: str, *, task: int) -> str:
+        """The path under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
+        return f"/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
+
+    def stream(self, path: str) -> httpx.Response:
+        """Open a file Label Studio serves; the caller reads and closes it. Redirects are not followed."""
+        try:
+            return self._client.send(self._client.build_request("GET", path), stream=True)
+        except httpx.TransportError as error:
+            raise self._unreachable(f"{type(error).__name__}: {error}") from error
+
+    def _task_page(self, project: int, *, page: int, page_size: int, include: str, **query: str) -> Any:
+        # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.
+        wanted = f"id,{include},predictions_model_versions,total_annotations"
+        params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
+        return self.request("GET", "/api/tasks/", params=params)
+
+    def _unreachable(self, problem: str, status: int = 0) -> LabelStudioUnreachable:
+        remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
+        return LabelStudioUnreachable(f"Label Studio at {self.url}", problem, remedy, status=status)
+
+
+def _refused(method: str, path: str, response: httpx.Response) -> LabelStudioError:
+    remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
+    if response.status_code in (401, 403):
+        remedy = _TOKEN_REMEDY
+    try:
+        body = response.json()
+        detail = str(body.get("validation_errors") or body.get("detail") or "") if isinstance(body, dict) else ""
+    except ValueError:
+        detail = ""
+    problem = f"was refused (HTTP {response.status_code}) {detail[:300]}".rstrip()
+    return LabelStudioError(f"{method} {path}", problem, remedy, status=response.status_code)
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    versions = row.get("predictions_model_versions") or ""
+    names = frozenset(name.strip() for name in versions.split(",") if name.strip())
+    return Task(row["id"], row.get("data") or {}, names, row.get("total_annotations") or 0)
+
+
+def _prediction(row: Mapping[str, Any]) -> StoredPrediction:
+    return StoredPrediction(row["id"], row["task"], row.get("model_version") or "", row["result"], row.get("score"))

@@ -1,0 +1,78 @@
+"""Embed an image once, segment it with any vocabulary: the facade of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plugin_config.vocabulary import Label, Vocabulary
+from worker.segmentation.assembly import Segment, assemble
+from worker.segmentation.encoder import Encoder, ImageEmbedding
+from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.shape import pixel_classes
+from worker.segmentation.text import BACKGROUND, TextEncoder
+
+
+@dataclass(frozen=True)
+class LabelSegment:
+    """A segment and the label it was found for."""
+
+    label: Label
+    mask: NDArray[np.bool_]
+    score: float
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in one image; `score` in [0, 1] is how sure the model is of the whole of it, low = look here."""
+
+    segments: tuple[LabelSegment, ...]
+    score: float
+
+
+class Segmenter:
+    """Holds a model and the text embeddings it has made. Adding a label costs one text embedding, no pixels.
+
+    Args:
+        encoder: the model.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self._texts = TextEncoder(encoder)
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        """The costly half, once per image: (H, W, 3) uint8 RGB each."""
+        return self.encoder.embed_images(images)
+
+    def segment(self, embedding: ImageEmbedding, vocabulary: Vocabulary) -> Segmentation:
+        """The cheap half, once per vocabulary. Masks are in the pixels of the embedded image."""
+        # A label that several controls offer is one class, drawn by each of them.
+        words = list(dict.fromkeys(label.texts for label in vocabulary.labels))
+        classes = self._texts.classes([*words, (BACKGROUND,)])
+        logits = zero_shot_logits(
+            embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
+        )
+        pixels, confidence = pixel_classes(logits, embedding.size)
+        stuff = [any(label.stuff for label in vocabulary.labels if label.texts == texts) for texts in words]
+        found = assemble(pixels, confidence, stuff)
+        segments = [
+            LabelSegment(label, segment.mask, segment.score)
+            for segment in found
+            for label in vocabulary.labels
+            if label.texts == words[segment.index]
+        ]
+        return Segmentation(tuple(segments), _overall_score(found, confidence))
+
+    def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
+        """Labels whose texts hold words the model was never trained on, with those words."""
+        unknown = {label.key: [w for text in label.texts for w in self.encoder.unknown_words(text)]
+                   for label in vocabulary.labels}  # fmt: skip
+        return {key: words for key, words in unknown.items() if words}
+
+
+def _overall_score(found: Sequence[Segment], confidence: NDArray[np.float32]) -> float:
+    return float(np.mean([segment.score for segment in found])) if found else float(confidence.mean())
