@@ -29,7 +29,9 @@ def patch_logits(model: Clip, scene: Scene, texts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def unseen_figures(model: Clip, speak: Speak, *, scenes: int = 64, seed: int = 7, scale: float = 1.0) -> dict[str, float]:
+def unseen_figures(
+    model: Clip, speak: Speak, *, scenes: int = 64, seed: int = 7, scale: float = 1.0
+) -> dict[str, float]:
     """Accuracy per patch (a thing covers 60 %) on things of held-out compositions, all in [0, 1].
 
     `colour`, `texture`, `shape`: among the words of the kind, over things with either held-out pair.

@@ -1,7 +1,8 @@
 """What the builtin model is trained to do: sigmoid losses between patches and texts.
 
 Sigmoid pairs as in SigLIP (Zhai et al., ICCV 2023), applied to every patch, so that `logit_bias` becomes an absolute
-threshold: a text that is true of nothing in a patch has a negative logit there. It must not know where batches come from.
+threshold: a text that is true of nothing in a patch has a negative logit there. It must not know where batches come
+from.
 """
 
 from __future__ import annotations

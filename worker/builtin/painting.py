@@ -77,18 +77,18 @@ def outline(shape: str) -> tuple[Floats, ...]:
     if shape == "star":
         return (_polar([(1.08 if k % 2 == 0 else 0.46, -np.pi / 2 + k * np.pi / 5) for k in range(10)]),)
     if shape == "cross":
-        a, b = 0.32, 1.0
-        arm = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
-        return (_points(arm),)
+        arm = _points([(-0.32, -1.0), (0.32, -1.0), (0.32, -0.32)])  # a quarter, then turned three times
+        turn = np.array([[0, 1], [-1, 0]], dtype=np.float32)
+        return (np.concatenate([arm @ np.linalg.matrix_power(turn, k) for k in range(4)]),)
     if shape == "heart":
         t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         x = 16 * np.sin(t) ** 3
         y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
         return (np.stack([x, y - 2], axis=1).astype(np.float32) / 16.5,)
     outer = _arc(0.28 * np.pi, 1.72 * np.pi, 1.0)  # crescent: a disc less a disc shifted to the right
-    tip = outer[0]
-    shift, reach = 0.5, float(np.arctan2(tip[1], tip[0] - 0.5))
-    inner = _arc(2 * np.pi - reach, reach, float(np.hypot(tip[0] - shift, tip[1]))) + np.float32([shift, 0])
+    tip, shift = outer[0], 0.5
+    reach = float(np.arctan2(tip[1], tip[0] - shift))
+    inner = _arc(2 * np.pi - reach, reach, float(np.hypot(tip[0] - shift, tip[1]))) + _points([(shift, 0.0)])
     return (np.concatenate([outer, inner]),)
 
 

@@ -103,7 +103,8 @@ def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) 
         return image, stuff
     angle, wave = rng.uniform(0, 2 * np.pi), unit * rng.uniform(0.3, 0.8)
     y, x = np.ogrid[: size[0], : size[1]]
-    across = (x - size[1] * rng.uniform(0.3, 0.7)) * np.cos(angle) + (y - size[0] * rng.uniform(0.3, 0.7)) * np.sin(angle)
+    x0, y0 = size[1] * rng.uniform(0.3, 0.7), size[0] * rng.uniform(0.3, 0.7)
+    across = (x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)
     along = y * np.cos(angle) - x * np.sin(angle)
     beyond = across + 0.05 * unit * np.sin(along * (2 * np.pi / wave)) > 0  # (H, W)
     np.copyto(image, ground(rng, STUFF[second], size, unit), where=beyond[..., None])
