@@ -2,7 +2,7 @@
 
 It must not know regions, labels, files, HTTP or Redis.
 
-The stream, most significant bit first: 32-bit count of values, 5-bit word size - 1, four 4-bit length sizes - 1, then codes.
+The stream, most significant bit first: 32-bit count of values, 5-bit word size - 1, four 4-bit length sizes - 1, codes.
 A code is 1 flag bit, 2 bits naming a length size, the length - 1 in that many bits, and then one value to repeat
 (flag 1) or `length` values as they are (flag 0).
 
@@ -31,16 +31,14 @@ _LONGEST = 1 << _SIZES[-1]
 _CHUNK = 1 << 17  # bytes of stream decoded at a time: keeps the work arrays to some ten megabytes
 
 
-class _Header(NamedTuple):
-    count: int  # values in the stream
-    sizes: tuple[int, ...]  # bits of a length, by the code's size index
-
-
 class _Codes(NamedTuple):
+    """N codes in the order of the stream."""
+
     repeats: NDArray[np.bool_]  # (N,) True: one value repeated, False: literal values
-    lengths: NDArray[np.int64]  # (N,) values the code stands for
-    values: NDArray[np.int64]  # (N,) bit offset of the code's first value
-    ends: NDArray[np.int64]  # (N,) bit offset after the code
+    starts: NDArray[np.int64]  # (N,) values decoded before the code
+    stops: NDArray[np.int64]  # (N,) values decoded after it
+    offsets: NDArray[np.int64]  # (N,) bit offset of its first value
+    end: int  # bit offset after the last code
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
@@ -50,7 +48,7 @@ def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
         mask: (H, W) bool, in pixels of the image after EXIF rotation.
 
     Returns:
-        Bytes 0..255. All four channels of a pixel are 255 inside the mask: the editor draws by alpha, and alpha 1 is invisible.
+        Bytes 0..255. All four channels are 255 inside the mask: the editor draws by alpha, and alpha 1 is invisible.
 
     Raises:
         RegionError: the mask is not a two-dimensional bool array of 1 to MAX_PIXELS pixels.
@@ -69,8 +67,8 @@ def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
 def decode_rle(rle: Sequence[int] | bytes, *, height: int, width: int) -> NDArray[np.bool_]:
     """Decode a brush stream of the editor or the SDK into a mask.
 
-    A pixel belongs to the mask when its alpha is not 0: the editor paints every such pixel in the label's colour, and the
-    SDK's export counts it too. A threshold at 128 would lose faint edges that the annotator saw as painted.
+    A pixel belongs to the mask when its alpha is not 0: the editor paints every such pixel in the label's colour, and
+    the SDK's export counts it too. A threshold at 128 would lose faint edges that the annotator saw as painted.
 
     Args:
         rle: list of ints 0..255, or the same as bytes. Any length sizes; words of 8 bits.
@@ -85,22 +83,20 @@ def decode_rle(rle: Sequence[int] | bytes, *, height: int, width: int) -> NDArra
     """
     _check_size(height, width)
     data = _stream_bytes(rle)
+    count = height * width * _CHANNELS
+    sizes = _read_header(data, count)
     windows = _windows(data)
-    header = _read_header(data, height, width)
     alpha = np.zeros(height * width, dtype=np.bool_)
     done = 0  # values decoded so far
-    for heads in _code_heads(windows, header.sizes):
-        codes = _read_codes(windows, heads, header.sizes)
-        stops = done + np.cumsum(codes.lengths)
-        used = int(np.searchsorted(stops, header.count)) + 1  # what follows the last code needed is padding
-        codes, stops = _Codes(*(field[:used] for field in codes)), stops[:used]
-        if codes.ends[-1] > 8 * len(data) or stops[-1] > header.count:
+    for heads in _code_heads(windows, sizes):
+        codes = _read_codes(windows, heads, sizes, done, count)
+        if codes.end > 8 * len(data) or codes.stops[-1] > count:
             break
-        _paint(alpha, windows, codes, stops)
-        done = int(stops[-1])
-        if done == header.count:
+        _paint(alpha, windows, codes)
+        done = int(codes.stops[-1])
+        if done == count:
             return alpha.reshape(height, width)
-    problem = f"the stream breaks off or overruns after {done} of {header.count} values"
+    problem = f"the stream breaks off or overruns after {done} of {count} values"
     raise RegionError("brush RLE", problem, "Store the region again in Label Studio; the stream was cut or altered.")
 
 
@@ -117,9 +113,7 @@ def _header_word(count: int) -> int:
     return word
 
 
-def _run_codes(
-    lengths: NDArray[np.int64], inside: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _run_codes(lengths: NDArray[np.int64], inside: NDArray[np.bool_]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Codes and their sizes in bits for runs of `lengths` values, each 255 where `inside`, else 0."""
     splits = (lengths - 1) // _LONGEST
     if splits.any():
@@ -173,28 +167,30 @@ def _stream_bytes(rle: Sequence[int] | bytes) -> bytes:
         raise RegionError("brush RLE", f"it must hold only bytes 0..255 ({error})", remedy) from error
 
 
-def _read_header(data: bytes, height: int, width: int) -> _Header:
+def _read_header(data: bytes, count: int) -> tuple[int, ...]:
+    """The bits of a length by the code's size index, once the header is found to promise `count` values of 8 bits."""
     if 8 * len(data) < _HEADER_BITS:
         raise RegionError("brush RLE", f"{len(data)} bytes are too few for a header", "Store the region again.")
     head = int.from_bytes(data[:7], "big") >> 56 - _HEADER_BITS
-    count, word_bits = head >> 21, (head >> 16 & 31) + 1
+    found, word_bits = head >> 21, (head >> 16 & 31) + 1
     if word_bits != _VALUE_BITS:
-        raise RegionError("brush RLE", f"its words have {word_bits} bits, not 8", "Encode RGBA bytes, not other values.")
-    if count != height * width * _CHANNELS:
-        problem = f"it holds {count} values, {width} x {height} RGBA pixels need {height * width * _CHANNELS}"
+        raise RegionError("brush RLE", f"its words have {word_bits} bits, not 8", "Encode RGBA bytes, nothing else.")
+    if found != count:
+        problem = f"it holds {found} values, the image's RGBA pixels need {count}"
         raise RegionError("brush RLE", problem, "Use the size of the image it was drawn on, after EXIF rotation.")
-    return _Header(count, tuple((head >> shift & 15) + 1 for shift in (12, 8, 4, 0)))
+    return tuple((head >> shift & 15) + 1 for shift in (12, 8, 4, 0))
 
 
 def _windows(data: bytes) -> NDArray[np.uint32]:
     """(len(data) + 4,): at each byte the 24 bits that begin there, zeros behind the end: any field of up to 17 bits."""
     padded = np.frombuffer(data + bytes(6), dtype=np.uint8).astype(np.uint32)
-    return padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
+    windows: NDArray[np.uint32] = (padded[:-2] << np.uint32(16)) | (padded[1:-1] << np.uint32(8)) | padded[2:]
+    return windows
 
 
 def _field(windows: NDArray[np.uint32], offsets: NDArray[np.int64], bits: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """Read `bits` bits at each bit offset."""
-    field = windows[offsets >> 3].astype(np.int64)
+    field: NDArray[np.int64] = windows[offsets >> 3].astype(np.int64)
     field >>= 24 - (offsets & 7) - bits
     field &= (np.int64(1) << bits) - 1
     return field
@@ -202,7 +198,7 @@ def _field(windows: NDArray[np.uint32], offsets: NDArray[np.int64], bits: int | 
 
 @functools.lru_cache(maxsize=8)
 def _step_table(sizes: tuple[int, ...]) -> NDArray[np.uint64]:
-    """(65536,): for the 16 bits at a byte, the bits to the next code from each of its 8 bit offsets, 8 bytes as one word.
+    """(65536,): for the 16 bits at a byte, the bits to the next code from each of its 8 bit offsets, a byte for each.
 
     0 stands for a literal too long to be told from 8 bits.
     """
@@ -213,14 +209,15 @@ def _step_table(sizes: tuple[int, ...]) -> NDArray[np.uint64]:
         bits = 3 + size + _VALUE_BITS * values
         steps[byte] = bits if bits < 256 else 0
     pairs = np.arange(1 << 16)[:, None] >> 8 - np.arange(8)
-    return steps[pairs & 255].view(np.uint64)[:, 0]
+    table: NDArray[np.uint64] = steps[pairs & 255].view(np.uint64)[:, 0]
+    return table
 
 
 def _code_heads(windows: NDArray[np.uint32], sizes: tuple[int, ...]) -> Iterator[NDArray[np.int64]]:
     """Yield the bit offsets of the codes, some thousands at a time, up to the end of the stream.
 
-    Where a code begins is known only after the one before it. So the step from every bit offset is looked up at once, and
-    the only work left in order is to hop along them.
+    Where a code begins is known only after the one before it. So the step from every bit offset is looked up at once,
+    and the only work left in order is to hop along them.
     """
     table = _step_table(sizes)
     last = len(windows) - 4
@@ -249,24 +246,29 @@ def _literal_bits(windows: NDArray[np.uint32], head: int, sizes: tuple[int, ...]
     return 3 + size + _VALUE_BITS * length
 
 
-def _read_codes(windows: NDArray[np.uint32], heads: NDArray[np.int64], sizes: tuple[int, ...]) -> _Codes:
-    kind = _field(windows, heads, 3)
-    repeats = kind >= 4
-    size_bits = np.array(sizes, dtype=np.int64)[kind & 3]
+def _read_codes(
+    windows: NDArray[np.uint32], heads: NDArray[np.int64], sizes: tuple[int, ...], done: int, count: int
+) -> _Codes:
+    """Read the codes at the bit offsets `heads` after `done` values, up to the one that reaches `count`."""
+    kinds = _field(windows, heads, 3)
+    size_bits = np.array(sizes, dtype=np.int64)[kinds & 3]
     lengths = _field(windows, heads + 3, size_bits) + 1
-    values = heads + 3 + size_bits
-    return _Codes(repeats, lengths, values, values + _VALUE_BITS * np.where(repeats, 1, lengths))
+    stops = done + np.cumsum(lengths)
+    used = int(np.searchsorted(stops, count)) + 1  # behind that code there is only padding
+    repeats, lengths, stops = kinds[:used] >= 4, lengths[:used], stops[:used]
+    offsets = heads[:used] + 3 + size_bits[:used]
+    end = int(offsets[-1]) + _VALUE_BITS * (1 if repeats[-1] else int(lengths[-1]))
+    return _Codes(repeats, stops - lengths, stops, offsets, end)
 
 
-def _paint(alpha: NDArray[np.bool_], windows: NDArray[np.uint32], codes: _Codes, stops: NDArray[np.int64]) -> None:
-    """Write the pixels whose alpha lies in the codes; values up to `stops` are decoded after each."""
-    starts = stops - codes.lengths
-    first, after = starts // _CHANNELS, stops // _CHANNELS  # alpha of pixel p is value 4 p + 3
-    offsets, counts = codes.values, after - first
+def _paint(alpha: NDArray[np.bool_], windows: NDArray[np.uint32], codes: _Codes) -> None:
+    """Write the pixels whose alpha lies in the codes."""
+    first, after = codes.starts // _CHANNELS, codes.stops // _CHANNELS  # alpha of pixel p is value 4 p + 3
+    offsets, counts = codes.offsets, after - first
     if not codes.repeats.all():
         # A literal is as many runs of one pixel, its alphas 32 bits apart.
         parts = np.where(codes.repeats, 1, counts)
-        ahead = np.where(codes.repeats, 0, _VALUE_BITS * (_CHANNELS * first + _CHANNELS - 1 - starts))
+        ahead = np.where(codes.repeats, 0, _VALUE_BITS * (_CHANNELS * first + _CHANNELS - 1 - codes.starts))
         nth = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
         offsets = np.repeat(offsets + ahead, parts) + _VALUE_BITS * _CHANNELS * nth
         counts = np.repeat(np.where(codes.repeats, counts, 1), parts)
