@@ -1,0 +1,166 @@
+"""Outlines: a mask to rings of points and a ring back to a mask.
+
+It must not know Label Studio, percent, labels, files, HTTP or Redis.
+
+Points are (x, y) in pixels of the image, in the frame of pixel edges: the image spans 0..W and 0..H, the first pixel is
+the square from (0, 0) to (1, 1), its centre is (0.5, 0.5). A pixel is inside a ring when its centre is, by non-zero
+winding, which is how a canvas fills a path.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+"""(N, 2) float64, x and y in pixels, frame of pixel edges."""
+
+_NEAREST_WORK = 20_000_000  # holes times points of an island up to which the nearest point is sought: some 0.2 s
+
+
+def mask_rings(mask: NDArray[np.bool_], *, tolerance: float) -> list[Points]:
+    """Outline each island of a mask with one ring; an island in a hole of another is an island of its own.
+
+    A hole is joined to its island's outline by a cut: a line walked there and back, which encloses nothing. So one
+    island stays one ring, and filling it leaves the hole open. Pixels that touch at a corner belong to one island.
+
+    Args:
+        mask: (H, W) bool.
+        tolerance: in pixels, at least 0. No point of an outline is moved further, and none at all for 0. Islands
+            thinner than that are kept closer, to half their width, so that lines and dots survive.
+
+    Returns:
+        Closed rings without the repeated first point, three points or more each. Pixels whose centre is further from
+        the mask's outline than the tolerance keep their value.
+    """
+    islands = _island_outlines(mask)
+    rings = [ring for island in islands for ring in island]
+    if not rings:
+        return []
+    limits = [min(tolerance, _half_width(island)) for island in islands for _ in island]
+    simple = iter(_simplify(rings, np.array(limits)))
+    return [_cut_open([next(simple) for _ in island]) for island in islands]
+
+
+def fill_ring(points: Points, *, height: int, width: int) -> NDArray[np.bool_]:
+    """Mask of the pixels whose centre lies in a ring, clipped to the image.
+
+    Args:
+        points: closed ring; the first point may be repeated at the end.
+        height: in pixels.
+        width: in pixels.
+
+    Returns:
+        (H, W) bool. A centre exactly on the ring is inside on the ring's left and upper side only.
+    """
+    ends = np.roll(points, -1, axis=0)
+    down = points[:, 1] <= ends[:, 1]
+    # Both ways along a cut must cross a row at the very same x: always reckon from the upper end.
+    upper, lower = np.where(down[:, None], points, ends), np.where(down[:, None], ends, points)
+    top = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)  # first row whose centre is not above
+    rows = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64) - top
+    mask = np.zeros((height, width), dtype=np.bool_)
+    if not rows.any():
+        return mask
+    edge = np.repeat(np.arange(len(points)), rows)
+    row = np.arange(edge.size) - np.repeat(np.cumsum(rows) - rows - top, rows)
+    upper, lower = upper[edge], lower[edge]
+    x = upper[:, 0] + (row + 0.5 - upper[:, 1]) * (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)  # first pixel whose centre is not left of the edge
+    first, after = int(row.min()), int(row.max()) + 1
+    left, right = int(column.min()), int(column.max()) + 1
+    turns = np.zeros((after - first, right - left), dtype=np.int32)
+    np.add.at(turns, (row - first, column - left), np.where(down, 1, -1)[edge])
+    mask[first:after, left:right] = (np.cumsum(turns, axis=1) != 0)[:, : width - left]
+    return mask
+
+
+def _island_outlines(mask: NDArray[np.bool_]) -> list[list[Points]]:
+    """For each island its outer ring and then its holes, on pixel corners."""
+    # OpenCV walks through the centres of border pixels. On the mask drawn twice as large they lie a quarter pixel inside
+    # the border, on either side, so halving and rounding outwards gives the corners themselves.
+    double = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    contours, tree = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    islands: dict[int, list[Points]] = {}
+    for number, contour in enumerate(contours):
+        parent = int(tree[0, number, 3])
+        ring = _drop_idle(((contour[:, 0] + 1) // 2).astype(np.float64))
+        # The outer ring turns one way and its holes the other, so that they cancel when filled.
+        if (_area(ring) > 0) != (parent < 0):
+            ring = ring[::-1]
+        islands.setdefault(number if parent < 0 else parent, []).insert(0 if parent < 0 else 1, ring)
+    return list(islands.values())
+
+
+def _drop_idle(ring: Points) -> Points:
+    """The ring without repeated points."""
+    moved: NDArray[np.bool_] = (ring != np.roll(ring, 1, axis=0)).any(axis=1)
+    return ring[moved]
+
+
+def _area(ring: Points) -> float:
+    """Signed area of a ring in square pixels."""
+    x, y = ring.T
+    return float(x @ np.roll(y, -1) - np.roll(x, -1) @ y) / 2
+
+
+def _half_width(island: list[Points]) -> float:
+    """Half the width of an island in pixels, were it a strip along its outline: area over perimeter."""
+    perimeter = sum(float(np.hypot(*(ring - np.roll(ring, 1, axis=0)).T).sum()) for ring in island)
+    return sum(_area(ring) for ring in island) / perimeter
+
+
+def _simplify(rings: list[Points], limits: NDArray[np.float64]) -> list[Points]:
+    """Douglas-Peucker on all rings at once, breadth first; a ring that would lose its area is left as it is.
+
+    `cv2.approxPolyDP` measures to the endless line through a chord and then drops further points, so it may go beyond
+    its tolerance (seen: 1.27 px for 1); here the distance is to the chord itself and the limit holds.
+    """
+    points = np.concatenate(rings)
+    sizes = np.array([len(ring) for ring in rings])
+    ring_starts = np.cumsum(sizes) - sizes
+    ring_of = np.repeat(np.arange(len(rings)), sizes)
+    kept = np.zeros(len(points), dtype=np.bool_)
+    kept[ring_starts] = True
+    while True:
+        starts = np.flatnonzero(kept)
+        same = np.append(ring_of[starts[1:]] == ring_of[starts[:-1]], False)
+        stops = np.where(same, np.roll(starts, -1), ring_starts[ring_of[starts]])
+        chord = np.cumsum(kept) - 1
+        distance = _chord_distance(points, points[starts][chord], points[stops][chord])
+        furthest = np.maximum.reduceat(distance, starts)[chord]
+        split = (distance == furthest) & (distance > limits[ring_of])
+        if not split.any():
+            break
+        kept |= split
+    kept |= np.bincount(ring_of, weights=kept)[ring_of] < 3
+    return np.split(points[kept], np.cumsum(np.bincount(ring_of[kept]))[:-1])
+
+
+def _chord_distance(points: Points, starts: Points, stops: Points) -> NDArray[np.float64]:
+    """Distance in pixels of each point to its chord, a line segment."""
+    chord, away = stops - starts, points - starts
+    squared = (chord**2).sum(axis=1)
+    along = np.clip((away * chord).sum(axis=1) / np.maximum(squared, 1e-12), 0, 1)
+    return np.asarray(np.hypot(*(away - along[:, None] * chord).T))
+
+
+def _cut_open(island: list[Points]) -> Points:
+    """One ring for an outer ring and its holes, each joined by a cut to the nearest point there is.
+
+    In an island full of holes that search would take minutes: there each hole is joined to the one before it.
+    """
+    ring, *holes = island
+    holes.sort(key=lambda hole: float(hole[:, 0].min()))
+    walks = [
+        np.concatenate((np.roll(hole, -int(hole[:, 0].argmin()), axis=0), hole[[hole[:, 0].argmin()]]))
+        for hole in holes
+    ]
+    if len(walks) * sum(map(len, island)) > _NEAREST_WORK:
+        back = np.array([walk[0] for walk in walks[-2::-1]])
+        walks = [np.concatenate((*walks, back))]
+    for walk in walks:
+        anchor = int(((ring - walk[0]) ** 2).sum(axis=1).argmin())
+        ring = np.concatenate((ring[: anchor + 1], walk, ring[anchor:]))
+    return ring
