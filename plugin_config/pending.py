@@ -13,6 +13,7 @@ Keys of project P (members are `version|task`):
     zeromask:P:failed         hash   member -> reason
     zeromask:P:done           hash   version -> tasks predicted
     zeromask:P:drain:S        string a drain job holds slot S; runs out by itself
+    zeromask:P:webhook        string action and moment of the last webhook, for diagnosis; kept for a month
     zeromask:workers          zset   worker name -> last heartbeat, ms
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -34,6 +36,7 @@ MAX_ATTEMPTS = 5
 DRAIN_SLOTS = 8
 _SLOT_S = 60
 _WORKER_SEEN_MS = 15_000
+_WEBHOOK_KEPT_S = 30 * 86400
 # Opened by an annotator: ahead of everything asked for in bulk, in order among themselves.
 _URGENT_MS = 10**12
 _BULK = 5000
@@ -131,7 +134,9 @@ class Counts:
     done: int
 
 
-def _redis_errors(method: Callable[P, R]) -> Callable[P, R]:
+def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
+    """Make a method answer with our own error when Redis does not."""
+
     @wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -153,7 +158,7 @@ class PendingTasks:
         self._drain_tasks = drain_tasks
         self._lease_ms = int(lease_s * 1000)
 
-    @_redis_errors
+    @redis_errors
     def add(self, project: int, refs: Iterable[TaskRef], *, urgent: bool = False) -> int:
         """Ask for tasks; what is pending or being worked on is not asked for twice. Returns how many are new."""
         keys = self._keys(project, "pending", "leases", "failed")
@@ -163,40 +168,40 @@ class PendingTasks:
             added += int(self._run(_ADD, [*keys, "zeromask:projects"], [project, ahead, *part]))
         return added
 
-    @_redis_errors
+    @redis_errors
     def take(self, project: int, owner: str, *, limit: int | None = None) -> list[TaskRef]:
         """Lease the tasks that are due first to `owner`."""
         limit = limit or self._drain_tasks
         members = self._run(_TAKE, self._keys(project, "pending", "leases"), [owner, self._lease_ms, limit])
         return [TaskRef.decode(member) for member in members]
 
-    @_redis_errors
+    @redis_errors
     def renew(self, project: int, owner: str, refs: Sequence[TaskRef]) -> set[TaskRef]:
         """Extend leases; returns those `owner` still holds. What is missing belongs to somebody else now."""
         args = [owner, self._lease_ms, *(ref.encode() for ref in refs)]
         return {TaskRef.decode(member) for member in self._run(_RENEW, self._keys(project, "leases"), args)}
 
-    @_redis_errors
+    @redis_errors
     def done(self, project: int, owner: str, ref: TaskRef) -> bool:
         """The prediction is stored. False when the lease was lost meanwhile."""
         return self._settle(project, owner, ref, "done", ref.version)
 
-    @_redis_errors
+    @redis_errors
     def fail(self, project: int, owner: str, ref: TaskRef, reason: str) -> bool:
         """Trying again would not help; keep the reason. False when the lease was lost meanwhile."""
         return self._settle(project, owner, ref, "failed", reason[:500])
 
-    @_redis_errors
+    @redis_errors
     def give_back(self, project: int, owner: str, ref: TaskRef, *, delay_s: float = 0.0) -> bool:
         """Not the task's fault: due again after `delay_s`. False when the lease was lost meanwhile."""
         return self._settle(project, owner, ref, "again", int(delay_s * 1000))
 
-    @_redis_errors
+    @redis_errors
     def drop(self, project: int, owner: str, ref: TaskRef) -> bool:
         """Nobody needs it any more (annotated, deleted, of an old version)."""
         return self._settle(project, owner, ref, "dropped", "")
 
-    @_redis_errors
+    @redis_errors
     def sweep(self) -> list[TaskRef]:
         """Put back the tasks of workers that died, and make sure that a drain is queued wherever tasks are due."""
         reason = f"its worker died {MAX_ATTEMPTS} times on it; see the worker's log"
@@ -207,7 +212,7 @@ class PendingTasks:
             self.ensure_drains(project)
         return returned
 
-    @_redis_errors
+    @redis_errors
     def ensure_drains(self, project: int) -> int:
         """Queue as many drain jobs as the due tasks need and slots allow; returns how many were queued."""
         due = int(self._redis.zcount(self._key(project, "pending"), "-inf", self._now_ms()))
@@ -218,18 +223,18 @@ class PendingTasks:
                 queued += 1
         return queued
 
-    @_redis_errors
+    @redis_errors
     def next_drain(self, project: int, slot: int) -> None:
         """End of a drain: queue behind the other projects when tasks are due, else free the slot."""
         self._redis.delete(self._key(project, f"drain:{slot}"))
         self.ensure_drains(project)
 
-    @_redis_errors
+    @redis_errors
     def hold_slot(self, project: int, slot: int) -> None:
         """A drain that is being worked on keeps its slot."""
         self._redis.set(self._key(project, f"drain:{slot}"), 1, ex=_SLOT_S)
 
-    @_redis_errors
+    @redis_errors
     def request_refresh(self, project: int) -> bool:
         """Queue one look at the project; False when one is waiting already."""
         self._redis.sadd("zeromask:projects", project)
@@ -238,24 +243,45 @@ class PendingTasks:
         enqueue(predict_queue(self._redis), RefreshProject(project=project))
         return True
 
-    @_redis_errors
+    @redis_errors
     def begin_refresh(self, project: int) -> None:
         """A refresh starts reading: what changes from now on needs another one."""
         self._redis.delete(self._key(project, "refresh"))
 
-    @_redis_errors
+    @redis_errors
+    def record_webhook(self, project: int, action: str) -> None:
+        """A webhook about the project arrived: tells whether Label Studio reaches the backend with them at all."""
+        moment = datetime.fromtimestamp(self._now_ms() / 1000, tz=UTC).isoformat(timespec="seconds")
+        self._redis.set(self._key(project, "webhook"), f"{action} {moment}", ex=_WEBHOOK_KEPT_S)
+
+    @redis_errors
+    def last_webhook(self, project: int) -> str | None:
+        """The last webhook as "ACTION 2026-01-31T12:00:00+00:00"; None when none came within a month."""
+        found = self._redis.get(self._key(project, "webhook"))
+        return None if found is None else _text(found)
+
+    @redis_errors
+    def versions(self, project: int) -> list[str]:
+        """Versions at which tasks of the project were predicted."""
+        return sorted(_text(version) for version in self._redis.hkeys(self._key(project, "done")))
+
+    @redis_errors
     def projects(self) -> list[int]:
         """Projects that ever asked for anything."""
         return sorted(int(project) for project in self._redis.smembers("zeromask:projects"))
 
-    @_redis_errors
-    def drop_versions_but(self, project: int, version: str) -> int:
-        """Forget what is pending at other versions; returns how many."""
+    @redis_errors
+    def move_to_version(self, project: int, version: str) -> int:
+        """Ask at `version` for whatever is pending at another; returns how many tasks moved."""
         pending = self._key(project, "pending")
-        stale = [m for m, _ in self._redis.zscan_iter(pending) if _text(m).rpartition("|")[0] != version]
-        return int(self._redis.zrem(pending, *stale)) if stale else 0
+        refs = [TaskRef.decode(_text(member)) for member, _ in self._redis.zscan_iter(pending, count=1000)]
+        stale = [ref for ref in refs if ref.version != version]
+        if stale:
+            self.add(project, [TaskRef(version, ref.task) for ref in stale])
+            self._redis.zrem(pending, *(ref.encode() for ref in stale))
+        return len(stale)
 
-    @_redis_errors
+    @redis_errors
     def counts(self, project: int) -> Counts:
         """Tasks by state."""
         pipe = self._redis.pipeline(transaction=False)
@@ -266,30 +292,30 @@ class PendingTasks:
         pending, leased, failed, done = pipe.execute()
         return Counts(pending, leased, failed, sum(int(value) for value in done))
 
-    @_redis_errors
+    @redis_errors
     def failures(self, project: int) -> dict[TaskRef, str]:
         """Failed tasks with their reasons."""
         rows = self._redis.hgetall(self._key(project, "failed"))
         return {TaskRef.decode(_text(m)): _text(reason) for m, reason in rows.items()}
 
-    @_redis_errors
+    @redis_errors
     def heartbeat(self, worker: str) -> None:
         """A worker lives."""
         now = self._now_ms()
         self._redis.zadd("zeromask:workers", {worker: now})
         self._redis.zremrangebyscore("zeromask:workers", "-inf", now - _WORKER_SEEN_MS)
 
-    @_redis_errors
+    @redis_errors
     def leave(self, worker: str) -> None:
         """A worker goes in good order."""
         self._redis.zrem("zeromask:workers", worker)
 
-    @_redis_errors
+    @redis_errors
     def live_workers(self) -> int:
         """Workers that gave a sign of life within the last 15 s."""
         return int(self._redis.zcount("zeromask:workers", self._now_ms() - _WORKER_SEEN_MS, "+inf"))
 
-    @_redis_errors
+    @redis_errors
     def wait_settled(self, project: int, refs: Sequence[TaskRef], *, timeout_s: float) -> bool:
         """Wait until none of the tasks is pending or leased; False when the time ran out."""
         members = [ref.encode() for ref in refs]

@@ -1,0 +1,38 @@
+"""The functions RQ calls: each checks its job and tells a worker what to do.
+
+It must not hold anything but the worker's one `Resident`, which `worker.__main__` attaches before the first job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.jobs import DrainProject, RefreshProject
+from worker.predict import drain, refresh
+from worker.resident import Resident
+
+_attached: list[Resident] = []
+
+
+def attach(resident: Resident) -> None:
+    """Make `resident` the one every job of this process uses."""
+    _attached[:] = [resident]
+
+
+def drain_project(payload: Mapping[str, Any]) -> None:
+    """RQ job: predict up to N pending tasks of a project; see `plugin_config.jobs.DrainProject`."""
+    drain(_resident(), DrainProject.from_json(payload))
+
+
+def refresh_project(payload: Mapping[str, Any]) -> None:
+    """RQ job: look at a project again; see `plugin_config.jobs.RefreshProject`."""
+    refresh(_resident(), RefreshProject.from_json(payload))
+
+
+def _resident() -> Resident:
+    if not _attached:
+        remedy = "Start workers with `zeromask worker`, not with `rq worker`: it loads the model once."
+        raise EnvironmentBroken("worker", "has no model loaded", remedy)
+    return _attached[0]
