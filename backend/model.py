@@ -1,0 +1,133 @@
+"""The model as Label Studio's ML backend framework sees it; the only file that imports `label_studio_ml`.
+
+`label-studio-ml` 1.0.9, the newest on PyPI, keeps one model for all projects in a global, answers errors with a
+traceback, logs bodies and has no answer to Label Studio's GET /versions. All of that is closed here and in `views.py`
+by subclassing and by replacing entries of its Flask app; a 2.x changes this file only. It must not know how masks are
+made: it only asks for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+# label_studio_ml imports torch.multiprocessing wherever torch is installed, only to start processes we never start:
+# 549 MB instead of 50 in the half that answers in milliseconds. None in sys.modules makes that import fail, which it
+# handles; afterwards torch is importable again, for whoever shares the process (the tests do).
+_torch: Any = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+from label_studio_ml import api as framework  # noqa: E402  (makes its Flask app at import: its own doing)
+from label_studio_ml.model import LabelStudioMLBase, LabelStudioMLManager, ModelWrapper  # noqa: E402
+
+if _torch is None:
+    del sys.modules["torch"]
+
+from backend.queues import WebQueues  # noqa: E402
+from plugin_config.errors import QueueUnavailable  # noqa: E402
+from plugin_config.settings import Settings  # noqa: E402
+from plugin_config.vocabulary import parse_vocabulary, version_name  # noqa: E402
+
+REFRESH_ACTIONS = frozenset({"PROJECT_UPDATED"})
+_MOST_REMEMBERED = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
+    """One project as one request describes it: made for the request, gone with it.
+
+    Raises:
+        LabelingConfigError: the labeling config names nothing that could be segmented.
+    """
+
+    def __init__(self, label_config: str, *, project: int, settings: Settings, queues: WebQueues) -> None:
+        super().__init__()  # without the config, which it would parse in its own way, and without the access token
+        self.label_config = label_config
+        self.model_version = version_name(settings.model, parse_vocabulary(label_config))
+        self._project = project
+        self._queues = queues
+
+    def predict(self, tasks: Sequence[int], *, interactive: bool = False, **_: Any) -> list[list[dict[str, Any]]]:
+        """Ask for the masks of the tasks, by id. Returns one empty list per task: "accepted, will be stored later".
+
+        Anything else than empty lists would be stored a second time beside the worker's, and a `{"result": []}` would
+        keep Label Studio from ever asking for the task again.
+        """
+        if interactive:
+            logger.info("project %d: interactive request for %d task(s) answered empty", self._project, len(tasks))
+            return [[] for _ in tasks]
+        try:
+            self._queues.ask(self._project, self.model_version, list(tasks))
+        except QueueUnavailable as error:
+            logger.warning("project %d: %d task(s) not asked for. %s", self._project, len(tasks), error)
+        return [[] for _ in tasks]
+
+
+class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
+    """Stands in for the framework's manager: a model per call, from the project and labeling config of that call."""
+
+    def __init__(self, settings: Settings, queues: WebQueues) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._latest: dict[int, str] = {}
+
+    def initialize(self, model_class: type[PreannotationBackend], **_: Any) -> None:
+        """Called by the framework's `init_app`. The original would open a Redis and make folders."""
+        self.model_class = model_class
+
+    def fetch(self, project: int, label_config: str, *_: Any, **__: Any) -> ModelWrapper:
+        """The model of a project: needs no Redis and loads no weights."""
+        model = self.model_class(label_config, project=project, settings=self._settings, queues=self._queues)
+        self._remember(project, model.model_version)
+        return ModelWrapper(model=model, model_version=model.model_version)
+
+    def predict(
+        self, tasks: Sequence[int], project: int, label_config: str, *_: Any, **params: Any
+    ) -> tuple[list[list[dict[str, Any]]], ModelWrapper]:
+        """Ask for the masks of tasks; `params` are those of `PreannotationBackend.predict`."""
+        fetched = self.fetch(project, label_config)
+        return fetched.model.predict(tasks, **params), fetched
+
+    def webhook(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Take a hint: a changed project is looked at soon; everything else is found when the worker reads it."""
+        project = int(data["project"])
+        logger.debug("project %d: webhook %s", project, event)
+        try:
+            queued = self._queues.hint(project, event, refresh=event in REFRESH_ACTIONS)
+        except QueueUnavailable as error:
+            logger.warning("project %d: webhook %s not passed on. %s", project, event, error)
+            queued = False
+        return {"status": "ok", "refresh": queued}
+
+    def is_training(self, project: str | None = None) -> dict[str, Any]:
+        """This process never trains."""
+        return {"is_training": False}
+
+    def versions(self, project: int | None) -> list[str]:
+        """Versions known of a project, or of all: Label Studio's GET /versions does not say which one it means."""
+        latest = {version for known, version in list(self._latest.items()) if project in (None, known)}
+        try:
+            return sorted(latest.union(self._queues.versions(project)))
+        except QueueUnavailable as error:
+            logger.warning("versions: only those since the start are known. %s", error)
+            return sorted(latest)
+
+    def _remember(self, project: int, version: str) -> None:
+        if len(self._latest) >= _MOST_REMEMBERED:  # anyone can name projects without end
+            self._latest.clear()
+        self._latest[project] = version
+
+
+def framework_app(manager: ProjectManager) -> Any:
+    """The framework's Flask app with `manager` in place of its own and nothing left that logs bodies or tracebacks.
+
+    The framework has one app per process, so the latest call wins; calling again is harmless.
+    """
+    framework._manager = manager
+    app = framework.init_app(PreannotationBackend)
+    app.before_request_funcs.clear()  # they log headers and whole bodies, tokens included
+    app.after_request_funcs.clear()
+    app.error_handler_spec.clear()  # they answer with the text of any IndexError, FileNotFoundError ...
+    return app

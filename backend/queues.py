@@ -1,0 +1,138 @@
+"""The web half's only Redis writer: asks for tasks, passes hints on, and tells how the queues stand.
+
+A request thread must never hang on Redis: a server that is gone costs an error at once, one that hangs costs less than
+half a second. It must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisGone
+from redis.retry import Retry
+
+from plugin_config.errors import QueueUnavailable, SettingsError
+from plugin_config.jobs import TaskRef
+from plugin_config.pending import Counts, PendingTasks
+from plugin_config.settings import Settings
+
+_CONNECT_S = 0.2
+_ANSWER_S = 0.25
+# A Redis that writes its log to a slow disk may stall for a second or two: no reason to lose 100,000 tasks.
+_BULK_ANSWER_S = 10.0
+_PULSE_S = 0.08
+# Fewer than the server's threads, or people who open tasks together would keep /health from answering.
+_MOST_WAITING = 8
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Whether Redis answers, and how many workers live (0 when it does not answer)."""
+
+    redis: bool
+    workers: int
+
+
+class WebQueues:
+    """Holds the web half's connections to Redis. Safe to share between threads.
+
+    Args:
+        settings: `redis_url` and the limits of a request.
+        redis: use this connection instead of opening those of `settings.redis_url`.
+
+    Raises:
+        SettingsError: `redis_url` is not the address of a Redis.
+    """
+
+    def __init__(self, settings: Settings, redis: Redis | None = None) -> None:
+        self._settings = settings
+        self._redis = redis or _connect(settings.redis_url, answer_s=_ANSWER_S)
+        self._quick = self._pending_over(self._redis)
+        self._bulk = self._pending_over(redis or _connect(settings.redis_url, answer_s=_BULK_ANSWER_S))
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+        self._lock = threading.Lock()
+        self._look: Future[Pulse] | None = None
+
+    def ask(self, project: int, version: str, tasks: list[int]) -> int:
+        """Ask for tasks at a version; for a handful also wait a moment until they are stored. Returns how many are new.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        refs = [TaskRef(version, task) for task in dict.fromkeys(tasks)]
+        few = len(refs) <= self._settings.predict_wait_tasks
+        workers = self._quick.live_workers()  # fails fast when Redis hangs, before the patient connection is tried
+        added = (self._quick if few else self._bulk).add(project, refs, urgent=few)
+        self._quick.ensure_drains(project)
+        if few and refs and workers and self._waiting.acquire(blocking=False):
+            try:
+                self._quick.wait_settled(project, refs, timeout_s=self._settings.predict_wait_s)
+            finally:
+                self._waiting.release()
+        return added
+
+    def hint(self, project: int, action: str, *, refresh: bool) -> bool:
+        """Note that a webhook came and, where `refresh`, ask for a look at the project. Returns whether one was queued.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        self._quick.record_webhook(project, action)
+        return refresh and self._quick.request_refresh(project)
+
+    def pulse(self) -> Pulse:
+        """How Redis and the workers are, within 0.1 s whatever Redis, its host or the name service do. Never raises."""
+        with self._lock:
+            if self._look is None or self._look.done():
+                self._look = Future()
+                threading.Thread(target=self._take_pulse, args=(self._look,), daemon=True).start()
+            look = self._look
+        try:
+            return look.result(timeout=_PULSE_S)
+        except FutureTimeout:
+            return Pulse(redis=False, workers=0)
+
+    def versions(self, project: int | None = None) -> list[str]:
+        """Versions at which tasks of the project (of all projects when None) were predicted.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        projects = self._quick.projects() if project is None else [project]
+        return sorted({version for each in projects for version in self._quick.versions(each)})
+
+    def counts(self) -> dict[int, Counts]:
+        """Project -> its tasks by state.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        return {project: self._quick.counts(project) for project in self._quick.projects()}
+
+    def _pending_over(self, redis: Redis) -> PendingTasks:
+        return PendingTasks(redis, drain_tasks=self._settings.drain_tasks, lease_s=self._settings.lease_s)
+
+    def _take_pulse(self, look: Future[Pulse]) -> None:
+        pulse = Pulse(redis=False, workers=0)
+        try:
+            pulse = Pulse(redis=True, workers=self._quick.live_workers())
+        except QueueUnavailable:
+            pass  # that is the finding
+        finally:
+            look.set_result(pulse)
+
+
+def _connect(url: str, *, answer_s: float) -> Redis:
+    # One retry at once and only where the connection broke: a pooled one may be left over from before a restart of
+    # Redis. The default of redis-py waits for seconds between three more attempts.
+    retry = Retry(NoBackoff(), 1, supported_errors=(RedisGone,))
+    try:
+        return Redis.from_url(url, socket_connect_timeout=_CONNECT_S, socket_timeout=answer_s, retry=retry)
+    except ValueError as error:
+        remedy = "Write it as redis://host:port/0, rediss://... or unix:///path."
+        raise SettingsError("setting REDIS_URL", "is not the address of a Redis", remedy) from error
