@@ -17,6 +17,7 @@ Points = NDArray[np.float64]
 """(N, 2) float64, x and y in pixels, frame of pixel edges."""
 
 _NEAREST_WORK = 20_000_000  # holes times points of an island up to which the nearest point is sought: some 0.2 s
+_CROSSINGS = 1 << 21  # of edges and rows handled at a time: some hundred megabytes for any ring
 
 
 def mask_rings(mask: NDArray[np.bool_], *, tolerance: float) -> list[Points]:
@@ -61,31 +62,45 @@ def fill_ring(points: Points, *, height: int, width: int) -> NDArray[np.bool_]:
     top = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)  # first row whose centre is not above
     rows = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64) - top
     mask = np.zeros((height, width), dtype=np.bool_)
-    if not rows.any():
+    crossing = np.flatnonzero(rows)
+    if not crossing.size:
         return mask
-    edge = np.repeat(np.arange(len(points)), rows)
-    row = np.arange(edge.size) - np.repeat(np.cumsum(rows) - rows - top, rows)
-    upper, lower = upper[edge], lower[edge]
-    x = upper[:, 0] + (row + 0.5 - upper[:, 1]) * (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
-    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)  # first pixel whose centre is not left of the edge
-    first, after = int(row.min()), int(row.max()) + 1
-    left, right = int(column.min()), int(column.max()) + 1
-    turns = np.zeros((after - first, right - left), dtype=np.int32)
-    np.add.at(turns, (row - first, column - left), np.where(down, 1, -1)[edge])
-    mask[first:after, left:right] = (np.cumsum(turns, axis=1) != 0)[:, : width - left]
+    first, after = int(top[crossing].min()), int((top + rows)[crossing].max())
+    turns = np.zeros((after - first, width + 1), dtype=np.int32)
+    batches = np.cumsum(rows[crossing]) // _CROSSINGS
+    for edges in np.split(crossing, np.flatnonzero(np.diff(batches)) + 1):
+        row, column, edge = _crossings(upper, lower, top, rows, edges)
+        np.add.at(turns, (row - first, np.clip(column, 0, width).astype(np.int64)), np.where(down, 1, -1)[edge])
+    mask[first:after] = np.cumsum(turns, axis=1, out=turns)[:, :width] != 0
     return mask
+
+
+def _crossings(
+    upper: Points, lower: Points, top: NDArray[np.int64], rows: NDArray[np.int64], edges: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Row, first pixel not left of the edge, and edge, for each row of pixel centres that each of `edges` crosses."""
+    counts = rows[edges]
+    edge = np.repeat(edges, counts)
+    row = np.arange(edge.size) - np.repeat(np.cumsum(counts) - counts, counts) + top[edge]
+    (upper_x, upper_y), (lower_x, lower_y) = upper[edge].T, lower[edge].T
+    x = upper_x + (row + 0.5 - upper_y) * ((lower_x - upper_x) / (lower_y - upper_y))
+    return row, np.ceil(x - 0.5), edge
 
 
 def _island_outlines(mask: NDArray[np.bool_]) -> list[list[Points]]:
     """For each island its outer ring and then its holes, on pixel corners."""
-    # OpenCV walks through the centres of border pixels. On the mask drawn twice as large they lie a quarter pixel inside
-    # the border, on either side, so halving and rounding outwards gives the corners themselves.
-    double = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return []
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # OpenCV walks through the centres of border pixels. On the mask drawn twice as large they lie a quarter pixel
+    # inside the border, on either side, so halving and rounding outwards gives the corners themselves.
+    double = box.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, tree = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     islands: dict[int, list[Points]] = {}
     for number, contour in enumerate(contours):
         parent = int(tree[0, number, 3])
-        ring = _drop_idle(((contour[:, 0] + 1) // 2).astype(np.float64))
+        ring = _drop_idle(((contour[:, 0] + 1) // 2 + (columns[0], rows[0])).astype(np.float64))
         # The outer ring turns one way and its holes the other, so that they cancel when filled.
         if (_area(ring) > 0) != (parent < 0):
             ring = ring[::-1]
