@@ -1,0 +1,55 @@
+"""`zeromask`: a thin table of commands. Each starts the half it belongs to by module path; nothing is imported here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CliCommand:
+    """One command: what it is called, the module that runs it, and one line of help."""
+
+    name: str
+    module: str
+    meaning: str
+
+
+COMMANDS = (
+    CliCommand("up", "plugin_config.up", "Redis, backend and a worker beside your Label Studio; restarts what dies"),
+    CliCommand("backend", "backend", "the web half alone (needs REDIS_URL)"),
+    CliCommand("worker", "worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)"),
+    CliCommand("segment", "worker.segment", "masks for pictures on disk, without Label Studio"),
+    CliCommand("demo", "plugin_config.demo", "what `make demo` runs"),
+)
+
+
+def main() -> int:
+    """Become the module of the command named on the command line; returns a status only when there is none."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    for command in COMMANDS:
+        if command.name == arguments[0]:
+            _become(command.module, arguments[1:])
+    sys.stderr.write(f"zeromask: there is no command {arguments[0]!r}.\n\n{usage()}")
+    return 2
+
+
+def usage() -> str:
+    """The text of `zeromask --help`."""
+    rows = "".join(f"  {command.name:<9} {command.meaning}\n" for command in COMMANDS)
+    closing = "`zeromask COMMAND --help` tells the options; README.md the settings."
+    return f"usage: zeromask COMMAND [OPTIONS]\n\n{rows}\n{closing}\n"
+
+
+def _become(module: str, arguments: Sequence[str]) -> None:
+    # -m of this very interpreter: the halves stay apart, and signals go straight to the one that runs.
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

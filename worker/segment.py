@@ -1,0 +1,128 @@
+"""`zeromask segment`: pictures and words in, overlays and Label Studio regions out. No Label Studio, no Redis."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from plugin_config.errors import ImageUnavailable, ZeromaskError
+from plugin_config.settings import Settings
+from plugin_config.vocabulary import Label, Vocabulary
+from worker.images import ImageLimits, read_image
+from worker.overlay import draw_overlay
+from worker.regions import encode_region
+from worker.segmentation.encoder import Encoder
+from worker.segmentation.segmenter import Segmentation, Segmenter
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, parsed."""
+
+    images: tuple[Path, ...]
+    words: tuple[str, ...]
+    model: str
+    output_dir: Path
+    output: str
+    json: bool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Segment the images named. Returns 0; 1 when some image failed; 2 when nothing could start."""
+    settings = Settings.from_env(os.environ)
+    options = _parse(arguments, settings)
+    console = Console(stderr=True)
+    try:
+        vocabulary = vocabulary_of(options.words, options.output)
+        segmenter = Segmenter(Encoder(options.model, device=settings.device, short_side=settings.short_side))
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+    except (ZeromaskError, OSError) as error:
+        console.print(f"zeromask segment: {error}", style="red", markup=False)
+        return 2
+    for key, words in segmenter.unknown_words(vocabulary).items():
+        console.print(f"model {options.model} does not know {', '.join(words)} in {key!r}: expect nothing of it",
+                      style="yellow", markup=False)  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for path in track(options.images, "Segmenting", console=console, disable=not console.is_terminal):
+        try:
+            rows.append(_segment(path, segmenter, vocabulary, options, ImageLimits.from_settings(settings)))
+        except ImageUnavailable as error:
+            console.print(str(error), style="red", markup=False)
+            rows.append({"image": str(path), "error": str(error)})
+    _report(rows, options)
+    return 1 if any("error" in row for row in rows) else 0
+
+
+def vocabulary_of(words: Sequence[str], output: str = "brush") -> Vocabulary:
+    """A vocabulary of plain words, each a label of one control named "label" over an image named "image".
+
+    Raises:
+        ZeromaskError: there is no word.
+    """
+    labels = tuple(
+        Label(word, (word,), control="label", to_name="image", image_key="image", output=output)  # type: ignore[arg-type]
+        for word in dict.fromkeys(words)
+    )
+    if not labels:
+        raise ZeromaskError("labels", "none given", 'Name them: --labels "cat,grass".')
+    return Vocabulary(labels)
+
+
+def _segment(
+    path: Path, segmenter: Segmenter, vocabulary: Vocabulary, options: Options, limits: ImageLimits
+) -> dict[str, Any]:
+    image = read_image(path, limits)
+    found = segmenter.segment(segmenter.embed([image])[0], vocabulary)
+    stem = options.output_dir / path.stem
+    overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
+    draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
+    result = _regions(found)
+    regions.write_text(json.dumps({"image": str(path), "score": round(found.score, 4), "result": result}))
+    labels = {label.key: sum(s.label.key == label.key for s in found.segments) for label in vocabulary.labels}
+    return {"image": str(path), "score": round(found.score, 4), "regions": len(result), "labels": labels,
+            "overlay": str(overlay), "regions_file": str(regions)}  # fmt: skip
+
+
+def _regions(found: Segmentation) -> list[dict[str, Any]]:
+    return [
+        region
+        for segment in found.segments
+        for region in encode_region(segment.mask, kind=segment.label.output, control=segment.label.control,
+                                    to_name=segment.label.to_name, label=segment.label.key, score=segment.score)
+    ]  # fmt: skip
+
+
+def _report(rows: Sequence[dict[str, Any]], options: Options) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps({"model": options.model, "labels": list(options.words), "images": rows}) + "\n")
+        return
+    for row in rows:
+        if "error" not in row:
+            counts = ", ".join(f"{count} {label}" for label, count in row["labels"].items())
+            sys.stdout.write(f"{row['image']}: {counts} -> {row['overlay']}\n")
+
+
+def _parse(arguments: Sequence[str], settings: Settings) -> Options:
+    parser = argparse.ArgumentParser(prog="zeromask segment", description="Masks for the words you name.")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument("--labels", required=True, help='what to look for, a comma list: "cat,grass"')
+    parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
+    parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="default: %(default)s")
+    parser.add_argument("--output", choices=("brush", "polygon", "rectangle"), default="brush", help="region type")
+    parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
+    found = parser.parse_args(arguments)
+    words = tuple(word.strip() for word in found.labels.split(",") if word.strip())
+    return Options(tuple(found.images), words, found.model, found.output_dir, found.output, found.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
