@@ -18,6 +18,7 @@ from worker.builtin.world import COLOURS, SHAPES, STUFF, TEXTURES, Split, Thing
 PATCH = 8
 MAX_THINGS = 8
 MEAN, STD = 0.5, 0.5
+UNNAMED_SHARE = 0.35  # hues without a name teach texture and shape apart from the named colours
 
 # (height, width) in pixels with its share of the steps. Small pictures first: objects fill more of them.
 EARLY_SIZES = (((64, 64), 0.3), ((96, 96), 0.6), ((128, 128), 0.1))
@@ -66,7 +67,7 @@ def lesson(seed: int, step: int, *, progress: float, patches: int, compositions:
     scenes = []
     for _ in range(count):
         unit = float(np.exp(rng.uniform(np.log(72), np.log(largest))))
-        scenes.append(random_scene(rng, (height, width), unit=unit, split="seen"))
+        scenes.append(random_scene(rng, (height, width), unit=unit, split="seen", unnamed=UNNAMED_SHARE))
     things = [thing for scene in scenes for thing in scene.objects]
     concepts = batch_concepts(rng, things, compositions)
     tokens = compact(tokenize([say(rng, concept) for concept in concepts]))
