@@ -6,6 +6,7 @@ setting is used for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -120,7 +121,9 @@ def _parse(env: str, text: str, kind: type) -> Any:
 
 def _check_range(metadata: Mapping[str, Any], value: Any) -> None:
     least, most = metadata["least"], metadata["most"]
-    if (least is not None and value < least) or (most is not None and value > most):
+    if least is None and most is None:
+        return
+    if not -math.inf < value < math.inf or (least is not None and value < least) or (most is not None and value > most):
         bounds = f"at least {least}" if most is None else f"between {least} and {most}"
         env = metadata["env"]
         raise SettingsError(f"setting {env}", f"must be {bounds}, got {value!r}", f"Unset {env} for the default.")

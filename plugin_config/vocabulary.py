@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from label_studio_sdk._legacy.exceptions import (
+    LabelStudioValidationErrorSentryIgnored,
+    LabelStudioXMLSyntaxErrorSentryIgnored,
+    LSConfigParseException,
+)
 from label_studio_sdk.label_interface import LabelInterface
 
 from plugin_config.errors import LabelingConfigError
@@ -23,6 +28,17 @@ OUTPUT_KINDS: dict[str, OutputKind] = {
     "PolygonLabels": "polygon",
     "RectangleLabels": "rectangle",
 }
+# What the SDK's XML and tag parsers raise; lxml's XMLSyntaxError is a SyntaxError. All mean "no labeling config".
+_UNREADABLE = (
+    LabelStudioXMLSyntaxErrorSentryIgnored,
+    LabelStudioValidationErrorSentryIgnored,
+    LSConfigParseException,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 _EXAMPLE = "See plugin_config/labeling_configs/brush.xml for one that works."
 
 
@@ -113,8 +129,7 @@ def _interface(label_config: str) -> Any:
         raise LabelingConfigError("labeling config", "is empty", _EXAMPLE)
     try:
         return LabelInterface(label_config)
-    # What the SDK's XML and tag parsers raise; lxml's XMLSyntaxError is a SyntaxError. All mean "no labeling config".
-    except (SyntaxError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise LabelingConfigError("labeling config", f"cannot be read ({error})", _EXAMPLE) from error
 
 

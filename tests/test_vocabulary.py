@@ -1,0 +1,180 @@
+"""Labeling configs -> vocabularies, and the versions that follow from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import plugin_config
+from plugin_config.errors import LabelingConfigError
+from plugin_config.vocabulary import Label, parse_vocabulary, version_name
+
+CONFIGS = sorted((Path(plugin_config.__file__).parent / "labeling_configs").glob("*.xml"))
+
+
+def brush(labels: str, *, image: str = '<Image name="i" value="$image"/>', attributes: str = "") -> str:
+    return f'<View>{image}<BrushLabels name="b" toName="i" {attributes}>{labels}</BrushLabels></View>'
+
+
+def only_label(config: str) -> Label:
+    (label,) = parse_vocabulary(config).labels
+    return label
+
+
+@pytest.mark.parametrize(
+    ("attributes", "key", "texts"),
+    [
+        pytest.param('value="Car"', "Car", ("Car",), id="value"),
+        pytest.param('value="Car" alias="vehicle/car"', "vehicle/car", ("Car",), id="alias is the key, not the text"),
+        pytest.param('value="cat" synonyms="kitten, tom"', "cat", ("cat", "kitten", "tom"), id="synonyms"),
+        pytest.param('value="x17" prompt="a rusty bolt"', "x17", ("a rusty bolt",), id="prompt replaces the value"),
+        pytest.param('value="c" prompt="car,van , truck"', "c", ("car", "van", "truck"), id="several prompts"),
+        pytest.param('value="cat" prompt=" , "', "cat", ("cat",), id="empty prompt"),
+        pytest.param('value="cat" prompt="dog" synonyms="pig"', "cat", ("dog",), id="prompt before synonyms"),
+        pytest.param('value="猫 &amp; 狗"', "猫 & 狗", ("猫 & 狗",), id="any script"),
+    ],
+)
+def test_words_of_a_label(attributes: str, key: str, texts: tuple[str, ...]) -> None:
+    label = only_label(brush(f"<Label {attributes}/>"))
+    assert (label.key, label.texts) == (key, texts)
+
+
+@pytest.mark.parametrize(("kind", "stuff"), [("stuff", True), ("Stuff", True), ("thing", False), ("", False)])
+def test_stuff_is_told_by_kind(kind: str, stuff: bool) -> None:
+    assert only_label(brush(f'<Label value="sky" kind="{kind}"/>')).stuff is stuff
+
+
+@pytest.mark.parametrize(
+    ("tag", "output"), [("BrushLabels", "brush"), ("PolygonLabels", "polygon"), ("RectangleLabels", "rectangle")]
+)
+def test_the_control_decides_the_output(tag: str, output: str) -> None:
+    label = only_label(
+        f'<View><Image name="pic" value="$photo"/><{tag} name="t" toName="pic"><Label value="a"/></{tag}></View>'
+    )
+    assert (label.output, label.control, label.to_name, label.image_key) == (output, "t", "pic", "photo")
+
+
+def test_nested_views_and_several_controls() -> None:
+    config = """<View><Header value="hi"/><View style="x"><Image name="i" value="$image"/></View>
+      <Choices name="c" toName="i"><Choice value="blurred"/></Choices>
+      <View><BrushLabels name="b" toName="i"><Label value="sky"/></BrushLabels>
+      <RectangleLabels name="r" toName="i"><Label value="car"/></RectangleLabels></View></View>"""
+    labels = parse_vocabulary(config).labels
+    assert {(label.control, label.key) for label in labels} == {("b", "sky"), ("r", "car")}
+
+
+def test_only_the_first_image_is_drawn_on() -> None:
+    config = """<View><Image name="i" value="$a"/><Image name="j" value="$b"/>
+      <BrushLabels name="b" toName="i"><Label value="cat"/></BrushLabels>
+      <BrushLabels name="c" toName="j"><Label value="dog"/></BrushLabels></View>"""
+    vocabulary = parse_vocabulary(config)
+    assert (vocabulary.image_key, [label.key for label in vocabulary.labels]) == ("a", ["cat"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("   \n", id="blank"),
+        pytest.param("cats and dogs", id="prose"),
+        pytest.param("<View>", id="not closed"),
+        pytest.param("<View/>", id="nothing in it"),
+        pytest.param("{}", id="json"),
+        pytest.param("\x00", id="zero byte"),
+        pytest.param("\ud800", id="half a sign"),
+        pytest.param(brush(""), id="no labels"),
+        pytest.param(brush("<Label/>"), id="label without value"),
+        pytest.param('<View><Image name="i" value="$x"/></View>', id="no control"),
+        pytest.param('<View><Text name="i" value="$x"/><Labels name="l" toName="i"><Label value="a"/></Labels></View>',
+                     id="labels over text"),
+        pytest.param(brush('<Label value="a"/>', image=""), id="no image"),
+        pytest.param(brush('<Label value="a"/>', image='<Image name="other" value="$x"/>'), id="points elsewhere"),
+        pytest.param('<View><Image name="i" value="$x"/><BrushLabels><Label value="a"/></BrushLabels></View>',
+                     id="control without names"),
+        pytest.param('<?xml version="1.0"?><!DOCTYPE v [<!ENTITY e SYSTEM "file:///etc/hostname">]>'
+                     + brush("<Label>&e;</Label>"), id="external entity"),
+    ],
+)  # fmt: skip
+def test_a_config_without_anything_to_segment_is_an_error_with_a_remedy(config: str) -> None:
+    with pytest.raises(LabelingConfigError) as caught:
+        parse_vocabulary(config)
+    assert "brush.xml" in caught.value.remedy
+
+
+def test_an_external_entity_does_not_read_files(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    config = f'<!DOCTYPE v [<!ENTITY e SYSTEM "file://{secret}">]>' + brush('<Label value="&e;"/><Label value="b"/>')
+    try:
+        found = repr(parse_vocabulary(config))
+    except LabelingConfigError as error:
+        found = str(error)
+    assert "hunter2" not in found
+
+
+def test_labels_from_the_task_are_said_to_be_unsupported() -> None:
+    with pytest.raises(LabelingConfigError, match="come from the task's data"):
+        parse_vocabulary(brush("", attributes='value="$labels"'))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_parses(path: Path) -> None:
+    vocabulary = parse_vocabulary(path.read_text())
+    assert vocabulary.labels
+    assert re.fullmatch(r"[0-9a-f]{8}", vocabulary.hash)
+
+
+def test_the_hash_ignores_the_order_of_labels() -> None:
+    one, other = '<Label value="cat"/>', '<Label value="sky" kind="stuff"/>'
+    assert parse_vocabulary(brush(one + other)).hash == parse_vocabulary(brush(other + one)).hash
+
+
+@pytest.mark.parametrize("attributes", ['background="red"', 'hotkey="1"', 'selected="true"'])
+def test_the_hash_ignores_looks(attributes: str) -> None:
+    plain, dressed = brush('<Label value="cat"/>'), brush(f'<Label value="cat" {attributes}/>')
+    assert parse_vocabulary(plain).hash == parse_vocabulary(dressed).hash
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(brush('<Label value="dog"/>'), id="value"),
+        pytest.param(brush('<Label value="cat"/><Label value="dog"/>'), id="new label"),
+        pytest.param(brush('<Label value="cat" synonyms="tom"/>'), id="synonym"),
+        pytest.param(brush('<Label value="cat" prompt="tom"/>'), id="prompt"),
+        pytest.param(brush('<Label value="cat" alias="c"/>'), id="alias"),
+        pytest.param(brush('<Label value="cat" kind="stuff"/>'), id="stuff"),
+        pytest.param(brush('<Label value="cat"/>').replace("BrushLabels", "PolygonLabels"), id="output"),
+        pytest.param(brush('<Label value="cat"/>', image='<Image name="i" value="$photo"/>'), id="image key"),
+        pytest.param(brush('<Label value="cat"/>').replace('name="b"', 'name="c"'), id="control"),
+    ],
+)
+def test_the_hash_sees_what_changes_predictions(changed: str) -> None:
+    assert parse_vocabulary(changed).hash != parse_vocabulary(brush('<Label value="cat"/>')).hash
+
+
+@pytest.mark.parametrize(
+    ("model", "begins"),
+    [
+        pytest.param("builtin", "builtin-zeroshot-", id="builtin"),
+        pytest.param("ViT-B-16/datacomp_xl_s13b_b90k", "ViT-B-16-datacomp-xl-s13b-b90k-zeroshot-", id="open_clip"),
+        pytest.param("local-dir:/models/mine", "mine-", id="folder"),
+        pytest.param("/models/mine.safetensors", "mine-", id="file"),
+    ],
+)
+def test_a_version_is_letters_digits_and_dashes(model: str, begins: str) -> None:
+    version = version_name(model, parse_vocabulary(brush('<Label value="cat"/>')))
+    assert version.startswith(begins)
+    assert re.fullmatch(r"[A-Za-z0-9-]+", version)
+    assert "models" not in version
+
+
+def test_equal_names_in_two_folders_are_two_versions() -> None:
+    vocabulary = parse_vocabulary(brush('<Label value="cat"/>'))
+    assert version_name("/a/m.pt", vocabulary) != version_name("/b/m.pt", vocabulary)
+
+
+def test_an_adapter_is_in_the_version() -> None:
+    assert "-a7-" in version_name("builtin", parse_vocabulary(brush('<Label value="cat"/>')), adapter="a7")
