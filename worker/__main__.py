@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -39,13 +42,13 @@ class AllowListWorker(SimpleWorker):
         self.handle_job_failure(job=job, queue=queue, exc_string="function is not on the allow-list")
 
 
-def main() -> int:
-    """Run a worker with the settings of the environment. Returns the exit status; 2 = could not start."""
+def main(arguments: Sequence[str]) -> int:
+    """Run a worker with the settings of environment and command line. Returns 0; 2 when it could not start."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s worker %(levelname)s %(message)s")
     for noisy in ("httpx", "rq.worker", "huggingface_hub", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        settings = Settings.from_env(os.environ).require("redis_url", "label_studio_url", "label_studio_api_key")
+        settings = _parse(arguments).require("redis_url", "label_studio_url", "label_studio_api_key")
         if settings.threads:
             torch.set_num_threads(settings.threads)
         connection = connect(settings)
@@ -87,5 +90,12 @@ def run(resident: Resident, connection: Redis, **work_options: Any) -> None:
         keeper.stop()
 
 
+def _parse(arguments: Sequence[str]) -> Settings:
+    settings = Settings.from_env(os.environ)
+    parser = argparse.ArgumentParser(prog="zeromask worker", description="One worker; its settings are in README.md.")
+    parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
+    return replace(settings, model=parser.parse_args(arguments).model)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""`zeromask up`: Redis, backend and workers beside an existing Label Studio; what dies is started again."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import httpx
+
+from plugin_config.errors import EnvironmentBroken, ZeromaskError
+from plugin_config.label_studio import LabelStudio
+from plugin_config.processes import Command, Supervisor, embedded_redis, port_is_free, stop_on_signals
+from plugin_config.settings import Settings
+
+_MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weights
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Where the running halves are reached."""
+
+    redis_url: str
+    backend_url: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until Ctrl-C. Returns 0; 2 when something could not start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s up %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings, workers = _parse(arguments)
+        settings.require("label_studio_url", "label_studio_api_key")
+        with LabelStudio(settings.label_studio_url, settings.label_studio_api_key, timeout_s=10) as label_studio:
+            label_studio.request("GET", "/api/projects/", params={"page_size": 1})
+        with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
+            halves = start_halves(supervisor, settings, workers=workers)
+            sys.stdout.write(_next_step(settings, halves))
+            sys.stdout.flush()
+            threading.Event().wait()
+    except ZeromaskError as error:
+        sys.stderr.write(f"zeromask up: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("zeromask up: stopped.\n")
+    return 0
+
+
+def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1) -> Halves:
+    """Start Redis (unless REDIS_URL names one), the backend and the workers, and wait until they serve.
+
+    Raises:
+        EnvironmentBroken: a port is taken or a process does not come up.
+    """
+    redis_url = settings.redis_url
+    if not redis_url:
+        redis = embedded_redis(settings.state_path)
+        supervisor.start(redis.command)
+        redis_url = redis.url
+    env = {**_environment(settings), "REDIS_URL": redis_url}
+    if not port_is_free(settings.port):
+        remedy = "Stop the other program, or set ZEROMASK_PORT to a free port."
+        raise EnvironmentBroken(f"port {settings.port}", "is taken by another program", remedy)
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    backend_url = f"http://{host}:{settings.port}"
+    supervisor.start(
+        Command("backend", [sys.executable, "-m", "backend"], env, ready=lambda: _health(backend_url) is not None)
+    )
+    for number in range(1, workers + 1):
+        supervisor.start(
+            Command(
+                f"worker-{number}" if workers > 1 else "worker", [sys.executable, "-m", "worker"], env,
+                ready=lambda wanted=number: ((_health(backend_url) or {}).get("workers") or 0) >= wanted,  # type: ignore[misc]
+                ready_s=_MODEL_LOADING_S,
+            )
+        )  # fmt: skip
+    return Halves(redis_url, backend_url)
+
+
+def _health(backend_url: str) -> Mapping[str, int] | None:
+    try:
+        answer = httpx.get(f"{backend_url}/health", timeout=2, trust_env=False)
+    except httpx.TransportError:
+        return None
+    return dict(answer.json()) if answer.status_code == 200 else None
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    return {item.metadata["env"]: _plain(getattr(settings, item.name)) for item in fields(settings)}
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _next_step(settings: Settings, halves: Halves) -> str:
+    return (
+        f"\nZeromask runs with model {settings.model}.\n"
+        f"In Label Studio ({settings.label_studio_url}): project -> Settings -> Model -> Connect Model,\n"
+        f"address {halves.backend_url}, then select tasks -> Actions -> Retrieve Predictions.\n"
+        "Label Studio must be told to allow private addresses: ML_BLOCK_LOCAL_IP=false and\n"
+        "SSRF_PROTECTION_ENABLED=false in its environment.\n"
+        f"Logs: {settings.state_path / 'logs'}. Ctrl-C stops everything.\n"
+    )
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Settings, int]:
+    settings = Settings.from_env(os.environ)
+    parser = argparse.ArgumentParser(prog="zeromask up", description="Redis, backend and workers beside Label Studio.")
+    parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes (default: %(default)s)")
+    found = parser.parse_args(arguments)
+    return replace(settings, model=found.model), max(1, found.workers)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
