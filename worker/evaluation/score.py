@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.errors import EnvironmentBroken, ImageUnavailable, JobError, ZeromaskError
-from worker.evaluation.overlay import overlay_sheet
+from worker.overlay import draw_overlay
 from worker.regions import decode_region, region_label
 
 BACKGROUND = "background"
+_COLUMNS = 3
 Mask = NDArray[np.bool_]
 Predictions = Mapping[str, Sequence[Mapping[str, Any]]]
 """Image stem to the Label Studio regions predicted for it."""
@@ -146,21 +147,36 @@ def _add(tally: Tally, wanted: Mask, found: Mask | None, *, boxes: bool) -> None
     tally.union += int((wanted | found).sum())
 
 
-def write_overlay(path: Path, images: Path, labels: Sequence[str], predictions: Predictions) -> None:
-    """Paint the predicted regions over up to 12 pictures, with a legend.
+def overlay_sheet(images: Path, labels: Sequence[str], predictions: Predictions) -> NDArray[np.uint8]:
+    """Paint the predicted regions over up to 12 pictures, each with the legend, three in a row: (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageUnavailable: a picture is missing.
+        ImageUnavailable: there is nothing to paint, or a picture is missing.
+    """
+    cells: list[NDArray[np.uint8]] = []
+    for stem in sorted(predictions)[:12]:
+        stored = cv2.imread(str(images / f"{stem}.png"), cv2.IMREAD_COLOR)
+        if stored is None:
+            raise ImageUnavailable(f"picture {images / stem}.png", "it cannot be read", "Name its folder by --images.")
+        image = np.asarray(stored[..., ::-1], dtype=np.uint8)
+        masks, _ = label_masks(predictions[stem], (image.shape[0], image.shape[1]))
+        nothing = np.zeros(image.shape[:2], dtype=np.bool_)  # keeps a label's colour the same in every picture
+        painted = draw_overlay(image, [(label, masks.get(label, nothing)) for label in labels])
+        height, width = cells[0].shape[:2] if cells else image.shape[:2]
+        cells.append(np.asarray(painted.convert("RGB").resize((width, height)), dtype=np.uint8))
+    if not cells:
+        raise ImageUnavailable("overlay", "no picture has predictions", "Predict something first.")
+    columns = min(_COLUMNS, len(cells))
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    return np.concatenate([np.concatenate(cells[k : k + columns], axis=1) for k in range(0, len(cells), columns)])
+
+
+def write_overlay(path: Path, sheet: NDArray[np.uint8]) -> None:
+    """Write an RGB sheet.
+
+    Raises:
         EnvironmentBroken: the file cannot be written.
     """
-    pictures = []
-    for stem in sorted(predictions)[:12]:
-        image = cv2.imread(str(images / f"{stem}.png"), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ImageUnavailable(f"picture {images / stem}.png", "it cannot be read", "Name its folder by --images.")
-        masks, _ = label_masks(predictions[stem], (image.shape[0], image.shape[1]))
-        pictures.append((np.asarray(image[..., ::-1], dtype=np.uint8), masks))
-    sheet = overlay_sheet(pictures, labels)
     if not cv2.imwrite(str(path), sheet[..., ::-1]):
         raise EnvironmentBroken(f"file {path}", "it cannot be written", "Check that its folder exists and has room.")
 
@@ -179,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         predictions = read_predictions(options.predictions)
         result = score(labels, truth, predictions)
         if options.overlay is not None:
-            write_overlay(options.overlay, options.images or options.truth.parent / "images", labels, predictions)
+            images = options.images or options.truth.parent / "images"
+            write_overlay(options.overlay, overlay_sheet(images, labels, predictions))
     except ZeromaskError as error:
         sys.stderr.write(f"{error}\n")
         return 1
