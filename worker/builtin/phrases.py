@@ -28,7 +28,7 @@ from worker.builtin.world import (
 CONTEXT_LENGTH = 16
 TEMPLATES = (
     "{}", "a {}", "the {}", "a photo of a {}.", "a photo of the {}.", "a photo of {}", "an image of a {}",
-    "a picture of a {}.", "a drawing of a {}", "there is a {} in the scene.", "this is a photo of a {}",
+    "a picture of a {}.", "a drawing of a {}", "there is a {} in the scene.", "a photo of many {}.",
 )  # fmt: skip
 SINGLES = (
     *(Concept(colour=word) for word in COLOURS),

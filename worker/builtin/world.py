@@ -38,7 +38,7 @@ UNSEEN_COLOUR_SHAPES = frozenset(
 Split = Literal["seen", "unseen", "unseen_texture", "unseen_shape", "any"]
 
 _FILLERS = frozenset(
-    {"a", "an", "the", "of", "photo", "image", "picture", "drawing", "this", "is", "there", "in", "scene"}
+    {"a", "an", "the", "of", "photo", "image", "picture", "drawing", "many", "is", "there", "in", "scene"}
 )
 _PLURALS = {noun + "s": noun for noun in (*SHAPES, *NOUNS) if not noun.endswith("s")} | {"crosses": "cross"}
 _WORDS = {
