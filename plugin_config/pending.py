@@ -12,7 +12,7 @@ Keys of project P (members are `version|task`):
     zeromask:P:attempts       hash   member -> leases that ran out or were given back
     zeromask:P:failed         hash   member -> reason
     zeromask:P:done           hash   version -> tasks predicted
-    zeromask:P:drain:S        string a drain job holds slot S; runs out by itself
+    zeromask:P:drain:S        string see slots.py
     zeromask:P:webhook        string action and moment of the last webhook, for diagnosis; kept for a month
     zeromask:workers          zset   worker name -> last heartbeat, ms
 """
@@ -30,11 +30,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from plugin_config.errors import QueueUnavailable
-from plugin_config.jobs import DrainProject, RefreshProject, TaskRef, enqueue, predict_queue
+from plugin_config.jobs import RefreshProject, TaskRef, enqueue, predict_queue
+from plugin_config.slots import DrainSlots
 
 MAX_ATTEMPTS = 5
-DRAIN_SLOTS = 8
-_SLOT_S = 60
+_REFRESH_S = 60
 _WORKER_SEEN_MS = 15_000
 _WEBHOOK_KEPT_S = 30 * 86400
 # Opened by an annotator: ahead of everything asked for in bulk, in order among themselves.
@@ -155,6 +155,7 @@ class PendingTasks:
 
     def __init__(self, redis: Redis, *, drain_tasks: int, lease_s: float) -> None:
         self._redis = redis
+        self._slots = DrainSlots(redis)
         self._drain_tasks = drain_tasks
         self._lease_ms = int(lease_s * 1000)
 
@@ -208,7 +209,10 @@ class PendingTasks:
         returned: list[TaskRef] = []
         for project in self.projects():
             keys = self._keys(project, "leases", "pending", "attempts", "failed")
-            returned += [TaskRef.decode(member) for member in self._run(_SWEEP, keys, [MAX_ATTEMPTS, reason])]
+            back = [TaskRef.decode(member) for member in self._run(_SWEEP, keys, [MAX_ATTEMPTS, reason])]
+            if back:
+                self._slots.stop(project)
+            returned += back
             self.ensure_drains(project)
         return returned
 
@@ -216,29 +220,24 @@ class PendingTasks:
     def ensure_drains(self, project: int) -> int:
         """Queue as many drain jobs as the due tasks need and slots allow; returns how many were queued."""
         due = int(self._redis.zcount(self._key(project, "pending"), "-inf", self._now_ms()))
-        queue, queued = predict_queue(self._redis), 0
-        for slot in range(min(DRAIN_SLOTS, -(-due // self._drain_tasks))):
-            if self._redis.set(self._key(project, f"drain:{slot}"), 1, nx=True, ex=_SLOT_S):
-                enqueue(queue, DrainProject(project=project, slot=slot, limit=self._drain_tasks))
-                queued += 1
-        return queued
+        return self._slots.queue(project, tasks=due, limit=self._drain_tasks)
 
     @redis_errors
     def next_drain(self, project: int, slot: int) -> None:
         """End of a drain: queue behind the other projects when tasks are due, else free the slot."""
-        self._redis.delete(self._key(project, f"drain:{slot}"))
+        self._slots.free(project, slot)
         self.ensure_drains(project)
 
     @redis_errors
     def hold_slot(self, project: int, slot: int) -> None:
         """A drain that is being worked on keeps its slot."""
-        self._redis.set(self._key(project, f"drain:{slot}"), 1, ex=_SLOT_S)
+        self._slots.hold(project, slot)
 
     @redis_errors
     def request_refresh(self, project: int) -> bool:
         """Queue one look at the project; False when one is waiting already."""
         self._redis.sadd("zeromask:projects", project)
-        if not self._redis.set(self._key(project, "refresh"), 1, nx=True, ex=_SLOT_S):
+        if not self._redis.set(self._key(project, "refresh"), 1, nx=True, ex=_REFRESH_S):
             return False
         enqueue(predict_queue(self._redis), RefreshProject(project=project))
         return True
