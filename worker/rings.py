@@ -39,8 +39,8 @@ def mask_rings(mask: NDArray[np.bool_], *, tolerance: float) -> list[Points]:
     rings = [ring for island in islands for ring in island]
     if not rings:
         return []
-    limits = [min(tolerance, _half_width(island)) for island in islands for _ in island]
-    simple = iter(_simplify(rings, np.array(limits)))
+    limits = np.array([min(tolerance, _half_width(island)) for island in islands])
+    simple = iter(_simplify(rings, np.repeat(limits, [len(island) for island in islands])))
     return [_cut_open([next(simple) for _ in island]) for island in islands]
 
 
