@@ -50,7 +50,7 @@ class Environment:
     @property
     def path(self) -> Path:
         """Where it lives; the name holds a hash of the requirements and of this Python."""
-        told = "\n".join([*self.requirements, platform.python_version(), platform.machine(), sys.prefix])
+        told = "\n".join([*self.requirements, platform.python_version(), platform.machine(), sys.base_prefix])
         return cache_folder() / f"{self.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
