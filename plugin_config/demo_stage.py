@@ -1,0 +1,133 @@
+"""Where a run of the demo lives: its folder, ports and secrets, its Label Studio, its worker commands.
+
+It must not know what the demo shows.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from plugin_config.environments import label_studio_environment
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.processes import Command, Supervisor, free_port, port_is_free
+from plugin_config.settings import Settings
+from plugin_config.up import Halves, start_halves
+
+USER, PASSWORD = "demo@example.com", "zeromask-demo"
+_PORT = 8080
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where this run of the demo lives: its settings, its Label Studio, its pictures."""
+
+    settings: Settings
+    label_studio_url: str
+    token: str
+    check: bool
+    console: Console
+
+    @property
+    def state(self) -> Path:
+        """Folder of everything the demo writes."""
+        return self.settings.state_path
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of the drawn pictures and their truth."""
+        return self.state / "pictures"
+
+
+def checking(environ: Mapping[str, str]) -> bool:
+    return environ.get("CHECK", "").strip().lower() not in ("", "0", "no", "false")
+
+
+def prepare(environ: Mapping[str, str]) -> Stage:
+    """Choose folder, ports and tokens.
+
+    Raises:
+        EnvironmentBroken: Label Studio's port is taken.
+    """
+    check = checking(environ)
+    settings = Settings.from_env(environ)
+    state = settings.state_path / ("check" if check else "demo")
+    if check:  # a check tells what a fresh start does
+        shutil.rmtree(state, ignore_errors=True)
+    asked = environ.get("PORT", "").strip()
+    port = int(asked) if asked.isdecimal() else (free_port() if check else _PORT)
+    if not port_is_free(port):
+        remedy = f"Stop the other program (an earlier demo?), or choose another port: make demo PORT={port + 10}"
+        raise EnvironmentBroken(f"port {port}", "is taken", remedy)
+    url = f"http://localhost:{port}"
+    token = _kept_secret(state / "token")
+    mine = replace(
+        settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
+        label_studio_url=url, label_studio_api_key=token, short_side=0,
+    )  # fmt: skip
+    return Stage(mine, url, token, check, Console(stderr=True))
+
+
+def start_everything(stage: Stage, supervisor: Supervisor) -> Halves:
+    """Start the halves and Label Studio; returns where the halves are."""
+    data = stage.state / "label-studio"
+    data.mkdir(parents=True, exist_ok=True)
+    label_studio = label_studio_command(stage.label_studio_url, stage.token, data)
+    supervisor.launch(label_studio)  # takes longest, so the halves come up beside it
+    halves = start_halves(supervisor, stage.settings)
+    supervisor.wait_ready(label_studio)
+    return halves
+
+
+def label_studio_command(url: str, token: str, data: Path) -> Command:
+    """Label Studio on SQLite, open for a backend on a private address and for its webhook."""
+    port = url.rsplit(":", 1)[-1]
+    env = {
+        "LABEL_STUDIO_BASE_DATA_DIR": str(data), "DJANGO_DB": "sqlite", "LABEL_STUDIO_HOST": url,
+        "LABEL_STUDIO_USERNAME": USER, "LABEL_STUDIO_PASSWORD": PASSWORD, "LABEL_STUDIO_USER_TOKEN": token,
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true", "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+        # Since 1.23.1 both must be off, or a backend on this machine gets no webhook.
+        "ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false",
+        "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "", "PYTHONWARNINGS": "ignore",
+    }  # fmt: skip
+    program = label_studio_environment().path / "bin" / "label-studio"
+    argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port]
+    return Command("label-studio", argv, env, ready=lambda: _is_up(url), ready_s=240)
+
+
+def run_worker_command(module: str, *arguments: str) -> str:
+    """Run a command of the worker half in its own process and return its standard output.
+
+    Raises:
+        EnvironmentBroken: it failed; the message quotes its last line.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        problem = f"ended with status {done.returncode}: {said[:300]}"
+        raise EnvironmentBroken(module, problem, "Run it by hand to see more.")
+    return done.stdout
+
+
+def _kept_secret(path: Path) -> str:
+    if path.exists() and path.read_text().strip():
+        return path.read_text().strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(20))
+    return path.read_text()
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
