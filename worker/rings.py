@@ -145,7 +145,7 @@ def _simplify(rings: list[Points], limits: NDArray[np.float64]) -> list[Points]:
         chord = np.cumsum(kept) - 1
         distance = _chord_distance(points, points[starts][chord], points[stops][chord])
         furthest = np.maximum.reduceat(distance, starts)[chord]
-        split = (distance == furthest) & (distance > limits[ring_of])
+        split = (distance == furthest) & (distance > limits[ring_of]) & ~kept
         if not split.any():
             break
         kept |= split
@@ -173,7 +173,7 @@ def _cut_open(island: list[Points]) -> Points:
         for hole in holes
     ]
     if len(walks) * sum(map(len, island)) > _NEAREST_WORK:
-        back = np.array([walk[0] for walk in walks[-2::-1]])
+        back = np.array([walk[0] for walk in walks[-2::-1]]).reshape(-1, 2)
         walks = [np.concatenate((*walks, back))]
     for walk in walks:
         anchor = int(((ring - walk[0]) ** 2).sum(axis=1).argmin())
