@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response, g, jsonify, request
+from flask import Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from backend import metrics
@@ -137,9 +137,7 @@ def _body() -> bytes:
 
 
 def _json(content: dict[str, Any], *, status: int = 200) -> Response:
-    response = jsonify(content)
-    response.status_code = status
-    return response
+    return Response(json.dumps(content), status=status, content_type="application/json")
 
 
 def _bad_request(error: JobError | LabelingConfigError) -> Response:

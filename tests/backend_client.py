@@ -1,0 +1,54 @@
+"""Bodies as Label Studio sends them, and a client of the backend without a network, for the tests of the web half."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from backend.wsgi import create_app
+from plugin_config.settings import Settings
+from plugin_config.vocabulary import parse_vocabulary, version_name
+
+TOKEN = "sekrit-token"
+
+
+def config(*labels: str) -> str:
+    inside = "".join(f'<Label value="{label}"/>' for label in labels)
+    return f'<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i">{inside}</BrushLabels></View>'
+
+
+CATS = config("cat")
+VERSION = version_name("builtin", parse_vocabulary(CATS))
+
+
+def setup_body(**changes: Any) -> dict[str, Any]:
+    body = {"project": "7.1700000000", "schema": CATS, "hostname": "http://ls", "access_token": TOKEN}
+    return {**body, "extra_params": None, **changes}
+
+
+def predict_body(*tasks: int, **changes: Any) -> dict[str, Any]:
+    sent = [{"id": task, "data": {"image": "a.jpg"}, "annotations": [], "predictions": []} for task in tasks]
+    params = {"login": None, "password": TOKEN, "context": None}
+    return {"tasks": sent, "project": "7.1700000000", "label_config": CATS, "params": params, **changes}
+
+
+def client_of(settings: Settings) -> Client:
+    return Client(create_app(settings), Response)
+
+
+def answer_of(response: Response) -> Any:
+    """The JSON of an answer."""
+    return json.loads(response.get_data())
+
+
+def detail(response: Response) -> str:
+    """The sentence of an error answer, whose shape is checked on the way."""
+    answer = answer_of(response)
+    assert set(answer) == {"status", "detail"}
+    assert answer["status"] == response.status_code
+    for inside in ("Traceback", "site-packages", ".py", TOKEN):
+        assert inside not in response.get_data(as_text=True)
+    return str(answer["detail"])

@@ -1,0 +1,273 @@
+"""What each route answers over a real Redis: the contract with Label Studio, a Redis that is gone, one that hangs."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from plugin_config.jobs import RefreshProject, TaskRef, predict_queue
+from plugin_config.pending import Counts, PendingTasks
+from plugin_config.settings import Settings
+from plugin_config.vocabulary import parse_vocabulary, version_name
+from tests.backend_client import TOKEN, VERSION, answer_of, client_of, config, detail, predict_body, setup_body
+
+
+@pytest.fixture
+def client(redis: Redis, settings: Settings) -> Client:
+    """The backend over the session's Redis."""
+    return client_of(settings)
+
+
+@pytest.fixture
+def orphan(settings: Settings, dead_redis_url: str) -> Client:
+    """A backend whose Redis is gone."""
+    return client_of(replace(settings, redis_url=dead_redis_url))
+
+
+@pytest.fixture
+def hung(settings: Settings, tmp_path: Path) -> Iterator[Client]:
+    """A backend whose Redis accepts connections and says nothing."""
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute.sock"))
+        mute.listen(64)
+        yield client_of(replace(settings, redis_url=f"unix://{tmp_path}/mute.sock"))
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_health(client: Client, pending: PendingTasks, path: str) -> None:
+    pending.heartbeat("w")
+    answer = answer_of(client.get(path))
+    assert answer == {"status": "UP", "model_class": "PreannotationBackend", "redis": True, "workers": 1}
+
+
+def test_setup_tells_the_version_of_the_vocabulary(client: Client) -> None:
+    assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": VERSION}
+    other = answer_of(client.post("/setup", json=setup_body(schema=config("cat", "dog"))))
+    assert other["model_version"] != VERSION
+
+
+def test_setup_of_a_config_without_labels_says_why_where_label_studio_shows_it(client: Client) -> None:
+    schema = '<View><Image name="i" value="$x"/><Choices name="wähl" toName="i"><Choice value="a"/></Choices></View>'
+    response = client.post("/setup", json=setup_body(schema=schema))
+    assert response.status_code == 400
+    assert "no BrushLabels" in detail(response)
+    # Label Studio keeps the status line of an error and nothing of its body.
+    assert response.status.startswith("400 labeling config: no BrushLabels")
+    assert response.status.isascii()
+    assert response.status.isprintable()
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        pytest.param((), id="none"),
+        pytest.param((1,), id="one"),
+        pytest.param(tuple(range(1, 6)), id="a handful"),
+        pytest.param(tuple(range(1, 101)), id="many"),
+        pytest.param((3, 1, 3, 3), id="repeats"),
+    ],
+)
+def test_predict_answers_one_empty_list_per_task_and_asks_for_each_once(
+    client: Client, redis: Redis, pending: PendingTasks, tasks: tuple[int, ...]
+) -> None:
+    response = client.post("/predict", json=predict_body(*tasks))
+    assert answer_of(response) == {"results": [[] for _ in tasks], "model_version": VERSION}
+    assert pending.counts(7) == Counts(pending=len(set(tasks)), leased=0, failed=0, done=0)
+    assert bool(predict_queue(redis).jobs) is bool(tasks)
+    client.post("/predict", json=predict_body(*tasks))
+    assert pending.counts(7).pending == len(set(tasks))
+
+
+def test_a_handful_goes_ahead_of_the_bulk(client: Client, pending: PendingTasks) -> None:
+    client.post("/predict", json=predict_body(*range(1, 51)))
+    client.post("/predict", json=predict_body(40))
+    assert pending.take(7, "w", limit=1) == [TaskRef(VERSION, 40)]
+
+
+def test_a_click_asks_for_nothing_yet(client: Client, pending: PendingTasks) -> None:
+    body = predict_body(1, params={"context": {"result": []}})
+    assert answer_of(client.post("/predict", json=body))["results"] == [[]]
+    assert pending.counts(7).pending == 0
+
+
+def test_a_handful_waits_for_a_living_worker(client: Client, pending: PendingTasks) -> None:
+    pending.heartbeat("w")
+
+    def work() -> None:
+        while not (taken := pending.take(7, "w")):
+            time.sleep(0.01)
+        pending.done(7, "w", taken[0])
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    client.post("/predict", json=predict_body(1))
+    assert pending.counts(7).done == 1, "the answer came before the mask"
+    worker.join()
+
+
+@pytest.mark.parametrize(
+    ("workers", "tasks", "waits"),
+    [
+        pytest.param(1, 1, True, id="busy worker"),
+        pytest.param(0, 1, False, id="no worker"),
+        pytest.param(1, 6, False, id="more than a handful"),
+    ],
+)
+def test_the_wait_is_short(client: Client, pending: PendingTasks, workers: int, tasks: int, waits: bool) -> None:
+    for number in range(workers):
+        pending.heartbeat(f"w{number}")
+    started = time.monotonic()
+    client.post("/predict", json=predict_body(*range(1, tasks + 1)))
+    spent = time.monotonic() - started
+    assert spent >= 0.3 if waits else spent < 0.25
+    assert spent < 1
+
+
+def test_two_projects_at_once_keep_their_own_vocabularies(client: Client, pending: PendingTasks) -> None:
+    wrong: list[str] = []
+
+    def ask(project: int, schema: str) -> None:
+        version = version_name("builtin", parse_vocabulary(schema))
+        body = {"project": f"{project}.17", "label_config": schema}
+        for task in range(1, 31):
+            answers = [
+                answer_of(client.post("/setup", json=setup_body(project=f"{project}.17", schema=schema))),
+                answer_of(client.post("/predict", json=predict_body(task, **body))),
+            ]
+            wrong.extend(str(answer) for answer in answers if answer["model_version"] != version)
+        wrong.extend(str(ref) for ref in pending.take(project, "w", limit=100) if ref.version != version)
+
+    threads = [threading.Thread(target=ask, args=(n, config(*("abcdef"[:n])))) for n in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert [pending.counts(n).leased for n in range(1, 5)] == [30] * 4
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "jobs"),
+    [
+        pytest.param({"action": "PROJECT_UPDATED", "project": {"id": 7, "title": "x"}}, 201, 1, id="project changed"),
+        pytest.param({"action": "PROJECT_UPDATED", "project": 7}, 201, 1, id="project by id"),
+        pytest.param({"action": "ANNOTATION_CREATED", "project": {"id": 7}, "annotation": {}}, 200, 0, id="annotated"),
+        pytest.param({"action": "ANNOTATIONS_CREATED", "project": {"id": 7}, "annotation": []}, 200, 0, id="bulk"),
+        pytest.param({"action": "TASKS_DELETED", "project": {"id": 7}, "tasks": [{"id": 1}]}, 200, 0, id="deleted"),
+        pytest.param({"action": "START_TRAINING", "project": {"id": 7}}, 200, 0, id="start training"),
+        pytest.param({"action": "SOMETHING_NEW", "project": {"id": 7}}, 200, 0, id="unknown action"),
+    ],
+)
+def test_a_webhook_is_a_hint(
+    client: Client, redis: Redis, pending: PendingTasks, body: dict[str, Any], status: int, jobs: int
+) -> None:
+    response = client.post("/webhook", json=body)
+    assert (response.status_code, answer_of(response)) == (status, {"status": "ok", "refresh": bool(jobs)})
+    assert "job" not in answer_of(response), "Label Studio would follow it"
+    assert [RefreshProject.from_json(job.args[0]).project for job in predict_queue(redis).jobs] == [7] * jobs
+    assert (pending.last_webhook(7) or "").startswith(body["action"] + " ")
+
+
+def test_versions_answers_get_and_post(client: Client, pending: PendingTasks) -> None:
+    assert answer_of(client.get("/versions")) == {"versions": []}
+    pending.add(8, [TaskRef("older", 1)])
+    (ref,) = pending.take(8, "w")
+    pending.done(8, "w", ref)
+    client.post("/setup", json=setup_body())
+    assert answer_of(client.get("/versions")) == {"versions": sorted([VERSION, "older"])}
+    assert answer_of(client.get("/versions?project=7.17")) == {"versions": [VERSION]}
+    assert answer_of(client.post("/versions", json={"project": "8.17"})) == {"versions": ["older"]}
+    assert client.get("/versions?project=x").status_code == 400
+
+
+def test_training_is_nobodys_business_here(client: Client) -> None:
+    assert answer_of(client.get("/is_training?project=7")) == {"is_training": False}
+    answer = client.post("/train", json={"annotations": [], "project": "7.17"})
+    assert answer.status_code == 200
+    assert "job" not in answer_of(answer)
+
+
+def test_no_log_line_holds_a_body_or_a_token(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    headers = {"Authorization": f"Token {TOKEN}"}
+    bodies = {"/setup": setup_body(), "/predict": predict_body(1, 2), "/webhook": setup_body(action="A")}
+    for route, body in bodies.items():
+        assert client.post(route, json=body, headers=headers).status_code == 200
+    assert "POST /predict 200 project=7 tasks=2 ms=" in caplog.text
+    assert TOKEN not in caplog.text
+    assert "<View>" not in caplog.text
+
+
+def test_metrics_are_prometheus_text(client: Client, pending: PendingTasks) -> None:
+    pending.heartbeat("w")
+    client.post("/predict", json=predict_body(*range(1, 10)))
+    client.post("/webhook", json={"action": "made up", "project": 7})
+    client.post("/webhook", json={"action": "MADE_UP", "project": 7})
+    client.get("/made/up")
+    page = client.get("/metrics")
+    lines = page.get_data(as_text=True).splitlines()
+    assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert {
+        "zeromask_redis_up 1",
+        "zeromask_workers 1",
+        'zeromask_tasks{project="7",state="pending"} 9',
+        'zeromask_tasks{project="7",state="done"} 0',
+        'zeromask_http_requests_total{route="/predict",status="200"} 1',
+        'zeromask_http_requests_total{route="/webhook",status="400"} 1',
+        'zeromask_http_requests_total{route="none",status="404"} 1',
+        'zeromask_webhooks_total{action="other"} 1',
+    } <= set(lines)
+
+
+@pytest.mark.parametrize("kind", ["orphan", "hung"])
+def test_without_redis_every_route_answers_soon(
+    request: pytest.FixtureRequest, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client: Client = request.getfixturevalue(kind)
+    expected = {"status": "UP", "model_class": "PreannotationBackend", "redis": False, "workers": 0}
+
+    def timed(method: str, path: str, most: float, **body: Any) -> Response:
+        started = time.monotonic()
+        response: Response = client.open(path, method=method, **body)
+        assert time.monotonic() - started < most, path
+        return response
+
+    for _ in range(3):
+        assert answer_of(timed("GET", "/health", 0.2)) == expected
+    assert answer_of(timed("POST", "/setup", 0.2, json=setup_body())) == {"model_version": VERSION}
+    assert answer_of(timed("POST", "/predict", 0.6, json=predict_body(1, 2)))["results"] == [[], []]
+    assert answer_of(timed("POST", "/predict", 0.6, json=predict_body(*range(1, 100))))["results"] == [[]] * 99
+    webhook = {"action": "PROJECT_UPDATED", "project": 7}
+    assert answer_of(timed("POST", "/webhook", 0.6, json=webhook)) == {"status": "ok", "refresh": False}
+    assert answer_of(timed("GET", "/versions", 0.6)) == {"versions": [VERSION]}
+    assert "zeromask_redis_up 0" in timed("GET", "/metrics", 0.6).get_data(as_text=True)
+    assert "99 task(s) not asked for. Redis: does not answer" in caplog.text
+
+
+def test_a_redis_that_comes_back_is_used_again(
+    settings: Settings, redis: Redis, redis_url: str, pending: PendingTasks, tmp_path: Path
+) -> None:
+    client = client_of(replace(settings, redis_url=f"unix://{tmp_path}/later.sock"))
+    assert answer_of(client.get("/health"))["redis"] is False
+    (tmp_path / "later.sock").symlink_to(redis_url.removeprefix("unix://"))
+    assert answer_of(client.get("/health"))["redis"] is True
+    client.post("/predict", json=predict_body(1))
+    assert pending.counts(7).pending == 1
+
+
+def test_the_app_can_be_made_again(settings: Settings, redis: Redis) -> None:
+    first, second = client_of(settings), client_of(settings)
+    for client in (first, second):
+        assert client.get("/versions").status_code == 200
+        assert client.get("/health").status_code == 200
