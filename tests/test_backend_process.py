@@ -1,0 +1,189 @@
+"""The web half as people run it: `python -m backend` under waitress, its answers, its memory, its start and its end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from plugin_config.pending import PendingTasks
+from tests.backend_client import TOKEN, VERSION, predict_body, setup_body
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST_MB = 150
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running backend."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Send a request; returns the status and the JSON of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(**environ: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "backend"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ZEROMASK_", "REDIS_URL"))}
+    env = {**kept, "MODEL": "builtin", **environ}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def served(redis: Redis, redis_url: str) -> Iterator[Served]:
+    """A backend of its own process over the session's Redis."""
+    port = free_port()
+    process = start(REDIS_URL=redis_url, ZEROMASK_PORT=str(port), ZEROMASK_MAX_BODY_MB="1")
+    try:
+        backend = Served(process, port)
+        wait_until_up(backend)
+        yield backend
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until_up(backend: Served) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            backend.ask("GET", "/health")
+        except OSError:
+            if backend.process.poll() is not None or time.monotonic() > deadline:
+                _, errors = backend.process.communicate()
+                pytest.fail(f"the backend did not start: {errors}")
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_it_answers_and_stays_small(served: Served, pending: PendingTasks) -> None:
+    assert served.ask("GET", "/health")[1]["redis"] is True
+    assert served.ask("POST", "/setup", setup_body()) == (200, {"model_version": VERSION})
+    answer = {"results": [[], [], []], "model_version": VERSION}
+    assert served.ask("POST", "/predict", predict_body(1, 2, 3)) == (200, answer)
+    assert served.ask("POST", "/webhook", {"action": "PROJECT_UPDATED", "project": {"id": 7}})[0] == 201
+    assert served.ask("POST", "/webhook", {"action": "PROJECT_UPDATED"})[0] == 400
+    assert pending.counts(7).pending == 3
+    proc = Path(f"/proc/{served.process.pid}")
+    if not proc.exists():
+        pytest.skip("no /proc here: memory and libraries of the process cannot be seen")
+    status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+    assert int(status["VmRSS"].split()[0]) / 1024 < MOST_MB
+    mapped = (proc / "maps").read_text()
+    assert [library for library in ("libtorch", "libc10", "libcuda", "libcudart", "cv2") if library in mapped] == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])
+def test_a_large_body_is_refused_in_json(served: Served, told: bool) -> None:
+    body = b" " * (1024 * 1024 + 1)
+    headers = {"Content-Type": "application/json"}
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    if told:
+        connection.request("POST", "/predict", body, headers)
+    else:
+        connection.request("POST", "/predict", iter([body]), headers, encode_chunked=True)
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    assert (response.status, answer["status"]) == (413, 413)
+    assert served.ask("GET", "/health")[0] == 200
+
+
+def test_a_broken_request_line_is_refused_in_json(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nBad Header : x\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 400
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(served: Served, pending: PendingTasks, sent: signal.Signals) -> None:
+    pending.heartbeat("busy")
+    answers: list[tuple[int, Any]] = []
+    # This one waits 1.5 s for a worker that never settles: it is in hand when the signal comes.
+    asking = threading.Thread(target=lambda: answers.append(served.ask("POST", "/predict", predict_body(1))))
+    asking.start()
+    while not pending.counts(7).pending:
+        time.sleep(0.01)
+    served.process.send_signal(sent)
+    _, errors = served.process.communicate(timeout=10)
+    asking.join()
+    assert served.process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert "stopped" in errors
+    assert answers == [(200, {"results": [[]], "model_version": VERSION})]
+
+
+def test_its_log_names_routes_and_no_secrets(served: Served) -> None:
+    served.ask("POST", "/setup", setup_body())
+    served.process.terminate()
+    _, errors = served.process.communicate(timeout=10)
+    assert "POST /setup 200 project=7" in errors
+    assert TOKEN not in errors
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        pytest.param({}, "setting REDIS_URL: is not set", id="no Redis"),
+        pytest.param({"REDIS_URL": "localhost:6379"}, "setting REDIS_URL: is not the address", id="no address"),
+        pytest.param({"REDIS_URL": "redis://h/0", "ZEROMASK_PORT": "x"}, "setting ZEROMASK_PORT", id="no port"),
+    ],
+)
+def test_it_does_not_start_with_wrong_settings_and_says_what_to_do(environ: dict[str, str], says: str) -> None:
+    process = start(**environ)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert says in errors
+    assert errors.count("\n") == 1, errors
+
+
+def test_it_does_not_start_on_a_port_in_use(redis_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = start(REDIS_URL=redis_url, ZEROMASK_PORT=str(taken.getsockname()[1]))
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "cannot listen on port" in errors
+    assert "Traceback" not in errors
+
+
+def test_it_starts_while_redis_is_away(dead_redis_url: str) -> None:
+    backend = Served(start(REDIS_URL=dead_redis_url, ZEROMASK_PORT=str(port := free_port())), port)
+    try:
+        wait_until_up(backend)
+        assert backend.ask("GET", "/health")[1]["redis"] is False
+    finally:
+        backend.process.kill()
+        backend.process.communicate()
