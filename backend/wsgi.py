@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _THREADS = 16
 _MB = 1024 * 1024
+# A body this far past the cap is still read (to disk) and dropped: a sender who is cut off in the middle of a body
+# sees a broken connection, not the answer that tells why.
+_DRAINED_MB = 64
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +157,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
 
 def _listen(settings: Settings) -> Any:
     app = create_app(settings)
-    most = settings.max_body_mb * _MB + 1  # waitress refuses what reaches its limit, the cap what goes past it
+    most = (settings.max_body_mb + _DRAINED_MB) * _MB
     try:
         server = create_server(
             app, host=settings.host, port=settings.port, threads=_THREADS, max_request_body_size=most, ident="zeromask"
