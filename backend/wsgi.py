@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.server import create_server
+from waitress.server import MultiSocketServer, create_server
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from backend.metrics import RequestCounter
@@ -165,7 +165,8 @@ def _listen(settings: Settings) -> Any:
     except OSError as error:
         problem = f"cannot listen on port {settings.port} ({error.strerror or error})"
         raise EnvironmentBroken(f"address {settings.host}", problem, "Set ZEROMASK_HOST and ZEROMASK_PORT.") from error
-    for each in getattr(server, "map", {}).values() if hasattr(server, "effective_listen") else [server]:
+    # A name such as "localhost" may stand for several addresses: then there is a server for each, in `map`.
+    for each in server.map.values() if isinstance(server, MultiSocketServer) else [server]:
         each.channel_class = _JsonChannel
     return server
 

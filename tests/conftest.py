@@ -56,6 +56,12 @@ def pending(redis: Redis) -> PendingTasks:
 
 
 @pytest.fixture
+def hasty(redis: Redis) -> PendingTasks:
+    """Pending tasks whose leases run out after 50 ms."""
+    return PendingTasks(redis, drain_tasks=4, lease_s=0.05)
+
+
+@pytest.fixture
 def settings(redis_url: str) -> Settings:
     """Settings of a backend that asks the session's Redis for the builtin model and waits for at most 0.3 s."""
     return Settings(redis_url=redis_url, model="builtin", predict_wait_s=0.3, drain_tasks=4, max_body_mb=1)

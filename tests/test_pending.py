@@ -12,9 +12,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from plugin_config import pending as module
-from plugin_config import slots
 from plugin_config.errors import QueueUnavailable
-from plugin_config.jobs import DrainProject, TaskRef, predict_queue
+from plugin_config.jobs import TaskRef, predict_queue
 from plugin_config.pending import MAX_ATTEMPTS, Counts, PendingTasks
 
 PROJECT = 7
@@ -22,21 +21,6 @@ PROJECT = 7
 
 def refs(*tasks: int, version: str = "v1") -> list[TaskRef]:
     return [TaskRef(version, task) for task in tasks]
-
-
-def drains(redis: Redis) -> list[DrainProject]:
-    return [DrainProject.from_json(job.args[0]) for job in predict_queue(redis).jobs if "drain" in str(job.func_name)]
-
-
-def lose_jobs(redis: Redis) -> None:
-    """What is left after a worker took the jobs and did nothing else."""
-    redis.delete(predict_queue(redis).key)
-
-
-@pytest.fixture
-def hasty(redis: Redis) -> PendingTasks:
-    """Pending tasks whose leases run out after 50 ms."""
-    return PendingTasks(redis, drain_tasks=4, lease_s=0.05)
 
 
 def test_what_is_asked_for_is_pending_once(pending: PendingTasks) -> None:
@@ -200,100 +184,6 @@ def test_success_forgets_earlier_deaths(hasty: PendingTasks, redis: Redis) -> No
     (ref,) = hasty.take(PROJECT, "w")
     hasty.done(PROJECT, "w", ref)
     assert redis.hlen(f"zeromask:{PROJECT}:attempts") == 0
-
-
-@pytest.mark.parametrize(
-    ("tasks", "jobs"),
-    [
-        pytest.param(0, 0, id="nothing due"),
-        pytest.param(1, 1, id="one"),
-        pytest.param(4, 1, id="as many as one drain takes"),
-        pytest.param(5, 2, id="one more"),
-        pytest.param(1000, slots.SLOTS, id="bounded"),
-    ],
-)
-def test_as_many_drains_are_queued_as_needed_and_no_more(
-    redis: Redis, pending: PendingTasks, tasks: int, jobs: int
-) -> None:
-    pending.add(PROJECT, refs(*range(1, tasks + 1)))
-    assert pending.ensure_drains(PROJECT) == jobs
-    assert pending.ensure_drains(PROJECT) == 0
-    assert [job.slot for job in drains(redis)] == list(range(jobs))
-
-
-def test_tasks_not_due_yet_need_no_drain(pending: PendingTasks) -> None:
-    pending.add(PROJECT, refs(1))
-    (ref,) = pending.take(PROJECT, "w")
-    pending.give_back(PROJECT, "w", ref, delay_s=60)
-    assert pending.ensure_drains(PROJECT) == 0
-
-
-def test_jobs_do_not_pile_up_while_the_queue_is_long(
-    redis: Redis, pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slots, "RUNNING_S", 1)
-    monkeypatch.setattr(slots, "_CLAIMED_S", 1)
-    pending.add(PROJECT, refs(*range(1, 9)))
-    pending.ensure_drains(PROJECT)
-    time.sleep(1.1)  # no worker came; the sweep of some other project's worker looks again
-    pending.sweep()
-    assert len(drains(redis)) == 2
-
-
-def test_a_drain_that_outlives_its_hold_adds_no_job_for_good(
-    redis: Redis, pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slots, "RUNNING_S", 1)
-    pending.add(PROJECT, refs(1, 2))
-    pending.ensure_drains(PROJECT)
-    lose_jobs(redis)
-    pending.hold_slot(PROJECT, 0)
-    time.sleep(1.1)
-    pending.sweep()  # a second drain while the first one still runs
-    assert len(drains(redis)) == 1
-    pending.next_drain(PROJECT, 0)  # the first one ends
-    assert len(drains(redis)) == 1
-
-
-def test_the_end_of_a_drain_queues_the_next_one_while_tasks_are_due(redis: Redis, pending: PendingTasks) -> None:
-    pending.add(PROJECT, refs(*range(1, 6)))
-    pending.ensure_drains(PROJECT)
-    lose_jobs(redis)
-    pending.hold_slot(PROJECT, 0)
-    pending.hold_slot(PROJECT, 1)
-    for ref in pending.take(PROJECT, "w"):
-        pending.done(PROJECT, "w", ref)
-    pending.next_drain(PROJECT, 0)
-    assert [job.slot for job in drains(redis)] == [0]
-    lose_jobs(redis)
-    pending.take(PROJECT, "w")
-    pending.next_drain(PROJECT, 0)
-    assert drains(redis) == []
-
-
-def test_a_slot_whose_job_vanished_heals(redis: Redis, pending: PendingTasks) -> None:
-    pending.add(PROJECT, refs(1))
-    assert pending.ensure_drains(PROJECT) == 1
-    lose_jobs(redis)
-    assert pending.ensure_drains(PROJECT) == 1
-
-
-def test_a_dead_worker_does_not_keep_its_slot(redis: Redis, hasty: PendingTasks) -> None:
-    hasty.add(PROJECT, refs(1))
-    hasty.ensure_drains(PROJECT)
-    lose_jobs(redis)
-    hasty.hold_slot(PROJECT, 0)
-    hasty.take(PROJECT, "dead")
-    time.sleep(0.08)
-    assert hasty.sweep() == refs(1)
-    assert len(drains(redis)) == 1
-
-
-def test_projects_have_slots_of_their_own(redis: Redis, pending: PendingTasks) -> None:
-    for project in (1, 2):
-        pending.add(project, refs(1))
-        assert pending.ensure_drains(project) == 1
-    assert [job.project for job in drains(redis)] == [1, 2]
 
 
 def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks) -> None:
