@@ -158,6 +158,12 @@ class LabelStudio:
         """Make `version` the one annotators are shown and the one that orders their queue."""
         self.request("PATCH", f"/api/projects/{project}/", json={"model_version": version})
 
+    def model_titles(self, project: int) -> frozenset[str]:
+        """Titles of the models connected to a project. Label Studio puts the first one where a version could stand
+        (`Project.model_version`), meaning "whatever that model says now".
+        """
+        return frozenset(row["title"] for row in self.request("GET", "/api/ml/", params={"project": project}))
+
     def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
         """Read the tasks among `ids` that (still) exist in the project, in one request."""
         if not ids:

@@ -230,7 +230,8 @@ def _show(resident: Resident, order: Order) -> None:
     project, shown = order.project.id, order.project.model_version
     if shown == order.version or resident.ledger.shown(project) == order.version:
         return
-    if not shown or shown in resident.ledger.known_versions(project):
+    ours = resident.ledger.known_versions(project) | resident.label_studio.model_titles(project) | {""}
+    if shown in ours:
         resident.label_studio.show_version(project, order.version)
     resident.ledger.show(project, order.version)
 

@@ -1,0 +1,306 @@
+"""The main job against a real Label Studio, a real Redis, a real backend process and a real worker process.
+
+One Label Studio serves the whole module; each test has its own project.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image, ImageDraw
+from redis import Redis
+from rq.serializers import JSONSerializer
+
+from plugin_config.demo_stage import label_studio_command
+from plugin_config.errors import LabelStudioError
+from plugin_config.jobs import predict_queue
+from plugin_config.label_studio import LabelStudio, Task
+from plugin_config.ledger import ProjectLedger
+from plugin_config.pending import PendingTasks
+from plugin_config.processes import Supervisor, free_port
+from plugin_config.settings import Settings
+from plugin_config.up import Halves, start_halves
+from plugin_config.vocabulary import parse_vocabulary, version_name
+from worker.regions import decode_region
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+SIZE = (192, 144)
+
+CONFIG = """<View><Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image"><Label value="red shape" alias="red/thing"/>{more}</BrushLabels>
+  <PolygonLabels name="polygon" toName="image"><Label value="blue shape"/></PolygonLabels>
+  <RectangleLabels name="box" toName="image"><Label value="green shape"/></RectangleLabels></View>"""
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything the tests talk to."""
+
+    label_studio: LabelStudio
+    halves: Halves
+    supervisor: Supervisor
+    pending: PendingTasks
+    redis: Redis
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    state = tmp_path_factory.mktemp("house")
+    url = f"http://localhost:{free_port()}"
+    settings = Settings(
+        model="builtin", state_dir=str(state), port=free_port(), label_studio_url=url, label_studio_api_key=TOKEN,
+        lease_s=4.0, drain_tasks=4, reconcile_s=3600.0, threads=1,
+    )  # fmt: skip
+    (state / "label-studio").mkdir()
+    with Supervisor(state) as supervisor:
+        command = label_studio_command(url, TOKEN, state / "label-studio")
+        supervisor.launch(command)
+        halves = start_halves(supervisor, settings)
+        supervisor.wait_ready(command)
+        with LabelStudio(url, TOKEN) as label_studio, Redis.from_url(halves.redis_url) as redis:
+            pending = PendingTasks(redis, drain_tasks=4, lease_s=4.0)
+            yield House(label_studio, halves, supervisor, pending, redis)
+
+
+def picture(top: int) -> bytes:
+    """A grey picture with a red, a blue and a green square side by side, `top` pixels from the top."""
+    image = Image.new("RGB", SIZE, (128, 128, 120))
+    draw = ImageDraw.Draw(image)
+    for left, colour in ((8, (215, 40, 40)), (70, (40, 80, 220)), (132, (40, 160, 60))):
+        draw.rectangle((left, top, left + 46, top + 46), fill=colour)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_project(house: House, *, count: int = 3, config: str = CONFIG.format(more=""), name: str = "test") -> int:
+    """A project of `count` pictures, connected to the backend."""
+    body: dict[str, Any] = {"title": f"house {name}", "label_config": config, "show_collab_predictions": True}
+    project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
+    upload(house, project, [picture(top=20 + 2 * i) for i in range(count)])
+    body = {"project": project, "url": house.halves.backend_url, "title": "Zeromask"}
+    house.label_studio.request("POST", "/api/ml/", json=body)
+    return project
+
+
+def upload(house: House, project: int, contents: list[bytes]) -> None:
+    files = [(f"{i}.png", (f"{i}.png", content, "image/png")) for i, content in enumerate(contents)]
+    house.label_studio.request("POST", f"/api/projects/{project}/import", files=files)
+
+
+def retrieve(house: House, project: int) -> None:
+    """Label Studio itself asks for predictions of all tasks."""
+    params = {"id": "retrieve_tasks_predictions", "project": project}
+    body = {"selectedItems": {"all": True, "excluded": []}}
+    house.label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
+
+
+def current_version(house: House, project: int) -> str:
+    return version_name("builtin", parse_vocabulary(house.label_studio.project(project).label_config))
+
+
+def tasks(house: House, project: int) -> list[Task]:
+    return list(house.label_studio.all_tasks(project))
+
+
+def wait_until(condition: Callable[[], bool], *, within_s: float = 60.0, told: str = "condition") -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{told} did not come true within {within_s:.0f} s")
+        time.sleep(0.1)
+
+
+def wait_predicted(house: House, project: int, *, within_s: float = 60.0) -> str:
+    version = current_version(house, project)
+    wait_until(lambda: all(version in task.versions for task in tasks(house, project)), within_s=within_s,
+               told=f"predictions of project {project} at {version}")  # fmt: skip
+    return version
+
+
+def stored(house: House, project: int) -> dict[int, list[str]]:
+    """Versions of the predictions of each task, doubles shown."""
+    return {t.id: [p.version for p in house.label_studio.predictions(t.id)] for t in tasks(house, project)}
+
+
+def test_label_studio_asks_and_every_task_gets_one_prediction(house: House) -> None:
+    project = make_project(house)
+    retrieve(house, project)
+    version = wait_predicted(house, project)
+    assert set(map(tuple, stored(house, project).values())) == {(version,)}
+    assert house.label_studio.project(project).model_version == version
+
+
+def test_regions_carry_alias_type_score_and_lie_on_the_object(house: House) -> None:
+    project = make_project(house, count=1)
+    retrieve(house, project)
+    wait_predicted(house, project)
+    (task,) = tasks(house, project)
+    (prediction,) = house.label_studio.predictions(task.id)
+    by_type: dict[str, Any] = {region["type"]: region for region in prediction.result}
+    assert by_type["brushlabels"]["value"]["brushlabels"] == ["red/thing"], "the key of a label is its alias"
+    assert by_type["polygonlabels"]["value"]["polygonlabels"] == ["blue shape"]
+    assert by_type["rectanglelabels"]["value"]["rectanglelabels"] == ["green shape"]
+    for kind, left in (("brushlabels", 8), ("polygonlabels", 70), ("rectanglelabels", 132)):
+        region = by_type[kind]
+        assert 0 <= region["score"] <= 1
+        mask = decode_region(region, *SIZE)
+        inside = mask[20:67, left : left + 47].sum() / mask.sum()
+        assert inside > 0.7, f"{kind} lies {inside:.0%} on its object"
+
+
+def test_asking_again_stores_nothing_twice(house: House) -> None:
+    project = make_project(house)
+    retrieve(house, project)
+    version = wait_predicted(house, project)
+    retrieve(house, project)
+    body = {"tasks": [{"id": task.id} for task in tasks(house, project)], "project": f"{project}.1",
+            "label_config": house.label_studio.project(project).label_config}  # fmt: skip
+    for _ in range(3):  # what a retrying proxy would do
+        answer = httpx.post(f"{house.halves.backend_url}/predict", json=body).json()
+        assert answer["results"] == [[], [], []]
+    wait_until(lambda: house.pending.counts(project).pending + house.pending.counts(project).leased == 0)
+    assert set(map(tuple, stored(house, project).values())) == {(version,)}
+
+
+def test_an_empty_answer_stores_nothing(house: House) -> None:
+    project = make_project(house)
+    worker = house.supervisor.pid("worker")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        retrieve(house, project)
+        assert stored(house, project) == {task.id: [] for task in tasks(house, project)}
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    wait_predicted(house, project)
+
+
+def test_opening_a_task_shows_its_masks_at_once(house: House) -> None:
+    project = make_project(house, count=1)
+    (task,) = tasks(house, project)
+    opened = house.label_studio.request("GET", f"/api/tasks/{task.id}/", params={"project": project})
+    assert [row["model_version"] for row in opened["predictions"]] == [current_version(house, project)]
+
+
+def test_a_new_label_predicts_again_and_replaces_what_nobody_annotated(house: House) -> None:
+    project = make_project(house)
+    retrieve(house, project)
+    old = wait_predicted(house, project)
+    annotated = tasks(house, project)[0]
+    (prediction,) = house.label_studio.predictions(annotated.id)
+    annotation = {"result": list(prediction.result), "parent_prediction": prediction.id}
+    house.label_studio.request("POST", f"/api/tasks/{annotated.id}/annotations/", json=annotation)
+    more = CONFIG.format(more='<Label value="yellow shape"/>')
+    house.label_studio.request("PATCH", f"/api/projects/{project}/", json={"label_config": more})
+    new = current_version(house, project)
+    assert new != old
+    rest = [task.id for task in tasks(house, project) if task.id != annotated.id]
+    wait_until(lambda: all(stored(house, project)[task] == [new] for task in rest), told="new version everywhere")
+    assert stored(house, project)[annotated.id] == [old], "what an annotation was made from stays"
+    webhook = house.pending.last_webhook(project)
+    assert webhook is not None
+    assert webhook.startswith("PROJECT_UPDATED"), "told by Label Studio's own webhook"
+    assert house.label_studio.project(project).model_version == new
+
+
+def test_two_projects_with_different_vocabularies_at_once(house: House) -> None:
+    one = make_project(house, name="one")
+    two = make_project(house, name="two", config=CONFIG.format(more="").replace("red shape", "striped shape"))
+    retrieve(house, one)
+    retrieve(house, two)
+    versions = wait_predicted(house, one), wait_predicted(house, two)
+    assert versions[0] != versions[1]
+    for project, version in zip((one, two), versions, strict=True):
+        assert set(map(tuple, stored(house, project).values())) == {(version,)}
+
+
+def test_a_poison_image_fails_alone_with_its_reason(house: House) -> None:
+    project = make_project(house)
+    upload(house, project, [b"\x89PNG not really"])
+    house.label_studio.request("POST", f"/api/projects/{project}/import", json=[
+        {"image": "http://169.254.169.254/secret"}, {"image": "http://127.0.0.1:1/x.png"}])  # fmt: skip
+    retrieve(house, project)
+    version = current_version(house, project)
+    wait_until(lambda: len(house.pending.failures(project)) == 3, told="three failures")
+    wait_until(lambda: sum(version in t.versions for t in tasks(house, project)) == 3, told="three predictions")
+    reasons = sorted(house.pending.failures(project).values())
+    assert "is not a readable image" in reasons[0] + reasons[1] + reasons[2]
+    assert sum("private address" in reason for reason in reasons) == 2
+
+
+def test_killed_worker_loses_and_doubles_nothing(house: House) -> None:
+    project = make_project(house, count=24, name="killed")
+    version = current_version(house, project)
+    retrieve(house, project)
+    wait_until(lambda: any(version in t.versions for t in tasks(house, project)), told="first prediction")
+    killed = house.supervisor.pid("worker")
+    os.kill(killed, signal.SIGKILL)
+    before = sum(version in t.versions for t in tasks(house, project))
+    assert before < 24, "the worker was killed in the middle"
+    wait_until(lambda: sum(version in t.versions for t in tasks(house, project)) > before, within_s=30,
+               told="work going on after the kill")  # fmt: skip
+    assert house.supervisor.pid("worker") != killed
+    wait_predicted(house, project)
+    assert set(map(tuple, stored(house, project).values())) == {(version,)}
+
+
+def test_a_project_without_usable_labels_fails_with_the_remedy(house: House) -> None:
+    project = make_project(house, count=1)
+    retrieve(house, project)
+    wait_predicted(house, project)
+    choices = '<Choices name="c" toName="image"><Choice value="x"/></Choices>'
+    config = f'<View><Image name="image" value="$image"/>{choices}</View>'
+    house.label_studio.request("PATCH", f"/api/projects/{project}/", json={"label_config": config})
+    upload(house, project, [picture(top=3)])
+    retrieve(house, project)
+    (row,) = house.label_studio.request("GET", "/api/ml/", params={"project": project})
+    assert "no BrushLabels" in row["error_message"]
+    assert [len(versions) for versions in stored(house, project).values()] == [1, 0], "the old prediction stays"
+
+
+def test_personal_access_token_works(house: House) -> None:
+    owner = house.label_studio
+    owner.request("POST", "/api/jwt/settings", json={"api_tokens_enabled": True, "legacy_api_tokens_enabled": True})
+    made = owner.request("POST", "/api/token/")
+    with LabelStudio(owner.url, made["token"]) as client:
+        project = make_project(house, count=1)
+        assert client.project(project).title == "house test"
+        assert len(list(client.all_tasks(project))) == 1
+
+
+def test_a_refused_token_names_the_remedy(house: House) -> None:
+    with LabelStudio(house.label_studio.url, "f" * 40) as stranger:
+        with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY") as raised:
+            stranger.project(1)
+        assert raised.value.status == 401
+
+
+def test_jobs_that_are_not_ours_are_refused_unread(house: House, tmp_path: Path) -> None:
+    target = tmp_path / "owned"
+    queue = predict_queue(house.redis)
+    assert queue.serializer is JSONSerializer
+    job = queue.enqueue("os.system", f"touch {target}")
+    wait_until(lambda: job.get_status(refresh=True) == "failed", told="refusal")
+    assert not target.exists()
+    project = make_project(house, count=1)  # and the worker lives
+    retrieve(house, project)
+    wait_predicted(house, project)
+
+
+def test_versions_are_remembered_so_that_only_ours_are_replaced(house: House) -> None:
+    project = make_project(house, count=1)
+    (task,) = tasks(house, project)
+    house.label_studio.create_prediction(task.id, [], score=0.5, version="somebody-elses")
+    retrieve(house, project)
+    wait_predicted(house, project)
+    assert "somebody-elses" in stored(house, project)[task.id]
+    assert ProjectLedger(house.redis).known_versions(project) == {current_version(house, project)}
