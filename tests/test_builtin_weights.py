@@ -1,0 +1,83 @@
+"""The shipped weights: small, safe to load, honest about unknown words, good on compositions they never saw."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from worker.builtin.export import CONFIG_FILE, WEIGHTS_DIR, WEIGHTS_FILE, full_state, load_shipped, shipped_speaker
+from worker.builtin.lessons import exam
+from worker.builtin.measure import patch_logits, unseen_figures
+from worker.builtin.phrases import known_tokens, tokenize
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.set_num_threads(1)
+    return load_shipped()
+
+
+def test_the_file_is_small_packed_and_loads_safely_and_fast() -> None:
+    path = WEIGHTS_DIR / WEIGHTS_FILE
+    assert path.stat().st_size < 8 * 2**20
+    with zipfile.ZipFile(path) as packed:
+        assert {entry.compress_type for entry in packed.infolist()} == {zipfile.ZIP_DEFLATED}
+    started = time.perf_counter()
+    state = torch.load(path, weights_only=True)
+    assert time.perf_counter() - started < 1
+    assert {value.dtype for value in state.values()} == {torch.float16}
+
+
+def test_open_clip_reads_the_folder_as_the_service_does(model: Any) -> None:
+    assert type(model) is open_clip.CLIP
+    assert model.logit_bias is not None
+    assert model.logit_bias < 0
+    config = json.loads((WEIGHTS_DIR / CONFIG_FILE).read_text())
+    assert config["preprocess_cfg"]["mean"] == [0.5, 0.5, 0.5]
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{WEIGHTS_DIR}")
+    texts = ["a photo of a red striped circle.", "grass"]
+    assert torch.equal(tokenizer(texts), torch.from_numpy(tokenize(texts)))
+    own = torch.nn.functional.normalize(model.encode_text(tokenizer(texts)), dim=-1)
+    assert torch.allclose(own, shipped_speaker(model)(texts), atol=1e-5)
+
+
+def test_rows_of_words_it_never_read_are_zero(model: Any) -> None:
+    table = model.token_embedding.weight.detach()
+    known = torch.zeros(len(table), dtype=torch.bool)
+    known[torch.from_numpy(known_tokens()[1:])] = True
+    assert not table[~known].any()
+    assert table[known].any(dim=1).all()
+    zebra, red = (tokenize([word])[0, 1] for word in ("zebra", "red"))
+    assert not table[zebra].any()
+    assert table[red].any()
+
+
+def test_unseen_compositions_are_told_apart(model: Any) -> None:
+    found = unseen_figures(model, shipped_speaker(model), scenes=24, seed=71)
+    assert found["colour"] > 0.95
+    assert found["texture"] > 0.8
+    assert found["colour_texture"] > 0.75  # chance 0.03; an oracle that knows one attribute gets 0.25 at most
+    assert found["rejected"] > 0.4
+
+
+def test_stuff_is_told_from_things(model: Any) -> None:
+    texts = shipped_speaker(model)(["background", "an object"])
+    scene = exam(72, 1, (96, 96), unit=96, split="unseen")[0]
+    is_thing = torch.from_numpy(scene.instances > 0).reshape(12, 8, 12, 8).float().mean(dim=(1, 3)).flatten()
+    logits = patch_logits(model, scene, texts)
+    assert (logits[is_thing == 0, 0] > 0).float().mean() > 0.95
+    assert (logits[is_thing == 1, 1] > 0).float().mean() > 0.95
+
+
+def test_a_training_table_is_spread_over_the_whole_vocabulary() -> None:
+    rows = torch.ones(len(known_tokens()), 4)
+    table = full_state({"token_embedding.weight": rows})["token_embedding.weight"]
+    assert table.shape == (49408, 4)
+    assert table[torch.from_numpy(known_tokens()[1:])].all()
+    assert table.any(dim=1).sum() == len(rows) - 1
