@@ -20,7 +20,7 @@ from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 from worker.builtin.lessons import MEAN, STD
-from worker.builtin.measure import Speak, unseen_figures
+from worker.builtin.measure import Speak, best_bias_shift, figures
 from worker.builtin.objective import Clip, encode_texts
 from worker.builtin.phrases import known_tokens, tokenize
 from worker.builtin.train import MODEL_CFG
@@ -55,8 +55,10 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
     aside.replace(path)
 
 
-def export(checkpoint: Path, output_dir: Path) -> Path:
-    """Write config and weights of a checkpoint's running average; returns the weights file.
+def export(checkpoint: Path, output_dir: Path, *, bias_shift: float = 0.0) -> Path:
+    """Write config and weights of a checkpoint's running average, its threshold moved by `bias_shift` logits.
+
+    Returns the weights file.
 
     Raises:
         ModelUnavailable: the checkpoint does not exist.
@@ -68,6 +70,7 @@ def export(checkpoint: Path, output_dir: Path) -> Path:
     preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     config = {"model_cfg": MODEL_CFG, "preprocess_cfg": preprocess}
     (output_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    saved["average"]["logit_bias"] += bias_shift
     write_weights(full_state(saved["average"]), output_dir / WEIGHTS_FILE)
     return output_dir / WEIGHTS_FILE
 
@@ -97,8 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     path = export(options.checkpoint, options.output_dir)
     model = load_shipped(options.output_dir)
-    found = unseen_figures(model, shipped_speaker(model))
-    sys.stdout.write(json.dumps({"bytes": path.stat().st_size, **found}) + "\n")
+    shift = best_bias_shift(model, shipped_speaker(model))
+    path = export(options.checkpoint, options.output_dir, bias_shift=shift)
+    model = load_shipped(options.output_dir)
+    found = figures(model, shipped_speaker(model))
+    sys.stdout.write(json.dumps({"bytes": path.stat().st_size, "bias_shift": shift, **found}) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from plugin_config.errors import ModelUnavailable
 from worker.builtin.lessons import Lesson, lesson
-from worker.builtin.measure import Speak, foreground_miou, unseen_figures
+from worker.builtin.measure import Speak, figures
 from worker.builtin.objective import Clip, encode_texts, lesson_loss
 from worker.builtin.phrases import CONTEXT_LENGTH, compact, known_tokens, tokenize
 
@@ -148,19 +148,6 @@ def speaker(model: Clip) -> Speak:
     return speak
 
 
-@torch.no_grad()
-def figures(model: Clip) -> dict[str, float]:
-    """Everything measured on unseen compositions, at 96 px and at twice that."""
-    model.eval()
-    speak = speaker(model)
-    found = unseen_figures(model, speak)
-    found["miou_96"] = foreground_miou(model, speak, size=96, unit=96)
-    found["miou_192"] = foreground_miou(model, speak, size=192, unit=107)
-    found["miou_192_whole"] = foreground_miou(model, speak, size=192, unit=107, whole=True)
-    found["miou_288"] = foreground_miou(model, speak, size=288, unit=160, scenes=8)
-    return found
-
-
 def train(settings: Settings, state: State) -> None:
     """Run until the schedule ends or the clock does; checkpoint and measure on the way."""
     path = settings.output_dir / "checkpoint.pt"
@@ -173,7 +160,9 @@ def train(settings: Settings, state: State) -> None:
             parts = train_step(settings, state, batch)
             if state.step % settings.report_every == 0:
                 line = {"step": state.step, "minutes": round((time.monotonic() - started) / 60, 1)}
-                line |= {part: round(value, 4) for part, value in parts.items()} | figures(state.average)
+                line |= {part: round(value, 4) for part, value in parts.items()} | figures(
+                    state.average, speaker(state.average)
+                )
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             if time.monotonic() - last_saved > 60:
