@@ -13,7 +13,7 @@ import torch
 
 from worker.builtin.export import CONFIG_FILE, WEIGHTS_DIR, WEIGHTS_FILE, full_state, load_shipped, shipped_speaker
 from worker.builtin.lessons import exam
-from worker.builtin.measure import patch_logits, unseen_figures
+from worker.builtin.measure import foreground_miou, patch_logits, unseen_figures
 from worker.builtin.phrases import known_tokens, tokenize
 
 
@@ -63,7 +63,11 @@ def test_unseen_compositions_are_told_apart(model: Any) -> None:
     assert found["colour"] > 0.95
     assert found["texture"] > 0.8
     assert found["colour_texture"] > 0.75  # chance 0.03; an oracle that knows one attribute gets 0.25 at most
-    assert found["rejected"] > 0.4
+    assert found["accepted"] > 0.8
+
+
+def test_masks_of_unseen_compositions_leave_other_things_out(model: Any) -> None:
+    assert foreground_miou(model, shipped_speaker(model), size=192, unit=107, scenes=8, seed=73) > 0.6
 
 
 def test_stuff_is_told_from_things(model: Any) -> None:
