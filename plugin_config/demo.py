@@ -76,7 +76,7 @@ def main() -> int:
         with stop_on_signals(), Supervisor(stage.state) as supervisor:
             play(stage, supervisor, report)
             if not stage.check:
-                stage.console.print(_invitation(stage), markup=False)
+                stage.console.print(_invitation(stage), markup=False, highlight=False, soft_wrap=True)
                 threading.Event().wait()
     except ZeromaskError as error:
         sys.stderr.write(f"\nzeromask demo: {error}\n")

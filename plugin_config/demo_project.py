@@ -83,7 +83,7 @@ class DemoProject:
         rows = self._label_studio.request("GET", "/api/ml/", params={"project": self.id})
         for row in rows:
             if row["url"] != backend_url:
-                self._label_studio.request("DELETE", f"/api/ml/{row['id']}/")
+                self._label_studio.request("DELETE", f"/api/ml/{row['id']}")
         for hook in self._webhooks():
             if hook["url"] != f"{backend_url}/webhook":
                 self._label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")

@@ -195,19 +195,22 @@ def port_is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """SIGTERM becomes Ctrl-C, so that one way out cleans up. Yields an event that a second thread may wait for."""
-    event = threading.Event()
+def stop_on_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal all raise KeyboardInterrupt, so that one way out cleans up.
+
+    SIGINT too, because a shell starts background jobs with it ignored.
+    """
 
     def leave(*_: object) -> None:
-        event.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, leave)
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, leave) for number in caught}
     try:
-        yield event
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _lock_folder(state: Path) -> IO[str]:
