@@ -24,6 +24,7 @@ from plugin_config.up import Halves, start_halves
 
 USER, PASSWORD = "demo@example.com", "zeromask-demo"
 _PORT = 8080
+_SHORT_SIDE = 288  # three times the builtin model's native size: 1 to 3 points of mIoU more than twice
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def prepare(environ: Mapping[str, str]) -> Stage:
     token = _kept_secret(state / "token")
     mine = replace(
         settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
-        label_studio_url=url, label_studio_api_key=token, short_side=0,
+        label_studio_url=url, label_studio_api_key=token, short_side=_SHORT_SIDE,
     )  # fmt: skip
     return Stage(mine, url, token, check, Console(stderr=True))
 

@@ -20,6 +20,7 @@ from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
 
 _ACCESS_TOKEN_S = 240  # Label Studio's access tokens live 300 s
 _PAGE = 500
+_AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be about the one file
 _TOKEN_REMEDY = (
     "Create a personal access token under Account & Settings in Label Studio and set LABEL_STUDIO_API_KEY to it."
 )
@@ -61,9 +62,8 @@ class TokenAuth(httpx.Auth):
     that only buy short-lived access tokens.
     """
 
-    requires_response_body = True
-
     def __init__(self, url: str, api_key: str) -> None:
+        self._url = url
         self._refresh_url = f"{url}/api/token/refresh/"
         self._api_key = api_key
         self._personal = api_key.count(".") == 2
@@ -89,12 +89,19 @@ class TokenAuth(httpx.Auth):
         return httpx.Request("POST", self._refresh_url, json={"refresh": self._api_key})
 
     def _keep(self, response: httpx.Response) -> None:
+        # Read here and not by `requires_response_body`, which would read images whole before their size is checked.
+        response.read()
+        if _is_down(response):
+            raise _unreachable(self._url, f"answered HTTP {response.status_code}", response.status_code)
         if response.status_code != 200:
             raise LabelStudioError(
                 "Label Studio token", f"was refused (HTTP {response.status_code})", _TOKEN_REMEDY,
                 status=response.status_code,
             )  # fmt: skip
-        self._access = response.json()["access"]
+        try:
+            self._access = str(response.json()["access"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise _not_json("Label Studio token", response) from error
         self._expires = time.monotonic() + _ACCESS_TOKEN_S
 
 
@@ -112,10 +119,12 @@ class LabelStudio:
 
     def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
         self.url = url.rstrip("/")
-        if urlsplit(self.url).scheme not in ("http", "https"):
+        if not _is_address(self.url):
             raise LabelStudioError(
                 f"Label Studio at {url!r}", "is not an address", "Set LABEL_STUDIO_URL with its scheme, http://host:port."
             )
+        if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+            raise LabelStudioError("Label Studio token", "holds characters that no token has", _TOKEN_REMEDY)
         self._client = httpx.Client(base_url=self.url, auth=TokenAuth(self.url, api_key), timeout=timeout_s)
 
     def __enter__(self) -> LabelStudio:
@@ -133,9 +142,13 @@ class LabelStudio:
         try:
             response = self._client.request(method, path, **options)
         except httpx.TransportError as error:
-            raise self._unreachable(f"{type(error).__name__}: {error}") from error
-        if response.status_code == 429 or response.status_code >= 500:
-            raise self._unreachable(f"answered HTTP {response.status_code}", response.status_code)
+            raise _unreachable(self.url, f"{type(error).__name__}: {error}") from error
+        if _is_down(response):
+            raise _unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+        if response.status_code in range(300, 400):
+            remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
+            problem = f"is redirected to {response.headers.get('location', 'nowhere')[:200]}"
+            raise LabelStudioError(f"{method} {path}", problem, remedy, status=response.status_code)
         if response.status_code >= 400:
             raise _refused(method, path, response)
         if not response.content:
@@ -143,11 +156,7 @@ class LabelStudio:
         try:
             return response.json()
         except ValueError as error:
-            raise LabelStudioError(
-                f"{method} {path}", "answered something that is not JSON",
-                "Check that LABEL_STUDIO_URL is Label Studio itself and not a login page or a proxy.",
-                status=response.status_code,
-            ) from error  # fmt: skip
+            raise _not_json(f"{method} {path}", response) from error
 
     def project(self, project: int) -> Project:
         """Read one project."""
@@ -199,20 +208,27 @@ class LabelStudio:
         self.request("DELETE", f"/api/predictions/{prediction}/")
 
     def is_own(self, url: str) -> bool:
-        """Whether an address is served by this Label Studio (relative, or on its host and port)."""
-        parts = urlsplit(url)
-        return (not parts.scheme and url.startswith("/")) or url.startswith(f"{self.url}/")
+        """Whether an address is served by this Label Studio (relative, or below its own address)."""
+        if url.startswith("/"):
+            return not url.startswith(("//", "/\\"))  # those name another host
+        return url.startswith(f"{self.url}/")
 
     def presigned_path(self, uri: str, *, task: int) -> str:
         """The path under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
         return f"/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
 
     def stream(self, path: str) -> httpx.Response:
-        """Open a file Label Studio serves; the caller reads and closes it. Redirects are not followed."""
+        """Open a file Label Studio serves; the caller reads and closes it. Redirects are not followed. An HTTP 500 is
+        left to the caller: it may be about this one file.
+        """
         try:
-            return self._client.send(self._client.build_request("GET", path), stream=True)
+            response = self._client.send(self._client.build_request("GET", path), stream=True)
         except httpx.TransportError as error:
-            raise self._unreachable(f"{type(error).__name__}: {error}") from error
+            raise _unreachable(self.url, f"{type(error).__name__}: {error}") from error
+        if response.status_code in _AWAY:
+            response.close()
+            raise _unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+        return response
 
     def _task_page(self, project: int, *, page: int, page_size: int, include: str, **query: str) -> Any:
         # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.
@@ -220,9 +236,27 @@ class LabelStudio:
         params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
         return self.request("GET", "/api/tasks/", params=params)
 
-    def _unreachable(self, problem: str, status: int = 0) -> LabelStudioUnreachable:
-        remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
-        return LabelStudioUnreachable(f"Label Studio at {self.url}", problem, remedy, status=status)
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.host)
+
+
+def _is_down(response: httpx.Response) -> bool:
+    return response.status_code == 429 or response.status_code >= 500
+
+
+def _unreachable(url: str, problem: str, status: int = 0) -> LabelStudioUnreachable:
+    remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
+    return LabelStudioUnreachable(f"Label Studio at {url}", problem, remedy, status=status)
+
+
+def _not_json(subject: str, response: httpx.Response) -> LabelStudioError:
+    remedy = "Check that LABEL_STUDIO_URL is Label Studio itself and not a login page or a proxy."
+    return LabelStudioError(subject, "answered something that is not JSON", remedy, status=response.status_code)
 
 
 def _refused(method: str, path: str, response: httpx.Response) -> LabelStudioError:

@@ -273,11 +273,14 @@ class PendingTasks:
     def move_to_version(self, project: int, version: str) -> int:
         """Ask at `version` for whatever is pending at another; returns how many tasks moved."""
         pending = self._key(project, "pending")
-        refs = [TaskRef.decode(_text(member)) for member, _ in self._redis.zscan_iter(pending, count=1000)]
-        stale = [ref for ref in refs if ref.version != version]
-        if stale:
-            self.add(project, [TaskRef(version, ref.task) for ref in stale])
-            self._redis.zrem(pending, *(ref.encode() for ref in stale))
+        rows = [(TaskRef.decode(_text(member)), due) for member, due in self._redis.zscan_iter(pending, count=1000)]
+        stale = [(ref, due) for ref, due in rows if ref.version != version]
+        for start in range(0, len(stale), _BULK):
+            part = stale[start : start + _BULK]
+            self.add(project, [TaskRef(version, ref.task) for ref, _ in part])
+            # They keep their place: an annotator may be waiting for them.
+            self._redis.zadd(pending, {TaskRef(version, ref.task).encode(): due for ref, due in part}, xx=True, lt=True)
+            self._redis.zrem(pending, *(ref.encode() for ref, _ in part))
         return len(stale)
 
     @redis_errors
