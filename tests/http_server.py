@@ -1,0 +1,111 @@
+"""A real HTTP server in a thread, for tests of clients: it answers what the test says and keeps what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as the server saw it; `path` with its query."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to send back. `pieces` are written one by one, `pause_s` apart, in place of `body`."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    pieces: int = 0
+    pause_s: float = 0.0
+    raw: bytes = b""
+
+
+@dataclass
+class Server:
+    """A running server: where it is, what it was asked, and the function that answers (a test may replace it)."""
+
+    url: str
+    answer: Callable[[Asked], Answer]
+    asked: list[Asked] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def paths(self) -> list[str]:
+        return [f"{asked.method} {asked.path}" for asked in self.asked]
+
+
+def as_json(value: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+
+@contextmanager
+def serving(answer: Callable[[Asked], Answer], *, host: str = "127.0.0.1") -> Iterator[Server]:
+    """Serve on a free loopback port as long as the `with` block lasts."""
+    server = Server("", answer)
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
+    listener.daemon_threads = True
+    server.url = f"http://{host}:{listener.server_port}"
+    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.closing.set()
+        listener.shutdown()
+        listener.server_close()
+        thread.join()
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            asked = Asked(self.command, self.path, dict(self.headers.items()), body)
+            server.asked.append(asked)
+            try:
+                self._send(server.answer(asked))
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        do_POST = do_PATCH = do_DELETE = do_GET
+
+        def _send(self, answer: Answer) -> None:
+            if answer.raw:  # bytes outside HTTP's shape, dripped
+                self._drip(answer.raw, answer)
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if not {"Content-Length", "Transfer-Encoding"} & set(answer.headers):
+                self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            if answer.pieces:
+                self._drip(answer.body, answer)
+            else:
+                self.wfile.write(answer.body)
+
+        def _drip(self, content: bytes, answer: Answer) -> None:
+            step = max(1, len(content) // max(1, answer.pieces or len(content)))
+            for start in range(0, len(content), step):
+                self.wfile.write(content[start : start + step])
+                self.wfile.flush()
+                if answer.pause_s and server.closing.wait(answer.pause_s):
+                    return
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing on the terminal."""
+
+    return Handler

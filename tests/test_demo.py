@@ -1,0 +1,111 @@
+"""`make demo CHECK=1` on its own Label Studio, with its worker killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from plugin_config.demo import LABELS, NEW_LABEL
+from plugin_config.demo_project import Predicted, labeling_config, problems
+from plugin_config.vocabulary import parse_vocabulary
+from worker.builtin.world import UNSEEN_COLOUR_TEXTURES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def child_running(demo: subprocess.Popen[str], module: str) -> psutil.Process | None:
+    """The demo's child that runs `python -m module`."""
+    for child in psutil.Process(demo.pid).children():
+        if child.cmdline()[-2:] == ["-m", module]:
+            return child
+    return None
+
+
+def test_check_passes_although_the_worker_is_killed_on_the_way(tmp_path: Path) -> None:
+    env = {**os.environ, "CHECK": "1", "ZEROMASK_STATE_DIR": str(tmp_path)}
+    demo = subprocess.Popen([sys.executable, "-m", "plugin_config.demo"], cwd=ROOT, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    log = tmp_path / "check" / "logs" / "worker.log"
+    deadline = time.monotonic() + 300
+    while not (log.exists() and "regions, version" in log.read_text()):
+        assert demo.poll() is None, demo.communicate()[1]
+        assert time.monotonic() < deadline, "no task was predicted"
+        time.sleep(0.05)
+    worker = child_running(demo, "worker")
+    assert worker is not None
+    family = [demo.pid, *(child.pid for child in psutil.Process(demo.pid).children(recursive=True))]
+    worker.kill()
+    output, errors = demo.communicate(timeout=300)
+    report = json.loads(output.strip().splitlines()[-1])
+    assert demo.returncode == 0, (report, errors)
+    assert report["ok"] is True
+    assert (report["tasks"], report["predicted"], report["duplicated"]) == (16, 16, 0)
+    assert report["mean_iou"] >= 0.60
+    assert report["new_label"]["name"] == NEW_LABEL.value
+    assert report["new_label"]["iou"] >= 0.50
+    assert Path(report["overlay"]).stat().st_size > 10_000
+    assert log.read_text().count("ready: model") == 2, "the supervisor started another worker"
+    assert not [pid for pid in family if psutil.pid_exists(pid)], "the demo left processes behind"
+
+
+def test_new_label_was_never_trained_on_and_the_others_were() -> None:
+    def pair(value: str) -> tuple[str, str]:
+        colour, texture, _ = value.split()
+        return colour, texture
+
+    assert pair(NEW_LABEL.value) in UNSEEN_COLOUR_TEXTURES
+    assert not {pair(label.value) for label in LABELS} & UNSEEN_COLOUR_TEXTURES
+
+
+def test_config_gives_each_label_to_its_control() -> None:
+    vocabulary = parse_vocabulary(labeling_config([*LABELS, NEW_LABEL]))
+    kinds = {label.key: label.output for label in vocabulary.labels}
+    assert kinds == {label.value: label.control.removesuffix("Labels").lower() for label in (*LABELS, NEW_LABEL)}
+
+
+GOOD = {
+    "id": "a", "type": "brushlabels", "value": {"brushlabels": ["red striped shape"], "rle": [1]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        pytest.param([Predicted(1, "a", (GOOD,), 2)], "has 2 predictions", id="doubled"),
+        pytest.param([Predicted(1, "a", (), 0)], "has 0 predictions", id="missing"),
+        pytest.param([Predicted(1, "a", (GOOD, GOOD), 1)], "region id twice", id="same id"),
+        pytest.param([Predicted(1, "a", ({**GOOD, "type": "polygonlabels"},), 1)], "came as polygonlabels", id="type"),
+        pytest.param(
+            [Predicted(1, "a", ({**GOOD, "value": {"brushlabels": ["red striped shape"], "rle": []}},), 1)],
+            "empty region", id="empty",
+        ),
+    ],
+)  # fmt: skip
+def test_a_miss_is_named(rows: list[Predicted], said: str) -> None:
+    assert any(said in problem for problem in problems(rows, LABELS[:1]))
+
+
+def test_nothing_is_said_of_good_predictions() -> None:
+    assert problems([Predicted(1, "a", (GOOD,), 1)], LABELS[:1]) == []
+
+
+def test_a_taken_port_names_the_remedy(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        env = {**os.environ, "CHECK": "", "PORT": str(port), "ZEROMASK_STATE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-m", "plugin_config.demo"], cwd=ROOT, env=env, text=True,
+                              capture_output=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr
+    assert "PORT=" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,203 @@
+"""A task's picture: decoded upright whatever its format, and never larger than the limits allow."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from plugin_config.errors import ImageUnavailable
+from plugin_config.settings import Settings
+from worker.images import ImageLimits, decode_image, read_image
+
+LIMITS = ImageLimits(most_bytes=2_000_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
+SIZE = (40, 24)  # (W, H)
+
+# Top left, top right, bottom left, bottom right of the upright picture.
+CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
+
+
+def upright() -> Image.Image:
+    image = Image.new("RGB", SIZE)
+    half = (SIZE[0] // 2, SIZE[1] // 2)
+    for index, colour in enumerate(CORNERS):
+        left, top = (index % 2) * half[0], (index // 2) * half[1]
+        image.paste(colour, (left, top, left + half[0], top + half[1]))
+    return image
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded(content: bytes, limits: ImageLimits = LIMITS) -> NDArray[np.uint8]:
+    return decode_image(content, subject="image of task 7", limits=limits)
+
+
+def corners(pixels: NDArray[np.uint8]) -> list[tuple[int, ...]]:
+    height, width = pixels.shape[:2]
+    places = [(height // 4, width // 4), (height // 4, -width // 4), (-height // 4, width // 4),
+              (-height // 4, -width // 4)]  # fmt: skip
+    return [tuple(int(value) for value in pixels[place]) for place in places]
+
+
+# What a camera stores when it was held so that `orientation` undoes it.
+STORED: dict[int, Image.Transpose | None] = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_turned_upright(orientation: int, kind: str) -> None:
+    method = STORED[orientation]
+    stored = upright() if method is None else upright().transpose(method)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    pixels = decoded(encoded(stored, kind, exif=exif, **options))
+    assert pixels.shape == (SIZE[1], SIZE[0], 3)
+    assert np.abs(np.array(corners(pixels)) - np.array(CORNERS)).max() <= 8
+
+
+def test_damaged_metadata_does_not_cost_the_picture() -> None:
+    """A tag that cannot be written again (orientation 6 beside it) is no reason to refuse what browsers show."""
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x9003, 12, 5, 4000)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + b"\0\0\0\0"
+    pixels = decoded(encoded(upright().transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif))
+    assert pixels.shape == (SIZE[1], SIZE[0], 3)
+
+
+def animation(kind: str) -> bytes:
+    return encoded(upright(), kind, save_all=True, append_images=[Image.new("RGB", SIZE)], duration=50,
+                   **({"lossless": True} if kind == "WEBP" else {}))  # fmt: skip
+
+
+COLOURED: dict[str, Callable[[], bytes]] = {
+    "palette": lambda: encoded(upright().quantize(8), "PNG"),
+    "rgba": lambda: encoded(upright().convert("RGBA"), "PNG"),
+    "cmyk": lambda: encoded(upright().convert("CMYK"), "TIFF"),
+    "animated gif": lambda: animation("GIF"),
+    "animated webp": lambda: animation("WEBP"),
+    "bmp": lambda: encoded(upright(), "BMP"),
+}
+
+
+@pytest.mark.parametrize("make", COLOURED.values(), ids=COLOURED)
+def test_every_kind_of_colour_becomes_rgb(make: Callable[[], bytes]) -> None:
+    pixels = decoded(make())
+    assert pixels.shape == (SIZE[1], SIZE[0], 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(np.array(corners(pixels)) - np.array(CORNERS)).max() <= 2
+
+
+RAMP = np.linspace(0, 1, 16)
+GREY: dict[str, Callable[[], bytes]] = {
+    "8 bit": lambda: encoded(Image.fromarray(np.tile((RAMP * 255).round().astype(np.uint8), (4, 1))), "PNG"),
+    "grey with alpha": lambda: encoded(
+        Image.fromarray(np.tile((RAMP * 255).round().astype(np.uint8), (4, 1))).convert("LA"), "PNG"
+    ),
+    "16 bit png": lambda: encoded(Image.fromarray(np.tile((RAMP * 65535).round().astype(np.uint16), (4, 1))), "PNG"),
+    "16 bit tiff": lambda: encoded(Image.fromarray(np.tile((RAMP * 65535).round().astype(np.uint16), (4, 1))), "TIFF"),
+    "32 bit tiff": lambda: encoded(Image.fromarray(np.tile((RAMP * 9e6).astype(np.int32), (4, 1))), "TIFF"),
+    "float tiff": lambda: encoded(Image.fromarray(np.tile((RAMP * 3 - 1).astype(np.float32), (4, 1))), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("make", GREY.values(), ids=GREY)
+def test_grey_keeps_its_steps(make: Callable[[], bytes]) -> None:
+    """Not clipped to white: a ramp stays a ramp, from black to white."""
+    pixels = decoded(make())
+    assert pixels.shape == (4, 16, 3)
+    assert np.abs(pixels[0, :, 0].astype(int) - (RAMP * 255)).max() <= 1
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_constant_float_pictures_are_read() -> None:
+    assert decoded(encoded(Image.fromarray(np.full((4, 5), np.nan, np.float32)), "TIFF")).shape == (4, 5, 3)
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG that says it is huge, and has no pixels: reading any would fail in another way."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("size", [(1000, 501), (4000, 4000), (100_000, 100_000)], ids=str)
+def test_too_many_pixels_are_refused_before_decoding(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageUnavailable, match=r"task 7: is too large.*ZEROMASK_IMAGE_MAX_MEGAPIXELS"):
+        decoded(huge_png(*size))
+
+
+def test_the_limit_of_pixels_is_the_setting_and_not_pillows_own() -> None:
+    limits = ImageLimits.from_settings(Settings(image_max_megapixels=400.0))
+    with pytest.raises(ImageUnavailable, match="not a readable image"):  # it got as far as the missing pixels
+        decoded(huge_png(19_000, 19_000), limits)
+
+
+PLAIN_PNG = encoded(upright(), "PNG")
+DAMAGED = {
+    "empty": b"",
+    "text": b"<html>log in</html>",
+    "truncated png": PLAIN_PNG[:-40],
+    "truncated jpeg": encoded(upright(), "JPEG")[:300],
+    "half a header": PLAIN_PNG[:20],
+    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
+    "avif without picture": encoded(upright(), "AVIF").replace(b"av01", b"av00"),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_what_is_no_picture_is_refused_with_a_remedy(content: bytes) -> None:
+    with pytest.raises(ImageUnavailable, match="PNG or JPEG") as caught:
+        decoded(content)
+    assert caught.value.subject == "image of task 7"
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_no_damage_gets_past_the_errors_named() -> None:
+    rng = np.random.default_rng(3)
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000"):
+        whole = encoded(upright(), kind)
+        for _ in range(40):
+            broken = bytearray(whole)
+            for place in rng.integers(0, min(len(whole), 300), size=4):
+                broken[place] = rng.integers(0, 256)
+            try:
+                assert decoded(bytes(broken)).ndim == 3
+            except ImageUnavailable:
+                continue
+
+
+def test_files_are_read_within_the_limits(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(PLAIN_PNG)
+    assert read_image(path, LIMITS).shape == (SIZE[1], SIZE[0], 3)
+    with pytest.raises(ImageUnavailable, match="too large"):
+        read_image(path, replace(LIMITS, most_bytes=100))
+    with pytest.raises(ImageUnavailable, match="Check the path"):
+        read_image(tmp_path / "missing.png", LIMITS)
+    with pytest.raises(ImageUnavailable, match="Check the path"):
+        read_image(tmp_path, LIMITS)

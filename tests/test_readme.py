@@ -1,0 +1,35 @@
+"""The README keeps its word: settings, commands, files and pictures it names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from plugin_config.cli import COMMANDS
+from plugin_config.settings import settings_table
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_settings_table_is_the_settings() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|empty) \| (.+) \|$", README, re.MULTILINE)
+    assert rows == [(row.env, row.default, row.meaning) for row in settings_table()]
+
+
+def test_commands_named_exist() -> None:
+    named = set(re.findall(r"zeromask ([a-z]+)(?= |`|\n)", README))
+    assert named <= {command.name for command in COMMANDS}
+    assert {"up", "backend", "worker", "segment"} <= named
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)]+)\)", README))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))))
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
