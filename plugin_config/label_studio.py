@@ -12,7 +12,6 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -121,7 +120,9 @@ class LabelStudio:
         self.url = url.rstrip("/")
         if not _is_address(self.url):
             raise LabelStudioError(
-                f"Label Studio at {url!r}", "is not an address", "Set LABEL_STUDIO_URL with its scheme, http://host:port."
+                f"Label Studio at {url!r}",
+                "is not an address",
+                "Set LABEL_STUDIO_URL with its scheme, http://host:port.",
             )
         if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
             raise LabelStudioError("Label Studio token", "holds characters that no token has", _TOKEN_REMEDY)

@@ -34,7 +34,7 @@ from plugin_config.settings import Settings
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure_spi"}
 _MOST_REDIRECTS = 5
 # What browsers show, and TIFF. Pillow reads more, some of it by starting other programs (EPS).
-_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "ICO", "TIFF", "JPEG2000", "PPM")
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "ICO", "TIFF", "JPEG2000", "PPM")
 # What Pillow's readers are known to raise on damaged files.
 _DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, RuntimeError, TypeError, KeyError, IndexError, EOFError, struct.error, zlib.error,

@@ -1,0 +1,244 @@
+"""The Label Studio client against a real HTTP server: tokens, refusals, outages, pages."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.label_studio import LabelStudio
+from tests.http_server import Answer, Asked, Server, as_json, serving
+
+LEGACY = "0123456789abcdef0123456789abcdef01234567"
+PERSONAL = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (b'{"a":1}', b'{"b":2}', b"sig"))
+PROJECT = {"id": 1, "title": "one", "label_config": "<View/>", "model_version": None}
+HTML = Answer(200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"})
+
+
+def label_studio_like(asked: Asked) -> Answer:
+    """Hands out access-1, access-2, ... for the personal token, and knows one project."""
+    if asked.path == "/api/token/refresh/":
+        return as_json({"access": "access-1"})
+    return as_json(PROJECT)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(label_studio_like) as found:
+        yield found
+
+
+@contextmanager
+def client(server: Server, token: str = LEGACY) -> Iterator[LabelStudio]:
+    with LabelStudio(server.url, token, timeout_s=0.5) as found:
+        yield found
+
+
+def tokens(server: Server) -> list[str]:
+    return [asked.headers.get("Authorization", "") for asked in server.asked if "refresh" not in asked.path]
+
+
+def test_legacy_tokens_are_sent_as_they_are(server: Server) -> None:
+    with client(server) as label_studio:
+        assert label_studio.project(1).title == "one"
+    assert tokens(server) == [f"Token {LEGACY}"]
+    assert server.paths() == ["GET /api/projects/1/"]
+
+
+def test_personal_tokens_buy_one_access_token_for_many_requests(server: Server) -> None:
+    with client(server, PERSONAL) as label_studio:
+        for _ in range(3):
+            label_studio.project(1)
+    assert server.paths() == ["POST /api/token/refresh/", *["GET /api/projects/1/"] * 3]
+    assert json.loads(server.asked[0].body) == {"refresh": PERSONAL}
+    assert tokens(server) == ["Bearer access-1"] * 3
+
+
+class Expiring:
+    """A Label Studio whose access tokens are worth `uses` requests."""
+
+    def __init__(self, uses: int) -> None:
+        self.uses, self.sold, self.left = uses, 0, 0
+
+    def __call__(self, asked: Asked) -> Answer:
+        if "refresh" in asked.path:
+            self.sold, self.left = self.sold + 1, self.uses
+            return as_json({"access": f"access-{self.sold}"})
+        if asked.headers["Authorization"] != f"Bearer access-{self.sold}" or self.left == 0:
+            return as_json({"detail": "expired"}, 401)
+        self.left -= 1
+        return as_json(PROJECT)
+
+
+def test_a_refused_access_token_is_bought_anew_and_the_request_repeated(server: Server) -> None:
+    server.answer = Expiring(uses=2)
+    with client(server, PERSONAL) as label_studio:
+        for _ in range(3):
+            assert label_studio.project(1).id == 1
+    assert tokens(server) == ["Bearer access-1"] * 3 + ["Bearer access-2"]
+
+
+def test_an_old_access_token_is_bought_anew_before_it_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = Expiring(uses=100)
+    with client(server, PERSONAL) as label_studio:
+        label_studio.project(1)
+        now = time.monotonic()
+        monkeypatch.setattr("plugin_config.label_studio.time.monotonic", lambda: now + 299)
+        label_studio.project(1)
+    assert tokens(server) == ["Bearer access-1", "Bearer access-2"]
+
+
+def test_streams_are_signed_too_and_not_read_ahead(server: Server) -> None:
+    server.answer = lambda asked: (
+        as_json({"access": "access-1"}) if "refresh" in asked.path
+        else Answer(200, b"x" * 1000, {"Content-Length": "2000"}, pieces=1, pause_s=30)
+    )  # fmt: skip
+    with client(server, PERSONAL) as label_studio:
+        response = label_studio.stream("/data/a.png")
+        assert response.status_code == 200
+        assert not response.is_stream_consumed
+        response.close()
+    assert tokens(server) == ["Bearer access-1"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_refused_personal_token_names_the_remedy(status: int, server: Server) -> None:
+    server.answer = lambda asked: as_json({"detail": "Token is invalid"}, status)
+    with client(server, PERSONAL) as label_studio, pytest.raises(LabelStudioError) as caught:
+        label_studio.project(1)
+    assert not isinstance(caught.value, LabelStudioUnreachable)
+    assert caught.value.status == status
+    assert "LABEL_STUDIO_API_KEY" in caught.value.remedy
+    assert PERSONAL not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_restart_while_the_token_is_bought_is_an_outage_and_no_refusal(status: int, server: Server) -> None:
+    server.answer = lambda asked: Answer(status)
+    with client(server, PERSONAL) as label_studio, pytest.raises(LabelStudioUnreachable, match=f"HTTP {status}"):
+        label_studio.project(1)
+
+
+@pytest.mark.parametrize("answer", [HTML, as_json({"token": "x"}), as_json([1]), Answer(200)],
+                         ids=["html", "no access", "list", "empty"])  # fmt: skip
+def test_nonsense_for_a_personal_token_is_told(answer: Answer, server: Server) -> None:
+    server.answer = lambda asked: answer
+    with client(server, PERSONAL) as label_studio, pytest.raises(LabelStudioError, match="LABEL_STUDIO_URL"):
+        label_studio.project(1)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_server_errors_mean_try_again(status: int, server: Server) -> None:
+    server.answer = lambda asked: Answer(status, b"<h1>oops</h1>")
+    with client(server) as label_studio, pytest.raises(LabelStudioUnreachable) as caught:
+        label_studio.project(1)
+    assert caught.value.status == status
+    assert server.url in str(caught.value)
+
+
+def test_nobody_there_means_try_again() -> None:
+    with socket.socket() as held:  # bound and not listening
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        with LabelStudio(url, LEGACY, timeout_s=0.5) as label_studio:
+            with pytest.raises(LabelStudioUnreachable, match="ConnectError"):
+                label_studio.project(1)
+            with pytest.raises(LabelStudioUnreachable, match="ConnectError"):
+                label_studio.stream("/data/a.png")
+
+
+def test_silence_means_try_again(server: Server) -> None:
+    server.answer = lambda asked: Answer(raw=b"H" * 9, pause_s=30)
+    with client(server) as label_studio, pytest.raises(LabelStudioUnreachable, match="ReadTimeout"):
+        label_studio.project(1)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        pytest.param(400, {"validation_errors": {"title": ["too long"]}}, "too long", id="validation"),
+        pytest.param(401, {"detail": "Invalid token."}, "Create a personal access token", id="token"),
+        pytest.param(403, {"detail": "No permission."}, "Create a personal access token", id="permission"),
+        pytest.param(404, {"detail": "Not found."}, "Not found.", id="gone"),
+        pytest.param(404, ["what"], "HTTP 404", id="list"),
+        pytest.param(413, None, "HTTP 413", id="no json"),
+    ],
+)
+def test_refusals_tell_status_and_detail_and_never_the_token(status: int, body: Any, told: str, server: Server) -> None:
+    server.answer = lambda asked: Answer(status, b"<html>") if body is None else as_json(body, status)
+    with client(server) as label_studio, pytest.raises(LabelStudioError) as caught:
+        label_studio.project(1)
+    assert not isinstance(caught.value, LabelStudioUnreachable)
+    assert caught.value.status == status
+    assert told in str(caught.value)
+    assert f"HTTP {status}" in str(caught.value)
+    assert LEGACY not in str(caught.value)
+
+
+def test_a_page_in_place_of_json_is_told(server: Server) -> None:
+    server.answer = lambda asked: HTML
+    with client(server) as label_studio, pytest.raises(LabelStudioError, match="login page"):
+        label_studio.project(1)
+
+
+def test_a_redirect_is_told_with_its_aim(server: Server) -> None:
+    server.answer = lambda asked: Answer(301, headers={"Location": "https://elsewhere.example/"})
+    with client(server) as label_studio, pytest.raises(LabelStudioError, match=r"https://elsewhere\.example/"):
+        label_studio.project(1)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://host", "http://", "http://[::1", "http://host:port"])
+def test_an_address_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(LabelStudioError, match="LABEL_STUDIO_URL"):
+        LabelStudio(url, LEGACY)
+
+
+@pytest.mark.parametrize("token", ["\u201cabc\u201d", "abc\ndef", "Token abc"])
+def test_a_token_that_is_none_is_told_and_not_repeated(token: str) -> None:
+    with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY") as caught:
+        LabelStudio("http://localhost:8080", token)
+    assert token not in str(caught.value)
+
+
+def page_of(total: int, asked: Asked) -> Answer:
+    query = parse_qs(urlsplit(asked.path).query)
+    page, size = int(query["page"][0]), int(query["page_size"][0])
+    rows = [{"id": i, "predictions_model_versions": "a, b", "total_annotations": i % 2} for i in range(total)]
+    return as_json({"tasks": rows[(page - 1) * size : page * size], "total": total})
+
+
+@pytest.mark.parametrize(("total", "pages"), [(0, 1), (1, 1), (500, 1), (501, 2), (1499, 3)])
+def test_all_tasks_are_read_page_by_page(total: int, pages: int, server: Server) -> None:
+    server.answer = lambda asked: page_of(total, asked)
+    with client(server) as label_studio:
+        found = list(label_studio.all_tasks(9))
+    assert [task.id for task in found] == list(range(total))
+    assert len(server.asked) == pages
+    assert all(task.versions == {"a", "b"} for task in found)
+
+
+def test_all_tasks_end_when_tasks_are_deleted_meanwhile(server: Server) -> None:
+    """The total of the first page is no promise."""
+    server.answer = lambda asked: (
+        as_json({"tasks": [{"id": 1}], "total": 900}) if "page=1" in asked.path else as_json({"tasks": [], "total": 1})
+    )
+    with client(server) as label_studio:
+        assert [task.id for task in label_studio.all_tasks(9)] == [1]
+
+
+def test_only_the_tasks_asked_for_are_returned_and_none_are_asked_for_in_vain(server: Server) -> None:
+    server.answer = lambda asked: as_json({"tasks": [{"id": 2}, {"id": 3}, {"id": 4, "data": None}], "total": 3})
+    with client(server) as label_studio:
+        assert label_studio.tasks(9, []) == []
+        assert [task.id for task in label_studio.tasks(9, [2, 4])] == [2, 4]
+    assert len(server.asked) == 1
