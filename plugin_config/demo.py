@@ -26,6 +26,7 @@ from plugin_config.demo_stage import (
     USER,
     Stage,
     checking,
+    clear_old_run,
     prepare,
     run_worker_command,
     start_everything,
@@ -93,6 +94,7 @@ def main() -> int:
 
 def play(stage: Stage, supervisor: Supervisor, report: Report) -> None:
     """The main job, step by step; `report` is filled in on the way."""
+    clear_old_run(stage, json.dumps([[str(label) for label in (*LABELS, NEW_LABEL)], _PICTURES, _SIZE, _SEED]))
     with _timed(stage, report, "pictures", "Drawing pictures"):
         draw_pictures(stage)
     with _timed(stage, report, "start", "Starting Redis, backend, worker and Label Studio"):

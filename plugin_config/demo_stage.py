@@ -61,8 +61,6 @@ def prepare(environ: Mapping[str, str]) -> Stage:
     check = checking(environ)
     settings = Settings.from_env(environ)
     state = settings.state_path / ("check" if check else "demo")
-    if check:  # a check tells what a fresh start does
-        shutil.rmtree(state, ignore_errors=True)
     asked = environ.get("PORT", "").strip()
     port = int(asked) if asked.isdecimal() else (free_port() if check else _PORT)
     if not port_is_free(port):
@@ -75,6 +73,18 @@ def prepare(environ: Mapping[str, str]) -> Stage:
         label_studio_url=url, label_studio_api_key=token, short_side=_SHORT_SIDE,
     )  # fmt: skip
     return Stage(mine, url, token, check, Console(stderr=True))
+
+
+def clear_old_run(stage: Stage, content: str) -> None:
+    """Forget what an earlier run left when this is a check, or when the demo shows something else by now.
+
+    Call it once the folder is held and before anything runs in it. `content` describes what the demo shows.
+    """
+    marker = stage.state / "content.json"
+    if stage.check or not marker.exists() or marker.read_text() != content:
+        for name in ("pictures", "label-studio", "redis"):
+            shutil.rmtree(stage.state / name, ignore_errors=True)
+    marker.write_text(content)
 
 
 def start_everything(stage: Stage, supervisor: Supervisor) -> Halves:
