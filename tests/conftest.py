@@ -15,6 +15,9 @@ from redis.exceptions import RedisError
 
 from plugin_config.pending import PendingTasks
 from plugin_config.settings import Settings
+from tests.house import house_fixture
+
+__all__ = ["house_fixture"]  # pytest finds the fixture by its being here
 
 
 @pytest.fixture(scope="session")

@@ -173,7 +173,9 @@ def _fetch(
 def _segment_and_store(resident: Resident, order: Order, fetched: Sequence[Fetched], waiting: set[TaskRef]) -> None:
     if not fetched:
         return
-    for key, words in resident.segmenter.unknown_words(order.vocabulary).items():
+    unknown = {} if order.version in resident.explained else resident.segmenter.unknown_words(order.vocabulary)
+    resident.explained.add(order.version)
+    for key, words in unknown.items():
         log.warning("project %d: model %s does not know %s in label %r: expect nothing of it", order.project.id,
                     resident.settings.model, " and ".join(map(repr, words)), key)  # fmt: skip
     start = time.perf_counter()

@@ -53,6 +53,7 @@ class Resident:
         self.segmenter = Segmenter(encoder)
         self.embeddings = EmbeddingCache(self.segmenter)
         self.limits = ImageLimits.from_settings(settings)
+        self.explained: set[str] = set()  # versions whose unknown words were told
         self._held: dict[int, set[TaskRef]] = {}
         self._lock = threading.Lock()
 

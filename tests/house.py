@@ -1,0 +1,120 @@
+"""A whole house for tests: a real Label Studio, Redis, backend and worker, started once per run; and how to use it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from redis import Redis
+
+from plugin_config.demo_stage import label_studio_command
+from plugin_config.label_studio import LabelStudio, Task
+from plugin_config.pending import PendingTasks
+from plugin_config.processes import Supervisor, free_port
+from plugin_config.settings import Settings
+from plugin_config.up import Halves, start_halves
+from plugin_config.vocabulary import parse_vocabulary, version_name
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+SIZE = (192, 144)
+
+CONFIG = """<View><Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image"><Label value="red shape" alias="red/thing"/>{more}</BrushLabels>
+  <PolygonLabels name="polygon" toName="image"><Label value="blue shape"/></PolygonLabels>
+  <RectangleLabels name="box" toName="image"><Label value="green shape"/></RectangleLabels></View>"""
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything the tests talk to."""
+
+    label_studio: LabelStudio
+    halves: Halves
+    supervisor: Supervisor
+    pending: PendingTasks
+    redis: Redis
+
+
+@pytest.fixture(scope="session", name="house")
+def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    state = tmp_path_factory.mktemp("house")
+    url = f"http://localhost:{free_port()}"
+    settings = Settings(
+        model="builtin", state_dir=str(state), port=free_port(), label_studio_url=url, label_studio_api_key=TOKEN,
+        lease_s=4.0, drain_tasks=4, reconcile_s=3600.0, threads=1,
+    )  # fmt: skip
+    (state / "label-studio").mkdir()
+    with Supervisor(state) as supervisor:
+        command = label_studio_command(url, TOKEN, state / "label-studio")
+        supervisor.launch(command)
+        halves = start_halves(supervisor, settings)
+        supervisor.wait_ready(command)
+        with LabelStudio(url, TOKEN) as label_studio, Redis.from_url(halves.redis_url) as redis:
+            pending = PendingTasks(redis, drain_tasks=4, lease_s=4.0)
+            yield House(label_studio, halves, supervisor, pending, redis)
+
+
+def picture(top: int) -> bytes:
+    """A grey picture with a red, a blue and a green square side by side, `top` pixels from the top."""
+    image = Image.new("RGB", SIZE, (128, 128, 120))
+    draw = ImageDraw.Draw(image)
+    for left, colour in ((8, (215, 40, 40)), (70, (40, 80, 220)), (132, (40, 160, 60))):
+        draw.rectangle((left, top, left + 46, top + 46), fill=colour)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_project(house: House, *, count: int = 3, config: str = CONFIG.format(more=""), name: str = "test") -> int:
+    """A project of `count` pictures, connected to the backend."""
+    body: dict[str, Any] = {"title": f"house {name}", "label_config": config, "show_collab_predictions": True}
+    project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
+    upload(house, project, [picture(top=20 + 2 * i) for i in range(count)])
+    body = {"project": project, "url": house.halves.backend_url, "title": "Zeromask"}
+    house.label_studio.request("POST", "/api/ml/", json=body)
+    return project
+
+
+def upload(house: House, project: int, contents: list[bytes]) -> None:
+    files = [(f"{i}.png", (f"{i}.png", content, "image/png")) for i, content in enumerate(contents)]
+    house.label_studio.request("POST", f"/api/projects/{project}/import", files=files)
+
+
+def retrieve(house: House, project: int) -> None:
+    """Label Studio itself asks for predictions of all tasks."""
+    params = {"id": "retrieve_tasks_predictions", "project": project}
+    body = {"selectedItems": {"all": True, "excluded": []}}
+    house.label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
+
+
+def current_version(house: House, project: int) -> str:
+    return version_name("builtin", parse_vocabulary(house.label_studio.project(project).label_config))
+
+
+def tasks(house: House, project: int) -> list[Task]:
+    return list(house.label_studio.all_tasks(project))
+
+
+def wait_until(condition: Callable[[], bool], *, within_s: float = 60.0, told: str = "condition") -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{told} did not come true within {within_s:.0f} s")
+        time.sleep(0.1)
+
+
+def wait_predicted(house: House, project: int, *, within_s: float = 60.0) -> str:
+    version = current_version(house, project)
+    wait_until(lambda: all(version in task.versions for task in tasks(house, project)), within_s=within_s,
+               told=f"predictions of project {project} at {version}")  # fmt: skip
+    return version
+
+
+def stored(house: House, project: int) -> dict[int, list[str]]:
+    """Versions of the predictions of each task, doubles shown."""
+    return {t.id: [p.version for p in house.label_studio.predictions(t.id)] for t in tasks(house, project)}
