@@ -25,7 +25,8 @@ CLEAN = {key: value for key, value in os.environ.items()
 
 def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "plugin_config.cli", *arguments]
-    return subprocess.run(command, env={**CLEAN, **env}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    full = {**CLEAN, **env}
+    return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY": "x"}
