@@ -104,11 +104,13 @@ def play(stage: Stage, supervisor: Supervisor, report: Report) -> None:
         with _timed(stage, report, "project", "Creating the project and connecting the backend"):
             project.ensure(LABELS, sorted((stage.pictures / "images").glob("*.png")))
             project.connect(halves.backend_url)
-        if not _has_new_label(project):
-            with _timed(stage, report, "predict", None):
-                project.retrieve_predictions()
-                follow(stage, project, "Predicting")
-            report.problems += problems(project.predictions(_version(project)), LABELS)
+        if _has_new_label(project):  # an earlier run came this far; what was labeled or edited since is left alone
+            project.retrieve_predictions()
+            return
+        with _timed(stage, report, "predict", None):
+            project.retrieve_predictions()
+            follow(stage, project, "Predicting")
+        report.problems += problems(project.predictions(_version(project)), LABELS)
         with _timed(stage, report, "new_label", None):
             project.set_labels([*LABELS, NEW_LABEL])
             follow(stage, project, f'New label "{NEW_LABEL.value}"')

@@ -118,7 +118,7 @@ class DemoProject:
         return {task.id: _stem(str(task.data.get("image", ""))) for task in self._label_studio.tasks(self.id, ids)}
 
     def wait_for_version(self, version: str, told: Callable[[int, int], None]) -> None:
-        """Wait until every task has a prediction stored at `version`; `told(done, total)` hears of progress.
+        """Wait until every unannotated task has a prediction stored at `version`; `told(done, total)` hears of progress.
 
         Raises:
             EnvironmentBroken: nothing was stored for three minutes.
@@ -146,7 +146,8 @@ class DemoProject:
 
     def _progress(self, version: str) -> Iterator[tuple[int, int]]:
         while True:
-            tasks = list(self._label_studio.all_tasks(self.id))
+            # Annotated tasks keep the predictions they were made from.
+            tasks = [task for task in self._label_studio.all_tasks(self.id) if not task.annotations]
             yield sum(version in task.versions for task in tasks), len(tasks)
 
     def _webhooks(self) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     settings = Settings.from_env(os.environ)
     options = _parse(arguments, settings)
     console = Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("worker").setLevel(logging.INFO)
     try:
         vocabulary = vocabulary_of(options.words, options.output)
         segmenter = Segmenter(Encoder(options.model, device=settings.device, short_side=settings.short_side))

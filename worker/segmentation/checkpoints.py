@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,30 @@ log = logging.getLogger(__name__)
 BUILTIN = "builtin"
 _BUILTIN_DIR = Path(__file__).resolve().parent.parent / "builtin" / "weights"
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
-_LOADING_ERRORS = (
-    OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, httpx.HTTPError, SafetensorError
+_LOADING_ERRORS = (  # the last five are how open_clip and torch stumble over a file that holds something else
+    OSError, RuntimeError, ValueError, pickle.UnpicklingError, httpx.HTTPError, SafetensorError,
+    KeyError, AttributeError, TypeError, EOFError, ImportError,
 )  # fmt: skip
 _OFFLINE = (
     "Where there is no network, fetch the weights elsewhere and set MODEL to the file or to local-dir:FOLDER; "
     "MODEL=builtin needs none but knows drawn shapes only."
 )
+_MEND = "Check that the file is whole and of that architecture; write it with torch.save(model.state_dict(), FILE)."
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where open_clip finds a model: `name` and `pretrained` as `open_clip.create_model` takes them."""
+    """Where open_clip finds a model: `name` and `pretrained` as `open_clip.create_model` takes them.
+
+    Attributes:
+        fetched: whether the weights come over the network unless they are in the cache.
+        quick_gelu: whether the weights were trained with OpenAI's activation, which a name alone does not tell.
+    """
 
     name: str
     pretrained: str | None
+    fetched: bool = False
+    quick_gelu: bool = False
 
 
 def load_model(model: str) -> tuple[Any, Any]:
@@ -51,13 +61,48 @@ def load_model(model: str) -> tuple[Any, Any]:
         ModelUnavailable: nothing of that name, weights missing or unreadable; the message says what to do.
     """
     source = resolve(model)
+    if source.fetched:
+        log.info("model %s: weights that are not in the cache yet are fetched now", model)
     try:
-        network = open_clip.create_model(source.name, pretrained=source.pretrained, require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(source.name)
+        with _quiet():
+            network = open_clip.create_model(
+                source.name, pretrained=source.pretrained, require_pretrained=True, force_quick_gelu=source.quick_gelu
+            )
+            tokenizer = open_clip.get_tokenizer(source.name)
     except _LOADING_ERRORS as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise ModelUnavailable(f"model {model}", f"its weights cannot be loaded ({reason})", _OFFLINE) from error
+        remedy = _OFFLINE if source.fetched else _MEND
+        raise ModelUnavailable(f"model {model}", f"its weights cannot be loaded ({_reason(error)})", remedy) from error
     return network.eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what our own error says again: a line per retry, and open_clip's on the root logger."""
+    hub, root = logging.getLogger("huggingface_hub"), logging.getLogger()
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    root.addFilter(_none)  # a filter of a logger sees only what is logged on that very logger
+    try:
+        yield
+    finally:
+        root.removeFilter(_none)
+        hub.setLevel(level)
+
+
+def _none(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """A loading error in words that a person can act on."""
+    text = " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in text:
+        return "it holds Python objects and not weights alone, or is no checkpoint at all"
+    if isinstance(error, EOFError | SafetensorError) or "zip archive" in text:
+        return "the file is empty, cut short or damaged"
+    if isinstance(error, AttributeError | TypeError | KeyError):
+        return f"the file holds something else than named parameters ({type(error).__name__}: {text[:100]})"
+    return text.replace("Error(s) in loading state_dict", "other parameters")[:300] or type(error).__name__
 
 
 def resolve(model: str) -> ModelSource:
@@ -81,7 +126,8 @@ def resolve(model: str) -> ModelSource:
     if tag not in tags:
         found = f"{name} has no weights named {tag!r}" if tag else "no weights are named"
         raise ModelUnavailable(f"model {model}", found, f"Choose MODEL={name}/ one of: {', '.join(tags) or 'none'}.")
-    return ModelSource(name, tag)
+    quick_gelu = bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"))
+    return ModelSource(name, tag, fetched=True, quick_gelu=quick_gelu)
 
 
 def _known_name(name: str, model: str) -> str:
@@ -111,7 +157,7 @@ def _architecture_of(path: Path, model: str) -> str:
     try:
         shapes = _shapes(path)
     except _LOADING_ERRORS as error:
-        raise ModelUnavailable(f"model {model}", f"is not a readable checkpoint ({error})", remedy) from error
+        raise ModelUnavailable(f"model {model}", f"is not a readable checkpoint: {_reason(error)}", _MEND) from error
     fits = [name for name in open_clip.list_models() if _fits(open_clip.get_model_config(name), shapes)]
     plain = sorted((name for name in fits if "quickgelu" not in name), key=len)
     if not plain:
@@ -126,6 +172,8 @@ def _shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not isinstance(state, dict):
+        return {}
     return {k.removeprefix("module."): tuple(v.shape) for k, v in state.items() if isinstance(v, torch.Tensor)}
 
 

@@ -24,6 +24,7 @@ from worker.segmentation.vit import interpolate_positions, require_native_vit, t
 
 _LONGEST_ASPECT = 4.0
 _POSITION_GRIDS_KEPT = 64
+_TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Encoder:
 
     def __init__(self, model: str, *, device: str = "auto", short_side: int = 0) -> None:
         self.name = model
-        self.device = torch.device(_pick_device(device, model))
+        self.device = _pick_device(device, model)
         network, self._tokenizer = load_model(model)
         self._model = network.to(self.device)
         require_native_vit(self._model.visual, model)
@@ -99,8 +100,9 @@ class Encoder:
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as they are; (n, D) float32 of unit length."""
-        tokens = self._tokenizer(list(texts)).to(self.device)
-        return F.normalize(self._model.encode_text(tokens).float(), dim=-1)
+        parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+        embedded = [self._model.encode_text(self._tokenizer(list(part)).to(self.device)) for part in parts]
+        return F.normalize(torch.cat(embedded).float(), dim=-1)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words the model was never trained on: their token rows are all zero (see `worker.builtin`)."""
@@ -110,7 +112,7 @@ class Encoder:
         return [word for word in words if any(bool(self._untrained[token]) for token in self._tokenizer.encode(word))]
 
     def _entry_grid(self, height: int, width: int) -> tuple[int, int]:
-        short = self.short_side / self.patch
+        short = max(1.0, self.short_side / self.patch)
         aspect = min(_LONGEST_ASPECT, max(height, width) / min(height, width))
         long = max(1, round(short * aspect))
         return (round(short), long) if height <= width else (long, round(short))
@@ -132,11 +134,14 @@ class Encoder:
         return self._positions[grid]
 
 
-def _pick_device(device: str, model: str) -> str:
+def _pick_device(device: str, model: str) -> torch.device:
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelUnavailable(
-            f"model {model}", f"there is no {device} on this machine", "Set ZEROMASK_DEVICE=cpu or auto."
-        )
-    return device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    remedy = "Set ZEROMASK_DEVICE=cpu or auto."
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ModelUnavailable(f"model {model}", f"there is no device named {device!r}", remedy) from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ModelUnavailable(f"model {model}", f"there is no {device} on this machine", remedy)
+    return found
