@@ -1,0 +1,248 @@
+"""Pictures and words -> masks: embedding, text, heads, and what is never computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from plugin_config.vocabulary import Label, Vocabulary
+from tests.models import TINY, noise, write_config
+from worker.segmentation.cache import EmbeddingCache
+from worker.segmentation.encoder import Encoder, ImageEmbedding
+from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.segmenter import Segmenter
+from worker.segmentation.text import TextClasses, TextEncoder
+
+
+class CountingEncoder(Encoder):
+    """The builtin model, and how much it was asked to embed."""
+
+    def __init__(self) -> None:
+        super().__init__("builtin", device="cpu")
+        self.texts, self.images = 0, 0
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        self.texts += len(texts)
+        return super().embed_texts(texts)
+
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        self.images += len(images)
+        return super().embed_images(images)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> CountingEncoder:
+    return CountingEncoder()
+
+
+@pytest.fixture
+def segmenter(encoder: CountingEncoder) -> Segmenter:
+    return Segmenter(encoder)
+
+
+SIZES = [(1, 1), (1, 200), (10, 1000), (1000, 10), (64, 64), (333, 77), (97, 640)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_any_size_is_embedded_patch_by_patch(size: tuple[int, int], encoder: CountingEncoder) -> None:
+    embedding = encoder.embed_images([noise(*size)])[0]
+    rows, columns, _ = embedding.features.shape
+    assert embedding.size == size
+    assert min(rows, columns) == encoder.short_side // encoder.patch
+    aspect = min(4.0, max(size) / min(size))
+    assert max(rows, columns) == pytest.approx(min(rows, columns) * aspect, abs=0.51)
+    assert (rows >= columns) == (size[0] >= size[1])
+    torch.testing.assert_close(embedding.features.norm(dim=-1), torch.ones(rows, columns))
+
+
+@pytest.mark.parametrize("short_side", [1, 7, 16, 100])
+def test_any_short_side_is_served(short_side: int) -> None:
+    encoder = Encoder("builtin", device="cpu", short_side=short_side)
+    found = encoder.embed_images([noise(30, 90)])[0]
+    assert min(found.features.shape[:2]) == max(1, round(short_side / encoder.patch))
+
+
+def test_a_mixed_batch_is_what_its_images_are_one_by_one(encoder: CountingEncoder) -> None:
+    images = [noise(60, 80, seed=1), noise(80, 60, seed=2), noise(60, 80, seed=3), noise(10, 100, seed=4)]
+    for together, image in zip(encoder.embed_images(images), images, strict=True):
+        alone = encoder.embed_images([image])[0]
+        assert together.size == alone.size == image.shape[:2]
+        torch.testing.assert_close(together.features, alone.features, rtol=0, atol=1e-4)
+
+
+def test_embedding_again_gives_the_same(encoder: CountingEncoder) -> None:
+    image = noise(50, 70)
+    assert torch.equal(encoder.embed_images([image])[0].features, encoder.embed_images([image])[0].features)
+
+
+def test_features_speak_for_their_place(encoder: CountingEncoder) -> None:
+    """Rows from the top: what changes at the bottom right changes the features there most."""
+    image = np.full((128, 128, 3), 128, dtype=np.uint8)
+    changed = image.copy()
+    changed[96:, 96:] = (220, 30, 30)
+    before, after = (found.features for found in encoder.embed_images([image, changed]))
+    moved = (before - after).norm(dim=-1)
+    row, column = divmod(int(moved.argmax()), moved.shape[1])
+    assert (row / moved.shape[0], column / moved.shape[1]) >= (0.6, 0.6)
+
+
+def test_a_text_is_encoded_once_in_its_life(encoder: CountingEncoder) -> None:
+    texts = TextEncoder(encoder, templates=("{}", "a {}"))
+    before = encoder.texts
+    texts.classes([("red shape",), ("blue shape", "red shape")])
+    assert encoder.texts - before == 4
+    texts.classes([("blue shape",), ("red shape",)])
+    assert encoder.texts - before == 4
+
+
+def test_many_texts_are_encoded_in_bounded_parts(encoder: CountingEncoder) -> None:
+    words = [f"red shape {number}" for number in range(300)]
+    together = encoder.embed_texts(words)
+    assert together.shape[0] == 300
+    torch.testing.assert_close(together[[0, 299]], encoder.embed_texts([words[0], words[299]]), rtol=0, atol=1e-5)
+
+
+FOLK = (("red shape",), ("blue striped shape", "navy shape"), ("green shape",))
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [FOLK[::-1], (*FOLK, ("yellow shape",)), (*FOLK, FOLK[0]), FOLK[:1], tuple((f"{i}",) for i in range(60)) + FOLK],
+    ids=["other order", "one more", "one twice", "alone", "among many"],
+)
+def test_a_labels_logits_do_not_depend_on_the_other_labels(
+    classes: tuple[tuple[str, ...], ...], encoder: CountingEncoder
+) -> None:
+    features = encoder.embed_images([noise(40, 40)])[0].features
+
+    def logits(of: Sequence[Sequence[str]]) -> torch.Tensor:
+        return zero_shot_logits(features, TextEncoder(encoder).classes([*of, ("background",)]), scale=50.0, bias=-5.0)
+
+    whole, other = logits(FOLK), logits(classes)
+    for row, texts in enumerate(classes):
+        if texts in FOLK:
+            torch.testing.assert_close(other[row], whole[FOLK.index(texts)], rtol=0, atol=1e-3)
+
+
+def test_a_label_scores_as_the_best_of_its_texts() -> None:
+    features = F.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    rows = F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
+    classes = TextClasses(rows, torch.tensor([0, 0, 1, 2]), 3)
+    found = zero_shot_logits(features, classes, scale=10.0, bias=None)
+    each = 10 * torch.einsum("hwd,nd->nhw", features, rows)
+    torch.testing.assert_close(found, torch.stack([each[:2].amax(0), each[2], each[3]]))
+
+
+def test_a_bias_lets_the_background_win_where_all_classes_say_no() -> None:
+    features = F.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    rows = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
+    classes = TextClasses(rows, torch.tensor([0, 1, 2]), 3)
+    plain = zero_shot_logits(features, classes, scale=10.0, bias=None)
+    biased = zero_shot_logits(features, classes, scale=10.0, bias=-4.0)
+    torch.testing.assert_close(biased[:2], plain[:2] - 4)
+    torch.testing.assert_close(biased[2], (plain[2] - 4).clamp_min(0))
+
+
+def test_words_outside_the_builtins_world_are_named(segmenter: Segmenter) -> None:
+    vocabulary = vocabulary_of("red shape", "green zebra", "A-Red, striped zeppelin!")
+    assert segmenter.unknown_words(vocabulary) == {"green zebra": ["zebra"], "A-Red, striped zeppelin!": ["zeppelin"]}
+
+
+def test_real_models_know_every_word(tmp_path: Path) -> None:
+    model = open_clip.CLIP(**TINY)
+    torch.save(model.state_dict(), write_config(tmp_path, TINY) / "open_clip_pytorch_model.bin")
+    encoder = Encoder(f"local-dir:{tmp_path}", device="cpu")
+    assert encoder.unknown_words("zebra zeppelin \u732b") == []
+    assert encoder.logit_bias is None
+    assert encoder.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
+
+
+def label(word: str, *, control: str = "brush", output: str = "brush") -> Label:
+    return Label(word, (word,), control=control, to_name="image", image_key="image", output=output)  # type: ignore[arg-type]
+
+
+def vocabulary_of(*words: str) -> Vocabulary:
+    return Vocabulary(tuple(label(word) for word in words))
+
+
+def red_square() -> NDArray[np.uint8]:
+    image = np.full((144, 192, 3), (128, 128, 120), dtype=np.uint8)
+    image[40:100, 60:120] = (215, 40, 40)
+    return image
+
+
+def test_a_label_of_two_controls_is_drawn_by_each(segmenter: Segmenter) -> None:
+    twice = Vocabulary((label("red shape"), label("red shape", control="box", output="rectangle")))
+    embedding = segmenter.embed([red_square()])[0]
+    found = segmenter.segment(embedding, twice).segments
+    assert {segment.label.control for segment in found} == {"brush", "box"}
+    by_brush, by_box = ([s for s in found if s.label.control == name] for name in ("brush", "box"))
+    assert [s.score for s in by_brush] == [s.score for s in by_box]
+    alone = segmenter.segment(embedding, vocabulary_of("red shape")).segments
+    assert [int(s.mask.sum()) for s in alone] == [int(s.mask.sum()) for s in by_brush]
+
+
+def test_a_new_label_costs_its_own_text_and_no_pixels(encoder: CountingEncoder) -> None:
+    segmenter = Segmenter(encoder)
+    embedding = segmenter.embed([red_square()])[0]
+    segmenter.segment(embedding, vocabulary_of("red shape"))
+    images, texts = encoder.images, encoder.texts
+    segmenter.segment(embedding, vocabulary_of("red shape", "blue shape"))
+    assert encoder.images == images
+    assert encoder.texts - texts == len(segmenter._texts._templates)
+
+
+def test_an_image_seen_before_is_not_embedded_again(encoder: CountingEncoder) -> None:
+    cache = EmbeddingCache(Segmenter(encoder))
+    one, two = noise(32, 48, seed=1), noise(32, 48, seed=2)
+    before = encoder.images
+    first = cache.embed([one, two, one])
+    assert encoder.images - before == 2
+    assert first[0] is first[2]
+    again = cache.embed([two.copy(), one[:]])
+    assert encoder.images - before == 2
+    assert again == [first[1], first[0]]
+
+
+def test_the_cache_tells_shapes_of_the_same_bytes_apart(encoder: CountingEncoder) -> None:
+    cache = EmbeddingCache(Segmenter(encoder))
+    flat = np.zeros((16, 64, 3), dtype=np.uint8)
+    found = cache.embed([flat, flat.reshape(64, 16, 3)])
+    assert [embedding.size for embedding in found] == [(16, 64), (64, 16)]
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0.5, 0), (1.0, 1), (2.5, 2)])
+def test_the_least_used_embeddings_leave_at_the_limit(room: float, kept: int, encoder: CountingEncoder) -> None:
+    images = [noise(64, 64, seed=seed) for seed in range(3)]
+    each = encoder.embed_images(images[:1])[0].features.numel() * 4
+    cache = EmbeddingCache(Segmenter(encoder), most_bytes=int(room * each))
+    assert [found.size for found in cache.embed(images)] == [(64, 64)] * 3
+    before = encoder.images
+    cache.embed(images[3 - kept :])
+    assert encoder.images == before
+    cache.embed([images[2 - kept]])
+    assert encoder.images == before + 1
+
+
+def test_a_segmentation_says_how_sure_it_is(segmenter: Segmenter) -> None:
+    embedding = segmenter.embed([red_square()])[0]
+    for vocabulary in (vocabulary_of("red shape"), vocabulary_of("blue dotted shape")):
+        found = segmenter.segment(embedding, vocabulary)
+        assert 0 <= found.score <= 1
+        assert all(0 <= segment.score <= 1 for segment in found.segments)
+        assert all(segment.mask.shape == (144, 192) for segment in found.segments)
