@@ -118,7 +118,7 @@ class DemoProject:
         return {task.id: _stem(str(task.data.get("image", ""))) for task in self._label_studio.tasks(self.id, ids)}
 
     def wait_for_version(self, version: str, told: Callable[[int, int], None]) -> None:
-        """Wait until every unannotated task has a prediction stored at `version`; `told(done, total)` hears of progress.
+        """Wait until every unannotated task has a prediction at `version`; `told(done, total)` hears of progress.
 
         Raises:
             EnvironmentBroken: nothing was stored for three minutes.

@@ -157,7 +157,7 @@ class Supervisor:
             try:
                 self._children[command.name] = subprocess.Popen(
                     command.argv, env={**os.environ, **command.env}, stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+                    stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(),
                 )  # fmt: skip
             except OSError as error:
                 raise EnvironmentBroken(command.name, f"cannot be started ({error})", "Run it again.") from error
@@ -256,7 +256,9 @@ def _end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _die_with_parent() -> None:
-    """Linux: the kernel ends the child when we are killed without a chance to do it ourselves."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _die_with_parent() -> Callable[[], None] | None:
+    """Linux: what a child runs first, so that the kernel ends it when we are killed without a chance to do it."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)  # looked up here: between fork and exec as little as possible may happen
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
