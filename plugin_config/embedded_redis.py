@@ -35,6 +35,7 @@ def embedded_redis(state: Path) -> RedisAddress:
     port, password = free_port(), secrets.token_urlsafe(18)
     config = data / "redis.conf"
     config.touch(mode=0o600)
+    config.chmod(0o600)  # it may be there already
     config.write_text(
         f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{data}"\n'
         "appendonly yes\nappendfsync everysec\nsave \"\"\ndaemonize no\n"

@@ -102,15 +102,18 @@ class Supervisor:
         Raises:
             EnvironmentBroken: it ended or did not become ready; the message quotes its log.
         """
+        with self._lock:  # whoever waits hears of its end; the watcher would start it again and again
+            self._commands.pop(command.name, None)
         deadline = time.monotonic() + command.ready_s
         while command.ready is not None and not command.ready():
             child = self._children[command.name]
             if child.poll() is not None:
-                self._commands.pop(command.name, None)
                 raise self._broken(command.name, f"ended at once with status {child.returncode}")
             if time.monotonic() > deadline:
                 raise self._broken(command.name, f"was not ready within {command.ready_s:.0f} s")
             time.sleep(0.1)
+        with self._lock:
+            self._commands[command.name] = command
 
     def pid(self, name: str) -> int:
         """The process id of a running child."""
@@ -142,33 +145,42 @@ class Supervisor:
 
     def _restart(self, name: str) -> None:
         failures = self._failures[name] = self._failures.get(name, 0) + 1
-        status = self._children[name].returncode
-        log.warning("%s ended with status %s; starting it again", name, status)
+        with self._lock:
+            if name not in self._commands or name not in self._children:
+                return
+            child = self._children[name]
+        log.warning("%s ended with status %s; starting it again", name, child.returncode)
+        _end_group(child.pid)  # what it had started may hold its port
         if self._stopping.wait(min(0.2 * 2 ** min(failures, 8), _LONGEST_BACKOFF_S)):
             return
         with self._lock:
             if name in self._commands and not self._stopping.is_set():
-                self._spawn(self._commands[name])
+                try:
+                    self._spawn(self._commands[name])
+                except EnvironmentBroken as error:  # a full disk, say: the next round tries again
+                    log.error("%s", error)
 
     def _spawn(self, command: Command) -> None:
         path = self.log_path(command.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as output:
-            try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as output:
                 self._children[command.name] = subprocess.Popen(
                     command.argv, env={**os.environ, **command.env}, stdin=subprocess.DEVNULL, stdout=output,
                     stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(),
                 )  # fmt: skip
-            except OSError as error:
-                raise EnvironmentBroken(command.name, f"cannot be started ({error})", "Run it again.") from error
-        self._remember()
+            self._remember()
+        except OSError as error:
+            raise EnvironmentBroken(command.name, f"cannot be started ({error})", "Run it again.") from error
 
     def _remember(self) -> None:
         rows = []
         for child in self._children.values():
             with contextlib.suppress(psutil.Error):
                 rows.append({"pid": child.pid, "started": psutil.Process(child.pid).create_time()})
-        (self._state / "processes.json").write_text(json.dumps(rows))
+        aside = self._state / "processes.json.new"
+        aside.write_text(json.dumps(rows))
+        aside.replace(self._state / "processes.json")  # a kill in between must not lose the list
 
     def _broken(self, name: str, problem: str) -> EnvironmentBroken:
         path = self.log_path(name)
@@ -234,11 +246,23 @@ def _end_leftovers(record: Path) -> None:
         rows = json.loads(record.read_text())
     except (OSError, ValueError):
         return
-    for row in rows:
-        with contextlib.suppress(psutil.Error, KeyError, TypeError):
-            if abs(psutil.Process(row["pid"]).create_time() - row["started"]) < 0.1:
-                log.warning("ending process %d, left by an earlier run", row["pid"])
+    for row in rows if isinstance(rows, list) else []:
+        with contextlib.suppress(KeyError, TypeError):
+            if _is_left(row["pid"], row["started"]):
+                log.warning("ending process %d and what it started, left by an earlier run", row["pid"])
                 _end_group(row["pid"])
+
+
+def _is_left(pid: int, started: float) -> bool:
+    """Whether a process, or one that it started, still runs. While its group lives, nobody else gets its id."""
+    if psutil.pid_exists(pid):
+        with contextlib.suppress(psutil.Error):
+            return abs(psutil.Process(pid).create_time() - started) < 0.1
+    for other in psutil.process_iter(["create_time"]):
+        with contextlib.suppress(OSError):
+            if os.getpgid(other.pid) == pid and other.info["create_time"] >= started - 0.1:
+                return True
+    return False
 
 
 def _end_group(pid: int) -> None:

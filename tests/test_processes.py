@@ -1,0 +1,269 @@
+"""The supervisor of child processes and the Redis it runs: nothing dies unnoticed, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from plugin_config.embedded_redis import embedded_redis
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.processes import Command, Supervisor, free_port, port_is_free, stop_on_signals
+
+ROOT = Path(__file__).resolve().parent.parent
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+open(sys.argv[1], "w").write(str(child.pid))
+time.sleep(120)
+"""
+
+
+def shell(name: str, script: str, **options: object) -> Command:
+    return replace(Command(name, ["/bin/sh", "-c", script]), **options)  # type: ignore[arg-type]
+
+
+def sleeper(name: str = "sleeper") -> Command:
+    return Command(name, ["/bin/sleep", "120"])
+
+
+def wait_until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def number_in(path: Path) -> int:
+    wait_until(lambda: path.exists() and path.read_text().strip() != "")
+    return int(path.read_text())
+
+
+def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(sleeper())
+        first = supervisor.pid("sleeper")
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: supervisor.pid("sleeper") != first)
+        assert runs(supervisor.pid("sleeper"))
+
+
+def test_what_a_killed_child_had_started_makes_room_for_the_next(tmp_path: Path) -> None:
+    """An orphan would hold the port that the next one needs."""
+    note = tmp_path / "grandchild"
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(Command("parent", [sys.executable, "-c", PARENT, str(note)]))
+        orphan, first = number_in(note), supervisor.pid("parent")
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: supervisor.pid("parent") != first)
+        wait_until(lambda: not runs(orphan))
+
+
+def test_a_restart_that_fails_is_tried_again(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec sleep 120\n")
+    program.chmod(0o755)
+    with Supervisor(tmp_path / "state") as supervisor:
+        supervisor.start(Command("program", [str(program)]))
+        first = supervisor.pid("program")
+        program.rename(tmp_path / "away")
+        os.kill(first, signal.SIGKILL)
+        time.sleep(1.3)  # by now it was tried in vain
+        (tmp_path / "away").rename(program)
+        wait_until(lambda: supervisor.pid("program") != first)
+        assert runs(supervisor.pid("program"))
+
+
+def test_stop_ends_children_and_what_they_started(tmp_path: Path) -> None:
+    note = tmp_path / "grandchild"
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(Command("parent", [sys.executable, "-c", PARENT, str(note)]))
+        supervisor.start(sleeper())
+        pids = [number_in(note), supervisor.pid("parent"), supervisor.pid("sleeper")]
+        assert all(runs(pid) for pid in pids)
+    wait_until(lambda: not any(runs(pid) for pid in pids), within_s=3)
+    assert json.loads((tmp_path / "processes.json").read_text()) == []
+
+
+def test_a_child_that_will_not_go_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugin_config.processes._STOP_S", 0.3)
+    deaf = 'trap "" TERM; echo deaf > "$0"; while :; do sleep 1; done'
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(Command("deaf", ["/bin/sh", "-c", deaf, str(tmp_path / "note")]))
+        wait_until((tmp_path / "note").exists)
+        pid = supervisor.pid("deaf")
+    wait_until(lambda: not runs(pid), within_s=3)
+
+
+def test_a_child_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        with pytest.raises(EnvironmentBroken, match=r"bad: ended at once with status 3: .*no such port") as caught:
+            supervisor.start(shell("bad", "echo starting; echo no such port >&2; exit 3", ready=lambda: False))
+        assert str(supervisor.log_path("bad")) in caught.value.remedy
+
+
+def test_a_child_that_somebody_waits_for_is_not_started_again_and_again(tmp_path: Path) -> None:
+    """A slow question whether it is ready must not hide that it ended."""
+    lives = tmp_path / "lives"
+
+    def slow() -> bool:
+        time.sleep(1.2)
+        return False
+
+    with Supervisor(tmp_path) as supervisor, pytest.raises(EnvironmentBroken, match="ended at once with status 1"):
+        supervisor.start(shell("bad", f"echo x >> {lives}; exit 1", ready=slow))
+    assert lives.read_text().split() == ["x"]
+
+
+def test_a_child_that_is_never_ready_is_told(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        with pytest.raises(EnvironmentBroken, match="was not ready within 0 s"):
+            supervisor.start(shell("slow", "sleep 60", ready=lambda: False, ready_s=0.3))
+        pid = supervisor.pid("slow")
+    wait_until(lambda: not runs(pid), within_s=3)
+
+
+def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor, pytest.raises(EnvironmentBroken, match="cannot be started"):
+        supervisor.start(Command("nothing", [str(tmp_path / "nothing")]))
+
+
+def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
+    with Supervisor(tmp_path), pytest.raises(EnvironmentBroken, match=r"in use.*ZEROMASK_STATE_DIR"):
+        Supervisor(tmp_path)
+    Supervisor(tmp_path).stop()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentBroken, match="ZEROMASK_STATE_DIR"):
+        Supervisor(tmp_path / "file")
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from plugin_config.processes import Command, Supervisor
+state = Path(sys.argv[1])
+supervisor = Supervisor(state)
+supervisor.start(Command("parent", [sys.executable, "-c", sys.argv[2], str(state / "grandchild")]))
+supervisor.start(Command("deaf", ["/bin/sh", "-c", 'trap "" TERM; while :; do sleep 1; done']))
+(state / "up").write_text(f"{supervisor.pid('parent')} {supervisor.pid('deaf')}")
+time.sleep(120)
+"""
+
+
+def test_the_leftovers_of_a_killed_supervisor_are_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ignores the kernel's word is ended, and so is what an obedient child had started."""
+    monkeypatch.setattr("plugin_config.processes._STOP_S", 0.3)
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), PARENT], cwd=ROOT)
+    wait_until(lambda: (tmp_path / "up").exists() and len((tmp_path / "up").read_text().split()) == 2, within_s=30)
+    grandchild = number_in(tmp_path / "grandchild")
+    parent, deaf = map(int, (tmp_path / "up").read_text().split())
+    killed.kill()
+    killed.wait()
+    if sys.platform == "linux":
+        wait_until(lambda: not runs(parent), within_s=5)  # the kernel told it
+        assert runs(grandchild)
+    assert runs(deaf)
+    with Supervisor(tmp_path):
+        wait_until(lambda: not any(runs(pid) for pid in (parent, deaf, grandchild)), within_s=5)
+
+
+@pytest.mark.parametrize("record", ["", "{", "5", "{}", "[5]", "[{}]", '[{"pid": 1, "started": 1.0}]'])
+def test_a_record_that_says_nothing_of_ours_ends_nobody(record: str, tmp_path: Path) -> None:
+    (tmp_path / "processes.json").write_text(record)
+    Supervisor(tmp_path).stop()
+
+
+def test_a_process_id_that_was_given_away_again_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(["/bin/sleep", "60"], start_new_session=True) as stranger:
+        started = psutil.Process(stranger.pid).create_time() - 100
+        (tmp_path / "processes.json").write_text(json.dumps([{"pid": stranger.pid, "started": started}]))
+        Supervisor(tmp_path).stop()
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_every_way_of_stopping_is_ctrl_c(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert signal.getsignal(number) is before
+
+
+def test_ports_are_told_apart() -> None:
+    port = free_port()
+    assert port_is_free(port)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert not port_is_free(port)
+
+
+def test_the_embedded_redis_is_for_this_machine_and_its_owner_alone(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis" / "redis.conf").touch(mode=0o644)
+    found = embedded_redis(tmp_path)
+    password = found.url.partition("@")[0].rpartition(":")[2]
+    config = tmp_path / "redis" / "redis.conf"
+    assert password in config.read_text()
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert not any(password in part for part in found.command.argv)
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(found.command)
+        listening = [row for row in psutil.Process(supervisor.pid("redis")).net_connections() if row.status == "LISTEN"]
+        assert {row.laddr.ip for row in listening} == {"127.0.0.1"}
+        with pytest.raises(AuthenticationError), redis.from_url(found.url.replace(password, "")) as stranger:
+            stranger.ping()
+        with pytest.raises(AuthenticationError), redis.from_url(found.url.replace(password, "guess")) as stranger:
+            stranger.ping()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_the_embedded_redis_keeps_its_data(how: signal.Signals, tmp_path: Path) -> None:
+    first = embedded_redis(tmp_path)
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(first.command)
+        with redis.from_url(first.url) as connection:
+            connection.set("kept", "yes")
+        time.sleep(1.1)  # written to disk every second
+        os.kill(supervisor.pid("redis"), how)
+        wait_until(lambda: answer(first.url) == b"yes")  # started again on its own
+    second = embedded_redis(tmp_path)
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(second.command)
+        assert answer(second.url) == b"yes"
+        assert second.url != first.url
+
+
+def answer(url: str) -> object:
+    try:
+        with redis.from_url(url) as connection:
+            return connection.get("kept")
+    except RedisError:
+        return None
