@@ -21,10 +21,10 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL_STUDIO = ("label-studio==1.23.2",)
@@ -61,9 +61,15 @@ def cache_folder() -> Path:
     return base / "zeromask" / "environments"
 
 
+def _declared() -> dict[str, Any]:
+    import tomllib  # here: an older Python has none, and is to be told so by `main`
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
 def project_environment() -> Environment:
     """The libraries of pyproject.toml, with those of its tests."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = _declared()
     project = declared["project"]
     wanted = (*project["dependencies"], *project["optional-dependencies"]["dev"], *declared["build-system"]["requires"])
     return Environment("project", tuple(wanted), gigabytes=7.0, minutes=4)
@@ -81,11 +87,14 @@ def ensure(environment: Environment) -> Path:
         SetupFailed: no room, no network, no venv module; the next run goes on from there.
     """
     path = environment.path
-    if (path / _MARKER).exists():
+    if _is_complete(path):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupFailed(f"{path.parent} cannot be made ({error}). Set ZEROMASK_CACHE to your own folder.") from error
     with _locked(path.with_suffix(".lock"), environment.name):
-        if (path / _MARKER).exists():  # somebody else made it while we waited
+        if _is_complete(path):  # somebody else made it while we waited
             return path
         if path.exists():
             print(f"The environment {environment.name} was left half-made; making it again.", flush=True)
@@ -99,15 +108,19 @@ def ensure(environment: Environment) -> Path:
     return path
 
 
+def _is_complete(path: Path) -> bool:
+    return (path / _MARKER).exists() and (path / "bin" / "python").exists()  # the Python it was made of may be gone
+
+
 def link_project(libraries: Path) -> Path:
     """Make the clone's `.venv`: the libraries by path, the project installed in place. Returns its Python."""
     venv = ROOT / ".venv"
     python, marker = venv / "bin" / "python", venv / _MARKER
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = _declared()["project"]["scripts"]
     wanted = json.dumps({"libraries": str(libraries), "root": str(ROOT), "scripts": scripts})
     if marker.exists() and marker.read_text() == wanted and python.exists():
         return python
-    if venv.exists() and not (venv / "pyvenv.cfg").exists() and any(venv.iterdir()):
+    if venv.is_symlink() or (venv.exists() and not (venv / "pyvenv.cfg").exists() and not _is_empty(venv)):
         raise SetupFailed(f"{venv} is in the way and is no virtual environment. Move it away and run again.")
     shutil.rmtree(venv, ignore_errors=True)
     log = libraries.with_suffix(".log")
@@ -119,6 +132,10 @@ def link_project(libraries: Path) -> Path:
     _run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], log, "Installing the project in .venv")
     marker.write_text(wanted)
     return python
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 @contextlib.contextmanager
@@ -144,7 +161,7 @@ def _require_room(folder: Path, environment: Environment) -> None:
 def _run(command: Sequence[str], log: Path, told: str) -> None:
     """Run a command, its output in `log`, a line of progress on the terminal."""
     start = time.monotonic()
-    with log.open("a+") as file:
+    with log.open("a+", errors="replace") as file:
         begin = file.seek(0, os.SEEK_END)
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
