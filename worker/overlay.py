@@ -1,49 +1,114 @@
-"""Masks painted over their picture, for people. It must not know where either came from."""
+"""Masks painted over their pictures, for people: one overlay, or a sheet of several. It must not know their source."""
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
 _STRENGTH = 0.5
+_COLUMNS = 3
+_NARROWEST = 240  # pixels a legend needs
+_PAPER, _INK = (255, 255, 255), (20, 20, 20)
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A picture and what to paint over it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        masks: label and (H, W) bool mask, in the image's pixels.
+    """
+
+    image: NDArray[np.uint8]
+    masks: Sequence[tuple[str, NDArray[np.bool_]]]
 
 
 def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np.bool_]]]) -> Image.Image:
-    """Tint each mask in its label's colour, outline it, and add a legend.
+    """Tint each mask in its label's colour and outline it; a legend below, so that no pixel moves or is hidden.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: label and (H, W) bool mask, in the image's pixels.
     """
-    painted = image.astype(np.float32)
-    names = list(dict.fromkeys(name for name, _ in masks))
-    for name, mask in masks:
-        colour = np.array(_COLOURS[names.index(name) % len(_COLOURS)], dtype=np.float32)
+    return draw_sheet([Painting(image, masks)], list(dict.fromkeys(name for name, _ in masks)))
+
+
+def draw_sheet(paintings: Sequence[Painting], names: Sequence[str]) -> Image.Image:
+    """Overlays three in a row, each fitted into the size of the first, and one legend below them.
+
+    Args:
+        paintings: at least one.
+        names: every label, in the order of the legend; a label has one colour in all pictures.
+    """
+    height, width = paintings[0].image.shape[:2]
+    columns = min(_COLUMNS, len(paintings))
+    rows = -(-len(paintings) // columns)
+    legend = _legend(names, max(columns * width, _NARROWEST)) if names else Image.new("RGB", (1, 0))
+    sheet = Image.new("RGB", (max(columns * width, legend.width), rows * height + legend.height), _PAPER)
+    for place, painting in enumerate(paintings):
+        row, column = divmod(place, columns)
+        painted = _paint(painting, names)
+        if painted.size != (width, height):
+            painted = ImageOps.pad(painted, (width, height), color=_PAPER)
+        sheet.paste(painted, (column * width, row * height))
+    if legend.height:
+        sheet.paste(legend, (0, rows * height))
+    return sheet
+
+
+def label_colour(index: int) -> tuple[int, int, int]:
+    """The colour of the label at this place of the legend, RGB; no two of the first hundred are the same."""
+    if index < len(_COLOURS):
+        return _COLOURS[index]
+    red, green, blue = colorsys.hsv_to_rgb((index * 0.618034) % 1.0, 0.75, 0.65 + 0.3 * (index % 2))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _paint(painting: Painting, names: Sequence[str]) -> Image.Image:
+    painted = painting.image.astype(np.float32)
+    for name, mask in painting.masks:
+        colour = np.array(label_colour(names.index(name)), dtype=np.float32)
         painted[mask] = (1 - _STRENGTH) * painted[mask] + _STRENGTH * colour
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(painted, outlines, -1, colour.tolist(), max(1, round(min(mask.shape) / 250)))
-    picture = Image.fromarray(painted.round().astype(np.uint8))
-    _legend(picture, names)
-    return picture
+    return Image.fromarray(painted.round().astype(np.uint8))
 
 
-def _legend(picture: Image.Image, names: Sequence[str]) -> None:
-    if not names:
-        return
-    size = max(11, round(min(picture.size) / 28))
-    font, line = ImageFont.load_default(size), round(size * 1.4)
-    draw = ImageDraw.Draw(picture, "RGBA")
-    width = max(draw.textlength(name, font=font) for name in names) + 2.2 * size
-    draw.rectangle((0, 0, width, line * len(names) + size * 0.4), fill=(0, 0, 0, 150))
-    for row, name in enumerate(names):
-        top = size * 0.2 + row * line
-        draw.rectangle((size * 0.4, top + size * 0.2, size * 1.3, top + size * 1.1), fill=_COLOURS[row % len(_COLOURS)])
-        draw.text((size * 1.7, top), name, font=font, fill=(255, 255, 255))
+def _legend(names: Sequence[str], width: int) -> Image.Image:
+    """Swatches and names in as many rows as they need, (h, `width`) RGB."""
+    size = min(40, max(14, round(width / 45)))
+    font, line = ImageFont.load_default(size), round(size * 1.6)
+    places: list[tuple[int, int, str]] = []
+    left, top = size, round(size * 0.4)
+    for name in names:
+        shown = _shortened(name, font, width - round(3.4 * size))
+        needed = round(font.getlength(shown) + 1.4 * size)
+        if left > size and left + needed > width - size:
+            left, top = size, top + line
+        places.append((left, top, shown))
+        left += needed + 2 * size
+    legend = Image.new("RGB", (width, top + line), _PAPER)
+    draw = ImageDraw.Draw(legend)
+    for index, (left, top, shown) in enumerate(places):
+        draw.rectangle((left, top + size * 0.1, left + size, top + size * 1.1), fill=label_colour(index))
+        draw.text((left + 1.4 * size, top), shown, font=font, fill=_INK)
+    return legend
+
+
+def _shortened(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(name) <= width:
+        return name
+    while name and font.getlength(f"{name}...") > width:
+        name = name[:-1]
+    return f"{name}..."

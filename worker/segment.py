@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -39,12 +40,12 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Segment the images named. Returns 0; 1 when some image failed; 2 when nothing could start."""
-    settings = Settings.from_env(os.environ)
-    options = _parse(arguments, settings)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("worker").setLevel(logging.INFO)
     try:
+        settings = Settings.from_env(os.environ)
+        options = _parse(arguments, settings)
         vocabulary = vocabulary_of(options.words, options.output)
         segmenter = Segmenter(Encoder(options.model, device=settings.device, short_side=settings.short_side))
         options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -55,10 +56,12 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"model {options.model} does not know {', '.join(words)} in {key!r}: expect nothing of it",
                       style="yellow", markup=False)  # fmt: skip
     rows: list[dict[str, Any]] = []
-    for path in track(options.images, "Segmenting", console=console, disable=not console.is_terminal):
+    limits = ImageLimits.from_settings(settings)
+    places = list(zip(options.images, output_stems(options.images, options.output_dir), strict=True))
+    for path, stem in track(places, "Segmenting", console=console, disable=not console.is_terminal):
         try:
-            rows.append(_segment(path, segmenter, vocabulary, options, ImageLimits.from_settings(settings)))
-        except ImageUnavailable as error:
+            rows.append(_segment(path, stem, segmenter, vocabulary, limits))
+        except (ImageUnavailable, OSError) as error:
             console.print(str(error), style="red", markup=False)
             rows.append({"image": str(path), "error": str(error)})
     _report(rows, options)
@@ -80,12 +83,23 @@ def vocabulary_of(words: Sequence[str], output: str = "brush") -> Vocabulary:
     return Vocabulary(labels)
 
 
+def output_stems(images: Sequence[Path], folder: Path) -> list[Path]:
+    """Where each image's results go, without ending: its name, numbered when another image has it too."""
+    taken: set[str] = set()
+    stems = []
+    for path in images:
+        names = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        stems.append(folder / name)
+    return stems
+
+
 def _segment(
-    path: Path, segmenter: Segmenter, vocabulary: Vocabulary, options: Options, limits: ImageLimits
+    path: Path, stem: Path, segmenter: Segmenter, vocabulary: Vocabulary, limits: ImageLimits
 ) -> dict[str, Any]:
     image = read_image(path, limits)
     found = segmenter.segment(segmenter.embed([image])[0], vocabulary)
-    stem = options.output_dir / path.stem
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
     result = _regions(found)

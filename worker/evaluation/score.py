@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.errors import EnvironmentBroken, ImageUnavailable, JobError, ZeromaskError
-from worker.overlay import draw_overlay
+from worker.overlay import Painting, draw_sheet
 from worker.regions import decode_region, region_label
 
 BACKGROUND = "background"
-_COLUMNS = 3
 Mask = NDArray[np.bool_]
 Predictions = Mapping[str, Sequence[Mapping[str, Any]]]
 """Image stem to the Label Studio regions predicted for it."""
@@ -148,27 +147,22 @@ def _add(tally: Tally, wanted: Mask, found: Mask | None, *, boxes: bool) -> None
 
 
 def overlay_sheet(images: Path, labels: Sequence[str], predictions: Predictions) -> NDArray[np.uint8]:
-    """Paint the predicted regions over up to 12 pictures, each with the legend, three in a row: (H, W, 3) uint8 RGB.
+    """Paint the predicted regions over up to 12 pictures, under one legend: (H, W, 3) uint8 RGB.
 
     Raises:
         ImageUnavailable: there is nothing to paint, or a picture is missing.
     """
-    cells: list[NDArray[np.uint8]] = []
+    paintings: list[Painting] = []
     for stem in sorted(predictions)[:12]:
         stored = cv2.imread(str(images / f"{stem}.png"), cv2.IMREAD_COLOR)
         if stored is None:
             raise ImageUnavailable(f"picture {images / stem}.png", "it cannot be read", "Name its folder by --images.")
         image = np.asarray(stored[..., ::-1], dtype=np.uint8)
         masks, _ = label_masks(predictions[stem], (image.shape[0], image.shape[1]))
-        nothing = np.zeros(image.shape[:2], dtype=np.bool_)  # keeps a label's colour the same in every picture
-        painted = draw_overlay(image, [(label, masks.get(label, nothing)) for label in labels])
-        height, width = cells[0].shape[:2] if cells else image.shape[:2]
-        cells.append(np.asarray(painted.convert("RGB").resize((width, height)), dtype=np.uint8))
-    if not cells:
+        paintings.append(Painting(image, [(label, masks[label]) for label in labels if label in masks]))
+    if not paintings:
         raise ImageUnavailable("overlay", "no picture has predictions", "Predict something first.")
-    columns = min(_COLUMNS, len(cells))
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    return np.concatenate([np.concatenate(cells[k : k + columns], axis=1) for k in range(0, len(cells), columns)])
+    return np.asarray(draw_sheet(paintings, labels), dtype=np.uint8)
 
 
 def write_overlay(path: Path, sheet: NDArray[np.uint8]) -> None:

@@ -1,0 +1,224 @@
+"""`zeromask segment` as a process, what it writes, and the table of commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plugin_config.cli import COMMANDS, usage
+from worker.overlay import Painting, draw_overlay, draw_sheet, label_colour
+from worker.regions import decode_region
+from worker.segment import main as segment
+from worker.segment import output_stems
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = "red striped shape,green dotted shape"
+SIZE = (240, 180)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two drawn pictures of the same name in two folders."""
+    folder = tmp_path_factory.mktemp("pictures")
+    done = run("worker.builtin.draw", "--output-dir", str(folder), "--pictures", "2", "--labels", WORDS,
+               "--size", *map(str, SIZE))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = sorted((folder / "images").glob("*.png"))
+    for index, path in enumerate(found):
+        (folder / f"set{index}").mkdir()
+        path.rename(folder / f"set{index}" / "scene.png")
+    return sorted(folder.glob("set*/scene.png"))
+
+
+def run(module: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "MODEL": "builtin", "ZEROMASK_DEVICE": "cpu", "OMP_NUM_THREADS": "1", **environ}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def report(done: subprocess.CompletedProcess[str]) -> Any:
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, done.stdout + done.stderr
+    return json.loads(lines[0])
+
+
+def test_every_image_gets_an_overlay_and_its_regions(pictures: list[Path], tmp_path: Path) -> None:
+    """Also those of one name; one that is no picture costs the others nothing; unknown words are named."""
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    labels = f"{WORDS},red zeppelin"
+    done = run("worker.segment", str(pictures[0]), str(bad), str(pictures[1]), "--labels", labels,
+               "--output-dir", str(tmp_path / "out"), "--json")  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    told = report(done)
+    assert (told["model"], told["labels"]) == ("builtin", labels.split(","))
+    first, failed, second = told["images"]
+    assert "error" in failed
+    assert str(bad) in re.sub(r"\s", "", done.stderr)
+    assert "does not know zeppelin in 'red zeppelin'" in " ".join(done.stderr.split())
+    for row, path in ((first, pictures[0]), (second, pictures[1])):
+        assert row["image"] == str(path)
+        stored = json.loads(Path(row["regions_file"]).read_text())
+        assert stored["image"] == str(path)
+        assert len(stored["result"]) == row["regions"]
+        with Image.open(row["overlay"]) as overlay:
+            assert overlay.width >= SIZE[0]
+            assert overlay.height >= SIZE[1]
+        for region in stored["result"]:
+            assert (region["original_width"], region["original_height"]) == SIZE
+            assert decode_region(region, width=SIZE[0], height=SIZE[1]).any()
+    files = {first["overlay"], second["overlay"], first["regions_file"], second["regions_file"]}
+    assert {str(path) for path in (tmp_path / "out").iterdir()} == files
+    assert len(files) == 4
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of a call in this very process, which spares the seconds that torch takes to load."""
+    monkeypatch.setenv("MODEL", "builtin")
+    monkeypatch.setenv("ZEROMASK_DEVICE", "cpu")
+    return monkeypatch
+
+
+def test_plain_output_is_a_line_per_image(
+    pictures: list[Path], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--labels", WORDS, "--output", "polygon", "--output-dir", str(tmp_path / "out")]
+    assert segment([str(pictures[0]), *options]) == 0
+    counts = r"\d+ red striped shape, \d+ green dotted shape"
+    assert re.fullmatch(rf"{re.escape(str(pictures[0]))}: {counts} -> .*\n", capsys.readouterr().out)
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    pictures: list[Path], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "scene_overlay.png").mkdir()  # in the way
+    assert segment([str(pictures[0]), "--labels", WORDS, "--output-dir", str(tmp_path / "out")]) == 1
+    assert "scene_overlay.png" in re.sub(r"\s", "", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "told"),
+    [
+        pytest.param(["--labels", "cat", "--model", "nonsense"], {}, "no architecture 'nonsense'", id="model"),
+        pytest.param(["--labels", " , "], {}, 'Name them: --labels "cat,grass"', id="labels"),
+        pytest.param(["--labels", "cat"], {"ZEROMASK_SHORT_SIDE": "x"}, "ZEROMASK_SHORT_SIDE", id="setting"),
+        pytest.param(["--labels", "cat"], {"ZEROMASK_DEVICE": "abacus"}, "no device named 'abacus'", id="device"),
+        pytest.param([], {}, "--labels", id="usage"),
+    ],
+)
+def test_what_cannot_start_ends_with_2_and_a_reason(
+    arguments: list[str],
+    environ: dict[str, str],
+    told: str,
+    tmp_path: Path,
+    here: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environ.items():
+        here.setenv(name, value)
+    try:
+        status = segment(["a.png", "--output-dir", str(tmp_path / "out"), *arguments])
+    except SystemExit as leaving:  # argparse
+        status = int(str(leaving.code))
+    assert status == 2
+    said = capsys.readouterr()
+    assert told in " ".join(said.err.split())
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("images", "stems"),
+    [
+        (["a/cat.png", "b/cat.png", "cat.jpg"], ["cat", "cat_2", "cat_3"]),
+        (["cat_2.png", "cat.png", "b/cat.png"], ["cat_2", "cat", "cat_3"]),
+        (["cat.png", "cat.png"], ["cat", "cat_2"]),
+    ],
+)
+def test_no_two_images_share_an_output(images: list[str], stems: list[str]) -> None:
+    assert output_stems([Path(image) for image in images], Path("out")) == [Path("out") / stem for stem in stems]
+
+
+def test_help_lists_every_command_and_each_has_its_module() -> None:
+    done = run("plugin_config.cli", "--help")
+    assert (done.returncode, done.stdout) == (0, usage())
+    for command in COMMANDS:
+        assert re.search(rf"^  {command.name} +\S", done.stdout, re.MULTILINE)
+        spec = importlib.util.find_spec(command.module)
+        assert spec is not None, command.module
+        if spec.submodule_search_locations is not None:  # a package runs by its __main__
+            assert importlib.util.find_spec(f"{command.module}.__main__") is not None
+
+
+def test_a_command_hands_on_its_arguments() -> None:
+    done = run("plugin_config.cli", "up", "--help")
+    assert done.returncode == 0
+    assert "usage: zeromask up" in done.stdout
+
+
+def test_an_unknown_command_ends_with_2_and_the_list() -> None:
+    done = run("plugin_config.cli", "segmnt")
+    assert done.returncode == 2
+    assert "no command 'segmnt'" in done.stderr
+    assert usage() in done.stderr
+
+
+def grey(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.full((height, width, 3), 120, dtype=np.uint8)
+
+
+def square(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[10:40, 10:40] = True
+    return mask
+
+
+def test_an_overlay_hides_no_pixel_and_tints_the_mask_alone() -> None:
+    overlay = np.asarray(draw_overlay(grey(200, 300), [("cat", square(200, 300))]))
+    assert overlay.shape[1:] == (300, 3)
+    tint = [round((120 + value) / 2) for value in label_colour(0)]
+    assert np.abs(overlay[25, 25].astype(int) - tint).max() <= 1
+    outside = overlay[:200][~square(200, 300)]
+    assert (outside == 120).mean() > 0.95  # all but the outline
+    assert (overlay[200:] == label_colour(0)).all(axis=-1).sum() >= 100  # its swatch
+
+
+def test_nothing_found_is_the_picture_itself() -> None:
+    assert np.array_equal(np.asarray(draw_overlay(grey(50, 70), [])), grey(50, 70))
+
+
+def test_a_sheet_has_one_legend_and_one_colour_per_label() -> None:
+    names = ["cat", "grass", "sky"]
+    paintings = [Painting(grey(200, 300), [(name, square(200, 300))]) for name in ("sky", "cat")]
+    paintings += [Painting(grey(100, 300), []), Painting(grey(200, 300), [("sky", square(200, 300))])]
+    sheet = np.asarray(draw_sheet(paintings, names))
+    assert sheet.shape[1] == 900
+    assert 400 < sheet.shape[0] < 480
+    assert np.array_equal(sheet[25, 25], sheet[225, 25])  # sky, both times
+    assert not np.array_equal(sheet[25, 25], sheet[25, 325])
+    swatches = [int((sheet[400:] == label_colour(index)).all(axis=-1).sum()) for index in range(3)]
+    assert min(swatches) > 100
+    assert max(swatches) - min(swatches) < 5
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 1000), (1000, 40)], ids=str)
+def test_any_size_and_many_long_names_are_painted(size: tuple[int, int]) -> None:
+    names = [f"a rather long name of a label, number {index}, " * 3 for index in range(30)]
+    sheet = draw_overlay(grey(*size), [(name, np.ones(size, dtype=np.bool_)) for name in names])
+    assert sheet.width >= size[1]
+    assert sheet.height > size[0]
+
+
+def test_a_hundred_labels_have_a_hundred_colours() -> None:
+    assert len({label_colour(index) for index in range(100)}) == 100
