@@ -192,6 +192,19 @@ def test_the_leftovers_of_a_killed_supervisor_are_ended_by_the_next(
         wait_until(lambda: not any(runs(pid) for pid in (parent, deaf, grandchild)), within_s=5)
 
 
+def test_what_outlived_its_leader_is_ended_too(tmp_path: Path) -> None:
+    """The leader is gone and reaped; its group is still there."""
+    note = tmp_path / "grandchild"
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(note)], start_new_session=True) as leader:
+        started = psutil.Process(leader.pid).create_time()
+        orphan = number_in(note)
+        leader.kill()
+    (tmp_path / "processes.json").write_text(json.dumps([{"pid": leader.pid, "started": started}]))
+    assert runs(orphan)
+    Supervisor(tmp_path).stop()
+    wait_until(lambda: not runs(orphan), within_s=3)
+
+
 @pytest.mark.parametrize("record", ["", "{", "5", "{}", "[5]", "[{}]", '[{"pid": 1, "started": 1.0}]'])
 def test_a_record_that_says_nothing_of_ours_ends_nobody(record: str, tmp_path: Path) -> None:
     (tmp_path / "processes.json").write_text(record)

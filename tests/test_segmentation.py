@@ -239,6 +239,19 @@ def test_the_least_used_embeddings_leave_at_the_limit(room: float, kept: int, en
     assert encoder.images == before + 1
 
 
+def test_what_was_used_last_stays_longest(encoder: CountingEncoder) -> None:
+    first, second, third = (noise(64, 64, seed=seed) for seed in range(3))
+    room = encoder.embed_images([first])[0].features.numel() * 4 * 2
+    cache = EmbeddingCache(Segmenter(encoder), most_bytes=room)
+    for image in (first, second, first, third):
+        cache.embed([image])
+    before = encoder.images
+    cache.embed([first])
+    assert encoder.images == before
+    cache.embed([second])
+    assert encoder.images == before + 1
+
+
 def test_a_segmentation_says_how_sure_it_is(segmenter: Segmenter) -> None:
     embedding = segmenter.embed([red_square()])[0]
     for vocabulary in (vocabulary_of("red shape"), vocabulary_of("blue dotted shape")):
