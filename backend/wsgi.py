@@ -5,12 +5,13 @@ It must not know what the routes do.
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
-import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
@@ -138,11 +139,11 @@ class _JsonChannel(HTTPChannel):  # type: ignore[misc]
     parser_class = _JsonParser
 
 
-def main(environ: Mapping[str, str] | None = None) -> int:
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code: 0 after a signal, 2 when it could not start."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        settings = Settings.from_env(os.environ if environ is None else environ).require("redis_url")
+        settings = _parse(arguments, environ).require("redis_url")
         server = _listen(settings)
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask backend: {error}\n")
@@ -153,6 +154,13 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     server.close()
     logger.info("stopped")
     return 0
+
+
+def _parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    settings = Settings.from_env(environ)
+    parser = argparse.ArgumentParser(prog="zeromask backend", description="The web half; settings: README.md.")
+    parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
+    return replace(settings, model=parser.parse_args(arguments).model)
 
 
 def _listen(settings: Settings) -> Any:

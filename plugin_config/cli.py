@@ -47,8 +47,9 @@ def usage() -> str:
 
 
 def _become(module: str, arguments: Sequence[str]) -> None:
-    # -m of this very interpreter: the halves stay apart, and signals go straight to the one that runs.
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    # -m of this very interpreter: the halves stay apart, and signals go straight to the one that runs. -P, or a folder
+    # named backend where a person happens to stand would be run instead of ours.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Only runs processes and talks to Label Studio: pictures, truth and scores come f
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -68,8 +69,10 @@ class Report:
     overlay: str = ""
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the demo. Returns 0; 1 when CHECK=1 found a miss; 2 when something could not start."""
+    told = "Environment: CHECK=1 verifies and prints one JSON line, PORT moves Label Studio, ZEROMASK_STATE_DIR its data."
+    argparse.ArgumentParser(prog="zeromask demo", description=__doc__, epilog=told).parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     report = Report()
     try:
@@ -202,4 +205,4 @@ def _invitation(stage: Stage) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

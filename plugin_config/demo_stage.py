@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from plugin_config.environments import label_studio_environment
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.processes import Command, Supervisor, free_port, port_is_free
+from plugin_config.processes import Command, Supervisor, free_port, module_command, port_is_free
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, start_halves
 
@@ -62,12 +61,19 @@ def prepare(environ: Mapping[str, str]) -> Stage:
     settings = Settings.from_env(environ)
     state = settings.state_path / ("check" if check else "demo")
     asked = environ.get("PORT", "").strip()
-    port = int(asked) if asked.isdecimal() else (free_port() if check else _PORT)
+    if asked and not (asked.isdecimal() and 0 < int(asked) < 65536):
+        remedy = "Give a number between 1 and 65535: make demo PORT=8090"
+        raise EnvironmentBroken(f"PORT={asked}", "is not a port", remedy)
+    port = int(asked) if asked else (free_port() if check else _PORT)
     if not port_is_free(port):
         remedy = f"Stop the other program (an earlier demo?), or choose another port: make demo PORT={port + 10}"
         raise EnvironmentBroken(f"port {port}", "is taken", remedy)
     url = f"http://localhost:{port}"
-    token = _kept_secret(state / "token")
+    try:
+        token = _kept_secret(state / "token")
+    except OSError as error:
+        remedy = "Set ZEROMASK_STATE_DIR to a folder that can be written."
+        raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", remedy) from error
     mine = replace(
         settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
         label_studio_url=url, label_studio_api_key=token, short_side=_SHORT_SIDE,
@@ -108,6 +114,7 @@ def label_studio_command(url: str, token: str, data: Path) -> Command:
         # Since 1.23.1 both must be off, or a backend on this machine gets no webhook.
         "ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false",
         "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "", "PYTHONWARNINGS": "ignore",
+        "NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1",  # what it calls is on this machine
     }  # fmt: skip
     program = label_studio_environment().path / "bin" / "label-studio"
     argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port]
@@ -120,7 +127,7 @@ def run_worker_command(module: str, *arguments: str) -> str:
     Raises:
         EnvironmentBroken: it failed; the message quotes its last line.
     """
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([*module_command(module), *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         problem = f"ended with status {done.returncode}: {said[:300]}"

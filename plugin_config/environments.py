@@ -28,9 +28,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL_STUDIO = ("label-studio==1.23.2",)
-_OLDEST_PYTHON = (3, 11)
+_OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)  # Flask 1.1 of label-studio-ml does not import on 3.14
 _MARKER = "zeromask-complete"
-_OFFLINE_SIGNS = ("name resolution", "ConnectionError", "No matching distribution", "timed out", "Failed to establish",
+_OFFLINE_SIGNS = ("name resolution", "ConnectionError", "timed out", "Failed to establish",
                   "Max retries")  # fmt: skip
 
 
@@ -203,8 +203,8 @@ def _show(text: str, *, final: bool) -> None:
 
 def main(names: Sequence[str]) -> int:
     """Make the named environments; returns the exit status."""
-    if sys.version_info < _OLDEST_PYTHON:
-        print(f"Python {'.'.join(map(str, _OLDEST_PYTHON))} or newer is needed, this is {platform.python_version()}. "
+    if not _OLDEST_PYTHON <= sys.version_info[:2] < _TOO_NEW_PYTHON:
+        print(f"Python 3.11, 3.12 or 3.13 is needed, this is {platform.python_version()}. "
               "Name another one: make PYTHON=/path/to/python3.11 ...")  # fmt: skip
         return 2
     try:

@@ -10,8 +10,10 @@ import base64
 import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
@@ -126,7 +128,10 @@ class LabelStudio:
             )
         if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
             raise LabelStudioError("Label Studio token", "holds characters that no token has", _TOKEN_REMEDY)
-        self._client = httpx.Client(base_url=self.url, auth=TokenAuth(self.url, api_key), timeout=timeout_s)
+        self._client = httpx.Client(
+            base_url=self.url, auth=TokenAuth(self.url, api_key), timeout=timeout_s,
+            trust_env=not _is_loopback(self.url),
+        )  # fmt: skip
 
     def __enter__(self) -> LabelStudio:
         return self
@@ -162,7 +167,8 @@ class LabelStudio:
     def project(self, project: int) -> Project:
         """Read one project."""
         row = self.request("GET", f"/api/projects/{project}/")
-        return Project(row["id"], row["title"], row["label_config"] or "", row.get("model_version") or "")
+        with _as_expected("a project"):
+            return Project(row["id"], row["title"], row["label_config"] or "", row.get("model_version") or "")
 
     def show_version(self, project: int, version: str) -> None:
         """Make `version` the one annotators are shown and the one that orders their queue."""
@@ -172,7 +178,9 @@ class LabelStudio:
         """Titles of the models connected to a project. Label Studio puts the first one where a version could stand
         (`Project.model_version`), meaning "whatever that model says now".
         """
-        return frozenset(row["title"] for row in self.request("GET", "/api/ml/", params={"project": project}))
+        rows = self.request("GET", "/api/ml/", params={"project": project})
+        with _as_expected("the connected models"):
+            return frozenset(row["title"] for row in rows)
 
     def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
         """Read the tasks among `ids` that (still) exist in the project, in one request."""
@@ -209,21 +217,21 @@ class LabelStudio:
         self.request("DELETE", f"/api/predictions/{prediction}/")
 
     def is_own(self, url: str) -> bool:
-        """Whether an address is served by this Label Studio (relative, or below its own address)."""
+        """Whether an address is served by this Label Studio: relative, or on its scheme, host and port."""
         if url.startswith("/"):
             return not url.startswith(("//", "/\\"))  # those name another host
-        return url.startswith(f"{self.url}/")
+        return _origin(url) == _origin(self.url)
 
     def presigned_path(self, uri: str, *, task: int) -> str:
-        """The path under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
-        return f"/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
+        """The address under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
+        return f"{self.url}/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
 
-    def stream(self, path: str) -> httpx.Response:
+    def stream(self, url: str) -> httpx.Response:
         """Open a file Label Studio serves; the caller reads and closes it. Redirects are not followed. An HTTP 500 is
         left to the caller: it may be about this one file.
         """
         try:
-            response = self._client.send(self._client.build_request("GET", path), stream=True)
+            response = self._client.send(self._client.build_request("GET", urljoin(self.url, url)), stream=True)
         except httpx.TransportError as error:
             raise _unreachable(self.url, f"{type(error).__name__}: {error}") from error
         if response.status_code in _AWAY:
@@ -236,6 +244,20 @@ class LabelStudio:
         wanted = f"id,{include},predictions_model_versions,total_annotations"
         params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
         return self.request("GET", "/api/tasks/", params=params)
+
+
+def _origin(url: str) -> tuple[str, str, int | None] | None:
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        return None
+    return parts.scheme, parts.host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether a proxy has no business between us and this address."""
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _is_address(url: str) -> bool:
@@ -273,11 +295,24 @@ def _refused(method: str, path: str, response: httpx.Response) -> LabelStudioErr
     return LabelStudioError(f"{method} {path}", problem, remedy, status=response.status_code)
 
 
-def _task(row: Mapping[str, Any]) -> Task:
-    versions = row.get("predictions_model_versions") or ""
-    names = frozenset(name.strip() for name in versions.split(",") if name.strip())
-    return Task(row["id"], row.get("data") or {}, names, row.get("total_annotations") or 0)
+def _task(row: Any) -> Task:
+    with _as_expected("a task"):
+        versions = row.get("predictions_model_versions") or ""
+        names = frozenset(name.strip() for name in versions.split(",") if name.strip())
+        return Task(int(row["id"]), dict(row.get("data") or {}), names, int(row.get("total_annotations") or 0))
 
 
-def _prediction(row: Mapping[str, Any]) -> StoredPrediction:
-    return StoredPrediction(row["id"], row["task"], row.get("model_version") or "", row["result"], row.get("score"))
+def _prediction(row: Any) -> StoredPrediction:
+    with _as_expected("a prediction"):
+        version, result = row.get("model_version") or "", list(row["result"])
+        return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"))
+
+
+@contextmanager
+def _as_expected(subject: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        remedy = "This version of Label Studio is not known here; 1.23 is."
+        told = f"Label Studio's answer about {subject}"
+        raise LabelStudioError(told, f"is not as expected ({error!r})", remedy) from error

@@ -9,7 +9,7 @@ Keys of project P (members are `version|task`):
     zeromask:projects         set    projects that ever asked
     zeromask:P:pending        zset   member -> moment it is due, ms; earlier = sooner
     zeromask:P:leases         hash   member -> "owner|moment it runs out, ms"
-    zeromask:P:attempts       hash   member -> leases that ran out or were given back
+    zeromask:P:attempts       hash   member -> leases that ran out, and tries Label Studio could not answer
     zeromask:P:failed         hash   member -> reason
     zeromask:P:done           hash   version -> tasks predicted
     zeromask:P:drain:S        string see slots.py
@@ -83,7 +83,8 @@ end
 return kept
 """
 
-# KEYS: leases, pending, attempts, failed, done. ARGV: owner, member, outcome, detail (version, reason or delay ms).
+# KEYS: leases, pending, attempts, failed, done.
+# ARGV: owner, member, outcome, detail (version, reason or delay ms), most attempts.
 _SETTLE = _NOW + """
 local lease = redis.call('HGET', KEYS[1], ARGV[2])
 if not lease or string.sub(lease, 1, #ARGV[1] + 1) ~= ARGV[1] .. '|' then return 0 end
@@ -94,6 +95,14 @@ if ARGV[3] == 'done' then
 elseif ARGV[3] == 'failed' then
   redis.call('HDEL', KEYS[3], ARGV[2])
   redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+elseif ARGV[3] == 'retry' then
+  local attempts = redis.call('HINCRBY', KEYS[3], ARGV[2], 1)
+  if attempts >= tonumber(ARGV[5]) then
+    redis.call('HDEL', KEYS[3], ARGV[2])
+    redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+  else
+    redis.call('ZADD', KEYS[2], now + 1000 * 4 ^ attempts, ARGV[2])
+  end
 elseif ARGV[3] == 'again' then
   redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[2])
 end
@@ -196,6 +205,18 @@ class PendingTasks:
     def give_back(self, project: int, owner: str, ref: TaskRef, *, delay_s: float = 0.0) -> bool:
         """Not the task's fault: due again after `delay_s`. False when the lease was lost meanwhile."""
         return self._settle(project, owner, ref, "again", int(delay_s * 1000))
+
+    @redis_errors
+    def retry(self, project: int, owner: str, ref: TaskRef, reason: str) -> bool:
+        """Perhaps the task's fault: due again after 4, 16, 64 ... s, and failed with `reason` after the fifth try."""
+        return self._settle(project, owner, ref, "retry", reason[:500])
+
+    @redis_errors
+    def forget(self, project: int) -> None:
+        """A project is gone: nothing of it is kept."""
+        self._redis.srem("zeromask:projects", project)
+        for key in self._redis.scan_iter(match=f"zeromask:{project}:*", count=1000):
+            self._redis.delete(key)
 
     @redis_errors
     def drop(self, project: int, owner: str, ref: TaskRef) -> bool:
@@ -336,7 +357,7 @@ class PendingTasks:
 
     def _settle(self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int) -> bool:
         keys = self._keys(project, "leases", "pending", "attempts", "failed", "done")
-        return bool(self._run(_SETTLE, keys, [owner, ref.encode(), outcome, detail]))
+        return bool(self._run(_SETTLE, keys, [owner, ref.encode(), outcome, detail, MAX_ATTEMPTS]))
 
     def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         answer = self._redis.eval(script, len(keys), *keys, *args)

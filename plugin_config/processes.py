@@ -188,6 +188,13 @@ class Supervisor:
         return EnvironmentBroken(name, f"{problem}: {' / '.join(lines[-2:])[:400]}", f"Its log is {path}.")
 
 
+def module_command(module: str) -> list[str]:
+    """The command line that runs a module of ours. -P keeps Python from looking in the present folder first, where
+    another project's `backend` or `worker` may lie.
+    """
+    return [sys.executable, "-P", "-m", module]
+
+
 def free_port() -> int:
     """A loopback port nobody listens on now."""
     with socket.socket() as probe:

@@ -47,9 +47,9 @@ class Settings:
     max_body_mb: int = _setting("ZEROMASK_MAX_BODY_MB", 128, "Largest request body, MB; a request for predictions of "
                                 "100,000 tasks fits the default.", least=1, most=4096)
     predict_wait_s: float = _setting("ZEROMASK_PREDICT_WAIT_S", 1.5, "Longest wait, seconds, of a request for a "
-                                     "handful of tasks until their masks are stored.", least=0, most=30)
+                                     "handful of tasks until their masks are stored.", least=0, most=1.5)
     predict_wait_tasks: int = _setting("ZEROMASK_PREDICT_WAIT_TASKS", 5, "How many tasks are a handful.", least=0)
-    drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=1000)
+    drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=64)
     lease_s: float = _setting("ZEROMASK_LEASE_S", 15.0, "Seconds after which the tasks of a dead worker go to "
                               "another.", least=2, most=3600)
     reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at the labeling configs "

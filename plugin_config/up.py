@@ -15,8 +15,10 @@ import httpx
 from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken, ZeromaskError
 from plugin_config.label_studio import LabelStudio
-from plugin_config.processes import Command, Supervisor, port_is_free, stop_on_signals
+from plugin_config.processes import Command, Supervisor, module_command, port_is_free, stop_on_signals
 from plugin_config.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weights
 
@@ -66,15 +68,16 @@ def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1
     if not port_is_free(settings.port):
         remedy = "Stop the other program, or set ZEROMASK_PORT to a free port."
         raise EnvironmentBroken(f"port {settings.port}", "is taken by another program", remedy)
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    backend_url = f"http://{host}:{settings.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    backend_url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
     supervisor.start(
-        Command("backend", [sys.executable, "-m", "backend"], env, ready=lambda: _health(backend_url) is not None)
+        Command("backend", module_command("backend"), env, ready=lambda: _health(backend_url) is not None)
     )
+    log.info("backend listens at %s; loading model %s", backend_url, settings.model)
     for number in range(1, workers + 1):
         supervisor.start(
             Command(
-                f"worker-{number}" if workers > 1 else "worker", [sys.executable, "-m", "worker"], env,
+                f"worker-{number}" if workers > 1 else "worker", module_command("worker"), env,
                 ready=lambda wanted=number: ((_health(backend_url) or {}).get("workers") or 0) >= wanted,  # type: ignore[misc]
                 ready_s=_MODEL_LOADING_S,
             )

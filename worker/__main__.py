@@ -6,9 +6,11 @@ import argparse
 import logging
 import os
 import sys
+import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from types import FrameType
 
 import redis
 import torch
@@ -26,11 +28,21 @@ from worker.resident import Keeper, Resident
 
 log = logging.getLogger(__name__)
 
+_REDIS_TIMEOUT_S = 10.0
+_REDIS_AWAY_S = 2.0
+
 
 class AllowListWorker(SimpleWorker):
     """An RQ worker that runs jobs in its own process, where the model is, and only the functions of the contract:
     a JSON job may still name `os.system`.
     """
+
+    stopping: threading.Event
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """On SIGTERM or SIGINT: the drain at hand gives back what it has not begun, then the worker ends."""
+        self.stopping.set()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run an allowed job; put any other aside as failed, unread."""
@@ -51,43 +63,61 @@ def main(arguments: Sequence[str]) -> int:
         settings = _parse(arguments).require("redis_url", "label_studio_url", "label_studio_api_key")
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        connection = connect(settings)
-        resident = Resident(settings, connection)
+        resident = Resident(settings, connect(settings, timeout_s=_REDIS_TIMEOUT_S))
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask worker: {error}\n")
         return 2
-    run(resident, connection)
+    run(resident, connect(settings))
     return 0
 
 
-def connect(settings: Settings) -> Redis:
-    """Open the Redis of the settings.
+def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
+    """Open the Redis of the settings; `timeout_s` bounds every answer, None leaves that to RQ, which waits for jobs.
 
     Raises:
         QueueUnavailable: it does not answer, or REDIS_URL is no address.
     """
     try:
-        connection = redis.from_url(settings.redis_url, socket_connect_timeout=5, health_check_interval=30)
+        connection = redis.from_url(
+            settings.redis_url, socket_connect_timeout=5, socket_timeout=timeout_s, health_check_interval=30
+        )
+    except ValueError as error:  # its text may quote the password
+        remedy = "Write redis://[:password@]host:port/0 and percent-encode signs such as / in the password."
+        raise QueueUnavailable("setting REDIS_URL", "is not the address of a Redis", remedy) from error
+    try:
         connection.ping()
-    except (RedisError, ValueError) as error:
+    except RedisError as error:
         raise QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.") from error
     return connection
 
 
-def run(resident: Resident, connection: Redis, **work_options: Any) -> None:
-    """Work off the queue with a keeper beside; ends on SIGTERM or SIGINT after the job at hand."""
+def run(resident: Resident, connection: Redis) -> None:
+    """Work off the queue with a keeper beside, through restarts of Redis; ends on SIGTERM or SIGINT."""
     tasks.attach(resident)
     keeper = Keeper(resident)
     keeper.start()
     encoder = resident.segmenter.encoder
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
              encoder.name, encoder.device, encoder.short_side, resident.name)  # fmt: skip
-    worker = AllowListWorker([predict_queue(connection)], connection=connection, serializer=JSONSerializer,
-                             name=f"zeromask-{resident.name}".replace(".", "-"))  # fmt: skip
     try:
-        worker.work(logging_level="WARNING", **work_options)
+        while not resident.stopping.is_set():
+            try:
+                _work(resident, connection)
+            except (RedisError, QueueUnavailable) as error:
+                log.warning("Redis went away (%s); trying again in %.0f s", error, _REDIS_AWAY_S)
+                resident.stopping.wait(_REDIS_AWAY_S)
     finally:
         keeper.stop()
+
+
+def _work(resident: Resident, connection: Redis) -> None:
+    # RQ refuses a name that is still registered, which it is for a while after Redis went away.
+    name = f"zeromask-{resident.name}-{uuid.uuid4().hex[:4]}".replace(".", "-")
+    worker = AllowListWorker(
+        [predict_queue(connection)], connection=connection, serializer=JSONSerializer, name=name
+    )
+    worker.stopping = resident.stopping
+    worker.work(logging_level="WARNING")
 
 
 def _parse(arguments: Sequence[str]) -> Settings:

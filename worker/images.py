@@ -32,6 +32,7 @@ from plugin_config.label_studio import LabelStudio
 from plugin_config.settings import Settings
 
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure_spi"}
+_AGAIN = "Retrieve predictions of the task again."
 _MOST_REDIRECTS = 5
 # What browsers show, and TIFF. Pillow reads more, some of it by starting other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "ICO", "TIFF", "JPEG2000", "PPM")
@@ -262,7 +263,7 @@ def _read(response: httpx.Response, subject: str, limits: ImageLimits, deadline:
     except httpx.HTTPError as error:
         if time.monotonic() >= deadline:
             raise _too_slow(subject, limits) from error
-        raise ImageUnavailable(subject, f"broke off ({type(error).__name__})", "Try again with `retry`.") from error
+        raise ImageUnavailable(subject, f"broke off ({type(error).__name__})", _AGAIN) from error
     return bytes(content)
 
 

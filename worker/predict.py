@@ -1,14 +1,14 @@
 """Pending tasks -> predictions stored in Label Studio, each exactly once, each failure with its reason.
 
-What to do is read from Label Studio by id when the work begins: a job carries numbers only. It must not know about
-models or region formats.
+What to do is read from Label Studio by id when the work begins: a job carries numbers only. What goes wrong with one
+task is settled with that task; the others go on. It must not know about models or region formats.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,19 +20,20 @@ from plugin_config.errors import (
     LabelStudioError,
     LabelStudioUnreachable,
     RegionError,
-    ZeromaskError,
 )
-from plugin_config.jobs import DrainProject, RefreshProject, TaskRef
+from plugin_config.jobs import DrainProject, TaskRef
 from plugin_config.label_studio import Project, Task
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary, version_name
 from worker.images import fetch_image
 from worker.regions import encode_region
 from worker.resident import Resident
+from worker.segmentation.encoder import ImageEmbedding
 from worker.segmentation.segmenter import Segmentation
 
 log = logging.getLogger(__name__)
 
 _UNREACHABLE_DELAY_S = 5.0
+_REFUSED_DELAY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -56,41 +57,13 @@ class Fetched:
 def drain(resident: Resident, job: DrainProject) -> None:
     """Lease the tasks that are due, predict and store them, then queue the next drain behind the other projects."""
     resident.pending.hold_slot(job.project, job.slot)
-    refs = resident.pending.take(job.project, resident.name, limit=job.limit)
-    if refs:
-        with resident.holding(job.project, refs):
-            _predict(resident, job.project, refs)
-    resident.pending.next_drain(job.project, job.slot)
-
-
-def refresh(resident: Resident, job: RefreshProject) -> None:
-    """After a change of the labeling config: move what is pending to the new version, and ask again for unannotated
-    tasks that carry an older one of ours.
-    """
-    pending = resident.pending
-    pending.begin_refresh(job.project)
     try:
-        order = read_order(resident, job.project)
-    except LabelStudioUnreachable as error:
-        log.warning("project %d: %s", job.project, error)
-        return
-    except (LabelingConfigError, LabelStudioError) as error:
-        log.warning("project %d is left alone: %s", job.project, error)
-        return
-    if resident.ledger.served(job.project) == order.version:
-        return
-    ours = resident.ledger.known_versions(job.project)
-    stale = [
-        TaskRef(order.version, task.id)
-        for task in resident.label_studio.all_tasks(job.project)
-        if task.versions & ours and order.version not in task.versions and not task.annotations
-    ]
-    pending.add(job.project, stale)
-    moved = pending.move_to_version(job.project, order.version)
-    resident.ledger.serve(job.project, order.version)
-    pending.ensure_drains(job.project)
-    log.info("project %d: now version %s, %d tasks to predict again, %d moved", job.project, order.version,
-             len(stale), moved)  # fmt: skip
+        refs = resident.pending.take(job.project, resident.name, limit=job.limit)
+        if refs:
+            with resident.holding(job.project, refs):
+                Batch(resident, job.project, refs).run()
+    finally:
+        resident.pending.next_drain(job.project, job.slot)
 
 
 def read_order(resident: Resident, project: int) -> Order:
@@ -105,117 +78,191 @@ def read_order(resident: Resident, project: int) -> Order:
     return Order(found, vocabulary, version_name(resident.settings.model, vocabulary))
 
 
-def _predict(resident: Resident, project: int, refs: Sequence[TaskRef]) -> None:
-    waiting = set(refs)
-    try:
-        order = read_order(resident, project)
+class Batch:
+    """Holds the leased tasks of one drain until each is settled: done, failed, dropped or given back."""
+
+    def __init__(self, resident: Resident, project: int, refs: Sequence[TaskRef]) -> None:
+        self._resident = resident
+        self._project = project
+        self._open = list(refs)
+
+    def run(self) -> None:
+        """Settle every task of the batch."""
+        try:
+            order = read_order(self._resident, self._project)
+            self._run(order)
+        except LabelingConfigError as error:
+            self._fail_all(str(error))
+        except LabelStudioUnreachable as error:
+            self._give_back_all(error, _UNREACHABLE_DELAY_S)
+        except LabelStudioError as error:
+            if error.status == 404:
+                log.warning("project %d is gone; what was pending for it is forgotten", self._project)
+                self._resident.pending.forget(self._project)
+            else:  # a token that was refused, most likely: nothing is wrong with the tasks
+                self._give_back_all(error, _REFUSED_DELAY_S)
+
+    def _run(self, order: Order) -> None:
+        resident, project = self._resident, self._project
         if resident.ledger.served(project) != order.version:
             resident.pending.request_refresh(project)
-        current = _current(resident, order, refs, waiting)
-        tasks = {task.id: task for task in resident.label_studio.tasks(project, [ref.task for ref in current])}
-        fetched = list(_fetch(resident, order, current, tasks, waiting))
-        _segment_and_store(resident, order, fetched, waiting)
-    except LabelStudioUnreachable as error:
-        log.warning("project %d: %s", project, error)
-        for ref in waiting:
-            resident.pending.give_back(project, resident.name, ref, delay_s=_UNREACHABLE_DELAY_S)
-    except (LabelingConfigError, LabelStudioError) as error:
-        log.error("project %d: %s", project, error)
-        for ref in waiting:
-            _fail(resident, project, ref, error)
+        _explain_unknown_words(resident, order)
+        self._move_to(order.version)
+        tasks = {task.id: task for task in resident.label_studio.tasks(project, [ref.task for ref in self._open])}
+        fetched = list(self._fetch(order, tasks))
+        start = time.perf_counter()
+        embeddings = self._embed(fetched)
+        embed_ms = (time.perf_counter() - start) * 1000 / max(1, len(fetched))
+        for item in fetched:
+            if resident.stopping.is_set():
+                return self._give_back_all(None, 0.0)
+            if item.ref in embeddings:
+                self._finish(order, item, embeddings[item.ref], embed_ms)
+        return None
 
+    def _move_to(self, version: str) -> None:
+        """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
+        for ref in [ref for ref in self._open if ref.version != version]:
+            if ref.version.rpartition("-")[0] != version.rpartition("-")[0] and ref.version not in self._told:
+                self._told.add(ref.version)
+                log.warning("version %s was asked for, this worker serves %s and predicts at that; when both halves "
+                            "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip
+            self._resident.pending.add(self._project, [TaskRef(version, ref.task)])
+            self._drop(ref)
 
-def _current(resident: Resident, order: Order, refs: Sequence[TaskRef], waiting: set[TaskRef]) -> list[TaskRef]:
-    """The refs of the version served now. Those of an older vocabulary are asked for anew; those of another model
-    fail, because some process was started with another MODEL and would ask for ever.
-    """
-    project, name = order.project.id, resident.name
-    family = order.version.rpartition("-")[0]
-    current = []
-    for ref in refs:
-        if ref.version == order.version:
-            current.append(ref)
-            continue
-        waiting.discard(ref)
-        if ref.version.rpartition("-")[0] == family:
-            resident.pending.add(project, [TaskRef(order.version, ref.task)])
-            resident.pending.drop(project, name, ref)
-        else:
-            reason = f"version {ref.version} was asked for, this worker serves {order.version}: set MODEL alike"
-            log.error("task %d: %s", ref.task, reason)
-            resident.pending.fail(project, name, ref, reason)
-    return current
+    @property
+    def _told(self) -> set[str]:
+        return self._resident.explained
 
+    def _fetch(self, order: Order, tasks: dict[int, Task]) -> Iterator[Fetched]:
+        for ref in list(self._open):
+            task = tasks.get(ref.task)
+            if task is None:
+                log.info("task %d: is gone from project %d", ref.task, self._project)
+                self._drop(ref)
+            elif order.version in task.versions:  # stored before, only the answer was lost
+                self._done(order, ref, task)
+            else:
+                try:
+                    url = task.data.get(order.vocabulary.image_key)
+                    limits = self._resident.limits
+                    image = fetch_image(url, task=task.id, label_studio=self._resident.label_studio, limits=limits)
+                    yield Fetched(ref, task, image)
+                except ImageUnavailable as error:
+                    self._fail(ref, str(error))
+                except LabelStudioUnreachable as error:
+                    if error.status < 500:
+                        raise
+                    self._retry(ref, error)
 
-def _fetch(
-    resident: Resident, order: Order, refs: Iterable[TaskRef], tasks: Mapping[int, Task], waiting: set[TaskRef]
-) -> Iterable[Fetched]:
-    project, name = order.project.id, resident.name
-    for ref in refs:
-        task = tasks.get(ref.task)
-        if task is None:
-            waiting.discard(ref)
-            resident.pending.drop(project, name, ref)
-            log.info("task %d: is gone from project %d", ref.task, project)
-        elif order.version in task.versions:  # stored before, only the answer was lost
-            waiting.discard(ref)
-            resident.pending.done(project, name, ref)
-        else:
+    def _embed(self, fetched: Sequence[Fetched]) -> dict[TaskRef, ImageEmbedding]:
+        """Embed all images in one go; when that breaks, one by one, so that only the one that breaks it fails."""
+        try:
+            found = self._resident.embeddings.embed([item.image for item in fetched])
+            return {item.ref: embedding for item, embedding in zip(fetched, found, strict=True)}
+        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
+            log.warning("%d images did not fit one forward (%s); one by one", len(fetched), error)
+        alone: dict[TaskRef, ImageEmbedding] = {}
+        for item in fetched:
             try:
-                url = task.data.get(order.vocabulary.image_key)
-                image = fetch_image(url, task=task.id, label_studio=resident.label_studio, limits=resident.limits)
-                yield Fetched(ref, task, image)
-            except ImageUnavailable as error:
-                waiting.discard(ref)
-                _fail(resident, project, ref, error)
+                alone[item.ref] = self._resident.embeddings.embed([item.image])[0]
+            except (RuntimeError, MemoryError) as error:
+                self._fail(item.ref, f"its image cannot be embedded ({error})")
+        return alone
+
+    def _finish(self, order: Order, item: Fetched, embedding: ImageEmbedding, embed_ms: float) -> None:
+        start = time.perf_counter()
+        try:
+            found = self._resident.segmenter.segment(embedding, order.vocabulary)
+            segment_ms = (time.perf_counter() - start) * 1000
+            if not self._store(order, item, found):
+                return
+        except RegionError as error:
+            self._fail(item.ref, str(error))
+        except LabelStudioUnreachable as error:
+            if error.status < 500:
+                raise  # no answer at all: the same awaits the others
+            self._retry(item.ref, error)
+        except LabelStudioError as error:
+            if error.status in (401, 403):
+                raise
+            self._fail(item.ref, str(error))
+        except Exception as error:  # the last resort: a fault of ours with one task must not cost the others
+            log.exception("task %d: unexpected", item.task.id)
+            self._fail(item.ref, f"unexpected {type(error).__name__}: {error}; the worker's log tells where")
+        else:
+            post_ms = (time.perf_counter() - start) * 1000 - segment_ms
+            log.info("task %d: %d regions, version %s, embed %.0f ms, segment %.0f ms, encode and post %.0f ms",
+                     item.task.id, len(found.segments), order.version, embed_ms, segment_ms, post_ms)  # fmt: skip
+
+    def _store(self, order: Order, item: Fetched, found: Segmentation) -> bool:
+        resident, project = self._resident, self._project
+        result = [region for segment in found.segments for region in encode_region(
+            segment.mask, kind=segment.label.output, control=segment.label.control, to_name=segment.label.to_name,
+            label=segment.label.key, score=segment.score)]  # fmt: skip
+        if item.ref not in resident.pending.renew(project, resident.name, [item.ref]):
+            log.warning("task %d: its lease ran out, another worker has it", item.task.id)
+            self._settled(item.ref)
+            return False
+        resident.ledger.remember_version(project, order.version)
+        stored = resident.label_studio.create_prediction(item.task.id, result, score=found.score, version=order.version)
+        if stored.version != order.version or len(stored.result) != len(result):
+            problem = f"stored {len(stored.result)} of {len(result)} regions at version {stored.version!r}"
+            raise LabelStudioError(f"task {item.task.id}", problem, "See Label Studio's log.")
+        self._done(order, item.ref, item.task)
+        return True
+
+    def _done(self, order: Order, ref: TaskRef, task: Task) -> None:
+        resident, project = self._resident, self._project
+        resident.pending.done(project, resident.name, ref)
+        self._settled(ref)
+        served = resident.ledger.served(project)
+        if served and served != order.version:  # the labels changed while this was drawn
+            resident.pending.add(project, [TaskRef(served, ref.task)])
+            return
+        try:
+            _replace_older(resident, order, task)
+            _show(resident, order)
+        except LabelStudioError as error:  # the prediction is stored; what is left over is harmless
+            log.warning("task %d: %s", task.id, error)
+
+    def _fail(self, ref: TaskRef, reason: str) -> None:
+        log.error("task %d: %s", ref.task, reason)
+        self._resident.pending.fail(self._project, self._resident.name, ref, reason)
+        self._settled(ref)
+
+    def _retry(self, ref: TaskRef, error: LabelStudioError) -> None:
+        log.warning("task %d: %s", ref.task, error)
+        self._resident.pending.retry(self._project, self._resident.name, ref, str(error))
+        self._settled(ref)
+
+    def _drop(self, ref: TaskRef) -> None:
+        self._resident.pending.drop(self._project, self._resident.name, ref)
+        self._settled(ref)
+
+    def _fail_all(self, reason: str) -> None:
+        for ref in list(self._open):
+            self._fail(ref, reason)
+
+    def _give_back_all(self, error: LabelStudioError | None, delay_s: float) -> None:
+        if error is not None:
+            log.error("project %d: %s (%d tasks wait)", self._project, error, len(self._open))
+        for ref in list(self._open):
+            self._resident.pending.give_back(self._project, self._resident.name, ref, delay_s=delay_s)
+            self._settled(ref)
+
+    def _settled(self, ref: TaskRef) -> None:
+        self._open.remove(ref)
+        self._resident.release(self._project, [ref])
 
 
-def _segment_and_store(resident: Resident, order: Order, fetched: Sequence[Fetched], waiting: set[TaskRef]) -> None:
-    if not fetched:
+def _explain_unknown_words(resident: Resident, order: Order) -> None:
+    if order.version in resident.explained:
         return
-    unknown = {} if order.version in resident.explained else resident.segmenter.unknown_words(order.vocabulary)
     resident.explained.add(order.version)
-    for key, words in unknown.items():
+    for key, words in resident.segmenter.unknown_words(order.vocabulary).items():
         log.warning("project %d: model %s does not know %s in label %r: expect nothing of it", order.project.id,
                     resident.settings.model, " and ".join(map(repr, words)), key)  # fmt: skip
-    start = time.perf_counter()
-    embeddings = resident.embeddings.embed([item.image for item in fetched])
-    embed_ms = (time.perf_counter() - start) * 1000 / len(fetched)
-    for item, embedding in zip(fetched, embeddings, strict=True):
-        start = time.perf_counter()
-        found = resident.segmenter.segment(embedding, order.vocabulary)
-        segment_ms = (time.perf_counter() - start) * 1000
-        try:
-            stored = _store(resident, order, item, found)
-        except RegionError as error:
-            _fail(resident, order.project.id, item.ref, error)
-            stored = False
-        waiting.discard(item.ref)
-        resident.release(order.project.id, [item.ref])
-        if stored:
-            log.info("task %d: %d regions, version %s, embed %.0f ms, segment %.0f ms, encode and post %.0f ms",
-                     item.task.id, len(found.segments), order.version, embed_ms, segment_ms,
-                     (time.perf_counter() - start) * 1000 - segment_ms)  # fmt: skip
-
-
-def _store(resident: Resident, order: Order, item: Fetched, found: Segmentation) -> bool:
-    project, name = order.project.id, resident.name
-    result = [region for segment in found.segments for region in encode_region(
-        segment.mask, kind=segment.label.output, control=segment.label.control, to_name=segment.label.to_name,
-        label=segment.label.key, score=segment.score)]  # fmt: skip
-    if item.ref not in resident.pending.renew(project, name, [item.ref]):
-        log.warning("task %d: its lease ran out, another worker has it", item.task.id)
-        return False
-    resident.ledger.remember_version(project, order.version)
-    stored = resident.label_studio.create_prediction(item.task.id, result, score=found.score, version=order.version)
-    if stored.version != order.version or len(stored.result) != len(result):
-        problem = f"stored {len(stored.result)} of {len(result)} regions at version {stored.version!r}"
-        _fail(resident, project, item.ref, LabelStudioError(f"task {item.task.id}", problem, "See Label Studio's log."))
-        return False
-    resident.pending.done(project, name, item.ref)
-    _replace_older(resident, order, item.task)
-    _show(resident, order)
-    return True
 
 
 def _replace_older(resident: Resident, order: Order, task: Task) -> None:
@@ -236,8 +283,3 @@ def _show(resident: Resident, order: Order) -> None:
     if shown in ours:
         resident.label_studio.show_version(project, order.version)
     resident.ledger.show(project, order.version)
-
-
-def _fail(resident: Resident, project: int, ref: TaskRef, error: ZeromaskError) -> None:
-    log.error("task %d: %s", ref.task, error)
-    resident.pending.fail(project, resident.name, ref, str(error))

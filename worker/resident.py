@@ -53,7 +53,8 @@ class Resident:
         self.segmenter = Segmenter(encoder)
         self.embeddings = EmbeddingCache(self.segmenter)
         self.limits = ImageLimits.from_settings(settings)
-        self.explained: set[str] = set()  # versions whose unknown words were told
+        self.explained: set[str] = set()  # versions something was said about, so that it is said once
+        self.stopping = threading.Event()
         self._held: dict[int, set[TaskRef]] = {}
         self._lock = threading.Lock()
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.jobs import DrainProject, RefreshProject
-from worker.predict import drain, refresh
+from worker.predict import drain
+from worker.refresh import refresh
 from worker.resident import Resident
 
 _attached: list[Resident] = []

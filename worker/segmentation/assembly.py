@@ -5,8 +5,9 @@ It must not know about text or region formats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import cv2
 import numpy as np
@@ -31,6 +32,15 @@ class Segment:
     score: float
 
 
+@dataclass(frozen=True)
+class _Component:
+    """Parts of one class that make a segment, as numbered by OpenCV, and their area in pixels."""
+
+    index: int
+    parts: tuple[int, ...]
+    area: int
+
+
 def assemble(
     classes: NDArray[np.int16], confidence: NDArray[np.float32], stuff: Sequence[bool]
 ) -> list[Segment]:
@@ -45,23 +55,31 @@ def assemble(
         At most 100 segments, the largest ones, ordered by class and then by size.
     """
     smallest = max(1, round(_SMALLEST_SHARE * classes.size))
-    segments: list[Segment] = []
+    found: list[_Component] = []
     for index, is_stuff in enumerate(stuff):
-        mask = classes == index
-        if not mask.any():
-            continue
-        parts = _components(mask, smallest)
+        parts, areas = _components(classes == index, smallest)
         if is_stuff and parts:
-            parts = [np.logical_or.reduce(parts)]
-        segments += [Segment(index, part, float(confidence[part].mean())) for part in parts]
-    if len(segments) > _MOST_SEGMENTS:
-        kept = {id(segment) for segment in sorted(segments, key=lambda s: -int(s.mask.sum()))[:_MOST_SEGMENTS]}
-        segments = [segment for segment in segments if id(segment) in kept]
-    return segments
+            found.append(_Component(index, tuple(parts), sum(areas)))
+        elif not is_stuff:
+            found += [_Component(index, (part,), area) for part, area in zip(parts, areas, strict=True)]
+    # Only the masks that are kept are ever made: a noisy image has thousands of components.
+    kept = sorted(sorted(found, key=lambda part: -part.area)[:_MOST_SEGMENTS], key=lambda part: part.index)
+    return list(_cut_out(kept, classes, confidence))
 
 
-def _components(mask: NDArray[np.bool_], smallest: int) -> list[NDArray[np.bool_]]:
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+def _cut_out(
+    kept: Sequence[_Component], classes: NDArray[np.int16], confidence: NDArray[np.float32]
+) -> Iterator[Segment]:
+    for index, components in groupby(kept, key=lambda part: part.index):
+        _, numbered = cv2.connectedComponents((classes == index).astype(np.uint8), connectivity=8)
+        for component in components:
+            mask = np.isin(numbered, component.parts) if len(component.parts) > 1 else numbered == component.parts[0]
+            yield Segment(index, mask, float(confidence[mask].mean()))
+
+
+def _components(mask: NDArray[np.bool_], smallest: int) -> tuple[list[int], list[int]]:
+    """Numbers and areas of the connected parts that are large enough, the largest first."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA]
     kept = sorted((part for part in range(1, count) if areas[part] >= smallest), key=lambda part: -int(areas[part]))
-    return [parts == part for part in kept[:_MOST_SEGMENTS]]
+    return kept, [int(areas[part]) for part in kept]
