@@ -71,7 +71,7 @@ class Report:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo. Returns 0; 1 when CHECK=1 found a miss; 2 when something could not start."""
-    told = "Environment: CHECK=1 verifies and prints one JSON line, PORT moves Label Studio, ZEROMASK_STATE_DIR its data."
+    told = "Environment: CHECK=1 verifies and prints one JSON line; PORT moves Label Studio."
     argparse.ArgumentParser(prog="zeromask demo", description=__doc__, epilog=told).parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     report = Report()
