@@ -188,6 +188,11 @@ def _explain(told: str, output: str, log: Path) -> str:
         remedy = "Install your system's venv package (Debian, Ubuntu: apt install python3-venv) and run again."
     elif any(sign in output for sign in _OFFLINE_SIGNS):
         remedy = "The package registry was not reached: check the network (or PIP_INDEX_URL) and run again."
+    elif "No matching distribution" in output:
+        remedy = (
+            "The registry was not reached or has none for this Python: check the network (or PIP_INDEX_URL), "
+            "or name another Python (make PYTHON=/path/to/python3.12), and run again."
+        )
     elif "No space left" in output:
         remedy = "The disk is full: make room, or set ZEROMASK_CACHE to a folder on another disk, and run again."
     return f"{told} failed: {' '.join(errors[-1:])[:300]}\n{remedy}\nLog: {log}"

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpx
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelStudioError
+from plugin_config.label_studio_wire import (
+    TOKEN_REMEDY,
+    TokenAuth,
+    is_address,
+    is_down,
+    is_loopback,
+    not_json,
+    origin,
+    refused,
+    unreachable,
+)
 
-_ACCESS_TOKEN_S = 240  # Label Studio's access tokens live 300 s
 _PAGE = 500
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be about the one file
-_TOKEN_REMEDY = (
-    "Create a personal access token under Account & Settings in Label Studio and set LABEL_STUDIO_API_KEY to it."
-)
 
 
 @dataclass(frozen=True)
@@ -58,54 +64,6 @@ class StoredPrediction:
     score: float | None
 
 
-class TokenAuth(httpx.Auth):
-    """Both kinds of Label Studio token: legacy ones are sent as they are; personal access tokens are JSON web tokens
-    that only buy short-lived access tokens.
-    """
-
-    def __init__(self, url: str, api_key: str) -> None:
-        self._url = url
-        self._refresh_url = f"{url}/api/token/refresh/"
-        self._api_key = api_key
-        self._personal = api_key.count(".") == 2
-        self._access = ""
-        self._expires = 0.0
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Sign a request; trade the personal token for an access token when that one is old or refused."""
-        if not self._personal:
-            request.headers["Authorization"] = f"Token {self._api_key}"
-            yield request
-            return
-        if time.monotonic() > self._expires:
-            self._keep((yield self._refresh()))
-        request.headers["Authorization"] = f"Bearer {self._access}"
-        response = yield request
-        if response.status_code == 401:
-            self._keep((yield self._refresh()))
-            request.headers["Authorization"] = f"Bearer {self._access}"
-            yield request
-
-    def _refresh(self) -> httpx.Request:
-        return httpx.Request("POST", self._refresh_url, json={"refresh": self._api_key})
-
-    def _keep(self, response: httpx.Response) -> None:
-        # Read here and not by `requires_response_body`, which would read images whole before their size is checked.
-        response.read()
-        if _is_down(response):
-            raise _unreachable(self._url, f"answered HTTP {response.status_code}", response.status_code)
-        if response.status_code != 200:
-            raise LabelStudioError(
-                "Label Studio token", f"was refused (HTTP {response.status_code})", _TOKEN_REMEDY,
-                status=response.status_code,
-            )  # fmt: skip
-        try:
-            self._access = str(response.json()["access"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise _not_json("Label Studio token", response) from error
-        self._expires = time.monotonic() + _ACCESS_TOKEN_S
-
-
 class LabelStudio:
     """Holds one HTTP connection pool to one Label Studio. Safe to share between threads; close it or use `with`.
 
@@ -120,17 +78,17 @@ class LabelStudio:
 
     def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
         self.url = url.rstrip("/")
-        if not _is_address(self.url):
+        if not is_address(self.url):
             raise LabelStudioError(
                 f"Label Studio at {url!r}",
                 "is not an address",
                 "Set LABEL_STUDIO_URL with its scheme, http://host:port.",
             )
         if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
-            raise LabelStudioError("Label Studio token", "holds characters that no token has", _TOKEN_REMEDY)
+            raise LabelStudioError("Label Studio token", "holds characters that no token has", TOKEN_REMEDY)
         self._client = httpx.Client(
             base_url=self.url, auth=TokenAuth(self.url, api_key), timeout=timeout_s,
-            trust_env=not _is_loopback(self.url),
+            trust_env=not is_loopback(self.url),
         )  # fmt: skip
 
     def __enter__(self) -> LabelStudio:
@@ -148,21 +106,21 @@ class LabelStudio:
         try:
             response = self._client.request(method, path, **options)
         except httpx.TransportError as error:
-            raise _unreachable(self.url, f"{type(error).__name__}: {error}") from error
-        if _is_down(response):
-            raise _unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+            raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
+        if is_down(response):
+            raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
         if response.status_code in range(300, 400):
             remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
             problem = f"is redirected to {response.headers.get('location', 'nowhere')[:200]}"
             raise LabelStudioError(f"{method} {path}", problem, remedy, status=response.status_code)
         if response.status_code >= 400:
-            raise _refused(method, path, response)
+            raise refused(method, path, response)
         if not response.content:
             return None
         try:
             return response.json()
         except ValueError as error:
-            raise _not_json(f"{method} {path}", response) from error
+            raise not_json(f"{method} {path}", response) from error
 
     def project(self, project: int) -> Project:
         """Read one project."""
@@ -220,7 +178,7 @@ class LabelStudio:
         """Whether an address is served by this Label Studio: relative, or on its scheme, host and port."""
         if url.startswith("/"):
             return not url.startswith(("//", "/\\"))  # those name another host
-        return _origin(url) == _origin(self.url)
+        return origin(url) == origin(self.url)
 
     def presigned_path(self, uri: str, *, task: int) -> str:
         """The address under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
@@ -233,10 +191,10 @@ class LabelStudio:
         try:
             response = self._client.send(self._client.build_request("GET", urljoin(self.url, url)), stream=True)
         except httpx.TransportError as error:
-            raise _unreachable(self.url, f"{type(error).__name__}: {error}") from error
+            raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
         if response.status_code in _AWAY:
             response.close()
-            raise _unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+            raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
         return response
 
     def _task_page(self, project: int, *, page: int, page_size: int, include: str, **query: str) -> Any:
@@ -244,55 +202,6 @@ class LabelStudio:
         wanted = f"id,{include},predictions_model_versions,total_annotations"
         params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
         return self.request("GET", "/api/tasks/", params=params)
-
-
-def _origin(url: str) -> tuple[str, str, int | None] | None:
-    try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL:
-        return None
-    return parts.scheme, parts.host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _is_loopback(url: str) -> bool:
-    """Whether a proxy has no business between us and this address."""
-    host = urlsplit(url).hostname or ""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.host)
-
-
-def _is_down(response: httpx.Response) -> bool:
-    return response.status_code == 429 or response.status_code >= 500
-
-
-def _unreachable(url: str, problem: str, status: int = 0) -> LabelStudioUnreachable:
-    remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
-    return LabelStudioUnreachable(f"Label Studio at {url}", problem, remedy, status=status)
-
-
-def _not_json(subject: str, response: httpx.Response) -> LabelStudioError:
-    remedy = "Check that LABEL_STUDIO_URL is Label Studio itself and not a login page or a proxy."
-    return LabelStudioError(subject, "answered something that is not JSON", remedy, status=response.status_code)
-
-
-def _refused(method: str, path: str, response: httpx.Response) -> LabelStudioError:
-    remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
-    if response.status_code in (401, 403):
-        remedy = _TOKEN_REMEDY
-    try:
-        body = response.json()
-        detail = str(body.get("validation_errors") or body.get("detail") or "") if isinstance(body, dict) else ""
-    except ValueError:
-        detail = ""
-    problem = f"was refused (HTTP {response.status_code}) {detail[:300]}".rstrip()
-    return LabelStudioError(f"{method} {path}", problem, remedy, status=response.status_code)
 
 
 def _task(row: Any) -> Task:

@@ -29,6 +29,7 @@ from typing import Any, ParamSpec, TypeVar
 from redis import Redis
 from redis.exceptions import RedisError
 
+from plugin_config import pending_scripts as scripts
 from plugin_config.errors import QueueUnavailable
 from plugin_config.jobs import RefreshProject, TaskRef, enqueue, predict_queue
 from plugin_config.slots import DrainSlots
@@ -40,94 +41,6 @@ _WEBHOOK_KEPT_S = 30 * 86400
 # Opened by an annotator: ahead of everything asked for in bulk, in order among themselves.
 _URGENT_MS = 10**12
 _BULK = 5000
-
-_NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000); "
-
-_ADD = _NOW + """
-redis.call('SADD', KEYS[4], ARGV[1])
-local added = 0
-for i = 3, #ARGV do
-  local due = now - tonumber(ARGV[2])
-  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
-    local old = redis.call('ZSCORE', KEYS[1], ARGV[i])
-    if not old then
-      added = added + 1
-      redis.call('HDEL', KEYS[3], ARGV[i])
-      redis.call('ZADD', KEYS[1], due, ARGV[i])
-    elseif due < tonumber(old) then
-      redis.call('ZADD', KEYS[1], due, ARGV[i])
-    end
-  end
-end
-return added
-"""
-
-_TAKE = _NOW + """
-local taken = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])
-for _, member in ipairs(taken) do
-  redis.call('ZREM', KEYS[1], member)
-  redis.call('HSET', KEYS[2], member, ARGV[1] .. '|' .. (now + ARGV[2]))
-end
-return taken
-"""
-
-_RENEW = _NOW + """
-local kept = {}
-for i = 3, #ARGV do
-  local lease = redis.call('HGET', KEYS[1], ARGV[i])
-  if lease and string.sub(lease, 1, #ARGV[1] + 1) == ARGV[1] .. '|' then
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[1] .. '|' .. (now + ARGV[2]))
-    kept[#kept + 1] = ARGV[i]
-  end
-end
-return kept
-"""
-
-# KEYS: leases, pending, attempts, failed, done.
-# ARGV: owner, member, outcome, detail (version, reason or delay ms), most attempts.
-_SETTLE = _NOW + """
-local lease = redis.call('HGET', KEYS[1], ARGV[2])
-if not lease or string.sub(lease, 1, #ARGV[1] + 1) ~= ARGV[1] .. '|' then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[2])
-if ARGV[3] == 'done' then
-  redis.call('HDEL', KEYS[3], ARGV[2])
-  redis.call('HINCRBY', KEYS[5], ARGV[4], 1)
-elseif ARGV[3] == 'failed' then
-  redis.call('HDEL', KEYS[3], ARGV[2])
-  redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
-elseif ARGV[3] == 'retry' then
-  local attempts = redis.call('HINCRBY', KEYS[3], ARGV[2], 1)
-  if attempts >= tonumber(ARGV[5]) then
-    redis.call('HDEL', KEYS[3], ARGV[2])
-    redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
-  else
-    redis.call('ZADD', KEYS[2], now + 1000 * 4 ^ attempts, ARGV[2])
-  end
-elseif ARGV[3] == 'again' then
-  redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[2])
-end
-return 1
-"""
-
-_SWEEP = _NOW + """
-local back = {}
-local leases = redis.call('HGETALL', KEYS[1])
-for i = 1, #leases, 2 do
-  local runs_out = tonumber(string.match(leases[i + 1], '|(%d+)$'))
-  if not runs_out or runs_out < now then
-    redis.call('HDEL', KEYS[1], leases[i])
-    local attempts = redis.call('HINCRBY', KEYS[3], leases[i], 1)
-    if attempts >= tonumber(ARGV[1]) then
-      redis.call('HDEL', KEYS[3], leases[i])
-      redis.call('HSET', KEYS[4], leases[i], ARGV[2])
-    else
-      redis.call('ZADD', KEYS[2], now - attempts, leases[i])
-    end
-    back[#back + 1] = leases[i]
-  end
-end
-return back
-"""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -175,21 +88,21 @@ class PendingTasks:
         ahead, members, added = _URGENT_MS if urgent else 0, [ref.encode() for ref in refs], 0
         for start in range(0, len(members), _BULK):
             part = members[start : start + _BULK]
-            added += int(self._run(_ADD, [*keys, "zeromask:projects"], [project, ahead, *part]))
+            added += int(self._run(scripts.ADD, [*keys, "zeromask:projects"], [project, ahead, *part]))
         return added
 
     @redis_errors
     def take(self, project: int, owner: str, *, limit: int | None = None) -> list[TaskRef]:
         """Lease the tasks that are due first to `owner`."""
         limit = limit or self._drain_tasks
-        members = self._run(_TAKE, self._keys(project, "pending", "leases"), [owner, self._lease_ms, limit])
+        members = self._run(scripts.TAKE, self._keys(project, "pending", "leases"), [owner, self._lease_ms, limit])
         return [TaskRef.decode(member) for member in members]
 
     @redis_errors
     def renew(self, project: int, owner: str, refs: Sequence[TaskRef]) -> set[TaskRef]:
         """Extend leases; returns those `owner` still holds. What is missing belongs to somebody else now."""
         args = [owner, self._lease_ms, *(ref.encode() for ref in refs)]
-        return {TaskRef.decode(member) for member in self._run(_RENEW, self._keys(project, "leases"), args)}
+        return {TaskRef.decode(member) for member in self._run(scripts.RENEW, self._keys(project, "leases"), args)}
 
     @redis_errors
     def done(self, project: int, owner: str, ref: TaskRef) -> bool:
@@ -230,7 +143,7 @@ class PendingTasks:
         returned: list[TaskRef] = []
         for project in self.projects():
             keys = self._keys(project, "leases", "pending", "attempts", "failed")
-            back = [TaskRef.decode(member) for member in self._run(_SWEEP, keys, [MAX_ATTEMPTS, reason])]
+            back = [TaskRef.decode(member) for member in self._run(scripts.SWEEP, keys, [MAX_ATTEMPTS, reason])]
             if back:
                 self._slots.stop(project)
             returned += back
@@ -357,7 +270,7 @@ class PendingTasks:
 
     def _settle(self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int) -> bool:
         keys = self._keys(project, "leases", "pending", "attempts", "failed", "done")
-        return bool(self._run(_SETTLE, keys, [owner, ref.encode(), outcome, detail, MAX_ATTEMPTS]))
+        return bool(self._run(scripts.SETTLE, keys, [owner, ref.encode(), outcome, detail, MAX_ATTEMPTS]))
 
     def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         answer = self._redis.eval(script, len(keys), *keys, *args)

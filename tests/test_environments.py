@@ -122,7 +122,7 @@ def test_output_that_is_no_text_costs_nothing(tmp_path: Path) -> None:
         environments._run([sys.executable, "-c", noise], tmp_path / "x.log", "Trying")
 
 
-@pytest.mark.parametrize("version", [(3, 9, 1), (3, 10, 12)], ids=str)
+@pytest.mark.parametrize("version", [(3, 9, 1), (3, 10, 12), (3, 14, 0)], ids=str)
 def test_an_older_python_is_told_so_and_how_to_name_another(version: tuple[int, int, int]) -> None:
     """Not a traceback over a module that older Pythons lack."""
     script = f"""
@@ -135,7 +135,7 @@ def test_an_older_python_is_told_so_and_how_to_name_another(version: tuple[int, 
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "3.11 or newer is needed" in done.stdout
+    assert "Python 3.11, 3.12 or 3.13 is needed" in done.stdout
     assert "make PYTHON=" in done.stdout
     assert "Traceback" not in done.stderr
 

@@ -22,9 +22,9 @@ from plugin_config.errors import (
     RegionError,
 )
 from plugin_config.jobs import DrainProject, TaskRef
-from plugin_config.label_studio import Project, Task
-from plugin_config.vocabulary import Vocabulary, parse_vocabulary, version_name
+from plugin_config.label_studio import Task
 from worker.images import fetch_image
+from worker.order import Order, explain_unknown_words, read_order, replace_older, show
 from worker.regions import encode_region
 from worker.resident import Resident
 from worker.segmentation.encoder import ImageEmbedding
@@ -34,15 +34,6 @@ log = logging.getLogger(__name__)
 
 _UNREACHABLE_DELAY_S = 5.0
 _REFUSED_DELAY_S = 30.0
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a project wants now: its labels, and the version that stamps what is drawn for them."""
-
-    project: Project
-    vocabulary: Vocabulary
-    version: str
 
 
 @dataclass(frozen=True)
@@ -64,18 +55,6 @@ def drain(resident: Resident, job: DrainProject) -> None:
                 Batch(resident, job.project, refs).run()
     finally:
         resident.pending.next_drain(job.project, job.slot)
-
-
-def read_order(resident: Resident, project: int) -> Order:
-    """Read a project's labeling config from Label Studio and derive its version.
-
-    Raises:
-        LabelingConfigError: the config names nothing to segment.
-        LabelStudioError: the project cannot be read; `status` 404 when it is gone.
-    """
-    found = resident.label_studio.project(project)
-    vocabulary = parse_vocabulary(found.label_config)
-    return Order(found, vocabulary, version_name(resident.settings.model, vocabulary))
 
 
 class Batch:
@@ -106,7 +85,7 @@ class Batch:
         resident, project = self._resident, self._project
         if resident.ledger.served(project) != order.version:
             resident.pending.request_refresh(project)
-        _explain_unknown_words(resident, order)
+        explain_unknown_words(resident, order)
         self._move_to(order.version)
         tasks = {task.id: task for task in resident.label_studio.tasks(project, [ref.task for ref in self._open])}
         fetched = list(self._fetch(order, tasks))
@@ -221,8 +200,8 @@ class Batch:
             resident.pending.add(project, [TaskRef(served, ref.task)])
             return
         try:
-            _replace_older(resident, order, task)
-            _show(resident, order)
+            replace_older(resident, order, task)
+            show(resident, order)
         except LabelStudioError as error:  # the prediction is stored; what is left over is harmless
             log.warning("task %d: %s", task.id, error)
 
@@ -254,32 +233,3 @@ class Batch:
     def _settled(self, ref: TaskRef) -> None:
         self._open.remove(ref)
         self._resident.release(self._project, [ref])
-
-
-def _explain_unknown_words(resident: Resident, order: Order) -> None:
-    if order.version in resident.explained:
-        return
-    resident.explained.add(order.version)
-    for key, words in resident.segmenter.unknown_words(order.vocabulary).items():
-        log.warning("project %d: model %s does not know %s in label %r: expect nothing of it", order.project.id,
-                    resident.settings.model, " and ".join(map(repr, words)), key)  # fmt: skip
-
-
-def _replace_older(resident: Resident, order: Order, task: Task) -> None:
-    """Delete our older predictions of a task nobody annotated: annotations keep the prediction they came from."""
-    older = (task.versions - {order.version}) & resident.ledger.known_versions(order.project.id)
-    if older and not task.annotations:
-        for prediction in resident.label_studio.predictions(task.id):
-            if prediction.version in older:
-                resident.label_studio.delete_prediction(prediction.id)
-
-
-def _show(resident: Resident, order: Order) -> None:
-    """Show annotators the version just stored, unless they chose a version that is not ours. Once per version."""
-    project, shown = order.project.id, order.project.model_version
-    if shown == order.version or resident.ledger.shown(project) == order.version:
-        return
-    ours = resident.ledger.known_versions(project) | resident.label_studio.model_titles(project) | {""}
-    if shown in ours:
-        resident.label_studio.show_version(project, order.version)
-    resident.ledger.show(project, order.version)

@@ -9,7 +9,7 @@ import logging
 
 from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable
 from plugin_config.jobs import RefreshProject, TaskRef
-from worker.predict import read_order
+from worker.order import read_order
 from worker.resident import Resident
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,66 @@
+"""What a project wants now, and what is done once per version or after a prediction is stored.
+
+It must not know how a task is predicted.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from plugin_config.label_studio import Project, Task
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary, version_name
+from worker.resident import Resident
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a project wants now: its labels, and the version that stamps what is drawn for them."""
+
+    project: Project
+    vocabulary: Vocabulary
+    version: str
+
+
+def read_order(resident: Resident, project: int) -> Order:
+    """Read a project's labeling config from Label Studio and derive its version.
+
+    Raises:
+        LabelingConfigError: the config names nothing to segment.
+        LabelStudioError: the project cannot be read; `status` 404 when it is gone.
+    """
+    found = resident.label_studio.project(project)
+    vocabulary = parse_vocabulary(found.label_config)
+    return Order(found, vocabulary, version_name(resident.settings.model, vocabulary))
+
+
+def explain_unknown_words(resident: Resident, order: Order) -> None:
+    """Say once per version which words of which labels the model was never trained on."""
+    if order.version in resident.explained:
+        return
+    resident.explained.add(order.version)
+    for key, words in resident.segmenter.unknown_words(order.vocabulary).items():
+        log.warning("project %d: model %s does not know %s in label %r: expect nothing of it", order.project.id,
+                    resident.settings.model, " and ".join(map(repr, words)), key)  # fmt: skip
+
+
+def replace_older(resident: Resident, order: Order, task: Task) -> None:
+    """Delete our older predictions of a task nobody annotated: annotations keep the prediction they came from."""
+    older = (task.versions - {order.version}) & resident.ledger.known_versions(order.project.id)
+    if older and not task.annotations:
+        for prediction in resident.label_studio.predictions(task.id):
+            if prediction.version in older:
+                resident.label_studio.delete_prediction(prediction.id)
+
+
+def show(resident: Resident, order: Order) -> None:
+    """Show annotators the version just stored, unless they chose a version that is not ours. Once per version."""
+    project, shown = order.project.id, order.project.model_version
+    if shown == order.version or resident.ledger.shown(project) == order.version:
+        return
+    ours = resident.ledger.known_versions(project) | resident.label_studio.model_titles(project) | {""}
+    if shown in ours:
+        resident.label_studio.show_version(project, order.version)
+    resident.ledger.show(project, order.version)
