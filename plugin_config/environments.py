@@ -169,7 +169,7 @@ def _run(command: Sequence[str], log: Path, told: str) -> None:
                 _show(f"{told} ... {time.monotonic() - start:.0f} s", final=False)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=1 if sys.stderr.isatty() else 20)
-        except BaseException:
+        except BaseException:  # Ctrl-C above all: pip must not go on behind the back of the next run
             process.kill()
             raise
         file.seek(begin)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S = 10.0
 _LONGEST_BACKOFF_S = 10.0
+_STEADY_S = 60.0  # who lived this long is not failing at its start
 _PR_SET_PDEATHSIG = 1
 
 
@@ -68,6 +69,7 @@ class Supervisor:
         self._commands: dict[str, Command] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._failures: dict[str, int] = {}
+        self._spawned: dict[str, float] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._folder_lock = _lock_folder(state)
@@ -144,6 +146,8 @@ class Supervisor:
                 self._restart(name)
 
     def _restart(self, name: str) -> None:
+        if time.monotonic() - self._spawned.get(name, 0.0) > _STEADY_S:
+            self._failures[name] = 0
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         with self._lock:
             if name not in self._commands or name not in self._children:
@@ -169,6 +173,7 @@ class Supervisor:
                     command.argv, env={**os.environ, **command.env}, stdin=subprocess.DEVNULL, stdout=output,
                     stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(),
                 )  # fmt: skip
+            self._spawned[command.name] = time.monotonic()
             self._remember()
         except OSError as error:
             raise EnvironmentBroken(command.name, f"cannot be started ({error})", "Run it again.") from error
