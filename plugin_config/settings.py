@@ -46,7 +46,7 @@ class Settings:
     port: int = _setting("ZEROMASK_PORT", 9090, "Port the backend listens on.", least=1, most=65535)
     max_body_mb: int = _setting("ZEROMASK_MAX_BODY_MB", 128, "Largest request body, MB; a request for predictions of "
                                 "100,000 tasks fits the default.", least=1, most=4096)
-    predict_wait_s: float = _setting("ZEROMASK_PREDICT_WAIT_S", 1.5, "Longest wait, seconds, of a request for a "
+    predict_wait_s: float = _setting("ZEROMASK_PREDICT_WAIT_S", 1.4, "Longest wait, seconds, of a request for a "
                                      "handful of tasks until their masks are stored.", least=0, most=1.5)
     predict_wait_tasks: int = _setting("ZEROMASK_PREDICT_WAIT_TASKS", 5, "How many tasks are a handful.", least=0)
     drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=64)

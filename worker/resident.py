@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from redis import Redis
 
-from plugin_config.errors import QueueUnavailable
+from plugin_config.errors import QueueUnavailable, ZeromaskError
 from plugin_config.jobs import TaskRef
 from plugin_config.label_studio import LabelStudio
 from plugin_config.ledger import ProjectLedger
@@ -97,7 +97,7 @@ class Keeper(threading.Thread):
         while not self._stopped.is_set():
             try:
                 self.beat()
-            except QueueUnavailable as error:
+            except ZeromaskError as error:  # Redis away, or something odd in it: leases must go on being renewed
                 log.warning("%s", error)
             self._stopped.wait(self._beat_s)
 
