@@ -82,3 +82,14 @@ def _wait_for(redis: Redis) -> None:
         else:
             redis.close()
             return
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Models on one thread: small ones are slower on several, and other tests have their turn."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -217,6 +217,34 @@ def page_of(total: int, asked: Asked) -> Answer:
     return as_json({"tasks": rows[(page - 1) * size : page * size], "total": total})
 
 
+@pytest.mark.parametrize(
+    ("base", "url", "own"),
+    [
+        pytest.param("http://ls.example.com", "/data/upload/a.png", True, id="relative"),
+        pytest.param("http://ls.example.com", "//evil.example/a.png", False, id="another host without a scheme"),
+        pytest.param("http://LS.example.com:80", "http://ls.example.com/a.png", True, id="case and default port"),
+        pytest.param("http://ls.example.com/label-studio", "http://ls.example.com/a.png", True, id="below a path"),
+        pytest.param("http://ls.example.com", "http://ls.example.com.evil.example/a.png", False, id="longer host"),
+        pytest.param("http://ls.example.com", "http://ls.example.com:8080/a.png", False, id="another port"),
+        pytest.param("https://ls.example.com", "http://ls.example.com/a.png", False, id="another scheme"),
+    ],
+)
+def test_only_its_own_addresses_are_its_own(base: str, url: str, own: bool) -> None:
+    with LabelStudio(base, LEGACY) as label_studio:
+        assert label_studio.is_own(url) is own
+
+
+def test_below_a_path_apis_are_found_and_task_addresses_are_not_prefixed_twice(server: Server) -> None:
+    server.answer = lambda asked: as_json(PROJECT)
+    with LabelStudio(f"{server.url}/label-studio", LEGACY) as label_studio:
+        label_studio.project(1)
+        label_studio.stream("/label-studio/data/upload/a.png").close()
+        label_studio.stream(label_studio.presigned_path("s3://bucket/a.png", task=3)).close()
+    paths = server.paths()
+    assert paths[:2] == ["GET /label-studio/api/projects/1/", "GET /label-studio/data/upload/a.png"]
+    assert paths[2].startswith("GET /label-studio/tasks/3/presign/?fileuri=")
+
+
 @pytest.mark.parametrize(("total", "pages"), [(0, 1), (1, 1), (500, 1), (501, 2), (1499, 3)])
 def test_all_tasks_are_read_page_by_page(total: int, pages: int, server: Server) -> None:
     server.answer = lambda asked: page_of(total, asked)

@@ -25,8 +25,8 @@ from plugin_config.jobs import DrainProject, TaskRef
 from plugin_config.label_studio import Task
 from worker.images import fetch_image
 from worker.order import Order, explain_unknown_words, read_order, replace_older, show
-from worker.regions import encode_region
 from worker.resident import Resident
+from worker.results import encode_segments
 from worker.segmentation.encoder import ImageEmbedding
 from worker.segmentation.segmenter import Segmentation
 
@@ -101,17 +101,14 @@ class Batch:
 
     def _move_to(self, version: str) -> None:
         """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
+        told = self._resident.explained
         for ref in [ref for ref in self._open if ref.version != version]:
-            if ref.version.rpartition("-")[0] != version.rpartition("-")[0] and ref.version not in self._told:
-                self._told.add(ref.version)
+            if ref.version.rpartition("-")[0] != version.rpartition("-")[0] and ref.version not in told:
+                told.add(ref.version)
                 log.warning("version %s was asked for, this worker serves %s and predicts at that; when both halves "
                             "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip
             self._resident.pending.add(self._project, [TaskRef(version, ref.task)])
             self._drop(ref)
-
-    @property
-    def _told(self) -> set[str]:
-        return self._resident.explained
 
     def _fetch(self, order: Order, tasks: dict[int, Task]) -> Iterator[Fetched]:
         for ref in list(self._open):
@@ -176,9 +173,7 @@ class Batch:
 
     def _store(self, order: Order, item: Fetched, found: Segmentation) -> bool:
         resident, project = self._resident, self._project
-        result = [region for segment in found.segments for region in encode_region(
-            segment.mask, kind=segment.label.output, control=segment.label.control, to_name=segment.label.to_name,
-            label=segment.label.key, score=segment.score)]  # fmt: skip
+        result = encode_segments(found.segments)
         if item.ref not in resident.pending.renew(project, resident.name, [item.ref]):
             log.warning("task %d: its lease ran out, another worker has it", item.task.id)
             self._settled(item.ref)

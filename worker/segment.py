@@ -21,9 +21,9 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.images import ImageLimits, read_image
 from worker.overlay import draw_overlay
-from worker.regions import encode_region
+from worker.results import encode_segments
 from worker.segmentation.encoder import Encoder
-from worker.segmentation.segmenter import Segmentation, Segmenter
+from worker.segmentation.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,11 @@ def _segment(
     found = segmenter.segment(segmenter.embed([image])[0], vocabulary)
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
-    result = _regions(found)
+    result = encode_segments(found.segments)
     regions.write_text(json.dumps({"image": str(path), "score": round(found.score, 4), "result": result}))
     labels = {label.key: sum(s.label.key == label.key for s in found.segments) for label in vocabulary.labels}
     return {"image": str(path), "score": round(found.score, 4), "regions": len(result), "labels": labels,
             "overlay": str(overlay), "regions_file": str(regions)}  # fmt: skip
-
-
-def _regions(found: Segmentation) -> list[dict[str, Any]]:
-    return [
-        region
-        for segment in found.segments
-        for region in encode_region(segment.mask, kind=segment.label.output, control=segment.label.control,
-                                    to_name=segment.label.to_name, label=segment.label.key, score=segment.score)
-    ]  # fmt: skip
 
 
 def _report(rows: Sequence[dict[str, Any]], options: Options) -> None:
