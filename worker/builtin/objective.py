@@ -16,13 +16,14 @@ from torch import Tensor
 
 from worker.builtin.lessons import MAX_THINGS, Lesson
 from worker.builtin.world import COLOURS, SHAPES, STUFF, TEXTURES, UNSEEN_COLOUR_SHAPES, UNSEEN_COLOUR_TEXTURES
-from worker.segmentation.vit import token_features
+from worker.segmentation.resnet import last_stage, project
 
 Clip = Any
 """An `open_clip.CLIP`; open_clip ships no types."""
 
 HARD_NEGATIVE = 3.0
-WORDS_SHARE, IMAGE_SHARE = 0.3, 0.2
+IMAGE_SHARE = 0.1
+KIND_WEIGHTS = (0.3, 0.6, 1.2)  # colour, texture, shape: what is harder to learn counts more
 SURE_SHARE = 0.6
 _WORDS = (COLOURS, TEXTURES, SHAPES)
 _KINDS = tuple(len(words) for words in _WORDS)
@@ -48,7 +49,17 @@ def encode_texts(model: Clip, tokens: Tensor) -> Tensor:
 
 def dense_features(model: Clip, pixels: Tensor) -> Tensor:
     """Unit patch features (B, P, D) float32, read as the service reads them."""
-    return F.normalize(token_features(model.visual, pixels, readout="value")[:, 1:].float(), dim=-1)
+    return patch_features(model, last_stage(model.visual, pixels))
+
+
+def patch_features(model: Clip, places: Tensor) -> Tensor:
+    """Unit patch features (B, P, D) of the last stage's (B, C, h, w)."""
+    return F.normalize(project(model.visual, places).flatten(1, 2), dim=-1)
+
+
+def picture_features(model: Clip, places: Tensor) -> Tensor:
+    """Unit features (B, D) of whole native-size pictures, as `encode_image` pools them from every fourth place."""
+    return F.normalize(model.visual.attnpool(places[..., 1::4, 1::4]), dim=-1)
 
 
 def pair_truth(attributes: Tensor, present: Tensor, concepts: Tensor) -> Tensor:
@@ -111,7 +122,7 @@ def dense_loss(logits: Tensor, shares: Tensor, truth: Truth) -> Tensor:
 
 
 def attribute_loss(logits: Tensor, shares: Tensor, attributes: Tensor) -> Tensor:
-    """Cross-entropy among the words of one kind, on patches that one thing mostly covers; mean over the kinds.
+    """Cross-entropy among the words of one kind, on patches that one thing mostly covers; weighted sum over the kinds.
 
     A word held out for the thing's colour takes no part; see `truth_of`.
     """
@@ -123,7 +134,7 @@ def attribute_loss(logits: Tensor, shares: Tensor, attributes: Tensor) -> Tensor
         rivals = logits[sure][:, start : start + size].masked_fill(held_out(codes[sure][:, 0], kind), -1e4)
         losses.append(F.cross_entropy(rivals, codes[sure][:, kind]))
         start += size
-    return torch.stack(losses).mean()
+    return torch.stack(losses) @ torch.tensor(KIND_WEIGHTS)
 
 
 def image_loss(scores: Tensor, shares: Tensor, truth: Truth) -> Tensor:
@@ -141,8 +152,7 @@ def lesson_loss(model: Clip, batch: Lesson, *, with_image: bool) -> tuple[Tensor
     Args:
         model: trained with a compact token table.
         batch: what to learn from.
-        with_image: also teach the class token what the picture contains (on a quarter of the batch: it costs a
-            second forward).
+        with_image: also teach the pooled feature what the picture contains; pictures must have the native size.
 
     Returns:
         the loss, and its parts for the log.
@@ -150,21 +160,18 @@ def lesson_loss(model: Clip, batch: Lesson, *, with_image: bool) -> tuple[Tensor
     pixels, shares = torch.from_numpy(batch.pixels), torch.from_numpy(batch.shares)
     attributes, concepts = torch.from_numpy(batch.attributes), torch.from_numpy(batch.concepts)
     truth = truth_of(attributes, torch.from_numpy(batch.present), concepts)
-    with torch.autocast("cpu", torch.bfloat16):
-        texts = encode_texts(model, torch.from_numpy(batch.tokens))
-        patches = dense_features(model, pixels)
+    texts = encode_texts(model, torch.from_numpy(batch.tokens))
+    places = last_stage(model.visual, pixels.to(memory_format=torch.channels_last))
+    patches = patch_features(model, places)
     scale = model.logit_scale.exp()
     logits = scale * (patches @ texts.T) + model.logit_bias  # (B, P, T)
     dense = dense_loss(logits, shares, truth)
     words = attribute_loss(logits, shares, attributes)
-    loss = dense + WORDS_SHARE * words
+    loss = dense + words
     parts = {"dense": dense.item(), "words": words.item()}
     if with_image:
-        quarter = slice(max(2, pixels.shape[0] // 4))
-        with torch.autocast("cpu", torch.bfloat16):
-            whole = token_features(model.visual, pixels[quarter], readout="standard")[:, 0]
-        scores = scale * (F.normalize(whole.float(), dim=-1) @ texts.T) + model.logit_bias  # (b, T)
-        image = image_loss(scores, shares[quarter], Truth(truth.match[quarter], truth.weight[quarter]))
+        scores = scale * (picture_features(model, places) @ texts.T) + model.logit_bias  # (B, T)
+        image = image_loss(scores, shares, truth)
         loss = loss + IMAGE_SHARE * image
         parts["image"] = image.item()
     return loss, parts

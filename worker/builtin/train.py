@@ -26,14 +26,14 @@ from worker.builtin.measure import Speak, figures
 from worker.builtin.objective import Clip, encode_texts, lesson_loss
 from worker.builtin.phrases import CONTEXT_LENGTH, compact, known_tokens, tokenize
 
+NATIVE = 96  # pixels
 MODEL_CFG = {
     "embed_dim": 128,
     "init_logit_scale": math.log(12.0),
     "init_logit_bias": -5.0,
-    "vision_cfg": {"image_size": 96, "layers": 5, "width": 128, "head_width": 32, "patch_size": 8},
+    "vision_cfg": {"image_size": NATIVE, "layers": [2, 3, 6, 1], "width": 16, "head_width": 64},
     "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
-IMAGE_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Settings:
     """
 
     output_dir: Path
-    steps: int = 9000
+    steps: int = 8000
     minutes: float = math.inf
     seed: int = 1
-    patches: int = 40 * 144
-    learning_rate: float = 1e-3
+    patches: int = 20 * 144
+    learning_rate: float = 2e-3
     report_every: int = 500
 
 
@@ -125,16 +125,18 @@ def train_step(settings: Settings, state: State, batch: Lesson) -> dict[str, flo
     """One step of AdamW and of the running average of the weights."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate_at(settings, state.step)
-    loss, parts = lesson_loss(state.model, batch, with_image=state.step % IMAGE_EVERY == 0)
+    loss, parts = lesson_loss(state.model, batch, with_image=batch.pixels.shape[2:] == (NATIVE, NATIVE))
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     state.optimizer.step()
     with torch.no_grad():
         state.model.logit_scale.clamp_(max=math.log(60))
-        keep = min(0.998, (1 + state.step) / (10 + state.step))
-        for mean, value in zip(state.average.parameters(), state.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - keep)
+        keep = min(0.999, (1 + state.step) / (10 + state.step))
+        values = state.model.state_dict()
+        for name, mean in state.average.state_dict().items():
+            if mean.is_floating_point():  # parameters and the statistics of the batch norms
+                mean.lerp_(values[name], 1 - keep)
     state.step += 1
     return parts
 
