@@ -60,7 +60,7 @@ def lesson(seed: int, step: int, *, progress: float, patches: int, compositions:
         compositions: texts of two or three attributes asked, beside every single word.
     """
     rng = np.random.default_rng((seed, step))
-    sizes = EARLY_SIZES if progress < 0.35 else LATE_SIZES
+    sizes = EARLY_SIZES if progress < 0.25 else LATE_SIZES
     height, width = sizes[int(rng.choice(len(sizes), p=[share for _, share in sizes]))][0]
     count = max(2, round(patches / (height * width / PATCH**2)))
     largest = min(165.0, 1.35 * min(height, width))

@@ -23,7 +23,7 @@ Clip = Any
 
 HARD_NEGATIVE = 3.0
 IMAGE_SHARE = 0.1
-KIND_WEIGHTS = (0.3, 1.5, 1.0)  # colour, texture, shape: what is slower to learn counts more
+KIND_WEIGHTS = (0.3, 2.0, 0.8)  # colour, texture, shape: what is slower to learn counts more
 SURE_SHARE = 0.6
 _WORDS = (COLOURS, TEXTURES, SHAPES)
 _KINDS = tuple(len(words) for words in _WORDS)
