@@ -35,8 +35,18 @@ def dense_features(visual: Any, pixels: Tensor) -> Tensor:
 
 def last_stage(visual: Any, pixels: Tensor) -> Tensor:
     """Run everything before the pool à trous: (B, 3, H, W) to (B, 32 * width, H / 8, W / 8)."""
+    return deepen(visual, middle_stage(visual, pixels))
+
+
+def middle_stage(visual: Any, pixels: Tensor) -> Tensor:
+    """Run the stages that shrink the grid: (B, 3, H, W) to (B, 8 * width, H / 8, W / 8)."""
     shifted = F.pad(pixels, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., :-_SHIFT, :-_SHIFT]
-    places: Tensor = visual.layer2(visual.layer1(visual.stem(shifted)))  # (B, 8 width, H / 8, W / 8)
+    places: Tensor = visual.layer2(visual.layer1(visual.stem(shifted)))
+    return places
+
+
+def deepen(visual: Any, places: Tensor) -> Tensor:
+    """Run the last two stages à trous on the middle stage's (B, 8 * width, h, w): to (B, 32 * width, h, w)."""
     reach = 1
     for stage in (visual.layer3, visual.layer4):
         for block in stage:
