@@ -22,6 +22,7 @@ COMMANDS = (
     CliCommand("backend", "backend", "the web half alone (needs REDIS_URL)"),
     CliCommand("worker", "worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)"),
     CliCommand("segment", "worker.segment", "masks for pictures on disk, without Label Studio"),
+    CliCommand("evaluate", "worker.evaluate", "figures of quality, for drawn scenes or your own pictures"),
     CliCommand("demo", "plugin_config.demo", "what `make demo` runs"),
 )
 

@@ -150,7 +150,7 @@ def test_a_bias_lets_the_background_win_where_all_classes_say_no() -> None:
     plain = zero_shot_logits(features, classes, scale=10.0, bias=None)
     biased = zero_shot_logits(features, classes, scale=10.0, bias=-4.0)
     torch.testing.assert_close(biased[:2], plain[:2] - 4)
-    torch.testing.assert_close(biased[2], (plain[2] - 4).clamp_min(0))
+    assert not biased[2].any()
 
 
 def test_words_outside_the_builtins_world_are_named(segmenter: Segmenter) -> None:

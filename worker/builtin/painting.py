@@ -95,6 +95,13 @@ def outline(shape: str) -> tuple[Floats, ...]:
     return (np.concatenate([outer, inner]),)
 
 
+@cache
+def outline_area(shape: str) -> float:
+    """Area of a shape whose unit disc has radius 1, holes taken off."""
+    body, *holes = (float(cv2.contourArea(part)) for part in outline(shape))
+    return body - sum(holes)
+
+
 def _arc(start: float, end: float, radius: float) -> Floats:
     angles = np.linspace(start, end, 32)
     return (radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
