@@ -94,7 +94,8 @@ class StandInModel:
             raise RuntimeError("out of memory")
         return list(images)
 
-    def segment(self, embedding: Any, vocabulary: Vocabulary) -> Segmentation:
+    def segment(self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
+        assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
         mask = np.zeros((8, 8), dtype=bool)
         mask[2:5, 2:5] = True
         return Segmentation((LabelSegment(vocabulary.labels[0], mask, 0.9),), 0.9)
@@ -284,9 +285,9 @@ def test_a_lost_lease_stores_nothing(resident: StandInResident, redis: Redis) ->
     resident.ask(1)
     real = resident.segmenter.segment
 
-    def slow(embedding: Any, vocabulary: Vocabulary) -> Segmentation:
+    def slow(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
         redis.delete("zeromask:1:leases")  # it ran out and another worker took the task
-        return real(embedding, vocabulary)
+        return real(embedding, vocabulary, image)
 
     resident.segmenter.segment = slow  # type: ignore[method-assign]
     resident.drain()

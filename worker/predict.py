@@ -149,7 +149,7 @@ class Batch:
     def _finish(self, order: Order, item: Fetched, embedding: ImageEmbedding, embed_ms: float) -> None:
         start = time.perf_counter()
         try:
-            found = self._resident.segmenter.segment(embedding, order.vocabulary)
+            found = self._resident.segmenter.segment(embedding, order.vocabulary, item.image)
             segment_ms = (time.perf_counter() - start) * 1000
             if not self._store(order, item, found):
                 return
