@@ -69,15 +69,15 @@ def refine_logits(
         (C, H, W) float32 logits on the same scale, on the device of `coarse`.
     """
     size = (image.shape[0], image.shape[1])
-    plain = _bilinear(coarse, size)
     if len(coarse) == 1:
-        return plain
+        return _bilinear(coarse, size)
     refined = _Refined.of(coarse, image, features, method)
     logits = refined.rows(image, slice(0, size[0]))
     if len(refined.classes) == len(coarse):
         return logits
     # The others keep their distance to the winner.
-    whole = plain - plain.amax(dim=0) + logits.amax(dim=0)
+    whole = _bilinear(coarse, size)
+    whole += logits.amax(dim=0) - whole.amax(dim=0)
     whole[refined.classes] = logits
     return whole
 
