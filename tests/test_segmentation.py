@@ -112,7 +112,7 @@ def test_many_texts_are_encoded_in_bounded_parts(encoder: CountingEncoder) -> No
     torch.testing.assert_close(together[[0, 299]], encoder.embed_texts([words[0], words[299]]), rtol=0, atol=1e-5)
 
 
-FOLK = (("red shape",), ("blue striped shape", "navy shape"), ("green shape",))
+FOLK = (("red shape",), ("blue striped shape", "azure shape"), ("green shape",))
 
 
 @pytest.mark.parametrize(

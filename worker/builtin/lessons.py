@@ -18,7 +18,7 @@ from worker.builtin.world import COLOURS, SHAPES, STUFF, TEXTURES, Split, Thing
 PATCH = 8
 MAX_THINGS = 8
 MEAN, STD = 0.5, 0.5
-UNNAMED_SHARE = 0.35  # hues without a name teach texture and shape apart from the named colours
+UNNAMED_SHARE = 0.5  # hues without a name teach texture and shape apart from the named colours
 
 # (height, width) in pixels with its share of the steps. Small pictures first: objects fill more of them.
 EARLY_SIZES = (((64, 64), 0.3), ((96, 96), 0.6), ((128, 128), 0.1))

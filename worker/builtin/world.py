@@ -43,8 +43,8 @@ _FILLERS = frozenset(
 # Other words for the same pixels. The model reads them as exactly the word they stand for (see `export`), so each must
 # come to as many tokens as that word.
 SYNONYMS = {
-    "red": ("scarlet", "crimson"),
-    "blue": ("azure", "navy"),
+    "red": ("scarlet",),
+    "blue": ("azure",),
     "purple": ("violet",),
     "pink": ("rose",),
     "plain": ("solid", "uniform"),
