@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
 from worker.evaluation import compose, refine
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         settings = Settings.from_env(os.environ)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         protocol, parser = _choose(arguments, settings)
         return protocol.run(parser.parse_args(arguments))
     except ZeromaskError as error:

@@ -22,8 +22,8 @@ Clip = Any
 """An `open_clip.CLIP`; open_clip ships no types."""
 
 HARD_NEGATIVE = 3.0
-IMAGE_SHARE, PROBE_SHARE = 0.1, 1.0
-KIND_WEIGHTS = (0.3, 2.0, 0.6)  # colour, texture, shape: what is slower to learn counts more
+IMAGE_SHARE, PROBE_SHARE = 0.1, 0.3
+KIND_WEIGHTS = (0.1, 0.5, 0.15)  # colour, texture, shape: what is slower to learn counts more
 SURE_SHARE = 0.6
 _WORDS = (COLOURS, TEXTURES, SHAPES)
 _TEXTURE = 1  # its place among the kinds
@@ -192,7 +192,7 @@ def lesson_loss(
     dense = dense_loss(logits, shares, truth)
     words = attribute_loss(logits, shares, attributes)
     probed = probe_loss(probe(middle.permute(0, 2, 3, 1).flatten(1, 2)), shares, attributes)
-    loss = dense + words + PROBE_SHARE * probed
+    loss = 3 * dense + words + PROBE_SHARE * probed
     parts = {"dense": dense.item(), "words": words.item(), "probe": probed.item()}
     if with_image:
         scores = scale * (picture_features(model, places) @ texts.T) + model.logit_bias  # (B, T)

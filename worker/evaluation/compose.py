@@ -126,7 +126,7 @@ class Judge:
 
     def _masks(self, logits: Tensor, scene: Scene) -> NDArray[np.int16]:
         """The mask stage of the service, the same for model and oracles: (H, W) class of every pixel."""
-        return pixel_classes(logits, (scene.image.shape[0], scene.image.shape[1]))[0]
+        return pixel_classes(logits, (scene.image.shape[0], scene.image.shape[1]), scene.image)[0]
 
 
 def patch_shares(scene: Scene, grid: tuple[int, int]) -> Tensor:
