@@ -86,19 +86,19 @@ def test_an_oracle_of_everything_would_pass() -> None:
 
 
 def test_the_builtin_model_beats_every_one_attribute_oracle() -> None:
-    """The claim of the shipped weights, on 100 trials; docs/builtin.md has the figures on more."""
+    """The shipped weights are held to the figures stored of these very trials; docs/builtin.md has those of more."""
     judge = Judge(Encoder("builtin", device="cpu"))
     for asked, pair in trials(1, 100, 192):
         judge.hear(asked, pair)
     found = judge.figures.as_json(100)
-    stored = json.loads((Path(__file__).parents[1] / "docs" / "results" / "compose.json").read_text())["figures"]
+    stored = json.loads((Path(__file__).parents[1] / "docs" / "results" / "compose.json").read_text())["first_100"]
     for pair, margin in (("colour_texture", 0.10), ("colour_shape", 0.05)):
         split = found["unseen"][pair]  # type: ignore[index]
         assert split["miou"] > max(split["oracles"].values()) + margin
-        assert split["miou"] > stored["unseen"][pair]["miou"] - 0.04  # another 100 trials
+        assert split["miou"] > stored["unseen"][pair]["miou"] - 0.02
     for kind, least in (("colour", 0.95), ("texture", 0.70), ("shape", 0.60)):
-        assert found["accuracy"][kind] >= least  # type: ignore[index]
-    assert found["background_iou"] >= 0.93  # type: ignore[operator]
+        assert found["accuracy"][kind] >= max(least, stored["accuracy"][kind] - 0.02)  # type: ignore[index]
+    assert found["background_iou"] >= max(0.93, stored["background_iou"] - 0.02)  # type: ignore[operator]
 
 
 def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
