@@ -15,6 +15,7 @@ import pytest
 from rq.serializers import JSONSerializer
 
 from plugin_config.errors import LabelStudioError
+from plugin_config.hints import ProjectHints
 from plugin_config.jobs import predict_queue
 from plugin_config.label_studio import LabelStudio
 from plugin_config.ledger import ProjectLedger
@@ -109,7 +110,7 @@ def test_a_new_label_predicts_again_and_replaces_what_nobody_annotated(house: Ho
     rest = [task.id for task in tasks(house, project) if task.id != annotated.id]
     wait_until(lambda: all(stored(house, project)[task] == [new] for task in rest), told="new version everywhere")
     assert stored(house, project)[annotated.id] == [old], "what an annotation was made from stays"
-    webhook = house.pending.last_webhook(project)
+    webhook = ProjectHints(house.redis).last_webhook(project)
     assert webhook is not None
     assert webhook.startswith("PROJECT_UPDATED"), "told by Label Studio's own webhook"
     assert house.label_studio.project(project).model_version == new

@@ -24,12 +24,17 @@ from plugin_config.errors import QueueUnavailable, ZeromaskError
 from plugin_config.jobs import ALLOWED_FUNCTIONS, predict_queue
 from plugin_config.settings import Settings
 from worker import tasks
-from worker.resident import Keeper, Resident
+from worker.keeper import Keeper
+from worker.pipeline import Pipeline
+from worker.predict import Prediction
+from worker.resident import Resident
 
 log = logging.getLogger(__name__)
 
 _REDIS_TIMEOUT_S = 10.0
 _REDIS_AWAY_S = 2.0
+# Less than a supervisor waits before it kills.
+_GRACE_S = 5.0
 
 
 class AllowListWorker(SimpleWorker):
@@ -40,7 +45,7 @@ class AllowListWorker(SimpleWorker):
     stopping: threading.Event
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """On SIGTERM or SIGINT: the drain at hand gives back what it has not begun, then the worker ends."""
+        """On SIGTERM or SIGINT: what has not been in the model is given back, then the worker ends."""
         self.stopping.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
@@ -93,8 +98,13 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
 
 def run(resident: Resident, connection: Redis) -> None:
     """Work off the queue with a keeper beside, through restarts of Redis; ends on SIGTERM or SIGINT."""
-    tasks.attach(resident)
-    keeper = Keeper(resident)
+    settings = resident.settings
+    pipeline = Pipeline(
+        Prediction(resident), capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
+        stopping=resident.stopping,
+    )  # fmt: skip
+    tasks.attach(resident, pipeline)
+    keeper = Keeper(resident, pipeline)
     keeper.start()
     encoder = resident.segmenter.encoder
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
@@ -107,6 +117,7 @@ def run(resident: Resident, connection: Redis) -> None:
                 log.warning("Redis went away (%s); trying again in %.0f s", error, _REDIS_AWAY_S)
                 resident.stopping.wait(_REDIS_AWAY_S)
     finally:
+        pipeline.close(grace_s=_GRACE_S)
         keeper.stop()
 
 
