@@ -28,6 +28,7 @@ COMMANDS = (
     CliCommand("pause", "plugin_config.queue_commands", "let a project's tasks wait", ("pause",)),
     CliCommand("resume", "plugin_config.queue_commands", "go on with a paused project", ("resume",)),
     CliCommand("segment", "worker.segment", "masks for pictures on disk, without Label Studio"),
+    CliCommand("bench", "worker.bench", "how fast the product is, as ratios within one run"),
     CliCommand("demo", "plugin_config.demo", "what `make demo` runs"),
 )
 

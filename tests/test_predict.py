@@ -399,6 +399,24 @@ def test_how_a_task_ended_is_told_when_redis_is_back(
     assert resident.pending.counts(PROJECT).done == 8
 
 
+def test_a_redis_that_goes_away_while_a_drain_begins_leaves_no_task_behind(
+    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held by a living worker and worked on by nobody, a task would wait for ever."""
+
+    def away(*_: Any) -> str:
+        raise QueueUnavailable("Redis", "does not answer", "Start it.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(resident.ledger, "served", away)
+        resident.ask(*ALL)
+        with pytest.raises(QueueUnavailable):
+            resident.begin()
+    assert resident.leases.held() == 0
+    resident.drain()
+    assert resident.stored() == [(task, version()) for task in ALL]
+
+
 def test_a_cancelled_task_is_not_posted(resident: StandInResident, redis: Redis, settings: Settings) -> None:
     def cancel() -> None:
         QueueControl(redis, settings).cancel(PROJECT)

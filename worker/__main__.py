@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import FrameType
 
@@ -25,7 +25,7 @@ from plugin_config.jobs import ALLOWED_FUNCTIONS, predict_queue
 from plugin_config.settings import Settings
 from worker import tasks
 from worker.keeper import Keeper
-from worker.pipeline import Pipeline
+from worker.pipeline import Pipeline, Stages
 from worker.predict import Prediction
 from worker.resident import Resident
 
@@ -59,8 +59,13 @@ class AllowListWorker(SimpleWorker):
         self.handle_job_failure(job=job, queue=queue, exc_string="function is not on the allow-list")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run a worker with the settings of environment and command line. Returns 0; 2 when it could not start."""
+def main(arguments: Sequence[str], *, stages: Callable[[Resident], Stages] = Prediction) -> int:
+    """Run a worker with the settings of environment and command line. Returns 0; 2 when it could not start.
+
+    Args:
+        arguments: the command line.
+        stages: makes what is done with a task; benchmarks put something quicker there.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s worker %(levelname)s %(message)s")
     for noisy in ("httpx", "rq.worker", "huggingface_hub", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask worker: {error}\n")
         return 2
-    run(resident, connect(settings))
+    run(resident, stages(resident), connect(settings))
     return 0
 
 
@@ -96,11 +101,11 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
     return connection
 
 
-def run(resident: Resident, connection: Redis) -> None:
+def run(resident: Resident, stages: Stages, connection: Redis) -> None:
     """Work off the queue with a keeper beside, through restarts of Redis; ends on SIGTERM or SIGINT."""
     settings = resident.settings
     pipeline = Pipeline(
-        Prediction(resident), capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
+        stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
         stopping=resident.stopping,
     )  # fmt: skip
     tasks.attach(resident, pipeline)

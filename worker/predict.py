@@ -63,19 +63,21 @@ class Admission:
         self._project = project
 
     def run(self, limit: int) -> None:
-        """Lease, read, admit. What cannot begin now is given back."""
-        taken = self._leases.take(self._project, limit=limit)
-        left = {lease.ref: lease for lease in taken}
+        """Lease, read, admit. What cannot begin now is given back, whatever the reason."""
+        left = {lease.ref: lease for lease in self._leases.take(self._project, limit=limit)}
         try:
-            if taken:
-                self._begin(taken, left)
+            if left:
+                self._begin(left)
         except LabelingConfigError as error:
-            for ref in left:
-                self._leases.fail(self._project, ref, str(error))
+            while left:
+                self._leases.fail(self._project, left.popitem()[0], str(error))
         except LabelStudioError as error:
             self._trouble(left, error)
+        finally:  # Redis went away, or RQ's time for a job was over: a task held and forgotten would wait for ever
+            while left:
+                self._leases.give_back(self._project, left.popitem()[0])
 
-    def _begin(self, taken: Sequence[Lease], left: dict[TaskRef, Lease]) -> None:
+    def _begin(self, left: dict[TaskRef, Lease]) -> None:
         resident, project = self._resident, self._project
         order = read_order(resident, project)
         if resident.ledger.served(project) != order.version:
@@ -88,25 +90,27 @@ class Admission:
             task = tasks.get(ref.task)
             if task is None:
                 log.info("task %d: is gone from project %d", ref.task, project)
+                del left[ref]
                 self._leases.drop(project, ref)
             elif order.version in task.versions:  # stored before, only the answer was lost
+                del left[ref]
                 finish(resident, Leased(order, lease, task))
             else:
                 work.append(Leased(order, lease, task))
-            del left[ref]
-        if any(leased.lease.alone for leased in work):
-            self._admit_alone(work)
+        if any(lease.alone for lease in left.values()):
+            self._admit_alone(work, left)
         else:
+            left.clear()
             self._pipeline.admit(work)
 
-    def _admit_alone(self, work: Sequence[Leased]) -> None:
+    def _admit_alone(self, work: Sequence[Leased], left: dict[TaskRef, Lease]) -> None:
         """Workers died when these tasks were there: if one dies again, it must be of them."""
         if self._pipeline.wait_empty(_ALONE_S):
+            left.clear()
             self._pipeline.admit(work)
             self._pipeline.wait_empty(_ALONE_S)
-            return
-        for leased in work:
-            self._leases.give_back(self._project, leased.ref, delay_s=_TROUBLE_DELAY_S)
+        while left:
+            self._leases.give_back(self._project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S)
 
     def _move_to(self, version: str, left: dict[TaskRef, Lease]) -> None:
         """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
@@ -118,22 +122,22 @@ class Admission:
                             "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip
             priority = Priority.OPENED if lease.urgent else Priority.ASKED
             self._resident.pending.add(self._project, [TaskRef(version, ref.task)], priority=priority)
-            self._leases.drop(self._project, ref)
             del left[ref]
+            self._leases.drop(self._project, ref)
 
     def _trouble(self, left: dict[TaskRef, Lease], error: LabelStudioError) -> None:
         resident, project = self._resident, self._project
         if error.status == 404:
             log.warning("project %d is gone; what was pending for it is forgotten", project)
             resident.pending.forget(project)
-            for ref in left:
-                self._leases.drop(project, ref)
+            while left:
+                self._leases.drop(project, left.popitem()[0])
             return
         resident.trouble = str(error)
         log.error("project %d: %s (%d tasks wait)", project, error, len(left))
         about_project = isinstance(error, LabelStudioUnreachable) and error.status == 500
-        for ref in left:
-            self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S if about_project else 0.0)
+        while left:
+            self._leases.give_back(project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S if about_project else 0.0)
         if not about_project:  # the same awaits the others: they keep their places meanwhile
             resident.stopping.wait(_AWAY_S if isinstance(error, LabelStudioUnreachable) else _REFUSED_S)
 

@@ -142,8 +142,10 @@ def disk_full(server: LabelStudioServer, scale: float) -> Row:
             shim.fill_disk(False)
             if before == len(ids) // 2:
                 raise AssertionError("the disk was full too late")
-            note = (f"write() of files answers ENOSPC for {full_s:.0f} s to Redis (append-only file), backend and "
-                    "worker (logs), by a preloaded library; the cache of embeddings is in memory; real Label Studio")  # fmt: skip
+            note = (
+                f"write() of files answers ENOSPC for {full_s:.0f} s to Redis (append-only file), backend and worker "
+                "(logs), by a preloaded library; embeddings are cached in memory; real Label Studio"
+            )
             return it.count("full disk", project, ids, note=note)
 
 
