@@ -21,8 +21,9 @@ from plugin_config.pending_scripts import CLOCK
 
 SLOTS = 8
 URGENT_SLOT = SLOTS
-# A worker that dies between starting a drain and leasing its tasks leaves nothing else to notice it by.
-RUNNING_S = 60
+# A drain that dies between its start and leasing its tasks leaves nothing else to notice it by. One that takes longer
+# is joined by another one, which does no harm.
+RUNNING_S = 15
 _CLAIMED_S = 5
 _QUEUED_S = 86400
 

@@ -24,14 +24,14 @@ from plugin_config.processes import free_port
 from plugin_config.vocabulary import parse_vocabulary
 from tests.faults.proxy import faulty_proxy
 from tests.faults.shim import Shim
-from tests.faults.stand import LabelStudioServer, Row, Stand, quiet, stand, wait_for
+from tests.faults.stand import LabelStudioServer, Row, Serving, Stand, quiet, stand, wait_for
 from tests.house import CONFIG, picture, tasks, upload
 from tests.http_server import Answer, Asked, serving
 
 Fault = Callable[[LabelStudioServer, float], Row]
 
 
-def worker_killed(server: LabelStudioServer, scale: float) -> Row:
+def worker_killed(server: Serving, scale: float) -> Row:
     """kill -9 of a worker that holds tasks, again and again, two workers."""
     kills, wave, chance = max(2, round(20 * scale)), 12, random.Random(7)
     with stand(server, workers=2, drain_tasks=4) as it:
@@ -46,7 +46,7 @@ def worker_killed(server: LabelStudioServer, scale: float) -> Row:
         return it.count("worker kill -9", project, ids, note=note)
 
 
-def redis_killed(server: LabelStudioServer, scale: float) -> Row:
+def redis_killed(server: Serving, scale: float) -> Row:
     """kill -9 of Redis in the middle, and tasks asked for while it is away."""
     kills, wave = max(1, round(3 * scale)), 16
     with stand(server) as it:
@@ -87,20 +87,20 @@ def label_studio_stopped(server: LabelStudioServer, scale: float) -> Row:
         return it.count("Label Studio stopped", project, ids, note=note)
 
 
-def answers_lost(server: LabelStudioServer, scale: float) -> Row:
+def answers_lost(server: Serving, scale: float) -> Row:
     """500s, and posts that arrive although their answer does not, at once or late."""
     with faulty_proxy(server.url, seed=3) as proxy, stand(server, through=proxy.url) as it:
         project = it.project(max(24, round(80 * scale)), name="lost answers")
         ids = it.task_ids(project)
         it.ask(project, ids)
-        row = it.count("500s and lost answers", project, ids, note="", within_s=400)
+        row = it.count("500s and lost answers", project, ids, note="", within_s=400, late_s=3.0)
         removed = len(re.findall(r"had arrived \d+ times", it.log("worker-1")))
         done = ", ".join(f"{count} {fault}" for fault, count in sorted(proxy.done.items()))
         note = f"HTTP proxy before a real Label Studio; posts: {done}; {removed} twice stored, found and removed"
         return Row(**{**row.__dict__, "note": note})
 
 
-def backend_restarted(server: LabelStudioServer, scale: float) -> Row:
+def backend_restarted(server: Serving, scale: float) -> Row:
     """kill -9 and SIGTERM of the backend while it reads and answers a request; whoever asked asks again."""
     rounds, wave = max(2, round(4 * scale)), 12
     with stand(server) as it:
@@ -125,7 +125,7 @@ def backend_restarted(server: LabelStudioServer, scale: float) -> Row:
         return it.count("backend restart mid-request", project, ids, note=note)
 
 
-def disk_full(server: LabelStudioServer, scale: float) -> Row:
+def disk_full(server: Serving, scale: float) -> Row:
     """Every write to a file fails for Redis, backend and worker for a while."""
     full_s = max(5.0, 20 * scale)
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +149,7 @@ def disk_full(server: LabelStudioServer, scale: float) -> Row:
             return it.count("full disk", project, ids, note=note)
 
 
-def image_hosts(server: LabelStudioServer, scale: float) -> Row:
+def image_hosts(server: Serving, scale: float) -> Row:
     """Images on hosts that are slow, never finish, answer 503, or are not there, beside good ones."""
     each = max(3, round(8 * scale))
     content = picture(top=30)
@@ -176,7 +176,7 @@ def image_hosts(server: LabelStudioServer, scale: float) -> Row:
         return row
 
 
-def webhooks_repeated(server: LabelStudioServer, scale: float) -> Row:
+def webhooks_repeated(server: Serving, scale: float) -> Row:
     """Every webhook ten times, at once, with new tasks predicted by themselves, and every request too."""
     with stand(server, prelabel=True) as it:
         project = it.project(max(12, round(40 * scale)), name="webhooks")
@@ -203,7 +203,7 @@ def webhooks_repeated(server: LabelStudioServer, scale: float) -> Row:
         return it.count("duplicate webhooks", project, ids, note=note)
 
 
-def clock_jumped(server: LabelStudioServer, scale: float) -> Row:
+def clock_jumped(server: Serving, scale: float) -> Row:
     """The wall clock of every process leaps hours ahead and back, and a worker dies in between."""
     leaps = [3600, -7200, 86_400, 0][: max(2, round(4 * scale))]
     with tempfile.TemporaryDirectory() as folder:
@@ -226,7 +226,7 @@ def clock_jumped(server: LabelStudioServer, scale: float) -> Row:
             return it.count("clock jump", project, ids, note=note)
 
 
-def memory_short(server: LabelStudioServer, scale: float) -> Row:
+def memory_short(server: Serving, scale: float) -> Row:
     """The worker's address space is capped so that a batch does not fit any more, but an image does."""
     with stand(server, drain_tasks=16, batch=16) as it:
         project = it.project(max(48, round(96 * scale)), name="memory")

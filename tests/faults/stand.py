@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 from redis import Redis
@@ -41,6 +42,12 @@ class Row:
     lost: int
     seconds: float
     note: str
+
+
+class Serving(Protocol):
+    """A Label Studio that runs somewhere."""
+
+    url: str
 
 
 class LabelStudioServer:
@@ -129,20 +136,27 @@ class Stand:
         """What a process said."""
         return self.house.supervisor.log_path(name).read_text(errors="replace")
 
-    def count(self, fault: str, project: int, ids: list[int], *, note: str, within_s: float = 240) -> Row:
-        """Wait until every task has ended, and two looks more; then count what Label Studio holds."""
+    def count(
+        self, fault: str, project: int, ids: list[int], *, note: str, within_s: float = 240, late_s: float = 0.0
+    ) -> Row:
+        """Wait until every task has ended, for posts that are on their way for `late_s`, and for two looks of the
+        workers where something is doubled; then count what Label Studio holds.
+        """
         started = time.monotonic()
         wait_for(lambda: quiet(lambda: self._open(project)) == 0, within_s=within_s)
-        time.sleep(2 * RECONCILE_S + 3)  # a prediction may be on its way for two seconds
-        wait_for(lambda: quiet(lambda: self._open(project)) == 0, within_s=within_s)
-        version, api = current_version(self.house, project), self.house.label_studio
-        found = {task: sum(row.version == version for row in api.predictions(task)) for task in ids}
+        time.sleep(late_s)
+        wait_for(lambda: max(self._posted(project, ids).values()) < 2, within_s=2 * RECONCILE_S + 3)
+        found = self._posted(project, ids)
         failures = {ref.task for ref in self.house.pending.failures(project)}
         predicted = sum(number > 0 for number in found.values())
         failed = sum(number == 0 and task in failures for task, number in found.items())
         duplicated = sum(max(0, number - 1) for number in found.values())
         lost = len(ids) - predicted - failed
         return Row(fault, len(ids), predicted, failed, duplicated, lost, round(time.monotonic() - started, 1), note)
+
+    def _posted(self, project: int, ids: list[int]) -> dict[int, int]:
+        version, api = current_version(self.house, project), self.house.label_studio
+        return {task: sum(row.version == version for row in api.predictions(task)) for task in ids}
 
     def _open(self, project: int) -> int:
         waiting = httpx.get(f"{self.house.halves.backend_url}/health", timeout=5, trust_env=False).json()
@@ -152,7 +166,7 @@ class Stand:
 
 @contextmanager
 def stand(
-    server: LabelStudioServer, *, workers: int = 1, through: str = "", env: Mapping[str, str] | None = None,
+    server: Serving, *, workers: int = 1, through: str = "", env: Mapping[str, str] | None = None,
     **changes: object,
 ) -> Iterator[Stand]:
     """Start Redis, backend and workers of their own. `through`: the address by which the workers reach Label Studio;
