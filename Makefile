@@ -1,4 +1,4 @@
-# Two commands: `make demo` shows the product, `make test` runs its tests. Each sets up all it needs by itself.
+# `make demo` shows the product, `make test` runs its tests, `make faults` breaks it. Each sets up all it needs by itself.
 PYTHON ?= python3
 CHECK ?=
 JSON ?=

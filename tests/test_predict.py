@@ -530,7 +530,15 @@ def test_stopping_finishes_what_was_drawn_and_gives_the_rest_back_without_blame(
 ) -> None:
     resident.label_studio.data = dict.fromkeys(range(1, 17), "x")
     resident.ask(*range(1, 17))
-    resident.stopping.set()
+    looked = threading.Event()
+
+    def stop() -> None:  # the signal comes when tasks are taken and none is fetched
+        resident.stopping.set()
+        looked.set()
+
+    resident.label_studio.before_tasks = stop
+    resident.begin()
+    assert looked.is_set()
     resident.begin()
     resident.pipeline.close(grace_s=5)
     counts = resident.pending.counts(PROJECT)

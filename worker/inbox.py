@@ -26,20 +26,21 @@ class Inbox(Generic[T]):
         self._bytes = 0
         self._items: list[tuple[bool, int, int, T]] = []
         self._number = itertools.count()
-        self._changed = threading.Condition()
+        lock = threading.Lock()  # two conditions, so that an item wakes one taker and not all of them
+        self._came, self._went = threading.Condition(lock), threading.Condition(lock)
 
     def put(self, item: T, *, urgent: bool, size: int = 0) -> None:
         """Add an item of `size` bytes; an urgent one never waits for room."""
-        with self._changed:
-            self._changed.wait_for(lambda: urgent or not self._items or self._bytes + size <= self._most_bytes)
+        with self._went:
+            self._went.wait_for(lambda: urgent or not self._items or self._bytes + size <= self._most_bytes)
             self._bytes += size
             heapq.heappush(self._items, (not urgent, next(self._number), size, item))
-            self._changed.notify_all()
+            self._came.notify()
 
     def get(self, most: int = 1, *, timeout_s: float, alike: Callable[[T], Hashable] | None = None) -> list[T]:
         """Take the first item and up to `most - 1` others that are `alike`; nothing when none came in time."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: bool(self._items), timeout=timeout_s):
+        with self._came:
+            if not self._came.wait_for(lambda: bool(self._items), timeout=timeout_s):
                 return []
             first = heapq.heappop(self._items)
             taken = [first]
@@ -51,5 +52,5 @@ class Inbox(Generic[T]):
                 self._items = [row for row in self._items if row[1] not in numbers]
                 heapq.heapify(self._items)
             self._bytes -= sum(row[2] for row in taken)
-            self._changed.notify_all()
+            self._went.notify_all()
             return [row[3] for row in taken]

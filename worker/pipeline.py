@@ -26,6 +26,7 @@ R = TypeVar("R")
 _FETCHERS, _POSTERS = 8, 4
 _MOST_BYTES = 256_000_000
 _IDLE_S = 0.5
+_LOOK_S = 0.25  # how soon a wait notices that the worker stops
 
 
 class Stages(Protocol):
@@ -83,10 +84,17 @@ class Pipeline:
             thread.start()
 
     def room(self, wanted: int, *, urgent: bool, timeout_s: float) -> bool:
-        """Wait until `wanted` more tasks may come; False when the time is over."""
+        """Wait until `wanted` more tasks may come; False when the time is over, or the worker stops."""
         most = max(self._capacity, wanted) + (wanted if urgent else 0)
+        deadline = time.monotonic() + timeout_s
         with self._moved:
-            return self._moved.wait_for(lambda: len(self._on_line) + wanted <= most, timeout=timeout_s)
+            while not self._stopping.is_set():
+                left = deadline - time.monotonic()
+                if self._moved.wait_for(lambda: len(self._on_line) + wanted <= most, timeout=min(left, _LOOK_S)):
+                    return True
+                if left <= 0:
+                    return False
+        return False
 
     def admit(self, work: Sequence[Leased]) -> None:
         """Put tasks on the line; from here on they settle by themselves."""

@@ -87,6 +87,8 @@ class Posting:
         """Post once. False when the task is somebody else's by now; True when its prediction is stored."""
         leased, label_studio = drawn.leased, self._resident.label_studio
         version, ref = leased.order.version, leased.ref
+        if doubtful:  # again, in case Redis was away too when the answer was lost
+            self._resident.ledger.doubt(leased.project, ref)
         if doubtful and any(row.version == version for row in label_studio.predictions(ref.task)):
             log.info("task %d: was stored, only the answer was lost", ref.task)
         else:
