@@ -9,9 +9,16 @@ from redis import Redis
 
 from plugin_config.jobs import TaskRef
 from plugin_config.pending import Counts
-from tests.test_predict import ALL, CONFIG, PROJECT, StandInResident, resident_fixture, version
+from tests.stand_ins import (
+    ALL,
+    CONFIG,
+    PROJECT,
+    StandInResident,
+    resident_fixture,
+    version,
+)
 
-__all__ = ["resident_fixture"]
+__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import open_clip
 import torch
 from rich.console import Console
 
+from plugin_config.errors import EnvironmentBroken
 from plugin_config.jobs import TaskRef
 from plugin_config.processes import module_command
 from plugin_config.vocabulary import parse_vocabulary, version_name
@@ -27,6 +28,7 @@ from worker.counting_server import CONFIG
 _MODEL, _SIDE = "ViT-B-16", 336
 _TASKS = 1_000_000
 _AT_ONCE = 400
+_LEAST_POSTS = 5
 
 
 def queue_figures(seconds: float, repeats: int, console: Console) -> Mapping[str, float]:
@@ -103,6 +105,9 @@ def _workers(stage: BenchStage, count: int, seconds: float, numbers: Iterator[in
         moments = [moment for moment in told["moments"] if moment >= started]
         for ref in stage.pending.open_refs(PROJECT):  # the next measurement starts with an empty queue
             stage.redis.zrem(f"zeromask:{PROJECT}:pending", ref.encode())
+    if len(moments) < _LEAST_POSTS:
+        problem = f"only {len(moments)} posts came within {seconds:.0f} s"
+        raise EnvironmentBroken("benchmark", problem, "Raise --seconds, or run it when the machine is less busy.")
     return (len(moments) - 1) / float(moments[-1] - moments[0])
 
 

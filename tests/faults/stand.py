@@ -24,10 +24,11 @@ from plugin_config.pending import PendingTasks
 from plugin_config.processes import Command, Supervisor, free_port, module_command
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, environment
-from tests.house import CONFIG, TOKEN, House, current_version, make_project, tasks
+from tests.house import CONFIG, TOKEN, House, current_version, make_project, picture, tasks, upload
 
 RECONCILE_S = 3.0
-_MODEL_LOADING_S = 120.0
+_MODEL_LOADING_S = 180.0
+_UPLOAD = 30
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ class Stand:
 
     def project(self, count: int, *, name: str) -> int:
         """A project of this many pictures, connected to the backend."""
-        return make_project(self.house, count=count, name=name)
+        project = make_project(self.house, count=min(count, _UPLOAD), name=name)
+        for start in range(_UPLOAD, count, _UPLOAD):  # a busy machine needs its time for each
+            upload(self.house, project, [picture(top=20 + 2 * (number % 30)) for number in
+                                         range(start, min(count, start + _UPLOAD))])  # fmt: skip
+        return project
 
     def task_ids(self, project: int) -> list[int]:
         """Every task of a project."""
@@ -183,7 +188,7 @@ def stand(
             redis = embedded_redis(state)
             supervisor.start(replace(redis.command, env=dict(env or {})))
             halves = _start(supervisor, settings, redis.url, workers, through or server.url, dict(env or {}))
-            with LabelStudio(server.url, TOKEN) as api, Redis.from_url(redis.url) as connection:
+            with LabelStudio(server.url, TOKEN, timeout_s=180) as api, Redis.from_url(redis.url) as connection:
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
                 yield Stand(House(api, halves, supervisor, pending, connection), settings, workers)
 
