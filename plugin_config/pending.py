@@ -152,15 +152,20 @@ class PendingTasks:
         """Tasks are gone from the project: no state of theirs is kept. Returns how many stood in one."""
         gone = set(tasks)
         asked = [ref.encode() for ref in self.open_refs(project) if ref.task in gone]
-        failed = [ref.encode() for ref in self.failures(project) if ref.task in gone]
-        found = 0
+        failed = [ref for ref in self.failures(project) if ref.task in gone]
+        found = len(failed)
         for start in range(0, len(asked), _BULK):
             found += int(self._run(scripts.CANCEL, project, *asked[start : start + _BULK]))
-        if failed:
-            found += int(self._redis.hdel(self._key(project, "failed"), *failed))
+        self.forget_failures(project, failed)
         for version in self.versions(project) if gone else []:
             found += int(self._redis.srem(self._key(project, f"done:{version}"), *gone))
         return found
+
+    @redis_errors
+    def forget_failures(self, project: int, refs: Collection[TaskRef]) -> None:
+        """These failures say nothing any more."""
+        if refs:
+            self._redis.hdel(self._key(project, "failed"), *(ref.encode() for ref in refs))
 
     @redis_errors
     def forget_done(self, project: int, *, but: str) -> None:

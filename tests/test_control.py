@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -178,3 +182,29 @@ def test_a_project_that_never_asked_is_told(redis_url: str, redis: Redis) -> Non
     done = run("cancel", "99", REDIS_URL=redis_url)
     assert done.returncode == 2
     assert "project 99: has not asked for anything" in done.stderr
+
+
+def test_in_a_terminal_the_status_lives_until_it_is_stopped(redis_url: str, pending: PendingTasks) -> None:
+    pending.add(PROJECT, refs(*range(1, 4322)))
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "120"}
+    status = subprocess.Popen([sys.executable, "-m", "plugin_config.status"], cwd=ROOT, env=env, stdin=theirs,
+                              stdout=theirs, stderr=theirs)  # fmt: skip
+    try:
+        read_until(ours, "4321")
+        pending.add(PROJECT, refs(5000))
+        read_until(ours, "4322")
+        status.send_signal(signal.SIGINT)
+        assert status.wait(timeout=20) == 0
+    finally:
+        status.kill()
+        os.close(ours)
+        os.close(theirs)
+
+
+def read_until(terminal: int, said: str) -> None:
+    deadline, text = time.monotonic() + 30, ""
+    while said not in text:
+        assert time.monotonic() < deadline, text[-2000:]
+        if select.select([terminal], [], [], 0.1)[0]:
+            text += os.read(terminal, 65536).decode(errors="replace")

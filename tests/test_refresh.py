@@ -84,6 +84,17 @@ def test_after_a_change_of_labels_the_least_certain_go_first_behind_what_was_ask
     assert resident.pending.counts(PROJECT).done == 0, "what was done at the old labels counts no more"
 
 
+def test_what_failed_at_other_labels_is_asked_for_again(resident: StandInResident) -> None:
+    resident.label_studio.data[2] = "broken"
+    resident.ask(1, 2)
+    resident.drain()
+    assert [ref.task for ref in resident.pending.failures(PROJECT)] == [2]
+    resident.label_studio.config = CONFIG.format("dog")
+    resident.refresh()
+    assert resident.pending.failures(PROJECT) == {}
+    assert resident.pending.open_refs(PROJECT) == [TaskRef(version("dog"), 1), TaskRef(version("dog"), 2)]
+
+
 def test_ten_webhooks_are_one_look_and_one_prediction_each(prelabelling: StandInResident, redis: Redis) -> None:
     for _ in range(10):
         prelabelling.hints.hint_tasks(PROJECT, ALL)

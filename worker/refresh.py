@@ -65,8 +65,8 @@ def settle_doubts(resident: Resident, project: int) -> int:
 
 
 def _catch_up_with_version(resident: Resident, order: Order) -> None:
-    """Move what is pending to the present version, and ask again for the unannotated tasks that carry an older one of
-    ours, those first of which the model was least sure.
+    """Move what is pending to the present version, and ask again for what failed at another and for the unannotated
+    tasks that carry an older one of ours, those first of which the model was least sure.
     """
     pending, project = resident.pending, order.project.id
     if resident.ledger.served(project) == order.version:
@@ -85,11 +85,14 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
         raise
     stale.sort(key=lambda task: 0.5 if task.score is None else task.score)
     moved = pending.move_to_version(project, order.version)
-    pending.add(project, [TaskRef(order.version, task.id) for task in stale], priority=Priority.LATER)
+    failed = [ref for ref in pending.failures(project) if ref.version != order.version]
+    again = dict.fromkeys([task.id for task in stale] + [ref.task for ref in failed])
+    pending.add(project, [TaskRef(order.version, task) for task in again], priority=Priority.LATER)
+    pending.forget_failures(project, failed)
     pending.forget_done(project, but=order.version)
     pending.ensure_drains(project)
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, order.version,
-             len(stale), moved)  # fmt: skip
+             len(again), moved)  # fmt: skip
 
 
 def _look_at_hinted(resident: Resident, order: Order) -> None:
