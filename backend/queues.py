@@ -21,9 +21,10 @@ from backend.spool import Ask, Spool
 from plugin_config.errors import QueueUnavailable, SettingsError
 from plugin_config.hints import ProjectHints
 from plugin_config.jobs import TaskRef
-from plugin_config.pending import Counts, PendingTasks, Priority
+from plugin_config.pending import PendingTasks, Priority
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.states import Counts
 
 _CONNECT_S = 0.2
 _ANSWER_S = 0.25

@@ -14,10 +14,11 @@ from redis import Redis
 
 from plugin_config import pending_scripts as scripts
 from plugin_config.jobs import TaskRef
-from plugin_config.pending import AHEAD_MS, Counts, PendingTasks, Priority
+from plugin_config.pending import AHEAD_MS, PendingTasks, Priority
 from plugin_config.presence import WorkerPresence, WorkerState
 from plugin_config.redis_errors import redis_errors
 from plugin_config.settings import Settings
+from plugin_config.states import Counts
 
 _BULK = 5000
 

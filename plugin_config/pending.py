@@ -23,11 +23,9 @@ Keys of project P (members are `version|task`):
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from redis import Redis
 
@@ -37,6 +35,7 @@ from plugin_config.ledger import DOUBT_S
 from plugin_config.presence import WorkerPresence
 from plugin_config.redis_errors import redis_errors
 from plugin_config.slots import DrainSlots
+from plugin_config.states import TaskStates, text
 
 MAX_ATTEMPTS = 5
 # A task that was there when two workers died travels alone, so that a third one dies of the guilty one only.
@@ -62,24 +61,14 @@ class Lease:
     alone: bool = False
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How many tasks of a project stand in which state; `done` at all versions not forgotten."""
-
-    pending: int
-    leased: int
-    failed: int
-    done: int
-
-
-class PendingTasks:
+class PendingTasks(TaskStates):
     """Holds a Redis connection and moves tasks between their states. Safe to share between threads.
 
     Every method raises QueueUnavailable when Redis does not answer.
     """
 
     def __init__(self, redis: Redis, *, drain_tasks: int, lease_s: float) -> None:
-        self._redis = redis
+        super().__init__(redis)
         self._slots = DrainSlots(redis)
         self._presence = WorkerPresence(redis)
         self._drain_tasks = drain_tasks
@@ -209,20 +198,10 @@ class PendingTasks:
         self._slots.hold(project, slot)
 
     @redis_errors
-    def versions(self, project: int) -> list[str]:
-        """Versions at which tasks of the project were predicted."""
-        return sorted(_text(version) for version in self._redis.smembers(self._key(project, "versions")))
-
-    @redis_errors
-    def projects(self) -> list[int]:
-        """Projects that ever asked for anything."""
-        return sorted(int(project) for project in self._redis.smembers("zeromask:projects"))
-
-    @redis_errors
     def move_to_version(self, project: int, version: str) -> int:
         """Ask at `version` for whatever is pending at another; returns how many tasks moved."""
         pending = self._key(project, "pending")
-        rows = [(TaskRef.decode(_text(member)), due) for member, due in self._redis.zscan_iter(pending, count=1000)]
+        rows = [(TaskRef.decode(text(member)), due) for member, due in self._redis.zscan_iter(pending, count=1000)]
         stale = [(ref, due) for ref, due in rows if ref.version != version]
         for start in range(0, len(stale), _BULK):
             part = stale[start : start + _BULK]
@@ -232,61 +211,7 @@ class PendingTasks:
             self._redis.zrem(pending, *(ref.encode() for ref, _ in part))
         return len(stale)
 
-    @redis_errors
-    def counts(self, project: int) -> Counts:
-        """Tasks by state."""
-        versions = self.versions(project)
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.zcard(self._key(project, "pending"))
-        pipe.hlen(self._key(project, "leases"))
-        pipe.hlen(self._key(project, "failed"))
-        for version in versions:
-            pipe.scard(self._key(project, f"done:{version}"))
-        pending, leased, failed, *done = pipe.execute()
-        return Counts(pending, leased, failed, sum(done))
-
-    @redis_errors
-    def failures(self, project: int) -> dict[TaskRef, str]:
-        """Failed tasks with their reasons."""
-        rows = self._redis.hgetall(self._key(project, "failed"))
-        return {TaskRef.decode(_text(m)): _text(reason) for m, reason in rows.items()}
-
-    @redis_errors
-    def open_refs(self, project: int) -> list[TaskRef]:
-        """Every task that is pending or leased."""
-        rows = [*self._redis.zrange(self._key(project, "pending"), 0, -1),
-                *self._redis.hkeys(self._key(project, "leases"))]  # fmt: skip
-        return [TaskRef.decode(_text(member)) for member in rows]
-
-    @redis_errors
-    def wait_settled(self, project: int, refs: Sequence[TaskRef], *, timeout_s: float) -> bool:
-        """Wait until none of the tasks is pending or leased; False when the time ran out."""
-        members = [ref.encode() for ref in refs]
-        deadline = time.monotonic() + timeout_s
-        while True:
-            pipe = self._redis.pipeline(transaction=False)
-            for member in members:
-                pipe.zscore(self._key(project, "pending"), member)
-                pipe.hexists(self._key(project, "leases"), member)
-            states = pipe.execute()
-            if not any(state is not None and state is not False and state != 0 for state in states):
-                return True
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-
     def _settle(
         self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int, most: int = MAX_ATTEMPTS
     ) -> bool:
         return bool(self._run(scripts.SETTLE, project, owner, ref.encode(), outcome, detail, most))
-
-    def _run(self, script: str, project: int, *args: Any) -> Any:
-        answer = self._redis.eval(script, 1, self._key(project, ""), *args)
-        return [_text(item) for item in answer] if isinstance(answer, list) else answer
-
-    def _key(self, project: int, name: str) -> str:
-        return f"zeromask:{project}:{name}"
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -18,9 +18,10 @@ from werkzeug.wrappers import Response
 
 from plugin_config.hints import ProjectHints
 from plugin_config.jobs import RefreshProject, TaskRef, predict_queue
-from plugin_config.pending import Counts, Lease, PendingTasks
+from plugin_config.pending import Lease, PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.states import Counts
 from plugin_config.vocabulary import parse_vocabulary, version_name
 from tests.backend_client import TOKEN, VERSION, answer_of, client_of, config, detail, predict_body, setup_body
 

@@ -19,9 +19,10 @@ from rich.console import Console
 
 from plugin_config.control import QueueControl
 from plugin_config.jobs import TaskRef, predict_queue
-from plugin_config.pending import Counts, PendingTasks
+from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.states import Counts
 from plugin_config.status import as_json, render
 
 PROJECT = 7

@@ -9,7 +9,8 @@ from redis import Redis
 
 from plugin_config.jobs import TaskRef
 from plugin_config.ledger import ProjectLedger
-from plugin_config.pending import MAX_ATTEMPTS, Counts, Lease, PendingTasks
+from plugin_config.pending import MAX_ATTEMPTS, Lease, PendingTasks
+from plugin_config.states import Counts
 
 PROJECT = 7
 

@@ -15,8 +15,9 @@ from plugin_config import presence as presence_module
 from plugin_config.errors import QueueUnavailable
 from plugin_config.hints import ProjectHints
 from plugin_config.jobs import TaskRef, predict_queue
-from plugin_config.pending import Counts, PendingTasks, Priority
+from plugin_config.pending import PendingTasks, Priority
 from plugin_config.presence import WorkerPresence
+from plugin_config.states import Counts
 
 PROJECT = 7
 
