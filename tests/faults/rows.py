@@ -39,9 +39,11 @@ def worker_killed(server: Serving, scale: float) -> Row:
         ids = it.task_ids(project)
         for number in range(kills):
             it.ask(project, ids[number * wave : (number + 1) * wave])
-            victim = _working(it)
-            time.sleep(chance.uniform(0, 0.6))
-            it.kill(victim)
+            killed = False
+            while not killed:
+                victim = _working(it)
+                time.sleep(chance.uniform(0, 0.6))
+                killed = it.kill(victim)
         note = f"{kills} x kill -9 of a worker that held tasks, at random moments; two workers, real Label Studio"
         return it.count("worker kill -9", project, ids, note=note)
 
@@ -259,7 +261,7 @@ def _working(it: Stand) -> str:
     found: list[str] = []
 
     def look() -> bool:
-        pids = {str(it.house.supervisor.pid(name)): name for name in it.workers}
+        pids = {str(it.house.supervisor.pid(name)): name for name in it.workers if it.lives(name)}
         for project in it.house.pending.projects():
             leases: Any = it.house.redis.hvals(f"zeromask:{project}:leases")
             for lease in leases:

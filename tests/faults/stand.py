@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import httpx
+import psutil
 from redis import Redis
 
 from plugin_config.demo_stage import label_studio_command
@@ -128,9 +129,19 @@ class Stand:
                 return False
             time.sleep(0.5)
 
-    def kill(self, name: str) -> None:
-        """kill -9; the supervisor starts it again."""
+    def lives(self, name: str) -> bool:
+        """Whether a process runs now."""
+        try:
+            return psutil.Process(self.house.supervisor.pid(name)).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def kill(self, name: str) -> bool:
+        """kill -9; the supervisor starts it again. False when it was dead already."""
+        if not self.lives(name):
+            return False
         os.kill(self.house.supervisor.pid(name), signal.SIGKILL)
+        return True
 
     def at_work(self) -> int:
         """How many tasks are leased."""
