@@ -29,6 +29,7 @@ COMMANDS = (
     CliCommand("resume", "plugin_config.queue_commands", "go on with a paused project", ("resume",)),
     CliCommand("segment", "worker.segment", "masks for pictures on disk, without Label Studio"),
     CliCommand("bench", "worker.bench", "how fast the product is, as ratios within one run"),
+    CliCommand("evaluate", "worker.evaluate", "figures of quality, for drawn scenes or your own pictures"),
     CliCommand("demo", "plugin_config.demo", "what `make demo` runs"),
 )
 

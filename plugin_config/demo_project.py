@@ -23,11 +23,18 @@ _STALLED_S = 180.0
 
 @dataclass(frozen=True)
 class DemoLabel:
-    """A label of the demo: its words, the control that draws it, its colour in the editor."""
+    """A label of the demo: its words, the control that draws it, its colour in the editor, whether it is stuff."""
 
     value: str
     control: str
     background: str
+    stuff: bool = False
+
+    @property
+    def xml(self) -> str:
+        """The label's own tag."""
+        kind = ' kind="stuff"' if self.stuff else ""
+        return f'<Label value="{self.value}" background="{self.background}"{kind}/>'
 
 
 @dataclass(frozen=True)
@@ -45,9 +52,7 @@ def labeling_config(labels: Sequence[DemoLabel]) -> str:
     blocks = []
     for control in dict.fromkeys(label.control for label in labels):
         rows = "".join(
-            f'\n    <Label value="{label.value}" background="{label.background}"/>'
-            for label in labels
-            if label.control == control
+            f"\n    {label.xml}" for label in labels if label.control == control
         )
         name = control.removesuffix("Labels").lower()
         blocks.append(f'  <{control} name="{name}" toName="image">{rows}\n  </{control}>')

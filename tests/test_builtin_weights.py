@@ -14,7 +14,8 @@ import torch
 from worker.builtin.export import CONFIG_FILE, WEIGHTS_DIR, WEIGHTS_FILE, full_state, load_shipped, shipped_speaker
 from worker.builtin.lessons import exam
 from worker.builtin.measure import foreground_miou, patch_logits, unseen_figures
-from worker.builtin.phrases import known_tokens, tokenize
+from worker.builtin.phrases import known_tokens, tokenize, tokenizer
+from worker.builtin.world import COLOURS, SHAPES, SYNONYMS, parse_label
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,7 @@ def test_rows_of_words_it_never_read_are_zero(model: Any) -> None:
     table = model.token_embedding.weight.detach()
     known = torch.zeros(len(table), dtype=torch.bool)
     known[torch.from_numpy(known_tokens()[1:])] = True
+    known[[token for words in SYNONYMS.values() for word in words for token in tokenizer().encode(word)]] = True
     assert not table[~known].any()
     assert table[known].any(dim=1).all()
     zebra, red = (tokenize([word])[0, 1] for word in ("zebra", "red"))
@@ -84,4 +86,24 @@ def test_a_training_table_is_spread_over_the_whole_vocabulary() -> None:
     table = full_state({"token_embedding.weight": rows})["token_embedding.weight"]
     assert table.shape == (49408, 4)
     assert table[torch.from_numpy(known_tokens()[1:])].all()
-    assert table.any(dim=1).sum() == len(rows) - 1
+    synonyms = {token for words in SYNONYMS.values() for word in words for token in tokenizer().encode(word)}
+    assert table.any(dim=1).sum() == len(rows) - 1 + len(synonyms - set(known_tokens().tolist()))
+
+
+@pytest.mark.parametrize(("word", "synonym"), [(w, s) for w, synonyms in SYNONYMS.items() for s in synonyms])
+def test_a_synonym_is_read_as_its_word(word: str, synonym: str, model: Any) -> None:
+    encode = tokenizer().encode
+    assert len(encode(word)) == len(encode(synonym))
+    assert parse_label(synonym) == parse_label(word)
+    speak = shipped_speaker(model)
+    for text in ("{}", "a photo of a {}."):
+        assert torch.equal(*speak([text.format(word), text.format(synonym)]))
+
+
+def test_plurals_find_what_the_singular_finds(model: Any) -> None:
+    speak = shipped_speaker(model)
+    for one, many in (("red star", "red stars"), ("cross", "crosses"), ("dotted shape", "dotted shapes")):
+        own, plural = speak([one, many])
+        others = speak([f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if f"{colour} {shape}" != one])
+        assert own @ plural > 0.95
+        assert own @ plural > (others @ own).max()

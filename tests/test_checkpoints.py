@@ -20,7 +20,7 @@ from plugin_config.errors import ModelUnavailable
 from tests.models import TINY, random_model, write_config
 from worker.segmentation.checkpoints import load_model, resolve
 from worker.segmentation.encoder import Encoder
-from worker.segmentation.vit import interpolate_positions, require_native_vit, token_features
+from worker.segmentation.vit import interpolate_positions, token_features
 
 VIT = "ViT-B-16"
 
@@ -43,7 +43,6 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 
 MODELS = {
-    "builtin": "builtin",
     "name and file": "ViT-B-16:{folder}/weights.pt",
     "file alone": "{folder}/trained.pth",
     "safetensors": "{folder}/weights.safetensors",
@@ -59,7 +58,6 @@ def test_tokens_are_those_of_the_model_as_users_load_it(shape: str, vit: tuple[A
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert tokenizer(["a"]).shape[0] == 1
-    require_native_vit(loaded.visual, shape)
     side = loaded.visual.conv1.kernel_size[0] * round((loaded.visual.positional_embedding.shape[0] - 1) ** 0.5)
     pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     wanted = loaded.encode_image(pixels)
@@ -68,8 +66,7 @@ def test_tokens_are_those_of_the_model_as_users_load_it(shape: str, vit: tuple[A
     value = token_features(loaded.visual, pixels)
     assert value.shape[1:] == (loaded.visual.positional_embedding.shape[0], wanted.shape[1])
     assert not torch.allclose(value[:, 0], wanted, atol=1e-2)
-    if shape != "builtin":  # and it is this very model
-        torch.testing.assert_close(wanted, vit[0].encode_image(pixels), rtol=0, atol=1e-4)
+    torch.testing.assert_close(wanted, vit[0].encode_image(pixels), rtol=0, atol=1e-4)  # and it is this very model
 
 
 def test_positions_of_the_native_grid_are_the_models_own() -> None:
@@ -180,7 +177,6 @@ def test_weights_of_another_architecture_are_refused(tiny_name: str, tmp_path: P
 TOWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "average pool": lambda vision: {**vision, "pool_type": "avg"},
     "attention pool": lambda vision: {**vision, "attentional_pool": True, "attn_pooler_queries": 4},
-    "resnet": lambda vision: {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
 }
 
 

@@ -16,7 +16,7 @@ import pytest
 from plugin_config.demo import LABELS, NEW_LABEL
 from plugin_config.demo_project import Predicted, labeling_config, problems
 from plugin_config.vocabulary import parse_vocabulary
-from worker.builtin.world import UNSEEN_COLOUR_TEXTURES
+from worker.builtin.world import parse_label
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,12 +57,14 @@ def test_check_passes_although_the_worker_is_killed_on_the_way(tmp_path: Path) -
 
 
 def test_new_label_was_never_trained_on_and_the_others_were() -> None:
-    def pair(value: str) -> tuple[str, str]:
-        colour, texture, _ = value.split()
-        return colour, texture
+    assert parse_label(NEW_LABEL.value).is_unseen
+    assert not any(parse_label(label.value).is_unseen for label in LABELS)
 
-    assert pair(NEW_LABEL.value) in UNSEEN_COLOUR_TEXTURES
-    assert not {pair(label.value) for label in LABELS} & UNSEEN_COLOUR_TEXTURES
+
+def test_the_demo_shows_things_and_stuff() -> None:
+    vocabulary = parse_vocabulary(labeling_config(LABELS))
+    assert {label.key for label in vocabulary.labels if label.stuff} == {"grass", "water"}
+    assert {parse_label(label.key).shape for label in vocabulary.labels} == {None, "star"}
 
 
 def test_config_gives_each_label_to_its_control() -> None:

@@ -112,7 +112,7 @@ def test_many_texts_are_encoded_in_bounded_parts(encoder: CountingEncoder) -> No
     torch.testing.assert_close(together[[0, 299]], encoder.embed_texts([words[0], words[299]]), rtol=0, atol=1e-5)
 
 
-FOLK = (("red shape",), ("blue striped shape", "navy shape"), ("green shape",))
+FOLK = (("red shape",), ("blue striped shape", "azure shape"), ("green shape",))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_bias_lets_the_background_win_where_all_classes_say_no() -> None:
     plain = zero_shot_logits(features, classes, scale=10.0, bias=None)
     biased = zero_shot_logits(features, classes, scale=10.0, bias=-4.0)
     torch.testing.assert_close(biased[:2], plain[:2] - 4)
-    torch.testing.assert_close(biased[2], (plain[2] - 4).clamp_min(0))
+    assert not biased[2].any()
 
 
 def test_words_outside_the_builtins_world_are_named(segmenter: Segmenter) -> None:

@@ -22,8 +22,9 @@ from plugin_config.errors import ModelUnavailable
 from worker.builtin.lessons import MEAN, STD
 from worker.builtin.measure import Speak, best_bias_shift, figures
 from worker.builtin.objective import Clip, encode_texts
-from worker.builtin.phrases import known_tokens, tokenize
+from worker.builtin.phrases import known_tokens, tokenize, tokenizer
 from worker.builtin.train import MODEL_CFG
+from worker.builtin.world import SYNONYMS
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 WEIGHTS_FILE = "open_clip_pytorch_model.bin"
@@ -34,12 +35,17 @@ def full_state(compact: dict[str, Tensor]) -> dict[str, Tensor]:
     """Spread a compact token table over open_clip's vocabulary and halve the precision.
 
     Rows of words that training never met are zero: that is how a reader tells that the model does not know a word.
+    Synonyms get the rows of their word.
     """
     state = {name: value.to(torch.float16) for name, value in compact.items()}
     rows = torch.from_numpy(known_tokens())
     learned = state["token_embedding.weight"]
     table = torch.zeros(MODEL_CFG["text_cfg"]["vocab_size"], learned.shape[1], dtype=torch.float16)  # type: ignore[index]
     table[rows[1:]] = learned[1:]  # row 0 only pads: nothing ever sees it
+    encode = tokenizer().encode
+    for word, synonyms in SYNONYMS.items():
+        for synonym in synonyms:
+            table[encode(synonym)] = table[encode(word)]
     return {**state, "token_embedding.weight": table}
 
 

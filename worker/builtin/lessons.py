@@ -18,7 +18,7 @@ from worker.builtin.world import COLOURS, SHAPES, STUFF, TEXTURES, Split, Thing
 PATCH = 8
 MAX_THINGS = 8
 MEAN, STD = 0.5, 0.5
-UNNAMED_SHARE = 0.35  # hues without a name teach texture and shape apart from the named colours
+UNNAMED_SHARE = 0.5  # hues without a name teach texture and shape apart from the named colours
 
 # (height, width) in pixels with its share of the steps. Small pictures first: objects fill more of them.
 EARLY_SIZES = (((64, 64), 0.3), ((96, 96), 0.6), ((128, 128), 0.1))
@@ -60,13 +60,13 @@ def lesson(seed: int, step: int, *, progress: float, patches: int, compositions:
         compositions: texts of two or three attributes asked, beside every single word.
     """
     rng = np.random.default_rng((seed, step))
-    sizes = EARLY_SIZES if progress < 0.35 else LATE_SIZES
+    sizes = EARLY_SIZES if progress < 0.25 else LATE_SIZES
     height, width = sizes[int(rng.choice(len(sizes), p=[share for _, share in sizes]))][0]
     count = max(2, round(patches / (height * width / PATCH**2)))
-    largest = min(165.0, 1.35 * min(height, width))
+    largest = 2.5 * min(height, width)  # close up, textures are coarse enough to be told apart from the start
     scenes = []
     for _ in range(count):
-        unit = float(np.exp(rng.uniform(np.log(72), np.log(largest))))
+        unit = float(np.exp(rng.uniform(np.log(72), np.log(min(240.0, largest)))))
         scenes.append(random_scene(rng, (height, width), unit=unit, split="seen", unnamed=UNNAMED_SHARE))
     things = [thing for scene in scenes for thing in scene.objects]
     concepts = batch_concepts(rng, things, compositions)

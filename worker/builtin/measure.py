@@ -24,7 +24,14 @@ _SINGLE = {"colour": COLOURS, "texture": TEXTURES, "shape": SHAPES}
 @torch.no_grad()
 def patch_logits(model: Clip, scene: Scene, texts: Tensor) -> Tensor:
     """(P, T) float32 logits of every patch of one scene."""
-    features = dense_features(model, torch.from_numpy(normalise(scene.image[None])))[0]
+    return _logits(model, _features(model, scene), texts)
+
+
+def _features(model: Clip, scene: Scene) -> Tensor:
+    return dense_features(model, torch.from_numpy(normalise(scene.image[None])))[0]
+
+
+def _logits(model: Clip, features: Tensor, texts: Tensor) -> Tensor:
     return model.logit_scale.exp() * (features @ texts.T) + model.logit_bias  # type: ignore[no-any-return]
 
 
@@ -59,13 +66,14 @@ def unseen_figures(
     for split, pictures in drawn.items():
         for scene in pictures:
             rows, codes = _sure_patches(scene)
+            features = _features(model, scene)[rows]
             for column, kind in enumerate(_SINGLE):
-                guess = patch_logits(model, scene, words[kind])[rows].argmax(dim=1)
+                guess = _logits(model, features, words[kind]).argmax(dim=1)
                 hits.setdefault(kind, []).append(guess == codes[:, column])
             if split == "unseen_texture":
-                _pair_hits(hits, patch_logits(model, scene, pairs)[rows], codes[:, 0] * len(TEXTURES) + codes[:, 1])
+                _pair_hits(hits, _logits(model, features, pairs), codes[:, 0] * len(TEXTURES) + codes[:, 1])
             else:
-                guess = patch_logits(model, scene, forms)[rows].argmax(dim=1)
+                guess = _logits(model, features, forms).argmax(dim=1)
                 hits.setdefault("colour_shape", []).append(guess == codes[:, 0] * len(SHAPES) + codes[:, 2])
     return {kind: round(torch.cat(parts).float().mean().item(), 4) for kind, parts in hits.items()}
 

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from worker.builtin.lessons import MAX_THINGS, Lesson
 from worker.builtin.world import COLOURS, SHAPES, STUFF, TEXTURES, UNSEEN_COLOUR_SHAPES, UNSEEN_COLOUR_TEXTURES
-from worker.segmentation.vit import token_features
+from worker.segmentation.resnet import deepen, last_stage, middle_stage, project
 
 Clip = Any
 """An `open_clip.CLIP`; open_clip ships no types."""
 
 HARD_NEGATIVE = 3.0
-WORDS_SHARE, IMAGE_SHARE = 0.3, 0.2
+IMAGE_SHARE, PROBE_SHARE = 0.1, 1.0
+KIND_WEIGHTS = (0.3, 2.0, 0.6)  # colour, texture, shape: what is slower to learn counts more
 SURE_SHARE = 0.6
 _WORDS = (COLOURS, TEXTURES, SHAPES)
+_TEXTURE = 1  # its place among the kinds
 _KINDS = tuple(len(words) for words in _WORDS)
 _HELD_OUT: tuple[frozenset[tuple[str, str]], ...] = (frozenset(), UNSEEN_COLOUR_TEXTURES, UNSEEN_COLOUR_SHAPES)
 
@@ -48,7 +50,17 @@ def encode_texts(model: Clip, tokens: Tensor) -> Tensor:
 
 def dense_features(model: Clip, pixels: Tensor) -> Tensor:
     """Unit patch features (B, P, D) float32, read as the service reads them."""
-    return F.normalize(token_features(model.visual, pixels, readout="value")[:, 1:].float(), dim=-1)
+    return patch_features(model, last_stage(model.visual, pixels))
+
+
+def patch_features(model: Clip, places: Tensor) -> Tensor:
+    """Unit patch features (B, P, D) of the last stage's (B, C, h, w)."""
+    return F.normalize(project(model.visual, places).flatten(1, 2), dim=-1)
+
+
+def picture_features(model: Clip, places: Tensor) -> Tensor:
+    """Unit features (B, D) of whole native-size pictures, as `encode_image` pools them from every fourth place."""
+    return F.normalize(model.visual.attnpool(places[..., 1::4, 1::4]), dim=-1)
 
 
 def pair_truth(attributes: Tensor, present: Tensor, concepts: Tensor) -> Tensor:
@@ -111,19 +123,38 @@ def dense_loss(logits: Tensor, shares: Tensor, truth: Truth) -> Tensor:
 
 
 def attribute_loss(logits: Tensor, shares: Tensor, attributes: Tensor) -> Tensor:
-    """Cross-entropy among the words of one kind, on patches that one thing mostly covers; mean over the kinds.
+    """Cross-entropy among the words of one kind, on patches that one thing mostly covers; weighted sum over the kinds.
 
     A word held out for the thing's colour takes no part; see `truth_of`.
+
+    Args:
+        logits: (B, P, T), the single words first, kind after kind.
+        shares: (B, P, 8 + 4) as in `Lesson`.
+        attributes: (B, 8, 3) as in `Lesson`.
     """
-    share, owner = shares[..., :MAX_THINGS].max(dim=-1)  # (B, P)
-    codes = attributes.gather(1, owner[..., None].expand(-1, -1, 3))  # (B, P, 3)
     losses, start = [], 0
     for kind, size in enumerate(_KINDS):
-        sure = (share >= SURE_SHARE) & (codes[..., kind] >= 0)
-        rivals = logits[sure][:, start : start + size].masked_fill(held_out(codes[sure][:, 0], kind), -1e4)
-        losses.append(F.cross_entropy(rivals, codes[sure][:, kind]))
+        losses.append(_kind_loss(logits[..., start : start + size], shares, attributes, kind))
         start += size
-    return torch.stack(losses).mean()
+    return torch.stack(losses) @ torch.tensor(KIND_WEIGHTS)
+
+
+def probe_loss(logits: Tensor, shares: Tensor, attributes: Tensor) -> Tensor:
+    """Cross-entropy of a probe's (B, P, 4) texture logits halfway up the tower.
+
+    Textures are told by details that the coarse grid above no longer shows. Without a word from the end of the tower
+    alone, the early layers first learn outlines, for which textures are only in the way (deep supervision: Lee et al.,
+    AISTATS 2015).
+    """
+    return _kind_loss(logits, shares, attributes, _TEXTURE)
+
+
+def _kind_loss(logits: Tensor, shares: Tensor, attributes: Tensor, kind: int) -> Tensor:
+    share, owner = shares[..., :MAX_THINGS].max(dim=-1)  # (B, P)
+    codes = attributes.gather(1, owner[..., None].expand(-1, -1, 3))  # (B, P, 3)
+    sure = (share >= SURE_SHARE) & (codes[..., kind] >= 0)
+    rivals = logits[sure].masked_fill(held_out(codes[sure][:, 0], kind), -1e4)
+    return F.cross_entropy(rivals, codes[sure][:, kind])
 
 
 def image_loss(scores: Tensor, shares: Tensor, truth: Truth) -> Tensor:
@@ -135,14 +166,16 @@ def image_loss(scores: Tensor, shares: Tensor, truth: Truth) -> Tensor:
     return loss[~undecided].mean()
 
 
-def lesson_loss(model: Clip, batch: Lesson, *, with_image: bool) -> tuple[Tensor, dict[str, float]]:
+def lesson_loss(
+    model: Clip, probe: torch.nn.Module, batch: Lesson, *, with_image: bool
+) -> tuple[Tensor, dict[str, float]]:
     """The whole objective on one batch.
 
     Args:
         model: trained with a compact token table.
+        probe: from the middle stage's features to texture logits; of use in training only.
         batch: what to learn from.
-        with_image: also teach the class token what the picture contains (on a quarter of the batch: it costs a
-            second forward).
+        with_image: also teach the pooled feature what the picture contains; pictures must have the native size.
 
     Returns:
         the loss, and its parts for the log.
@@ -150,21 +183,20 @@ def lesson_loss(model: Clip, batch: Lesson, *, with_image: bool) -> tuple[Tensor
     pixels, shares = torch.from_numpy(batch.pixels), torch.from_numpy(batch.shares)
     attributes, concepts = torch.from_numpy(batch.attributes), torch.from_numpy(batch.concepts)
     truth = truth_of(attributes, torch.from_numpy(batch.present), concepts)
-    with torch.autocast("cpu", torch.bfloat16):
-        texts = encode_texts(model, torch.from_numpy(batch.tokens))
-        patches = dense_features(model, pixels)
+    texts = encode_texts(model, torch.from_numpy(batch.tokens))
+    middle = middle_stage(model.visual, pixels.to(memory_format=torch.channels_last))
+    places = deepen(model.visual, middle)
+    patches = patch_features(model, places)
     scale = model.logit_scale.exp()
     logits = scale * (patches @ texts.T) + model.logit_bias  # (B, P, T)
     dense = dense_loss(logits, shares, truth)
     words = attribute_loss(logits, shares, attributes)
-    loss = dense + WORDS_SHARE * words
-    parts = {"dense": dense.item(), "words": words.item()}
+    probed = probe_loss(probe(middle.permute(0, 2, 3, 1).flatten(1, 2)), shares, attributes)
+    loss = dense + words + PROBE_SHARE * probed
+    parts = {"dense": dense.item(), "words": words.item(), "probe": probed.item()}
     if with_image:
-        quarter = slice(max(2, pixels.shape[0] // 4))
-        with torch.autocast("cpu", torch.bfloat16):
-            whole = token_features(model.visual, pixels[quarter], readout="standard")[:, 0]
-        scores = scale * (F.normalize(whole.float(), dim=-1) @ texts.T) + model.logit_bias  # (b, T)
-        image = image_loss(scores, shares[quarter], Truth(truth.match[quarter], truth.weight[quarter]))
+        scores = scale * (picture_features(model, places) @ texts.T) + model.logit_bias  # (B, T)
+        image = image_loss(scores, shares, truth)
         loss = loss + IMAGE_SHARE * image
         parts["image"] = image.item()
     return loss, parts

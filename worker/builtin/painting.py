@@ -38,7 +38,18 @@ PIGMENTS = {
     "pink": Pigment((324, 338), (0.42, 0.58), (0.94, 1.0), ("lighter",)),
     "brown": Pigment((20, 28), (0.62, 0.78), (0.38, 0.5)),
 }
+# Between and beside the named ones, so that textures and shapes are learned whatever the hue.
 UNNAMED_PIGMENTS = (
+    Pigment((10, 20), (0.85, 1.0), (0.8, 1.0)),  # vermilion
+    Pigment((37, 46), (0.8, 1.0), (0.85, 1.0)),  # amber
+    Pigment((342, 352), (0.75, 1.0), (0.75, 0.95)),  # crimson
+    Pigment((350, 365), (0.7, 0.95), (0.3, 0.45), ("lighter",)),  # maroon
+    Pigment((22, 40), (0.25, 0.42), (0.92, 1.0), ("darker",)),  # peach
+    Pigment((52, 64), (0.6, 0.9), (0.35, 0.55)),  # olive
+    Pigment((110, 150), (0.25, 0.45), (0.8, 0.95)),  # mint
+    Pigment((202, 210), (0.35, 0.6), (0.9, 1.0)),  # sky
+    Pigment((215, 240), (0.7, 1.0), (0.25, 0.45)),  # navy
+    Pigment((255, 285), (0.2, 0.4), (0.85, 1.0)),  # lavender
     Pigment((70, 96), (0.65, 1.0), (0.6, 0.95)),  # lime
     Pigment((150, 176), (0.65, 1.0), (0.55, 0.9)),  # teal
     Pigment((176, 200), (0.65, 1.0), (0.6, 1.0)),  # cyan
@@ -93,6 +104,13 @@ def outline(shape: str) -> tuple[Floats, ...]:
     reach = float(np.arctan2(tip[1], tip[0] - shift))
     inner = _arc(2 * np.pi - reach, reach, float(np.hypot(tip[0] - shift, tip[1]))) + _points([(shift, 0.0)])
     return (np.concatenate([outer, inner]),)
+
+
+@cache
+def outline_area(shape: str) -> float:
+    """Area of a shape whose unit disc has radius 1, holes taken off."""
+    body, *holes = (float(cv2.contourArea(part)) for part in outline(shape))
+    return body - sum(holes)
 
 
 def _arc(start: float, end: float, radius: float) -> Floats:

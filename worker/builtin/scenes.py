@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.builtin.painting import Bytes, ground, mix_tones, outline, pattern
+from worker.builtin.painting import Bytes, ground, mix_tones, outline, outline_area, pattern
 from worker.builtin.world import BACKGROUND, STUFF, Split, Thing, caption, parse_label, random_thing
 
 
@@ -95,6 +95,45 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], things: Sequence
     return Scene(_light(rng, image), instances, tuple(placed), stuff)
 
 
+def draw_apart(
+    rng: np.random.Generator, size: tuple[int, int], things: Sequence[Thing], *, unit: float, area: float
+) -> Scene:
+    """Draw up to four things of the same area, one in each quarter of the picture, none hiding another.
+
+    Args:
+        rng: source of chance.
+        size: (H, W) in pixels.
+        things: what to paint; `objects` of the scene has them in this order.
+        unit: pixels a texture's period and the stuff's grain are relative to.
+        area: pixels of each thing, before rounding to whole pixels; a quarter must have room for it.
+    """
+    image, stuff = _paint_ground(rng, size, unit)
+    instances = np.zeros(size, dtype=np.int32)
+    quarters = rng.permutation(4)[: len(things)]
+    for number, (thing, quarter) in enumerate(zip(things, quarters, strict=True), start=1):
+        stretch = rng.uniform(0.85, 1.15)
+        radius = float(np.sqrt(area / (outline_area(thing.shape) * stretch)))
+        room = np.maximum(np.array(size[::-1]) / 4 - 1.1 * radius * max(1.0, stretch), 0.0)
+        centre = (np.array([quarter % 2, quarter // 2]) + 0.5) * np.array(size[::-1]) / 2 + rng.uniform(-room, room)
+        pose = _Pose(radius, stretch, rng.uniform(0, 2 * np.pi), centre)
+        _paint(rng, thing, image, instances, number, unit, _silhouette(thing.shape, instances.shape, pose))
+    return Scene(_light(rng, image), instances, tuple(things), stuff)
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """Where an outline lies: its unit disc's radius in pixels, stretch along its own y, angle, (x, y) of its centre."""
+
+    radius: float
+    stretch: float
+    angle: float
+    centre: NDArray[np.float64]
+
+
+_Silhouette = tuple[NDArray[np.bool_], tuple[slice, slice]]
+"""(h, w) mask inside the image, and the (rows, columns) of the image it covers."""
+
+
 def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) -> tuple[Bytes, Bytes]:
     first, second = (int(k) for k in rng.choice(len(STUFF), 2, replace=False))
     image = ground(rng, STUFF[first], size, unit)
@@ -117,35 +156,48 @@ def _place(
 ) -> bool:
     """Paint one thing where it hides no earlier one by more than a third; False when no such place turned up."""
     for _ in range(6):
-        mask, top, left = _silhouette(rng, thing.shape, instances.shape, unit)
-        window = (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
+        mask, window = _silhouette(thing.shape, instances.shape, _random_pose(rng, instances.shape, unit))
         under = instances[window][mask]
         if under.size < 0.02 * unit**2 or np.count_nonzero(under) > 0.25 * under.size:
             continue
         if any(np.count_nonzero(under == k) > 0.33 * np.count_nonzero(instances == k) for k in np.unique(under) if k):
             continue
-        tones = mix_tones(rng, thing.colour)
-        skin = tones[pattern(rng, thing.texture, (mask.shape[0], mask.shape[1]), unit).astype(np.uint8)]  # (h, w, 3)
-        np.copyto(image[window], skin, where=mask[..., None])
-        instances[window][mask] = number
+        _paint(rng, thing, image, instances, number, unit, (mask, window))
         return True
     return False
 
 
-def _silhouette(
-    rng: np.random.Generator, shape: str, size: tuple[int, ...], unit: float
-) -> tuple[NDArray[np.bool_], int, int]:
-    """Turn, stretch and place an outline; returns its (h, w) bool mask inside the image and the mask's top, left."""
+def _paint(
+    rng: np.random.Generator, thing: Thing, image: Bytes, instances: NDArray[np.int32], number: int, unit: float,
+    silhouette: _Silhouette,
+) -> None:  # fmt: skip
+    mask, window = silhouette
+    tones = mix_tones(rng, thing.colour)
+    skin = tones[pattern(rng, thing.texture, (mask.shape[0], mask.shape[1]), unit).astype(np.uint8)]  # (h, w, 3)
+    np.copyto(image[window], skin, where=mask[..., None])
+    instances[window][mask] = number
+
+
+def _random_pose(rng: np.random.Generator, size: tuple[int, ...], unit: float) -> _Pose:
+    """Any angle and a size of 0.3 to 0.62 units, its centre far enough inside to show most of it."""
     radius, angle = 0.5 * unit * rng.uniform(0.3, 0.62), rng.uniform(0, 2 * np.pi)
-    stretch = np.array([1.0, rng.uniform(0.85, 1.15)])
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    stretch = rng.uniform(0.85, 1.15)
     centre = rng.uniform(0.6 * radius, np.maximum([size[1] - 0.6 * radius, size[0] - 0.6 * radius], 0.6 * radius + 1))
-    contours = [(part * stretch * radius) @ turn + centre for part in outline(shape)]
+    return _Pose(radius, stretch, angle, centre)
+
+
+def _silhouette(shape: str, size: tuple[int, ...], pose: _Pose) -> _Silhouette:
+    """Turn, stretch and place an outline, cut off at the image's edge."""
+    cos, sin = np.cos(pose.angle), np.sin(pose.angle)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    scale = np.array([1.0, pose.stretch]) * pose.radius
+    contours = [(part * scale) @ turn + pose.centre for part in outline(shape)]
     low = np.maximum(np.floor(contours[0].min(axis=0)).astype(int), 0)
     high = np.minimum(np.ceil(contours[0].max(axis=0)).astype(int) + 1, [size[1], size[0]])
     mask = np.zeros((max(int(high[1] - low[1]), 1), max(int(high[0] - low[0]), 1)), dtype=np.uint8)
     cv2.fillPoly(mask, [np.round((part - low) * 16).astype(np.int32) for part in contours], 1, cv2.LINE_8, 4)
-    return mask.astype(np.bool_), int(low[1]), int(low[0])
+    top, left = int(low[1]), int(low[0])
+    return mask.astype(np.bool_), (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
 
 
 def _light(rng: np.random.Generator, image: Bytes) -> Bytes:

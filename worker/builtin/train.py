@@ -25,15 +25,16 @@ from worker.builtin.lessons import Lesson, lesson
 from worker.builtin.measure import Speak, figures
 from worker.builtin.objective import Clip, encode_texts, lesson_loss
 from worker.builtin.phrases import CONTEXT_LENGTH, compact, known_tokens, tokenize
+from worker.builtin.world import TEXTURES
 
+NATIVE, WIDTH = 96, 16  # pixels, channels of the first stage
 MODEL_CFG = {
     "embed_dim": 128,
     "init_logit_scale": math.log(12.0),
     "init_logit_bias": -5.0,
-    "vision_cfg": {"image_size": 96, "layers": 5, "width": 128, "head_width": 32, "patch_size": 8},
+    "vision_cfg": {"image_size": NATIVE, "layers": [2, 3, 6, 1], "width": WIDTH, "head_width": 64},
     "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
-IMAGE_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class Settings:
     """
 
     output_dir: Path
-    steps: int = 9000
+    steps: int = 8000
     minutes: float = math.inf
     seed: int = 1
-    patches: int = 40 * 144
-    learning_rate: float = 1e-3
+    patches: int = 20 * 144
+    learning_rate: float = 2e-3
     report_every: int = 500
 
 
@@ -65,6 +66,7 @@ class State:
 
     model: Clip
     average: Clip
+    probe: nn.Linear
     optimizer: torch.optim.AdamW
     step: int = 0
 
@@ -76,9 +78,14 @@ def new_state(settings: Settings) -> State:
     model = open_clip.CLIP(**{**MODEL_CFG, "text_cfg": text_cfg})
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    probe = nn.Linear(8 * WIDTH, len(TEXTURES))
+    groups = [
+        {"params": decayed, "weight_decay": 0.05},
+        {"params": others, "weight_decay": 0.0},
+        {"params": list(probe.parameters()), "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
-    return State(model, copy.deepcopy(model), optimizer)
+    return State(model, copy.deepcopy(model), probe, optimizer)
 
 
 def save(state: State, path: Path) -> None:
@@ -88,6 +95,7 @@ def save(state: State, path: Path) -> None:
         {
             "model": state.model.state_dict(),
             "average": state.average.state_dict(),
+            "probe": state.probe.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "step": state.step,
         },
@@ -108,6 +116,7 @@ def load(settings: Settings, path: Path) -> State:
     state = new_state(settings)
     state.model.load_state_dict(saved["model"])
     state.average.load_state_dict(saved["average"])
+    state.probe.load_state_dict(saved["probe"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.step = saved["step"]
     return state
@@ -125,16 +134,18 @@ def train_step(settings: Settings, state: State, batch: Lesson) -> dict[str, flo
     """One step of AdamW and of the running average of the weights."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate_at(settings, state.step)
-    loss, parts = lesson_loss(state.model, batch, with_image=state.step % IMAGE_EVERY == 0)
+    loss, parts = lesson_loss(state.model, state.probe, batch, with_image=batch.pixels.shape[2:] == (NATIVE, NATIVE))
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     state.optimizer.step()
     with torch.no_grad():
         state.model.logit_scale.clamp_(max=math.log(60))
-        keep = min(0.998, (1 + state.step) / (10 + state.step))
-        for mean, value in zip(state.average.parameters(), state.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - keep)
+        keep = min(0.999, (1 + state.step) / (10 + state.step))
+        values = state.model.state_dict()
+        for name, mean in state.average.state_dict().items():
+            if mean.is_floating_point():  # parameters and the statistics of the batch norms
+                mean.lerp_(values[name], 1 - keep)
     state.step += 1
     return parts
 

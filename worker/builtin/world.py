@@ -40,7 +40,37 @@ Split = Literal["seen", "unseen", "unseen_texture", "unseen_shape", "any"]
 _FILLERS = frozenset(
     {"a", "an", "the", "of", "photo", "image", "picture", "drawing", "many", "is", "there", "in", "scene"}
 )
+# Other words for the same pixels. The model reads them as exactly the word they stand for (see `export`), so each must
+# come to as many tokens as that word.
+SYNONYMS = {
+    "red": ("scarlet",),
+    "blue": ("azure",),
+    "purple": ("violet",),
+    "pink": ("rose",),
+    "plain": ("solid", "uniform"),
+    "striped": ("lined",),
+    "dotted": ("spotted",),
+    "checkered": ("chequered",),
+    "circle": ("disc",),
+    "square": ("box",),
+    "cross": ("plus",),
+    "ring": ("donut", "doughnut", "hoop"),
+    "crescent": ("moon",),
+    "grass": ("lawn", "meadow"),
+    "water": ("sea", "lake", "ocean"),
+    "sand": ("beach", "desert"),
+    "stone": ("rock", "gravel"),
+    "shape": ("figure", "form"),
+    "shapes": ("figures", "forms"),
+    "object": ("item",),
+    "objects": ("items",),
+    "background": ("ground", "backdrop"),
+}
+
 _PLURALS = {noun + "s": noun for noun in (*SHAPES, *NOUNS) if not noun.endswith("s")} | {"crosses": "cross"}
+_CANONICAL = _PLURALS | {
+    synonym: _PLURALS.get(word, word) for word, synonyms in SYNONYMS.items() for synonym in synonyms
+}
 _WORDS = {
     **{word: ("colour", word) for word in COLOURS},
     **{word: ("texture", word) for word in TEXTURES},
@@ -113,7 +143,7 @@ class Concept:
 def parse_label(text: str) -> Concept:
     """Read a label such as "red striped shapes", "a photo of a dotted circle.", "grass" or "background".
 
-    Plurals mean the same pixels as the singular; a bare noun ("object") means every thing.
+    Plurals and synonyms mean the same pixels as their word; a bare noun ("object") means every thing.
 
     Raises:
         LabelingConfigError: a word this world does not have, the same kind of word twice, or no word at all.
@@ -121,7 +151,7 @@ def parse_label(text: str) -> Concept:
     found: dict[str, str] = {}
     words = re.findall(r"[^\s.,]+", text.lower())
     nouns = 0
-    for word in (_PLURALS.get(word, word) for word in words):
+    for word in (_CANONICAL.get(word, word) for word in words):
         if word in _FILLERS:
             continue
         if word in NOUNS:

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 from worker.segmentation.checkpoints import load_model
-from worker.segmentation.vit import interpolate_positions, require_native_vit, token_features
+from worker.segmentation.towers import read_tower
 
 _LONGEST_ASPECT = 4.0
-_POSITION_GRIDS_KEPT = 64
 _TEXTS_AT_ONCE = 256
 
 
@@ -57,14 +56,12 @@ class Encoder:
         self.device = _pick_device(device, model)
         network, self._tokenizer = load_model(model)
         self._model = network.to(self.device)
-        require_native_vit(self._model.visual, model)
+        self._tower = read_tower(self._model.visual, model)
         preprocess = open_clip.get_model_preprocess_cfg(self._model)
         self._mean = torch.tensor(preprocess["mean"], device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess["std"], device=self.device).view(1, 3, 1, 1)
-        self.patch = int(self._model.visual.conv1.kernel_size[0])
-        self.native_size = round((self._model.visual.positional_embedding.shape[0] - 1) ** 0.5) * self.patch
+        self.patch, self.native_size = self._tower.patch, self._tower.native_size
         self.short_side = short_side or 2 * self.native_size
-        self._positions: dict[tuple[int, int], Tensor] = {}
         embedding = self._model.token_embedding if hasattr(self._model, "token_embedding") else None
         self._untrained = (embedding.weight == 0).all(dim=1).cpu() if embedding is not None else None
 
@@ -91,8 +88,7 @@ class Encoder:
         for grid in dict.fromkeys(grids):
             rows = [index for index, other in enumerate(grids) if other == grid]
             pixels = torch.stack([self._enter(images[index], grid) for index in rows])
-            tokens = token_features(self._model.visual, self._normalise(pixels), positions=self._positions_for(grid))
-            features = F.normalize(tokens[:, 1:].float(), dim=-1).reshape(len(rows), *grid, -1)  # (B, h, w, D)
+            features = F.normalize(self._tower(self._normalise(pixels)).float(), dim=-1)  # (B, h, w, D)
             for index, feature in zip(rows, features, strict=True):
                 found[index] = ImageEmbedding(feature, (images[index].shape[0], images[index].shape[1]))
         return [found[index] for index in range(len(images))]
@@ -125,13 +121,6 @@ class Encoder:
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return (pixels.to(self.device).float() / 255 - self._mean) / self._std
-
-    def _positions_for(self, grid: tuple[int, int]) -> Tensor:
-        if grid not in self._positions:
-            if len(self._positions) >= _POSITION_GRIDS_KEPT:
-                self._positions.clear()
-            self._positions[grid] = interpolate_positions(self._model.visual.positional_embedding, grid)
-        return self._positions[grid]
 
 
 def _pick_device(device: str, model: str) -> torch.device:

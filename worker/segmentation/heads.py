@@ -26,6 +26,7 @@ def zero_shot_logits(features: Tensor, classes: TextClasses, *, scale: float, bi
     logits = scale * best.scatter_reduce(0, owner, cosines, reduce="amax")
     if bias is None:
         return logits
-    # A sigmoid model says of each class by itself whether it is there; where it says no to all, it is background.
+    # A sigmoid model says of each class by itself whether it is there; where it says no to all, it is background. The
+    # word for background stays out: of grass both "grass" and "background" are true, and the label must win.
     logits = logits + bias
-    return torch.cat([logits[:-1], logits[-1:].clamp_min(0.0)])
+    return torch.cat([logits[:-1], torch.zeros_like(logits[-1:])])

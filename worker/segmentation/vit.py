@@ -12,24 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugin_config.errors import ModelUnavailable
-
 Readout = Literal["value", "standard"]
-
-
-def require_native_vit(visual: Any, name: str) -> None:
-    """Refuse towers whose patch features this module cannot read.
-
-    Raises:
-        ModelUnavailable: `visual` is not open_clip's own ViT with a class-token pool.
-    """
-    has_parts = all(hasattr(visual, part) for part in ("conv1", "class_embedding", "transformer", "ln_post"))
-    if not has_parts or getattr(visual, "attn_pool", None) is not None or getattr(visual, "pool_type", "tok") != "tok":
-        raise ModelUnavailable(
-            f"model {name}",
-            f"its image tower ({type(visual).__name__}) is not a native open_clip ViT with a class token",
-            "Choose a native ViT, for example MODEL=ViT-B-16/datacomp_xl_s13b_b90k.",
-        )
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -56,7 +39,7 @@ def token_features(
     """Project every token of the last block into the space shared with the text.
 
     Args:
-        visual: the image tower; see `require_native_vit`.
+        visual: open_clip's own `VisionTransformer` with a class-token pool.
         pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of the patch size.
         positions: (1 + h * w, width) embeddings for this grid; interpolated here when None.
         readout: "standard" runs the last block as trained, so that token 0 equals `encode_image`. "value" lets every
