@@ -84,6 +84,21 @@ def test_after_a_change_of_labels_the_least_certain_go_first_behind_what_was_ask
     assert resident.pending.counts(PROJECT).done == 0, "what was done at the old labels counts no more"
 
 
+def test_the_tasks_of_a_project_that_never_had_other_labels_are_not_read_for_that(
+    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident.ask(*ALL)
+    resident.drain()
+    resident.ledger.serve(PROJECT, "")
+
+    def read(project: int) -> None:
+        raise AssertionError("a hundred thousand tasks take minutes")
+
+    monkeypatch.setattr(resident.label_studio, "all_tasks", read)
+    resident.refresh()
+    assert resident.ledger.served(PROJECT) == version()
+
+
 def test_what_failed_at_other_labels_is_asked_for_again(resident: StandInResident) -> None:
     resident.label_studio.data[2] = "broken"
     resident.ask(1, 2)

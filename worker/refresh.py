@@ -74,11 +74,11 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     # First, so that a drain which began before ends by asking again for what it stores.
     resident.ledger.serve(project, order.version)
     try:
-        ours = resident.ledger.known_versions(project)
+        older = resident.ledger.known_versions(project) - {order.version}
         stale = [
             task
-            for task in resident.label_studio.all_tasks(project)
-            if task.versions & ours and order.version not in task.versions and not task.annotations
+            for task in (resident.label_studio.all_tasks(project) if older else ())  # a large project takes minutes
+            if task.versions & older and order.version not in task.versions and not task.annotations
         ]
     except LabelStudioError:
         resident.ledger.serve(project, "")  # the next look, a minute from now at the latest, does it all

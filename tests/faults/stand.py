@@ -100,7 +100,7 @@ class Stand:
         """A project of this many pictures, connected to the backend."""
         project = make_project(self.house, count=min(count, _UPLOAD), name=name)
         api = self.house.label_studio  # the others show the same pictures: Label Studio takes files slowly
-        urls = [str(task.data["image"]) for task in api.tasks(project, self.task_ids(project))]
+        urls = [str(task.data["image"]) for task in api.tasks(project, self.task_ids(project))] if count else []
         more = [{"image": urls[number % len(urls)]} for number in range(count - len(urls))]
         if more:
             api.request("POST", f"/api/projects/{project}/import", json=more)
