@@ -118,7 +118,8 @@ class StandInModel:
             raise RuntimeError("shapes do not match")
         return list(images)
 
-    def segment(self, embedding: Any, vocabulary: Vocabulary) -> Segmentation:
+    def segment(self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
+        assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
         mask = np.zeros((8, 8), dtype=bool)
         mask[2:5, 2:5] = True
         return Segmentation((LabelSegment(vocabulary.labels[0], mask, 0.9),), 0.9)

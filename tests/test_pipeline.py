@@ -7,21 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from redis import Redis
 
 from plugin_config.errors import (
     LabelStudioUnreachable,
     QueueUnavailable,
 )
+from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import (
     ALL,
     PROJECT,
     StandInModel,
     StandInResident,
     resident_fixture,
+    time_passes,
     version,
 )
 from worker.batches import BatchSize, embed_batch
+from worker.segmentation.segmenter import Segmentation
 
 __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
 
@@ -138,3 +142,22 @@ def test_stopping_while_label_studio_is_away_gives_everything_back(resident: Sta
     resident.pipeline.close(grace_s=5)
     counts = resident.pending.counts(PROJECT)
     assert (counts.pending, counts.leased, counts.failed) == (8, 0, 0)
+
+
+def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
+    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, full = resident.segmenter.segment, [True]
+
+    def segment(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
+        if full.pop() if full else False:
+            raise MemoryError
+        return real(embedding, vocabulary, image)
+
+    monkeypatch.setattr(resident.segmenter, "segment", segment)
+    resident.ask(*ALL)
+    resident.drain()
+    assert len(resident.stored()) == 7
+    time_passes(redis)
+    resident.drain()
+    assert resident.stored() == [(task, version()) for task in ALL]

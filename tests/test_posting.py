@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from redis import Redis
 
 from plugin_config.control import QueueControl
@@ -167,9 +169,9 @@ def test_a_lost_lease_stores_nothing(resident: StandInResident, redis: Redis) ->
     resident.ask(1)
     real = resident.segmenter.segment
 
-    def slow(embedding: Any, vocabulary: Vocabulary) -> Segmentation:
+    def slow(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
         redis.delete("zeromask:1:leases")  # it ran out and another worker took the task
-        return real(embedding, vocabulary)
+        return real(embedding, vocabulary, image)
 
     resident.segmenter.segment = slow  # type: ignore[method-assign]
     resident.drain()

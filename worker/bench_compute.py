@@ -51,7 +51,7 @@ def compute(segmenter: Segmenter, vocabulary: Vocabulary, content: bytes) -> int
     """One task's share of a worker's work, from the file's bytes to the regions; returns how many there are."""
     image = decode_image(content, subject="benchmark", limits=_LIMITS)
     (embedding,) = segmenter.embed([image])
-    return len(encode_segments(segmenter.segment(embedding, vocabulary).segments))
+    return len(encode_segments(segmenter.segment(embedding, vocabulary, image).segments))
 
 
 def _say(text: str) -> None:

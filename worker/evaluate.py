@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.evaluation import compose
+from worker.evaluation import compose, refine
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,10 @@ class Protocol:
     run: Callable[[argparse.Namespace], int]
 
 
-PROTOCOLS = (Protocol("compose", compose.MEANING, compose.add_arguments, compose.run),)
+PROTOCOLS = (
+    Protocol("compose", compose.MEANING, compose.add_arguments, compose.run),
+    Protocol("refine", refine.MEANING, refine.add_arguments, refine.run),
+)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from plugin_config.errors import (
 from plugin_config.jobs import DrainProject, TaskRef
 from plugin_config.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.slots import URGENT_SLOT
-from worker.batches import BatchSize, embed_batch, is_out_of_memory
+from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.images import fetch_image
 from worker.order import explain_unknown_words, read_order
 from worker.pipeline import Pipeline
@@ -192,14 +192,21 @@ class Prediction:
 
     def draw(self, embedded: Embedded) -> Drawn | None:
         """Segment the picture by its project's labels and make regions of that."""
-        started = time.perf_counter()
+        started, leased = time.perf_counter(), embedded.leased
         try:
-            found = self._resident.segmenter.segment(embedded.embedding, embedded.leased.order.vocabulary)
+            found = self._resident.segmenter.segment(embedded.embedding, leased.order.vocabulary, embedded.image)
             result = encode_segments(found.segments)
         except RegionError as error:
-            self._leases.fail(embedded.leased.project, embedded.leased.ref, str(error))
+            self._leases.fail(leased.project, leased.ref, str(error))
             return None
-        return Drawn(embedded.leased, result, found.score, {**embedded.ms, "segment": _ms_since(started)})
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory()
+            reason = f"its masks do not fit the memory ({error})"
+            self._leases.retry(leased.project, leased.ref, reason, most=_IMAGE_TRIES)
+            return None
+        return Drawn(leased, result, found.score, {**embedded.ms, "segment": _ms_since(started)})
 
     def post(self, drawn: Drawn) -> None:
         """Store the regions, through whatever happens."""

@@ -99,7 +99,7 @@ def _segment(
     path: Path, stem: Path, segmenter: Segmenter, vocabulary: Vocabulary, limits: ImageLimits
 ) -> dict[str, Any]:
     image = read_image(path, limits)
-    found = segmenter.segment(segmenter.embed([image])[0], vocabulary)
+    found = segmenter.segment(segmenter.embed([image])[0], vocabulary, image)
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
     result = encode_segments(found.segments)

@@ -48,15 +48,29 @@ class Segmenter:
         """The costly half, once per image: (H, W, 3) uint8 RGB each."""
         return self.encoder.embed_images(images)
 
-    def segment(self, embedding: ImageEmbedding, vocabulary: Vocabulary) -> Segmentation:
-        """The cheap half, once per vocabulary. Masks are in the pixels of the embedded image."""
+    def segment(
+        self, embedding: ImageEmbedding, vocabulary: Vocabulary, image: NDArray[np.uint8] | None = None
+    ) -> Segmentation:
+        """The cheap half, once per vocabulary. Masks are in the pixels of the embedded image.
+
+        Args:
+            embedding: what `embed` made of the image.
+            vocabulary: what to look for.
+            image: the very image, (H, W, 3) uint8 RGB, whose outlines the masks follow. It stays with its owner, so
+                that embeddings alone are cached. None = masks as smooth as the patches.
+
+        Raises:
+            ValueError: the image is not of the size that was embedded.
+        """
+        if image is not None and image.shape[:2] != embedding.size:
+            raise ValueError(f"image must be of size {embedding.size} as it was embedded, got {image.shape[:2]}")
         # A label that several controls offer is one class, drawn by each of them.
         words = list(dict.fromkeys(label.texts for label in vocabulary.labels))
         classes = self._texts.classes([*words, (BACKGROUND,)])
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
-        pixels, confidence = pixel_classes(logits, embedding.size)
+        pixels, confidence = pixel_classes(logits, embedding.size, image)
         stuff = [any(label.stuff for label in vocabulary.labels if label.texts == texts) for texts in words]
         found = assemble(pixels, confidence, stuff)
         segments = [

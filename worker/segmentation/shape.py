@@ -1,10 +1,14 @@
-"""Patch logits -> a class for every pixel of the image.
+"""Patch logits + image -> logits or classes for every pixel that follow the outline.
 
-Memory stays bounded whatever the image and the number of classes: rows are made in strips. It must not know about
-labels or regions.
+SAZS (Liu et al., CVPR 2023) showed that the Laplacian's eigenvectors carry shape; its released fusion picks them by IoU
+with the ground truth. Here nothing but the evidence and the picture is looked at; docs/shape.md tells the method.
+Memory stays bounded whatever the image and the number of classes. It must not know about labels or regions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,37 +16,183 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_STRIP_VALUES = 16_000_000  # class scores held at once, 64 MB
+from worker.segmentation.evidence import Evidence, nearest_shares, read_evidence
+from worker.segmentation.guided import LocalLines, fit_local_lines, grow_rows
+from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
+from worker.segmentation.propagation import CELLS, propagate
+from worker.segmentation.spectral import low_pass
+
+_STRIP_VALUES = 16_000_000  # floats held at once, 64 MB
+_WORKING_SIDE = 512  # pixels of the picture that the graphs are made from
+_CHANCE = 0.1  # a class that reaches this share in no patch is not there
+_MOST_REFINED = 24
+_RADIUS, _SMOOTHNESS = 4, 3e-4  # of the guided step: cells, variance of colour in [0, 1]
+_QUIET, _LOUD = 0.20, 0.23  # noise from which, and with full strength from which, the eigenvectors come in
+_FREE = 0.1  # trust above which they stay out
+_BLEND = 0.4  # how far they then pull the evidence
 
 
-def pixel_classes(coarse: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Upsample logits bilinearly and take the best class of each pixel.
+@dataclass(frozen=True)
+class Method:
+    """How outlines are found; only ablations use another than ADAPTIVE.
+
+    Attributes:
+        eigenvectors: at most how many; 0 = none.
+        eigen_strength: how far they pull the evidence, 0 to 1; None = read off the scene, most often not at all.
+        propagation: whether evidence is spread along the picture's graph.
+        guided: whether the last step follows the pixels' colours.
+        trust: weight of the evidence against smoothness; None = read off the scene.
+    """
+
+    eigenvectors: int = 30
+    eigen_strength: float | None = None
+    propagation: bool = True
+    guided: bool = True
+    trust: float | None = None
+
+
+ADAPTIVE = Method()
+SPECTRAL = Method(eigen_strength=_BLEND)  # the slow setting: eigenvectors for every picture
+
+
+def refine_logits(
+    coarse: Tensor, image: NDArray[np.uint8], features: Tensor | None = None, *, method: Method = ADAPTIVE
+) -> Tensor:
+    """Carry patch logits to the pixels along the outlines that the picture shows.
 
     Args:
-        coarse: (C, h, w) float32 logits; softmax over C is the posterior.
+        coarse: (C, h, w) float32 patch logits; softmax over C is the class posterior.
+        image: (H, W, 3) uint8 RGB, any size.
+        features: (h', w', D) float dense features (a DINO's keys, say) that refine the eigenvectors' graph, or None.
+
+    Returns:
+        (C, H, W) float32 logits on the same scale, on the device of `coarse`.
+    """
+    size = (image.shape[0], image.shape[1])
+    if len(coarse) == 1:
+        return _bilinear(coarse, size)
+    refined = _Refined.of(coarse, image, features, method)
+    logits = refined.rows(image, slice(0, size[0]))
+    if len(refined.classes) == len(coarse):
+        return logits
+    # The others keep their distance to the winner.
+    whole = _bilinear(coarse, size)
+    whole += logits.amax(dim=0) - whole.amax(dim=0)
+    whole[refined.classes] = logits
+    return whole
+
+
+def pixel_classes(
+    coarse: Tensor,
+    size: tuple[int, int],
+    image: NDArray[np.uint8] | None = None,
+    features: Tensor | None = None,
+    *,
+    method: Method = ADAPTIVE,
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """The best class of each pixel and its posterior, in strips of rows: no (C, H, W) array is ever made.
+
+    Args:
+        coarse: (C, h, w) float32 patch logits; softmax over C is the class posterior.
         size: (H, W) of the image, pixels.
+        image: (H, W, 3) uint8 RGB, whose outlines are followed; None = bilinear.
+        features: as for `refine_logits`.
 
     Returns:
         (H, W) int16 class of each pixel, and (H, W) float32 posterior of that class in (0, 1].
     """
-    height, width = size
-    count, rows, _ = coarse.shape
-    wide = F.interpolate(coarse[None], size=(rows, width), mode="bilinear", align_corners=False)[0]  # (C, h, W)
-    top, bottom, weight = _row_weights(rows, height, coarse.device)
     classes = np.empty(size, dtype=np.int16)
     confidence = np.empty(size, dtype=np.float32)
-    strip = max(1, _STRIP_VALUES // (count * width))
-    for start in range(0, height, strip):
-        part = slice(start, min(start + strip, height))
-        logits = torch.lerp(wide[:, top[part]], wide[:, bottom[part]], weight[None, part, None])  # (C, strip, W)
+    if image is None or len(coarse) == 1:
+        names, strips = torch.arange(len(coarse), device=coarse.device), _plain_strips(coarse, size)
+    else:
+        refined = _Refined.of(coarse, image, features, method)
+        names, strips = refined.classes, refined.strips(image)
+    for part, logits in strips:
         best, index = logits.softmax(dim=0).max(dim=0)
-        classes[part] = index.to(torch.int16).cpu().numpy()
+        classes[part] = names[index].to(torch.int16).cpu().numpy()
         confidence[part] = best.cpu().numpy()
     return classes, confidence
 
 
-def _row_weights(rows: int, height: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each pixel row falls between two patch rows, half-pixel centres as in `F.interpolate`."""
-    centre = ((torch.arange(height, device=device) + 0.5) * rows / height - 0.5).clamp_min(0.0)
-    top = centre.floor().long().clamp_max(rows - 1)
-    return top, (top + 1).clamp_max(rows - 1), centre - top
+@dataclass(frozen=True)
+class _Refined:
+    """Refined shares of all refined classes but the last, as lines of the colours.
+
+    Attributes:
+        classes: (n,) int64 index of each refined class.
+        values: (n - 1, h', w') float32 shares of cells.
+        lines: the same as lines of the pixels' colours, or None.
+        size: (H, W) of the image.
+        sureness: what a share is worth in logits.
+    """
+
+    classes: Tensor
+    values: Tensor
+    lines: LocalLines | None
+    size: tuple[int, int]
+    sureness: float
+
+    @classmethod
+    def of(cls, coarse: Tensor, image: NDArray[np.uint8], features: Tensor | None, method: Method) -> _Refined:
+        small = shrink(image, _WORKING_SIDE)
+        evidence = read_evidence(coarse)
+        classes = _with_a_chance(evidence)
+        evidence = evidence.of(classes)
+        trust = evidence.trust if method.trust is None else method.trust
+        shares = evidence.shares[:-1]
+        strength = _eigen_strength(evidence, trust) if method.eigen_strength is None else method.eigen_strength
+        if method.eigenvectors and strength > 0:
+            shares = torch.lerp(shares, low_pass(shares, small, features, count=method.eigenvectors), strength)
+        grid = (CELLS * shares.shape[1], CELLS * shares.shape[2])
+        values = propagate(evidence, shares, small, trust=trust) if method.propagation else _bilinear(shares, grid)
+        lines = None
+        if method.guided:
+            guide = rgb_picture(small, grid).to(coarse.device)
+            lines = fit_local_lines(values, guide, radius=_RADIUS, smoothness=_SMOOTHNESS)
+        return cls(classes, values, lines, (image.shape[0], image.shape[1]), evidence.sureness)
+
+    def rows(self, image: NDArray[np.uint8], part: slice) -> Tensor:
+        """(n, rows, W) float32 logits of a strip of rows."""
+        if self.lines is None:
+            shares = grow_rows(self.values, part, self.size)
+        else:
+            shares = self.lines.at(rgb_rows(image[part]).to(self.values.device), part, self.size[0])
+        return torch.cat([shares, 1 - shares.sum(dim=0, keepdim=True)]).mul_(self.sureness)
+
+    def strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
+        """All rows in strips of bounded size."""
+        floats = 6 * len(self.classes) + 3  # per pixel: slopes, offset, shares, posterior; colour
+        for part in _parts(self.size, floats):
+            yield part, self.rows(image, part)
+
+
+def _with_a_chance(evidence: Evidence) -> Tensor:
+    """(n,) int64 classes to refine, in order: those plausible somewhere, at most the 24 largest, at least 2."""
+    likely = nearest_shares(evidence.shares)
+    area = likely.mean(dim=(1, 2))
+    there = (likely.amax(dim=(1, 2)) >= _CHANCE).nonzero()[:, 0]
+    if len(there) < 2 or len(there) > _MOST_REFINED:
+        there = area.topk(min(len(area), max(2, min(len(there), _MOST_REFINED)))).indices
+    return there.sort().values
+
+
+def _eigen_strength(evidence: Evidence, trust: float) -> float:
+    """0 unless the evidence is noisy and few classes share the scene: there averaging far and wide helps."""
+    loud = min(1.0, max(0.0, (evidence.noise - _QUIET) / (_LOUD - _QUIET)))
+    return _BLEND * loud * max(0.0, 1 - trust / _FREE)
+
+
+def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    for part in _parts(size, len(coarse)):
+        yield part, grow_rows(coarse, part, size)
+
+
+def _parts(size: tuple[int, int], floats: int) -> Iterator[slice]:
+    strip = max(1, _STRIP_VALUES // (floats * size[1]))
+    for start in range(0, size[0], strip):
+        yield slice(start, min(start + strip, size[0]))
+
+
+def _bilinear(values: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]

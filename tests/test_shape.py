@@ -1,0 +1,266 @@
+"""Masks that follow the outline: evidence, propagation, the guided step, and what they must never do."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tests.models import noise
+from worker.builtin.annotation_set import annotation_scene, index_truth
+from worker.evaluation.boundaries import boundary_f, confusion, mean_iou
+from worker.segmentation.encoder import Encoder
+from worker.segmentation.evidence import nearest_shares, read_evidence
+from worker.segmentation.guided import fit_local_lines, grow_rows
+from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.pictures import rgb_rows
+from worker.segmentation.propagation import average_matrix, propagate
+from worker.segmentation.shape import SPECTRAL, Method, pixel_classes, refine_logits
+from worker.segmentation.spectral import eigen_masks, eigen_segments
+from worker.segmentation.text import BACKGROUND, TextEncoder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def scene(size: tuple[int, int] = (112, 144)) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """A red disc and a thin blue pole on grey, and the class of each pixel (0 = grey)."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    truth = np.zeros(size, dtype=np.int64)
+    truth[(y - 0.5 * size[0]) ** 2 + (x - 0.35 * size[1]) ** 2 < (0.25 * size[0]) ** 2] = 1
+    truth[:, int(0.8 * size[1]) : int(0.8 * size[1]) + 6] = 2
+    paint = np.array([(120, 125, 118), (200, 60, 50), (40, 70, 190)])
+    grain = np.random.default_rng(0).integers(-6, 7, (*size, 3))
+    return (paint[truth] + grain).astype(np.uint8), truth
+
+
+def coarse_of(truth: NDArray[np.int64], count: int, patch: int, *, sigma: float = 0.0) -> Tensor:
+    """Patch logits linear in the area shares, blurred by a patch, with smooth noise."""
+    whole = F.one_hot(torch.from_numpy(truth), count).permute(2, 0, 1).float()[None]
+    shares = F.avg_pool2d(whole, patch)
+    height, width = shares.shape[-2:]
+    shares = average_matrix(height, height, 1.0) @ shares @ average_matrix(width, width, 1.0).T
+    rough = torch.randn(1, count, height, width, generator=seeded(1))
+    smooth = average_matrix(height, height, 1.5) @ rough @ average_matrix(width, width, 1.5).T
+    return (10 * (shares + sigma * smooth / smooth.std()))[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 200), (97, 64), (700, 530)], ids=str)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_size_and_number_of_classes_is_refined(size: tuple[int, int], count: int) -> None:
+    coarse = 4 * torch.randn(count, 5, 7, generator=seeded(count))
+    found = refine_logits(coarse, noise(*size))
+    assert found.shape == (count, *size)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 9), (2, 2), (24, 32)], ids=str)
+def test_any_grid_is_refined(grid: tuple[int, int]) -> None:
+    assert refine_logits(torch.randn(3, *grid, generator=seeded(0)), noise(40, 60)).isfinite().all()
+
+
+def test_evidence_without_any_contrast_stays_without() -> None:
+    found = refine_logits(torch.zeros(3, 6, 8), noise(48, 64))
+    torch.testing.assert_close(found.softmax(0), torch.full_like(found, 1 / 3), rtol=0, atol=1e-3)
+
+
+def test_one_class_comes_back_upsampled() -> None:
+    coarse = torch.randn(1, 4, 6, generator=seeded(2))
+    plain = F.interpolate(coarse[None], size=(33, 50), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(refine_logits(coarse, noise(33, 50)), plain)
+
+
+def test_of_many_classes_only_those_with_a_chance_are_refined() -> None:
+    image, truth = scene()
+    three = coarse_of(truth, 3, 8)
+    many = torch.cat([three, torch.randn(297, *three.shape[1:], generator=seeded(3)) * 0.2 - 1])
+    found = refine_logits(many, image)
+    assert found.shape == (300, *truth.shape)
+    assert int(found.argmax(0).max()) <= 2
+    assert (found.argmax(0).numpy() == truth).mean() > 0.95
+
+
+def test_the_order_of_the_classes_does_not_matter() -> None:
+    image, truth = scene()
+    coarse = coarse_of(truth, 3, 8, sigma=0.1)
+    straight, turned = refine_logits(coarse, image), refine_logits(coarse[[2, 0, 1]], image)
+    assert (straight[[2, 0, 1]].argmax(0) == turned.argmax(0)).float().mean() > 0.998
+
+
+@pytest.mark.parametrize("method", [Method(), SPECTRAL, Method(eigenvectors=0)], ids=["adaptive", "spectral", "none"])
+def test_outlines_are_found_again(method: Method) -> None:
+    image, truth = scene()
+    coarse = coarse_of(truth % 2, 2, 8, sigma=0.05)
+    truth = truth % 2
+    plain = F.interpolate(coarse[None], size=truth.shape, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+    found = refine_logits(coarse, image, method=method).argmax(0).numpy()
+    assert (found != truth).mean() < 0.5 * (plain != truth).mean()
+
+
+def test_what_is_thinner_than_a_patch_is_told_from_its_surroundings() -> None:
+    """No patch is mostly pole; the colours say where in the patches their share of it is."""
+    image, truth = scene()
+    shares = coarse_of(truth, 3, 8) / 10
+    assert float(shares[2].max()) < 0.4
+    found = propagate(replace(read_evidence(10 * shares), shares=shares), shares[:-1], image, trust=1.0)
+    pole = (1 - found.sum(0)).repeat_interleave(2, dim=0).repeat_interleave(2, dim=1).numpy()
+    beside = np.roll(truth == 2, 8, axis=1)
+    assert pole[truth == 2].mean() > 4 * pole[beside].mean()
+    plain = F.interpolate(shares[None, 2:], size=truth.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
+    assert plain[truth == 2].mean() < 2 * plain[beside].mean()
+
+
+def test_features_reach_the_eigenvectors() -> None:
+    image, truth = scene()
+    coarse = coarse_of(truth, 3, 8, sigma=0.1)
+    features = torch.randn(14, 18, 16, generator=seeded(4))
+    with_them = refine_logits(coarse, image, features, method=SPECTRAL)
+    assert not torch.equal(with_them, refine_logits(coarse, image, method=SPECTRAL))
+
+
+def test_a_picture_without_edges_does_little_harm() -> None:
+    _, truth = scene()
+    coarse = coarse_of(truth, 3, 8)
+    flat = np.full((*truth.shape, 3), 127, dtype=np.uint8)
+    plain = F.interpolate(coarse[None], size=truth.shape, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+    found = refine_logits(coarse, flat).argmax(0).numpy()
+    assert (found != truth).mean() < (plain != truth).mean() + 0.04
+
+
+def test_no_class_is_swallowed() -> None:
+    """Two greys that hardly differ: smoothness alone would paint the smaller one over."""
+    truth = np.zeros((128, 128), dtype=np.int64)
+    truth[40:72, 40:72] = 1
+    image = np.where(truth[..., None] == 1, 131, 128).repeat(3, axis=2).astype(np.uint8)
+    evidence = replace(read_evidence(coarse_of(truth, 2, 8)), noise=0.3)
+    found = propagate(evidence, evidence.shares[:-1], image, trust=1e-5)[0]
+    assert 0.3 < float((found < 0.5).float().mean()) * truth.size / (truth == 1).sum() < 2.5
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_classes_in_strips_are_those_of_the_logits(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.segmentation.shape._STRIP_VALUES", 30_000)
+    coarse, image = 5 * torch.randn(count, 6, 8, generator=seeded(count)), noise(90, 130)
+    logits = refine_logits(coarse, image)
+    classes, confidence = pixel_classes(coarse, (90, 130), image)
+    best = logits.topk(2, dim=0).values
+    clear = (best[0] - best[1] > 1e-3).numpy()
+    assert clear.mean() > 0.8
+    assert (classes == logits.argmax(0).numpy())[clear].all()
+    if count <= 5:  # else those without a chance are left out of the posterior
+        assert np.abs(confidence - logits.softmax(0).amax(0).numpy()).max() < 1e-3
+
+
+def test_shares_scale_noise_and_crowding_are_read_off_the_logits() -> None:
+    _, truth = scene((448, 576))
+    for sigma in (0.05, 0.2):
+        evidence = read_evidence(coarse_of(truth, 3, 16, sigma=sigma))
+        assert evidence.scale == pytest.approx(10, rel=0.15)
+        assert evidence.noise == pytest.approx(sigma, rel=0.45)
+        assert 1 < evidence.crowding < 2.3
+        torch.testing.assert_close(evidence.shares.sum(0), torch.ones(28, 36))
+    assert (
+        read_evidence(coarse_of(truth, 3, 16, sigma=0.05)).trust
+        > read_evidence(coarse_of(truth, 3, 16, sigma=0.2)).trust
+    )
+
+
+def test_trust_does_not_depend_on_the_scale_of_the_logits() -> None:
+    _, truth = scene()
+    coarse = coarse_of(truth, 3, 8, sigma=0.1)
+    one, other = read_evidence(coarse), read_evidence(3 * coarse)
+    assert one.noise == pytest.approx(other.noise, rel=1e-4)
+    assert one.trust == pytest.approx(other.trust, rel=1e-3)
+    assert other.scale == pytest.approx(3 * one.scale)
+
+
+def test_nearest_shares_are_nearest() -> None:
+    wild = torch.randn(4, 3, 5, generator=seeded(5))
+    found = nearest_shares(wild)
+    torch.testing.assert_close(found.sum(0), torch.ones(3, 5))
+    assert found.min() >= 0
+    others = torch.distributions.Dirichlet(torch.ones(4)).sample((2000,))[..., None, None]
+    assert ((others - wild).square().sum(1).amin(0) >= (found - wild).square().sum(0) - 1e-6).all()
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 12), (5, 13), (7, 7), (4, 30)])
+def test_patches_average_their_cells(count: int, size: int) -> None:
+    sharp = average_matrix(count, size, 1e-3)
+    torch.testing.assert_close(sharp.sum(1), torch.ones(count))
+    if size % count == 0:
+        expected = torch.eye(count).repeat_interleave(size // count, dim=1) * count / size
+        torch.testing.assert_close(sharp, expected)
+    torch.testing.assert_close(average_matrix(count, size, 0.7).sum(1), torch.ones(count))
+
+
+def test_lines_of_the_colours_are_found_exactly() -> None:
+    image = torch.rand(3, 20, 30, generator=seeded(6))
+    slope = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.5]])
+    values = torch.einsum("kc,chw->khw", slope, image) + 0.3
+    lines = fit_local_lines(values, image, radius=3, smoothness=0.0)
+    torch.testing.assert_close(lines.at(image), values, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (10, 12), (203, 31)], ids=str)
+def test_strips_join_without_a_seam(size: tuple[int, int]) -> None:
+    values = torch.randn(2, 13, 17, generator=seeded(7))
+    whole = F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+    cuts = [0, 1, size[0] // 3, size[0] - 1, size[0]]
+    strips = [grow_rows(values, slice(a, b), size) for a, b in itertools.pairwise(cuts)]
+    torch.testing.assert_close(torch.cat(strips, dim=1), whole, rtol=0, atol=1e-5)
+    lines = fit_local_lines(values, torch.rand(3, 13, 17, generator=seeded(8)), radius=2, smoothness=1e-2)
+    image = rgb_rows(noise(*size))
+    parts = [lines.at(image[:, a:b], slice(a, b), size[0]) for a, b in itertools.pairwise(cuts)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), lines.at(image), rtol=0, atol=1e-4)
+
+
+def test_eigen_segments_are_the_regions_of_a_picture() -> None:
+    image, truth = scene((120, 160))
+    found = eigen_segments(image, count=6)
+    assert found.shape == truth.shape
+    assert set(np.unique(found)) == set(range(int(found.max()) + 1))
+    disc = truth == 1
+    best = max(range(int(found.max()) + 1), key=lambda k: ((found == k) & disc).sum() / ((found == k) | disc).sum())
+    assert ((found == best) & disc).sum() / ((found == best) | disc).sum() > 0.8
+    assert np.array_equal(found, eigen_segments(image, count=6))
+
+
+def test_eigen_masks_take_keys_or_colours() -> None:
+    image, truth = scene((120, 160))
+    keys = F.one_hot(torch.from_numpy(truth[4::8, 4::8] == 1).long(), 2).float()
+    by_keys = eigen_masks(image, count=3, keys=keys + 0.05, colour_weight=0.0)
+    assert by_keys.shape == (3, 120, 160)
+    disc = truth == 1
+    assert max(((m & disc).sum() / (m | disc).sum()) for m in [*by_keys, *~by_keys]) > 0.7
+    assert eigen_masks(image).shape == (5, 120, 160)
+
+
+def test_drawn_scenes_get_better_masks_than_by_upsampling() -> None:
+    labels = ["red striped shape", "green dotted shape", "blue checkered shape", "yellow plain shape"]
+    encoder = Encoder("builtin", device="cpu")
+    classes = TextEncoder(encoder).classes([*[(label,) for label in labels], (BACKGROUND,)])
+    totals = {name: np.zeros((5, 5), dtype=np.int64) for name in ("plain", "shape")}
+    borders: dict[str, list[float]] = {"plain": [], "shape": []}
+    for number in range(6):
+        drawn = annotation_scene(np.random.default_rng((5, number)), labels, number=number, size=(240, 320), unit=140)
+        truth = (index_truth(drawn, labels).astype(np.int64) - 1) % 5  # the last is the background
+        features = encoder.embed_images([drawn.image])[0].features
+        logits = zero_shot_logits(features, classes, scale=encoder.logit_scale, bias=encoder.logit_bias)
+        for name, image in (("plain", None), ("shape", drawn.image)):
+            found = pixel_classes(logits, (240, 320), image)[0].astype(np.int64)
+            totals[name] += confusion(found, truth, 5)
+            borders[name].append(boundary_f(found, truth, 5, radius=2))
+    assert mean_iou(totals["shape"]) > mean_iou(totals["plain"]) + 0.03
+    gains = np.array(borders["shape"]) - np.array(borders["plain"])
+    assert gains.mean() > 0.15
+    assert gains.min() > -0.05

@@ -1,0 +1,103 @@
+"""Carry values from a small image to a large one along its edges: the fast guided filter, by matrix products.
+
+K. He and J. Sun, "Fast guided filter", 2015, after He, Sun and Tang, "Guided image filtering", ECCV 2010. It must not
+know what the values are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
+
+@dataclass(frozen=True)
+class LocalLines:
+    """In every window the values are a line of the colours: value = slope . colour + offset.
+
+    Attributes:
+        slope: (3, K, h, w) float32.
+        offset: (K, h, w) float32.
+    """
+
+    slope: Tensor
+    offset: Tensor
+
+    def at(self, image: Tensor, rows: slice | None = None, height: int | None = None) -> Tensor:
+        """Values (K, H, W) at the pixels of an image (3, H, W) in [0, 1].
+
+        Args:
+            image: the whole large image, or a strip of its rows.
+            rows: which rows those are; None = all.
+            height: of the whole large image; None = that of `image`.
+        """
+        stacked = torch.cat([self.slope.flatten(0, 1), self.offset])
+        grown = grow_rows(stacked, rows or slice(0, image.shape[1]), (height or image.shape[1], image.shape[2]))
+        parts = grown.reshape(4, -1, *grown.shape[1:])
+        values: Tensor = parts[3]
+        for channel in range(3):
+            values.addcmul_(parts[channel], image[channel])
+        return values
+
+
+def fit_local_lines(values: Tensor, image: Tensor, *, radius: int, smoothness: float) -> LocalLines:
+    """Fit values (K, h, w) by lines of the colours (3, h, w) in [0, 1], in windows of 2 radius + 1.
+
+    Args:
+        smoothness: variance of colour below which a window counts as flat.
+    """
+    count, height, width = values.shape
+    boxes = (_box(height, radius).to(values), _box(width, radius).to(values))  # products are faster than pooling
+    products = torch.stack([image[i] * image[j] for i, j in _PAIRS])
+    crossed = (image[:, None] * values[None]).flatten(0, 1)
+    means = boxes[0] @ torch.cat([image, products, values, crossed]) @ boxes[1].T
+    colour, products, mean, crossed = means[:3], means[3:9], means[9 : 9 + count], means[9 + count :]
+    covariance = {pair: products[n] - colour[pair[0]] * colour[pair[1]] for n, pair in enumerate(_PAIRS)}
+    for channel in range(3):
+        covariance[channel, channel] = covariance[channel, channel] + smoothness
+    shared = crossed.reshape(3, count, height, width) - colour[:, None] * mean
+    slope = _solve_3x3(covariance, shared)
+    offset = mean - (slope * colour[:, None]).sum(dim=0)
+    smooth = boxes[0] @ torch.cat([slope.flatten(0, 1), offset]) @ boxes[1].T
+    return LocalLines(smooth[: 3 * count].reshape(3, count, height, width), smooth[3 * count :])
+
+
+def _solve_3x3(matrix: dict[tuple[int, int], Tensor], right: Tensor) -> Tensor:
+    """Cramer's rule at every pixel: matrix entries (h, w) by upper index, right (3, K, h, w)."""
+    a, b, c, d, e, f = (matrix[pair] for pair in _PAIRS)
+    first, second, third = d * f - e * e, c * e - b * f, b * e - c * d
+    determinant = a * first + b * second + c * third
+    inverse = torch.stack(
+        [first, second, third, second, a * f - c * c, b * c - a * e, third, b * c - a * e, a * d - b * b]
+    ).div_(determinant)  # fmt: skip
+    inverse = inverse.reshape(3, 3, *determinant.shape)
+    return torch.stack([(inverse[row][:, None] * right).sum(dim=0) for row in range(3)])
+
+
+@lru_cache(maxsize=64)
+def _box(size: int, radius: int) -> Tensor:
+    """(size, size): row i averages the places within `radius` of i; shorter windows at the ends."""
+    place = torch.arange(size)
+    near = ((place[:, None] - place).abs() <= radius).float()
+    return near / near.sum(dim=1, keepdim=True)
+
+
+def grow_rows(values: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
+    """Some rows (K, rows, W) of the bilinear enlargement of (K, h, w) to size (H, W), half-pixel centres."""
+    height, width = size
+    if rows == slice(0, height):
+        return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+    small = values.shape[1]
+    place = torch.arange(rows.start, rows.stop, device=values.device, dtype=torch.float32)
+    centre = ((place + 0.5) * small / height - 0.5).clamp_min(0.0)
+    top = centre.floor().long().clamp_max(small - 1)
+    first, last = int(top[0]), min(int(top[-1]) + 1, small - 1)
+    needed = values[None, :, first : last + 1]
+    wide = F.interpolate(needed, size=(last + 1 - first, width), mode="bilinear", align_corners=False)[0]
+    bottom = (top + 1).clamp_max(small - 1) - first
+    return torch.lerp(wide[:, top - first], wide[:, bottom], (centre - top)[None, :, None])
