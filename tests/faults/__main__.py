@@ -42,8 +42,10 @@ def main() -> int:
                     console.print(f"{fault.__name__}: could not be measured: {error}")
                     continue
                 rows.append(row)
-                console.print(f"{row.fault}: {row.submitted} submitted, {row.predicted} predicted, {row.failed} failed,"
-                              f" {row.duplicated} duplicated, {row.lost} lost ({row.seconds:.0f} s)")  # fmt: skip
+                console.print(
+                    f"{row.fault}: {row.submitted} submitted, {row.predicted} predicted, {row.failed} failed, "
+                    f"{row.duplicated} duplicated, {row.lost} lost ({row.seconds:.0f} s). {row.note}"
+                )
     except KeyboardInterrupt:
         console.print("stopped")
         return 1
