@@ -1,9 +1,10 @@
-# Two commands: `make demo` shows the product, `make test` runs its tests. Each sets up all it needs by itself.
+# `make demo` shows the product, `make test` runs its tests, `make faults` breaks it. Each sets up all it needs by itself.
 PYTHON ?= python3
 CHECK ?=
-export CHECK PORT
+JSON ?=
+export CHECK JSON PORT
 
-.PHONY: demo test lint environments clean
+.PHONY: demo test lint faults environments clean
 
 demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies and prints one JSON line
 	@.venv/bin/python -m plugin_config.demo
@@ -16,6 +17,9 @@ test: environments  ## Lint, types, then every test, on a real Redis and a real 
 lint: environments  ## ruff and mypy alone
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
+
+faults: environments  ## Break everything around the product and count what is lost; JSON=1 prints one JSON line
+	@.venv/bin/python -m tests.faults
 
 environments:
 	@$(PYTHON) plugin_config/environments.py project label-studio

@@ -43,10 +43,11 @@ class PredictBody:
 
 @dataclass(frozen=True)
 class WebhookBody:
-    """POST /webhook: something happened in a project."""
+    """POST /webhook: something happened in a project, to these tasks where it tells."""
 
     action: str
     project: int
+    tasks: tuple[int, ...] = ()
 
 
 def read_setup(data: bytes) -> SetupBody:
@@ -97,10 +98,10 @@ def read_webhook(data: bytes) -> WebhookBody:
     action = _text(body, "action")
     if not _ACTION.fullmatch(action):
         raise _wrong("action", "a name such as PROJECT_UPDATED", action)
-    project = _field(body, "project")
+    project, tasks = _field(body, "project"), _hinted_tasks(body.get("tasks"))
     if isinstance(project, dict):
-        return WebhookBody(action, project_id(project.get("id"), name="project.id"))
-    return WebhookBody(action, project_id(project))
+        return WebhookBody(action, project_id(project.get("id"), name="project.id"), tasks)
+    return WebhookBody(action, project_id(project), tasks)
 
 
 def read_object(data: bytes) -> dict[str, Any]:
@@ -188,6 +189,11 @@ def _task_ids(reader: _Reader) -> Iterator[int]:
         if not isinstance(task, dict) or type(number) is not int or not 0 < number <= _MOST_ID:
             raise _wrong("tasks", "objects with a positive whole number as `id`", number)
         yield number
+
+
+def _hinted_tasks(rows: Any) -> tuple[int, ...]:
+    ids = [row.get("id") if isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else []
+    return tuple(task for task in ids if type(task) is int and 0 < task <= _MOST_ID)
 
 
 def _decode(data: bytes) -> str:

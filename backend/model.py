@@ -29,7 +29,8 @@ from plugin_config.errors import QueueUnavailable  # noqa: E402
 from plugin_config.settings import Settings  # noqa: E402
 from plugin_config.vocabulary import parse_vocabulary, version_name  # noqa: E402
 
-REFRESH_ACTIONS = frozenset({"PROJECT_UPDATED"})
+REFRESH_ACTIONS = frozenset({"PROJECT_UPDATED", "TASKS_DELETED"})
+PRELABEL_ACTIONS = frozenset({"TASKS_CREATED"})
 _MOST_REMEMBERED = 1000
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         try:
             self._queues.ask(self._project, self.model_version, list(tasks))
         except QueueUnavailable as error:
-            logger.warning("project %d: %d task(s) not asked for. %s", self._project, len(tasks), error)
+            logger.warning("project %d: %d task(s) wait for Redis. %s", self._project, len(tasks), error)
         return [[] for _ in tasks]
 
 
@@ -95,7 +96,8 @@ class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
         project = int(data["project"])
         logger.debug("project %d: webhook %s", project, event)
         try:
-            queued = self._queues.hint(project, event, refresh=event in REFRESH_ACTIONS)
+            actions = REFRESH_ACTIONS | (PRELABEL_ACTIONS if self._settings.prelabel else frozenset())
+            queued = self._queues.hint(project, event, data.get("tasks", ()), refresh=event in actions)
         except QueueUnavailable as error:
             logger.warning("project %d: webhook %s not passed on. %s", project, event, error)
             queued = False

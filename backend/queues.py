@@ -7,6 +7,7 @@ half a second. It must not know HTTP.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisGone
 from redis.retry import Retry
 
+from backend.spool import Ask, Spool
 from plugin_config.errors import QueueUnavailable, SettingsError
+from plugin_config.hints import ProjectHints
 from plugin_config.jobs import TaskRef
-from plugin_config.pending import Counts, PendingTasks
+from plugin_config.pending import PendingTasks, Priority
+from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.states import Counts
 
 _CONNECT_S = 0.2
 _ANSWER_S = 0.25
@@ -54,6 +59,9 @@ class WebQueues:
         self._redis = redis or _connect(settings.redis_url, answer_s=_ANSWER_S)
         self._quick = self._pending_over(self._redis)
         self._bulk = self._pending_over(redis or _connect(settings.redis_url, answer_s=_BULK_ANSWER_S))
+        self._presence = WorkerPresence(self._redis)
+        self._hints = ProjectHints(self._redis)
+        self._spool = Spool(settings.state_path / "asked.jsonl", self._send)
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         self._lock = threading.Lock()
         self._look: Future[Pulse] | None = None
@@ -62,13 +70,31 @@ class WebQueues:
         """Ask for tasks at a version; for a handful also wait a moment until they are stored. Returns how many are new.
 
         Raises:
-            QueueUnavailable: Redis does not answer.
+            QueueUnavailable: Redis does not answer; the tasks are kept and asked for when it is back.
         """
         refs = [TaskRef(version, task) for task in dict.fromkeys(tasks)]
+        try:
+            return self._ask(project, refs)
+        except QueueUnavailable:
+            if refs and not self._spool.keep(Ask(project, version, tuple(ref.task for ref in refs))):
+                raise QueueUnavailable("Redis", "has been away for too long", "Start it, and ask again.") from None
+            raise
+
+    def waiting(self) -> int:
+        """Tasks that were asked for while Redis was away, and wait for it."""
+        return self._spool.waiting()
+
+    def _send(self, ask: Ask) -> None:
+        self._presence.live_workers()
+        self._bulk.add(ask.project, [TaskRef(ask.version, task) for task in ask.tasks])
+        self._quick.ensure_drains(ask.project)
+
+    def _ask(self, project: int, refs: list[TaskRef]) -> int:
         few = len(refs) <= self._settings.predict_wait_tasks
-        workers = self._quick.live_workers()  # fails fast when Redis hangs, before the patient connection is tried
-        added = (self._quick if few else self._bulk).add(project, refs, urgent=few)
-        self._quick.ensure_drains(project)
+        workers = self._presence.live_workers()  # fails fast when Redis hangs, before the patient connection is tried
+        priority = Priority.OPENED if few else Priority.ASKED
+        added = (self._quick if few else self._bulk).add(project, refs, priority=priority)
+        self._quick.ensure_drains(project, urgent=few)
         if few and refs and workers and self._waiting.acquire(blocking=False):
             try:
                 self._quick.wait_settled(project, refs, timeout_s=self._settings.predict_wait_s)
@@ -76,14 +102,17 @@ class WebQueues:
                 self._waiting.release()
         return added
 
-    def hint(self, project: int, action: str, *, refresh: bool) -> bool:
-        """Note that a webhook came and, where `refresh`, ask for a look at the project. Returns whether one was queued.
+    def hint(self, project: int, action: str, tasks: Sequence[int] = (), *, refresh: bool) -> bool:
+        """Note that a webhook came and, where `refresh`, ask for a look at the project and at these tasks. Returns
+        whether one was queued.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        self._quick.record_webhook(project, action)
-        return refresh and self._quick.request_refresh(project)
+        self._hints.record_webhook(project, action)
+        if refresh:
+            self._hints.hint_tasks(project, tasks)
+        return refresh and self._hints.request_refresh(project)
 
     def pulse(self) -> Pulse:
         """How Redis and the workers are, within 0.1 s whatever Redis, its host or the name service do. Never raises."""
@@ -120,7 +149,7 @@ class WebQueues:
     def _take_pulse(self, look: Future[Pulse]) -> None:
         pulse = Pulse(redis=False, workers=0)
         try:
-            pulse = Pulse(redis=True, workers=self._quick.live_workers())
+            pulse = Pulse(redis=True, workers=self._presence.live_workers())
         except QueueUnavailable:
             pass  # that is the finding
         finally:

@@ -49,6 +49,7 @@ class Views:
             "model_class": PreannotationBackend.__name__,
             "redis": pulse.redis,
             "workers": pulse.workers,
+            "tasks_waiting_for_redis": self._queues.waiting(),
         })
 
     def setup(self) -> Response:
@@ -71,7 +72,7 @@ class Views:
         body = read_webhook(_body())
         g.project = body.project
         self._counter.count_webhook(body.action if body.action in _ACTIONS else "other")
-        answer = self._manager.webhook(body.action, {"project": body.project})
+        answer = self._manager.webhook(body.action, {"project": body.project, "tasks": body.tasks})
         return _json(answer, status=201 if answer["refresh"] else 200)
 
     def versions(self) -> Response:

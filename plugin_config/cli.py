@@ -10,18 +10,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CliCommand:
-    """One command: what it is called, the module that runs it, and one line of help."""
+    """One command: what it is called, the module that runs it, one line of help, and what the module is told first."""
 
     name: str
     module: str
     meaning: str
+    arguments: tuple[str, ...] = ()
 
 
 COMMANDS = (
     CliCommand("up", "plugin_config.up", "Redis, backend and a worker beside your Label Studio; restarts what dies"),
     CliCommand("backend", "backend", "the web half alone (needs REDIS_URL)"),
     CliCommand("worker", "worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)"),
+    CliCommand("status", "plugin_config.status", "projects, tasks by state, pace, workers and last errors, live"),
+    CliCommand("cancel", "plugin_config.queue_commands", "take back what was asked for", ("cancel",)),
+    CliCommand("retry", "plugin_config.queue_commands", "ask again for what failed", ("retry",)),
+    CliCommand("pause", "plugin_config.queue_commands", "let a project's tasks wait", ("pause",)),
+    CliCommand("resume", "plugin_config.queue_commands", "go on with a paused project", ("resume",)),
     CliCommand("segment", "worker.segment", "masks for pictures on disk, without Label Studio"),
+    CliCommand("bench", "worker.bench", "how fast the product is, as ratios within one run"),
     CliCommand("evaluate", "worker.evaluate", "figures of quality, for drawn scenes or your own pictures"),
     CliCommand("demo", "plugin_config.demo", "what `make demo` runs"),
 )
@@ -35,7 +42,7 @@ def main() -> int:
         return 0
     for command in COMMANDS:
         if command.name == arguments[0]:
-            _become(command.module, arguments[1:])
+            _become(command.module, [*command.arguments, *arguments[1:]])
     sys.stderr.write(f"zeromask: there is no command {arguments[0]!r}.\n\n{usage()}")
     return 2
 

@@ -33,8 +33,8 @@ from plugin_config.demo_stage import (
     start_everything,
 )
 from plugin_config.errors import ZeromaskError
+from plugin_config.hints import ProjectHints
 from plugin_config.label_studio import LabelStudio
-from plugin_config.pending import PendingTasks
 from plugin_config.processes import Supervisor, stop_on_signals
 from plugin_config.up import Halves
 from plugin_config.vocabulary import parse_vocabulary, version_name
@@ -150,9 +150,7 @@ def verify(stage: Stage, project: DemoProject, halves: Halves, report: Report) -
     report.duplicated = sum(max(0, row.count - 1) for row in predictions)
     report.problems += problems(predictions, [*LABELS, NEW_LABEL])
     with redis.from_url(halves.redis_url) as connection:
-        settings = stage.settings
-        pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
-        if pending.last_webhook(project.id) is None:
+        if ProjectHints(connection).last_webhook(project.id) is None:
             report.problems.append("no webhook of Label Studio arrived")
     score = score_predictions(stage, predictions)
     per_label = score["per_label"]

@@ -9,6 +9,7 @@ ZeromaskError
 ├── LabelStudioError       Label Studio refused a request
 │   └── LabelStudioUnreachable   it did not answer at all
 ├── ImageUnavailable       a picture cannot be fetched, read, or is too large
+│   └── ImageHostTrouble         its server is slow, down or in trouble
 ├── ModelUnavailable       a model cannot be loaded
 └── RegionError            a mask or a region cannot be encoded or decoded
 
@@ -71,6 +72,10 @@ class LabelStudioUnreachable(LabelStudioError):
 
 class ImageUnavailable(ZeromaskError):
     """A picture cannot be fetched, is not a readable image, or is larger than the limits allow."""
+
+
+class ImageHostTrouble(ImageUnavailable):
+    """A picture's server is slow, down or in trouble: worth trying again."""
 
 
 class ModelUnavailable(ZeromaskError):

@@ -109,12 +109,15 @@ def predict_queue(redis: Redis) -> Queue:
     return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
 
 
-def enqueue(queue: Queue, job: DrainProject | RefreshProject) -> str:
-    """Queue a job and return its RQ id. No result is kept: what came out is in Label Studio."""
+def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = False) -> str:
+    """Queue a job, ahead of all others when `first`, and return its RQ id. No result is kept: what came out is in
+    Label Studio.
+    """
     function = DRAIN_JOB if isinstance(job, DrainProject) else REFRESH_JOB
     made = queue.enqueue_call(
-        function, args=(job.to_json(),), timeout=JOB_TIMEOUT_S, result_ttl=0, failure_ttl=86400, description=repr(job)
-    )
+        function, args=(job.to_json(),), timeout=JOB_TIMEOUT_S, result_ttl=0, failure_ttl=86400,
+        description=repr(job), at_front=first,
+    )  # fmt: skip
     return str(made.id)
 
 

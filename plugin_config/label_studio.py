@@ -35,22 +35,28 @@ _AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be a
 
 @dataclass(frozen=True)
 class Project:
-    """What this product needs to know of a project. `model_version` is what its annotators are shown, "" = nothing."""
+    """What this product needs to know of a project. `model_version` is what its annotators are shown, "" = nothing;
+    `tasks` how many tasks it has.
+    """
 
     id: int
     title: str
     label_config: str
     model_version: str
+    tasks: int = 0
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: `data` as imported, `versions` of the predictions it has, and how many annotations."""
+    """One task: `data` as imported, `versions` of the predictions it has, how many annotations, and the mean score of
+    the predictions of the version annotators are shown (None when it has none).
+    """
 
     id: int
     data: Mapping[str, Any]
     versions: frozenset[str]
     annotations: int
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,8 @@ class LabelStudio:
         """Read one project."""
         row = self.request("GET", f"/api/projects/{project}/")
         with _as_expected("a project"):
-            return Project(row["id"], row["title"], row["label_config"] or "", row.get("model_version") or "")
+            shown, tasks = row.get("model_version") or "", int(row.get("task_number") or 0)
+            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks)
 
     def show_version(self, project: int, version: str) -> None:
         """Make `version` the one annotators are shown and the one that orders their queue."""
@@ -152,7 +159,7 @@ class LabelStudio:
         """Every task of the project without its data, page by page."""
         page, seen, total = 1, 0, 1
         while seen < total:
-            answer = self._task_page(project, page=page, page_size=_PAGE, include="id")
+            answer = self._task_page(project, page=page, page_size=_PAGE, include="predictions_score")
             if not answer["tasks"]:
                 return
             yield from (_task(row) for row in answer["tasks"])
@@ -162,6 +169,12 @@ class LabelStudio:
         """Every prediction of a task, with its regions."""
         rows = self.request("GET", "/api/predictions/", params={"task": task})
         return [_prediction(row) for row in rows]
+
+    def parent_predictions(self, task: int) -> frozenset[int]:
+        """The predictions that annotations of a task were made from."""
+        rows = self.request("GET", f"/api/tasks/{task}/annotations/")
+        with _as_expected("annotations"):
+            return frozenset(int(row["parent_prediction"]) for row in rows if row.get("parent_prediction"))
 
     def create_prediction(
         self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str
@@ -208,7 +221,11 @@ def _task(row: Any) -> Task:
     with _as_expected("a task"):
         versions = row.get("predictions_model_versions") or ""
         names = frozenset(name.strip() for name in versions.split(",") if name.strip())
-        return Task(int(row["id"]), dict(row.get("data") or {}), names, int(row.get("total_annotations") or 0))
+        score = row.get("predictions_score")
+        return Task(
+            int(row["id"]), dict(row.get("data") or {}), names, int(row.get("total_annotations") or 0),
+            None if score is None else float(score),
+        )  # fmt: skip
 
 
 def _prediction(row: Any) -> StoredPrediction:

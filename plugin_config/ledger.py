@@ -1,19 +1,29 @@
-"""What is remembered of each project beside its tasks: the versions we stored, serve and show.
+"""What is remembered of each project beside the states of its tasks: the versions we stored, serve and show, and where
+a prediction may have arrived twice.
 
-A copy for speed, kept in Redis; the truth is in Label Studio. It must not know about single tasks.
+A copy for speed, kept in Redis; the truth is in Label Studio. It must not know who reads it.
 
 Keys of project P:
 
     zeromask:P:versions   set     every version we stored predictions of
     zeromask:P:served     string  the version the project was last refreshed to
     zeromask:P:shown      string  the version annotators were last switched to
+    zeromask:P:counted    string  how many tasks the project had when all were last looked at
+    zeromask:P:doubts     zset    version|task posted with an unknown end -> moment until which it is looked at, ms
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis import Redis
 
-from plugin_config.pending import redis_errors
+from plugin_config import pending_scripts as scripts
+from plugin_config.jobs import TaskRef
+from plugin_config.redis_errors import redis_errors
+
+# Longer than Label Studio, or a proxy before it, works on a request whose sender is gone.
+DOUBT_S = 180
 
 
 class ProjectLedger:
@@ -51,6 +61,33 @@ class ProjectLedger:
     def shown(self, project: int) -> str:
         """The version of the last `show`, "" before the first."""
         return _text(self._redis.get(f"zeromask:{project}:shown") or "")
+
+    @redis_errors
+    def count(self, project: int, tasks: int) -> None:
+        """All tasks of the project were looked at, this many."""
+        self._redis.set(f"zeromask:{project}:counted", tasks)
+
+    @redis_errors
+    def counted(self, project: int) -> int:
+        """How many tasks the project had at the last `count`, -1 before the first."""
+        return int(self._redis.get(f"zeromask:{project}:counted") or -1)
+
+    @redis_errors
+    def doubt(self, project: int, ref: TaskRef) -> None:
+        """A prediction was sent and nobody heard whether it arrived: it may come late, and beside a second one."""
+        self._redis.eval(scripts.DOUBT, 1, f"zeromask:{project}:", ref.encode(), DOUBT_S * 1000)
+
+    @redis_errors
+    def doubts(self, project: int) -> dict[TaskRef, bool]:
+        """Where two predictions may be; True when nothing can arrive late any more, so that one last look is enough."""
+        now = int(self._redis.eval(scripts.NOW, 1, f"zeromask:{project}:"))
+        rows: Any = self._redis.zrange(f"zeromask:{project}:doubts", 0, -1, withscores=True)
+        return {TaskRef.decode(_text(member)): until <= now for member, until in rows}
+
+    @redis_errors
+    def clear_doubt(self, project: int, ref: TaskRef) -> None:
+        """There is one prediction, and no second one will come."""
+        self._redis.zrem(f"zeromask:{project}:doubts", ref.encode())
 
 
 def _text(value: object) -> str:

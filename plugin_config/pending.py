@@ -1,113 +1,112 @@
 """The state of every asked-for task in Redis: pending, leased, done, failed. One small script per transition.
 
 A worker takes tasks under a lease it must renew; when the worker dies the lease runs out and a sweep, which every
-living worker does, puts the tasks back. Redis' own clock decides, so machines may disagree about the time. It must
-not know what predicting is.
+living worker does, puts the tasks back. One clock decides, Redis' own made steady, so machines may disagree about the
+time and it may be set. It must not know what predicting is.
 
 Keys of project P (members are `version|task`):
 
     zeromask:projects         set    projects that ever asked
+    zeromask:paused           set    projects whose tasks wait until somebody resumes them
+    zeromask:clock            hash   see pending_scripts.CLOCK
+    zeromask:errors           list   the last hundred failures as JSON, newest first
     zeromask:P:pending        zset   member -> moment it is due, ms; earlier = sooner
-    zeromask:P:leases         hash   member -> "owner|moment it runs out, ms"
-    zeromask:P:attempts       hash   member -> leases that ran out, and tries Label Studio could not answer
+    zeromask:P:leases         hash   member -> "owner|moment it runs out, ms|moment it was due, ms"
+    zeromask:P:tries          hash   member -> tries that failed for a reason that may pass
+    zeromask:P:deaths         hash   member -> leases that ran out
     zeromask:P:failed         hash   member -> reason
-    zeromask:P:done           hash   version -> tasks predicted
+    zeromask:P:done:V         set    tasks predicted at version V
+    zeromask:P:versions       set    every version we stored predictions of; see ledger.py for this and others
+    zeromask:P:pace           hash   ring of 5 s: "number of the 5 s:tasks done in them"
     zeromask:P:drain:S        string see slots.py
-    zeromask:P:webhook        string action and moment of the last webhook, for diagnosis; kept for a month
-    zeromask:workers          zset   worker name -> last heartbeat, ms
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from enum import IntEnum
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from plugin_config import pending_scripts as scripts
-from plugin_config.errors import QueueUnavailable
-from plugin_config.jobs import RefreshProject, TaskRef, enqueue, predict_queue
+from plugin_config.jobs import TaskRef
+from plugin_config.ledger import DOUBT_S
+from plugin_config.presence import WorkerPresence
+from plugin_config.redis_errors import redis_errors
 from plugin_config.slots import DrainSlots
+from plugin_config.states import TaskStates, text
 
 MAX_ATTEMPTS = 5
-_REFRESH_S = 60
-_WORKER_SEEN_MS = 15_000
-_WEBHOOK_KEPT_S = 30 * 86400
-# Opened by an annotator: ahead of everything asked for in bulk, in order among themselves.
-_URGENT_MS = 10**12
+# A task that was there when two workers died travels alone, so that a third one dies of the guilty one only.
+SUSPECT_DEATHS = 2
 _BULK = 5000
+AHEAD_MS = 10**13  # farther than any clock reaches: classes never mix
 
-P = ParamSpec("P")
-R = TypeVar("R")
+
+class Priority(IntEnum):
+    """What goes first; within a class, what was asked for first."""
+
+    LATER = 0  # nobody asked: new tasks, tasks of an older version
+    ASKED = 1
+    OPENED = 2  # an annotator looks at it now
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many tasks of a project stand in which state; `done` counts since the project was first asked for."""
+class Lease:
+    """A task taken by a worker: `urgent` when somebody waits for it, `alone` when workers died of it or beside it."""
 
-    pending: int
-    leased: int
-    failed: int
-    done: int
-
-
-def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
-    """Make a method answer with our own error when Redis does not."""
-
-    @wraps(method)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(*args, **kwargs)
-        except RedisError as error:
-            raise QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.") from error
-
-    return wrapped
+    ref: TaskRef
+    urgent: bool = False
+    alone: bool = False
 
 
-class PendingTasks:
+class PendingTasks(TaskStates):
     """Holds a Redis connection and moves tasks between their states. Safe to share between threads.
 
     Every method raises QueueUnavailable when Redis does not answer.
     """
 
     def __init__(self, redis: Redis, *, drain_tasks: int, lease_s: float) -> None:
-        self._redis = redis
+        super().__init__(redis)
         self._slots = DrainSlots(redis)
+        self._presence = WorkerPresence(redis)
         self._drain_tasks = drain_tasks
         self._lease_ms = int(lease_s * 1000)
 
     @redis_errors
-    def add(self, project: int, refs: Iterable[TaskRef], *, urgent: bool = False) -> int:
-        """Ask for tasks; what is pending or being worked on is not asked for twice. Returns how many are new."""
-        keys = self._keys(project, "pending", "leases", "failed")
-        ahead, members, added = _URGENT_MS if urgent else 0, [ref.encode() for ref in refs], 0
+    def add(self, project: int, refs: Iterable[TaskRef], *, priority: Priority = Priority.ASKED) -> int:
+        """Ask for tasks, in this order; what is pending or being worked on is not asked for twice. Returns how many
+        are new.
+        """
+        members, added = [ref.encode() for ref in refs], 0
         for start in range(0, len(members), _BULK):
             part = members[start : start + _BULK]
-            added += int(self._run(scripts.ADD, [*keys, "zeromask:projects"], [project, ahead, *part]))
+            following = len(members) - start - len(part)
+            added += int(self._run(scripts.ADD, project, project, priority * AHEAD_MS, following, *part))
         return added
 
     @redis_errors
-    def take(self, project: int, owner: str, *, limit: int | None = None) -> list[TaskRef]:
-        """Lease the tasks that are due first to `owner`."""
-        limit = limit or self._drain_tasks
-        members = self._run(scripts.TAKE, self._keys(project, "pending", "leases"), [owner, self._lease_ms, limit])
-        return [TaskRef.decode(member) for member in members]
+    def take(self, project: int, owner: str, *, limit: int | None = None) -> list[Lease]:
+        """Lease the tasks that are due first to `owner`; a suspect comes alone, a paused project gives none."""
+        rows = self._run(
+            scripts.TAKE, project, project, owner, self._lease_ms, limit or self._drain_tasks, SUSPECT_DEATHS
+        )
+        return [
+            Lease(TaskRef.decode(member), urgent=float(due) < -1.5 * AHEAD_MS, alone=suspect == "1")
+            for member, due, suspect in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+        ]
 
     @redis_errors
-    def renew(self, project: int, owner: str, refs: Sequence[TaskRef]) -> set[TaskRef]:
+    def renew(self, project: int, owner: str, refs: Iterable[TaskRef]) -> set[TaskRef]:
         """Extend leases; returns those `owner` still holds. What is missing belongs to somebody else now."""
-        args = [owner, self._lease_ms, *(ref.encode() for ref in refs)]
-        return {TaskRef.decode(member) for member in self._run(scripts.RENEW, self._keys(project, "leases"), args)}
+        members = [ref.encode() for ref in refs]
+        return {TaskRef.decode(m) for m in self._run(scripts.RENEW, project, owner, self._lease_ms, *members)}
 
     @redis_errors
     def done(self, project: int, owner: str, ref: TaskRef) -> bool:
         """The prediction is stored. False when the lease was lost meanwhile."""
-        return self._settle(project, owner, ref, "done", ref.version)
+        return self._settle(project, owner, ref, "done", "")
 
     @redis_errors
     def fail(self, project: int, owner: str, ref: TaskRef, reason: str) -> bool:
@@ -116,25 +115,53 @@ class PendingTasks:
 
     @redis_errors
     def give_back(self, project: int, owner: str, ref: TaskRef, *, delay_s: float = 0.0) -> bool:
-        """Not the task's fault: due again after `delay_s`. False when the lease was lost meanwhile."""
+        """Not the task's fault: due again after `delay_s`, or where it was. False when the lease was lost meanwhile."""
         return self._settle(project, owner, ref, "again", int(delay_s * 1000))
 
     @redis_errors
-    def retry(self, project: int, owner: str, ref: TaskRef, reason: str) -> bool:
-        """Perhaps the task's fault: due again after 4, 16, 64 ... s, and failed with `reason` after the fifth try."""
-        return self._settle(project, owner, ref, "retry", reason[:500])
+    def retry(self, project: int, owner: str, ref: TaskRef, reason: str, *, most: int = MAX_ATTEMPTS) -> bool:
+        """Perhaps the task's fault: due again after 4, 16, 64 ... s, and failed with `reason` after `most` tries."""
+        return self._settle(project, owner, ref, "retry", reason[:500], most)
+
+    @redis_errors
+    def drop(self, project: int, owner: str, ref: TaskRef) -> bool:
+        """Nobody needs it any more (deleted, of an old version)."""
+        return self._settle(project, owner, ref, "dropped", "")
 
     @redis_errors
     def forget(self, project: int) -> None:
         """A project is gone: nothing of it is kept."""
         self._redis.srem("zeromask:projects", project)
+        self._redis.srem("zeromask:paused", project)
         for key in self._redis.scan_iter(match=f"zeromask:{project}:*", count=1000):
             self._redis.delete(key)
 
     @redis_errors
-    def drop(self, project: int, owner: str, ref: TaskRef) -> bool:
-        """Nobody needs it any more (annotated, deleted, of an old version)."""
-        return self._settle(project, owner, ref, "dropped", "")
+    def forget_tasks(self, project: int, tasks: Collection[int]) -> int:
+        """Tasks are gone from the project: no state of theirs is kept. Returns how many stood in one."""
+        gone = set(tasks)
+        asked = [ref.encode() for ref in self.open_refs(project) if ref.task in gone]
+        failed = [ref for ref in self.failures(project) if ref.task in gone]
+        found = len(failed)
+        for start in range(0, len(asked), _BULK):
+            found += int(self._run(scripts.CANCEL, project, *asked[start : start + _BULK]))
+        self.forget_failures(project, failed)
+        for version in self.versions(project) if gone else []:
+            found += int(self._redis.srem(self._key(project, f"done:{version}"), *gone))
+        return found
+
+    @redis_errors
+    def forget_failures(self, project: int, refs: Collection[TaskRef]) -> None:
+        """These failures say nothing any more."""
+        if refs:
+            self._redis.hdel(self._key(project, "failed"), *(ref.encode() for ref in refs))
+
+    @redis_errors
+    def forget_done(self, project: int, *, but: str) -> None:
+        """Tasks predicted at other versions than `but` are counted no more: what is stored of them is replaced."""
+        keys = [self._key(project, f"done:{version}") for version in self.versions(project) if version != but]
+        if keys:
+            self._redis.unlink(*keys)
 
     @redis_errors
     def sweep(self) -> list[TaskRef]:
@@ -142,19 +169,22 @@ class PendingTasks:
         reason = f"its worker died {MAX_ATTEMPTS} times on it; see the worker's log"
         returned: list[TaskRef] = []
         for project in self.projects():
-            keys = self._keys(project, "leases", "pending", "attempts", "failed")
-            back = [TaskRef.decode(member) for member in self._run(scripts.SWEEP, keys, [MAX_ATTEMPTS, reason])]
-            if back:
+            rows = self._run(scripts.SWEEP, project, MAX_ATTEMPTS, reason, DOUBT_S * 1000)
+            if rows:
                 self._slots.stop(project)
-            returned += back
+            returned += [TaskRef.decode(member) for member in rows]
             self.ensure_drains(project)
         return returned
 
     @redis_errors
-    def ensure_drains(self, project: int) -> int:
-        """Queue as many drain jobs as the due tasks need and slots allow; returns how many were queued."""
-        due = int(self._redis.zcount(self._key(project, "pending"), "-inf", self._now_ms()))
-        return self._slots.queue(project, tasks=due, limit=self._drain_tasks)
+    def ensure_drains(self, project: int, *, urgent: bool = False) -> int:
+        """Queue as many drain jobs as the due tasks need and slots allow, one for each worker and one waiting; an
+        urgent one more goes ahead of all. Returns how many were queued.
+        """
+        due = int(self._run(scripts.DUE, project, project))
+        queued = int(self._slots.queue_urgent(project, limit=self._drain_tasks)) if urgent and due else 0
+        most = self._presence.live_workers() + 1
+        return queued + self._slots.queue(project, tasks=due, limit=self._drain_tasks, most=most)
 
     @redis_errors
     def next_drain(self, project: int, slot: int) -> None:
@@ -168,124 +198,20 @@ class PendingTasks:
         self._slots.hold(project, slot)
 
     @redis_errors
-    def request_refresh(self, project: int) -> bool:
-        """Queue one look at the project; False when one is waiting already."""
-        self._redis.sadd("zeromask:projects", project)
-        if not self._redis.set(self._key(project, "refresh"), 1, nx=True, ex=_REFRESH_S):
-            return False
-        enqueue(predict_queue(self._redis), RefreshProject(project=project))
-        return True
-
-    @redis_errors
-    def begin_refresh(self, project: int) -> None:
-        """A refresh starts reading: what changes from now on needs another one."""
-        self._redis.delete(self._key(project, "refresh"))
-
-    @redis_errors
-    def record_webhook(self, project: int, action: str) -> None:
-        """A webhook about the project arrived: tells whether Label Studio reaches the backend with them at all."""
-        moment = datetime.fromtimestamp(self._now_ms() / 1000, tz=UTC).isoformat(timespec="seconds")
-        self._redis.set(self._key(project, "webhook"), f"{action} {moment}", ex=_WEBHOOK_KEPT_S)
-
-    @redis_errors
-    def last_webhook(self, project: int) -> str | None:
-        """The last webhook as "ACTION 2026-01-31T12:00:00+00:00"; None when none came within a month."""
-        found = self._redis.get(self._key(project, "webhook"))
-        return None if found is None else _text(found)
-
-    @redis_errors
-    def versions(self, project: int) -> list[str]:
-        """Versions at which tasks of the project were predicted."""
-        return sorted(_text(version) for version in self._redis.hkeys(self._key(project, "done")))
-
-    @redis_errors
-    def projects(self) -> list[int]:
-        """Projects that ever asked for anything."""
-        return sorted(int(project) for project in self._redis.smembers("zeromask:projects"))
-
-    @redis_errors
     def move_to_version(self, project: int, version: str) -> int:
         """Ask at `version` for whatever is pending at another; returns how many tasks moved."""
         pending = self._key(project, "pending")
-        rows = [(TaskRef.decode(_text(member)), due) for member, due in self._redis.zscan_iter(pending, count=1000)]
+        rows = [(TaskRef.decode(text(member)), due) for member, due in self._redis.zscan_iter(pending, count=1000)]
         stale = [(ref, due) for ref, due in rows if ref.version != version]
         for start in range(0, len(stale), _BULK):
             part = stale[start : start + _BULK]
-            self.add(project, [TaskRef(version, ref.task) for ref, _ in part])
+            self.add(project, [TaskRef(version, ref.task) for ref, _ in part], priority=Priority.LATER)
             # They keep their place: an annotator may be waiting for them.
             self._redis.zadd(pending, {TaskRef(version, ref.task).encode(): due for ref, due in part}, xx=True, lt=True)
             self._redis.zrem(pending, *(ref.encode() for ref, _ in part))
         return len(stale)
 
-    @redis_errors
-    def counts(self, project: int) -> Counts:
-        """Tasks by state."""
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.zcard(self._key(project, "pending"))
-        pipe.hlen(self._key(project, "leases"))
-        pipe.hlen(self._key(project, "failed"))
-        pipe.hvals(self._key(project, "done"))
-        pending, leased, failed, done = pipe.execute()
-        return Counts(pending, leased, failed, sum(int(value) for value in done))
-
-    @redis_errors
-    def failures(self, project: int) -> dict[TaskRef, str]:
-        """Failed tasks with their reasons."""
-        rows = self._redis.hgetall(self._key(project, "failed"))
-        return {TaskRef.decode(_text(m)): _text(reason) for m, reason in rows.items()}
-
-    @redis_errors
-    def heartbeat(self, worker: str) -> None:
-        """A worker lives."""
-        now = self._now_ms()
-        self._redis.zadd("zeromask:workers", {worker: now})
-        self._redis.zremrangebyscore("zeromask:workers", "-inf", now - _WORKER_SEEN_MS)
-
-    @redis_errors
-    def leave(self, worker: str) -> None:
-        """A worker goes in good order."""
-        self._redis.zrem("zeromask:workers", worker)
-
-    @redis_errors
-    def live_workers(self) -> int:
-        """Workers that gave a sign of life within the last 15 s."""
-        return int(self._redis.zcount("zeromask:workers", self._now_ms() - _WORKER_SEEN_MS, "+inf"))
-
-    @redis_errors
-    def wait_settled(self, project: int, refs: Sequence[TaskRef], *, timeout_s: float) -> bool:
-        """Wait until none of the tasks is pending or leased; False when the time ran out."""
-        members = [ref.encode() for ref in refs]
-        deadline = time.monotonic() + timeout_s
-        while True:
-            pipe = self._redis.pipeline(transaction=False)
-            for member in members:
-                pipe.zscore(self._key(project, "pending"), member)
-                pipe.hexists(self._key(project, "leases"), member)
-            states = pipe.execute()
-            if not any(state is not None and state is not False and state != 0 for state in states):
-                return True
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-
-    def _settle(self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int) -> bool:
-        keys = self._keys(project, "leases", "pending", "attempts", "failed", "done")
-        return bool(self._run(scripts.SETTLE, keys, [owner, ref.encode(), outcome, detail, MAX_ATTEMPTS]))
-
-    def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        answer = self._redis.eval(script, len(keys), *keys, *args)
-        return [_text(item) for item in answer] if isinstance(answer, list) else answer
-
-    def _now_ms(self) -> int:
-        seconds, micros = self._redis.time()
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    def _key(self, project: int, name: str) -> str:
-        return f"zeromask:{project}:{name}"
-
-    def _keys(self, project: int, *names: str) -> list[str]:
-        return [self._key(project, name) for name in names]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    def _settle(
+        self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int, most: int = MAX_ATTEMPTS
+    ) -> bool:
+        return bool(self._run(scripts.SETTLE, project, owner, ref.encode(), outcome, detail, most))

@@ -1,94 +1,194 @@
 """The transitions of `plugin_config.pending`, each one Redis script, so that no two workers ever see half of one.
 
-Redis' own clock decides what is due and what ran out. It must not know Python.
+Every script gets a project's key prefix ("zeromask:P:") as its only key and finds the rest from there. It must not
+know Python.
 """
 
 from __future__ import annotations
 
-NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000); "
+# A clock that neither goes back nor leaps: it advances with Redis' own, by ten seconds at most between two looks at
+# it. A machine whose clock is set, and the hours in which Redis was down, then cost nobody a lease and delay no retry;
+# living workers look every few seconds, so the leases of a dead one run out in time all the same.
+CLOCK = """
+local t = redis.call('TIME')
+local wall = t[1] * 1000 + math.floor(t[2] / 1000)
+local clock = redis.call('HMGET', 'zeromask:clock', 'wall', 'now')
+local now = wall
+if clock[1] then now = tonumber(clock[2]) + math.min(math.max(wall - tonumber(clock[1]), 0), 10000) end
+redis.call('HSET', 'zeromask:clock', 'wall', wall, 'now', now)
+local P = KEYS[1]
+"""
 
-ADD = NOW + """
-redis.call('SADD', KEYS[4], ARGV[1])
+NOW = CLOCK + "return now"
+
+_FAIL = """
+local function fail(member, reason)
+  redis.call('HDEL', P .. 'tries', member)
+  redis.call('HDEL', P .. 'deaths', member)
+  redis.call('HSET', P .. 'failed', member, reason)
+  local row = {at = wall, project = tonumber(string.match(P, ':(%d+):')), task = member, reason = reason}
+  redis.call('LPUSH', 'zeromask:errors', cjson.encode(row))
+  redis.call('LTRIM', 'zeromask:errors', 0, 99)
+end
+"""
+
+# ARGV: project, how far ahead of now (ms), how many follow in further calls, members. The order of the members is
+# kept, 64 in a millisecond.
+ADD = CLOCK + """
+redis.call('SADD', 'zeromask:projects', ARGV[1])
 local added = 0
-for i = 3, #ARGV do
-  local due = now - tonumber(ARGV[2])
-  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
-    local old = redis.call('ZSCORE', KEYS[1], ARGV[i])
+local last = now - tonumber(ARGV[2]) - ARGV[3] / 64
+for i = 4, #ARGV do
+  local due = last - (#ARGV - i) / 64
+  if redis.call('HEXISTS', P .. 'leases', ARGV[i]) == 0 then
+    local old = redis.call('ZSCORE', P .. 'pending', ARGV[i])
     if not old then
       added = added + 1
-      redis.call('HDEL', KEYS[3], ARGV[i])
-      redis.call('ZADD', KEYS[1], due, ARGV[i])
+      redis.call('HDEL', P .. 'failed', ARGV[i])
+      redis.call('ZADD', P .. 'pending', due, ARGV[i])
     elseif due < tonumber(old) then
-      redis.call('ZADD', KEYS[1], due, ARGV[i])
+      redis.call('ZADD', P .. 'pending', due, ARGV[i])
     end
   end
 end
 return added
 """
 
-TAKE = NOW + """
-local taken = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])
-for _, member in ipairs(taken) do
-  redis.call('ZREM', KEYS[1], member)
-  redis.call('HSET', KEYS[2], member, ARGV[1] .. '|' .. (now + ARGV[2]))
+# ARGV: project, owner, lease (ms), most tasks, deaths that make a task a suspect. Answers member, due, suspect (0 or 1)
+# in turn. A suspect may kill its worker, so it travels alone and costs nobody else a try.
+TAKE = CLOCK + """
+local taken = {}
+if redis.call('SISMEMBER', 'zeromask:paused', ARGV[1]) == 1 then return taken end
+local due = redis.call('ZRANGEBYSCORE', P .. 'pending', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+for i = 1, #due, 2 do
+  local suspect = tonumber(redis.call('HGET', P .. 'deaths', due[i]) or 0) >= tonumber(ARGV[5])
+  if suspect and #taken > 0 then break end
+  redis.call('ZREM', P .. 'pending', due[i])
+  redis.call('HSET', P .. 'leases', due[i], ARGV[2] .. '|' .. (now + ARGV[3]) .. '|' .. due[i + 1])
+  taken[#taken + 1] = due[i]
+  taken[#taken + 1] = due[i + 1]
+  taken[#taken + 1] = suspect and '1' or '0'
+  if suspect then break end
 end
 return taken
 """
 
-RENEW = NOW + """
+_MINE = """
+local function mine(member)
+  local lease = redis.call('HGET', P .. 'leases', member)
+  if not lease or string.sub(lease, 1, #ARGV[1] + 1) ~= ARGV[1] .. '|' then return nil end
+  return string.match(lease, '|([^|]*)$')
+end
+"""
+
+# ARGV: owner, lease (ms), members. Answers those still held.
+RENEW = CLOCK + _MINE + """
 local kept = {}
 for i = 3, #ARGV do
-  local lease = redis.call('HGET', KEYS[1], ARGV[i])
-  if lease and string.sub(lease, 1, #ARGV[1] + 1) == ARGV[1] .. '|' then
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[1] .. '|' .. (now + ARGV[2]))
+  local due = mine(ARGV[i])
+  if due then
+    redis.call('HSET', P .. 'leases', ARGV[i], ARGV[1] .. '|' .. (now + ARGV[2]) .. '|' .. due)
     kept[#kept + 1] = ARGV[i]
   end
 end
 return kept
 """
 
-# KEYS: leases, pending, attempts, failed, done.
-# ARGV: owner, member, outcome, detail (version, reason or delay ms), most attempts.
-SETTLE = NOW + """
-local lease = redis.call('HGET', KEYS[1], ARGV[2])
-if not lease or string.sub(lease, 1, #ARGV[1] + 1) ~= ARGV[1] .. '|' then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[2])
+# ARGV: owner, member, outcome, detail (reason, or delay in ms), most tries.
+SETTLE = CLOCK + _MINE + _FAIL + """
+local due = mine(ARGV[2])
+if not due then return 0 end
+redis.call('HDEL', P .. 'leases', ARGV[2])
 if ARGV[3] == 'done' then
-  redis.call('HDEL', KEYS[3], ARGV[2])
-  redis.call('HINCRBY', KEYS[5], ARGV[4], 1)
+  local version, task = string.match(ARGV[2], '^(.*)|(%d+)$')
+  redis.call('HDEL', P .. 'tries', ARGV[2])
+  redis.call('HDEL', P .. 'deaths', ARGV[2])
+  redis.call('SADD', P .. 'versions', version)
+  redis.call('SADD', P .. 'done:' .. version, task)
+  local bucket = math.floor(now / 5000)
+  local held = redis.call('HGET', P .. 'pace', bucket % 13)
+  local count = held and tonumber(string.match(held, '^' .. bucket .. ':(%d+)$')) or 0
+  redis.call('HSET', P .. 'pace', bucket % 13, bucket .. ':' .. (count + 1))
 elseif ARGV[3] == 'failed' then
-  redis.call('HDEL', KEYS[3], ARGV[2])
-  redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+  fail(ARGV[2], ARGV[4])
 elseif ARGV[3] == 'retry' then
-  local attempts = redis.call('HINCRBY', KEYS[3], ARGV[2], 1)
-  if attempts >= tonumber(ARGV[5]) then
-    redis.call('HDEL', KEYS[3], ARGV[2])
-    redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+  local tries = redis.call('HINCRBY', P .. 'tries', ARGV[2], 1)
+  if tries >= tonumber(ARGV[5]) then
+    fail(ARGV[2], ARGV[4])
   else
-    redis.call('ZADD', KEYS[2], now + 1000 * 4 ^ attempts, ARGV[2])
+    redis.call('ZADD', P .. 'pending', now + 1000 * 4 ^ tries, ARGV[2])
   end
 elseif ARGV[3] == 'again' then
-  redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[2])
+  redis.call('ZADD', P .. 'pending', ARGV[4] == '0' and due or now + ARGV[4], ARGV[2])
+elseif ARGV[3] == 'dropped' then
+  redis.call('HDEL', P .. 'tries', ARGV[2])
+  redis.call('HDEL', P .. 'deaths', ARGV[2])
 end
 return 1
 """
 
-SWEEP = NOW + """
+# ARGV: most deaths, reason, how long a doubt lasts (ms). Where the dead worker was about to post, two may arrive.
+SWEEP = CLOCK + _FAIL + """
 local back = {}
-local leases = redis.call('HGETALL', KEYS[1])
+local leases = redis.call('HGETALL', P .. 'leases')
 for i = 1, #leases, 2 do
-  local runs_out = tonumber(string.match(leases[i + 1], '|(%d+)$'))
-  if not runs_out or runs_out < now then
-    redis.call('HDEL', KEYS[1], leases[i])
-    local attempts = redis.call('HINCRBY', KEYS[3], leases[i], 1)
-    if attempts >= tonumber(ARGV[1]) then
-      redis.call('HDEL', KEYS[3], leases[i])
-      redis.call('HSET', KEYS[4], leases[i], ARGV[2])
+  local member = leases[i]
+  local runs_out, due = string.match(leases[i + 1], '|(%d+)|([^|]*)$')
+  if not runs_out or tonumber(runs_out) < now then
+    redis.call('HDEL', P .. 'leases', member)
+    redis.call('ZADD', P .. 'doubts', now + ARGV[3], member)
+    local deaths = redis.call('HINCRBY', P .. 'deaths', member, 1)
+    if deaths >= tonumber(ARGV[1]) then
+      fail(member, ARGV[2])
+    elseif deaths == 1 then
+      redis.call('ZADD', P .. 'pending', due or now, member)
     else
-      redis.call('ZADD', KEYS[2], now - attempts, leases[i])
+      redis.call('ZADD', P .. 'pending', now + 1000 * 4 ^ (deaths - 2), member)
     end
-    back[#back + 1] = leases[i]
+    back[#back + 1] = member
   end
 end
 return back
+"""
+
+# ARGV: how far ahead of now (ms), failed members. Answers how many are pending again.
+AGAIN = CLOCK + """
+local moved = 0
+for i = 2, #ARGV do
+  if redis.call('HDEL', P .. 'failed', ARGV[i]) == 1 then
+    moved = moved + 1
+    redis.call('ZADD', P .. 'pending', 'NX', now - ARGV[1], ARGV[i])
+  end
+end
+return moved
+"""
+
+# ARGV: members. Their leases go too: a worker that holds one finds it gone before it posts.
+CANCEL = CLOCK + """
+local cancelled = 0
+for i = 1, #ARGV do
+  cancelled = cancelled + redis.call('ZREM', P .. 'pending', ARGV[i]) + redis.call('HDEL', P .. 'leases', ARGV[i])
+  redis.call('HDEL', P .. 'tries', ARGV[i])
+  redis.call('HDEL', P .. 'deaths', ARGV[i])
+end
+return cancelled
+"""
+
+# Answers how many tasks were done within the last whole minute of the ring.
+PACE = CLOCK + """
+local bucket, sum = math.floor(now / 5000), 0
+for _, held in ipairs(redis.call('HVALS', P .. 'pace')) do
+  local at, count = string.match(held, '^(%d+):(%d+)$')
+  if at and bucket - tonumber(at) >= 1 and bucket - tonumber(at) <= 12 then sum = sum + tonumber(count) end
+end
+return sum
+"""
+
+# ARGV: member, how long a doubt lasts (ms).
+DOUBT = CLOCK + "return redis.call('ZADD', P .. 'doubts', now + ARGV[2], ARGV[1])"
+
+# Answers the due ones' number where the project is not paused. ARGV: project.
+DUE = CLOCK + """
+if redis.call('SISMEMBER', 'zeromask:paused', ARGV[1]) == 1 then return 0 end
+return redis.call('ZCOUNT', P .. 'pending', '-inf', now)
 """

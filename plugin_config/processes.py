@@ -117,6 +117,17 @@ class Supervisor:
         with self._lock:
             self._commands[command.name] = command
 
+    def end(self, *names: str) -> None:
+        """End these children, as `stop` does, and start them no more."""
+        with self._lock:
+            children = [self._children.pop(name) for name in names if name in self._children]
+            for name in names:
+                self._commands.pop(name, None)
+        for child in children:
+            _end_group(child.pid)
+        with self._lock:
+            self._remember()
+
     def pid(self, name: str) -> int:
         """The process id of a running child."""
         with self._lock:

@@ -49,8 +49,11 @@ class Settings:
     predict_wait_s: float = _setting("ZEROMASK_PREDICT_WAIT_S", 1.4, "Longest wait, seconds, of a request for a "
                                      "handful of tasks until their masks are stored.", least=0, most=1.5)
     predict_wait_tasks: int = _setting("ZEROMASK_PREDICT_WAIT_TASKS", 5, "How many tasks are a handful.", least=0)
+    prelabel: bool = _setting("ZEROMASK_PRELABEL", False, "Whether new tasks are predicted without being asked for.")
     drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=64)
-    lease_s: float = _setting("ZEROMASK_LEASE_S", 15.0, "Seconds after which the tasks of a dead worker go to "
+    batch: int = _setting("ZEROMASK_BATCH", 8, "Most images in one forward; fewer where memory or time is short.",
+                          least=1, most=256)
+    lease_s: float = _setting("ZEROMASK_LEASE_S", 10.0, "Seconds after which the tasks of a dead worker go to "
                               "another.", least=2, most=3600)
     reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at the labeling configs "
                                   "for changes that no webhook told.", least=1, most=86400)

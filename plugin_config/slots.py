@@ -1,8 +1,9 @@
 """Drain slots: at most so many drain jobs per project are queued or running, however long the queue is.
 
-Without them a bulk request would queue thousands of jobs, and every sweep more of them. A slot is taken while its job
-waits in the queue, and while a worker says it runs; a job that vanished or a worker that died leaves it free. It must
-not know what a drain does.
+Without them a bulk request would queue thousands of jobs, and every sweep more of them. As every project has the same
+few, the queue serves projects in turn, however much one of them asks for. One more slot is for what an annotator waits
+for: its job goes to the front. A slot is taken while its job waits in the queue, and while a worker says it runs; a job
+that vanished or a worker that died leaves it free. It must not know what a drain does.
 
 Keys (S counts from 0):
 
@@ -16,34 +17,40 @@ from typing import Any
 from redis import Redis
 
 from plugin_config.jobs import DrainProject, enqueue, predict_queue
+from plugin_config.pending_scripts import CLOCK
 
 SLOTS = 8
-# A worker that dies between starting a drain and leasing its tasks leaves nothing else to notice it by.
-RUNNING_S = 60
+URGENT_SLOT = SLOTS
+# A drain that dies between its start and leasing its tasks leaves nothing else to notice it by. One that takes longer
+# is joined by another one, which does no harm.
+RUNNING_S = 15
 _CLAIMED_S = 5
 _QUEUED_S = 86400
 
-# KEYS: slot, list of queued job ids.
-_HELD = """
-local held = redis.call('GET', KEYS[1])
-local waiting = held and held ~= 'running' and held ~= 'claimed' and redis.call('LPOS', KEYS[2], held)
+# KEYS: slot, list of queued job ids. A slot holds "state|moment it runs out, ms" of the queue's clock.
+_HELD = CLOCK + """
+local state, runs_out = string.match(redis.call('GET', KEYS[1]) or '', '^(.*)|(%d+)$')
+if runs_out and tonumber(runs_out) < now then state = nil end
+local working = state == 'running' or state == 'claimed'
+local waiting = state and not working and redis.call('LPOS', KEYS[2], state)
+local function set(text, seconds) redis.call('SET', KEYS[1], text .. '|' .. (now + 1000 * seconds)) end
 """
 
 _CLAIM = _HELD + """
-if held == 'running' or held == 'claimed' or waiting then return 0 end
-redis.call('SET', KEYS[1], 'claimed', 'EX', ARGV[1])
+if working or waiting then return 0 end
+set('claimed', ARGV[1])
 return 1
 """
 
 # A worker may have started the job before its id is noted: then the slot says so already.
 _NAME = _HELD + """
-if held == 'claimed' then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+if state == 'claimed' then set(ARGV[1], ARGV[2]) end
 return 1
 """
 
 # Where another job waits for the slot, this one is one too many: it takes nothing and frees nothing.
 _HOLD = _HELD + """
-if not waiting then redis.call('SET', KEYS[1], 'running', 'EX', ARGV[1]) end
+if not waiting then set('running', ARGV[1]) end
 return 1
 """
 
@@ -52,8 +59,8 @@ if not waiting then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
-_STOP = """
-if redis.call('GET', KEYS[1]) == 'running' then redis.call('DEL', KEYS[1]) end
+_STOP = _HELD + """
+if state == 'running' then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
@@ -65,15 +72,16 @@ class DrainSlots:
         self._redis = redis
         self._queue = predict_queue(redis)
 
-    def queue(self, project: int, *, tasks: int, limit: int) -> int:
-        """Queue as many drains of `limit` tasks as `tasks` due ones need and slots allow; returns how many."""
-        queued = 0
-        for slot in range(min(SLOTS, -(-tasks // limit))):
-            if self._run(_CLAIM, project, slot, _CLAIMED_S):
-                job = enqueue(self._queue, DrainProject(project=project, slot=slot, limit=limit))
-                self._run(_NAME, project, slot, job, _QUEUED_S)
-                queued += 1
-        return queued
+    def queue(self, project: int, *, tasks: int, limit: int, most: int = SLOTS) -> int:
+        """Queue as many drains of `limit` tasks as `tasks` due ones need, with `most` of them at work or waiting;
+        returns how many.
+        """
+        wanted = min(SLOTS, most, -(-tasks // limit))
+        return sum(self._queue_one(project, slot, limit) for slot in range(wanted))
+
+    def queue_urgent(self, project: int, *, limit: int) -> bool:
+        """Queue a drain ahead of all others; False when one is there already."""
+        return self._queue_one(project, URGENT_SLOT, limit)
 
     def hold(self, project: int, slot: int) -> None:
         """The drain of this slot runs."""
@@ -85,8 +93,16 @@ class DrainSlots:
 
     def stop(self, project: int) -> None:
         """A worker of this project died: none of its drains is known to run. One too many does no harm."""
-        for slot in range(SLOTS):
+        for slot in range(SLOTS + 1):
             self._run(_STOP, project, slot)
+
+    def _queue_one(self, project: int, slot: int, limit: int) -> bool:
+        if not self._run(_CLAIM, project, slot, _CLAIMED_S):
+            return False
+        drain = DrainProject(project=project, slot=slot, limit=limit)
+        job = enqueue(self._queue, drain, first=slot == URGENT_SLOT)
+        self._run(_NAME, project, slot, job, _QUEUED_S)
+        return True
 
     def _run(self, script: str, project: int, slot: int, *args: Any) -> int:
         keys = (f"zeromask:{project}:drain:{slot}", self._queue.key)

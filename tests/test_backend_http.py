@@ -16,11 +16,16 @@ from redis import Redis
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
+from plugin_config.hints import ProjectHints
 from plugin_config.jobs import RefreshProject, TaskRef, predict_queue
-from plugin_config.pending import Counts, PendingTasks
+from plugin_config.pending import Lease, PendingTasks
+from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.states import Counts
 from plugin_config.vocabulary import parse_vocabulary, version_name
 from tests.backend_client import TOKEN, VERSION, answer_of, client_of, config, detail, predict_body, setup_body
+
+UP = {"status": "UP", "model_class": "PreannotationBackend", "tasks_waiting_for_redis": 0}
 
 
 @pytest.fixture
@@ -45,10 +50,9 @@ def hung(settings: Settings, tmp_path: Path) -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("path", ["/", "/health"])
-def test_health(client: Client, pending: PendingTasks, path: str) -> None:
-    pending.heartbeat("w")
-    answer = answer_of(client.get(path))
-    assert answer == {"status": "UP", "model_class": "PreannotationBackend", "redis": True, "workers": 1}
+def test_health(client: Client, presence: WorkerPresence, path: str) -> None:
+    presence.heartbeat("w")
+    assert answer_of(client.get(path)) == {**UP, "redis": True, "workers": 1}
 
 
 def test_setup_tells_the_version_of_the_vocabulary(client: Client) -> None:
@@ -92,7 +96,7 @@ def test_predict_answers_one_empty_list_per_task_and_asks_for_each_once(
 def test_a_handful_goes_ahead_of_the_bulk(client: Client, pending: PendingTasks) -> None:
     client.post("/predict", json=predict_body(*range(1, 51)))
     client.post("/predict", json=predict_body(40))
-    assert pending.take(7, "w", limit=1) == [TaskRef(VERSION, 40)]
+    assert pending.take(7, "w", limit=1) == [Lease(TaskRef(VERSION, 40), urgent=True)]
 
 
 def test_a_click_asks_for_nothing_yet(client: Client, pending: PendingTasks) -> None:
@@ -101,13 +105,15 @@ def test_a_click_asks_for_nothing_yet(client: Client, pending: PendingTasks) -> 
     assert pending.counts(7).pending == 0
 
 
-def test_a_handful_waits_for_a_living_worker(client: Client, pending: PendingTasks) -> None:
-    pending.heartbeat("w")
+def test_a_handful_waits_for_a_living_worker(
+    client: Client, pending: PendingTasks, presence: WorkerPresence
+) -> None:
+    presence.heartbeat("w")
 
     def work() -> None:
         while not (taken := pending.take(7, "w")):
             time.sleep(0.01)
-        pending.done(7, "w", taken[0])
+        pending.done(7, "w", taken[0].ref)
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -124,9 +130,9 @@ def test_a_handful_waits_for_a_living_worker(client: Client, pending: PendingTas
         pytest.param(1, 6, False, id="more than a handful"),
     ],
 )
-def test_the_wait_is_short(client: Client, pending: PendingTasks, workers: int, tasks: int, waits: bool) -> None:
+def test_the_wait_is_short(client: Client, presence: WorkerPresence, workers: int, tasks: int, waits: bool) -> None:
     for number in range(workers):
-        pending.heartbeat(f"w{number}")
+        presence.heartbeat(f"w{number}")
     started = time.monotonic()
     client.post("/predict", json=predict_body(*range(1, tasks + 1)))
     spent = time.monotonic() - started
@@ -146,7 +152,7 @@ def test_two_projects_at_once_keep_their_own_vocabularies(client: Client, pendin
                 answer_of(client.post("/predict", json=predict_body(task, **body))),
             ]
             wrong.extend(str(answer) for answer in answers if answer["model_version"] != version)
-        wrong.extend(str(ref) for ref in pending.take(project, "w", limit=100) if ref.version != version)
+        wrong.extend(str(row) for row in pending.take(project, "w", limit=100) if row.ref.version != version)
 
     threads = [threading.Thread(target=ask, args=(n, config(*("abcdef"[:n])))) for n in range(1, 5)]
     for thread in threads:
@@ -164,26 +170,39 @@ def test_two_projects_at_once_keep_their_own_vocabularies(client: Client, pendin
         pytest.param({"action": "PROJECT_UPDATED", "project": 7}, 201, 1, id="project by id"),
         pytest.param({"action": "ANNOTATION_CREATED", "project": {"id": 7}, "annotation": {}}, 200, 0, id="annotated"),
         pytest.param({"action": "ANNOTATIONS_CREATED", "project": {"id": 7}, "annotation": []}, 200, 0, id="bulk"),
-        pytest.param({"action": "TASKS_DELETED", "project": {"id": 7}, "tasks": [{"id": 1}]}, 200, 0, id="deleted"),
+        pytest.param({"action": "TASKS_DELETED", "project": {"id": 7}, "tasks": [{"id": 1}]}, 201, 1, id="deleted"),
+        pytest.param({"action": "TASKS_CREATED", "project": {"id": 7}, "tasks": [{"id": 1}]}, 200, 0, id="created"),
         pytest.param({"action": "START_TRAINING", "project": {"id": 7}}, 200, 0, id="start training"),
         pytest.param({"action": "SOMETHING_NEW", "project": {"id": 7}}, 200, 0, id="unknown action"),
     ],
 )
 def test_a_webhook_is_a_hint(
-    client: Client, redis: Redis, pending: PendingTasks, body: dict[str, Any], status: int, jobs: int
+    client: Client, redis: Redis, hints: ProjectHints, body: dict[str, Any], status: int, jobs: int
 ) -> None:
     response = client.post("/webhook", json=body)
     assert (response.status_code, answer_of(response)) == (status, {"status": "ok", "refresh": bool(jobs)})
     assert "job" not in answer_of(response), "Label Studio would follow it"
     assert [RefreshProject.from_json(job.args[0]).project for job in predict_queue(redis).jobs] == [7] * jobs
-    assert (pending.last_webhook(7) or "").startswith(body["action"] + " ")
+    assert (hints.last_webhook(7) or "").startswith(body["action"] + " ")
+
+
+@pytest.mark.parametrize("prelabel", [True, False])
+def test_new_tasks_are_hinted_at_where_that_is_set(
+    settings: Settings, redis: Redis, hints: ProjectHints, prelabel: bool
+) -> None:
+    client = client_of(replace(settings, prelabel=prelabel))
+    rows = [{"id": 3}, {"id": 1}, {"id": "4"}, {"id": -5}, {}, 7, None]
+    for _ in range(10):  # the same webhook ten times is one look
+        client.post("/webhook", json={"action": "TASKS_CREATED", "project": {"id": 7}, "tasks": rows})
+    assert hints.hinted_tasks(7, most=10) == ([1, 3, 7] if prelabel else [])
+    assert len(predict_queue(redis)) == int(prelabel)
 
 
 def test_versions_answers_get_and_post(client: Client, pending: PendingTasks) -> None:
     assert answer_of(client.get("/versions")) == {"versions": []}
     pending.add(8, [TaskRef("older", 1)])
-    (ref,) = pending.take(8, "w")
-    pending.done(8, "w", ref)
+    (lease,) = pending.take(8, "w")
+    pending.done(8, "w", lease.ref)
     client.post("/setup", json=setup_body())
     assert answer_of(client.get("/versions")) == {"versions": sorted([VERSION, "older"])}
     assert answer_of(client.get("/versions?project=7.17")) == {"versions": [VERSION]}
@@ -209,8 +228,8 @@ def test_no_log_line_holds_a_body_or_a_token(client: Client, caplog: pytest.LogC
     assert "<View>" not in caplog.text
 
 
-def test_metrics_are_prometheus_text(client: Client, pending: PendingTasks) -> None:
-    pending.heartbeat("w")
+def test_metrics_are_prometheus_text(client: Client, presence: WorkerPresence) -> None:
+    presence.heartbeat("w")
     client.post("/predict", json=predict_body(*range(1, 10)))
     client.post("/webhook", json={"action": "made up", "project": 7})
     client.post("/webhook", json={"action": "MADE_UP", "project": 7})
@@ -235,7 +254,6 @@ def test_without_redis_every_route_answers_soon(
     request: pytest.FixtureRequest, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client: Client = request.getfixturevalue(kind)
-    expected = {"status": "UP", "model_class": "PreannotationBackend", "redis": False, "workers": 0}
 
     def timed(method: str, path: str, most: float, **body: Any) -> Response:
         started = time.monotonic()
@@ -244,7 +262,7 @@ def test_without_redis_every_route_answers_soon(
         return response
 
     for _ in range(3):
-        assert answer_of(timed("GET", "/health", 0.2)) == expected
+        assert answer_of(timed("GET", "/health", 0.2)) == {**UP, "redis": False, "workers": 0}
     assert answer_of(timed("POST", "/setup", 0.2, json=setup_body())) == {"model_version": VERSION}
     assert answer_of(timed("POST", "/predict", 0.6, json=predict_body(1, 2)))["results"] == [[], []]
     assert answer_of(timed("POST", "/predict", 0.6, json=predict_body(*range(1, 100))))["results"] == [[]] * 99
@@ -252,7 +270,8 @@ def test_without_redis_every_route_answers_soon(
     assert answer_of(timed("POST", "/webhook", 0.6, json=webhook)) == {"status": "ok", "refresh": False}
     assert answer_of(timed("GET", "/versions", 0.6)) == {"versions": [VERSION]}
     assert "zeromask_redis_up 0" in timed("GET", "/metrics", 0.6).get_data(as_text=True)
-    assert "99 task(s) not asked for. Redis: does not answer" in caplog.text
+    assert "99 task(s) wait for Redis. Redis: does not answer" in caplog.text
+    assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 101
 
 
 def test_a_redis_that_comes_back_is_used_again(
@@ -264,6 +283,27 @@ def test_a_redis_that_comes_back_is_used_again(
     assert answer_of(client.get("/health"))["redis"] is True
     client.post("/predict", json=predict_body(1))
     assert pending.counts(7).pending == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_asked_for_while_redis_was_away_is_asked_for_when_it_is_back(
+    settings: Settings, redis: Redis, redis_url: str, pending: PendingTasks, tmp_path: Path, restarted: bool
+) -> None:
+    away = replace(settings, redis_url=f"unix://{tmp_path}/later.sock")
+    client = client_of(away)
+    client.post("/predict", json=predict_body(*range(1, 100)))
+    client.post("/predict", json=predict_body(7))
+    assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 100
+    if restarted:
+        client = client_of(away)
+    assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 100
+    (tmp_path / "later.sock").symlink_to(redis_url.removeprefix("unix://"))
+    deadline = time.monotonic() + 10
+    while answer_of(client.get("/health"))["tasks_waiting_for_redis"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert pending.counts(7).pending == 99
+    assert len(predict_queue(redis)) > 0, "and a worker is called"
 
 
 def test_the_app_can_be_made_again(settings: Settings, redis: Redis) -> None:

@@ -20,6 +20,7 @@ import pytest
 from redis import Redis
 
 from plugin_config.pending import PendingTasks
+from plugin_config.presence import WorkerPresence
 from tests.backend_client import TOKEN, VERSION, predict_body, setup_body
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,8 +128,10 @@ def test_a_broken_request_line_is_refused_in_json(served: Served) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_good_order(served: Served, pending: PendingTasks, sent: signal.Signals) -> None:
-    pending.heartbeat("busy")
+def test_a_signal_ends_it_in_good_order(
+    served: Served, pending: PendingTasks, presence: WorkerPresence, sent: signal.Signals
+) -> None:
+    presence.heartbeat("busy")
     answers: list[tuple[int, Any]] = []
     # This one waits 1.5 s for a worker that never settles: it is in hand when the signal comes.
     asking = threading.Thread(target=lambda: answers.append(served.ask("POST", "/predict", predict_body(1))))

@@ -15,7 +15,8 @@ import pytest
 from rq.serializers import JSONSerializer
 
 from plugin_config.errors import LabelStudioError
-from plugin_config.jobs import predict_queue
+from plugin_config.hints import ProjectHints
+from plugin_config.jobs import TaskRef, predict_queue
 from plugin_config.label_studio import LabelStudio
 from plugin_config.ledger import ProjectLedger
 from tests.house import (
@@ -109,7 +110,7 @@ def test_a_new_label_predicts_again_and_replaces_what_nobody_annotated(house: Ho
     rest = [task.id for task in tasks(house, project) if task.id != annotated.id]
     wait_until(lambda: all(stored(house, project)[task] == [new] for task in rest), told="new version everywhere")
     assert stored(house, project)[annotated.id] == [old], "what an annotation was made from stays"
-    webhook = house.pending.last_webhook(project)
+    webhook = ProjectHints(house.redis).last_webhook(project)
     assert webhook is not None
     assert webhook.startswith("PROJECT_UPDATED"), "told by Label Studio's own webhook"
     assert house.label_studio.project(project).model_version == new
@@ -207,3 +208,40 @@ def test_versions_are_remembered_so_that_only_ours_are_replaced(house: House) ->
     wait_predicted(house, project)
     assert "somebody-elses" in stored(house, project)[task.id]
     assert ProjectLedger(house.redis).known_versions(project) == {current_version(house, project)}
+
+
+def test_a_task_deleted_in_label_studio_is_forgotten(house: House) -> None:
+    project = make_project(house, count=1)
+    upload(house, project, [b"\x89PNG not really"])
+    retrieve(house, project)
+    wait_until(lambda: len(house.pending.failures(project)) == 1, told="failure")
+    (failed,) = house.pending.failures(project)
+    house.label_studio.request("DELETE", f"/api/tasks/{failed.task}/")
+    wait_until(lambda: not house.pending.failures(project), told="told by Label Studio's own webhook")
+
+
+def test_a_prediction_that_arrived_twice_is_one_again_and_the_annotated_one_stays(house: House) -> None:
+    project = make_project(house, count=2)
+    retrieve(house, project)
+    version = wait_predicted(house, project)
+    plain, annotated = tasks(house, project)
+    for task in (plain, annotated):
+        house.label_studio.create_prediction(task.id, [], score=0.5, version=version)
+        ProjectLedger(house.redis).doubt(project, TaskRef(version, task.id))
+    first, second = house.label_studio.predictions(annotated.id)
+    late = max(first.id, second.id)
+    annotation = {"result": [], "parent_prediction": late}
+    house.label_studio.request("POST", f"/api/tasks/{annotated.id}/annotations/", json=annotation)
+    ProjectHints(house.redis).request_refresh(project)
+    wait_until(lambda: stored(house, project) == {plain.id: [version], annotated.id: [version]}, told="one each")
+    assert [row.id for row in house.label_studio.predictions(annotated.id)] == [late]
+
+
+def test_label_studio_tells_how_sure_we_were(house: House) -> None:
+    project = make_project(house, count=2)
+    retrieve(house, project)
+    wait_predicted(house, project)
+    wait_until(lambda: house.label_studio.project(project).model_version != "", told="shown version")
+    for task in tasks(house, project):
+        (prediction,) = house.label_studio.predictions(task.id)
+        assert task.score == pytest.approx(prediction.score, abs=1e-3)

@@ -11,16 +11,33 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from plugin_config import pending as module
+from plugin_config import presence as presence_module
 from plugin_config.errors import QueueUnavailable
+from plugin_config.hints import ProjectHints
 from plugin_config.jobs import TaskRef, predict_queue
-from plugin_config.pending import MAX_ATTEMPTS, Counts, PendingTasks
+from plugin_config.pending import PendingTasks, Priority
+from plugin_config.presence import WorkerPresence
+from plugin_config.states import Counts
 
 PROJECT = 7
 
 
 def refs(*tasks: int, version: str = "v1") -> list[TaskRef]:
     return [TaskRef(version, task) for task in tasks]
+
+
+def time_passes(redis: Redis, seconds: float) -> None:
+    """The queue's clock goes on."""
+    redis.hincrby("zeromask:clock", "now", int(seconds * 1000))
+
+
+def clock_was_set(redis: Redis, seconds: int) -> None:
+    """The machine's clock leaps, seen from Redis."""
+    redis.hincrby("zeromask:clock", "wall", -seconds * 1000)
+
+
+def take(pending: PendingTasks, owner: str, *, limit: int | None = None) -> list[TaskRef]:
+    return [lease.ref for lease in pending.take(PROJECT, owner, limit=limit)]
 
 
 def test_what_is_asked_for_is_pending_once(pending: PendingTasks) -> None:
@@ -36,7 +53,7 @@ def test_two_versions_of_a_task_are_two(pending: PendingTasks) -> None:
 
 def test_nothing_asked_for_is_nothing_taken(pending: PendingTasks) -> None:
     assert pending.add(PROJECT, []) == 0
-    assert pending.take(PROJECT, "w") == []
+    assert take(pending, "w") == []
     assert pending.counts(PROJECT) == Counts(0, 0, 0, 0)
 
 
@@ -49,31 +66,31 @@ def test_a_take_leases_the_first_due_and_no_more_than_asked(pending: PendingTask
     pending.add(PROJECT, refs(1, 2))
     time.sleep(0.005)
     pending.add(PROJECT, refs(3, 4, 5))
-    assert set(pending.take(PROJECT, "w", limit=2)) == set(refs(1, 2))
+    assert set(take(pending, "w", limit=2)) == set(refs(1, 2))
     assert pending.counts(PROJECT) == Counts(pending=3, leased=2, failed=0, done=0)
 
 
 def test_urgent_tasks_come_first_and_in_their_own_order(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1, 2, 9))
-    pending.add(PROJECT, refs(5), urgent=True)
+    pending.add(PROJECT, refs(5), priority=Priority.OPENED)
     time.sleep(0.005)
-    pending.add(PROJECT, refs(9), urgent=True)  # was asked for in bulk: moves ahead, is not asked for twice
-    assert pending.take(PROJECT, "w", limit=2) == refs(5, 9)
+    pending.add(PROJECT, refs(9), priority=Priority.OPENED)  # was asked for in bulk: moves ahead, and is still one
+    assert take(pending, "w", limit=2) == refs(5, 9)
     assert pending.counts(PROJECT).pending == 2
 
 
 def test_a_bulk_request_does_not_take_urgency_away(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1))
-    pending.add(PROJECT, refs(9), urgent=True)
+    pending.add(PROJECT, refs(9), priority=Priority.OPENED)
     pending.add(PROJECT, refs(9))
-    assert pending.take(PROJECT, "w", limit=1) == refs(9)
+    assert take(pending, "w", limit=1) == refs(9)
 
 
 def test_a_leased_task_is_not_asked_for_again(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1))
-    pending.take(PROJECT, "w")
+    take(pending, "w")
     assert pending.add(PROJECT, refs(1)) == 0
-    assert pending.take(PROJECT, "other") == []
+    assert take(pending, "other") == []
 
 
 def test_workers_never_share_a_task(redis: Redis, pending: PendingTasks) -> None:
@@ -81,7 +98,7 @@ def test_workers_never_share_a_task(redis: Redis, pending: PendingTasks) -> None
     taken: list[TaskRef] = []
 
     def work(name: str) -> None:
-        while found := pending.take(PROJECT, name, limit=3):
+        while found := take(pending, name, limit=3):
             taken.extend(found)
 
     threads = [threading.Thread(target=work, args=(f"w{i}",)) for i in range(4)]
@@ -104,7 +121,7 @@ def test_workers_never_share_a_task(redis: Redis, pending: PendingTasks) -> None
 @pytest.mark.parametrize("owner", ["w", "thief", "w|", ""])
 def test_only_the_owner_of_a_lease_settles(pending: PendingTasks, outcome: str, after: Counts, owner: str) -> None:
     pending.add(PROJECT, refs(1))
-    (ref,) = pending.take(PROJECT, "w")
+    (ref,) = take(pending, "w")
     settled = {
         "done": lambda: pending.done(PROJECT, owner, ref),
         "failed": lambda: pending.fail(PROJECT, owner, ref, "too dark"),
@@ -117,16 +134,16 @@ def test_only_the_owner_of_a_lease_settles(pending: PendingTasks, outcome: str, 
 
 def test_a_task_given_back_with_a_delay_is_not_due_before(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1))
-    (ref,) = pending.take(PROJECT, "w")
+    (ref,) = take(pending, "w")
     pending.give_back(PROJECT, "w", ref, delay_s=0.2)
-    assert pending.take(PROJECT, "w") == []
+    assert take(pending, "w") == []
     time.sleep(0.25)
-    assert pending.take(PROJECT, "w") == [ref]
+    assert take(pending, "w") == [ref]
 
 
 def test_a_failed_task_keeps_its_reason_until_it_is_asked_for_again(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1))
-    (ref,) = pending.take(PROJECT, "w")
+    (ref,) = take(pending, "w")
     pending.fail(PROJECT, "w", ref, "no such picture" + "!" * 1000)
     assert pending.failures(PROJECT)[ref].startswith("no such picture")
     assert len(pending.failures(PROJECT)[ref]) == 500
@@ -134,62 +151,49 @@ def test_a_failed_task_keeps_its_reason_until_it_is_asked_for_again(pending: Pen
     assert pending.failures(PROJECT) == {}
 
 
-def test_a_renewed_lease_does_not_run_out(redis: Redis) -> None:
-    pending = PendingTasks(redis, drain_tasks=4, lease_s=0.4)
-    pending.add(PROJECT, refs(1))
+def test_given_back_at_once_means_in_its_old_place(pending: PendingTasks) -> None:
+    pending.add(PROJECT, refs(1, 2))
+    (first,) = take(pending, "w", limit=1)
+    pending.give_back(PROJECT, "w", first)
+    assert take(pending, "w") == refs(1, 2)
+
+
+def test_the_order_asked_for_is_the_order_taken(pending: PendingTasks) -> None:
+    asked = refs(*(7 * number % 11_003 + 1 for number in range(11_000)))
+    pending.add(PROJECT, asked)
+    assert take(pending, "w", limit=11_000) == asked
+
+
+def test_later_waits_for_asked_and_asked_for_opened(pending: PendingTasks) -> None:
+    pending.add(PROJECT, refs(1), priority=Priority.LATER)
+    time.sleep(0.005)
+    pending.add(PROJECT, refs(2))
+    time.sleep(0.005)
+    pending.add(PROJECT, refs(3), priority=Priority.OPENED)
     taken = pending.take(PROJECT, "w")
-    for _ in range(4):
-        time.sleep(0.15)
-        assert pending.renew(PROJECT, "w", taken) == set(taken)
-        assert pending.sweep() == []
-    assert pending.done(PROJECT, "w", taken[0])
+    assert [(lease.ref.task, lease.urgent) for lease in taken] == [(3, True), (2, False), (1, False)]
 
 
-def test_a_lease_that_ran_out_puts_the_task_back_for_another(hasty: PendingTasks) -> None:
-    hasty.add(PROJECT, refs(1, 2))
-    lost = hasty.take(PROJECT, "dead")
-    assert hasty.sweep() == []
-    time.sleep(0.08)
-    assert set(hasty.sweep()) == set(lost)
-    assert set(hasty.take(PROJECT, "alive")) == set(lost)
+def test_a_pending_task_costs_little_memory(pending: PendingTasks, redis: Redis) -> None:
+    version = "ViT-B-16-datacomp-xl-s13b-b90k-zeroshot-0a1b2c3d"
+    pending.add(PROJECT, refs(*range(10_000_000, 10_020_000), version=version))
+    bytes_per_task = sum(int(redis.memory_usage(key, samples=0) or 0) for key in redis.keys("zeromask:*")) / 20_000
+    assert bytes_per_task <= 300
 
 
-def test_who_lost_a_lease_is_told_and_cannot_settle(hasty: PendingTasks) -> None:
-    hasty.add(PROJECT, refs(1))
-    (ref,) = hasty.take(PROJECT, "slow")
-    time.sleep(0.08)
-    hasty.sweep()
-    assert hasty.take(PROJECT, "quick") == [ref]
-    assert hasty.renew(PROJECT, "slow", [ref]) == set()
-    assert not hasty.done(PROJECT, "slow", ref)
-    assert hasty.done(PROJECT, "quick", ref)
-    assert hasty.counts(PROJECT) == Counts(pending=0, leased=0, failed=0, done=1)
+def test_tasks_that_are_gone_leave_nothing(pending: PendingTasks) -> None:
+    pending.add(PROJECT, refs(1, 2, 3, 4, 5))
+    for ref in take(pending, "w", limit=3):
+        pending.done(PROJECT, "w", ref) if ref.task < 3 else pending.fail(PROJECT, "w", ref, "broken")
+    assert pending.forget_tasks(PROJECT, {1, 3, 4, 99}) == 3
+    assert pending.counts(PROJECT) == Counts(pending=1, leased=0, failed=0, done=1)
+    assert pending.forget_tasks(PROJECT, set()) == 0
 
 
-def test_a_task_that_kills_its_workers_fails_in_the_end(hasty: PendingTasks) -> None:
-    hasty.add(PROJECT, refs(1))
-    for _ in range(MAX_ATTEMPTS):
-        assert hasty.take(PROJECT, "dead") == refs(1)
-        time.sleep(0.06)
-        hasty.sweep()
-    assert hasty.take(PROJECT, "dead") == []
-    assert "died 5 times" in hasty.failures(PROJECT)[TaskRef("v1", 1)]
-
-
-def test_success_forgets_earlier_deaths(hasty: PendingTasks, redis: Redis) -> None:
-    hasty.add(PROJECT, refs(1))
-    hasty.take(PROJECT, "dead")
-    time.sleep(0.06)
-    hasty.sweep()
-    (ref,) = hasty.take(PROJECT, "w")
-    hasty.done(PROJECT, "w", ref)
-    assert redis.hlen(f"zeromask:{PROJECT}:attempts") == 0
-
-
-def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks) -> None:
-    assert [pending.request_refresh(PROJECT) for _ in range(3)] == [True, False, False]
-    pending.begin_refresh(PROJECT)
-    assert pending.request_refresh(PROJECT)
+def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks, hints: ProjectHints) -> None:
+    assert [hints.request_refresh(PROJECT) for _ in range(3)] == [True, False, False]
+    hints.begin_refresh(PROJECT)
+    assert hints.request_refresh(PROJECT)
     assert len(predict_queue(redis)) == 2
     assert pending.projects() == [PROJECT]
 
@@ -197,13 +201,13 @@ def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks) -> Non
 def test_pending_tasks_move_to_a_new_version(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1, 2) + refs(2, 3, version="v2"))
     pending.move_to_version(PROJECT, "v2")
-    assert set(pending.take(PROJECT, "w")) == set(refs(1, 2, 3, version="v2"))
+    assert set(take(pending, "w")) == set(refs(1, 2, 3, version="v2"))
     assert pending.counts(PROJECT).pending == 0
 
 
 def test_what_was_predicted_tells_its_versions(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1) + refs(1, version="v2") + refs(2, version="v3"))
-    for ref in pending.take(PROJECT, "w", limit=2):
+    for ref in take(pending, "w", limit=2):
         pending.done(PROJECT, "w", ref)
     assert pending.versions(PROJECT) == ["v1", "v2"]
 
@@ -213,7 +217,7 @@ def test_waiting_ends_when_the_tasks_are_settled(pending: PendingTasks) -> None:
 
     def work() -> None:
         time.sleep(0.1)
-        first, second = pending.take(PROJECT, "w")
+        first, second = take(pending, "w")
         pending.done(PROJECT, "w", first)
         pending.fail(PROJECT, "w", second, "broken")
 
@@ -229,7 +233,7 @@ def test_waiting_ends_when_the_tasks_are_settled(pending: PendingTasks) -> None:
 def test_waiting_gives_up_in_time(pending: PendingTasks, leased: bool) -> None:
     pending.add(PROJECT, refs(1))
     if leased:
-        pending.take(PROJECT, "w")
+        take(pending, "w")
     started = time.monotonic()
     assert not pending.wait_settled(PROJECT, refs(1), timeout_s=0.1)
     assert time.monotonic() - started < 1
@@ -240,42 +244,42 @@ def test_waiting_for_nothing_is_over_at_once(pending: PendingTasks) -> None:
     assert pending.wait_settled(PROJECT, refs(1), timeout_s=5)
 
 
-def test_workers_that_live_are_counted(pending: PendingTasks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_live_are_counted(presence: WorkerPresence, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "a"):
-        pending.heartbeat(name)
-    assert pending.live_workers() == 2
-    pending.leave("b")
-    assert pending.live_workers() == 1
-    monkeypatch.setattr(module, "_WORKER_SEEN_MS", 20)
+        presence.heartbeat(name, {"model": f"of {name}"})
+    assert presence.live_workers() == 2
+    assert [(worker.name, worker.about) for worker in presence.workers()] == [
+        ("a", {"model": "of a"}), ("b", {"model": "of b"})]  # fmt: skip
+    presence.leave("b")
+    assert presence.live_workers() == 1
+    monkeypatch.setattr(presence_module, "_SEEN_MS", 20)
     time.sleep(0.05)
-    assert pending.live_workers() == 0
+    assert presence.live_workers() == 0
+    assert presence.workers() == []
 
 
-def test_the_last_webhook_is_remembered(pending: PendingTasks) -> None:
-    assert pending.last_webhook(PROJECT) is None
-    pending.record_webhook(PROJECT, "TASKS_CREATED")
-    pending.record_webhook(PROJECT, "PROJECT_UPDATED")
-    action, moment = (pending.last_webhook(PROJECT) or "").split(" ")
+def test_the_last_webhook_is_remembered(hints: ProjectHints) -> None:
+    assert hints.last_webhook(PROJECT) is None
+    hints.record_webhook(PROJECT, "TASKS_CREATED")
+    hints.record_webhook(PROJECT, "PROJECT_UPDATED")
+    action, moment = (hints.last_webhook(PROJECT) or "").split(" ")
     assert action == "PROJECT_UPDATED"
     assert moment.startswith("20")
     assert moment.endswith("+00:00")
-    assert pending.last_webhook(PROJECT + 1) is None
+    assert hints.last_webhook(PROJECT + 1) is None
 
 
 CALLS: dict[str, Callable[[PendingTasks], object]] = {
     "add": lambda pending: pending.add(PROJECT, refs(1)),
-    "take": lambda pending: pending.take(PROJECT, "w"),
+    "take": lambda pending: take(pending, "w"),
     "renew": lambda pending: pending.renew(PROJECT, "w", refs(1)),
     "done": lambda pending: pending.done(PROJECT, "w", refs(1)[0]),
     "sweep": lambda pending: pending.sweep(),
     "ensure_drains": lambda pending: pending.ensure_drains(PROJECT),
     "hold_slot": lambda pending: pending.hold_slot(PROJECT, 0),
-    "request_refresh": lambda pending: pending.request_refresh(PROJECT),
     "move_to_version": lambda pending: pending.move_to_version(PROJECT, "v"),
     "counts": lambda pending: pending.counts(PROJECT),
-    "live_workers": lambda pending: pending.live_workers(),
     "wait_settled": lambda pending: pending.wait_settled(PROJECT, refs(1), timeout_s=1),
-    "record_webhook": lambda pending: pending.record_webhook(PROJECT, "X"),
     "versions": lambda pending: pending.versions(PROJECT),
 }
 
@@ -285,3 +289,12 @@ def test_a_dead_redis_is_an_error_of_ours(dead_redis_url: str, name: str) -> Non
     redis = Redis.from_url(dead_redis_url, retry=Retry(NoBackoff(), 0))
     with pytest.raises(QueueUnavailable, match="REDIS_URL"):
         CALLS[name](PendingTasks(redis, drain_tasks=4, lease_s=1))
+
+
+def test_a_dead_redis_is_an_error_of_ours_for_hints_and_presence(dead_redis_url: str) -> None:
+    redis = Redis.from_url(dead_redis_url, retry=Retry(NoBackoff(), 0))
+    for call in (ProjectHints(redis).request_refresh, ProjectHints(redis).last_webhook):
+        with pytest.raises(QueueUnavailable, match="REDIS_URL"):
+            call(PROJECT)
+    with pytest.raises(QueueUnavailable, match="REDIS_URL"):
+        WorkerPresence(redis).live_workers()

@@ -105,6 +105,20 @@ def test_stop_ends_children_and_what_they_started(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "processes.json").read_text()) == []
 
 
+def test_what_is_ended_on_purpose_is_not_started_again_and_the_others_go_on(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start(sleeper("one"))
+        supervisor.start(sleeper("two"))
+        ended, other = supervisor.pid("one"), supervisor.pid("two")
+        supervisor.end("one", "nobody")
+        time.sleep(1.2)
+        assert not runs(ended)
+        assert runs(other)
+        assert supervisor.pid("two") == other
+        supervisor.start(sleeper("one"))
+        assert runs(supervisor.pid("one"))
+
+
 def test_a_child_that_will_not_go_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plugin_config.processes._STOP_S", 0.3)
     deaf = 'trap "" TERM; echo deaf > "$0"; while :; do sleep 1; done'

@@ -9,7 +9,8 @@ from redis import Redis
 
 from plugin_config import slots
 from plugin_config.jobs import DrainProject, TaskRef, predict_queue
-from plugin_config.pending import PendingTasks
+from plugin_config.pending import PendingTasks, Priority
+from plugin_config.presence import WorkerPresence
 
 PROJECT = 7
 
@@ -34,12 +35,13 @@ def lose_jobs(redis: Redis) -> None:
         pytest.param(1, 1, id="one"),
         pytest.param(4, 1, id="as many as one drain takes"),
         pytest.param(5, 2, id="one more"),
-        pytest.param(1000, slots.SLOTS, id="bounded"),
+        pytest.param(1000, 2, id="bounded: one for the worker and one waiting"),
     ],
 )
 def test_as_many_drains_are_queued_as_needed_and_no_more(
-    redis: Redis, pending: PendingTasks, tasks: int, jobs: int
+    redis: Redis, pending: PendingTasks, presence: WorkerPresence, tasks: int, jobs: int
 ) -> None:
+    presence.heartbeat("w")
     pending.add(PROJECT, refs(*range(1, tasks + 1)))
     assert pending.ensure_drains(PROJECT) == jobs
     assert pending.ensure_drains(PROJECT) == 0
@@ -48,8 +50,8 @@ def test_as_many_drains_are_queued_as_needed_and_no_more(
 
 def test_tasks_not_due_yet_need_no_drain(pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1))
-    (ref,) = pending.take(PROJECT, "w")
-    pending.give_back(PROJECT, "w", ref, delay_s=60)
+    (lease,) = pending.take(PROJECT, "w")
+    pending.give_back(PROJECT, "w", lease.ref, delay_s=60)
     assert pending.ensure_drains(PROJECT) == 0
 
 
@@ -62,7 +64,7 @@ def test_jobs_do_not_pile_up_while_the_queue_is_long(
     pending.ensure_drains(PROJECT)
     time.sleep(1.1)  # no worker came; the sweep of some other project's worker looks again
     pending.sweep()
-    assert len(drains(redis)) == 2
+    assert len(drains(redis)) == 1
 
 
 def test_a_drain_that_outlives_its_hold_adds_no_job_for_good(
@@ -86,8 +88,8 @@ def test_the_end_of_a_drain_queues_the_next_one_while_tasks_are_due(redis: Redis
     lose_jobs(redis)
     pending.hold_slot(PROJECT, 0)
     pending.hold_slot(PROJECT, 1)
-    for ref in pending.take(PROJECT, "w"):
-        pending.done(PROJECT, "w", ref)
+    for lease in pending.take(PROJECT, "w"):
+        pending.done(PROJECT, "w", lease.ref)
     pending.next_drain(PROJECT, 0)
     assert [job.slot for job in drains(redis)] == [0]
     lose_jobs(redis)
@@ -112,6 +114,40 @@ def test_a_dead_worker_does_not_keep_its_slot(redis: Redis, hasty: PendingTasks)
     time.sleep(0.08)
     assert hasty.sweep() == refs(1)
     assert len(drains(redis)) == 1
+
+
+def test_many_workers_share_a_project_within_bounds(
+    redis: Redis, pending: PendingTasks, presence: WorkerPresence
+) -> None:
+    for number in range(30):
+        presence.heartbeat(f"w{number}")
+    pending.add(PROJECT, refs(*range(1, 1001)))
+    assert pending.ensure_drains(PROJECT) == slots.SLOTS
+
+
+def test_a_small_project_waits_for_a_few_drains_of_a_large_one_only(
+    redis: Redis, pending: PendingTasks, presence: WorkerPresence
+) -> None:
+    presence.heartbeat("w")
+    pending.add(1, refs(*range(1, 1001)))
+    pending.ensure_drains(1)
+    pending.add(2, refs(1))
+    pending.ensure_drains(2)
+    pending.next_drain(1, 0)
+    order = [job.project for job in drains(redis)]
+    assert order.index(2) <= 2
+    assert len(order) == 3
+
+
+def test_what_an_annotator_waits_for_goes_ahead_of_all(redis: Redis, pending: PendingTasks) -> None:
+    pending.add(1, refs(*range(1, 1001)))
+    pending.ensure_drains(1)
+    pending.add(2, refs(1), priority=Priority.OPENED)
+    for _ in range(3):
+        pending.ensure_drains(2, urgent=True)
+    first, *others = drains(redis)
+    assert (first.project, first.slot) == (2, slots.URGENT_SLOT)
+    assert [job.slot for job in others].count(slots.URGENT_SLOT) == 0
 
 
 def test_projects_have_slots_of_their_own(redis: Redis, pending: PendingTasks) -> None:

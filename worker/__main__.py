@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import FrameType
 
@@ -24,12 +24,17 @@ from plugin_config.errors import QueueUnavailable, ZeromaskError
 from plugin_config.jobs import ALLOWED_FUNCTIONS, predict_queue
 from plugin_config.settings import Settings
 from worker import tasks
-from worker.resident import Keeper, Resident
+from worker.keeper import Keeper
+from worker.pipeline import Pipeline, Stages
+from worker.predict import Prediction
+from worker.resident import Resident
 
 log = logging.getLogger(__name__)
 
 _REDIS_TIMEOUT_S = 10.0
 _REDIS_AWAY_S = 2.0
+# Less than a supervisor waits before it kills.
+_GRACE_S = 5.0
 
 
 class AllowListWorker(SimpleWorker):
@@ -40,7 +45,7 @@ class AllowListWorker(SimpleWorker):
     stopping: threading.Event
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """On SIGTERM or SIGINT: the drain at hand gives back what it has not begun, then the worker ends."""
+        """On SIGTERM or SIGINT: what has not been in the model is given back, then the worker ends."""
         self.stopping.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
@@ -54,8 +59,13 @@ class AllowListWorker(SimpleWorker):
         self.handle_job_failure(job=job, queue=queue, exc_string="function is not on the allow-list")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run a worker with the settings of environment and command line. Returns 0; 2 when it could not start."""
+def main(arguments: Sequence[str], *, stages: Callable[[Resident], Stages] = Prediction) -> int:
+    """Run a worker with the settings of environment and command line. Returns 0; 2 when it could not start.
+
+    Args:
+        arguments: the command line.
+        stages: makes what is done with a task; benchmarks put something quicker there.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s worker %(levelname)s %(message)s")
     for noisy in ("httpx", "rq.worker", "huggingface_hub", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -67,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask worker: {error}\n")
         return 2
-    run(resident, connect(settings))
+    run(resident, stages(resident), connect(settings))
     return 0
 
 
@@ -91,10 +101,15 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
     return connection
 
 
-def run(resident: Resident, connection: Redis) -> None:
+def run(resident: Resident, stages: Stages, connection: Redis) -> None:
     """Work off the queue with a keeper beside, through restarts of Redis; ends on SIGTERM or SIGINT."""
-    tasks.attach(resident)
-    keeper = Keeper(resident)
+    settings = resident.settings
+    pipeline = Pipeline(
+        stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
+        stopping=resident.stopping,
+    )  # fmt: skip
+    tasks.attach(resident, pipeline)
+    keeper = Keeper(resident, pipeline)
     keeper.start()
     encoder = resident.segmenter.encoder
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
@@ -107,6 +122,7 @@ def run(resident: Resident, connection: Redis) -> None:
                 log.warning("Redis went away (%s); trying again in %.0f s", error, _REDIS_AWAY_S)
                 resident.stopping.wait(_REDIS_AWAY_S)
     finally:
+        pipeline.close(grace_s=_GRACE_S)
         keeper.stop()
 
 

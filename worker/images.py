@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from plugin_config.errors import ImageUnavailable
+from plugin_config.errors import ImageHostTrouble, ImageUnavailable
 from plugin_config.label_studio import LabelStudio
 from plugin_config.settings import Settings
 
@@ -76,6 +76,7 @@ def fetch_image(url: object, *, task: int, label_studio: LabelStudio, limits: Im
 
     Raises:
         ImageUnavailable: bad address, not found, too large, private, or no image; the message names the task.
+        ImageHostTrouble: its server is slow, down or in trouble: worth trying again.
         LabelStudioUnreachable: Label Studio serves the file and does not answer now.
     """
     subject = f"image of task {task}"
@@ -154,6 +155,9 @@ def _fetch(url: str, task: int, subject: str, label_studio: LabelStudio, limits:
                 if response.has_redirect_location:
                     url = urljoin(str(response.request.url.copy_with(query=None)), response.headers["location"])
                     continue
+                if response.status_code == 429 or response.status_code >= 500:
+                    problem = f"was answered with HTTP {response.status_code}"
+                    raise ImageHostTrouble(subject, problem, "Look at its server.")
                 if response.status_code != 200:
                     remedy = "Check that the task's image exists and that the token's user may see it."
                     raise ImageUnavailable(subject, f"was answered with HTTP {response.status_code}", remedy)
@@ -199,7 +203,7 @@ def _open_foreign(url: str, subject: str, limits: ImageLimits, deadline: float) 
         if time.monotonic() >= deadline:
             raise _too_slow(subject, limits) from error
         remedy = "Open the address in a browser from the worker's machine."
-        raise ImageUnavailable(subject, f"cannot be fetched ({type(error).__name__}: {error})", remedy) from error
+        raise ImageHostTrouble(subject, f"cannot be fetched ({type(error).__name__}: {error})", remedy) from error
 
 
 @contextmanager
@@ -233,7 +237,7 @@ def _public_address(url: httpx.URL, subject: str, limits: ImageLimits) -> str:
         found = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         remedy = "Check the host name in the task's data."
-        raise ImageUnavailable(subject, f"is on a host that is not known, {url.host!r}", remedy) from error
+        raise ImageHostTrouble(subject, f"is on a host that is not known, {url.host!r}", remedy) from error
     addresses = [str(entry[4][0]) for entry in found]
     if not limits.allow_private and not all(_is_public(address) for address in addresses):
         remedy = "If that is meant, set ZEROMASK_ALLOW_PRIVATE_IMAGES=1."
@@ -263,13 +267,13 @@ def _read(response: httpx.Response, subject: str, limits: ImageLimits, deadline:
     except httpx.HTTPError as error:
         if time.monotonic() >= deadline:
             raise _too_slow(subject, limits) from error
-        raise ImageUnavailable(subject, f"broke off ({type(error).__name__})", _AGAIN) from error
+        raise ImageHostTrouble(subject, f"broke off ({type(error).__name__})", _AGAIN) from error
     return bytes(content)
 
 
-def _too_slow(subject: str, limits: ImageLimits) -> ImageUnavailable:
+def _too_slow(subject: str, limits: ImageLimits) -> ImageHostTrouble:
     remedy = "Raise ZEROMASK_IMAGE_TIMEOUT_S when its server is that slow."
-    return ImageUnavailable(subject, f"did not arrive within {limits.timeout_s:g} s", remedy)
+    return ImageHostTrouble(subject, f"did not arrive within {limits.timeout_s:g} s", remedy)
 
 
 def _too_large(subject: str, found: str, limits: ImageLimits) -> ImageUnavailable:

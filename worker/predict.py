@@ -8,223 +8,224 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from plugin_config.errors import (
+    ImageHostTrouble,
     ImageUnavailable,
     LabelingConfigError,
     LabelStudioError,
     LabelStudioUnreachable,
+    QueueUnavailable,
     RegionError,
 )
 from plugin_config.jobs import DrainProject, TaskRef
-from plugin_config.label_studio import Task
+from plugin_config.pending import MAX_ATTEMPTS, Lease, Priority
+from plugin_config.slots import URGENT_SLOT
+from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.images import fetch_image
-from worker.order import Order, explain_unknown_words, read_order, replace_older, show
+from worker.order import explain_unknown_words, read_order
+from worker.pipeline import Pipeline
+from worker.posting import Posting, finish
 from worker.resident import Resident
 from worker.results import encode_segments
-from worker.segmentation.encoder import ImageEmbedding
-from worker.segmentation.segmenter import Segmentation
+from worker.work import Drawn, Embedded, Fetched, Leased
 
 log = logging.getLogger(__name__)
 
-_UNREACHABLE_DELAY_S = 5.0
-_REFUSED_DELAY_S = 30.0
+_ROOM_S = 5.0
+_ALONE_S = 60.0
+_AWAY_S, _REFUSED_S = 2.0, 5.0
+_TROUBLE_DELAY_S = 5.0
+# A picture's server that is down for longer than three tries take (20 s) is an answer too.
+_IMAGE_TRIES = 3
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A leased task with its picture, (H, W, 3) uint8 RGB upright."""
-
-    ref: TaskRef
-    task: Task
-    image: NDArray[np.uint8]
-
-
-def drain(resident: Resident, job: DrainProject) -> None:
-    """Lease the tasks that are due, predict and store them, then queue the next drain behind the other projects."""
+def drain(resident: Resident, pipeline: Pipeline, job: DrainProject) -> None:
+    """Lease the tasks that are due as soon as there is room, put them on the line, and queue the next drain behind the
+    other projects.
+    """
     resident.pending.hold_slot(job.project, job.slot)
     try:
-        refs = resident.pending.take(job.project, resident.name, limit=job.limit)
-        if refs:
-            with resident.holding(job.project, refs):
-                Batch(resident, job.project, refs).run()
+        if pipeline.room(job.limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
+            Admission(resident, pipeline, job.project).run(job.limit)
     finally:
         resident.pending.next_drain(job.project, job.slot)
 
 
-class Batch:
-    """Holds the leased tasks of one drain until each is settled: done, failed, dropped or given back."""
+class Admission:
+    """Takes tasks of one project and puts those that need drawing on the line; settles the others."""
 
-    def __init__(self, resident: Resident, project: int, refs: Sequence[TaskRef]) -> None:
+    def __init__(self, resident: Resident, pipeline: Pipeline, project: int) -> None:
         self._resident = resident
+        self._pipeline = pipeline
+        self._leases = resident.leases
         self._project = project
-        self._open = list(refs)
 
-    def run(self) -> None:
-        """Settle every task of the batch."""
+    def run(self, limit: int) -> None:
+        """Lease, read, admit. What cannot begin now is given back, whatever the reason."""
+        left = {lease.ref: lease for lease in self._leases.take(self._project, limit=limit)}
         try:
-            order = read_order(self._resident, self._project)
-            self._run(order)
+            if left:
+                self._begin(left)
         except LabelingConfigError as error:
-            self._fail_all(str(error))
-        except LabelStudioUnreachable as error:
-            self._give_back_all(error, _UNREACHABLE_DELAY_S)
+            while left:
+                self._leases.fail(self._project, left.popitem()[0], str(error))
         except LabelStudioError as error:
-            if error.status == 404:
-                log.warning("project %d is gone; what was pending for it is forgotten", self._project)
-                self._resident.pending.forget(self._project)
-            else:  # a token that was refused, most likely: nothing is wrong with the tasks
-                self._give_back_all(error, _REFUSED_DELAY_S)
+            self._trouble(left, error)
+        finally:  # Redis went away, or RQ's time for a job was over: a task held and forgotten would wait for ever
+            while left:
+                self._leases.give_back(self._project, left.popitem()[0])
 
-    def _run(self, order: Order) -> None:
+    def _begin(self, left: dict[TaskRef, Lease]) -> None:
         resident, project = self._resident, self._project
+        order = read_order(resident, project)
         if resident.ledger.served(project) != order.version:
-            resident.pending.request_refresh(project)
+            resident.hints.request_refresh(project)
         explain_unknown_words(resident, order)
-        self._move_to(order.version)
-        tasks = {task.id: task for task in resident.label_studio.tasks(project, [ref.task for ref in self._open])}
-        fetched = list(self._fetch(order, tasks))
-        start = time.perf_counter()
-        embeddings = self._embed(fetched)
-        embed_ms = (time.perf_counter() - start) * 1000 / max(1, len(fetched))
-        for item in fetched:
-            if resident.stopping.is_set():
-                return self._give_back_all(None, 0.0)
-            if item.ref in embeddings:
-                self._finish(order, item, embeddings[item.ref], embed_ms)
-        return None
+        self._move_to(order.version, left)
+        tasks = {task.id: task for task in resident.label_studio.tasks(project, [ref.task for ref in left])}
+        work = []
+        for ref, lease in list(left.items()):
+            task = tasks.get(ref.task)
+            if task is None:
+                log.info("task %d: is gone from project %d", ref.task, project)
+                del left[ref]
+                self._leases.drop(project, ref)
+            elif order.version in task.versions:  # stored before, only the answer was lost
+                del left[ref]
+                finish(resident, Leased(order, lease, task))
+            else:
+                work.append(Leased(order, lease, task))
+        if any(lease.alone for lease in left.values()):
+            self._admit_alone(work, left)
+        else:
+            left.clear()
+            self._pipeline.admit(work)
 
-    def _move_to(self, version: str) -> None:
+    def _admit_alone(self, work: Sequence[Leased], left: dict[TaskRef, Lease]) -> None:
+        """Workers died when these tasks were there: if one dies again, it must be of them."""
+        if self._pipeline.wait_empty(_ALONE_S):
+            left.clear()
+            self._pipeline.admit(work)
+            self._pipeline.wait_empty(_ALONE_S)
+        while left:
+            self._leases.give_back(self._project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S)
+
+    def _move_to(self, version: str, left: dict[TaskRef, Lease]) -> None:
         """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
         told = self._resident.explained
-        for ref in [ref for ref in self._open if ref.version != version]:
+        for ref, lease in [(ref, lease) for ref, lease in left.items() if ref.version != version]:
             if ref.version.rpartition("-")[0] != version.rpartition("-")[0] and ref.version not in told:
                 told.add(ref.version)
                 log.warning("version %s was asked for, this worker serves %s and predicts at that; when both halves "
                             "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip
-            self._resident.pending.add(self._project, [TaskRef(version, ref.task)])
-            self._drop(ref)
+            priority = Priority.OPENED if lease.urgent else Priority.ASKED
+            self._resident.pending.add(self._project, [TaskRef(version, ref.task)], priority=priority)
+            del left[ref]
+            self._leases.drop(self._project, ref)
 
-    def _fetch(self, order: Order, tasks: dict[int, Task]) -> Iterator[Fetched]:
-        for ref in list(self._open):
-            task = tasks.get(ref.task)
-            if task is None:
-                log.info("task %d: is gone from project %d", ref.task, self._project)
-                self._drop(ref)
-            elif order.version in task.versions:  # stored before, only the answer was lost
-                self._done(order, ref, task)
-            else:
-                try:
-                    url = task.data.get(order.vocabulary.image_key)
-                    limits = self._resident.limits
-                    image = fetch_image(url, task=task.id, label_studio=self._resident.label_studio, limits=limits)
-                    yield Fetched(ref, task, image)
-                except ImageUnavailable as error:
-                    self._fail(ref, str(error))
-                except LabelStudioUnreachable as error:
-                    if error.status < 500:
-                        raise
-                    self._retry(ref, error)
-
-    def _embed(self, fetched: Sequence[Fetched]) -> dict[TaskRef, ImageEmbedding]:
-        """Embed all images in one go; when that breaks, one by one, so that only the one that breaks it fails."""
-        try:
-            found = self._resident.embeddings.embed([item.image for item in fetched])
-            return {item.ref: embedding for item, embedding in zip(fetched, found, strict=True)}
-        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
-            log.warning("%d images did not fit one forward (%s); one by one", len(fetched), error)
-        alone: dict[TaskRef, ImageEmbedding] = {}
-        for item in fetched:
-            try:
-                alone[item.ref] = self._resident.embeddings.embed([item.image])[0]
-            except (RuntimeError, MemoryError) as error:
-                self._fail(item.ref, f"its image cannot be embedded ({error})")
-        return alone
-
-    def _finish(self, order: Order, item: Fetched, embedding: ImageEmbedding, embed_ms: float) -> None:
-        start = time.perf_counter()
-        try:
-            found = self._resident.segmenter.segment(embedding, order.vocabulary, item.image)
-            segment_ms = (time.perf_counter() - start) * 1000
-            if not self._store(order, item, found):
-                return
-        except RegionError as error:
-            self._fail(item.ref, str(error))
-        except LabelStudioUnreachable as error:
-            if error.status < 500:
-                raise  # no answer at all: the same awaits the others
-            self._retry(item.ref, error)
-        except LabelStudioError as error:
-            if error.status in (401, 403):
-                raise
-            self._fail(item.ref, str(error))
-        except Exception as error:  # the last resort: a fault of ours with one task must not cost the others
-            log.exception("task %d: unexpected", item.task.id)
-            self._fail(item.ref, f"unexpected {type(error).__name__}: {error}; the worker's log tells where")
-        else:
-            post_ms = (time.perf_counter() - start) * 1000 - segment_ms
-            log.info("task %d: %d regions, version %s, embed %.0f ms, segment %.0f ms, encode and post %.0f ms",
-                     item.task.id, len(found.segments), order.version, embed_ms, segment_ms, post_ms)  # fmt: skip
-
-    def _store(self, order: Order, item: Fetched, found: Segmentation) -> bool:
+    def _trouble(self, left: dict[TaskRef, Lease], error: LabelStudioError) -> None:
         resident, project = self._resident, self._project
-        result = encode_segments(found.segments)
-        if item.ref not in resident.pending.renew(project, resident.name, [item.ref]):
-            log.warning("task %d: its lease ran out, another worker has it", item.task.id)
-            self._settled(item.ref)
-            return False
-        resident.ledger.remember_version(project, order.version)
-        stored = resident.label_studio.create_prediction(item.task.id, result, score=found.score, version=order.version)
-        if stored.version != order.version or len(stored.result) != len(result):
-            problem = f"stored {len(stored.result)} of {len(result)} regions at version {stored.version!r}"
-            raise LabelStudioError(f"task {item.task.id}", problem, "See Label Studio's log.")
-        self._done(order, item.ref, item.task)
-        return True
-
-    def _done(self, order: Order, ref: TaskRef, task: Task) -> None:
-        resident, project = self._resident, self._project
-        resident.pending.done(project, resident.name, ref)
-        self._settled(ref)
-        served = resident.ledger.served(project)
-        if served and served != order.version:  # the labels changed while this was drawn
-            resident.pending.add(project, [TaskRef(served, ref.task)])
+        if error.status == 404:
+            log.warning("project %d is gone; what was pending for it is forgotten", project)
+            resident.pending.forget(project)
+            while left:
+                self._leases.drop(project, left.popitem()[0])
             return
+        resident.trouble = str(error)
+        log.error("project %d: %s (%d tasks wait)", project, error, len(left))
+        about_project = isinstance(error, LabelStudioUnreachable) and error.status == 500
+        while left:
+            self._leases.give_back(project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S if about_project else 0.0)
+        if not about_project:  # the same awaits the others: they keep their places meanwhile
+            resident.stopping.wait(_AWAY_S if isinstance(error, LabelStudioUnreachable) else _REFUSED_S)
+
+
+class Prediction:
+    """The stages of a task on the line, for one worker. See `worker.pipeline.Stages`."""
+
+    def __init__(self, resident: Resident) -> None:
+        self._resident = resident
+        self._leases = resident.leases
+        self._posting = Posting(resident)
+
+    def fetch(self, leased: Leased) -> Fetched | None:
+        """Read the picture, or settle the task: failed, or to be tried again."""
+        started = time.perf_counter()
+        project, ref, resident = leased.project, leased.ref, self._resident
         try:
-            replace_older(resident, order, task)
-            show(resident, order)
-        except LabelStudioError as error:  # the prediction is stored; what is left over is harmless
-            log.warning("task %d: %s", task.id, error)
+            url = leased.task.data.get(leased.order.vocabulary.image_key)
+            image = fetch_image(url, task=ref.task, label_studio=resident.label_studio, limits=resident.limits)
+        except ImageHostTrouble as error:
+            self._leases.retry(project, ref, str(error), most=_IMAGE_TRIES)
+        except ImageUnavailable as error:
+            self._leases.fail(project, ref, str(error))
+        except LabelStudioUnreachable as error:
+            if error.status == 500:
+                self._leases.retry(project, ref, str(error), most=MAX_ATTEMPTS)
+            else:
+                resident.trouble = str(error)
+                self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
+        except LabelStudioError as error:  # the token, refused
+            resident.trouble = str(error)
+            self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
+        else:
+            return Fetched(leased, image, {"fetch": _ms_since(started)})
+        return None
 
-    def _fail(self, ref: TaskRef, reason: str) -> None:
-        log.error("task %d: %s", ref.task, reason)
-        self._resident.pending.fail(self._project, self._resident.name, ref, reason)
-        self._settled(ref)
+    def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
+        """Show the pictures to the model; those it cannot take are settled alone."""
+        started = time.perf_counter()
+        found = embed_batch([item.image for item in batch], self._resident.embeddings.embed, size)
+        spent = _ms_since(started) / len(batch)
+        done = []
+        for item, outcome in zip(batch, found, strict=True):
+            project, ref = item.leased.project, item.leased.ref
+            if not isinstance(outcome, Exception):
+                done.append(Embedded(item.leased, item.image, outcome, {**item.ms, "embed": spent}))
+            elif is_out_of_memory(outcome):  # others may have taken it just now
+                self._leases.retry(project, ref, f"its image does not fit the memory ({outcome})", most=_IMAGE_TRIES)
+            else:
+                self._leases.fail(project, ref, f"its image cannot be embedded ({outcome})")
+        return done
 
-    def _retry(self, ref: TaskRef, error: LabelStudioError) -> None:
-        log.warning("task %d: %s", ref.task, error)
-        self._resident.pending.retry(self._project, self._resident.name, ref, str(error))
-        self._settled(ref)
+    def draw(self, embedded: Embedded) -> Drawn | None:
+        """Segment the picture by its project's labels and make regions of that."""
+        started, leased = time.perf_counter(), embedded.leased
+        try:
+            found = self._resident.segmenter.segment(embedded.embedding, leased.order.vocabulary, embedded.image)
+            result = encode_segments(found.segments)
+        except RegionError as error:
+            self._leases.fail(leased.project, leased.ref, str(error))
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory()
+            reason = f"its masks do not fit the memory ({error})"
+            self._leases.retry(leased.project, leased.ref, reason, most=_IMAGE_TRIES)
+            return None
+        return Drawn(leased, result, found.score, {**embedded.ms, "segment": _ms_since(started)})
 
-    def _drop(self, ref: TaskRef) -> None:
-        self._resident.pending.drop(self._project, self._resident.name, ref)
-        self._settled(ref)
+    def post(self, drawn: Drawn) -> None:
+        """Store the regions, through whatever happens."""
+        self._posting.post(drawn)
 
-    def _fail_all(self, reason: str) -> None:
-        for ref in list(self._open):
-            self._fail(ref, reason)
+    def give_back(self, leased: Leased, *, posting: bool) -> None:
+        """Another worker does it; when the prediction may be on its way, it is looked after."""
+        try:
+            if posting:
+                self._resident.ledger.doubt(leased.project, leased.ref)
+        except QueueUnavailable as error:
+            log.warning("task %d: %s", leased.ref.task, error)
+        self._leases.give_back(leased.project, leased.ref)
 
-    def _give_back_all(self, error: LabelStudioError | None, delay_s: float) -> None:
-        if error is not None:
-            log.error("project %d: %s (%d tasks wait)", self._project, error, len(self._open))
-        for ref in list(self._open):
-            self._resident.pending.give_back(self._project, self._resident.name, ref, delay_s=delay_s)
-            self._settled(ref)
+    def unexpected(self, leased: Leased, error: Exception) -> None:
+        """A fault of ours ends this task only."""
+        reason = f"unexpected {type(error).__name__}: {error}; the worker's log tells where"
+        self._leases.fail(leased.project, leased.ref, reason)
 
-    def _settled(self, ref: TaskRef) -> None:
-        self._open.remove(ref)
-        self._resident.release(self._project, [ref])
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,6 +1,7 @@
 """The functions RQ calls: each checks its job and tells a worker what to do.
 
-It must not hold anything but the worker's one `Resident`, which `worker.__main__` attaches before the first job.
+It must not hold anything but the worker's one `Resident` and its `Pipeline`, which `worker.__main__` attaches before
+the first job.
 """
 
 from __future__ import annotations
@@ -10,29 +11,31 @@ from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.jobs import DrainProject, RefreshProject
+from worker.pipeline import Pipeline
 from worker.predict import drain
 from worker.refresh import refresh
 from worker.resident import Resident
 
-_attached: list[Resident] = []
+_attached: list[tuple[Resident, Pipeline]] = []
 
 
-def attach(resident: Resident) -> None:
-    """Make `resident` the one every job of this process uses."""
-    _attached[:] = [resident]
+def attach(resident: Resident, pipeline: Pipeline) -> None:
+    """Make these the ones every job of this process uses."""
+    _attached[:] = [(resident, pipeline)]
 
 
 def drain_project(payload: Mapping[str, Any]) -> None:
-    """RQ job: predict up to N pending tasks of a project; see `plugin_config.jobs.DrainProject`."""
-    drain(_resident(), DrainProject.from_json(payload))
+    """RQ job: put up to N pending tasks of a project on the line; see `plugin_config.jobs.DrainProject`."""
+    drain(*_worker(), DrainProject.from_json(payload))
 
 
 def refresh_project(payload: Mapping[str, Any]) -> None:
     """RQ job: look at a project again; see `plugin_config.jobs.RefreshProject`."""
-    refresh(_resident(), RefreshProject.from_json(payload))
+    resident, _ = _worker()
+    refresh(resident, RefreshProject.from_json(payload))
 
 
-def _resident() -> Resident:
+def _worker() -> tuple[Resident, Pipeline]:
     if not _attached:
         remedy = "Start workers with `zeromask worker`, not with `rq worker`: it loads the model once."
         raise EnvironmentBroken("worker", "has no model loaded", remedy)

@@ -1,0 +1,127 @@
+"""What a person may do to the queue, and what a person may see of it. It must not know how it is shown.
+
+See `plugin_config.pending` for the keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from redis import Redis
+
+from plugin_config import pending_scripts as scripts
+from plugin_config.jobs import TaskRef
+from plugin_config.pending import AHEAD_MS, PendingTasks, Priority
+from plugin_config.presence import WorkerPresence, WorkerState
+from plugin_config.redis_errors import redis_errors
+from plugin_config.settings import Settings
+from plugin_config.states import Counts
+
+_BULK = 5000
+
+
+@dataclass(frozen=True)
+class ProjectState:
+    """One project: tasks by state, whether it is paused, tasks done per second of late, and seconds until all are
+    done at that pace (None when nothing moves).
+    """
+
+    project: int
+    counts: Counts
+    paused: bool
+    per_s: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True)
+class LastError:
+    """One task that failed: when (UTC), which, why."""
+
+    at: datetime
+    project: int
+    task: int
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """Everything a person sees at a glance."""
+
+    projects: tuple[ProjectState, ...]
+    workers: tuple[WorkerState, ...]
+    errors: tuple[LastError, ...]
+
+
+class QueueControl:
+    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._pending = PendingTasks(redis, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
+        self._presence = WorkerPresence(redis)
+
+    @redis_errors
+    def knows(self, project: int) -> bool:
+        """Whether the project ever asked for anything."""
+        return bool(self._redis.sismember("zeromask:projects", str(project)))
+
+    @redis_errors
+    def cancel(self, project: int, tasks: Collection[int] = ()) -> int:
+        """Take back what was asked for, all of a project or these tasks; what is being worked on is not stored any
+        more. Returns how many. Asking again later is no different from the first time.
+        """
+        wanted = set(tasks)
+        members = [ref.encode() for ref in self._pending.open_refs(project) if not wanted or ref.task in wanted]
+        return self._in_parts(scripts.CANCEL, project, members)
+
+    @redis_errors
+    def retry(self, project: int, tasks: Collection[int] = ()) -> int:
+        """Ask again for what failed, all of a project or these tasks; returns how many."""
+        wanted = set(tasks)
+        failed = [ref.encode() for ref in self._pending.failures(project) if not wanted or ref.task in wanted]
+        moved = self._in_parts(scripts.AGAIN, project, failed, Priority.ASKED * AHEAD_MS)
+        self._pending.ensure_drains(project)
+        return moved
+
+    @redis_errors
+    def pause(self, project: int) -> None:
+        """Nothing more of the project is taken until `resume`; what is being worked on is finished."""
+        self._redis.sadd("zeromask:paused", project)
+
+    @redis_errors
+    def resume(self, project: int) -> None:
+        """Go on with a paused project."""
+        self._redis.srem("zeromask:paused", project)
+        self._pending.ensure_drains(project)
+
+    @redis_errors
+    def state(self, *, errors: int = 5) -> QueueState:
+        """All projects, workers, and the last failures, newest first."""
+        paused = {int(project) for project in self._redis.smembers("zeromask:paused")}
+        projects = tuple(self._project(project, paused) for project in self._pending.projects())
+        rows = self._redis.lrange("zeromask:errors", 0, errors - 1) if errors else []
+        return QueueState(projects, tuple(self._presence.workers()), tuple(_error(row) for row in rows))
+
+    def _project(self, project: int, paused: Collection[int]) -> ProjectState:
+        counts = self._pending.counts(project)
+        per_s = int(self._redis.eval(scripts.PACE, 1, f"zeromask:{project}:")) / 60
+        left = counts.pending + counts.leased
+        eta = left / per_s if per_s and project not in paused else (None if left else 0.0)
+        return ProjectState(project, counts, project in paused, per_s, eta)
+
+    def _in_parts(self, script: str, project: int, members: list[str], *args: int) -> int:
+        return sum(
+            int(self._redis.eval(script, 1, f"zeromask:{project}:", *args, *members[start : start + _BULK]))
+            for start in range(0, len(members), _BULK)
+        )
+
+
+def _error(row: bytes | str) -> LastError:
+    found = json.loads(row)
+    ref = TaskRef.decode(found["task"])
+    at = datetime.fromtimestamp(found["at"] / 1000, tz=UTC)
+    return LastError(at, int(found["project"]), ref.task, ref.version, str(found["reason"]))

@@ -1,0 +1,80 @@
+"""Which workers live, and what each says of itself. It must not know what they work on.
+
+Keys:
+
+    zeromask:workers   zset   worker name -> last heartbeat, ms of Redis' clock
+    zeromask:about     hash   worker name -> JSON: model, device, what it waits for
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from plugin_config.redis_errors import redis_errors
+
+_SEEN_MS = 15_000
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """One living worker: `age_s` seconds since its last sign, `about` what it said then."""
+
+    name: str
+    age_s: float
+    about: Mapping[str, str]
+
+
+class WorkerPresence:
+    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    @redis_errors
+    def heartbeat(self, worker: str, about: Mapping[str, str] | None = None) -> None:
+        """A worker lives, and says this of itself."""
+        now = self._now_ms()
+        gone = self._redis.zrangebyscore("zeromask:workers", "-inf", now - _SEEN_MS)
+        pipe = self._redis.pipeline()
+        if gone:
+            pipe.zrem("zeromask:workers", *gone)
+            pipe.hdel("zeromask:about", *gone)
+        pipe.zadd("zeromask:workers", {worker: now})
+        pipe.hset("zeromask:about", worker, json.dumps(dict(about or {})))
+        pipe.execute()
+
+    @redis_errors
+    def leave(self, worker: str) -> None:
+        """A worker goes in good order."""
+        self._redis.zrem("zeromask:workers", worker)
+        self._redis.hdel("zeromask:about", worker)
+
+    @redis_errors
+    def live_workers(self) -> int:
+        """Workers that gave a sign of life within the last 15 s."""
+        return int(self._redis.zcount("zeromask:workers", *self._window()))
+
+    @redis_errors
+    def workers(self) -> list[WorkerState]:
+        """The living workers by name."""
+        now = self._now_ms()
+        rows: Any = self._redis.zrangebyscore("zeromask:workers", *self._window(), withscores=True)
+        about: Any = self._redis.hgetall("zeromask:about")
+        states = [
+            WorkerState(name.decode(), max(0.0, (now - seen) / 1000), json.loads(about.get(name) or "{}"))
+            for name, seen in rows
+        ]
+        return sorted(states, key=lambda state: state.name)
+
+    def _window(self) -> tuple[int, int]:
+        now = self._now_ms()  # a sign from far ahead was given before the clock was set back: it says nothing
+        return now - _SEEN_MS, now + _SEEN_MS
+
+    def _now_ms(self) -> int:
+        seconds, micros = self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000

@@ -1,0 +1,209 @@
+"""A worker over a real Redis with stand-ins for Label Studio and the model, for tests of what these do wrong.
+
+`test_label_studio.py` has the real ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from redis import Redis
+
+from plugin_config.errors import (
+    ImageHostTrouble,
+    ImageUnavailable,
+    LabelStudioError,
+)
+from plugin_config.hints import ProjectHints
+from plugin_config.jobs import DrainProject, RefreshProject, TaskRef
+from plugin_config.label_studio import Project, StoredPrediction, Task
+from plugin_config.ledger import ProjectLedger
+from plugin_config.pending import PendingTasks
+from plugin_config.settings import Settings
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary, version_name
+from worker import posting, predict
+from worker.leases import Leases
+from worker.pipeline import Pipeline
+from worker.predict import Prediction, drain
+from worker.refresh import refresh
+from worker.resident import Resident
+from worker.segmentation.segmenter import LabelSegment, Segmentation
+
+CONFIG = (
+    '<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i"><Label value="{}"/></BrushLabels></View>'
+)
+PROJECT = 1
+
+
+def version(word: str = "cat") -> str:
+    return version_name("builtin", parse_vocabulary(CONFIG.format(word)))
+
+
+class StandInLabelStudio:
+    """Keeps tasks and predictions in memory; `before_store` may refuse."""
+
+    def __init__(self, count: int) -> None:
+        self.config = CONFIG.format("cat")
+        self.gone = self.refuses = False
+        self.data = dict.fromkeys(range(1, count + 1), "x")
+        self.stored: list[StoredPrediction] = []
+        self.ids = itertools.count(1)
+        self.annotated: set[int] = set()
+        self.shown = ""
+        self.before_store: Callable[[int], None] = lambda task: None
+        self.after_store: Callable[[int], None] = lambda task: None
+        self.before_tasks: Callable[[], None] = lambda: None
+        self.parents: set[int] = set()
+        self.scores: dict[int, float] = {}
+
+    def project(self, project: int) -> Project:
+        if self.gone:
+            raise LabelStudioError("GET project", "was refused (HTTP 404)", "Check.", status=404)
+        if self.refuses:
+            raise LabelStudioError("GET project", "was refused (HTTP 401)", "Token.", status=401)
+        return Project(project, "t", self.config, self.shown, len(self.data))
+
+    def model_titles(self, project: int) -> frozenset[str]:
+        return frozenset()
+
+    def all_tasks(self, project: int) -> Iterator[Task]:
+        for task in self.data:
+            versions = frozenset(row.version for row in self.stored if row.task == task)
+            yield Task(task, {"image": self.data[task]}, versions, int(task in self.annotated), self.scores.get(task))
+
+    def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
+        self.before_tasks()
+        return [task for task in self.all_tasks(project) if task.id in ids]
+
+    def predictions(self, task: int) -> list[StoredPrediction]:
+        return [row for row in self.stored if row.task == task]
+
+    def create_prediction(self, task: int, result: Sequence[Any], *, score: float, version: str) -> StoredPrediction:
+        self.before_store(task)
+        row = StoredPrediction(next(self.ids), task, version, list(result), score)
+        self.stored.append(row)
+        self.after_store(task)
+        return row
+
+    def parent_predictions(self, task: int) -> frozenset[int]:
+        return frozenset(self.parents)
+
+    def delete_prediction(self, prediction: int) -> None:
+        self.stored = [row for row in self.stored if row.id != prediction]
+
+    def show_version(self, project: int, version: str) -> None:
+        self.shown = version
+
+
+class StandInModel:
+    """Finds one square in every image; images whose first pixel is 13 do not fit its memory, nor do more than `room` at
+    once; those with 14 break it.
+    """
+
+    def __init__(self) -> None:
+        self.room = 100
+        self.batches: list[int] = []
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
+        self.batches.append(len(images))
+        if any(image[0, 0, 0] == 13 for image in images) or len(images) > self.room:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory")
+        if any(image[0, 0, 0] == 14 for image in images):
+            raise RuntimeError("shapes do not match")
+        return list(images)
+
+    def segment(self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
+        assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
+        mask = np.zeros((8, 8), dtype=bool)
+        mask[2:5, 2:5] = True
+        return Segmentation((LabelSegment(vocabulary.labels[0], mask, 0.9),), 0.9)
+
+    def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
+        return {}
+
+
+class StandInResident:
+    """What `worker.resident.Resident` holds, with stand-ins for the model and Label Studio, and a real line."""
+
+    def __init__(self, redis: Redis, count: int = 8) -> None:
+        self.name = "me"
+        self.settings = Settings(model="builtin")
+        self.pending = PendingTasks(redis, drain_tasks=8, lease_s=30)
+        self.leases = Leases(self.pending, self.name)
+        self.ledger = ProjectLedger(redis)
+        self.hints = ProjectHints(redis)
+        self.label_studio = StandInLabelStudio(count)
+        self.segmenter = self.embeddings = StandInModel()
+        self.limits = None
+        self.explained: set[str] = set()
+        self.stopping = threading.Event()
+        self.trouble = ""
+        self.pipeline = Pipeline(Prediction(cast("Resident", self)), capacity=16, batch=8, stopping=self.stopping)
+
+    def ask(self, *tasks: int, word: str = "cat") -> None:
+        self.pending.add(PROJECT, [TaskRef(version(word), task) for task in tasks])
+
+    def begin(self) -> None:
+        drain(cast("Resident", self), self.pipeline, DrainProject(project=PROJECT, slot=0, limit=8))
+
+    def drain(self) -> None:
+        self.begin()
+        assert self.pipeline.wait_empty(20)
+
+    def refresh(self) -> None:
+        refresh(cast("Resident", self), RefreshProject(project=PROJECT))
+
+    def stored(self) -> list[tuple[int, str]]:
+        return sorted((row.task, row.version) for row in self.label_studio.stored)
+
+
+@pytest.fixture(name="resident")
+def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInResident]:
+    def fetch(url: object, *, task: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
+        if url == "broken":
+            raise ImageUnavailable(f"image of task {task}", "is broken", "Mend it.")
+        if url == "slow":
+            raise ImageHostTrouble(f"image of task {task}", "did not arrive within 30 s", "Look at its server.")
+        return np.full((8, 8, 3), {"huge": 13, "odd": 14}.get(str(url), 200), dtype=np.uint8)
+
+    monkeypatch.setattr(predict, "fetch_image", fetch)
+    monkeypatch.setattr(predict, "_AWAY_S", 0.05)
+    monkeypatch.setattr(predict, "_REFUSED_S", 0.05)
+    monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)
+    house = StandInResident(redis)
+    house.ledger.serve(PROJECT, version())
+    yield house
+    house.pipeline.close(grace_s=0.1)
+
+
+def time_passes(redis: Redis, seconds: float = 1000) -> None:
+    redis.hincrby("zeromask:clock", "now", int(seconds * 1000))
+
+
+def refuse(task: int, error: Exception) -> Callable[[int], None]:
+    def check(asked: int) -> None:
+        if asked == task:
+            raise error
+
+    return check
+
+
+def refuse_once(task: int, error: Exception) -> Callable[[int], None]:
+    left = [task]
+
+    def check(asked: int) -> None:
+        if asked in left:
+            left.remove(asked)
+            raise error
+
+    return check
+
+
+ALL = tuple(range(1, 9))
+BUT_THREE = [(task, version()) for task in ALL if task != 3]

@@ -1,0 +1,37 @@
+"""Five of the faults of `make faults`, in a short form: nothing is lost, nothing is doubled.
+
+Redis, backend, workers and Label Studio are real, and so is the proxy between them; see `tests.faults.rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.faults import rows
+from tests.faults.stand import Row, Serving
+from tests.house import House
+
+
+@dataclass
+class Running:
+    """The Label Studio that serves the whole test run."""
+
+    url: str
+
+
+@pytest.mark.parametrize(
+    ("fault", "scale"),
+    [
+        pytest.param(rows.worker_killed, 0.1, id="worker kill -9"),
+        pytest.param(rows.redis_killed, 0.34, id="Redis kill and restart"),
+        pytest.param(rows.answers_lost, 0.3, id="500s and lost answers"),
+        pytest.param(rows.backend_restarted, 0.5, id="backend restart"),
+        pytest.param(rows.webhooks_repeated, 0.3, id="duplicate webhooks"),
+    ],
+)
+def test_a_fault_loses_and_doubles_nothing(house: House, fault: Callable[[Serving, float], Row], scale: float) -> None:
+    row = fault(Running(house.label_studio.url), scale)
+    assert (row.predicted, row.failed, row.duplicated, row.lost) == (row.submitted, 0, 0, 0), row

@@ -1,0 +1,61 @@
+"""What waits before a stage: urgent first, alike together, bounded in bytes, nothing lost between threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from worker.inbox import Inbox
+
+
+def test_urgent_items_go_first_and_the_others_as_they_came() -> None:
+    inbox: Inbox[str] = Inbox()
+    for item, urgent in (("a", False), ("b", False), ("U", True), ("c", False), ("V", True)):
+        inbox.put(item, urgent=urgent)
+    assert [inbox.get(timeout_s=0)[0] for _ in range(5)] == ["U", "V", "a", "b", "c"]
+    assert inbox.get(timeout_s=0.01) == []
+
+
+def test_a_batch_is_of_one_kind_and_leaves_the_rest_in_order() -> None:
+    inbox: Inbox[str] = Inbox()
+    for item in ("a1", "b1", "a2", "b2", "a3", "a4"):
+        inbox.put(item, urgent=False)
+    assert inbox.get(3, timeout_s=0, alike=lambda item: item[0]) == ["a1", "a2", "a3"]
+    assert inbox.get(9, timeout_s=0, alike=lambda item: item[0]) == ["b1", "b2"]
+    assert inbox.get(9, timeout_s=0, alike=lambda item: item[0]) == ["a4"]
+
+
+def test_who_would_fill_it_waits_but_not_what_is_urgent_and_one_always_fits() -> None:
+    inbox: Inbox[str] = Inbox(most_bytes=100)
+    inbox.put("huge", urgent=False, size=500)
+    inbox.put("urgent", urgent=True, size=500)
+    late = threading.Thread(target=lambda: inbox.put("late", urgent=False, size=50))
+    late.start()
+    late.join(timeout=0.1)
+    assert late.is_alive()
+    assert [inbox.get(timeout_s=0)[0] for _ in range(2)] == ["urgent", "huge"]
+    late.join(timeout=5)
+    assert inbox.get(timeout_s=1) == ["late"]
+
+
+def test_many_threads_lose_and_double_nothing() -> None:
+    inbox: Inbox[int] = Inbox(most_bytes=50)
+    taken: list[int] = []
+
+    def take() -> None:
+        while len(taken) < 2000:
+            taken.extend(inbox.get(3, timeout_s=0.05))
+
+    def put(start: int) -> None:
+        for number in range(start, start + 500):
+            inbox.put(number, urgent=number % 7 == 0, size=10)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    threads += [threading.Thread(target=put, args=(start,)) for start in range(0, 2000, 500)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(taken) == list(range(2000))
+    assert time.monotonic() - started < 30

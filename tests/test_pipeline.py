@@ -1,0 +1,163 @@
+"""The assembly line: what is on it, alone or together, what fits a forward, what becomes of it at the end."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from redis import Redis
+
+from plugin_config.errors import (
+    LabelStudioUnreachable,
+    QueueUnavailable,
+)
+from plugin_config.vocabulary import Vocabulary
+from tests.stand_ins import (
+    ALL,
+    PROJECT,
+    StandInModel,
+    StandInResident,
+    resident_fixture,
+    time_passes,
+    version,
+)
+from worker.batches import BatchSize, embed_batch
+from worker.segmentation.segmenter import Segmentation
+
+__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+
+
+def test_a_batch_that_does_not_fit_is_done_in_parts_and_the_next_ones_are_smaller() -> None:
+    model, size = StandInModel(), BatchSize(8)
+    size.size, model.room = 8, 3
+    images = [np.full((8, 8, 3), 200, dtype=np.uint8) for _ in range(8)]
+    assert len(embed_batch(images, model.embed, size)) == 8
+    assert model.batches == [8, 4, 2, 2, 4, 2, 2]
+    assert size.size == 2
+    for _ in range(40):
+        embed_batch(images[: size.size], model.embed, size)
+    assert size.size == 2, "no more for a while"
+    model.room = 100  # something else gave its memory back
+    for _ in range(100):
+        embed_batch(images[: size.size], model.embed, size)
+    assert size.size == 8
+
+
+def test_a_slow_model_gets_small_batches() -> None:
+    size = BatchSize(8)
+    for _ in range(5):
+        size.took(size.size, 0.01)
+    assert size.size == 8
+    size.took(8, 5.0)
+    assert size.size == 4
+
+
+def test_a_redis_that_goes_away_while_a_drain_begins_leaves_no_task_behind(
+    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held by a living worker and worked on by nobody, a task would wait for ever."""
+
+    def away(*_: Any) -> str:
+        raise QueueUnavailable("Redis", "does not answer", "Start it.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(resident.ledger, "served", away)
+        resident.ask(*ALL)
+        with pytest.raises(QueueUnavailable):
+            resident.begin()
+    assert resident.leases.held() == 0
+    resident.drain()
+    assert resident.stored() == [(task, version()) for task in ALL]
+
+
+def test_a_suspect_is_alone_on_the_line(resident: StandInResident, redis: Redis) -> None:
+    """Two workers died with it; the third one must die of nothing else."""
+    resident.ask(*ALL)
+    redis.hset(f"zeromask:{PROJECT}:deaths", f"{version()}|3", 2)
+    together: list[list[int]] = []
+
+    def watch(task: int) -> None:
+        if task == 3:
+            together.append([ref.task for ref in resident.pending.open_refs(PROJECT)])
+
+    resident.label_studio.before_store = watch
+    for _ in range(3):
+        resident.begin()
+    assert resident.pipeline.wait_empty(20)
+    assert resident.stored() == [(task, version()) for task in ALL]
+    counts = resident.pending.counts(PROJECT)
+    assert (counts.done, counts.leased) == (8, 0)
+    assert together == [[4, 5, 6, 7, 8, 3]], "the others wait, the earlier ones are done"
+
+
+def test_the_line_takes_no_more_than_it_can_hold(resident: StandInResident) -> None:
+    hold = threading.Event()
+
+    def wait(task: int) -> None:
+        hold.wait(20)
+
+    resident.label_studio.before_store = wait
+    resident.label_studio.data = dict.fromkeys(range(1, 51), "x")
+    resident.ask(*range(1, 51))
+    for _ in range(2):
+        resident.begin()
+    assert not resident.pipeline.room(8, urgent=False, timeout_s=0.1)
+    assert resident.pipeline.room(8, urgent=True, timeout_s=0.1), "somebody waits for these"
+    hold.set()
+    assert resident.pipeline.wait_empty(20)
+
+
+def test_stopping_finishes_what_was_drawn_and_gives_the_rest_back_without_blame(
+    resident: StandInResident, redis: Redis
+) -> None:
+    resident.label_studio.data = dict.fromkeys(range(1, 17), "x")
+    resident.ask(*range(1, 17))
+    looked = threading.Event()
+
+    def stop() -> None:  # the signal comes when tasks are taken and none is fetched
+        resident.stopping.set()
+        looked.set()
+
+    resident.label_studio.before_tasks = stop
+    resident.begin()
+    assert looked.is_set()
+    resident.begin()
+    resident.pipeline.close(grace_s=5)
+    counts = resident.pending.counts(PROJECT)
+    assert (counts.done, counts.pending, counts.leased, counts.failed) == (0, 16, 0, 0)
+    assert redis.hlen(f"zeromask:{PROJECT}:deaths") == redis.hlen(f"zeromask:{PROJECT}:tries") == 0
+
+
+def test_stopping_while_label_studio_is_away_gives_everything_back(resident: StandInResident) -> None:
+    def away(task: int) -> None:
+        raise LabelStudioUnreachable("LS", "ConnectError", "Start it.")
+
+    resident.label_studio.before_store = away
+    resident.ask(*ALL)
+    resident.begin()
+    assert not resident.pipeline.wait_empty(0.3)
+    resident.pipeline.close(grace_s=5)
+    counts = resident.pending.counts(PROJECT)
+    assert (counts.pending, counts.leased, counts.failed) == (8, 0, 0)
+
+
+def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
+    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, full = resident.segmenter.segment, [True]
+
+    def segment(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
+        if full.pop() if full else False:
+            raise MemoryError
+        return real(embedding, vocabulary, image)
+
+    monkeypatch.setattr(resident.segmenter, "segment", segment)
+    resident.ask(*ALL)
+    resident.drain()
+    assert len(resident.stored()) == 7
+    time_passes(redis)
+    resident.drain()
+    assert resident.stored() == [(task, version()) for task in ALL]

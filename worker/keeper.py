@@ -1,0 +1,70 @@
+"""Keeps a worker's leases alive, shows that it lives, and looks after what others left.
+
+Runs beside the jobs so that a long forward costs no lease. It must not know how a task is predicted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+from plugin_config.errors import QueueUnavailable, ZeromaskError
+from worker.pipeline import Pipeline
+from worker.resident import Resident
+
+log = logging.getLogger(__name__)
+
+_LONGEST_BEAT_S = 3.0
+# A forward or a shape that takes this long will never end, and nothing in this process can end it.
+_STUCK_S = 600.0
+_STUCK_STATUS = 70
+
+
+class Keeper(threading.Thread):
+    """Renews leases, gives signs of life, puts back what dead workers held, asks for a look at every project now and
+    then. A Redis that is away is waited for.
+    """
+
+    def __init__(self, resident: Resident, pipeline: Pipeline) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self._resident = resident
+        self._pipeline = pipeline
+        self._stopped = threading.Event()
+        self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
+        self._reconciled = time.monotonic()
+
+    def run(self) -> None:
+        """Beat until stopped."""
+        while not self._stopped.is_set():
+            if self._pipeline.stuck_s() > _STUCK_S:
+                log.critical("the model has been at one batch for %.0f s: ending, so that the tasks go to another "
+                             "worker", _STUCK_S)  # fmt: skip
+                os._exit(_STUCK_STATUS)
+            try:
+                self.beat()
+            except ZeromaskError as error:  # Redis away, or something odd in it: leases must go on being renewed
+                log.warning("%s", error)
+            self._stopped.wait(self._beat_s)
+
+    def beat(self) -> None:
+        """One round of all duties."""
+        resident = self._resident
+        resident.leases.renew()
+        resident.presence.heartbeat(resident.name, resident.about())
+        for ref in resident.pending.sweep():
+            log.warning("task %d: its worker is gone, it is queued again (version %s)", ref.task, ref.version)
+        if time.monotonic() - self._reconciled >= resident.settings.reconcile_s:
+            self._reconciled = time.monotonic()
+            for project in resident.pending.projects():
+                resident.hints.request_refresh(project)
+
+    def stop(self) -> None:
+        """End the thread and say goodbye."""
+        self._stopped.set()
+        self.join(timeout=5)
+        try:
+            self._resident.presence.leave(self._resident.name)
+        except QueueUnavailable as error:
+            log.warning("%s", error)

@@ -1,0 +1,64 @@
+"""A task on its way through the worker, one value per stage. It must not know the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plugin_config.jobs import TaskRef
+from plugin_config.label_studio import Task
+from plugin_config.pending import Lease
+from worker.order import Order
+from worker.segmentation.encoder import ImageEmbedding
+
+
+@dataclass(frozen=True)
+class Leased:
+    """A task taken, and what its project wants."""
+
+    order: Order
+    lease: Lease
+    task: Task
+
+    @property
+    def project(self) -> int:
+        """The project's id."""
+        return self.order.project.id
+
+    @property
+    def ref(self) -> TaskRef:
+        """What was asked for."""
+        return self.lease.ref
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """With its picture: (H, W, 3) uint8 RGB upright. `ms` tells how long each stage took."""
+
+    leased: Leased
+    image: NDArray[np.uint8]
+    ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """With what the model saw."""
+
+    leased: Leased
+    image: NDArray[np.uint8]
+    embedding: ImageEmbedding
+    ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """With the regions to post, and how sure the model is of them, 0 to 1."""
+
+    leased: Leased
+    result: Sequence[Mapping[str, Any]]
+    score: float
+    ms: Mapping[str, float]
