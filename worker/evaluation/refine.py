@@ -29,11 +29,13 @@ from worker.evaluation.boundaries import boundary_f, confusion, mean_iou
 from worker.evaluation.chart import line_chart
 from worker.evaluation.photographs import Clues, Photograph, clues, read_set
 from worker.evaluation.rivals import bilinear, guided_filter, oracle_fusion, pamr
+from worker.segmentation.key_tower import KeyTower
 from worker.segmentation.shape import ADAPTIVE, SPECTRAL, Method, refine_logits
 from worker.segmentation.spectral import eigen_masks
 
 MEANING = "masks on photographs with drawn truth: do they follow the outline?"
 Refiner = Callable[[Tensor, NDArray[np.uint8]], Tensor]
+Candidates = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 PLAIN, OURS, ORACLE = "bilinear", "zeromask", "oracle (sees the truth)"
 _LEVELS: Mapping[str, tuple[float, float]] = {"L1": (0.80, 0.02), "L2": (0.65, 0.15)}
@@ -93,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--limit", type=int, default=20, help="photographs of each set (default: %(default)s)")
     parser.add_argument("--levels", nargs="+", choices=tuple(_LEVELS), default=list(_LEVELS), help="of noise")
     parser.add_argument("--ablations", action="store_true", help="also parts of the method left out, and the oracle")
+    parser.add_argument("--tower", help="also judge with the keys of this ViT of timm: its name, or NAME:FILE")
     parser.add_argument("--output-dir", type=Path, help="write refine.json and a chart of the gain per photograph here")
 
 
@@ -102,7 +105,13 @@ def run(options: argparse.Namespace) -> int:
     refiners: dict[str, Refiner] = {PLAIN: bilinear, **_RIVALS, OURS: partial(refine_logits, method=ADAPTIVE)}
     if options.ablations:
         refiners |= {name: partial(refine_logits, method=method) for name, method in ABLATIONS.items()}
-    rows, gains = measure(sets, refiners, options.levels, oracle=options.ablations)
+    candidates: Candidates = eigen_masks
+    if options.tower:
+        tower = KeyTower(options.tower)
+        refiners["eigenvectors of keys"] = partial(_with_keys, tower)
+        candidates = partial(_paper_masks, tower)
+    oracle = candidates if options.ablations or options.tower else None
+    rows, gains = measure(sets, refiners, options.levels, oracle=oracle)
     if options.output_dir is not None:
         write(options.output_dir, rows, gains)
     sys.stdout.write(json.dumps({"rows": [asdict(row) for row in rows]}) + "\n" if options.json else table(rows))
@@ -110,9 +119,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(
-    sets: Mapping[str, Sequence[Photograph]], refiners: Mapping[str, Refiner], levels: Sequence[str], *, oracle: bool
+    sets: Mapping[str, Sequence[Photograph]],
+    refiners: Mapping[str, Refiner],
+    levels: Sequence[str],
+    *,
+    oracle: Candidates | None,
 ) -> tuple[list[Row], dict[str, NDArray[np.float64]]]:
-    """Judge refiners, the first of which is what the others are paired with.
+    """Judge refiners, the first of which is what the others are paired with, and the oracle on such candidates.
 
     Returns:
         a row for each set, level and refiner, and the gain of each photograph by "set level" for OURS.
@@ -128,8 +141,8 @@ def measure(
             scores: dict[str, Scores] = {}
             for refiner, refine in refiners.items():
                 scores[refiner] = judge(refine, photos, seen, sigma, strangers, title=f"{name} {level} {refiner}")
-            if oracle:
-                scores[ORACLE] = judge_oracle(photos, seen, sigma)
+            if oracle is not None:
+                scores[ORACLE] = judge_oracle(photos, seen, sigma, oracle)
             plain = scores[next(iter(refiners))]
             rows += [_row(name, level, refiner, found, plain) for refiner, found in scores.items()]
             if OURS in scores:
@@ -179,14 +192,26 @@ def judge(
     return Scores(mean_iou(total), np.array(own), np.array(strange) if strangers else None, float(np.median(spent)))
 
 
-def judge_oracle(photos: Sequence[Photograph], seen: Sequence[Clues], sigma: float) -> Scores:
+def judge_oracle(
+    photos: Sequence[Photograph], seen: Sequence[Clues], sigma: float, candidates: Candidates
+) -> Scores:
     """SAZS's fusion by IoU with the truth, on top of bilinear: the upper bound of its 5 eigenvectors."""
     total, own = np.zeros((256, 256), dtype=np.int64), []
     for photo, clue in zip(photos, seen, strict=True):
-        found = oracle_fusion(bilinear(clue.logits(sigma), photo.image), eigen_masks(photo.image), photo.truth)
+        found = oracle_fusion(bilinear(clue.logits(sigma), photo.image), candidates(photo.image), photo.truth)
         _add(total, found, photo)
         own.append(boundary_f(found, photo.truth, len(photo.classes), radius=2))
     return Scores(mean_iou(total), np.array(own), None, 0.0)
+
+
+def _with_keys(tower: KeyTower, coarse: Tensor, image: NDArray[np.uint8]) -> Tensor:
+    """Ours, with the tower's keys in the graph of the eigenvectors, which are then always used."""
+    return refine_logits(coarse, image, tower.keys(image), method=SPECTRAL)
+
+
+def _paper_masks(tower: KeyTower, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The candidates as the paper makes them: affinity of the keys plus the kNN colour term."""
+    return eigen_masks(image, keys=tower.keys(image))
 
 
 def table(rows: Sequence[Row]) -> str:

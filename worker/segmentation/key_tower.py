@@ -1,0 +1,85 @@
+"""Keys of a self-supervised ViT (DINO): what SAZS and Deep Spectral Methods make their graph of, as dense features.
+
+No weights come with the project. The tower is any ViT of timm, which open_clip brings along. It must not know about
+text or classes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
+from torch import Tensor
+
+from plugin_config.errors import ModelUnavailable
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError, httpx.HTTPError)
+
+
+class KeyTower:
+    """Holds one ViT of timm and reads the keys of its last block, all heads side by side.
+
+    Args:
+        tower: a name of timm's (`vit_small_patch16_224.dino`; its weights are fetched), or `name:file` with a file of
+            weights (.safetensors, or what `torch.save(model.state_dict(), FILE)` writes).
+
+    Raises:
+        ModelUnavailable: timm has no ViT of that name, or its weights are missing or of another architecture.
+    """
+
+    def __init__(self, tower: str) -> None:
+        name, _, file = tower.partition(":")
+        try:
+            model = timm.create_model(name, pretrained=not file, num_classes=0, dynamic_img_size=True)
+            if file:
+                model.load_state_dict(_weights(Path(file).expanduser()), strict=True)
+            self._attention = model.blocks[-1].attn
+            self._size = int(self._attention.qkv.out_features) // 3
+        except (*_UNREADABLE, AttributeError, TypeError) as error:
+            told = " ".join(str(error).split())[:300]
+            remedy = "Name a ViT of timm, for example vit_small_patch16_224.dino, or NAME:FILE with its weights."
+            raise ModelUnavailable(f"tower {tower}", f"cannot be loaded ({told})", remedy) from error
+        self._model: Any = model.eval().requires_grad_(False)
+        self.patch = int(model.patch_embed.patch_size[0])
+        config = resolve_model_data_config(model)
+        self._mean = torch.tensor(config["mean"]).view(3, 1, 1)
+        self._std = torch.tensor(config["std"]).view(3, 1, 1)
+
+    @torch.inference_mode()
+    def keys(self, image: NDArray[np.uint8]) -> Tensor:
+        """Read a picture at its own resolution, each side at the next multiple of the patch.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (h, w, D) float32, one per patch, rows from the top.
+        """
+        rows, columns = (max(1, round(side / self.patch)) for side in image.shape[:2])
+        sized = Image.fromarray(image).resize((columns * self.patch, rows * self.patch), Image.Resampling.BICUBIC)
+        pixels = (torch.from_numpy(np.array(sized)).permute(2, 0, 1).float() / 255 - self._mean) / self._std
+        seen: list[Tensor] = []
+        hook = self._attention.qkv.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            self._model.forward_features(pixels[None])
+        finally:
+            hook.remove()
+        tokens = seen[0][0, self._model.num_prefix_tokens :, self._size : 2 * self._size]
+        return tokens.reshape(rows, columns, self._size).clone()
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, without those of a classifier."""
+    packed = path.suffix == ".safetensors"
+    state = load_file(path) if packed else torch.load(path, map_location="cpu", weights_only=True)
+    return {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}
