@@ -170,6 +170,8 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             raise ImageUnavailable(f"image of task {task}", "is broken", "Mend it.")
         if url == "slow":
             raise ImageHostTrouble(f"image of task {task}", "did not arrive within 30 s", "Look at its server.")
+        if url == "vast":
+            raise MemoryError
         return np.full((8, 8, 3), {"huge": 13, "odd": 14}.get(str(url), 200), dtype=np.uint8)
 
     monkeypatch.setattr(predict, "fetch_image", fetch)

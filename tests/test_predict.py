@@ -62,6 +62,7 @@ def test_one_task_in_trouble_costs_the_others_nothing(
         pytest.param("odd", 1, "cannot be embedded (shapes do not match)", id="breaks the model"),
         pytest.param("huge", 3, "does not fit the memory", id="larger than the memory"),
         pytest.param("slow", 3, "did not arrive", id="slow host"),
+        pytest.param("vast", 3, "does not fit the memory", id="decoded larger than the memory"),
     ],
 )
 def test_one_image_in_trouble_costs_the_others_nothing(

@@ -167,6 +167,9 @@ class Prediction:
             else:
                 resident.trouble = str(error)
                 self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
+        except MemoryError:
+            reason = "its image does not fit the memory"
+            self._leases.retry(project, ref, reason, most=_IMAGE_TRIES)
         except LabelStudioError as error:  # the token, refused
             resident.trouble = str(error)
             self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
