@@ -12,18 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 
 from plugin_config.environments import label_studio_environment
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.processes import Command, Supervisor, free_port, module_command, port_is_free
+from plugin_config.ports import answers, free_port, port_is_free
+from plugin_config.processes import Command, Supervisor, module_command
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, start_halves
 
 USER, PASSWORD = "demo@example.com", "zeromask-demo"
 _PORT = 8080
-_SHORT_SIDE = 288  # three times the builtin model's native size: 1 to 3 points of mIoU more than twice
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def prepare(environ: Mapping[str, str]) -> Stage:
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", remedy) from error
     mine = replace(
         settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
-        label_studio_url=url, label_studio_api_key=token, short_side=_SHORT_SIDE,
+        label_studio_url=url, label_studio_api_key=token,
     )  # fmt: skip
     return Stage(mine, url, token, check, Console(stderr=True))
 
@@ -118,7 +117,7 @@ def label_studio_command(url: str, token: str, data: Path) -> Command:
     }  # fmt: skip
     program = label_studio_environment().path / "bin" / "label-studio"
     argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port]
-    return Command("label-studio", argv, env, ready=lambda: _is_up(url), ready_s=240)
+    return Command("label-studio", argv, env, ready=lambda: answers(f"{url}/health"), ready_s=240)
 
 
 def run_worker_command(module: str, *arguments: str) -> str:
@@ -142,10 +141,3 @@ def _kept_secret(path: Path) -> str:
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(20))
     return path.read_text()
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False

@@ -15,7 +15,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from plugin_config.errors import SettingsError
-from plugin_config.processes import Command, free_port
+from plugin_config.ports import free_port
+from plugin_config.processes import Command
 from plugin_config.settings import Settings
 
 

@@ -15,7 +15,8 @@ import httpx
 from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken, ZeromaskError
 from plugin_config.label_studio import LabelStudio
-from plugin_config.processes import Command, Supervisor, module_command, port_is_free, stop_on_signals
+from plugin_config.ports import port_is_free
+from plugin_config.processes import Command, Supervisor, module_command, stop_on_signals
 from plugin_config.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from redis import Redis
 from plugin_config.demo_stage import label_studio_command
 from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.pending import PendingTasks
-from plugin_config.processes import Supervisor, free_port
+from plugin_config.ports import free_port
+from plugin_config.processes import Supervisor
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, start_halves
 from plugin_config.vocabulary import parse_vocabulary, version_name

@@ -54,15 +54,24 @@ def as_json(value: Any, status: int = 200) -> Answer:
 def serving(answer: Callable[[Asked], Answer], *, host: str = "127.0.0.1") -> Iterator[Server]:
     """Serve on a free loopback port as long as the `with` block lasts."""
     server = Server("", answer)
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
+    with listening(_handler(server)) as port:
+        server.url = f"http://{host}:{port}"
+        try:
+            yield server
+        finally:
+            server.closing.set()
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Listen in a thread as long as the `with` block lasts; the loopback port is chosen by the system."""
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     listener.daemon_threads = True
-    server.url = f"http://{host}:{listener.server_port}"
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield server
+        yield listener.server_port
     finally:
-        server.closing.set()
         listener.shutdown()
         listener.server_close()
         thread.join()

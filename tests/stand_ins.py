@@ -184,10 +184,6 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     house.pipeline.close(grace_s=0.1)
 
 
-def time_passes(redis: Redis, seconds: float = 1000) -> None:
-    redis.hincrby("zeromask:clock", "now", int(seconds * 1000))
-
-
 def refuse(task: int, error: Exception) -> Callable[[int], None]:
     def check(asked: int) -> None:
         if asked == task:

@@ -20,6 +20,7 @@ import pytest
 from redis import Redis
 
 from plugin_config.pending import PendingTasks
+from plugin_config.ports import free_port
 from plugin_config.presence import WorkerPresence
 from tests.backend_client import TOKEN, VERSION, predict_body, setup_body
 
@@ -44,12 +45,6 @@ class Served:
             return response.status, json.loads(response.read())
         finally:
             connection.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(**environ: str) -> subprocess.Popen[str]:

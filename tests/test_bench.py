@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from plugin_config.label_studio import LabelStudio
-from worker.bench_queue import ratios
-from worker.bench_stage import bench_stage, blotches
-from worker.counting_server import stamped
+from worker.benchmarks.counting_server import stamped
+from worker.benchmarks.stage import bench_stage, blotches
+from worker.benchmarks.throughput import ratios
 from worker.images import ImageLimits, decode_image
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker.builtin.curves import main, read_curves
-from worker.evaluation.chart import Line, Point, line_chart
+from worker.chart import Line, Point, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,7 +13,7 @@ import torch
 from worker.builtin.scenes import label_mask
 from worker.builtin.trials import PAIRS, Pair, trial
 from worker.evaluate import main
-from worker.evaluation.compose import Judge, label_ious, oracle_logits, patch_shares, trials
+from worker.evaluation.compose import Judge, label_ious, oracle_logits, thing_shares, trials
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.shape import pixel_classes
 
@@ -62,7 +62,7 @@ def test_oracles_know_their_attribute_and_nothing_else() -> None:
     for asked, pair in trials(5, 120, 192):
         if pair != "colour_texture":
             continue
-        shares = patch_shares(asked.scene, (24, 24))
+        shares = thing_shares(asked.scene, 8)
         target = asked.scene.objects[asked.target]
         for kind in found:
             logits = oracle_logits(asked.scene, shares, kind)
@@ -79,7 +79,7 @@ def test_oracles_know_their_attribute_and_nothing_else() -> None:
 def test_an_oracle_of_everything_would_pass() -> None:
     """What the mask stage alone costs: the truth pooled to patches and back gives most of each thing."""
     asked, _ = next(trials(6, 1, 192))
-    shares = patch_shares(asked.scene, (24, 24))
+    shares = thing_shares(asked.scene, 8)
     assert shares.sum(dim=0).allclose(torch.ones(24, 24), atol=1e-5)
     ious = label_ious(pixel_classes(10 * shares, (192, 192))[0], asked.scene)
     assert min(ious) > 0.75

@@ -18,19 +18,15 @@ from redis import Redis
 from rich.console import Console
 
 from plugin_config.control import QueueControl
-from plugin_config.jobs import TaskRef, predict_queue
+from plugin_config.jobs import predict_queue
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.states import Counts
 from plugin_config.status import as_json, render
+from tests.queue_states import PROJECT, refs
 
-PROJECT = 7
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def refs(*tasks: int, version: str = "v1") -> list[TaskRef]:
-    return [TaskRef(version, task) for task in tasks]
 
 
 @pytest.fixture

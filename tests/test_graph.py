@@ -16,6 +16,7 @@ from worker.segmentation.graph import (
     normalise,
     paper_affinity,
 )
+from worker.segmentation.spectral import _spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -189,3 +190,13 @@ def test_the_papers_affinity_is_its_formula() -> None:
     counts = (added / 10).round()
     torch.testing.assert_close(added / 10, counts, rtol=0, atol=1e-4)
     assert counts.sum() == 2 * 30 * (20 + 10)  # each place names its 20 and 10 nearest, and is named back
+
+
+@pytest.mark.parametrize("features", [None, torch.rand(4, 5, 8)], ids=["colour alone", "with features"])
+def test_the_pictures_graph_is_made_on_the_device_asked_for(features: Tensor | None) -> None:
+    """The meta device refuses to meet tensors of another one, as a GPU does."""
+    meta = torch.device("meta")
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    spectrum, root, grid = _spectrum(image, features, (6, 8), 5, meta)
+    assert spectrum.vectors.device == root.device == meta
+    assert spectrum.vectors.shape == (grid[0] * grid[1], 5)

@@ -11,26 +11,7 @@ from plugin_config.jobs import TaskRef
 from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import MAX_ATTEMPTS, Lease, PendingTasks
 from plugin_config.states import Counts
-
-PROJECT = 7
-
-
-def refs(*tasks: int, version: str = "v1") -> list[TaskRef]:
-    return [TaskRef(version, task) for task in tasks]
-
-
-def time_passes(redis: Redis, seconds: float) -> None:
-    """The queue's clock goes on."""
-    redis.hincrby("zeromask:clock", "now", int(seconds * 1000))
-
-
-def clock_was_set(redis: Redis, seconds: int) -> None:
-    """The machine's clock leaps, seen from Redis."""
-    redis.hincrby("zeromask:clock", "wall", -seconds * 1000)
-
-
-def take(pending: PendingTasks, owner: str, *, limit: int | None = None) -> list[TaskRef]:
-    return [lease.ref for lease in pending.take(PROJECT, owner, limit=limit)]
+from tests.queue_states import PROJECT, clock_was_set, refs, take, time_passes
 
 
 def test_a_renewed_lease_does_not_run_out(redis: Redis) -> None:

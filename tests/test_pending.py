@@ -18,26 +18,7 @@ from plugin_config.jobs import TaskRef, predict_queue
 from plugin_config.pending import PendingTasks, Priority
 from plugin_config.presence import WorkerPresence
 from plugin_config.states import Counts
-
-PROJECT = 7
-
-
-def refs(*tasks: int, version: str = "v1") -> list[TaskRef]:
-    return [TaskRef(version, task) for task in tasks]
-
-
-def time_passes(redis: Redis, seconds: float) -> None:
-    """The queue's clock goes on."""
-    redis.hincrby("zeromask:clock", "now", int(seconds * 1000))
-
-
-def clock_was_set(redis: Redis, seconds: int) -> None:
-    """The machine's clock leaps, seen from Redis."""
-    redis.hincrby("zeromask:clock", "wall", -seconds * 1000)
-
-
-def take(pending: PendingTasks, owner: str, *, limit: int | None = None) -> list[TaskRef]:
-    return [lease.ref for lease in pending.take(PROJECT, owner, limit=limit)]
+from tests.queue_states import PROJECT, refs, take
 
 
 def test_what_is_asked_for_is_pending_once(pending: PendingTasks) -> None:

@@ -15,13 +15,13 @@ from plugin_config.errors import (
     QueueUnavailable,
 )
 from plugin_config.vocabulary import Vocabulary
+from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
     PROJECT,
     StandInModel,
     StandInResident,
     resident_fixture,
-    time_passes,
     version,
 )
 from worker.batches import BatchSize, embed_batch

@@ -20,6 +20,7 @@ from plugin_config.jobs import TaskRef
 from plugin_config.label_studio import StoredPrediction
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary
+from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
     PROJECT,
@@ -27,7 +28,6 @@ from tests.stand_ins import (
     refuse,
     refuse_once,
     resident_fixture,
-    time_passes,
     version,
 )
 from worker.segmentation.segmenter import Segmentation

@@ -10,6 +10,7 @@ from plugin_config.errors import (
     LabelStudioUnreachable,
 )
 from plugin_config.jobs import TaskRef
+from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
     BUT_THREE,
@@ -18,7 +19,6 @@ from tests.stand_ins import (
     StandInResident,
     refuse,
     resident_fixture,
-    time_passes,
     version,
 )
 

@@ -21,7 +21,8 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.processes import Command, Supervisor, free_port, port_is_free, stop_on_signals
+from plugin_config.ports import free_port, port_is_free
+from plugin_config.processes import Command, Supervisor, stop_on_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 PARENT = """

@@ -8,15 +8,10 @@ import pytest
 from redis import Redis
 
 from plugin_config import slots
-from plugin_config.jobs import DrainProject, TaskRef, predict_queue
+from plugin_config.jobs import DrainProject, predict_queue
 from plugin_config.pending import PendingTasks, Priority
 from plugin_config.presence import WorkerPresence
-
-PROJECT = 7
-
-
-def refs(*tasks: int, version: str = "v1") -> list[TaskRef]:
-    return [TaskRef(version, task) for task in tasks]
+from tests.queue_states import PROJECT, refs
 
 
 def drains(redis: Redis) -> list[DrainProject]:

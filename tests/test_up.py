@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from plugin_config.processes import free_port
+from plugin_config.ports import free_port
 from tests.house import TOKEN, House
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from plugin_config.errors import ZeromaskError
-from worker.bench_drain import drain_figures
-from worker.bench_queue import queue_figures
+from worker.benchmarks.drain import drain_figures
+from worker.benchmarks.throughput import queue_figures
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
+
+from tests.http_server import listening
 
 # What happens to a post: (fault, share). The rest goes through.
 FAULTS = (
@@ -60,17 +62,9 @@ class FaultyProxy:
 def faulty_proxy(target: str, *, seed: int) -> Iterator[FaultyProxy]:
     """Serve on a free loopback port as long as the `with` block lasts."""
     proxy = FaultyProxy(target, seed=seed)
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy))
-    listener.daemon_threads = True
-    proxy.url = f"http://127.0.0.1:{listener.server_port}"
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with listening(_handler(proxy)) as port:
+        proxy.url = f"http://127.0.0.1:{port}"
         yield proxy
-    finally:
-        listener.shutdown()
-        listener.server_close()
-        thread.join()
 
 
 def _handler(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:

@@ -22,7 +22,8 @@ from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import LabelStudioError, QueueUnavailable
 from plugin_config.label_studio import LabelStudio
 from plugin_config.pending import PendingTasks
-from plugin_config.processes import Command, Supervisor, free_port, module_command
+from plugin_config.ports import free_port
+from plugin_config.processes import Command, Supervisor, module_command
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, environment
 from tests.house import CONFIG, TOKEN, House, current_version, make_project, tasks
@@ -212,12 +213,16 @@ def _start(
 ) -> Halves:
     backend_url = f"http://127.0.0.1:{settings.port}"
     mine = {**environment(settings), "REDIS_URL": redis_url, **env}
-    supervisor.start(Command("backend", module_command("backend"), mine, ready=lambda: answers(backend_url)))
-    for number in range(1, workers + 1):
-        supervisor.start(Command(
-            f"worker-{number}", module_command("worker"), {**mine, "LABEL_STUDIO_URL": address},
-            ready=lambda wanted=number: answers(backend_url, workers=wanted), ready_s=_MODEL_LOADING_S,  # type: ignore[misc]
-        ))  # fmt: skip
+    commands = [Command("backend", module_command("backend"), mine, ready=lambda: answers(backend_url))]
+    commands += [
+        Command(f"worker-{number}", module_command("worker"), {**mine, "LABEL_STUDIO_URL": address},
+                ready=lambda: answers(backend_url, workers=workers), ready_s=_MODEL_LOADING_S)
+        for number in range(1, workers + 1)
+    ]  # fmt: skip
+    for command in commands:
+        supervisor.launch(command)
+    for command in commands:
+        supervisor.wait_ready(command)
     return Halves(redis_url, backend_url)
 
 

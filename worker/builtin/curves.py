@@ -10,7 +10,7 @@ from pathlib import Path
 
 from plugin_config.errors import EnvironmentBroken, ZeromaskError
 from worker.builtin.export import WEIGHTS_DIR
-from worker.evaluation.chart import line_chart
+from worker.chart import line_chart
 
 LOG_FILE = "training_log.jsonl"
 _SHOWN = ("colour", "texture", "shape", "colour_texture", "colour_shape")

@@ -88,15 +88,18 @@ def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def patch_shares(scene: Scene) -> NDArray[np.float32]:
-    """Share of every patch that each thing and each stuff covers: (P, 8 + 4) float32, rows of patches top to bottom."""
+def patch_shares(scene: Scene, patch: int = PATCH) -> NDArray[np.float32]:
+    """Share of every patch that each thing and each stuff covers: (P, 8 + 4) float32, rows of patches top to bottom.
+
+    `patch` is its side in pixels, which the picture's sides are multiples of.
+    """
     height, width = scene.instances.shape
     owner = np.where(scene.instances > 0, scene.instances - 1, MAX_THINGS + scene.stuff)  # (H, W) in 0..11
     kinds = MAX_THINGS + len(STUFF)
-    row, column = np.arange(height) // PATCH, np.arange(width) // PATCH
-    patch = row[:, None] * (width // PATCH) + column
-    counts = np.bincount((patch * kinds + owner).ravel(), minlength=height * width // PATCH**2 * kinds)
-    return (counts.reshape(-1, kinds) / PATCH**2).astype(np.float32)
+    row, column = np.arange(height) // patch, np.arange(width) // patch
+    place = row[:, None] * (width // patch) + column
+    counts = np.bincount((place * kinds + owner).ravel(), minlength=height * width // patch**2 * kinds)
+    return (counts.reshape(-1, kinds) / patch**2).astype(np.float32)
 
 
 def thing_codes(things: Sequence[Thing]) -> NDArray[np.int64]:

@@ -52,7 +52,7 @@ class Settings:
     """
 
     output_dir: Path
-    steps: int = 8000
+    steps: int = 8500
     minutes: float = math.inf
     seed: int = 1
     patches: int = 20 * 144

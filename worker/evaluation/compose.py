@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
+from worker.builtin.lessons import MAX_THINGS, patch_shares
 from worker.builtin.scenes import Scene
 from worker.builtin.trials import PAIRS, Pair, Trial, trial
 from worker.builtin.world import COLOURS, SHAPES, TEXTURES
@@ -95,7 +95,7 @@ class Judge:
     def hear(self, asked: Trial, pair: Pair) -> None:
         """Put one trial to the model and to the oracles of its pair."""
         embedding = self._encoder.embed_images([asked.scene.image])[0]
-        shares = patch_shares(asked.scene, (embedding.features.shape[0], embedding.features.shape[1]))
+        shares = thing_shares(asked.scene, self._encoder.patch)
         tally = self.figures.splits[pair]
         found = self._masks(self._logits(embedding, asked.labels, self._texts), asked.scene)
         tally.add("model", label_ious(found, asked.scene), asked.target)
@@ -129,14 +129,12 @@ class Judge:
         return pixel_classes(logits, (scene.image.shape[0], scene.image.shape[1]), scene.image)[0]
 
 
-def patch_shares(scene: Scene, grid: tuple[int, int]) -> Tensor:
-    """Share of every patch that each thing covers, then the stuff: (n + 1, h, w) float32."""
-    numbers = [*range(1, len(scene.objects) + 1), 0]
-    pooled = [
-        cv2.resize((scene.instances == k).astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)
-        for k in numbers
-    ]
-    return torch.from_numpy(np.stack(pooled))
+def thing_shares(scene: Scene, patch: int) -> Tensor:
+    """Share of every patch that each thing covers, then all stuff: (n + 1, h, w) float32; `patch` pixels a side."""
+    height, width = scene.instances.shape
+    shares = patch_shares(scene, patch).T.reshape(-1, height // patch, width // patch)
+    stuff = shares[MAX_THINGS:].sum(axis=0, keepdims=True)
+    return torch.from_numpy(np.concatenate([shares[: len(scene.objects)], stuff]))
 
 
 def oracle_logits(scene: Scene, shares: Tensor, kind: str) -> Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.settings import Settings
+from worker.chart import line_chart
 from worker.evaluation.boundaries import boundary_f, confusion, mean_iou
-from worker.evaluation.chart import line_chart
 from worker.evaluation.photographs import Clues, Photograph, clues, read_set
 from worker.evaluation.rivals import bilinear, guided_filter, oracle_fusion, pamr
 from worker.segmentation.key_tower import KeyTower

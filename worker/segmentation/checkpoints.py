@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 BUILTIN = "builtin"
 _BUILTIN_DIR = Path(__file__).resolve().parent.parent / "builtin" / "weights"
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
-_LOADING_ERRORS = (  # the last five are how open_clip and torch stumble over a file that holds something else
+LOADING_ERRORS = (  # the last five are how open_clip and torch stumble over a file that holds something else
     OSError, RuntimeError, ValueError, pickle.UnpicklingError, httpx.HTTPError, SafetensorError,
     KeyError, AttributeError, TypeError, EOFError, ImportError,
 )  # fmt: skip
@@ -69,9 +69,10 @@ def load_model(model: str) -> tuple[Any, Any]:
                 source.name, pretrained=source.pretrained, require_pretrained=True, force_quick_gelu=source.quick_gelu
             )
             tokenizer = open_clip.get_tokenizer(source.name)
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         remedy = _OFFLINE if source.fetched else _MEND
-        raise ModelUnavailable(f"model {model}", f"its weights cannot be loaded ({_reason(error)})", remedy) from error
+        problem = f"its weights cannot be loaded ({loading_problem(error)})"
+        raise ModelUnavailable(f"model {model}", problem, remedy) from error
     return network.eval().requires_grad_(False), tokenizer
 
 
@@ -93,7 +94,7 @@ def _none(record: logging.LogRecord) -> bool:
     return False
 
 
-def _reason(error: Exception) -> str:
+def loading_problem(error: Exception) -> str:
     """A loading error in words that a person can act on."""
     text = " ".join(str(error).split())
     if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in text:
@@ -156,8 +157,9 @@ def _architecture_of(path: Path, model: str) -> str:
     remedy = "Name it: MODEL=ARCHITECTURE:FILE, for example ViT-B-16:/models/weights.pt."
     try:
         shapes = _shapes(path)
-    except _LOADING_ERRORS as error:
-        raise ModelUnavailable(f"model {model}", f"is not a readable checkpoint: {_reason(error)}", _MEND) from error
+    except LOADING_ERRORS as error:
+        problem = f"is not a readable checkpoint: {loading_problem(error)}"
+        raise ModelUnavailable(f"model {model}", problem, _MEND) from error
     fits = [name for name in open_clip.list_models() if _fits(open_clip.get_model_config(name), shapes)]
     plain = sorted((name for name in fits if "quickgelu" not in name), key=len)
     if not plain:

@@ -6,24 +6,20 @@ text or classes.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
-
-_UNREADABLE = (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError, httpx.HTTPError)
+from worker.segmentation.checkpoints import LOADING_ERRORS, loading_problem
 
 
 class KeyTower:
@@ -45,10 +41,9 @@ class KeyTower:
                 model.load_state_dict(_weights(Path(file).expanduser()), strict=True)
             self._attention = model.blocks[-1].attn
             self._size = int(self._attention.qkv.out_features) // 3
-        except (*_UNREADABLE, AttributeError, TypeError) as error:
-            told = " ".join(str(error).split())[:300]
+        except LOADING_ERRORS as error:
             remedy = "Name a ViT of timm, for example vit_small_patch16_224.dino, or NAME:FILE with its weights."
-            raise ModelUnavailable(f"tower {tower}", f"cannot be loaded ({told})", remedy) from error
+            raise ModelUnavailable(f"tower {tower}", f"cannot be loaded ({loading_problem(error)})", remedy) from error
         self._model: Any = model.eval().requires_grad_(False)
         self.patch = int(model.patch_embed.patch_size[0])
         config = resolve_model_data_config(model)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.evidence import Evidence
-from worker.segmentation.graph import conjugate_gradients, lattice
+from worker.segmentation.graph import Lattice, conjugate_gradients, lattice
 from worker.segmentation.pictures import lab_picture
 
 CELLS = 4  # per side of a patch, at the finest
@@ -54,8 +54,10 @@ def propagate(evidence: Evidence, shares: Tensor, image: NDArray[np.uint8], *, t
         while True:
             pull = trust * CELLS**2  # of one patch, the same at every level
 
-            def energy(values: Tensor, pull: float = pull, patches: _Patches = patches) -> Tensor:
-                return graph.laplacian(values).add_(patches.back(patches.residual(patches.see(values))), alpha=pull)  # noqa: B023
+            def energy(
+                values: Tensor, pull: float = pull, patches: _Patches = patches, graph: Lattice = graph
+            ) -> Tensor:
+                return graph.laplacian(values).add_(patches.back(patches.residual(patches.see(values))), alpha=pull)
 
             right = patches.back(patches.residual(shares)).mul_(pull)
             diagonal = graph.degree + 0.3 * pull / cells**2

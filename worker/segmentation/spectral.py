@@ -38,7 +38,7 @@ def low_pass(shares: Tensor, image: NDArray[np.uint8], features: Tensor | None, 
         count: eigenvectors at most; the cut is made at the widest gap of the upper third.
     """
     _, height, width = shares.shape
-    spectrum, root, grid = _spectrum(image, features, (height, width), count)
+    spectrum, root, grid = _spectrum(image, features, (height, width), count, shares.device)
     kept = gap_aware_count(spectrum.values, least=max(1, 2 * count // 3))
     values = spectrum.values[:kept]
     waves = (spectrum.vectors[:, :kept] / root[:, None]).T.reshape(1, kept, *grid)  # of the random walk: smooth
@@ -66,7 +66,7 @@ def eigen_masks(
         (count, H, W) bool.
     """
     if keys is None:
-        spectrum, root, grid = _spectrum(image, None, _grid_of(image), count + 1)
+        spectrum, root, grid = _spectrum(image, None, _grid_of(image), count + 1, torch.device("cpu"))
     else:
         grid = (keys.shape[0], keys.shape[1])
         colour = rgb_picture(image, grid).to(keys.device)
@@ -91,7 +91,8 @@ def eigen_segments(image: NDArray[np.uint8], features: Tensor | None = None, *, 
     Returns:
         (H, W) int32, 0 to n - 1; every number occurs.
     """
-    spectrum, root, grid = _spectrum(image, features, _grid_of(image), count)
+    device = torch.device("cpu") if features is None else features.device
+    spectrum, root, grid = _spectrum(image, features, _grid_of(image), count, device)
     rows = F.normalize(spectrum.vectors / root[:, None], dim=-1)
     owner = _kmeans(rows, min(count, len(rows)))
     member = F.one_hot(owner, int(owner.max()) + 1).T.float().reshape(-1, *grid)
@@ -102,15 +103,14 @@ def eigen_segments(image: NDArray[np.uint8], features: Tensor | None = None, *, 
 
 
 def _spectrum(
-    image: NDArray[np.uint8], features: Tensor | None, size: tuple[int, int], count: int
+    image: NDArray[np.uint8], features: Tensor | None, size: tuple[int, int], count: int, device: torch.device
 ) -> tuple[Spectrum, Tensor, tuple[int, int]]:
     """Eigenvectors of the picture on a grid like `size` but of a bounded number of nodes, D^1/2, and that grid."""
     shrink = min(1.0, (_NODES / (size[0] * size[1])) ** 0.5)
     grid = (max(2, round(size[0] * shrink)), max(2, round(size[1] * shrink)))
-    colour = lab_picture(image, grid)
+    colour = lab_picture(image, grid).to(device)
     if features is not None:
-        colour = colour.to(features.device)
-        channels = features.float().permute(2, 0, 1)[None]
+        channels = features.to(device).float().permute(2, 0, 1)[None]
         features = F.interpolate(channels, size=grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
     matrix, root = normalise(dense_affinity(colour, features=features))
     return leading_eigenvectors(matrix, count, sweeps=2), root, grid

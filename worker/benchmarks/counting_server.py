@@ -1,5 +1,6 @@
-"""`python -m worker.counting_server`: stands in for Label Studio where only speed counts. It serves any number of tasks
-with a picture each, keeps which predictions were posted, and counts.
+"""`python -m worker.benchmarks.counting_server`: stands in for Label Studio where only speed counts.
+
+It serves any number of tasks with a picture each, keeps which predictions were posted, and counts.
 
 It must not know who posts. Everything it says is what `plugin_config.label_studio` reads of the real one.
 """
@@ -62,7 +63,7 @@ def stamped(picture: bytes, number: int) -> bytes:
 
 def main(arguments: Sequence[str]) -> int:
     """Serve on a loopback port until killed."""
-    parser = argparse.ArgumentParser(prog="worker.counting_server", description="Label Studio's part in a benchmark.")
+    parser = argparse.ArgumentParser(description="Label Studio's part in a benchmark.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--tasks", type=int, required=True)
     parser.add_argument("--picture", type=Path, required=True)

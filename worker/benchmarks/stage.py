@@ -22,8 +22,9 @@ from redis import Redis
 from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.pending import PendingTasks
+from plugin_config.ports import answers, free_port
 from plugin_config.presence import WorkerPresence
-from plugin_config.processes import Command, Supervisor, free_port, module_command
+from plugin_config.processes import Command, Supervisor, module_command
 from plugin_config.settings import Settings
 from plugin_config.up import environment
 
@@ -91,7 +92,7 @@ def bench_stage(*, tasks: int, picture: bytes, **changes: object) -> Iterator[Be
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
                 stage = BenchStage(settings, supervisor, connection, pending)
                 arguments = ["--port", str(port), "--tasks", str(tasks), "--picture", str(state / "picture.ppm")]
-                stage.start("counting", "worker.counting_server", *arguments, ready=lambda: _is_up(port))
+                stage.start("counting", "worker.benchmarks.counting_server", *arguments, ready=lambda: answers(f"http://127.0.0.1:{port}/count"))
                 yield stage
 
 
@@ -101,10 +102,3 @@ def blotches(height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "PPM")
     return buffer.getvalue()
-
-
-def _is_up(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/count", timeout=2, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False

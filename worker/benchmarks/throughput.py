@@ -22,8 +22,8 @@ from plugin_config.errors import EnvironmentBroken
 from plugin_config.jobs import TaskRef
 from plugin_config.processes import module_command
 from plugin_config.vocabulary import parse_vocabulary, version_name
-from worker.bench_stage import PROJECT, BenchStage, bench_stage, blotches
-from worker.counting_server import CONFIG
+from worker.benchmarks.counting_server import CONFIG
+from worker.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
 
 _MODEL, _SIDE = "ViT-B-16", 336
 _TASKS = 1_000_000
@@ -73,7 +73,7 @@ def random_weights(folder: Path) -> str:
 
 def _bare(count: int, model: str, picture: Path, seconds: float) -> float:
     """Images/s of `count` compute processes together."""
-    argv = [*module_command("worker.bench_compute"), "--model", model, "--short-side", str(_SIDE), "--picture",
+    argv = [*module_command("worker.benchmarks.compute"), "--model", model, "--short-side", str(_SIDE), "--picture",
             str(picture)]  # fmt: skip
     processes = [subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                   text=True) for _ in range(count)]  # fmt: skip

@@ -17,13 +17,14 @@ import psutil
 from rich.console import Console
 
 from plugin_config.control import QueueControl
+from plugin_config.ports import answers
 from worker.batches import BatchSize
-from worker.bench_stage import PROJECT, BenchStage, bench_stage, blotches
-from worker.counting_server import CONFIG
+from worker.benchmarks.counting_server import CONFIG
+from worker.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
 from worker.predict import Prediction
 from worker.work import Drawn, Embedded, Fetched, Leased
 
-_STUB = "worker.bench_drain"
+_STUB = "worker.benchmarks.drain"
 _MB = 1024 * 1024
 _STILL_S = 120.0
 
@@ -60,7 +61,7 @@ def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
     """
     with bench_stage(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as stage:
         url = f"http://127.0.0.1:{stage.settings.port}"
-        stage.start("backend", "backend", ready=lambda: _answers(url))
+        stage.start("backend", "backend", ready=lambda: answers(f"{url}/health"))
         backend = psutil.Process(stage.supervisor.pid("backend"))
         before = backend.memory_info().rss / _MB
         empty = _redis_bytes(stage)
@@ -124,13 +125,6 @@ def _peak_mb(process: psutil.Process) -> float:
     with open(f"/proc/{process.pid}/status", encoding="ascii") as file:  # noqa: PTH123
         rows = dict(line.split(":", 1) for line in file)
     return int(rows["VmHWM"].split()[0]) / 1024
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":

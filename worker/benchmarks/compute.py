@@ -1,4 +1,4 @@
-"""`python -m worker.bench_compute`: what a worker computes, without queue, network or Label Studio, for comparison.
+"""`python -m worker.benchmarks.compute`: what a worker computes, without queue or network, for comparison.
 
 Says "ready" when the model is warm; for each line "SECONDS" on standard input it works that long and answers with
 images per second. It must not know Redis.
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
-from worker.counting_server import CONFIG, stamped
+from worker.benchmarks.counting_server import CONFIG, stamped
 from worker.images import ImageLimits, decode_image
 from worker.results import encode_segments
 from worker.segmentation.encoder import Encoder
@@ -27,7 +27,7 @@ _LIMITS = ImageLimits(most_bytes=100_000_000, most_pixels=100_000_000, timeout_s
 
 def main(arguments: Sequence[str]) -> int:
     """Work as told until standard input ends."""
-    parser = argparse.ArgumentParser(prog="worker.bench_compute", description="Bare compute, for benchmarks.")
+    parser = argparse.ArgumentParser(description="Bare compute, for benchmarks.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--short-side", type=int, required=True)
     parser.add_argument("--picture", type=Path, required=True)
