@@ -11,6 +11,7 @@ ZeromaskError
 ├── ImageUnavailable       a picture cannot be fetched, read, or is too large
 │   └── ImageHostTrouble         its server is slow, down or in trouble
 ├── ModelUnavailable       a model cannot be loaded
+├── LearningError          nothing can be learned from some corrections, or what was learned cannot be read
 └── RegionError            a mask or a region cannot be encoded or decoded
 
 Each names its subject (which task, file, setting), what is wrong with it, and the remedy.
@@ -80,6 +81,10 @@ class ImageHostTrouble(ImageUnavailable):
 
 class ModelUnavailable(ZeromaskError):
     """A model cannot be loaded. Never answered with a random or another model."""
+
+
+class LearningError(ZeromaskError):
+    """Nothing can be learned from some corrections, or what was learned cannot be read back."""
 
 
 class RegionError(ZeromaskError):

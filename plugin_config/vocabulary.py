@@ -76,6 +76,11 @@ class Vocabulary:
         rows = sorted(json.dumps(asdict(label), sort_keys=True) for label in self.labels)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
+    @cached_property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """The texts of each class. A label that several controls offer is one class, drawn by each of them."""
+        return tuple(dict.fromkeys(label.texts for label in self.labels))
+
     @property
     def image_key(self) -> str:
         """Key of the task's data that holds the address of the (first) image."""

@@ -1,11 +1,48 @@
-"""Patch features x text embeddings -> patch logits. It must not know where either came from."""
+"""Patch features x text embeddings -> patch logits, and what a head that has learned may make of them.
+
+It must not know where either came from.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.segmentation.encoder import ImageEmbedding
 from worker.segmentation.text import TextClasses
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image and what the model says of it before anything was learned.
+
+    Attributes:
+        embedding: of the image.
+        image: (H, W, 3) uint8 RGB, the very image; None when only its embedding is at hand.
+        words: the texts of each class, n of them; the background comes after them and has none.
+        logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior.
+    """
+
+    embedding: ImageEmbedding
+    image: NDArray[np.uint8] | None
+    words: tuple[tuple[str, ...], ...]
+    logits: Tensor
+
+
+class Head(Protocol):
+    """Something that has learned from corrections and says better what is where."""
+
+    def logits(self, scene: Scene) -> Tensor:
+        """Give (n + 1, h', w') float32 logits on the scale of the scene's, in the same order, of any finer grid.
+
+        Classes it has never been taught keep the scene's logits among themselves.
+        """
+        ...
 
 
 def zero_shot_logits(features: Tensor, classes: TextClasses, *, scale: float, bias: float | None) -> Tensor:

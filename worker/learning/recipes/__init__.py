@@ -1,0 +1,1 @@
+"""Ways to learn, one file each, with one signature: `fit(examples, words, segmenter) -> Adapter`."""
