@@ -10,7 +10,7 @@ not know Label Studio or files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,16 @@ from plugin_config.errors import LearningError
 from worker.learning.adapter import VOID, AdapterState, Example, Words
 from worker.learning.appearance import PLACES, describe
 from worker.learning.classifier import Classifier, Options, Picture, learn
+from worker.learning.ensemble import Blinded
+from worker.learning.views import View
 from worker.segmentation.heads import Scene
 from worker.segmentation.pictures import shrink
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
-PARTS = ("encoder", "appearance", "retrieval", "context")
+PARTS = ("encoder", "appearance", "retrieval")
 GRID = 128  # cells along the long side
+_BLIND_ENCODER, _BLIND_PLACES = 0.5, 0.3
 _COMPONENTS = 24  # of the encoder's features
 _MOST_EXAMPLES = 60
 _TRUSTS = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -78,17 +81,27 @@ class Taught:
                  for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
         return torch.stack([*ahead, missing]).cpu()
 
-    def picture(self, scene: Scene, image: NDArray[np.uint8]) -> Picture:
-        """What the classifier sees of a scene."""
-        grid = self.cells(scene.embedding.size)
-        looks = describe(shrink(image, 4 * self.grid), grid)
-        ahead = grow(self.ahead(scene), grid)
-        values = [looks.values[:-PLACES]] if "appearance" in self.parts else []
+    def picture(self, scene: Scene, image: NDArray[np.uint8], view: View) -> Picture:
+        """What the classifier sees of a view of a scene: encoder's features and words, places, appearance."""
+        patches, size = (scene.logits.shape[1], scene.logits.shape[2]), (image.shape[0], image.shape[1])
+        grid, part = self.cells(size), view.pixels(size, patches)
+        looks = describe(view.relit(shrink(image[part], 4 * self.grid)), grid)
+        rows, columns = view.pixels(patches, patches)
+        ahead = grow(self.ahead(scene)[:, rows, columns], grid)
+        values = []
         if "encoder" in self.parts:
-            features = (scene.embedding.features.cpu().float() - self.mean) @ self.components
+            features = (scene.embedding.features[rows, columns].cpu().float() - self.mean) @ self.components
             values += [grow(features.permute(2, 0, 1), grid), ahead[:-1]]
+        values.append(looks[-PLACES:])
+        if "appearance" in self.parts:
+            values.append(looks[:-PLACES])
         offset = self.scale * ahead if "encoder" in self.parts else torch.zeros_like(ahead)
-        return Picture(torch.cat([*values, looks.values[-PLACES:]]), looks.lab, offset)
+        return Picture(torch.cat(values), offset)
+
+    def blinded(self) -> list[Blinded]:
+        """Which columns of a picture are hidden now and then while learning."""
+        encoder = (self.components.shape[1] + len(self.words)) if "encoder" in self.parts else 0
+        return [(slice(0, encoder), _BLIND_ENCODER), (slice(encoder, encoder + PLACES), _BLIND_PLACES)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,8 @@ class QuickAdapter:
         """(n + 1, h', w') float32; see `worker.segmentation.heads.Head`."""
         if self.strength == 0 or scene.image is None:
             return scene.logits
-        learned = self.classifier.logits(self.taught.picture(scene, scene.image)).log_softmax(dim=0)
+        view = View.whole((scene.logits.shape[1], scene.logits.shape[2]))
+        learned = self.classifier.logits(self.taught.picture(scene, scene.image, view)).log_softmax(dim=0)
         whole = self._with_others(scene, learned.to(scene.logits.device))
         if self.strength == 1:
             return whole
@@ -121,9 +135,10 @@ class QuickAdapter:
     def state(self) -> AdapterState:
         """See `worker.learning.adapter.Adapter`."""
         taught = self.taught
-        tensors = {"known": taught.known, "mean": taught.mean, "components": taught.components}
+        tensors = {"known": taught.known, "middle": taught.mean, "components": taught.components}
         about = {"words": [list(texts) for texts in taught.words], "trust": taught.trust, "scale": taught.scale,
-                 "grid": taught.grid, "parts": list(taught.parts), "strength": self.strength}  # fmt: skip
+                 "grid": taught.grid, "parts": list(taught.parts), "strength": self.strength,
+                 "retrieval": self.classifier.retrieval}  # fmt: skip
         return AdapterState(NAME, tensors | self.classifier.tensors(), about)
 
     def _with_others(self, scene: Scene, learned: Tensor) -> Tensor:
@@ -164,7 +179,9 @@ class QuickRecipe:
     without: tuple[str, ...] = ()
     seed: int = 0
     grid: int = GRID
-    options: Options = Options()
+    views: int = 6
+    zoom: bool = True
+    options: Options = field(default_factory=Options)
     name: str = NAME
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
@@ -179,21 +196,24 @@ class QuickRecipe:
         shares = [_shares(example, taught) for example in shown]
         trust, scale = _agreement([taught.ahead(scene) for scene in scenes], shares, known)
         taught = replace(taught, trust=trust, scale=scale)
-        pictures = [taught.picture(scene, example.image) for scene, example in zip(scenes, shown, strict=True)]
-        options = replace(self.options, retrieval="retrieval" in parts, context="context" in parts, seed=self.seed)
-        return QuickAdapter(taught, learn(pictures, shares, options, places=PLACES))
+        pictures, shares = _with_views(taught, shown, scenes, shares, self)
+        options = replace(self.options, seed=self.seed)
+        if "retrieval" not in parts:
+            options = replace(options, retrieval=0.0)
+        return QuickAdapter(taught, learn(pictures, shares, options, blinded=taught.blinded()))
 
     def load(self, state: AdapterState) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
         if state.recipe != self.name:
-            raise LearningError("adapter", f"was made by recipe {state.recipe!r}, not {self.name!r}", "Load it with that.")
+            problem = f"was made by recipe {state.recipe!r}, not {self.name!r}"
+            raise LearningError("adapter", problem, "Load it with that one.")
         about: Any = state.about
         try:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
             taught = Taught(words, state.tensors["known"], float(about["trust"]), float(about["scale"]),
-                            state.tensors["mean"], state.tensors["components"], int(about["grid"]),
+                            state.tensors["middle"], state.tensors["components"], int(about["grid"]),
                             tuple(about["parts"]))  # fmt: skip
-            return QuickAdapter(taught, Classifier.of(state.tensors), float(about["strength"]))
+            return QuickAdapter(taught, Classifier.of(state.tensors, float(about["retrieval"])), float(about["strength"]))
         except (KeyError, TypeError, ValueError) as error:
             raise LearningError("adapter", f"its state is incomplete ({error!r})", "Learn it again.") from error
 
@@ -219,13 +239,30 @@ def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Wo
     return [examples[k] for k in kept], tuple(texts for texts, times in zip(words, often, strict=True) if times)
 
 
-def _shares(example: Example, taught: Taught) -> Tensor:
+def _with_views(taught, shown, scenes, shares, recipe):
+    rng = np.random.default_rng(recipe.seed)
+    pictures, shares = [], list(shares)
+    for scene, example in zip(scenes, shown, strict=True):
+        pictures.append(taught.picture(scene, example.image, View.whole(scene.logits.shape[1:])))
+    while len(pictures) < recipe.views:
+        for scene, example in zip(scenes, shown, strict=True):
+            if len(pictures) >= recipe.views: break
+            patches = tuple(scene.logits.shape[1:])
+            view = View.drawn(patches, rng)
+            if not recipe.zoom: view = replace(view, box=(0, 0, *patches))
+            pictures.append(taught.picture(scene, example.image, view))
+            shares.append(_shares(example, taught, view, patches))
+    return pictures, shares
+
+
+def _shares(example: Example, taught: Taught, view: View | None = None, patches=None) -> Tensor:
     """(T + 1, h, w) share of each taught class, then of the rest, in the cells of an example; void is in none."""
     grid = taught.cells((example.truth.shape[0], example.truth.shape[1]))
+    truth = example.truth if view is None else example.truth[view.pixels(example.truth.shape, patches)]
     rows = taught.rows(example.words)
-    layers = [example.truth == row if row is not None else np.zeros_like(example.truth, dtype=bool) for row in rows]
+    layers = [truth == row if row is not None else np.zeros_like(truth, dtype=bool) for row in rows]
     drawn = torch.from_numpy(np.stack(layers)).float()
-    void = torch.from_numpy(example.truth == VOID).float()
+    void = torch.from_numpy(truth == VOID).float()
     whole = torch.cat([drawn, (1 - drawn.sum(dim=0) - void)[None]])
     return F.interpolate(whole[None], size=grid, mode="area")[0]
 
