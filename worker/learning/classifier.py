@@ -6,12 +6,13 @@ images or encoders.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from plugin_config.errors import LearningError
 from worker.learning.ensemble import Blinded, Ensemble, Lesson, Training, train
 from worker.learning.retrieval import Bank
 
@@ -104,15 +105,21 @@ class Classifier:
 
 
 def learn(
-    pictures: Sequence[Picture], shares: Sequence[Tensor], options: Options, *, blinded: Sequence[Blinded]
+    seen: Iterable[tuple[Picture, Tensor]], count: int, options: Options, *, blinded: Sequence[Blinded]
 ) -> Classifier:
-    """Learn from pictures and the shares (C, h, w) of the classes in their cells; what is void is in no share."""
+    """Learn from pictures, `count` of them, each with the shares (C, h, w) of the classes in its cells.
+
+    What is void is in no share. Of a picture only the cells picked are kept.
+
+    Raises:
+        LearningError: everything is void.
+    """
     chance = torch.Generator().manual_seed(options.seed)
-    most = min(options.cells[1], options.cells[0] // len(pictures))
-    picked = [_pick(share, most, chance) for share in shares]
-    raw = torch.cat([_rows(picture.values)[rows] for picture, rows in zip(pictures, picked, strict=True)])
-    offset = torch.cat([_rows(picture.offset)[rows] for picture, rows in zip(pictures, picked, strict=True)])
-    known = torch.cat([_rows(share)[rows] for share, rows in zip(shares, picked, strict=True)])
+    most = min(options.cells[1], options.cells[0] // count)
+    picked = [_pick(picture, share, most, chance) for picture, share in seen]
+    raw, offset, known = (torch.cat(parts) for parts in zip(*picked, strict=True))
+    if not len(raw):
+        raise LearningError("corrections", "all of them is void", "Accept a picture with a label in it.")
     mean, spread = raw.mean(dim=0), raw.std(dim=0) + 1e-3
     inputs = ((raw - mean) / spread).clamp_(-_FARTHEST, _FARTHEST)
     weight = known @ known.sum(dim=0).clamp_min(1).pow(-options.balance)
@@ -122,10 +129,11 @@ def learn(
     return Classifier(mean, spread, networks, bank, options.retrieval)
 
 
-def _pick(share: Tensor, most: int, chance: torch.Generator) -> Tensor:
-    """(n,) int64: cells at least half of which is known, at most so many, at random."""
+def _pick(picture: Picture, share: Tensor, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, offsets and shares of cells at least half of which is known, at most so many, at random."""
     known = (share.sum(dim=0).flatten() > 0.5).nonzero()[:, 0]
-    return known[torch.randperm(len(known), generator=chance)[:most]]
+    rows = known[torch.randperm(len(known), generator=chance)[:most]]
+    return _rows(picture.values)[rows], _rows(picture.offset)[rows], _rows(share)[rows]
 
 
 def _rows(values: Tensor) -> Tensor:

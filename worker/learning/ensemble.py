@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 Blinded = tuple[slice, float]
 """Columns that are hidden together from a row, and how often: what is not always seen is not leant on alone."""
 
