@@ -66,7 +66,7 @@ def test_every_photograph_is_judged_by_what_was_learned_from_others() -> None:
     learn = examples(9, 0, 1)
     plan = plan_trials(learn, [])
     assert sorted(t.example.key for t in plan.trials) == sorted(keys(learn))
-    assert len(plan.lessons) == 4
+    assert len(plan.lessons) == 3
     for trial in plan.trials:
         assert trial.lesson is not None
         assert trial.example.key not in keys(plan.lessons[trial.lesson])
