@@ -34,7 +34,7 @@ class Options:
     """
 
     members: int = 3
-    cells: tuple[int, int] = (60_000, 6_000)
+    cells: tuple[int, int] = (80_000, 6_000)
     balance: float = 0.5
     training: Training = field(default_factory=Training)
     retrieval: float = 0.2

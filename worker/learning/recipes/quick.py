@@ -27,7 +27,7 @@ from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
 PARTS = ("encoder", "appearance", "retrieval")
-_VIEWS = 16  # pictures and other views of them that are learned from, where there are not as many pictures
+_VIEWS = 32  # pictures and other views of them that are learned from, where there are not as many pictures
 _MOST_EXAMPLES = 60
 _LEAST = 1e-9  # posterior
 _REMEDY = "Draw a label in at least one picture and accept it."
