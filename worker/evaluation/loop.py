@@ -71,7 +71,7 @@ class Loop:
             truth = np.where(example.truth == UNLABELLED, count, example.truth)[known].astype(np.int64)
             matrix += np.bincount(truth * (count + 1) + pixels[known], minlength=(count + 1) ** 2).reshape(matrix.shape)
         names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
-        return _ious(matrix, names)
+        return judged(matrix, names)
 
     def random_order(self, number: int) -> list[int]:
         """Order `number` of the photographs to annotate; the same whatever the model."""
@@ -79,19 +79,20 @@ class Loop:
 
     def least_certain(self, among: Sequence[int], head: Head | None) -> list[int]:
         """Photographs to annotate next: those first of whose segments the service is least sure."""
-        labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
-        vocabulary, sureness = Vocabulary(tuple(labels)), {}
-        for index in among:
-            example = self.train[index]
-            found = self._segmenter.segment(example.embedding, vocabulary, example.image, head=head)
-            sureness[index] = found.score
+        sureness = {index: self.score(index, head) for index in among}
         return sorted(among, key=lambda index: sureness[index])
+
+    def score(self, index: int, head: Head | None) -> float:
+        """How sure the service is of its segments of a photograph, as it would store it with them."""
+        labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
+        example, vocabulary = self.train[index], Vocabulary(tuple(labels))
+        return self._segmenter.segment(example.embedding, vocabulary, example.image, head=head).score
 
     def _example(self, photo: LabelledPhotograph) -> Example:
         return Example(photo.stem, photo.image, self._segmenter.embed([photo.image])[0], self.words, photo.truth)
 
 
-def _ious(matrix: NDArray[np.int64], names: Sequence[str]) -> Judged:
+def judged(matrix: NDArray[np.int64], names: Sequence[str]) -> Judged:
     """IoU of the named classes, which come first in the confusion (true, found), and their mean."""
     hit = np.diagonal(matrix)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hit

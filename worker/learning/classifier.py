@@ -19,6 +19,7 @@ from worker.learning.retrieval import Bank
 _FARTHEST = 4.0  # deviations at which inputs are cut off
 _LEAST = 1e-6
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_HARM = 0.01  # of IoU, to a class
 _UNJUDGED = 0.5  # strength when there is one photograph only
 
 
@@ -148,7 +149,7 @@ def learn(
 
 @torch.no_grad()
 def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:
-    """The strength with the best mean IoU on photographs left out, over two halves of them; the least of equals."""
+    """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class."""
     training = replace(options.training, steps=options.training.steps // 2)
     count = lesson.shares.shape[1]
     matrix = torch.zeros(len(_STRENGTHS), count**2, dtype=torch.int64)
@@ -164,8 +165,9 @@ def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded
     table = matrix.view(-1, count, count)
     hit = table.diagonal(dim1=1, dim2=2)
     union = table.sum(dim=1) + table.sum(dim=2) - hit
-    ious = (hit / union.clamp_min(1))[:, union[0] > 0].mean(dim=1)
-    return _STRENGTHS[int(ious.argmax())]
+    ious = (hit / union.clamp_min(1))[:, table[0].sum(dim=1) > 0]  # (strengths, classes that occur)
+    harmless = (ious >= ious[0] - _HARM).all(dim=1)
+    return _STRENGTHS[int(torch.where(harmless, ious.mean(dim=1), -1.0).argmax())]
 
 
 def _pick(picture: Picture, share: Tensor, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
