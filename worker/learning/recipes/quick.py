@@ -92,7 +92,7 @@ class QuickRecipe:
         shown, taught = _drawn(examples, words)
         middle, axes = principal_axes([example.embedding.features for example in shown])
         known = [float(not any(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
-        scenes = [segmenter.look(example.embedding, words, example.image) for example in shown]
+        scenes = [segmenter.look(example.embedding, words) for example in shown]  # images may be smaller than embedded
         sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0,
                       "encoder" not in self.without, "appearance" not in self.without)  # fmt: skip
         trust, scale = agreement(sight, scenes, shown)
