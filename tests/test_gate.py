@@ -216,10 +216,18 @@ def test_without_anything_to_learn_the_reason_says_so(strange: list[Example], se
     empty = [replace(e, truth=np.full_like(e.truth, UNLABELLED)) for e in strange[:2]]
     assert "no correction shows a label yet" in judge(LinearRecipe(), [], [], None, STRANGE, segmenter).reason
     assert "no correction shows a label yet" in judge(LinearRecipe(), empty, [], None, STRANGE, segmenter).reason
-    dot = np.full_like(strange[0].truth, UNLABELLED)
-    dot[60, 80] = 1
-    verdict = judge(LinearRecipe(), [replace(strange[0], truth=dot)], [], None, STRANGE, segmenter)
-    assert "correct one more photograph" in verdict.reason
+
+
+@pytest.mark.parametrize("rest", [UNLABELLED, VOID])
+def test_a_label_too_small_to_judge_promotes_nothing(rest: int, strange: list[Example], segmenter: Segmenter) -> None:
+    for row in (60, 61):  # the grid has a cell for one of them
+        dot = np.full_like(strange[0].truth, rest)
+        dot[row, 80] = 1
+        examples = [replace(strange[0], truth=dot)]
+        for held_out in ([], examples)[: 1 + (rest == VOID)]:
+            verdict = judge(LinearRecipe(), examples, held_out, None, STRANGE, segmenter)
+            assert not verdict.promoted
+    assert "correct one more photograph" in judge(LinearRecipe(), examples, [], None, STRANGE, segmenter).reason
 
 
 def test_a_recipe_that_cannot_learn_is_a_reason(strange: list[Example], segmenter: Segmenter) -> None:

@@ -65,6 +65,11 @@ class Bench:
         self._scenes: dict[str, Scene] = {}
         self._frozen: dict[str, Sight] = {}
 
+    def shows_label(self, trials: Sequence[Trial]) -> bool:
+        """Whether there is a cell of any label to judge."""
+        truths = (self._truth(trial.example) for trial in trials)
+        return any(bool(((truth >= 0) & (truth < self.classes - 1)).any()) for truth in truths)
+
     def look(self, trials: Sequence[Trial], head_of: Callable[[Trial], Head | None]) -> list[Sight]:
         """Show each trial to its head; None is the frozen model."""
         return [self._see(trial.example, head_of(trial)) for trial in trials]

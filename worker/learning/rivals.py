@@ -13,7 +13,7 @@ import numpy as np
 from worker.learning.adapter import Adapter
 from worker.learning.judging import Bench
 from worker.learning.paired import Comparison, Confusion
-from worker.learning.trials import Trial, shown_labels
+from worker.learning.trials import Trial
 
 LEAST_GAIN = 0.005
 """Mean IoU a candidate must gain: less is not worth predicting every image again."""
@@ -74,7 +74,7 @@ class Rivals:
         self._bench, self._trials, self._served, self._names = bench, trials, served, names
         self._seen = frozenset(seen) if served is not None else frozenset()
         fresh = [trial for trial in trials if self._is_fresh(trial)]
-        self.fresh = any(shown_labels(trial.example.truth) for trial in fresh)
+        self.fresh = bench.shows_label(fresh)
         """Whether some photograph was learned from by neither. When none, because corrections were only edited or
         deleted, both are compared where both have learned."""
         self.shared = fresh if self.fresh else list(trials)
