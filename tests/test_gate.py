@@ -77,6 +77,15 @@ def test_what_is_not_better_than_zero_shot_is_not_promoted(
     assert [row["strength"] for row in verdict.figures["strengths"]] == [0, 0.25, 0.5, 0.75, 1]
 
 
+def test_a_single_photograph_must_gain_much(segmenter: Segmenter) -> None:
+    """Its halves are alike: of twenty such pictures eight seemed to gain, and three of these lost on others."""
+    one = corrected_scenes(segmenter, 1, seed=108)
+    verdict = judge(LinearRecipe(), one, [], None, KNOWN, segmenter)
+    assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.05
+    assert not verdict.promoted
+    assert "too little to trust a single photograph" in verdict.reason
+
+
 def test_a_weaker_mixture_is_promoted_where_all_that_was_learned_is_too_much(
     known: list[Example], segmenter: Segmenter
 ) -> None:

@@ -125,6 +125,7 @@ class Bench:
         truth = shrink_nearest(example.truth, _grid(example.truth.shape))
         return np.where(truth == UNLABELLED, self.classes - 1, np.where(truth == VOID, -1, truth)).astype(np.int16)
 
+    @torch.no_grad()
     def _see(self, example: Example, head: Head | None) -> Sight:
         if head is None and example.key in self._frozen:
             return self._frozen[example.key]
