@@ -1,4 +1,4 @@
-"""The one Label Studio client: tokens, projects, tasks, images, predictions.
+"""The one Label Studio client: tokens, projects, tasks, images, annotations, predictions.
 
 Written on httpx and not on the SDK's client, because that one loads 55 MB of generated models, has no bulk reading of
 chosen tasks, and hides which request failed. It must not know about queues or masks.
@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 
 import httpx
 
+from plugin_config.annotations import AnnotatedTask, Annotation, read_annotated_task, read_annotation
 from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio_wire import (
     TOKEN_REMEDY,
@@ -30,6 +31,7 @@ from plugin_config.label_studio_wire import (
 )
 
 _PAGE = 500
+_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be about the one file
 
 
@@ -157,24 +159,31 @@ class LabelStudio:
 
     def all_tasks(self, project: int) -> Iterator[Task]:
         """Every task of the project without its data, page by page."""
-        page, seen, total = 1, 0, 1
-        while seen < total:
-            answer = self._task_page(project, page=page, page_size=_PAGE, include="predictions_score")
-            if not answer["tasks"]:
-                return
-            yield from (_task(row) for row in answer["tasks"])
-            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+        return (_task(row) for row in self._task_rows(project, include="predictions_score"))
 
     def predictions(self, task: int) -> list[StoredPrediction]:
         """Every prediction of a task, with its regions."""
         rows = self.request("GET", "/api/predictions/", params={"task": task})
         return [_prediction(row) for row in rows]
 
-    def parent_predictions(self, task: int) -> frozenset[int]:
-        """The predictions that annotations of a task were made from."""
+    def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
+        """Every task of the project that has an annotation which is not cancelled, without data, page by page."""
+        query = json.dumps({"filters": {"conjunction": "and", "items": [_ANNOTATED]}, "ordering": ["tasks:id"]})
+        for row in self._task_rows(project, include="annotations_ids,updated_at", query=query):
+            with _as_expected("a task"):
+                task = read_annotated_task(row)
+            yield task
+
+    def annotations(self, task: int) -> list[Annotation]:
+        """Every submitted annotation of a task, with its regions; drafts are not among them."""
         rows = self.request("GET", f"/api/tasks/{task}/annotations/")
         with _as_expected("annotations"):
-            return frozenset(int(row["parent_prediction"]) for row in rows if row.get("parent_prediction"))
+            return [read_annotation(row) for row in rows]
+
+    def parent_predictions(self, task: int) -> frozenset[int]:
+        """The predictions that annotations of a task were made from."""
+        parents = (annotation.parent_prediction for annotation in self.annotations(task))
+        return frozenset(parent for parent in parents if parent is not None)
 
     def create_prediction(
         self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str
@@ -209,6 +218,15 @@ class LabelStudio:
             response.close()
             raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
         return response
+
+    def _task_rows(self, project: int, *, include: str, **query: str) -> Iterator[Any]:
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            answer = self._task_page(project, page=page, page_size=_PAGE, include=include, **query)
+            if not answer["tasks"]:
+                return
+            yield from answer["tasks"]
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
 
     def _task_page(self, project: int, *, page: int, page_size: int, include: str, **query: str) -> Any:
         # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.
