@@ -63,12 +63,12 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
     return {**found, **{f"{name}_images_per_s": rate for name, rate in medians.items()}}
 
 
-def random_weights(folder: Path) -> str:
-    """A ViT-B-16 that has learned nothing, as a checkpoint; returns the MODEL setting that names it."""
+def random_weights(folder: Path, architecture: str = _MODEL) -> str:
+    """A model that has learned nothing, as a checkpoint; returns the MODEL setting that names it."""
     torch.manual_seed(0)
     path = folder / "random.pt"
-    torch.save(open_clip.create_model(_MODEL, pretrained=None, load_weights=False).state_dict(), path)
-    return f"{_MODEL}:{path}"
+    torch.save(open_clip.create_model(architecture, pretrained=None, load_weights=False).state_dict(), path)
+    return f"{architecture}:{path}"
 
 
 def _bare(count: int, model: str, picture: Path, seconds: float) -> float:
