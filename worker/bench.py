@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 
 from plugin_config.errors import ZeromaskError
-from worker.benchmarks.bars import Figure, compared, read_figures, table
+from worker.benchmarks.bars import BARS, Figure, compared, read_figures, table
 from worker.benchmarks.codecs import region_figures
 from worker.benchmarks.drain import drain_figures
 from worker.benchmarks.engine import QUICK, EngineSize, engine_figures
@@ -64,6 +65,7 @@ FIGURES: Mapping[str, Figures] = {
 def main(arguments: Sequence[str]) -> int:
     """Measure and print. Returns 0; 2 when something could not be measured."""
     found = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # open_clip warns of random weights; they are meant
     torch.set_num_threads(found.threads)
     quick = bool(found.quick)
     options = BenchOptions(
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         told = {**figures, "compared": ratios} if found.compare else figures
         sys.stdout.write(json.dumps(told) + "\n")
     else:
-        sys.stdout.write(table(figures, ratios))
+        sys.stdout.write(table(figures, ratios, {} if quick else BARS))
     return 0
 
 

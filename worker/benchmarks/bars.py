@@ -65,12 +65,12 @@ def compared(figures: Mapping[str, Figure], earlier: Mapping[str, Figure]) -> di
     }
 
 
-def table(figures: Mapping[str, Figure], ratios: Mapping[str, float]) -> str:
+def table(figures: Mapping[str, Figure], ratios: Mapping[str, float], bars: Mapping[str, Bar]) -> str:
     """Figures for a person, with their bars, and how they compare where they do."""
     lines = []
     for name, value in figures.items():
         told = value if isinstance(value, str) else f"{value:g}"
-        bar = BARS[name].verdict(value) if name in BARS and not isinstance(value, str) else ""
+        bar = bars[name].verdict(value) if name in bars and not isinstance(value, str) else ""
         then = f"x {ratios[name]:.3g}" if name in ratios else ""
         lines.append(f"{name:<28} {told:<12} {then:<10} {bar}".rstrip() + "\n")
     return "".join(lines)

@@ -20,11 +20,12 @@ from rich.console import Console
 from worker.benchmarks.bars import Figure
 from worker.benchmarks.clock import Times, take_turns
 from worker.benchmarks.emulated import PRESENT, Stand, draw, stand
-from worker.benchmarks.throughput import random_weights
 from worker.benchmarks.two_stage import Crops, proposals
+from worker.benchmarks.weights import TINY, random_weights
 from worker.evaluation.rivals import FULL_DILATIONS, pamr
 from worker.results import encode_segments
 from worker.segmentation.cache import EmbeddingCache
+from worker.segmentation.checkpoints import resolve
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.shape import pixel_classes
@@ -49,12 +50,12 @@ class EngineSize:
     model: str = "ViT-B-16"
     height: int = 448
     width: int = 592
-    turns: int = 7
+    turns: int = 5
     slow_turns: int = 3
     shrink: int = 1
 
 
-QUICK = EngineSize("ViT-S-32", 128, 160, turns=1, slow_turns=1, shrink=100)
+QUICK = EngineSize(TINY, 128, 160, turns=1, slow_turns=1, shrink=100)
 
 
 def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[str, Figure]:
@@ -191,8 +192,10 @@ def _bound(function: Callable[..., object], *arguments: object) -> Callable[[], 
 
 def _bare_tower(model: str, device: torch.device, size: tuple[int, int] | None) -> Any:
     """open_clip's own image tower at a size of its own making: called with nothing where a size is given."""
-    name, _, path = model.partition(":")
-    whole = open_clip.create_model(name, pretrained=path, force_image_size=size, require_pretrained=True)
+    source = resolve(model)
+    whole = open_clip.create_model(
+        source.name, pretrained=source.pretrained, force_image_size=size, require_pretrained=True
+    )
     tower = whole.visual.to(device).eval().requires_grad_(False)
     if size is None:
         return tower

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from worker.benchmarks.clock import take_turns
-from worker.benchmarks.throughput import random_weights
+from worker.benchmarks.weights import random_weights
 from worker.segmentation.checkpoints import load_model
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.negatives import NEGATIVE_WORDS
