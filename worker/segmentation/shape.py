@@ -22,7 +22,8 @@ from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
 from worker.segmentation.propagation import CELLS, propagate
 from worker.segmentation.spectral import low_pass
 
-_STRIP_VALUES = 4_000_000  # floats held at once, 16 MB: more leave the processor's cache
+_STRIP_VALUES = 16_000_000  # floats held at once, 64 MB
+_CPU_STRIP_VALUES = 4_000_000  # more leave the processor's cache
 _WORKING_SIDE = 512  # pixels of the picture that the graphs are made from
 _CHANCE = 0.1  # a class that reaches this share in no patch is not there
 _MOST_REFINED = 24
@@ -165,7 +166,7 @@ class _Refined:
     def strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
         """All rows in strips of bounded size."""
         floats = 6 * len(self.classes) + 3  # per pixel: slopes, offset, shares, posterior; colour
-        for part in _parts(self.size, floats):
+        for part in _parts(self.size, floats, self.values.device):
             yield part, self.rows(image, part)
 
 
@@ -191,12 +192,13 @@ def _eigen_strength(evidence: Evidence, trust: float) -> float:
 
 
 def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
-    for part in _parts(size, len(coarse)):
+    for part in _parts(size, len(coarse), coarse.device):
         yield part, grow_rows(coarse, part, size)
 
 
-def _parts(size: tuple[int, int], floats: int) -> Iterator[slice]:
-    strip = max(1, _STRIP_VALUES // (floats * size[1]))
+def _parts(size: tuple[int, int], floats: int, device: torch.device) -> Iterator[slice]:
+    values = min(_STRIP_VALUES, _CPU_STRIP_VALUES) if device.type == "cpu" else _STRIP_VALUES
+    strip = max(1, values // (floats * size[1]))
     for start in range(0, size[0], strip):
         yield slice(start, min(start + strip, size[0]))
 
