@@ -48,7 +48,8 @@ class Label:
 
     Attributes:
         key: what a region must carry: the label's `alias` when it has one, else its `value`.
-        texts: what to look for: the `prompt` attribute (comma list) when given, else the value and its `synonyms`.
+        texts: what to look for: the `prompt` attribute (comma list) when given, else the value, its `synonyms` (comma
+            list), and the value as its `hint` describes it, which annotators see as a tooltip.
         control: name of the control tag; `to_name`: name of the Image tag it draws on; `image_key`: the key of the
             task's data that holds the image's address.
         output: the region type the control draws.
@@ -139,17 +140,25 @@ def _interface(label_config: str) -> Any:
 
 
 def _label(key: str, attributes: dict[str, str], control: Any, to_name: str, image_key: str) -> Label:
-    value = attributes.get("value", key)
-    prompts = _comma_list(attributes.get("prompt", ""))
     return Label(
         key=key,
-        texts=prompts or (value, *_comma_list(attributes.get("synonyms", ""))),
+        texts=_texts(attributes.get("value", key), attributes),
         control=control.name,
         to_name=to_name,
         image_key=image_key,
         output=OUTPUT_KINDS[control.tag],
         stuff=attributes.get("kind", "").lower() == "stuff",
     )
+
+
+def _texts(value: str, attributes: dict[str, str]) -> tuple[str, ...]:
+    """What a label's attributes say to look for, each text once."""
+    prompts = _comma_list(attributes.get("prompt", ""))
+    if prompts:
+        return tuple(dict.fromkeys(prompts))
+    hint = " ".join(attributes.get("hint", "").split()).rstrip(".")
+    described = (f"{value}, {hint}",) if hint else ()  # the label's word stays in it: a hint may say "the furry ones"
+    return tuple(dict.fromkeys((value, *_comma_list(attributes.get("synonyms", "")), *described)))
 
 
 def _comma_list(text: str) -> tuple[str, ...]:

@@ -33,6 +33,9 @@ def only_label(config: str) -> Label:
         pytest.param('value="c" prompt="car,van , truck"', "c", ("car", "van", "truck"), id="several prompts"),
         pytest.param('value="cat" prompt=" , "', "cat", ("cat",), id="empty prompt"),
         pytest.param('value="cat" prompt="dog" synonyms="pig"', "cat", ("dog",), id="prompt before synonyms"),
+        pytest.param('value="cat" hint="a small, furry\n pet."', "cat", ("cat", "cat, a small, furry pet"), id="hint"),
+        pytest.param('value="cat" hint=" . " synonyms="cat,tom"', "cat", ("cat", "tom"), id="empty hint, word twice"),
+        pytest.param('value="cat" prompt="tom,tom" hint="furry"', "cat", ("tom",), id="prompt before hint"),
         pytest.param('value="猫 &amp; 狗"', "猫 & 狗", ("猫 & 狗",), id="any script"),
     ],
 )
@@ -144,6 +147,7 @@ def test_the_hash_ignores_looks(attributes: str) -> None:
         pytest.param(brush('<Label value="cat"/><Label value="dog"/>'), id="new label"),
         pytest.param(brush('<Label value="cat" synonyms="tom"/>'), id="synonym"),
         pytest.param(brush('<Label value="cat" prompt="tom"/>'), id="prompt"),
+        pytest.param(brush('<Label value="cat" hint="furry"/>'), id="hint"),
         pytest.param(brush('<Label value="cat" alias="c"/>'), id="alias"),
         pytest.param(brush('<Label value="cat" kind="stuff"/>'), id="stuff"),
         pytest.param(brush('<Label value="cat"/>').replace("BrushLabels", "PolygonLabels"), id="output"),

@@ -23,6 +23,7 @@ from worker.leases import Leases
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
+from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
 
 
 class Resident:
@@ -45,7 +46,8 @@ class Resident:
         self.hints = ProjectHints(redis)
         self.presence = WorkerPresence(redis)
         self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-        self.segmenter = Segmenter(Encoder(settings.model, device=settings.device, short_side=settings.short_side))
+        encoder = Encoder(settings.model, device=settings.device, short_side=settings.short_side)
+        self.segmenter = Segmenter(encoder, store=TextStore(settings.state_path / TEXTS_FOLDER))
         self.embeddings = EmbeddingCache(self.segmenter)
         self.limits = ImageLimits.from_settings(settings)
         self.explained: set[str] = set()  # versions something was said about, so that it is said once

@@ -24,6 +24,7 @@ from worker.overlay import draw_overlay
 from worker.results import encode_segments
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
+from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         settings = Settings.from_env(os.environ)
         options = _parse(arguments, settings)
         vocabulary = vocabulary_of(options.words, options.output)
-        segmenter = Segmenter(Encoder(options.model, device=settings.device, short_side=settings.short_side))
+        encoder = Encoder(options.model, device=settings.device, short_side=settings.short_side)
+        segmenter = Segmenter(encoder, store=TextStore(settings.state_path / TEXTS_FOLDER))
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask segment: {error}", style="red", markup=False)

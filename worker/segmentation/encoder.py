@@ -20,6 +20,7 @@ from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 from worker.segmentation.checkpoints import load_model
+from worker.segmentation.text_tower import encode_tokens, text_fingerprint
 from worker.segmentation.towers import read_tower
 
 _LONGEST_ASPECT = 4.0
@@ -97,8 +98,12 @@ class Encoder:
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as they are; (n, D) float32 of unit length."""
         parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
-        embedded = [self._model.encode_text(self._tokenizer(list(part)).to(self.device)) for part in parts]
+        embedded = [encode_tokens(self._model, self._tokenizer(list(part)).to(self.device)) for part in parts]
         return F.normalize(torch.cat(embedded).float(), dim=-1)
+
+    def text_fingerprint(self) -> str:
+        """What tells the text half of this model from any other: a hash of its parameters."""
+        return text_fingerprint(self._model)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words the model was never trained on: their token rows are all zero (see `worker.builtin`)."""

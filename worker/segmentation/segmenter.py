@@ -14,7 +14,8 @@ from worker.segmentation.assembly import Segment, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
 from worker.segmentation.shape import pixel_classes
-from worker.segmentation.text import BACKGROUND, TextEncoder
+from worker.segmentation.text import TextEncoder
+from worker.segmentation.text_store import TextStore
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ class Segmenter:
 
     Args:
         encoder: the model.
+        store: keeps text embeddings beyond this process; None = in memory alone.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, store: TextStore | None = None) -> None:
         self.encoder = encoder
-        self._texts = TextEncoder(encoder)
+        self._texts = TextEncoder(encoder, store=store)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """The costly half, once per image: (H, W, 3) uint8 RGB each."""
@@ -92,7 +94,7 @@ class Segmenter:
         """
         if image is not None and image.shape[:2] != embedding.size:
             raise ValueError(f"image must be of size {embedding.size} as it was embedded, got {image.shape[:2]}")
-        classes = self._texts.classes([*words, (BACKGROUND,)])
+        classes = self._texts.with_background(words)
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
@@ -106,10 +108,12 @@ class Segmenter:
         return pixel_classes(_logits(scene, head), scene.embedding.size, scene.image)
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
-        """Labels whose texts hold words the model was never trained on, with those words."""
-        unknown = {label.key: [w for text in label.texts for w in self.encoder.unknown_words(text)]
-                   for label in vocabulary.labels}  # fmt: skip
-        return {key: words for key, words in unknown.items() if words}
+        """Labels none of whose texts the model can read: each holds words that it was never trained on. These words."""
+        return {
+            label.key: [word for text in label.texts for word in self.encoder.unknown_words(text)]
+            for label in vocabulary.labels
+            if not any(map(self._texts.readable, label.texts))
+        }
 
 
 def _logits(scene: Scene, head: Head | None) -> Tensor:
