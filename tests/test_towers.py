@@ -189,7 +189,6 @@ def test_a_feature_lies_where_its_pixels_do(row: int, conv: Any) -> None:
 
 
 TRUE_SIZE = {  # the smallest of each family that open_clip lists, its patch and native size
-    "ViT-B-16-SigLIP": (16, 224),
     "ViT-B-16-SigLIP2": (16, 224),
     "PE-Core-T-16-384": (16, 384),
     "EVA02-B-16": (16, 224),

@@ -45,7 +45,7 @@ class Resident:
         self.hints = ProjectHints(redis)
         self.presence = WorkerPresence(redis)
         self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-        self.segmenter = Segmenter(Encoder(settings.model, device=settings.device, short_side=settings.short_side))
+        self.segmenter = Segmenter(Encoder.from_settings(settings))
         self.embeddings = EmbeddingCache(self.segmenter)
         self.limits = ImageLimits.from_settings(settings)
         self.explained: set[str] = set()  # versions something was said about, so that it is said once

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = Settings.from_env(os.environ)
         options = _parse(arguments, settings)
         vocabulary = vocabulary_of(options.words, options.output)
-        segmenter = Segmenter(Encoder(options.model, device=settings.device, short_side=settings.short_side))
+        segmenter = Segmenter(Encoder.from_settings(settings, model=options.model))
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask segment: {error}", style="red", markup=False)

@@ -34,9 +34,7 @@ def can_be_read(trunk: Any) -> bool:
     return getattr(conv, "stride", None) == (2, 2) and all(hasattr(block, "conv_dw") for block in blocks)
 
 
-def dense_features(
-    visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None
-) -> Tensor:
+def dense_features(visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None) -> Tensor:
     """Project every place of the last stage into the space shared with the text.
 
     Args:

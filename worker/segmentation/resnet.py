@@ -22,9 +22,7 @@ PATCH = 8  # pixels from one feature to the next
 _SHIFT = PATCH // 2
 
 
-def dense_features(
-    visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None
-) -> Tensor:
+def dense_features(visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None) -> Tensor:
     """Project every place of the last stage into the space shared with the text.
 
     Args:

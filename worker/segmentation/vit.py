@@ -71,9 +71,7 @@ def token_features(
     return projected
 
 
-def _read_block(
-    block: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None
-) -> Tensor:
+def _read_block(block: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
     attention, heads = block.attn, int(block.attn.num_heads)
     sources = _sources(attention, block.ln_1(tokens), heads, readout)
     scale = (tokens.shape[-1] // heads) ** -0.5

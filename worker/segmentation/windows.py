@@ -1,0 +1,158 @@
+"""Large images in overlapping windows: where they lie, how their features become one grid, how their seams vanish.
+
+It must not know about models or classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.segmentation.graph import conjugate_gradients
+
+_WORTH = 1.25  # finer than one pass by less than this: not worth several forwards
+_STEP = 0.95
+_OVERLAP = 4  # the share of a window that it has in common with the next: one in four
+_NEAREST = 16  # most alike patches that each is joined to, wherever they lie
+_LANDMARKS = 4096  # patches among which they are looked for, evenly spread over the grid
+_COSINES = 16_000_000  # held at once, 64 MB
+_PULL = 2.0  # weight of the neighbours against a patch's own feature
+_ITERATIONS, _TOLERANCE = 10, 1e-3
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where an image is looked at.
+
+    Attributes:
+        grid: (h, w) patches of the whole image.
+        window: (h, w) patches of every window.
+        corners: (top, left) of each window, patches.
+    """
+
+    grid: tuple[int, int]
+    window: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def whole(cls, grid: tuple[int, int]) -> Windows:
+        """One look at all of it."""
+        return cls(grid, grid, ((0, 0),))
+
+
+def place_windows(entry: tuple[int, int], size: tuple[int, int], patch: int, *, most: int) -> Windows:
+    """Cover an image with as many square windows as allowed, as fine as its own pixels at most.
+
+    Args:
+        entry: (h, w) patches at which the image would enter in one pass; its short side is that of the windows.
+        size: (H, W) of the image, pixels.
+        patch: pixels per patch.
+        most: windows at most.
+
+    Returns:
+        windows that overlap by a quarter; one pass where nothing finer is to be had.
+    """
+    side = min(entry)
+    scale = min(size[0] / (entry[0] * patch), size[1] / (entry[1] * patch))
+    while scale >= _WORTH:
+        grid = (round(entry[0] * scale), round(entry[1] * scale))
+        tops, lefts = (_starts(length, side) for length in grid)
+        if len(tops) * len(lefts) <= most:
+            return Windows(grid, (side, side), tuple((top, left) for top in tops for left in lefts))
+        scale *= _STEP
+    return Windows.whole(entry)
+
+
+def _starts(length: int, side: int) -> list[int]:
+    if length <= side:
+        return [0]
+    overlap = side // _OVERLAP
+    count = -(-(length - overlap) // (side - overlap))
+    return [round(number * (length - side) / (count - 1)) for number in range(count)]
+
+
+def merge(parts: Sequence[Tensor], windows: Windows) -> Tensor:
+    """Average the features of windows, each counting less towards its border.
+
+    Args:
+        parts: (h, w, D) float32 of each window, in the order of its corners.
+
+    Returns:
+        (h, w, D) float32 of the whole grid.
+    """
+    (height, width), like = windows.window, parts[0]
+    weight = (_fade(height, like)[:, None] * _fade(width, like))[..., None]  # (h, w, 1)
+    total = like.new_zeros(*windows.grid, like.shape[-1])
+    share = like.new_zeros(*windows.grid, 1)
+    for part, (top, left) in zip(parts, windows.corners, strict=True):
+        total[top : top + height, left : left + width] += weight * part
+        share[top : top + height, left : left + width] += weight
+    merged: Tensor = total / share
+    return merged
+
+
+def _fade(side: int, like: Tensor) -> Tensor:
+    """(side,) weights: 1 inside, a raised cosine over the overlap, never 0."""
+    place = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
+    depth = torch.minimum(place, side - place) / max(1, side // _OVERLAP)
+    return torch.sin(depth.clamp_max(1.0) * (torch.pi / 2)).square()
+
+
+def harmonise(features: Tensor, guide: Tensor) -> Tensor:
+    """Let patches that are alike agree, over the whole grid at once, so that no window keeps a view of its own.
+
+    Label propagation of LPOSS (Stojnic et al., CVPR 2025), on features instead of labels, over all windows together as
+    GLA-CLIP (CVPR 2026) asks for: minimises sum_i d_i |x_i - f_i|^2 + pull * sum_ij w_ij |x_i - x_j|^2 / 2 by conjugate
+    gradients. Edges join each patch to its most alike ones anywhere and to its eight neighbours; their weight is the
+    cosine cubed. A grid of one feature stays as it is.
+
+    Args:
+        features: (h, w, D) float32.
+        guide: (h, w, P) float32 that tells who is alike: the features themselves, or an affinity tower's.
+
+    Returns:
+        (h, w, D) float32.
+    """
+    edges = _edges(F.normalize(guide.float(), dim=-1))
+    degree = torch.sparse.mm(edges, features.new_ones(edges.shape[1], 1))[:, 0] + 1e-6
+    flat = features.flatten(0, 1).T.contiguous()  # (D, N)
+
+    def energy(values: Tensor) -> Tensor:
+        pulled: Tensor = (1 + _PULL) * degree * values - _PULL * torch.sparse.mm(edges, values.T).T
+        return pulled
+
+    solved = conjugate_gradients(
+        energy, degree * flat, flat, (1 + _PULL) * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE
+    )
+    return solved.T.reshape(features.shape)
+
+
+def _edges(unit: Tensor) -> Tensor:
+    """(N, N) sparse, symmetric: cosines cubed between patches (h, w, P) that are most alike or side by side."""
+    height, width, _ = unit.shape
+    flat, count = unit.flatten(0, 1), height * width
+    landmarks = torch.linspace(0, count - 1, min(count, _LANDMARKS), device=unit.device).round().long()
+    rows = max(1, _COSINES // len(landmarks))
+    nearest = min(_NEAREST + 1, len(landmarks))  # a patch finds itself, too
+    found = torch.cat([(flat[start : start + rows] @ flat[landmarks].T).topk(nearest).indices
+                       for start in range(0, count, rows)])  # fmt: skip
+    place = torch.arange(count, device=unit.device)
+    pairs = [torch.stack([place.repeat_interleave(nearest), landmarks[found].flatten()])]
+    cells = place.reshape(height, width)
+    for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        one = cells[: height - down, max(0, -across) : width - max(0, across)]
+        other = cells[down:, max(0, across) : width + min(0, across)]
+        pairs.append(torch.stack([one.flatten(), other.flatten()]))
+    ends = torch.cat(pairs, dim=1)
+    ends = torch.cat([ends, ends.flip(0)], dim=1)
+    ends = ends[:, ends[0] != ends[1]]
+    once = torch.unique(ends[0] * count + ends[1])
+    ends = torch.stack([once // count, once % count])
+    parts = torch.split(ends, max(1, _COSINES // flat.shape[1]), dim=1)
+    weight = torch.cat([(flat[part[0]] * flat[part[1]]).sum(dim=-1) for part in parts])
+    weight = weight.clamp_min_(0.0).pow_(3)
+    return torch.sparse_coo_tensor(ends, weight, (count, count), is_coalesced=True, check_invariants=False)
