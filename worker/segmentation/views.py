@@ -78,7 +78,7 @@ def join_views(
         return ImageEmbedding(features[0], size, affinities[0] if affinities else None)
     affinity = F.normalize(merge(affinities, place), dim=-1) if affinities else None
     merged = merge(features, place)
-    whole = harmonise(merged, merged if affinity is None else affinity)
+    whole = harmonise(merged, merged if affinity is None else affinity, place)
     return ImageEmbedding(F.normalize(whole, dim=-1), size, affinity)
 
 

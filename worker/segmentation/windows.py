@@ -17,7 +17,7 @@ from worker.segmentation.graph import conjugate_gradients
 _WORTH = 1.25  # finer than one pass by less than this: not worth several forwards
 _STEP = 0.95
 _OVERLAP = 4  # the share of a window that it has in common with the next: one in four
-_NEAREST = 16  # most alike patches that each is joined to, wherever they lie
+_NEAREST = 32  # most alike patches that each is joined to, evenly taken from all windows
 _LANDMARKS = 4096  # patches among which they are looked for, evenly spread over the grid
 _COSINES = 16_000_000  # held at once, 64 MB
 _PULL = 2.0  # weight of the neighbours against a patch's own feature
@@ -85,7 +85,7 @@ def merge(parts: Sequence[Tensor], windows: Windows) -> Tensor:
         (h, w, D) float32 of the whole grid.
     """
     (height, width), like = windows.window, parts[0]
-    weight = (_fade(height, like)[:, None] * _fade(width, like))[..., None]  # (h, w, 1)
+    weight = _weight(windows, like)[..., None]
     total = like.new_zeros(*windows.grid, like.shape[-1])
     share = like.new_zeros(*windows.grid, 1)
     for part, (top, left) in zip(parts, windows.corners, strict=True):
@@ -95,6 +95,25 @@ def merge(parts: Sequence[Tensor], windows: Windows) -> Tensor:
     return merged
 
 
+def _owners(windows: Windows, like: Tensor) -> Tensor:
+    """(h, w) int64: the window that counts most at each patch."""
+    height, width = windows.window
+    best = like.new_zeros(windows.grid)
+    owner = torch.zeros(windows.grid, dtype=torch.int64, device=like.device)
+    weight = _weight(windows, like)
+    for number, (top, left) in enumerate(windows.corners):
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        more = weight > best[rows, columns]
+        owner[rows, columns] = torch.where(more, number, owner[rows, columns])
+        best[rows, columns] = torch.maximum(best[rows, columns], weight)
+    return owner
+
+
+def _weight(windows: Windows, like: Tensor) -> Tensor:
+    """(h, w) of what a window says at each of its patches."""
+    return _fade(windows.window[0], like)[:, None] * _fade(windows.window[1], like)
+
+
 def _fade(side: int, like: Tensor) -> Tensor:
     """(side,) weights: 1 inside, a raised cosine over the overlap, never 0."""
     place = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
@@ -102,47 +121,46 @@ def _fade(side: int, like: Tensor) -> Tensor:
     return torch.sin(depth.clamp_max(1.0) * (torch.pi / 2)).square()
 
 
-def harmonise(features: Tensor, guide: Tensor) -> Tensor:
+def harmonise(features: Tensor, guide: Tensor, windows: Windows) -> Tensor:
     """Let patches that are alike agree, over the whole grid at once, so that no window keeps a view of its own.
 
     Label propagation of LPOSS (Stojnic et al., CVPR 2025), on features instead of labels, over all windows together as
     GLA-CLIP (CVPR 2026) asks for: minimises sum_i d_i |x_i - f_i|^2 + pull * sum_ij w_ij |x_i - x_j|^2 / 2 by conjugate
-    gradients. Edges join each patch to its most alike ones anywhere and to its eight neighbours; their weight is the
-    cosine cubed. A grid of one feature stays as it is.
+    gradients. Edges join each patch to its eight neighbours and to the most alike patches of *every* window: those of
+    its own are alike already, in what is wrong about it, too. Their weight is the cosine of the features without the
+    grid's mean, cubed. A grid of one feature stays as it is.
 
     Args:
         features: (h, w, D) float32.
         guide: (h, w, P) float32 that tells who is alike: the features themselves, or an affinity tower's.
+        windows: where each was seen.
 
     Returns:
         (h, w, D) float32.
     """
-    edges = _edges(F.normalize(guide.float(), dim=-1))
-    degree = torch.sparse.mm(edges, features.new_ones(edges.shape[1], 1))[:, 0] + 1e-6
+    centred = guide.float() - guide.float().mean(dim=(0, 1))
+    edges = _edges(F.normalize(centred, dim=-1), _owners(windows, features).flatten())
+    degree = torch.sparse.mm(edges, features.new_ones(edges.shape[1], 1))[:, 0]
+    own = degree + 1e-6  # a patch that nothing joins keeps its feature
     flat = features.flatten(0, 1).T.contiguous()  # (D, N)
 
     def energy(values: Tensor) -> Tensor:
-        pulled: Tensor = (1 + _PULL) * degree * values - _PULL * torch.sparse.mm(edges, values.T).T
+        pulled: Tensor = own * values + _PULL * (degree * values - torch.sparse.mm(edges, values.T).T)
         return pulled
 
     solved = conjugate_gradients(
-        energy, degree * flat, flat, (1 + _PULL) * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE
+        energy, own * flat, flat, own + _PULL * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE
     )
     return solved.T.reshape(features.shape)
 
 
-def _edges(unit: Tensor) -> Tensor:
-    """(N, N) sparse, symmetric: cosines cubed between patches (h, w, P) that are most alike or side by side."""
+def _edges(unit: Tensor, owner: Tensor) -> Tensor:
+    """(N, N) sparse, symmetric: cosines cubed between patches (h, w, P) that are side by side or alike."""
     height, width, _ = unit.shape
     flat, count = unit.flatten(0, 1), height * width
-    landmarks = torch.linspace(0, count - 1, min(count, _LANDMARKS), device=unit.device).round().long()
-    rows = max(1, _COSINES // len(landmarks))
-    nearest = min(_NEAREST + 1, len(landmarks))  # a patch finds itself, too
-    found = torch.cat([(flat[start : start + rows] @ flat[landmarks].T).topk(nearest).indices
-                       for start in range(0, count, rows)])  # fmt: skip
     place = torch.arange(count, device=unit.device)
-    pairs = [torch.stack([place.repeat_interleave(nearest), landmarks[found].flatten()])]
     cells = place.reshape(height, width)
+    pairs = [_alike(flat, owner)]
     for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
         one = cells[: height - down, max(0, -across) : width - max(0, across)]
         other = cells[down:, max(0, across) : width + min(0, across)]
@@ -156,3 +174,22 @@ def _edges(unit: Tensor) -> Tensor:
     weight = torch.cat([(flat[part[0]] * flat[part[1]]).sum(dim=-1) for part in parts])
     weight = weight.clamp_min_(0.0).pow_(3)
     return torch.sparse_coo_tensor(ends, weight, (count, count), is_coalesced=True, check_invariants=False)
+
+
+def _alike(flat: Tensor, owner: Tensor) -> Tensor:
+    """(2, E) int64: each patch of (N, P) with the most alike landmarks of every window."""
+    count = len(flat)
+    landmarks = torch.linspace(0, count - 1, min(count, _LANDMARKS), device=flat.device).round().long()
+    groups = [landmarks[owner[landmarks] == number] for number in torch.unique(owner)]
+    each = max(1, _NEAREST // len(groups))
+    rows = max(1, _COSINES // len(landmarks))
+    pairs = []
+    for start in range(0, count, rows):
+        part = flat[start : start + rows]
+        place = torch.arange(start, start + len(part), device=flat.device)
+        for group in groups:
+            nearest = min(each, len(group))
+            if nearest:
+                found = group[(part @ flat[group].T).topk(nearest).indices]
+                pairs.append(torch.stack([place.repeat_interleave(nearest), found.flatten()]))
+    return torch.cat(pairs, dim=1)
