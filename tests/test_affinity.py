@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -20,6 +19,7 @@ from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.key_tower import KeyTower
 from worker.segmentation.segmenter import Segmenter
+from worker.segmentation.shape import pixel_classes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,9 +107,8 @@ def test_they_reach_the_shape_stage(model: str, tower: str, monkeypatch: pytest.
 
     def note(coarse: Any, size: Any, image: Any, features: Any) -> Any:
         handed.append(features)
-        return plain(coarse, size, image, features)
+        return pixel_classes(coarse, size, image, features)
 
-    plain = facade.pixel_classes
     monkeypatch.setattr(facade, "pixel_classes", note)
     words = Vocabulary((Label("cat", ("cat",), control="b", to_name="image", image_key="image", output="brush"),))
     image = noise(64, 96)

@@ -45,6 +45,7 @@ class Encoder:
         precision: "auto", "fp32", "bf16" or "fp16", of the image tower; "auto" is measured at the first image.
         compiles: whether the image tower goes through torch.compile.
         windows: most windows in which an image of more pixels than enter is read; 0 = one pass.
+        harmonised: whether windows are made to agree on one graph; only ablations turn it off.
 
     Raises:
         ModelUnavailable: no such model, weights missing, an image tower that cannot be read patch by patch or not as
@@ -62,6 +63,7 @@ class Encoder:
         precision: str = AUTO,
         compiles: bool = False,
         windows: int = 0,
+        harmonised: bool = True,
     ) -> None:
         self.name = model
         self.device = _pick_device(device, model)
@@ -71,7 +73,7 @@ class Encoder:
         self._model = network.to(self.device)
         self._affinity = KeyTower(affinity_tower, device=self.device) if affinity_tower else None
         self._tower = read_tower(self._model.visual, model, readout=readout, proxies=self._affinity is not None)
-        self._windows = windows
+        self._windows, self._harmonised = windows, harmonised
         preprocess = open_clip.get_model_preprocess_cfg(self._model)
         self._mean = torch.tensor(preprocess["mean"], device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocess["std"], device=self.device).view(1, 3, 1, 1)
@@ -136,7 +138,7 @@ class Encoder:
                 number = len(places[index].corners)
                 mine, features = features[:number], features[number:]
                 seen, affinities = affinities[:number], affinities[number:]
-                found[index] = join_views(mine, seen, places[index], sizes[index])
+                found[index] = join_views(mine, seen, places[index], sizes[index], harmonised=self._harmonised)
         return [found[index] for index in range(len(images))]
 
     @torch.inference_mode()

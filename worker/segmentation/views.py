@@ -64,7 +64,12 @@ def cut_views(images: Iterable[tuple[NDArray[np.uint8], Windows]], patch: int) -
 
 
 def join_views(
-    features: Sequence[Tensor], affinities: Sequence[Tensor], place: Windows, size: tuple[int, int]
+    features: Sequence[Tensor],
+    affinities: Sequence[Tensor],
+    place: Windows,
+    size: tuple[int, int],
+    *,
+    harmonised: bool = True,
 ) -> ImageEmbedding:
     """Make one embedding of all views of one image.
 
@@ -73,13 +78,15 @@ def join_views(
         affinities: (h, w, P) float32 of each view from an affinity tower; empty without one.
         place: where the views lie.
         size: (H, W) of the image, pixels.
+        harmonised: whether several views are made to agree on one graph.
     """
     if len(features) == 1:
         return ImageEmbedding(features[0], size, affinities[0] if affinities else None)
     affinity = F.normalize(merge(affinities, place), dim=-1) if affinities else None
     merged = merge(features, place)
-    whole = harmonise(merged, merged if affinity is None else affinity, place)
-    return ImageEmbedding(F.normalize(whole, dim=-1), size, affinity)
+    if harmonised:
+        merged = harmonise(merged, merged if affinity is None else affinity, place)
+    return ImageEmbedding(F.normalize(merged, dim=-1), size, affinity)
 
 
 def _enter(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
