@@ -20,7 +20,8 @@ _OVERLAP = 4  # the share of a window that it has in common with the next: one i
 _NEAREST = 32  # most alike patches that each is joined to, evenly taken from all windows
 _LANDMARKS = 4096  # patches among which they are looked for, evenly spread over the grid
 _COSINES = 16_000_000  # held at once, 64 MB
-_PULL = 2.0  # weight of the neighbours against a patch's own feature
+_SHARPNESS = 8  # power of the cosines: what is merely similar stays apart
+_PULL = 8.0  # weight of all neighbours against a patch's own feature, per disagreement of the windows
 _ITERATIONS, _TOLERANCE = 10, 1e-3
 
 
@@ -87,12 +88,32 @@ def merge(parts: Sequence[Tensor], windows: Windows) -> Tensor:
     (height, width), like = windows.window, parts[0]
     weight = _weight(windows, like)[..., None]
     total = like.new_zeros(*windows.grid, like.shape[-1])
-    share = like.new_zeros(*windows.grid, 1)
     for part, (top, left) in zip(parts, windows.corners, strict=True):
         total[top : top + height, left : left + width] += weight * part
-        share[top : top + height, left : left + width] += weight
-    merged: Tensor = total / share
+    merged: Tensor = total / _sum(weight, windows)
     return merged
+
+
+def disagreement(merged: Tensor, windows: Windows) -> float:
+    """Mean of 1 - cosine between what two windows say of the same patch.
+
+    Args:
+        merged: (h, w, D) float32: what `merge` made of unit features. An average of unit vectors is the shorter the
+            more they differ, so the windows themselves are not needed again.
+        windows: where each was seen.
+    """
+    weight = _weight(windows, merged)[..., None]
+    alone = _sum(weight.square(), windows) / _sum(weight, windows).square()
+    several = float((1 - alone).sum())
+    return max(0.0, float((1 - merged.square().sum(dim=-1)).sum())) / several if several > 0 else 0.0
+
+
+def _sum(weight: Tensor, windows: Windows) -> Tensor:
+    """(h, w, 1) sum of a (h, w, 1) weight over all windows."""
+    total = weight.new_zeros(*windows.grid, 1)
+    for top, left in windows.corners:
+        total[top : top + len(weight), left : left + weight.shape[1]] += weight
+    return total
 
 
 def _owners(windows: Windows, like: Tensor) -> Tensor:
@@ -125,37 +146,38 @@ def harmonise(features: Tensor, guide: Tensor, windows: Windows) -> Tensor:
     """Let patches that are alike agree, over the whole grid at once, so that no window keeps a view of its own.
 
     Label propagation of LPOSS (Stojnic et al., CVPR 2025), on features instead of labels, over all windows together as
-    GLA-CLIP (CVPR 2026) asks for: minimises sum_i d_i |x_i - f_i|^2 + pull * sum_ij w_ij |x_i - x_j|^2 / 2 by conjugate
+    GLA-CLIP (CVPR 2026) asks for: minimises sum_i |x_i - f_i|^2 + pull * sum_ij w_ij |x_i - x_j|^2 / 2 by conjugate
     gradients. Edges join each patch to its eight neighbours and to the most alike patches of *every* window: those of
-    its own are alike already, in what is wrong about it, too. Their weight is the cosine of the features without the
-    grid's mean, cubed. A grid of one feature stays as it is.
+    its own are alike already, in what is wrong about it, too. Their weight is a power of the cosine of the features
+    without the grid's mean. The pull is as strong as the windows disagree where they overlap: with no disagreement, or
+    a grid of one feature, all stays as it is.
 
     Args:
-        features: (h, w, D) float32.
+        features: (h, w, D) float32, what `merge` made of unit features.
         guide: (h, w, P) float32 that tells who is alike: the features themselves, or an affinity tower's.
         windows: where each was seen.
 
     Returns:
         (h, w, D) float32.
     """
+    pull = _PULL * disagreement(features, windows)
+    if pull == 0:
+        return features
     centred = guide.float() - guide.float().mean(dim=(0, 1))
     edges = _edges(F.normalize(centred, dim=-1), _owners(windows, features).flatten())
     degree = torch.sparse.mm(edges, features.new_ones(edges.shape[1], 1))[:, 0]
-    own = degree + 1e-6  # a patch that nothing joins keeps its feature
     flat = features.flatten(0, 1).T.contiguous()  # (D, N)
 
     def energy(values: Tensor) -> Tensor:
-        pulled: Tensor = own * values + _PULL * (degree * values - torch.sparse.mm(edges, values.T).T)
+        pulled: Tensor = values + pull * (degree * values - torch.sparse.mm(edges, values.T).T)
         return pulled
 
-    solved = conjugate_gradients(
-        energy, own * flat, flat, own + _PULL * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE
-    )
+    solved = conjugate_gradients(energy, flat, flat, 1 + pull * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE)
     return solved.T.reshape(features.shape)
 
 
 def _edges(unit: Tensor, owner: Tensor) -> Tensor:
-    """(N, N) sparse, symmetric: cosines cubed between patches (h, w, P) that are side by side or alike."""
+    """(N, N) sparse, symmetric: weights between patches (h, w, P) that are side by side or alike."""
     height, width, _ = unit.shape
     flat, count = unit.flatten(0, 1), height * width
     place = torch.arange(count, device=unit.device)
@@ -172,7 +194,7 @@ def _edges(unit: Tensor, owner: Tensor) -> Tensor:
     ends = torch.stack([once // count, once % count])
     parts = torch.split(ends, max(1, _COSINES // flat.shape[1]), dim=1)
     weight = torch.cat([(flat[part[0]] * flat[part[1]]).sum(dim=-1) for part in parts])
-    weight = weight.clamp_min_(0.0).pow_(3)
+    weight = weight.clamp_min_(0.0).pow_(_SHARPNESS).div_(_NEAREST)
     return torch.sparse_coo_tensor(ends, weight, (count, count), is_coalesced=True, check_invariants=False)
 
 
