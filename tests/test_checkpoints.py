@@ -175,6 +175,17 @@ def test_weights_of_another_architecture_are_refused(tiny_name: str, tmp_path: P
         load_model(f"{tiny_name}:{tmp_path}/weights.pt")
 
 
+def test_a_tokenizer_that_lacks_a_package_is_told_before_weights_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SigLIP's tokenizers come from transformers, which is no dependency."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    write_config(tmp_path, {**TINY, "text_cfg": {**TINY["text_cfg"], "hf_tokenizer_name": "some/tokenizer"}})
+    with pytest.raises(ModelUnavailable, match="tokenizer needs the package transformers") as caught:
+        load_model(f"local-dir:{tmp_path}")
+    assert "pip install transformers" in caught.value.remedy
+
+
 TOWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "average pool": lambda vision: {**vision, "pool_type": "avg"},
     "attention pool": lambda vision: {**vision, "attentional_pool": True, "attn_pooler_queries": 4},
