@@ -169,7 +169,7 @@ def harmonise(features: Tensor, guide: Tensor, windows: Windows) -> Tensor:
     flat = features.flatten(0, 1).T.contiguous()  # (D, N)
 
     def energy(values: Tensor) -> Tensor:
-        pulled: Tensor = values + pull * (degree * values - torch.sparse.mm(edges, values.T).T)
+        pulled: Tensor = values + pull * (degree * values - torch.sparse.mm(edges, values.T.contiguous()).T)
         return pulled
 
     solved = conjugate_gradients(energy, flat, flat, 1 + pull * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE)
@@ -187,15 +187,15 @@ def _edges(unit: Tensor, owner: Tensor) -> Tensor:
         one = cells[: height - down, max(0, -across) : width - max(0, across)]
         other = cells[down:, max(0, across) : width + min(0, across)]
         pairs.append(torch.stack([one.flatten(), other.flatten()]))
-    ends = torch.cat(pairs, dim=1)
-    ends = torch.cat([ends, ends.flip(0)], dim=1)
+    ends = torch.cat(pairs, dim=1).sort(dim=0).values  # either end may have found the other, or both
     ends = ends[:, ends[0] != ends[1]]
     once = torch.unique(ends[0] * count + ends[1])
     ends = torch.stack([once // count, once % count])
     parts = torch.split(ends, max(1, _COSINES // flat.shape[1]), dim=1)
     weight = torch.cat([(flat[part[0]] * flat[part[1]]).sum(dim=-1) for part in parts])
     weight = weight.clamp_min_(0.0).pow_(_SHARPNESS).div_(_NEAREST)
-    return torch.sparse_coo_tensor(ends, weight, (count, count), is_coalesced=True, check_invariants=False)
+    ends, weight = torch.cat([ends, ends.flip(0)], dim=1), weight.repeat(2)
+    return torch.sparse_coo_tensor(ends, weight, (count, count), check_invariants=False).coalesce()
 
 
 def _alike(flat: Tensor, owner: Tensor) -> Tensor:
