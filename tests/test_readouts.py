@@ -216,3 +216,13 @@ def test_a_readout_that_cannot_be_is_told_with_those_that_can(setting: str, told
     with pytest.raises(ModelUnavailable, match=told) as caught:
         choose_readout(setting, "ViT-B-16-SigLIP2/webli", offered=frozenset({"k", "v"}), proxies=False)
     assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", READOUTS)
+@torch.inference_mode()
+def test_every_readout_says_the_same_in_bfloat16(name: str, visual: Any, pixels: Tensor) -> None:
+    proxies = drawn(2, 4, 4, 6, seed=5)
+    plain = token_features(visual, pixels, readout=READOUTS[name], proxies=proxies)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = token_features(visual, pixels, readout=READOUTS[name], proxies=proxies)
+    assert float(F.cosine_similarity(plain[:, 1:], low[:, 1:].float(), dim=-1).min()) > 0.98

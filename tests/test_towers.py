@@ -228,3 +228,14 @@ def test_other_trunks_are_refused_by_name(make: str) -> None:
 
 def test_a_tower_of_timm_is_told_by_its_parts() -> None:
     assert isinstance(read_tower(wrapped(WITH_POOL["SigLIP"]), "SigLIP"), TimmVitTower)
+
+
+@pytest.mark.parametrize("family", [*WITH_TOKEN, *WITH_POOL])
+@torch.inference_mode()
+def test_every_family_says_the_same_in_bfloat16(family: str) -> None:
+    visual, pixels = wrapped({**WITH_TOKEN, **WITH_POOL}[family]), drawn(1, 3, 48, 80, seed=2)
+    tower = read_tower(visual, family, readout="naclip")
+    plain = tower(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = tower(pixels)
+    assert float(nn.functional.cosine_similarity(plain, low.float(), dim=-1).min()) > 0.95
