@@ -46,7 +46,7 @@ class Resident:
         self.hints = ProjectHints(redis)
         self.presence = WorkerPresence(redis)
         self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-        encoder = Encoder(settings.model, device=settings.device, short_side=settings.short_side)
+        encoder = Encoder.from_settings(settings)
         self.segmenter = Segmenter(encoder, store=TextStore(settings.state_path / TEXTS_FOLDER))
         self.embeddings = EmbeddingCache(self.segmenter)
         self.limits = ImageLimits.from_settings(settings)

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = Settings.from_env(os.environ)
         options = _parse(arguments, settings)
         vocabulary = vocabulary_of(options.words, options.output)
-        encoder = Encoder(options.model, device=settings.device, short_side=settings.short_side)
+        encoder = Encoder.from_settings(settings, model=options.model)
         segmenter = Segmenter(encoder, store=TextStore(settings.state_path / TEXTS_FOLDER))
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:

@@ -105,7 +105,8 @@ class Segmenter:
 
         Both (H, W), along the image's outlines where the scene has its image.
         """
-        return pixel_classes(_logits(scene, head), scene.embedding.size, scene.image)
+        embedding = scene.embedding
+        return pixel_classes(_logits(scene, head), embedding.size, scene.image, embedding.affinity)
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         """Labels none of whose texts the model can read: each holds words that it was never trained on. These words."""
