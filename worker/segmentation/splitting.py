@@ -1,0 +1,299 @@
+"""Things of one class that touch -> one part each, cut where the picture's own graph holds together least.
+
+A component of the class map becomes a graph of some hundred cells: neighbours are joined by how alike their colour and
+texture are. Its Fiedler vectors (Shi and Malik, "Normalized cuts", 2000) propose where to cut; whether to cut is decided
+by evidence that was fitted on drawn scenes, in which one big thing is as common as two that touch. It must not know
+about labels or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+_CELLS = 220  # of a component; the cost of its eigenvectors grows with the cube
+_FEWEST = 40  # cells below which a component is too thin or too small to be cut
+_REACH = 3  # cells: who is a neighbour
+_BLUR = 1.5  # cells: over which colour and texture are averaged, so that stripes are one texture and not many things
+_SCALE = 6.0  # Lab distance at which affinity has fallen to exp(-1/2)
+_FLOOR = 1e-3
+_VECTORS = 1  # Fiedler vectors that propose a cut
+_ROUNDS = 4  # of inverse iteration
+_SHIFT = 1e-4
+_SMALLEST_SHARE = 0.08  # of a component: no part is smaller
+_MOST_PARTS = 8
+_MOST_COMPONENTS = 24
+_NEIGHBOURS = tuple(
+    (down, right)
+    for down in range(_REACH + 1)
+    for right in range(-_REACH, _REACH + 1)
+    if (down > 0 or right > 0) and down**2 + right**2 <= _REACH**2
+)
+
+
+@dataclass(frozen=True)
+class CutEvidence:
+    """What speaks for or against one cut, cheap to read off the cells.
+
+    Attributes:
+        cut: log of the normalised cut, of weights by colour and texture.
+        neck: length of the cut against the narrower side's width.
+        contrast: how far apart colour and texture of the sides are, against their spread.
+        edge: how much steeper the picture is along the cut than elsewhere in the component.
+        convexity: by how much the parts fill their convex hulls better than the whole does.
+        share: of the smaller side.
+    """
+
+    cut: float
+    neck: float
+    contrast: float
+    edge: float
+    convexity: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A cut of a component: (H, W) bool side and what speaks for it."""
+
+    side: Mask
+    evidence: CutEvidence
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """The graph of a component: `ends` (2, E) numbers of cells, `weights` (E,), `count` cells."""
+
+    ends: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    count: int
+
+    @property
+    def degree(self) -> NDArray[np.float64]:
+        """(N,) sum of the weights at each cell."""
+        one, other = (np.bincount(end, self.weights, minlength=self.count) for end in self.ends)
+        return np.asarray(one + other + 1e-9)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """A component on a grid of its own.
+
+    Attributes:
+        inside: (h, w) bool.
+        features: (h, w, F) float32 averaged colour and texture, in units of Lab.
+        steepness: (h, w) float32 of the picture's colours.
+        window: rows and columns of the image that the grid spans.
+    """
+
+    inside: Mask
+    features: Floats
+    steepness: Floats
+    window: tuple[slice, slice]
+
+
+def proposals(mask: Mask, image: NDArray[np.uint8]) -> list[Proposal]:
+    """The cuts that the component's Fiedler vectors propose, the lowest normalised cut first.
+
+    Args:
+        mask: (H, W) bool, one connected component.
+        image: (H, W, 3) uint8 RGB.
+    """
+    cells = _cells(mask, image)
+    if cells is None:
+        return []
+    edges = _edges(cells)
+    found = []
+    for vector in _fiedler_vectors(edges).T:
+        cut = _lowest_cut(vector, edges)
+        if cut is not None:
+            side = np.zeros(cells.inside.shape, dtype=np.bool_)
+            side[cells.inside] = vector > cut
+            tidy = _in_two_pieces(side, cells.inside)
+            if tidy is not None:
+                found.append(tidy)
+    made = [Proposal(_to_pixels(side, cells, mask), _evidence(side, cells, edges)) for side in _unlike(found)]
+    return sorted(made, key=lambda proposal: proposal.evidence.cut)
+
+
+def _cells(mask: Mask, image: NDArray[np.uint8]) -> _Cells | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    window = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    crop = mask[window]
+    side = max(1.0, (np.count_nonzero(crop) / _CELLS) ** 0.5)
+    size = (max(2, round(crop.shape[0] / side)), max(2, round(crop.shape[1] / side)))
+    inside = _shrunk(crop.astype(np.float32), size) >= 0.5
+    if np.count_nonzero(inside) < _FEWEST:
+        return None
+    # Two samples a cell, so that fine texture is seen before it is averaged.
+    double = (2 * size[0], 2 * size[1])
+    lab = cv2.cvtColor(_shrunk(image[window], double).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    weight = _shrunk(crop.astype(np.float32), double)[..., None]
+    features, steepness = _describe(lab, weight)
+    return _Cells(inside, _shrunk(features, size), _shrunk(steepness, size), window)
+
+
+def _describe(lab: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Averaged colour, its roughness and the direction of its stripes, (h, w, 6); and the steepness, (h, w)."""
+    light = lab[..., 0]
+    across, down = cv2.Sobel(light, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(light, cv2.CV_32F, 0, 1, scale=0.125)
+    stacked = np.concatenate([lab, np.stack([light**2, across**2 - down**2, 2 * across * down], axis=-1)], axis=-1)
+    mean = _averaged(stacked, weight)
+    rough = np.sqrt(np.maximum(mean[..., 3] - mean[..., 0] ** 2, 0))
+    energy = np.hypot(mean[..., 4], mean[..., 5])
+    stripes = mean[..., 4:6] / np.sqrt(energy + 1.0)[..., None]  # in grey levels, like the others
+    features = np.concatenate([mean[..., :3], rough[..., None], stripes], axis=-1)
+    slopes = [cv2.Sobel(features[..., k], cv2.CV_32F, *way) for k in range(4) for way in ((1, 0), (0, 1))]
+    return features, np.sqrt(sum(np.square(slope) for slope in slopes)).astype(np.float32)
+
+
+def _averaged(values: Floats, weight: Floats) -> Floats:
+    """Gaussian average over what lies in the component; values (h, w, F), weight (h, w, 1)."""
+    sigma = 2 * _BLUR
+    total = cv2.GaussianBlur(values * weight, (0, 0), sigma)
+    return np.asarray(total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)[..., None], dtype=np.float32)
+
+
+def _shrunk(values: NDArray[np.generic], size: tuple[int, int]) -> Floats:
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA))
+
+
+def _edges(cells: _Cells) -> _Edges:
+    """Neighbours within reach: the weight is a Gaussian of their features; a floor keeps the graph in one piece."""
+    height, width = cells.inside.shape
+    number = np.full((height, width), -1)
+    count = np.count_nonzero(cells.inside)
+    number[cells.inside] = np.arange(count)
+    ends, weights = [], []
+    for down, right in _NEIGHBOURS:
+        one = (slice(0, max(0, height - down)), slice(max(0, -right), width - max(0, right)))
+        other = (slice(down, height), slice(max(0, right), max(0, width - max(0, -right))))
+        both = cells.inside[one] & cells.inside[other]
+        apart = np.square(cells.features[one][both] - cells.features[other][both]).sum(axis=-1)
+        weights.append((np.exp(apart / (-2 * _SCALE**2)) + _FLOOR) / np.hypot(down, right))
+        ends.append(np.stack([number[one][both], number[other][both]]))
+    return _Edges(np.concatenate(ends, axis=1), np.concatenate(weights).astype(np.float64), count)
+
+
+def _fiedler_vectors(edges: _Edges) -> NDArray[np.float64]:
+    """(N, K) generalised eigenvectors of (D - W) x = mu D x behind the constant one, smallest mu first.
+
+    Inverse subspace iteration: the matrix is small enough to be factored, and one factor serves all rounds.
+    """
+    root = np.sqrt(edges.degree)
+    laplacian = np.eye(edges.count) * (1 + _SHIFT)
+    one, other = edges.ends
+    laplacian[one, other] = laplacian[other, one] = -edges.weights / (root[one] * root[other])
+    factor = torch.linalg.cholesky(torch.from_numpy(laplacian))
+    place = (np.arange(edges.count)[:, None] + 0.5) * np.pi / edges.count
+    block = np.cos(place * np.arange(1, _VECTORS + 3)) * root[:, None]
+    constant = root[:, None] / np.linalg.norm(root)
+    for _ in range(_ROUNDS):
+        block -= constant * (constant.T @ block)
+        block = np.linalg.qr(torch.cholesky_solve(torch.from_numpy(block), factor).numpy())[0]
+    _, mix = np.linalg.eigh(block.T @ laplacian @ block)
+    return np.asarray((block @ mix)[:, :_VECTORS] / root[:, None])
+
+
+def _lowest_cut(vector: NDArray[np.float64], edges: _Edges) -> float | None:
+    """Where to cut a vector for the lowest normalised cut, among all places that leave no part too small."""
+    order = np.argsort(vector)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(edges.count)
+    low, high = np.sort(rank[edges.ends], axis=0)
+    opened, closed = (np.bincount(place, edges.weights, minlength=edges.count) for place in (low, high))
+    cut = np.cumsum(opened - closed)  # of the edges between the first k + 1 cells and the rest
+    volume = np.cumsum(edges.degree[order])
+    value = cut / volume + cut / np.maximum(volume[-1] - volume, 1e-12)
+    share = volume / volume[-1]
+    value[(share < _SMALLEST_SHARE) | (share > 1 - _SMALLEST_SHARE)] = np.inf
+    best = int(value.argmin())
+    if not np.isfinite(value[best]) or best + 1 >= edges.count:
+        return None
+    return float((vector[order[best]] + vector[order[best + 1]]) / 2)
+
+
+def _in_two_pieces(side: Mask, inside: Mask) -> Mask | None:
+    """Give what lies apart from the main piece of a side to the other side; None when too little is left of one."""
+    for _ in range(2):
+        kept = _largest(side)
+        side = inside & ~kept
+    share = np.count_nonzero(side) / np.count_nonzero(inside)
+    return side if _SMALLEST_SHARE <= share <= 1 - _SMALLEST_SHARE else None
+
+
+def _largest(mask: Mask) -> Mask:
+    count, numbered, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count <= 2:
+        return mask
+    return np.asarray(numbered == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()))
+
+
+def _unlike(sides: list[Mask]) -> Iterator[Mask]:
+    """Each cut once: two vectors often propose the same."""
+    seen: list[Mask] = []
+    for side in sides:
+        total = np.count_nonzero(side)
+        if any(np.count_nonzero(side ^ other) < 0.1 * total for other in seen):
+            continue
+        seen.append(side)
+        yield side
+
+
+def _to_pixels(side: Mask, cells: _Cells, mask: Mask) -> Mask:
+    """The side at full resolution: the nearest cell of the component decides, softened over a cell."""
+    crop = mask[cells.window]
+    member = np.where(side, 1.0, -1.0) * cells.inside
+    grown = cv2.resize(cv2.GaussianBlur(member, (0, 0), 0.8), crop.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    whole = np.zeros(mask.shape, dtype=np.bool_)
+    whole[cells.window] = crop & (grown > 0)
+    return whole
+
+
+def _evidence(side: Mask, cells: _Cells, edges: _Edges) -> CutEvidence:
+    chosen = side[cells.inside]
+    degree = edges.degree
+    cut = float(edges.weights[chosen[edges.ends[0]] != chosen[edges.ends[1]]].sum())
+    value = cut / degree[chosen].sum() + cut / degree[~chosen].sum()
+    other = cells.inside & ~side
+    border = (cv2.dilate(side.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & other
+    border |= (cv2.dilate(other.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & side
+    length = np.count_nonzero(border) / 2
+    width = min(_width(side), _width(other))
+    one, two = cells.features[side], cells.features[other]
+    spread = np.sqrt(0.5 * (one.var(axis=0) + two.var(axis=0))) + 2.0
+    contrast = float(np.linalg.norm((one.mean(axis=0) - two.mean(axis=0)) / spread))
+    core = cv2.erode(cells.inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) > 0
+    elsewhere = cells.steepness[core & ~border]
+    along = cells.steepness[border & core] if (border & core).any() else cells.steepness[border]
+    edge = float(np.log((along.mean() + 1.0) / ((elsewhere.mean() if elsewhere.size else 0.0) + 1.0)))
+    whole = _solidity(cells.inside)
+    share = np.count_nonzero(side) / np.count_nonzero(cells.inside)
+    parts = share * _solidity(side) + (1 - share) * _solidity(other)
+    return CutEvidence(
+        float(np.log(value + 1e-6)), float(length / max(width, 1.0)), contrast, edge, parts - whole, min(share, 1 - share)
+    )
+
+
+def _width(mask: Mask) -> float:
+    """Diameter in cells of the largest disc that fits in."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    return 2 * float(cv2.distanceTransform(padded, cv2.DIST_L2, 5).max()) - 1
+
+
+def _solidity(mask: Mask) -> float:
+    """Area over that of the convex hull, holes counted as filled."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contour = max(contours, key=len)
+    hull = cv2.convexHull(contour)
+    # OpenCV runs through the centres of the border's cells: half the length on either side is missing.
+    filled, convex = (cv2.contourArea(part) + cv2.arcLength(part, True) / 2 + 1 for part in (contour, hull))
+    return float(min(1.0, filled / convex))
