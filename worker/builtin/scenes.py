@@ -144,11 +144,12 @@ def draw_touching(
         poses: list[Pose] = []
         for thing in group:
             for _ in range(12):
-                pose: Pose | None = random_pose(rng, size, unit)
+                pose = random_pose(rng, size, unit)
                 if poses:
-                    pose = _move_to_touch(rng, thing, pose, poses[int(rng.integers(len(poses)))], instances)
-                if pose is None:
-                    continue
+                    moved = _move_to_touch(rng, thing, pose, poses[int(rng.integers(len(poses)))], instances)
+                    if moved is None:
+                        continue
+                    pose = moved
                 silhouette = silhouette_of(thing.shape, size, pose)
                 if _has_room(silhouette, instances, unit, others=0.25 if poses else 0.0):
                     placed.append(thing)

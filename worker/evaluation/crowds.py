@@ -1,7 +1,6 @@
 """Drawn scenes in which things of one class touch, with the truth as panoptic segments. It must not know about models.
 
-The seeds are none of training's: a scene is a function of (seed, number, 10^9 + 1), and the fits of `fit_assembly` use
-other seeds than the protocol.
+The seeds are none of training's: a scene is a function of (seed, number, 10^9 + 1).
 """
 
 from __future__ import annotations
@@ -17,6 +16,12 @@ from worker.builtin.world import COLOURS, SHAPES, STUFF, TEXTURES, Thing
 
 Words = Literal["colours", "shapes"]
 WORDS: tuple[Words, ...] = ("colours", "shapes")
+
+FIT_SEED = 100
+"""Of the scenes on which `fit_assembly` fits; the protocol takes no scenes of it."""
+
+STUFF_FROM = 8
+"""The labels from here on are stuff."""
 
 _SIZES = ((192, 256), (288, 384), (448, 592))  # (H, W) pixels
 _GROUPS = (0.4, 0.4, 0.2)  # chance of one, two, three things in a group
@@ -53,16 +58,23 @@ def labels_of(words: Words) -> tuple[str, ...]:
     return (*things, *STUFF)
 
 
-def crowd(seed: int, number: int) -> Crowd:
+def words_of(number: int) -> Words:
+    """What scene `number` of any set is asked by: the two take turns."""
+    return WORDS[number % len(WORDS)]
+
+
+def crowd(seed: int, number: int, *, touching: bool = True) -> Crowd:
     """Scene `number` of a set: two to four groups of up to three touching things each that share the attribute asked.
 
     In two groups of five they share everything but place, size and angle, so that only outlines tell them apart.
-    Scenes take turns in being asked by colour and by shape; sizes are mixed, 192 to 448 pixels on the short side.
+    Sizes are mixed, 192 to 448 pixels on the short side. Without `touching` there is one thing to a group, and groups
+    hide nothing of each other.
     """
     rng = np.random.default_rng((seed, number, _SALT))
-    words = WORDS[number % len(WORDS)]
+    words = words_of(number)
     size = _SIZES[int(rng.integers(len(_SIZES)))]
-    groups = [_group(rng, words, 1 + int(rng.choice(3, p=_GROUPS))) for _ in range(int(rng.integers(2, 5)))]
+    counts = [1 + int(rng.choice(3, p=_GROUPS)) for _ in range(int(rng.integers(2, 5)))]
+    groups = [_group(rng, words, count if touching else 1) for count in counts]
     alike = [len(set(group)) == 1 for group in groups]
     scene = draw_touching(rng, size, groups, alike, unit=float(rng.uniform(0.45, 0.65)) * size[0])
     return Crowd(scene, labels_of(words), tuple(_truth(scene, words)))
@@ -85,5 +97,5 @@ def _truth(scene: Scene, words: Words) -> list[TrueSegment]:
     for k in np.unique(scene.stuff):
         mask = (scene.instances == 0) & (scene.stuff == k)
         if mask.any():
-            found.append(TrueSegment(8 + int(k), mask))
+            found.append(TrueSegment(STUFF_FROM + int(k), mask))
     return found

@@ -75,6 +75,12 @@ class SegmentJudge:
         for segment in truth:
             self.tallies[segment.index].true += 1
 
+    def pooled_pq(self) -> float:
+        """PQ of all things as if they were one class; 1 when there are none and none was found."""
+        rows = [self.tallies[k] for k in self.things]
+        whole = sum(row.found + row.true for row in rows)
+        return 2 * sum(row.iou for row in rows) / whole if whole else 1.0
+
     def figures(self) -> dict[str, float]:
         """pq, sq and rq over the classes that occur, for things and for stuff; ap50 of things; ece of the scores."""
         there = [k for k, tally in enumerate(self.tallies) if tally.true]
@@ -120,10 +126,10 @@ def reliability(scored: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
     """For each tenth of the scale that occurs: how many scores, their mean, and the share of them that was right."""
     scores, right = np.array([score for score, _ in scored]), np.array([hit for _, hit in scored], dtype=float)
     bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
+    here = [bins == k for k in np.unique(bins)]
     return [
-        {"count": int((bins == k).sum()), "score": float(scores[bins == k].mean()), "right": float(right[bins == k].mean())}
-        for k in np.unique(bins)
-    ]  # fmt: skip
+        {"count": int(one.sum()), "score": float(scores[one].mean()), "right": float(right[one].mean())} for one in here
+    ]
 
 
 def calibration_error(scored: Sequence[tuple[float, bool]]) -> float:

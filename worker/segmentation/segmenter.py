@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.segmentation.assembly import Segment, assemble
+from worker.segmentation.assembly import Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
 from worker.segmentation.shape import pixel_classes
@@ -72,13 +72,13 @@ class Segmenter:
         scene = self.look(embedding, vocabulary.words, image)
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
-        stuff = [any(label.stuff for label in vocabulary.labels if label.texts == texts) for texts in words]
-        found = assemble(pixels, confidence, stuff)
+        wanted = dict.fromkeys(Wanted(words.index(label.texts), label.stuff) for label in vocabulary.labels)
+        found = assemble(pixels, confidence, list(wanted), image)
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
             for label in vocabulary.labels
-            if label.texts == words[segment.index]
+            if (label.texts, label.stuff) == (words[segment.index], segment.stuff)
         ]
         return Segmentation(tuple(segments), _overall_score(found, confidence))
 

@@ -1,15 +1,13 @@
 """Things of one class that touch -> one part each, cut where the picture's own graph holds together least.
 
 A component of the class map becomes a graph of some hundred cells: neighbours are joined by how alike their colour and
-texture are. Its Fiedler vectors (Shi and Malik, "Normalized cuts", 2000) propose where to cut; whether to cut is decided
-by evidence that was fitted on drawn scenes, in which one big thing is as common as two that touch. It must not know
-about labels or text.
+texture are. Its Fiedler vector (Shi and Malik, "Normalized cuts", 2000) proposes where to cut; whether to cut is
+decided by evidence, weighed as fitted on drawn scenes. It must not know about labels or text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -25,18 +23,18 @@ _REACH = 3  # cells: who is a neighbour
 _BLUR = 1.5  # cells: over which colour and texture are averaged, so that stripes are one texture and not many things
 _SCALE = 6.0  # Lab distance at which affinity has fallen to exp(-1/2)
 _FLOOR = 1e-3
-_VECTORS = 1  # Fiedler vectors that propose a cut
-_ROUNDS = 4  # of inverse iteration
+_COLUMNS, _ROUNDS = 3, 4  # of inverse iteration
 _SHIFT = 1e-4
 _SMALLEST_SHARE = 0.08  # of a component: no part is smaller
 _MOST_PARTS = 8
-_MOST_COMPONENTS = 24
+_COMPACT, _UNIFORM = 0.94, 3.0  # solidity, and spread of colour and texture, of what is not looked at further
 _NEIGHBOURS = tuple(
     (down, right)
     for down in range(_REACH + 1)
     for right in range(-_REACH, _REACH + 1)
     if (down > 0 or right > 0) and down**2 + right**2 <= _REACH**2
 )
+_DISTANCES = np.hypot(*np.array(_NEIGHBOURS, dtype=np.float32).T)
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,6 @@ class CutEvidence:
         contrast: how far apart colour and texture of the sides are, against their spread.
         edge: how much steeper the picture is along the cut than elsewhere in the component.
         convexity: by how much the parts fill their convex hulls better than the whole does.
-        share: of the smaller side.
     """
 
     cut: float
@@ -57,15 +54,35 @@ class CutEvidence:
     contrast: float
     edge: float
     convexity: float
-    share: float
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A cut of a component: (H, W) bool side and what speaks for it."""
+class CutRule:
+    """When to cut: log-odds that a cut parts two things, linear in its evidence."""
 
-    side: Mask
-    evidence: CutEvidence
+    bias: float
+    cut: float
+    neck: float
+    contrast: float
+    edge: float
+    convexity: float
+
+    def odds(self, evidence: CutEvidence) -> float:
+        """Above 0: cut."""
+        weighed: list[float] = [getattr(self, name) * value for name, value in vars(evidence).items()]
+        return self.bias + sum(weighed)
+
+
+# python -m worker.evaluation.fit_assembly
+CUT_RULE = CutRule(bias=-6.0, cut=-1.5, neck=-1.0, contrast=0.5, edge=0.5, convexity=5.0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A thing: (h, w) bool mask, and the log-odds that every cut made or not made around it was right."""
+
+    mask: Mask
+    sureness: float
 
 
 @dataclass(frozen=True)
@@ -100,28 +117,48 @@ class _Cells:
     window: tuple[slice, slice]
 
 
-def proposals(mask: Mask, image: NDArray[np.uint8]) -> list[Proposal]:
-    """The cuts that the component's Fiedler vectors propose, the lowest normalised cut first.
+def parts_of(mask: Mask, image: NDArray[np.uint8], rule: CutRule = CUT_RULE) -> list[Part]:
+    """The things that a component consists of: itself, or up to eight parts.
 
     Args:
-        mask: (H, W) bool, one connected component.
-        image: (H, W, 3) uint8 RGB.
+        mask: (h, w) bool, one connected component; best its bounding box.
+        image: (h, w, 3) uint8 RGB, the same pixels.
+        rule: when to cut.
     """
+    waiting, done = [Part(mask, np.inf)], list[Part]()
+    while waiting:
+        whole = waiting.pop()
+        found = propose(whole.mask, image) if len(done) + len(waiting) + 1 < _MOST_PARTS else None
+        odds = rule.odds(found[1]) if found else -np.inf
+        sureness = min(whole.sureness, abs(odds))
+        if found is None or odds <= 0:
+            done.append(Part(whole.mask, sureness))
+        else:
+            waiting += [Part(side, sureness) for side in (found[0], whole.mask & ~found[0])]
+    return done
+
+
+def propose(mask: Mask, image: NDArray[np.uint8]) -> tuple[Mask, CutEvidence] | None:
+    """The best cut of a component: (h, w) bool of one side, and what speaks for it; None when it is too small."""
     cells = _cells(mask, image)
     if cells is None:
-        return []
+        return None
+    if _obviously_one(cells):
+        return None
     edges = _edges(cells)
-    found = []
-    for vector in _fiedler_vectors(edges).T:
-        cut = _lowest_cut(vector, edges)
-        if cut is not None:
-            side = np.zeros(cells.inside.shape, dtype=np.bool_)
-            side[cells.inside] = vector > cut
-            tidy = _in_two_pieces(side, cells.inside)
-            if tidy is not None:
-                found.append(tidy)
-    made = [Proposal(_to_pixels(side, cells, mask), _evidence(side, cells, edges)) for side in _unlike(found)]
-    return sorted(made, key=lambda proposal: proposal.evidence.cut)
+    vector = _fiedler_vector(edges)
+    place = _lowest_cut(vector, edges)
+    if place is None:
+        return None
+    side = np.zeros(cells.inside.shape, dtype=np.bool_)
+    side[cells.inside] = vector > place
+    tidy = _in_two_pieces(side, cells.inside)
+    return None if tidy is None else (_to_pixels(tidy, cells, mask), _evidence(tidy, cells, edges))
+
+
+def _obviously_one(cells: _Cells) -> bool:
+    """Compact and of one colour and texture: most things alone are spared the eigenvector."""
+    return _solidity(cells.inside) > _COMPACT and float(cells.features[cells.inside].std(axis=0).max()) < _UNIFORM
 
 
 def _cells(mask: Mask, image: NDArray[np.uint8]) -> _Cells | None:
@@ -168,39 +205,38 @@ def _shrunk(values: NDArray[np.generic], size: tuple[int, int]) -> Floats:
 
 def _edges(cells: _Cells) -> _Edges:
     """Neighbours within reach: the weight is a Gaussian of their features; a floor keeps the graph in one piece."""
-    height, width = cells.inside.shape
-    number = np.full((height, width), -1)
-    count = np.count_nonzero(cells.inside)
-    number[cells.inside] = np.arange(count)
-    ends, weights = [], []
-    for down, right in _NEIGHBOURS:
-        one = (slice(0, max(0, height - down)), slice(max(0, -right), width - max(0, right)))
-        other = (slice(down, height), slice(max(0, right), max(0, width - max(0, -right))))
-        both = cells.inside[one] & cells.inside[other]
-        apart = np.square(cells.features[one][both] - cells.features[other][both]).sum(axis=-1)
-        weights.append((np.exp(apart / (-2 * _SCALE**2)) + _FLOOR) / np.hypot(down, right))
-        ends.append(np.stack([number[one][both], number[other][both]]))
-    return _Edges(np.concatenate(ends, axis=1), np.concatenate(weights).astype(np.float64), count)
+    inside = np.pad(cells.inside, _REACH)  # so that no neighbour lies beyond the grid
+    place = np.flatnonzero(inside)
+    number = np.full(inside.size, -1)
+    number[place] = np.arange(place.size)
+    away = np.array([down * inside.shape[1] + right for down, right in _NEIGHBOURS])
+    neighbour = number[place + away[:, None]]  # (S, N)
+    shift, one = np.nonzero(neighbour >= 0)
+    other = neighbour[shift, one]
+    features = cells.features[cells.inside]
+    apart = np.square(features[one] - features[other]).sum(axis=-1)
+    weights = (np.exp(apart / (-2 * _SCALE**2)) + _FLOOR) / _DISTANCES[shift]
+    return _Edges(np.stack([one, other]), weights, place.size)
 
 
-def _fiedler_vectors(edges: _Edges) -> NDArray[np.float64]:
-    """(N, K) generalised eigenvectors of (D - W) x = mu D x behind the constant one, smallest mu first.
+def _fiedler_vector(edges: _Edges) -> NDArray[np.float64]:
+    """(N,) the generalised eigenvector of (D - W) x = mu D x behind the constant one.
 
     Inverse subspace iteration: the matrix is small enough to be factored, and one factor serves all rounds.
     """
     root = np.sqrt(edges.degree)
-    laplacian = np.eye(edges.count) * (1 + _SHIFT)
+    laplacian = np.eye(edges.count, dtype=np.float32) * np.float32(1 + _SHIFT)
     one, other = edges.ends
     laplacian[one, other] = laplacian[other, one] = -edges.weights / (root[one] * root[other])
     factor = torch.linalg.cholesky(torch.from_numpy(laplacian))
     place = (np.arange(edges.count)[:, None] + 0.5) * np.pi / edges.count
-    block = np.cos(place * np.arange(1, _VECTORS + 3)) * root[:, None]
-    constant = root[:, None] / np.linalg.norm(root)
+    block = (np.cos(place * np.arange(1, _COLUMNS + 1)) * root[:, None]).astype(np.float32)
+    constant = (root[:, None] / np.linalg.norm(root)).astype(np.float32)
     for _ in range(_ROUNDS):
         block -= constant * (constant.T @ block)
         block = np.linalg.qr(torch.cholesky_solve(torch.from_numpy(block), factor).numpy())[0]
     _, mix = np.linalg.eigh(block.T @ laplacian @ block)
-    return np.asarray((block @ mix)[:, :_VECTORS] / root[:, None])
+    return np.asarray(block @ mix[:, 0] / root)
 
 
 def _lowest_cut(vector: NDArray[np.float64], edges: _Edges) -> float | None:
@@ -237,17 +273,6 @@ def _largest(mask: Mask) -> Mask:
     return np.asarray(numbered == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()))
 
 
-def _unlike(sides: list[Mask]) -> Iterator[Mask]:
-    """Each cut once: two vectors often propose the same."""
-    seen: list[Mask] = []
-    for side in sides:
-        total = np.count_nonzero(side)
-        if any(np.count_nonzero(side ^ other) < 0.1 * total for other in seen):
-            continue
-        seen.append(side)
-        yield side
-
-
 def _to_pixels(side: Mask, cells: _Cells, mask: Mask) -> Mask:
     """The side at full resolution: the nearest cell of the component decides, softened over a cell."""
     crop = mask[cells.window]
@@ -278,9 +303,7 @@ def _evidence(side: Mask, cells: _Cells, edges: _Edges) -> CutEvidence:
     whole = _solidity(cells.inside)
     share = np.count_nonzero(side) / np.count_nonzero(cells.inside)
     parts = share * _solidity(side) + (1 - share) * _solidity(other)
-    return CutEvidence(
-        float(np.log(value + 1e-6)), float(length / max(width, 1.0)), contrast, edge, parts - whole, min(share, 1 - share)
-    )
+    return CutEvidence(float(np.log(value + 1e-6)), float(length / max(width, 1.0)), contrast, edge, parts - whole)
 
 
 def _width(mask: Mask) -> float:
