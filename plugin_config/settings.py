@@ -41,6 +41,8 @@ class Settings:
     threads: int = _setting("ZEROMASK_THREADS", 0, "Threads torch may use in the worker; 0 = torch's choice.", least=0)
     short_side: int = _setting("ZEROMASK_SHORT_SIDE", 0, "Short side, pixels, at which images enter the model; "
                                "0 = twice the model's native size.", least=0, most=2048)
+    refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
+                            "agrees; empty = none. See docs/assembly.md.")
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs and demo data.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")
     port: int = _setting("ZEROMASK_PORT", 9090, "Port the backend listens on.", least=1, most=65535)

@@ -13,6 +13,7 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.segmentation.assembly import Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
+from worker.segmentation.refiner import MaskRefiner, refine_things
 from worker.segmentation.shape import pixel_classes
 from worker.segmentation.text import BACKGROUND, TextEncoder
 
@@ -39,10 +40,12 @@ class Segmenter:
 
     Args:
         encoder: the model.
+        refiner: a model of the SAM family that may redraw things; None = none.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, refiner: MaskRefiner | None = None) -> None:
         self.encoder = encoder
+        self._refiner = refiner
         self._texts = TextEncoder(encoder)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
@@ -74,6 +77,8 @@ class Segmenter:
         words = scene.words
         wanted = dict.fromkeys(Wanted(words.index(label.texts), label.stuff) for label in vocabulary.labels)
         found = assemble(pixels, confidence, list(wanted), image)
+        if self._refiner is not None and image is not None:
+            found = refine_things(found, confidence, image, self._refiner)
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found

@@ -16,6 +16,7 @@ Window = tuple[slice, slice]
 
 _SIDE_OF_A_PIXEL = 250  # short sides of this length are smoothed by one pixel either way, twice it by two, and so on
 _MOST_RADIUS = 8
+_NOTHING = -1
 
 
 def tidy(classes: Classes, *, smallest: int) -> Classes:
@@ -34,7 +35,7 @@ def tidy(classes: Classes, *, smallest: int) -> Classes:
 def _smooth(classes: Classes) -> Classes:
     """A pixel whose window is mostly of another class goes over to it, unless that would eat a thin part.
 
-    What changes in one connected piece longer than two windows is no tooth of a border but a pole, a wire, a leg.
+    What a class loses in one connected piece longer than two windows is no tooth of a border but a pole, a wire, a leg.
     """
     radius = min(_MOST_RADIUS, max(1, round(min(classes.shape) / _SIDE_OF_A_PIXEL)))
     side = 2 * radius + 1
@@ -42,14 +43,14 @@ def _smooth(classes: Classes) -> Classes:
     for index in _present(classes):
         around = cv2.blur((classes == index).view(np.uint8) * 255, (side, side), borderType=cv2.BORDER_REPLICATE)
         smooth[around >= 128] = index
-    changed = (smooth != classes).astype(np.uint8)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(changed, connectivity=4)
-    if count > 1:
-        extent = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
-        thin = extent > 2 * side
-        thin[0] = False
-        eaten = thin[pieces]
-        smooth[eaten] = classes[eaten]
+    lost = np.where(smooth != classes, classes, _NOTHING)
+    for index in _present(classes):
+        eaten, window = class_window(lost, index)
+        if eaten.size:
+            _, pieces, stats, _ = cv2.connectedComponentsWithStats(eaten, connectivity=8)
+            thin = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) > 2 * side
+            thin[0] = False
+            smooth[window][thin[pieces]] = index
     return smooth
 
 
