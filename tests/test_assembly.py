@@ -14,7 +14,7 @@ from plugin_config.vocabulary import Label, Vocabulary, parse_vocabulary
 from worker.regions import decode_region
 from worker.results import encode_segments
 from worker.rle import encode_rle
-from worker.segmentation.acceptance import ACCEPTANCE_RULE, AcceptanceRule, SegmentEvidence
+from worker.segmentation.acceptance import ACCEPTANCE_RULE, AcceptanceWeights, SegmentEvidence
 from worker.segmentation.assembly import Wanted, assemble
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import LabelSegment, Segmenter
@@ -61,7 +61,7 @@ def picture(*layers: tuple[Mask, Image | tuple[int, int, int]]) -> Image:
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-LEFT, RIGHT = disc(90, 100, 45), disc(170, 100, 45)
+LEFT, RIGHT = disc(85, 100, 44), disc(173, 100, 44)
 SQUARES = box(40, 60, 120, 140), box(120, 60, 200, 140)
 CROSS = box(60, 80, 200, 120) | box(110, 30, 150, 170)
 STAR = shape([(130, 20), (150, 80), (210, 80), (160, 115), (180, 180), (130, 140), (80, 180), (100, 115), (50, 80),
@@ -96,16 +96,17 @@ def test_one_big_thing_stays_one(mask: Mask, paint: Image) -> None:
 
 
 def test_parts_are_disjoint_and_lose_no_pixel() -> None:
-    row = [disc(30 + 50 * k, 100, 26) for k in range(5)]
+    row = [disc(30 + 50 * k, 100, 25) for k in range(5)]
     whole = np.any(row, axis=0)
-    parts = [part.mask for part in parts_of(whole, picture((whole, RED)))]
+    parts = [part.mask for part in parts_of(whole, picture(*zip(row, (RED, DARK, RED, DARK, RED), strict=True)))]
     assert len(parts) == 5
     assert np.array_equal(np.sum(parts, axis=0), whole)
 
 
 def test_no_more_than_eight_parts_are_made() -> None:
-    beads = np.any([disc(12 + 21 * k, 20 + 40 * row, 11) for row in range(1) for k in range(12)], axis=0)
-    assert 2 <= len(parts_of(beads, picture((beads, RED)))) <= 8
+    beads = [disc(12 + 21 * k, 20, 11) for k in range(12)]
+    paints = [RED, DARK] * 6
+    assert 2 <= len(parts_of(np.any(beads, axis=0), picture(*zip(beads, paints, strict=True)))) <= 8
 
 
 @pytest.mark.parametrize("mask", [box(3, 3, 4, 4), box(3, 3, 250, 5), box(0, 0, 1, 200)], ids=["dot", "wire", "edge"])
@@ -114,11 +115,10 @@ def test_what_is_too_thin_or_small_is_left_alone(mask: Mask) -> None:
 
 
 def test_every_evidence_counts_the_way_it_must() -> None:
-    weights = vars(CUT_RULE)
-    assert weights["cut"] < 0
-    assert weights["neck"] <= 0
-    assert min(weights[name] for name in ("contrast", "edge", "convexity")) >= 0
-    assert {item.name for item in fields(CutEvidence)} == set(weights) - {"bias"}
+    for weights in (CUT_RULE.alike, CUT_RULE.unlike):
+        assert max(weights.cut, weights.neck) < 0
+        assert min(weights.contrast, weights.edge) > 0
+        assert {item.name for item in fields(CutEvidence)} == set(vars(weights)) - {"bias"}
 
 
 def test_specks_and_pinholes_go_to_what_surrounds_them_and_holes_stay() -> None:
@@ -163,18 +163,19 @@ def test_nothing_overlaps_whatever_the_class_map() -> None:
     assert sum(segment.stuff for segment in found) == 2
 
 
-EVIDENCE = SegmentEvidence(posterior=0.8, doubt=-0.2, contrast=0.5, size=-6.0, sureness=2.0)
+EVIDENCE = SegmentEvidence(posterior=0.8, contrast=0.5, size=-6.0, sureness=2.0)
 
 
+@pytest.mark.parametrize("stuff", [True, False], ids=["stuff", "thing"])
 @pytest.mark.parametrize("name", [item.name for item in fields(SegmentEvidence)])
-def test_a_score_never_falls_as_evidence_grows(name: str) -> None:
+def test_a_score_never_falls_as_evidence_grows(name: str, stuff: bool) -> None:
     scores = [
-        ACCEPTANCE_RULE.probability(replace(EVIDENCE, **{name: getattr(EVIDENCE, name) + more}), stuff=False)
+        ACCEPTANCE_RULE.probability(replace(EVIDENCE, **{name: getattr(EVIDENCE, name) + more}), stuff=stuff)
         for more in (-1.0, -0.1, 0.0, 0.1, 1.0)
     ]
     assert scores == sorted(scores)
     assert 0 < scores[0] <= scores[-1] < 1
-    assert {item.name for item in fields(AcceptanceRule)} == set(vars(EVIDENCE)) | {"bias", "stuff"}
+    assert {item.name for item in fields(AcceptanceWeights)} == set(vars(EVIDENCE)) | {"bias"}
 
 
 def label(key: str, *, control: str = "brush", output: str = "brush", stuff: bool = False, text: str = "") -> Label:

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import torch
@@ -22,15 +22,15 @@ from rich.progress import track
 
 from worker.evaluation.crowds import FIT_SEED, STUFF_FROM, Crowd, crowd
 from worker.evaluation.panoptic_quality import ACCEPTABLE_IOU, iou_table
-from worker.segmentation.acceptance import AcceptanceRule, SegmentEvidence
+from worker.segmentation.acceptance import AcceptanceRule, AcceptanceWeights, SegmentEvidence
 from worker.segmentation.assembly import Wanted, assemble
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
-from worker.segmentation.splitting import CutEvidence, CutRule, propose
+from worker.segmentation.splitting import ALIKE, CutEvidence, CutRule, CutWeights, propose
 from worker.segmentation.tidying import class_parts, tidy
 
 _GAIN = 0.15  # IoU, summed over the true things: a cut that brings so much is right, one that brings nothing is wrong
-_CUT_SIGNS = {"cut": -1, "neck": -1, "contrast": 1, "edge": 1, "convexity": 1}
+_CUT_SIGNS = {"cut": -1, "neck": -1, "contrast": 1, "edge": 1}
 _DECAY = 1e-3
 _ROUNDS = 300
 
@@ -41,7 +41,7 @@ Picture = tuple[Crowd, NDArray[np.int16], NDArray[np.float32]]
 def main(arguments: Sequence[str]) -> int:
     """Fit and print one JSON line. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m worker.evaluation.fit_assembly", description=__doc__)
-    parser.add_argument("--scenes", type=int, default=400, help="scenes to fit on (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=240, help="scenes to fit on (default: %(default)s)")
     options = parser.parse_args(arguments)
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
     console = Console(stderr=True)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     cut_rule = fit_cut_rule(cuts)
     rule = fit_acceptance(list(acceptance_examples(pictures, cut_rule)))
     told = {"scenes": options.scenes, "cuts": len(cuts), "right": sum(right for _, right in cuts),
-            "cut_rule": vars(cut_rule), "acceptance_rule": vars(rule)}  # fmt: skip
+            "cut_rule": asdict(cut_rule), "acceptance_rule": asdict(rule)}  # fmt: skip
     sys.stdout.write(json.dumps(told) + "\n")
     return 0
 
@@ -111,19 +111,31 @@ def wanted_of(asked: Crowd) -> list[Wanted]:
 
 
 def fit_cut_rule(examples: Sequence[tuple[CutEvidence, bool]]) -> CutRule:
-    """Logistic regression of whether a cut is right; each evidence may only count the way it must."""
+    """Logistic regressions of whether a cut is right, one for sides that look alike and one for the others."""
+    alike = [example for example in examples if example[0].contrast < ALIKE]
+    return CutRule(_cut_weights(alike), _cut_weights([example for example in examples if example[0].contrast >= ALIKE]))
+
+
+def _cut_weights(examples: Sequence[tuple[CutEvidence, bool]]) -> CutWeights:
+    """Each evidence may only count the way it must."""
     rows = np.array([list(vars(evidence).values()) for evidence, _ in examples])
     signs = np.array([_CUT_SIGNS[item.name] for item in fields(CutEvidence)])
     weights, bias = _logistic(rows, np.array([right for _, right in examples]), signs)
-    return CutRule(_round(bias), *(_round(weight) for weight in weights))
+    return CutWeights(_round(bias), *(_round(weight) for weight in weights))
 
 
 def fit_acceptance(examples: Sequence[tuple[SegmentEvidence, bool, bool]]) -> AcceptanceRule:
-    """Logistic regression of whether a segment is accepted, rising in every evidence."""
-    rows = np.array([[float(stuff), *vars(evidence).values()] for evidence, stuff, _ in examples])
-    signs = np.array([0, *(1 for _ in fields(SegmentEvidence))])
-    weights, bias = _logistic(rows, np.array([hit for _, _, hit in examples]), signs)
-    return AcceptanceRule(_round(bias), *(_round(weight) for weight in weights))
+    """Logistic regressions of whether a segment is accepted, rising in every evidence: of things, and of stuff."""
+    return AcceptanceRule(
+        *(_acceptance_weights([(row, hit) for row, is_stuff, hit in examples if is_stuff == stuff])
+          for stuff in (False, True))
+    )  # fmt: skip
+
+
+def _acceptance_weights(examples: Sequence[tuple[SegmentEvidence, bool]]) -> AcceptanceWeights:
+    rows = np.array([list(vars(evidence).values()) for evidence, _ in examples])
+    weights, bias = _logistic(rows, np.array([hit for _, hit in examples]), np.ones(rows.shape[1], dtype=np.int64))
+    return AcceptanceWeights(_round(bias), *(_round(weight) for weight in weights))
 
 
 def _logistic(
@@ -147,8 +159,8 @@ def _logistic(
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    scaled = weights().detach().numpy() / spread
-    return scaled.tolist(), float(raw[0]) - float(scaled @ mean)
+    scaled = np.where(rows.std(axis=0) > 0, weights().detach().numpy() / spread, 0.0)  # what never varies tells nothing
+    return scaled.tolist(), raw[0].item() - float(scaled @ mean)
 
 
 def _round(value: float) -> float:

@@ -23,40 +23,50 @@ class SegmentEvidence:
 
     Attributes:
         posterior: mean posterior of its class inside.
-        doubt: minus the share of its pixels whose posterior is below 0.6.
         contrast: log of how much steeper the picture is along its border than in the picture at large.
         size: log2 of its share of the picture.
         sureness: log-odds of the least certain cut made or not made around it, 0 to 6.
     """
 
     posterior: float
-    doubt: float
     contrast: float
     size: float
     sureness: float
 
 
 @dataclass(frozen=True)
-class AcceptanceRule:
+class AcceptanceWeights:
     """A logistic model of acceptance: no evidence has a negative weight, so no score falls as evidence grows."""
 
     bias: float
-    stuff: float
     posterior: float
-    doubt: float
     contrast: float
     size: float
     sureness: float
 
-    def probability(self, evidence: SegmentEvidence, *, stuff: bool) -> float:
+    def probability(self, evidence: SegmentEvidence) -> float:
         """In (0, 1)."""
-        odds = self.bias + self.stuff * stuff
-        odds += sum(getattr(self, name) * value for name, value in vars(evidence).items())
-        return float(1 / (1 + np.exp(-odds)))
+        weighed: list[float] = [getattr(self, name) * value for name, value in vars(evidence).items()]
+        return float(1 / (1 + np.exp(-self.bias - sum(weighed))))
 
 
-# python -m worker.evaluation.fit_assembly
-ACCEPTANCE_RULE = AcceptanceRule(bias=0.0, stuff=0.0, posterior=1.0, doubt=1.0, contrast=0.1, size=0.1, sureness=0.1)
+@dataclass(frozen=True)
+class AcceptanceRule:
+    """One model for things, one for stuff."""
+
+    thing: AcceptanceWeights
+    stuff: AcceptanceWeights
+
+    def probability(self, evidence: SegmentEvidence, *, stuff: bool) -> float:
+        """That the segment is accepted, in (0, 1)."""
+        return (self.stuff if stuff else self.thing).probability(evidence)
+
+
+# Printed by `python -m worker.evaluation.fit_assembly`
+ACCEPTANCE_RULE = AcceptanceRule(
+    thing=AcceptanceWeights(bias=1.0289, posterior=5.179, contrast=0.4002, size=0.7484, sureness=0.4858),
+    stuff=AcceptanceWeights(bias=1.2921, posterior=8.128, contrast=0.0, size=1.1523, sureness=0.0),
+)
 
 _NO_CONTRAST = 0.0  # where there is no picture
 
@@ -74,14 +84,11 @@ class Witness:
         self._steepness = None if image is None else _steepness(image)
         self._usual = 0.0 if self._steepness is None else float(self._steepness.mean())
 
-    def evidence(
-        self, mask: NDArray[np.bool_], window: tuple[slice, slice], sureness: float
-    ) -> SegmentEvidence:
+    def evidence(self, mask: NDArray[np.bool_], window: tuple[slice, slice], sureness: float) -> SegmentEvidence:
         """What speaks for a segment; `mask` (h, w) bool is its part of the window, outside it has no pixels."""
         inside = self._confidence[window][mask]
         return SegmentEvidence(
             posterior=float(inside.mean()),
-            doubt=-float(np.count_nonzero(inside < 0.6)) / inside.size,
             contrast=self._contrast(mask, window),
             size=float(np.log2(inside.size / self._confidence.size)),
             sureness=min(sureness, _SUREST),

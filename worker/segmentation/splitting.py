@@ -27,6 +27,7 @@ _COLUMNS, _ROUNDS = 3, 4  # of inverse iteration
 _SHIFT = 1e-4
 _SMALLEST_SHARE = 0.08  # of a component: no part is smaller
 _MOST_PARTS = 8
+_NECK_PIXELS = 4000  # of a component when its neck is measured
 _COMPACT, _UNIFORM = 0.94, 3.0  # solidity, and spread of colour and texture, of what is not looked at further
 _NEIGHBOURS = tuple(
     (down, right)
@@ -42,39 +43,52 @@ class CutEvidence:
     """What speaks for or against one cut, cheap to read off the cells.
 
     Attributes:
-        cut: log of the normalised cut, of weights by colour and texture.
-        neck: length of the cut against the narrower side's width.
+        cut: log of its normalised cut where touching cells are joined alike: how narrow a neck it goes through.
+        neck: width of the component where it is cut, against that of its narrower side; about 1 where there is no neck.
         contrast: how far apart colour and texture of the sides are, against their spread.
         edge: how much steeper the picture is along the cut than elsewhere in the component.
-        convexity: by how much the parts fill their convex hulls better than the whole does.
     """
 
     cut: float
     neck: float
     contrast: float
     edge: float
-    convexity: float
 
 
 @dataclass(frozen=True)
-class CutRule:
-    """When to cut: log-odds that a cut parts two things, linear in its evidence."""
+class CutWeights:
+    """Log-odds that a cut parts two things, linear in its evidence."""
 
     bias: float
     cut: float
     neck: float
     contrast: float
     edge: float
-    convexity: float
 
     def odds(self, evidence: CutEvidence) -> float:
-        """Above 0: cut."""
+        """Above 0: more likely than not."""
         weighed: list[float] = [getattr(self, name) * value for name, value in vars(evidence).items()]
         return self.bias + sum(weighed)
 
 
-# python -m worker.evaluation.fit_assembly
-CUT_RULE = CutRule(bias=-6.0, cut=-1.5, neck=-1.0, contrast=0.5, edge=0.5, convexity=5.0)
+@dataclass(frozen=True)
+class CutRule:
+    """When to cut: between sides that look alike the outline must tell, between others their looks do."""
+
+    alike: CutWeights
+    unlike: CutWeights
+
+    def odds(self, evidence: CutEvidence) -> float:
+        """Log-odds that the cut parts two things; above 0: cut."""
+        return (self.alike if evidence.contrast < ALIKE else self.unlike).odds(evidence)
+
+
+ALIKE = 1.0  # contrast below which two sides look alike
+# Printed by `python -m worker.evaluation.fit_assembly`
+CUT_RULE = CutRule(
+    alike=CutWeights(bias=0.3755, cut=-0.1568, neck=-3.5695, contrast=1.0626, edge=1.373),
+    unlike=CutWeights(bias=-3.0531, cut=-0.6593, neck=-1.0262, contrast=0.6532, edge=1.2207),
+)
 
 
 @dataclass(frozen=True)
@@ -87,11 +101,22 @@ class Part:
 
 @dataclass(frozen=True)
 class _Edges:
-    """The graph of a component: `ends` (2, E) numbers of cells, `weights` (E,), `count` cells."""
+    """The graph of a component: `ends` (2, E) numbers of cells, `weights` (E,), `count` cells.
+
+    `touching` (E,) bool: whether the two cells are next to each other; longer edges leap across notches of the outline.
+    """
 
     ends: NDArray[np.int64]
     weights: NDArray[np.float64]
     count: int
+    touching: Mask
+
+    def even_cut(self, chosen: Mask) -> float:
+        """The normalised cut between the cells `chosen`, (N,) bool, and the rest, of cells that touch, all alike."""
+        one, other = chosen[self.ends[:, self.touching]]
+        parted, within = np.count_nonzero(one != other), np.count_nonzero(one & other)
+        volume, whole = parted + 2 * within, 2 * one.size
+        return parted / max(volume, 1) + parted / max(whole - volume, 1)
 
     @property
     def degree(self) -> NDArray[np.float64]:
@@ -153,7 +178,10 @@ def propose(mask: Mask, image: NDArray[np.uint8]) -> tuple[Mask, CutEvidence] | 
     side = np.zeros(cells.inside.shape, dtype=np.bool_)
     side[cells.inside] = vector > place
     tidy = _in_two_pieces(side, cells.inside)
-    return None if tidy is None else (_to_pixels(tidy, cells, mask), _evidence(tidy, cells, edges))
+    if tidy is None:
+        return None
+    pixels = _to_pixels(tidy, cells, mask)
+    return pixels, _evidence(tidy, cells, edges, _neck(pixels, mask))
 
 
 def _obviously_one(cells: _Cells) -> bool:
@@ -216,7 +244,7 @@ def _edges(cells: _Cells) -> _Edges:
     features = cells.features[cells.inside]
     apart = np.square(features[one] - features[other]).sum(axis=-1)
     weights = (np.exp(apart / (-2 * _SCALE**2)) + _FLOOR) / _DISTANCES[shift]
-    return _Edges(np.stack([one, other]), weights, place.size)
+    return _Edges(np.stack([one, other]), weights, place.size, (_DISTANCES < 2)[shift])
 
 
 def _fiedler_vector(edges: _Edges) -> NDArray[np.float64]:
@@ -283,33 +311,44 @@ def _to_pixels(side: Mask, cells: _Cells, mask: Mask) -> Mask:
     return whole
 
 
-def _evidence(side: Mask, cells: _Cells, edges: _Edges) -> CutEvidence:
-    chosen = side[cells.inside]
-    degree = edges.degree
-    cut = float(edges.weights[chosen[edges.ends[0]] != chosen[edges.ends[1]]].sum())
-    value = cut / degree[chosen].sum() + cut / degree[~chosen].sum()
+def _evidence(side: Mask, cells: _Cells, edges: _Edges, neck: float) -> CutEvidence:
     other = cells.inside & ~side
-    border = (cv2.dilate(side.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & other
-    border |= (cv2.dilate(other.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & side
-    length = np.count_nonzero(border) / 2
-    width = min(_width(side), _width(other))
+    border = (_grown(side) & other) | (_grown(other) & side)
     one, two = cells.features[side], cells.features[other]
     spread = np.sqrt(0.5 * (one.var(axis=0) + two.var(axis=0))) + 2.0
-    contrast = float(np.linalg.norm((one.mean(axis=0) - two.mean(axis=0)) / spread))
-    core = cv2.erode(cells.inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) > 0
-    elsewhere = cells.steepness[core & ~border]
-    along = cells.steepness[border & core] if (border & core).any() else cells.steepness[border]
-    edge = float(np.log((along.mean() + 1.0) / ((elsewhere.mean() if elsewhere.size else 0.0) + 1.0)))
-    whole = _solidity(cells.inside)
-    share = np.count_nonzero(side) / np.count_nonzero(cells.inside)
-    parts = share * _solidity(side) + (1 - share) * _solidity(other)
-    return CutEvidence(float(np.log(value + 1e-6)), float(length / max(width, 1.0)), contrast, edge, parts - whole)
+    core = ~_grown(~np.pad(cells.inside, 1))[1:-1, 1:-1]  # the component's own outline is steep everywhere
+    along = border & core if (border & core).any() else border
+    steep, usual = _mean(cells.steepness[along]), _mean(cells.steepness[core & ~border])
+    return CutEvidence(
+        cut=float(np.log(edges.even_cut(side[cells.inside]) + 1e-3)),
+        neck=neck,
+        contrast=float(np.linalg.norm((one.mean(axis=0) - two.mean(axis=0)) / spread)),
+        edge=float(np.log((steep + 1.0) / (usual + 1.0))),
+    )
 
 
-def _width(mask: Mask) -> float:
-    """Diameter in cells of the largest disc that fits in."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    return 2 * float(cv2.distanceTransform(padded, cv2.DIST_L2, 5).max()) - 1
+def _grown(mask: Mask) -> Mask:
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _neck(side: Mask, mask: Mask) -> float:
+    """Width of the mask along the border of a side, against the width of the narrower side; finer than the cells."""
+    step = max(1, int((np.count_nonzero(mask) / _NECK_PIXELS) ** 0.5))
+    whole = mask[::step, ::step]
+    one = side[::step, ::step]
+    other = whole & ~one
+    border = (_grown(one) & other) | (_grown(other) & one)
+    return _widest(whole, border) / max(1.0, min(_widest(one, one), _widest(other, other)))
+
+
+def _widest(mask: Mask, among: Mask) -> float:
+    """Diameter in pixels of the largest disc that fits into the mask with its centre `among` these."""
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return 2 * float(depth[among].max(initial=0.5)) - 1
 
 
 def _solidity(mask: Mask) -> float:
