@@ -30,11 +30,11 @@ RED, DARK, GREY = (200, 40, 40), (120, 20, 30), (128, 128, 120)
 
 
 def shape(points: list[tuple[int, int]]) -> Mask:
-    return cv2.fillPoly(np.zeros(SIZE, np.uint8), [np.array(points, np.int32)], 1) > 0
+    return np.asarray(cv2.fillPoly(np.zeros(SIZE, np.uint8), [np.array(points, np.int32)], 1) > 0)
 
 
 def disc(x: int, y: int, radius: int) -> Mask:
-    return cv2.circle(np.zeros(SIZE, np.uint8), (x, y), radius, 1, -1) > 0
+    return np.asarray(cv2.circle(np.zeros(SIZE, np.uint8), (x, y), radius, 1, -1) > 0)
 
 
 def box(left: int, top: int, right: int, bottom: int) -> Mask:

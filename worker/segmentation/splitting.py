@@ -14,28 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float32]
+from worker.segmentation.cells import Cells, Edges, Floats, Mask, cells_of, edges_of
 
-_CELLS = 220  # of a component; the cost of its eigenvectors grows with the cube
-_FEWEST = 40  # cells below which a component is too thin or too small to be cut
-_REACH = 3  # cells: who is a neighbour
-_BLUR = 1.5  # cells: over which colour and texture are averaged, so that stripes are one texture and not many things
-_SCALE = 6.0  # Lab distance at which affinity has fallen to exp(-1/2)
-_FLOOR = 1e-3
 _COLUMNS, _ROUNDS = 3, 4  # of inverse iteration
 _SHIFT = 1e-4
 _SMALLEST_SHARE = 0.08  # of a component: no part is smaller
 _MOST_PARTS = 8
 _NECK_PIXELS = 4000  # of a component when its neck is measured
 _COMPACT, _UNIFORM = 0.94, 3.0  # solidity, and spread of colour and texture, of what is not looked at further
-_NEIGHBOURS = tuple(
-    (down, right)
-    for down in range(_REACH + 1)
-    for right in range(-_REACH, _REACH + 1)
-    if (down > 0 or right > 0) and down**2 + right**2 <= _REACH**2
-)
-_DISTANCES = np.hypot(*np.array(_NEIGHBOURS, dtype=np.float32).T)
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,8 @@ class CutRule:
 
     def odds(self, evidence: CutEvidence) -> float:
         """Log-odds that the cut parts two things; above 0: cut."""
-        return (self.alike if evidence.contrast < ALIKE else self.unlike).odds(evidence)
+        weights = self.alike if evidence.contrast < ALIKE else self.unlike
+        return weights.odds(evidence)
 
 
 ALIKE = 1.0  # contrast below which two sides look alike
@@ -97,49 +84,6 @@ class Part:
 
     mask: Mask
     sureness: float
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """The graph of a component: `ends` (2, E) numbers of cells, `weights` (E,), `count` cells.
-
-    `touching` (E,) bool: whether the two cells are next to each other; longer edges leap across notches of the outline.
-    """
-
-    ends: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    count: int
-    touching: Mask
-
-    def even_cut(self, chosen: Mask) -> float:
-        """The normalised cut between the cells `chosen`, (N,) bool, and the rest, of cells that touch, all alike."""
-        one, other = chosen[self.ends[:, self.touching]]
-        parted, within = np.count_nonzero(one != other), np.count_nonzero(one & other)
-        volume, whole = parted + 2 * within, 2 * one.size
-        return parted / max(volume, 1) + parted / max(whole - volume, 1)
-
-    @property
-    def degree(self) -> NDArray[np.float64]:
-        """(N,) sum of the weights at each cell."""
-        one, other = (np.bincount(end, self.weights, minlength=self.count) for end in self.ends)
-        return np.asarray(one + other + 1e-9)
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """A component on a grid of its own.
-
-    Attributes:
-        inside: (h, w) bool.
-        features: (h, w, F) float32 averaged colour and texture, in units of Lab.
-        steepness: (h, w) float32 of the picture's colours.
-        window: rows and columns of the image that the grid spans.
-    """
-
-    inside: Mask
-    features: Floats
-    steepness: Floats
-    window: tuple[slice, slice]
 
 
 def parts_of(mask: Mask, image: NDArray[np.uint8], rule: CutRule = CUT_RULE) -> list[Part]:
@@ -165,12 +109,12 @@ def parts_of(mask: Mask, image: NDArray[np.uint8], rule: CutRule = CUT_RULE) -> 
 
 def propose(mask: Mask, image: NDArray[np.uint8]) -> tuple[Mask, CutEvidence] | None:
     """The best cut of a component: (h, w) bool of one side, and what speaks for it; None when it is too small."""
-    cells = _cells(mask, image)
+    cells = cells_of(mask, image)
     if cells is None:
         return None
     if _obviously_one(cells):
         return None
-    edges = _edges(cells)
+    edges = edges_of(cells)
     vector = _fiedler_vector(edges)
     place = _lowest_cut(vector, edges)
     if place is None:
@@ -184,70 +128,12 @@ def propose(mask: Mask, image: NDArray[np.uint8]) -> tuple[Mask, CutEvidence] | 
     return pixels, _evidence(tidy, cells, edges, _neck(pixels, mask))
 
 
-def _obviously_one(cells: _Cells) -> bool:
+def _obviously_one(cells: Cells) -> bool:
     """Compact and of one colour and texture: most things alone are spared the eigenvector."""
     return _solidity(cells.inside) > _COMPACT and float(cells.features[cells.inside].std(axis=0).max()) < _UNIFORM
 
 
-def _cells(mask: Mask, image: NDArray[np.uint8]) -> _Cells | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    window = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-    crop = mask[window]
-    side = max(1.0, (np.count_nonzero(crop) / _CELLS) ** 0.5)
-    size = (max(2, round(crop.shape[0] / side)), max(2, round(crop.shape[1] / side)))
-    inside = _shrunk(crop.astype(np.float32), size) >= 0.5
-    if np.count_nonzero(inside) < _FEWEST:
-        return None
-    # Two samples a cell, so that fine texture is seen before it is averaged.
-    double = (2 * size[0], 2 * size[1])
-    lab = cv2.cvtColor(_shrunk(image[window], double).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    weight = _shrunk(crop.astype(np.float32), double)[..., None]
-    features, steepness = _describe(lab, weight)
-    return _Cells(inside, _shrunk(features, size), _shrunk(steepness, size), window)
-
-
-def _describe(lab: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """Averaged colour, its roughness and the direction of its stripes, (h, w, 6); and the steepness, (h, w)."""
-    light = lab[..., 0]
-    across, down = cv2.Sobel(light, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(light, cv2.CV_32F, 0, 1, scale=0.125)
-    stacked = np.concatenate([lab, np.stack([light**2, across**2 - down**2, 2 * across * down], axis=-1)], axis=-1)
-    mean = _averaged(stacked, weight)
-    rough = np.sqrt(np.maximum(mean[..., 3] - mean[..., 0] ** 2, 0))
-    energy = np.hypot(mean[..., 4], mean[..., 5])
-    stripes = mean[..., 4:6] / np.sqrt(energy + 1.0)[..., None]  # in grey levels, like the others
-    features = np.concatenate([mean[..., :3], rough[..., None], stripes], axis=-1)
-    slopes = [cv2.Sobel(features[..., k], cv2.CV_32F, *way) for k in range(4) for way in ((1, 0), (0, 1))]
-    return features, np.sqrt(sum(np.square(slope) for slope in slopes)).astype(np.float32)
-
-
-def _averaged(values: Floats, weight: Floats) -> Floats:
-    """Gaussian average over what lies in the component; values (h, w, F), weight (h, w, 1)."""
-    sigma = 2 * _BLUR
-    total = cv2.GaussianBlur(values * weight, (0, 0), sigma)
-    return np.asarray(total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)[..., None], dtype=np.float32)
-
-
-def _shrunk(values: NDArray[np.generic], size: tuple[int, int]) -> Floats:
-    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA))
-
-
-def _edges(cells: _Cells) -> _Edges:
-    """Neighbours within reach: the weight is a Gaussian of their features; a floor keeps the graph in one piece."""
-    inside = np.pad(cells.inside, _REACH)  # so that no neighbour lies beyond the grid
-    place = np.flatnonzero(inside)
-    number = np.full(inside.size, -1)
-    number[place] = np.arange(place.size)
-    away = np.array([down * inside.shape[1] + right for down, right in _NEIGHBOURS])
-    neighbour = number[place + away[:, None]]  # (S, N)
-    shift, one = np.nonzero(neighbour >= 0)
-    other = neighbour[shift, one]
-    features = cells.features[cells.inside]
-    apart = np.square(features[one] - features[other]).sum(axis=-1)
-    weights = (np.exp(apart / (-2 * _SCALE**2)) + _FLOOR) / _DISTANCES[shift]
-    return _Edges(np.stack([one, other]), weights, place.size, (_DISTANCES < 2)[shift])
-
-
-def _fiedler_vector(edges: _Edges) -> NDArray[np.float64]:
+def _fiedler_vector(edges: Edges) -> NDArray[np.float64]:
     """(N,) the generalised eigenvector of (D - W) x = mu D x behind the constant one.
 
     Inverse subspace iteration: the matrix is small enough to be factored, and one factor serves all rounds.
@@ -267,7 +153,7 @@ def _fiedler_vector(edges: _Edges) -> NDArray[np.float64]:
     return np.asarray(block @ mix[:, 0] / root)
 
 
-def _lowest_cut(vector: NDArray[np.float64], edges: _Edges) -> float | None:
+def _lowest_cut(vector: NDArray[np.float64], edges: Edges) -> float | None:
     """Where to cut a vector for the lowest normalised cut, among all places that leave no part too small."""
     order = np.argsort(vector)
     rank = np.empty_like(order)
@@ -301,7 +187,7 @@ def _largest(mask: Mask) -> Mask:
     return np.asarray(numbered == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()))
 
 
-def _to_pixels(side: Mask, cells: _Cells, mask: Mask) -> Mask:
+def _to_pixels(side: Mask, cells: Cells, mask: Mask) -> Mask:
     """The side at full resolution: the nearest cell of the component decides, softened over a cell."""
     crop = mask[cells.window]
     member = np.where(side, 1.0, -1.0) * cells.inside
@@ -311,7 +197,7 @@ def _to_pixels(side: Mask, cells: _Cells, mask: Mask) -> Mask:
     return whole
 
 
-def _evidence(side: Mask, cells: _Cells, edges: _Edges, neck: float) -> CutEvidence:
+def _evidence(side: Mask, cells: Cells, edges: Edges, neck: float) -> CutEvidence:
     other = cells.inside & ~side
     border = (_grown(side) & other) | (_grown(other) & side)
     one, two = cells.features[side], cells.features[other]
