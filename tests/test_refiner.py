@@ -88,7 +88,7 @@ def test_a_mask_is_believed_where_it_agrees_and_is_sure(redrawn: Redrawn, others
 def test_a_prompt_tells_where_the_thing_is() -> None:
     mask = disc(50, 40, 20) | disc(100, 40, 8)
     prompt = prompt_of(mask, np.full(mask.shape, 0.9, np.float32))
-    assert prompt.box == (30, 20, 109, 61)
+    assert list(prompt.box) == [30.0, 20.0, 109.0, 61.0]
     assert np.array_equal(prompt.logits > 0, mask)
     assert float(prompt.logits[40, 50]) == pytest.approx(np.log(9), abs=1e-3)
     assert 1 <= len(prompt.points) <= 3
