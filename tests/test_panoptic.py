@@ -164,7 +164,7 @@ def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureF
     assert out.count("\n") == 1
     found = json.loads(out)
     assert found["touching"]["split"]["pq_things"] > found["touching"]["whole"]["pq_things"] + 0.03
-    assert found["touching"]["split"]["pq_stuff"] > 0.9
+    assert found["touching"]["split"]["pq_stuff"] == found["touching"]["whole"]["pq_stuff"]
     assert found["apart"]["split"]["pq_things"] > 0.75
     assert found["touching"]["split"]["ece"] < 0.15
     assert set(found["ms"]) == {"embed", "classes", "whole", "split"}

@@ -39,7 +39,7 @@ def coarse_classes(asked: Crowd, *, blocks: int = 24) -> NDArray[np.int16]:
         classes[segment.mask] = segment.index
     side = height // blocks
     rows, columns = (np.minimum(np.arange(length) // side * side + side // 2, length - 1) for length in (height, width))
-    return classes[rows][:, columns]
+    return np.asarray(classes[rows][:, columns])
 
 
 def test_a_real_refiner_repairs_coarse_masks_and_makes_no_overlap() -> None:

@@ -146,9 +146,10 @@ def _fiedler_vector(edges: Edges) -> NDArray[np.float64]:
     place = (np.arange(edges.count)[:, None] + 0.5) * np.pi / edges.count
     block = (np.cos(place * np.arange(1, _COLUMNS + 1)) * root[:, None]).astype(np.float32)
     constant = (root[:, None] / np.linalg.norm(root)).astype(np.float32)
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
         block -= constant * (constant.T @ block)
-        block = np.linalg.qr(torch.cholesky_solve(torch.from_numpy(block), factor).numpy())[0]
+        block = torch.cholesky_solve(torch.from_numpy(block), factor).numpy()
+        block = np.linalg.qr(block)[0] if turn % 2 else block / np.linalg.norm(block, axis=0)
     _, mix = np.linalg.eigh(block.T @ laplacian @ block)
     return np.asarray(block @ mix[:, 0] / root)
 
@@ -233,7 +234,8 @@ def _neck(side: Mask, mask: Mask) -> float:
 
 def _widest(mask: Mask, among: Mask) -> float:
     """Diameter in pixels of the largest disc that fits into the mask with its centre `among` these."""
-    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1]
     return 2 * float(depth[among].max(initial=0.5)) - 1
 
 
