@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from worker.evaluate import main
 from worker.evaluation.crowds import FIT_SEED, STUFF_FROM, TrueSegment, crowd
@@ -168,6 +170,31 @@ def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureF
     assert found["apart"]["split"]["pq_things"] > 0.75
     assert found["touching"]["split"]["ece"] < 0.15
     assert set(found["ms"]) == {"embed", "classes", "whole", "split"}
+
+
+def write_set(folder: Path, *, count: int) -> None:
+    """Crowds as photographs with their things drawn one by one."""
+    for name in ("images", "masks", "instances"):
+        (folder / name).mkdir()
+    for number in range(count):
+        asked = crowd(3, 2 * number)
+        classes = np.zeros(asked.scene.instances.shape, dtype=np.uint8)
+        for segment in asked.truth:
+            classes[segment.mask] = segment.index + 1 if segment.index < STUFF_FROM else 0
+        Image.fromarray(asked.scene.image).save(folder / "images" / f"{number}.png")
+        Image.fromarray(classes).save(folder / "masks" / f"{number}.png")
+        Image.fromarray(asked.scene.instances.astype(np.uint8)).save(folder / "instances" / f"{number}.png")
+
+
+def test_photographs_with_instances_judge_the_cuts_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path, count=6)
+    assert main(["--protocol", "panoptic", "--photos", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["photographs"] == 6
+    assert found["things"] == sum(len(crowd(3, 2 * number).scene.objects) for number in range(6))
+    assert found["split"]["pq"] > found["whole"]["pq"] + 0.05
+    assert main(["--protocol", "panoptic", "--photos", str(tmp_path / "images")]) == 2
+    assert "instances/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

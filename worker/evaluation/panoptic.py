@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from plugin_config.settings import Settings
 from worker.evaluation.crowds import FIT_SEED, STUFF_FROM, WORDS, Crowd, TrueSegment, crowd, labels_of, words_of
 from worker.evaluation.fit_assembly import wanted_of
 from worker.evaluation.panoptic_quality import Region, SegmentJudge, reliability
+from worker.evaluation.photographed_things import judge_photographs
 from worker.segmentation.assembly import Segment, assemble
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
@@ -119,10 +121,16 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=200, metavar="N", help="scenes that touch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the pictures (default: %(default)s)")
+    parser.add_argument("--photos", type=Path, metavar="SET", help="judge the cuts on photographs with instances/ "
+                        "instead, the true classes given; no model is run")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge the model and print a table, or one JSON line with --json."""
+    """Judge the model, or the cuts on photographs, and print a table, or one JSON line with --json."""
+    if options.photos is not None:
+        judged = judge_photographs(options.photos)
+        sys.stdout.write(json.dumps(judged) + "\n" if options.json else f"{judged}\n")
+        return 0
     if options.limit < len(WORDS):
         raise SettingsError("--limit", f"is {options.limit}", f"Ask for at least {len(WORDS)} scenes.")
     if options.seed == FIT_SEED:
