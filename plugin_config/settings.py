@@ -53,6 +53,8 @@ class Settings:
                               "measured, whose features agree with fp32.")
     compile: bool = _setting("ZEROMASK_COMPILE", False, "Whether the image tower is compiled by torch, which needs a "
                              "C++ compiler and a longer start.")
+    refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
+                            "agrees; empty = none. See docs/assembly.md.")
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data and "
                               "text embeddings.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")

@@ -49,6 +49,13 @@ def test_stuff_is_told_by_kind(kind: str, stuff: bool) -> None:
     assert only_label(brush(f'<Label value="sky" kind="{kind}"/>')).stuff is stuff
 
 
+def test_segments_of_no_kind_are_an_error_with_a_remedy() -> None:
+    with pytest.raises(LabelingConfigError) as caught:
+        parse_vocabulary(brush('<Label value="sky"/>', attributes='segments="instances"'))
+    assert "'instances'" in str(caught.value)
+    assert "semantic, instance, panoptic" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("tag", "output"), [("BrushLabels", "brush"), ("PolygonLabels", "polygon"), ("RectangleLabels", "rectangle")]
 )

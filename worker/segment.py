@@ -22,9 +22,7 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.images import ImageLimits, read_image
 from worker.overlay import draw_overlay
 from worker.results import encode_segments
-from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
-from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = Settings.from_env(os.environ)
         options = _parse(arguments, settings)
         vocabulary = vocabulary_of(options.words, options.output)
-        encoder = Encoder.from_settings(settings, model=options.model)
-        segmenter = Segmenter(encoder, store=TextStore(settings.state_path / TEXTS_FOLDER))
+        segmenter = Segmenter.from_settings(settings, model=options.model)
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask segment: {error}", style="red", markup=False)

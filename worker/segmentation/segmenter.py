@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.segmentation.assembly import Segment, assemble
+from worker.segmentation.assembly import Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
+from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import pixel_classes
 from worker.segmentation.text import TextEncoder
-from worker.segmentation.text_store import TextStore
+from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,26 @@ class Segmenter:
     Args:
         encoder: the model.
         store: keeps text embeddings beyond this process; None = in memory alone.
+        refiner: a model of the SAM family that may redraw things; None = none.
     """
 
-    def __init__(self, encoder: Encoder, *, store: TextStore | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, *, store: TextStore | None = None, refiner: MaskRefiner | None = None
+    ) -> None:
         self.encoder = encoder
+        self._refiner = refiner
         self._texts = TextEncoder(encoder, store=store)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
+        """As the settings say; `model` goes ahead of theirs.
+
+        Raises:
+            ModelUnavailable: the model, its tower or the refiner cannot be loaded.
+        """
+        encoder = Encoder.from_settings(settings, model=model)
+        store = TextStore(settings.state_path / TEXTS_FOLDER)
+        return cls(encoder, store=store, refiner=load_refiner(settings.refiner, device=settings.device))
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """The costly half, once per image: (H, W, 3) uint8 RGB each."""
@@ -74,13 +91,15 @@ class Segmenter:
         scene = self.look(embedding, vocabulary.words, image)
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
-        stuff = [any(label.stuff for label in vocabulary.labels if label.texts == texts) for texts in words]
-        found = assemble(pixels, confidence, stuff)
+        wanted = dict.fromkeys(Wanted(words.index(label.texts), label.stuff) for label in vocabulary.labels)
+        found = assemble(pixels, confidence, list(wanted), image)
+        if self._refiner is not None and image is not None:
+            found = refine_things(found, confidence, image, self._refiner)
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
             for label in vocabulary.labels
-            if label.texts == words[segment.index]
+            if (label.texts, label.stuff) == (words[segment.index], segment.stuff)
         ]
         return Segmentation(tuple(segments), _overall_score(found, confidence))
 
