@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from worker.segmentation.acceptance import ACCEPTANCE_RULE, SegmentEvidence, Witness
 from worker.segmentation.splitting import CUT_RULE, CutRule, parts_of
-from worker.segmentation.tidying import Window, class_parts, tidy
+from worker.segmentation.tidying import Window, class_parts, present_classes, tidy
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ def assemble(
     """
     smallest = max(1, round(_SMALLEST_SHARE * classes.size))
     tidied = tidy(classes, smallest=smallest)
-    pieces = [piece for each in wanted for piece in _pieces(tidied, each, smallest)]
+    present = set(present_classes(tidied))  # of hundreds of labels a picture has a handful
+    pieces = [piece for each in wanted if each.index in present for piece in _pieces(tidied, each, smallest)]
     if image is not None and rule is not None:
         pieces = list(_things_apart(pieces, image, smallest, rule))
     pieces.sort(key=lambda piece: -piece.area)

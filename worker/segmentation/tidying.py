@@ -40,11 +40,11 @@ def _smooth(classes: Classes) -> Classes:
     radius = min(_MOST_RADIUS, max(1, round(min(classes.shape) / _SIDE_OF_A_PIXEL)))
     side = 2 * radius + 1
     smooth = classes.copy()
-    for index in _present(classes):
+    for index in present_classes(classes):
         around = cv2.blur((classes == index).view(np.uint8) * 255, (side, side), borderType=cv2.BORDER_REPLICATE)
         smooth[around >= 128] = index
     lost = np.where(smooth != classes, classes, _NOTHING)
-    for index in _present(classes):
+    for index in present_classes(classes):
         eaten, window = class_window(lost, index)
         if eaten.size:
             _, pieces, stats, _ = cv2.connectedComponentsWithStats(eaten, connectivity=8)
@@ -56,7 +56,7 @@ def _smooth(classes: Classes) -> Classes:
 
 def _without_specks(classes: Classes, smallest: int) -> Classes:
     specks = np.zeros(classes.shape, dtype=np.uint8)
-    for index in _present(classes):
+    for index in present_classes(classes):
         mask, window = class_window(classes, index)
         _, numbered, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         small = (stats[:, cv2.CC_STAT_AREA] < smallest).astype(np.uint8)
@@ -97,5 +97,6 @@ def class_parts(classes: Classes, index: int, *, smallest: int) -> list[tuple[ND
     return found
 
 
-def _present(classes: Classes) -> list[int]:
+def present_classes(classes: Classes) -> list[int]:
+    """The classes that have pixels, in rising order."""
     return [int(index) for index in np.flatnonzero(np.bincount(classes.ravel()))]
