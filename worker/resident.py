@@ -21,7 +21,6 @@ from plugin_config.settings import Settings
 from worker.images import ImageLimits
 from worker.leases import Leases
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
 
@@ -33,7 +32,8 @@ class Resident:
         redis: a connection to the Redis of the settings.
 
     Raises:
-        ModelUnavailable: the MODEL setting cannot be served.
+        ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served.
+        SettingsError: no refiner of that name is installed.
     """
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
@@ -45,7 +45,7 @@ class Resident:
         self.hints = ProjectHints(redis)
         self.presence = WorkerPresence(redis)
         self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-        self.segmenter = Segmenter(Encoder(settings.model, device=settings.device, short_side=settings.short_side))
+        self.segmenter = Segmenter.from_settings(settings)
         self.embeddings = EmbeddingCache(self.segmenter)
         self.limits = ImageLimits.from_settings(settings)
         self.explained: set[str] = set()  # versions something was said about, so that it is said once
