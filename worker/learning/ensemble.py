@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Blinded = tuple[slice, float]
@@ -48,7 +47,6 @@ class Training:
         steps: of AdamW, on `batch` rows for each member.
         rate: the highest learning rate; warm-up over a tenth of the steps, then a cosine to 0.
         decay: weight decay.
-        dropout: of hidden units.
     """
 
     hidden: int = 64
@@ -56,7 +54,6 @@ class Training:
     batch: int = 768
     rate: float = 4e-3
     decay: float = 0.2
-    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,13 @@ class Ensemble:
         """How many there are."""
         return len(self.weights[0])
 
-    def __call__(self, inputs: Tensor, *, dropout: float = 0.0) -> Tensor:
+    def __call__(self, inputs: Tensor) -> Tensor:
         """(E, N, F) to what is added to the offsets, (E, N, C)."""
         values = inputs
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             values = torch.baddbmm(bias, values, weight)
             if layer + 1 < len(self.weights):
-                values = values.relu_() if not dropout else F.dropout(values.relu_(), dropout)
+                values.relu_()
         return values
 
     def posterior(self, inputs: Tensor, offset: Tensor, strength: float) -> Tensor:
@@ -107,7 +104,7 @@ def _train(lesson: Lesson, members: int, training: Training, blinded: Sequence[B
         inputs = lesson.inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)
         for columns, often in blinded:
             inputs[..., columns] *= (torch.rand(*rows.shape, 1) >= often).float()
-        logits = lesson.offset[rows] + net(inputs, dropout=training.dropout)
+        logits = lesson.offset[rows] + net(inputs)
         # Summed over the members, which are strangers to each other.
         loss = -(lesson.shares[rows] * logits.log_softmax(dim=-1)).sum() / training.batch
         optimiser.zero_grad()
