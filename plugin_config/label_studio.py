@@ -1,4 +1,4 @@
-"""The one Label Studio client: tokens, projects, tasks, images, predictions.
+"""The one Label Studio client: tokens, projects, tasks, images, annotations, predictions.
 
 Written on httpx and not on the SDK's client, because that one loads 55 MB of generated models, has no bulk reading of
 chosen tasks, and hides which request failed. It must not know about queues or masks.
@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 
 import httpx
 
+from plugin_config.annotations import AnnotatedTask, Annotation, read_annotated_task, read_annotation
 from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio_wire import (
     TOKEN_REMEDY,
@@ -30,6 +31,7 @@ from plugin_config.label_studio_wire import (
 )
 
 _PAGE = 500
+_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be about the one file
 
 
@@ -172,11 +174,32 @@ class LabelStudio:
         rows = self.request("GET", "/api/predictions/", params={"task": task})
         return [_prediction(row) for row in rows]
 
-    def parent_predictions(self, task: int) -> frozenset[int]:
-        """The predictions that annotations of a task were made from."""
+    def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
+        """Every task of the project that has an annotation which is not cancelled, without data, page by page."""
+        query = json.dumps({"filters": {"conjunction": "and", "items": [_ANNOTATED]}, "ordering": ["tasks:id"]})
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            answer = self._task_page(
+                project, page=page, page_size=_PAGE, include="annotations_ids,updated_at", query=query
+            )
+            if not answer["tasks"]:
+                return
+            for row in answer["tasks"]:
+                with _as_expected("a task"):
+                    task = read_annotated_task(row)
+                yield task
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+
+    def annotations(self, task: int) -> list[Annotation]:
+        """Every submitted annotation of a task, with its regions; drafts are not among them."""
         rows = self.request("GET", f"/api/tasks/{task}/annotations/")
         with _as_expected("annotations"):
-            return frozenset(int(row["parent_prediction"]) for row in rows if row.get("parent_prediction"))
+            return [read_annotation(row) for row in rows]
+
+    def parent_predictions(self, task: int) -> frozenset[int]:
+        """The predictions that annotations of a task were made from."""
+        parents = (annotation.parent_prediction for annotation in self.annotations(task))
+        return frozenset(parent for parent in parents if parent is not None)
 
     def create_prediction(
         self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str

@@ -30,6 +30,7 @@ TOLERANCE = 1.0
 """How far a polygon may leave the mask's outline, in pixels."""
 
 _FARTHEST = 1e6  # percent: shapes may be drawn beyond the image, but not where float arithmetic gives way
+_ELLIPSE_POINTS = 72
 _DECIMALS = 6  # of a percent: a ten-thousandth of a pixel in an image 10,000 pixels wide
 
 
@@ -118,6 +119,22 @@ def decode_region(region: Mapping[str, Any], width: int, height: int) -> NDArray
         return _decode_brush(region, value, width, height)
     scale = np.array([width, height]) / 100  # pixels of a percent
     ring = _polygon_ring(region, value) * scale if kind == "polygon" else _rectangle_ring(region, value, scale)
+    return fill_ring(ring, height=height, width=width)
+
+
+def inscribed_ellipse(region: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:
+    """Draw the ellipse that touches all four sides of a rectangle region, clipped to the image; as `decode_region`.
+
+    Raises:
+        RegionError: the region is no rectangle, or its value lacks something.
+    """
+    value = region.get("value")
+    if str(region.get("type")).lower().removesuffix("labels") != "rectangle" or not isinstance(value, Mapping):
+        raise _refusal(region, "it is no rectangle")
+    corners = _rectangle_ring(region, value, np.array([width, height]) / 100)
+    across, down = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
+    turn = np.linspace(0, 2 * np.pi, _ELLIPSE_POINTS, endpoint=False)[:, None]
+    ring = (corners[0] + corners[2]) / 2 + np.cos(turn) * across + np.sin(turn) * down
     return fill_ring(ring, height=height, width=width)
 
 

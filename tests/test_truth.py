@@ -1,0 +1,139 @@
+"""Annotations of one image become one class per pixel, by the rules of docs/learning.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plugin_config.annotations import Annotation
+from plugin_config.errors import RegionError
+from plugin_config.vocabulary import parse_vocabulary
+from worker.learning.adapter import UNLABELLED, VOID
+from worker.learning.corrections import make_example
+from worker.learning.truth import counting_annotations, draw_truth, find_label, merge_truths, shrink_nearest
+from worker.regions import RegionKind, encode_region
+from worker.segmentation.encoder import ImageEmbedding
+
+VOCABULARY = parse_vocabulary(
+    """<View><Image name="image" value="$image"/><Image name="other" value="$other"/>
+    <BrushLabels name="brush" toName="image"><Label value="cat" alias="c"/><Label value="grass"/></BrushLabels>
+    <PolygonLabels name="polygon" toName="image"><Label value="dog"/><Label value="cat"/></PolygonLabels>
+    <RectangleLabels name="box" toName="image"><Label value="dog"/></RectangleLabels></View>"""
+)
+CAT, GRASS, DOG = range(3)
+SIZE = (60, 80)
+
+
+def region(kind: RegionKind, label: str, rows: slice, columns: slice, **more: Any) -> dict[str, Any]:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[rows, columns] = True
+    control = {"brush": "brush", "polygon": "polygon", "rectangle": "box"}[kind]
+    (made,) = encode_region(mask, kind=kind, control=control, to_name="image", label=label, score=0.5)
+    return made | more
+
+
+def annotation(number: int, *, who: int | None = 1, at: str = "2026-01-01T00:00:00Z", **more: Any) -> Annotation:
+    fields = {"cancelled": False, "ground_truth": False, "parent_prediction": None, "result": ()} | more
+    return Annotation(id=number, task=1, annotator=who, updated_at=at, **fields)
+
+
+def draw(*regions: dict[str, Any], frame: tuple[int, int] = SIZE) -> np.ndarray[Any, np.dtype[np.int16]]:
+    return draw_truth(regions, VOCABULARY, SIZE, frame)
+
+
+def test_every_region_type_is_drawn_where_it_was() -> None:
+    truth = draw(
+        region("brush", "grass", slice(0, 20), slice(0, 80)), region("polygon", "cat", slice(30, 50), slice(5, 25)),
+        region("rectangle", "dog", slice(30, 50), slice(40, 70)),
+    )  # fmt: skip
+    assert VOCABULARY.words == (("cat",), ("grass",), ("dog",))
+    assert (truth[:20] == GRASS).all()
+    assert (truth[30:50, 5:25] == CAT).all(), "one class, whichever control drew it"
+    assert (truth[30:50, 48:62] == DOG).sum() == pytest.approx(20 * 14, abs=8)
+    assert truth[30, 40] == truth[49, 69] == VOID, "a box's corners may be anything"
+    assert (truth == DOG).sum() == pytest.approx(np.pi / 4 * 20 * 30, rel=0.03)
+    assert (truth[52:] == UNLABELLED).all()
+
+
+def test_the_smaller_lies_on_top_and_of_equals_the_later() -> None:
+    small = region("brush", "c", slice(20, 30), slice(20, 30))
+    large = region("brush", "grass", slice(0, 60), slice(0, 80))
+    for order in ((small, large), (large, small)):
+        truth = draw(*order)
+        assert (truth[20:30, 20:30] == CAT).all()
+        assert (truth == GRASS).sum() == 60 * 80 - 100
+    same = region("polygon", "dog", slice(20, 30), slice(20, 30))
+    assert (draw(small, same)[20:30, 20:30] == DOG).all()
+    assert (draw(same, small)[20:30, 20:30] == CAT).all()
+
+
+def test_corners_of_a_box_hide_no_other_region() -> None:
+    grass = region("brush", "grass", slice(0, 60), slice(0, 80))
+    truth = draw(region("rectangle", "dog", slice(10, 30), slice(10, 30)), grass)
+    assert truth[10, 10] == GRASS
+    assert truth[20, 20] == DOG
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        pytest.param({}, "c", id="as it is"),
+        pytest.param({"to_name": "other"}, None, id="on another image"),
+        pytest.param({"from_name": "gone"}, None, id="by a control that vanished"),
+        pytest.param({"value": {"brushlabels": ["gone"]}}, None, id="of a label that vanished"),
+        pytest.param({"value": {"brushlabels": ["gone", "grass", "c"]}}, "grass", id="of several the first left"),
+        pytest.param({"type": "choices", "value": {"choices": ["c"]}, "from_name": "x"}, None, id="no region"),
+        pytest.param({"type": "relation", "value": None}, None, id="no value"),
+        pytest.param({"value": {"brushlabels": [None]}}, None, id="no text"),
+    ],
+)
+def test_labels_are_those_of_the_labeling_config(change: dict[str, Any], found: str | None) -> None:
+    label = find_label(region("brush", "c", slice(0, 9), slice(0, 9), **change), VOCABULARY)
+    assert (label.key if label else None) == found
+
+
+def test_a_broken_region_spoils_the_truth_and_is_told() -> None:
+    with pytest.raises(RegionError):
+        draw(region("brush", "c", slice(0, 9), slice(0, 9), value={"brushlabels": ["c"], "rle": [1, 2]}))
+
+
+def test_regions_are_drawn_small_as_they_are_large() -> None:
+    cat = region("brush", "c", slice(10, 40), slice(10, 40))
+    regions = [cat, region("polygon", "dog", slice(10, 40), slice(50, 70))]
+    small = draw(*regions, frame=(30, 40))
+    assert (small == shrink_nearest(draw(*regions), (30, 40))).all()
+    assert (small[5:20, 5:20] == CAT).all()
+
+
+def test_which_annotations_count() -> None:
+    skipped, first, again = annotation(1, cancelled=True), annotation(2), annotation(3, at="2026-01-02T00:00:00Z")
+    other, gone, gone_too = annotation(4, who=2), annotation(5, who=None), annotation(6, who=None)
+    rows = [again, skipped, gone_too, first, other, gone]
+    assert [row.id for row in counting_annotations(rows)] == [3, 4, 5, 6]
+    flagged = annotation(7, who=2, ground_truth=True)
+    assert counting_annotations([*rows, flagged]) == [flagged]
+    assert counting_annotations([*rows, annotation(8, ground_truth=True, cancelled=True)]) != []
+    assert counting_annotations([skipped]) == []
+
+
+def test_annotators_are_merged_by_majority_and_ties_are_void() -> None:
+    voices = np.array([[0, 0, 0, 0, VOID, 0], [0, 0, 1, 1, 1, VOID], [0, 1, 2, 1, VOID, 1]], dtype=np.int16)[:, None]
+    assert merge_truths(list(voices)).tolist() == [[0, 0, VOID, 1, 1, VOID]]
+    assert merge_truths([voices[0], voices[1]]).tolist() == [[0, 0, VOID, VOID, 1, 0]]
+    assert merge_truths([np.full((1, 1), UNLABELLED, dtype=np.int16)] * 2).tolist() == [[UNLABELLED]]
+
+
+def test_a_large_image_is_reduced_with_its_truth() -> None:
+    import torch
+
+    image = np.zeros((*SIZE, 3), dtype=np.uint8)
+    image[10:40, 10:40] = 200
+    embedding = ImageEmbedding(torch.zeros(3, 4, 2), SIZE)
+    rows = [annotation(1, result=[region("brush", "c", slice(10, 40), slice(10, 40))])]
+    example = make_example("1", rows, VOCABULARY, image, embedding, longest_side=40)
+    assert example.image.shape == (30, 40, 3)
+    assert example.embedding.size == example.truth.shape == (30, 40)
+    assert ((example.image[..., 0] == 200) == (example.truth == CAT)).all()
+    assert make_example("1", rows, VOCABULARY, image, embedding).image is image

@@ -1,0 +1,178 @@
+"""What annotators made of a project's predictions, read from Label Studio, the only truth: edits and deletions are read
+anew each time, so no event can be missed.
+
+It must not know recipes, nor what is promoted. docs/learning.md states the rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from plugin_config.annotations import Annotation
+from plugin_config.errors import ImageUnavailable, LabelStudioError, RegionError
+from plugin_config.label_studio import LabelStudio, Task
+from plugin_config.vocabulary import Vocabulary
+from worker.batches import free_memory
+from worker.images import ImageLimits, fetch_image
+from worker.learning.adapter import Example
+from worker.learning.outcomes import Outcomes, count_outcomes, sum_outcomes
+from worker.learning.truth import counting_annotations, draw_truth, merge_truths
+from worker.segmentation.encoder import ImageEmbedding
+
+log = logging.getLogger(__name__)
+
+Embed = Callable[[Sequence[NDArray[np.uint8]]], list[ImageEmbedding]]
+
+LONGEST_SIDE = 640
+"""Pixels of the longer side at which examples are kept: hundreds of them fit the memory."""
+
+_TASKS_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One annotated task.
+
+    Attributes:
+        task: its id.
+        annotations: ids of the annotations that count.
+        ground_truth: whether they are flagged as ground truth.
+        outcomes: what became of the predicted regions, by label key.
+        example: what there is to learn.
+    """
+
+    task: int
+    annotations: tuple[int, ...]
+    ground_truth: bool
+    outcomes: Mapping[str, Outcomes]
+    example: Example
+
+
+def read_corrections(
+    label_studio: LabelStudio,
+    project: int,
+    vocabulary: Vocabulary,
+    *,
+    embed: Embed,
+    limits: ImageLimits,
+    ours: Collection[str] = (),
+    longest_side: int = LONGEST_SIDE,
+) -> Iterator[Correction]:
+    """Read every annotated task of a project, one at a time. One that cannot be read is left out with its reason in the
+    log: its image is gone, or a region of it is broken, so that its truth would be wrong.
+
+    Args:
+        label_studio: the client.
+        project: its id.
+        vocabulary: of the project now. Regions of labels it no longer has are ignored.
+        embed: makes embeddings of full images, (H, W, 3) uint8 RGB each; an `EmbeddingCache`'s has most of them.
+        limits: for images.
+        ours: versions of our predictions, see `count_outcomes`.
+        longest_side: pixels; larger images and their truths are reduced to it once they are embedded.
+
+    Raises:
+        LabelStudioError: Label Studio does not answer, or refuses the project.
+    """
+    reader = _Reader(label_studio, vocabulary, embed, limits, ours, longest_side)
+    ids = [row.id for row in label_studio.annotated_tasks(project)]
+    for start in range(0, len(ids), _TASKS_AT_ONCE):
+        for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
+            try:
+                found = reader.read(task)
+            except LabelStudioError as error:
+                if error.status not in (404, 500):  # these two are about this one task
+                    raise
+                log.warning("task %d is not learned from: %s", task.id, error)
+            except (ImageUnavailable, RegionError) as error:
+                log.warning("task %d is not learned from: %s", task.id, error)
+            except (MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
+                free_memory()
+                log.warning("task %d is not learned from: its image does not go through the model (%r)", task.id, error)
+            else:
+                if found is not None:
+                    yield found
+
+
+def corrections_digest(label_studio: LabelStudio, project: int) -> str:
+    """16 hex digits that change when anything does that `read_corrections` reads of the annotations: one request for
+    500 annotated tasks.
+
+    A prediction stored for an annotated task changes it too: a needless reading, never a missed one. Another labeling
+    config does not; its vocabulary's hash tells that.
+
+    Raises:
+        LabelStudioError: Label Studio does not answer, or refuses the project.
+    """
+    digest = hashlib.sha256()
+    for task in label_studio.annotated_tasks(project):
+        digest.update(f"{task.id} {task.annotations} {task.updated_at}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def make_example(
+    key: str,
+    annotations: Sequence[Annotation],
+    vocabulary: Vocabulary,
+    image: NDArray[np.uint8],
+    embedding: ImageEmbedding,
+    *,
+    longest_side: int = LONGEST_SIDE,
+) -> Example:
+    """What counting annotations say of one image, where most of them agree.
+
+    Args:
+        key: of the example.
+        annotations: those that count, one or more.
+        vocabulary: whose words the truth speaks of.
+        image: (H, W, 3) uint8 RGB, upright.
+        embedding: of the image.
+        longest_side: pixels to which the example's image and truth are reduced where the image is larger.
+
+    Raises:
+        RegionError: a region cannot be decoded.
+    """
+    size = (image.shape[0], image.shape[1])
+    scale = min(1.0, longest_side / max(size))
+    frame = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    truth = merge_truths([draw_truth(row.result, vocabulary, size, frame) for row in annotations])
+    if frame != size:
+        image = np.asarray(cv2.resize(image, frame[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        embedding = replace(embedding, size=frame)
+    return Example(key, image, embedding, vocabulary.words, truth)
+
+
+class _Reader:
+    """Reads one task after another of one project; see `read_corrections`."""
+
+    def __init__(
+        self, label_studio: LabelStudio, vocabulary: Vocabulary, embed: Embed, limits: ImageLimits,
+        ours: Collection[str], longest_side: int,
+    ) -> None:  # fmt: skip
+        self._label_studio, self._vocabulary, self._embed = label_studio, vocabulary, embed
+        self._limits, self._ours, self._longest_side = limits, ours, longest_side
+
+    def read(self, task: Task) -> Correction | None:
+        """None when no annotation of the task counts (any more)."""
+        annotations = counting_annotations(self._label_studio.annotations(task.id))
+        if not annotations:
+            return None
+        url = task.data.get(self._vocabulary.image_key)
+        image = fetch_image(url, task=task.id, label_studio=self._label_studio, limits=self._limits)
+        (embedding,) = self._embed([image])
+        example = make_example(
+            str(task.id), annotations, self._vocabulary, image, embedding, longest_side=self._longest_side
+        )
+        ids = tuple(annotation.id for annotation in annotations)
+        outcomes = self._outcomes(task.id, annotations)
+        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example)
+
+    def _outcomes(self, task: int, annotations: Sequence[Annotation]) -> dict[str, Outcomes]:
+        predictions = self._label_studio.predictions(task)
+        return sum_outcomes(count_outcomes(row, predictions, self._vocabulary, self._ours) for row in annotations)
