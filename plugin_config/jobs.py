@@ -14,6 +14,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from plugin_config.errors import JobError
+from plugin_config.redis_errors import redis_errors
 
 QUEUE = "zeromask-predict"
 LEARN_QUEUE = "zeromask-learn"
@@ -145,8 +146,13 @@ def learn_job_id(project: int) -> str:
     return f"learn-{project}"
 
 
+@redis_errors
 def enqueue_learning(queue: Queue, job: LearnProject) -> bool:
-    """Queue a job of the learning queue; False when it waits there already."""
+    """Queue a job of the learning queue; False when it waits there already.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
     made = learn_job_id(job.project)
     if made in queue.job_ids:
         return False

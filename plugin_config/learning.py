@@ -67,13 +67,20 @@ end
 return due
 """
 
-# ARGV: project, owner, lease (ms). Whose lease ran out has died.
+# ARGV: project, owner, lease (ms). Whose lease ran out has died; from the third death on there is a growing pause.
 _BEGIN = CLOCK + _LEASE + """
 local owner, runs_out = lease(P)
 if owner and runs_out >= now then return nil end
 local asked = redis.call('ZSCORE', 'zeromask:learn', ARGV[1])
 if not asked then return nil end
-if owner then redis.call('HINCRBY', P .. 'learn', 'deaths', 1) end
+if owner then
+  local deaths = redis.call('HINCRBY', P .. 'learn', 'deaths', 1)
+  if deaths >= 3 then
+    redis.call('DEL', P .. 'learner')
+    redis.call('ZADD', 'zeromask:learn', now + 10000 * 2 ^ math.min(deaths - 3, 8), ARGV[1])
+    return nil
+  end
+end
 redis.call('SET', P .. 'learner', ARGV[2] .. '|' .. (now + ARGV[3]))
 local row = redis.call('HMGET', P .. 'learn', 'hinted', 'now', 'deaths', 'mark', 'since')
 return {asked, tostring(now), row[1] or '', row[2] or '', row[3] or '0', row[4] or '', row[5] or ''}
@@ -88,10 +95,11 @@ return 1
 """
 
 # ARGV: project, owner, moment asked for at the beginning, delay until the next look (ms, -1 = none), failed (0 or 1),
-# mark. What was asked for meanwhile stays asked for.
+# mark, progress. What was asked for meanwhile stays asked for.
 _END = CLOCK + _LEASE + """
 if lease(P) ~= ARGV[2] then return 0 end
 redis.call('DEL', P .. 'learner')
+redis.call('SET', P .. 'learning', ARGV[7])
 if redis.call('HGET', P .. 'learn', 'mark') ~= ARGV[6] then
   redis.call('HSET', P .. 'learn', 'mark', ARGV[6], 'since', now)
 end
@@ -190,11 +198,15 @@ class ProjectLearning:
 
     @redis_errors
     def end(
-        self, project: int, owner: str, visit: Visit, *, mark: str, again_s: float | None = None, failed: bool = False
-    ) -> None:
-        """The look is over; look again after `again_s`, or when asked. `mark` tells how the annotations stand."""
+        self, project: int, owner: str, visit: Visit, progress: Progress, *, mark: str, again_s: float | None = None,
+        failed: bool = False,
+    ) -> bool:  # fmt: skip
+        """The look is over; look again after `again_s`, or when asked. `mark` tells how the annotations stand. False
+        when another one looks by now.
+        """
         delay = -1 if again_s is None else int(again_s * 1000)
-        self._run(_END, project, project, owner, visit.asked, delay, int(failed), mark)
+        told = json.dumps(asdict(progress))
+        return bool(self._run(_END, project, project, owner, visit.asked, delay, int(failed), mark, told))
 
     @redis_errors
     def tell(self, project: int, progress: Progress) -> None:

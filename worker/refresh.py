@@ -1,14 +1,14 @@
 """A look at a project: whatever happened there that nobody told, or that a webhook hinted at, is caught up with.
 
-Its labels may have changed, tasks may be new or gone, a prediction may have arrived twice. It must not know how a task
-is predicted.
+Its labels may have changed, or the version that is served; tasks may be new or gone, a prediction may have arrived
+twice. It must not know how a task is predicted.
 """
 
 from __future__ import annotations
 
 import logging
 
-from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable, VersionsUnavailable
 from plugin_config.jobs import RefreshProject, TaskRef
 from plugin_config.pending import Priority
 from worker.order import Order, read_order
@@ -25,13 +25,13 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
     project = job.project
     resident.hints.begin_refresh(project)
     try:
-        order = read_order(resident, project)
+        order = read_order(resident, project, afresh=True)
         _catch_up_with_version(resident, order)
         _look_at_hinted(resident, order)
         if resident.settings.prelabel:
             _catch_up_with_tasks(resident, order)
         settle_doubts(resident, project)
-    except LabelStudioUnreachable as error:
+    except (LabelStudioUnreachable, VersionsUnavailable) as error:
         log.warning("project %d: %s", project, error)
     except (LabelingConfigError, LabelStudioError) as error:
         if isinstance(error, LabelStudioError) and error.status == 404:

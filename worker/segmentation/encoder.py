@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 import open_clip
@@ -64,6 +66,15 @@ class Encoder:
         self.short_side = short_side or 2 * self.native_size
         embedding = self._model.token_embedding if hasattr(self._model, "token_embedding") else None
         self._untrained = (embedding.weight == 0).all(dim=1).cpu() if embedding is not None else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits that tell these weights from others of the same name, by the first values of each parameter."""
+        told = sha256()
+        for name, values in self._model.state_dict().items():
+            told.update(f"{name}{tuple(values.shape)}".encode())
+            told.update(values.detach().flatten()[:64].cpu().double().numpy().tobytes())
+        return told.hexdigest()[:12]
 
     @property
     def logit_scale(self) -> float:
