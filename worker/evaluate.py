@@ -13,7 +13,7 @@ import torch
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.evaluation import compose, refine
+from worker.evaluation import compose, learn, refine
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Protocol:
 PROTOCOLS = (
     Protocol("compose", compose.MEANING, compose.add_arguments, compose.run),
     Protocol("refine", refine.MEANING, refine.add_arguments, refine.run),
+    Protocol("learn", learn.MEANING, learn.add_arguments, learn.run),
 )
 
 
@@ -54,9 +55,10 @@ def _choose(arguments: Sequence[str], settings: Settings) -> tuple[Protocol, arg
         prog="zeromask evaluate", formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
         description="Measure quality.", epilog=f"protocols:\n{rows}\n\n--protocol NAME --help tells its options.",
     )  # fmt: skip
-    parser.add_argument("--protocol", choices=by_name, required=True, help="what to measure, see below")
-    parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     asked = _asked(arguments)
+    parser.add_argument("--protocol", choices=by_name, required=asked not in by_name, default=asked,
+                        help="what to measure, see below; `learn` where --learn is given")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     if asked in by_name:
         by_name[asked].add_arguments(parser, settings)
     parser.add_argument("-h", "--help", action="help", help="show this")
@@ -66,10 +68,12 @@ def _choose(arguments: Sequence[str], settings: Settings) -> tuple[Protocol, arg
 
 
 def _asked(arguments: Sequence[str]) -> str:
-    """The value of --protocol, before it is known which other options there are; empty when it is not given."""
-    parser = argparse.ArgumentParser(add_help=False)
+    """The protocol, before it is known which other options there are; empty when none can be told."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--protocol", default="")
-    return str(parser.parse_known_args(arguments)[0].protocol)
+    parser.add_argument("--learn", default=None)
+    told = parser.parse_known_args(arguments)[0]
+    return str(told.protocol) or ("learn" if told.learn is not None else "")
 
 
 if __name__ == "__main__":

@@ -98,12 +98,14 @@ class Segmenter:
         )
         return Scene(embedding, image, tuple(words), logits)
 
-    def pixel_classes(self, scene: Scene, head: Head | None = None) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    def pixel_classes(
+        self, scene: Scene, head: Head | None = None, *, outlines: bool = True
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
         """The class of each pixel of a scene, an index in its words (their number = background), and its posterior.
 
-        Both (H, W), along the image's outlines where the scene has its image.
+        Both (H, W), along the image's outlines where the scene has its image, unless `outlines` is off.
         """
-        return pixel_classes(_logits(scene, head), scene.embedding.size, scene.image)
+        return pixel_classes(_logits(scene, head), scene.embedding.size, scene.image if outlines else None)
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         """Labels whose texts hold words the model was never trained on, with those words."""

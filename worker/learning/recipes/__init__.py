@@ -1,1 +1,22 @@
 """Ways to learn, one file each, with one signature: `fit(examples, words, segmenter) -> Adapter`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plugin_config.errors import LearningError
+from worker.learning.adapter import Recipe
+from worker.learning.recipes import quick
+
+RECIPES = {quick.NAME: quick.QuickRecipe}
+
+
+def recipe_named(name: str, *, without: Sequence[str] = ()) -> Recipe:
+    """Give the recipe of that name, some of its parts left out.
+
+    Raises:
+        LearningError: there is none.
+    """
+    if name not in RECIPES:
+        raise LearningError(f"recipe {name!r}", "is not known", f"Choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name](without=tuple(without))

@@ -1,0 +1,99 @@
+"""Corrections of drawn scenes, and a plain recipe to learn from them, for tests of what is done with recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plugin_config.errors import LearningError
+from worker.builtin.annotation_set import annotation_scene, index_truth
+from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.truth import shrink_nearest
+from worker.segmentation.heads import Scene
+from worker.segmentation.segmenter import Segmenter
+
+DRAWN = ("red shape", "blue shape", "green shape")
+KNOWN: Words = tuple((label,) for label in DRAWN)
+STRANGE: Words = (("wug",), ("dax",), ("fep",))
+"""Words for the same things that the model does not know: what it says of them is as good as random."""
+
+
+def corrected_scenes(
+    segmenter: Segmenter, count: int, *, words: Words = KNOWN, seed: int = 0, first: int = 0
+) -> list[Example]:
+    """Drawn pictures with the truth about DRAWN, called by `words`. The same arguments give the same."""
+    found = []
+    for number in range(first, first + count):
+        scene = annotation_scene(np.random.default_rng((seed, number)), DRAWN, number=number, size=(120, 160), unit=70)
+        truth = index_truth(scene, DRAWN).astype(np.int16) - 1  # 0 is none of them
+        embedding = segmenter.embed([scene.image])[0]
+        found.append(Example(f"{seed}-{number}", scene.image, embedding, words, truth))
+    return found
+
+
+def relabelled(examples: Sequence[Example], order: Sequence[int]) -> list[Example]:
+    """The same with label k called order[k]."""
+    lookup = np.array([*order, VOID, UNLABELLED], dtype=np.int16)
+    return [replace(example, truth=lookup[example.truth]) for example in examples]
+
+
+@dataclass(frozen=True)
+class LinearAdapter:
+    """Adds a linear map of the features to the logits of the classes it was taught."""
+
+    weights: Tensor  # (D + 1, n + 1)
+    strength: float = 1.0
+    encoder_part: str = ""
+
+    def logits(self, scene: Scene) -> Tensor:
+        added = _with_one(scene.embedding.features) @ self.weights
+        return scene.logits + self.strength * added.permute(2, 0, 1)
+
+    def at_strength(self, strength: float) -> Self:
+        return replace(self, strength=strength)
+
+    def state(self) -> AdapterState:
+        return AdapterState("linear", {"weights": self.weights}, {"strength": self.strength})
+
+
+class LinearRecipe:
+    """Ridge regression from patch features to what the logits lack. Counts its fits."""
+
+    name = "linear"
+
+    def __init__(self, *, scale: float = 5.0) -> None:
+        self.fits = 0
+        self._scale = scale
+
+    def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
+        self.fits += 1
+        rows, targets, labels = [], [], []
+        for example in examples:
+            scene = segmenter.look(example.embedding, words, example.image)
+            truth = torch.from_numpy(
+                shrink_nearest(example.truth, (scene.logits.shape[1], scene.logits.shape[2])).astype(np.int64)
+            )
+            taught = truth != VOID
+            label = torch.where(truth == UNLABELLED, len(words), truth)[taught]
+            wanted = self._scale * (2 * torch.nn.functional.one_hot(label, len(words) + 1).float() - 1)
+            rows.append(_with_one(scene.embedding.features)[taught])
+            targets.append(wanted - scene.logits.permute(1, 2, 0)[taught])
+            labels.append(label)
+        if not rows or not len(torch.cat(rows)):
+            raise LearningError("corrections", "there are none", "Correct an image.")
+        x, y = torch.cat(rows).double(), torch.cat(targets).double()
+        y[:, [k for k in range(len(words)) if k not in set(torch.cat(labels).tolist())]] = 0
+        weights = torch.linalg.solve(x.T @ x + 0.1 * torch.eye(x.shape[1], dtype=torch.float64), x.T @ y)
+        return LinearAdapter(weights.float())
+
+    def load(self, state: AdapterState) -> LinearAdapter:
+        return LinearAdapter(state.tensors["weights"], float(state.about["strength"]))
+
+
+def _with_one(features: Tensor) -> Tensor:
+    return torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)

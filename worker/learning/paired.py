@@ -1,0 +1,90 @@
+"""Two predictions of the same pixels, compared in pairs: confusions, mean IoU, and how sure the difference is.
+
+It must not know models or images. Classes are the labels and, last, the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Confusion = NDArray[np.int64]
+"""(n + 1, n + 1) pixels: rows are the truth, columns what was predicted."""
+
+RESAMPLES = 1000
+
+
+def confusion(truth: NDArray[np.int16], found: NDArray[np.int16], classes: int) -> Confusion:
+    """Count pixels by what they are and what they were taken for. Pixels whose truth is negative are left out."""
+    judged = truth >= 0
+    codes = truth[judged].astype(np.int64) * classes + found[judged]
+    return np.bincount(codes, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_ious(confusions: Confusion) -> NDArray[np.float64]:
+    """IoU of each class, NaN for those the truth does not show. (..., C, C) -> (..., C)."""
+    hits = np.diagonal(confusions, axis1=-2, axis2=-1).astype(np.float64)
+    truth, found = confusions.sum(axis=-1), confusions.sum(axis=-2)
+    return _ious(hits, truth.astype(np.float64), found.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate and what it would replace, judged on the same units (photographs, or quarters of them).
+
+    Attributes:
+        before: (U, C, C) confusions of what is there.
+        after: (U, C, C) confusions of the candidate.
+    """
+
+    before: Confusion
+    after: Confusion
+
+    @classmethod
+    def of(cls, before: Sequence[Confusion], after: Sequence[Confusion]) -> Comparison:
+        """Pair the confusions of each unit; units that show nothing are left out."""
+        told = [k for k, unit in enumerate(before) if unit.sum()]
+        return cls(np.stack([before[k] for k in told]), np.stack([after[k] for k in told]))
+
+    @cached_property
+    def ious(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """IoU of each class before and after, all units pooled; NaN for classes the truth does not show."""
+        return class_ious(self.before.sum(axis=0)), class_ious(self.after.sum(axis=0))
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean IoU before and after, over the classes that the truth shows, background included."""
+        before, after = self.ious
+        return float(np.nanmean(before)), float(np.nanmean(after))
+
+    @cached_property
+    def resampled(self) -> NDArray[np.float64]:
+        """(RESAMPLES, C) gain of each class's IoU when units are drawn anew with replacement, the same for both (paired
+        bootstrap, Efron and Tibshirani 1993); NaN where a resample does not show the class.
+        """
+        units = len(self.before)
+        weights = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), size=RESAMPLES).astype(float)
+        gains = []
+        for confusions in (self.before, self.after):
+            hits = weights @ np.diagonal(confusions, axis1=1, axis2=2)
+            gains.append(_ious(hits, weights @ confusions.sum(axis=2), weights @ confusions.sum(axis=1)))
+        return np.asarray(gains[1] - gains[0])
+
+    def worst_gain(self, share: float) -> float:
+        """Gain of mean IoU that all but `share` of the resamples reach."""
+        return float(np.quantile(np.nanmean(self.resampled, axis=1), share))
+
+    def harmed(self, *, drop: float, share: float) -> list[int]:
+        """Classes whose IoU falls by more than `drop`, and falls at all in at least `share` of the resamples."""
+        before, after = self.ious
+        candidates = np.flatnonzero(np.nan_to_num(before - after) > drop)
+        falls = {int(k): self.resampled[:, k][~np.isnan(self.resampled[:, k])] < 0 for k in candidates}
+        return [label for label, fell in falls.items() if fell.size and fell.mean() >= share]
+
+
+def _ious(hits: NDArray[np.float64], truth: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(truth > 0, hits / np.maximum(truth + found - hits, 1), np.nan)
