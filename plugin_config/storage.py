@@ -81,7 +81,7 @@ class Storage:
     def delete_leftovers(self) -> None:
         """Delete what a killed writer left beside the files."""
         if self._local:
-            for left in Path(self._path).glob(f"*{_ASIDE}"):
+            for left in Path(self._path).rglob(f"*{_ASIDE}"):
                 with suppress(OSError):
                     left.unlink()
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from plugin_config import storage
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.versions import (
     KEPT,
@@ -150,7 +149,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(VersionsUnavailable, match="No space left") as raised:
         add(folder, 2)
     assert "ZEROMASK_VERSIONS" in raised.value.remedy
