@@ -42,7 +42,7 @@ def relabelled(examples: Sequence[Example], order: Sequence[int]) -> list[Exampl
     return [replace(example, truth=lookup[example.truth]) for example in examples]
 
 
-@dataclass(frozen=True)
+@dataclass
 class LinearAdapter:
     """Adds a linear map of the features to the logits of the classes it was taught."""
 

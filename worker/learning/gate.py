@@ -60,7 +60,7 @@ def judge(
     """Learn, judge, and promote the best strength or none.
 
     Args:
-        recipe: fitted once on all of `learn`, and up to six times on parts of it where these are cross-validated.
+        recipe: fitted once on all of `learn`, and up to five times on parts of it where these are cross-validated.
         learn: what may be learned from; `worker.learning.hold_out.split` parts them.
         hold_out: what must not.
         served: what is served now; None = the zero-shot model.

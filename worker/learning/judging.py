@@ -32,8 +32,8 @@ _FEWEST_CELLS = 30
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a head took each cell for, (h, w) class and its posterior."""
+class Sight:
+    """What a head took each cell of a photograph for: (h, w) class, and its posterior."""
 
     found: NDArray[np.int16]
     posterior: NDArray[np.float32]
@@ -63,10 +63,14 @@ class Bench:
         self._words = words
         self._untaught = np.array([k not in taught for k in range(len(words))] + [False])
         self._scenes: dict[str, Scene] = {}
-        self._frozen: dict[str, _Seen] = {}
+        self._frozen: dict[str, Sight] = {}
 
-    def confusions(self, trials: Sequence[Trial], head_of: Callable[[Trial], Head | None]) -> list[Confusion]:
-        """What a head makes of each trial, summed by unit: by photograph, or by quarter when there are few.
+    def look(self, trials: Sequence[Trial], head_of: Callable[[Trial], Head | None]) -> list[Sight]:
+        """Show each trial to its head; None is the frozen model."""
+        return [self._see(trial.example, head_of(trial)) for trial in trials]
+
+    def confusions(self, trials: Sequence[Trial], sights: Sequence[Sight]) -> list[Confusion]:
+        """What was made of each trial, summed by unit: by photograph, or by quarter when there are few.
 
         Where no region lies, a label that nobody has taught is as good an answer as the background: whether it is
         there was not asked yet.
@@ -74,26 +78,25 @@ class Bench:
         keys = dict.fromkeys(trial.example.key for trial in trials)
         parts = 1 if len(keys) >= FEWEST_PHOTOGRAPHS else 4
         units = {key: [np.zeros((self.classes, self.classes), dtype=np.int64) for _ in range(parts)] for key in keys}
-        for trial in trials:
-            truth, found = self._truth(trial.example), self._see(trial.example, head_of(trial)).found
+        for trial, sight in zip(trials, sights, strict=True):
+            truth, found = self._truth(trial.example), sight.found
             found = np.where((truth == self.classes - 1) & self._untaught[found], self.classes - 1, found)
             quarters = _quarters(truth.shape) if parts > 1 else np.zeros(truth.shape, dtype=np.int64)
             for part, total in enumerate(units[trial.example.key]):
                 total += confusion(np.where(quarters == part, truth, -1), found, self.classes)
         return [total for key in keys for total in units[key]]
 
-    def agreement(self, trials: Sequence[Trial], head_of: Callable[[Trial], Head | None]) -> float | None:
-        """Where no region lies and the frozen model is sure of a label that nobody has taught: the share of cells in
-        which a head says the same. None when there are too few to tell.
+    def agreement(self, trials: Sequence[Trial], sights: Sequence[Sight]) -> float | None:
+        """Where no region lies and the frozen model is sure of a label that nobody has taught: the share of cells that
+        were taken for the same. None when there are too few to tell.
         """
         cells = kept = 0
-        for trial in trials:
+        for trial, sight in zip(trials, sights, strict=True):
             frozen = self._see(trial.example, None)
             asked = (self._truth(trial.example) == self.classes - 1) & self._untaught[frozen.found]
             asked &= frozen.posterior >= _SURE
-            if asked.any():
-                cells += int(asked.sum())
-                kept += int((self._see(trial.example, head_of(trial)).found == frozen.found)[asked].sum())
+            cells += int(asked.sum())
+            kept += int((sight.found == frozen.found)[asked].sum())
         return kept / cells if cells >= _FEWEST_CELLS else None
 
     def taken_for(self, examples: Sequence[Example], head: Head | None, *, sure: bool = False) -> NDArray[np.float64]:
@@ -117,7 +120,7 @@ class Bench:
         truth = shrink_nearest(example.truth, _grid(example.truth.shape))
         return np.where(truth == UNLABELLED, self.classes - 1, np.where(truth == VOID, -1, truth)).astype(np.int16)
 
-    def _see(self, example: Example, head: Head | None) -> _Seen:
+    def _see(self, example: Example, head: Head | None) -> Sight:
         if head is None and example.key in self._frozen:
             return self._frozen[example.key]
         if example.key not in self._scenes:
@@ -127,7 +130,7 @@ class Bench:
         grid = _grid(example.truth.shape)
         shares = F.interpolate(logits[None].float(), size=grid, mode="bilinear", align_corners=False)[0].softmax(dim=0)
         posterior, found = (values.cpu().numpy() for values in torch.max(shares, dim=0))
-        seen = _Seen(found.astype(np.int16), posterior)
+        seen = Sight(found.astype(np.int16), posterior)
         if head is None:
             self._frozen[example.key] = seen
         return seen

@@ -5,7 +5,7 @@ It must not know recipes or what is decided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,19 +72,21 @@ class Rivals:
         self, bench: Bench, trials: Sequence[Trial], served: Adapter | None, seen: Collection[str], names: Sequence[str]
     ) -> None:
         self._bench, self._trials, self._served, self._names = bench, trials, served, names
-        fresh = [trial for trial in trials if served is None or trial.example.key not in seen]
+        self._seen = frozenset(seen) if served is not None else frozenset()
+        fresh = [trial for trial in trials if self._is_fresh(trial)]
         self.fresh = any(shown_labels(trial.example.truth) for trial in fresh)
         """Whether some photograph was learned from by neither. When none, because corrections were only edited or
         deleted, both are compared where both have learned."""
         self.shared = fresh if self.fresh else list(trials)
         """Trials on which candidates and what is served are compared."""
-        self._frozen = bench.confusions(trials, lambda trial: None)
-        self._before = bench.confusions(self.shared, lambda trial: served)
+        self._frozen = bench.confusions(trials, bench.look(trials, lambda trial: None))
+        self._before = bench.confusions(self.shared, bench.look(self.shared, lambda trial: served))
         self._trust = _recall(np.sum(self._frozen, axis=0))
 
     def weigh_zero_shot(self) -> Candidate:
         """The zero-shot model itself: going back to it is always possible."""
-        over_served = Comparison.of(self._before, self._bench.confusions(self.shared, lambda trial: None))
+        frozen = self._bench.look(self.shared, lambda trial: None)
+        over_served = Comparison.of(self._before, self._bench.confusions(self.shared, frozen))
         objections = self._against_served(over_served)
         return Candidate(0.0, None, over_served, Comparison.of(self._frozen, self._frozen), None, tuple(objections))
 
@@ -96,23 +98,26 @@ class Rivals:
             whole: what was learned from everything.
             lessons: what was learned from each lesson of the plan.
         """
-        adapter = whole.at_strength(strength)
+        bench, trials, adapter = self._bench, self._trials, whole.at_strength(strength)
         fitted = [lesson.at_strength(strength) for lesson in lessons]
-
-        def unseen(trial: Trial) -> Adapter:
-            return adapter if trial.lesson is None else fitted[trial.lesson]
-
-        alike: Callable[[Trial], Adapter] = unseen if self.fresh else lambda trial: adapter
-        over_frozen = Comparison.of(self._frozen, self._bench.confusions(self._trials, unseen))
-        over_served = Comparison.of(self._before, self._bench.confusions(self.shared, alike))
+        unseen = bench.look(trials, lambda trial: adapter if trial.lesson is None else fitted[trial.lesson])
+        if self.fresh:
+            alike = [sight for trial, sight in zip(trials, unseen, strict=True) if self._is_fresh(trial)]
+        else:
+            alike = bench.look(self.shared, lambda trial: adapter)
+        over_frozen = Comparison.of(self._frozen, bench.confusions(trials, unseen))
+        over_served = Comparison.of(self._before, bench.confusions(self.shared, alike))
         objections = self._against_served(over_served)
         if self._served is not None:
             objections += _too_little(over_frozen, "the zero-shot model")
-        agreement = self._bench.agreement(self._trials, unseen)
+        agreement = bench.agreement(trials, unseen)
         if agreement is not None and agreement < LEAST_AGREEMENT * self._trust:
             told = f"of labels nobody corrected, only {agreement:.0%} of what the zero-shot model is sure of would stay"
             objections.append(f"{told} ({LEAST_AGREEMENT * self._trust:.0%} needed)")
         return Candidate(strength, adapter, over_served, over_frozen, agreement, tuple(objections))
+
+    def _is_fresh(self, trial: Trial) -> bool:
+        return trial.example.key not in self._seen
 
     def _against_served(self, comparison: Comparison) -> list[str]:
         objections = _too_little(comparison, "what is served")

@@ -18,7 +18,7 @@ from worker.learning.truth import Truth
 FEWEST_HELD_OUT = 3
 """Held-out photographs from which these judge alone; below, cross-validation joins in."""
 
-_FOLDS = 4
+_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def plan_trials(learn: Sequence[Example], hold_out: Sequence[Example], seen: Col
     The held-out photographs judge. When they are fewer than FEWEST_HELD_OUT, all others are cross-validated too; when
     they do not show some label, the photographs that do are. In cross-validation
 
-    - *between* photographs, in up to 4 groups, each is judged by what was learned from the other groups. Pixels of
+    - *between* photographs, in up to 3 groups, each is judged by what was learned from the other groups. Pixels of
       labels that only its own group shows are VOID: nobody taught them.
     - *within* photographs, where only one photograph shows a label: it is cut in two, and either half is judged by what
       was learned from the other half and from all other photographs.

@@ -1,0 +1,163 @@
+"""Reading a project's corrections: what cannot be read is left out with its reason, and nothing else is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from plugin_config.annotations import AnnotatedTask, Annotation
+from plugin_config.errors import ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.label_studio import LabelStudio, StoredPrediction, Task
+from plugin_config.vocabulary import parse_vocabulary
+from worker.images import ImageLimits
+from worker.learning import corrections
+from worker.learning.adapter import UNLABELLED
+from worker.learning.corrections import Correction, corrections_digest, read_corrections
+from worker.learning.outcomes import Outcomes
+from worker.regions import encode_region
+from worker.segmentation.encoder import ImageEmbedding
+
+VOCABULARY = parse_vocabulary(
+    """<View><Image name="image" value="$image"/>
+    <BrushLabels name="brush" toName="image"><Label value="cat"/></BrushLabels></View>"""
+)
+LIMITS = ImageLimits(1_000_000, 1_000_000, 1.0, allow_private=False)
+SIZE = (20, 30)
+
+
+def region() -> dict[str, Any]:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[5:15, 5:15] = True
+    (made,) = encode_region(mask, kind="brush", control="brush", to_name="image", label="cat", score=0.5)
+    return made
+
+
+class StandInLabelStudio:
+    """Five tasks with one annotation each, made from a prediction; a test may break some of it."""
+
+    def __init__(self) -> None:
+        self.result = [region()]
+        self.rows = {
+            task: [Annotation(10 * task, task, self.result, False, False, task, 1, "2026-01-01T00:00:00Z")]
+            for task in range(1, 6)
+        }
+        self.urls = {task: f"/{task}.png" for task in self.rows}
+        self.broken: dict[int, LabelStudioError] = {}
+        self.asked: list[int] = []
+
+    def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
+        for task, rows in self.rows.items():
+            if rows:
+                yield AnnotatedTask(task, tuple(row.id for row in rows), max(row.updated_at for row in rows))
+
+    def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
+        return [Task(task, {"image": self.urls[task]}, frozenset(), 1) for task in ids if task in self.rows]
+
+    def annotations(self, task: int) -> list[Annotation]:
+        self.asked.append(task)
+        if task in self.broken:
+            raise self.broken[task]
+        return self.rows[task]
+
+    def predictions(self, task: int) -> list[StoredPrediction]:
+        return [StoredPrediction(task, task, "ours", self.result, 0.5)]
+
+
+@pytest.fixture
+def label_studio() -> StandInLabelStudio:
+    return StandInLabelStudio()
+
+
+@pytest.fixture(autouse=True)
+def images(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(url: object, *, task: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
+        if url == "gone":
+            raise ImageUnavailable(f"image of task {task}", "was answered with HTTP 404", "Check.")
+        return np.full((*SIZE, 3), 66 if url == "vast" else 100, dtype=np.uint8)
+
+    monkeypatch.setattr(corrections, "fetch_image", fetch)
+
+
+def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+    if images[0][0, 0, 0] == 66:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+    return [ImageEmbedding(torch.zeros(2, 3, 4), (image.shape[0], image.shape[1])) for image in images]
+
+
+def read(label_studio: StandInLabelStudio) -> Iterator[Correction]:
+    return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS)
+
+
+def digest(label_studio: StandInLabelStudio) -> str:
+    return corrections_digest(cast("LabelStudio", label_studio), 1)
+
+
+def test_each_annotated_task_becomes_an_example(label_studio: StandInLabelStudio) -> None:
+    found = list(read(label_studio))
+    assert [row.task for row in found] == [1, 2, 3, 4, 5]
+    assert found[0].annotations == (10,)
+    assert found[0].outcomes == {"cat": Outcomes(accepted=1)}
+    example = found[0].example
+    assert example.key == "1"
+    assert example.words == VOCABULARY.words
+    assert (example.truth == 0).sum() == 100
+    assert (example.truth == UNLABELLED).sum() == 500
+
+
+def test_tasks_are_read_one_at_a_time(label_studio: StandInLabelStudio) -> None:
+    reading = read(label_studio)
+    next(reading)
+    assert label_studio.asked == [1]
+
+
+def test_what_cannot_be_read_is_left_out_with_its_reason(
+    label_studio: StandInLabelStudio, caplog: pytest.LogCaptureFixture
+) -> None:
+    label_studio.urls[1], label_studio.urls[4] = "gone", "vast"
+    broken = region() | {"value": {"brushlabels": ["cat"], "format": "rle", "rle": [1, 2, 3]}}
+    label_studio.rows[2] = [replace(label_studio.rows[2][0], result=[broken])]
+    label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
+    with caplog.at_level(logging.WARNING):
+        assert [row.task for row in read(label_studio)] == [3]
+    told = "\n".join(caplog.messages)
+    for task, reason in ((1, "HTTP 404"), (2, "brush"), (4, "not enough memory"), (5, "was refused")):
+        assert any(f"task {task} " in line and reason in line for line in caplog.messages), told
+
+
+def test_a_label_studio_that_is_away_ends_the_reading(label_studio: StandInLabelStudio) -> None:
+    label_studio.broken[3] = LabelStudioUnreachable("Label Studio", "does not answer", "Start it.")
+    reading = read(label_studio)
+    assert [next(reading).task, next(reading).task] == [1, 2]
+    with pytest.raises(LabelStudioUnreachable):
+        next(reading)
+
+
+def test_a_task_whose_annotations_are_all_cancelled_is_none(label_studio: StandInLabelStudio) -> None:
+    label_studio.rows[2] = [replace(label_studio.rows[2][0], cancelled=True)]
+    assert [row.task for row in read(label_studio)] == [1, 3, 4, 5]
+
+
+def test_an_empty_annotation_says_that_nothing_is_there(label_studio: StandInLabelStudio) -> None:
+    label_studio.rows[2] = [replace(label_studio.rows[2][0], result=[])]
+    found = list(read(label_studio))[1]
+    assert (found.example.truth == UNLABELLED).all()
+    assert found.outcomes == {"cat": Outcomes(deleted=1)}
+
+
+def test_the_digest_changes_with_every_annotation(label_studio: StandInLabelStudio) -> None:
+    seen = {digest(label_studio)}
+    assert digest(label_studio) in seen
+    label_studio.rows[1] = [replace(label_studio.rows[1][0], updated_at="2026-01-02T00:00:00Z")]
+    seen.add(digest(label_studio))
+    label_studio.rows[1].append(replace(label_studio.rows[1][0], id=11))
+    seen.add(digest(label_studio))
+    label_studio.rows[2] = []
+    seen.add(digest(label_studio))
+    assert len(seen) == 4

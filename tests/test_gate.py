@@ -1,0 +1,236 @@
+"""The gate lets through what is better on corrections it never saw, and nothing else; it says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plugin_config.errors import LearningError
+from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
+from worker.learning.adapter import UNLABELLED, VOID, Example, Words
+from worker.learning.gate import Verdict, judge
+from worker.segmentation.encoder import Encoder
+from worker.segmentation.segmenter import Segmenter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(Encoder("builtin", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def known(segmenter: Segmenter) -> list[Example]:
+    """Twelve corrected pictures; the model knows the labels' words."""
+    return corrected_scenes(segmenter, 12)
+
+
+@pytest.fixture(scope="module")
+def strange(known: list[Example]) -> list[Example]:
+    """The same pictures with labels the model does not know."""
+    return [replace(example, words=STRANGE) for example in known]
+
+
+@pytest.fixture(scope="module")
+def served(strange: list[Example], segmenter: Segmenter) -> Verdict:
+    """What six honest corrections of strange labels led to."""
+    return judge(LinearRecipe(), strange[:6], [], None, STRANGE, segmenter)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_what_is_better_is_promoted_from_one_photograph_on(
+    count: int, strange: list[Example], segmenter: Segmenter
+) -> None:
+    recipe = LinearRecipe()
+    verdict = judge(recipe, strange[:count], [], None, STRANGE, segmenter)
+    assert verdict.promoted
+    assert verdict.adapter is not None
+    assert verdict.learned_from == tuple(example.key for example in strange[:count])
+    assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.1
+    assert f"{count} cross-validated photograph" in verdict.reason
+    assert recipe.fits <= 6
+    json.dumps(verdict.figures)
+
+
+def test_what_was_promoted_is_better_on_photographs_never_seen(
+    served: Verdict, strange: list[Example], segmenter: Segmenter
+) -> None:
+    verdict = judge(LinearRecipe(), strange[:6], strange[6:], None, STRANGE, segmenter, candidate=served.adapter)
+    assert verdict.promoted
+    assert verdict.figures["judged_on"] == {"held_out": 6, "cross_validated": 0}
+    assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.25
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_is_not_better_than_zero_shot_is_not_promoted(
+    count: int, known: list[Example], segmenter: Segmenter
+) -> None:
+    verdict = judge(LinearRecipe(), known[:count], [], None, KNOWN, segmenter)
+    assert not verdict.promoted
+    assert verdict.adapter is None
+    assert "not better than what is served" in verdict.reason
+    assert [row["strength"] for row in verdict.figures["strengths"]] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_a_weaker_mixture_is_promoted_where_all_that_was_learned_is_too_much(
+    known: list[Example], segmenter: Segmenter
+) -> None:
+    verdict = judge(LinearRecipe(), known[:9], [], None, KNOWN, segmenter)
+    assert verdict.promoted
+    assert 0 < verdict.strength < 1
+    assert isinstance(verdict.adapter, LinearAdapter)
+    assert verdict.adapter.strength == verdict.strength
+    assert verdict.figures["strengths"][-1]["objections"]
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (1, 2, 0)], ids=["two swapped", "three in a round"])
+class TestSwapped:
+    """Somebody's annotations with labels swapped."""
+
+    def test_refused_by_what_is_held_out(
+        self, order: Sequence[int], served: Verdict, strange: list[Example], segmenter: Segmenter
+    ) -> None:
+        swapped = relabelled(strange[:6], order)
+        verdict = judge(
+            LinearRecipe(), swapped, strange[6:], served.adapter, STRANGE, segmenter, seen=served.learned_from
+        )
+        assert not verdict.promoted
+        assert verdict.adapter is served.adapter, "what is served stays"
+        assert "wug would fall" in verdict.reason
+        assert "look for swaps" in verdict.reason
+
+    def test_refused_as_new_ones_contradict_those_learned_from(
+        self, order: Sequence[int], served: Verdict, strange: list[Example], segmenter: Segmenter
+    ) -> None:
+        learn = [*strange[:6], *relabelled(strange[6:9], order)]
+        verdict = judge(LinearRecipe(), learn, [], served.adapter, STRANGE, segmenter, seen=served.learned_from)
+        assert not verdict.promoted
+        assert verdict.adapter is served.adapter
+        assert "labels look swapped: regions that are labelled wug" in verdict.reason
+        assert set(verdict.figures["swapped"][0]) >= {"wug", "dax"}
+
+    def test_refused_by_a_model_that_knows_the_labels(
+        self, order: Sequence[int], known: list[Example], segmenter: Segmenter
+    ) -> None:
+        verdict = judge(LinearRecipe(), relabelled(known[:6], order), [], None, KNOWN, segmenter)
+        assert not verdict.promoted
+        assert "labels look swapped: to the zero-shot model" in verdict.reason
+
+    def test_a_model_that_does_not_know_the_labels_accuses_nobody(
+        self, order: Sequence[int], strange: list[Example], segmenter: Segmenter
+    ) -> None:
+        assert judge(LinearRecipe(), relabelled(strange[:6], order), [], None, STRANGE, segmenter).promoted
+
+    def test_corrections_that_are_mended_replace_what_was_learned_from_the_wrong_ones(
+        self, order: Sequence[int], strange: list[Example], segmenter: Segmenter
+    ) -> None:
+        wrong = judge(LinearRecipe(), relabelled(strange[:6], order), [], None, STRANGE, segmenter)
+        verdict = judge(LinearRecipe(), strange[:6], [], wrong.adapter, STRANGE, segmenter, seen=wrong.learned_from)
+        assert verdict.promoted
+        assert not verdict.figures["learned_by_neither"]
+
+
+def test_nothing_new_promotes_nothing(served: Verdict, strange: list[Example], segmenter: Segmenter) -> None:
+    verdict = judge(LinearRecipe(), strange[:6], [], served.adapter, STRANGE, segmenter, seen=served.learned_from)
+    assert not verdict.promoted
+    assert verdict.adapter is served.adapter
+
+
+def test_a_newcomer_meets_what_is_served_only_where_neither_has_learned(
+    served: Verdict, strange: list[Example], segmenter: Segmenter
+) -> None:
+    verdict = judge(LinearRecipe(), strange[:8], [], served.adapter, STRANGE, segmenter, seen=served.learned_from)
+    assert verdict.figures["judged_on"] == {"held_out": 0, "cross_validated": 2}
+    unknown = judge(LinearRecipe(), strange[:8], [], served.adapter, STRANGE, segmenter)
+    assert unknown.figures["judged_on"]["cross_validated"] == 8
+
+
+def test_an_adapter_that_went_bad_gives_way_to_the_zero_shot_model(known: list[Example], segmenter: Segmenter) -> None:
+    class Hopeless(LinearRecipe):
+        """Learns the wrong way round."""
+
+        def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
+            found = super().fit(examples, words, segmenter)
+            return replace(found, weights=-found.weights)
+
+    bad = Hopeless().fit(known[:3], KNOWN, segmenter)
+    verdict = judge(Hopeless(), known[:6], known[6:], bad, KNOWN, segmenter)
+    assert verdict.promoted
+    assert verdict.adapter is None
+    assert verdict.strength == 0
+    assert verdict.reason.startswith("went back to the zero-shot model")
+    assert verdict.learned_from == ()
+
+
+def test_labels_that_nobody_corrected_must_not_drown(known: list[Example], segmenter: Segmenter) -> None:
+    class Drowning(LinearRecipe):
+        """Never says the third label again."""
+
+        def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
+            found = super().fit(examples, words, segmenter)
+            weights = found.weights.clone()
+            weights[-1, 2] -= 50
+            return replace(found, weights=weights)
+
+    two = relabelled(known[:9], (0, 1, UNLABELLED))
+    verdict = judge(Drowning(), two, [], None, KNOWN, segmenter)
+    assert not verdict.promoted
+    assert "of labels nobody corrected, only 0%" in verdict.reason
+
+
+def test_a_single_label_must_not_pay_for_the_others(strange: list[Example], segmenter: Segmenter) -> None:
+    class Partial(LinearRecipe):
+        """Learns all but the first label, which it takes for background."""
+
+        def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
+            return super().fit(relabelled(examples, (UNLABELLED, 1, 2)), words, segmenter)
+
+    full = LinearRecipe().fit(strange[:3], STRANGE, segmenter)
+    verdict = judge(Partial(), strange[:6], strange[6:], full, STRANGE, segmenter, seen=[e.key for e in strange[:3]])
+    assert not verdict.promoted
+    assert "wug would fall" in verdict.reason
+
+
+def test_labels_that_vanished_are_neither_learned_nor_judged(strange: list[Example], segmenter: Segmenter) -> None:
+    words: Words = (("fep",), ("wug",))
+    verdict = judge(LinearRecipe(), strange[:6], [], None, words, segmenter)
+    assert set(verdict.figures["labels"]) == {"fep", "wug", "background"}
+
+
+def test_without_anything_to_learn_the_reason_says_so(strange: list[Example], segmenter: Segmenter) -> None:
+    empty = [replace(e, truth=np.full_like(e.truth, UNLABELLED)) for e in strange[:2]]
+    assert "no correction shows a label yet" in judge(LinearRecipe(), [], [], None, STRANGE, segmenter).reason
+    assert "no correction shows a label yet" in judge(LinearRecipe(), empty, [], None, STRANGE, segmenter).reason
+    dot = np.full_like(strange[0].truth, UNLABELLED)
+    dot[60, 80] = 1
+    verdict = judge(LinearRecipe(), [replace(strange[0], truth=dot)], [], None, STRANGE, segmenter)
+    assert "correct one more photograph" in verdict.reason
+
+
+def test_a_recipe_that_cannot_learn_is_a_reason(strange: list[Example], segmenter: Segmenter) -> None:
+    class Refusing(LinearRecipe):
+        def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
+            raise LearningError("3 corrections", "are too few", "Correct more.")
+
+    verdict = judge(Refusing(), strange[:3], [], None, STRANGE, segmenter)
+    assert not verdict.promoted
+    assert "3 corrections: are too few. Correct more." in verdict.reason
+
+
+def test_a_fitted_candidate_needs_held_out_examples(
+    served: Verdict, strange: list[Example], segmenter: Segmenter
+) -> None:
+    with pytest.raises(ValueError, match="held-out"):
+        judge(LinearRecipe(), strange, [], None, STRANGE, segmenter, candidate=served.adapter)
+
+
+def test_void_is_never_judged(strange: list[Example], segmenter: Segmenter) -> None:
+    void = [replace(e, truth=np.full_like(e.truth, VOID)) for e in strange[9:]]
+    with_void = judge(LinearRecipe(), strange[:6], [*strange[6:9], *void], None, STRANGE, segmenter)
+    without = judge(LinearRecipe(), strange[:6], strange[6:9], None, STRANGE, segmenter)
+    assert with_void.figures["labels"] == without.figures["labels"]

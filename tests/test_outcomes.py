@@ -1,0 +1,80 @@
+"""What became of each predicted region, told by ids, origins and what is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from plugin_config.annotations import Annotation
+from plugin_config.label_studio import StoredPrediction
+from plugin_config.vocabulary import parse_vocabulary
+from worker.learning.outcomes import Outcomes, count_outcomes, find_parent, sum_outcomes
+
+VOCABULARY = parse_vocabulary(
+    """<View><Image name="image" value="$image"/><PolygonLabels name="polygon" toName="image">
+    <Label value="cat"/><Label value="dog"/></PolygonLabels></View>"""
+)
+ACCEPTED, CHANGED = Outcomes(accepted=1), Outcomes(changed=1)
+ADDED, DELETED = Outcomes(added=1), Outcomes(deleted=1)
+
+
+def region(name: str, label: str = "cat", *, x: float = 0.0, **more: Any) -> dict[str, Any]:
+    value = {"points": [[x, 0], [50, 0], [0, 50]], "closed": True, "polygonlabels": [label]}
+    return {"id": name, "from_name": "polygon", "to_name": "image", "type": "polygonlabels", "value": value} | more
+
+
+def annotation(*regions: dict[str, Any], parent: int | None = 1) -> Annotation:
+    return Annotation(1, 1, regions, False, False, parent, 1, "2026-01-01T00:00:00Z")
+
+
+def prediction(*regions: dict[str, Any], number: int = 1, version: str = "ours") -> StoredPrediction:
+    return StoredPrediction(number, 1, version, regions, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        pytest.param([region("a")], [region("a")], {"cat": ACCEPTED}, id="the same"),
+        pytest.param([region("a")], [region("a", x=1)], {"cat": CHANGED}, id="another outline"),
+        pytest.param([region("a")], [region("a", x=1, origin="prediction")], {"cat": ACCEPTED}, id="untouched"),
+        pytest.param([region("a")], [region("a", x=1, origin="prediction-changed")], {"cat": CHANGED}, id="touched"),
+        pytest.param([region("a")], [region("a", "dog", origin="prediction")], {"cat": CHANGED}, id="another label"),
+        pytest.param([region("a")], [], {"cat": DELETED}, id="deleted"),
+        pytest.param([], [region("b", "dog")], {"dog": ADDED}, id="added"),
+        pytest.param([region("a")], [region("b")], {"cat": ADDED + DELETED}, id="drawn anew"),
+        pytest.param([region("a", "gone")], [region("a", "dog")], {"dog": ADDED}, id="its label vanished"),
+        pytest.param([region("a")], [region("a", "gone")], {"cat": CHANGED}, id="given a vanished one"),
+        pytest.param([region("a", "gone")], [], {}, id="a label that vanished, deleted"),
+        pytest.param([], [{"id": "c", "type": "choices", "value": {"choices": ["x"]}}], {}, id="no region"),
+    ],
+)  # fmt: skip
+def test_what_became_of_a_region(before: list[Any], after: list[Any], found: dict[str, Outcomes]) -> None:
+    assert count_outcomes(annotation(*after), [prediction(*before)], VOCABULARY) == found
+
+
+def test_a_prediction_that_was_deleted_since_is_replaced_by_what_the_editor_noted() -> None:
+    regions = [region("a", origin="prediction"), region("b", origin="prediction-changed"), region("c", origin="manual")]
+    assert count_outcomes(annotation(*regions, parent=None), [], VOCABULARY) == {"cat": Outcomes(1, 1, 1, 0)}
+
+
+def test_the_prediction_is_found_by_the_ids_of_its_regions_when_none_is_named() -> None:
+    one, two = prediction(region("x"), number=1), prediction(region("a"), region("b"), number=2)
+    made = annotation(region("a"), region("c"), parent=None)
+    assert find_parent(made, [one, two]) == two
+    assert count_outcomes(made, [one, two], VOCABULARY) == {"cat": Outcomes(1, 0, 1, 1)}
+    assert find_parent(annotation(region("c"), parent=None), [one, two]) is None
+    assert find_parent(annotation(region("a"), parent=1), [one, two]) == one, "what is named comes first"
+
+
+def test_predictions_of_others_say_nothing_about_ours() -> None:
+    foreign = prediction(region("a"), region("b"), version="somebody-elses")
+    assert count_outcomes(annotation(region("a")), [foreign], VOCABULARY, {"ours"}) == {"cat": ADDED}
+    assert count_outcomes(annotation(region("a")), [foreign], VOCABULARY) == {"cat": ACCEPTED + DELETED}
+
+
+def test_outcomes_add_up_to_a_rate() -> None:
+    total = sum_outcomes([{"cat": Outcomes(3, 1, 5, 0)}, {"cat": DELETED, "dog": ADDED}])
+    assert total == {"cat": Outcomes(3, 1, 5, 1), "dog": ADDED}
+    assert total["cat"].accept_rate == pytest.approx(0.6)
+    assert total["dog"].accept_rate is None
