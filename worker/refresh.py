@@ -11,7 +11,7 @@ import logging
 from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable, VersionsUnavailable
 from plugin_config.jobs import RefreshProject, TaskRef
 from plugin_config.pending import Priority
-from worker.order import Order, read_order
+from worker.order import Order, read_order, replace_older, show
 from worker.resident import Resident
 
 log = logging.getLogger(__name__)
@@ -75,11 +75,14 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     resident.ledger.serve(project, order.version)
     try:
         older = resident.ledger.known_versions(project) - {order.version}
-        stale = [
-            task
-            for task in (resident.label_studio.all_tasks(project) if older else ())  # a large project takes minutes
-            if task.versions & older and order.version not in task.versions and not task.annotations
-        ]
+        stale = []
+        for task in resident.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
+            if not task.versions & older or task.annotations:
+                continue
+            if order.version in task.versions:  # a version that came back before all of it was replaced
+                replace_older(resident, order, task)
+            else:
+                stale.append(task)
     except LabelStudioError:
         resident.ledger.serve(project, "")  # the next look, a minute from now at the latest, does it all
         raise
@@ -91,6 +94,8 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     pending.forget_failures(project, failed)
     pending.forget_done(project, but=order.version)
     pending.ensure_drains(project)
+    if not again and order.version in resident.ledger.known_versions(project):
+        show(resident, order)  # nothing is predicted that would bring it about
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, order.version,
              len(again), moved)  # fmt: skip
 
