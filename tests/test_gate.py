@@ -135,6 +135,16 @@ class TestSwapped:
         assert not verdict.figures["learned_by_neither"]
 
 
+def test_what_is_served_accuses_nobody_when_it_only_knows_too_little(
+    strange: list[Example], segmenter: Segmenter
+) -> None:
+    poor = LinearRecipe().fit(relabelled(strange[:3], (1, 0, 2)), STRANGE, segmenter)
+    seen = [example.key for example in strange[:3]]
+    verdict = judge(LinearRecipe(), strange[:6], [], poor, STRANGE, segmenter, seen=seen)
+    assert verdict.promoted
+    assert verdict.figures["learned_by_neither"]
+
+
 def test_nothing_new_promotes_nothing(served: Verdict, strange: list[Example], segmenter: Segmenter) -> None:
     verdict = judge(LinearRecipe(), strange[:6], [], served.adapter, STRANGE, segmenter, seen=served.learned_from)
     assert not verdict.promoted

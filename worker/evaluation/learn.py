@@ -92,13 +92,12 @@ class Loop:
 
     def least_certain(self, among: Sequence[int], head: Head | None) -> list[int]:
         """Photographs to annotate next: those first of whose segments the service is least sure."""
-        vocabulary = Vocabulary(tuple(Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words))
-        sureness = {
-            index: self._segmenter.segment(
-                self.train[index].embedding, vocabulary, self.train[index].image, head=head
-            ).score
-            for index in among
-        }
+        labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
+        vocabulary, sureness = Vocabulary(tuple(labels)), {}
+        for index in among:
+            example = self.train[index]
+            found = self._segmenter.segment(example.embedding, vocabulary, example.image, head=head)
+            sureness[index] = found.score
         return sorted(among, key=lambda index: sureness[index])
 
     def _example(self, photo: LabelledPhotograph) -> Example:
@@ -125,7 +124,9 @@ class Outcome:
     seconds: float
 
 
-def play(loop: Loop, recipe: Recipe, segmenter: Segmenter, counts: Sequence[int], order: int | None) -> Iterator[Outcome]:
+def play(
+    loop: Loop, recipe: Recipe, segmenter: Segmenter, counts: Sequence[int], order: int | None
+) -> Iterator[Outcome]:
     """Annotate in an order, None = least certain first, and after each of `counts` photographs learn and judge."""
     chosen: list[int] = []
     head: Head | None = None
@@ -155,8 +156,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--order", default="random", choices=("active", "random"), help="in which photographs are "
                         "annotated: least certain first, or at random (default: %(default)s)")  # fmt: skip
     parser.add_argument("--orders", type=int, default=10, help="random orders (default: %(default)s)")
-    parser.add_argument("--without", nargs="+", default=[], choices=("encoder", "appearance", "retrieval", "context",
-                        "shape"), help="parts left out, to see what they are worth")  # fmt: skip
+    parser.add_argument("--without", nargs="+", default=[], choices=("encoder", "appearance", "retrieval", "shape"),
+                        help="parts left out, to see what they are worth")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

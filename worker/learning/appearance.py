@@ -6,8 +6,6 @@ models or labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
@@ -22,27 +20,22 @@ _FLAT = 1e-5  # energy of gradients below which there is no orientation
 PLACES = 4  # the last columns: row, column, distances from the middle
 
 
-@dataclass(frozen=True)
-class Appearance:
-    """Descriptors of a picture.
+def describe(image: NDArray[np.uint8], grid: tuple[int, int]) -> Tensor:
+    """Describe each cell of a grid laid over a picture.
 
-    Attributes:
-        values: (F, h, w) float32, each of about unit size; the last `PLACES` say where a cell is.
-        lab: (3, h, w) float32 CIE Lab of the cells, in the same units.
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        grid: (h, w) cells.
+
+    Returns:
+        (F, h, w) float32, each of about unit size; the last `PLACES` say where a cell is.
     """
-
-    values: Tensor
-    lab: Tensor
-
-
-def describe(image: NDArray[np.uint8], grid: tuple[int, int]) -> Appearance:
-    """Describe each cell of a grid (h, w) laid over a picture (H, W, 3) uint8 RGB."""
     fine = _resized(image, (2 * grid[0], 2 * grid[1]))
     lab_fine = cv2.cvtColor(fine, cv2.COLOR_RGB2LAB) / np.array([_LIGHT, _CHROMA, _CHROMA], dtype=np.float32)
     lab_fine[..., 0] -= 1
     colours = torch.from_numpy(lab_fine).permute(2, 0, 1)
     stacked = F.avg_pool2d(torch.cat([colours, colours.square(), _gradients(colours[0])])[None], 2)[0]
-    lab = stacked[:3].contiguous()
+    lab = stacked[:3]
     rgb = F.avg_pool2d(torch.from_numpy(fine).permute(2, 0, 1)[None], 2)[0]
     values = [rgb, lab, lab - lab.mean(dim=(1, 2), keepdim=True), _deviation(stacked[:3], stacked[3:6])]
     means = []
@@ -52,7 +45,7 @@ def describe(image: NDArray[np.uint8], grid: tuple[int, int]) -> Appearance:
         values += [near[:3], _deviation(near[:3], near[3:6]), _texture(near[6:])]
     values.append(means[0] - means[len(means) // 2])
     values += [beside(means[k], 2 * max(1, round(_REACHES[k] * max(grid)))) for k in _FAR]
-    return Appearance(torch.cat([*values, _place(grid)]), lab)
+    return torch.cat([*values, _place(grid)])
 
 
 def window_mean(values: Tensor, radius: int) -> Tensor:

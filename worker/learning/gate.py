@@ -80,13 +80,13 @@ def judge(
         return _keep(served, "no correction shows a label yet")
     bench = Bench(segmenter, words, taught)
     names = [texts[0] for texts in words]
-    suspicion, rounds = _suspect(bench, [*learn, *hold_out], served, set(seen), names)
-    if suspicion:
-        return _keep(served, suspicion, {"swapped": rounds})
     plan = Trials(tuple(held_out_trials(hold_out, seen)), ()) if candidate else plan_trials(learn, hold_out, seen)
-    if not any(shown_labels(trial.example.truth) for trial in plan.trials):
-        return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
     try:
+        suspicion, swapped = _suspect(bench, None if candidate else recipe, learn, hold_out, served, set(seen), names)
+        if suspicion:
+            return _keep(served, suspicion, {"swapped": swapped})
+        if not any(shown_labels(trial.example.truth) for trial in plan.trials):
+            return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
         whole = candidate or recipe.fit(learn, words, segmenter)
         lessons = [recipe.fit(lesson, words, segmenter) for lesson in plan.lessons]
     except LearningError as error:
@@ -121,21 +121,22 @@ def _keep(served: Adapter | None, reason: str, figures: Mapping[str, Any] | None
 
 
 def _suspect(
-    bench: Bench, examples: Sequence[Example], served: Adapter | None, seen: set[str], names: Sequence[str]
-) -> tuple[str, list[list[str]]]:
+    bench: Bench, recipe: Recipe | None, learn: Sequence[Example], hold_out: Sequence[Example], served: Adapter | None,
+    seen: set[str], names: Sequence[str],
+) -> tuple[str, list[list[str]]]:  # fmt: skip
     """Why labels look swapped, "" if they do not, and which.
 
-    Either the zero-shot model, where it is sure, takes each of some labels for another of them; or what is served does
-    so in new corrections, and does not in those it has learned from: then old and new ones contradict each other.
+    Either the zero-shot model, where it is sure, takes each of some labels for another of them; or new corrections and
+    those that what is served has learned from contradict each other: what is served takes the new ones so, and what is
+    learned from the new ones alone takes the old ones so.
     """
-    rounds = find_swaps(bench.taken_for(examples, None, sure=True))
+    rounds = find_swaps(bench.taken_for([*learn, *hold_out], None, sure=True))
     told = "labels look swapped: to the zero-shot model, regions labelled {} look like {}"
-    fresh, stale = ([e for e in examples if (e.key in seen) == known] for known in (False, True))
-    if not rounds and served is not None and fresh and stale:
-        rounds = find_swaps(bench.taken_for(fresh, served))
-        if rounds and find_swaps(bench.taken_for(stale, served)):
-            rounds = []
-        told = "labels look swapped: regions that are labelled {} in new corrections look like {} by the earlier ones"
+    fresh, stale = ([e for e in learn if (e.key in seen) == known] for known in (False, True))
+    if not rounds and served and recipe and fresh and stale and find_swaps(bench.taken_for(fresh, served)):
+        # What is served may just know too little: then those who learned from the new ones are right about the old.
+        rounds = find_swaps(bench.taken_for(stale, recipe.fit(fresh, bench.words, bench.segmenter)))
+        told = "labels look swapped: regions that are labelled {} by new corrections look like {} by the earlier ones"
     if not rounds:
         return "", []
     pairs = [(path[k], path[(k + 1) % len(path)]) for path in rounds for k in range(len(path))]

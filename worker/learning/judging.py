@@ -59,8 +59,8 @@ class Bench:
 
     def __init__(self, segmenter: Segmenter, words: Words, taught: set[int]) -> None:
         self.classes = len(words) + 1
-        self._segmenter = segmenter
-        self._words = words
+        self.segmenter = segmenter
+        self.words = words
         self._untaught = np.array([k not in taught for k in range(len(words))] + [False])
         self._scenes: dict[str, Scene] = {}
         self._frozen: dict[str, Sight] = {}
@@ -124,7 +124,7 @@ class Bench:
         if head is None and example.key in self._frozen:
             return self._frozen[example.key]
         if example.key not in self._scenes:
-            self._scenes[example.key] = self._segmenter.look(example.embedding, self._words, example.image)
+            self._scenes[example.key] = self.segmenter.look(example.embedding, self.words, example.image)
         scene = self._scenes[example.key]
         logits = scene.logits if head is None else head.logits(scene)
         grid = _grid(example.truth.shape)

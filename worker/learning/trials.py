@@ -5,7 +5,7 @@ It must not know models. Whatever a trial judges, what is learned for it has nev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,9 @@ from worker.learning.truth import Truth
 
 FEWEST_HELD_OUT = 3
 """Held-out photographs from which these judge alone; below, cross-validation joins in."""
+
+MOST_JUDGED = 40
+"""Held-out photographs, and photographs cross-validated, at most: those first by hash."""
 
 _FOLDS = 3
 
@@ -45,7 +48,7 @@ class Trials:
 
 def held_out_trials(hold_out: Sequence[Example], seen: Collection[str] = ()) -> list[Trial]:
     """Held-out photographs that what is served has not learned from either."""
-    return [Trial(example, None) for example in hold_out if example.key not in seen]
+    return [Trial(example, None) for example in _first(e for e in hold_out if e.key not in seen)]
 
 
 def plan_trials(learn: Sequence[Example], hold_out: Sequence[Example], seen: Collection[str] = ()) -> Trials:
@@ -69,6 +72,7 @@ def plan_trials(learn: Sequence[Example], hold_out: Sequence[Example], seen: Col
     tested = list(learn)
     if len(judges) >= FEWEST_HELD_OUT:
         tested = [example for example in learn if shown_labels(example.truth) - covered]
+    tested = _first(tested)
     between, lessons = _between(learn, tested)
     within, more = _within(learn, tested, first=len(lessons))
     return Trials((*judges, *between, *within), (*lessons, *more))
@@ -79,9 +83,12 @@ def shown_labels(truth: Truth) -> set[int]:
     return {int(label) for label in np.unique(truth) if label >= 0}
 
 
+def _first(examples: Iterable[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: hash_share(example.key))[:MOST_JUDGED]
+
+
 def _between(learn: Sequence[Example], tested: Sequence[Example]) -> tuple[list[Trial], list[tuple[Example, ...]]]:
-    ordered = sorted(tested, key=lambda example: hash_share(example.key))
-    groups = [ordered[start::_FOLDS] for start in range(min(_FOLDS, len(ordered)))]
+    groups = [tested[start::_FOLDS] for start in range(min(_FOLDS, len(tested)))]
     trials: list[Trial] = []
     lessons: list[tuple[Example, ...]] = []
     for group in groups:

@@ -67,8 +67,12 @@ def read_evidence(coarse: Tensor) -> Evidence:
     # A model may also have been trained to give shares as posteriors. Its logits then leap at borders.
     saturated = min(1.0, max(0.0, (_border_step(coarse) / scale - _BLURRED) / (_SHARP - _BLURRED)))
     shares = torch.lerp(shares, coarse.softmax(dim=0), saturated)
-    sureness = max(float(torch.quantile((best - ahead[1]).flatten(), _PURE)), 1e-6)
-    return Evidence(shares, scale, float(impossible.sqrt()), crowding, sureness)
+    return Evidence(shares, scale, float(impossible.sqrt()), crowding, sure_by(ahead))
+
+
+def sure_by(ahead: Tensor) -> float:
+    """By how many logits a patch with one class in it is ahead, of the (2, h, w) best and second best of all."""
+    return max(float(torch.quantile((ahead[0] - ahead[1]).flatten(), _PURE)), 1e-6)
 
 
 def nearest_shares(shares: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.segmentation.assembly import Segment, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
-from worker.segmentation.shape import pixel_classes
+from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
 from worker.segmentation.text import BACKGROUND, TextEncoder
 
 
@@ -105,7 +105,9 @@ class Segmenter:
 
         Both (H, W), along the image's outlines where the scene has its image, unless `outlines` is off.
         """
-        return pixel_classes(_logits(scene, head), scene.embedding.size, scene.image if outlines else None)
+        logits = _logits(scene, head)
+        method = FINE if logits.shape[1] > scene.logits.shape[1] else ADAPTIVE
+        return pixel_classes(logits, scene.embedding.size, scene.image if outlines else None, method=method)
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         """Labels whose texts hold words the model was never trained on, with those words."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.segmentation.evidence import Evidence, nearest_shares, read_evidence
+from worker.segmentation.evidence import Evidence, nearest_shares, read_evidence, sure_by
 from worker.segmentation.guided import LocalLines, fit_local_lines, grow_rows
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
 from worker.segmentation.propagation import CELLS, propagate
@@ -27,6 +27,7 @@ _WORKING_SIDE = 512  # pixels of the picture that the graphs are made from
 _CHANCE = 0.1  # a class that reaches this share in no patch is not there
 _MOST_REFINED = 24
 _RADIUS, _SMOOTHNESS = 4, 3e-4  # of the guided step: cells, variance of colour in [0, 1]
+_FINE_RADIUS, _FINE_SMOOTHNESS = 2, 1e-3
 _QUIET, _LOUD = 0.20, 0.23  # noise from which, and with full strength from which, the eigenvectors come in
 _FREE = 0.1  # trust above which they stay out
 _BLEND = 0.4  # how far they then pull the evidence
@@ -42,6 +43,7 @@ class Method:
         propagation: whether evidence is spread along the picture's graph.
         guided: whether the last step follows the pixels' colours.
         trust: weight of the evidence against smoothness; None = read off the scene.
+        fine: the evidence is posteriors on a grid fine enough to need the guided step alone, at its own cells.
     """
 
     eigenvectors: int = 30
@@ -49,9 +51,11 @@ class Method:
     propagation: bool = True
     guided: bool = True
     trust: float | None = None
+    fine: bool = False
 
 
 ADAPTIVE = Method()
+FINE = Method(fine=True)  # for heads that have learned and answer on a grid finer than the patches
 SPECTRAL = Method(eigen_strength=_BLEND)  # the slow setting: eigenvectors for every picture
 
 
@@ -136,8 +140,10 @@ class _Refined:
     @classmethod
     def of(cls, coarse: Tensor, image: NDArray[np.uint8], features: Tensor | None, method: Method) -> _Refined:
         small = shrink(image, _WORKING_SIDE)
+        if method.fine:
+            return cls._of_fine(coarse, small, (image.shape[0], image.shape[1]))
         evidence = read_evidence(coarse)
-        classes = _with_a_chance(evidence)
+        classes = _with_a_chance(nearest_shares(evidence.shares))
         evidence = evidence.of(classes)
         trust = evidence.trust if method.trust is None else method.trust
         shares = evidence.shares[:-1]
@@ -151,6 +157,16 @@ class _Refined:
             guide = rgb_picture(small, grid).to(coarse.device)
             lines = fit_local_lines(values, guide, radius=_RADIUS, smoothness=_SMOOTHNESS)
         return cls(classes, values, lines, (image.shape[0], image.shape[1]), evidence.sureness)
+
+    @classmethod
+    def _of_fine(cls, logits: Tensor, small: NDArray[np.uint8], size: tuple[int, int]) -> _Refined:
+        posterior = logits.softmax(dim=0)
+        classes = _with_a_chance(posterior)
+        values = posterior[classes[:-1]]
+        guide = rgb_picture(small, (logits.shape[1], logits.shape[2])).to(logits.device)
+        lines = fit_local_lines(values, guide, radius=_FINE_RADIUS, smoothness=_FINE_SMOOTHNESS)
+        ahead = logits.topk(2, dim=0).values
+        return cls(classes, values, lines, size, sure_by(ahead))
 
     def rows(self, image: NDArray[np.uint8], part: slice) -> Tensor:
         """(n, rows, W) float32 logits of a strip of rows."""
@@ -167,9 +183,8 @@ class _Refined:
             yield part, self.rows(image, part)
 
 
-def _with_a_chance(evidence: Evidence) -> Tensor:
-    """(n,) int64 classes to refine, in order: those plausible somewhere, at most the 24 largest, at least 2."""
-    likely = nearest_shares(evidence.shares)
+def _with_a_chance(likely: Tensor) -> Tensor:
+    """(n,) int64 classes to refine, in order: of (C, h, w) shares those plausible somewhere, 2 to 24, the largest."""
     area = likely.mean(dim=(1, 2))
     there = (likely.amax(dim=(1, 2)) >= _CHANCE).nonzero()[:, 0]
     if len(there) < 2 or len(there) > _MOST_REFINED:

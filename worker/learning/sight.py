@@ -1,0 +1,137 @@
+"""What a classifier of the taught labels sees of a scene, and how far the model's own words are to be believed.
+
+It must not know how a classifier learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.learning.adapter import VOID, Example, Words
+from worker.learning.appearance import PLACES, describe
+from worker.learning.classifier import Picture
+from worker.learning.ensemble import Blinded
+from worker.learning.views import View
+from worker.segmentation.heads import Scene
+from worker.segmentation.pictures import shrink
+
+GRID = 128
+"""Cells along the long side of a picture."""
+
+_AXES = 24  # of the encoder's features
+_BLIND_ENCODER, _BLIND_PLACES = 0.5, 0.3  # views in other light keep the features of the picture as it is
+_SCALES = (0.0, 0.1, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Which labels were taught, and what is seen of a scene.
+
+    Attributes:
+        words: the texts of each taught class; the rest, whatever it is, is the class after them.
+        known: (T,) float32: 1 = the model knows the class's words.
+        middle, axes: (D,) mean and (D, K) principal axes of the encoder's features.
+        trust: how far the model's words proved right, above chance, in [0, 1].
+        scale: what the model's logits are multiplied with before learning starts from them.
+        encoder, appearance: whether these are seen at all.
+    """
+
+    words: Words
+    known: Tensor
+    middle: Tensor
+    axes: Tensor
+    trust: float
+    scale: float
+    encoder: bool = True
+    appearance: bool = True
+
+    @property
+    def blinded(self) -> list[Blinded]:
+        """Which columns of a picture are hidden now and then while learning."""
+        seen = (self.axes.shape[1] + len(self.words)) if self.encoder else 0
+        return [(slice(0, seen), _BLIND_ENCODER), (slice(seen, seen + PLACES), _BLIND_PLACES)]
+
+    def rows(self, words: Words) -> list[int | None]:
+        """Where each taught class is among others' words; None = nowhere. One text in common is enough."""
+        return [next((k for k, texts in enumerate(words) if set(texts) & set(mine)), None) for mine in self.words]
+
+    def ahead(self, scene: Scene) -> Tensor:
+        """(T + 1, h, w): by how much the model puts each taught class before all the others, of which it says 0."""
+        rows = self.rows(scene.words)
+        rest = scene.logits[[k for k in range(len(scene.logits)) if k not in rows]].logsumexp(dim=0)
+        nothing = torch.zeros_like(rest)
+        told = [nothing if k is None else known * (scene.logits[k] - rest)
+                for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
+        return torch.stack([*told, nothing]).cpu()
+
+    def picture(self, scene: Scene, image: NDArray[np.uint8], view: View) -> Picture:
+        """What is seen of a view of a scene whose image is (H, W, 3) uint8 RGB, cell by cell."""
+        patches, size = (scene.logits.shape[1], scene.logits.shape[2]), (image.shape[0], image.shape[1])
+        grid = cells(size)
+        looks = describe(view.relit(shrink(image[view.pixels(size, patches)], 4 * GRID)), grid)
+        values = [looks[-PLACES:], looks[:-PLACES]] if self.appearance else [looks[-PLACES:]]
+        if not self.encoder:
+            return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, *grid))
+        part = view.pixels(patches, patches)
+        features = (scene.embedding.features[part].cpu().float() - self.middle) @ self.axes
+        ahead = grow(self.ahead(scene)[:, *part], grid)
+        return Picture(torch.cat([grow(features.permute(2, 0, 1), grid), ahead[:-1], *values]), self.scale * ahead)
+
+    def shares(self, example: Example, view: View, patches: tuple[int, int]) -> Tensor:
+        """(T + 1, h, w) share of each taught class and of the rest in the cells of a view; void is in none."""
+        size = (example.truth.shape[0], example.truth.shape[1])
+        truth = example.truth[view.pixels(size, patches)]
+        layers = [np.zeros_like(truth, dtype=bool) if k is None else truth == k for k in self.rows(example.words)]
+        drawn = torch.from_numpy(np.stack([*layers, truth == VOID])).float()
+        whole = torch.cat([drawn[:-1], 1 - drawn.sum(dim=0, keepdim=True)])
+        return F.interpolate(whole[None], size=cells(size), mode="area")[0]
+
+
+def cells(size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the grid over a picture of (H, W) pixels: square cells, none smaller than a pixel."""
+    unit = min(1.0, GRID / max(size))
+    return max(1, round(size[0] * unit)), max(1, round(size[1] * unit))
+
+
+def grow(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(C, h, w) to (C, *grid), bilinear; averaged where the grid is the coarser."""
+    smaller = grid[0] < values.shape[1] or grid[1] < values.shape[2]
+    return F.interpolate(values[None], size=grid, mode="bilinear", align_corners=False, antialias=smaller)[0]
+
+
+def principal_axes(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and first principal axes (D, K) of (h, w, D) features of some pictures."""
+    rows = torch.cat([some.flatten(0, 1).cpu().float() for some in features])
+    middle = rows.mean(dim=0)
+    _, axes = torch.linalg.eigh((rows - middle).T @ (rows - middle))
+    return middle, axes.flip(1)[:, :_AXES].contiguous()
+
+
+def agreement(sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]) -> tuple[float, float]:
+    """How far the model's words prove right on examples: `Sight.trust`, and the `Sight.scale` at which they fit best.
+
+    Every class that the model knows and that occurs counts alike: the trust is their mean recall above chance. A scale
+    of 0 means that the words are of no use.
+    """
+    said, truths = [], []
+    for scene, example in zip(scenes, examples, strict=True):
+        patches = (scene.logits.shape[1], scene.logits.shape[2])
+        truth = sight.shares(example, View.whole(patches), patches)
+        said.append(grow(sight.ahead(scene), (truth.shape[1], truth.shape[2])).flatten(1).T)
+        truths.append(truth.flatten(1).T)
+    rows, truth = torch.cat(said), torch.cat(truths)
+    judged = torch.cat([sight.known, torch.ones(1)]) * (truth.sum(dim=0) > 0)
+    count = int(judged.sum())
+    if count < 2 or not bool(judged[:-1].any()):
+        return 0.0, 0.0
+    even = truth * judged / truth.sum(dim=0).clamp_min(1e-6) / count
+    recall = float((even * F.one_hot(rows.argmax(dim=1), truth.shape[1])).sum())
+    costs = {scale: -float((even * (scale * rows).log_softmax(dim=1)).sum()) for scale in _SCALES}
+    return max(0.0, (recall - 1 / count) / (1 - 1 / count)), min(costs, key=lambda scale: costs[scale])
