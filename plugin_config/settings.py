@@ -55,8 +55,8 @@ class Settings:
                           least=1, most=256)
     lease_s: float = _setting("ZEROMASK_LEASE_S", 10.0, "Seconds after which the tasks of a dead worker go to "
                               "another.", least=2, most=3600)
-    reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at the labeling configs "
-                                  "for changes that no webhook told.", least=1, most=86400)
+    reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at labeling configs and "
+                                  "annotations for changes that no webhook told.", least=1, most=86400)
     versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
                              "or an fsspec URL such as `s3://bucket/zeromask`; empty = `versions` in the state folder.")
     finetune_every: int = _setting("ZEROMASK_FINETUNE_EVERY", 3, "New or changed annotated images after which a "
