@@ -144,3 +144,19 @@ def test_a_label_studio_that_goes_away_in_between_is_caught_up_with(
     predicted.refresh()
     predicted.drain()
     assert predicted.stored() == everywhere(version(adapter="a1-000001"))
+
+
+def test_what_label_studio_would_not_delete_is_deleted_later(
+    predicted: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(prediction: int) -> None:
+        raise LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Wait.", status=500)
+
+    serve(predicted, "a1-000001")
+    with monkeypatch.context() as patch:
+        patch.setattr(predicted.label_studio, "delete_prediction", locked)
+        predicted.drain()
+    assert len(predicted.stored()) == 16
+    predicted.refresh()
+    assert predicted.stored() == everywhere(version(adapter="a1-000001"))
+    assert predicted.ledger.left(PROJECT) == []

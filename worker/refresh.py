@@ -30,6 +30,7 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
         _look_at_hinted(resident, order)
         if resident.settings.prelabel:
             _catch_up_with_tasks(resident, order)
+        _delete_left(resident, order)
         settle_doubts(resident, project)
     except (LabelStudioUnreachable, VersionsUnavailable) as error:
         log.warning("project %d: %s", project, error)
@@ -98,6 +99,18 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
         show(resident, order)  # nothing is predicted that would bring it about
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, order.version,
              len(again), moved)  # fmt: skip
+
+
+def _delete_left(resident: Resident, order: Order) -> None:
+    """Older predictions that Label Studio did not delete when it was told to."""
+    project, left = order.project.id, resident.ledger.left(order.project.id)
+    for start in range(0, len(left), _TASKS_AT_ONCE):
+        part = left[start : start + _TASKS_AT_ONCE]
+        found = {task.id: task for task in resident.label_studio.tasks(project, part)}
+        for number in part:
+            if number in found and order.version in found[number].versions:
+                replace_older(resident, order, found[number])
+            resident.ledger.clear_left(project, number)
 
 
 def _look_at_hinted(resident: Resident, order: Order) -> None:
