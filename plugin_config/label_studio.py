@@ -161,13 +161,7 @@ class LabelStudio:
 
     def all_tasks(self, project: int) -> Iterator[Task]:
         """Every task of the project without its data, page by page."""
-        page, seen, total = 1, 0, 1
-        while seen < total:
-            answer = self._task_page(project, page=page, page_size=_PAGE, include="predictions_score")
-            if not answer["tasks"]:
-                return
-            yield from (_task(row) for row in answer["tasks"])
-            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+        return (_task(row) for row in self._task_rows(project, include="predictions_score"))
 
     def predictions(self, task: int) -> list[StoredPrediction]:
         """Every prediction of a task, with its regions."""
@@ -177,18 +171,10 @@ class LabelStudio:
     def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
         """Every task of the project that has an annotation which is not cancelled, without data, page by page."""
         query = json.dumps({"filters": {"conjunction": "and", "items": [_ANNOTATED]}, "ordering": ["tasks:id"]})
-        page, seen, total = 1, 0, 1
-        while seen < total:
-            answer = self._task_page(
-                project, page=page, page_size=_PAGE, include="annotations_ids,updated_at", query=query
-            )
-            if not answer["tasks"]:
-                return
-            for row in answer["tasks"]:
-                with _as_expected("a task"):
-                    task = read_annotated_task(row)
-                yield task
-            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+        for row in self._task_rows(project, include="annotations_ids,updated_at", query=query):
+            with _as_expected("a task"):
+                task = read_annotated_task(row)
+            yield task
 
     def annotations(self, task: int) -> list[Annotation]:
         """Every submitted annotation of a task, with its regions; drafts are not among them."""
@@ -234,6 +220,15 @@ class LabelStudio:
             response.close()
             raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
         return response
+
+    def _task_rows(self, project: int, *, include: str, **query: str) -> Iterator[Any]:
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            answer = self._task_page(project, page=page, page_size=_PAGE, include=include, **query)
+            if not answer["tasks"]:
+                return
+            yield from answer["tasks"]
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
 
     def _task_page(self, project: int, *, page: int, page_size: int, include: str, **query: str) -> Any:
         # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.

@@ -77,6 +77,15 @@ def test_what_is_not_better_than_zero_shot_is_not_promoted(
     assert [row["strength"] for row in verdict.figures["strengths"]] == [0, 0.25, 0.5, 0.75, 1]
 
 
+def test_a_single_photograph_must_gain_much(segmenter: Segmenter) -> None:
+    """Its halves are alike: of twenty such pictures eight seemed to gain, and three of these lost on others."""
+    one = corrected_scenes(segmenter, 1, seed=108)
+    verdict = judge(LinearRecipe(), one, [], None, KNOWN, segmenter)
+    assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.05
+    assert not verdict.promoted
+    assert "too little to trust a single photograph" in verdict.reason
+
+
 def test_a_weaker_mixture_is_promoted_where_all_that_was_learned_is_too_much(
     known: list[Example], segmenter: Segmenter
 ) -> None:
@@ -216,10 +225,18 @@ def test_without_anything_to_learn_the_reason_says_so(strange: list[Example], se
     empty = [replace(e, truth=np.full_like(e.truth, UNLABELLED)) for e in strange[:2]]
     assert "no correction shows a label yet" in judge(LinearRecipe(), [], [], None, STRANGE, segmenter).reason
     assert "no correction shows a label yet" in judge(LinearRecipe(), empty, [], None, STRANGE, segmenter).reason
-    dot = np.full_like(strange[0].truth, UNLABELLED)
-    dot[60, 80] = 1
-    verdict = judge(LinearRecipe(), [replace(strange[0], truth=dot)], [], None, STRANGE, segmenter)
-    assert "correct one more photograph" in verdict.reason
+
+
+@pytest.mark.parametrize("rest", [UNLABELLED, VOID])
+def test_a_label_too_small_to_judge_promotes_nothing(rest: int, strange: list[Example], segmenter: Segmenter) -> None:
+    for row in (60, 61):  # the grid has a cell for one of them
+        dot = np.full_like(strange[0].truth, rest)
+        dot[row, 80] = 1
+        examples = [replace(strange[0], truth=dot)]
+        for held_out in ([], examples)[: 1 + (rest == VOID)]:
+            verdict = judge(LinearRecipe(), examples, held_out, None, STRANGE, segmenter)
+            assert not verdict.promoted
+    assert "correct one more photograph" in judge(LinearRecipe(), examples, [], None, STRANGE, segmenter).reason
 
 
 def test_a_recipe_that_cannot_learn_is_a_reason(strange: list[Example], segmenter: Segmenter) -> None:

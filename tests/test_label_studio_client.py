@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from plugin_config.annotations import AnnotatedTask, Annotation
 from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
 from plugin_config.label_studio import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
@@ -270,3 +271,34 @@ def test_only_the_tasks_asked_for_are_returned_and_none_are_asked_for_in_vain(se
         assert label_studio.tasks(9, []) == []
         assert [task.id for task in label_studio.tasks(9, [2, 4])] == [2, 4]
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("ids", ["1,12", [12, 1]], ids=["as SQLite joins them", "as Postgres lists them"])
+def test_annotated_tasks_are_asked_for_as_such(ids: Any, server: Server) -> None:
+    row = {"id": 3, "annotations_ids": ids, "updated_at": "2026-01-01T00:00:00Z"}
+    server.answer = lambda asked: as_json({"tasks": [row], "total": 1})
+    with client(server) as label_studio:
+        assert list(label_studio.annotated_tasks(9)) == [AnnotatedTask(3, (1, 12), "2026-01-01T00:00:00Z")]
+    (asked,) = server.asked
+    query = json.loads(parse_qs(urlsplit(asked.path).query)["query"][0])
+    (item,) = query["filters"]["items"]
+    assert (item["filter"], item["operator"], item["value"]) == ("filter:tasks:total_annotations", "greater", 0)
+
+
+def test_annotations_are_read_with_what_tells_their_worth(server: Server) -> None:
+    full = {"id": 5, "task": 3, "result": [{"id": "a"}], "was_cancelled": True, "ground_truth": True,
+            "parent_prediction": 7, "completed_by": {"id": 2}, "updated_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+    plain = {"id": 6, "task": 3, "result": None, "completed_by": 4}
+    server.answer = lambda asked: as_json([full, plain])
+    with client(server) as label_studio:
+        first, second = label_studio.annotations(3)
+        assert label_studio.parent_predictions(3) == {7}
+    assert first == Annotation(5, 3, [{"id": "a"}], True, True, 7, 2, "2026-01-01T00:00:00Z")
+    assert second == Annotation(6, 3, [], False, False, None, 4, "")
+
+
+@pytest.mark.parametrize("row", [{}, {"id": 1}, {"id": "x", "task": 1, "result": []}, 7])
+def test_strange_annotations_are_told(row: Any, server: Server) -> None:
+    server.answer = lambda asked: as_json([row])
+    with client(server) as label_studio, pytest.raises(LabelStudioError, match="not as expected"):
+        label_studio.annotations(3)

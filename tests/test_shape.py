@@ -21,7 +21,7 @@ from worker.segmentation.guided import fit_local_lines, grow_rows
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.pictures import rgb_rows
 from worker.segmentation.propagation import average_matrix, propagate
-from worker.segmentation.shape import SPECTRAL, Method, pixel_classes, refine_logits
+from worker.segmentation.shape import FINE, SPECTRAL, Method, pixel_classes, refine_logits
 from worker.segmentation.spectral import eigen_masks, eigen_segments
 from worker.segmentation.text import BACKGROUND, TextEncoder
 
@@ -72,6 +72,17 @@ def test_any_grid_is_refined(grid: tuple[int, int]) -> None:
 def test_evidence_without_any_contrast_stays_without() -> None:
     found = refine_logits(torch.zeros(3, 6, 8), noise(48, 64))
     torch.testing.assert_close(found.softmax(0), torch.full_like(found, 1 / 3), rtol=0, atol=1e-3)
+
+
+def test_fine_posteriors_get_the_guided_step_alone() -> None:
+    """What a head that has learned says on a grid of its own follows the outline, and keeps its posteriors."""
+    image, truth = scene()
+    logits = (coarse_of(truth, 3, 4) / 10).clamp(0.01, 0.99).log()
+    plain, _ = pixel_classes(logits, truth.shape, None)
+    found, confidence = pixel_classes(logits, truth.shape, image, method=FINE)
+    before, after = (mean_iou(confusion(c.astype(np.int64), truth, 3)) for c in (plain, found))
+    assert after > before + 0.02
+    assert ((confidence > 0) & (confidence <= 1)).all()
 
 
 def test_one_class_comes_back_upsampled() -> None:

@@ -1,8 +1,7 @@
-"""Does learning pay? The loop on a folder of photographs: annotate some, learn, pre-annotate photographs never seen.
+"""Does learning pay? The loop on a folder of photographs, as a learning curve.
 
-Everything goes through what the service runs: the segmenter, the recipe, the shape stage. Every figure is the mean IoU
-over the classes that occur in truth or prediction, counted over all pixels of the test photographs, the background
-included and void left out. It must not know how a recipe learns.
+Every figure is the mean IoU over the classes that occur in truth or prediction, counted over all pixels of the test
+photographs, the background included and void left out. It must not know how a recipe learns.
 """
 
 from __future__ import annotations
@@ -10,136 +9,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import Label, Vocabulary
-from worker.evaluation.labelled_set import LabelledPhotograph, LabelledSet, read_labelled_set
-from worker.learning.adapter import UNLABELLED, VOID, Example, Recipe, Words
+from worker.evaluation.labelled_set import read_labelled_set
+from worker.evaluation.loop import Judged, Loop, Outcome, play
 from worker.learning.recipes import RECIPES, recipe_named
-from worker.segmentation.encoder import Encoder, ImageEmbedding
-from worker.segmentation.heads import Head
+from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
-from worker.segmentation.text import BACKGROUND
 
 MEANING = "photographs annotated, learned from, and others pre-annotated: does learning pay?"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a head made of the test photographs.
-
-    Attributes:
-        miou: mean over the classes that occur.
-        per_label: IoU of each class by its word, of those that occur.
-    """
-
-    miou: float
-    per_label: Mapping[str, float]
-
-
-class Loop:
-    """Holds a segmenter, a set and the embeddings of its photographs, made once as the service's cache does.
-
-    Args:
-        segmenter: the model.
-        found: the set.
-        learn: part that is annotated.
-        test: part that is judged.
-        outlines: whether masks follow the photographs' outlines; off for ablations.
-    """
-
-    def __init__(
-        self, segmenter: Segmenter, found: LabelledSet, *, learn: str, test: str, outlines: bool = True
-    ) -> None:
-        self._segmenter = segmenter
-        self._set = found
-        self._outlines = outlines
-        self.train = [self._example(photo) for photo in found.parts[learn]]
-        self._test = [self._example(photo) for photo in found.parts[test]]
-
-    @property
-    def words(self) -> Words:
-        """The texts of the labels."""
-        return self._set.words
-
-    def judge(self, head: Head | None) -> Judged:
-        """Pre-annotate the test photographs and compare."""
-        count = len(self.words)
-        matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
-        for example in self._test:
-            scene = self._segmenter.look(example.embedding, self.words, example.image)
-            pixels, _ = self._segmenter.pixel_classes(scene, head, outlines=self._outlines)
-            known = example.truth != VOID
-            truth = np.where(example.truth == UNLABELLED, count, example.truth)[known].astype(np.int64)
-            matrix += np.bincount(truth * (count + 1) + pixels[known], minlength=(count + 1) ** 2).reshape(matrix.shape)
-        names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
-        return _ious(matrix, names)
-
-    def random_order(self, number: int) -> list[int]:
-        """Order `number` of the photographs to annotate; the same whatever the model."""
-        return [int(index) for index in np.random.RandomState(number).permutation(len(self.train))]
-
-    def least_certain(self, among: Sequence[int], head: Head | None) -> list[int]:
-        """Photographs to annotate next: those first of whose segments the service is least sure."""
-        labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
-        vocabulary, sureness = Vocabulary(tuple(labels)), {}
-        for index in among:
-            example = self.train[index]
-            found = self._segmenter.segment(example.embedding, vocabulary, example.image, head=head)
-            sureness[index] = found.score
-        return sorted(among, key=lambda index: sureness[index])
-
-    def _example(self, photo: LabelledPhotograph) -> Example:
-        return Example(photo.stem, photo.image, self._embed(photo.image), self.words, photo.truth)
-
-    def _embed(self, image: NDArray[np.uint8]) -> ImageEmbedding:
-        return self._segmenter.embed([image])[0]
-
-
-def _ious(matrix: NDArray[np.int64], names: Sequence[str]) -> Judged:
-    """IoU of the named classes, which come first in the confusion (true, found), and their mean."""
-    hit = np.diagonal(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hit
-    ious = {name: float(hit[k] / union[k]) for k, name in enumerate(names) if union[k]}
-    return Judged(float(np.mean(list(ious.values()))) if ious else 0.0, ious)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One refit: after how many photographs, in which order, how it did and the seconds it took."""
-
-    photographs: int
-    judged: Judged
-    seconds: float
-
-
-def play(
-    loop: Loop, recipe: Recipe, segmenter: Segmenter, counts: Sequence[int], order: int | None
-) -> Iterator[Outcome]:
-    """Annotate in an order, None = least certain first, and after each of `counts` photographs learn and judge."""
-    chosen: list[int] = []
-    head: Head | None = None
-    for count in counts:
-        if order is not None:
-            chosen = loop.random_order(order)[:count]
-        else:
-            left = [index for index in range(len(loop.train)) if index not in chosen]
-            chosen += loop.least_certain(left, head)[: count - len(chosen)]
-        begun = time.perf_counter()
-        head = recipe.fit([loop.train[index] for index in chosen], loop.words, segmenter)
-        seconds = time.perf_counter() - begun
-        yield Outcome(count, loop.judge(head), seconds)
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -156,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--order", default="random", choices=("active", "random"), help="in which photographs are "
                         "annotated: least certain first, or at random (default: %(default)s)")  # fmt: skip
     parser.add_argument("--orders", type=int, default=10, help="random orders (default: %(default)s)")
+    parser.add_argument("--no-gate", action="store_true", help="do not ask the gate, which learns three times more")
     parser.add_argument("--without", nargs="+", default=[], choices=("encoder", "appearance", "retrieval", "shape"),
                         help="parts left out, to see what they are worth")  # fmt: skip
 
@@ -176,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         bar = progress.add_task("learning", total=len(orders) * len(counts))
         zero_shot = loop.judge(None)
         for order in orders:
-            for outcome in play(loop, recipe, segmenter, counts, order):
+            for outcome in play(loop, recipe, segmenter, counts, order, gate=not options.no_gate):
                 outcomes[outcome.photographs].append(outcome)
                 progress.advance(bar)
     told = {"zero_shot": {"miou": round(zero_shot.miou, 4), "per_label": _rounded(zero_shot.per_label)},
@@ -202,9 +89,11 @@ def _summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
         name: float(np.mean([o.judged.per_label[name] for o in outcomes if name in o.judged.per_label]))
         for name in names
     }
+    promoted = [outcome.promoted for outcome in outcomes if outcome.promoted is not None]
     return {
         "miou": round(float(np.mean(mious)), 4),
         "orders": [round(miou, 4) for miou in mious],
+        **({"promoted": promoted} if promoted else {}),
         "per_label": _rounded(per_label),
         "refit_seconds": round(median(outcome.seconds for outcome in outcomes), 3),
     }

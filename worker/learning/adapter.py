@@ -54,13 +54,12 @@ class AdapterState:
 
 
 class Adapter(Head, Protocol):
-    """A head with a way to storage and back.
+    """A head with a way to storage and back."""
 
-    Attributes:
-        encoder_part: names what it changes in the encoder, so that embeddings made with it are kept apart; "" = none.
-    """
-
-    encoder_part: str
+    @property
+    def encoder_part(self) -> str:
+        """Names what it changes in the encoder, so that embeddings made with it are kept apart; "" = none."""
+        ...
 
     def at_strength(self, strength: float) -> Self:
         """The same pulled back towards what was before: 1 = all that was learned, 0 = exactly the zero-shot logits."""
@@ -74,7 +73,10 @@ class Adapter(Head, Protocol):
 class Recipe(Protocol):
     """A way to learn. Seconds on a CPU for the recipe that the service runs."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What states it made are stored under."""
+        ...
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Adapter:
         """Learn from examples. Words without any example keep what the model says of them.

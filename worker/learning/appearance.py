@@ -67,7 +67,7 @@ def beside(values: Tensor, distance: int) -> Tensor:
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
     shrinks = image.shape[0] >= size[0]
     small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return small.astype(np.float32) / np.float32(255)
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def _gradients(light: Tensor) -> Tensor:

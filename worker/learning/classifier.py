@@ -7,7 +7,7 @@ images or encoders.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from worker.learning.retrieval import Bank
 
 _FARTHEST = 4.0  # deviations at which inputs are cut off
 _LEAST = 1e-6
+_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_HARM = 0.01  # of IoU, to a class
+_UNJUDGED = 0.5  # strength when there is one photograph only
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Options:
     """
 
     members: int = 3
-    cells: tuple[int, int] = (60_000, 6_000)
+    cells: tuple[int, int] = (80_000, 6_000)
     balance: float = 0.5
     training: Training = field(default_factory=Training)
     retrieval: float = 0.2
@@ -63,6 +66,7 @@ class Classifier:
         networks: what classifies a cell.
         bank: cells that others are compared with, or None.
         retrieval: weight of the bank.
+        strength: what the networks' logits are multiplied with, in [0, 1].
     """
 
     mean: Tensor
@@ -70,12 +74,13 @@ class Classifier:
     networks: Ensemble
     bank: Bank | None
     retrieval: float
+    strength: float
 
     @torch.no_grad()
     def logits(self, picture: Picture) -> Tensor:
         """(C, h, w) float32 log-posteriors."""
         rows = self.scaled(picture)
-        posterior = self.networks.all(rows, _rows(picture.offset)).softmax(dim=-1).mean(dim=0)
+        posterior = self.networks.posterior(rows, _rows(picture.offset), self.strength)
         if self.bank is not None:
             posterior = torch.lerp(posterior, self.bank.recall(rows), self.retrieval)
         return posterior.clamp_min(_LEAST).log().T.reshape(picture.offset.shape)
@@ -85,15 +90,15 @@ class Classifier:
         return ((_rows(picture.values) - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the weight of the bank by name, for storage."""
+        """All tensors by name, for storage."""
         named = {"mean": self.mean, "spread": self.spread}
         named |= {f"weight{layer}": weight for layer, weight in enumerate(self.networks.weights)}
         named |= {f"bias{layer}": bias for layer, bias in enumerate(self.networks.biases)}
         return named if self.bank is None else named | {"bank.keys": self.bank.keys, "bank.shares": self.bank.shares}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], retrieval: float) -> Classifier:
-        """Make one again from `tensors`.
+    def of(cls, tensors: Mapping[str, Tensor], retrieval: float, strength: float) -> Classifier:
+        """Make one again from `tensors` and its two numbers.
 
         Raises:
             KeyError: one is missing.
@@ -101,15 +106,24 @@ class Classifier:
         layers = range(sum(name.startswith("weight") for name in tensors))
         weights, biases = (tuple(tensors[f"{kind}{layer}"] for layer in layers) for kind in ("weight", "bias"))
         bank = Bank(tensors["bank.keys"], tensors["bank.shares"]) if retrieval else None
-        return cls(tensors["mean"], tensors["spread"], Ensemble(weights, biases), bank, retrieval)
+        return cls(tensors["mean"], tensors["spread"], Ensemble(weights, biases), bank, retrieval, strength)
 
 
 def learn(
-    seen: Iterable[tuple[Picture, Tensor]], count: int, options: Options, *, blinded: Sequence[Blinded]
+    seen: Iterable[tuple[Picture, Tensor]],
+    count: int,
+    options: Options,
+    *,
+    blinded: Sequence[Blinded],
+    wary_of: int | None,
 ) -> Classifier:
     """Learn from pictures, `count` of them, each with the shares (C, h, w) of the classes in its cells.
 
     What is void is in no share. Of a picture only the cells picked are kept.
+
+    Args:
+        wary_of: how many photographs the pictures are of, in turns, when learning may make the offsets worse: then
+            photographs left out say how far to go from them. None = all the way.
 
     Raises:
         LearningError: everything is void.
@@ -125,8 +139,35 @@ def learn(
     weight = known @ known.sum(dim=0).clamp_min(1).pow(-options.balance)
     lesson = Lesson(inputs, known / known.sum(dim=1, keepdim=True), offset, weight)
     networks = train(lesson, options.members, options.training, blinded=blinded, seed=options.seed)
-    bank = Bank.gather(inputs, lesson.shares, chance) if options.retrieval else None
-    return Classifier(mean, spread, networks, bank, options.retrieval)
+    strength = 1.0
+    if wary_of is not None:
+        photograph = torch.cat([torch.full((len(part[0]),), k % wary_of) for k, part in enumerate(picked)])
+        strength = _best_strength(lesson, photograph, options, blinded) if wary_of > 1 else _UNJUDGED
+    bank = Bank.gather(inputs, lesson.shares, chance) if options.retrieval * strength else None
+    return Classifier(mean, spread, networks, bank, options.retrieval * strength if bank else 0.0, strength)
+
+
+@torch.no_grad()
+def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:
+    """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class."""
+    training = replace(options.training, steps=options.training.steps // 2)
+    count = lesson.shares.shape[1]
+    matrix = torch.zeros(len(_STRENGTHS), count**2, dtype=torch.int64)
+    for half in (0, 1):
+        out = photograph % 2 == half
+        with torch.enable_grad():
+            networks = train(lesson.of(~out), 1, training, blinded=blinded, seed=options.seed)
+        judged = lesson.of(out)
+        truth = judged.shares.argmax(dim=1)
+        for k, strength in enumerate(_STRENGTHS):
+            found = networks.posterior(judged.inputs, judged.offset, strength).argmax(dim=1)
+            matrix[k] += torch.bincount(truth * count + found, minlength=count**2)
+    table = matrix.view(-1, count, count)
+    hit = table.diagonal(dim1=1, dim2=2)
+    union = table.sum(dim=1) + table.sum(dim=2) - hit
+    ious = (hit / union.clamp_min(1))[:, table[0].sum(dim=1) > 0]  # (strengths, classes that occur)
+    harmless = (ious >= ious[0] - _HARM).all(dim=1)
+    return _STRENGTHS[int(torch.where(harmless, ious.mean(dim=1), -1.0).argmax())]
 
 
 def _pick(picture: Picture, share: Tensor, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,6 +34,10 @@ class Lesson:
     offset: Tensor
     weight: Tensor
 
+    def of(self, rows: Tensor) -> Lesson:
+        """Some of the rows, (N,) bool."""
+        return Lesson(self.inputs[rows], self.shares[rows], self.offset[rows], self.weight[rows])
+
 
 @dataclass(frozen=True)
 class Training:
@@ -76,9 +80,10 @@ class Ensemble:
                 values = values.relu_() if not dropout else F.dropout(values.relu_(), dropout)
         return values
 
-    def all(self, inputs: Tensor, offset: Tensor) -> Tensor:
-        """(E, N, C) logits of every member for (N, F) inputs and (N, C) offsets."""
-        return offset + self(inputs.expand(self.members, *inputs.shape))
+    def posterior(self, inputs: Tensor, offset: Tensor, strength: float) -> Tensor:
+        """(N, C) mean posterior of the members for (N, F) inputs, their logits times the strength added to offsets."""
+        logits = offset + strength * self(inputs.expand(self.members, *inputs.shape))
+        return logits.softmax(dim=-1).mean(dim=0)
 
 
 def train(lesson: Lesson, members: int, training: Training, *, blinded: Sequence[Blinded] = (), seed: int) -> Ensemble:

@@ -85,7 +85,7 @@ def judge(
         suspicion, swapped = _suspect(bench, None if candidate else recipe, learn, hold_out, served, set(seen), names)
         if suspicion:
             return _keep(served, suspicion, {"swapped": swapped})
-        if not any(shown_labels(trial.example.truth) for trial in plan.trials):
+        if not bench.shows_label(plan.trials):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
         whole = candidate or recipe.fit(learn, words, segmenter)
         lessons = [recipe.fit(lesson, words, segmenter) for lesson in plan.lessons]

@@ -65,6 +65,11 @@ class Bench:
         self._scenes: dict[str, Scene] = {}
         self._frozen: dict[str, Sight] = {}
 
+    def shows_label(self, trials: Sequence[Trial]) -> bool:
+        """Whether there is a cell of any label to judge."""
+        truths = (self._truth(trial.example) for trial in trials)
+        return any(bool(((truth >= 0) & (truth < self.classes - 1)).any()) for truth in truths)
+
     def look(self, trials: Sequence[Trial], head_of: Callable[[Trial], Head | None]) -> list[Sight]:
         """Show each trial to its head; None is the frozen model."""
         return [self._see(trial.example, head_of(trial)) for trial in trials]
@@ -120,6 +125,7 @@ class Bench:
         truth = shrink_nearest(example.truth, _grid(example.truth.shape))
         return np.where(truth == UNLABELLED, self.classes - 1, np.where(truth == VOID, -1, truth)).astype(np.int16)
 
+    @torch.no_grad()
     def _see(self, example: Example, head: Head | None) -> Sight:
         if head is None and example.key in self._frozen:
             return self._frozen[example.key]

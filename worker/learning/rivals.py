@@ -13,10 +13,14 @@ import numpy as np
 from worker.learning.adapter import Adapter
 from worker.learning.judging import Bench
 from worker.learning.paired import Comparison, Confusion
-from worker.learning.trials import Trial, shown_labels
+from worker.learning.trials import Trial
 
 LEAST_GAIN = 0.005
 """Mean IoU a candidate must gain: less is not worth predicting every image again."""
+
+LONE_GAIN = 0.1
+"""The same where one half of a photograph judges what was learned from the other, and there is no other photograph: the
+halves are much alike, so a model that knows the labels seems to gain where other photographs would lose."""
 
 DOUBT = 0.05
 """Share of bootstrap resamples that may speak against a gain."""
@@ -74,20 +78,22 @@ class Rivals:
         self._bench, self._trials, self._served, self._names = bench, trials, served, names
         self._seen = frozenset(seen) if served is not None else frozenset()
         fresh = [trial for trial in trials if self._is_fresh(trial)]
-        self.fresh = any(shown_labels(trial.example.truth) for trial in fresh)
+        self.fresh = bench.shows_label(fresh)
         """Whether some photograph was learned from by neither. When none, because corrections were only edited or
         deleted, both are compared where both have learned."""
         self.shared = fresh if self.fresh else list(trials)
         """Trials on which candidates and what is served are compared."""
         self._frozen = bench.confusions(trials, bench.look(trials, lambda trial: None))
         self._before = bench.confusions(self.shared, bench.look(self.shared, lambda trial: served))
+        lone = len({trial.example.key for trial in trials}) == 1 and trials[0].lesson is not None
+        self._least_gain = LONE_GAIN if lone else LEAST_GAIN
         self._trust = _recall(np.sum(self._frozen, axis=0))
 
     def weigh_zero_shot(self) -> Candidate:
         """The zero-shot model itself: going back to it is always possible."""
         frozen = self._bench.look(self.shared, lambda trial: None)
         over_served = Comparison.of(self._before, self._bench.confusions(self.shared, frozen))
-        objections = self._against_served(over_served)
+        objections = self._against_served(over_served, LEAST_GAIN)
         return Candidate(0.0, None, over_served, Comparison.of(self._frozen, self._frozen), None, tuple(objections))
 
     def weigh(self, strength: float, whole: Adapter, lessons: Sequence[Adapter]) -> Candidate:
@@ -107,9 +113,9 @@ class Rivals:
             alike = bench.look(self.shared, lambda trial: adapter)
         over_frozen = Comparison.of(self._frozen, bench.confusions(trials, unseen))
         over_served = Comparison.of(self._before, bench.confusions(self.shared, alike))
-        objections = self._against_served(over_served)
+        objections = self._against_served(over_served, self._least_gain)
         if self._served is not None:
-            objections += _too_little(over_frozen, "the zero-shot model")
+            objections += _too_little(over_frozen, "the zero-shot model", self._least_gain)
         agreement = bench.agreement(trials, unseen)
         if agreement is not None and agreement < LEAST_AGREEMENT * self._trust:
             told = f"of labels nobody corrected, only {agreement:.0%} of what the zero-shot model is sure of would stay"
@@ -119,19 +125,21 @@ class Rivals:
     def _is_fresh(self, trial: Trial) -> bool:
         return trial.example.key not in self._seen
 
-    def _against_served(self, comparison: Comparison) -> list[str]:
-        objections = _too_little(comparison, "what is served")
+    def _against_served(self, comparison: Comparison, least: float) -> list[str]:
+        objections = _too_little(comparison, "what is served", least)
         before, after = comparison.ious
         for label in comparison.harmed(drop=MOST_DROP, share=_HARM_SHARE):
             objections.append(f"{self._names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}")
         return objections
 
 
-def _too_little(comparison: Comparison, other: str) -> list[str]:
+def _too_little(comparison: Comparison, other: str, least: float) -> list[str]:
     before, after = comparison.means
     told = f"mean IoU would go from {before:.3f} to {after:.3f}"
     if after - before < LEAST_GAIN:
         return [f"{told}, not better than {other}"]
+    if after - before < least:
+        return [f"{told}, too little to trust a single photograph (gain of {least:g} needed): correct another one"]
     worst = comparison.worst_gain(DOUBT)
     return [f"{told}, but against {other} that may be chance (gain of at least {worst:.3f})"] if worst < 0 else []
 

@@ -20,7 +20,8 @@ from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
 from worker.learning.views import View
 from worker.segmentation.heads import Scene
-from worker.segmentation.pictures import shrink
+from worker.segmentation.pictures import resize, shrink
+from worker.segmentation.shape import refine_logits
 
 GRID = 128
 """Cells along the long side of a picture."""
@@ -62,17 +63,36 @@ class Sight:
         """Where each taught class is among others' words; None = nowhere. One text in common is enough."""
         return [next((k for k, texts in enumerate(words) if set(texts) & set(mine)), None) for mine in self.words]
 
-    def ahead(self, scene: Scene) -> Tensor:
-        """(T + 1, h, w): by how much the model puts each taught class before all the others, of which it says 0."""
-        rows = self.rows(scene.words)
-        rest = scene.logits[[k for k in range(len(scene.logits)) if k not in rows]].logsumexp(dim=0)
+    def ahead(self, words: Words, said: Tensor) -> Tensor:
+        """(T + 1, h, w): by how much the model puts each taught class before all the others, of which it says 0.
+
+        Args:
+            words: the texts of each class of the scene.
+            said: (n + 1, h, w) its zero-shot logits on any grid.
+        """
+        rows = self.rows(words)
+        rest = said[[k for k in range(len(said)) if k not in rows]].logsumexp(dim=0)
         nothing = torch.zeros_like(rest)
-        told = [nothing if k is None else known * (scene.logits[k] - rest)
+        told = [nothing if k is None else known * (said[k] - rest)
                 for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
         return torch.stack([*told, nothing]).cpu()
 
-    def picture(self, scene: Scene, image: NDArray[np.uint8], view: View) -> Picture:
-        """What is seen of a view of a scene whose image is (H, W, 3) uint8 RGB, cell by cell."""
+    def said(self, scene: Scene, image: NDArray[np.uint8]) -> Tensor:
+        """(n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all."""
+        grid = cells((image.shape[0], image.shape[1]))
+        if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
+            return grow(scene.logits, grid)
+        return refine_logits(scene.logits, resize(image, grid))
+
+    def picture(self, scene: Scene, image: NDArray[np.uint8], view: View, said: Tensor) -> Picture:
+        """What is seen of a view of a scene, cell by cell.
+
+        Args:
+            scene: what the model says.
+            image: its image, (H, W, 3) uint8 RGB.
+            view: of it.
+            said: what `said` gives of the whole scene.
+        """
         patches, size = (scene.logits.shape[1], scene.logits.shape[2]), (image.shape[0], image.shape[1])
         grid = cells(size)
         looks = describe(view.relit(shrink(image[view.pixels(size, patches)], 4 * GRID)), grid)
@@ -81,7 +101,7 @@ class Sight:
             return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, *grid))
         part = view.pixels(patches, patches)
         features = (scene.embedding.features[part].cpu().float() - self.middle) @ self.axes
-        ahead = grow(self.ahead(scene)[:, *part], grid)
+        ahead = grow(self.ahead(scene.words, said)[:, *view.pixels(grid, patches)], grid)
         return Picture(torch.cat([grow(features.permute(2, 0, 1), grid), ahead[:-1], *values]), self.scale * ahead)
 
     def shares(self, example: Example, view: View, patches: tuple[int, int]) -> Tensor:
@@ -124,7 +144,7 @@ def agreement(sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
     for scene, example in zip(scenes, examples, strict=True):
         patches = (scene.logits.shape[1], scene.logits.shape[2])
         truth = sight.shares(example, View.whole(patches), patches)
-        said.append(grow(sight.ahead(scene), (truth.shape[1], truth.shape[2])).flatten(1).T)
+        said.append(sight.ahead(scene.words, grow(scene.logits, (truth.shape[1], truth.shape[2]))).flatten(1).T)
         truths.append(truth.flatten(1).T)
     rows, truth = torch.cat(said), torch.cat(truths)
     judged = torch.cat([sight.known, torch.ones(1)]) * (truth.sum(dim=0) > 0)

@@ -27,7 +27,6 @@ _WORKING_SIDE = 512  # pixels of the picture that the graphs are made from
 _CHANCE = 0.1  # a class that reaches this share in no patch is not there
 _MOST_REFINED = 24
 _RADIUS, _SMOOTHNESS = 4, 3e-4  # of the guided step: cells, variance of colour in [0, 1]
-_FINE_RADIUS, _FINE_SMOOTHNESS = 2, 1e-3
 _QUIET, _LOUD = 0.20, 0.23  # noise from which, and with full strength from which, the eigenvectors come in
 _FREE = 0.1  # trust above which they stay out
 _BLEND = 0.4  # how far they then pull the evidence
@@ -164,7 +163,7 @@ class _Refined:
         classes = _with_a_chance(posterior)
         values = posterior[classes[:-1]]
         guide = rgb_picture(small, (logits.shape[1], logits.shape[2])).to(logits.device)
-        lines = fit_local_lines(values, guide, radius=_FINE_RADIUS, smoothness=_FINE_SMOOTHNESS)
+        lines = fit_local_lines(values, guide, radius=_RADIUS, smoothness=_SMOOTHNESS)
         ahead = logits.topk(2, dim=0).values
         return cls(classes, values, lines, size, sure_by(ahead))
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from plugin_config.errors import LearningError
 from worker.learning.adapter import AdapterState, Example, Words
 from worker.learning.classifier import Classifier, Options, Picture, learn
-from worker.learning.sight import Sight, agreement, grow, principal_axes
+from worker.learning.sight import Sight, agreement, principal_axes
 from worker.learning.views import View
 from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
 PARTS = ("encoder", "appearance", "retrieval")
-_VIEWS = 16  # pictures and other views of them that are learned from, where there are not as many pictures
+_VIEWS = 32  # pictures and other views of them that are learned from, where there are not as many pictures
 _MOST_EXAMPLES = 60
 _LEAST = 1e-9  # posterior
 _REMEDY = "Draw a label in at least one picture and accept it."
@@ -49,12 +49,12 @@ class QuickAdapter:
         """(n + 1, h', w') float32; see `worker.segmentation.heads.Head`."""
         if self.strength == 0 or scene.image is None:
             return scene.logits
-        learned = self.classifier.logits(self.sight.picture(scene, scene.image, View.whole(_patches(scene))))
-        whole = _with_untaught(scene, self.sight, learned.to(scene.logits.device))
+        said = self.sight.said(scene, scene.image)
+        learned = self.classifier.logits(self.sight.picture(scene, scene.image, View.whole(_patches(scene)), said))
+        whole = _with_untaught(said, self.sight.rows(scene.words), self.sight.trust, learned.to(said.device))
         if self.strength == 1:
             return whole
-        before = grow(scene.logits, (whole.shape[1], whole.shape[2]))
-        return torch.lerp(before - before.amax(dim=0), whole - whole.amax(dim=0), self.strength)
+        return torch.lerp(said - said.amax(dim=0), whole - whole.amax(dim=0), self.strength)
 
     def at_strength(self, strength: float) -> QuickAdapter:
         """See `worker.learning.adapter.Adapter`."""
@@ -66,7 +66,7 @@ class QuickAdapter:
         tensors = {"known": sight.known, "middle": sight.middle, "axes": sight.axes, **self.classifier.tensors()}
         about = {"words": [list(texts) for texts in sight.words], "trust": sight.trust, "scale": sight.scale,
                  "encoder": sight.encoder, "appearance": sight.appearance, "strength": self.strength,
-                 "retrieval": self.classifier.retrieval}  # fmt: skip
+                 "retrieval": self.classifier.retrieval, "learned_strength": self.classifier.strength}  # fmt: skip
         return AdapterState(NAME, tensors, about)
 
 
@@ -92,7 +92,7 @@ class QuickRecipe:
         shown, taught = _drawn(examples, words)
         middle, axes = principal_axes([example.embedding.features for example in shown])
         known = [float(not any(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
-        scenes = [segmenter.look(example.embedding, words, example.image) for example in shown]
+        scenes = [segmenter.look(example.embedding, words) for example in shown]  # images may be smaller than embedded
         sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0,
                       "encoder" not in self.without, "appearance" not in self.without)  # fmt: skip
         trust, scale = agreement(sight, scenes, shown)
@@ -101,7 +101,9 @@ class QuickRecipe:
         if "retrieval" in self.without:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
-        return QuickAdapter(sight, learn(seen, max(self.views, len(shown)), options, blinded=sight.blinded))
+        wary_of = len(shown) if sight.scale > 0 else None
+        count = max(self.views, len(shown))
+        return QuickAdapter(sight, learn(seen, count, options, blinded=sight.blinded, wary_of=wary_of))
 
     def load(self, state: AdapterState) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
@@ -114,7 +116,7 @@ class QuickRecipe:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
             sight = Sight(words, tensors["known"], tensors["middle"], tensors["axes"], float(about["trust"]),
                           float(about["scale"]), bool(about["encoder"]), bool(about["appearance"]))  # fmt: skip
-            classifier = Classifier.of(tensors, float(about["retrieval"]))
+            classifier = Classifier.of(tensors, float(about["retrieval"]), float(about["learned_strength"]))
             return QuickAdapter(sight, classifier, float(about["strength"]))
         except (KeyError, TypeError, ValueError) as error:
             raise LearningError("adapter", f"its state is incomplete ({error!r})", "Learn it again.") from error
@@ -124,11 +126,13 @@ class QuickRecipe:
     ) -> Iterator[tuple[Picture, Tensor]]:
         """Every example as it is, then views of them in turn."""
         rng = np.random.default_rng(self.seed)
+        said = [sight.said(scene, example.image) for scene, example in zip(scenes, examples, strict=True)]
         for number in range(max(self.views, len(examples))):
-            scene, example = scenes[number % len(examples)], examples[number % len(examples)]
+            turn = number % len(examples)
+            scene, example = scenes[turn], examples[turn]
             patches = _patches(scene)
             view = View.whole(patches) if number < len(examples) else View.drawn(patches, rng)
-            yield sight.picture(scene, example.image, view), sight.shares(example, view, patches)
+            yield sight.picture(scene, example.image, view, said[turn]), sight.shares(example, view, patches)
 
 
 def _patches(scene: Scene) -> tuple[int, int]:
@@ -153,20 +157,24 @@ def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Wo
     return [examples[k] for k in kept], tuple(texts for texts, times in zip(words, often, strict=True) if times)
 
 
-def _with_untaught(scene: Scene, sight: Sight, learned: Tensor) -> Tensor:
+def _with_untaught(own: Tensor, rows: Sequence[int | None], trust: float, learned: Tensor) -> Tensor:
     """Log-posteriors (T + 1, h, w) of the taught classes and the rest -> logits of all the scene's classes.
 
     Inside the rest the scene's own logits decide. Of what learning gives to taught classes, untaught ones get what the
     model would give them, as far as the model is to be trusted; their rows keep their distances to each other.
+
+    Args:
+        own: (n + 1, h, w) zero-shot logits.
+        rows: where each taught class is in them; None = nowhere.
+        trust: of the model, see `Sight`.
+        learned: what was learned.
     """
-    own = grow(scene.logits, (learned.shape[1], learned.shape[2]))
-    rows = sight.rows(scene.words)
     others = torch.tensor([k for k in range(len(own)) if k not in rows], device=own.device)  # the background is last
     gone = [k for k, row in enumerate(rows) if row is None]  # drawn once, but no label of the project any more
     posterior = learned.exp()
     rest = posterior[-1] + posterior[gone].sum(dim=0)
     drawn = 1 - rest
-    claimed = sight.trust * own.softmax(dim=0)[others[:-1]].sum(dim=0) * drawn  # by all untaught labels together
+    claimed = trust * own.softmax(dim=0)[others[:-1]].sum(dim=0) * drawn  # by all untaught labels together
     inside = own[others].softmax(dim=0) * rest
     untaught = inside[:-1].sum(dim=0) + claimed
     level = own[others[:-1]].logsumexp(dim=0) - untaught.clamp_min(_LEAST).log() if len(others) > 1 else 0.0

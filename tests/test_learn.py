@@ -1,0 +1,117 @@
+"""The protocol of learning on photographs: reading a set, its figures, and a run on drawn photographs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from plugin_config.errors import ImageUnavailable
+from worker.builtin.annotation_set import annotation_scene, index_truth
+from worker.evaluate import main
+from worker.evaluation.labelled_set import read_labelled_set
+from worker.evaluation.loop import Loop, judged
+from worker.learning.adapter import UNLABELLED, VOID
+from worker.segmentation.encoder import Encoder
+from worker.segmentation.segmenter import Segmenter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LABELS = ["red shape", "blue shape"]
+NAMES = ("wug", "some_dax")
+"""What the labels are called, so that the model knows nothing of them."""
+
+
+def write_set(folder: Path, *, train: int, test: int, background: bool = True) -> Path:
+    """Drawn photographs in the layout that the protocol reads; without background, what is left is a label too."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for number in range(train + test):
+        drawn = annotation_scene(np.random.default_rng((9, number)), LABELS, number=number, size=(96, 128), unit=80)
+        mask = index_truth(drawn, LABELS)
+        mask[:4] = 255
+        cv2.imwrite(str(folder / "images" / f"p{number}.png"), drawn.image[..., ::-1])
+        cv2.imwrite(str(folder / "masks" / f"p{number}.png"), mask)
+    first = "background" if background else "ground"
+    names = {"0": first, "1": NAMES[0], "2": NAMES[1], "255": "void"}
+    stems = [f"p{number}" for number in range(train + test)]
+    (folder / "classes.json").write_text(json.dumps(names))
+    (folder / "split.json").write_text(json.dumps({"train": stems[:train], "test": stems[train:]}))
+    return folder
+
+
+def test_the_loop_pays_and_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_set(tmp_path / "set", train=2, test=3)
+    asked = ["--photos", str(folder), "--learn", "train", "--test", "test", "--model", "builtin", "--counts", "1", "99"]
+    assert main([*asked, "--orders", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"zero_shot", "learning_curve"}
+    assert set(told["learning_curve"]) == {"1", "2"}  # there are no 99
+    for point in told["learning_curve"].values():
+        assert len(point["orders"]) == len(point["promoted"]) == 1
+        assert point["miou"] == pytest.approx(np.mean(point["orders"]), abs=1e-4)
+        assert point["refit_seconds"] > 0
+        assert set(point["per_label"]) == {"wug", "some dax", "background"}
+    assert told["learning_curve"]["2"]["miou"] > told["zero_shot"]["miou"] + 0.2
+    assert any(told["learning_curve"][count]["promoted"] for count in "12")
+
+
+def test_least_certain_first_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_set(tmp_path / "set", train=3, test=1, background=False)
+    asked = ["--photos", str(folder), "--learn", "train", "--test", "test", "--model", "builtin", "--counts", "1", "2"]
+    asked += ["--order", "active", "--no-gate", "--size", "64", "48", "--without", "shape", "retrieval"]
+    assert main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["photographs", "none", "1", "2"]
+
+
+def test_the_least_certain_are_those_with_the_lowest_score(tmp_path: Path) -> None:
+    segmenter = Segmenter(Encoder("builtin", device="cpu"))
+    found = read_labelled_set(write_set(tmp_path / "set", train=5, test=1), ["train", "test"], None)
+    loop = Loop(segmenter, found, learn="train", test="test")
+    order = loop.least_certain([4, 2, 0, 1, 3], None)
+    scores = [loop.score(index, None) for index in order]
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert scores == sorted(scores)
+    assert loop.random_order(3) == np.random.RandomState(3).permutation(5).tolist()
+
+
+def test_a_set_is_read_as_annotators_would_have_made_it(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "with", train=1, test=1)
+    found = read_labelled_set(folder, ["train"], (64, 48))
+    photo = found.parts["train"][0]
+    assert found.words == (("wug",), ("some dax",))
+    assert found.has_background
+    assert photo.image.shape == (48, 64, 3)
+    assert set(np.unique(photo.truth).tolist()) <= {VOID, UNLABELLED, 0, 1}
+    assert (photo.truth[0] == VOID).all()
+    everywhere = read_labelled_set(write_set(tmp_path / "without", train=1, test=1, background=False), ["test"], None)
+    assert everywhere.words == (("ground",), ("wug",), ("some dax",))
+    assert not everywhere.has_background
+    assert (everywhere.parts["test"][0].truth[4:] >= 0).all()
+
+
+def test_what_is_no_set_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--photos", str(tmp_path), "--learn", "train", "--test", "test", "--model", "builtin"]
+    assert main(asked) == 2
+    assert "classes.json" in capsys.readouterr().err
+    folder = write_set(tmp_path / "set", train=1, test=1)
+    with pytest.raises(ImageUnavailable, match="no photographs in 'later'"):
+        read_labelled_set(folder, ["later"], None)
+    (folder / "masks" / "p0.png").unlink()
+    with pytest.raises(ImageUnavailable, match="photograph p0"):
+        read_labelled_set(folder, ["train"], None)
+    assert main([*asked[:1], str(folder), *asked[2:], "--counts", "0"]) == 2
+    assert "--counts" in capsys.readouterr().err
+
+
+def test_iou_counts_classes_that_occur_and_no_void() -> None:
+    #                 found: a   b   c  none
+    matrix = np.array([[6, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 9]])
+    with_background = judged(matrix, ["a", "b", "c", "background"])
+    assert dict(with_background.per_label) == pytest.approx({"a": 6 / 9, "b": 0.0, "background": 0.9})
+    assert with_background.miou == pytest.approx((6 / 9 + 0 + 0.9) / 3)
+    assert judged(matrix, ["a", "b", "c"]).miou == pytest.approx((6 / 9 + 0) / 2)

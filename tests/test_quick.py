@@ -1,0 +1,222 @@
+"""The quick recipe on drawn pictures: what is corrected gets better, what is not keeps the model's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from plugin_config.errors import LearningError
+from worker.builtin.annotation_set import annotation_scene, index_truth
+from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.recipes import recipe_named
+from worker.learning.recipes.quick import QuickAdapter, QuickRecipe
+from worker.learning.sight import cells
+from worker.learning.views import View
+from worker.segmentation.encoder import Encoder
+from worker.segmentation.heads import Head, Scene
+from worker.segmentation.segmenter import Segmenter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DRAWN = ("red shape", "blue shape", "green shape", "yellow shape")
+HALF: Words = (("wug",), ("dax",), ("green shape",), ("yellow shape",))
+"""The first two are corrected; the model knows the words of the others only."""
+KNOWN: Words = (("star",), ("heart",), ("red shape",), ("blue shape",))
+Truth = NDArray[np.int16]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(Encoder("builtin", device="cpu"))
+
+
+def pictures(
+    segmenter: Segmenter, labels: Sequence[str], words: Words, numbers: range, *, drawn: Sequence[int]
+) -> list[tuple[Example, Truth]]:
+    """Examples in which only some labels have been drawn, and the truth about all of them."""
+    found = []
+    for number in numbers:
+        scene = annotation_scene(np.random.default_rng((5, number)), labels, number=number, size=(150, 200), unit=100)
+        truth = index_truth(scene, labels).astype(np.int16) - 1
+        shown = np.where(np.isin(truth, drawn), truth, UNLABELLED).astype(np.int16)
+        example = Example(f"{number}", scene.image, segmenter.embed([scene.image])[0], words, shown)
+        found.append((example, truth))
+    return found
+
+
+@pytest.fixture(scope="module")
+def corrected(segmenter: Segmenter) -> list[Example]:
+    return [example for example, _ in pictures(segmenter, DRAWN, HALF, range(5), drawn=(0, 1))]
+
+
+@pytest.fixture(scope="module")
+def unseen(segmenter: Segmenter) -> list[tuple[Example, Truth]]:
+    return pictures(segmenter, DRAWN, HALF, range(100, 110), drawn=())
+
+
+@pytest.fixture(scope="module")
+def learned(corrected: list[Example], segmenter: Segmenter) -> QuickAdapter:
+    return QuickRecipe().fit(corrected, HALF, segmenter)
+
+
+def look(example: Example, segmenter: Segmenter, words: Words = HALF) -> Scene:
+    return segmenter.look(example.embedding, words, example.image)
+
+
+def ious(
+    segmenter: Segmenter, head: Head | None, judged: Sequence[tuple[Example, Truth]], words: Words
+) -> NDArray[np.float64]:
+    """IoU of each label over all pictures."""
+    counts = np.zeros((2, len(words)))
+    for example, truth in judged:
+        found, _ = segmenter.pixel_classes(look(example, segmenter, words), head)
+        for label in range(len(words)):
+            mine, real = found == label, truth == label
+            counts += np.outer([(mine & real).sum(), (mine | real).sum()], np.eye(len(words))[label])
+    return np.asarray(counts[0] / counts[1])
+
+
+def test_half_of_the_labels_corrected_gain_and_the_others_lose_nothing(
+    learned: QuickAdapter, unseen: list[tuple[Example, Truth]], segmenter: Segmenter
+) -> None:
+    before, after = (ious(segmenter, head, unseen, HALF) for head in (None, learned))
+    assert (after - before)[:2].mean() >= 0.10
+    assert after[:2].mean() > 0.6
+    assert (after - before)[2:].mean() >= -0.01
+
+
+def test_words_that_prove_right_are_not_unlearned(segmenter: Segmenter) -> None:
+    shown = [example for example, _ in pictures(segmenter, KNOWN_LABELS, KNOWN, range(6), drawn=(0, 1))]
+    judged = pictures(segmenter, KNOWN_LABELS, KNOWN, range(100, 108), drawn=())
+    adapter = QuickRecipe().fit(shown, KNOWN, segmenter)
+    before, after = (ious(segmenter, head, judged, KNOWN) for head in (None, adapter))
+    assert adapter.sight.trust > 0.5
+    assert (after - before)[:2].mean() >= -0.02
+    assert (after - before)[2:].mean() >= -0.01
+
+
+KNOWN_LABELS = [texts[0] for texts in KNOWN]
+
+
+def test_without_strength_it_is_the_zero_shot_model(
+    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    scene = look(corrected[0], segmenter)
+    assert torch.equal(learned.at_strength(0).logits(scene), scene.logits)
+    half, whole = (learned.at_strength(s).logits(scene).softmax(0) for s in (0.5, 1.0))
+    assert not torch.equal(half, whole)
+
+
+def test_a_scene_without_its_image_keeps_its_logits(
+    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    scene = replace(look(corrected[0], segmenter), image=None)
+    assert torch.equal(learned.logits(scene), scene.logits)
+
+
+def test_logits_come_on_a_finer_grid_and_are_finite(
+    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    scene = look(corrected[0], segmenter)
+    logits = learned.logits(scene)
+    assert logits.shape == (len(HALF) + 1, *cells((150, 200)))
+    assert logits.shape[1] > scene.logits.shape[1]
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+def test_a_label_added_later_works_at_once(
+    learned: QuickAdapter, unseen: list[tuple[Example, Truth]], segmenter: Segmenter
+) -> None:
+    later: Words = (("yellow shape",), ("wug",), ("purple shape",), ("dax", "sep"), ("green shape",))
+    place = np.array([1, 3, 4, 0, UNLABELLED], dtype=np.int16)
+    judged = [(example, place[truth]) for example, truth in unseen[:5]]
+    found = ious(segmenter, learned, [(e, np.where(t == 2, UNLABELLED, t)) for e, t in judged], later)
+    frozen = ious(segmenter, None, judged, later)
+    assert found[[1, 3]].min() > 0.5  # found again by their texts, though another was added to one
+    assert (found - frozen)[[0, 4]].mean() >= -0.02
+
+
+def test_untaught_labels_keep_their_distances(
+    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    scene = look(corrected[0], segmenter)
+    logits = learned.logits(scene)
+    said = learned.sight.said(scene, corrected[0].image)
+    torch.testing.assert_close(logits[2] - logits[3], said[2] - said[3])
+
+
+def test_a_taught_label_that_is_gone_becomes_background(
+    learned: QuickAdapter, unseen: list[tuple[Example, Truth]], segmenter: Segmenter
+) -> None:
+    fewer: Words = (("dax",),)
+    for example, truth in unseen[:3]:
+        found, _ = segmenter.pixel_classes(look(example, segmenter, fewer), learned)
+        assert (found[truth == 0] == len(fewer)).mean() > 0.8
+
+
+def test_what_was_stored_is_what_comes_back(
+    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    state = learned.at_strength(0.75).state()
+    stored = AdapterState(state.recipe, state.tensors, json.loads(json.dumps(dict(state.about))))
+    again = recipe_named(state.recipe).load(stored)
+    scene = look(corrected[0], segmenter)
+    assert torch.equal(again.logits(scene), learned.at_strength(0.75).logits(scene))
+    with pytest.raises(LearningError, match="incomplete"):
+        QuickRecipe().load(replace(state, tensors={}))
+    with pytest.raises(LearningError, match="made by recipe 'other'"):
+        QuickRecipe().load(replace(state, recipe="other"))
+
+
+def test_nothing_to_learn_from_is_said(corrected: list[Example], segmenter: Segmenter) -> None:
+    blank = replace(corrected[0], truth=np.full_like(corrected[0].truth, UNLABELLED))
+    with pytest.raises(LearningError, match="no label of the project is drawn"):
+        QuickRecipe().fit([blank], HALF, segmenter)
+    with pytest.raises(LearningError, match="no label of the project is drawn"):
+        QuickRecipe().fit([], HALF, segmenter)
+    with pytest.raises(LearningError, match="is not known"):
+        recipe_named("slow")
+
+
+def test_void_is_in_no_share(learned: QuickAdapter, corrected: list[Example]) -> None:
+    right = np.arange(corrected[0].truth.shape[1]) >= 100
+    example = replace(corrected[0], truth=np.where(right, VOID, corrected[0].truth).astype(np.int16))
+    total = learned.sight.shares(example, View.whole((1, 1)), (1, 1)).sum(dim=0)
+    middle = total.shape[1] // 2
+    torch.testing.assert_close(total[:, : middle - 1], torch.ones(len(total), middle - 1))
+    torch.testing.assert_close(total[:, middle + 1 :], torch.zeros(len(total), total.shape[1] - middle - 1))
+
+
+def test_one_photograph_is_enough_and_chance_is_seeded(corrected: list[Example], segmenter: Segmenter) -> None:
+    one, same = (QuickRecipe(views=4).fit(corrected[:1], HALF, segmenter) for _ in range(2))
+    scene = look(corrected[1], segmenter)
+    assert torch.equal(one.logits(scene), same.logits(scene))
+
+
+def test_examples_of_other_words_are_understood(corrected: list[Example], segmenter: Segmenter) -> None:
+    """An example made under an older config: other labels, another order."""
+    older: Words = (("gone",), ("dax", "old"), ("wug",))
+    place = np.array([2, 1, VOID, UNLABELLED], dtype=np.int16)  # by 0, 1, then -2, -1 from the end
+    examples = [replace(e, words=older, truth=place[e.truth]) for e in corrected]
+    adapter = QuickRecipe(views=6).fit(examples, HALF, segmenter)
+    assert adapter.sight.words == HALF[:2]
+    scene = look(corrected[0], segmenter)
+    found = adapter.logits(scene).argmax(dim=0)
+    expected = QuickRecipe(views=6).fit(corrected, HALF, segmenter).logits(scene).argmax(dim=0)
+    assert (found == expected).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (97, 64)], ids=str)
+def test_views_fit_pictures_of_any_size(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rows, columns = View.drawn((6, 9), rng).pixels(size, (6, 9))
+        assert 0 <= rows.start < rows.stop <= size[0]
+        assert 0 <= columns.start < columns.stop <= size[1]

@@ -1,0 +1,173 @@
+"""The loop on a set of photographs: annotate some, learn, put it to the gate, pre-annotate photographs never seen.
+
+Everything goes through what the service runs: segmenter, recipe, outlines, gate. It must not know how a recipe learns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plugin_config.vocabulary import Label, Vocabulary
+from worker.evaluation.labelled_set import LabelledPhotograph, LabelledSet
+from worker.learning.adapter import UNLABELLED, VOID, Adapter, AdapterState, Example, Recipe, Words
+from worker.learning.gate import judge
+from worker.learning.hold_out import split
+from worker.segmentation.heads import Head
+from worker.segmentation.segmenter import Segmenter
+from worker.segmentation.text import BACKGROUND
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a head made of the test photographs.
+
+    Attributes:
+        miou: mean over the classes that occur.
+        per_label: IoU of each class by its word, of those that occur.
+    """
+
+    miou: float
+    per_label: Mapping[str, float]
+
+
+class Loop:
+    """Holds a segmenter, a set and the embeddings of its photographs, made once as the service's cache does.
+
+    Args:
+        segmenter: the model.
+        found: the set.
+        learn: part that is annotated.
+        test: part that is judged.
+        outlines: whether masks follow the photographs' outlines; off for ablations.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, found: LabelledSet, *, learn: str, test: str, outlines: bool = True
+    ) -> None:
+        self._segmenter = segmenter
+        self._set = found
+        self._outlines = outlines
+        self.train = [self._example(photo) for photo in found.parts[learn]]
+        self._test = [self._example(photo) for photo in found.parts[test]]
+
+    @property
+    def words(self) -> Words:
+        """The texts of the labels."""
+        return self._set.words
+
+    def judge(self, head: Head | None) -> Judged:
+        """Pre-annotate the test photographs and compare."""
+        count = len(self.words)
+        matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
+        for example in self._test:
+            scene = self._segmenter.look(example.embedding, self.words, example.image)
+            pixels, _ = self._segmenter.pixel_classes(scene, head, outlines=self._outlines)
+            known = example.truth != VOID
+            truth = np.where(example.truth == UNLABELLED, count, example.truth)[known].astype(np.int64)
+            matrix += np.bincount(truth * (count + 1) + pixels[known], minlength=(count + 1) ** 2).reshape(matrix.shape)
+        names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
+        return judged(matrix, names)
+
+    def random_order(self, number: int) -> list[int]:
+        """Order `number` of the photographs to annotate; the same whatever the model."""
+        return [int(index) for index in np.random.RandomState(number).permutation(len(self.train))]
+
+    def least_certain(self, among: Sequence[int], head: Head | None) -> list[int]:
+        """Photographs to annotate next: those first of whose segments the service is least sure."""
+        sureness = {index: self.score(index, head) for index in among}
+        return sorted(among, key=lambda index: sureness[index])
+
+    def score(self, index: int, head: Head | None) -> float:
+        """How sure the service is of its segments of a photograph, as it would store it with them."""
+        labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
+        example, vocabulary = self.train[index], Vocabulary(tuple(labels))
+        return self._segmenter.segment(example.embedding, vocabulary, example.image, head=head).score
+
+    def _example(self, photo: LabelledPhotograph) -> Example:
+        return Example(photo.stem, photo.image, self._segmenter.embed([photo.image])[0], self.words, photo.truth)
+
+
+def judged(matrix: NDArray[np.int64], names: Sequence[str]) -> Judged:
+    """IoU of the named classes, which come first in the confusion (true, found), and their mean."""
+    hit = np.diagonal(matrix)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hit
+    ious = {name: float(hit[k] / union[k]) for k, name in enumerate(names) if union[k]}
+    return Judged(float(np.mean(list(ious.values()))) if ious else 0.0, ious)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One refit: after how many photographs, how it did, its seconds, and what the gate said, None = not asked."""
+
+    photographs: int
+    judged: Judged
+    seconds: float
+    promoted: bool | None
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A recipe that has learned already from some examples: the gate need not wait for it twice."""
+
+    recipe: Recipe
+    examples: Sequence[Example]
+    adapter: Adapter
+    name: str
+
+    def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Adapter:
+        """What was learned from these examples, or what the recipe makes of others."""
+        known = [example.key for example in examples] == [example.key for example in self.examples]
+        known = known and all(mine.truth is other.truth for mine, other in zip(examples, self.examples, strict=True))
+        return self.adapter if known else self.recipe.fit(examples, words, segmenter)
+
+    def load(self, state: AdapterState) -> Adapter:
+        """See `worker.learning.adapter.Recipe`."""
+        return self.recipe.load(state)
+
+
+class _Service:
+    """Holds what is served, as the gate decides it: the zero-shot model first."""
+
+    def __init__(self, words: Words, segmenter: Segmenter) -> None:
+        self._words = words
+        self._segmenter = segmenter
+        self._served: Adapter | None = None
+        self._seen: tuple[str, ...] = ()
+
+    def offer(self, candidate: _Learned) -> bool:
+        """Put a candidate to the gate with the corrections it comes from; whether it is served from now on."""
+        taught, held_out = split(candidate.examples)
+        verdict = judge(candidate, taught, held_out, self._served, self._words, self._segmenter, seen=self._seen)
+        if verdict.promoted:
+            self._served, self._seen = verdict.adapter, verdict.learned_from
+        return verdict.promoted
+
+
+def play(
+    loop: Loop, recipe: Recipe, segmenter: Segmenter, counts: Sequence[int], order: int | None, *, gate: bool
+) -> Iterator[Outcome]:
+    """Annotate in an order, None = least certain first, and after each of `counts` photographs learn and judge.
+
+    Args:
+        gate: whether each candidate is also put to the gate, after those before it.
+    """
+    chosen: list[int] = []
+    head: Adapter | None = None
+    service = _Service(loop.words, segmenter)
+    for count in counts:
+        if order is not None:
+            chosen = loop.random_order(order)[:count]
+        else:
+            left = [index for index in range(len(loop.train)) if index not in chosen]
+            chosen += loop.least_certain(left, head)[: count - len(chosen)]
+        examples = [loop.train[index] for index in chosen]
+        begun = time.perf_counter()
+        head = recipe.fit(examples, loop.words, segmenter)
+        seconds = time.perf_counter() - begun
+        promoted = service.offer(_Learned(recipe, examples, head, recipe.name)) if gate else None
+        yield Outcome(count, loop.judge(head), seconds, promoted)
