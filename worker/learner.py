@@ -44,6 +44,7 @@ class Learner:
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self._project: int | None = None
+        self._said: dict[int, str] = {}
 
     def learn(self, job: LearnProject) -> None:
         """Look at a project, unless another process does.
@@ -63,7 +64,10 @@ class Learner:
         finally:
             self._project = None
         if outcome is not None:
-            log.info("project %d: %s: %s", job.project, outcome.state, outcome.detail)
+            news = self._said.get(job.project) != outcome.detail  # each round finds the same
+            self._said[job.project] = outcome.detail
+            log.log(logging.INFO if news else logging.DEBUG, "project %d: %s: %s", job.project, outcome.state,
+                    outcome.detail)  # fmt: skip
             self._resident.learning.end(
                 job.project, self._resident.name, visit, Progress(outcome.state, outcome.detail, now()),
                 mark=outcome.mark, again_s=outcome.again_s, failed=failed,
