@@ -72,7 +72,7 @@ _BEGIN = CLOCK + _LEASE + """
 local owner, runs_out = lease(P)
 if owner and runs_out >= now then return nil end
 local asked = redis.call('ZSCORE', 'zeromask:learn', ARGV[1])
-if not asked then return nil end
+if not asked or tonumber(asked) > now then return nil end
 if owner then
   local deaths = redis.call('HINCRBY', P .. 'learn', 'deaths', 1)
   if deaths >= 3 then
@@ -182,7 +182,7 @@ class ProjectLearning:
 
     @redis_errors
     def begin(self, project: int, owner: str) -> Visit | None:
-        """Look at a project, alone; None when another one does, or when nobody asks for it any more."""
+        """Look at a project, alone; None when another one does, or when nobody asks for it any more, or not yet."""
         row = self._run(_BEGIN, project, project, owner, self._lease_ms)
         if row is None:
             return None

@@ -44,6 +44,18 @@ def test_annotators_who_never_pause_are_not_waited_for_without_end(learning: Pro
     assert learning.due() == [PROJECT]
 
 
+def test_annotations_that_come_while_the_look_waits_in_the_queue_put_it_off(
+    learning: ProjectLearning, redis: Redis
+) -> None:
+    learning.hint(PROJECT, quiet_s=10)
+    time_passes(redis, 11)
+    assert learning.due() == [PROJECT]
+    learning.hint(PROJECT, quiet_s=10)
+    assert learning.begin(PROJECT, "me") is None
+    time_passes(redis, 11)
+    begin(learning)
+
+
 def test_the_button_does_not_wait(learning: ProjectLearning) -> None:
     learning.hint(PROJECT, quiet_s=1000)
     assert learning.due() == []

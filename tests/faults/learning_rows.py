@@ -13,7 +13,7 @@ from tests.corrections import annotate, strange_project, versions_of
 from tests.faults.stand import Row, Serving, Stand, stand, wait_for
 from worker.learning.corrections import corrections_digest
 
-_BEGINS_S, _LEARNS_S = 180.0, 900.0
+_BEGINS_S, _KEEPS_S, _LEARNS_S = 180.0, 60.0, 900.0
 _LONGEST_S = 12.0  # about what reading and learning from a handful of images takes on an idle core
 
 
@@ -30,9 +30,9 @@ def finetune_killed(server: Serving, scale: float) -> Row:
             annotate(it.house, task, number)
             if killed == kills or number < 2:
                 continue
-            wait_for(lambda: _learns(learning, project), within_s=_BEGINS_S, told="the learner at work")
-            if number % 4 == 0:  # the moment at which a version is written, once there is one to write
-                wait_for(lambda: "keeps" in _told(learning, project) or not _learns(learning, project), within_s=60)
+            wait_for(lambda: _learns(it, project), within_s=_BEGINS_S, told="the learner at work")
+            if number % 4 == 0:  # the moment at which a version is written, where that comes soon enough
+                wait_for(lambda: "keeps" in _told(learning, project) or not _learns(it, project), within_s=_KEEPS_S)
                 time.sleep(chance.uniform(0, 0.03))
             else:
                 time.sleep(chance.uniform(0, _LONGEST_S))
@@ -65,9 +65,10 @@ def _all_learned(it: Stand, project: int, folder: VersionFolder) -> bool:
     return attempt is not None and attempt.digest == f"{corrections_digest(api, project)}-{vocabulary.hash}"
 
 
-def _learns(learning: ProjectLearning, project: int) -> bool:
-    found = learning.told(project)
-    return found is not None and found.state == "learning"
+def _learns(it: Stand, project: int) -> bool:
+    """Whether the process that runs now holds the project; what a dead one said last stays for a while."""
+    held = it.house.redis.get(f"zeromask:{project}:learner") or b""
+    return it.lives("learner-1") and f"-{it.house.supervisor.pid('learner-1')}-" in bytes(held).decode()
 
 
 def _told(learning: ProjectLearning, project: int) -> str:
