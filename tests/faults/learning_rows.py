@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from typing import Any
 
 from plugin_config.learning import ProjectLearning
 from plugin_config.versions import Pointer, VersionFolder
@@ -67,8 +68,8 @@ def _all_learned(it: Stand, project: int, folder: VersionFolder) -> bool:
 
 def _learns(it: Stand, project: int) -> bool:
     """Whether the process that runs now holds the project; what a dead one said last stays for a while."""
-    held = it.house.redis.get(f"zeromask:{project}:learner") or b""
-    return it.lives("learner-1") and f"-{it.house.supervisor.pid('learner-1')}-" in bytes(held).decode()
+    held: Any = it.house.redis.get(f"zeromask:{project}:learner") or b""
+    return it.lives("learner-1") and f"-{it.house.supervisor.pid('learner-1')}-" in held.decode()
 
 
 def _told(learning: ProjectLearning, project: int) -> str:
