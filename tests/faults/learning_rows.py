@@ -22,15 +22,16 @@ def finetune_killed(server: Serving, scale: float) -> Row:
     """kill -9 of the process that learns, at random moments, while annotations keep coming."""
     kills, chance = max(2, round(20 * scale)), random.Random(11)
     with stand(server, learners=1, finetune_every=1, finetune_quiet_s=0.5) as it:
-        project = strange_project(it.house, count=kills + 3, name="learner killed")
+        project = strange_project(it.house, count=kills + 4, name="learner killed")
         ids = it.task_ids(project)
         folder = versions_of(it.house, project, it.settings.versions_url)
         learning = ProjectLearning(it.house.redis, lease_s=it.settings.lease_s)
-        killed, moments = 0, []
-        for number, task in enumerate(ids[:-1]):
+        for number, task in enumerate(ids[:3]):
             annotate(it.house, task, number)
-            if killed == kills or number < 2:
-                continue
+        wait_for(lambda: folder.pointer().served != ZEROSHOT, within_s=_LEARNS_S, told="a first version")
+        killed, moments = 0, []
+        for number, task in enumerate(ids[3:-1], start=3):
+            annotate(it.house, task, number)
             wait_for(lambda: _learns(it, project), within_s=_BEGINS_S, told="the learner at work")
             if number % 4 == 0:  # the moment at which a version is written, where that comes soon enough
                 wait_for(lambda: "keeps" in _told(learning, project) or not _learns(it, project), within_s=_KEEPS_S)
