@@ -41,7 +41,22 @@ class Settings:
     threads: int = _setting("ZEROMASK_THREADS", 0, "Threads torch may use in the worker; 0 = torch's choice.", least=0)
     short_side: int = _setting("ZEROMASK_SHORT_SIDE", 0, "Short side, pixels, at which images enter the model; "
                                "0 = twice the model's native size.", least=0, most=2048)
-    state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs and demo data.")
+    windows: int = _setting("ZEROMASK_WINDOWS", 0, "Most overlapping windows, each a forward, in which an image finer "
+                            "than the model's entry size is read; 0 = one pass over the whole. Below 4 only long "
+                            "images gain.", least=0, most=64)
+    readout: str = _setting("ZEROMASK_READOUT", "auto", "How patches are read out of the model (docs/models.md): "
+                            "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `auto` = by "
+                            "the weights' family.")
+    affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm that tells which patches belong "
+                                   "together, such as `vit_small_patch16_224.dino`, or `name:file`.")
+    precision: str = _setting("ZEROMASK_PRECISION", "auto", "`fp32`, `bf16`, `fp16`; `auto` = the fastest here, "
+                              "measured, whose features agree with fp32.")
+    compile: bool = _setting("ZEROMASK_COMPILE", False, "Whether the image tower is compiled by torch, which needs a "
+                             "C++ compiler and a longer start.")
+    refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
+                            "agrees; empty = none. See docs/assembly.md.")
+    state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data and "
+                              "text embeddings.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")
     port: int = _setting("ZEROMASK_PORT", 9090, "Port the backend listens on.", least=1, most=65535)
     max_body_mb: int = _setting("ZEROMASK_MAX_BODY_MB", 128, "Largest request body, MB; a request for predictions of "

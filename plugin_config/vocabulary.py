@@ -41,6 +41,7 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
 )
+SEGMENTS = ("semantic", "instance", "panoptic")
 _EXAMPLE = "See plugin_config/labeling_configs/brush.xml for one that works."
 
 
@@ -50,11 +51,14 @@ class Label:
 
     Attributes:
         key: what a region must carry: the label's `alias` when it has one, else its `value`.
-        texts: what to look for: the `prompt` attribute (comma list) when given, else the value and its `synonyms`.
+        texts: what to look for: the `prompt` attribute (comma list) when given, else the value, its `synonyms` (comma
+            list), and the value as its `hint` describes it, which annotators see as a tooltip.
         control: name of the control tag; `to_name`: name of the Image tag it draws on; `image_key`: the key of the
             task's data that holds the image's address.
         output: the region type the control draws.
-        stuff: whether the label is an uncountable region (`kind="stuff"`: sky, grass) and not single things.
+        stuff: whether all of the label makes one region, or each thing its own. In `segments="panoptic"`, the default,
+            its `kind="stuff"` says so (sky, grass); in "semantic" every label is so, in "instance" none. `segments` is
+            an attribute of the control, or of a label where it is to differ.
     """
 
     key: str
@@ -96,8 +100,8 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         label_config: the project's labeling config, XML.
 
     Raises:
-        LabelingConfigError: not XML, no control that draws masks, polygons or boxes on an Image, no labels in it, or
-            labels that come from the task's data (`value="$labels"`).
+        LabelingConfigError: not XML, no control that draws masks, polygons or boxes on an Image, no labels in it,
+            labels that come from the task's data (`value="$labels"`), or `segments` that is none of SEGMENTS.
     """
     interface = _interface(label_config)
     images = {name: tag for name, tag in interface._objects.items() if tag.tag == "Image"}
@@ -145,17 +149,34 @@ def _interface(label_config: str) -> Any:
 
 
 def _label(key: str, attributes: dict[str, str], control: Any, to_name: str, image_key: str) -> Label:
-    value = attributes.get("value", key)
-    prompts = _comma_list(attributes.get("prompt", ""))
     return Label(
         key=key,
-        texts=prompts or (value, *_comma_list(attributes.get("synonyms", ""))),
+        texts=_texts(attributes.get("value", key), attributes),
         control=control.name,
         to_name=to_name,
         image_key=image_key,
         output=OUTPUT_KINDS[control.tag],
-        stuff=attributes.get("kind", "").lower() == "stuff",
+        stuff=_is_stuff(attributes, control),
     )
+
+
+def _texts(value: str, attributes: dict[str, str]) -> tuple[str, ...]:
+    """What a label's attributes say to look for, each text once."""
+    prompts = _comma_list(attributes.get("prompt", ""))
+    if prompts:
+        return tuple(dict.fromkeys(prompts))
+    hint = " ".join(attributes.get("hint", "").split()).rstrip(".")
+    described = (f"{value}, {hint}",) if hint else ()  # the label's word stays in it: a hint may say "the furry ones"
+    return tuple(dict.fromkeys((value, *_comma_list(attributes.get("synonyms", "")), *described)))
+
+
+def _is_stuff(attributes: dict[str, str], control: Any) -> bool:
+    segments = (attributes.get("segments") or (control.attr or {}).get("segments") or "panoptic").strip().lower()
+    if segments not in SEGMENTS:
+        remedy = f"Write one of {', '.join(SEGMENTS)}; see plugin_config/labeling_configs/panoptic.xml."
+        raise LabelingConfigError(f"control {control.name!r}", f"has segments={segments!r}", remedy)
+    kind = attributes.get("kind", "").strip().lower()
+    return segments == "semantic" or (segments == "panoptic" and kind == "stuff")
 
 
 def _comma_list(text: str) -> tuple[str, ...]:

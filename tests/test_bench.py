@@ -1,4 +1,4 @@
-"""`zeromask bench`: its ratios, its stand-in for Label Studio, and a small drain through the real queue."""
+"""`zeromask bench`: its ratios, what it stands on, and small runs of the real thing."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
 
 from plugin_config.label_studio import LabelStudio
+from worker.bench import main
+from worker.benchmarks.bars import Bar, table
+from worker.benchmarks.clock import Times, take_turns
 from worker.benchmarks.counting_server import stamped
+from worker.benchmarks.emulated import PRESENT, draw, stand
+from worker.benchmarks.growth import charts
 from worker.benchmarks.stage import bench_stage, blotches
 from worker.benchmarks.throughput import ratios
+from worker.benchmarks.two_stage import Crops, proposals
 from worker.images import ImageLimits, decode_image
+from worker.segmentation.shape import pixel_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = ImageLimits(most_bytes=10_000_000, most_pixels=10_000_000, timeout_s=5, allow_private=False)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_ratios_leave_the_machine_out() -> None:
@@ -56,6 +70,98 @@ def test_the_counting_server_is_read_by_our_own_client() -> None:
         assert task.versions == {"v"}
         told = stage.counted()
         assert (told["posts"], told["tasks"], told["duplicated"]) == (2, 1, 1)
+
+
+ENGINE = {
+    "model", "weights", "picture", "device", "threads", "encoder_ms", "image_to_regions_ms", "overhead", "images_per_s",
+    "shape_ms", "cache_hit_ms", "cache_hit_speedup", "regions", "one_stage_speedup", "one_stage_speedup_20",
+    "one_stage_speedup_50", "one_stage_speedup_100", "pamr_ms", "pamr_present_ms", "shape_speedup",
+    "shape_speedup_present", "labels_5_overhead", "labels_20_overhead", "labels_40_overhead", "labels_80_overhead",
+    "labels_300_overhead", "megapixels_0.25_overhead", "megapixels_1_overhead", "megapixels_4_overhead",
+    "megapixels_12_overhead", "labels_20_to_40", "memory_mb",
+}  # fmt: skip
+REGIONS = {f"{what}_{mask}_{unit}" for what in ("encode", "decode") for mask in ("smooth", "noisy")
+           for unit in ("ms", "speedup")} | {"sdk_decodes_alike"}  # fmt: skip
+TEXT = {"text_ms", "text_speedup", "text_start_ms", "text_restart_ms", "fingerprint_ms", "negatives"}
+
+
+def test_the_quick_bench_runs_every_figure_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its figures mean nothing; that all come out, of the real path, does."""
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps({"encoder_ms": 0.001, "model": "other", "unheard_of": 3.0}))
+    only = [argument for name in ("engine", "regions", "text") for argument in ("--only", name)]
+    arguments = ["--quick", *only, "--device", "cpu", "--json", "--compare", str(earlier)]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    told = json.loads(out)
+    assert set(told) == ENGINE | REGIONS | TEXT | {"compared"}
+    facts = {name: told[name] for name in ("model", "weights", "picture", "device", "threads")}
+    assert facts == {"model": "tiny", "weights": "random", "picture": "160x128", "device": "cpu", "threads": 1}
+    numbers = {name: value for name, value in told.items() if name not in facts and name != "compared"}
+    assert all(value > 0 for name, value in numbers.items() if name != "labels_20_to_40")
+    assert told["sdk_decodes_alike"] == 1
+    assert told["regions"] >= PRESENT
+    assert told["compared"] == {"encoder_ms": pytest.approx(told["encoder_ms"] / 0.001)}
+    assert set(charts(told)) == {"speed_labels", "speed_megapixels", "speed_stages"}
+
+
+@pytest.mark.parametrize(("text", "says"), [("", "cannot be read"), ("[1]", "holds no figures")])
+def test_a_file_that_cannot_be_compared_with_is_said(
+    text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert main(["--compare", str(tmp_path / "x.json"), "--only", "regions", "--quick"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_contestants_take_turns_and_ratios_pair_them() -> None:
+    order: list[str] = []
+    take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, turns=2, console=Console(quiet=True),
+               told="")  # fmt: skip
+    assert order == ["a", "b"] * 3
+    times = Times({"slow": [2.0, 20.0, 4.0], "fast": [1.0, 10.0, 1.0], "more": [1.0, 10.0, 1.0]})
+    assert times.ms("fast") == 1000
+    assert times.ratio("slow", "fast") == 2
+    assert times.total_ratio(["slow", "more"], "fast") == 3
+
+
+@pytest.mark.parametrize(
+    ("bar", "value", "verdict"),
+    [
+        (Bar(most=1.25), 1.25, "at most 1.25: met"), (Bar(most=1.25), 1.26, "at most 1.25: MISSED"),
+        (Bar(least=15), 15.0, "at least 15: met"), (Bar(least=15), 14.9, "at least 15: MISSED"),
+    ],
+)  # fmt: skip
+def test_a_bar_is_met_or_missed(bar: Bar, value: float, verdict: str) -> None:
+    assert bar.verdict(value) == verdict
+    assert verdict in table({"x": value, "model": "m"}, {"x": 1.5}, {"x": bar, "model": bar})
+
+
+def test_emulated_masks_are_those_of_a_model_with_its_usual_errors() -> None:
+    shown = stand(draw(224, 296), 20)
+    assert shown.head.told.shape == (21, 28, 37)
+    size = (shown.image.shape[0], shown.image.shape[1])
+
+    def miou(classes: NDArray[np.int16]) -> float:
+        there = [*range(PRESENT), 20]
+        return float(np.mean([((classes == c) & (shown.truth == c)).sum() / ((classes == c) | (shown.truth == c)).sum()
+                              for c in there]))  # fmt: skip
+
+    assert 0.6 < miou(pixel_classes(shown.head.told, size)[0]) < 0.9
+    assert miou(pixel_classes(shown.head.told, size, shown.image)[0]) > 0.8
+
+
+def test_two_stages_judge_each_crop_by_itself() -> None:
+    image = np.zeros((60, 90, 3), dtype=np.uint8)
+    for colour in range(3):
+        image[:, 30 * colour : 30 * (colour + 1), colour] = 255
+    crops = Crops(lambda pixels: pixels.mean(dim=(2, 3)), 8, torch.eye(3))
+    boxes = [(62, 5, 88, 50), (2, 0, 29, 60), (33, 20, 50, 30)] * 7
+    assert crops.classify(image, boxes).tolist() == [2, 0, 1] * 7
+    for left, top, right, bottom in proposals(100, 60, 90):
+        assert 0 <= left < right <= 90
+        assert 0 <= top < bottom <= 60
 
 
 def test_a_small_drain_loses_nothing() -> None:

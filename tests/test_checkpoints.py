@@ -20,6 +20,7 @@ from plugin_config.errors import ModelUnavailable
 from tests.models import TINY, random_model, write_config
 from worker.segmentation.checkpoints import load_model, resolve
 from worker.segmentation.encoder import Encoder
+from worker.segmentation.readouts import READOUTS
 from worker.segmentation.vit import interpolate_positions, token_features
 
 VIT = "ViT-B-16"
@@ -61,7 +62,7 @@ def test_tokens_are_those_of_the_model_as_users_load_it(shape: str, vit: tuple[A
     side = loaded.visual.conv1.kernel_size[0] * round((loaded.visual.positional_embedding.shape[0] - 1) ** 0.5)
     pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     wanted = loaded.encode_image(pixels)
-    found = token_features(loaded.visual, pixels, readout="standard")[:, 0]
+    found = token_features(loaded.visual, pixels, readout=READOUTS["standard"])[:, 0]
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     value = token_features(loaded.visual, pixels)
     assert value.shape[1:] == (loaded.visual.positional_embedding.shape[0], wanted.shape[1])
@@ -172,6 +173,17 @@ def test_weights_of_another_architecture_are_refused(tiny_name: str, tmp_path: P
     torch.save(open_clip.CLIP(**wider).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(ModelUnavailable, match="size mismatch"):
         load_model(f"{tiny_name}:{tmp_path}/weights.pt")
+
+
+def test_a_tokenizer_that_lacks_a_package_is_told_before_weights_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SigLIP's tokenizers come from transformers, which is no dependency."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    write_config(tmp_path, {**TINY, "text_cfg": {**TINY["text_cfg"], "hf_tokenizer_name": "some/tokenizer"}})
+    with pytest.raises(ModelUnavailable, match="tokenizer needs the package transformers") as caught:
+        load_model(f"local-dir:{tmp_path}")
+    assert "pip install transformers" in caught.value.remedy
 
 
 TOWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from worker.evaluate import main
 from worker.evaluation.boundaries import boundary_f, confusion, mean_iou
 from worker.evaluation.photographs import VOID, Photograph, clues, read_set
 from worker.evaluation.refine import OURS, PLAIN, calibrate
-from worker.evaluation.rivals import bilinear, guided_filter, oracle_fusion, pamr
+from worker.evaluation.rivals import FULL_DILATIONS, bilinear, guided_filter, oracle_fusion, pamr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -116,7 +117,10 @@ def test_void_pixels_are_not_judged() -> None:
     assert mean_iou(confusion(guess, truth, 2)) == 1
 
 
-@pytest.mark.parametrize("rival", [guided_filter, pamr], ids=["guided", "pamr"])
+PAMR_AS_PUBLISHED = partial(pamr, step=1, dilations=FULL_DILATIONS)
+
+
+@pytest.mark.parametrize("rival", [guided_filter, pamr, PAMR_AS_PUBLISHED], ids=["guided", "pamr", "pamr, all pixels"])
 def test_rivals_follow_a_clear_edge(rival: object) -> None:
     truth = square(17)
     image = np.where(truth[..., None] == 1, (200, 40, 40), (40, 160, 60)).astype(np.uint8)

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.models import noise, random_model
 from worker.segmentation.resnet import PATCH, dense_features, last_stage, project
-from worker.segmentation.towers import ResNetTower, VitTower, read_tower
+from worker.segmentation.towers import ConvTower, VitTower, read_tower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,7 +88,7 @@ def test_the_real_architectures_are_told_apart() -> None:
     """RN50 at its true size, on random weights: built, recognised and run."""
     model = random_model("RN50").eval()
     tower = read_tower(model.visual, "RN50")
-    assert isinstance(tower, ResNetTower)
+    assert isinstance(tower, ConvTower)
     assert (tower.patch, tower.native_size) == (8, 224)
     with torch.inference_mode():
         assert tower(torch.zeros(1, 3, 64, 96)).shape == (1, 8, 12, 1024)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def run(module: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "MODEL": "builtin", "ZEROMASK_DEVICE": "cpu", "OMP_NUM_THREADS": "1", **environ}
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    with tempfile.TemporaryDirectory() as state:
+        env.setdefault("ZEROMASK_STATE_DIR", state)
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def report(done: subprocess.CompletedProcess[str]) -> Any:
@@ -83,8 +86,9 @@ def test_every_image_gets_an_overlay_and_its_regions(pictures: list[Path], tmp_p
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """The environment of a call in this very process, which spares the seconds that torch takes to load."""
+    monkeypatch.setenv("ZEROMASK_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MODEL", "builtin")
     monkeypatch.setenv("ZEROMASK_DEVICE", "cpu")
     return monkeypatch
@@ -95,6 +99,7 @@ def test_plain_output_is_a_line_per_image(
 ) -> None:
     options = ["--labels", WORDS, "--output", "polygon", "--output-dir", str(tmp_path / "out")]
     assert segment([str(pictures[0]), *options]) == 0
+    assert len(list((tmp_path / "state" / "texts").iterdir())) == 1
     counts = r"\d+ red striped shape, \d+ green dotted shape"
     assert re.fullmatch(rf"{re.escape(str(pictures[0]))}: {counts} -> .*\n", capsys.readouterr().out)
 

@@ -78,8 +78,9 @@ def test_fine_posteriors_get_the_guided_step_alone() -> None:
     """What a head that has learned says on a grid of its own follows the outline, and keeps its posteriors."""
     image, truth = scene()
     logits = (coarse_of(truth, 3, 4) / 10).clamp(0.01, 0.99).log()
-    plain, _ = pixel_classes(logits, truth.shape, None)
-    found, confidence = pixel_classes(logits, truth.shape, image, method=FINE)
+    size = (truth.shape[0], truth.shape[1])
+    plain, _ = pixel_classes(logits, size, None)
+    found, confidence = pixel_classes(logits, size, image, method=FINE)
     before, after = (mean_iou(confusion(c.astype(np.int64), truth, 3)) for c in (plain, found))
     assert after > before + 0.02
     assert ((confidence > 0) & (confidence <= 1)).all()

@@ -33,6 +33,9 @@ def only_label(config: str) -> Label:
         pytest.param('value="c" prompt="car,van , truck"', "c", ("car", "van", "truck"), id="several prompts"),
         pytest.param('value="cat" prompt=" , "', "cat", ("cat",), id="empty prompt"),
         pytest.param('value="cat" prompt="dog" synonyms="pig"', "cat", ("dog",), id="prompt before synonyms"),
+        pytest.param('value="cat" hint="a small, furry\n pet."', "cat", ("cat", "cat, a small, furry pet"), id="hint"),
+        pytest.param('value="cat" hint=" . " synonyms="cat,tom"', "cat", ("cat", "tom"), id="empty hint, word twice"),
+        pytest.param('value="cat" prompt="tom,tom" hint="furry"', "cat", ("tom",), id="prompt before hint"),
         pytest.param('value="猫 &amp; 狗"', "猫 & 狗", ("猫 & 狗",), id="any script"),
     ],
 )
@@ -44,6 +47,13 @@ def test_words_of_a_label(attributes: str, key: str, texts: tuple[str, ...]) -> 
 @pytest.mark.parametrize(("kind", "stuff"), [("stuff", True), ("Stuff", True), ("thing", False), ("", False)])
 def test_stuff_is_told_by_kind(kind: str, stuff: bool) -> None:
     assert only_label(brush(f'<Label value="sky" kind="{kind}"/>')).stuff is stuff
+
+
+def test_segments_of_no_kind_are_an_error_with_a_remedy() -> None:
+    with pytest.raises(LabelingConfigError) as caught:
+        parse_vocabulary(brush('<Label value="sky"/>', attributes='segments="instances"'))
+    assert "'instances'" in str(caught.value)
+    assert "semantic, instance, panoptic" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -144,6 +154,7 @@ def test_the_hash_ignores_looks(attributes: str) -> None:
         pytest.param(brush('<Label value="cat"/><Label value="dog"/>'), id="new label"),
         pytest.param(brush('<Label value="cat" synonyms="tom"/>'), id="synonym"),
         pytest.param(brush('<Label value="cat" prompt="tom"/>'), id="prompt"),
+        pytest.param(brush('<Label value="cat" hint="furry"/>'), id="hint"),
         pytest.param(brush('<Label value="cat" alias="c"/>'), id="alias"),
         pytest.param(brush('<Label value="cat" kind="stuff"/>'), id="stuff"),
         pytest.param(brush('<Label value="cat"/>').replace("BrushLabels", "PolygonLabels"), id="output"),

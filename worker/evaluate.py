@@ -13,7 +13,7 @@ import torch
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.evaluation import compose, learn, refine
+from worker.evaluation import compose, learn, panoptic, refine
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Protocol:
 
 PROTOCOLS = (
     Protocol("compose", compose.MEANING, compose.add_arguments, compose.run),
+    Protocol("panoptic", panoptic.MEANING, panoptic.add_arguments, panoptic.run),
     Protocol("refine", refine.MEANING, refine.add_arguments, refine.run),
     Protocol("learn", learn.MEANING, learn.add_arguments, learn.run),
 )

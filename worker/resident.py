@@ -22,7 +22,6 @@ from plugin_config.settings import Settings
 from worker.images import ImageLimits
 from worker.leases import Leases
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 from worker.served import AdapterShelf
 
@@ -36,7 +35,8 @@ class Resident:
         learner: whether this process learns; else it predicts.
 
     Raises:
-        ModelUnavailable: the MODEL setting cannot be served.
+        ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served.
+        SettingsError: no refiner of that name is installed.
     """
 
     def __init__(self, settings: Settings, redis: Redis, *, learner: bool = False) -> None:
@@ -50,7 +50,7 @@ class Resident:
         self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self.presence = WorkerPresence(redis, learners=learner)
         self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-        self.segmenter = Segmenter(Encoder(settings.model, device=settings.device, short_side=settings.short_side))
+        self.segmenter = Segmenter.from_settings(settings)
         self.embeddings = EmbeddingCache(self.segmenter)
         self.adapters = AdapterShelf(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
         self.limits = ImageLimits.from_settings(settings)

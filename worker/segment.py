@@ -22,7 +22,6 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.images import ImageLimits, read_image
 from worker.overlay import draw_overlay
 from worker.results import encode_segments
-from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
 
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = Settings.from_env(os.environ)
         options = _parse(arguments, settings)
         vocabulary = vocabulary_of(options.words, options.output)
-        segmenter = Segmenter(Encoder(options.model, device=settings.device, short_side=settings.short_side))
+        segmenter = Segmenter.from_settings(settings, model=options.model)
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask segment: {error}", style="red", markup=False)

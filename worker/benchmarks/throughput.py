@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import open_clip
-import torch
 from rich.console import Console
 
 from plugin_config.errors import EnvironmentBroken
@@ -24,8 +22,9 @@ from plugin_config.processes import module_command
 from plugin_config.vocabulary import parse_vocabulary, version_name
 from worker.benchmarks.counting_server import CONFIG
 from worker.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
+from worker.benchmarks.weights import random_weights
 
-_MODEL, _SIDE = "ViT-B-16", 336
+_SIDE = 336
 _TASKS = 1_000_000
 _AT_ONCE = 400
 _LEAST_POSTS = 5
@@ -61,14 +60,6 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
     bare = medians["compute_2"] / medians["compute_1"]
     found = {"queue_efficiency": medians["worker_1"] / medians["compute_1"], "scaling_2": 2 * workers / bare}
     return {**found, **{f"{name}_images_per_s": rate for name, rate in medians.items()}}
-
-
-def random_weights(folder: Path) -> str:
-    """A ViT-B-16 that has learned nothing, as a checkpoint; returns the MODEL setting that names it."""
-    torch.manual_seed(0)
-    path = folder / "random.pt"
-    torch.save(open_clip.create_model(_MODEL, pretrained=None, load_weights=False).state_dict(), path)
-    return f"{_MODEL}:{path}"
 
 
 def _bare(count: int, model: str, picture: Path, seconds: float) -> float:

@@ -6,13 +6,14 @@ The same generator state draws the same scene, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.builtin.painting import Bytes, ground, mix_tones, outline, outline_area, pattern
+from worker.builtin.painting import Bytes, ground, mix_tones, outline_area, pattern
+from worker.builtin.silhouettes import Pose, Silhouette, random_pose, silhouette_of
 from worker.builtin.world import BACKGROUND, STUFF, Split, Thing, caption, parse_label, random_thing
 
 
@@ -115,23 +116,47 @@ def draw_apart(
         radius = float(np.sqrt(area / (outline_area(thing.shape) * stretch)))
         room = np.maximum(np.array(size[::-1]) / 4 - 1.1 * radius * max(1.0, stretch), 0.0)
         centre = (np.array([quarter % 2, quarter // 2]) + 0.5) * np.array(size[::-1]) / 2 + rng.uniform(-room, room)
-        pose = _Pose(radius, stretch, rng.uniform(0, 2 * np.pi), centre)
-        _paint(rng, thing, image, instances, number, unit, _silhouette(thing.shape, instances.shape, pose))
+        pose = Pose(radius, stretch, rng.uniform(0, 2 * np.pi), centre)
+        _paint(rng, thing, image, instances, number, unit, silhouette_of(thing.shape, instances.shape, pose))
     return Scene(_light(rng, image), instances, tuple(things), stuff)
 
 
-@dataclass(frozen=True)
-class _Pose:
-    """Where an outline lies: its unit disc's radius in pixels, stretch along its own y, angle, (x, y) of its centre."""
+def draw_touching(
+    rng: np.random.Generator, size: tuple[int, int], groups: Sequence[Sequence[Thing]], alike: Sequence[bool], *,
+    unit: float,
+) -> Scene:  # fmt: skip
+    """Draw groups of things: each but the first of a group borders one before it, or hides up to a quarter of it.
 
-    radius: float
-    stretch: float
-    angle: float
-    centre: NDArray[np.float64]
+    A thing that finds no such place is left out.
 
-
-_Silhouette = tuple[NDArray[np.bool_], tuple[slice, slice]]
-"""(h, w) mask inside the image, and the (rows, columns) of the image it covers."""
+    Args:
+        rng: source of chance.
+        size: (H, W) in pixels.
+        groups: what to paint, first to last.
+        alike: for each group whether its things have the same tones; else each has its own of its colour.
+        unit: pixels an object's size is relative to.
+    """
+    image, stuff = _paint_ground(rng, size, unit)
+    instances = np.zeros(size, dtype=np.int32)
+    placed: list[Thing] = []
+    for group, same in zip(groups, alike, strict=True):
+        tones = mix_tones(rng, group[0].colour) if same else None
+        poses: list[Pose] = []
+        for thing in group:
+            for _ in range(12):
+                pose = random_pose(rng, size, unit)
+                if poses:
+                    moved = _move_to_touch(rng, thing, pose, poses[int(rng.integers(len(poses)))], instances)
+                    if moved is None:
+                        continue
+                    pose = moved
+                silhouette = silhouette_of(thing.shape, size, pose)
+                if _has_room(silhouette, instances, unit, others=0.25 if poses else 0.0):
+                    placed.append(thing)
+                    poses.append(pose)
+                    _paint(rng, thing, image, instances, len(placed), unit, silhouette, tones)
+                    break
+    return Scene(_light(rng, image), instances, tuple(placed), stuff)
 
 
 def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) -> tuple[Bytes, Bytes]:
@@ -156,7 +181,7 @@ def _place(
 ) -> bool:
     """Paint one thing where it hides no earlier one by more than a third; False when no such place turned up."""
     for _ in range(6):
-        mask, window = _silhouette(thing.shape, instances.shape, _random_pose(rng, instances.shape, unit))
+        mask, window = silhouette_of(thing.shape, instances.shape, random_pose(rng, instances.shape, unit))
         under = instances[window][mask]
         if under.size < 0.02 * unit**2 or np.count_nonzero(under) > 0.25 * under.size:
             continue
@@ -167,37 +192,41 @@ def _place(
     return False
 
 
+def _move_to_touch(
+    rng: np.random.Generator, thing: Thing, pose: Pose, mate: Pose, instances: NDArray[np.int32]
+) -> Pose | None:
+    """Slide a thing towards its mate from a random side until it meets whatever lies there, then up to 0.3 radii on."""
+    angle = rng.uniform(0, 2 * np.pi)
+    way = np.array([np.cos(angle), np.sin(angle)])
+    reach, further = pose.radius + mate.radius, rng.uniform(0, 0.3) * pose.radius
+    for distance in np.linspace(1.3 * reach, 0, 40):
+        there = replace(pose, centre=mate.centre + distance * way)
+        if not ((there.centre > 0) & (there.centre < instances.shape[::-1])).all():
+            continue
+        mask, window = silhouette_of(thing.shape, instances.shape, there)
+        if instances[window][mask].any():
+            return replace(pose, centre=mate.centre + max(0.0, distance - further) * way)
+    return None
+
+
+def _has_room(silhouette: Silhouette, instances: NDArray[np.int32], unit: float, *, others: float) -> bool:
+    """Whether a thing shows enough of itself and hides no earlier one by more than the share `others`."""
+    mask, window = silhouette
+    under = instances[window][mask]
+    if under.size < 0.05 * unit**2:
+        return False
+    return all(np.count_nonzero(under == k) <= others * np.count_nonzero(instances == k) for k in np.unique(under) if k)
+
+
 def _paint(
     rng: np.random.Generator, thing: Thing, image: Bytes, instances: NDArray[np.int32], number: int, unit: float,
-    silhouette: _Silhouette,
+    silhouette: Silhouette, tones: Bytes | None = None,
 ) -> None:  # fmt: skip
     mask, window = silhouette
-    tones = mix_tones(rng, thing.colour)
+    tones = mix_tones(rng, thing.colour) if tones is None else tones
     skin = tones[pattern(rng, thing.texture, (mask.shape[0], mask.shape[1]), unit).astype(np.uint8)]  # (h, w, 3)
     np.copyto(image[window], skin, where=mask[..., None])
     instances[window][mask] = number
-
-
-def _random_pose(rng: np.random.Generator, size: tuple[int, ...], unit: float) -> _Pose:
-    """Any angle and a size of 0.3 to 0.62 units, its centre far enough inside to show most of it."""
-    radius, angle = 0.5 * unit * rng.uniform(0.3, 0.62), rng.uniform(0, 2 * np.pi)
-    stretch = rng.uniform(0.85, 1.15)
-    centre = rng.uniform(0.6 * radius, np.maximum([size[1] - 0.6 * radius, size[0] - 0.6 * radius], 0.6 * radius + 1))
-    return _Pose(radius, stretch, angle, centre)
-
-
-def _silhouette(shape: str, size: tuple[int, ...], pose: _Pose) -> _Silhouette:
-    """Turn, stretch and place an outline, cut off at the image's edge."""
-    cos, sin = np.cos(pose.angle), np.sin(pose.angle)
-    turn = np.array([[cos, sin], [-sin, cos]])
-    scale = np.array([1.0, pose.stretch]) * pose.radius
-    contours = [(part * scale) @ turn + pose.centre for part in outline(shape)]
-    low = np.maximum(np.floor(contours[0].min(axis=0)).astype(int), 0)
-    high = np.minimum(np.ceil(contours[0].max(axis=0)).astype(int) + 1, [size[1], size[0]])
-    mask = np.zeros((max(int(high[1] - low[1]), 1), max(int(high[0] - low[0]), 1)), dtype=np.uint8)
-    cv2.fillPoly(mask, [np.round((part - low) * 16).astype(np.int32) for part in contours], 1, cv2.LINE_8, 4)
-    top, left = int(low[1]), int(low[0])
-    return mask.astype(np.bool_), (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
 
 
 def _light(rng: np.random.Generator, image: Bytes) -> Bytes:

@@ -30,7 +30,7 @@ from worker.builtin.world import COLOURS, SHAPES, TEXTURES
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.shape import pixel_classes
-from worker.segmentation.text import BACKGROUND, TEMPLATES, TextEncoder
+from worker.segmentation.text import TEMPLATES, TextEncoder
 
 MEANING = "held-out pairs of the drawn world against oracles that know one attribute"
 WORDS = {"colour": COLOURS, "texture": TEXTURES, "shape": SHAPES}
@@ -120,7 +120,7 @@ class Judge:
             self.figures.hits.setdefault(kind, []).append(guess == words.index(getattr(target, kind)))
 
     def _logits(self, embedding: ImageEmbedding, labels: Sequence[str], texts: TextEncoder) -> Tensor:
-        classes = texts.classes([*((label,) for label in labels), (BACKGROUND,)])
+        classes = texts.with_background([(label,) for label in labels])
         scale, bias = self._encoder.logit_scale, self._encoder.logit_bias
         return zero_shot_logits(embedding.features, classes, scale=scale, bias=bias).cpu()
 

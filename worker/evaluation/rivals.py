@@ -5,7 +5,7 @@ They must not know the truth, save for the oracle, which is named as such.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from worker.segmentation.guided import fit_local_lines
 from worker.segmentation.pictures import rgb_picture, rgb_rows
 
 _GUIDED_STEP, _GUIDED_RADIUS, _GUIDED_SMOOTHNESS = 4, 6, 1e-3  # 24 pixels of the full picture
-_PAMR_DILATIONS, _PAMR_ROUNDS = (1, 2, 4, 8, 12), 10
+_HALF_DILATIONS, _PAMR_ROUNDS = (1, 2, 4, 8, 12), 10
+FULL_DILATIONS = (1, 2, 4, 8, 12, 24)
+"""Reach of PAMR's neighbours in pixels, as published."""
 Image = NDArray[np.uint8]
 
 
@@ -35,26 +37,33 @@ def guided_filter(coarse: Tensor, image: Image) -> Tensor:
     return fit_local_lines(small, guide, radius=_GUIDED_RADIUS, smoothness=_GUIDED_SMOOTHNESS).at(rgb_rows(image))
 
 
-def pamr(coarse: Tensor, image: Image) -> Tensor:
-    """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020) at half resolution, 10 rounds, (C, H, W)."""
-    grid = (max(2, image.shape[0] // 2), max(2, image.shape[1] // 2))
-    colour = rgb_picture(image, grid)
-    around = torch.stack(list(_ring(colour)))  # (n, 3, h, w)
+def pamr(coarse: Tensor, image: Image, *, step: int = 2, dilations: Sequence[int] = _HALF_DILATIONS) -> Tensor:
+    """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020), 10 rounds, (C, H, W).
+
+    Args:
+        coarse: (C, h, w) float32 patch logits.
+        image: (H, W, 3) uint8 RGB.
+        step: pixels of the picture to one of those worked on; 1 = full resolution.
+        dilations: reach of the neighbours, in pixels worked on.
+    """
+    grid = (max(2, image.shape[0] // step), max(2, image.shape[1] // step))
+    colour = rgb_picture(image, grid).to(coarse.device)
+    around = torch.stack(list(_ring(colour, dilations)))  # (n, 3, h, w)
     unlike = (around - colour).abs() / (0.1 * around.std(dim=0) + 1e-8)
     weight = torch.softmax(-unlike.mean(dim=1), dim=0)
     mask = F.interpolate(coarse[None], size=grid, mode="bilinear", align_corners=False)[0].softmax(dim=0)
     for _ in range(_PAMR_ROUNDS):
         moved = torch.zeros_like(mask)
-        for share, neighbour in zip(weight, _ring(mask), strict=True):
+        for share, neighbour in zip(weight, _ring(mask, dilations), strict=True):
             moved.addcmul_(share, neighbour)
         mask = moved
     return bilinear(mask, image)
 
 
-def _ring(values: Tensor) -> Iterator[Tensor]:
+def _ring(values: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
     """Values of the eight neighbours at every dilation, (K, h, w) each."""
     height, width = values.shape[-2:]
-    for reach in _PAMR_DILATIONS:
+    for reach in dilations:
         wide = F.pad(values[None], (reach,) * 4, mode="replicate")[0]
         for row in range(3):
             for column in range(3):

@@ -104,7 +104,7 @@ def _train(lesson: Lesson, members: int, training: Training, blinded: Sequence[B
         for group in optimiser.param_groups:
             group["lr"] = training.rate * _pace((step + 1) / training.steps)
         rows = drawn[:, step]
-        inputs = lesson.inputs[rows]
+        inputs = lesson.inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)
         for columns, often in blinded:
             inputs[..., columns] *= (torch.rand(*rows.shape, 1) >= often).float()
         logits = lesson.offset[rows] + net(inputs, dropout=training.dropout)

@@ -82,7 +82,7 @@ class Sight:
         grid = cells((image.shape[0], image.shape[1]))
         if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
             return grow(scene.logits, grid)
-        return refine_logits(scene.logits, resize(image, grid))
+        return refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
 
     def picture(self, scene: Scene, image: NDArray[np.uint8], view: View, said: Tensor) -> Picture:
         """What is seen of a view of a scene, cell by cell.

@@ -1,85 +1,133 @@
-"""Pixel classes -> segments: things one by one, stuff as one, specks dropped, each with a score.
+"""Pixel classes -> segments: things one by one, stuff as one, specks gone, each with a calibrated score.
 
 It must not know about text or region formats.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALLEST_SHARE = 0.0005  # of the image: below this a component is noise of a few patches
+from worker.segmentation.acceptance import ACCEPTANCE_RULE, SegmentEvidence, Witness
+from worker.segmentation.splitting import CUT_RULE, CutRule, parts_of
+from worker.segmentation.tidying import Window, class_parts, present_classes, tidy
+
+log = logging.getLogger(__name__)
+
+_SMALLEST_SHARE = 0.0005  # of the image: below this a part is noise of a few patches
 _MOST_SEGMENTS = 100  # browsers choke on more brush regions than this
+_MOST_CUT = 24  # components looked at for touching things, the largest: more would take too long
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A class to be drawn, and whether all of it makes one segment (stuff) or each thing its own."""
+
+    index: int
+    stuff: bool
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One connected thing, or all of one kind of stuff.
+    """One thing, or all of one kind of stuff.
 
     Attributes:
         index: class the pixels belong to.
+        stuff: whether it is all of its class.
         mask: (H, W) bool, pixels of the image.
-        score: mean posterior of the class inside the mask, in [0, 1].
+        score: how likely an annotator accepts it as it is (IoU of 0.75 and more), in (0, 1).
+        evidence: what the score was made from.
     """
 
     index: int
+    stuff: bool
     mask: NDArray[np.bool_]
     score: float
+    evidence: SegmentEvidence
 
 
 @dataclass(frozen=True)
-class _Component:
-    """Parts of one class that make a segment, as numbered by OpenCV, and their area in pixels."""
+class _Piece:
+    """Pixels of one wanted class: (h, w) bool `mask` within the `window` of the image, and how sure its cuts are."""
 
-    index: int
-    parts: tuple[int, ...]
+    wanted: Wanted
+    mask: NDArray[np.bool_]
+    window: Window
     area: int
+    sureness: float = np.inf
 
 
 def assemble(
-    classes: NDArray[np.int16], confidence: NDArray[np.float32], stuff: Sequence[bool]
+    classes: NDArray[np.int16],
+    confidence: NDArray[np.float32],
+    wanted: Sequence[Wanted],
+    image: NDArray[np.uint8] | None = None,
+    *,
+    rule: CutRule | None = CUT_RULE,
 ) -> list[Segment]:
-    """Cut the class map into segments.
+    """Cut the class map into segments. Those of one kind, things or stuff, never overlap.
 
     Args:
-        classes: (H, W) class of each pixel; indices beyond `stuff` are background.
+        classes: (H, W) class of each pixel; those that are not wanted are background.
         confidence: (H, W) posterior of that class.
-        stuff: for each class whether it is uncountable, hence one segment.
+        wanted: what to draw; a class may be wanted both ways.
+        image: (H, W, 3) uint8 RGB, by which things that touch are told apart; None = each component is one thing.
+        rule: when to cut what touches; None leaves components whole, which only comparisons want.
 
     Returns:
-        At most 100 segments, the largest ones, ordered by class and then by size.
+        At most 100 segments, the largest ones, ordered as `wanted` and then by size, largest first.
     """
     smallest = max(1, round(_SMALLEST_SHARE * classes.size))
-    found: list[_Component] = []
-    for index, is_stuff in enumerate(stuff):
-        parts, areas = _components(classes == index, smallest)
-        if is_stuff and parts:
-            found.append(_Component(index, tuple(parts), sum(areas)))
-        elif not is_stuff:
-            found += [_Component(index, (part,), area) for part, area in zip(parts, areas, strict=True)]
-    # Only the masks that are kept are ever made: a noisy image has thousands of components.
-    kept = sorted(sorted(found, key=lambda part: -part.area)[:_MOST_SEGMENTS], key=lambda part: part.index)
-    return list(_cut_out(kept, classes, confidence))
+    tidied = tidy(classes, smallest=smallest)
+    present = set(present_classes(tidied))  # of hundreds of labels a picture has a handful
+    pieces = [piece for each in wanted if each.index in present for piece in _pieces(tidied, each, smallest)]
+    if image is not None and rule is not None:
+        pieces = list(_things_apart(pieces, image, smallest, rule))
+    pieces.sort(key=lambda piece: -piece.area)
+    if len(pieces) > _MOST_SEGMENTS:
+        log.warning("%d segments found; the %d largest are kept", len(pieces), _MOST_SEGMENTS)
+    order = {each: place for place, each in enumerate(wanted)}
+    kept = sorted(pieces[:_MOST_SEGMENTS], key=lambda piece: order[piece.wanted])
+    witness = Witness(confidence, image)
+    return [_segment(piece, witness, classes.shape) for piece in kept]
 
 
-def _cut_out(
-    kept: Sequence[_Component], classes: NDArray[np.int16], confidence: NDArray[np.float32]
-) -> Iterator[Segment]:
-    for index, components in groupby(kept, key=lambda part: part.index):
-        _, numbered = cv2.connectedComponents((classes == index).astype(np.uint8), connectivity=8)
-        for component in components:
-            mask = np.isin(numbered, component.parts) if len(component.parts) > 1 else numbered == component.parts[0]
-            yield Segment(index, mask, float(confidence[mask].mean()))
+def _pieces(classes: NDArray[np.int16], wanted: Wanted, smallest: int) -> Iterator[_Piece]:
+    """The connected parts of a class that are large enough; all of them as one where it is stuff."""
+    parts = class_parts(classes, wanted.index, smallest=smallest)
+    if not wanted.stuff:
+        yield from (_Piece(wanted, mask, window, area) for mask, window, area in parts)
+    elif parts:
+        whole = np.zeros(classes.shape, dtype=np.bool_)
+        for mask, window, _ in parts:
+            whole[window] |= mask
+        everywhere = (slice(0, whole.shape[0]), slice(0, whole.shape[1]))
+        yield _Piece(wanted, whole, everywhere, sum(area for _, _, area in parts))
 
 
-def _components(mask: NDArray[np.bool_], smallest: int) -> tuple[list[int], list[int]]:
-    """Numbers and areas of the connected parts that are large enough, the largest first."""
-    count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    kept = sorted((part for part in range(1, count) if areas[part] >= smallest), key=lambda part: -int(areas[part]))
-    return kept, [int(areas[part]) for part in kept]
+def _things_apart(
+    pieces: Sequence[_Piece], image: NDArray[np.uint8], smallest: int, rule: CutRule
+) -> Iterator[_Piece]:
+    """Things that touch, cut apart; parts too small to be things are lost."""
+    largest = sorted((piece.area for piece in pieces if not piece.wanted.stuff), reverse=True)
+    least = largest[_MOST_CUT - 1] if len(largest) > _MOST_CUT else 0
+    for piece in pieces:
+        if piece.wanted.stuff or piece.area < least:
+            yield piece
+            continue
+        for part in parts_of(piece.mask, image[piece.window], rule):
+            area = int(np.count_nonzero(part.mask))
+            if area >= smallest:
+                yield _Piece(piece.wanted, part.mask, piece.window, area, part.sureness)
+
+
+def _segment(piece: _Piece, witness: Witness, size: tuple[int, ...]) -> Segment:
+    evidence = witness.evidence(piece.mask, piece.window, piece.sureness)
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[piece.window] = piece.mask
+    score = ACCEPTANCE_RULE.probability(evidence, stuff=piece.wanted.stuff)
+    return Segment(piece.wanted.index, piece.wanted.stuff, mask, score, evidence)

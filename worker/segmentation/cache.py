@@ -53,4 +53,5 @@ class EmbeddingCache:
 
 
 def _bytes(embedding: ImageEmbedding) -> int:
-    return embedding.features.numel() * embedding.features.element_size()
+    held = [embedding.features] if embedding.affinity is None else [embedding.features, embedding.affinity]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)

@@ -33,6 +33,7 @@ _OFFLINE = (
     "Where there is no network, fetch the weights elsewhere and set MODEL to the file or to local-dir:FOLDER; "
     "MODEL=builtin needs none but knows drawn shapes only."
 )
+_TOKENIZER = "Install it beside Zeromask: .venv/bin/python -m pip install transformers sentencepiece."
 _MEND = "Check that the file is whole and of that architecture; write it with torch.save(model.state_dict(), FILE)."
 
 
@@ -65,10 +66,13 @@ def load_model(model: str) -> tuple[Any, Any]:
         log.info("model %s: weights that are not in the cache yet are fetched now", model)
     try:
         with _quiet():
+            tokenizer = open_clip.get_tokenizer(source.name)  # first: what it lacks is known before weights are fetched
             network = open_clip.create_model(
                 source.name, pretrained=source.pretrained, require_pretrained=True, force_quick_gelu=source.quick_gelu
             )
-            tokenizer = open_clip.get_tokenizer(source.name)
+    except ModuleNotFoundError as error:
+        problem = f"its tokenizer needs the package {error.name}, which is not installed"
+        raise ModelUnavailable(f"model {model}", problem, _TOKENIZER) from error
     except LOADING_ERRORS as error:
         remedy = _OFFLINE if source.fetched else _MEND
         problem = f"its weights cannot be loaded ({loading_problem(error)})"

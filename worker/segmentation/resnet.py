@@ -14,23 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.segmentation.readouts import Proxy, spread
+
 PATCH = 8  # pixels from one feature to the next
 # Averaging a patch with its lower right neighbour moves what a feature speaks for by half a patch; entering the picture
 # as much later moves it back.
 _SHIFT = PATCH // 2
 
 
-def dense_features(visual: Any, pixels: Tensor) -> Tensor:
+def dense_features(visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None) -> Tensor:
     """Project every place of the last stage into the space shared with the text.
 
     Args:
         visual: open_clip's `ModifiedResNet` with an attention pool.
         pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of 8.
+        proxy: how the values of places are averaged by another tower's features; None = each place alone.
+        proxies: (B, H / 8, W / 8, P) features of that tower, for a proxy.
 
     Returns:
         (B, H / 8, W / 8, D) features, not normalised.
     """
-    return project(visual, last_stage(visual, pixels))
+    features = project(visual, last_stage(visual, pixels))
+    if proxy is None or proxies is None:
+        return features
+    # Nothing bends between a value and its feature, so averaging the features averages the values.
+    return spread(proxy, proxies.flatten(1, 2), features.flatten(1, 2)).reshape(features.shape)
 
 
 def last_stage(visual: Any, pixels: Tensor) -> Tensor:

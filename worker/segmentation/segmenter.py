@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.segmentation.assembly import Segment, assemble
+from worker.segmentation.assembly import Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
+from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
-from worker.segmentation.text import BACKGROUND, TextEncoder
+from worker.segmentation.text import TextEncoder
+from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,27 @@ class Segmenter:
 
     Args:
         encoder: the model.
+        store: keeps text embeddings beyond this process; None = in memory alone.
+        refiner: a model of the SAM family that may redraw things; None = none.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(
+        self, encoder: Encoder, *, store: TextStore | None = None, refiner: MaskRefiner | None = None
+    ) -> None:
         self.encoder = encoder
-        self._texts = TextEncoder(encoder)
+        self._refiner = refiner
+        self._texts = TextEncoder(encoder, store=store)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
+        """As the settings say; `model` goes ahead of theirs.
+
+        Raises:
+            ModelUnavailable: the model, its tower or the refiner cannot be loaded.
+        """
+        encoder = Encoder.from_settings(settings, model=model)
+        store = TextStore(settings.state_path / TEXTS_FOLDER)
+        return cls(encoder, store=store, refiner=load_refiner(settings.refiner, device=settings.device))
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """The costly half, once per image: (H, W, 3) uint8 RGB each."""
@@ -72,13 +91,15 @@ class Segmenter:
         scene = self.look(embedding, vocabulary.words, image)
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
-        stuff = [any(label.stuff for label in vocabulary.labels if label.texts == texts) for texts in words]
-        found = assemble(pixels, confidence, stuff)
+        wanted = dict.fromkeys(Wanted(words.index(label.texts), label.stuff) for label in vocabulary.labels)
+        found = assemble(pixels, confidence, list(wanted), image)
+        if self._refiner is not None and image is not None:
+            found = refine_things(found, confidence, image, self._refiner)
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
             for label in vocabulary.labels
-            if label.texts == words[segment.index]
+            if (label.texts, label.stuff) == (words[segment.index], segment.stuff)
         ]
         return Segmentation(tuple(segments), _overall_score(found, confidence))
 
@@ -92,7 +113,7 @@ class Segmenter:
         """
         if image is not None and image.shape[:2] != embedding.size:
             raise ValueError(f"image must be of size {embedding.size} as it was embedded, got {image.shape[:2]}")
-        classes = self._texts.classes([*words, (BACKGROUND,)])
+        classes = self._texts.with_background(words)
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
@@ -107,13 +128,17 @@ class Segmenter:
         """
         logits = _logits(scene, head)
         method = FINE if logits.shape[1] > scene.logits.shape[1] else ADAPTIVE
-        return pixel_classes(logits, scene.embedding.size, scene.image if outlines else None, method=method)
+        embedding = scene.embedding
+        image = scene.image if outlines else None
+        return pixel_classes(logits, embedding.size, image, embedding.affinity, method=method)
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
-        """Labels whose texts hold words the model was never trained on, with those words."""
-        unknown = {label.key: [w for text in label.texts for w in self.encoder.unknown_words(text)]
-                   for label in vocabulary.labels}  # fmt: skip
-        return {key: words for key, words in unknown.items() if words}
+        """Labels none of whose texts the model can read: each holds words that it was never trained on. These words."""
+        return {
+            label.key: [word for text in label.texts for word in self.encoder.unknown_words(text)]
+            for label in vocabulary.labels
+            if not any(map(self._texts.readable, label.texts))
+        }
 
 
 def _logits(scene: Scene, head: Head | None) -> Tensor:

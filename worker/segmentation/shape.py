@@ -23,6 +23,7 @@ from worker.segmentation.propagation import CELLS, propagate
 from worker.segmentation.spectral import low_pass
 
 _STRIP_VALUES = 16_000_000  # floats held at once, 64 MB
+_CPU_STRIP_VALUES = 4_000_000  # more leave the processor's cache
 _WORKING_SIDE = 512  # pixels of the picture that the graphs are made from
 _CHANCE = 0.1  # a class that reaches this share in no patch is not there
 _MOST_REFINED = 24
@@ -112,29 +113,27 @@ def pixel_classes(
         refined = _Refined.of(coarse, image, features, method)
         names, strips = refined.classes, refined.strips(image)
     for part, logits in strips:
-        best, index = logits.softmax(dim=0).max(dim=0)
+        best, index = logits.max(dim=0)
         classes[part] = names[index].to(torch.int16).cpu().numpy()
-        confidence[part] = best.cpu().numpy()
+        confidence[part] = logits.sub_(best).exp_().sum(dim=0).reciprocal_().cpu().numpy()
     return classes, confidence
 
 
 @dataclass(frozen=True)
 class _Refined:
-    """Refined shares of all refined classes but the last, as lines of the colours.
+    """Refined logits of the classes refined.
 
     Attributes:
         classes: (n,) int64 index of each refined class.
-        values: (n - 1, h', w') float32 shares of cells.
+        values: (n, h', w') float32 logits of cells.
         lines: the same as lines of the pixels' colours, or None.
         size: (H, W) of the image.
-        sureness: what a share is worth in logits.
     """
 
     classes: Tensor
     values: Tensor
     lines: LocalLines | None
     size: tuple[int, int]
-    sureness: float
 
     @classmethod
     def of(cls, coarse: Tensor, image: NDArray[np.uint8], features: Tensor | None, method: Method) -> _Refined:
@@ -155,7 +154,7 @@ class _Refined:
         if method.guided:
             guide = rgb_picture(small, grid).to(coarse.device)
             lines = fit_local_lines(values, guide, radius=_RADIUS, smoothness=_SMOOTHNESS)
-        return cls(classes, values, lines, (image.shape[0], image.shape[1]), evidence.sureness)
+        return cls._in_logits(classes, values, lines, (image.shape[0], image.shape[1]), evidence.sureness)
 
     @classmethod
     def _of_fine(cls, logits: Tensor, small: NDArray[np.uint8], size: tuple[int, int]) -> _Refined:
@@ -164,22 +163,34 @@ class _Refined:
         values = posterior[classes[:-1]]
         guide = rgb_picture(small, (logits.shape[1], logits.shape[2])).to(logits.device)
         lines = fit_local_lines(values, guide, radius=_RADIUS, smoothness=_SMOOTHNESS)
-        ahead = logits.topk(2, dim=0).values
-        return cls(classes, values, lines, size, sure_by(ahead))
+        return cls._in_logits(classes, values, lines, size, sure_by(logits.topk(2, dim=0).values))
+
+    @classmethod
+    def _in_logits(
+        cls, classes: Tensor, values: Tensor, lines: LocalLines | None, size: tuple[int, int], sureness: float
+    ) -> _Refined:
+        """Of the last class too, which is what the others leave: all that follows is linear, and here cells are few."""
+        if lines is not None:
+            slope = torch.cat([lines.slope, -lines.slope.sum(dim=1, keepdim=True)], dim=1)
+            lines = LocalLines(slope.mul_(sureness), _with_the_rest(lines.offset).mul_(sureness))
+        return cls(classes, _with_the_rest(values).mul_(sureness), lines, size)
 
     def rows(self, image: NDArray[np.uint8], part: slice) -> Tensor:
         """(n, rows, W) float32 logits of a strip of rows."""
         if self.lines is None:
-            shares = grow_rows(self.values, part, self.size)
-        else:
-            shares = self.lines.at(rgb_rows(image[part]).to(self.values.device), part, self.size[0])
-        return torch.cat([shares, 1 - shares.sum(dim=0, keepdim=True)]).mul_(self.sureness)
+            return grow_rows(self.values, part, self.size)
+        return self.lines.at(rgb_rows(image[part]).to(self.values.device), part, self.size[0])
 
     def strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
         """All rows in strips of bounded size."""
         floats = 6 * len(self.classes) + 3  # per pixel: slopes, offset, shares, posterior; colour
-        for part in _parts(self.size, floats):
+        for part in _parts(self.size, floats, self.values.device):
             yield part, self.rows(image, part)
+
+
+def _with_the_rest(shares: Tensor) -> Tensor:
+    """(n, ...) shares of all classes out of those (n - 1, ...) of all but the last."""
+    return torch.cat([shares, 1 - shares.sum(dim=0, keepdim=True)])
 
 
 def _with_a_chance(likely: Tensor) -> Tensor:
@@ -198,12 +209,13 @@ def _eigen_strength(evidence: Evidence, trust: float) -> float:
 
 
 def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
-    for part in _parts(size, len(coarse)):
+    for part in _parts(size, len(coarse), coarse.device):
         yield part, grow_rows(coarse, part, size)
 
 
-def _parts(size: tuple[int, int], floats: int) -> Iterator[slice]:
-    strip = max(1, _STRIP_VALUES // (floats * size[1]))
+def _parts(size: tuple[int, int], floats: int, device: torch.device) -> Iterator[slice]:
+    values = min(_STRIP_VALUES, _CPU_STRIP_VALUES) if device.type == "cpu" else _STRIP_VALUES
+    strip = max(1, values // (floats * size[1]))
     for start in range(0, size[0], strip):
         yield slice(start, min(start + strip, size[0]))
 

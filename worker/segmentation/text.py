@@ -1,10 +1,12 @@
-"""Label words -> embeddings: prompt templates, several texts per label, the background, a cache.
+"""Label words -> embeddings: prompt templates, several texts per label, the background with its negatives, a cache.
 
 It must not know about images.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.segmentation.encoder import Encoder
+from worker.segmentation.negatives import NEGATIVE_WORDS, free_negatives, named_by
+from worker.segmentation.text_store import TextStore
 
 # Averaging over phrasings steadies an embedding (Radford et al. 2021, section 3.1.4); a handful is most of the gain.
 TEMPLATES = ("{}", "a photo of a {}.", "a photo of the {}.", "a photo of many {}.", "there is a {} in the scene.")
@@ -36,28 +40,97 @@ class TextClasses:
 
 
 class TextEncoder:
-    """Holds the embeddings of every text seen, so that a label costs one encoding in its life."""
+    """Holds the embeddings of every text seen, so that a label costs one encoding in its life.
 
-    def __init__(self, encoder: Encoder, *, templates: Sequence[str] = TEMPLATES) -> None:
+    Args:
+        encoder: the model.
+        templates: phrasings, each with one `{}`; a text's embedding is their mean.
+        store: keeps embeddings beyond this process; None = they die with it.
+        negatives: words for the background; see `with_background`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        templates: Sequence[str] = TEMPLATES,
+        store: TextStore | None = None,
+        negatives: Sequence[str] = NEGATIVE_WORDS,
+    ) -> None:
         self._encoder = encoder
         self._templates = tuple(templates)
+        self._store = store
+        self._store_key = ""
         self._cache: dict[str, Tensor] = {}
+        self._known: dict[str, bool] = {}
+        self._words = tuple(negatives)
+
+    def with_background(self, words: Sequence[Sequence[str]]) -> TextClasses:
+        """Embed the classes of a vocabulary and, as the last class, the background.
+
+        The background also speaks by the negative words that mean no label: not the last word of any of its texts, and
+        not close to it by embedding. A model trained with a sigmoid loss says of each label by itself whether it is
+        there, so it needs no negatives and gets none.
+
+        A label's embeddings depend on its own texts only; those of the background depend on all labels, through the
+        choice of the negatives.
+
+        Args:
+            words: the texts of each class.
+        """
+        return self.classes([*words, (BACKGROUND, *self._negatives(words))])
 
     def classes(self, texts_by_class: Sequence[Sequence[str]]) -> TextClasses:
-        """Embed the texts of each class; a class scores as the best of its texts."""
-        owner = [index for index, texts in enumerate(texts_by_class) for _ in texts]
-        texts = [text for texts in texts_by_class for text in texts]
-        self._encode_missing(texts)
-        embeddings = torch.stack([self._cache[text] for text in texts])
-        return TextClasses(embeddings, torch.tensor(owner, device=embeddings.device), len(texts_by_class))
+        """Embed the texts of each class; a class scores as the best of its texts.
 
-    def _encode_missing(self, texts: Sequence[str]) -> None:
+        Texts with words that the model has never read are left out where a class has others.
+        """
+        told = [self._readable(texts) for texts in texts_by_class]
+        owner = [index for index, texts in enumerate(told) for _ in texts]
+        embeddings = self._embed([text for texts in told for text in texts])
+        return TextClasses(embeddings, torch.tensor(owner, device=embeddings.device), len(told))
+
+    def readable(self, text: str) -> bool:
+        """Whether the model has read every word of a text."""
+        if text not in self._known:
+            self._known[text] = not self._encoder.unknown_words(text)
+        return self._known[text]
+
+    def _readable(self, texts: Sequence[str]) -> Sequence[str]:
+        return [text for text in texts if self.readable(text)] or texts
+
+    def _negatives(self, words: Sequence[Sequence[str]]) -> list[str]:
+        if self._encoder.logit_bias is not None:
+            return []
+        texts = [text for texts in words for text in self._readable(texts)]
+        named = frozenset().union(*map(named_by, texts))
+        candidates = [word for word in self._words if self.readable(word)]
+        if not candidates:
+            return []
+        # All candidates are looked at, so that what they have in common does not depend on the labels.
+        free = free_negatives(self._embed(candidates), self._embed(texts)).tolist()
+        return [word for word, is_free in zip(candidates, free, strict=True) if is_free and not named_by(word) & named]
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """(n, D) float32 of unit length; what was not met before is encoded now."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
-        if not missing:
-            return
+        if missing and self._store is not None and not self._store_key:
+            told = json.dumps([self._encoder.text_fingerprint(), self._templates])
+            self._store_key = hashlib.sha256(told.encode()).hexdigest()[:32]
+            stored = self._store.load(self._store_key)
+            self._cache.update({text: row.to(self._encoder.device) for text, row in stored.items()})
+            missing = [text for text in missing if text not in self._cache]
+        if missing:
+            self._encode(missing, kept=texts)
+        return torch.stack([self._cache[text] for text in texts])
+
+    def _encode(self, missing: Sequence[str], *, kept: Sequence[str]) -> None:
         if len(self._cache) + len(missing) > _CACHE_LIMIT:
-            self._cache = {text: self._cache[text] for text in texts if text in self._cache}
-        prompts = [template.format(text) for text in missing for template in self._templates]
-        embedded = self._encoder.embed_texts(prompts).reshape(len(missing), len(self._templates), -1)
-        for text, rows in zip(missing, embedded, strict=True):
-            self._cache[text] = F.normalize(rows.mean(dim=0), dim=0)
+            self._cache = {text: self._cache[text] for text in kept if text in self._cache}
+        found = {}
+        for text in missing:  # one by one: a text's embedding is the same to the last bit in whatever company it came
+            rows = self._encoder.embed_texts([template.format(text) for template in self._templates])
+            found[text] = F.normalize(rows.mean(dim=0), dim=0)
+        self._cache.update(found)
+        if self._store is not None:
+            self._store.save(self._store_key, found)

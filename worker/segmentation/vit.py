@@ -6,13 +6,16 @@ It must not know about text, files or Label Studio.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Readout = Literal["value", "standard"]
+from worker.segmentation.readouts import READOUTS, Readout, Source, attend
+
+_VALUE = READOUTS["value"]
+_ORDER: tuple[Source, ...] = ("q", "k", "v")  # of the thirds of in_proj
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -34,7 +37,12 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def token_features(
-    visual: Any, pixels: Tensor, *, positions: Tensor | None = None, readout: Readout = "value"
+    visual: Any,
+    pixels: Tensor,
+    *,
+    positions: Tensor | None = None,
+    readout: Readout = _VALUE,
+    proxies: Tensor | None = None,
 ) -> Tensor:
     """Project every token of the last block into the space shared with the text.
 
@@ -42,9 +50,8 @@ def token_features(
         visual: open_clip's own `VisionTransformer` with a class-token pool.
         pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of the patch size.
         positions: (1 + h * w, width) embeddings for this grid; interpolated here when None.
-        readout: "standard" runs the last block as trained, so that token 0 equals `encode_image`. "value" lets every
-            token see only itself there: out_proj(v(x)) without residual and MLP (MaskCLIP, Zhou et al., ECCV 2022;
-            residual and MLP dropped as in ClearCLIP, Lan et al., ECCV 2024). Patch tokens then speak for their place.
+        readout: what the last block's attention is replaced by. With `standard` token 0 equals `encode_image`.
+        proxies: (B, h, w, P) features of another tower, for a readout by proxy.
 
     Returns:
         (B, 1 + h * w, D) features, class token first, rows of the grid after it; not normalised.
@@ -59,14 +66,31 @@ def token_features(
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         tokens = block(tokens)
-    tokens = _value_block(last, tokens) if readout == "value" else last(tokens)
+    tokens = _read_block(last, tokens, grid, readout, proxies)
     projected: Tensor = visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
     return projected
 
 
-def _value_block(block: Any, tokens: Tensor) -> Tensor:
-    width = tokens.shape[-1]
-    attention = block.attn
-    weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
-    seen: Tensor = block.ls_1(attention.out_proj(F.linear(block.ln_1(tokens), weight, bias)))
+def _read_block(block: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
+    attention, heads = block.attn, int(block.attn.num_heads)
+    sources = _sources(attention, block.ln_1(tokens), heads, readout)
+    scale = (tokens.shape[-1] // heads) ** -0.5
+    mixed = attend(readout, sources, grid, scale=scale, proxies=proxies).transpose(1, 2).flatten(2)
+    seen: Tensor = block.ls_1(attention.out_proj(mixed))
+    if readout.residual:
+        seen = tokens + seen
+    if readout.mlp:
+        seen = seen + block.ls_2(block.mlp(block.ln_2(seen)))
     return seen
+
+
+def _sources(attention: Any, tokens: Tensor, heads: int, readout: Readout) -> dict[Source, Tensor]:
+    """What the readout needs of queries, keys and values, (B, heads, N, d) each; the rest is never computed."""
+    width = tokens.shape[-1]
+    found: dict[Source, Tensor] = {}
+    for place, source in enumerate(_ORDER):
+        if source == "v" or source in readout.compared:
+            third = slice(place * width, (place + 1) * width)
+            flat = F.linear(tokens, attention.in_proj_weight[third], attention.in_proj_bias[third])
+            found[source] = flat.reshape(*tokens.shape[:2], heads, width // heads).transpose(1, 2)
+    return found

@@ -10,6 +10,7 @@ know Label Studio or files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ NAME = "quick"
 PARTS = ("encoder", "appearance", "retrieval")
 _VIEWS = 32  # pictures and other views of them that are learned from, where there are not as many pictures
 _MOST_EXAMPLES = 60
+_PATIENT_FROM, _MOST_PATIENCE = 12, 2.0  # photographs from which more is learned from them for longer; how much longer
 _LEAST = 1e-9  # posterior
 _REMEDY = "Draw a label in at least one picture and accept it."
 
@@ -89,6 +91,10 @@ class QuickRecipe:
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
+        with _one_thread():
+            return self._fit(examples, words, segmenter)
+
+    def _fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         shown, taught = _drawn(examples, words)
         middle, axes = principal_axes([example.embedding.features for example in shown])
         known = [float(not any(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
@@ -97,12 +103,14 @@ class QuickRecipe:
                       "encoder" not in self.without, "appearance" not in self.without)  # fmt: skip
         trust, scale = agreement(sight, scenes, shown)
         sight = replace(sight, trust=trust, scale=scale)
-        options = replace(self.options, seed=self.seed)
+        training = self.options.training
+        steps = round(training.steps * min(_MOST_PATIENCE, max(1.0, len(shown) / _PATIENT_FROM)))
+        options = replace(self.options, seed=self.seed, training=replace(training, steps=steps))
         if "retrieval" in self.without:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
         wary_of = len(shown) if sight.scale > 0 else None
-        count = max(self.views, len(shown))
+        count = self._pictures(len(shown))
         return QuickAdapter(sight, learn(seen, count, options, blinded=sight.blinded, wary_of=wary_of))
 
     def load(self, state: AdapterState) -> QuickAdapter:
@@ -121,18 +129,32 @@ class QuickRecipe:
         except (KeyError, TypeError, ValueError) as error:
             raise LearningError("adapter", f"its state is incomplete ({error!r})", "Learn it again.") from error
 
+    def _pictures(self, examples: int) -> int:
+        return max(self.views, 2 * examples if examples >= _PATIENT_FROM else examples)
+
     def _views(
         self, sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
     ) -> Iterator[tuple[Picture, Tensor]]:
         """Every example as it is, then views of them in turn."""
         rng = np.random.default_rng(self.seed)
         said = [sight.said(scene, example.image) for scene, example in zip(scenes, examples, strict=True)]
-        for number in range(max(self.views, len(examples))):
+        for number in range(self._pictures(len(examples))):
             turn = number % len(examples)
             scene, example = scenes[turn], examples[turn]
             patches = _patches(scene)
             view = View.whole(patches) if number < len(examples) else View.drawn(patches, rng)
             yield sight.picture(scene, example.image, view, said[turn]), sight.shares(example, view, patches)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small gain little from a second thread, and where the cores are shared it costs ten times more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _patches(scene: Scene) -> tuple[int, int]:

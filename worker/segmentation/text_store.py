@@ -1,0 +1,103 @@
+"""Text embeddings on disk, so that a label is encoded once per model and not once per process.
+
+A cache and nothing more: what cannot be read is encoded again, what cannot be written is said once. It must not know
+about models or labels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+TEXTS_FOLDER = "texts"
+"""Where the text embeddings lie in the state folder."""
+
+_MOST_TEXTS = 4000  # in a file: 8 MB at 512 numbers each
+_MOST_FILES = 8  # models and sets of templates
+_SUFFIX = ".safetensors"
+_UNIT_LENGTH_WITHIN = 1e-3
+
+
+class TextStore:
+    """A folder with one file of embeddings per key. Several processes may share it: the last one to write wins.
+
+    Args:
+        folder: made when something is first saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._told = False
+
+    def load(self, key: str) -> dict[str, Tensor]:
+        """Embeddings by text, (D,) float32 of unit length on the CPU, oldest first; empty when there are none."""
+        path = self._path(key)
+        if not path.is_file():
+            return {}
+        try:
+            texts, embeddings = _read(path)
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            log.warning("text embeddings %s: cannot be read (%s). They are made again.", path, error)
+            return {}
+        return dict(zip(texts, embeddings, strict=True))
+
+    def save(self, key: str, embeddings: Mapping[str, Tensor]) -> None:
+        """Add embeddings to those of a key; the oldest leave a file, and the oldest file the folder, at their limits.
+
+        Args:
+            key: a file's name without its ending.
+            embeddings: (D,) float32 each.
+        """
+        merged = {**self.load(key), **{text: row.detach().cpu() for text, row in embeddings.items()}}
+        kept = dict(list(merged.items())[-_MOST_TEXTS:])
+        part = self._folder / f"{uuid.uuid4().hex}.part"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Written whole or not at all: a reader finds the file of before or this one.
+            save_file({"embeddings": torch.stack(list(kept.values()))}, part, {"texts": json.dumps(list(kept))})
+            part.replace(self._path(key))
+            self._drop_oldest()
+        except (OSError, SafetensorError) as error:  # safetensors puts its own name on a full disk
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            if not self._told:
+                self._told = True
+                log.warning("text embeddings %s: cannot be kept (%s). Labels are encoded again at every start.",
+                            self._folder, error)  # fmt: skip
+
+    def _drop_oldest(self) -> None:
+        files = sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        for path in files[:-_MOST_FILES]:
+            path.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}{_SUFFIX}"
+
+
+def _read(path: Path) -> tuple[list[str], Tensor]:
+    """Texts and their (n, D) embeddings.
+
+    Raises:
+        ValueError: the file does not hold what `TextStore.save` writes.
+    """
+    with safe_open(os.fspath(path), framework="pt") as file:
+        texts = json.loads((file.metadata() or {})["texts"])
+        embeddings = file.get_tensor("embeddings")
+    if not isinstance(texts, list) or embeddings.dim() != 2 or len(texts) != len(embeddings):
+        raise ValueError(f"it holds {len(texts)} texts and embeddings of shape {tuple(embeddings.shape)}")
+    away = (embeddings.float().norm(dim=1) - 1).abs()
+    if embeddings.dtype != torch.float32 or not bool((away < _UNIT_LENGTH_WITHIN).all()):
+        raise ValueError("its embeddings are not of unit length")
+    return texts, embeddings
