@@ -118,7 +118,7 @@ class Encoder:
         """12 hex digits that tell these weights, read this way, from others of the same name: by the first values of
         each parameter.
         """
-        told = sha256(repr(self.readout).encode())
+        told = sha256(self.readout.name.encode())
         for name, values in self._model.state_dict().items():
             told.update(f"{name}{tuple(values.shape)}".encode())
             told.update(values.detach().flatten()[:64].cpu().double().numpy().tobytes())
