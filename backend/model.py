@@ -31,6 +31,8 @@ from plugin_config.vocabulary import parse_vocabulary, version_name  # noqa: E40
 
 REFRESH_ACTIONS = frozenset({"PROJECT_UPDATED", "TASKS_DELETED"})
 PRELABEL_ACTIONS = frozenset({"TASKS_CREATED"})
+LEARN_ACTIONS = frozenset({"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"})
+TRAIN_ACTION = "START_TRAINING"
 _MOST_REMEMBERED = 1000
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,8 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
     def __init__(self, label_config: str, *, project: int, settings: Settings, queues: WebQueues) -> None:
         super().__init__()  # without the config, which it would parse in its own way, and without the access token
         self.label_config = label_config
-        self.model_version = version_name(settings.model, parse_vocabulary(label_config))
+        vocabulary = parse_vocabulary(label_config)
+        self.model_version = version_name(settings.model, vocabulary, adapter=queues.served(project))
         self._project = project
         self._queues = queues
 
@@ -79,7 +82,7 @@ class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
         self.model_class = model_class
 
     def fetch(self, project: int, label_config: str, *_: Any, **__: Any) -> ModelWrapper:
-        """The model of a project: needs no Redis and loads no weights."""
+        """The model of a project: works while Redis is away, and loads no weights."""
         model = self.model_class(label_config, project=project, settings=self._settings, queues=self._queues)
         self._remember(project, model.model_version)
         return ModelWrapper(model=model, model_version=model.model_version)
@@ -92,10 +95,17 @@ class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
         return fetched.model.predict(tasks, **params), fetched
 
     def webhook(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
-        """Take a hint: a changed project is looked at soon; everything else is found when the worker reads it."""
+        """Take a hint: a changed project is looked at soon, changed annotations when there is a pause; what changed is
+        found when the worker reads it.
+        """
         project = int(data["project"])
         logger.debug("project %d: webhook %s", project, event)
+        if event == TRAIN_ACTION:
+            return self.train(project)
         try:
+            if event in LEARN_ACTIONS:
+                self._queues.annotated(project, event)
+                return {"status": "ok", "refresh": True}
             actions = REFRESH_ACTIONS | (PRELABEL_ACTIONS if self._settings.prelabel else frozenset())
             queued = self._queues.hint(project, event, data.get("tasks", ()), refresh=event in actions)
         except QueueUnavailable as error:
@@ -103,9 +113,21 @@ class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
             queued = False
         return {"status": "ok", "refresh": queued}
 
-    def is_training(self, project: str | None = None) -> dict[str, Any]:
-        """This process never trains."""
-        return {"is_training": False}
+    def train(self, project: int, *_: Any, **__: Any) -> dict[str, Any]:
+        """Label Studio's button: learn now, from however few corrections. `job` as Label Studio keeps it.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        return {"status": "ok", "refresh": True, "job": self._queues.train(project)}
+
+    def is_training(self, project: int | None = None) -> dict[str, Any]:
+        """Whether a learner is at the project's corrections; this process never is."""
+        try:
+            return {"is_training": project is not None and self._queues.learning_now(project)}
+        except QueueUnavailable as error:
+            logger.warning("project %s: not known whether it is learned from. %s", project, error)
+            return {"is_training": False}
 
     def versions(self, project: int | None) -> list[str]:
         """Versions known of a project, or of all: Label Studio's GET /versions does not say which one it means."""

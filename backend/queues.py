@@ -18,13 +18,16 @@ from redis.exceptions import ConnectionError as RedisGone
 from redis.retry import Retry
 
 from backend.spool import Ask, Spool
+from plugin_config.adapters import ServedAdapters
 from plugin_config.errors import QueueUnavailable, SettingsError
 from plugin_config.hints import ProjectHints
-from plugin_config.jobs import TaskRef
+from plugin_config.jobs import TaskRef, learn_job_id
+from plugin_config.learning import ProjectLearning
 from plugin_config.pending import PendingTasks, Priority
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.states import Counts
+from plugin_config.vocabulary import ZEROSHOT
 
 _CONNECT_S = 0.2
 _ANSWER_S = 0.25
@@ -33,6 +36,7 @@ _BULK_ANSWER_S = 10.0
 _PULSE_S = 0.08
 # Fewer than the server's threads, or people who open tasks together would keep /health from answering.
 _MOST_WAITING = 8
+_MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class WebQueues:
         self._bulk = self._pending_over(redis or _connect(settings.redis_url, answer_s=_BULK_ANSWER_S))
         self._presence = WorkerPresence(self._redis)
         self._hints = ProjectHints(self._redis)
+        self._learning = ProjectLearning(self._redis, lease_s=settings.lease_s)
+        self._adapters = ServedAdapters(self._redis)
+        self._served: dict[int, str] = {}
         self._spool = Spool(settings.state_path / "asked.jsonl", self._send)
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         self._lock = threading.Lock()
@@ -113,6 +120,46 @@ class WebQueues:
         if refresh:
             self._hints.hint_tasks(project, tasks)
         return refresh and self._hints.request_refresh(project)
+
+    def served(self, project: int) -> str:
+        """Name of what was learned for the project and is served; as it was last known while Redis does not answer."""
+        try:
+            if not self.pulse().redis:  # /setup and /predict wait for it no longer than that
+                return self._served.get(project, ZEROSHOT)
+            served = self._adapters.served(project, self._settings.model)
+        except QueueUnavailable:
+            return self._served.get(project, ZEROSHOT)
+        if len(self._served) >= _MOST_REMEMBERED:  # anyone can name projects without end
+            self._served.clear()
+        self._served[project] = served
+        return served
+
+    def annotated(self, project: int, action: str) -> None:
+        """A webhook says that annotations changed: they are looked at when there is a pause.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        self._hints.record_webhook(project, action)
+        self._learning.hint(project, quiet_s=self._settings.finetune_quiet_s)
+
+    def train(self, project: int) -> str:
+        """A person wants the corrections learned from now; returns the name of the job that does.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        self._learning.press(project)
+        return learn_job_id(project)
+
+    def learning_now(self, project: int) -> bool:
+        """Whether the project's corrections are being learned from.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        told = self._learning.told(project)
+        return told is not None and told.state == "learning"
 
     def pulse(self) -> Pulse:
         """How Redis and the workers are, within 0.1 s whatever Redis, its host or the name service do. Never raises."""

@@ -72,8 +72,7 @@ class Views:
         body = read_webhook(_body())
         g.project = body.project
         self._counter.count_webhook(body.action if body.action in _ACTIONS else "other")
-        answer = self._manager.webhook(body.action, {"project": body.project, "tasks": body.tasks})
-        return _json(answer, status=201 if answer["refresh"] else 200)
+        return _hinted(self._manager.webhook(body.action, {"project": body.project, "tasks": body.tasks}))
 
     def versions(self) -> Response:
         """GET names the project in the query or not at all (Label Studio does not), POST in the body."""
@@ -81,13 +80,15 @@ class Views:
         return _json({"versions": self._manager.versions(None if named is None else project_id(named))})
 
     def train(self) -> Response:
-        """Nothing starts here: corrections are read from Label Studio. No `job`, or Label Studio would follow it."""
-        read_object(_body())
-        return _json({"status": "ok", "detail": "the worker learns from annotations by itself"})
+        """What Label Studio called before 1.4.1 where it sends START_TRAINING now."""
+        project = read_object(_body()).get("project")
+        g.project = project_id(project.get("id") if isinstance(project, dict) else project)
+        return _hinted(self._manager.train(g.project))
 
     def is_training(self) -> Response:
-        """Never in this process."""
-        return _json(self._manager.is_training(request.args.get("project")))
+        """Whether a learner is at it."""
+        named = request.args.get("project")
+        return _json(self._manager.is_training(None if named is None else project_id(named)))
 
     def metrics(self) -> Response:
         """Prometheus text."""
@@ -119,6 +120,7 @@ def install(app: Any, views: Views, counter: metrics.RequestCounter) -> None:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(JobError, _bad_request)
     app.register_error_handler(LabelingConfigError, _bad_request)
+    app.register_error_handler(QueueUnavailable, _away)
     app.register_error_handler(Exception, _unexpected)  # the last resort: whatever else happens is logged and told
     app.before_request(_begin)
     app.after_request(lambda response: _end(response, counter))
@@ -139,6 +141,16 @@ def _body() -> bytes:
 
 def _json(content: dict[str, Any], *, status: int = 200) -> Response:
     return Response(json.dumps(content), status=status, content_type="application/json")
+
+
+def _hinted(answer: dict[str, Any]) -> Response:
+    return _json(answer, status=201 if answer["refresh"] else 200)
+
+
+def _away(error: QueueUnavailable) -> Response:
+    logger.warning("request %s: %s", g.get("request_id", "-"), error)
+    detail = "Redis does not answer; ask again when it does"
+    return Response(error_body(503, detail), status=503, content_type="application/json")
 
 
 def _bad_request(error: JobError | LabelingConfigError) -> Response:

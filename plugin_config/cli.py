@@ -22,6 +22,8 @@ COMMANDS = (
     CliCommand("up", "plugin_config.up", "Redis, backend and a worker beside your Label Studio; restarts what dies"),
     CliCommand("backend", "backend", "the web half alone (needs REDIS_URL)"),
     CliCommand("worker", "worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)"),
+    CliCommand("versions", "plugin_config.version_commands", "what was learned of a project", ("versions",)),
+    CliCommand("rollback", "plugin_config.version_commands", "serve an older version again", ("rollback",)),
     CliCommand("status", "plugin_config.status", "projects, tasks by state, pace, workers and last errors, live"),
     CliCommand("cancel", "plugin_config.queue_commands", "take back what was asked for", ("cancel",)),
     CliCommand("retry", "plugin_config.queue_commands", "ask again for what failed", ("retry",)),

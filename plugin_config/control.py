@@ -13,12 +13,15 @@ from datetime import UTC, datetime
 from redis import Redis
 
 from plugin_config import pending_scripts as scripts
+from plugin_config.adapters import ServedAdapters
 from plugin_config.jobs import TaskRef
+from plugin_config.learning import Progress, ProjectLearning
 from plugin_config.pending import AHEAD_MS, PendingTasks, Priority
 from plugin_config.presence import WorkerPresence, WorkerState
 from plugin_config.redis_errors import redis_errors
 from plugin_config.settings import Settings
 from plugin_config.states import Counts
+from plugin_config.vocabulary import ZEROSHOT
 
 _BULK = 5000
 
@@ -48,12 +51,24 @@ class LastError:
 
 
 @dataclass(frozen=True)
+class LearningRow:
+    """What a project's learning is at, what is served of it, and why not what should be ("" = it is)."""
+
+    project: int
+    served: str
+    progress: Progress
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
 class QueueState:
     """Everything a person sees at a glance."""
 
     projects: tuple[ProjectState, ...]
     workers: tuple[WorkerState, ...]
     errors: tuple[LastError, ...]
+    learning: tuple[LearningRow, ...] = ()
+    learners: tuple[WorkerState, ...] = ()
 
 
 class QueueControl:
@@ -63,6 +78,9 @@ class QueueControl:
         self._redis = redis
         self._pending = PendingTasks(redis, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
         self._presence = WorkerPresence(redis)
+        self._learners = WorkerPresence(redis, learners=True)
+        self._learning = ProjectLearning(redis, lease_s=settings.lease_s)
+        self._adapters = ServedAdapters(redis)
 
     @redis_errors
     def knows(self, project: int) -> bool:
@@ -102,9 +120,22 @@ class QueueControl:
     def state(self, *, errors: int = 5) -> QueueState:
         """All projects, workers, and the last failures, newest first."""
         paused = {int(project) for project in self._redis.smembers("zeromask:paused")}
-        projects = tuple(self._project(project, paused) for project in self._pending.projects())
+        known = self._pending.projects()
+        projects = tuple(self._project(project, paused) for project in known)
+        learning = tuple(row for project in known for row in self._learning_rows(project))
         rows = self._redis.lrange("zeromask:errors", 0, errors - 1) if errors else []
-        return QueueState(projects, tuple(self._presence.workers()), tuple(_error(row) for row in rows))
+        return QueueState(
+            projects, tuple(self._presence.workers()), tuple(_error(row) for row in rows), learning,
+            tuple(self._learners.workers()),
+        )  # fmt: skip
+
+    def _learning_rows(self, project: int) -> list[LearningRow]:
+        """One row for each model that serves the project; none where nothing was ever learned or looked at."""
+        told = self._learning.told(project)
+        progress = told or Progress("idle", "not looked at yet", "")
+        copies = self._adapters.copies(project)
+        rows = [LearningRow(project, copy.served, progress, copy.trouble) for copy in copies]
+        return rows if told or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
 
     def _project(self, project: int, paused: Collection[int]) -> ProjectState:
         counts = self._pending.counts(project)

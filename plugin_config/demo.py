@@ -200,7 +200,10 @@ def _invitation(stage: Stage) -> str:
         "a label the model was never trained on. Add one of your own under Settings -> Labeling Interface, made of\n"
         "a colour, a texture (plain, striped, dotted, checkered) and a shape (circle, square, triangle, star, cross,\n"
         "ring, heart, crescent, or just the word shape); its masks follow by themselves.\n"
-        f"An overlay of all pictures: {stage.state / 'overlay.png'}\n"
+        f"An overlay of all pictures: {stage.state / 'overlay.png'}\n\n"
+        "Correct the masks of three pictures and submit them: it learns from them in the background, and where\n"
+        "that is better, the masks of all others follow. What it is at:\n"
+        f"  ZEROMASK_STATE_DIR={stage.state} .venv/bin/zeromask status\n\n"
         "Ctrl-C stops everything.\n"
     )
 

@@ -12,6 +12,7 @@ ZeromaskError
 │   └── ImageHostTrouble         its server is slow, down or in trouble
 ├── ModelUnavailable       a model cannot be loaded
 ├── LearningError          nothing can be learned from some corrections, or what was learned cannot be read
+├── VersionsUnavailable    the place where learned versions are kept does not answer, or takes nothing
 └── RegionError            a mask or a region cannot be encoded or decoded
 
 Each names its subject (which task, file, setting), what is wrong with it, and the remedy.
@@ -85,6 +86,10 @@ class ModelUnavailable(ZeromaskError):
 
 class LearningError(ZeromaskError):
     """Nothing can be learned from some corrections, or what was learned cannot be read back."""
+
+
+class VersionsUnavailable(ZeromaskError):
+    """The place where learned versions are kept does not answer, or takes nothing: worth trying again."""
 
 
 class RegionError(ZeromaskError):

@@ -14,14 +14,18 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from plugin_config.errors import JobError
+from plugin_config.redis_errors import redis_errors
 
 QUEUE = "zeromask-predict"
+LEARN_QUEUE = "zeromask-learn"
 DRAIN_JOB = "worker.tasks.drain_project"
 REFRESH_JOB = "worker.tasks.refresh_project"
-ALLOWED_FUNCTIONS = frozenset({DRAIN_JOB, REFRESH_JOB})
+LEARN_JOB = "worker.tasks.learn_project"
+ALLOWED_FUNCTIONS = frozenset({DRAIN_JOB, REFRESH_JOB, LEARN_JOB})
 
 # A drain takes a bounded number of tasks, so this long means the worker hangs; the lease tells earlier that it died.
 JOB_TIMEOUT_S = 600
+LEARN_TIMEOUT_S = 4 * 3600
 
 _REMEDY = "Jobs are made by the backend and the worker only; look who else writes to this Redis."
 
@@ -104,9 +108,59 @@ class RefreshProject:
         return cls(**_fields(data, {"project"}))
 
 
+@dataclass(frozen=True)
+class LearnProject:
+    """Look at a project's corrections and learn from them where there is something new."""
+
+    project: int
+
+    def __post_init__(self) -> None:
+        _require_ints(self, least={"project": 1})
+
+    def to_json(self) -> dict[str, Any]:
+        """The job's only argument."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LearnProject:
+        """Check what came out of Redis.
+
+        Raises:
+            JobError: a field is missing, unknown or of the wrong type.
+        """
+        return cls(**_fields(data, {"project"}))
+
+
 def predict_queue(redis: Redis) -> Queue:
     """The queue both halves share. JSON, because unpickling would let anyone who reaches Redis run code."""
     return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+def learn_queue(redis: Redis) -> Queue:
+    """The queue of the processes that learn."""
+    return Queue(LEARN_QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+def learn_job_id(project: int) -> str:
+    """The one RQ id of a project's learning: however often it is asked for, it waits in the queue once."""
+    return f"learn-{project}"
+
+
+@redis_errors
+def enqueue_learning(queue: Queue, job: LearnProject) -> bool:
+    """Queue a job of the learning queue; False when it waits there already.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    made = learn_job_id(job.project)
+    if made in queue.job_ids:
+        return False
+    queue.enqueue_call(
+        LEARN_JOB, args=(job.to_json(),), timeout=LEARN_TIMEOUT_S, result_ttl=0, failure_ttl=86400,
+        description=repr(job), job_id=made,
+    )  # fmt: skip
+    return True
 
 
 def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = False) -> str:

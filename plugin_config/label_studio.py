@@ -38,7 +38,7 @@ _AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be a
 @dataclass(frozen=True)
 class Project:
     """What this product needs to know of a project. `model_version` is what its annotators are shown, "" = nothing;
-    `tasks` how many tasks it has.
+    `tasks` how many tasks it has; `created` when it was made, in Label Studio's words.
     """
 
     id: int
@@ -46,6 +46,7 @@ class Project:
     label_config: str
     model_version: str
     tasks: int = 0
+    created: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class LabelStudio:
         row = self.request("GET", f"/api/projects/{project}/")
         with _as_expected("a project"):
             shown, tasks = row.get("model_version") or "", int(row.get("task_number") or 0)
-            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks)
+            created = str(row.get("created_at") or "")
+            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks, created)
 
     def show_version(self, project: int, version: str) -> None:
         """Make `version` the one annotators are shown and the one that orders their queue."""

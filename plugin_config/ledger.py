@@ -9,6 +9,7 @@ Keys of project P:
     zeromask:P:served     string  the version the project was last refreshed to
     zeromask:P:shown      string  the version annotators were last switched to
     zeromask:P:counted    string  how many tasks the project had when all were last looked at
+    zeromask:P:left       set     tasks whose older predictions could not be deleted yet
     zeromask:P:doubts     zset    version|task posted with an unknown end -> moment until which it is looked at, ms
 """
 
@@ -71,6 +72,21 @@ class ProjectLedger:
     def counted(self, project: int) -> int:
         """How many tasks the project had at the last `count`, -1 before the first."""
         return int(self._redis.get(f"zeromask:{project}:counted") or -1)
+
+    @redis_errors
+    def leave(self, project: int, task: int) -> None:
+        """Older predictions of a task are still there, beside the one that was stored."""
+        self._redis.sadd(f"zeromask:{project}:left", task)
+
+    @redis_errors
+    def left(self, project: int) -> list[int]:
+        """The tasks of `leave`."""
+        return sorted(int(task) for task in self._redis.smembers(f"zeromask:{project}:left"))
+
+    @redis_errors
+    def clear_left(self, project: int, task: int) -> None:
+        """There is one prediction of ours."""
+        self._redis.srem(f"zeromask:{project}:left", task)
 
     @redis_errors
     def doubt(self, project: int, ref: TaskRef) -> None:

@@ -18,7 +18,7 @@ Keys of project P (members are `version|task`):
     zeromask:P:done:V         set    tasks predicted at version V
     zeromask:P:versions       set    every version we stored predictions of; see ledger.py for this and others
     zeromask:P:pace           hash   ring of 5 s: "number of the 5 s:tasks done in them"
-    zeromask:P:drain:S        string see slots.py
+    zeromask:P:drain:S        string see slots.py; learning.py and adapters.py tell of learning
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ class PendingTasks(TaskStates):
         """A project is gone: nothing of it is kept."""
         self._redis.srem("zeromask:projects", project)
         self._redis.srem("zeromask:paused", project)
+        self._redis.zrem("zeromask:learn", project)
         for key in self._redis.scan_iter(match=f"zeromask:{project}:*", count=1000):
             self._redis.delete(key)
 

@@ -2,8 +2,9 @@
 
 Keys:
 
-    zeromask:workers   zset   worker name -> last heartbeat, ms of Redis' clock
-    zeromask:about     hash   worker name -> JSON: model, device, what it waits for
+    zeromask:workers          zset   worker name -> last heartbeat, ms of Redis' clock
+    zeromask:about            hash   worker name -> JSON: model, device, what it waits for
+    zeromask:learners, zeromask:learners:about     the same of the processes that learn
 """
 
 from __future__ import annotations
@@ -30,41 +31,48 @@ class WorkerState:
 
 
 class WorkerPresence:
-    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
+    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer.
 
-    def __init__(self, redis: Redis) -> None:
+    Args:
+        redis: the connection.
+        learners: of the processes that learn, not of those that predict.
+    """
+
+    def __init__(self, redis: Redis, *, learners: bool = False) -> None:
         self._redis = redis
+        self._seen = "zeromask:learners" if learners else "zeromask:workers"
+        self._about = "zeromask:learners:about" if learners else "zeromask:about"
 
     @redis_errors
     def heartbeat(self, worker: str, about: Mapping[str, str] | None = None) -> None:
         """A worker lives, and says this of itself."""
         now = self._now_ms()
-        gone = self._redis.zrangebyscore("zeromask:workers", "-inf", now - _SEEN_MS)
+        gone = self._redis.zrangebyscore(self._seen, "-inf", now - _SEEN_MS)
         pipe = self._redis.pipeline()
         if gone:
-            pipe.zrem("zeromask:workers", *gone)
-            pipe.hdel("zeromask:about", *gone)
-        pipe.zadd("zeromask:workers", {worker: now})
-        pipe.hset("zeromask:about", worker, json.dumps(dict(about or {})))
+            pipe.zrem(self._seen, *gone)
+            pipe.hdel(self._about, *gone)
+        pipe.zadd(self._seen, {worker: now})
+        pipe.hset(self._about, worker, json.dumps(dict(about or {})))
         pipe.execute()
 
     @redis_errors
     def leave(self, worker: str) -> None:
         """A worker goes in good order."""
-        self._redis.zrem("zeromask:workers", worker)
-        self._redis.hdel("zeromask:about", worker)
+        self._redis.zrem(self._seen, worker)
+        self._redis.hdel(self._about, worker)
 
     @redis_errors
     def live_workers(self) -> int:
         """Workers that gave a sign of life within the last 15 s."""
-        return int(self._redis.zcount("zeromask:workers", *self._window()))
+        return int(self._redis.zcount(self._seen, *self._window()))
 
     @redis_errors
     def workers(self) -> list[WorkerState]:
         """The living workers by name."""
         now = self._now_ms()
-        rows: Any = self._redis.zrangebyscore("zeromask:workers", *self._window(), withscores=True)
-        about: Any = self._redis.hgetall("zeromask:about")
+        rows: Any = self._redis.zrangebyscore(self._seen, *self._window(), withscores=True)
+        about: Any = self._redis.hgetall(self._about)
         states = [
             WorkerState(name.decode(), max(0.0, (now - seen) / 1000), json.loads(about.get(name) or "{}"))
             for name, seen in rows

@@ -70,8 +70,14 @@ class Settings:
                           least=1, most=256)
     lease_s: float = _setting("ZEROMASK_LEASE_S", 10.0, "Seconds after which the tasks of a dead worker go to "
                               "another.", least=2, most=3600)
-    reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at the labeling configs "
-                                  "for changes that no webhook told.", least=1, most=86400)
+    reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at labeling configs and "
+                                  "annotations for changes that no webhook told.", least=1, most=86400)
+    versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
+                             "or an fsspec URL such as `s3://bucket/zeromask`; empty = `versions` in the state folder.")
+    finetune_every: int = _setting("ZEROMASK_FINETUNE_EVERY", 3, "New or changed annotated images after which a "
+                                   "project learns.", least=1)
+    finetune_quiet_s: float = _setting("ZEROMASK_FINETUNE_QUIET_S", 10.0, "Seconds without a new annotation before "
+                                       "learning starts; ten times that at most.", least=0, most=3600)
     image_max_mb: int = _setting("ZEROMASK_IMAGE_MAX_MB", 64, "Largest image file fetched, MB.", least=1)
     image_max_megapixels: float = _setting("ZEROMASK_IMAGE_MAX_MEGAPIXELS", 100.0, "Largest image decoded, millions "
                                            "of pixels.", least=0.01)
@@ -109,6 +115,13 @@ class Settings:
     def state_path(self) -> Path:
         """`state_dir` as an absolute path."""
         return Path(self.state_dir).expanduser().resolve()
+
+    @property
+    def versions_url(self) -> str:
+        """Where learned versions are kept: an absolute path, or a URL."""
+        if "://" in self.versions:
+            return self.versions.rstrip("/")
+        return str(Path(self.versions).expanduser().resolve() if self.versions else self.state_path / "versions")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def render(state: QueueState) -> Group:
     """Tables for a terminal."""
-    return Group(_projects(state), _workers(state), _errors(state))
+    learning = [_learning(state)] if state.learning else []
+    return Group(_projects(state), *learning, _workers(state), _errors(state))
 
 
 def as_json(state: QueueState) -> dict[str, Any]:
@@ -66,6 +67,12 @@ def as_json(state: QueueState) -> dict[str, Any]:
             for row in state.projects
         ],
         "workers": [{"name": row.name, "age_s": round(row.age_s, 1), **row.about} for row in state.workers],
+        "learners": [{"name": row.name, "age_s": round(row.age_s, 1), **row.about} for row in state.learners],
+        "learning": [
+            {"project": row.project, "served": row.served, "state": row.progress.state, "detail": row.progress.detail,
+             "at": row.progress.at, "trouble": row.trouble}
+            for row in state.learning
+        ],
         "errors": [
             {"at": row.at.isoformat(timespec="seconds"), "project": row.project, "task": row.task,
              "version": row.version, "reason": row.reason}
@@ -104,6 +111,19 @@ def _workers(state: QueueState) -> Table:
         about = row.about
         table.add_row(row.name, about.get("model", ""), about.get("device", ""), about.get("tasks", ""),
                       f"{row.age_s:.0f} s ago", Text(about.get("trouble", ""), style="yellow"))  # fmt: skip
+    return table
+
+
+def _learning(state: QueueState) -> Table:
+    alive = "" if state.learners else "; nobody learns: start `zeromask worker --queue finetune`"
+    table = Table(title=f"Learning{alive}", title_justify="left")
+    for name in ("project", "serves", "state", "since (UTC)", ""):
+        table.add_column(name)
+    for row in state.learning:
+        at, told = row.progress.at, Text(row.progress.detail)
+        if row.trouble:
+            told.append(f"\nServed zero-shot instead of what should be. {row.trouble}", style="red")
+        table.add_row(str(row.project), row.served, row.progress.state, at[5:19].replace("T", " "), told)
     return table
 
 

@@ -1,4 +1,4 @@
-"""`zeromask up`: Redis, backend and workers beside an existing Label Studio; what dies is started again."""
+"""`zeromask up`: Redis, backend, workers and a learner beside an existing Label Studio; what dies is started again."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s up %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        settings, workers = _parse(arguments)
+        settings, workers, learners = _parse(arguments)
         settings.require("label_studio_url", "label_studio_api_key")
         with LabelStudio(settings.label_studio_url, settings.label_studio_api_key, timeout_s=10) as label_studio:
             label_studio.request("GET", "/api/projects/", params={"page_size": 1})
         with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
-            halves = start_halves(supervisor, settings, workers=workers)
+            halves = start_halves(supervisor, settings, workers=workers, learners=learners)
             sys.stdout.write(_next_step(settings, halves))
             sys.stdout.flush()
             threading.Event().wait()
@@ -54,8 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1) -> Halves:
-    """Start Redis (unless REDIS_URL names one), the backend and the workers, and wait until they serve.
+def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1, learners: int = 1) -> Halves:
+    """Start Redis (unless REDIS_URL names one), the backend and the workers, and wait until they serve; beside them
+    those that learn, which nobody waits for.
 
     Raises:
         EnvironmentBroken: a port is taken or a process does not come up.
@@ -83,6 +84,9 @@ def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1
                 ready_s=_MODEL_LOADING_S,
             )
         )  # fmt: skip
+    for number in range(1, learners + 1):
+        name = f"learner-{number}" if learners > 1 else "learner"
+        supervisor.launch(Command(name, [*module_command("worker"), "--queue", "finetune"], env))
     return Halves(redis_url, backend_url)
 
 
@@ -114,13 +118,15 @@ def _next_step(settings: Settings, halves: Halves) -> str:
     )
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Settings, int]:
+def _parse(arguments: Sequence[str]) -> tuple[Settings, int, int]:
     settings = Settings.from_env(os.environ)
     parser = argparse.ArgumentParser(prog="zeromask up", description="Redis, backend and workers beside Label Studio.")
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes (default: %(default)s)")
+    told = "processes that learn from corrections, each with a model of its own (default: %(default)s)"
+    parser.add_argument("--learners", type=int, default=1, help=told)
     found = parser.parse_args(arguments)
-    return replace(settings, model=found.model), max(1, found.workers)
+    return replace(settings, model=found.model), max(1, found.workers), max(0, found.learners)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from label_studio_sdk.label_interface import LabelInterface
 from plugin_config.errors import LabelingConfigError
 
 OutputKind = Literal["brush", "polygon", "rectangle"]
+ZEROSHOT = "zeroshot"
+"""Stands where an adapter's name could: nothing learned is served."""
 
 OUTPUT_KINDS: dict[str, OutputKind] = {
     "BrushLabels": "brush",
@@ -120,17 +122,21 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
     return Vocabulary(tuple(label for label in labels if label.to_name == first_image))
 
 
-def version_name(model: str, vocabulary: Vocabulary, *, adapter: str = "zeroshot") -> str:
+def version_name(model: str, vocabulary: Vocabulary, *, adapter: str = ZEROSHOT) -> str:
     """The model version stamped on predictions: `<model>-<adapter>-<vocabulary hash>`, letters, digits and dashes.
 
     Depends on the words of the MODEL setting, not on weights, so that the web half can tell it without loading any.
     """
+    return f"{model_slug(model)}-{adapter}-{vocabulary.hash}"
+
+
+def model_slug(model: str) -> str:
+    """The MODEL setting in letters, digits and dashes, as versions and folders name it."""
     name = model.removeprefix("local-dir:")
     if "/" in name and name[:1] in "/.~":  # a path: its last part is the name, the rest keeps equal names apart
         stem = re.sub(r"\.(pt|bin|safetensors)$", "", name.rstrip("/").rsplit("/", 1)[-1])
         name = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-    return f"{slug}-{adapter}-{vocabulary.hash}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
 
 
 def _interface(label_config: str) -> Any:

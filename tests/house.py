@@ -53,7 +53,7 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with Supervisor(state) as supervisor:
         command = label_studio_command(url, TOKEN, state / "label-studio")
         supervisor.launch(command)
-        halves = start_halves(supervisor, settings)
+        halves = start_halves(supervisor, settings, learners=0)
         supervisor.wait_ready(command)
         with LabelStudio(url, TOKEN) as label_studio, Redis.from_url(halves.redis_url) as redis:
             pending = PendingTasks(redis, drain_tasks=4, lease_s=4.0)

@@ -19,6 +19,7 @@ from plugin_config.errors import (
     ImageHostTrouble,
     ImageUnavailable,
     LabelStudioError,
+    VersionsUnavailable,
 )
 from plugin_config.hints import ProjectHints
 from plugin_config.jobs import DrainProject, RefreshProject, TaskRef
@@ -26,7 +27,7 @@ from plugin_config.label_studio import Project, StoredPrediction, Task
 from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import Vocabulary, parse_vocabulary, version_name
+from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
 from worker import posting, predict
 from worker.leases import Leases
 from worker.pipeline import Pipeline
@@ -41,8 +42,8 @@ CONFIG = (
 PROJECT = 1
 
 
-def version(word: str = "cat") -> str:
-    return version_name("builtin", parse_vocabulary(CONFIG.format(word)))
+def version(word: str = "cat", adapter: str = ZEROSHOT) -> str:
+    return version_name("builtin", parse_vocabulary(CONFIG.format(word)), adapter=adapter)
 
 
 class StandInLabelStudio:
@@ -109,8 +110,9 @@ class StandInModel:
     def __init__(self) -> None:
         self.room = 100
         self.batches: list[int] = []
+        self.heads: list[Any] = []
 
-    def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
+    def embed(self, images: Sequence[NDArray[np.uint8]], *, part: str = "") -> list[Any]:
         self.batches.append(len(images))
         if any(image[0, 0, 0] == 13 for image in images) or len(images) > self.room:
             raise RuntimeError("DefaultCPUAllocator: not enough memory")
@@ -118,14 +120,36 @@ class StandInModel:
             raise RuntimeError("shapes do not match")
         return list(images)
 
-    def segment(self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8]) -> Segmentation:
+    def segment(
+        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None
+    ) -> Segmentation:
         assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
+        self.heads.append(head)
         mask = np.zeros((8, 8), dtype=bool)
         mask[2:5, 2:5] = True
         return Segmentation((LabelSegment(vocabulary.labels[0], mask, 0.9),), 0.9)
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         return {}
+
+
+class StandInHead:
+    """Something learned that leaves the encoder as it is."""
+
+    encoder_part = ""
+
+
+class StandInShelf:
+    """Serves what a test says, or nothing while its place is away."""
+
+    def __init__(self) -> None:
+        self.name, self.away = ZEROSHOT, False
+        self.head = StandInHead()
+
+    def serve(self, project: Project, *, afresh: bool = False) -> tuple[str, Any]:
+        if self.away:
+            raise VersionsUnavailable("folder /versions", "cannot be read", "Mount it.")
+        return self.name, None if self.name == ZEROSHOT else self.head
 
 
 class StandInResident:
@@ -140,6 +164,7 @@ class StandInResident:
         self.hints = ProjectHints(redis)
         self.label_studio = StandInLabelStudio(count)
         self.segmenter = self.embeddings = StandInModel()
+        self.adapters = StandInShelf()
         self.limits = None
         self.explained: set[str] = set()
         self.stopping = threading.Event()

@@ -168,11 +168,8 @@ def test_two_projects_at_once_keep_their_own_vocabularies(client: Client, pendin
     [
         pytest.param({"action": "PROJECT_UPDATED", "project": {"id": 7, "title": "x"}}, 201, 1, id="project changed"),
         pytest.param({"action": "PROJECT_UPDATED", "project": 7}, 201, 1, id="project by id"),
-        pytest.param({"action": "ANNOTATION_CREATED", "project": {"id": 7}, "annotation": {}}, 200, 0, id="annotated"),
-        pytest.param({"action": "ANNOTATIONS_CREATED", "project": {"id": 7}, "annotation": []}, 200, 0, id="bulk"),
         pytest.param({"action": "TASKS_DELETED", "project": {"id": 7}, "tasks": [{"id": 1}]}, 201, 1, id="deleted"),
         pytest.param({"action": "TASKS_CREATED", "project": {"id": 7}, "tasks": [{"id": 1}]}, 200, 0, id="created"),
-        pytest.param({"action": "START_TRAINING", "project": {"id": 7}}, 200, 0, id="start training"),
         pytest.param({"action": "SOMETHING_NEW", "project": {"id": 7}}, 200, 0, id="unknown action"),
     ],
 )
@@ -181,7 +178,6 @@ def test_a_webhook_is_a_hint(
 ) -> None:
     response = client.post("/webhook", json=body)
     assert (response.status_code, answer_of(response)) == (status, {"status": "ok", "refresh": bool(jobs)})
-    assert "job" not in answer_of(response), "Label Studio would follow it"
     assert [RefreshProject.from_json(job.args[0]).project for job in predict_queue(redis).jobs] == [7] * jobs
     assert (hints.last_webhook(7) or "").startswith(body["action"] + " ")
 
@@ -208,13 +204,6 @@ def test_versions_answers_get_and_post(client: Client, pending: PendingTasks) ->
     assert answer_of(client.get("/versions?project=7.17")) == {"versions": [VERSION]}
     assert answer_of(client.post("/versions", json={"project": "8.17"})) == {"versions": ["older"]}
     assert client.get("/versions?project=x").status_code == 400
-
-
-def test_training_is_nobodys_business_here(client: Client) -> None:
-    assert answer_of(client.get("/is_training?project=7")) == {"is_training": False}
-    answer = client.post("/train", json={"annotations": [], "project": "7.17"})
-    assert answer.status_code == 200
-    assert "job" not in answer_of(answer)
 
 
 def test_no_log_line_holds_a_body_or_a_token(client: Client, caplog: pytest.LogCaptureFixture) -> None:

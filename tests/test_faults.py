@@ -1,4 +1,4 @@
-"""Five of the faults of `make faults`, in a short form: nothing is lost, nothing is doubled.
+"""Six of the faults of `make faults`, in a short form: nothing is lost, nothing is doubled.
 
 Redis, backend, workers and Label Studio are real, and so is the proxy between them; see `tests.faults.rows`.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.faults import rows
+from tests.faults.learning_rows import finetune_killed
 from tests.faults.stand import Row, Serving
 from tests.house import House
 
@@ -30,6 +31,7 @@ class Running:
         pytest.param(rows.answers_lost, 0.3, id="500s and lost answers"),
         pytest.param(rows.backend_restarted, 0.5, id="backend restart"),
         pytest.param(rows.webhooks_repeated, 0.3, id="duplicate webhooks"),
+        pytest.param(finetune_killed, 0.1, id="fine-tune kill -9"),
     ],
 )
 def test_a_fault_loses_and_doubles_nothing(house: House, fault: Callable[[Serving, float], Row], scale: float) -> None:

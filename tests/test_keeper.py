@@ -30,7 +30,7 @@ keeper._STUCK_S = patience_s
 resident = StandInResident(Redis.from_url(redis_url))
 resident.presence, resident.about = WorkerPresence(Redis.from_url(redis_url)), dict
 plain = resident.segmenter.embed
-resident.segmenter.embed = lambda images: time.sleep(forward_s) or plain(images)
+resident.segmenter.embed = lambda images, **part: time.sleep(forward_s) or plain(images)
 keeper._LONGEST_BEAT_S = 0.1
 keeper.Keeper(resident, resident.pipeline).start()
 resident.begin()

@@ -6,6 +6,7 @@ Runs beside the jobs so that a long forward costs no lease. It must not know how
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -33,7 +34,7 @@ class Keeper(threading.Thread):
         self._pipeline = pipeline
         self._stopped = threading.Event()
         self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
-        self._reconciled = time.monotonic()
+        self._reconciled = -math.inf  # at once: what Redis knows of the versions served may be old, or nothing
 
     def run(self) -> None:
         """Beat until stopped."""

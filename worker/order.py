@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from plugin_config.label_studio import Project, Task
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary, version_name
+from worker.learning.adapter import Adapter
 from worker.resident import Resident
 
 log = logging.getLogger(__name__)
@@ -17,23 +18,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Order:
-    """What a project wants now: its labels, and the version that stamps what is drawn for them."""
+    """What a project wants now: its labels, the version that stamps what is drawn for them, and what was learned from
+    its corrections where that is served.
+    """
 
     project: Project
     vocabulary: Vocabulary
     version: str
+    adapter: Adapter | None = None
+
+    @property
+    def encoder_part(self) -> str:
+        """What is changed in the encoder for it; "" = nothing."""
+        return self.adapter.encoder_part if self.adapter else ""
 
 
-def read_order(resident: Resident, project: int) -> Order:
+def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Order:
     """Read a project's labeling config from Label Studio and derive its version.
+
+    Args:
+        resident: of this worker.
+        project: the project's id.
+        afresh: look on the disk which version is served, and not only at Redis' copy of that.
 
     Raises:
         LabelingConfigError: the config names nothing to segment.
         LabelStudioError: the project cannot be read; `status` 404 when it is gone.
+        VersionsUnavailable: what is served cannot be had now.
     """
     found = resident.label_studio.project(project)
     vocabulary = parse_vocabulary(found.label_config)
-    return Order(found, vocabulary, version_name(resident.settings.model, vocabulary))
+    name, adapter = resident.adapters.serve(found, afresh=afresh)
+    return Order(found, vocabulary, version_name(resident.settings.model, vocabulary, adapter=name), adapter)
 
 
 def explain_unknown_words(resident: Resident, order: Order) -> None:

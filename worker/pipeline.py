@@ -138,7 +138,7 @@ class Pipeline:
                 self._to_embed.put(fetched, urgent=leased.lease.urgent, size=fetched.image.nbytes)
 
     def _embed(self) -> None:
-        batch = self._to_embed.get(self._size.size, timeout_s=_IDLE_S, alike=lambda item: _bucket(item.image.shape))
+        batch = self._to_embed.get(self._size.size, timeout_s=_IDLE_S, alike=_bucket)
         batch = [item for item in batch if not self._turned_back(item.leased)]
         done: Sequence[Embedded] = ()
         try:
@@ -198,7 +198,7 @@ class Pipeline:
             del self._at_model[stage]
 
 
-def _bucket(shape: tuple[int, ...]) -> tuple[bool, int]:
-    """Pictures in one bucket enter the model at the same size, or nearly: the short side is fixed there."""
-    height, width = shape[:2]
-    return height <= width, round(16 * max(height, width) / min(height, width))
+def _bucket(item: Fetched) -> tuple[bool, int, str]:
+    """Pictures in one bucket enter the same encoder at the same size, or nearly: the short side is fixed there."""
+    height, width = item.image.shape[:2]
+    return height <= width, round(16 * max(height, width) / min(height, width)), item.leased.order.encoder_part

@@ -151,5 +151,10 @@ def finish(resident: Resident, leased: Leased) -> None:
 
 
 def _tidy(resident: Resident, order: Order, leased: Leased) -> None:
-    replace_older(resident, order, leased.task)
+    try:
+        replace_older(resident, order, leased.task)
+    except LabelStudioError:
+        resident.ledger.leave(leased.project, leased.ref.task)
+        resident.hints.request_refresh(leased.project)
+        raise
     show(resident, order)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from plugin_config.errors import (
     ImageHostTrouble,
@@ -18,10 +19,12 @@ from plugin_config.errors import (
     LabelStudioUnreachable,
     QueueUnavailable,
     RegionError,
+    VersionsUnavailable,
 )
 from plugin_config.jobs import DrainProject, TaskRef
 from plugin_config.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.slots import URGENT_SLOT
+from plugin_config.vocabulary import model_slug
 from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.images import fetch_image
 from worker.order import explain_unknown_words, read_order
@@ -73,6 +76,10 @@ class Admission:
                 self._leases.fail(self._project, left.popitem()[0], str(error))
         except LabelStudioError as error:
             self._trouble(left, error)
+        except VersionsUnavailable as error:
+            self._resident.trouble = str(error)
+            log.error("project %d: %s (%d tasks wait)", self._project, error, len(left))
+            self._resident.stopping.wait(_AWAY_S)
         finally:  # Redis went away, or RQ's time for a job was over: a task held and forgotten would wait for ever
             while left:
                 self._leases.give_back(self._project, left.popitem()[0])
@@ -114,9 +121,9 @@ class Admission:
 
     def _move_to(self, version: str, left: dict[TaskRef, Lease]) -> None:
         """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
-        told = self._resident.explained
+        told, mine = self._resident.explained, f"{model_slug(self._resident.settings.model)}-"
         for ref, lease in [(ref, lease) for ref, lease in left.items() if ref.version != version]:
-            if ref.version.rpartition("-")[0] != version.rpartition("-")[0] and ref.version not in told:
+            if not ref.version.startswith(mine) and ref.version not in told:
                 told.add(ref.version)
                 log.warning("version %s was asked for, this worker serves %s and predicts at that; when both halves "
                             "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip
@@ -180,7 +187,8 @@ class Prediction:
     def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
         """Show the pictures to the model; those it cannot take are settled alone."""
         started = time.perf_counter()
-        found = embed_batch([item.image for item in batch], self._resident.embeddings.embed, size)
+        embed = partial(self._resident.embeddings.embed, part=batch[0].leased.order.encoder_part)
+        found = embed_batch([item.image for item in batch], embed, size)
         spent = _ms_since(started) / len(batch)
         done = []
         for item, outcome in zip(batch, found, strict=True):
@@ -197,7 +205,10 @@ class Prediction:
         """Segment the picture by its project's labels and make regions of that."""
         started, leased = time.perf_counter(), embedded.leased
         try:
-            found = self._resident.segmenter.segment(embedded.embedding, leased.order.vocabulary, embedded.image)
+            order = leased.order
+            found = self._resident.segmenter.segment(
+                embedded.embedding, order.vocabulary, embedded.image, head=order.adapter
+            )
             result = encode_segments(found.segments)
         except RegionError as error:
             self._leases.fail(leased.project, leased.ref, str(error))

@@ -1,17 +1,17 @@
 """A look at a project: whatever happened there that nobody told, or that a webhook hinted at, is caught up with.
 
-Its labels may have changed, tasks may be new or gone, a prediction may have arrived twice. It must not know how a task
-is predicted.
+Its labels may have changed, or the version that is served; tasks may be new or gone, a prediction may have arrived
+twice. It must not know how a task is predicted.
 """
 
 from __future__ import annotations
 
 import logging
 
-from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable, VersionsUnavailable
 from plugin_config.jobs import RefreshProject, TaskRef
 from plugin_config.pending import Priority
-from worker.order import Order, read_order
+from worker.order import Order, read_order, replace_older, show
 from worker.resident import Resident
 
 log = logging.getLogger(__name__)
@@ -25,13 +25,14 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
     project = job.project
     resident.hints.begin_refresh(project)
     try:
-        order = read_order(resident, project)
+        order = read_order(resident, project, afresh=True)
         _catch_up_with_version(resident, order)
         _look_at_hinted(resident, order)
         if resident.settings.prelabel:
             _catch_up_with_tasks(resident, order)
+        _delete_left(resident, order)
         settle_doubts(resident, project)
-    except LabelStudioUnreachable as error:
+    except (LabelStudioUnreachable, VersionsUnavailable) as error:
         log.warning("project %d: %s", project, error)
     except (LabelingConfigError, LabelStudioError) as error:
         if isinstance(error, LabelStudioError) and error.status == 404:
@@ -75,11 +76,14 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     resident.ledger.serve(project, order.version)
     try:
         older = resident.ledger.known_versions(project) - {order.version}
-        stale = [
-            task
-            for task in (resident.label_studio.all_tasks(project) if older else ())  # a large project takes minutes
-            if task.versions & older and order.version not in task.versions and not task.annotations
-        ]
+        stale = []
+        for task in resident.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
+            if not task.versions & older or task.annotations:
+                continue
+            if order.version in task.versions:  # a version that came back before all of it was replaced
+                replace_older(resident, order, task)
+            else:
+                stale.append(task)
     except LabelStudioError:
         resident.ledger.serve(project, "")  # the next look, a minute from now at the latest, does it all
         raise
@@ -91,8 +95,22 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     pending.forget_failures(project, failed)
     pending.forget_done(project, but=order.version)
     pending.ensure_drains(project)
+    if not again and order.version in resident.ledger.known_versions(project):
+        show(resident, order)  # nothing is predicted that would bring it about
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, order.version,
              len(again), moved)  # fmt: skip
+
+
+def _delete_left(resident: Resident, order: Order) -> None:
+    """Older predictions that Label Studio did not delete when it was told to."""
+    project, left = order.project.id, resident.ledger.left(order.project.id)
+    for start in range(0, len(left), _TASKS_AT_ONCE):
+        part = left[start : start + _TASKS_AT_ONCE]
+        found = {task.id: task for task in resident.label_studio.tasks(project, part)}
+        for number in part:
+            if number in found and order.version in found[number].versions:
+                replace_older(resident, order, found[number])
+            resident.ledger.clear_left(project, number)
 
 
 def _look_at_hinted(resident: Resident, order: Order) -> None:

@@ -14,6 +14,7 @@ from redis import Redis
 
 from plugin_config.hints import ProjectHints
 from plugin_config.label_studio import LabelStudio
+from plugin_config.learning import ProjectLearning
 from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
@@ -22,6 +23,7 @@ from worker.images import ImageLimits
 from worker.leases import Leases
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.segmenter import Segmenter
+from worker.served import AdapterShelf
 
 
 class Resident:
@@ -30,23 +32,27 @@ class Resident:
     Args:
         settings: with redis_url, label_studio_url and label_studio_api_key filled in.
         redis: a connection to the Redis of the settings.
+        learner: whether this process learns; else it predicts.
 
     Raises:
         ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served.
         SettingsError: no refiner of that name is installed.
     """
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
+    def __init__(self, settings: Settings, redis: Redis, *, learner: bool = False) -> None:
         self.settings = settings
+        self.redis = redis
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.pending = PendingTasks(redis, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
         self.leases = Leases(self.pending, self.name)
         self.ledger = ProjectLedger(redis)
         self.hints = ProjectHints(redis)
-        self.presence = WorkerPresence(redis)
+        self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
+        self.presence = WorkerPresence(redis, learners=learner)
         self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self.segmenter = Segmenter.from_settings(settings)
         self.embeddings = EmbeddingCache(self.segmenter)
+        self.adapters = AdapterShelf(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
         self.limits = ImageLimits.from_settings(settings)
         self.explained: set[str] = set()  # versions something was said about, so that it is said once
         self.stopping = threading.Event()

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.processes import stop_on_signals
+from tests.faults.learning_rows import finetune_killed
 from tests.faults.rows import FAULTS, clock_jumped, disk_full
 from tests.faults.shim import available
 from tests.faults.stand import Row, label_studio
@@ -24,7 +25,7 @@ def main() -> int:
     doubled, else 1.
     """
     console = Console(stderr=True)
-    chosen = [fault for fault in FAULTS if not sys.argv[1:] or fault.__name__ in sys.argv[1:]]
+    chosen = [fault for fault in (*FAULTS, finetune_killed) if not sys.argv[1:] or fault.__name__ in sys.argv[1:]]
     if not available():
         console.print("no C compiler (cc): the rows of the full disk and the clock are left out")
         chosen = [fault for fault in chosen if fault not in (disk_full, clock_jumped)]

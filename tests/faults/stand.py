@@ -186,11 +186,11 @@ class Stand:
 
 @contextmanager
 def stand(
-    server: Serving, *, workers: int = 1, through: str = "", env: Mapping[str, str] | None = None,
+    server: Serving, *, workers: int = 1, learners: int = 0, through: str = "", env: Mapping[str, str] | None = None,
     **changes: object,
 ) -> Iterator[Stand]:
-    """Start Redis, backend and workers of their own. `through`: the address by which the workers reach Label Studio;
-    `env`: more environment for all of them; `changes`: other settings.
+    """Start Redis, backend, workers and learners of their own. `through`: the address by which the workers reach Label
+    Studio; `env`: more environment for all of them; `changes`: other settings.
     """  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="zm-f-") as folder:
         state = Path(folder)
@@ -203,6 +203,7 @@ def stand(
             redis = embedded_redis(state)
             supervisor.start(replace(redis.command, env=dict(env or {})))
             halves = _start(supervisor, settings, redis.url, workers, through or server.url, dict(env or {}))
+            _start_learners(supervisor, settings, redis.url, learners, dict(env or {}))
             with LabelStudio(server.url, TOKEN, timeout_s=180) as api, Redis.from_url(redis.url) as connection:
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
                 yield Stand(House(api, halves, supervisor, pending, connection), settings, workers)
@@ -224,6 +225,14 @@ def _start(
     for command in commands:
         supervisor.wait_ready(command)
     return Halves(redis_url, backend_url)
+
+
+def _start_learners(
+    supervisor: Supervisor, settings: Settings, redis_url: str, learners: int, env: dict[str, str]
+) -> None:
+    argv = [*module_command("worker"), "--queue", "finetune"]
+    for number in range(1, learners + 1):
+        supervisor.launch(Command(f"learner-{number}", argv, {**environment(settings), "REDIS_URL": redis_url, **env}))
 
 
 def answers(backend_url: str, *, workers: int = 0) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,14 @@ class EmbeddingCache:
         self._kept: OrderedDict[str, ImageEmbedding] = OrderedDict()
         self._bytes = 0
 
-    def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
-        """Embed images, (H, W, 3) uint8 RGB each; those seen before cost a hash."""
-        keys = [f"{image.shape}{hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()}" for image in images]
+    def embed(self, images: Sequence[NDArray[np.uint8]], *, part: str = "") -> list[ImageEmbedding]:
+        """Embed images, (H, W, 3) uint8 RGB each; those seen before cost a hash.
+
+        Args:
+            images: the images.
+            part: what an adapter changes in the encoder (`Adapter.encoder_part`): such embeddings are kept apart.
+        """
+        keys = [f"{part}{image.shape}{sha256(np.ascontiguousarray(image).data).hexdigest()}" for image in images]
         missing = {key: image for key, image in zip(keys, images, strict=True) if key not in self._kept}
         found = dict(zip(missing, self._segmenter.embed(list(missing.values())), strict=True)) if missing else {}
         for key in keys:

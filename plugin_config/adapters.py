@@ -1,0 +1,96 @@
+"""Which learned version of each project is served: Redis' copy of the pointers on disk, which both halves read.
+
+A copy for speed, made anew by the worker at its start and at every look at a project; the truth is in
+`plugin_config.versions`. It must not know files or tensors.
+
+Keys of project P:
+
+    zeromask:P:adapters   hash   model as versions name it -> ServedCopy as JSON
+    zeromask:P:pointer    string held by whoever moves the pointer, for moments
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import LockError
+
+from plugin_config.errors import QueueUnavailable
+from plugin_config.redis_errors import redis_errors
+from plugin_config.versions import Owner
+from plugin_config.vocabulary import ZEROSHOT, model_slug
+
+_MOVE_S = 20.0
+
+
+@dataclass(frozen=True)
+class ServedCopy:
+    """What a project's predictions are made with.
+
+    Attributes:
+        served: name of the version, or "zeroshot".
+        serial: of the pointer this was copied from.
+        place: where the versions are kept; `owner` whose they are.
+        trouble: why it is not what the pointer says; "" = it is.
+    """
+
+    served: str
+    serial: int
+    place: str
+    owner: Owner
+    trouble: str = ""
+
+
+class ServedAdapters:
+    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    @redis_errors
+    def served(self, project: int, model: str) -> str:
+        """The adapter's name in the version string; "zeroshot" while nothing is known."""
+        found = self.copy_of(project, model)
+        return found.served if found else ZEROSHOT
+
+    @redis_errors
+    def copy_of(self, project: int, model: str) -> ServedCopy | None:
+        """The copy for one model, None while nothing is known."""
+        found: Any = self._redis.hget(f"zeromask:{project}:adapters", model_slug(model))
+        return None if found is None else _read(found)
+
+    @redis_errors
+    def copies(self, project: int) -> list[ServedCopy]:
+        """The copies for all models that ever served the project."""
+        return [_read(row) for row in self._redis.hvals(f"zeromask:{project}:adapters")]
+
+    @redis_errors
+    def copy(self, project: int, found: ServedCopy) -> None:
+        """This is what is served from now on."""
+        self._redis.hset(f"zeromask:{project}:adapters", model_slug(found.owner.model), json.dumps(asdict(found)))
+
+    @contextmanager
+    def moving(self, project: int) -> Iterator[None]:
+        """Keep others from moving the project's pointer meanwhile."""
+        lock = self._redis.lock(f"zeromask:{project}:pointer", timeout=_MOVE_S, blocking_timeout=_MOVE_S)
+        if not redis_errors(lock.acquire)():
+            remedy = "Try again in a moment."
+            raise QueueUnavailable(f"project {project}", "is being moved to another version just now", remedy)
+        try:
+            yield
+        finally:
+            try:
+                redis_errors(lock.release)()
+            except QueueUnavailable as error:
+                if not isinstance(error.__cause__, LockError):  # it ran out: nobody needs to be told
+                    raise
+
+
+def _read(row: Any) -> ServedCopy:
+    found = json.loads(row)
+    return ServedCopy(**{**found, "owner": Owner(**found["owner"])})

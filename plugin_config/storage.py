@@ -1,0 +1,121 @@
+"""Files that appear whole or not at all, in a folder or behind any fsspec URL. It must not know what is in them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from plugin_config.errors import VersionsUnavailable
+
+_ASIDE = ".aside"
+_REMEDY = "Make room or mend its rights, or set ZEROMASK_VERSIONS to another place; what is there now is untouched."
+
+
+class Storage:
+    """Holds a folder. Every method raises VersionsUnavailable when it does not answer or takes nothing.
+
+    In a folder a file is written aside, flushed to the disk and renamed. Elsewhere it is put in one piece, which object
+    stores do whole or not at all.
+
+    Args:
+        folder: its path, or an fsspec URL.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        with _told(folder, "cannot be opened"):
+            self._files, self._path = fsspec.core.url_to_fs(folder)
+        self._local = isinstance(self._files, LocalFileSystem)
+
+    def told(self, name: str) -> str:
+        """How a person finds a file."""
+        return f"{self._folder}/{name}".rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content, None where there is none."""
+        with _told(self.told(name), "cannot be read"):
+            try:
+                return bytes(self._files.cat_file(self._at(name)))
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        with _told(self.told(name), "cannot be read"):
+            return bool(self._files.exists(self._at(name)))
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it."""
+        with _told(self._folder, "cannot be read"):
+            self._files.invalidate_cache()
+            try:
+                rows = self._files.ls(self._path, detail=True)
+            except FileNotFoundError:
+                return []
+        return sorted(str(row["name"]).rstrip("/").rsplit("/", 1)[-1] for row in rows if row["type"] == "directory")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file there, in place of the one that is."""
+        with _told(self.told(name), "cannot be written"):
+            if self._local:
+                _write_whole(Path(self._at(name)), data)
+            else:
+                self._files.pipe_file(self._at(name), data)
+
+    def delete(self, name: str) -> None:
+        """Delete a file; fine where there is none."""
+        with _told(self.told(name), "cannot be deleted"), suppress(FileNotFoundError):
+            self._files.rm_file(self._at(name))
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder and what is in it; fine where there is none."""
+        with _told(self.told(name), "cannot be deleted"), suppress(FileNotFoundError):
+            self._files.rm(self._at(name), recursive=True)
+
+    def delete_leftovers(self) -> None:
+        """Delete what a killed writer left beside the files."""
+        if self._local:
+            for left in Path(self._path).rglob(f"*{_ASIDE}"):
+                with suppress(OSError):
+                    left.unlink()
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}/{name}"
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_ASIDE}")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _flush_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)  # a rename is kept through a power cut only when its folder is flushed
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _told(subject: str, problem: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError) as error:  # as fsspec's drivers raise them
+        raise VersionsUnavailable(subject, f"{problem} ({error or type(error).__name__})", _REMEDY) from error

@@ -1,0 +1,158 @@
+"""A learner over a real Redis and real files, with stand-ins for Label Studio, the model, the recipe and the gate."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import pytest
+import torch
+from redis import Redis
+from torch import Tensor
+
+from plugin_config.annotation_mark import AnnotationMark
+from plugin_config.errors import LearningError
+from plugin_config.hints import ProjectHints
+from plugin_config.jobs import LearnProject
+from plugin_config.learning import Progress, ProjectLearning
+from plugin_config.ledger import ProjectLedger
+from plugin_config.pending import PendingTasks
+from plugin_config.presence import WorkerPresence
+from plugin_config.settings import Settings
+from plugin_config.versions import VersionFolder
+from tests.stand_ins import PROJECT, StandInLabelStudio
+from worker.learner import Learner
+from worker.learning import finetune, store
+from worker.learning.adapter import Adapter, AdapterState
+from worker.learning.gate import Verdict
+from worker.resident import Resident
+from worker.segmentation.heads import Scene
+from worker.served import AdapterShelf
+
+WEIGHTS = "0123456789ab"
+
+
+@dataclass(frozen=True)
+class OneNumber:
+    """An adapter that is one number."""
+
+    number: float
+    encoder_part: str = ""
+
+    def logits(self, scene: Scene) -> Tensor:
+        return scene.logits + self.number
+
+    def at_strength(self, strength: float) -> Self:
+        return replace(self, number=self.number * strength)
+
+    def state(self) -> AdapterState:
+        return AdapterState("number", {"number": torch.tensor([self.number])}, {"said": "so"})
+
+
+class NumberRecipe:
+    """Makes such adapters again."""
+
+    name = "number"
+
+    def load(self, state: AdapterState) -> OneNumber:
+        if "number" not in state.tensors or state.about != {"said": "so"}:
+            raise LearningError("adapter", "is incomplete", "Learn it again.")
+        return OneNumber(float(state.tensors["number"][0]))
+
+
+@dataclass
+class LearningHouse:
+    """A learner and what it stands on; what a test changes is what annotators and the gate do."""
+
+    redis: Redis
+    settings: Settings
+    label_studio: StandInLabelStudio = field(default_factory=lambda: StandInLabelStudio(8))
+    mark: AnnotationMark = field(default_factory=lambda: AnnotationMark(0, "", 0))
+    digest: str = "none"
+    next_number: float = 0.0
+    promotes: bool = True
+    back_to_zeroshot: bool = False
+    judged: list[tuple[Any, tuple[str, ...]]] = field(default_factory=list)
+    while_judging: Callable[[], object] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.resident = self.make_resident("me")
+        self.learner = Learner(self.resident)
+        self.learning = ProjectLearning(self.redis, lease_s=30)
+
+    def make_resident(self, name: str, *, learner: bool = True) -> Resident:
+        made: Any = type("StandInResident", (), {})()
+        made.name, made.redis, made.settings = name, self.redis, self.settings
+        made.label_studio, made.limits = self.label_studio, None
+        made.learning = ProjectLearning(self.redis, lease_s=30)
+        made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
+        made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
+        made.presence = WorkerPresence(self.redis, learners=learner)
+        made.adapters = AdapterShelf(self.settings, self.redis, weights=WEIGHTS, learner=learner)
+        made.stopping, made.trouble = threading.Event(), ""
+        made.segmenter = made.embeddings = made
+        made.encoder, made.embed, made.fingerprint = made, None, WEIGHTS
+        made.about = lambda: {"model": "builtin"}
+        return cast("Resident", made)
+
+    @property
+    def folder(self) -> VersionFolder:
+        return self.resident.adapters.folder(self.label_studio.project(PROJECT))
+
+    @property
+    def served(self) -> str:
+        """As the disk says."""
+        return self.folder.pointer().served
+
+    def annotate(self, tasks: int, *, digest: str) -> None:
+        """So many tasks are annotated by now."""
+        known = self.mark.tasks
+        self.mark, self.digest = AnnotationMark(tasks, digest, max(1, tasks - known)), digest
+
+    def look(self, *, pressed: bool = False) -> Progress:
+        """A webhook came, and the pause after it is over."""
+        if pressed:
+            self.learning.press(PROJECT)
+        else:
+            self.learning.hint(PROJECT, quiet_s=0)
+        self.learner.learn(LearnProject(project=PROJECT))
+        told = self.learning.told(PROJECT)
+        assert told is not None
+        return told
+
+    def judge(
+        self, recipe: Any, learn: Any, hold_out: Any, served: Any, words: Any, segmenter: Any, *, seen: Any
+    ) -> Verdict:
+        """Stands in for the gate."""
+        self.judged.append((served, tuple(seen)))
+        self.while_judging()
+        if not self.promotes:
+            return Verdict(False, served, 0.0, "kept what is served: no better.", {})
+        if self.back_to_zeroshot:
+            return Verdict(True, None, 0.0, "went back to the zero-shot model: better.", {})
+        self.next_number += 1
+        figures: Mapping[str, Any] = {"mean_iou": {"served": 0.1, "candidate": 0.9}}
+        made = cast("Adapter", OneNumber(self.next_number))
+        return Verdict(True, made, 1.0, "promoted at strength 1: better.", figures, ("1", "2"))
+
+
+@pytest.fixture(name="learning_house")
+def learning_house_fixture(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LearningHouse]:
+    settings = Settings(model="builtin", label_studio_url="http://ls", versions=str(tmp_path), finetune_every=3)
+    house = LearningHouse(redis, settings)
+
+    def recipe_named(name: str) -> NumberRecipe:
+        if name not in ("number", "quick"):
+            raise LearningError(f"recipe {name!r}", "is not known", "Choose another.")
+        return NumberRecipe()
+
+    monkeypatch.setattr(finetune, "annotation_mark", lambda *_, **__: house.mark)
+    monkeypatch.setattr(finetune, "corrections_digest", lambda *_: house.digest)
+    monkeypatch.setattr(finetune, "read_corrections", lambda *_, **__: iter(()))
+    monkeypatch.setattr(finetune, "recipe_named", recipe_named)
+    monkeypatch.setattr(store, "recipe_named", recipe_named)
+    monkeypatch.setattr(finetune, "judge", house.judge)
+    yield house

@@ -1,0 +1,162 @@
+"""Predictions follow what is served, forth and back again: replaced, shown, those of annotated tasks kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from plugin_config.errors import LabelStudioUnreachable
+from plugin_config.jobs import TaskRef
+from tests.stand_ins import (
+    ALL,
+    CONFIG,
+    PROJECT,
+    StandInResident,
+    resident_fixture,
+    version,
+)
+
+__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+
+
+def everywhere(name: str) -> list[tuple[int, str]]:
+    return [(task, name) for task in ALL]
+
+
+def serve(resident: StandInResident, adapter: str) -> None:
+    """The pointer moves, and the project is looked at."""
+    resident.adapters.name = adapter
+    resident.refresh()
+
+
+@pytest.fixture
+def predicted(resident: StandInResident) -> StandInResident:
+    """All tasks have their zero-shot prediction, and it is shown."""
+    resident.ask(*ALL)
+    resident.drain()
+    assert resident.label_studio.shown == version()
+    return resident
+
+
+def test_a_promotion_replaces_predictions_and_a_rollback_brings_them_back(predicted: StandInResident) -> None:
+    for adapter in ("a1-000001", "a2-000002", "a1-000001", "zeroshot", "a2-000002", "zeroshot"):
+        serve(predicted, adapter)
+        predicted.drain()
+        assert predicted.stored() == everywhere(version(adapter=adapter))
+        assert predicted.label_studio.shown == version(adapter=adapter)
+        assert predicted.pending.counts(PROJECT).done == len(ALL)
+
+
+def test_what_was_learned_draws(predicted: StandInResident) -> None:
+    serve(predicted, "a1-000001")
+    predicted.drain()
+    assert predicted.segmenter.heads == [None] * 8 + [predicted.adapters.head] * 8
+
+
+def test_the_least_certain_go_first(predicted: StandInResident) -> None:
+    predicted.label_studio.scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: 0.2, 5: 0.95, 6: 0.4, 7: 0.3, 8: 0.85}
+    serve(predicted, "a1-000001")
+    taken = [lease.ref for lease in predicted.pending.take(PROJECT, "w", limit=20)]
+    assert taken == [TaskRef(version(adapter="a1-000001"), task) for task in (2, 4, 7, 6, 3, 8, 1, 5)]
+
+
+def test_a_rollback_in_the_middle_leaves_one_prediction_each(predicted: StandInResident) -> None:
+    serve(predicted, "a1-000001")
+    half = predicted.pending.take(PROJECT, predicted.name, limit=4)
+    for lease in half:
+        predicted.pending.give_back(PROJECT, predicted.name, lease.ref, delay_s=60)
+    predicted.drain()  # the other four
+    assert len(set(predicted.stored()) & set(everywhere(version()))) == 4
+    serve(predicted, "zeroshot")
+    predicted.drain()
+    assert predicted.stored() == everywhere(version())
+    assert predicted.label_studio.shown == version()
+
+
+def test_one_that_is_stored_while_it_is_rolled_back_is_replaced(predicted: StandInResident) -> None:
+    serve(predicted, "a1-000001")
+
+    def roll_back(task: int) -> None:
+        predicted.label_studio.after_store = lambda task: None
+        serve(predicted, "zeroshot")
+
+    predicted.label_studio.after_store = roll_back
+    for _ in range(3):
+        predicted.drain()
+    assert predicted.stored() == everywhere(version())
+
+
+def test_a_worker_that_died_between_storing_and_deleting_leaves_no_second_one(predicted: StandInResident) -> None:
+    serve(predicted, "a1-000001")
+    predicted.ledger.remember_version(PROJECT, version(adapter="a1-000001"))
+    predicted.label_studio.create_prediction(3, [], score=0.5, version=version(adapter="a1-000001"))
+    serve(predicted, "zeroshot")
+    predicted.drain()
+    assert predicted.stored() == everywhere(version())
+
+
+def test_annotated_tasks_keep_what_their_annotation_came_from(predicted: StandInResident) -> None:
+    predicted.label_studio.annotated = {1, 2}
+    serve(predicted, "a1-000001")
+    predicted.drain()
+    new = version(adapter="a1-000001")
+    assert predicted.stored() == [(task, version() if task < 3 else new) for task in ALL]
+
+
+def test_a_rollback_is_shown_also_where_everything_is_annotated(predicted: StandInResident) -> None:
+    serve(predicted, "a1-000001")
+    predicted.drain()
+    predicted.label_studio.annotated = set(ALL)
+    serve(predicted, "zeroshot")
+    assert predicted.label_studio.shown == version()
+
+
+def test_other_labels_and_another_version_at_once(predicted: StandInResident) -> None:
+    predicted.label_studio.config = CONFIG.format("dog")
+    serve(predicted, "a1-000001")
+    predicted.drain()
+    assert predicted.stored() == everywhere(version("dog", adapter="a1-000001"))
+
+
+def test_tasks_wait_for_versions_that_cannot_be_had(predicted: StandInResident) -> None:
+    serve(predicted, "a1-000001")
+    predicted.adapters.away = True
+    predicted.drain()
+    counts = predicted.pending.counts(PROJECT)
+    assert (counts.pending, counts.leased, counts.failed) == (8, 0, 0)
+    assert "cannot be read" in predicted.trouble
+    predicted.refresh()  # which fails alike, and harms nothing
+    predicted.adapters.away = False
+    predicted.drain()
+    assert predicted.stored() == everywhere(version(adapter="a1-000001"))
+    assert predicted.trouble == ""
+
+
+def test_a_label_studio_that_goes_away_in_between_is_caught_up_with(
+    predicted: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(project: int) -> None:
+        raise LabelStudioUnreachable("Label Studio", "does not answer", "Start it.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predicted.label_studio, "all_tasks", away)
+        serve(predicted, "a1-000001")
+        assert predicted.ledger.served(PROJECT) == ""
+    predicted.refresh()
+    predicted.drain()
+    assert predicted.stored() == everywhere(version(adapter="a1-000001"))
+
+
+def test_what_label_studio_would_not_delete_is_deleted_later(
+    predicted: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(prediction: int) -> None:
+        raise LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Wait.", status=500)
+
+    serve(predicted, "a1-000001")
+    with monkeypatch.context() as patch:
+        patch.setattr(predicted.label_studio, "delete_prediction", locked)
+        predicted.drain()
+    assert len(predicted.stored()) == 16
+    predicted.refresh()
+    assert predicted.stored() == everywhere(version(adapter="a1-000001"))
+    assert predicted.ledger.left(PROJECT) == []

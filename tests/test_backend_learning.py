@@ -1,0 +1,88 @@
+"""What the web half does for learning: hints about annotations, the button, the version that names what is served."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis import Redis
+from werkzeug.test import Client
+
+from plugin_config.adapters import ServedAdapters, ServedCopy
+from plugin_config.errors import QueueUnavailable
+from plugin_config.hints import ProjectHints
+from plugin_config.jobs import predict_queue
+from plugin_config.learning import Progress, ProjectLearning
+from plugin_config.settings import Settings
+from plugin_config.versions import Owner
+from tests.backend_client import VERSION, answer_of, client_of, detail, setup_body
+from tests.queue_states import time_passes
+
+
+@pytest.fixture
+def client(redis: Redis, settings: Settings) -> Client:
+    """The backend over the session's Redis."""
+    return client_of(settings)
+
+
+@pytest.mark.parametrize(
+    "action", ["ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"]
+)
+def test_a_changed_annotation_is_looked_at_after_a_pause(
+    settings: Settings, redis: Redis, hints: ProjectHints, action: str
+) -> None:
+    client, learning = client_of(replace(settings, finetune_quiet_s=100)), ProjectLearning(redis, lease_s=9)
+    for _ in range(3):
+        response = client.post("/webhook", json={"action": action, "project": {"id": 7}, "annotation": {"id": 1}})
+        assert (response.status_code, answer_of(response)) == (201, {"status": "ok", "refresh": True})
+    assert len(predict_queue(redis)) == 0
+    assert learning.due() == []
+    time_passes(redis, 101)
+    assert learning.due() == [7]
+    assert (hints.last_webhook(7) or "").startswith(action + " ")
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        pytest.param("/webhook", {"action": "START_TRAINING", "project": {"id": 7}}, id="the button"),
+        pytest.param("/train", {"annotations": [], "project": "7.17"}, id="as before Label Studio 1.4.1"),
+    ],
+)
+def test_the_button_learns_now_and_names_its_job(client: Client, redis: Redis, route: str, body: Any) -> None:
+    learning = ProjectLearning(redis, lease_s=9)
+    response = client.post(route, json=body)
+    assert response.status_code == 201
+    assert answer_of(response) == {"status": "ok", "refresh": True, "job": "learn-7"}
+    visit = learning.begin(7, "me")
+    assert visit is not None
+    assert visit.pressed
+    assert answer_of(client.get("/is_training?project=7.17")) == {"is_training": False}
+    learning.tell(7, Progress("learning", "reads", "now"))
+    assert answer_of(client.get("/is_training?project=7")) == {"is_training": True}
+
+
+def test_the_button_says_when_it_did_nothing(settings: Settings, dead_redis_url: str) -> None:
+    client = client_of(replace(settings, redis_url=dead_redis_url))
+    response = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}})
+    assert response.status_code == 503
+    assert "Redis" in detail(response)
+
+
+def test_the_version_names_what_is_served_also_while_redis_is_away(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, served = client_of(settings), ServedAdapters(redis)
+    owner = Owner("http://ls", 7, "2026", "builtin")
+    served.copy(7, ServedCopy("a3-123456", 3, "/versions", owner))
+    expected = VERSION.replace("zeroshot", "a3-123456")
+    assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
+
+    def away(*_: Any) -> str:
+        raise QueueUnavailable("Redis", "does not answer", "Start it.")
+
+    monkeypatch.setattr(ServedAdapters, "served", away)
+    assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
+    other = setup_body(project="8.17")
+    assert answer_of(client.post("/setup", json=other)) == {"model_version": VERSION}, "another project learns nothing"

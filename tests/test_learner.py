@@ -1,0 +1,307 @@
+"""A look at corrections, step by step: when it learns, what it keeps, what is served, and whatever goes wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugin_config.adapters import ServedAdapters
+from plugin_config.annotation_mark import AnnotationMark
+from plugin_config.errors import (
+    LabelingConfigError,
+    LabelStudioError,
+    LabelStudioUnreachable,
+    QueueUnavailable,
+    VersionsUnavailable,
+)
+from plugin_config.jobs import LearnProject, predict_queue
+from plugin_config.learning import ProjectLearning
+from plugin_config.rollback import roll_back
+from plugin_config.versions import VersionFolder
+from plugin_config.vocabulary import ZEROSHOT
+from tests.learning_house import LearningHouse, learning_house_fixture
+from tests.queue_states import time_passes
+from tests.stand_ins import CONFIG, PROJECT
+from worker.learner import Learner, LearnerKeeper
+from worker.learning import finetune
+
+__all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
+
+
+@pytest.fixture
+def house(learning_house: LearningHouse) -> LearningHouse:
+    return learning_house
+
+
+def copied(house: LearningHouse) -> str:
+    return ServedAdapters(house.redis).served(PROJECT, "builtin")
+
+
+def test_enough_corrections_make_a_version_that_is_served(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    told = house.look()
+    assert (told.state, told.detail) == ("idle", "promoted at strength 1: better.")
+    (name,) = house.folder.names()
+    assert (house.served, copied(house)) == (name, name)
+    manifest = house.folder.manifest(name)
+    assert (manifest.base, manifest.learned_from, manifest.verdict.promoted) == (ZEROSHOT, ("1", "2"), True)
+    assert predict_queue(house.redis).job_ids, "the project is looked at again, and predicted"
+    assert house.learning.due() == []
+
+
+def test_the_next_one_is_judged_against_it_and_lies_on_top_of_it(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    house.annotate(6, digest="two")
+    house.look()
+    first, second = house.folder.names()
+    served, seen = house.judged[1]
+    assert (served.number, seen) == (1.0, ("1", "2"))
+    assert house.folder.manifest(second).base == first
+    assert house.served == second
+
+
+@pytest.mark.parametrize(
+    ("tasks", "changed", "pressed", "state", "told"),
+    [
+        pytest.param(0, 0, False, "idle", "no image is annotated", id="none"),
+        pytest.param(2, 2, False, "waiting", "2 of 3 new", id="too few"),
+        pytest.param(9, 0, False, "idle", "nothing is new", id="nothing changed"),
+        pytest.param(2, 2, True, "idle", "promoted", id="too few but a person asks"),
+        pytest.param(0, 0, True, "idle", "no image is annotated", id="a person asks for nothing"),
+    ],
+)
+def test_when_it_learns(
+    house: LearningHouse, tasks: int, changed: int, pressed: bool, state: str, told: str
+) -> None:
+    house.mark = AnnotationMark(tasks, "2026" if tasks else "", changed)
+    progress = house.look(pressed=pressed)
+    assert progress.state == state
+    assert told in progress.detail
+
+
+def test_the_same_corrections_are_learned_from_once(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.promotes = False
+    assert "no better" in house.look().detail
+    assert house.look(pressed=True).detail == "nothing is new"
+    assert len(house.judged) == 1
+    assert house.folder.names() == []
+
+
+def test_other_labels_are_learned_from_the_same_corrections(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    house.label_studio.config = CONFIG.format("dog")
+    house.mark = replace(house.mark, changed=0)
+    house.look()
+    assert len(house.judged) == 2
+
+
+def test_without_webhooks_annotations_that_stood_still_are_enough(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+
+    def look() -> str:
+        house.learning.round(PROJECT)
+        house.learner.learn(LearnProject(project=PROJECT))
+        told = house.learning.told(PROJECT)
+        assert told is not None
+        return told.detail
+
+    assert look() == "until annotators pause"
+    house.annotate(7, digest="two")
+    time_passes(house.redis, 11)
+    assert look() == "until annotators pause"
+    time_passes(house.redis, 11)
+    assert look().startswith("promoted")
+
+
+def test_the_gate_may_go_back_to_the_zero_shot_model(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    house.back_to_zeroshot = True
+    house.annotate(6, digest="two")
+    assert "went back" in house.look().detail
+    assert (house.served, copied(house)) == (ZEROSHOT, ZEROSHOT)
+
+
+def test_what_was_rolled_back_does_not_come_back_by_itself(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    house.annotate(6, digest="two")
+    house.look()
+    first, second = house.folder.names()
+    move = roll_back(house.redis, PROJECT, "builtin")
+    assert (move.before, move.after) == (second, first)
+    assert house.look(pressed=True).detail == "nothing is new"
+    house.annotate(9, digest="three")
+    house.promotes = False
+    house.look()
+    house.annotate(6, digest="two")  # the last ones are deleted again
+    assert "rolled back" in house.look(pressed=True).detail
+    assert house.served == first
+    house.promotes = True
+    house.annotate(12, digest="four")
+    house.look()
+    assert house.folder.names()[-1] == house.served != second, "other corrections start again"
+
+
+def test_a_person_who_chooses_while_it_learns_has_the_last_word(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    (first,) = house.folder.names()
+    house.annotate(6, digest="two")
+    house.while_judging = partial(roll_back, house.redis, PROJECT, "builtin")
+    told = house.look()
+    assert "was chosen while this was learned" in told.detail
+    assert (house.served, copied(house)) == (ZEROSHOT, ZEROSHOT)
+    house.while_judging = lambda: None
+    assert house.look(pressed=True).detail == "nothing is new"
+    assert roll_back(house.redis, PROJECT, "builtin", first.partition("-")[0]).after == first
+
+
+def refuse(error: Exception) -> Callable[..., Any]:
+    def raising(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        pytest.param(LabelStudioUnreachable("Label Studio", "is away", "Start it."), "waiting", "away", id="away"),
+        pytest.param(LabelStudioError("GET", "was refused", "Token.", status=401), "blocked", "refused", id="token"),
+        pytest.param(VersionsUnavailable("folder", "is full", "Make room."), "blocked", "full", id="full disk"),
+        pytest.param(LabelingConfigError("config", "has no labels", "Add some."), "blocked", "labels", id="labels"),
+        pytest.param(RuntimeError("a fault of ours"), "blocked", "unexpected RuntimeError", id="a fault"),
+        pytest.param(MemoryError(), "blocked", "unexpected MemoryError", id="memory"),
+    ],
+)
+def test_whatever_goes_wrong_is_told_and_tried_again_and_nothing_is_lost(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch, error: Exception, state: str, said: str
+) -> None:
+    house.annotate(3, digest="one")
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "read_corrections", refuse(error))
+        told = house.look()
+        assert (told.state, said in told.detail) == (state, True), told
+        assert house.served == ZEROSHOT
+    assert house.learning.due() == []
+    if not isinstance(error, LabelingConfigError):  # that needs a person; the round looks again
+        for _ in range(10):
+            time_passes(house.redis, 10)
+        assert house.learning.due() == [PROJECT]
+    house.learning.round(PROJECT)
+    house.learner.learn(LearnProject(project=PROJECT))
+    assert house.served != ZEROSHOT or house.look().detail.startswith("promoted")
+
+
+def test_a_store_that_takes_nothing_keeps_what_is_served(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    before = house.served
+    house.annotate(6, digest="two")
+    with monkeypatch.context() as patch:
+        patch.setattr(VersionFolder, "add", refuse(VersionsUnavailable("folder", "is full", "Make room.")))
+        assert house.look().state == "blocked"
+        assert (house.served, copied(house)) == (before, before)
+    house.look()
+    assert house.served != before
+
+
+def test_redis_that_goes_away_leaves_the_look_asked_for(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.annotate(3, digest="one")
+    away = QueueUnavailable("Redis", "does not answer", "Start it.")
+    with monkeypatch.context() as patch, pytest.raises(QueueUnavailable):
+        patch.setattr(ProjectLearning, "tell", refuse(away))
+        house.look()
+    time_passes(house.redis, 10)
+    time_passes(house.redis, 10)
+    time_passes(house.redis, 11)
+    assert house.learning.due() == [PROJECT]
+    house.learner.learn(LearnProject(project=PROJECT))
+    assert house.served != ZEROSHOT
+
+
+def test_a_deleted_project_is_forgotten(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    house.label_studio.gone = True
+    house.learning.press(PROJECT)
+    house.learner.learn(LearnProject(project=PROJECT))
+    assert list(house.redis.scan_iter(match=f"zeromask:{PROJECT}:*")) == []
+    assert house.learning.due() == []
+
+
+def test_of_two_that_race_one_learns(house: LearningHouse) -> None:
+    other = Learner(house.make_resident("other"))
+    house.annotate(3, digest="one")
+    house.while_judging = lambda: other.learn(LearnProject(project=PROJECT))
+    house.look()
+    assert len(house.judged) == 1
+    assert len(house.folder.names()) == 1
+
+
+def test_one_that_was_taken_over_changes_nothing_any_more(house: LearningHouse) -> None:
+    """It was stopped for longer than its lease, and goes on in the middle."""
+    house.annotate(3, digest="one")
+    other = Learner(house.make_resident("other"))
+
+    def stall() -> None:
+        house.while_judging = lambda: None
+        house.redis.delete(f"zeromask:{PROJECT}:learner")
+        other.learn(LearnProject(project=PROJECT))
+
+    house.while_judging = stall
+    house.look()
+    assert len(house.judged) == 2
+    assert house.folder.pointer().serial == 1
+    assert house.folder.manifest(house.served).verdict.promoted
+    assert copied(house) == house.served
+
+
+def test_one_that_is_told_to_stop_leaves_the_look_asked_for(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.while_judging = house.resident.stopping.set
+    house.look()
+    assert (house.served, house.learning.due()) == (ZEROSHOT, [PROJECT])
+
+
+def test_what_was_moved_before_a_death_is_told_by_the_next(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    name = house.served
+    house.redis.delete(f"zeromask:{PROJECT}:adapters", f"zeromask:{PROJECT}:refresh")
+    house.redis.delete(predict_queue(house.redis).key)
+    house.resident.ledger.serve(PROJECT, "builtin-zeroshot-12345678")
+    house.look(pressed=True)
+    assert copied(house) == name
+    assert predict_queue(house.redis).job_ids
+
+
+def test_a_damaged_pointer_blocks_learning_and_is_told(house: LearningHouse, tmp_path: Path) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    (path,) = tmp_path.rglob("served.json")
+    path.write_text("{")
+    told = house.look(pressed=True)
+    assert (told.state, "damaged" in told.detail) == ("blocked", True)
+    assert copied(house) == ZEROSHOT
+
+
+def test_the_keeper_queues_what_is_due_renews_and_looks_around(house: LearningHouse) -> None:
+    keeper = LearnerKeeper(house.resident, house.learner)
+    house.redis.sadd("zeromask:projects", PROJECT)
+    keeper.beat()
+    assert house.redis.llen("rq:queue:zeromask-learn") == 1, "the round"
+    assert [row.name for row in house.resident.presence.workers()] == ["me"]
+    keeper.beat()
+    assert house.redis.llen("rq:queue:zeromask-learn") == 1

@@ -1,0 +1,159 @@
+"""When corrections are looked at: a pause, the button, one at a time, what is asked for meanwhile, deaths."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+
+from plugin_config.jobs import LearnProject, enqueue_learning, learn_queue
+from plugin_config.learning import Progress, ProjectLearning, Visit
+from plugin_config.pending import PendingTasks
+from tests.queue_states import PROJECT, clock_was_set, time_passes
+
+DONE = Progress("idle", "nothing is new", "now")
+
+
+@pytest.fixture
+def learning(redis: Redis) -> ProjectLearning:
+    return ProjectLearning(redis, lease_s=4.0)
+
+
+def begin(learning: ProjectLearning, owner: str = "me") -> Visit:
+    visit = learning.begin(PROJECT, owner)
+    assert visit is not None
+    return visit
+
+
+def test_a_look_waits_for_a_pause(learning: ProjectLearning, redis: Redis) -> None:
+    learning.hint(PROJECT, quiet_s=10)
+    time_passes(redis, 6)
+    learning.hint(PROJECT, quiet_s=10)
+    time_passes(redis, 6)
+    assert learning.due() == []
+    time_passes(redis, 5)
+    assert learning.due() == [PROJECT]
+    visit = begin(learning)
+    assert visit.quiet_s == pytest.approx(11, abs=1)
+    assert not visit.pressed
+
+
+def test_annotators_who_never_pause_are_not_waited_for_without_end(learning: ProjectLearning, redis: Redis) -> None:
+    for _ in range(21):
+        learning.hint(PROJECT, quiet_s=10)
+        time_passes(redis, 5)
+    assert learning.due() == [PROJECT]
+
+
+def test_annotations_that_come_while_the_look_waits_in_the_queue_put_it_off(
+    learning: ProjectLearning, redis: Redis
+) -> None:
+    learning.hint(PROJECT, quiet_s=10)
+    time_passes(redis, 11)
+    assert learning.due() == [PROJECT]
+    learning.hint(PROJECT, quiet_s=10)
+    assert learning.begin(PROJECT, "me") is None
+    time_passes(redis, 11)
+    begin(learning)
+
+
+def test_the_button_does_not_wait(learning: ProjectLearning) -> None:
+    learning.hint(PROJECT, quiet_s=1000)
+    assert learning.due() == []
+    learning.press(PROJECT)
+    assert learning.due() == [PROJECT]
+    assert begin(learning).pressed
+
+
+def test_the_round_does_not_hurry_what_waits_for_a_pause(learning: ProjectLearning) -> None:
+    learning.hint(PROJECT, quiet_s=1000)
+    learning.round(PROJECT)
+    assert learning.due() == []
+    learning.round(8)
+    assert learning.due() == [8]
+
+
+def test_one_looks_at_a_time(learning: ProjectLearning) -> None:
+    learning.press(PROJECT)
+    begin(learning, "one")
+    assert learning.begin(PROJECT, "two") is None
+    assert learning.due() == []
+    assert learning.renew(PROJECT, "one")
+    assert not learning.renew(PROJECT, "two")
+
+
+def test_a_dead_one_is_taken_over_and_what_it_says_then_counts_no_more(
+    learning: ProjectLearning, redis: Redis
+) -> None:
+    learning.press(PROJECT)
+    first = begin(learning, "dead")
+    time_passes(redis, 5)
+    assert learning.due() == [PROJECT]
+    second = begin(learning, "alive")
+    assert (second.deaths, second.pressed) == (1, True)
+    assert not learning.renew(PROJECT, "dead")
+    assert not learning.end(PROJECT, "dead", first, DONE, mark="m")
+    assert learning.end(PROJECT, "alive", second, DONE, mark="m")
+    assert learning.due() == []
+    assert learning.told(PROJECT) == DONE
+
+
+def test_a_clock_that_is_set_costs_no_lease(redis: Redis) -> None:
+    learning = ProjectLearning(redis, lease_s=11)
+    learning.press(PROJECT)
+    begin(learning)
+    clock_was_set(redis, 86_400)
+    assert learning.begin(PROJECT, "two") is None
+    clock_was_set(redis, -86_400)
+    assert learning.renew(PROJECT, "me")
+
+
+def test_what_is_asked_for_during_a_look_stays_asked_for(learning: ProjectLearning, redis: Redis) -> None:
+    learning.press(PROJECT)
+    visit = begin(learning)
+    time_passes(redis, 1)
+    learning.hint(PROJECT, quiet_s=1)
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
+    time_passes(redis, 2)
+    assert learning.due() == [PROJECT]
+
+
+def test_a_look_that_could_not_be_ended_now_comes_again(learning: ProjectLearning, redis: Redis) -> None:
+    learning.press(PROJECT)
+    away = Progress("waiting", "Label Studio is away", "now")
+    assert learning.end(PROJECT, "me", begin(learning), away, mark="m", again_s=30)
+    assert learning.due() == []
+    time_passes(redis, 31)
+    visit = begin(learning)
+    assert visit.pressed, "the person still waits"
+    assert visit.mark == "m"
+    assert visit.mark_s == pytest.approx(31, abs=1)
+
+
+def test_a_look_that_kills_is_tried_ever_more_rarely_until_something_changes(
+    learning: ProjectLearning, redis: Redis
+) -> None:
+    learning.press(PROJECT)
+    for number in range(3):
+        begin(learning, f"dead {number}")
+        time_passes(redis, 5)
+    assert learning.begin(PROJECT, "next") is None
+    assert learning.due() == []
+    time_passes(redis, 11)
+    assert begin(learning, "dead 3").deaths == 3
+    learning.hint(PROJECT, quiet_s=0)
+    time_passes(redis, 5)
+    assert begin(learning, "next").deaths == 1
+
+
+def test_nobody_looks_where_nobody_asked(learning: ProjectLearning, pending: PendingTasks) -> None:
+    assert learning.begin(PROJECT, "me") is None
+    learning.hint(PROJECT, quiet_s=0)
+    pending.forget(PROJECT)
+    assert learning.due() == []
+    assert learning.begin(PROJECT, "me") is None
+
+
+def test_a_look_waits_in_the_queue_once(redis: Redis) -> None:
+    queue, job = learn_queue(redis), LearnProject(project=PROJECT)
+    assert [enqueue_learning(queue, job) for _ in range(3)] == [True, False, False]
+    assert [LearnProject.from_json(waiting.args[0]) for waiting in queue.jobs] == [job]

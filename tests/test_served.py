@@ -1,0 +1,177 @@
+"""What a worker serves: from the disk, in agreement with the others, and zero-shot with a reason where it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from plugin_config.adapters import ServedAdapters, ServedCopy
+from plugin_config.control import QueueControl
+from plugin_config.errors import LearningError, VersionsUnavailable
+from plugin_config.presence import WorkerPresence
+from plugin_config.rollback import roll_back
+from plugin_config.status import as_json, render
+from plugin_config.version_commands import main
+from plugin_config.vocabulary import ZEROSHOT
+from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture
+from tests.stand_ins import PROJECT, version
+from worker.order import read_order
+from worker.served import AdapterShelf
+
+__all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
+
+
+@pytest.fixture
+def house(learning_house: LearningHouse) -> LearningHouse:
+    """With a version that is served."""
+    learning_house.annotate(3, digest="one")
+    learning_house.look()
+    return learning_house
+
+
+def shelf(house: LearningHouse, *, weights: str = WEIGHTS, place: Path | None = None) -> AdapterShelf:
+    """Of another worker, which predicts."""
+    settings = replace(house.settings, versions=str(place)) if place else house.settings
+    return AdapterShelf(settings, house.redis, weights=weights)
+
+
+def serve(found: AdapterShelf, house: LearningHouse, *, afresh: bool = True) -> tuple[str, float]:
+    """The name, and the number that was learned; 0 = nothing."""
+    name, adapter = found.serve(house.label_studio.project(PROJECT), afresh=afresh)
+    made: Any = adapter
+    return name, made.number if made else 0.0
+
+
+def copy_of(house: LearningHouse) -> ServedCopy:
+    found = ServedAdapters(house.redis).copy_of(PROJECT, "builtin")
+    assert found is not None
+    return found
+
+
+def test_the_version_of_a_prediction_names_what_it_was_made_with(house: LearningHouse) -> None:
+    order = read_order(house.resident, PROJECT)
+    assert order.version == version(adapter=house.served)
+    assert order.adapter is not None
+    assert order.encoder_part == ""
+
+
+def test_a_worker_reads_the_disk_where_redis_knows_nothing(house: LearningHouse) -> None:
+    house.redis.flushall()
+    assert serve(shelf(house), house, afresh=False) == (house.served, 1.0)
+    assert copy_of(house).served == house.served
+
+
+def test_a_moved_pointer_is_served_at_once(house: LearningHouse) -> None:
+    mine = shelf(house)
+    assert serve(mine, house) == (house.served, 1.0)
+    roll_back(house.redis, PROJECT, "builtin")
+    assert serve(mine, house, afresh=False) == (ZEROSHOT, 0.0)
+    roll_back(house.redis, PROJECT, "builtin", "a1")
+    assert serve(mine, house, afresh=False) == (house.served, 1.0)
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "manifest.json"])
+@pytest.mark.parametrize("afresh", [True, False])
+def test_what_is_damaged_is_not_served_the_reason_is_told_and_mending_it_is_enough(
+    house: LearningHouse, tmp_path: Path, file: str, afresh: bool
+) -> None:
+    (path,) = tmp_path.rglob(file)
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    mine = shelf(house)
+    assert serve(mine, house, afresh=afresh) == (ZEROSHOT, 0.0)
+    assert "damaged" in copy_of(house).trouble
+    state = QueueControl(house.redis, house.settings).state()
+    (row,) = as_json(state)["learning"]
+    assert (row["served"], "damaged" in row["trouble"]) == (ZEROSHOT, True)
+    assert render(state)
+    path.write_bytes(content)
+    assert serve(mine, house) == (house.served, 1.0)
+    assert copy_of(house).trouble == ""
+
+
+def test_what_was_learned_on_other_weights_is_not_served(house: LearningHouse) -> None:
+    assert serve(shelf(house, weights="other"), house) == (ZEROSHOT, 0.0)
+    assert "other weights" in copy_of(house).trouble
+
+
+def test_a_new_project_of_the_same_number_is_served_zero_shot(house: LearningHouse) -> None:
+    project = replace(house.label_studio.project(PROJECT), created="later")
+    assert shelf(house).serve(project) == (ZEROSHOT, None)
+
+
+def test_a_worker_with_a_folder_of_its_own_waits_and_changes_nothing(house: LearningHouse, tmp_path: Path) -> None:
+    WorkerPresence(house.redis, learners=True).heartbeat("me")
+    lonely, before = shelf(house, place=tmp_path / "elsewhere"), copy_of(house)
+    for afresh in (True, False):
+        with pytest.raises(VersionsUnavailable, match="ZEROMASK_VERSIONS"):
+            serve(lonely, house, afresh=afresh)
+    assert copy_of(house) == before
+
+
+def test_where_nobody_learns_what_the_disk_says_is_true(house: LearningHouse, tmp_path: Path) -> None:
+    assert serve(shelf(house, place=tmp_path / "elsewhere"), house) == (ZEROSHOT, 0.0)
+
+
+def test_a_place_that_is_away_leaves_what_is_served(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = shelf(house)
+    serve(mine, house)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise VersionsUnavailable("folder", "cannot be read", "Mount it.")
+
+    monkeypatch.setattr("plugin_config.storage.Storage.read", away)
+    assert serve(mine, house) == (copy_of(house).served, 1.0)
+
+
+def test_the_commands_tell_and_move(
+    house: LearningHouse, redis_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    env = {"REDIS_URL": redis_url, "MODEL": "builtin"}
+    name = house.served
+    assert main(["versions", str(PROJECT)], env) == 0
+    shown = capsys.readouterr().out
+    assert name in shown
+    assert "served" in shown
+    assert main(["versions", str(PROJECT), "--json"], env) == 0
+    assert f'"served": "{name}"' in capsys.readouterr().out
+    assert main(["rollback", str(PROJECT)], env) == 0
+    assert f"zeroshot is served again instead of {name}" in capsys.readouterr().out
+    assert house.served == ZEROSHOT
+    for arguments, said in (
+        (["rollback", str(PROJECT)], "nothing is before that"),
+        (["rollback", str(PROJECT), "a9"], f"is none of {name}, zeroshot"),
+        (["rollback", str(PROJECT), "zeroshot"], "is what is served"),
+        (["rollback", "99"], "no worker has served it yet"),
+        (["versions", "99"], "no worker has served it yet"),
+    ):
+        assert main(arguments, env) == 2
+        assert said in capsys.readouterr().err
+    assert main(["rollback", str(PROJECT), version(adapter=name)], env) == 0
+    assert house.served == name
+
+
+def test_nobody_serves_a_damaged_version_by_command(house: LearningHouse, tmp_path: Path) -> None:
+    name = house.served
+    roll_back(house.redis, PROJECT, "builtin")
+    (path,) = tmp_path.rglob("adapter.safetensors")
+    path.write_bytes(b"")
+    with pytest.raises(LearningError, match="damaged"):
+        roll_back(house.redis, PROJECT, "builtin", name)
+    assert house.served == ZEROSHOT
+
+
+def test_a_version_whose_base_is_gone_goes_back_to_zero_shot(house: LearningHouse, redis: Redis) -> None:
+    first = house.served
+    house.annotate(6, digest="two")
+    house.look()
+    house.folder.prune(set())
+    for name in house.folder.names():
+        if name == first:
+            house.folder._storage.delete(f"{name}/manifest.json")
+    move = roll_back(redis, PROJECT, "builtin")
+    assert (move.after, move.skipped) == (ZEROSHOT, first)

@@ -1,0 +1,91 @@
+"""What a real recipe learned, kept on disk and read back: it says the very same, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plugin_config.errors import LearningError
+from plugin_config.versions import VerdictRecord, VersionFolder
+from tests.corrections import SQUARES
+from tests.house import picture
+from tests.test_versions import OWNER, add
+from worker.learning.adapter import UNLABELLED, Adapter, Example
+from worker.learning.recipes import recipe_named
+from worker.learning.store import keep, load_adapter
+from worker.segmentation.encoder import Encoder
+from worker.segmentation.segmenter import Segmenter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WORDS = tuple((label,) for label in SQUARES)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(Encoder("builtin", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def example(segmenter: Segmenter) -> Example:
+    image = np.array(Image.open(io.BytesIO(picture(top=20))).convert("RGB"))
+    truth = np.full(image.shape[:2], UNLABELLED, dtype=np.int16)
+    for number, left in enumerate(SQUARES.values()):
+        truth[20:67, left : left + 47] = number
+    return Example("1", image, segmenter.embed([image])[0], WORDS, truth)
+
+
+@pytest.fixture(scope="module")
+def adapter(segmenter: Segmenter, example: Example) -> Adapter:
+    return recipe_named("quick").fit([example], WORDS, segmenter).at_strength(0.5)
+
+
+def kept(folder: VersionFolder, adapter: Adapter, segmenter: Segmenter) -> str:
+    verdict = VerdictRecord(True, "promoted", {})
+    return keep(folder, adapter, newest=4, weights=segmenter.encoder.fingerprint, base="zeroshot", digest="d",
+                learned_from=("1",), verdict=verdict).name  # fmt: skip
+
+
+def test_it_says_the_very_same(tmp_path: Path, adapter: Adapter, segmenter: Segmenter, example: Example) -> None:
+    folder = VersionFolder(str(tmp_path), OWNER)
+    name = kept(folder, adapter, segmenter)
+    assert name.startswith("a5-"), "numbers of versions that are gone are not given again"
+    manifest, loaded = load_adapter(folder, name, weights=segmenter.encoder.fingerprint)
+    assert (manifest.recipe, manifest.learned_from) == ("quick", ("1",))
+    scene = segmenter.look(example.embedding, WORDS, example.image)
+    assert torch.equal(loaded.logits(scene), adapter.logits(scene))
+    assert not torch.equal(loaded.at_strength(1).logits(scene), adapter.logits(scene)), "with its strength"
+
+
+def test_the_same_has_the_same_name_but_for_its_number(
+    tmp_path: Path, adapter: Adapter, segmenter: Segmenter
+) -> None:
+    folder = VersionFolder(str(tmp_path), OWNER)
+    first = kept(folder, adapter, segmenter)
+    second = kept(folder, adapter, segmenter)
+    assert [name.partition("-")[0] for name in (first, second)] == ["a5", "a6"]
+    assert first.partition("-")[2] == second.partition("-")[2]
+
+
+def test_other_weights_and_strange_bytes_are_refused(tmp_path: Path, adapter: Adapter, segmenter: Segmenter) -> None:
+    folder = VersionFolder(str(tmp_path), OWNER)
+    name = kept(folder, adapter, segmenter)
+    with pytest.raises(LearningError, match="other weights"):
+        load_adapter(folder, name, weights="0")
+    strange = add(folder, 1)  # whole, and no tensors
+    with pytest.raises(LearningError, match="holds no tensors"):
+        load_adapter(folder, strange.name, weights=strange.weights)
+
+
+def test_weights_are_told_apart(segmenter: Segmenter) -> None:
+    other = Encoder("builtin", device="cpu")
+    assert other.fingerprint == segmenter.encoder.fingerprint
+    changed = Encoder("builtin", device="cpu")
+    with torch.no_grad():
+        next(iter(changed._model.parameters())).add_(0.001)
+    assert changed.fingerprint != other.fingerprint

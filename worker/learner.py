@@ -1,0 +1,192 @@
+"""The process that learns in the background: one project at a time, looked after so that a death costs nothing.
+
+Beside the look at work a thread keeps its project from others, shows that the process lives, and queues the looks that
+are due. It must not know how anything is learned.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+from redis import Redis
+
+from plugin_config.errors import (
+    LabelingConfigError,
+    LabelStudioError,
+    LabelStudioUnreachable,
+    LearningError,
+    QueueUnavailable,
+    VersionsUnavailable,
+    ZeromaskError,
+)
+from plugin_config.jobs import LearnProject, enqueue_learning, learn_queue
+from plugin_config.learning import Progress, State, Visit
+from plugin_config.versions import now
+from worker import tasks
+from worker.learning.finetune import BrokenOff, Look, Outcome
+from worker.queue_worker import work_off
+from worker.resident import Resident
+
+log = logging.getLogger(__name__)
+
+_LONGEST_BEAT_S = 1.0
+_AWAY_S, _BLOCKED_S = 10.0, 30.0
+_FAILED_S, _LONGEST_S = 60.0, 3600.0
+_NICE = 5  # predictions are waited for
+
+
+class Learner:
+    """Holds the project this process looks at now. See `worker.tasks.learn_project`."""
+
+    def __init__(self, resident: Resident) -> None:
+        self._resident = resident
+        self._project: int | None = None
+        self._said: dict[int, str] = {}
+
+    def learn(self, job: LearnProject) -> None:
+        """Look at a project, unless another process does.
+
+        Raises:
+            QueueUnavailable: Redis went away; the look stays asked for.
+        """
+        visit = self._resident.learning.begin(job.project, self._resident.name)
+        if visit is None:
+            return
+        self._project = job.project
+        try:
+            outcome, failed = self._look(job.project, visit)
+        except BrokenOff as reason:
+            log.warning("project %d: %s; it is begun again", job.project, reason)
+            outcome, failed = Outcome("waiting", "is begun again", visit.mark, 0.0), False
+        finally:
+            self._project = None
+        if outcome is not None:
+            news = self._said.get(job.project) != outcome.detail  # each round finds the same
+            self._said[job.project] = outcome.detail
+            log.log(logging.INFO if news else logging.DEBUG, "project %d: %s: %s", job.project, outcome.state,
+                    outcome.detail)  # fmt: skip
+            self._resident.learning.end(
+                job.project, self._resident.name, visit, Progress(outcome.state, outcome.detail, now()),
+                mark=outcome.mark, again_s=outcome.again_s, failed=failed,
+            )  # fmt: skip
+
+    def renew(self) -> None:
+        """Keep the project from others.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        project = self._project
+        if project is not None:
+            self._resident.learning.renew(project, self._resident.name)
+
+    def holds(self) -> str:
+        """What is at work, for people."""
+        return "" if self._project is None else f"project {self._project}"
+
+    def _look(self, project: int, visit: Visit) -> tuple[Outcome | None, bool]:
+        """Returns how the look ended, None when there is no such project any more, and whether of a fault of ours."""
+        look = Look(
+            self._resident, project, visit,
+            tell=lambda told: self._tell(project, told), go_on=lambda: self._go_on(project),
+        )  # fmt: skip
+        try:
+            return look.run(), False
+        except LabelStudioUnreachable as error:
+            return self._troubled(visit, "waiting", error, _AWAY_S), False
+        except LabelStudioError as error:
+            if error.status == 404:
+                log.warning("project %d is gone", project)
+                self._resident.pending.forget(project)
+                return None, False
+            return self._troubled(visit, "blocked", error, _BLOCKED_S), False
+        except VersionsUnavailable as error:
+            return self._troubled(visit, "blocked", error, _BLOCKED_S), False
+        except (LabelingConfigError, LearningError) as error:
+            return self._troubled(visit, "blocked", error, None), False
+        except (BrokenOff, QueueUnavailable):
+            raise
+        except Exception as error:  # the last resort: a fault of ours with one project must not cost the others
+            log.exception("project %d: unexpected", project)
+            again_s = min(_LONGEST_S, _FAILED_S * 2**visit.deaths)
+            told = f"unexpected {type(error).__name__}: {error}; the learner's log tells where"
+            return Outcome("blocked", told, visit.mark, again_s), True
+
+    def _troubled(self, visit: Visit, state: State, error: ZeromaskError, again_s: float | None) -> Outcome:
+        log.warning("%s", error)
+        return Outcome(state, str(error), visit.mark, again_s)
+
+    def _go_on(self, project: int) -> None:
+        if self._resident.stopping.is_set():
+            raise BrokenOff("this process is told to stop")
+        if not self._resident.learning.renew(project, self._resident.name):
+            raise BrokenOff("another process has taken over")
+
+    def _tell(self, project: int, detail: str) -> None:
+        log.info("project %d: %s", project, detail)
+        self._resident.learning.tell(project, Progress("learning", detail, now()))
+
+
+class LearnerKeeper(threading.Thread):
+    """Renews, gives signs of life, queues what is due, and looks at every project now and then. A Redis that is away is
+    waited for.
+    """
+
+    def __init__(self, resident: Resident, learner: Learner) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self._resident = resident
+        self._learner = learner
+        self._queue = learn_queue(resident.redis)
+        self._stopped = threading.Event()
+        self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
+        self._round_at = 0.0
+
+    def run(self) -> None:
+        """Beat until stopped."""
+        while not self._stopped.is_set():
+            try:
+                self.beat()
+            except ZeromaskError as error:
+                log.warning("%s", error)
+            self._stopped.wait(self._beat_s)
+
+    def beat(self) -> None:
+        """One round of all duties."""
+        resident = self._resident
+        self._learner.renew()
+        about = {**resident.about(), "tasks": self._learner.holds()}
+        resident.presence.heartbeat(resident.name, about)
+        if time.monotonic() >= self._round_at:
+            for project in resident.pending.projects():
+                resident.learning.round(project)
+            self._round_at = time.monotonic() + resident.settings.reconcile_s
+        for project in resident.learning.due():
+            if enqueue_learning(self._queue, LearnProject(project=project)):
+                log.debug("project %d: a look is due", project)
+
+    def stop(self) -> None:
+        """End the thread and say goodbye."""
+        self._stopped.set()
+        self.join(timeout=5)
+        try:
+            self._resident.presence.leave(self._resident.name)
+        except QueueUnavailable as error:
+            log.warning("%s", error)
+
+
+def run_learner(resident: Resident, connection: Redis) -> None:
+    """Learn whatever is due, through restarts of Redis; ends on SIGTERM or SIGINT."""
+    os.nice(_NICE)
+    learner = Learner(resident)
+    tasks.attach_learner(learner)
+    keeper = LearnerKeeper(resident, learner)
+    keeper.start()
+    log.info("ready to learn: model %s on %s, %s", resident.settings.model, resident.segmenter.encoder.device,
+             resident.name)  # fmt: skip
+    try:
+        work_off(learn_queue(connection), owner=resident.name, stopping=resident.stopping)
+    finally:
+        keeper.stop()

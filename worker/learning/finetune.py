@@ -1,0 +1,201 @@
+"""One look at a project's corrections: learn where enough is new, let the gate judge, keep and serve what it promotes.
+
+Everything is read from Label Studio and from disk, so a look may be broken off anywhere and begun again: what is served
+changes in one move, after all that belongs to it is written. It must not know queues or processes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from plugin_config.annotation_mark import AnnotationMark, annotation_mark
+from plugin_config.errors import LearningError, VersionsUnavailable
+from plugin_config.label_studio import Project
+from plugin_config.learning import State, Visit
+from plugin_config.versions import Attempt, Pointer, VerdictRecord, VersionFolder, now, number_of
+from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
+from worker.learning.adapter import Example
+from worker.learning.corrections import corrections_digest, read_corrections
+from worker.learning.gate import Verdict, judge
+from worker.learning.hold_out import split
+from worker.learning.recipes import recipe_named
+from worker.learning.store import keep
+from worker.resident import Resident
+
+log = logging.getLogger(__name__)
+
+RECIPE = "quick"
+_TOLD_EVERY = 10
+
+
+class BrokenOff(Exception):
+    """The look ends here and is begun again: the process stops, or another one has taken over."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a look ended.
+
+    Attributes:
+        state, detail: for people.
+        mark: how the annotations stood.
+        again_s: seconds until the next look; None = when something is said to have changed, or the round comes by.
+    """
+
+    state: State
+    detail: str
+    mark: str
+    again_s: float | None = None
+
+
+class Look:
+    """A look at one project.
+
+    Args:
+        resident: of this process.
+        project: its id.
+        visit: how it was asked for.
+        tell: takes what is being done now, for people.
+        go_on: raises BrokenOff when the look must end; called between steps, and right before what is served changes.
+    """
+
+    def __init__(
+        self, resident: Resident, project: int, visit: Visit, *, tell: Callable[[str], None], go_on: Callable[[], None]
+    ) -> None:
+        self._resident = resident
+        self._id = project
+        self._visit = visit
+        self._tell = tell
+        self._go_on = go_on
+
+    def run(self) -> Outcome:
+        """Look.
+
+        Raises:
+            BrokenOff: as `go_on` does.
+            LabelStudioError: Label Studio does not answer, or refuses; status 404 when the project is gone.
+            LabelingConfigError: the project names nothing to segment.
+            VersionsUnavailable: versions can be neither read nor written.
+            LearningError: the pointer to what is served is damaged.
+        """
+        resident = self._resident
+        project = resident.label_studio.project(self._id)
+        vocabulary = parse_vocabulary(project.label_config)
+        name, _ = resident.adapters.serve(project, afresh=True)
+        version = version_name(resident.settings.model, vocabulary, adapter=name)
+        if resident.ledger.served(self._id) not in ("", version):
+            resident.hints.request_refresh(self._id)  # the pointer was moved, and who did died before telling
+        folder = resident.adapters.folder(project)
+        pointer = folder.pointer()
+        last = pointer.attempt
+        mark = annotation_mark(
+            resident.label_studio, self._id, tasks=last.tasks if last else 0, latest=last.latest if last else ""
+        )
+        early = self._too_early(mark, last, vocabulary)
+        if early is not None:
+            return early
+        digest = f"{corrections_digest(resident.label_studio, self._id)}-{vocabulary.hash}"
+        if last and last.digest == digest:
+            return Outcome("idle", "nothing is new", str(mark))
+        if digest in pointer.rejected:
+            told = "these corrections made a version that was rolled back; others are waited for"
+            return Outcome("idle", told, str(mark))
+        examples = self._read(project, vocabulary, mark)
+        verdict = self._judge(project, folder, pointer, examples, vocabulary)
+        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), _record(verdict))
+        return self._conclude(project, folder, pointer, attempt, verdict)
+
+    def _too_early(self, mark: AnnotationMark, last: Attempt | None, vocabulary: Vocabulary) -> Outcome | None:
+        settings, visit = self._resident.settings, self._visit
+        relabelled = last is not None and last.vocabulary != vocabulary.hash
+        if not mark.tasks:
+            return Outcome("idle", "no image is annotated", str(mark))
+        if not mark.changed and not relabelled:
+            return Outcome("idle", "nothing is new", str(mark))
+        if visit.pressed:
+            return None
+        if mark.changed < settings.finetune_every and not relabelled:
+            told = f"{mark.changed} of {settings.finetune_every} new or changed annotated images are there"
+            return Outcome("waiting", told, str(mark))
+        # A webhook has pushed the look behind the pause already; where none came, annotations must have stood still.
+        stood_s = visit.mark_s if visit.mark == str(mark) else 0.0
+        if visit.quiet_s is None and stood_s < settings.finetune_quiet_s:
+            return Outcome("waiting", "until annotators pause", str(mark), settings.finetune_quiet_s - stood_s)
+        return None
+
+    def _read(self, project: Project, vocabulary: Vocabulary, mark: AnnotationMark) -> list[Example]:
+        resident, found = self._resident, []
+        ours = resident.ledger.known_versions(project.id)
+        corrections = read_corrections(
+            resident.label_studio, project.id, vocabulary, embed=resident.embeddings.embed, limits=resident.limits,
+            ours=ours,
+        )  # fmt: skip
+        self._step(f"reads {mark.tasks} annotated images")
+        for correction in corrections:
+            found.append(correction.example)
+            if len(found) % _TOLD_EVERY == 0:
+                self._step(f"has read {len(found)} of {mark.tasks} annotated images")
+        return found
+
+    def _judge(
+        self, project: Project, folder: VersionFolder, pointer: Pointer, examples: list[Example], vocabulary: Vocabulary
+    ) -> Verdict:
+        resident = self._resident
+        learn, held_out = split(examples)
+        self._step(f"learns from {len(learn)} annotated images, {len(held_out)} are held out")
+        name, served = resident.adapters.serve(project)
+        seen = () if name == ZEROSHOT else resident.adapters.adapter(folder, name)[0].learned_from
+        recipe = recipe_named(RECIPE)
+        return judge(recipe, learn, held_out, served, vocabulary.words, resident.segmenter, seen=seen)
+
+    def _conclude(
+        self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, verdict: Verdict
+    ) -> Outcome:
+        """Keep what was promoted, then move the pointer, in one write with the attempt."""
+        resident, target, newest = self._resident, None, before.newest
+        if verdict.promoted:
+            target = ZEROSHOT
+            if verdict.adapter is not None:
+                self._step("keeps the new version")
+                manifest = keep(
+                    folder, verdict.adapter, newest=before.newest, weights=resident.segmenter.encoder.fingerprint,
+                    base=before.served, digest=attempt.digest, learned_from=verdict.learned_from,
+                    verdict=attempt.verdict,
+                )  # fmt: skip
+                target, newest = manifest.name, manifest.number
+                attempt = replace(attempt, version=target)
+        with resident.adapters.moving(project.id):
+            self._go_on()
+            pointer = folder.pointer()
+            if target is not None and pointer.serial != before.serial:
+                told = f"{pointer.served} was chosen while this was learned: {attempt.verdict.reason}"
+                attempt = replace(attempt, verdict=replace(attempt.verdict, promoted=False, reason=told))
+                target = None
+            pointer = replace(pointer, attempt=attempt, newest=max(newest, pointer.newest))
+            folder.point(pointer if target is None else pointer.moved(target, by="gate"))
+        log.info("project %d: %s", project.id, attempt.verdict.reason)
+        if target is not None:
+            resident.adapters.serve(project, afresh=True)
+            resident.hints.request_refresh(project.id)
+            self._prune(folder)
+        return Outcome("idle", attempt.verdict.reason, f"{attempt.tasks} {attempt.latest}")
+
+    def _prune(self, folder: VersionFolder) -> None:
+        """Leave what is served, what was served before it, and the newest few."""
+        try:
+            served = folder.pointer().served
+            before = folder.manifest(served).base if number_of(served) else ZEROSHOT
+            for name in folder.prune({served, before}):
+                log.info("project %d: version %s is deleted: old and not served", folder.owner.project, name)
+        except (LearningError, VersionsUnavailable) as error:  # the next promotion tries again
+            log.warning("project %d: %s", folder.owner.project, error)
+
+    def _step(self, told: str) -> None:
+        self._go_on()
+        self._tell(told)
+
+
+def _record(verdict: Verdict) -> VerdictRecord:
+    return VerdictRecord(verdict.promoted, verdict.reason, dict(verdict.figures))
