@@ -49,7 +49,9 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         super().__init__()  # without the config, which it would parse in its own way, and without the access token
         self.label_config = label_config
         vocabulary = parse_vocabulary(label_config)
-        self.model_version = version_name(settings.model, vocabulary, adapter=queues.served(project))
+        self.model_version = version_name(
+            settings.model, vocabulary, adapter=queues.served(project), engine=settings.engine
+        )
         self._project = project
         self._queues = queues
 

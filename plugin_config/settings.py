@@ -6,6 +6,8 @@ setting is used for.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,6 +16,8 @@ from typing import Any
 
 from plugin_config.errors import SettingsError
 
+# Two predictions made with different ones of these are not the same version.
+_ENGINE = {"short_side", "windows", "readout", "affinity_tower", "refiner"}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
@@ -110,6 +114,14 @@ class Settings:
                 meaning = f"It is: {item.metadata['meaning']}"
                 raise SettingsError(f"setting {item.metadata['env']}", "is not set", meaning)
         return self
+
+    @property
+    def engine(self) -> str:
+        """4 hex digits of the settings beside MODEL that change what is predicted; "" while all are the default."""
+        told = [getattr(self, item.name) for item in fields(self) if item.name in _ENGINE]
+        if told == [item.default for item in fields(self) if item.name in _ENGINE]:
+            return ""
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:4]
 
     @property
     def state_path(self) -> Path:

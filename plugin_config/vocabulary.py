@@ -122,12 +122,14 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
     return Vocabulary(tuple(label for label in labels if label.to_name == first_image))
 
 
-def version_name(model: str, vocabulary: Vocabulary, *, adapter: str = ZEROSHOT) -> str:
+def version_name(model: str, vocabulary: Vocabulary, *, adapter: str = ZEROSHOT, engine: str = "") -> str:
     """The model version stamped on predictions: `<model>-<adapter>-<vocabulary hash>`, letters, digits and dashes.
+
+    `engine`, where there is one, stands behind the model; see `Settings.engine`.
 
     Depends on the words of the MODEL setting, not on weights, so that the web half can tell it without loading any.
     """
-    return f"{model_slug(model)}-{adapter}-{vocabulary.hash}"
+    return "-".join(part for part in (model_slug(model), engine, adapter, vocabulary.hash) if part)
 
 
 def model_slug(model: str) -> str:

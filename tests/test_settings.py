@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +76,13 @@ def test_the_table_lists_every_setting_once() -> None:
     rows = settings_table()
     assert len({row.env for row in rows}) == len(rows) == len(Settings.__dataclass_fields__)
     assert all(row.meaning.rstrip().endswith(".") for row in rows)
+
+
+def test_the_engine_is_told_by_what_changes_the_masks_and_by_nothing_else() -> None:
+    assert Settings(model="builtin", threads=3, port=1, precision="fp32").engine == ""
+    changed: list[dict[str, Any]] = [
+        {"short_side": 64}, {"windows": 4}, {"readout": "naclip"}, {"affinity_tower": "t"}, {"refiner": "r"},
+    ]  # fmt: skip
+    told = {Settings(**one).engine for one in changed}
+    assert len(told) == len(changed)
+    assert all(re.fullmatch("[0-9a-f]{4}", engine) for engine in told)

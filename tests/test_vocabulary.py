@@ -189,3 +189,8 @@ def test_equal_names_in_two_folders_are_two_versions() -> None:
 
 def test_an_adapter_is_in_the_version() -> None:
     assert "-a7-" in version_name("builtin", parse_vocabulary(brush('<Label value="cat"/>')), adapter="a7")
+
+
+def test_what_else_changes_the_masks_is_in_the_version() -> None:
+    vocabulary = parse_vocabulary(brush('<Label value="cat"/>'))
+    assert version_name("builtin", vocabulary, engine="12ab").startswith("builtin-12ab-zeroshot-")

@@ -49,7 +49,9 @@ def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Ord
     found = resident.label_studio.project(project)
     vocabulary = parse_vocabulary(found.label_config)
     name, adapter = resident.adapters.serve(found, afresh=afresh)
-    return Order(found, vocabulary, version_name(resident.settings.model, vocabulary, adapter=name), adapter)
+    settings = resident.settings
+    version = version_name(settings.model, vocabulary, adapter=name, engine=settings.engine)
+    return Order(found, vocabulary, version, adapter)
 
 
 def explain_unknown_words(resident: Resident, order: Order) -> None:

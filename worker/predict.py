@@ -119,9 +119,14 @@ class Admission:
         while left:
             self._leases.give_back(self._project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S)
 
+    def _engine(self) -> str:
+        """How the versions of this worker begin."""
+        settings = self._resident.settings
+        return "".join(f"{part}-" for part in (model_slug(settings.model), settings.engine) if part)
+
     def _move_to(self, version: str, left: dict[TaskRef, Lease]) -> None:
         """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
-        told, mine = self._resident.explained, f"{model_slug(self._resident.settings.model)}-"
+        told, mine = self._resident.explained, self._engine()
         for ref, lease in [(ref, lease) for ref, lease in left.items() if ref.version != version]:
             if not ref.version.startswith(mine) and ref.version not in told:
                 told.add(ref.version)

@@ -84,7 +84,7 @@ def _bare(count: int, model: str, picture: Path, seconds: float) -> float:
 
 def _workers(stage: BenchStage, count: int, seconds: float, numbers: Iterator[int]) -> float:
     """Images/s of `count` workers together, once all of them are at work."""
-    version = version_name(stage.settings.model, parse_vocabulary(CONFIG))
+    version = version_name(stage.settings.model, parse_vocabulary(CONFIG), engine=stage.settings.engine)
     with _running(stage, count):
         before = int(stage.counted()["posts"])
         stage.pending.add(PROJECT, [TaskRef(version, next(numbers)) for _ in range(_AT_ONCE)])

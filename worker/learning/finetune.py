@@ -84,7 +84,8 @@ class Look:
         project = resident.label_studio.project(self._id)
         vocabulary = parse_vocabulary(project.label_config)
         name, _ = resident.adapters.serve(project, afresh=True)
-        version = version_name(resident.settings.model, vocabulary, adapter=name)
+        settings = resident.settings
+        version = version_name(settings.model, vocabulary, adapter=name, engine=settings.engine)
         if resident.ledger.served(self._id) not in ("", version):
             resident.hints.request_refresh(self._id)  # the pointer was moved, and who did died before telling
         folder = resident.adapters.folder(project)

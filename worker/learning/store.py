@@ -60,7 +60,7 @@ def load_adapter(folder: VersionFolder, name: str, *, weights: str) -> tuple[Man
     """
     manifest, data = folder.adapter(name)
     if manifest.weights != weights:
-        problem = f"was learned on other weights of {manifest.owner.model} than those loaded"
+        problem = f"was learned on other weights of {manifest.owner.model} than those loaded, or read in another way"
         raise LearningError(f"version {name}", problem, _REMEDY)
     try:
         tensors = load(data)

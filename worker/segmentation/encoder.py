@@ -116,9 +116,10 @@ class Encoder:
     @cached_property
     def fingerprint(self) -> str:
         """12 hex digits that tell these weights, read this way, from others of the same name: by the first values of
-        each parameter.
+        each parameter, and by what else makes features differ.
         """
-        told = sha256(self.readout.name.encode())
+        tower = self._affinity.name if self._affinity is not None else ""
+        told = sha256(f"{self.readout.name} {tower} {self._windows} {self.short_side}".encode())
         for name, values in self._model.state_dict().items():
             told.update(f"{name}{tuple(values.shape)}".encode())
             told.update(values.detach().flatten()[:64].cpu().double().numpy().tobytes())

@@ -37,6 +37,7 @@ class KeyTower:
     """
 
     def __init__(self, tower: str, *, device: torch.device | str = "cpu") -> None:
+        self.name = tower
         name, _, file = tower.partition(":")
         try:
             model = timm.create_model(name, pretrained=not file, num_classes=0, dynamic_img_size=True)
