@@ -105,9 +105,9 @@ def test_the_cache_counts_them(model: str, tower: str) -> None:
 def test_they_reach_the_shape_stage(model: str, tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[Any] = []
 
-    def note(coarse: Any, size: Any, image: Any, features: Any) -> Any:
+    def note(coarse: Any, size: Any, image: Any, features: Any, **method: Any) -> Any:
         handed.append(features)
-        return pixel_classes(coarse, size, image, features)
+        return pixel_classes(coarse, size, image, features, **method)
 
     monkeypatch.setattr(facade, "pixel_classes", note)
     words = Vocabulary((Label("cat", ("cat",), control="b", to_name="image", image_key="image", output="brush"),))
