@@ -165,7 +165,7 @@ def attend(
         F.scaled_dot_product_attention(sources[one], sources[other], values, attn_mask=near, scale=scale)
         for one, other in readout.terms
     ]
-    return torch.stack(parts).sum(dim=0)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
 
 def neighbourhood(readout: Readout, grid: tuple[int, int], prefix: int, like: Tensor) -> Tensor:
