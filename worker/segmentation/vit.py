@@ -65,7 +65,7 @@ def token_features(
     cls = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
     tokens = visual.ln_pre(torch.cat([cls, tokens], dim=1) + positions.to(tokens.dtype))
     *blocks, last = visual.transformer.resblocks
-    for block in blocks:  # by hand: torch's fast path for them holds every pair of tokens in memory, and is a fifth slower
+    for block in blocks:  # not torch's fast path, which holds every pair of tokens in memory: a fifth slower
         tokens = _read_block(block, tokens, grid, _STANDARD, None)
     tokens = _read_block(last, tokens, grid, readout, proxies)
     projected: Tensor = visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
