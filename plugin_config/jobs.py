@@ -6,8 +6,8 @@ It must not know who enqueues or who works.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
 
 from redis import Redis
 from rq import Queue
@@ -61,74 +61,48 @@ class TaskRef:
 
 
 @dataclass(frozen=True)
-class DrainProject:
-    """Take up to `limit` pending tasks of a project, predict and post them. `slot` tells parallel drains apart."""
+class ProjectJob:
+    """Something to do about one project; every field is an int, not below its `least`."""
 
     project: int
+
+    least: ClassVar[Mapping[str, int]] = {"project": 1}
+
+    def __post_init__(self) -> None:
+        _require_ints(self, least=self.least)
+
+    def to_json(self) -> dict[str, Any]:
+        """The job's only argument."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Check what came out of Redis.
+
+        Raises:
+            JobError: a field is missing, unknown or of the wrong type.
+        """
+        return cls(**_fields(data, {item.name for item in fields(cls)}))
+
+
+@dataclass(frozen=True)
+class DrainProject(ProjectJob):
+    """Take up to `limit` pending tasks of a project, predict and post them. `slot` tells parallel drains apart."""
+
     slot: int
     limit: int
 
-    def __post_init__(self) -> None:
-        _require_ints(self, least={"project": 1, "slot": 0, "limit": 1})
-
-    def to_json(self) -> dict[str, Any]:
-        """The job's only argument."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> DrainProject:
-        """Check what came out of Redis.
-
-        Raises:
-            JobError: a field is missing, unknown or of the wrong type.
-        """
-        return cls(**_fields(data, {"project", "slot", "limit"}))
+    least: ClassVar[Mapping[str, int]] = {"project": 1, "slot": 0, "limit": 1}
 
 
 @dataclass(frozen=True)
-class RefreshProject:
+class RefreshProject(ProjectJob):
     """Look at a project's labeling config and tasks again and ask for what its present version lacks."""
 
-    project: int
-
-    def __post_init__(self) -> None:
-        _require_ints(self, least={"project": 1})
-
-    def to_json(self) -> dict[str, Any]:
-        """The job's only argument."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RefreshProject:
-        """Check what came out of Redis.
-
-        Raises:
-            JobError: a field is missing, unknown or of the wrong type.
-        """
-        return cls(**_fields(data, {"project"}))
-
 
 @dataclass(frozen=True)
-class LearnProject:
+class LearnProject(ProjectJob):
     """Look at a project's corrections and learn from them where there is something new."""
-
-    project: int
-
-    def __post_init__(self) -> None:
-        _require_ints(self, least={"project": 1})
-
-    def to_json(self) -> dict[str, Any]:
-        """The job's only argument."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> LearnProject:
-        """Check what came out of Redis.
-
-        Raises:
-            JobError: a field is missing, unknown or of the wrong type.
-        """
-        return cls(**_fields(data, {"project"}))
 
 
 def predict_queue(redis: Redis) -> Queue:
