@@ -171,8 +171,9 @@ class _Refined:
     ) -> _Refined:
         """Of the last class too, which is what the others leave: all that follows is linear, and here cells are few."""
         if lines is not None:
-            slope = torch.cat([lines.slope, -lines.slope.sum(dim=1, keepdim=True)], dim=1)
-            lines = LocalLines(slope.mul_(sureness), _with_the_rest(lines.offset).mul_(sureness))
+            rest = -lines.coefficients.sum(dim=1, keepdim=True)
+            rest[-1] += 1  # of the offset: shares sum to 1 whatever the colour
+            lines = LocalLines(torch.cat([lines.coefficients, rest], dim=1).mul_(sureness))
         return cls(classes, _with_the_rest(values).mul_(sureness), lines, size)
 
     def rows(self, image: NDArray[np.uint8], part: slice) -> Tensor:
