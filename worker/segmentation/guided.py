@@ -34,7 +34,8 @@ class LocalLines:
             rows: which rows those are; None = all.
             height: of the whole large image; None = that of `image`.
         """
-        grown = grow_rows(self.coefficients.flatten(0, 1), rows or slice(0, image.shape[1]), (height or image.shape[1], image.shape[2]))
+        size = (height or image.shape[1], image.shape[2])
+        grown = grow_rows(self.coefficients.flatten(0, 1), rows or slice(0, image.shape[1]), size)
         parts = grown.reshape(4, -1, *grown.shape[1:])
         values: Tensor = parts[3]
         for channel in range(3):
