@@ -19,6 +19,7 @@ from worker.learning.appearance import PLACES, describe
 from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
 from worker.learning.views import View
+from worker.segmentation.evidence import enlarge
 from worker.segmentation.heads import Scene
 from worker.segmentation.pictures import resize, shrink
 from worker.segmentation.shape import refine_logits
@@ -73,7 +74,7 @@ class Sight:
         rows = self.rows(words)
         rest = said[[k for k in range(len(said)) if k not in rows]].logsumexp(dim=0)
         nothing = torch.zeros_like(rest)
-        told = [nothing if k is None else known * (said[k] - rest)
+        told = [said[k] - rest if k is not None and known else nothing
                 for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
         return torch.stack([*told, nothing]).cpu()
 
@@ -81,7 +82,7 @@ class Sight:
         """(n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all."""
         grid = cells((image.shape[0], image.shape[1]))
         if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
-            return grow(scene.logits, grid)
+            return enlarge(scene.logits, grid)
         return refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
 
     def picture(self, scene: Scene, image: NDArray[np.uint8], view: View, said: Tensor) -> Picture:
@@ -101,8 +102,8 @@ class Sight:
             return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, *grid))
         part = view.pixels(patches, patches)
         features = (scene.embedding.features[part].cpu().float() - self.middle) @ self.axes
-        ahead = grow(self.ahead(scene.words, said)[:, *view.pixels(grid, patches)], grid)
-        return Picture(torch.cat([grow(features.permute(2, 0, 1), grid), ahead[:-1], *values]), self.scale * ahead)
+        ahead = enlarge(self.ahead(scene.words, said)[:, *view.pixels(grid, patches)], grid)
+        return Picture(torch.cat([enlarge(features.permute(2, 0, 1), grid), ahead[:-1], *values]), self.scale * ahead)
 
     def shares(self, example: Example, view: View, patches: tuple[int, int]) -> Tensor:
         """(T + 1, h, w) share of each taught class and of the rest in the cells of a view; void is in none."""
@@ -118,12 +119,6 @@ def cells(size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of the grid over a picture of (H, W) pixels: square cells, none smaller than a pixel."""
     unit = min(1.0, GRID / max(size))
     return max(1, round(size[0] * unit)), max(1, round(size[1] * unit))
-
-
-def grow(values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(C, h, w) to (C, *grid), bilinear; averaged where the grid is the coarser."""
-    smaller = grid[0] < values.shape[1] or grid[1] < values.shape[2]
-    return F.interpolate(values[None], size=grid, mode="bilinear", align_corners=False, antialias=smaller)[0]
 
 
 def principal_axes(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -144,7 +139,7 @@ def agreement(sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
     for scene, example in zip(scenes, examples, strict=True):
         patches = (scene.logits.shape[1], scene.logits.shape[2])
         truth = sight.shares(example, View.whole(patches), patches)
-        said.append(sight.ahead(scene.words, grow(scene.logits, (truth.shape[1], truth.shape[2]))).flatten(1).T)
+        said.append(sight.ahead(scene.words, enlarge(scene.logits, (truth.shape[1], truth.shape[2]))).flatten(1).T)
         truths.append(truth.flatten(1).T)
     rows, truth = torch.cat(said), torch.cat(truths)
     judged = torch.cat([sight.known, torch.ones(1)]) * (truth.sum(dim=0) > 0)

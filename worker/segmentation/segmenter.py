@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.segmentation.assembly import Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
+from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
 from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
@@ -101,7 +103,8 @@ class Segmenter:
             for label in vocabulary.labels
             if (label.texts, label.stuff) == (words[segment.index], segment.stuff)
         ]
-        return Segmentation(tuple(segments), _overall_score(found, confidence))
+        blind = head is None and not bool(spoken(scene.logits)[:-1].any())  # nothing could be looked for: look here
+        return Segmentation(tuple(segments), 0.0 if blind else _overall_score(found, confidence))
 
     def look(
         self, embedding: ImageEmbedding, words: Sequence[tuple[str, ...]], image: NDArray[np.uint8] | None = None
@@ -117,6 +120,7 @@ class Segmenter:
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
+        logits[[k for k, texts in enumerate(words) if self._texts.speechless(texts)]] = -torch.inf
         return Scene(embedding, image, tuple(words), logits)
 
     def pixel_classes(
