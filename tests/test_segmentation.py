@@ -177,6 +177,20 @@ def test_where_no_label_can_be_read_nothing_is_found_and_somebody_should_look(se
     assert (found.segments, found.score) == ((), 0.0)
 
 
+def test_what_nobody_would_accept_is_not_drawn_but_counts(encoder: CountingEncoder) -> None:
+    scene = annotation_scene(np.random.default_rng(3), ["red shape", "grass"], number=0, size=(120, 160), unit=80)
+    vocabulary = vocabulary_of("red shape", "blue shape", "green star", "grass", "sand")
+    all_drawn = Segmenter(encoder, least_score=0.0)
+    embedding = all_drawn.embed([scene.image])[0]
+    everything = all_drawn.segment(embedding, vocabulary, scene.image)
+    scores = sorted(found.score for found in everything.segments)
+    assert len(scores) >= 2
+    bound = (scores[0] + scores[1]) / 2
+    fewer = Segmenter(encoder, least_score=bound).segment(embedding, vocabulary, scene.image)
+    assert sorted(found.score for found in fewer.segments) == scores[1:]
+    assert fewer.score == pytest.approx(everything.score)
+
+
 def test_one_known_word_is_enough_to_look_for(segmenter: Segmenter) -> None:
     scene = annotation_scene(np.random.default_rng(3), ["red shape"], number=0, size=(120, 160), unit=80)
     found = segmenter.segment(segmenter.embed([scene.image])[0], vocabulary_of("red zebra"), scene.image)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.segmentation.assembly import Segment, Wanted, assemble
+from worker.segmentation.assembly import LEAST_SCORE, Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
@@ -46,13 +46,20 @@ class Segmenter:
         encoder: the model.
         store: keeps text embeddings beyond this process; None = in memory alone.
         refiner: a model of the SAM family that may redraw things; None = none.
+        least_score: segments that score less are not drawn; they count in the score of the whole.
     """
 
     def __init__(
-        self, encoder: Encoder, *, store: TextStore | None = None, refiner: MaskRefiner | None = None
+        self,
+        encoder: Encoder,
+        *,
+        store: TextStore | None = None,
+        refiner: MaskRefiner | None = None,
+        least_score: float = LEAST_SCORE,
     ) -> None:
         self.encoder = encoder
         self._refiner = refiner
+        self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
 
     @classmethod
@@ -64,7 +71,8 @@ class Segmenter:
         """
         encoder = Encoder.from_settings(settings, model=model)
         store = TextStore(settings.state_path / TEXTS_FOLDER)
-        return cls(encoder, store=store, refiner=load_refiner(settings.refiner, device=settings.device))
+        refiner = load_refiner(settings.refiner, device=settings.device)
+        return cls(encoder, store=store, refiner=refiner, least_score=settings.least_score)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """The costly half, once per image: (H, W, 3) uint8 RGB each."""
@@ -94,7 +102,9 @@ class Segmenter:
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
         wanted = dict.fromkeys(Wanted(words.index(label.texts), label.stuff) for label in vocabulary.labels)
-        found = assemble(pixels, confidence, list(wanted), image)
+        assembled = assemble(pixels, confidence, list(wanted), image)
+        found = [segment for segment in assembled if segment.score >= self._least_score]
+        faint = [segment for segment in assembled if segment.score < self._least_score]
         if self._refiner is not None and image is not None:
             found = refine_things(found, confidence, image, self._refiner)
         segments = [
@@ -104,7 +114,7 @@ class Segmenter:
             if (label.texts, label.stuff) == (words[segment.index], segment.stuff)
         ]
         blind = head is None and not bool(spoken(scene.logits)[:-1].any())  # nothing could be looked for: look here
-        return Segmentation(tuple(segments), 0.0 if blind else _overall_score(found, confidence))
+        return Segmentation(tuple(segments), 0.0 if blind else _overall_score([*found, *faint], confidence))
 
     def look(
         self, embedding: ImageEmbedding, words: Sequence[tuple[str, ...]], image: NDArray[np.uint8] | None = None
