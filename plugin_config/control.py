@@ -16,6 +16,7 @@ from plugin_config import pending_scripts as scripts
 from plugin_config.adapters import ServedAdapters
 from plugin_config.jobs import TaskRef
 from plugin_config.learning import Progress, ProjectLearning
+from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import AHEAD_MS, PendingTasks, Priority
 from plugin_config.presence import WorkerPresence, WorkerState
 from plugin_config.redis_errors import redis_errors
@@ -28,8 +29,8 @@ _BULK = 5000
 
 @dataclass(frozen=True)
 class ProjectState:
-    """One project: tasks by state, whether it is paused, tasks done per second of late, and seconds until all are
-    done at that pace (None when nothing moves).
+    """One project: tasks by state, whether it is paused, tasks done per second of late, seconds until all are done at
+    that pace (None when nothing moves), and what people should know about its labels.
     """
 
     project: int
@@ -37,6 +38,7 @@ class ProjectState:
     paused: bool
     per_s: float
     eta_s: float | None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class QueueControl:
         self._learners = WorkerPresence(redis, learners=True)
         self._learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self._adapters = ServedAdapters(redis)
+        self._ledger = ProjectLedger(redis)
 
     @redis_errors
     def knows(self, project: int) -> bool:
@@ -142,7 +145,7 @@ class QueueControl:
         per_s = int(self._redis.eval(scripts.PACE, 1, f"zeromask:{project}:")) / 60
         left = counts.pending + counts.leased
         eta = left / per_s if per_s and project not in paused else (None if left else 0.0)
-        return ProjectState(project, counts, project in paused, per_s, eta)
+        return ProjectState(project, counts, project in paused, per_s, eta, self._ledger.remarks(project))
 
     def _in_parts(self, script: str, project: int, members: list[str], *args: int) -> int:
         return sum(

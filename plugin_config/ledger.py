@@ -9,12 +9,15 @@ Keys of project P:
     zeromask:P:served     string  the version the project was last refreshed to
     zeromask:P:shown      string  the version annotators were last switched to
     zeromask:P:counted    string  how many tasks the project had when all were last looked at
+    zeromask:P:remarks    string  JSON list of sentences about the labels, for people
     zeromask:P:left       set     tasks whose older predictions could not be deleted yet
     zeromask:P:doubts     zset    version|task posted with an unknown end -> moment until which it is looked at, ms
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
@@ -72,6 +75,16 @@ class ProjectLedger:
     def counted(self, project: int) -> int:
         """How many tasks the project had at the last `count`, -1 before the first."""
         return int(self._redis.get(f"zeromask:{project}:counted") or -1)
+
+    @redis_errors
+    def remark(self, project: int, remarks: Sequence[str]) -> None:
+        """Keep what people should know about the labels, instead of what was kept before."""
+        self._redis.set(f"zeromask:{project}:remarks", json.dumps(list(remarks)))
+
+    @redis_errors
+    def remarks(self, project: int) -> tuple[str, ...]:
+        """What people should know about the labels, a sentence each."""
+        return tuple(map(str, json.loads(self._redis.get(f"zeromask:{project}:remarks") or "[]")))
 
     @redis_errors
     def leave(self, project: int, task: int) -> None:

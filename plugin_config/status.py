@@ -63,6 +63,7 @@ def as_json(state: QueueState) -> dict[str, Any]:
                 "project": row.project, "pending": row.counts.pending, "leased": row.counts.leased,
                 "done": row.counts.done, "failed": row.counts.failed, "paused": row.paused,
                 "tasks_per_s": round(row.per_s, 3), "eta_s": None if row.eta_s is None else round(row.eta_s),
+                "remarks": list(row.remarks),
             }
             for row in state.projects
         ],
@@ -98,8 +99,9 @@ def _projects(state: QueueState) -> Table:
     for row in state.projects:
         counts = row.counts
         failed = Text(str(counts.failed), style="red" if counts.failed else "")
+        told = Text("\n".join(["paused"] * row.paused + list(row.remarks)), style="yellow")
         table.add_row(str(row.project), str(counts.pending), str(counts.leased), str(counts.done), failed,
-                      f"{row.per_s:.1f}", _eta(row), "paused" if row.paused else "")  # fmt: skip
+                      f"{row.per_s:.1f}", _eta(row), told)  # fmt: skip
     return table
 
 

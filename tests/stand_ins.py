@@ -129,8 +129,8 @@ class StandInModel:
         mask[2:5, 2:5] = True
         return Segmentation((LabelSegment(vocabulary.labels[0], mask, 0.9),), 0.9)
 
-    def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
-        return {}
+    def remarks(self, vocabulary: Vocabulary) -> list[str]:
+        return [f"label {label.key!r}: unknown" for label in vocabulary.labels if label.key == "zeppelin"]
 
 
 class StandInHead:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from plugin_config.control import QueueControl
 from plugin_config.jobs import predict_queue
+from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -98,6 +99,9 @@ def test_the_state_tells_projects_pace_workers_and_last_errors(
     control.pause(8)
     presence.heartbeat("w", {"model": "builtin", "device": "cpu", "tasks": "2", "trouble": "Label Studio is away"})
     redis.hincrby("zeromask:clock", "now", 6000)  # the five seconds of the work are over
+    ledger = ProjectLedger(redis)
+    ledger.remark(PROJECT, ["nothing"])
+    ledger.remark(PROJECT, ["label 'wug': not known"])
     state = control.state()
     first, second = state.projects
     assert first.counts == Counts(pending=3, leased=2, failed=1, done=6)
@@ -109,11 +113,11 @@ def test_the_state_tells_projects_pace_workers_and_last_errors(
     told = as_json(state)
     assert told["projects"][0] == {
         "project": PROJECT, "pending": 3, "leased": 2, "done": 6, "failed": 1, "paused": False, "tasks_per_s": 0.1,
-        "eta_s": 50}  # fmt: skip
+        "eta_s": 50, "remarks": ["label 'wug': not known"]}  # fmt: skip
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(state))
     text = console.export_text()
-    for said in ("no such picture", "0:00:50", "paused", "builtin", "Label Studio is away"):
+    for said in ("no such picture", "0:00:50", "paused", "builtin", "Label Studio is away", "not known"):
         assert said in text
 
 

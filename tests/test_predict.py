@@ -103,6 +103,17 @@ def test_what_another_model_was_asked_for_is_predicted_at_the_version_served(res
     assert resident.stored() == [(task, version()) for task in ALL]
 
 
+def test_what_the_model_cannot_read_is_told_until_the_labels_are_edited(resident: StandInResident) -> None:
+    resident.label_studio.config = CONFIG.format("zeppelin")
+    resident.pending.add(PROJECT, [TaskRef(version("zeppelin"), 1)])
+    resident.drain()
+    assert resident.ledger.remarks(PROJECT) == ("label 'zeppelin': unknown",)
+    resident.label_studio.config = CONFIG.format("dog")
+    resident.refresh()
+    resident.drain()
+    assert resident.ledger.remarks(PROJECT) == ()
+
+
 def test_a_label_edited_during_a_drain_is_caught_up_with(resident: StandInResident) -> None:
     def edit(task: int) -> None:
         if task == 1:  # another worker refreshes the project while this one draws at the old labels

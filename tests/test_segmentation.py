@@ -157,6 +157,10 @@ def test_a_bias_lets_the_background_win_where_all_classes_say_no() -> None:
 def test_words_outside_the_builtins_world_are_named(segmenter: Segmenter) -> None:
     vocabulary = vocabulary_of("red shape", "green zebra", "A-Red, striped zeppelin!")
     assert segmenter.unknown_words(vocabulary) == {"green zebra": ["zebra"], "A-Red, striped zeppelin!": ["zeppelin"]}
+    assert segmenter.remarks(vocabulary_of("red shape", "green zebra", "wug dax")) == [
+        "label 'green zebra': model builtin does not know 'zebra' and goes by the rest",
+        "label 'wug dax': model builtin does not know 'wug' and 'dax'; it gets no mask until it is drawn",
+    ]
 
 
 def test_a_label_the_model_knows_nothing_of_gets_no_pixel_and_takes_none(segmenter: Segmenter) -> None:

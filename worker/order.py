@@ -54,14 +54,15 @@ def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Ord
     return Order(found, vocabulary, version, adapter)
 
 
-def explain_unknown_words(resident: Resident, order: Order) -> None:
-    """Say once per version which words of which labels the model was never trained on."""
+def make_remarks(resident: Resident, order: Order) -> None:
+    """Say once per version which labels the model cannot read, in the log and to `zeromask status`."""
     if order.version in resident.explained:
         return
     resident.explained.add(order.version)
-    for key, words in resident.segmenter.unknown_words(order.vocabulary).items():
-        log.warning("project %d: model %s does not know %s in label %r: expect nothing of it", order.project.id,
-                    resident.settings.model, " and ".join(map(repr, words)), key)  # fmt: skip
+    remarks = resident.segmenter.remarks(order.vocabulary)
+    resident.ledger.remark(order.project.id, remarks)
+    for remark in remarks:
+        log.warning("project %d: %s", order.project.id, remark)
 
 
 def replace_older(resident: Resident, order: Order, task: Task) -> None:

@@ -27,7 +27,7 @@ from plugin_config.slots import URGENT_SLOT
 from plugin_config.vocabulary import model_slug
 from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.images import fetch_image
-from worker.order import explain_unknown_words, read_order
+from worker.order import make_remarks, read_order
 from worker.pipeline import Pipeline
 from worker.posting import Posting, finish
 from worker.resident import Resident
@@ -89,7 +89,7 @@ class Admission:
         order = read_order(resident, project)
         if resident.ledger.served(project) != order.version:
             resident.hints.request_refresh(project)
-        explain_unknown_words(resident, order)
+        make_remarks(resident, order)
         self._move_to(order.version, left)
         tasks = {task.id: task for task in resident.label_studio.tasks(project, [ref.task for ref in left])}
         work = []

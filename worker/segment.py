@@ -51,9 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask segment: {error}", style="red", markup=False)
         return 2
-    for key, words in segmenter.unknown_words(vocabulary).items():
-        console.print(f"model {options.model} does not know {', '.join(words)} in {key!r}: expect nothing of it",
-                      style="yellow", markup=False)  # fmt: skip
+    for remark in segmenter.remarks(vocabulary):
+        console.print(remark, style="yellow", markup=False)
     rows: list[dict[str, Any]] = []
     limits = ImageLimits.from_settings(settings)
     places = list(zip(options.images, output_stems(options.images, options.output_dir), strict=True))

@@ -146,6 +146,18 @@ class Segmenter:
         image = scene.image if outlines else None
         return pixel_classes(logits, embedding.size, image, embedding.affinity, method=method)
 
+    def remarks(self, vocabulary: Vocabulary) -> list[str]:
+        """What whoever made the vocabulary should know, a sentence each: labels in words the model cannot read."""
+        found = []
+        for label in vocabulary.labels:
+            words = self.unknown_words(Vocabulary((label,))).get(label.key, [])
+            told = f"label {label.key!r}: model {self.encoder.name} does not know {' and '.join(map(repr, words))}"
+            if words and self._texts.speechless(label.texts):
+                found.append(f"{told}; it gets no mask until it is drawn")
+            elif words:
+                found.append(f"{told} and goes by the rest")
+        return list(dict.fromkeys(found))
+
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         """Labels none of whose texts the model can read: each holds words that it was never trained on. These words."""
         return {
