@@ -20,7 +20,7 @@ from plugin_config.cli import COMMANDS, usage
 from worker.overlay import Painting, draw_overlay, draw_sheet, label_colour
 from worker.regions import decode_region
 from worker.segment import main as segment
-from worker.segment import output_stems
+from worker.segment import output_stems, vocabulary_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "red striped shape,green dotted shape"
@@ -103,6 +103,14 @@ def test_plain_output_is_a_line_per_image(
     assert len(list((tmp_path / "state" / "texts").iterdir())) == 1
     counts = r"\d+ red striped shape, \d+ green dotted shape"
     assert re.fullmatch(rf"{re.escape(str(pictures[0]))}: {counts} -> .*\n", capsys.readouterr().out)
+
+
+def test_stuff_is_one_region_however_many_parts_it_has() -> None:
+    vocabulary = vocabulary_of(["star", "grass"], "polygon", ["grass", "water"])
+    assert [(label.key, label.stuff) for label in vocabulary.labels] == [
+        ("star", False), ("grass", True), ("water", True),
+    ]  # fmt: skip
+    assert {label.output for label in vocabulary.labels} == {"polygon"}
 
 
 def test_a_folder_that_cannot_be_written_is_told(

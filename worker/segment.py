@@ -31,6 +31,7 @@ class Options:
 
     images: tuple[Path, ...]
     words: tuple[str, ...]
+    stuff: tuple[str, ...]
     model: str
     output_dir: Path
     output: str
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = Settings.from_env(os.environ)
         options = _parse(arguments, settings)
-        vocabulary = vocabulary_of(options.words, options.output)
+        vocabulary = vocabulary_of(options.words, options.output, options.stuff)
         segmenter = Segmenter.from_settings(settings, model=options.model)
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:
@@ -66,15 +67,21 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any("error" in row for row in rows) else 0
 
 
-def vocabulary_of(words: Sequence[str], output: str = "brush") -> Vocabulary:
+def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[str] = ()) -> Vocabulary:
     """A vocabulary of plain words, each a label of one control named "label" over an image named "image".
+
+    Args:
+        words: drawn thing by thing.
+        output: region type.
+        stuff: further words, or some of the same: all of one is one region.
 
     Raises:
         ZeromaskError: there is no word.
     """
     labels = tuple(
-        Label(word, (word,), control="label", to_name="image", image_key="image", output=output)  # type: ignore[arg-type]
-        for word in dict.fromkeys(words)
+        Label(word, (word,), control="label", to_name="image", image_key="image", output=output,  # type: ignore[arg-type]
+              stuff=word in stuff)
+        for word in dict.fromkeys([*words, *stuff])
     )
     if not labels:
         raise ZeromaskError("labels", "none given", 'Name them: --labels "cat,grass".')
@@ -109,7 +116,7 @@ def _segment(
 
 def _report(rows: Sequence[dict[str, Any]], options: Options) -> None:
     if options.json:
-        sys.stdout.write(json.dumps({"model": options.model, "labels": list(options.words), "images": rows}) + "\n")
+        sys.stdout.write(json.dumps({"model": options.model, "labels": list(dict.fromkeys([*options.words, *options.stuff])), "images": rows}) + "\n")
         return
     for row in rows:
         if "error" not in row:
@@ -121,13 +128,18 @@ def _parse(arguments: Sequence[str], settings: Settings) -> Options:
     parser = argparse.ArgumentParser(prog="zeromask segment", description="Masks for the words you name.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     parser.add_argument("--labels", required=True, help='what to look for, a comma list: "cat,grass"')
+    parser.add_argument("--stuff", default="", help='what has no single things, each drawn as one region: "grass,sky"')
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="default: %(default)s")
     parser.add_argument("--output", choices=("brush", "polygon", "rectangle"), default="brush", help="region type")
     parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
     found = parser.parse_args(arguments)
-    words = tuple(word.strip() for word in found.labels.split(",") if word.strip())
-    return Options(tuple(found.images), words, found.model, found.output_dir, found.output, found.json)
+    words, stuff = (_words(text) for text in (found.labels, found.stuff))
+    return Options(tuple(found.images), words, stuff, found.model, found.output_dir, found.output, found.json)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 if __name__ == "__main__":
