@@ -116,7 +116,8 @@ def _segment(
 
 def _report(rows: Sequence[dict[str, Any]], options: Options) -> None:
     if options.json:
-        sys.stdout.write(json.dumps({"model": options.model, "labels": list(dict.fromkeys([*options.words, *options.stuff])), "images": rows}) + "\n")
+        labels = list(dict.fromkeys([*options.words, *options.stuff]))
+        sys.stdout.write(json.dumps({"model": options.model, "labels": labels, "images": rows}) + "\n")
         return
     for row in rows:
         if "error" not in row:
