@@ -68,6 +68,17 @@ def test_least_certain_first_and_the_table(tmp_path: Path, capsys: pytest.Captur
     assert [line.split()[0] for line in lines] == ["photographs", "none", "1", "2"]
 
 
+def test_models_are_judged_under_the_settings_of_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_set(tmp_path / "set", train=1, test=1)
+    monkeypatch.setenv("ZEROMASK_READOUT", "proxy")  # which needs a tower
+    monkeypatch.setenv("MODEL", "no-such-model")  # what is given goes ahead
+    asked = ["--photos", str(folder), "--learn", "train", "--test", "test", "--model", "builtin"]
+    assert main(asked) == 2
+    assert "readout proxy" in capsys.readouterr().err
+
+
 def test_the_least_certain_are_those_with_the_lowest_score(tmp_path: Path) -> None:
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
     found = read_labelled_set(write_set(tmp_path / "set", train=5, test=1), ["train", "test"], None)

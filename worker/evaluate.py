@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,12 +18,14 @@ from worker.evaluation import compose, learn, panoptic, refine
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to measure: its name, one line of help, its options, and what runs it (returns the exit status)."""
+    """One way to measure: its name, one line of help, its options, and what runs it (returns the exit status) under
+    settings of which options given go ahead.
+    """
 
     name: str
     meaning: str
     add_arguments: Callable[[argparse.ArgumentParser, Settings], None]
-    run: Callable[[argparse.Namespace], int]
+    run: Callable[[argparse.Namespace, Settings], int]
 
 
 PROTOCOLS = (
@@ -42,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         protocol, parser = _choose(arguments, settings)
-        return protocol.run(parser.parse_args(arguments))
+        options = parser.parse_args(arguments)
+        given = {name: vars(options)[name] for name in ("model", "device") if name in vars(options)}
+        return protocol.run(options, replace(settings, **given))
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask evaluate: {error}\n")
         return 2

@@ -183,11 +183,11 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--templates", action="store_true", help="also score each prompt template alone")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, settings: Settings) -> int:
     """Judge the model and print a table, or one JSON line with --json."""
     if options.scenes < len(PAIRS):
         raise SettingsError("--scenes", f"is {options.scenes}", f"Ask for at least {len(PAIRS)}, one for each pair.")
-    encoder = Encoder(options.model, device=options.device)
+    encoder = Encoder.from_settings(settings)
     found = judge_model(encoder, scenes=options.scenes, seed=options.seed, templates=options.templates)
     sys.stdout.write(json.dumps(found) + "\n" if options.json else table(found))
     return 0

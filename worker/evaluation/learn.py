@@ -47,12 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
                         help="parts left out, to see what they are worth")  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, settings: Settings) -> int:
     """Play the loop; a table (or one JSON line) on stdout, progress on stderr."""
     if min(options.counts) < 1 or options.orders < 1 or min(options.size or [1]) < 1:
         raise SettingsError("--counts, --orders and --size", "must be at least 1", "Give positive numbers.")
     found = read_labelled_set(options.photos, [options.learn, options.test], options.size and tuple(options.size))
-    segmenter = Segmenter(Encoder(options.model, device=options.device))
+    segmenter = Segmenter(Encoder.from_settings(settings))
     loop = Loop(segmenter, found, learn=options.learn, test=options.test, outlines="shape" not in options.without)
     recipe = recipe_named(options.recipe, without=[part for part in options.without if part != "shape"])
     counts = sorted({min(count, len(loop.train)) for count in options.counts})

@@ -125,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
                         "instead, the true classes given; no model is run")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, settings: Settings) -> int:
     """Judge the model, or the cuts on photographs, and print a table, or one JSON line with --json."""
     if options.photos is not None:
         judged = judge_photographs(options.photos)
@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsError("--limit", f"is {options.limit}", f"Ask for at least {len(WORDS)} scenes.")
     if options.seed == FIT_SEED:
         raise SettingsError("--seed", f"is {FIT_SEED}, that of the scenes the rules were fitted on", "Take another.")
-    found = judge_model(Encoder(options.model, device=options.device), scenes=options.limit, seed=options.seed)
+    found = judge_model(Encoder.from_settings(settings), scenes=options.limit, seed=options.seed)
     sys.stdout.write(json.dumps(found) + "\n" if options.json else table(found))
     return 0
 

@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--output-dir", type=Path, help="write refine.json and a chart of the gain per photograph here")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, settings: Settings) -> int:
     """Measure and report; the table (or one JSON line) on stdout, progress on stderr."""
     sets = {folder.name: read_set(folder, options.part, options.limit) for folder in options.photos}
     refiners: dict[str, Refiner] = {PLAIN: bilinear, **_RIVALS, OURS: partial(refine_logits, method=ADAPTIVE)}
