@@ -148,7 +148,7 @@ def test_untaught_labels_keep_their_distances(
 ) -> None:
     scene = look(corrected[0], segmenter)
     logits = learned.logits(scene)
-    said = learned.sight.said(scene, corrected[0].image)
+    said = learned.sight.seen(scene, corrected[0].image).said
     torch.testing.assert_close(logits[2] - logits[3], said[2] - said[3])
 
 

@@ -6,7 +6,7 @@ images or encoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -49,12 +49,16 @@ class Picture:
     """What is known of the cells of one picture.
 
     Attributes:
-        values: (F, h, w) float32 descriptors.
-        offset: (C, h, w) float32 logits that learning starts from.
+        values: (F, N) float32 descriptors.
+        offset: (C, N) float32 logits that learning starts from.
     """
 
     values: Tensor
     offset: Tensor
+
+
+Look = Callable[[Tensor], Picture]
+"""What is known of the cells at (N,) int64 indices."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,12 @@ class Classifier:
 
     @torch.no_grad()
     def logits(self, picture: Picture) -> Tensor:
-        """(C, h, w) float32 log-posteriors."""
-        rows = self.scaled(picture)
-        posterior = self.networks.posterior(rows, _rows(picture.offset), self.strength)
+        """(C, N) float32 log-posteriors."""
+        rows = ((picture.values.T - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
+        posterior = self.networks.posterior(rows, picture.offset.T, self.strength)
         if self.bank is not None:
             posterior = torch.lerp(posterior, self.bank.recall(rows), self.retrieval)
-        return posterior.clamp_min(_LEAST).log().T.reshape(picture.offset.shape)
-
-    def scaled(self, picture: Picture) -> Tensor:
-        """(N, F) descriptors of the cells, of unit size, outliers cut off."""
-        return ((_rows(picture.values) - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
+        return posterior.clamp_min(_LEAST).log().T
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for storage."""
@@ -110,16 +110,16 @@ class Classifier:
 
 
 def learn(
-    seen: Iterable[tuple[Picture, Tensor]],
+    seen: Iterable[tuple[Tensor, Look]],
     count: int,
     options: Options,
     *,
     blinded: Sequence[Blinded],
     wary_of: int | None,
 ) -> Classifier:
-    """Learn from pictures, `count` of them, each with the shares (C, h, w) of the classes in its cells.
+    """Learn from pictures, `count` of them: the shares (C, h, w) of the classes in the cells of each, and a look at it.
 
-    What is void is in no share. Of a picture only the cells picked are kept.
+    What is void is in no share. Only the cells picked of a picture are looked at.
 
     Args:
         wary_of: how many photographs the pictures are of, in turns, when learning may make the offsets worse: then
@@ -130,7 +130,7 @@ def learn(
     """
     chance = torch.Generator().manual_seed(options.seed)
     most = min(options.cells[1], options.cells[0] // count)
-    picked = [_pick(picture, share, most, chance) for picture, share in seen]
+    picked = [_pick(share, look, most, chance) for share, look in seen]
     raw, offset, known = (torch.cat(parts) for parts in zip(*picked, strict=True))
     if not len(raw):
         raise LearningError("corrections", "all of them is void", "Accept a picture with a label in it.")
@@ -170,12 +170,9 @@ def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded
     return _STRENGTHS[int(torch.where(harmless, ious.mean(dim=1), -1.0).argmax())]
 
 
-def _pick(picture: Picture, share: Tensor, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _pick(share: Tensor, look: Look, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Values, offsets and shares of cells at least half of which is known, at most so many, at random."""
     known = (share.sum(dim=0).flatten() > 0.5).nonzero()[:, 0]
-    rows = known[torch.randperm(len(known), generator=chance)[:most]]
-    return _rows(picture.values)[rows], _rows(picture.offset)[rows], _rows(share)[rows]
-
-
-def _rows(values: Tensor) -> Tensor:
-    return values.flatten(1).T
+    cells = known[torch.randperm(len(known), generator=chance)[:most]]
+    picture = look(cells)
+    return picture.values.T, picture.offset.T, share.flatten(1)[:, cells].T

@@ -32,6 +32,36 @@ _SCALES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A scene, and what is found of it once for all its views.
+
+    Attributes:
+        scene: what the model says.
+        image: its image, (H, W, 3) uint8 RGB.
+        said: (n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all.
+    """
+
+    scene: Scene
+    image: NDArray[np.uint8]
+    said: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image, pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of its cells."""
+        return cells(self.size)
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """(h, w) of the model's patches."""
+        return self.scene.logits.shape[1], self.scene.logits.shape[2]
+
+
+@dataclass(frozen=True)
 class Sight:
     """Which labels were taught, and what is seen of a scene.
 
@@ -77,32 +107,34 @@ class Sight:
                 for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
         return torch.stack([*told, nothing]).cpu()
 
-    def said(self, scene: Scene, image: NDArray[np.uint8]) -> Tensor:
-        """(n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all."""
+    def seen(self, scene: Scene, image: NDArray[np.uint8]) -> Seen:
+        """What is found once of a scene, whatever the view. The image: (H, W, 3) uint8 RGB."""
         grid = cells((image.shape[0], image.shape[1]))
         if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
-            return grow(scene.logits, grid)
-        return refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
+            return Seen(scene, image, grow(scene.logits, grid))
+        return Seen(scene, image, refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity))
 
-    def picture(self, scene: Scene, image: NDArray[np.uint8], view: View, said: Tensor) -> Picture:
+    def picture(self, seen: Seen, view: View, at: Tensor | None = None) -> Picture:
         """What is seen of a view of a scene, cell by cell.
 
         Args:
-            scene: what the model says.
-            image: its image, (H, W, 3) uint8 RGB.
+            seen: the scene.
             view: of it.
-            said: what `said` gives of the whole scene.
+            at: (N,) int64 cells to look at, row by row; None = all.
         """
-        patches, size = (scene.logits.shape[1], scene.logits.shape[2]), (image.shape[0], image.shape[1])
-        grid = cells(size)
-        looks = describe(view.relit(shrink(image[view.pixels(size, patches)], 4 * GRID)), grid)
+        scene, size, grid = seen.scene, seen.size, seen.grid
+        patches = seen.patches
+        looks = describe(view.relit(shrink(seen.image[view.pixels(size, patches)], 4 * GRID)), grid, at)
         values = [looks[-PLACES:], looks[:-PLACES]] if self.appearance else [looks[-PLACES:]]
         if not self.encoder:
-            return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, *grid))
+            return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, looks.shape[1]))
+        cell = slice(None) if at is None else at
         part = view.pixels(patches, patches)
         features = (scene.embedding.features[part].cpu().float() - self.middle) @ self.axes
-        ahead = grow(self.ahead(scene.words, said)[:, *view.pixels(grid, patches)], grid)
-        return Picture(torch.cat([grow(features.permute(2, 0, 1), grid), ahead[:-1], *values]), self.scale * ahead)
+        features = grow(features.permute(2, 0, 1), grid).flatten(1)[:, cell]
+        said = seen.said[:, *view.pixels(grid, patches)]
+        ahead = grow(self.ahead(scene.words, said), grid).flatten(1)[:, cell]
+        return Picture(torch.cat([features, ahead[:-1], *values]), self.scale * ahead)
 
     def shares(self, example: Example, view: View, patches: tuple[int, int]) -> Tensor:
         """(T + 1, h, w) share of each taught class and of the rest in the cells of a view; void is in none."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.learning.adapter import AdapterState, Example, Words
-from worker.learning.classifier import Classifier, Options, Picture, learn
+from worker.learning.classifier import Classifier, Look, Options, learn
 from worker.learning.sight import Sight, agreement, principal_axes
 from worker.learning.views import View
 from worker.segmentation.heads import Scene
@@ -51,8 +52,9 @@ class QuickAdapter:
         """(n + 1, h', w') float32; see `worker.segmentation.heads.Head`."""
         if self.strength == 0 or scene.image is None:
             return scene.logits
-        said = self.sight.said(scene, scene.image)
-        learned = self.classifier.logits(self.sight.picture(scene, scene.image, View.whole(_patches(scene)), said))
+        seen = self.sight.seen(scene, scene.image)
+        said = seen.said
+        learned = self.classifier.logits(self.sight.picture(seen, View.whole(seen.patches))).reshape(-1, *seen.grid)
         whole = _with_untaught(said, self.sight.rows(scene.words), self.sight.trust, learned.to(said.device))
         if self.strength == 1:
             return whole
@@ -134,16 +136,15 @@ class QuickRecipe:
 
     def _views(
         self, sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
-    ) -> Iterator[tuple[Picture, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Look]]:
         """Every example as it is, then views of them in turn."""
         rng = np.random.default_rng(self.seed)
-        said = [sight.said(scene, example.image) for scene, example in zip(scenes, examples, strict=True)]
+        seen = [sight.seen(scene, example.image) for scene, example in zip(scenes, examples, strict=True)]
         for number in range(self._pictures(len(examples))):
             turn = number % len(examples)
-            scene, example = scenes[turn], examples[turn]
-            patches = _patches(scene)
+            patches = seen[turn].patches
             view = View.whole(patches) if number < len(examples) else View.drawn(patches, rng)
-            yield sight.picture(scene, example.image, view, said[turn]), sight.shares(example, view, patches)
+            yield sight.shares(examples[turn], view, patches), partial(sight.picture, seen[turn], view)
 
 
 @contextmanager
@@ -155,10 +156,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _patches(scene: Scene) -> tuple[int, int]:
-    return scene.logits.shape[1], scene.logits.shape[2]
 
 
 def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Words]:
