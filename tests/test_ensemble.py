@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.learning.ensemble import Gradients, Lesson, Training, fresh, train
+from worker.learning.ensemble import Descent, Gradients, Lesson, Training, fresh, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -20,16 +20,34 @@ def test_gradients_are_those_of_autograd() -> None:
     gradients = Gradients(net, 50)
     for _ in range(2):  # buffers are used again
         gradients.take(inputs, offset, shares)
-    mine = [parameter.grad for parameter in (*net.weights, *net.biases)]
     leaves = [parameter.detach().clone().requires_grad_() for parameter in (*net.weights, *net.biases)]
     values = inputs.expand(3, 50, 6)
     for layer in range(3):
         values = torch.baddbmm(leaves[3 + layer], values, leaves[layer])
         values = values.relu() if layer < 2 else values
     loss = -(shares * (offset + values).log_softmax(dim=-1)).sum() / 50
-    for found, expected in zip(mine, torch.autograd.grad(loss, leaves), strict=True):
-        assert found is not None
-        torch.testing.assert_close(found, expected)
+    expected = torch.autograd.grad(loss, leaves)
+    torch.testing.assert_close(gradients.of, torch.cat([slope.flatten() for slope in expected]))
+
+
+def test_the_descent_is_that_of_adamw() -> None:
+    torch.manual_seed(0)
+    net = fresh(2, (3, 4, 4, 2))
+    leaves = [parameter.clone().requires_grad_() for parameter in (*net.weights, *net.biases)]
+    groups = [{"params": leaves[:3], "weight_decay": 0.3}, {"params": leaves[3:], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=0.02)
+    gradient = torch.zeros(sum(leaf.numel() for leaf in leaves))
+    descent = Descent(net, gradient, 0.3)
+    for _ in range(5):
+        gradient.copy_(torch.randn_like(gradient))
+        start = 0
+        for leaf in leaves:
+            leaf.grad = gradient[start : start + leaf.numel()].view_as(leaf).clone()
+            start += leaf.numel()
+        descent.step(0.02)
+        optimiser.step()
+    for found, leaf in zip((*net.weights, *net.biases), leaves, strict=True):
+        torch.testing.assert_close(found, leaf.detach())
 
 
 def lesson() -> Lesson:

@@ -61,7 +61,7 @@ def window_mean(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]
 def _in_reach(size: int, radius: int) -> NDArray[np.float32]:
     """(size,): how many of so many places are within the radius of each."""
     place = np.arange(size, dtype=np.float32)
-    return np.minimum(place + radius, size - 1) - np.maximum(place - radius, 0) + 1
+    return np.asarray(np.minimum(place + radius, size - 1) - np.maximum(place - radius, 0) + 1)
 
 
 def _beside(values: NDArray[np.float32], distance: int, at: Tensor) -> Tensor:

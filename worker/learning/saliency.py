@@ -16,8 +16,11 @@ from worker.segmentation.graph import gaussian_affinity
 from worker.segmentation.pictures import lab_picture
 
 _PLACES = 600  # of a picture; the cost grows with the square
-_SCALES = (8.0, 16.0)  # Lab distance at which likeness has fallen to exp(-1/2)
+_SCALES = (4.0, 8.0, 16.0)  # Lab distance at which likeness has fallen to exp(-1/2)
 _RARE, _INSIDE = 1e-3, 1e-2  # least share of like places that counts, and least part of them at the border
+
+SALIENT = 5 * len(_SCALES)
+"""Numbers that a place is described by."""
 
 
 def saliency(image: NDArray[np.uint8]) -> Tensor:
@@ -27,7 +30,7 @@ def saliency(image: NDArray[np.uint8]) -> Tensor:
         image: (H, W, 3) uint8 RGB.
 
     Returns:
-        (5 S, h, w) float32, each of about unit size. For each of S scales of likeness: log of the share of like places;
+        (SALIENT, h, w) float32, each of about unit size. For each scale of likeness: log of the share of like places;
         log of how much likelier these are at the border than anywhere; their scatter; the row of their middle; the
         distance from it. Rows and distances are in halves of the long side, from the middle of the picture.
     """

@@ -18,6 +18,7 @@ from worker.learning.adapter import VOID, Example, Words
 from worker.learning.appearance import PLACES, describe
 from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
+from worker.learning.saliency import SALIENT, saliency
 from worker.learning.views import View
 from worker.segmentation.heads import Scene
 from worker.segmentation.pictures import resize, shrink
@@ -39,11 +40,13 @@ class Seen:
         scene: what the model says.
         image: its image, (H, W, 3) uint8 RGB.
         said: (n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all.
+        standing: (S, h, w) float32: how the cells stand out of the whole picture, see `worker.learning.saliency`.
     """
 
     scene: Scene
     image: NDArray[np.uint8]
     said: Tensor
+    standing: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,7 +74,7 @@ class Sight:
         middle, axes: (D,) mean and (D, K) principal axes of the encoder's features.
         trust: how far the model's words proved right, above chance, in [0, 1].
         scale: what the model's logits are multiplied with before learning starts from them.
-        encoder, appearance: whether these are seen at all.
+        encoder, appearance, saliency: whether these are seen at all; the last is part of the appearance.
     """
 
     words: Words
@@ -82,12 +85,18 @@ class Sight:
     scale: float
     encoder: bool = True
     appearance: bool = True
+    saliency: bool = True
 
     @property
     def blinded(self) -> list[Blinded]:
         """Which columns of a picture are hidden now and then while learning."""
         seen = (self.axes.shape[1] + len(self.words)) if self.encoder else 0
         return [(slice(0, seen), _BLIND_ENCODER), (slice(seen, seen + PLACES), _BLIND_PLACES)]
+
+    @property
+    def doubted(self) -> int:
+        """How many of the last columns are to prove right first: they tell of whole pictures, and these are few."""
+        return SALIENT if self.appearance and self.saliency else 0
 
     def rows(self, words: Words) -> list[int | None]:
         """Where each taught class is among others' words; None = nowhere. One text in common is enough."""
@@ -110,9 +119,11 @@ class Sight:
     def seen(self, scene: Scene, image: NDArray[np.uint8]) -> Seen:
         """What is found once of a scene, whatever the view. The image: (H, W, 3) uint8 RGB."""
         grid = cells((image.shape[0], image.shape[1]))
+        standing = grow(saliency(image), grid)
         if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
-            return Seen(scene, image, grow(scene.logits, grid))
-        return Seen(scene, image, refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity))
+            return Seen(scene, image, grow(scene.logits, grid), standing)
+        said = refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
+        return Seen(scene, image, said, standing)
 
     def picture(self, seen: Seen, view: View, at: Tensor | None = None) -> Picture:
         """What is seen of a view of a scene, cell by cell.
@@ -122,18 +133,24 @@ class Sight:
             view: of it.
             at: (N,) int64 cells to look at, row by row; None = all.
         """
-        scene, size, grid = seen.scene, seen.size, seen.grid
-        patches = seen.patches
-        looks = describe(view.relit(shrink(seen.image[view.pixels(size, patches)], 4 * GRID)), grid, at)
-        values = [looks[-PLACES:], looks[:-PLACES]] if self.appearance else [looks[-PLACES:]]
+        scene, grid, patches = seen.scene, seen.grid, seen.patches
+        looks = describe(view.relit(shrink(seen.image[view.pixels(seen.size, patches)], 4 * GRID)), grid, at)
+
+        def grown(values: Tensor) -> Tensor:
+            whole = grow(values, grid).flatten(1)
+            return whole if at is None else whole[:, at]
+
+        part, within = view.pixels(patches, patches), view.pixels(grid, patches)
+        values = [looks[-PLACES:]]
+        if self.appearance:
+            values.append(looks[:-PLACES])
+        if self.appearance and self.saliency:
+            values.append(grown(seen.standing[:, *within]))
         if not self.encoder:
             return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, looks.shape[1]))
-        cell = slice(None) if at is None else at
-        part = view.pixels(patches, patches)
         features = (scene.embedding.features[part].cpu().float() - self.middle) @ self.axes
-        features = grow(features.permute(2, 0, 1), grid).flatten(1)[:, cell]
-        said = seen.said[:, *view.pixels(grid, patches)]
-        ahead = grow(self.ahead(scene.words, said), grid).flatten(1)[:, cell]
+        features = grown(features.permute(2, 0, 1))
+        ahead = grown(self.ahead(scene.words, seen.said[:, *within]))
         return Picture(torch.cat([features, ahead[:-1], *values]), self.scale * ahead)
 
     def shares(self, example: Example, view: View, patches: tuple[int, int]) -> Tensor:

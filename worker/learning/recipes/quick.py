@@ -28,11 +28,13 @@ from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
-PARTS = ("encoder", "appearance", "retrieval")
+PARTS = ("encoder", "appearance", "saliency", "retrieval")
 _VIEWS = 32  # pictures and other views of them that are learned from, where there are not as many pictures
 _MOST_EXAMPLES = 60
 _PATIENT_FROM, _MOST_PATIENCE = 12, 2.0  # photographs from which more is learned from them for longer; how much longer
 _LEAST = 1e-9  # posterior
+_FORM = 2  # of what a stored adapter sees of a picture
+_AGAIN = "Learn it again."
 _REMEDY = "Draw a label in at least one picture and accept it."
 
 
@@ -69,8 +71,9 @@ class QuickAdapter:
         sight = self.sight
         tensors = {"known": sight.known, "middle": sight.middle, "axes": sight.axes, **self.classifier.tensors()}
         about = {"words": [list(texts) for texts in sight.words], "trust": sight.trust, "scale": sight.scale,
-                 "encoder": sight.encoder, "appearance": sight.appearance, "strength": self.strength,
-                 "retrieval": self.classifier.retrieval, "learned_strength": self.classifier.strength}  # fmt: skip
+                 "encoder": sight.encoder, "appearance": sight.appearance, "saliency": sight.saliency,
+                 "retrieval": self.classifier.retrieval, "learned_strength": self.classifier.strength,
+                 "strength": self.strength, "form": _FORM}  # fmt: skip
         return AdapterState(NAME, tensors, about)
 
 
@@ -101,8 +104,8 @@ class QuickRecipe:
         middle, axes = principal_axes([example.embedding.features for example in shown])
         known = [float(not any(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
         scenes = [segmenter.look(example.embedding, words) for example in shown]  # images may be smaller than embedded
-        sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0,
-                      "encoder" not in self.without, "appearance" not in self.without)  # fmt: skip
+        encoder, appearance, saliency = (part not in self.without for part in PARTS[:3])
+        sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0, encoder, appearance, saliency)
         trust, scale = agreement(sight, scenes, shown)
         sight = replace(sight, trust=trust, scale=scale)
         training = self.options.training
@@ -111,9 +114,9 @@ class QuickRecipe:
         if "retrieval" in self.without:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
-        wary_of = len(shown) if sight.scale > 0 else None
-        count = self._pictures(len(shown))
-        return QuickAdapter(sight, learn(seen, count, options, blinded=sight.blinded, wary_of=wary_of))
+        classifier = learn(seen, self._pictures(len(shown)), options, photographs=len(shown), wary=sight.scale > 0,
+                           blinded=sight.blinded, doubted=sight.doubted)  # fmt: skip
+        return QuickAdapter(sight, classifier)
 
     def load(self, state: AdapterState) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
@@ -122,14 +125,17 @@ class QuickRecipe:
             raise LearningError("adapter", problem, "Load it with that one.")
         about: Any = state.about
         tensors = state.tensors
+        if about.get("form") != _FORM:
+            raise LearningError("adapter", "was learned by another release, which saw pictures otherwise", _AGAIN)
         try:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
             sight = Sight(words, tensors["known"], tensors["middle"], tensors["axes"], float(about["trust"]),
-                          float(about["scale"]), bool(about["encoder"]), bool(about["appearance"]))  # fmt: skip
+                          float(about["scale"]), bool(about["encoder"]), bool(about["appearance"]),
+                          bool(about["saliency"]))  # fmt: skip
             classifier = Classifier.of(tensors, float(about["retrieval"]), float(about["learned_strength"]))
             return QuickAdapter(sight, classifier, float(about["strength"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise LearningError("adapter", f"its state is incomplete ({error!r})", "Learn it again.") from error
+            raise LearningError("adapter", f"its state is incomplete ({error!r})", _AGAIN) from error
 
     def _pictures(self, examples: int) -> int:
         return max(self.views, 2 * examples if examples >= _PATIENT_FROM else examples)
