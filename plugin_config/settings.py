@@ -17,7 +17,7 @@ from typing import Any
 from plugin_config.errors import SettingsError
 
 # Two predictions made with different ones of these are not the same version.
-_ENGINE = {"short_side", "windows", "readout", "affinity_tower", "refiner"}
+_ENGINE = {"short_side", "windows", "readout", "affinity_tower", "refiner", "least_score"}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
@@ -59,6 +59,8 @@ class Settings:
                              "C++ compiler and a longer start.")
     refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
                             "agrees; empty = none. See docs/assembly.md.")
+    least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.05, "Segments less likely than this to be accepted as they "
+                                  "are, 0 to 1, are left out; 0 = all are drawn.", least=0, most=1)
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data and "
                               "text embeddings.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")

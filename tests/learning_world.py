@@ -20,7 +20,7 @@ from worker.segmentation.segmenter import Segmenter
 DRAWN = ("red shape", "blue shape", "green shape")
 KNOWN: Words = tuple((label,) for label in DRAWN)
 STRANGE: Words = (("wug",), ("dax",), ("fep",))
-"""Words for the same things that the model does not know: what it says of them is as good as random."""
+"""Words for the same things that the model does not know: it says nothing of them."""
 
 
 def corrected_scenes(
@@ -51,8 +51,9 @@ class LinearAdapter:
     encoder_part: str = ""
 
     def logits(self, scene: Scene) -> Tensor:
-        added = _with_one(scene.embedding.features) @ self.weights
-        return scene.logits + self.strength * added.permute(2, 0, 1)
+        added = (_with_one(scene.embedding.features) @ self.weights).permute(2, 0, 1)
+        taught = (self.weights != 0).any(dim=0)[:, None, None]
+        return torch.where(taught, _from_zero(scene.logits), scene.logits) + self.strength * added
 
     def at_strength(self, strength: float) -> Self:
         return replace(self, strength=strength)
@@ -82,7 +83,7 @@ class LinearRecipe:
             label = torch.where(truth == UNLABELLED, len(words), truth)[taught]
             wanted = self._scale * (2 * torch.nn.functional.one_hot(label, len(words) + 1).float() - 1)
             rows.append(_with_one(scene.embedding.features)[taught])
-            targets.append(wanted - scene.logits.permute(1, 2, 0)[taught])
+            targets.append(wanted - _from_zero(scene.logits).permute(1, 2, 0)[taught])
             labels.append(label)
         if not rows or not len(torch.cat(rows)):
             raise LearningError("corrections", "there are none", "Correct an image.")
@@ -93,6 +94,11 @@ class LinearRecipe:
 
     def load(self, state: AdapterState) -> LinearAdapter:
         return LinearAdapter(state.tensors["weights"], float(state.about["strength"]))
+
+
+def _from_zero(logits: Tensor) -> Tensor:
+    """Where the model has nothing to say of a class, learning starts from 0."""
+    return logits.nan_to_num(neginf=0.0)
 
 
 def _with_one(features: Tensor) -> Tensor:

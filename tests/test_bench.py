@@ -23,7 +23,7 @@ from worker.benchmarks.emulated import PRESENT, draw, stand
 from worker.benchmarks.growth import charts
 from worker.benchmarks.stage import bench_stage, blotches
 from worker.benchmarks.throughput import ratios
-from worker.benchmarks.two_stage import Crops, proposals
+from worker.benchmarks.two_stage import Crops, Proposals, proposals
 from worker.images import ImageLimits, decode_image
 from worker.segmentation.shape import pixel_classes
 
@@ -158,10 +158,20 @@ def test_two_stages_judge_each_crop_by_itself() -> None:
         image[:, 30 * colour : 30 * (colour + 1), colour] = 255
     crops = Crops(lambda pixels: pixels.mean(dim=(2, 3)), 8, torch.eye(3))
     boxes = [(62, 5, 88, 50), (2, 0, 29, 60), (33, 20, 50, 30)] * 7
-    assert crops.classify(image, boxes).tolist() == [2, 0, 1] * 7
-    for left, top, right, bottom in proposals(100, 60, 90):
+    assert crops.cosines(image, boxes).argmax(dim=1).tolist() == [2, 0, 1] * 7
+    masks = torch.zeros(21, 15, 23)
+    for k, (left, top, right, bottom) in enumerate(boxes):
+        masks[k, -(-top // 4) : bottom // 4, -(-left // 4) : right // 4] = 1
+    classes = crops.pixel_classes(image, Proposals(boxes, masks))
+    assert [classes[30, 75], classes[30, 15], classes[25, 42], classes[5, 42]] == [2, 0, 1, 3]
+    given = proposals(100, 60, 90)
+    assert given.masks.shape == (100, 15, 23)
+    for (left, top, right, bottom), mask in zip(given.boxes, given.masks, strict=True):
         assert 0 <= left < right <= 90
         assert 0 <= top < bottom <= 60
+        down, across = divmod(int(mask.argmax()), 23)
+        assert top - 4 <= 4 * down <= bottom
+        assert left - 4 <= 4 * across <= right
 
 
 def test_a_small_drain_loses_nothing() -> None:

@@ -152,6 +152,17 @@ def test_untaught_labels_keep_their_distances(
     torch.testing.assert_close(logits[2] - logits[3], said[2] - said[3])
 
 
+def test_a_label_nobody_drew_in_words_nobody_knows_gets_nothing_and_takes_nothing(
+    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    without, scene = (look(corrected[0], segmenter, words) for words in (HALF, (*HALF[:3], ("fep", "zog"), HALF[3])))
+    for strength in (1.0, 0.5):
+        logits = learned.at_strength(strength).logits(scene)
+        assert logits[3].isneginf().all()
+        others = logits[[0, 1, 2, 4, 5]]
+        torch.testing.assert_close(others.softmax(0), learned.at_strength(strength).logits(without).softmax(0))
+
+
 def test_a_taught_label_that_is_gone_becomes_background(
     learned: QuickAdapter, unseen: list[tuple[Example, Truth]], segmenter: Segmenter
 ) -> None:

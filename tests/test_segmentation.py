@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from plugin_config.vocabulary import Label, Vocabulary
 from tests.models import TINY, noise, write_config
+from worker.builtin.annotation_set import annotation_scene
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import zero_shot_logits
@@ -156,6 +157,44 @@ def test_a_bias_lets_the_background_win_where_all_classes_say_no() -> None:
 def test_words_outside_the_builtins_world_are_named(segmenter: Segmenter) -> None:
     vocabulary = vocabulary_of("red shape", "green zebra", "A-Red, striped zeppelin!")
     assert segmenter.unknown_words(vocabulary) == {"green zebra": ["zebra"], "A-Red, striped zeppelin!": ["zeppelin"]}
+
+
+def test_a_label_the_model_knows_nothing_of_gets_no_pixel_and_takes_none(segmenter: Segmenter) -> None:
+    scene = annotation_scene(np.random.default_rng(3), ["red shape"], number=0, size=(120, 160), unit=80)
+    embedding = segmenter.embed([scene.image])[0]
+    alone = segmenter.segment(embedding, vocabulary_of("red shape"), scene.image)
+    beside = segmenter.segment(embedding, vocabulary_of("wug", "red shape", "photo of the dax"), scene.image)
+    assert {found.label.key for found in beside.segments} == {"red shape"}
+    scores = [[found.score for found in those.segments] for those in (beside, alone)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    for one, other in zip(alone.segments, beside.segments, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+
+
+def test_where_no_label_can_be_read_nothing_is_found_and_somebody_should_look(segmenter: Segmenter) -> None:
+    scene = annotation_scene(np.random.default_rng(3), ["red shape"], number=0, size=(120, 160), unit=80)
+    found = segmenter.segment(segmenter.embed([scene.image])[0], vocabulary_of("wug"), scene.image)
+    assert (found.segments, found.score) == ((), 0.0)
+
+
+def test_what_nobody_would_accept_is_not_drawn_but_counts(encoder: CountingEncoder) -> None:
+    scene = annotation_scene(np.random.default_rng(3), ["red shape", "grass"], number=0, size=(120, 160), unit=80)
+    vocabulary = vocabulary_of("red shape", "blue shape", "green star", "grass", "sand")
+    all_drawn = Segmenter(encoder, least_score=0.0)
+    embedding = all_drawn.embed([scene.image])[0]
+    everything = all_drawn.segment(embedding, vocabulary, scene.image)
+    scores = sorted(found.score for found in everything.segments)
+    assert len(scores) >= 2
+    bound = (scores[0] + scores[1]) / 2
+    fewer = Segmenter(encoder, least_score=bound).segment(embedding, vocabulary, scene.image)
+    assert sorted(found.score for found in fewer.segments) == scores[1:]
+    assert fewer.score == pytest.approx(everything.score)
+
+
+def test_one_known_word_is_enough_to_look_for(segmenter: Segmenter) -> None:
+    scene = annotation_scene(np.random.default_rng(3), ["red shape"], number=0, size=(120, 160), unit=80)
+    found = segmenter.segment(segmenter.embed([scene.image])[0], vocabulary_of("red zebra"), scene.image)
+    assert found.segments
 
 
 def test_real_models_know_every_word(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_the_engine_is_told_by_what_changes_the_masks_and_by_nothing_else() -> N
     assert Settings(model="builtin", threads=3, port=1, precision="fp32").engine == ""
     changed: list[dict[str, Any]] = [
         {"short_side": 64}, {"windows": 4}, {"readout": "naclip"}, {"affinity_tower": "t"}, {"refiner": "r"},
+        {"least_score": 0.0},
     ]  # fmt: skip
     told = {Settings(**one).engine for one in changed}
     assert len(told) == len(changed)

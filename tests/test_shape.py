@@ -16,7 +16,7 @@ from tests.models import noise
 from worker.builtin.annotation_set import annotation_scene, index_truth
 from worker.evaluation.boundaries import boundary_f, confusion, mean_iou
 from worker.segmentation.encoder import Encoder
-from worker.segmentation.evidence import nearest_shares, read_evidence
+from worker.segmentation.evidence import enlarge, nearest_shares, read_evidence
 from worker.segmentation.guided import fit_local_lines, grow_rows
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.pictures import rgb_rows
@@ -100,6 +100,21 @@ def test_of_many_classes_only_those_with_a_chance_are_refined() -> None:
     assert found.shape == (300, *truth.shape)
     assert int(found.argmax(0).max()) <= 2
     assert (found.argmax(0).numpy() == truth).mean() > 0.95
+
+
+def test_a_class_that_is_not_spoken_of_changes_nothing_for_the_others() -> None:
+    coarse, image = torch.randn(3, 6, 8, generator=seeded(4)), noise(48, 64)
+    beside = torch.cat([coarse[:1], torch.full((1, 6, 8), -torch.inf), coarse[1:]])
+    logits, alone = refine_logits(beside, image), refine_logits(coarse, image)
+    assert torch.equal(logits[[0, 2, 3]], alone)
+    assert logits[1].isneginf().all()
+    for picture in (image, None):
+        classes, confidence = pixel_classes(beside, (48, 64), picture)
+        expected, likewise = pixel_classes(coarse, (48, 64), picture)
+        np.testing.assert_array_equal(classes, np.array([0, 2, 3])[expected])
+        np.testing.assert_array_equal(confidence, likewise)
+    assert torch.equal(enlarge(beside, (9, 13))[[0, 2, 3]], enlarge(coarse, (9, 13)))
+    assert enlarge(beside, (9, 13))[1].isneginf().all()
 
 
 def test_the_order_of_the_classes_does_not_matter() -> None:

@@ -26,7 +26,7 @@ from worker.evaluation.crowds import FIT_SEED, STUFF_FROM, WORDS, Crowd, TrueSeg
 from worker.evaluation.fit_assembly import wanted_of
 from worker.evaluation.panoptic_quality import Region, SegmentJudge, reliability
 from worker.evaluation.photographed_things import judge_photographs
-from worker.segmentation.assembly import Segment, assemble
+from worker.segmentation.assembly import LEAST_SCORE, Segment, assemble
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.splitting import CUT_RULE, CutRule
@@ -112,7 +112,7 @@ def _hear(segmenter: Segmenter, number: int, asked: Crowd, tallies: _Tallies, cl
     for name, rule in _RULES.items():
         with clock.of(name):
             found = assemble(classes, confidence, wanted_of(asked), image, rule=rule)
-        tallies.hear(name, number, found, asked)
+        tallies.hear(name, number, [segment for segment in found if segment.score >= LEAST_SCORE], asked)
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:

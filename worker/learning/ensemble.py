@@ -38,6 +38,10 @@ class Lesson:
         """Some of the rows, (N,) bool."""
         return Lesson(self.inputs[rows], self.shares[rows], self.offset[rows], self.weight[rows])
 
+    def without(self, rows: Tensor) -> Lesson:
+        """The same with some of the rows, (N,) bool, never drawn; nothing is copied."""
+        return Lesson(self.inputs, self.shares, self.offset, self.weight * ~rows)
+
 
 @dataclass(frozen=True)
 class Training:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from worker.learning.adapter import UNLABELLED, VOID, Example, Words
 from worker.learning.paired import Confusion, confusion
 from worker.learning.trials import Trial
 from worker.learning.truth import shrink_nearest
+from worker.segmentation.evidence import enlarge
 from worker.segmentation.heads import Head, Scene
 from worker.segmentation.segmenter import Segmenter
 
@@ -134,7 +134,7 @@ class Bench:
         scene = self._scenes[example.key]
         logits = scene.logits if head is None else head.logits(scene)
         grid = _grid(example.truth.shape)
-        shares = F.interpolate(logits[None].float(), size=grid, mode="bilinear", align_corners=False)[0].softmax(dim=0)
+        shares = enlarge(logits.float(), grid).softmax(dim=0)
         posterior, found = (values.cpu().numpy() for values in torch.max(shares, dim=0))
         seen = Sight(found.astype(np.int16), posterior)
         if head is None:

@@ -75,8 +75,10 @@ class Comparison:
         return np.asarray(gains[1] - gains[0])
 
     def worst_gain(self, share: float) -> float:
-        """Gain of mean IoU that all but `share` of the resamples reach."""
-        return float(np.quantile(np.nanmean(self.resampled, axis=1), share))
+        """Gain of mean IoU that all but `share` of the resamples reach, of those that show a label at all."""
+        telling = ~np.isnan(self.resampled[:, :-1]).all(axis=1)
+        gains = self.resampled[telling] if telling.any() else self.resampled
+        return float(np.quantile(np.nanmean(gains, axis=1), share))
 
     def harmed(self, *, drop: float, share: float) -> list[int]:
         """Classes whose IoU falls by more than `drop`, and falls at all in at least `share` of the resamples."""

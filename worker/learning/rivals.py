@@ -141,7 +141,8 @@ def _too_little(comparison: Comparison, other: str, least: float) -> list[str]:
     if after - before < least:
         return [f"{told}, too little to trust a single photograph (gain of {least:g} needed): correct another one"]
     worst = comparison.worst_gain(DOUBT)
-    return [f"{told}, but against {other} that may be chance (gain of at least {worst:.3f})"] if worst < 0 else []
+    chance = worst <= -LEAST_GAIN
+    return [f"{told}, but against {other} that may be chance (gain of at least {worst:.3f})"] if chance else []
 
 
 def _recall(confusions: Confusion) -> float:

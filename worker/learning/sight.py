@@ -20,6 +20,7 @@ from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
 from worker.learning.saliency import SALIENT, saliency
 from worker.learning.views import View
+from worker.segmentation.evidence import enlarge
 from worker.segmentation.heads import Scene
 from worker.segmentation.pictures import resize, shrink
 from worker.segmentation.shape import refine_logits
@@ -112,16 +113,16 @@ class Sight:
         rows = self.rows(words)
         rest = said[[k for k in range(len(said)) if k not in rows]].logsumexp(dim=0)
         nothing = torch.zeros_like(rest)
-        told = [nothing if k is None else known * (said[k] - rest)
+        told = [said[k] - rest if k is not None and known else nothing
                 for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
         return torch.stack([*told, nothing]).cpu()
 
     def seen(self, scene: Scene, image: NDArray[np.uint8]) -> Seen:
         """What is found once of a scene, whatever the view. The image: (H, W, 3) uint8 RGB."""
         grid = cells((image.shape[0], image.shape[1]))
-        standing = grow(saliency(image), grid)
+        standing = enlarge(saliency(image), grid)
         if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
-            return Seen(scene, image, grow(scene.logits, grid), standing)
+            return Seen(scene, image, enlarge(scene.logits, grid), standing)
         said = refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
         return Seen(scene, image, said, standing)
 
@@ -137,7 +138,7 @@ class Sight:
         looks = describe(view.relit(shrink(seen.image[view.pixels(seen.size, patches)], 4 * GRID)), grid, at)
 
         def grown(values: Tensor) -> Tensor:
-            whole = grow(values, grid).flatten(1)
+            whole = enlarge(values, grid).flatten(1)
             return whole if at is None else whole[:, at]
 
         part, within = view.pixels(patches, patches), view.pixels(grid, patches)
@@ -169,12 +170,6 @@ def cells(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * unit)), max(1, round(size[1] * unit))
 
 
-def grow(values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(C, h, w) to (C, *grid), bilinear; averaged where the grid is the coarser."""
-    smaller = grid[0] < values.shape[1] or grid[1] < values.shape[2]
-    return F.interpolate(values[None], size=grid, mode="bilinear", align_corners=False, antialias=smaller)[0]
-
-
 def principal_axes(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean (D,) and first principal axes (D, K) of (h, w, D) features of some pictures."""
     rows = torch.cat([some.flatten(0, 1).cpu().float() for some in features])
@@ -193,7 +188,7 @@ def agreement(sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
     for scene, example in zip(scenes, examples, strict=True):
         patches = (scene.logits.shape[1], scene.logits.shape[2])
         truth = sight.shares(example, View.whole(patches), patches)
-        said.append(sight.ahead(scene.words, grow(scene.logits, (truth.shape[1], truth.shape[2]))).flatten(1).T)
+        said.append(sight.ahead(scene.words, enlarge(scene.logits, (truth.shape[1], truth.shape[2]))).flatten(1).T)
         truths.append(truth.flatten(1).T)
     rows, truth = torch.cat(said), torch.cat(truths)
     judged = torch.cat([sight.known, torch.ones(1)]) * (truth.sum(dim=0) > 0)

@@ -19,6 +19,9 @@ from worker.segmentation.tidying import Window, class_parts, present_classes, ti
 log = logging.getLogger(__name__)
 
 _SMALLEST_SHARE = 0.0005  # of the image: below this a part is noise of a few patches
+LEAST_SCORE = 0.05
+"""Of a segment that is worth drawing: below it nearly all are slivers of a wrong class along the borders of others."""
+
 _MOST_SEGMENTS = 100  # browsers choke on more brush regions than this
 _MOST_CUT = 24  # components looked at for touching things, the largest: more would take too long
 

@@ -171,8 +171,12 @@ class Encoder:
         """Words the model was never trained on: their token rows are all zero (see `worker.builtin`)."""
         if self._untrained is None or not bool(self._untrained[1:].any()):
             return []
-        words = re.findall(r"[^\W_]+", text)
-        return [word for word in words if any(bool(self._untrained[token]) for token in self._tokenizer.encode(word))]
+        return [word for word in _words(text) if any(bool(self._untrained[t]) for t in self._tokenizer.encode(word))]
+
+    def reads_some(self, text: str, *, apart_from: frozenset[str] = frozenset()) -> bool:
+        """Whether the model was trained on any word of a text other than these; one without words counts as read."""
+        words = [word for word in _words(text) if word.lower() not in apart_from]
+        return not words or len(self.unknown_words(" ".join(words))) < len(words)
 
     def _look(self, images: Sequence[tuple[NDArray[np.uint8], Windows]]) -> tuple[list[Tensor], list[Tensor]]:
         """Unit features of every window of images whose windows are of one size, and the affinity tower's, if any."""
@@ -222,6 +226,10 @@ class Encoder:
         except RuntimeError as error:
             problem = f"torch cannot compile it here ({' '.join(str(error).split())[:200]})"
             raise ModelUnavailable(f"model {self.name}", problem, "Install g++, or set ZEROMASK_COMPILE=0.") from error
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text)
 
 
 def _pick_device(device: str, model: str) -> torch.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _PURE = 0.7  # quantile of the patches at which the margin is that of a patch with one class in it
@@ -68,6 +69,19 @@ def read_evidence(coarse: Tensor) -> Evidence:
     saturated = min(1.0, max(0.0, (_border_step(coarse) / scale - _BLURRED) / (_SHARP - _BLURRED)))
     shares = torch.lerp(shares, coarse.softmax(dim=0), saturated)
     return Evidence(shares, scale, float(impossible.sqrt()), crowding, sure_by(ahead))
+
+
+def spoken(logits: Tensor) -> Tensor:
+    """(C,) bool: classes of (C, ...) of which anything is said; of the others every logit is -inf."""
+    return ~logits.isneginf().flatten(1).all(dim=1)
+
+
+def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, h, w) to (C, *size), bilinear; averaged where the size is the smaller. Classes not spoken of stay so."""
+    smaller = size[0] < logits.shape[1] or size[1] < logits.shape[2]
+    found = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False, antialias=smaller)[0]
+    found[~spoken(logits)] = -torch.inf  # between them there is no number
+    return found
 
 
 def sure_by(ahead: Tensor) -> float:

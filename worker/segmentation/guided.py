@@ -21,12 +21,10 @@ class LocalLines:
     """In every window the values are a line of the colours: value = slope . colour + offset.
 
     Attributes:
-        slope: (3, K, h, w) float32.
-        offset: (K, h, w) float32.
+        coefficients: (4, K, h, w) float32: slopes along red, green and blue, then the offset.
     """
 
-    slope: Tensor
-    offset: Tensor
+    coefficients: Tensor
 
     def at(self, image: Tensor, rows: slice | None = None, height: int | None = None) -> Tensor:
         """Values (K, H, W) at the pixels of an image (3, H, W) in [0, 1].
@@ -36,8 +34,8 @@ class LocalLines:
             rows: which rows those are; None = all.
             height: of the whole large image; None = that of `image`.
         """
-        stacked = torch.cat([self.slope.flatten(0, 1), self.offset])
-        grown = grow_rows(stacked, rows or slice(0, image.shape[1]), (height or image.shape[1], image.shape[2]))
+        size = (height or image.shape[1], image.shape[2])
+        grown = grow_rows(self.coefficients.flatten(0, 1), rows or slice(0, image.shape[1]), size)
         parts = grown.reshape(4, -1, *grown.shape[1:])
         values: Tensor = parts[3]
         for channel in range(3):
@@ -64,7 +62,7 @@ def fit_local_lines(values: Tensor, image: Tensor, *, radius: int, smoothness: f
     slope = _solve_3x3(covariance, shared)
     offset = mean - (slope * colour[:, None]).sum(dim=0)
     smooth = boxes[0] @ torch.cat([slope.flatten(0, 1), offset]) @ boxes[1].T
-    return LocalLines(smooth[: 3 * count].reshape(3, count, height, width), smooth[3 * count :])
+    return LocalLines(smooth.reshape(4, count, height, width))
 
 
 def _solve_3x3(matrix: dict[tuple[int, int], Tensor], right: Tensor) -> Tensor:

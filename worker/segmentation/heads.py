@@ -25,7 +25,8 @@ class Scene:
         embedding: of the image.
         image: (H, W, 3) uint8 RGB, the very image; None when only its embedding is at hand.
         words: the texts of each class, n of them; the background comes after them and has none.
-        logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior.
+        logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior. Of a class
+            whose words tell the model nothing they are -inf: it gets no pixel until somebody draws it.
     """
 
     embedding: ImageEmbedding

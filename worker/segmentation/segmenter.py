@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.segmentation.assembly import Segment, Wanted, assemble
+from worker.segmentation.assembly import LEAST_SCORE, Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
+from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
 from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
@@ -44,13 +46,20 @@ class Segmenter:
         encoder: the model.
         store: keeps text embeddings beyond this process; None = in memory alone.
         refiner: a model of the SAM family that may redraw things; None = none.
+        least_score: segments that score less are not drawn; they count in the score of the whole.
     """
 
     def __init__(
-        self, encoder: Encoder, *, store: TextStore | None = None, refiner: MaskRefiner | None = None
+        self,
+        encoder: Encoder,
+        *,
+        store: TextStore | None = None,
+        refiner: MaskRefiner | None = None,
+        least_score: float = LEAST_SCORE,
     ) -> None:
         self.encoder = encoder
         self._refiner = refiner
+        self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
 
     @classmethod
@@ -62,7 +71,8 @@ class Segmenter:
         """
         encoder = Encoder.from_settings(settings, model=model)
         store = TextStore(settings.state_path / TEXTS_FOLDER)
-        return cls(encoder, store=store, refiner=load_refiner(settings.refiner, device=settings.device))
+        refiner = load_refiner(settings.refiner, device=settings.device)
+        return cls(encoder, store=store, refiner=refiner, least_score=settings.least_score)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """The costly half, once per image: (H, W, 3) uint8 RGB each."""
@@ -92,7 +102,9 @@ class Segmenter:
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
         wanted = dict.fromkeys(Wanted(words.index(label.texts), label.stuff) for label in vocabulary.labels)
-        found = assemble(pixels, confidence, list(wanted), image)
+        assembled = assemble(pixels, confidence, list(wanted), image)
+        found = [segment for segment in assembled if segment.score >= self._least_score]
+        faint = [segment for segment in assembled if segment.score < self._least_score]
         if self._refiner is not None and image is not None:
             found = refine_things(found, confidence, image, self._refiner)
         segments = [
@@ -101,7 +113,8 @@ class Segmenter:
             for label in vocabulary.labels
             if (label.texts, label.stuff) == (words[segment.index], segment.stuff)
         ]
-        return Segmentation(tuple(segments), _overall_score(found, confidence))
+        blind = head is None and not bool(spoken(scene.logits)[:-1].any())  # nothing could be looked for: look here
+        return Segmentation(tuple(segments), 0.0 if blind else _overall_score([*found, *faint], confidence))
 
     def look(
         self, embedding: ImageEmbedding, words: Sequence[tuple[str, ...]], image: NDArray[np.uint8] | None = None
@@ -117,6 +130,7 @@ class Segmenter:
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
+        logits[[k for k, texts in enumerate(words) if self._texts.speechless(texts)]] = -torch.inf
         return Scene(embedding, image, tuple(words), logits)
 
     def pixel_classes(

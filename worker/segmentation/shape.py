@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.segmentation.evidence import Evidence, nearest_shares, read_evidence, sure_by
+from worker.segmentation.evidence import Evidence, nearest_shares, read_evidence, spoken, sure_by
 from worker.segmentation.guided import LocalLines, fit_local_lines, grow_rows
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
 from worker.segmentation.propagation import CELLS, propagate
@@ -65,7 +65,8 @@ def refine_logits(
     """Carry patch logits to the pixels along the outlines that the picture shows.
 
     Args:
-        coarse: (C, h, w) float32 patch logits; softmax over C is the class posterior.
+        coarse: (C, h, w) float32 patch logits; softmax over C is the class posterior. A class that is -inf everywhere
+            is not spoken of and stays so.
         image: (H, W, 3) uint8 RGB, any size.
         features: (h', w', D) float dense features (a DINO's keys, say) that refine the eigenvectors' graph, or None.
 
@@ -73,6 +74,11 @@ def refine_logits(
         (C, H, W) float32 logits on the same scale, on the device of `coarse`.
     """
     size = (image.shape[0], image.shape[1])
+    told = spoken(coarse)
+    if not bool(told.all()):
+        among_all = coarse.new_full((len(coarse), *size), -torch.inf)
+        among_all[told] = refine_logits(coarse[told], image, features, method=method)
+        return among_all
     if len(coarse) == 1:
         return _bilinear(coarse, size)
     refined = _Refined.of(coarse, image, features, method)
@@ -97,7 +103,8 @@ def pixel_classes(
     """The best class of each pixel and its posterior, in strips of rows: no (C, H, W) array is ever made.
 
     Args:
-        coarse: (C, h, w) float32 patch logits; softmax over C is the class posterior.
+        coarse: (C, h, w) float32 patch logits; softmax over C is the class posterior. A class that is -inf everywhere
+            gets no pixel.
         size: (H, W) of the image, pixels.
         image: (H, W, 3) uint8 RGB, whose outlines are followed; None = bilinear.
         features: as for `refine_logits`.
@@ -107,11 +114,14 @@ def pixel_classes(
     """
     classes = np.empty(size, dtype=np.int16)
     confidence = np.empty(size, dtype=np.float32)
+    told = spoken(coarse).nonzero()[:, 0]
+    coarse = coarse[told]
     if image is None or len(coarse) == 1:
         names, strips = torch.arange(len(coarse), device=coarse.device), _plain_strips(coarse, size)
     else:
         refined = _Refined.of(coarse, image, features, method)
         names, strips = refined.classes, refined.strips(image)
+    names = told[names]
     for part, logits in strips:
         best, index = logits.max(dim=0)
         classes[part] = names[index].to(torch.int16).cpu().numpy()
@@ -171,8 +181,9 @@ class _Refined:
     ) -> _Refined:
         """Of the last class too, which is what the others leave: all that follows is linear, and here cells are few."""
         if lines is not None:
-            slope = torch.cat([lines.slope, -lines.slope.sum(dim=1, keepdim=True)], dim=1)
-            lines = LocalLines(slope.mul_(sureness), _with_the_rest(lines.offset).mul_(sureness))
+            rest = -lines.coefficients.sum(dim=1, keepdim=True)
+            rest[-1] += 1  # of the offset: shares sum to 1 whatever the colour
+            lines = LocalLines(torch.cat([lines.coefficients, rest], dim=1).mul_(sureness))
         return cls(classes, _with_the_rest(values).mul_(sureness), lines, size)
 
     def rows(self, image: NDArray[np.uint8], part: slice) -> Tensor:

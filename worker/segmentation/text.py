@@ -20,6 +20,7 @@ from worker.segmentation.text_store import TextStore
 
 # Averaging over phrasings steadies an embedding (Radford et al. 2021, section 3.1.4); a handful is most of the gain.
 TEMPLATES = ("{}", "a photo of a {}.", "a photo of the {}.", "a photo of many {}.", "there is a {} in the scene.")
+_PHRASING = frozenset(" ".join(TEMPLATES).replace(".", "").split())  # every model has read these, and they say nothing
 BACKGROUND = "background"
 _CACHE_LIMIT = 10_000
 
@@ -95,6 +96,10 @@ class TextEncoder:
         if text not in self._known:
             self._known[text] = not self._encoder.unknown_words(text)
         return self._known[text]
+
+    def speechless(self, texts: Sequence[str]) -> bool:
+        """Whether the model has read no word of any of these texts: whatever it says of them is chance."""
+        return not any(self._encoder.reads_some(text, apart_from=_PHRASING) for text in texts)
 
     def _readable(self, texts: Sequence[str]) -> Sequence[str]:
         return [text for text in texts if self.readable(text)] or texts

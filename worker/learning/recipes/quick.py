@@ -24,6 +24,7 @@ from worker.learning.adapter import AdapterState, Example, Words
 from worker.learning.classifier import Classifier, Look, Options, learn
 from worker.learning.sight import Sight, agreement, principal_axes
 from worker.learning.views import View
+from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
 
@@ -60,7 +61,8 @@ class QuickAdapter:
         whole = _with_untaught(said, self.sight.rows(scene.words), self.sight.trust, learned.to(said.device))
         if self.strength == 1:
             return whole
-        return torch.lerp(said - said.amax(dim=0), whole - whole.amax(dim=0), self.strength)
+        said, whole = said - said.amax(dim=0), whole - whole.amax(dim=0)
+        return torch.where(said.isneginf(), whole, torch.lerp(said, whole, self.strength))  # whole: or nothing to mix
 
     def at_strength(self, strength: float) -> QuickAdapter:
         """See `worker.learning.adapter.Adapter`."""
@@ -189,12 +191,13 @@ def _with_untaught(own: Tensor, rows: Sequence[int | None], trust: float, learne
     model would give them, as far as the model is to be trusted; their rows keep their distances to each other.
 
     Args:
-        own: (n + 1, h, w) zero-shot logits.
+        own: (n + 1, h, w) zero-shot logits; the background, which is last, is never without.
         rows: where each taught class is in them; None = nowhere.
         trust: of the model, see `Sight`.
         learned: what was learned.
     """
-    others = torch.tensor([k for k in range(len(own)) if k not in rows], device=own.device)  # the background is last
+    speaks = spoken(own).tolist()
+    others = torch.tensor([k for k, says in enumerate(speaks) if k not in rows and says], device=own.device)
     gone = [k for k, row in enumerate(rows) if row is None]  # drawn once, but no label of the project any more
     posterior = learned.exp()
     rest = posterior[-1] + posterior[gone].sum(dim=0)
@@ -203,7 +206,7 @@ def _with_untaught(own: Tensor, rows: Sequence[int | None], trust: float, learne
     inside = own[others].softmax(dim=0) * rest
     untaught = inside[:-1].sum(dim=0) + claimed
     level = own[others[:-1]].logsumexp(dim=0) - untaught.clamp_min(_LEAST).log() if len(others) > 1 else 0.0
-    whole = torch.empty_like(own)
+    whole = torch.full_like(own, -torch.inf)
     whole[others[:-1]] = own[others[:-1]]
     whole[others[-1]] = inside[-1].clamp_min(_LEAST).log() + level
     kept = (1 - claimed / drawn.clamp_min(_LEAST)).clamp(0.0, 1.0)
