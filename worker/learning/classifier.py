@@ -146,6 +146,8 @@ def learn(
     weight = known @ known.sum(dim=0).clamp_min(1).pow(-options.balance)
     lesson = Lesson(inputs, known / known.sum(dim=1, keepdim=True), offset, weight)
     photograph = torch.cat([torch.full((len(part[0]),), k % photographs) for k, part in enumerate(picked)])
+    there = photograph.bincount(minlength=photographs) > 0  # one that is void all over does not count
+    photograph, photographs = (there.cumsum(dim=0) - 1)[photograph], int(there.sum())
     if doubted and not (photographs > 1 and _pays(lesson, photograph, doubted, options, blinded)):
         inputs, mean, spread = inputs[:, :-doubted].contiguous(), mean[:-doubted], spread[:-doubted]
         lesson = replace(lesson, inputs=inputs)
