@@ -21,6 +21,7 @@ _LEAST = 1e-6
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HARM = 0.01  # of IoU, to a class
 _UNJUDGED = 0.5  # strength when there is one photograph only
+_LEAST_HALVED = 4  # photographs: one alone says too little of how pictures differ
 _GAIN = 0.03  # of mean IoU; less may be chance where photographs are few
 
 
@@ -148,7 +149,7 @@ def learn(
     photograph = torch.cat([torch.full((len(part[0]),), k % photographs) for k, part in enumerate(picked)])
     there = photograph.bincount(minlength=photographs) > 0  # one that is void all over does not count
     photograph, photographs = (there.cumsum(dim=0) - 1)[photograph], int(there.sum())
-    if doubted and not (photographs > 1 and _pays(lesson, photograph, doubted, options, blinded)):
+    if doubted and not (photographs >= _LEAST_HALVED and _pays(lesson, photograph, doubted, options, blinded)):
         inputs, mean, spread = inputs[:, :-doubted].contiguous(), mean[:-doubted], spread[:-doubted]
         lesson = replace(lesson, inputs=inputs)
     networks = train(lesson, options.members, options.training, blinded=blinded, seed=options.seed)
