@@ -31,8 +31,9 @@ from worker.segmentation.segmenter import Segmenter
 NAME = "quick"
 PARTS = ("encoder", "appearance", "saliency", "retrieval")
 _VIEWS = 32  # pictures and other views of them that are learned from, where there are not as many pictures
+_MANY, _MORE = 12, 2  # photographs from which there is more to learn, and how many times the views and the hidden units
 _MOST_EXAMPLES = 60
-_PATIENT_FROM, _MOST_PATIENCE = 12, 2.0  # photographs from which more is learned from them for longer; how much longer
+_MOST_PATIENCE = 2.0  # how many times as long many photographs are learned from, at most
 _LEAST = 1e-9  # posterior
 _FORM = 2  # of what a stored adapter sees of a picture
 _AGAIN = "Learn it again."
@@ -111,8 +112,9 @@ class QuickRecipe:
         trust, scale = agreement(sight, scenes, shown)
         sight = replace(sight, trust=trust, scale=scale)
         training = self.options.training
-        steps = round(training.steps * min(_MOST_PATIENCE, max(1.0, len(shown) / _PATIENT_FROM)))
-        options = replace(self.options, seed=self.seed, training=replace(training, steps=steps))
+        steps = round(training.steps * min(_MOST_PATIENCE, max(1.0, len(shown) / _MANY)))
+        hidden = training.hidden * (_MORE if len(shown) >= _MANY else 1)
+        options = replace(self.options, seed=self.seed, training=replace(training, steps=steps, hidden=hidden))
         if "retrieval" in self.without:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
@@ -140,7 +142,7 @@ class QuickRecipe:
             raise LearningError("adapter", f"its state is incomplete ({error!r})", _AGAIN) from error
 
     def _pictures(self, examples: int) -> int:
-        return max(self.views, 2 * examples if examples >= _PATIENT_FROM else examples)
+        return max(self.views * _MORE, 2 * examples) if examples >= _MANY else max(self.views, examples)
 
     def _views(
         self, sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
