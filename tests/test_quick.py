@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from plugin_config.errors import LearningError
 from worker.builtin.annotation_set import annotation_scene, index_truth
 from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.classifier import Options
+from worker.learning.ensemble import Training
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.quick import QuickAdapter, QuickRecipe
 from worker.learning.saliency import SALIENT
-from worker.learning.sight import cells
+from worker.learning.sight import Sight, cells
 from worker.learning.views import View
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.heads import Head, Scene
@@ -248,6 +250,28 @@ def test_what_whole_pictures_tell_is_used_where_it_proves_right(segmenter: Segme
     without = QuickRecipe(views=8, without=("saliency",)).fit(any_colour, words, segmenter)
     with_it, without_it = (ious(segmenter, head, judged, words)[0] for head in (of_any, without))
     assert with_it > max(0.6, without_it + 0.1)
+
+
+def test_many_photographs_get_larger_networks_and_longer_lessons(
+    corrected: list[Example], monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
+) -> None:
+    views: list[View] = []
+    plain = Sight.shares
+
+    def counted(sight: Sight, example: Example, view: View, patches: tuple[int, int]) -> torch.Tensor:
+        views.append(view)
+        return plain(sight, example, view, patches)
+
+    monkeypatch.setattr(Sight, "shares", counted)
+    recipe = QuickRecipe(views=2, options=Options(training=Training(hidden=4, steps=8, batch=8)))
+    learned_from, units = [], []
+    for count in (5, 15):
+        views.clear()
+        many = [replace(corrected[k % 5], key=f"{k}") for k in range(count)]
+        units.append(recipe.fit(many, HALF, segmenter).classifier.networks.biases[0].shape[2])
+        learned_from.append(len(views) - count)  # the words are compared with each picture once
+    assert units == [4, 8]
+    assert learned_from == [5, 30]
 
 
 def test_examples_of_other_words_are_understood(corrected: list[Example], segmenter: Segmenter) -> None:

@@ -162,7 +162,7 @@ def learn(
 
 def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, blinded: Sequence[Blinded]) -> bool:
     """Whether photographs left out are told better with the last columns than without, over two halves of them."""
-    training = replace(options.training, steps=options.training.steps // 4)
+    training = replace(options.training, steps=max(1, options.training.steps // 4))
     count = lesson.shares.shape[1]
     table = torch.zeros(2, count, count, dtype=torch.int64)
     some = torch.arange(len(photograph)) % 3 == 0  # are enough to judge by
@@ -180,7 +180,7 @@ def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, bl
 
 def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:
     """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class."""
-    training = replace(options.training, steps=options.training.steps // 2)
+    training = replace(options.training, steps=max(1, options.training.steps // 2))
     count = lesson.shares.shape[1]
     table = torch.zeros(len(_STRENGTHS), count, count, dtype=torch.int64)
     for half in (0, 1):
