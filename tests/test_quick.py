@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from plugin_config.errors import LearningError
 from worker.builtin.annotation_set import annotation_scene, index_truth
 from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.classifier import Options
+from worker.learning.ensemble import Training
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.quick import QuickAdapter, QuickRecipe
-from worker.learning.sight import cells
+from worker.learning.saliency import SALIENT
+from worker.learning.sight import Sight, cells
 from worker.learning.views import View
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.heads import Head, Scene
@@ -148,7 +151,7 @@ def test_untaught_labels_keep_their_distances(
 ) -> None:
     scene = look(corrected[0], segmenter)
     logits = learned.logits(scene)
-    said = learned.sight.said(scene, corrected[0].image)
+    said = learned.sight.seen(scene, corrected[0].image).said
     torch.testing.assert_close(logits[2] - logits[3], said[2] - said[3])
 
 
@@ -209,6 +212,66 @@ def test_one_photograph_is_enough_and_chance_is_seeded(corrected: list[Example],
     one, same = (QuickRecipe(views=4).fit(corrected[:1], HALF, segmenter) for _ in range(2))
     scene = look(corrected[1], segmenter)
     assert torch.equal(one.logits(scene), same.logits(scene))
+
+
+def test_a_photograph_that_is_void_all_over_teaches_nothing(corrected: list[Example], segmenter: Segmenter) -> None:
+    blank = replace(corrected[1], truth=np.full_like(corrected[1].truth, VOID))
+    adapter = QuickRecipe(views=4).fit([corrected[0], blank], HALF, segmenter)
+    assert adapter.logits(look(corrected[1], segmenter)).argmax(dim=0).float().std() > 0
+
+
+COLOURS = [(200, 60, 50), (50, 170, 60), (60, 70, 200), (210, 200, 60), (180, 60, 190), (90, 90, 90)]
+
+
+def balls(
+    segmenter: Segmenter, colours: Sequence[tuple[int, int, int]], grounds: Sequence[tuple[int, int, int]], seed: int
+) -> list[Example]:
+    """A ball somewhere in each picture."""
+    rng, found = np.random.default_rng(seed), []
+    rows, columns = np.ogrid[:90, :120]
+    for number, (colour, ground) in enumerate(zip(colours, grounds, strict=True)):
+        image, truth = np.full((90, 120, 3), ground, dtype=np.uint8), np.full((90, 120), UNLABELLED, dtype=np.int16)
+        inside = (rows - rng.integers(25, 65)) ** 2 + (columns - rng.integers(25, 95)) ** 2 < 15**2
+        image[inside], truth[inside] = colour, 0
+        noisy = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+        found.append(Example(f"{seed}-{number}", noisy, segmenter.embed([noisy])[0], (("wug",),), truth))
+    return found
+
+
+def test_what_whole_pictures_tell_is_used_where_it_proves_right(segmenter: Segmenter) -> None:
+    """A ball of any colour on any ground stands out, and no colour tells it; one that is always red needs no more."""
+    words: Words = (("wug",),)
+    any_colour = balls(segmenter, COLOURS, COLOURS[1:] + COLOURS[:1], 0)
+    always_red = balls(segmenter, COLOURS[:1] * 5, COLOURS[1:], 0)
+    of_any, of_red = (QuickRecipe(views=8).fit(examples, words, segmenter) for examples in (any_colour, always_red))
+    assert len(of_any.classifier.mean) == len(of_red.classifier.mean) + SALIENT
+    unseen = balls(segmenter, COLOURS[::-1], COLOURS[3:] + COLOURS[:3], 1)
+    judged = [(example, example.truth) for example in unseen]
+    without = QuickRecipe(views=8, without=("saliency",)).fit(any_colour, words, segmenter)
+    with_it, without_it = (ious(segmenter, head, judged, words)[0] for head in (of_any, without))
+    assert with_it > max(0.6, without_it + 0.1)
+
+
+def test_many_photographs_get_larger_networks_and_longer_lessons(
+    corrected: list[Example], monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
+) -> None:
+    views: list[View] = []
+    plain = Sight.shares
+
+    def counted(sight: Sight, example: Example, view: View, patches: tuple[int, int]) -> torch.Tensor:
+        views.append(view)
+        return plain(sight, example, view, patches)
+
+    monkeypatch.setattr(Sight, "shares", counted)
+    recipe = QuickRecipe(views=2, options=Options(training=Training(hidden=4, steps=8, batch=8)))
+    learned_from, units = [], []
+    for count in (5, 15):
+        views.clear()
+        many = [replace(corrected[k % 5], key=f"{k}") for k in range(count)]
+        units.append(recipe.fit(many, HALF, segmenter).classifier.networks.biases[0].shape[2])
+        learned_from.append(len(views) - count)  # the words are compared with each picture once
+    assert units == [4, 8]
+    assert learned_from == [5, 30]
 
 
 def test_examples_of_other_words_are_understood(corrected: list[Example], segmenter: Segmenter) -> None:

@@ -22,6 +22,7 @@ from plugin_config.settings import Settings
 from worker.evaluation.labelled_set import read_labelled_set
 from worker.evaluation.loop import Judged, Loop, Outcome, play
 from worker.learning.recipes import RECIPES, recipe_named
+from worker.learning.recipes.quick import PARTS
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
                         "annotated: least certain first, or at random (default: %(default)s)")  # fmt: skip
     parser.add_argument("--orders", type=int, default=10, help="random orders (default: %(default)s)")
     parser.add_argument("--no-gate", action="store_true", help="do not ask the gate, which learns three times more")
-    parser.add_argument("--without", nargs="+", default=[], choices=("encoder", "appearance", "retrieval", "shape"),
+    parser.add_argument("--without", nargs="+", default=[], choices=(*PARTS, "shape"),
                         help="parts left out, to see what they are worth")  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,48 +19,70 @@ _FLAT = 1e-5  # energy of gradients below which there is no orientation
 PLACES = 4  # the last columns: row, column, distances from the middle
 
 
-def describe(image: NDArray[np.uint8], grid: tuple[int, int]) -> Tensor:
-    """Describe each cell of a grid laid over a picture.
+def describe(image: NDArray[np.uint8], grid: tuple[int, int], at: Tensor | None = None) -> Tensor:
+    """Describe cells of a grid laid over a picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         grid: (h, w) cells.
+        at: (N,) int64 cells to describe, row by row; None = all.
 
     Returns:
-        (F, h, w) float32, each of about unit size; the last `PLACES` say where a cell is.
+        (F, N) float32, each of about unit size; the last `PLACES` say where a cell is.
     """
+    at = torch.arange(grid[0] * grid[1]) if at is None else at
     fine = _resized(image, (2 * grid[0], 2 * grid[1]))
-    lab_fine = cv2.cvtColor(fine, cv2.COLOR_RGB2LAB) / np.array([_LIGHT, _CHROMA, _CHROMA], dtype=np.float32)
-    lab_fine[..., 0] -= 1
-    colours = torch.from_numpy(lab_fine).permute(2, 0, 1)
-    stacked = F.avg_pool2d(torch.cat([colours, colours.square(), _gradients(colours[0])])[None], 2)[0]
-    lab = stacked[:3]
-    rgb = F.avg_pool2d(torch.from_numpy(fine).permute(2, 0, 1)[None], 2)[0]
-    values = [rgb, lab, lab - lab.mean(dim=(1, 2), keepdim=True), _deviation(stacked[:3], stacked[3:6])]
-    means = []
-    for reach in _REACHES:
-        near = window_mean(stacked, max(1, round(reach * max(grid))))
+    lab = cv2.cvtColor(fine, cv2.COLOR_RGB2LAB) / np.array([_LIGHT, _CHROMA, _CHROMA], dtype=np.float32)
+    lab[..., 0] -= 1
+    stacked = np.concatenate([_halved(some) for some in (lab, lab * lab, _gradients(lab[..., 0]))], axis=2)
+    here = _taken(stacked, at)
+    average = torch.from_numpy(stacked[..., :3].mean(axis=(0, 1), dtype=np.float32))[:, None]
+    values = [_taken(_halved(fine), at), here[:3], here[:3] - average, _deviation(here[:3], here[3:6])]
+    means, beside_it = [], []
+    for number, reach in enumerate(_REACHES):
+        radius = max(1, round(reach * max(grid)))
+        window = window_mean(stacked, radius)
+        near = _taken(window, at)
         means.append(near[:3])
         values += [near[:3], _deviation(near[:3], near[3:6]), _texture(near[6:])]
+        if number in _FAR:
+            beside_it.append(_beside(window[..., :3], 2 * radius, at))
     values.append(means[0] - means[len(means) // 2])
-    values += [beside(means[k], 2 * max(1, round(_REACHES[k] * max(grid)))) for k in _FAR]
-    return torch.cat([*values, _place(grid)])
+    return torch.cat([*values, *beside_it, _place(grid, at)])
 
 
-def window_mean(values: Tensor, radius: int) -> Tensor:
-    """Mean of (C, h, w) over windows of 2 radius + 1 cells, shorter at the borders; by products with band matrices."""
-    rows, columns = (_band(size, radius).to(values) for size in values.shape[1:])
-    return rows @ values @ columns.T
+def window_mean(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """Mean of (h, w, C) over windows of 2 radius + 1 cells, shorter at the borders."""
+    total = cv2.boxFilter(values, -1, (2 * radius + 1,) * 2, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    rows, columns = (_in_reach(size, radius) for size in values.shape[:2])
+    return np.asarray(total / (rows[:, None] * columns)[..., None], dtype=np.float32)
 
 
-def beside(values: Tensor, distance: int) -> Tensor:
-    """(4 C, h, w): what (C, h, w) is above, below, and on the sides: the larger and the smaller of left and right."""
-    height, width = values.shape[1:]
-    padded = F.pad(values[None], (distance,) * 4, mode="replicate")[0]
-    inner_rows, inner_columns = slice(distance, distance + height), slice(distance, distance + width)
-    left, right = padded[:, inner_rows, :width], padded[:, inner_rows, 2 * distance :]
-    above, below = padded[:, :height, inner_columns], padded[:, 2 * distance :, inner_columns]
-    return torch.cat([above, below, torch.maximum(left, right), torch.minimum(left, right)])
+def _in_reach(size: int, radius: int) -> NDArray[np.float32]:
+    """(size,): how many of so many places are within the radius of each."""
+    place = np.arange(size, dtype=np.float32)
+    return np.asarray(np.minimum(place + radius, size - 1) - np.maximum(place - radius, 0) + 1)
+
+
+def _beside(values: NDArray[np.float32], distance: int, at: Tensor) -> Tensor:
+    """(4 C, N): what (h, w, C) is above, below, and on the sides of cells: the larger and the smaller of the two."""
+    (height, width), flat = values.shape[:2], torch.from_numpy(values).flatten(0, 1)
+    row, column = at // width, at % width
+    above, below = ((row + step).clamp(0, height - 1) * width + column for step in (-distance, distance))
+    left, right = (row * width + (column + step).clamp(0, width - 1) for step in (-distance, distance))
+    sides = flat[left], flat[right]
+    return torch.cat([flat[above], flat[below], torch.maximum(*sides), torch.minimum(*sides)], dim=1).T
+
+
+def _taken(values: NDArray[np.float32], at: Tensor) -> Tensor:
+    """(C, N): cells of (h, w, C), a row of each channel."""
+    return torch.from_numpy(values).flatten(0, 1)[at].T.contiguous()
+
+
+def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(2 h, 2 w, C) averaged to (h, w, C)."""
+    size = (values.shape[1] // 2, values.shape[0] // 2)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
 
 
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -70,10 +91,11 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.floa
     return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
-def _gradients(light: Tensor) -> Tensor:
-    """(4, h, w): the structure tensor's xx, yy, xy, and the gradient's length."""
-    down, across = torch.gradient(light)
-    return torch.stack([across * across, down * down, across * down, torch.hypot(across, down)])
+def _gradients(light: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(h, w, 4): the structure tensor's xx, yy, xy, and the gradient's length."""
+    down, across = np.gradient(light)
+    squares = across * across, down * down
+    return np.asarray(cv2.merge([*squares, across * down, cv2.sqrt(squares[0] + squares[1])]))
 
 
 def _texture(tensor: Tensor) -> Tensor:
@@ -87,12 +109,7 @@ def _deviation(mean: Tensor, square: Tensor) -> Tensor:
     return (square - mean.square()).clamp_min(1e-6).sqrt()
 
 
-def _place(grid: tuple[int, int]) -> Tensor:
-    rows, columns = torch.meshgrid(torch.linspace(-1, 1, grid[0]), torch.linspace(-1, 1, grid[1]), indexing="ij")
+def _place(grid: tuple[int, int], at: Tensor) -> Tensor:
+    rows = torch.linspace(-1, 1, grid[0])[at // grid[1]]
+    columns = torch.linspace(-1, 1, grid[1])[at % grid[1]]
     return torch.stack([rows, columns, columns.abs(), torch.hypot(rows, columns)])
-
-
-def _band(size: int, radius: int) -> Tensor:
-    place = torch.arange(size)
-    near = ((place[:, None] - place).abs() <= radius).float()
-    return near / near.sum(dim=1, keepdim=True)

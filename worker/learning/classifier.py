@@ -6,7 +6,7 @@ images or encoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +21,8 @@ _LEAST = 1e-6
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HARM = 0.01  # of IoU, to a class
 _UNJUDGED = 0.5  # strength when there is one photograph only
+_LEAST_HALVED = 4  # photographs: one alone says too little of how pictures differ
+_GAIN = 0.03  # of mean IoU; less may be chance where photographs are few
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,16 @@ class Picture:
     """What is known of the cells of one picture.
 
     Attributes:
-        values: (F, h, w) float32 descriptors.
-        offset: (C, h, w) float32 logits that learning starts from.
+        values: (F, N) float32 descriptors, those in doubt last.
+        offset: (C, N) float32 logits that learning starts from.
     """
 
     values: Tensor
     offset: Tensor
+
+
+Look = Callable[[Tensor], Picture]
+"""What is known of the cells at (N,) int64 indices."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Classifier:
     """Networks, a bank, and the scale of their inputs.
 
     Attributes:
-        mean, spread: (F,) float32 of the descriptors.
+        mean, spread: (F,) float32 of the descriptors that are used; more, the last ones, may be seen.
         networks: what classifies a cell.
         bank: cells that others are compared with, or None.
         retrieval: weight of the bank.
@@ -78,16 +84,12 @@ class Classifier:
 
     @torch.no_grad()
     def logits(self, picture: Picture) -> Tensor:
-        """(C, h, w) float32 log-posteriors."""
-        rows = self.scaled(picture)
-        posterior = self.networks.posterior(rows, _rows(picture.offset), self.strength)
+        """(C, N) float32 log-posteriors."""
+        rows = ((picture.values[: len(self.mean)].T - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
+        posterior = self.networks.posterior(rows, picture.offset.T, self.strength)
         if self.bank is not None:
             posterior = torch.lerp(posterior, self.bank.recall(rows), self.retrieval)
-        return posterior.clamp_min(_LEAST).log().T.reshape(picture.offset.shape)
-
-    def scaled(self, picture: Picture) -> Tensor:
-        """(N, F) descriptors of the cells, of unit size, outliers cut off."""
-        return ((_rows(picture.values) - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
+        return posterior.clamp_min(_LEAST).log().T
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for storage."""
@@ -110,72 +112,105 @@ class Classifier:
 
 
 def learn(
-    seen: Iterable[tuple[Picture, Tensor]],
+    seen: Iterable[tuple[Tensor, Look]],
     count: int,
     options: Options,
     *,
+    photographs: int,
+    wary: bool,
     blinded: Sequence[Blinded],
-    wary_of: int | None,
+    doubted: int = 0,
 ) -> Classifier:
-    """Learn from pictures, `count` of them, each with the shares (C, h, w) of the classes in its cells.
+    """Learn from pictures, `count` of them: the shares (C, h, w) of the classes in the cells of each, and a look at it.
 
-    What is void is in no share. Of a picture only the cells picked are kept.
+    What is void is in no share. Only the cells picked of a picture are looked at.
 
     Args:
-        wary_of: how many photographs the pictures are of, in turns, when learning may make the offsets worse: then
-            photographs left out say how far to go from them. None = all the way.
+        photographs: how many the pictures are of, in turns.
+        wary: whether learning may make the offsets worse: then photographs left out say how far to go from them.
+        blinded: what is hidden from some of the cells.
+        doubted: how many of the last columns are used only if photographs left out are told better with them.
 
     Raises:
         LearningError: everything is void.
     """
     chance = torch.Generator().manual_seed(options.seed)
     most = min(options.cells[1], options.cells[0] // count)
-    picked = [_pick(picture, share, most, chance) for picture, share in seen]
+    picked = [_pick(share, look, most, chance) for share, look in seen]
     raw, offset, known = (torch.cat(parts) for parts in zip(*picked, strict=True))
     if not len(raw):
         raise LearningError("corrections", "all of them is void", "Accept a picture with a label in it.")
-    mean, spread = raw.mean(dim=0), raw.std(dim=0) + 1e-3
-    inputs = ((raw - mean) / spread).clamp_(-_FARTHEST, _FARTHEST)
+    mean = raw.mean(dim=0)
+    inputs = raw.sub_(mean)  # in place: these are tens of megabytes
+    spread = inputs.square().mean(dim=0).sqrt() + 1e-3
+    inputs.div_(spread).clamp_(-_FARTHEST, _FARTHEST)
     weight = known @ known.sum(dim=0).clamp_min(1).pow(-options.balance)
     lesson = Lesson(inputs, known / known.sum(dim=1, keepdim=True), offset, weight)
+    photograph = torch.cat([torch.full((len(part[0]),), k % photographs) for k, part in enumerate(picked)])
+    there = photograph.bincount(minlength=photographs) > 0  # one that is void all over does not count
+    photograph, photographs = (there.cumsum(dim=0) - 1)[photograph], int(there.sum())
+    if doubted and not (photographs >= _LEAST_HALVED and _pays(lesson, photograph, doubted, options, blinded)):
+        inputs, mean, spread = inputs[:, :-doubted].contiguous(), mean[:-doubted], spread[:-doubted]
+        lesson = replace(lesson, inputs=inputs)
     networks = train(lesson, options.members, options.training, blinded=blinded, seed=options.seed)
     strength = 1.0
-    if wary_of is not None:
-        photograph = torch.cat([torch.full((len(part[0]),), k % wary_of) for k, part in enumerate(picked)])
-        strength = _best_strength(lesson, photograph, options, blinded) if wary_of > 1 else _UNJUDGED
+    if wary:
+        strength = _best_strength(lesson, photograph, options, blinded) if photographs > 1 else _UNJUDGED
     bank = Bank.gather(inputs, lesson.shares, chance) if options.retrieval * strength else None
     return Classifier(mean, spread, networks, bank, options.retrieval * strength if bank else 0.0, strength)
 
 
-@torch.no_grad()
-def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:
-    """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class."""
-    training = replace(options.training, steps=options.training.steps // 2)
+def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, blinded: Sequence[Blinded]) -> bool:
+    """Whether photographs left out are told better with the last columns than without, over two halves of them."""
+    training = replace(options.training, steps=max(1, options.training.steps // 4))
     count = lesson.shares.shape[1]
-    matrix = torch.zeros(len(_STRENGTHS), count**2, dtype=torch.int64)
+    table = torch.zeros(2, count, count, dtype=torch.int64)
+    some = torch.arange(len(photograph)) % 3 == 0  # are enough to judge by
     for half in (0, 1):
         out = photograph % 2 == half
-        with torch.enable_grad():
-            networks = train(lesson.of(~out), 1, training, blinded=blinded, seed=options.seed)
+        taught, judged = lesson.without(out), lesson.of(out & some)
+        for k in (0, 1):
+            if k:
+                taught, judged = (replace(part, inputs=part.inputs[:, :-doubted]) for part in (taught, judged))
+            networks = train(taught, 1, training, blinded=blinded, seed=options.seed)
+            table[k] += _confusion(networks, judged, 1.0)
+    seen, unseen = _ious(table).mean(dim=1).tolist()
+    return bool(seen > unseen + _GAIN)
+
+
+def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:
+    """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class."""
+    training = replace(options.training, steps=max(1, options.training.steps // 2))
+    count = lesson.shares.shape[1]
+    table = torch.zeros(len(_STRENGTHS), count, count, dtype=torch.int64)
+    for half in (0, 1):
+        out = photograph % 2 == half
+        networks = train(lesson.without(out), 1, training, blinded=blinded, seed=options.seed)
         judged = lesson.of(out)
-        truth = judged.shares.argmax(dim=1)
         for k, strength in enumerate(_STRENGTHS):
-            found = networks.posterior(judged.inputs, judged.offset, strength).argmax(dim=1)
-            matrix[k] += torch.bincount(truth * count + found, minlength=count**2)
-    table = matrix.view(-1, count, count)
-    hit = table.diagonal(dim1=1, dim2=2)
-    union = table.sum(dim=1) + table.sum(dim=2) - hit
-    ious = (hit / union.clamp_min(1))[:, table[0].sum(dim=1) > 0]  # (strengths, classes that occur)
+            table[k] += _confusion(networks, judged, strength)
+    ious = _ious(table)
     harmless = (ious >= ious[0] - _HARM).all(dim=1)
     return _STRENGTHS[int(torch.where(harmless, ious.mean(dim=1), -1.0).argmax())]
 
 
-def _pick(picture: Picture, share: Tensor, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _confusion(networks: Ensemble, judged: Lesson, strength: float) -> Tensor:
+    """(C, C) int64: rows by their true class, and the class found."""
+    truth, count = judged.shares.argmax(dim=1), judged.shares.shape[1]
+    found = networks.posterior(judged.inputs, judged.offset, strength).argmax(dim=1)
+    return torch.bincount(truth * count + found, minlength=count**2).view(count, count)
+
+
+def _ious(table: Tensor) -> Tensor:
+    """(K, classes that occur) float32 out of K confusions (K, C, C) of the same rows."""
+    hit = table.diagonal(dim1=1, dim2=2)
+    union = table.sum(dim=1) + table.sum(dim=2) - hit
+    return (hit / union.clamp_min(1))[:, table[0].sum(dim=1) > 0]
+
+
+def _pick(share: Tensor, look: Look, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Values, offsets and shares of cells at least half of which is known, at most so many, at random."""
     known = (share.sum(dim=0).flatten() > 0.5).nonzero()[:, 0]
-    rows = known[torch.randperm(len(known), generator=chance)[:most]]
-    return _rows(picture.values)[rows], _rows(picture.offset)[rows], _rows(share)[rows]
-
-
-def _rows(values: Tensor) -> Tensor:
-    return values.flatten(1).T
+    cells = known[torch.randperm(len(known), generator=chance)[:most]]
+    picture = look(cells)
+    return picture.values.T, picture.offset.T, share.flatten(1)[:, cells].T

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+_MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8  # of AdamW: how long gradients and their squares are remembered
 Blinded = tuple[slice, float]
 """Columns that are hidden together from a row, and how often: what is not always seen is not leant on alone."""
 
@@ -37,6 +38,10 @@ class Lesson:
         """Some of the rows, (N,) bool."""
         return Lesson(self.inputs[rows], self.shares[rows], self.offset[rows], self.weight[rows])
 
+    def without(self, rows: Tensor) -> Lesson:
+        """The same with some of the rows, (N,) bool, never drawn; nothing is copied."""
+        return Lesson(self.inputs, self.shares, self.offset, self.weight * ~rows)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -51,7 +56,7 @@ class Training:
 
     hidden: int = 64
     steps: int = 250
-    batch: int = 768
+    batch: int = 512
     rate: float = 4e-3
     decay: float = 0.2
 
@@ -90,36 +95,106 @@ def train(lesson: Lesson, members: int, training: Training, *, blinded: Sequence
         return _train(lesson, members, training, blinded)
 
 
+@torch.no_grad()
 def _train(lesson: Lesson, members: int, training: Training, blinded: Sequence[Blinded]) -> Ensemble:
     sizes = (lesson.inputs.shape[1], training.hidden, training.hidden, lesson.shares.shape[1])
-    net = _fresh(members, sizes)
-    groups = [{"params": net.weights, "weight_decay": training.decay}, {"params": net.biases, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=training.rate, fused=True)
-    drawn = torch.multinomial(lesson.weight, members * training.steps * training.batch, replacement=True)
-    drawn = drawn.view(members, training.steps, training.batch)
-    for step in range(training.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = training.rate * _pace((step + 1) / training.steps)
-        rows = drawn[:, step]
-        inputs = lesson.inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)
+    net = fresh(members, sizes)
+    gradients = Gradients(net, training.batch)
+    descent = Descent(net, gradients.of, training.decay)
+    drawn = torch.multinomial(lesson.weight, training.steps * training.batch, replacement=True)
+    for step, rows in enumerate(drawn.view(training.steps, training.batch), start=1):
+        inputs = lesson.inputs.index_select(0, rows)
         for columns, often in blinded:
-            inputs[..., columns] *= (torch.rand(*rows.shape, 1) >= often).float()
-        logits = lesson.offset[rows] + net(inputs)
-        # Summed over the members, which are strangers to each other.
-        loss = -(lesson.shares[rows] * logits.log_softmax(dim=-1)).sum() / training.batch
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return Ensemble(tuple(w.detach() for w in net.weights), tuple(b.detach() for b in net.biases))
+            inputs[:, columns] *= torch.rand(training.batch, 1) >= often
+        gradients.take(inputs, lesson.offset.index_select(0, rows), lesson.shares.index_select(0, rows))
+        descent.step(training.rate * _pace(step / training.steps))
+    return net
 
 
-def _fresh(members: int, sizes: Sequence[int]) -> Ensemble:
-    """He's initialisation; the last layer starts at nothing, so that learning starts from the offsets."""
+class Descent:
+    """AdamW (Loshchilov and Hutter, ICLR 2019), bare: of networks this small, what torch's does besides takes longer.
+
+    Args:
+        net: what descends; biases do not decay.
+        gradient: of every weight, then of every bias, one after the other as one vector.
+        decay: of the weights.
+    """
+
+    def __init__(self, net: Ensemble, gradient: Tensor, decay: float) -> None:
+        parameters = [*net.weights, *net.biases]
+        self._flat = torch.cat([parameter.flatten() for parameter in parameters])
+        self._parts = list(zip(parameters, _parts(self._flat, net), strict=True))
+        self._decaying = self._flat[: sum(weight.numel() for weight in net.weights)]
+        self._decay, self._steps = decay, 0
+        self._gradient = gradient
+        self._mean, self._square = torch.zeros_like(gradient), torch.zeros_like(gradient)
+
+    def step(self, rate: float) -> None:
+        """Go on by the gradient as it is now."""
+        self._steps += 1
+        self._mean.lerp_(self._gradient, 1 - _MEAN)
+        self._square.mul_(_SQUARE).addcmul_(self._gradient, self._gradient, value=1 - _SQUARE)
+        size = (self._square / (1 - _SQUARE**self._steps)).sqrt_().add_(_TINY)
+        self._decaying.mul_(1 - rate * self._decay)
+        self._flat.addcdiv_(self._mean, size, value=-rate / (1 - _MEAN**self._steps))
+        for parameter, part in self._parts:
+            parameter.copy_(part)
+
+
+class Gradients:
+    """The gradients of cross-entropy with shares, by hand: autograd of networks this small is half overhead.
+
+    Every member sees the same rows. Holds the buffers that both passes write to.
+
+    Attributes:
+        of: gradients of every weight, then of every bias, one after the other as one vector.
+    """
+
+    def __init__(self, net: Ensemble, batch: int) -> None:
+        self._net = net
+        self._layers = list(zip(net.weights, net.biases, strict=True))
+        self._values = [torch.empty(net.members, batch, weight.shape[2]) for weight in net.weights]
+        self._errors = [torch.empty_like(values) for values in self._values]
+        self.of = torch.empty(sum(parameter.numel() for parameter in (*net.weights, *net.biases)))
+        parts = _parts(self.of, net)
+        self._slopes = list(zip(parts[: len(net.weights)], parts[len(net.weights) :], strict=True))
+
+    def take(self, inputs: Tensor, offset: Tensor, shares: Tensor) -> None:
+        """Set all gradients, for rows (B, F), their offsets (B, C) and shares (B, C)."""
+        below = [inputs.expand(self._net.members, *inputs.shape), *self._values]
+        for (weight, bias), before, values in zip(self._layers, below, self._values, strict=False):
+            torch.baddbmm(bias, before, weight, out=values)
+            if values is not self._values[-1]:
+                values.relu_()
+        error = self._values[-1].add_(offset).softmax(dim=-1).sub_(shares).div_(len(inputs))
+        for layer in reversed(range(len(self._layers))):
+            of_weight, of_bias = self._slopes[layer]
+            torch.bmm(below[layer].transpose(1, 2), error, out=of_weight)
+            torch.sum(error, dim=1, keepdim=True, out=of_bias)
+            if layer:
+                error = torch.bmm(error, self._layers[layer][0].transpose(1, 2), out=self._errors[layer - 1])
+                error.mul_(below[layer].sign_())  # the rectifier's slope; its output is not needed any more
+
+
+def _parts(flat: Tensor, net: Ensemble) -> list[Tensor]:
+    """Views of a vector in the shapes of every weight, then of every bias."""
+    found, start = [], 0
+    for parameter in (*net.weights, *net.biases):
+        found.append(flat[start : start + parameter.numel()].view_as(parameter))
+        start += parameter.numel()
+    return found
+
+
+def fresh(members: int, sizes: Sequence[int]) -> Ensemble:
+    """Networks of layers of so many units, inputs first, classes last, by He's initialisation.
+
+    The last layer starts next to nothing, so that learning starts from the offsets.
+    """
     weights, biases = [], []
     for layer, (before, after) in enumerate(pairwise(sizes)):
         scale = math.sqrt(2 / before) if layer + 2 < len(sizes) else 0.01
-        weights.append((scale * torch.randn(members, before, after)).requires_grad_())
-        biases.append(torch.zeros(members, 1, after).requires_grad_())
+        weights.append(scale * torch.randn(members, before, after))
+        biases.append(torch.zeros(members, 1, after))
     return Ensemble(tuple(weights), tuple(biases))
 
 

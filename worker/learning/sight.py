@@ -18,6 +18,7 @@ from worker.learning.adapter import VOID, Example, Words
 from worker.learning.appearance import PLACES, describe
 from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
+from worker.learning.saliency import SALIENT, saliency
 from worker.learning.views import View
 from worker.segmentation.evidence import enlarge
 from worker.segmentation.heads import Scene
@@ -33,6 +34,38 @@ _SCALES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A scene, and what is found of it once for all its views.
+
+    Attributes:
+        scene: what the model says.
+        image: its image, (H, W, 3) uint8 RGB.
+        said: (n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all.
+        standing: (S, h, w) float32: how the cells stand out of the whole picture, see `worker.learning.saliency`.
+    """
+
+    scene: Scene
+    image: NDArray[np.uint8]
+    said: Tensor
+    standing: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image, pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of its cells."""
+        return cells(self.size)
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """(h, w) of the model's patches."""
+        return self.scene.logits.shape[1], self.scene.logits.shape[2]
+
+
+@dataclass(frozen=True)
 class Sight:
     """Which labels were taught, and what is seen of a scene.
 
@@ -42,7 +75,7 @@ class Sight:
         middle, axes: (D,) mean and (D, K) principal axes of the encoder's features.
         trust: how far the model's words proved right, above chance, in [0, 1].
         scale: what the model's logits are multiplied with before learning starts from them.
-        encoder, appearance: whether these are seen at all.
+        encoder, appearance, saliency: whether these are seen at all; the last is part of the appearance.
     """
 
     words: Words
@@ -53,12 +86,18 @@ class Sight:
     scale: float
     encoder: bool = True
     appearance: bool = True
+    saliency: bool = True
 
     @property
     def blinded(self) -> list[Blinded]:
         """Which columns of a picture are hidden now and then while learning."""
         seen = (self.axes.shape[1] + len(self.words)) if self.encoder else 0
         return [(slice(0, seen), _BLIND_ENCODER), (slice(seen, seen + PLACES), _BLIND_PLACES)]
+
+    @property
+    def doubted(self) -> int:
+        """How many of the last columns are to prove right first: they tell of whole pictures, and these are few."""
+        return SALIENT if self.appearance and self.saliency else 0
 
     def rows(self, words: Words) -> list[int | None]:
         """Where each taught class is among others' words; None = nowhere. One text in common is enough."""
@@ -78,32 +117,42 @@ class Sight:
                 for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
         return torch.stack([*told, nothing]).cpu()
 
-    def said(self, scene: Scene, image: NDArray[np.uint8]) -> Tensor:
-        """(n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all."""
+    def seen(self, scene: Scene, image: NDArray[np.uint8]) -> Seen:
+        """What is found once of a scene, whatever the view. The image: (H, W, 3) uint8 RGB."""
         grid = cells((image.shape[0], image.shape[1]))
+        standing = enlarge(saliency(image), grid)
         if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
-            return enlarge(scene.logits, grid)
-        return refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
+            return Seen(scene, image, enlarge(scene.logits, grid), standing)
+        said = refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
+        return Seen(scene, image, said, standing)
 
-    def picture(self, scene: Scene, image: NDArray[np.uint8], view: View, said: Tensor) -> Picture:
+    def picture(self, seen: Seen, view: View, at: Tensor | None = None) -> Picture:
         """What is seen of a view of a scene, cell by cell.
 
         Args:
-            scene: what the model says.
-            image: its image, (H, W, 3) uint8 RGB.
+            seen: the scene.
             view: of it.
-            said: what `said` gives of the whole scene.
+            at: (N,) int64 cells to look at, row by row; None = all.
         """
-        patches, size = (scene.logits.shape[1], scene.logits.shape[2]), (image.shape[0], image.shape[1])
-        grid = cells(size)
-        looks = describe(view.relit(shrink(image[view.pixels(size, patches)], 4 * GRID)), grid)
-        values = [looks[-PLACES:], looks[:-PLACES]] if self.appearance else [looks[-PLACES:]]
+        scene, grid, patches = seen.scene, seen.grid, seen.patches
+        looks = describe(view.relit(shrink(seen.image[view.pixels(seen.size, patches)], 4 * GRID)), grid, at)
+
+        def grown(values: Tensor) -> Tensor:
+            whole = enlarge(values, grid).flatten(1)
+            return whole if at is None else whole[:, at]
+
+        part, within = view.pixels(patches, patches), view.pixels(grid, patches)
+        values = [looks[-PLACES:]]
+        if self.appearance:
+            values.append(looks[:-PLACES])
+        if self.appearance and self.saliency:
+            values.append(grown(seen.standing[:, *within]))
         if not self.encoder:
-            return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, *grid))
-        part = view.pixels(patches, patches)
+            return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, looks.shape[1]))
         features = (scene.embedding.features[part].cpu().float() - self.middle) @ self.axes
-        ahead = enlarge(self.ahead(scene.words, said)[:, *view.pixels(grid, patches)], grid)
-        return Picture(torch.cat([enlarge(features.permute(2, 0, 1), grid), ahead[:-1], *values]), self.scale * ahead)
+        features = grown(features.permute(2, 0, 1))
+        ahead = grown(self.ahead(scene.words, seen.said[:, *within]))
+        return Picture(torch.cat([features, ahead[:-1], *values]), self.scale * ahead)
 
     def shares(self, example: Example, view: View, patches: tuple[int, int]) -> Tensor:
         """(T + 1, h, w) share of each taught class and of the rest in the cells of a view; void is in none."""

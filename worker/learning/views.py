@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,6 +57,8 @@ class View:
         """The (H, W, 3) uint8 RGB picture in this light."""
         if (self.gamma, self.gains, self.saturation) == (1.0, (1.0, 1.0, 1.0), 1.0):
             return image
-        lit = (image.astype(np.float32) / 255) ** self.gamma * np.array(self.gains, dtype=np.float32)
-        grey = lit.mean(axis=2, keepdims=True)
-        return np.asarray((255 * (grey + self.saturation * (lit - grey)).clip(0, 1)).astype(np.uint8))
+        level = np.arange(256, dtype=np.float32)[:, None] / 255
+        table = 255 * level**self.gamma * np.array(self.gains, dtype=np.float32)
+        lit = cv2.LUT(image, table[:, None].astype(np.float32))
+        mixing = self.saturation * np.eye(3) + (1 - self.saturation) / 3  # towards the mean of the channels and beyond
+        return np.asarray(cv2.transform(lit, mixing).clip(0, 255).astype(np.uint8))

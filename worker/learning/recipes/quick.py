@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.learning.adapter import AdapterState, Example, Words
-from worker.learning.classifier import Classifier, Options, Picture, learn
+from worker.learning.classifier import Classifier, Look, Options, learn
 from worker.learning.sight import Sight, agreement, principal_axes
 from worker.learning.views import View
 from worker.segmentation.evidence import spoken
@@ -28,11 +29,14 @@ from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
-PARTS = ("encoder", "appearance", "retrieval")
+PARTS = ("encoder", "appearance", "saliency", "retrieval")
 _VIEWS = 32  # pictures and other views of them that are learned from, where there are not as many pictures
+_MANY, _MORE = 12, 2  # photographs from which there is more to learn, and how many times the views and the hidden units
 _MOST_EXAMPLES = 60
-_PATIENT_FROM, _MOST_PATIENCE = 12, 2.0  # photographs from which more is learned from them for longer; how much longer
+_MOST_PATIENCE = 2.0  # how many times as long many photographs are learned from, at most
 _LEAST = 1e-9  # posterior
+_FORM = 2  # of what a stored adapter sees of a picture
+_AGAIN = "Learn it again."
 _REMEDY = "Draw a label in at least one picture and accept it."
 
 
@@ -52,8 +56,9 @@ class QuickAdapter:
         """(n + 1, h', w') float32; see `worker.segmentation.heads.Head`."""
         if self.strength == 0 or scene.image is None:
             return scene.logits
-        said = self.sight.said(scene, scene.image)
-        learned = self.classifier.logits(self.sight.picture(scene, scene.image, View.whole(_patches(scene)), said))
+        seen = self.sight.seen(scene, scene.image)
+        said = seen.said
+        learned = self.classifier.logits(self.sight.picture(seen, View.whole(seen.patches))).reshape(-1, *seen.grid)
         whole = _with_untaught(said, self.sight.rows(scene.words), self.sight.trust, learned.to(said.device))
         if self.strength == 1:
             return whole
@@ -69,8 +74,9 @@ class QuickAdapter:
         sight = self.sight
         tensors = {"known": sight.known, "middle": sight.middle, "axes": sight.axes, **self.classifier.tensors()}
         about = {"words": [list(texts) for texts in sight.words], "trust": sight.trust, "scale": sight.scale,
-                 "encoder": sight.encoder, "appearance": sight.appearance, "strength": self.strength,
-                 "retrieval": self.classifier.retrieval, "learned_strength": self.classifier.strength}  # fmt: skip
+                 "encoder": sight.encoder, "appearance": sight.appearance, "saliency": sight.saliency,
+                 "retrieval": self.classifier.retrieval, "learned_strength": self.classifier.strength,
+                 "strength": self.strength, "form": _FORM}  # fmt: skip
         return AdapterState(NAME, tensors, about)
 
 
@@ -101,19 +107,20 @@ class QuickRecipe:
         middle, axes = principal_axes([example.embedding.features for example in shown])
         known = [float(not any(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
         scenes = [segmenter.look(example.embedding, words) for example in shown]  # images may be smaller than embedded
-        sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0,
-                      "encoder" not in self.without, "appearance" not in self.without)  # fmt: skip
+        encoder, appearance, saliency = (part not in self.without for part in PARTS[:3])
+        sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0, encoder, appearance, saliency)
         trust, scale = agreement(sight, scenes, shown)
         sight = replace(sight, trust=trust, scale=scale)
         training = self.options.training
-        steps = round(training.steps * min(_MOST_PATIENCE, max(1.0, len(shown) / _PATIENT_FROM)))
-        options = replace(self.options, seed=self.seed, training=replace(training, steps=steps))
+        steps = round(training.steps * min(_MOST_PATIENCE, max(1.0, len(shown) / _MANY)))
+        hidden = training.hidden * (_MORE if len(shown) >= _MANY else 1)
+        options = replace(self.options, seed=self.seed, training=replace(training, steps=steps, hidden=hidden))
         if "retrieval" in self.without:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
-        wary_of = len(shown) if sight.scale > 0 else None
-        count = self._pictures(len(shown))
-        return QuickAdapter(sight, learn(seen, count, options, blinded=sight.blinded, wary_of=wary_of))
+        classifier = learn(seen, self._pictures(len(shown)), options, photographs=len(shown), wary=sight.scale > 0,
+                           blinded=sight.blinded, doubted=sight.doubted)  # fmt: skip
+        return QuickAdapter(sight, classifier)
 
     def load(self, state: AdapterState) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
@@ -122,30 +129,32 @@ class QuickRecipe:
             raise LearningError("adapter", problem, "Load it with that one.")
         about: Any = state.about
         tensors = state.tensors
+        if about.get("form") != _FORM:
+            raise LearningError("adapter", "was learned by another release, which saw pictures otherwise", _AGAIN)
         try:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
             sight = Sight(words, tensors["known"], tensors["middle"], tensors["axes"], float(about["trust"]),
-                          float(about["scale"]), bool(about["encoder"]), bool(about["appearance"]))  # fmt: skip
+                          float(about["scale"]), bool(about["encoder"]), bool(about["appearance"]),
+                          bool(about["saliency"]))  # fmt: skip
             classifier = Classifier.of(tensors, float(about["retrieval"]), float(about["learned_strength"]))
             return QuickAdapter(sight, classifier, float(about["strength"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise LearningError("adapter", f"its state is incomplete ({error!r})", "Learn it again.") from error
+            raise LearningError("adapter", f"its state is incomplete ({error!r})", _AGAIN) from error
 
     def _pictures(self, examples: int) -> int:
-        return max(self.views, 2 * examples if examples >= _PATIENT_FROM else examples)
+        return max(self.views * _MORE, 2 * examples) if examples >= _MANY else max(self.views, examples)
 
     def _views(
         self, sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
-    ) -> Iterator[tuple[Picture, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Look]]:
         """Every example as it is, then views of them in turn."""
         rng = np.random.default_rng(self.seed)
-        said = [sight.said(scene, example.image) for scene, example in zip(scenes, examples, strict=True)]
+        seen = [sight.seen(scene, example.image) for scene, example in zip(scenes, examples, strict=True)]
         for number in range(self._pictures(len(examples))):
             turn = number % len(examples)
-            scene, example = scenes[turn], examples[turn]
-            patches = _patches(scene)
+            patches = seen[turn].patches
             view = View.whole(patches) if number < len(examples) else View.drawn(patches, rng)
-            yield sight.picture(scene, example.image, view, said[turn]), sight.shares(example, view, patches)
+            yield sight.shares(examples[turn], view, patches), partial(sight.picture, seen[turn], view)
 
 
 @contextmanager
@@ -157,10 +166,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _patches(scene: Scene) -> tuple[int, int]:
-    return scene.logits.shape[1], scene.logits.shape[2]
 
 
 def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Words]:

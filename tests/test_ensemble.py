@@ -1,0 +1,75 @@
+"""Gradients by hand are those of autograd, and networks side by side learn what their rows show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from worker.learning.ensemble import Descent, Gradients, Lesson, Training, fresh, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_gradients_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    net = fresh(3, (6, 8, 8, 4))
+    for parameter in (*net.weights, *net.biases):
+        parameter.copy_(torch.randn_like(parameter))
+    inputs, offset = torch.randn(50, 6), torch.randn(50, 4)
+    shares = torch.rand(50, 4).softmax(dim=1)
+    gradients = Gradients(net, 50)
+    for _ in range(2):  # buffers are used again
+        gradients.take(inputs, offset, shares)
+    leaves = [parameter.detach().clone().requires_grad_() for parameter in (*net.weights, *net.biases)]
+    values = inputs.expand(3, 50, 6)
+    for layer in range(3):
+        values = torch.baddbmm(leaves[3 + layer], values, leaves[layer])
+        values = values.relu() if layer < 2 else values
+    loss = -(shares * (offset + values).log_softmax(dim=-1)).sum() / 50
+    expected = torch.autograd.grad(loss, leaves)
+    torch.testing.assert_close(gradients.of, torch.cat([slope.flatten() for slope in expected]))
+
+
+def test_the_descent_is_that_of_adamw() -> None:
+    torch.manual_seed(0)
+    net = fresh(2, (3, 4, 4, 2))
+    leaves = [parameter.clone().requires_grad_() for parameter in (*net.weights, *net.biases)]
+    groups = [{"params": leaves[:3], "weight_decay": 0.3}, {"params": leaves[3:], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=0.02)
+    gradient = torch.zeros(sum(leaf.numel() for leaf in leaves))
+    descent = Descent(net, gradient, 0.3)
+    for _ in range(5):
+        gradient.copy_(torch.randn_like(gradient))
+        start = 0
+        for leaf in leaves:
+            leaf.grad = gradient[start : start + leaf.numel()].view_as(leaf).clone()
+            start += leaf.numel()
+        descent.step(0.02)
+        optimiser.step()
+    for found, leaf in zip((*net.weights, *net.biases), leaves, strict=True):
+        torch.testing.assert_close(found, leaf.detach())
+
+
+def lesson() -> Lesson:
+    chance = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3000, 5, generator=chance)
+    inside = (inputs[:, :2].square().sum(dim=1) < 1.4).float()  # no line tells it
+    return Lesson(inputs, torch.stack([inside, 1 - inside], dim=1), torch.zeros(3000, 2), torch.ones(3000))
+
+
+def test_what_no_line_tells_is_learned_and_chance_is_seeded() -> None:
+    shown = lesson()
+    training = Training(hidden=16, steps=150, batch=128, rate=0.03)
+    net, same = (train(shown, 2, training, blinded=[(slice(4, 5), 0.5)], seed=1) for _ in range(2))
+    found = net.posterior(shown.inputs, shown.offset, 1.0)
+    assert (found.argmax(dim=1) == shown.shares.argmax(dim=1)).float().mean() > 0.95
+    assert all(torch.equal(a, b) for a, b in zip(net.weights, same.weights, strict=True))
+    assert not net.weights[0].requires_grad
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(len(found)))
+
+
+def test_without_strength_the_offsets_alone_speak() -> None:
+    shown = lesson()
+    net = train(shown, 1, Training(hidden=4, steps=5, batch=16), seed=0)
+    offset = torch.tensor([[2.0, 0.0]]).expand(3000, 2)
+    torch.testing.assert_close(net.posterior(shown.inputs, offset, 0.0), offset.softmax(dim=1))
