@@ -18,8 +18,9 @@ from worker.learning.classifier import Options
 from worker.learning.ensemble import Training
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.quick import QuickAdapter, QuickRecipe
+from worker.learning.retrieval import Bank
 from worker.learning.saliency import SALIENT
-from worker.learning.sight import Sight, cells
+from worker.learning.sight import Sight, cells, found_again
 from worker.learning.views import View
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.heads import Head, Scene
@@ -285,6 +286,58 @@ def test_examples_of_other_words_are_understood(corrected: list[Example], segmen
     found = adapter.logits(scene).argmax(dim=0)
     expected = QuickRecipe(views=6).fit(corrected, HALF, segmenter).logits(scene).argmax(dim=0)
     assert (found == expected).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("mine", "words", "places"),
+    [
+        ((("car", "vehicle"), ("truck", "vehicle")), (("car", "vehicle"), ("truck", "vehicle")), [0, 1]),
+        ((("car", "vehicle"), ("truck", "vehicle")), (("truck", "vehicle"), ("bus", "vehicle")), [1, 0]),
+        ((("car",), ("truck",)), (("car", "truck"),), [0, 0]),
+        ((("car", "auto"),), (("tree",), ("auto",)), [1]),
+        ((("car",),), (("tree",),), [None]),
+    ],
+)
+def test_classes_are_found_again_by_their_texts(mine: Words, words: Words, places: list[int | None]) -> None:
+    assert found_again(mine, words) == places
+
+
+def test_labels_that_share_a_text_are_kept_apart(
+    corrected: list[Example], unseen: list[tuple[Example, Truth]], segmenter: Segmenter
+) -> None:
+    shared: Words = (("wug", "thing"), ("dax", "thing"), *HALF[2:])
+    adapter = QuickRecipe(views=6).fit([replace(e, words=shared) for e in corrected], shared, segmenter)
+    shares = adapter.sight.shares(replace(corrected[0], words=shared), View.whole((1, 1)), (1, 1))
+    assert shares.min() >= 0
+    apart = QuickRecipe(views=6).fit(corrected, HALF, segmenter)
+    found, expected = (ious(segmenter, head, unseen, words)[:2] for head, words in ((adapter, shared), (apart, HALF)))
+    np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_labels_made_one_since_are_found_as_one(
+    learned: QuickAdapter, unseen: list[tuple[Example, Truth]], segmenter: Segmenter
+) -> None:
+    merged: Words = (("wug", "dax"), *HALF[2:])
+    place = np.array([0, 0, 1, 2, UNLABELLED], dtype=np.int16)
+    judged = [(example, place[truth]) for example, truth in unseen]
+    assert ious(segmenter, learned, judged, merged)[0] > 0.6
+
+
+def test_a_label_of_which_one_text_can_be_read_is_known(corrected: list[Example], segmenter: Segmenter) -> None:
+    hinted: Words = (("red shape", "red shape, draw tightly"), ("dax", "blue shape"), *HALF[2:])
+    adapter = QuickRecipe(views=5).fit([replace(e, words=hinted) for e in corrected], hinted, segmenter)
+    assert adapter.sight.known.tolist() == [1.0, 1.0]
+
+
+def test_a_bank_is_bounded_in_all_and_recalls_in_parts() -> None:
+    chance = torch.Generator().manual_seed(0)
+    inputs, shares = torch.randn(9000, 6, generator=chance), torch.eye(60)[torch.arange(9000) % 60]
+    bank = Bank.gather(inputs, shares, chance)
+    assert len(bank.keys) <= 4000
+    assert bank.shares.sum(dim=0).min() >= 60
+    assert len(Bank.gather(inputs, torch.eye(3)[torch.arange(9000) % 3], chance).keys) == 600
+    asked = torch.randn(5000, 6, generator=chance)
+    torch.testing.assert_close(bank.recall(asked)[2040:2060], bank.recall(asked[2040:2060]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (97, 64)], ids=str)

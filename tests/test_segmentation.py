@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from tests.models import TINY, noise, write_config
 from worker.builtin.annotation_set import annotation_scene
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.encoder import Encoder, ImageEmbedding
-from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.heads import Scene, zero_shot_logits
 from worker.segmentation.segmenter import Segmenter
+from worker.segmentation.shape import ADAPTIVE, FINE, Method, pixel_classes
 from worker.segmentation.text import TextClasses, TextEncoder
 
 
@@ -193,6 +195,36 @@ def test_what_nobody_would_accept_is_not_drawn_but_counts(encoder: CountingEncod
     fewer = Segmenter(encoder, least_score=bound).segment(embedding, vocabulary, scene.image)
     assert sorted(found.score for found in fewer.segments) == scores[1:]
     assert fewer.score == pytest.approx(everything.score)
+
+
+@dataclass
+class Finished:
+    """Posteriors of a head that has learned: the right half is class 0, to the cell."""
+
+    grid: tuple[int, int]
+
+    def logits(self, scene: Scene) -> torch.Tensor:
+        right = (torch.arange(self.grid[1]) >= self.grid[1] // 2).float().expand(*self.grid)
+        return torch.stack([right, 1 - right]).clamp_min(1e-6).log()
+
+
+@pytest.mark.parametrize("grid", [(96, 128), (10, 14), (20, 60)], ids=str)
+def test_posteriors_of_a_head_are_not_taken_for_what_patches_say(
+    grid: tuple[int, int], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever grid is the finer: windows and long images make patches smaller than a head's cells."""
+    scene = segmenter.look(segmenter.embed([noise(120, 160)])[0], [("red shape",)], noise(120, 160))
+    assert scene.logits.shape[1:] != grid
+    methods: list[Method] = []
+
+    def spied(*arguments: object, method: Method) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        methods.append(method)
+        return pixel_classes(*arguments, method=method)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("worker.segmentation.segmenter.pixel_classes", spied)
+    segmenter.pixel_classes(scene, Finished(grid))
+    segmenter.pixel_classes(scene)
+    assert methods == [FINE, ADAPTIVE]
 
 
 def test_one_known_word_is_enough_to_look_for(segmenter: Segmenter) -> None:

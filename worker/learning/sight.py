@@ -100,8 +100,8 @@ class Sight:
         return SALIENT if self.appearance and self.saliency else 0
 
     def rows(self, words: Words) -> list[int | None]:
-        """Where each taught class is among others' words; None = nowhere. One text in common is enough."""
-        return [next((k for k, texts in enumerate(words) if set(texts) & set(mine)), None) for mine in self.words]
+        """Where each taught class is among others' words; see `found_again`."""
+        return found_again(self.words, words)
 
     def ahead(self, words: Words, said: Tensor) -> Tensor:
         """(T + 1, h, w): by how much the model puts each taught class before all the others, of which it says 0.
@@ -121,7 +121,7 @@ class Sight:
         """What is found once of a scene, whatever the view. The image: (H, W, 3) uint8 RGB."""
         grid = cells((image.shape[0], image.shape[1]))
         standing = enlarge(saliency(image), grid)
-        if len(self.rows(scene.words)) == len(scene.words) and not self.trust:
+        if not self.trust and set(range(len(scene.words))) <= set(self.rows(scene.words)):
             return Seen(scene, image, enlarge(scene.logits, grid), standing)
         said = refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
         return Seen(scene, image, said, standing)
@@ -158,10 +158,23 @@ class Sight:
         """(T + 1, h, w) share of each taught class and of the rest in the cells of a view; void is in none."""
         size = (example.truth.shape[0], example.truth.shape[1])
         truth = example.truth[view.pixels(size, patches)]
-        layers = [np.zeros_like(truth, dtype=bool) if k is None else truth == k for k in self.rows(example.words)]
+        rows = self.rows(example.words)
+        owned = [k is not None and k not in rows[:place] for place, k in enumerate(rows)]  # a cell has one class
+        layers = [(truth == k) & owner for k, owner in zip(rows, owned, strict=True)]
         drawn = torch.from_numpy(np.stack([*layers, truth == VOID])).float()
         whole = torch.cat([drawn[:-1], 1 - drawn.sum(dim=0, keepdim=True)])
         return F.interpolate(whole[None], size=cells(size), mode="area")[0]
+
+
+def found_again(mine: Words, words: Words) -> list[int | None]:
+    """Where each of some classes is among others by their texts; None = nowhere.
+
+    The very same texts go ahead; else one text in common is enough, unless it is another class of `mine` that has the
+    other's very texts: a car and a truck may both be called vehicle.
+    """
+    exact = {texts: k for k, texts in enumerate(words)}
+    free = [(k, set(texts)) for k, texts in enumerate(words) if texts not in mine]
+    return [exact.get(own, next((k for k, texts in free if texts & set(own)), None)) for own in mine]
 
 
 def cells(size: tuple[int, int]) -> tuple[int, int]:

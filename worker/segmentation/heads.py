@@ -39,7 +39,8 @@ class Head(Protocol):
     """Something that has learned from corrections and says better what is where."""
 
     def logits(self, scene: Scene) -> Tensor:
-        """Give (n + 1, h', w') float32 logits on the scale of the scene's, in the same order, of any finer grid.
+        """Give (n + 1, h', w') float32 logits on the scale of the scene's, in the same order. On another grid than the
+        scene's they are taken for posteriors that follow the picture already, on the same for what patches say.
 
         Classes it has never been taught keep the scene's logits among themselves.
         """

@@ -141,7 +141,7 @@ class Segmenter:
         Both (H, W), along the image's outlines where the scene has its image, unless `outlines` is off.
         """
         logits = _logits(scene, head)
-        method = FINE if logits.shape[1] > scene.logits.shape[1] else ADAPTIVE
+        method = ADAPTIVE if logits.shape == scene.logits.shape else FINE
         embedding = scene.embedding
         image = scene.image if outlines else None
         return pixel_classes(logits, embedding.size, image, embedding.affinity, method=method)

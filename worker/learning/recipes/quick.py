@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.adapter import AdapterState, Example, Words
+from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
 from worker.learning.classifier import Classifier, Look, Options, learn
-from worker.learning.sight import Sight, agreement, principal_axes
+from worker.learning.sight import Sight, agreement, found_again, principal_axes
 from worker.learning.views import View
 from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Scene
@@ -105,7 +105,7 @@ class QuickRecipe:
     def _fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         shown, taught = _drawn(examples, words)
         middle, axes = principal_axes([example.embedding.features for example in shown])
-        known = [float(not any(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
+        known = [float(not all(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
         scenes = [segmenter.look(example.embedding, words) for example in shown]  # images may be smaller than embedded
         encoder, appearance, saliency = (part not in self.without for part in PARTS[:3])
         sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0, encoder, appearance, saliency)
@@ -176,8 +176,8 @@ def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Wo
     """
     found = []
     for example in examples:
-        texts = [set(example.words[k]) for k in np.unique(example.truth).tolist() if k >= 0]
-        found.append({k for k, mine in enumerate(words) if any(set(mine) & other for other in texts)})
+        shown = set(np.unique(example.truth).tolist()) - {VOID, UNLABELLED}
+        found.append({k for k, place in enumerate(found_again(words, example.words)) if place in shown})
     often = [sum(k in some for some in found) for k in range(len(words))]
     if not any(often):
         raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
@@ -212,7 +212,7 @@ def _with_untaught(own: Tensor, rows: Sequence[int | None], trust: float, learne
     whole[others[:-1]] = own[others[:-1]]
     whole[others[-1]] = inside[-1].clamp_min(_LEAST).log() + level
     kept = (1 - claimed / drawn.clamp_min(_LEAST)).clamp(0.0, 1.0)
-    for k, row in enumerate(rows):
-        if row is not None:
-            whole[row] = (posterior[k] * kept).clamp_min(_LEAST).log() + level
+    for row in {row for row in rows if row is not None}:
+        mine = posterior[[k for k, other in enumerate(rows) if other == row]].sum(dim=0)  # several, if made one since
+        whole[row] = (mine * kept).clamp_min(_LEAST).log() + level
     return whole
