@@ -142,9 +142,9 @@ class Descent:
 
 
 class Gradients:
-    """The gradients of cross-entropy with shares, by hand: autograd of networks this small is half overhead.
+    """The gradients of cross-entropy with shares, by hand: both passes write to buffers that are kept.
 
-    Every member sees the same rows. Holds the buffers that both passes write to.
+    Every member sees the same rows.
 
     Attributes:
         of: gradients of every weight, then of every bias, one after the other as one vector.
