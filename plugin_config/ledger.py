@@ -6,7 +6,8 @@ A copy for speed, kept in Redis; the truth is in Label Studio. It must not know 
 Keys of project P:
 
     zeromask:P:versions   set     every version we stored predictions of
-    zeromask:P:served     string  the version the project was last refreshed to
+    zeromask:P:served     string  the version all tasks are to have, by the last look
+    zeromask:P:catching   set     versions for which the tasks that need it have not all been asked for yet
     zeromask:P:shown      string  the version annotators were last switched to
     zeromask:P:counted    string  how many tasks the project had when all were last looked at
     zeromask:P:remarks    string  JSON list of sentences about the labels, for people
@@ -48,8 +49,21 @@ class ProjectLedger:
 
     @redis_errors
     def serve(self, project: int, version: str) -> None:
-        """All tasks have been asked for at this version."""
-        self._redis.set(f"zeromask:{project}:served", version)
+        """From now on all tasks are to have this version; whoever says so asks for them, then tells `caught_up`."""
+        pipe = self._redis.pipeline()  # both or neither
+        pipe.sadd(f"zeromask:{project}:catching", version)
+        pipe.set(f"zeromask:{project}:served", version)
+        pipe.execute()
+
+    @redis_errors
+    def caught_up(self, project: int, version: str) -> None:
+        """All tasks that need it have been asked for at this version."""
+        self._redis.srem(f"zeromask:{project}:catching", version)
+
+    @redis_errors
+    def is_catching_up(self, project: int, version: str) -> bool:
+        """Whether `serve` was not followed by `caught_up`: somebody is at it, or died at it."""
+        return bool(self._redis.sismember(f"zeromask:{project}:catching", version))
 
     @redis_errors
     def served(self, project: int) -> str:

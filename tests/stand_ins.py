@@ -205,6 +205,7 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)
     house = StandInResident(redis)
     house.ledger.serve(PROJECT, version())
+    house.ledger.caught_up(PROJECT, version())
     yield house
     house.pipeline.close(grace_s=0.1)
 
