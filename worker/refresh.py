@@ -11,7 +11,7 @@ import logging
 from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable, VersionsUnavailable
 from plugin_config.jobs import RefreshProject, TaskRef
 from plugin_config.pending import Priority
-from worker.order import Order, read_order, replace_older, show
+from worker.order import Order, make_remarks, read_order, replace_older, show
 from worker.resident import Resident
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
     resident.hints.begin_refresh(project)
     try:
         order = read_order(resident, project, afresh=True)
+        make_remarks(resident, order)
         _catch_up_with_version(resident, order)
         _look_at_hinted(resident, order)
         if resident.settings.prelabel:
