@@ -26,7 +26,7 @@ from plugin_config.versions import VersionFolder
 from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.learner import Learner
 from worker.learning import finetune, store
-from worker.learning.adapter import Adapter, AdapterState, Words
+from worker.learning.adapter import Adapter, AdapterState
 from worker.learning.gate import Verdict
 from worker.resident import Resident
 from worker.segmentation.heads import Scene
@@ -45,7 +45,7 @@ class OneNumber:
     def logits(self, scene: Scene) -> Tensor:
         return scene.logits + self.number
 
-    def taught(self, words: Words) -> Words:
+    def taught(self, words: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
         return words
 
     def at_strength(self, strength: float) -> Self:
