@@ -54,9 +54,12 @@ class LastError:
 
 @dataclass(frozen=True)
 class LearningRow:
-    """What a project's learning is at, what is served of it, and why not what should be ("" = it is)."""
+    """What a project's learning is at, what is served of it by workers of a model, and why not what should be ("" = it
+    is). Models that served it before keep their rows; `QueueState.workers` tells which one does now.
+    """
 
     project: int
+    model: str
     served: str
     progress: Progress
     trouble: str = ""
@@ -137,7 +140,7 @@ class QueueControl:
         told = self._learning.told(project)
         progress = told or Progress("idle", "not looked at yet", "")
         copies = self._adapters.copies(project)
-        rows = [LearningRow(project, copy.served, progress, copy.trouble) for copy in copies]
+        rows = [LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble) for copy in copies]
         return rows if told or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
 
     def _project(self, project: int, paused: Collection[int]) -> ProjectState:

@@ -7,9 +7,10 @@ Keys of project P:
 
     zeromask:learn            zset    project -> moment its corrections are to be looked at, ms of the queue's clock
     zeromask:P:learner        string  "owner|moment its lease runs out, ms": who looks now
-    zeromask:P:learn          hash    first, hinted: moments of the first and last webhook since the last look, ms;
-                                      now: a person waits; deaths: learners that died at it since anything changed;
-                                      mark, since: how the annotations stood, and since when
+    zeromask:P:learn          hash    first: moment of the first webhook since a look last began, ms; hinted: of the
+                                      last one, until a look has ended after it; now: a person waits for a look to
+                                      begin; pressed: for the one that began to end; deaths: learners that died at it
+                                      since anything changed; mark, since: how the annotations stood, and since when
     zeromask:P:learning       string  JSON of Progress, for people
 """
 
@@ -67,7 +68,8 @@ end
 return due
 """
 
-# ARGV: project, owner, lease (ms). Whose lease ran out has died; from the third death on there is a growing pause.
+# ARGV: project, owner, lease (ms). Whose lease ran out has died; from the third death on there is a growing pause. What
+# came before is this look's, through deaths; what comes from now on is the next one's, with a pause of its own.
 _BEGIN = CLOCK + _LEASE + """
 local owner, runs_out = lease(P)
 if owner and runs_out >= now then return nil end
@@ -82,7 +84,9 @@ if owner then
   end
 end
 redis.call('SET', P .. 'learner', ARGV[2] .. '|' .. (now + ARGV[3]))
-local row = redis.call('HMGET', P .. 'learn', 'hinted', 'now', 'deaths', 'mark', 'since')
+if redis.call('HDEL', P .. 'learn', 'now') == 1 then redis.call('HSET', P .. 'learn', 'pressed', 1) end
+redis.call('HDEL', P .. 'learn', 'first')
+local row = redis.call('HMGET', P .. 'learn', 'hinted', 'pressed', 'deaths', 'mark', 'since')
 return {asked, tostring(now), row[1] or '', row[2] or '', row[3] or '0', row[4] or '', row[5] or ''}
 """
 
@@ -108,10 +112,12 @@ if ARGV[5] == '1' then
 else
   redis.call('HDEL', P .. 'learn', 'deaths')
 end
+local over = tonumber(ARGV[4]) < 0
+if over then redis.call('HDEL', P .. 'learn', 'pressed') end
 if redis.call('ZSCORE', 'zeromask:learn', ARGV[1]) ~= ARGV[3] then return 1 end
-if tonumber(ARGV[4]) < 0 then
+if over then
   redis.call('ZREM', 'zeromask:learn', ARGV[1])
-  redis.call('HDEL', P .. 'learn', 'first', 'hinted', 'now')
+  redis.call('HDEL', P .. 'learn', 'first', 'hinted')
 else
   redis.call('ZADD', 'zeromask:learn', now + ARGV[4], ARGV[1])
 end

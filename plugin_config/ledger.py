@@ -6,10 +6,12 @@ A copy for speed, kept in Redis; the truth is in Label Studio. It must not know 
 Keys of project P:
 
     zeromask:P:versions   set     every version we stored predictions of
-    zeromask:P:served     string  the version the project was last refreshed to
+    zeromask:P:served     string  the version all tasks are to have, by the last look
+    zeromask:P:catching   set     versions for which the tasks that need it have not all been asked for yet
     zeromask:P:shown      string  the version annotators were last switched to
     zeromask:P:counted    string  how many tasks the project had when all were last looked at
-    zeromask:P:remarks    string  JSON list of sentences about the labels, for people
+    zeromask:P:labels     hash    version: the last whose labels were looked at; remarks: JSON list of sentences about
+                                  them, for people
     zeromask:P:left       set     tasks whose older predictions could not be deleted yet
     zeromask:P:doubts     zset    version|task posted with an unknown end -> moment until which it is looked at, ms
 """
@@ -48,8 +50,21 @@ class ProjectLedger:
 
     @redis_errors
     def serve(self, project: int, version: str) -> None:
-        """All tasks have been asked for at this version."""
-        self._redis.set(f"zeromask:{project}:served", version)
+        """From now on all tasks are to have this version; whoever says so asks for them, then tells `caught_up`."""
+        pipe = self._redis.pipeline()  # both or neither
+        pipe.sadd(f"zeromask:{project}:catching", version)
+        pipe.set(f"zeromask:{project}:served", version)
+        pipe.execute()
+
+    @redis_errors
+    def caught_up(self, project: int, version: str) -> None:
+        """All tasks that need it have been asked for at this version."""
+        self._redis.srem(f"zeromask:{project}:catching", version)
+
+    @redis_errors
+    def is_catching_up(self, project: int, version: str) -> bool:
+        """Whether `serve` was not followed by `caught_up`: somebody is at it, or died at it."""
+        return bool(self._redis.sismember(f"zeromask:{project}:catching", version))
 
     @redis_errors
     def served(self, project: int) -> str:
@@ -77,14 +92,20 @@ class ProjectLedger:
         return int(self._redis.get(f"zeromask:{project}:counted") or -1)
 
     @redis_errors
-    def remark(self, project: int, remarks: Sequence[str]) -> None:
-        """Keep what people should know about the labels, instead of what was kept before."""
-        self._redis.set(f"zeromask:{project}:remarks", json.dumps(list(remarks)))
+    def remark(self, project: int, version: str, remarks: Sequence[str]) -> None:
+        """Keep what people should know about the labels of a version, instead of what was kept before."""
+        told: Any = {"version": version, "remarks": json.dumps(list(remarks))}
+        self._redis.hset(f"zeromask:{project}:labels", mapping=told)
+
+    @redis_errors
+    def remarked(self, project: int) -> str:
+        """The version of the last `remark`, "" before the first."""
+        return _text(self._redis.hget(f"zeromask:{project}:labels", "version") or "")
 
     @redis_errors
     def remarks(self, project: int) -> tuple[str, ...]:
         """What people should know about the labels, a sentence each."""
-        return tuple(map(str, json.loads(self._redis.get(f"zeromask:{project}:remarks") or "[]")))
+        return tuple(map(str, json.loads(_text(self._redis.hget(f"zeromask:{project}:labels", "remarks") or "[]"))))
 
     @redis_errors
     def leave(self, project: int, task: int) -> None:

@@ -13,6 +13,7 @@ from redis import Redis
 from plugin_config.adapters import ServedAdapters, ServedCopy
 from plugin_config.errors import LearningError
 from plugin_config.hints import ProjectHints
+from plugin_config.presence import WorkerPresence
 from plugin_config.versions import Manifest, Pointer, VersionFolder, number_of
 from plugin_config.vocabulary import ZEROSHOT, model_slug
 
@@ -60,11 +61,13 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Move
         version: name, number (`a3`), "zeroshot", or the whole version string of a prediction; "" = the one before.
 
     Raises:
-        LearningError: there is no such version, or it is damaged.
+        LearningError: there is no such version, or it is damaged, or it is of a model that no worker serves now while
+            workers of another one live.
         VersionsUnavailable: the versions can be neither read nor written.
         QueueUnavailable: Redis does not answer.
     """
     copy = find_copy(redis, project, model)
+    _require_live(redis, copy)
     folder, served = VersionFolder(copy.place, copy.owner), ServedAdapters(redis)
     with served.moving(project):
         pointer = folder.pointer()
@@ -91,6 +94,17 @@ def manifests(folder: VersionFolder) -> list[Manifest | LearningError]:
         except LearningError as error:
             found.append(error)
     return found
+
+
+def _require_live(redis: Redis, copy: ServedCopy) -> None:
+    """What no worker serves can be moved without any effect on predictions: not what a person means by it."""
+    live = sorted({worker.about["model"] for worker in WorkerPresence(redis).workers() if worker.about.get("model")})
+    mine = copy.owner.model
+    if live and model_slug(mine) not in map(model_slug, live):
+        told = " and ".join(live)
+        problem = f"is served by model {told} now; this would move what was learned for {mine}, which nobody serves"
+        remedy = f"Set MODEL={live[0]}, or start workers with MODEL={mine} first."
+        raise LearningError(f"project {copy.owner.project}", problem, remedy)
 
 
 def _before(folder: VersionFolder, pointer: Pointer) -> tuple[str, str]:

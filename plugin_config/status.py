@@ -70,8 +70,8 @@ def as_json(state: QueueState) -> dict[str, Any]:
         "workers": [{"name": row.name, "age_s": round(row.age_s, 1), **row.about} for row in state.workers],
         "learners": [{"name": row.name, "age_s": round(row.age_s, 1), **row.about} for row in state.learners],
         "learning": [
-            {"project": row.project, "served": row.served, "state": row.progress.state, "detail": row.progress.detail,
-             "at": row.progress.at, "trouble": row.trouble}
+            {"project": row.project, "model": row.model, "served": row.served, "state": row.progress.state,
+             "detail": row.progress.detail, "at": row.progress.at, "trouble": row.trouble}
             for row in state.learning
         ],
         "errors": [
@@ -119,13 +119,14 @@ def _workers(state: QueueState) -> Table:
 def _learning(state: QueueState) -> Table:
     alive = "" if state.learners else "; nobody learns: start `zeromask worker --queue finetune`"
     table = Table(title=f"Learning{alive}", title_justify="left")
-    for name in ("project", "serves", "state", "since (UTC)", ""):
+    for name in ("project", "model", "serves", "state", "since (UTC)", ""):
         table.add_column(name)
     for row in state.learning:
         at, told = row.progress.at, Text(row.progress.detail)
         if row.trouble:
             told.append(f"\nServed zero-shot instead of what should be. {row.trouble}", style="red")
-        table.add_row(str(row.project), row.served, row.progress.state, at[5:19].replace("T", " "), told)
+        since = at[5:19].replace("T", " ")
+        table.add_row(str(row.project), row.model, row.served, row.progress.state, since, told)
     return table
 
 

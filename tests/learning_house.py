@@ -45,6 +45,9 @@ class OneNumber:
     def logits(self, scene: Scene) -> Tensor:
         return scene.logits + self.number
 
+    def taught(self, words: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        return words
+
     def at_strength(self, strength: float) -> Self:
         return replace(self, number=self.number * strength)
 

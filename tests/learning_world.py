@@ -55,6 +55,9 @@ class LinearAdapter:
         taught = (self.weights != 0).any(dim=0)[:, None, None]
         return torch.where(taught, _from_zero(scene.logits), scene.logits) + self.strength * added
 
+    def taught(self, words: Words) -> Words:
+        return tuple(texts for texts, column in zip(words, self.weights.T, strict=False) if bool(column.any()))
+
     def at_strength(self, strength: float) -> Self:
         return replace(self, strength=strength)
 

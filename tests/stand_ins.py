@@ -29,6 +29,7 @@ from plugin_config.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
 from worker import posting, predict
+from worker.learning.adapter import Words
 from worker.leases import Leases
 from worker.pipeline import Pipeline
 from worker.predict import Prediction, drain
@@ -129,14 +130,18 @@ class StandInModel:
         mask[2:5, 2:5] = True
         return Segmentation((LabelSegment(vocabulary.labels[0], mask, 0.9),), 0.9)
 
-    def remarks(self, vocabulary: Vocabulary) -> list[str]:
-        return [f"label {label.key!r}: unknown" for label in vocabulary.labels if label.key == "zeppelin"]
+    def remarks(self, vocabulary: Vocabulary, taught: Words = ()) -> list[str]:
+        unknown = [label.key for label in vocabulary.labels if label.key == "zeppelin" and label.texts not in taught]
+        return [f"label {key!r}: unknown" for key in unknown]
 
 
 class StandInHead:
-    """Something learned that leaves the encoder as it is."""
+    """Something learned that leaves the encoder as it is: a zeppelin."""
 
     encoder_part = ""
+
+    def taught(self, words: Words) -> Words:
+        return tuple(texts for texts in words if "zeppelin" in texts)
 
 
 class StandInShelf:
@@ -166,7 +171,7 @@ class StandInResident:
         self.segmenter = self.embeddings = StandInModel()
         self.adapters = StandInShelf()
         self.limits = None
-        self.explained: set[str] = set()
+        self.explained: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.trouble = ""
         self.pipeline = Pipeline(Prediction(cast("Resident", self)), capacity=16, batch=8, stopping=self.stopping)
@@ -181,8 +186,8 @@ class StandInResident:
         self.begin()
         assert self.pipeline.wait_empty(20)
 
-    def refresh(self) -> None:
-        refresh(cast("Resident", self), RefreshProject(project=PROJECT))
+    def refresh(self, project: int = PROJECT) -> None:
+        refresh(cast("Resident", self), RefreshProject(project=project))
 
     def stored(self) -> list[tuple[int, str]]:
         return sorted((row.task, row.version) for row in self.label_studio.stored)
@@ -205,6 +210,7 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)
     house = StandInResident(redis)
     house.ledger.serve(PROJECT, version())
+    house.ledger.caught_up(PROJECT, version())
     yield house
     house.pipeline.close(grace_s=0.1)
 

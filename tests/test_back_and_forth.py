@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
 
-from plugin_config.errors import LabelStudioUnreachable
+import pytest
+from rq.timeouts import JobTimeoutException
+
+from plugin_config.errors import LabelStudioUnreachable, QueueUnavailable
 from plugin_config.jobs import TaskRef
+from plugin_config.label_studio import Task
 from tests.stand_ins import (
     ALL,
     CONFIG,
@@ -131,19 +137,42 @@ def test_tasks_wait_for_versions_that_cannot_be_had(predicted: StandInResident) 
     assert predicted.trouble == ""
 
 
-def test_a_label_studio_that_goes_away_in_between_is_caught_up_with(
-    predicted: StandInResident, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(LabelStudioUnreachable("Label Studio", "does not answer", "Start it."), id="Label Studio away"),
+        pytest.param(QueueUnavailable("Redis", "does not answer", "Start it."), id="Redis away"),
+        pytest.param(JobTimeoutException("600 s are over"), id="RQ's time over"),
+        pytest.param(MemoryError(), id="no memory"),
+        pytest.param(KeyboardInterrupt(), id="told to stop"),
+    ],
+)
+@pytest.mark.parametrize("read", [0, 3])
+def test_a_look_that_ends_in_between_is_made_up_for_by_the_next(
+    predicted: StandInResident, monkeypatch: pytest.MonkeyPatch, end: BaseException, read: int
 ) -> None:
-    def away(project: int) -> None:
-        raise LabelStudioUnreachable("Label Studio", "does not answer", "Start it.")
+    def breaks_off(project: int) -> Iterator[Task]:
+        yield from itertools.islice(type(predicted.label_studio).all_tasks(predicted.label_studio, project), read)
+        raise end
 
     with monkeypatch.context() as patch:
-        patch.setattr(predicted.label_studio, "all_tasks", away)
-        serve(predicted, "a1-000001")
-        assert predicted.ledger.served(PROJECT) == ""
+        patch.setattr(predicted.label_studio, "all_tasks", breaks_off)
+        with suppress(QueueUnavailable, JobTimeoutException, MemoryError, KeyboardInterrupt):
+            serve(predicted, "a1-000001")
     predicted.refresh()
     predicted.drain()
     assert predicted.stored() == everywhere(version(adapter="a1-000001"))
+
+
+def test_a_version_is_caught_up_with_once(predicted: StandInResident, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(predicted, "a1-000001")
+    predicted.drain()
+
+    def read(project: int) -> None:
+        raise AssertionError("a hundred thousand tasks take minutes")
+
+    monkeypatch.setattr(predicted.label_studio, "all_tasks", read)
+    predicted.refresh()
 
 
 def test_what_label_studio_would_not_delete_is_deleted_later(

@@ -94,6 +94,19 @@ def test_the_same_corrections_are_learned_from_once(house: LearningHouse) -> Non
     assert house.folder.names() == []
 
 
+def test_the_button_is_pressed_once_though_annotators_work_meanwhile(house: LearningHouse) -> None:
+    def annotators_go_on() -> None:
+        time_passes(house.redis, 1)
+        house.learning.hint(PROJECT, quiet_s=0)
+
+    house.annotate(1, digest="one")
+    house.while_judging = annotators_go_on
+    assert "promoted" in house.look(pressed=True).detail
+    house.annotate(2, digest="two")
+    assert "1 of 3 new" in house.look().detail
+    assert len(house.judged) == 1
+
+
 def test_other_labels_are_learned_from_the_same_corrections(house: LearningHouse) -> None:
     house.annotate(3, digest="one")
     house.look()

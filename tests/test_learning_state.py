@@ -117,6 +117,68 @@ def test_what_is_asked_for_during_a_look_stays_asked_for(learning: ProjectLearni
     assert learning.due() == [PROJECT]
 
 
+def test_what_was_pressed_for_is_over_with_its_look_whatever_came_meanwhile(
+    learning: ProjectLearning, redis: Redis
+) -> None:
+    learning.press(PROJECT)
+    visit = begin(learning)
+    time_passes(redis, 1)
+    learning.hint(PROJECT, quiet_s=1)
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
+    time_passes(redis, 2)
+    assert not begin(learning).pressed
+
+
+def test_a_press_during_a_look_is_for_the_next_one(learning: ProjectLearning, redis: Redis) -> None:
+    learning.hint(PROJECT, quiet_s=0)
+    visit = begin(learning)
+    assert not visit.pressed
+    time_passes(redis, 1)
+    learning.press(PROJECT)
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
+    visit = begin(learning)
+    assert visit.pressed
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
+    assert learning.due() == []
+
+
+def test_the_person_still_waits_where_a_webhook_came_while_a_look_could_not_be_ended(
+    learning: ProjectLearning, redis: Redis
+) -> None:
+    learning.press(PROJECT)
+    visit = begin(learning)
+    time_passes(redis, 1)
+    learning.hint(PROJECT, quiet_s=1)
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m", again_s=30)
+    time_passes(redis, 2)
+    assert begin(learning).pressed
+
+
+def test_a_pause_is_waited_for_after_a_long_look_too(redis: Redis) -> None:
+    learning = ProjectLearning(redis, lease_s=1000)
+    learning.hint(PROJECT, quiet_s=10)
+    time_passes(redis, 11)
+    visit = begin(learning)
+    time_passes(redis, 300)
+    learning.hint(PROJECT, quiet_s=10)
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
+    assert learning.due() == []
+    time_passes(redis, 11)
+    assert learning.due() == [PROJECT]
+
+
+def test_annotators_who_go_on_through_a_long_look_are_not_waited_for_without_end_after_it(redis: Redis) -> None:
+    learning = ProjectLearning(redis, lease_s=1000)
+    learning.hint(PROJECT, quiet_s=10)
+    time_passes(redis, 11)
+    visit = begin(learning)
+    for _ in range(22):
+        time_passes(redis, 5)
+        learning.hint(PROJECT, quiet_s=10)
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
+    assert learning.due() == [PROJECT]
+
+
 def test_a_look_that_could_not_be_ended_now_comes_again(learning: ProjectLearning, redis: Redis) -> None:
     learning.press(PROJECT)
     away = Progress("waiting", "Label Studio is away", "now")

@@ -8,6 +8,7 @@ from redis import Redis
 from plugin_config.errors import (
     LabelStudioError,
     LabelStudioUnreachable,
+    QueueUnavailable,
 )
 from plugin_config.jobs import TaskRef
 from tests.queue_states import time_passes
@@ -23,6 +24,8 @@ from tests.stand_ins import (
 )
 
 __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+
+UNKNOWN = ("label 'zeppelin': unknown",)
 
 
 def test_all_is_done_and_shown_once(resident: StandInResident) -> None:
@@ -43,9 +46,7 @@ def test_all_is_done_and_shown_once(resident: StandInResident) -> None:
         pytest.param(KeyError("surprise"), "failed", id="surprise"),
     ],
 )
-def test_one_task_in_trouble_costs_the_others_nothing(
-    resident: StandInResident, error: Exception, state: str
-) -> None:
+def test_one_task_in_trouble_costs_the_others_nothing(resident: StandInResident, error: Exception, state: str) -> None:
     resident.label_studio.before_store = refuse(3, error)
     resident.ask(*ALL)
     resident.drain()
@@ -107,11 +108,50 @@ def test_what_the_model_cannot_read_is_told_until_the_labels_are_edited(resident
     resident.label_studio.config = CONFIG.format("zeppelin")
     resident.pending.add(PROJECT, [TaskRef(version("zeppelin"), 1)])
     resident.drain()
-    assert resident.ledger.remarks(PROJECT) == ("label 'zeppelin': unknown",)
+    assert resident.ledger.remarks(PROJECT) == UNKNOWN
     resident.label_studio.config = CONFIG.format("dog")
     resident.refresh()
-    resident.drain()
-    assert resident.ledger.remarks(PROJECT) == ()
+    assert resident.ledger.remarks(PROJECT) == (), "nothing is pending, and it is told"
+
+
+def test_labels_that_are_edited_back_are_told_again(resident: StandInResident) -> None:
+    for word, told in (("zeppelin", UNKNOWN), ("cat", ()), ("zeppelin", UNKNOWN), ("cat", ())):
+        resident.label_studio.config = CONFIG.format(word)
+        resident.refresh()
+        assert resident.ledger.remarks(PROJECT) == told
+
+
+def test_each_project_is_told_and_the_log_once(resident: StandInResident, caplog: pytest.LogCaptureFixture) -> None:
+    for word in ("zeppelin", "cat", "zeppelin"):
+        resident.label_studio.config = CONFIG.format(word)
+        for project in (PROJECT, 2):
+            resident.refresh(project)
+    assert (resident.ledger.remarks(PROJECT), resident.ledger.remarks(2)) == (UNKNOWN, UNKNOWN)
+    assert [text for text in caplog.messages if "unknown" in text] == [
+        f"project {project}: {UNKNOWN[0]}" for project in (PROJECT, 2)
+    ]
+
+
+def test_what_a_version_has_learned_is_known_until_it_is_rolled_back(resident: StandInResident) -> None:
+    resident.label_studio.config = CONFIG.format("zeppelin")
+    for adapter, told in (("zeroshot", UNKNOWN), ("a1-000001", ()), ("zeroshot", UNKNOWN)):
+        resident.adapters.name = adapter
+        resident.refresh()
+        assert resident.ledger.remarks(PROJECT) == told
+
+
+def test_a_redis_that_goes_away_while_it_is_told_loses_nothing(
+    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise QueueUnavailable("Redis", "does not answer", "Start it.")
+
+    resident.label_studio.config = CONFIG.format("zeppelin")
+    with monkeypatch.context() as patch, pytest.raises(QueueUnavailable):
+        patch.setattr(resident.ledger, "remark", away)
+        resident.refresh()
+    resident.refresh()
+    assert resident.ledger.remarks(PROJECT) == UNKNOWN
 
 
 def test_a_label_edited_during_a_drain_is_caught_up_with(resident: StandInResident) -> None:

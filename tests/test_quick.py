@@ -113,6 +113,7 @@ def test_without_strength_it_is_the_zero_shot_model(
 ) -> None:
     scene = look(corrected[0], segmenter)
     assert torch.equal(learned.at_strength(0).logits(scene), scene.logits)
+    assert learned.at_strength(0).taught(HALF) == ()
     half, whole = (learned.at_strength(s).logits(scene).softmax(0) for s in (0.5, 1.0))
     assert not torch.equal(half, whole)
 
@@ -143,6 +144,7 @@ def test_a_label_added_later_works_at_once(
     judged = [(example, place[truth]) for example, truth in unseen[:5]]
     found = ious(segmenter, learned, [(e, np.where(t == 2, UNLABELLED, t)) for e, t in judged], later)
     frozen = ious(segmenter, None, judged, later)
+    assert set(learned.taught(later)) == {("wug",), ("dax", "sep")}
     assert found[[1, 3]].min() > 0.5  # found again by their texts, though another was added to one
     assert (found - frozen)[[0, 4]].mean() >= -0.02
 

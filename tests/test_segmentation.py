@@ -160,8 +160,24 @@ def test_words_outside_the_builtins_world_are_named(segmenter: Segmenter) -> Non
     vocabulary = vocabulary_of("red shape", "green zebra", "A-Red, striped zeppelin!")
     assert segmenter.unknown_words(vocabulary) == {"green zebra": ["zebra"], "A-Red, striped zeppelin!": ["zeppelin"]}
     assert segmenter.remarks(vocabulary_of("red shape", "green zebra", "wug dax")) == [
-        "label 'green zebra': model builtin does not know 'zebra' and goes by the rest",
-        "label 'wug dax': model builtin does not know 'wug' and 'dax'; it gets no mask until it is drawn",
+        "label 'wug dax': model builtin does not know 'wug' and 'dax'; it gets no mask until it is drawn and learned",
+        "label 'green zebra': model builtin does not know 'zebra', and goes by the rest",
+    ]
+
+
+def test_many_labels_it_cannot_read_are_two_sentences(segmenter: Segmenter) -> None:
+    silent = [f"wug{letter * 2}" for letter in "abcdefgh"]
+    assert segmenter.remarks(vocabulary_of(*silent, *(f"red {word}" for word in silent[:2]))) == [
+        "labels 'wugaa', 'wugbb', 'wugcc', 'wugdd', 'wugee' and 3 more: model builtin does not know 'wugaa', 'wugbb', "
+        "'wugcc', 'wugdd', 'wugee' and 3 more; they get no mask until they are drawn and learned",
+        "labels 'red wugaa' and 'red wugbb': model builtin does not know 'wugaa' and 'wugbb', and goes by the rest",
+    ]
+
+
+def test_what_was_taught_needs_no_words(segmenter: Segmenter) -> None:
+    vocabulary = vocabulary_of("green zebra", "wug", "dax")
+    assert segmenter.remarks(vocabulary, [("green zebra",), ("wug",)]) == [
+        "label 'dax': model builtin does not know 'dax'; it gets no mask until it is drawn and learned"
     ]
 
 

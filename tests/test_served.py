@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
+from rich.console import Console
 
 from plugin_config.adapters import ServedAdapters, ServedCopy
 from plugin_config.control import QueueControl
@@ -153,6 +155,44 @@ def test_the_commands_tell_and_move(
         assert said in capsys.readouterr().err
     assert main(["rollback", str(PROJECT), version(adapter=name)], env) == 0
     assert house.served == name
+
+
+@pytest.fixture
+def changed_model(house: LearningHouse) -> LearningHouse:
+    """The project was learned for with the builtin, and workers serve it with another model since."""
+    other = replace(house.settings, model="RN50/openai")
+    AdapterShelf(other, house.redis, weights="other").serve(house.label_studio.project(PROJECT))
+    return house
+
+
+def test_after_a_change_of_model_the_status_tells_whose_each_row_is(changed_model: LearningHouse) -> None:
+    state = QueueControl(changed_model.redis, changed_model.settings).state()
+    rows = {row["model"]: row["served"] for row in as_json(state)["learning"]}
+    assert rows == {"builtin": changed_model.served, "RN50/openai": ZEROSHOT}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(state))
+    shown = [line for line in console.export_text().splitlines() if "builtin" in line or "RN50/openai" in line]
+    assert [changed_model.served in line for line in shown] == ["builtin" in line for line in shown]
+    assert len(shown) == 2
+
+
+def test_after_a_change_of_model_nobody_moves_what_is_not_served(changed_model: LearningHouse) -> None:
+    redis, before = changed_model.redis, changed_model.served
+    WorkerPresence(redis).heartbeat("w", {"model": "RN50/openai"})
+    with pytest.raises(LearningError, match=r"served by model RN50/openai now.*Set MODEL=RN50/openai, or start"):
+        roll_back(redis, PROJECT, "builtin")
+    assert changed_model.served == before
+    WorkerPresence(redis).heartbeat("x", {"model": "builtin"})
+    assert roll_back(redis, PROJECT, "builtin").before == before
+
+
+def test_where_no_worker_lives_the_model_asked_for_is_moved(changed_model: LearningHouse) -> None:
+    assert roll_back(changed_model.redis, PROJECT, "builtin").after == ZEROSHOT
+
+
+def test_a_shell_without_the_model_moves_the_only_one_there_is(house: LearningHouse) -> None:
+    WorkerPresence(house.redis).heartbeat("w", {"model": "builtin"})
+    assert roll_back(house.redis, PROJECT, "ViT-B-16/datacomp_xl_s13b_b90k").after == ZEROSHOT
 
 
 def test_nobody_serves_a_damaged_version_by_command(house: LearningHouse, tmp_path: Path) -> None:

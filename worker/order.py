@@ -55,14 +55,19 @@ def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Ord
 
 
 def make_remarks(resident: Resident, order: Order) -> None:
-    """Say once per version which labels the model cannot read, in the log and to `zeromask status`."""
-    if order.version in resident.explained:
+    """Say which labels the model cannot read and was not taught: to `zeromask status` where that tells of another
+    version, and once in the log.
+    """
+    project = order.project.id
+    if resident.ledger.remarked(project) == order.version:
         return
-    resident.explained.add(order.version)
-    remarks = resident.segmenter.remarks(order.vocabulary)
-    resident.ledger.remark(order.project.id, remarks)
-    for remark in remarks:
-        log.warning("project %d: %s", order.project.id, remark)
+    taught = order.adapter.taught(order.vocabulary.words) if order.adapter else ()
+    remarks = resident.segmenter.remarks(order.vocabulary, taught)
+    resident.ledger.remark(project, order.version, remarks)
+    if (project, order.version) not in resident.explained:
+        resident.explained.add((project, order.version))
+        for remark in remarks:
+            log.warning("project %d: %s", project, remark)
 
 
 def replace_older(resident: Resident, order: Order, task: Task) -> None:

@@ -128,8 +128,8 @@ class Admission:
         """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
         told, mine = self._resident.explained, self._engine()
         for ref, lease in [(ref, lease) for ref, lease in left.items() if ref.version != version]:
-            if not ref.version.startswith(mine) and ref.version not in told:
-                told.add(ref.version)
+            if not ref.version.startswith(mine) and (self._project, ref.version) not in told:
+                told.add((self._project, ref.version))
                 log.warning("version %s was asked for, this worker serves %s and predicts at that; when both halves "
                             "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip
             priority = Priority.OPENED if lease.urgent else Priority.ASKED

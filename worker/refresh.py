@@ -11,7 +11,7 @@ import logging
 from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable, VersionsUnavailable
 from plugin_config.jobs import RefreshProject, TaskRef
 from plugin_config.pending import Priority
-from worker.order import Order, read_order, replace_older, show
+from worker.order import Order, make_remarks, read_order, replace_older, show
 from worker.resident import Resident
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
     resident.hints.begin_refresh(project)
     try:
         order = read_order(resident, project, afresh=True)
+        make_remarks(resident, order)
         _catch_up_with_version(resident, order)
         _look_at_hinted(resident, order)
         if resident.settings.prelabel:
@@ -70,23 +71,20 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     tasks that carry an older one of ours, those first of which the model was least sure.
     """
     pending, project = resident.pending, order.project.id
-    if resident.ledger.served(project) == order.version:
+    if resident.ledger.served(project) == order.version and not resident.ledger.is_catching_up(project, order.version):
         return
-    # First, so that a drain which began before ends by asking again for what it stores.
+    # First, so that a drain which began before ends by asking again for what it stores. Whatever ends this look before
+    # `caught_up`, be it Label Studio, RQ's time for a job or a death: the next one does it all.
     resident.ledger.serve(project, order.version)
-    try:
-        older = resident.ledger.known_versions(project) - {order.version}
-        stale = []
-        for task in resident.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
-            if not task.versions & older or task.annotations:
-                continue
-            if order.version in task.versions:  # a version that came back before all of it was replaced
-                replace_older(resident, order, task)
-            else:
-                stale.append(task)
-    except LabelStudioError:
-        resident.ledger.serve(project, "")  # the next look, a minute from now at the latest, does it all
-        raise
+    older = resident.ledger.known_versions(project) - {order.version}
+    stale = []
+    for task in resident.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
+        if not task.versions & older or task.annotations:
+            continue
+        if order.version in task.versions:  # a version that came back before all of it was replaced
+            replace_older(resident, order, task)
+        else:
+            stale.append(task)
     stale.sort(key=lambda task: 0.5 if task.score is None else task.score)
     moved = pending.move_to_version(project, order.version)
     failed = [ref for ref in pending.failures(project) if ref.version != order.version]
@@ -97,6 +95,7 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     pending.ensure_drains(project)
     if not again and order.version in resident.ledger.known_versions(project):
         show(resident, order)  # nothing is predicted that would bring it about
+    resident.ledger.caught_up(project, order.version)
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, order.version,
              len(again), moved)  # fmt: skip
 

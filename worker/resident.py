@@ -54,7 +54,7 @@ class Resident:
         self.embeddings = EmbeddingCache(self.segmenter)
         self.adapters = AdapterShelf(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
         self.limits = ImageLimits.from_settings(settings)
-        self.explained: set[str] = set()  # versions something was said about, so that it is said once
+        self.explained: set[tuple[int, str]] = set()  # project and version: what the log was told of, once
         self.stopping = threading.Event()
         self.trouble = ""  # what keeps it from working, for `zeromask status`
 

@@ -61,6 +61,10 @@ class Adapter(Head, Protocol):
         """Names what it changes in the encoder, so that embeddings made with it are kept apart; "" = none."""
         ...
 
+    def taught(self, words: Words) -> Words:
+        """Those of these classes that it has learned something of, so that it need not read their texts."""
+        ...
+
     def at_strength(self, strength: float) -> Self:
         """The same pulled back towards what was before: 1 = all that was learned, 0 = exactly the zero-shot logits."""
         ...

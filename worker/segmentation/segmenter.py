@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
 from worker.segmentation.text import TextEncoder
 from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
+
+_FEW = 5  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,29 @@ class Segmenter:
         image = scene.image if outlines else None
         return pixel_classes(logits, embedding.size, image, embedding.affinity, method=method)
 
-    def remarks(self, vocabulary: Vocabulary) -> list[str]:
-        """What whoever made the vocabulary should know, a sentence each: labels in words the model cannot read."""
-        found = []
+    def remarks(self, vocabulary: Vocabulary, taught: Collection[tuple[str, ...]] = ()) -> list[str]:
+        """What whoever made the vocabulary should know: which labels are in words the model cannot read.
+
+        At most two sentences, each of which names a few labels: one of those that nothing is known of, one of the rest.
+
+        Args:
+            vocabulary: the labels.
+            taught: texts of labels that were learned from corrections: these need no words.
+        """
+        silent: dict[str, list[str]] = {}
+        partly: dict[str, list[str]] = {}
         for label in vocabulary.labels:
-            words = self.unknown_words(Vocabulary((label,))).get(label.key, [])
-            told = f"label {label.key!r}: model {self.encoder.name} does not know {' and '.join(map(repr, words))}"
-            if words and self._texts.speechless(label.texts):
-                found.append(f"{told}; it gets no mask until it is drawn")
-            elif words:
-                found.append(f"{told} and goes by the rest")
-        return list(dict.fromkeys(found))
+            words = [] if label.texts in taught else self.unknown_words(Vocabulary((label,))).get(label.key, [])
+            if words:
+                (silent if self._texts.speechless(label.texts) else partly)[label.key] = words
+        each = "it gets no mask until it is" if len(silent) == 1 else "they get no mask until they are"
+        found = [(silent, f"; {each} drawn and learned"), (partly, ", and goes by the rest")]
+        return [self._told(labels) + ending for labels, ending in found if labels]
+
+    def _told(self, unknown: Mapping[str, Sequence[str]]) -> str:
+        words = dict.fromkeys(word for mine in unknown.values() for word in mine)
+        labels = f"label{'s' if len(unknown) > 1 else ''} {_few(list(unknown))}"
+        return f"{labels}: model {self.encoder.name} does not know {_few(list(words))}"
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         """Labels none of whose texts the model can read: each holds words that it was never trained on. These words."""
@@ -169,6 +183,14 @@ class Segmenter:
 
 def _logits(scene: Scene, head: Head | None) -> Tensor:
     return scene.logits if head is None else head.logits(scene)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of them for a sentence, and how many more there are."""
+    shown = [repr(name) for name in names[:_FEW]]
+    if len(names) > _FEW:
+        shown.append(f"{len(names) - _FEW} more")
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _overall_score(found: Sequence[Segment], confidence: NDArray[np.float32]) -> float:

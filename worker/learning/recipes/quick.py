@@ -65,6 +65,10 @@ class QuickAdapter:
         said, whole = said - said.amax(dim=0), whole - whole.amax(dim=0)
         return torch.where(said.isneginf(), whole, torch.lerp(said, whole, self.strength))  # whole: or nothing to mix
 
+    def taught(self, words: Words) -> Words:
+        """See `worker.learning.adapter.Adapter`."""
+        return tuple(words[k] for k in self.sight.rows(words) if k is not None) if self.strength else ()
+
     def at_strength(self, strength: float) -> QuickAdapter:
         """See `worker.learning.adapter.Adapter`."""
         return replace(self, strength=strength)
