@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,13 +18,14 @@ from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
     LabelStudioUnreachable,
+    LearningError,
     QueueUnavailable,
     VersionsUnavailable,
 )
 from plugin_config.jobs import LearnProject, predict_queue
 from plugin_config.learning import ProjectLearning
 from plugin_config.rollback import roll_back
-from plugin_config.versions import VersionFolder
+from plugin_config.versions import KEPT, VersionFolder
 from plugin_config.vocabulary import ZEROSHOT
 from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.queue_states import time_passes
@@ -163,6 +166,32 @@ def test_a_person_who_chooses_while_it_learns_has_the_last_word(house: LearningH
     house.while_judging = lambda: None
     assert house.look(pressed=True).detail == "nothing is new"
     assert roll_back(house.redis, PROJECT, "builtin", first.partition("-")[0]).after == first
+
+
+def test_a_version_that_a_person_goes_back_to_is_not_deleted_under_the_pointer(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest, prune = "", VersionFolder.prune
+    movers: list[Thread] = []
+
+    def go_back() -> None:
+        with suppress(LearningError):  # it is gone already: they are told so
+            roll_back(house.redis, PROJECT, "builtin", oldest)
+
+    def pruning(folder: VersionFolder, keep: Collection[str]) -> list[str]:
+        movers.append(Thread(target=go_back))
+        movers[-1].start()
+        movers[-1].join(timeout=0.5)
+        return prune(folder, keep)
+
+    for count in range(1, KEPT + 2):
+        house.annotate(3 * count, digest=str(count))
+        if count == KEPT + 1:
+            oldest = house.folder.names()[0]
+            monkeypatch.setattr(VersionFolder, "prune", pruning)
+        house.look()
+    movers[-1].join(timeout=5)
+    assert house.served in house.folder.names()
 
 
 def refuse(error: Exception) -> Callable[..., Any]:

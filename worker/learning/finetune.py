@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from plugin_config.annotation_mark import AnnotationMark, annotation_mark
-from plugin_config.errors import LearningError, VersionsUnavailable
+from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
 from plugin_config.label_studio import Project
 from plugin_config.learning import State, Visit
 from plugin_config.versions import Attempt, Pointer, VerdictRecord, VersionFolder, now, number_of
@@ -180,18 +180,21 @@ class Look:
         if target is not None:
             resident.adapters.serve(project, afresh=True)
             resident.hints.request_refresh(project.id)
-            self._prune(folder)
+            self._prune(project, folder)
         return Outcome("idle", attempt.verdict.reason, f"{attempt.tasks} {attempt.latest}")
 
-    def _prune(self, folder: VersionFolder) -> None:
-        """Leave what is served, what was served before it, and the newest few."""
+    def _prune(self, project: Project, folder: VersionFolder) -> None:
+        """Leave what is served, what was served before it, and the newest few. Nobody may move the pointer meanwhile:
+        a version that a person has just gone back to would be deleted under it.
+        """
         try:
-            served = folder.pointer().served
-            before = folder.manifest(served).base if number_of(served) else ZEROSHOT
-            for name in folder.prune({served, before}):
-                log.info("project %d: version %s is deleted: old and not served", folder.owner.project, name)
-        except (LearningError, VersionsUnavailable) as error:  # the next promotion tries again
-            log.warning("project %d: %s", folder.owner.project, error)
+            with self._resident.adapters.moving(project.id):
+                served = folder.pointer().served
+                before = folder.manifest(served).base if number_of(served) else ZEROSHOT
+                for name in folder.prune({served, before}):
+                    log.info("project %d: version %s is deleted: old and not served", project.id, name)
+        except (LearningError, VersionsUnavailable, QueueUnavailable) as error:  # the next promotion tries again
+            log.warning("project %d: %s", project.id, error)
 
     def _step(self, told: str) -> None:
         self._go_on()
