@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 KEPT = 5
 _POINTER, _MANIFEST, _ADAPTER = "served.json", "manifest.json", "adapter.safetensors"
+_PROBE, _PROBE_BYTES = "room.probe", 4 << 20
 _NAME = re.compile(r"a[1-9][0-9]*-[0-9a-f]{6}")
 _REMEDY = "Serve another one with `zeromask rollback`, or put the file back; see `zeromask versions`."
 
@@ -204,6 +205,13 @@ class VersionFolder:
         """Keep a version: tensors first, the manifest last."""
         self._storage.write(f"{manifest.name}/{_ADAPTER}", data)
         self._storage.write(f"{manifest.name}/{_MANIFEST}", _encoded(manifest))
+
+    def check_room(self) -> None:
+        """Write something of a version's size and delete it again: cheap beside learning what could not be kept."""
+        try:
+            self._storage.write(_PROBE, bytes(_PROBE_BYTES))
+        finally:
+            self._storage.delete(_PROBE)
 
     def prune(self, keep: Collection[str]) -> list[str]:
         """Delete versions but these and the newest few, and what was never finished; returns which."""

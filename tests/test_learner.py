@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import errno
+import os
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -32,6 +34,7 @@ from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
 from worker.learner import Learner, LearnerKeeper
 from worker.learning import finetune
+from worker.learning.corrections import Correction
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 
@@ -244,6 +247,29 @@ def test_a_store_that_takes_nothing_keeps_what_is_served(
         assert (house.served, copied(house)) == (before, before)
     house.look()
     assert house.served != before
+
+
+def test_where_nothing_can_be_kept_nothing_is_read_or_learned(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.annotate(3, digest="one")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def read(*_: object, **__: object) -> Iterator[Correction]:
+        reads.append("all")
+        return iter(())
+
+    reads: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "read_corrections", read)
+        patch.setattr(os, "fsync", full)
+        told = house.look()
+    assert (told.state, "No space left" in told.detail, "ZEROMASK_VERSIONS" in told.detail) == ("blocked", True, True)
+    assert (reads, house.judged) == ([], [])
+    assert house.look(pressed=True).detail.startswith("promoted"), "room was made"
+    assert not [path for path in Path(house.settings.versions).rglob("*") if "probe" in path.name]
 
 
 def test_redis_that_goes_away_leaves_the_look_asked_for(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,7 @@ class Look:
         if digest in pointer.rejected:
             told = "these corrections made a version that was rolled back; others are waited for"
             return Outcome("idle", told, str(mark))
+        folder.check_room()  # or all would be read and learned again and again, to fail at the last step
         examples = self._read(project, vocabulary, mark)
         verdict = self._judge(project, folder, pointer, examples, vocabulary)
         attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), _record(verdict))
