@@ -110,6 +110,7 @@ class Attempt:
         vocabulary: hash of the labels.
         at: when, UTC.
         verdict: what came of it; `version` its name where one was made.
+        weights: fingerprint of the model it was learned on; "" = written before that was noted.
     """
 
     digest: str
@@ -119,6 +120,7 @@ class Attempt:
     at: str
     verdict: VerdictRecord
     version: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True)

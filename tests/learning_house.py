@@ -83,7 +83,7 @@ class LearningHouse:
         self.learner = Learner(self.resident)
         self.learning = ProjectLearning(self.redis, lease_s=30)
 
-    def make_resident(self, name: str, *, learner: bool = True) -> Resident:
+    def make_resident(self, name: str, *, learner: bool = True, weights: str = WEIGHTS) -> Resident:
         made: Any = type("StandInResident", (), {})()
         made.name, made.redis, made.settings = name, self.redis, self.settings
         made.label_studio, made.limits = self.label_studio, None
@@ -91,12 +91,17 @@ class LearningHouse:
         made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
-        made.adapters = AdapterShelf(self.settings, self.redis, weights=WEIGHTS, learner=learner)
+        made.adapters = AdapterShelf(self.settings, self.redis, weights=weights, learner=learner)
         made.stopping, made.trouble = threading.Event(), ""
         made.segmenter = made.embeddings = made
-        made.encoder, made.embed, made.fingerprint = made, None, WEIGHTS
+        made.encoder, made.embed, made.fingerprint = made, None, weights
         made.about = lambda: {"model": "builtin"}
         return cast("Resident", made)
+
+    def read_otherwise(self, weights: str) -> None:
+        """The learner was started again with a model of another fingerprint."""
+        self.resident = self.make_resident("me", weights=weights)
+        self.learner = Learner(self.resident)
 
     @property
     def folder(self) -> VersionFolder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -29,7 +30,7 @@ from plugin_config.learning import ProjectLearning
 from plugin_config.rollback import roll_back
 from plugin_config.versions import KEPT, VersionFolder
 from plugin_config.vocabulary import ZEROSHOT
-from tests.learning_house import LearningHouse, learning_house_fixture
+from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
 from worker.learner import Learner, LearnerKeeper
@@ -107,6 +108,33 @@ def test_other_labels_are_learned_from_the_same_corrections(house: LearningHouse
     house.mark = replace(house.mark, changed=0)
     house.look()
     assert len(house.judged) == 2
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["", "an attempt of before that was noted"])
+def test_another_model_learns_from_the_same_corrections(house: LearningHouse, noted: bool) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    (first,) = house.folder.names()
+    if not noted:
+        (path,) = Path(house.settings.versions).rglob("served.json")
+        row = json.loads(path.read_text())
+        assert row["attempt"].pop("weights") == WEIGHTS
+        path.write_text(json.dumps(row))
+    house.mark = replace(house.mark, changed=0)
+    assert house.look(pressed=True).detail == "nothing is new"
+    house.read_otherwise("ba9876543210")
+    assert house.look().detail.startswith("promoted")
+    assert house.served == copied(house) == house.folder.names()[-1] != first
+    assert house.judged[1] == (None, ()), "nothing learned on the other model judges"
+    assert house.look(pressed=True).detail == "nothing is new"
+
+
+def test_a_damaged_version_is_no_reason_to_learn_again(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    for path in Path(house.settings.versions).rglob("manifest.json"):
+        path.write_text("{")
+    assert house.look(pressed=True).detail == "nothing is new"
 
 
 def test_without_webhooks_annotations_that_stood_still_are_enough(house: LearningHouse) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from plugin_config.annotation_mark import AnnotationMark, annotation_mark
@@ -94,11 +95,15 @@ class Look:
         mark = annotation_mark(
             resident.label_studio, self._id, tasks=last.tasks if last else 0, latest=last.latest if last else ""
         )
-        early = self._too_early(mark, last, vocabulary)
+        weights = resident.segmenter.encoder.fingerprint
+        anew = last is not None and (
+            last.vocabulary != vocabulary.hash or _learned_otherwise(folder, pointer, weights)
+        )
+        early = self._too_early(mark, anew)
         if early is not None:
             return early
         digest = f"{corrections_digest(resident.label_studio, self._id)}-{vocabulary.hash}"
-        if last and last.digest == digest:
+        if last and last.digest == digest and not anew:
             return Outcome("idle", "nothing is new", str(mark))
         if digest in pointer.rejected:
             told = "these corrections made a version that was rolled back; others are waited for"
@@ -106,19 +111,21 @@ class Look:
         folder.check_room()  # or all would be read and learned again and again, to fail at the last step
         examples = self._read(project, vocabulary, mark)
         verdict = self._judge(project, folder, pointer, examples, vocabulary)
-        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), _record(verdict))
+        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), _record(verdict), weights=weights)
         return self._conclude(project, folder, pointer, attempt, verdict)
 
-    def _too_early(self, mark: AnnotationMark, last: Attempt | None, vocabulary: Vocabulary) -> Outcome | None:
+    def _too_early(self, mark: AnnotationMark, anew: bool) -> Outcome | None:
+        """How the look ends before anything is read. `anew`: what is annotated already is a reason to learn, because
+        the labels or the model have changed since.
+        """
         settings, visit = self._resident.settings, self._visit
-        relabelled = last is not None and last.vocabulary != vocabulary.hash
         if not mark.tasks:
             return Outcome("idle", "no image is annotated", str(mark))
-        if not mark.changed and not relabelled:
+        if not mark.changed and not anew:
             return Outcome("idle", "nothing is new", str(mark))
         if visit.pressed:
             return None
-        if mark.changed < settings.finetune_every and not relabelled:
+        if mark.changed < settings.finetune_every and not anew:
             told = f"{mark.changed} of {settings.finetune_every} new or changed annotated images are there"
             return Outcome("waiting", told, str(mark))
         # A webhook has pushed the look behind the pause already; where none came, annotations must have stood still.
@@ -200,6 +207,17 @@ class Look:
     def _step(self, told: str) -> None:
         self._go_on()
         self._tell(told)
+
+
+def _learned_otherwise(folder: VersionFolder, pointer: Pointer, weights: str) -> bool:
+    """Whether corrections were last learned with another model than the one of this fingerprint, or one that is read
+    in another way: nothing of that can be served any more.
+    """
+    told = pointer.attempt.weights if pointer.attempt else ""
+    if not told and number_of(pointer.served):
+        with suppress(LearningError):  # a damaged version says nothing of the model, and is told elsewhere
+            told = folder.manifest(pointer.served).weights
+    return told not in ("", weights)
 
 
 def _record(verdict: Verdict) -> VerdictRecord:
