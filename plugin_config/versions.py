@@ -75,7 +75,7 @@ class Manifest:
         recipe, about: how it was learned, and what the recipe wants to know when it is loaded.
         base: the version served when it was made.
         at: when it was made, UTC.
-        digest: of the corrections and the labels when it was made.
+        digest: of what the corrections said when it was made, an attempt's `content`.
         learned_from: keys of the examples it has seen.
         verdict: what the gate said.
         sha256, size: of its tensors' file.
@@ -105,12 +105,13 @@ class Attempt:
     """The last time corrections were learned from, whatever came of it.
 
     Attributes:
-        digest: of the corrections and the labels.
+        digest: of the corrections and the labels as Label Studio lists them; changes more often than what they say.
         tasks: annotated images there were; `latest` when the last of them was changed, in Label Studio's words.
         vocabulary: hash of the labels.
         at: when, UTC.
         verdict: what came of it; `version` its name where one was made.
         weights: fingerprint of the model it was learned on; "" = written before that was noted.
+        content: of what the corrections said, and of `weights`; "" likewise.
     """
 
     digest: str
@@ -121,12 +122,13 @@ class Attempt:
     verdict: VerdictRecord
     version: str = ""
     weights: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """What is served now. `serial` grows with every move; `rejected` are corrections whose version a person rolled
-    back from: they do not bring it back by themselves.
+    """What is served now. `serial` grows with every move; `rejected` are digests of corrections whose version a
+    person rolled back from: they do not bring it back by themselves.
     """
 
     served: str = ZEROSHOT

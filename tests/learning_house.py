@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self, cast
 
+import numpy as np
 import pytest
 import torch
 from redis import Redis
@@ -23,12 +25,15 @@ from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions import VersionFolder
+from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.learner import Learner
 from worker.learning import finetune, store
-from worker.learning.adapter import Adapter, AdapterState
+from worker.learning.adapter import UNLABELLED, Adapter, AdapterState, Example
+from worker.learning.corrections import Correction
 from worker.learning.gate import Verdict
 from worker.resident import Resident
+from worker.segmentation.encoder import ImageEmbedding
 from worker.segmentation.heads import Scene
 from worker.served import AdapterShelf
 
@@ -72,6 +77,8 @@ class LearningHouse:
     label_studio: StandInLabelStudio = field(default_factory=lambda: StandInLabelStudio(8))
     mark: AnnotationMark = field(default_factory=lambda: AnnotationMark(0, "", 0))
     digest: str = "none"
+    content: str = "none"
+    drawn: str = "cat"
     next_number: float = 0.0
     promotes: bool = True
     back_to_zeroshot: bool = False
@@ -116,6 +123,20 @@ class LearningHouse:
         """So many tasks are annotated by now."""
         known = self.mark.tasks
         self.mark, self.digest = AnnotationMark(tasks, digest, max(1, tasks - known)), digest
+        self.content = digest
+
+    def open_annotated(self, *, digest: str) -> None:
+        """Annotated tasks were opened: Label Studio stored predictions for them, and calls the tasks changed."""
+        self.mark, self.digest = AnnotationMark(self.mark.tasks, digest, self.mark.tasks), digest
+
+    def read(self, label_studio: object, project: int, vocabulary: Vocabulary, **_: object) -> Iterator[Correction]:
+        """Stands in for the reading: one image, in which the label `drawn` lies where `content` says."""
+        rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)
+        labels = [number for number, texts in enumerate(vocabulary.words) if texts[0] == self.drawn]
+        truth = np.where(rows[:, None] % 2, labels[0] if labels else UNLABELLED, UNLABELLED).astype(np.int16)
+        image = np.zeros((*truth.shape, 3), dtype=np.uint8)
+        example = Example("1", image, cast("ImageEmbedding", None), vocabulary.words, truth)
+        yield Correction(1, (1,), False, {}, example)
 
     def look(self, *, pressed: bool = False) -> Progress:
         """A webhook came, and the pause after it is over."""
@@ -156,7 +177,7 @@ def learning_house_fixture(redis: Redis, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(finetune, "annotation_mark", lambda *_, **__: house.mark)
     monkeypatch.setattr(finetune, "corrections_digest", lambda *_: house.digest)
-    monkeypatch.setattr(finetune, "read_corrections", lambda *_, **__: iter(()))
+    monkeypatch.setattr(finetune, "read_corrections", house.read)
     monkeypatch.setattr(finetune, "recipe_named", recipe_named)
     monkeypatch.setattr(store, "recipe_named", recipe_named)
     monkeypatch.setattr(finetune, "judge", house.judge)

@@ -18,8 +18,8 @@ from plugin_config.label_studio import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
 from worker.images import ImageLimits
 from worker.learning import corrections
-from worker.learning.adapter import UNLABELLED
-from worker.learning.corrections import Correction, corrections_digest, read_corrections
+from worker.learning.adapter import UNLABELLED, VOID, Example
+from worker.learning.corrections import Correction, content_digest, corrections_digest, read_corrections
 from worker.learning.outcomes import Outcomes
 from worker.regions import encode_region
 from worker.segmentation.encoder import ImageEmbedding
@@ -161,3 +161,26 @@ def test_the_digest_changes_with_every_annotation(label_studio: StandInLabelStud
     label_studio.rows[2] = []
     seen.add(digest(label_studio))
     assert len(seen) == 4
+
+
+def content(*rows: tuple[str, list[list[int]]], labels: str = "cat,dog") -> str:
+    tags = "".join(f'<Label value="{label}"/>' for label in labels.split(","))
+    vocabulary = parse_vocabulary(f'''<View><Image name="image" value="$image"/>
+        <BrushLabels name="brush" toName="image">{tags}</BrushLabels></View>''')
+    blank = ImageEmbedding(torch.zeros(2, 3, 4), (1, 2))
+    return content_digest([Example(key, np.zeros((1, 2, 3), dtype=np.uint8), blank, vocabulary.words,
+                                   np.array(truth, dtype=np.int16)) for key, truth in rows], vocabulary)  # fmt: skip
+
+
+def test_the_content_changes_with_what_is_learned_from_and_with_nothing_else() -> None:
+    one, two = ("1", [[0, UNLABELLED]]), ("2", [[1, VOID]])
+    known = content(one, two)
+    assert content(two, one) == known
+    assert content(("1", [[1, UNLABELLED]]), ("2", [[2, VOID]]), labels="ant,cat,dog") == known
+    assert content(("1", [[1, UNLABELLED]]), ("2", [[0, VOID]]), labels="dog,cat") == known
+    others = [
+        content(one), content(one, ("3", [[1, VOID]])), content(one, ("2", [[1, UNLABELLED]])),
+        content(("1", [[1, UNLABELLED]]), two), content(("1", [[0], [UNLABELLED]]), two),
+        content(one, two, labels="cat,cow"), content(("1", [[UNLABELLED, 0]]), two), content(),
+    ]  # fmt: skip
+    assert len({known, *others}) == 1 + len(others)

@@ -185,6 +185,52 @@ def test_what_was_rolled_back_does_not_come_back_by_itself(house: LearningHouse)
     assert house.folder.names()[-1] == house.served != second, "other corrections start again"
 
 
+def test_opening_annotated_tasks_does_not_undo_a_rollback(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    roll_back(house.redis, PROJECT, "builtin")
+    house.open_annotated(digest="opened")
+    for pressed in (False, True):
+        assert house.look(pressed=pressed).detail == "nothing is new"
+    house.annotate(6, digest="two")
+    house.promotes = False
+    house.look()
+    house.annotate(9, digest="the first again")
+    house.content = "one"
+    assert "rolled back" in house.look().detail
+    house.open_annotated(digest="opened again")
+    assert house.look().detail == "nothing is new"
+    assert (house.served, len(house.judged)) == (ZEROSHOT, 2)
+
+
+@pytest.mark.parametrize("config", [
+    pytest.param(CONFIG.format('dog"/><Label value="cat'), id="one more label"),
+    pytest.param(CONFIG.format('cat" hint="of the neighbours'), id="a hint"),
+])  # fmt: skip
+def test_labels_changed_after_a_rollback_do_not_undo_it(house: LearningHouse, config: str) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    roll_back(house.redis, PROJECT, "builtin")
+    house.label_studio.config = config
+    assert "rolled back" in house.look().detail
+    assert house.look(pressed=True).detail == "nothing is new"
+    house.annotate(6, digest="two")
+    assert house.look().detail.startswith("promoted"), "other corrections start again"
+
+
+def test_opening_annotated_tasks_does_not_cost_a_learning(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    before = house.folder.pointer()
+    house.open_annotated(digest="opened")
+    assert house.look().detail == "nothing is new"
+    assert len(house.judged) == 1
+    after = house.folder.pointer()
+    assert before.attempt and after == replace(before, attempt=after.attempt)
+    assert after.attempt == replace(before.attempt, digest=after.attempt.digest if after.attempt else "",
+                                    latest="opened")  # fmt: skip
+
+
 def test_a_person_who_chooses_while_it_learns_has_the_last_word(house: LearningHouse) -> None:
     house.annotate(3, digest="one")
     house.look()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -21,7 +21,7 @@ from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.batches import free_memory
 from worker.images import ImageLimits, fetch_image
-from worker.learning.adapter import Example
+from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.outcomes import Outcomes, count_outcomes, sum_outcomes
 from worker.learning.truth import counting_annotations, draw_truth, merge_truths
 from worker.segmentation.encoder import ImageEmbedding
@@ -104,8 +104,8 @@ def corrections_digest(label_studio: LabelStudio, project: int) -> str:
     """16 hex digits that change when anything does that `read_corrections` reads of the annotations: one request for
     500 annotated tasks.
 
-    A prediction stored for an annotated task changes it too: a needless reading, never a missed one. Another labeling
-    config does not; its vocabulary's hash tells that.
+    A prediction stored or deleted for an annotated task changes it too: a needless reading, never a missed one;
+    `content_digest` tells then. Another labeling config does not; its vocabulary's hash tells that.
 
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
@@ -114,6 +114,28 @@ def corrections_digest(label_studio: LabelStudio, project: int) -> str:
     for task in label_studio.annotated_tasks(project):
         digest.update(f"{task.id} {task.annotations} {task.updated_at}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def content_digest(examples: Iterable[Example], vocabulary: Vocabulary) -> str:
+    """16 hex digits that change when what is learned from does: which images, and which label lies where in them.
+
+    Neither the examples' order counts, nor labels that none of them shows, nor what else is looked for under a label.
+
+    Args:
+        examples: all there are, with the vocabulary's words.
+        vocabulary: of the project.
+    """
+    names = [" ".join(sorted({repr(label.key) for label in vocabulary.labels if label.texts == texts}))
+             for texts in vocabulary.words]  # fmt: skip
+    rows = []
+    for example in examples:
+        drawn = sorted(np.unique(example.truth[example.truth >= 0]).tolist(), key=lambda number: names[number])
+        place = np.arange(min(UNLABELLED, VOID), len(names), dtype=np.int16)  # of each value, from the lowest on
+        place[np.asarray(drawn, dtype=np.int64) - place[0]] = np.arange(len(drawn))
+        truth = np.ascontiguousarray(place[example.truth - int(place[0])])
+        told = f"{example.key} {truth.shape} {[names[number] for number in drawn]} "
+        rows.append(hashlib.sha256(told.encode() + truth.tobytes()).hexdigest())
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
 
 
 def make_example(

@@ -18,7 +18,7 @@ from plugin_config.learning import State, Visit
 from plugin_config.versions import Attempt, Pointer, VerdictRecord, VersionFolder, now, number_of
 from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
 from worker.learning.adapter import Example
-from worker.learning.corrections import corrections_digest, read_corrections
+from worker.learning.corrections import content_digest, corrections_digest, read_corrections
 from worker.learning.gate import Verdict, judge
 from worker.learning.hold_out import split
 from worker.learning.recipes import recipe_named
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 RECIPE = "quick"
 _TOLD_EVERY = 10
+_ROLLED_BACK = "these corrections made a version that was rolled back; others are waited for"
 
 
 class BrokenOff(Exception):
@@ -105,14 +106,20 @@ class Look:
         digest = f"{corrections_digest(resident.label_studio, self._id)}-{vocabulary.hash}"
         if last and last.digest == digest and not anew:
             return Outcome("idle", "nothing is new", str(mark))
-        if digest in pointer.rejected:
-            told = "these corrections made a version that was rolled back; others are waited for"
-            return Outcome("idle", told, str(mark))
+        if digest in pointer.rejected:  # by versions made before `content` was noted
+            return Outcome("idle", _ROLLED_BACK, str(mark))
         folder.check_room()  # or all would be read and learned again and again, to fail at the last step
         examples = self._read(project, vocabulary, mark)
+        content = f"{content_digest(examples, vocabulary)}-{weights}"
+        nothing_yet = VerdictRecord(False, _ROLLED_BACK)
+        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), nothing_yet, "", weights, content)
+        if last and last.content == content and last.vocabulary == vocabulary.hash:
+            attempt = replace(attempt, at=last.at, verdict=last.verdict, version=last.version)
+            return self._settle(project, folder, attempt, "nothing is new")
+        if content in pointer.rejected:
+            return self._settle(project, folder, attempt, _ROLLED_BACK)
         verdict = self._judge(project, folder, pointer, examples, vocabulary)
-        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), _record(verdict), weights=weights)
-        return self._conclude(project, folder, pointer, attempt, verdict)
+        return self._conclude(project, folder, pointer, replace(attempt, verdict=_record(verdict)), verdict)
 
     def _too_early(self, mark: AnnotationMark, anew: bool) -> Outcome | None:
         """How the look ends before anything is read. `anew`: what is annotated already is a reason to learn, because
@@ -159,6 +166,13 @@ class Look:
         recipe = recipe_named(RECIPE)
         return judge(recipe, learn, held_out, served, vocabulary.words, resident.segmenter, seen=seen)
 
+    def _settle(self, project: Project, folder: VersionFolder, attempt: Attempt, told: str) -> Outcome:
+        """Note that nothing is to be learned from these corrections, so that they are not read again and again."""
+        with self._resident.adapters.moving(project.id):
+            self._go_on()
+            folder.point(replace(folder.pointer(), attempt=attempt))
+        return Outcome("idle", told, f"{attempt.tasks} {attempt.latest}")
+
     def _conclude(
         self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, verdict: Verdict
     ) -> Outcome:
@@ -170,7 +184,7 @@ class Look:
                 self._step("keeps the new version")
                 manifest = keep(
                     folder, verdict.adapter, newest=before.newest, weights=resident.segmenter.encoder.fingerprint,
-                    base=before.served, digest=attempt.digest, learned_from=verdict.learned_from,
+                    base=before.served, digest=attempt.content, learned_from=verdict.learned_from,
                     verdict=attempt.verdict,
                 )  # fmt: skip
                 target, newest = manifest.name, manifest.number
