@@ -112,6 +112,8 @@ class Attempt:
         verdict: what came of it; `version` its name where one was made.
         weights: fingerprint of the model it was learned on; "" = written before that was noted.
         content: of what the corrections said, and of `weights`; "" likewise.
+        missing: tasks left out for what most likely passes, such as a server that is down, and why; `missing_at` when
+            they were tried last, UTC.
     """
 
     digest: str
@@ -123,6 +125,8 @@ class Attempt:
     version: str = ""
     weights: str = ""
     content: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    missing_at: str = ""
 
 
 @dataclass(frozen=True)

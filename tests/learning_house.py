@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,11 +24,11 @@ from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
-from plugin_config.versions import VersionFolder
+from plugin_config.versions import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.learner import Learner
-from worker.learning import finetune, store
+from worker.learning import finetune, reading, store
 from worker.learning.adapter import UNLABELLED, Adapter, AdapterState, Example
 from worker.learning.corrections import Correction
 from worker.learning.gate import Verdict
@@ -79,6 +79,9 @@ class LearningHouse:
     digest: str = "none"
     content: str = "none"
     drawn: str = "cat"
+    others: frozenset[int] = frozenset()
+    away: frozenset[int] = frozenset()
+    reads: list[tuple[int, ...] | None] = field(default_factory=list)
     next_number: float = 0.0
     promotes: bool = True
     back_to_zeroshot: bool = False
@@ -115,6 +118,13 @@ class LearningHouse:
         return self.resident.adapters.folder(self.label_studio.project(PROJECT))
 
     @property
+    def attempt(self) -> Attempt:
+        """The last one."""
+        found = self.folder.pointer().attempt
+        assert found is not None
+        return found
+
+    @property
     def served(self) -> str:
         """As the disk says."""
         return self.folder.pointer().served
@@ -129,14 +139,25 @@ class LearningHouse:
         """Annotated tasks were opened: Label Studio stored predictions for them, and calls the tasks changed."""
         self.mark, self.digest = AnnotationMark(self.mark.tasks, digest, self.mark.tasks), digest
 
-    def read(self, label_studio: object, project: int, vocabulary: Vocabulary, **_: object) -> Iterator[Correction]:
-        """Stands in for the reading: one image, in which the label `drawn` lies where `content` says."""
+    def read(
+        self, label_studio: object, project: int, vocabulary: Vocabulary, *, passing: Callable[[int, str], None],
+        only: Set[int] | None = None, **_: object,
+    ) -> Iterator[Correction]:  # fmt: skip
+        """Stands in for the reading: tasks 1 and `others`, but those `away`; in each image the label `drawn`
+        lies where `content` says.
+        """
+        for task in sorted(self.away if only is None else self.away & set(only)):
+            passing(task, f"image of task {task}: was answered with HTTP 503. Look at its server.")
+        self.reads.append(None if only is None else tuple(sorted(only)))
+        for task in sorted(({1, *self.others} if only is None else only) - self.away):
+            yield Correction(task, (task,), False, {}, self._example(task, vocabulary))
+
+    def _example(self, task: int, vocabulary: Vocabulary) -> Example:
         rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)
         labels = [number for number, texts in enumerate(vocabulary.words) if texts[0] == self.drawn]
         truth = np.where(rows[:, None] % 2, labels[0] if labels else UNLABELLED, UNLABELLED).astype(np.int16)
         image = np.zeros((*truth.shape, 3), dtype=np.uint8)
-        example = Example("1", image, cast("ImageEmbedding", None), vocabulary.words, truth)
-        yield Correction(1, (1,), False, {}, example)
+        return Example(str(task), image, cast("ImageEmbedding", None), vocabulary.words, truth)
 
     def look(self, *, pressed: bool = False) -> Progress:
         """A webhook came, and the pause after it is over."""
@@ -177,7 +198,7 @@ def learning_house_fixture(redis: Redis, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(finetune, "annotation_mark", lambda *_, **__: house.mark)
     monkeypatch.setattr(finetune, "corrections_digest", lambda *_: house.digest)
-    monkeypatch.setattr(finetune, "read_corrections", house.read)
+    monkeypatch.setattr(reading, "read_corrections", house.read)
     monkeypatch.setattr(finetune, "recipe_named", recipe_named)
     monkeypatch.setattr(store, "recipe_named", recipe_named)
     monkeypatch.setattr(finetune, "judge", house.judge)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from plugin_config.annotations import AnnotatedTask, Annotation
-from plugin_config.errors import ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
 from plugin_config.label_studio import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
 from worker.images import ImageLimits
@@ -80,6 +80,8 @@ def images(monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(url: object, *, task: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
         if url == "gone":
             raise ImageUnavailable(f"image of task {task}", "was answered with HTTP 404", "Check.")
+        if url == "down":
+            raise ImageHostTrouble(f"image of task {task}", "was answered with HTTP 503", "Look at its server.")
         return np.full((*SIZE, 3), 66 if url == "vast" else 100, dtype=np.uint8)
 
     monkeypatch.setattr(corrections, "fetch_image", fetch)
@@ -91,8 +93,8 @@ def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
     return [ImageEmbedding(torch.zeros(2, 3, 4), (image.shape[0], image.shape[1])) for image in images]
 
 
-def read(label_studio: StandInLabelStudio) -> Iterator[Correction]:
-    return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS)
+def read(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction]:
+    return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS, **more)
 
 
 def digest(label_studio: StandInLabelStudio) -> str:
@@ -129,6 +131,22 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(
     told = "\n".join(caplog.messages)
     for task, reason in ((1, "HTTP 404"), (2, "brush"), (4, "not enough memory"), (5, "was refused")):
         assert any(f"task {task} " in line and reason in line for line in caplog.messages), told
+
+
+def test_what_may_pass_is_told_apart_from_what_does_not(label_studio: StandInLabelStudio) -> None:
+    label_studio.urls[1], label_studio.urls[2], label_studio.urls[3] = "gone", "vast", "down"
+    label_studio.broken[4] = LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Check.", status=500)
+    label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
+    told: dict[int, str] = {}
+    assert list(read(label_studio, passing=told.__setitem__)) == []
+    assert list(told) == [2, 3, 4]
+    for task, reason in ((2, "not enough memory"), (3, "HTTP 503"), (4, "HTTP 500")):
+        assert reason in told[task]
+
+
+def test_some_tasks_alone_are_read(label_studio: StandInLabelStudio) -> None:
+    assert [row.task for row in read(label_studio, only={2, 4, 9})] == [2, 4]
+    assert label_studio.asked == [2, 4]
 
 
 def test_a_label_studio_that_is_away_ends_the_reading(label_studio: StandInLabelStudio) -> None:

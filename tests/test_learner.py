@@ -29,12 +29,13 @@ from plugin_config.jobs import LearnProject, predict_queue
 from plugin_config.learning import ProjectLearning
 from plugin_config.rollback import roll_back
 from plugin_config.versions import KEPT, VersionFolder
-from plugin_config.vocabulary import ZEROSHOT
+from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
 from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
+from worker import learner
 from worker.learner import Learner, LearnerKeeper
-from worker.learning import finetune
+from worker.learning import reading
 from worker.learning.corrections import Correction
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
@@ -294,7 +295,7 @@ def test_whatever_goes_wrong_is_told_and_tried_again_and_nothing_is_lost(
 ) -> None:
     house.annotate(3, digest="one")
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "read_corrections", refuse(error))
+        patch.setattr(reading, "read_corrections", refuse(error))
         told = house.look()
         assert (told.state, said in told.detail) == (state, True), told
         assert house.served == ZEROSHOT
@@ -306,6 +307,87 @@ def test_whatever_goes_wrong_is_told_and_tried_again_and_nothing_is_lost(
     house.learning.round(PROJECT)
     house.learner.learn(LearnProject(project=PROJECT))
     assert house.served != ZEROSHOT or house.look().detail.startswith("promoted")
+
+
+def again(house: LearningHouse) -> str:
+    """A minute is over: the look that waits comes again."""
+    for _ in range(6):
+        time_passes(house.redis, 10)
+    assert house.learning.due() == [PROJECT]
+    house.learner.learn(LearnProject(project=PROJECT))
+    return getattr(house.learning.told(PROJECT), "detail", "")
+
+
+def test_an_image_host_that_is_away_is_waited_for(house: LearningHouse) -> None:
+    house.others, house.away = frozenset({2, 3}), frozenset({2})
+    house.annotate(3, digest="one")
+    told = house.look()
+    assert (told.state, "waited for, 10 minutes" in told.detail, "HTTP 503" in told.detail) == ("waiting", True, True)
+    assert "HTTP 503" in again(house)
+    assert (house.judged, house.folder.pointer().attempt) == ([], None), "nothing is settled"
+    house.away = frozenset()
+    assert again(house) == "promoted at strength 1: better."
+    assert house.folder.pointer().attempt == replace(house.attempt, missing={}, missing_at="")
+
+
+def test_an_image_host_that_is_gone_for_good_does_not_hold_up_learning(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.others, house.away = frozenset({2, 3}), frozenset({2})
+    house.annotate(3, digest="one")
+    assert house.look().state == "waiting"
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_PATIENCE_S", 0.0)
+        told = again(house)
+    assert told.startswith("promoted at strength 1: better; 1 annotated image left out"), told
+    assert "image of task 2: was answered with HTTP 503" in told
+    assert list(house.attempt.missing) == ["2"]
+    house.reads.clear()
+    told = house.look().detail
+    assert told.startswith("nothing is new; 1 annotated image left out"), told
+    house.annotate(6, digest="two")
+    assert house.look().detail.startswith("promoted"), "it is not waited for twice"
+    assert house.reads == [None]
+
+
+def test_an_image_that_was_left_out_is_tried_again_every_hour_and_learned_from(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.others, house.away = frozenset({2, 3}), frozenset({2, 3})
+    house.annotate(3, digest="one")
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_PATIENCE_S", 0.0)
+        assert "2 annotated images left out" in house.look().detail
+    house.mark = replace(house.mark, changed=0)
+    house.reads.clear()
+
+    def an_hour_later() -> str:
+        pointer = house.folder.pointer()
+        house.folder.point(replace(pointer, attempt=replace(house.attempt, missing_at="2026-01-01T00:00:00+00:00")))
+        return house.look().detail
+
+    assert "2 annotated images left out" in an_hour_later()
+    assert "2 annotated images left out" in house.look().detail
+    assert house.reads == [(2, 3)], "these alone, and once"
+    house.away = frozenset({3})
+    assert an_hour_later().startswith("promoted at strength 1: better; 1 annotated image left out")
+    house.away = frozenset()
+    assert house.look(pressed=True).detail == "promoted at strength 1: better.", "a person does not wait for the hour"
+    assert len(house.judged) == 3
+    assert house.look().detail == "nothing is new"
+
+
+def test_images_left_out_take_turns(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_TRIED_AT_ONCE", 2)
+    house.away = frozenset({2, 3, 4})
+    missing = dict.fromkeys("234", "away")
+    reader = reading.Reading(house.resident, PROJECT, parse_vocabulary(CONFIG.format("cat")), patient=True,
+                             missing=missing, step=lambda told: None)  # fmt: skip
+    assert not reader.some_are_back()
+    assert list(reader.missing) == ["4", "2", "3"]
+    house.away = frozenset({2, 3})
+    assert reader.some_are_back()
+    assert house.reads == [(2, 3), (2, 4)]
 
 
 def test_a_store_that_takes_nothing_keeps_what_is_served(
@@ -337,7 +419,7 @@ def test_where_nothing_can_be_kept_nothing_is_read_or_learned(
 
     reads: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "read_corrections", read)
+        patch.setattr(reading, "read_corrections", read)
         patch.setattr(os, "fsync", full)
         told = house.look()
     assert (told.state, "No space left" in told.detail, "ZEROMASK_VERSIONS" in told.detail) == ("blocked", True, True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.annotations import Annotation
-from plugin_config.errors import ImageUnavailable, LabelStudioError, RegionError
+from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, RegionError
 from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.batches import free_memory
@@ -64,9 +64,12 @@ def read_corrections(
     limits: ImageLimits,
     ours: Collection[str] = (),
     longest_side: int = LONGEST_SIDE,
+    only: Collection[int] | None = None,
+    passing: Callable[[int, str], None] = lambda task, reason: None,
 ) -> Iterator[Correction]:
     """Read every annotated task of a project, one at a time. One that cannot be read is left out with its reason in the
-    log: its image is gone, or a region of it is broken, so that its truth would be wrong.
+    log: its image is gone, or a region of it is broken, so that its truth would be wrong. Where the reason may pass, it
+    is told besides: the image's server is in trouble, Label Studio stumbles over this task, or memory is short.
 
     Args:
         label_studio: the client.
@@ -76,12 +79,14 @@ def read_corrections(
         limits: for images.
         ours: versions of our predictions, see `count_outcomes`.
         longest_side: pixels; larger images and their truths are reduced to it once they are embedded.
+        only: ids of the tasks to read; None = all.
+        passing: takes a task's id and why it cannot be read now. It may raise, which ends the reading.
 
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
     """
     reader = _Reader(label_studio, vocabulary, embed, limits, ours, longest_side)
-    ids = [row.id for row in label_studio.annotated_tasks(project)]
+    ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
         for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
             try:
@@ -90,11 +95,17 @@ def read_corrections(
                 if error.status not in (404, 500):  # these two are about this one task
                     raise
                 log.warning("task %d is not learned from: %s", task.id, error)
+                if error.status == 500:
+                    passing(task.id, str(error))
             except (ImageUnavailable, RegionError) as error:
                 log.warning("task %d is not learned from: %s", task.id, error)
+                if isinstance(error, ImageHostTrouble):
+                    passing(task.id, str(error))
             except (MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
                 free_memory()
-                log.warning("task %d is not learned from: its image does not go through the model (%r)", task.id, error)
+                told = f"its image does not go through the model ({error!r})"
+                log.warning("task %d is not learned from: %s", task.id, told)
+                passing(task.id, f"task {task.id}: {told}")
             else:
                 if found is not None:
                     yield found
