@@ -114,6 +114,7 @@ class Attempt:
         content: of what the corrections said, and of `weights`; "" likewise.
         missing: tasks left out for what most likely passes, such as a server that is down, and why; `missing_at` when
             they were tried last, UTC.
+        outcomes: label key -> how many regions of it annotators left "accepted", "changed", "deleted" or "added".
     """
 
     digest: str
@@ -127,6 +128,7 @@ class Attempt:
     content: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
     missing_at: str = ""
+    outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

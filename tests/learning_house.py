@@ -32,6 +32,7 @@ from worker.learning import finetune, reading, store
 from worker.learning.adapter import UNLABELLED, Adapter, AdapterState, Example
 from worker.learning.corrections import Correction
 from worker.learning.gate import Verdict
+from worker.learning.outcomes import Outcomes
 from worker.resident import Resident
 from worker.segmentation.encoder import ImageEmbedding
 from worker.segmentation.heads import Scene
@@ -79,6 +80,7 @@ class LearningHouse:
     digest: str = "none"
     content: str = "none"
     drawn: str = "cat"
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     others: frozenset[int] = frozenset()
     away: frozenset[int] = frozenset()
     reads: list[tuple[int, ...] | None] = field(default_factory=list)
@@ -150,7 +152,7 @@ class LearningHouse:
             passing(task, f"image of task {task}: was answered with HTTP 503. Look at its server.")
         self.reads.append(None if only is None else tuple(sorted(only)))
         for task in sorted(({1, *self.others} if only is None else only) - self.away):
-            yield Correction(task, (task,), False, {}, self._example(task, vocabulary))
+            yield Correction(task, (task,), False, self.outcomes, self._example(task, vocabulary))
 
     def _example(self, task: int, vocabulary: Vocabulary) -> Example:
         rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)

@@ -28,6 +28,7 @@ from plugin_config.errors import (
 from plugin_config.jobs import LearnProject, predict_queue
 from plugin_config.learning import ProjectLearning
 from plugin_config.rollback import roll_back
+from plugin_config.version_commands import render
 from plugin_config.versions import KEPT, VersionFolder
 from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
 from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture
@@ -37,6 +38,7 @@ from worker import learner
 from worker.learner import Learner, LearnerKeeper
 from worker.learning import reading
 from worker.learning.corrections import Correction
+from worker.learning.outcomes import Outcomes
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 
@@ -154,6 +156,18 @@ def test_without_webhooks_annotations_that_stood_still_are_enough(house: Learnin
     assert look() == "until annotators pause"
     time_passes(house.redis, 11)
     assert look().startswith("promoted")
+
+
+def test_versions_tells_which_labels_are_accepted_as_predicted(house: LearningHouse) -> None:
+    house.others = frozenset({2})
+    house.outcomes = {"cat": Outcomes(accepted=3, changed=1), "dog": Outcomes(accepted=1, deleted=2, added=4),
+                      "cow": Outcomes(added=1)}  # fmt: skip
+    house.annotate(3, digest="one")
+    house.look()
+    assert house.attempt.outcomes["dog"] == {"accepted": 2, "changed": 0, "added": 8, "deleted": 4}
+    told = str(render(house.folder, "").caption)
+    assert "left as they were: dog 2 of 6, cat 6 of 8" in told
+    assert "cow" not in told
 
 
 def test_the_gate_may_go_back_to_the_zero_shot_model(house: LearningHouse) -> None:
@@ -342,6 +356,9 @@ def test_an_image_host_that_is_gone_for_good_does_not_hold_up_learning(
     assert told.startswith("promoted at strength 1: better; 1 annotated image left out"), told
     assert "image of task 2: was answered with HTTP 503" in told
     assert list(house.attempt.missing) == ["2"]
+    assert "from 2 images, 1 left out (image of task 2: was answered with HTTP 503" in str(
+        render(house.folder, "").caption
+    )
     house.reads.clear()
     told = house.look().detail
     assert told.startswith("nothing is new; 1 annotated image left out"), told

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from plugin_config.annotation_mark import AnnotationMark, annotation_mark
 from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
@@ -130,7 +130,8 @@ class Look:
         last, examples = pointer.attempt, reading.read(attempt.tasks)
         content = f"{content_digest(examples, vocabulary)}-{attempt.weights}"
         missing_at = now() if reading.missing else ""
-        attempt = replace(attempt, content=content, missing=reading.missing, missing_at=missing_at)
+        outcomes = {key: asdict(found) for key, found in reading.outcomes.items()}
+        attempt = replace(attempt, content=content, missing=reading.missing, missing_at=missing_at, outcomes=outcomes)
         if last and last.content == content and last.vocabulary == vocabulary.hash:
             attempt = replace(attempt, at=last.at, verdict=last.verdict, version=last.version)
             return self._settle(project, folder, attempt, "nothing is new")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from plugin_config.vocabulary import Vocabulary
 from worker.learning.adapter import Example
 from worker.learning.corrections import Correction, read_corrections
+from worker.learning.outcomes import Outcomes, sum_outcomes
 from worker.resident import Resident
 
 _TOLD_EVERY = 10
@@ -37,6 +38,7 @@ class Reading:
 
     Attributes:
         missing: what is left out by now for what may pass, task -> why.
+        outcomes: what became of the predicted regions of all that was read, by label key.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Reading:
         self._resident, self._project, self._vocabulary = resident, project, vocabulary
         self._patient, self._step = patient, step
         self.missing = dict(missing)
+        self.outcomes: dict[str, Outcomes] = {}
 
     def some_are_back(self) -> bool:
         """Whether an image that was left out can be read now. Some are tried at once, and those tried in vain last the
@@ -74,7 +77,7 @@ class Reading:
             LabelStudioError: as `read_corrections`.
         """
         found, known = [], frozenset(self.missing)
-        self.missing = {}
+        self.missing, self.outcomes = {}, {}
 
         def passing(task: int, reason: str) -> None:
             if self._patient and str(task) not in known:
@@ -84,6 +87,7 @@ class Reading:
         self._step(f"reads {tasks} annotated images")
         for correction in self._corrections(passing):
             found.append(correction.example)
+            self.outcomes = sum_outcomes([self.outcomes, correction.outcomes])
             if len(found) % _TOLD_EVERY == 0:
                 self._step(f"has read {len(found)} of {tasks} annotated images")
         return found
