@@ -18,7 +18,7 @@ from plugin_config.embedded_redis import connect_briefly
 from plugin_config.errors import ZeromaskError
 from plugin_config.rollback import Move, find_copy, manifests, roll_back
 from plugin_config.settings import Settings
-from plugin_config.versions import Manifest, Pointer, VersionFolder
+from plugin_config.versions import Attempt, Manifest, Pointer, VersionFolder
 from plugin_config.vocabulary import ZEROSHOT
 
 MEANINGS = {
@@ -84,13 +84,28 @@ def _caption(pointer: Pointer, trouble: str) -> Text:
     lines = []
     if pointer.attempt is not None:
         attempt = pointer.attempt
-        lines.append(f"Last learned at {attempt.at} from {attempt.tasks} images: {attempt.verdict.reason}")
+        images = f"{attempt.tasks - len(attempt.missing)} images"
+        if attempt.missing:
+            images += f", {len(attempt.missing)} left out ({next(iter(attempt.missing.values()))})"
+        lines.append(f"Last learned at {attempt.at} from {images}: {attempt.verdict.reason}")
+        lines += _accepted(attempt)
     if pointer.moved_by:
         lines.append(f"Served since {pointer.moved_at}, as the {pointer.moved_by} decided.")
     told = Text("\n".join(lines))
     if trouble:
         told.append(f"\nServed zero-shot instead. {trouble}", style="red")
     return told
+
+
+def _accepted(attempt: Attempt) -> list[str]:
+    """What annotators made of predicted regions, the label least often right first."""
+    rows = []
+    for key, row in attempt.outcomes.items():
+        predicted = row["accepted"] + row["changed"] + row["deleted"]
+        if predicted:
+            rows.append((row["accepted"] / predicted, f"{key} {row['accepted']} of {predicted}"))
+    told = ", ".join(told for _, told in sorted(rows))
+    return [f"Predicted regions that annotators left as they were: {told}"] if told else []
 
 
 def _mark(pointer: Pointer, name: str) -> str:

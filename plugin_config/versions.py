@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 KEPT = 5
 _POINTER, _MANIFEST, _ADAPTER = "served.json", "manifest.json", "adapter.safetensors"
+_PROBE, _PROBE_BYTES = "room.probe", 4 << 20
 _NAME = re.compile(r"a[1-9][0-9]*-[0-9a-f]{6}")
 _REMEDY = "Serve another one with `zeromask rollback`, or put the file back; see `zeromask versions`."
 
@@ -74,7 +75,7 @@ class Manifest:
         recipe, about: how it was learned, and what the recipe wants to know when it is loaded.
         base: the version served when it was made.
         at: when it was made, UTC.
-        digest: of the corrections and the labels when it was made.
+        digest: of what the corrections said when it was made, an attempt's `content`.
         learned_from: keys of the examples it has seen.
         verdict: what the gate said.
         sha256, size: of its tensors' file.
@@ -104,11 +105,16 @@ class Attempt:
     """The last time corrections were learned from, whatever came of it.
 
     Attributes:
-        digest: of the corrections and the labels.
+        digest: of the corrections and the labels as Label Studio lists them; changes more often than what they say.
         tasks: annotated images there were; `latest` when the last of them was changed, in Label Studio's words.
         vocabulary: hash of the labels.
         at: when, UTC.
         verdict: what came of it; `version` its name where one was made.
+        weights: fingerprint of the model it was learned on; "" = written before that was noted.
+        content: of what the corrections said, and of `weights`; "" likewise.
+        missing: tasks left out for what most likely passes, such as a server that is down, and why; `missing_at` when
+            they were tried last, UTC.
+        outcomes: label key -> how many regions of it annotators left "accepted", "changed", "deleted" or "added".
     """
 
     digest: str
@@ -118,12 +124,17 @@ class Attempt:
     at: str
     verdict: VerdictRecord
     version: str = ""
+    weights: str = ""
+    content: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    missing_at: str = ""
+    outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """What is served now. `serial` grows with every move; `rejected` are corrections whose version a person rolled
-    back from: they do not bring it back by themselves.
+    """What is served now. `serial` grows with every move; `rejected` are digests of corrections whose version a
+    person rolled back from: they do not bring it back by themselves.
     """
 
     served: str = ZEROSHOT
@@ -204,6 +215,13 @@ class VersionFolder:
         """Keep a version: tensors first, the manifest last."""
         self._storage.write(f"{manifest.name}/{_ADAPTER}", data)
         self._storage.write(f"{manifest.name}/{_MANIFEST}", _encoded(manifest))
+
+    def check_room(self) -> None:
+        """Write something of a version's size and delete it again: cheap beside learning what could not be kept."""
+        try:
+            self._storage.write(_PROBE, bytes(_PROBE_BYTES))
+        finally:
+            self._storage.delete(_PROBE)
 
     def prune(self, keep: Collection[str]) -> list[str]:
         """Delete versions but these and the newest few, and what was never finished; returns which."""

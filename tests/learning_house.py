@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self, cast
 
+import numpy as np
 import pytest
 import torch
 from redis import Redis
@@ -22,13 +24,17 @@ from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
-from plugin_config.versions import VersionFolder
+from plugin_config.versions import Attempt, VersionFolder
+from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.learner import Learner
-from worker.learning import finetune, store
-from worker.learning.adapter import Adapter, AdapterState
+from worker.learning import finetune, reading, store
+from worker.learning.adapter import UNLABELLED, Adapter, AdapterState, Example
+from worker.learning.corrections import Correction
 from worker.learning.gate import Verdict
+from worker.learning.outcomes import Outcomes
 from worker.resident import Resident
+from worker.segmentation.encoder import ImageEmbedding
 from worker.segmentation.heads import Scene
 from worker.served import AdapterShelf
 
@@ -75,6 +81,12 @@ class LearningHouse:
     label_studio: StandInLabelStudio = field(default_factory=lambda: StandInLabelStudio(8))
     mark: AnnotationMark = field(default_factory=lambda: AnnotationMark(0, "", 0))
     digest: str = "none"
+    content: str = "none"
+    drawn: str = "cat"
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    others: frozenset[int] = frozenset()
+    away: frozenset[int] = frozenset()
+    reads: list[tuple[int, ...] | None] = field(default_factory=list)
     next_number: float = 0.0
     promotes: bool = True
     back_to_zeroshot: bool = False
@@ -86,7 +98,7 @@ class LearningHouse:
         self.learner = Learner(self.resident)
         self.learning = ProjectLearning(self.redis, lease_s=30)
 
-    def make_resident(self, name: str, *, learner: bool = True) -> Resident:
+    def make_resident(self, name: str, *, learner: bool = True, weights: str = WEIGHTS) -> Resident:
         made: Any = type("StandInResident", (), {})()
         made.name, made.redis, made.settings = name, self.redis, self.settings
         made.label_studio, made.limits = self.label_studio, None
@@ -94,16 +106,28 @@ class LearningHouse:
         made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
-        made.adapters = AdapterShelf(self.settings, self.redis, weights=WEIGHTS, learner=learner)
+        made.adapters = AdapterShelf(self.settings, self.redis, weights=weights, learner=learner)
         made.stopping, made.trouble = threading.Event(), ""
         made.segmenter = made.embeddings = made
-        made.encoder, made.embed, made.fingerprint = made, None, WEIGHTS
+        made.encoder, made.embed, made.fingerprint = made, None, weights
         made.about = lambda: {"model": "builtin"}
         return cast("Resident", made)
+
+    def read_otherwise(self, weights: str) -> None:
+        """The learner was started again with a model of another fingerprint."""
+        self.resident = self.make_resident("me", weights=weights)
+        self.learner = Learner(self.resident)
 
     @property
     def folder(self) -> VersionFolder:
         return self.resident.adapters.folder(self.label_studio.project(PROJECT))
+
+    @property
+    def attempt(self) -> Attempt:
+        """The last one."""
+        found = self.folder.pointer().attempt
+        assert found is not None
+        return found
 
     @property
     def served(self) -> str:
@@ -114,6 +138,31 @@ class LearningHouse:
         """So many tasks are annotated by now."""
         known = self.mark.tasks
         self.mark, self.digest = AnnotationMark(tasks, digest, max(1, tasks - known)), digest
+        self.content = digest
+
+    def open_annotated(self, *, digest: str) -> None:
+        """Annotated tasks were opened: Label Studio stored predictions for them, and calls the tasks changed."""
+        self.mark, self.digest = AnnotationMark(self.mark.tasks, digest, self.mark.tasks), digest
+
+    def read(
+        self, label_studio: object, project: int, vocabulary: Vocabulary, *, passing: Callable[[int, str], None],
+        only: Set[int] | None = None, **_: object,
+    ) -> Iterator[Correction]:  # fmt: skip
+        """Stands in for the reading: tasks 1 and `others`, but those `away`; in each image the label `drawn`
+        lies where `content` says.
+        """
+        for task in sorted(self.away if only is None else self.away & set(only)):
+            passing(task, f"image of task {task}: was answered with HTTP 503. Look at its server.")
+        self.reads.append(None if only is None else tuple(sorted(only)))
+        for task in sorted(({1, *self.others} if only is None else only) - self.away):
+            yield Correction(task, (task,), False, self.outcomes, self._example(task, vocabulary))
+
+    def _example(self, task: int, vocabulary: Vocabulary) -> Example:
+        rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)
+        labels = [number for number, texts in enumerate(vocabulary.words) if texts[0] == self.drawn]
+        truth = np.where(rows[:, None] % 2, labels[0] if labels else UNLABELLED, UNLABELLED).astype(np.int16)
+        image = np.zeros((*truth.shape, 3), dtype=np.uint8)
+        return Example(str(task), image, cast("ImageEmbedding", None), vocabulary.words, truth)
 
     def look(self, *, pressed: bool = False) -> Progress:
         """A webhook came, and the pause after it is over."""
@@ -154,7 +203,7 @@ def learning_house_fixture(redis: Redis, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(finetune, "annotation_mark", lambda *_, **__: house.mark)
     monkeypatch.setattr(finetune, "corrections_digest", lambda *_: house.digest)
-    monkeypatch.setattr(finetune, "read_corrections", lambda *_, **__: iter(()))
+    monkeypatch.setattr(reading, "read_corrections", house.read)
     monkeypatch.setattr(finetune, "recipe_named", recipe_named)
     monkeypatch.setattr(store, "recipe_named", recipe_named)
     monkeypatch.setattr(finetune, "judge", house.judge)

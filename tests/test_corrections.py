@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from plugin_config.annotations import AnnotatedTask, Annotation
-from plugin_config.errors import ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
 from plugin_config.label_studio import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
 from worker.images import ImageLimits
 from worker.learning import corrections
-from worker.learning.adapter import UNLABELLED
-from worker.learning.corrections import Correction, corrections_digest, read_corrections
+from worker.learning.adapter import UNLABELLED, VOID, Example
+from worker.learning.corrections import Correction, content_digest, corrections_digest, read_corrections
 from worker.learning.outcomes import Outcomes
 from worker.regions import encode_region
 from worker.segmentation.encoder import ImageEmbedding
@@ -80,6 +80,8 @@ def images(monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(url: object, *, task: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
         if url == "gone":
             raise ImageUnavailable(f"image of task {task}", "was answered with HTTP 404", "Check.")
+        if url == "down":
+            raise ImageHostTrouble(f"image of task {task}", "was answered with HTTP 503", "Look at its server.")
         return np.full((*SIZE, 3), 66 if url == "vast" else 100, dtype=np.uint8)
 
     monkeypatch.setattr(corrections, "fetch_image", fetch)
@@ -91,8 +93,8 @@ def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
     return [ImageEmbedding(torch.zeros(2, 3, 4), (image.shape[0], image.shape[1])) for image in images]
 
 
-def read(label_studio: StandInLabelStudio) -> Iterator[Correction]:
-    return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS)
+def read(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction]:
+    return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS, **more)
 
 
 def digest(label_studio: StandInLabelStudio) -> str:
@@ -131,6 +133,22 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(
         assert any(f"task {task} " in line and reason in line for line in caplog.messages), told
 
 
+def test_what_may_pass_is_told_apart_from_what_does_not(label_studio: StandInLabelStudio) -> None:
+    label_studio.urls[1], label_studio.urls[2], label_studio.urls[3] = "gone", "vast", "down"
+    label_studio.broken[4] = LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Check.", status=500)
+    label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
+    told: dict[int, str] = {}
+    assert list(read(label_studio, passing=told.__setitem__)) == []
+    assert list(told) == [2, 3, 4]
+    for task, reason in ((2, "not enough memory"), (3, "HTTP 503"), (4, "HTTP 500")):
+        assert reason in told[task]
+
+
+def test_some_tasks_alone_are_read(label_studio: StandInLabelStudio) -> None:
+    assert [row.task for row in read(label_studio, only={2, 4, 9})] == [2, 4]
+    assert label_studio.asked == [2, 4]
+
+
 def test_a_label_studio_that_is_away_ends_the_reading(label_studio: StandInLabelStudio) -> None:
     label_studio.broken[3] = LabelStudioUnreachable("Label Studio", "does not answer", "Start it.")
     reading = read(label_studio)
@@ -161,3 +179,26 @@ def test_the_digest_changes_with_every_annotation(label_studio: StandInLabelStud
     label_studio.rows[2] = []
     seen.add(digest(label_studio))
     assert len(seen) == 4
+
+
+def content(*rows: tuple[str, list[list[int]]], labels: str = "cat,dog") -> str:
+    tags = "".join(f'<Label value="{label}"/>' for label in labels.split(","))
+    vocabulary = parse_vocabulary(f'''<View><Image name="image" value="$image"/>
+        <BrushLabels name="brush" toName="image">{tags}</BrushLabels></View>''')
+    blank = ImageEmbedding(torch.zeros(2, 3, 4), (1, 2))
+    return content_digest([Example(key, np.zeros((1, 2, 3), dtype=np.uint8), blank, vocabulary.words,
+                                   np.array(truth, dtype=np.int16)) for key, truth in rows], vocabulary)  # fmt: skip
+
+
+def test_the_content_changes_with_what_is_learned_from_and_with_nothing_else() -> None:
+    one, two = ("1", [[0, UNLABELLED]]), ("2", [[1, VOID]])
+    known = content(one, two)
+    assert content(two, one) == known
+    assert content(("1", [[1, UNLABELLED]]), ("2", [[2, VOID]]), labels="ant,cat,dog") == known
+    assert content(("1", [[1, UNLABELLED]]), ("2", [[0, VOID]]), labels="dog,cat") == known
+    others = [
+        content(one), content(one, ("3", [[1, VOID]])), content(one, ("2", [[1, UNLABELLED]])),
+        content(("1", [[1, UNLABELLED]]), two), content(("1", [[0], [UNLABELLED]]), two),
+        content(one, two, labels="cat,cow"), content(("1", [[UNLABELLED, 0]]), two), content(),
+    ]  # fmt: skip
+    assert len({known, *others}) == 1 + len(others)

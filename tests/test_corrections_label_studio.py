@@ -14,7 +14,7 @@ from plugin_config.vocabulary import parse_vocabulary
 from tests.house import CONFIG, SIZE, House, picture, tasks, upload
 from worker.images import ImageLimits, decode_image
 from worker.learning.adapter import UNLABELLED, VOID
-from worker.learning.corrections import Correction, corrections_digest, read_corrections
+from worker.learning.corrections import Correction, content_digest, corrections_digest, read_corrections
 from worker.learning.outcomes import Outcomes
 from worker.regions import RegionKind, encode_region
 from worker.results import encode_segments
@@ -152,6 +152,24 @@ def test_edits_and_deletions_count_without_any_webhook(house: House, project: in
     house.label_studio.request("DELETE", f"/api/annotations/{made}/")
     assert corrections_digest(house.label_studio, project) == nothing
     assert read(house, project, segmenter) == {}
+
+
+def test_predictions_of_annotated_tasks_change_the_list_of_tasks_and_not_what_is_learned(
+    house: House, project: int, segmenter: Segmenter
+) -> None:
+    def digests() -> tuple[str, str]:
+        examples = [row.example for row in read(house, project, segmenter).values()]
+        return corrections_digest(house.label_studio, project), content_digest(examples, VOCABULARY)
+
+    task, *_ = tasks(house, project)
+    annotate(house, task, [region("brush", slice(20, 67), slice(8, 55))])
+    seen = [digests()]
+    made = house.label_studio.create_prediction(task.id, [], score=0.5, version="ours")
+    seen.append(digests())
+    house.label_studio.delete_prediction(made.id)
+    seen.append(digests())
+    assert len({listed for listed, _ in seen}) == 3
+    assert len({content for _, content in seen}) == 1
 
 
 def test_a_prediction_deleted_since_leaves_what_the_editor_noted(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,19 +21,24 @@ from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
     LabelStudioUnreachable,
+    LearningError,
     QueueUnavailable,
     VersionsUnavailable,
 )
 from plugin_config.jobs import LearnProject, predict_queue
 from plugin_config.learning import ProjectLearning
 from plugin_config.rollback import roll_back
-from plugin_config.versions import VersionFolder
-from plugin_config.vocabulary import ZEROSHOT
-from tests.learning_house import LearningHouse, learning_house_fixture
+from plugin_config.version_commands import render
+from plugin_config.versions import KEPT, VersionFolder
+from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
+from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
+from worker import learner
 from worker.learner import Learner, LearnerKeeper
-from worker.learning import finetune
+from worker.learning import reading
+from worker.learning.corrections import Correction
+from worker.learning.outcomes import Outcomes
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 
@@ -116,6 +126,33 @@ def test_other_labels_are_learned_from_the_same_corrections(house: LearningHouse
     assert len(house.judged) == 2
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["", "an attempt of before that was noted"])
+def test_another_model_learns_from_the_same_corrections(house: LearningHouse, noted: bool) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    (first,) = house.folder.names()
+    if not noted:
+        (path,) = Path(house.settings.versions).rglob("served.json")
+        row = json.loads(path.read_text())
+        assert row["attempt"].pop("weights") == WEIGHTS
+        path.write_text(json.dumps(row))
+    house.mark = replace(house.mark, changed=0)
+    assert house.look(pressed=True).detail == "nothing is new"
+    house.read_otherwise("ba9876543210")
+    assert house.look().detail.startswith("promoted")
+    assert house.served == copied(house) == house.folder.names()[-1] != first
+    assert house.judged[1] == (None, ()), "nothing learned on the other model judges"
+    assert house.look(pressed=True).detail == "nothing is new"
+
+
+def test_a_damaged_version_is_no_reason_to_learn_again(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    for path in Path(house.settings.versions).rglob("manifest.json"):
+        path.write_text("{")
+    assert house.look(pressed=True).detail == "nothing is new"
+
+
 def test_without_webhooks_annotations_that_stood_still_are_enough(house: LearningHouse) -> None:
     house.annotate(3, digest="one")
 
@@ -132,6 +169,18 @@ def test_without_webhooks_annotations_that_stood_still_are_enough(house: Learnin
     assert look() == "until annotators pause"
     time_passes(house.redis, 11)
     assert look().startswith("promoted")
+
+
+def test_versions_tells_which_labels_are_accepted_as_predicted(house: LearningHouse) -> None:
+    house.others = frozenset({2})
+    house.outcomes = {"cat": Outcomes(accepted=3, changed=1), "dog": Outcomes(accepted=1, deleted=2, added=4),
+                      "cow": Outcomes(added=1)}  # fmt: skip
+    house.annotate(3, digest="one")
+    house.look()
+    assert house.attempt.outcomes["dog"] == {"accepted": 2, "changed": 0, "added": 8, "deleted": 4}
+    told = str(render(house.folder, "").caption)
+    assert "left as they were: dog 2 of 6, cat 6 of 8" in told
+    assert "cow" not in told
 
 
 def test_the_gate_may_go_back_to_the_zero_shot_model(house: LearningHouse) -> None:
@@ -164,6 +213,52 @@ def test_what_was_rolled_back_does_not_come_back_by_itself(house: LearningHouse)
     assert house.folder.names()[-1] == house.served != second, "other corrections start again"
 
 
+def test_opening_annotated_tasks_does_not_undo_a_rollback(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    roll_back(house.redis, PROJECT, "builtin")
+    house.open_annotated(digest="opened")
+    for pressed in (False, True):
+        assert house.look(pressed=pressed).detail == "nothing is new"
+    house.annotate(6, digest="two")
+    house.promotes = False
+    house.look()
+    house.annotate(9, digest="the first again")
+    house.content = "one"
+    assert "rolled back" in house.look().detail
+    house.open_annotated(digest="opened again")
+    assert house.look().detail == "nothing is new"
+    assert (house.served, len(house.judged)) == (ZEROSHOT, 2)
+
+
+@pytest.mark.parametrize("config", [
+    pytest.param(CONFIG.format('dog"/><Label value="cat'), id="one more label"),
+    pytest.param(CONFIG.format('cat" hint="of the neighbours'), id="a hint"),
+])  # fmt: skip
+def test_labels_changed_after_a_rollback_do_not_undo_it(house: LearningHouse, config: str) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    roll_back(house.redis, PROJECT, "builtin")
+    house.label_studio.config = config
+    assert "rolled back" in house.look().detail
+    assert house.look(pressed=True).detail == "nothing is new"
+    house.annotate(6, digest="two")
+    assert house.look().detail.startswith("promoted"), "other corrections start again"
+
+
+def test_opening_annotated_tasks_does_not_cost_a_learning(house: LearningHouse) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    before = house.folder.pointer()
+    house.open_annotated(digest="opened")
+    assert house.look().detail == "nothing is new"
+    assert len(house.judged) == 1
+    after = house.folder.pointer()
+    assert before.attempt and after == replace(before, attempt=after.attempt)
+    assert after.attempt == replace(before.attempt, digest=after.attempt.digest if after.attempt else "",
+                                    latest="opened")  # fmt: skip
+
+
 def test_a_person_who_chooses_while_it_learns_has_the_last_word(house: LearningHouse) -> None:
     house.annotate(3, digest="one")
     house.look()
@@ -176,6 +271,32 @@ def test_a_person_who_chooses_while_it_learns_has_the_last_word(house: LearningH
     house.while_judging = lambda: None
     assert house.look(pressed=True).detail == "nothing is new"
     assert roll_back(house.redis, PROJECT, "builtin", first.partition("-")[0]).after == first
+
+
+def test_a_version_that_a_person_goes_back_to_is_not_deleted_under_the_pointer(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest, prune = "", VersionFolder.prune
+    movers: list[Thread] = []
+
+    def go_back() -> None:
+        with suppress(LearningError):  # it is gone already: they are told so
+            roll_back(house.redis, PROJECT, "builtin", oldest)
+
+    def pruning(folder: VersionFolder, keep: Collection[str]) -> list[str]:
+        movers.append(Thread(target=go_back))
+        movers[-1].start()
+        movers[-1].join(timeout=0.5)
+        return prune(folder, keep)
+
+    for count in range(1, KEPT + 2):
+        house.annotate(3 * count, digest=str(count))
+        if count == KEPT + 1:
+            oldest = house.folder.names()[0]
+            monkeypatch.setattr(VersionFolder, "prune", pruning)
+        house.look()
+    movers[-1].join(timeout=5)
+    assert house.served in house.folder.names()
 
 
 def refuse(error: Exception) -> Callable[..., Any]:
@@ -201,7 +322,7 @@ def test_whatever_goes_wrong_is_told_and_tried_again_and_nothing_is_lost(
 ) -> None:
     house.annotate(3, digest="one")
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "read_corrections", refuse(error))
+        patch.setattr(reading, "read_corrections", refuse(error))
         told = house.look()
         assert (told.state, said in told.detail) == (state, True), told
         assert house.served == ZEROSHOT
@@ -213,6 +334,90 @@ def test_whatever_goes_wrong_is_told_and_tried_again_and_nothing_is_lost(
     house.learning.round(PROJECT)
     house.learner.learn(LearnProject(project=PROJECT))
     assert house.served != ZEROSHOT or house.look().detail.startswith("promoted")
+
+
+def again(house: LearningHouse) -> str:
+    """A minute is over: the look that waits comes again."""
+    for _ in range(6):
+        time_passes(house.redis, 10)
+    assert house.learning.due() == [PROJECT]
+    house.learner.learn(LearnProject(project=PROJECT))
+    return getattr(house.learning.told(PROJECT), "detail", "")
+
+
+def test_an_image_host_that_is_away_is_waited_for(house: LearningHouse) -> None:
+    house.others, house.away = frozenset({2, 3}), frozenset({2})
+    house.annotate(3, digest="one")
+    told = house.look()
+    assert (told.state, "waited for, 10 minutes" in told.detail, "HTTP 503" in told.detail) == ("waiting", True, True)
+    assert "HTTP 503" in again(house)
+    assert (house.judged, house.folder.pointer().attempt) == ([], None), "nothing is settled"
+    house.away = frozenset()
+    assert again(house) == "promoted at strength 1: better."
+    assert house.folder.pointer().attempt == replace(house.attempt, missing={}, missing_at="")
+
+
+def test_an_image_host_that_is_gone_for_good_does_not_hold_up_learning(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.others, house.away = frozenset({2, 3}), frozenset({2})
+    house.annotate(3, digest="one")
+    assert house.look().state == "waiting"
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_PATIENCE_S", 0.0)
+        told = again(house)
+    assert told.startswith("promoted at strength 1: better; 1 annotated image left out"), told
+    assert "image of task 2: was answered with HTTP 503" in told
+    assert list(house.attempt.missing) == ["2"]
+    assert "from 2 images, 1 left out (image of task 2: was answered with HTTP 503" in str(
+        render(house.folder, "").caption
+    )
+    house.reads.clear()
+    told = house.look().detail
+    assert told.startswith("nothing is new; 1 annotated image left out"), told
+    house.annotate(6, digest="two")
+    assert house.look().detail.startswith("promoted"), "it is not waited for twice"
+    assert house.reads == [None]
+
+
+def test_an_image_that_was_left_out_is_tried_again_every_hour_and_learned_from(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.others, house.away = frozenset({2, 3}), frozenset({2, 3})
+    house.annotate(3, digest="one")
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_PATIENCE_S", 0.0)
+        assert "2 annotated images left out" in house.look().detail
+    house.mark = replace(house.mark, changed=0)
+    house.reads.clear()
+
+    def an_hour_later() -> str:
+        pointer = house.folder.pointer()
+        house.folder.point(replace(pointer, attempt=replace(house.attempt, missing_at="2026-01-01T00:00:00+00:00")))
+        return house.look().detail
+
+    assert "2 annotated images left out" in an_hour_later()
+    assert "2 annotated images left out" in house.look().detail
+    assert house.reads == [(2, 3)], "these alone, and once"
+    house.away = frozenset({3})
+    assert an_hour_later().startswith("promoted at strength 1: better; 1 annotated image left out")
+    house.away = frozenset()
+    assert house.look(pressed=True).detail == "promoted at strength 1: better.", "a person does not wait for the hour"
+    assert len(house.judged) == 3
+    assert house.look().detail == "nothing is new"
+
+
+def test_images_left_out_take_turns(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_TRIED_AT_ONCE", 2)
+    house.away = frozenset({2, 3, 4})
+    missing = dict.fromkeys("234", "away")
+    reader = reading.Reading(house.resident, PROJECT, parse_vocabulary(CONFIG.format("cat")), patient=True,
+                             missing=missing, step=lambda told: None)  # fmt: skip
+    assert not reader.some_are_back()
+    assert list(reader.missing) == ["4", "2", "3"]
+    house.away = frozenset({2, 3})
+    assert reader.some_are_back()
+    assert house.reads == [(2, 3), (2, 4)]
 
 
 def test_a_store_that_takes_nothing_keeps_what_is_served(
@@ -228,6 +433,29 @@ def test_a_store_that_takes_nothing_keeps_what_is_served(
         assert (house.served, copied(house)) == (before, before)
     house.look()
     assert house.served != before
+
+
+def test_where_nothing_can_be_kept_nothing_is_read_or_learned(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.annotate(3, digest="one")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def read(*_: object, **__: object) -> Iterator[Correction]:
+        reads.append("all")
+        return iter(())
+
+    reads: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read_corrections", read)
+        patch.setattr(os, "fsync", full)
+        told = house.look()
+    assert (told.state, "No space left" in told.detail, "ZEROMASK_VERSIONS" in told.detail) == ("blocked", True, True)
+    assert (reads, house.judged) == ([], [])
+    assert house.look(pressed=True).detail.startswith("promoted"), "room was made"
+    assert not [path for path in Path(house.settings.versions).rglob("*") if "probe" in path.name]
 
 
 def test_redis_that_goes_away_leaves_the_look_asked_for(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:

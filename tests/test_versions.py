@@ -61,11 +61,24 @@ def test_a_version_comes_back_as_it_was_written(folder: VersionFolder) -> None:
 
 def test_the_pointer_comes_back_as_it_was_written(folder: VersionFolder) -> None:
     assert folder.pointer() == Pointer()
-    attempt = Attempt("d", 4, "2026", "v", "now", VERDICT, "a1-123456")
+    attempt = Attempt("d", 4, "2026", "v", "now", VERDICT, "a1-123456", "0123", "c-0123", {"7": "HTTP 503"}, "later",
+                      {"cat": {"accepted": 1}})  # fmt: skip
     pointer = replace(Pointer(rejected=("x",), newest=3, attempt=attempt).moved("a1-123456", by="gate"))
     folder.point(pointer)
     assert folder.pointer() == pointer
     assert (pointer.serial, pointer.moved_by) == (1, "gate")
+
+
+def test_an_attempt_of_before_more_was_noted_is_read(tmp_path: Path) -> None:
+    folder = VersionFolder(str(tmp_path), OWNER)
+    attempt = Attempt("d", 4, "2026", "v", "now", VERDICT, "a1-123456")
+    folder.point(Pointer(attempt=attempt))
+    path = tmp_path / OWNER.folder / "served.json"
+    row = json.loads(path.read_text())
+    row["attempt"] = {key: row["attempt"][key] for key in
+                      ("digest", "tasks", "latest", "vocabulary", "at", "verdict", "version")}  # fmt: skip
+    path.write_text(json.dumps(row))
+    assert folder.pointer().attempt == attempt
 
 
 def test_versions_are_in_the_order_of_their_numbers(folder: VersionFolder) -> None:

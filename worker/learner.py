@@ -27,6 +27,7 @@ from plugin_config.learning import Progress, State, Visit
 from plugin_config.versions import now
 from worker import tasks
 from worker.learning.finetune import BrokenOff, Look, Outcome
+from worker.learning.reading import HeldUp
 from worker.queue_worker import work_off
 from worker.resident import Resident
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_BEAT_S = 1.0
 _AWAY_S, _BLOCKED_S = 10.0, 30.0
+_HELD_UP_S, _PATIENCE_S = 60.0, 600.0
 _FAILED_S, _LONGEST_S = 60.0, 3600.0
 _NICE = 5  # predictions are waited for
 
@@ -45,6 +47,7 @@ class Learner:
         self._resident = resident
         self._project: int | None = None
         self._said: dict[int, str] = {}
+        self._held_up: dict[int, float] = {}
 
     def learn(self, job: LearnProject) -> None:
         """Look at a project, unless another process does.
@@ -89,12 +92,16 @@ class Learner:
 
     def _look(self, project: int, visit: Visit) -> tuple[Outcome | None, bool]:
         """Returns how the look ended, None when there is no such project any more, and whether of a fault of ours."""
+        now_s = time.monotonic()
         look = Look(
             self._resident, project, visit,
             tell=lambda told: self._tell(project, told), go_on=lambda: self._go_on(project),
+            patient=now_s - self._held_up.get(project, now_s) < _PATIENCE_S,
         )  # fmt: skip
         try:
-            return look.run(), False
+            outcome = look.run()
+        except HeldUp as reason:
+            return self._held(project, visit, str(reason)), False
         except LabelStudioUnreachable as error:
             return self._troubled(visit, "waiting", error, _AWAY_S), False
         except LabelStudioError as error:
@@ -114,6 +121,15 @@ class Learner:
             again_s = min(_LONGEST_S, _FAILED_S * 2**visit.deaths)
             told = f"unexpected {type(error).__name__}: {error}; the learner's log tells where"
             return Outcome("blocked", told, visit.mark, again_s), True
+        if outcome.state == "idle":
+            self._held_up.pop(project, None)
+        return outcome, False
+
+    def _held(self, project: int, visit: Visit, reason: str) -> Outcome:
+        now_s = time.monotonic()
+        left_s = max(0.0, _PATIENCE_S - (now_s - self._held_up.setdefault(project, now_s)))
+        told = f"an annotated image cannot be read now, and is waited for, {left_s / 60:.0f} minutes at most: {reason}"
+        return Outcome("waiting", told, visit.mark, _HELD_UP_S)
 
     def _troubled(self, visit: Visit, state: State, error: ZeromaskError, again_s: float | None) -> Outcome:
         log.warning("%s", error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.annotations import Annotation
-from plugin_config.errors import ImageUnavailable, LabelStudioError, RegionError
+from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, RegionError
 from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.batches import free_memory
 from worker.images import ImageLimits, fetch_image
-from worker.learning.adapter import Example
+from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.outcomes import Outcomes, count_outcomes, sum_outcomes
 from worker.learning.truth import counting_annotations, draw_truth, merge_truths
 from worker.segmentation.encoder import ImageEmbedding
@@ -64,9 +64,12 @@ def read_corrections(
     limits: ImageLimits,
     ours: Collection[str] = (),
     longest_side: int = LONGEST_SIDE,
+    only: Collection[int] | None = None,
+    passing: Callable[[int, str], None] = lambda task, reason: None,
 ) -> Iterator[Correction]:
     """Read every annotated task of a project, one at a time. One that cannot be read is left out with its reason in the
-    log: its image is gone, or a region of it is broken, so that its truth would be wrong.
+    log: its image is gone, or a region of it is broken, so that its truth would be wrong. Where the reason may pass, it
+    is told besides: the image's server is in trouble, Label Studio stumbles over this task, or memory is short.
 
     Args:
         label_studio: the client.
@@ -76,12 +79,14 @@ def read_corrections(
         limits: for images.
         ours: versions of our predictions, see `count_outcomes`.
         longest_side: pixels; larger images and their truths are reduced to it once they are embedded.
+        only: ids of the tasks to read; None = all.
+        passing: takes a task's id and why it cannot be read now. It may raise, which ends the reading.
 
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
     """
     reader = _Reader(label_studio, vocabulary, embed, limits, ours, longest_side)
-    ids = [row.id for row in label_studio.annotated_tasks(project)]
+    ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
         for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
             try:
@@ -90,11 +95,17 @@ def read_corrections(
                 if error.status not in (404, 500):  # these two are about this one task
                     raise
                 log.warning("task %d is not learned from: %s", task.id, error)
+                if error.status == 500:
+                    passing(task.id, str(error))
             except (ImageUnavailable, RegionError) as error:
                 log.warning("task %d is not learned from: %s", task.id, error)
+                if isinstance(error, ImageHostTrouble):
+                    passing(task.id, str(error))
             except (MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
                 free_memory()
-                log.warning("task %d is not learned from: its image does not go through the model (%r)", task.id, error)
+                told = f"its image does not go through the model ({error!r})"
+                log.warning("task %d is not learned from: %s", task.id, told)
+                passing(task.id, f"task {task.id}: {told}")
             else:
                 if found is not None:
                     yield found
@@ -104,8 +115,8 @@ def corrections_digest(label_studio: LabelStudio, project: int) -> str:
     """16 hex digits that change when anything does that `read_corrections` reads of the annotations: one request for
     500 annotated tasks.
 
-    A prediction stored for an annotated task changes it too: a needless reading, never a missed one. Another labeling
-    config does not; its vocabulary's hash tells that.
+    A prediction stored or deleted for an annotated task changes it too: a needless reading, never a missed one;
+    `content_digest` tells then. Another labeling config does not; its vocabulary's hash tells that.
 
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
@@ -114,6 +125,28 @@ def corrections_digest(label_studio: LabelStudio, project: int) -> str:
     for task in label_studio.annotated_tasks(project):
         digest.update(f"{task.id} {task.annotations} {task.updated_at}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def content_digest(examples: Iterable[Example], vocabulary: Vocabulary) -> str:
+    """16 hex digits that change when what is learned from does: which images, and which label lies where in them.
+
+    Neither the examples' order counts, nor labels that none of them shows, nor what else is looked for under a label.
+
+    Args:
+        examples: all there are, with the vocabulary's words.
+        vocabulary: of the project.
+    """
+    names = [" ".join(sorted({repr(label.key) for label in vocabulary.labels if label.texts == texts}))
+             for texts in vocabulary.words]  # fmt: skip
+    rows = []
+    for example in examples:
+        drawn = sorted(np.unique(example.truth[example.truth >= 0]).tolist(), key=lambda number: names[number])
+        place = np.arange(min(UNLABELLED, VOID), len(names), dtype=np.int16)  # of each value, from the lowest on
+        place[np.asarray(drawn, dtype=np.int64) - place[0]] = np.arange(len(drawn))
+        truth = np.ascontiguousarray(place[example.truth - int(place[0])])
+        told = f"{example.key} {truth.shape} {[names[number] for number in drawn]} "
+        rows.append(hashlib.sha256(told.encode() + truth.tobytes()).hexdigest())
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
 
 
 def make_example(

@@ -7,19 +7,21 @@ changes in one move, after all that belongs to it is written. It must not know q
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 
 from plugin_config.annotation_mark import AnnotationMark, annotation_mark
-from plugin_config.errors import LearningError, VersionsUnavailable
+from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
 from plugin_config.label_studio import Project
 from plugin_config.learning import State, Visit
 from plugin_config.versions import Attempt, Pointer, VerdictRecord, VersionFolder, now, number_of
 from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
 from worker.learning.adapter import Example
-from worker.learning.corrections import corrections_digest, read_corrections
+from worker.learning.corrections import content_digest, corrections_digest
 from worker.learning.gate import Verdict, judge
 from worker.learning.hold_out import split
+from worker.learning.reading import Reading, is_due, say_without
 from worker.learning.recipes import recipe_named
 from worker.learning.store import keep
 from worker.resident import Resident
@@ -27,7 +29,7 @@ from worker.resident import Resident
 log = logging.getLogger(__name__)
 
 RECIPE = "quick"
-_TOLD_EVERY = 10
+_ROLLED_BACK = "these corrections made a version that was rolled back; others are waited for"
 
 
 class BrokenOff(Exception):
@@ -59,22 +61,26 @@ class Look:
         visit: how it was asked for.
         tell: takes what is being done now, for people.
         go_on: raises BrokenOff when the look must end; called between steps, and right before what is served changes.
+        patient: whether to raise HeldUp where an image cannot be read for what may pass; else it is learned without.
     """
 
     def __init__(
-        self, resident: Resident, project: int, visit: Visit, *, tell: Callable[[str], None], go_on: Callable[[], None]
-    ) -> None:
+        self, resident: Resident, project: int, visit: Visit, *, tell: Callable[[str], None],
+        go_on: Callable[[], None], patient: bool = False,
+    ) -> None:  # fmt: skip
         self._resident = resident
         self._id = project
         self._visit = visit
         self._tell = tell
         self._go_on = go_on
+        self._patient = patient
 
     def run(self) -> Outcome:
         """Look.
 
         Raises:
             BrokenOff: as `go_on` does.
+            HeldUp: an image cannot be read now, and there is patience.
             LabelStudioError: Label Studio does not answer, or refuses; status 404 when the project is gone.
             LabelingConfigError: the project names nothing to segment.
             VersionsUnavailable: versions can be neither read nor written.
@@ -94,30 +100,59 @@ class Look:
         mark = annotation_mark(
             resident.label_studio, self._id, tasks=last.tasks if last else 0, latest=last.latest if last else ""
         )
-        early = self._too_early(mark, last, vocabulary)
+        weights = resident.segmenter.encoder.fingerprint
+        reading = Reading(
+            resident, self._id, vocabulary, patient=self._patient, missing=last.missing if last else {}, step=self._step
+        )
+        anew = last is not None and (
+            last.vocabulary != vocabulary.hash
+            or _learned_otherwise(folder, pointer, weights)
+            or self._some_are_back(project, folder, last, reading)
+        )
+        early = self._too_early(mark, anew, reading.missing)
         if early is not None:
             return early
         digest = f"{corrections_digest(resident.label_studio, self._id)}-{vocabulary.hash}"
-        if last and last.digest == digest:
-            return Outcome("idle", "nothing is new", str(mark))
-        if digest in pointer.rejected:
-            told = "these corrections made a version that was rolled back; others are waited for"
-            return Outcome("idle", told, str(mark))
-        examples = self._read(project, vocabulary, mark)
-        verdict = self._judge(project, folder, pointer, examples, vocabulary)
-        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), _record(verdict))
-        return self._conclude(project, folder, pointer, attempt, verdict)
+        if last and last.digest == digest and not anew:
+            return Outcome("idle", say_without("nothing is new", reading.missing), str(mark))
+        if digest in pointer.rejected:  # by versions made before `content` was noted
+            return Outcome("idle", _ROLLED_BACK, str(mark))
+        folder.check_room()  # or all would be read and learned again and again, to fail at the last step
+        unjudged = VerdictRecord(False, "")
+        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), unjudged, weights=weights)
+        return self._learn(project, folder, pointer, attempt, vocabulary, reading)
 
-    def _too_early(self, mark: AnnotationMark, last: Attempt | None, vocabulary: Vocabulary) -> Outcome | None:
+    def _learn(
+        self, project: Project, folder: VersionFolder, pointer: Pointer, attempt: Attempt, vocabulary: Vocabulary,
+        reading: Reading,
+    ) -> Outcome:  # fmt: skip
+        """Read, and learn unless what is read was learned from before. `attempt`: what is known of it so far."""
+        last, examples = pointer.attempt, reading.read(attempt.tasks)
+        content = f"{content_digest(examples, vocabulary)}-{attempt.weights}"
+        missing_at = now() if reading.missing else ""
+        outcomes = {key: asdict(found) for key, found in reading.outcomes.items()}
+        attempt = replace(attempt, content=content, missing=reading.missing, missing_at=missing_at, outcomes=outcomes)
+        if last and last.content == content and last.vocabulary == vocabulary.hash:
+            attempt = replace(attempt, at=last.at, verdict=last.verdict, version=last.version)
+            return self._settle(project, folder, attempt, "nothing is new")
+        if content in pointer.rejected:
+            attempt = replace(attempt, verdict=VerdictRecord(False, _ROLLED_BACK))
+            return self._settle(project, folder, attempt, _ROLLED_BACK)
+        verdict = self._judge(project, folder, pointer, examples, vocabulary)
+        return self._conclude(project, folder, pointer, replace(attempt, verdict=_record(verdict)), verdict)
+
+    def _too_early(self, mark: AnnotationMark, anew: bool, missing: Mapping[str, str]) -> Outcome | None:
+        """How the look ends before anything is read. `anew`: what is annotated already is a reason to learn, because
+        the labels or the model have changed since, or an image is back. `missing`: those that are not.
+        """
         settings, visit = self._resident.settings, self._visit
-        relabelled = last is not None and last.vocabulary != vocabulary.hash
         if not mark.tasks:
             return Outcome("idle", "no image is annotated", str(mark))
-        if not mark.changed and not relabelled:
-            return Outcome("idle", "nothing is new", str(mark))
+        if not mark.changed and not anew:
+            return Outcome("idle", say_without("nothing is new", missing), str(mark))
         if visit.pressed:
             return None
-        if mark.changed < settings.finetune_every and not relabelled:
+        if mark.changed < settings.finetune_every and not anew:
             told = f"{mark.changed} of {settings.finetune_every} new or changed annotated images are there"
             return Outcome("waiting", told, str(mark))
         # A webhook has pushed the look behind the pause already; where none came, annotations must have stood still.
@@ -126,19 +161,14 @@ class Look:
             return Outcome("waiting", "until annotators pause", str(mark), settings.finetune_quiet_s - stood_s)
         return None
 
-    def _read(self, project: Project, vocabulary: Vocabulary, mark: AnnotationMark) -> list[Example]:
-        resident, found = self._resident, []
-        ours = resident.ledger.known_versions(project.id)
-        corrections = read_corrections(
-            resident.label_studio, project.id, vocabulary, embed=resident.embeddings.embed, limits=resident.limits,
-            ours=ours,
-        )  # fmt: skip
-        self._step(f"reads {mark.tasks} annotated images")
-        for correction in corrections:
-            found.append(correction.example)
-            if len(found) % _TOLD_EVERY == 0:
-                self._step(f"has read {len(found)} of {mark.tasks} annotated images")
-        return found
+    def _some_are_back(self, project: Project, folder: VersionFolder, last: Attempt, reading: Reading) -> bool:
+        """Whether there is to be learned anew because an image that was left out can be read by now."""
+        if not last.missing or not (self._visit.pressed or is_due(last.missing_at)):
+            return False
+        back = reading.some_are_back()
+        if not back:
+            self._settle(project, folder, replace(last, missing=reading.missing, missing_at=now()), "")
+        return back
 
     def _judge(
         self, project: Project, folder: VersionFolder, pointer: Pointer, examples: list[Example], vocabulary: Vocabulary
@@ -151,6 +181,13 @@ class Look:
         recipe = recipe_named(RECIPE)
         return judge(recipe, learn, held_out, served, vocabulary.words, resident.segmenter, seen=seen)
 
+    def _settle(self, project: Project, folder: VersionFolder, attempt: Attempt, told: str) -> Outcome:
+        """Note that nothing is to be learned from these corrections, so that they are not read again and again."""
+        with self._resident.adapters.moving(project.id):
+            self._go_on()
+            folder.point(replace(folder.pointer(), attempt=attempt))
+        return Outcome("idle", say_without(told, attempt.missing), f"{attempt.tasks} {attempt.latest}")
+
     def _conclude(
         self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, verdict: Verdict
     ) -> Outcome:
@@ -162,7 +199,7 @@ class Look:
                 self._step("keeps the new version")
                 manifest = keep(
                     folder, verdict.adapter, newest=before.newest, weights=resident.segmenter.encoder.fingerprint,
-                    base=before.served, digest=attempt.digest, learned_from=verdict.learned_from,
+                    base=before.served, digest=attempt.content, learned_from=verdict.learned_from,
                     verdict=attempt.verdict,
                 )  # fmt: skip
                 target, newest = manifest.name, manifest.number
@@ -180,22 +217,37 @@ class Look:
         if target is not None:
             resident.adapters.serve(project, afresh=True)
             resident.hints.request_refresh(project.id)
-            self._prune(folder)
-        return Outcome("idle", attempt.verdict.reason, f"{attempt.tasks} {attempt.latest}")
+            self._prune(project, folder)
+        told = say_without(attempt.verdict.reason, attempt.missing)
+        return Outcome("idle", told, f"{attempt.tasks} {attempt.latest}")
 
-    def _prune(self, folder: VersionFolder) -> None:
-        """Leave what is served, what was served before it, and the newest few."""
+    def _prune(self, project: Project, folder: VersionFolder) -> None:
+        """Leave what is served, what was served before it, and the newest few. Nobody may move the pointer meanwhile:
+        a version that a person has just gone back to would be deleted under it.
+        """
         try:
-            served = folder.pointer().served
-            before = folder.manifest(served).base if number_of(served) else ZEROSHOT
-            for name in folder.prune({served, before}):
-                log.info("project %d: version %s is deleted: old and not served", folder.owner.project, name)
-        except (LearningError, VersionsUnavailable) as error:  # the next promotion tries again
-            log.warning("project %d: %s", folder.owner.project, error)
+            with self._resident.adapters.moving(project.id):
+                served = folder.pointer().served
+                before = folder.manifest(served).base if number_of(served) else ZEROSHOT
+                for name in folder.prune({served, before}):
+                    log.info("project %d: version %s is deleted: old and not served", project.id, name)
+        except (LearningError, VersionsUnavailable, QueueUnavailable) as error:  # the next promotion tries again
+            log.warning("project %d: %s", project.id, error)
 
     def _step(self, told: str) -> None:
         self._go_on()
         self._tell(told)
+
+
+def _learned_otherwise(folder: VersionFolder, pointer: Pointer, weights: str) -> bool:
+    """Whether corrections were last learned with another model than the one of this fingerprint, or one that is read
+    in another way: nothing of that can be served any more.
+    """
+    told = pointer.attempt.weights if pointer.attempt else ""
+    if not told and number_of(pointer.served):
+        with suppress(LearningError):  # a damaged version says nothing of the model, and is told elsewhere
+            told = folder.manifest(pointer.served).weights
+    return told not in ("", weights)
 
 
 def _record(verdict: Verdict) -> VerdictRecord:
