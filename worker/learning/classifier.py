@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.ensemble import Blinded, Ensemble, Lesson, Training, hidden_among, narrowed, train
+from worker.learning.ensemble import Blinded, Ensemble, Lesson, Training, train
 from worker.learning.retrieval import Bank
 
 _FARTHEST = 4.0  # deviations at which inputs are cut off
@@ -22,20 +22,7 @@ _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HARM = 0.01  # of IoU, to a class
 _UNJUDGED = 0.5  # strength when there is one photograph only
 _LEAST_HALVED = 4  # photographs: one alone says too little of how pictures differ
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """Columns of the descriptors that may be left out.
-
-    Attributes:
-        columns: which.
-        gain: of mean IoU on photographs left out, with them over without them, that they must exceed to be used; below
-            0, they are used unless they harm by more. With fewer photographs than four nothing is tried.
-    """
-
-    columns: slice
-    gain: float
+_GAIN = 0.03  # of mean IoU; less may be chance where photographs are few
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,7 @@ class Picture:
     """What is known of the cells of one picture.
 
     Attributes:
-        values: (F, N) float32 descriptors.
+        values: (F, N) float32 descriptors, those in doubt last.
         offset: (C, N) float32 logits that learning starts from.
     """
 
@@ -81,15 +68,13 @@ class Classifier:
     """Networks, a bank, and the scale of their inputs.
 
     Attributes:
-        columns: (F,) bool: which descriptors are used.
-        mean, spread: (U,) float32 of these.
+        mean, spread: (F,) float32 of the descriptors that are used; more, the last ones, may be seen.
         networks: what classifies a cell.
         bank: cells that others are compared with, or None.
         retrieval: weight of the bank.
         strength: what the networks' logits are multiplied with, in [0, 1].
     """
 
-    columns: Tensor
     mean: Tensor
     spread: Tensor
     networks: Ensemble
@@ -100,7 +85,7 @@ class Classifier:
     @torch.no_grad()
     def logits(self, picture: Picture) -> Tensor:
         """(C, N) float32 log-posteriors."""
-        rows = ((picture.values[self.columns].T - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
+        rows = ((picture.values[: len(self.mean)].T - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
         posterior = self.networks.posterior(rows, picture.offset.T, self.strength)
         if self.bank is not None:
             posterior = torch.lerp(posterior, self.bank.recall(rows), self.retrieval)
@@ -108,7 +93,7 @@ class Classifier:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for storage."""
-        named = {"columns": self.columns.to(torch.uint8), "mean": self.mean, "spread": self.spread}
+        named = {"mean": self.mean, "spread": self.spread}
         named |= {f"weight{layer}": weight for layer, weight in enumerate(self.networks.weights)}
         named |= {f"bias{layer}": bias for layer, bias in enumerate(self.networks.biases)}
         return named if self.bank is None else named | {"bank.keys": self.bank.keys, "bank.shares": self.bank.shares}
@@ -123,8 +108,7 @@ class Classifier:
         layers = range(sum(name.startswith("weight") for name in tensors))
         weights, biases = (tuple(tensors[f"{kind}{layer}"] for layer in layers) for kind in ("weight", "bias"))
         bank = Bank(tensors["bank.keys"], tensors["bank.shares"]) if retrieval else None
-        return cls(tensors["columns"].bool(), tensors["mean"], tensors["spread"], Ensemble(weights, biases), bank,
-                   retrieval, strength)  # fmt: skip
+        return cls(tensors["mean"], tensors["spread"], Ensemble(weights, biases), bank, retrieval, strength)
 
 
 def learn(
@@ -135,7 +119,7 @@ def learn(
     photographs: int,
     wary: bool,
     blinded: Sequence[Blinded],
-    doubts: Sequence[Doubt] = (),
+    doubted: int = 0,
 ) -> Classifier:
     """Learn from pictures, `count` of them: the shares (C, h, w) of the classes in the cells of each, and a look at it.
 
@@ -145,7 +129,7 @@ def learn(
         photographs: how many the pictures are of, in turns.
         wary: whether learning may make the offsets worse: then photographs left out say how far to go from them.
         blinded: what is hidden from some of the cells.
-        doubts: what is tried on photographs left out before it is used.
+        doubted: how many of the last columns are used only if photographs left out are told better with them.
 
     Raises:
         LearningError: everything is void.
@@ -165,66 +149,33 @@ def learn(
     photograph = torch.cat([torch.full((len(part[0]),), k % photographs) for k, part in enumerate(picked)])
     there = photograph.bincount(minlength=photographs) > 0  # one that is void all over does not count
     photograph, photographs = (there.cumsum(dim=0) - 1)[photograph], int(there.sum())
-    trial = _Trial(lesson, photograph, options, blinded)
-    columns = trial.columns(doubts) if photographs >= _LEAST_HALVED else _undoubted(len(mean), doubts)
-    lesson, blinded = narrowed(lesson, columns), hidden_among(blinded, columns)
+    if doubted and not (photographs >= _LEAST_HALVED and _pays(lesson, photograph, doubted, options, blinded)):
+        inputs, mean, spread = inputs[:, :-doubted].contiguous(), mean[:-doubted], spread[:-doubted]
+        lesson = replace(lesson, inputs=inputs)
     networks = train(lesson, options.members, options.training, blinded=blinded, seed=options.seed)
     strength = 1.0
     if wary:
         strength = _best_strength(lesson, photograph, options, blinded) if photographs > 1 else _UNJUDGED
-    bank = Bank.gather(lesson.inputs, lesson.shares, chance) if options.retrieval * strength else None
-    retrieval = options.retrieval * strength if bank else 0.0
-    return Classifier(columns, mean[columns], spread[columns], networks, bank, retrieval, strength)
+    bank = Bank.gather(inputs, lesson.shares, chance) if options.retrieval * strength else None
+    return Classifier(mean, spread, networks, bank, options.retrieval * strength if bank else 0.0, strength)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Photographs left out, over two halves of them, say which columns are worth having.
-
-    Attributes:
-        lesson: of all columns.
-        photograph: (N,) int64 which each row is of.
-        options: of the networks.
-        blinded: columns hidden now and then.
-    """
-
-    lesson: Lesson
-    photograph: Tensor
-    options: Options
-    blinded: Sequence[Blinded]
-
-    def columns(self, doubts: Sequence[Doubt]) -> Tensor:
-        """(F,) bool: what is left when every doubt, in turn, is settled."""
-        kept = torch.ones(self.lesson.inputs.shape[1], dtype=torch.bool)
-        best = self._quality(kept) if doubts else 0.0
-        for doubt in doubts:
-            fewer = kept.clone()
-            fewer[doubt.columns] = False
-            without = self._quality(fewer)
-            if best <= without + doubt.gain:
-                kept, best = fewer, without
-        return kept
-
-    def _quality(self, columns: Tensor) -> float:
-        """Mean IoU on the photographs left out, by what is learned in a quarter of the steps."""
-        training = replace(self.options.training, steps=max(1, self.options.training.steps // 4))
-        lesson, blinded = narrowed(self.lesson, columns), hidden_among(self.blinded, columns)
-        count = lesson.shares.shape[1]
-        table = torch.zeros(1, count, count, dtype=torch.int64)
-        some = torch.arange(len(self.photograph)) % 3 == 0  # are enough to judge by
-        for half in (0, 1):
-            out = self.photograph % 2 == half
-            networks = train(lesson.without(out), 1, training, blinded=blinded, seed=self.options.seed)
-            table[0] += _confusion(networks, lesson.of(out & some), 1.0)
-        return float(_ious(table).mean())
-
-
-def _undoubted(count: int, doubts: Sequence[Doubt]) -> Tensor:
-    """(F,) bool: the columns that need not prove right first."""
-    kept = torch.ones(count, dtype=torch.bool)
-    for doubt in doubts:
-        kept[doubt.columns] &= doubt.gain <= 0
-    return kept
+def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, blinded: Sequence[Blinded]) -> bool:
+    """Whether photographs left out are told better with the last columns than without, over two halves of them."""
+    training = replace(options.training, steps=max(1, options.training.steps // 4))
+    count = lesson.shares.shape[1]
+    table = torch.zeros(2, count, count, dtype=torch.int64)
+    some = torch.arange(len(photograph)) % 3 == 0  # are enough to judge by
+    for half in (0, 1):
+        out = photograph % 2 == half
+        taught, judged = lesson.without(out), lesson.of(out & some)
+        for k in (0, 1):
+            if k:
+                taught, judged = (replace(part, inputs=part.inputs[:, :-doubted]) for part in (taught, judged))
+            networks = train(taught, 1, training, blinded=blinded, seed=options.seed)
+            table[k] += _confusion(networks, judged, 1.0)
+    seen, unseen = _ious(table).mean(dim=1).tolist()
+    return bool(seen > unseen + _GAIN)
 
 
 def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -41,18 +41,6 @@ class Lesson:
     def without(self, rows: Tensor) -> Lesson:
         """The same with some of the rows, (N,) bool, never drawn; nothing is copied."""
         return Lesson(self.inputs, self.shares, self.offset, self.weight * ~rows)
-
-
-def narrowed(lesson: Lesson, columns: Tensor) -> Lesson:
-    """The same of some of the columns, (F,) bool."""
-    return lesson if bool(columns.all()) else replace(lesson, inputs=lesson.inputs[:, columns])
-
-
-def hidden_among(blinded: Sequence[Blinded], columns: Tensor) -> list[Blinded]:
-    """The same blindness when only some columns, (F,) bool, are left."""
-    before = torch.cat([torch.zeros(1, dtype=torch.int64), columns.cumsum(dim=0)]).tolist()
-    found = [(slice(before[hidden.start], before[hidden.stop]), often) for hidden, often in blinded]
-    return [(hidden, often) for hidden, often in found if hidden.start < hidden.stop]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worker.learning.adapter import VOID, Example, Words
 from worker.learning.appearance import PLACES, describe
-from worker.learning.classifier import Doubt, Picture
+from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
 from worker.learning.saliency import SALIENT, saliency
 from worker.learning.views import View
@@ -30,7 +30,6 @@ GRID = 128
 
 _AXES = 24  # of the encoder's features
 _BLIND_ENCODER, _BLIND_PLACES = 0.5, 0.3  # views in other light keep the features of the picture as it is
-_SALIENCY_GAIN, _ENCODER_GAIN = 0.03, -0.01  # of mean IoU; less may be chance where photographs are few
 _SCALES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -96,14 +95,9 @@ class Sight:
         return [(slice(0, seen), _BLIND_ENCODER), (slice(seen, seen + PLACES), _BLIND_PLACES)]
 
     @property
-    def doubts(self) -> list[Doubt]:
-        """Which columns of a picture are tried first: saliency, which tells of whole pictures, and these are few; and
-        features that were trained for something else, which are mere noise on some.
-        """
-        if not self.appearance:
-            return []
-        found = [Doubt(slice(-SALIENT, None), _SALIENCY_GAIN)] if self.saliency else []
-        return [*found, Doubt(self.blinded[0][0], _ENCODER_GAIN)] if self.encoder else found
+    def doubted(self) -> int:
+        """How many of the last columns are to prove right first: they tell of whole pictures, and these are few."""
+        return SALIENT if self.appearance and self.saliency else 0
 
     def rows(self, words: Words) -> list[int | None]:
         """Where each taught class is among others' words; see `found_again`."""

@@ -123,7 +123,7 @@ class QuickRecipe:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
         classifier = learn(seen, self._pictures(len(shown)), options, photographs=len(shown), wary=sight.scale > 0,
-                           blinded=sight.blinded, doubts=sight.doubts)  # fmt: skip
+                           blinded=sight.blinded, doubted=sight.doubted)  # fmt: skip
         return QuickAdapter(sight, classifier)
 
     def load(self, state: AdapterState) -> QuickAdapter:
