@@ -94,17 +94,17 @@ def conjugate_gradients(
     solution = start.clone()
     residual = right - operator(solution)
     direction = residual * inverse
-    energy = (residual * direction).sum(dim=-1, keepdim=True)
+    energy = torch.linalg.vecdot(residual, direction).unsqueeze(-1)
     enough = tolerance**2 * right.square().sum(dim=-1) if tolerance else None
     for _ in range(iterations):
         if enough is not None and bool((residual.square().sum(dim=-1) <= enough).all()):
             break
         image = operator(direction)
-        step = energy / ((direction * image).sum(dim=-1, keepdim=True) + _TINY)
+        step = energy / (torch.linalg.vecdot(direction, image).unsqueeze(-1) + _TINY)
         solution.addcmul_(step, direction)
         residual.addcmul_(step, image, value=-1)
         conditioned = residual * inverse
-        lower = (residual * conditioned).sum(dim=-1, keepdim=True)
+        lower = torch.linalg.vecdot(residual, conditioned).unsqueeze(-1)
         direction.mul_(lower / (energy + _TINY)).add_(conditioned)
         energy = lower
     return solution

@@ -60,7 +60,9 @@ def fit_local_lines(values: Tensor, image: Tensor, *, radius: int, smoothness: f
         covariance[channel, channel] = covariance[channel, channel] + smoothness
     shared = crossed.reshape(3, count, height, width) - colour[:, None] * mean
     slope = _solve_3x3(covariance, shared)
-    offset = mean - (slope * colour[:, None]).sum(dim=0)
+    offset = mean.clone()
+    for channel in range(3):
+        offset.addcmul_(slope[channel], colour[channel], value=-1)
     smooth = boxes[0] @ torch.cat([slope.flatten(0, 1), offset]) @ boxes[1].T
     return LocalLines(smooth.reshape(4, count, height, width))
 
@@ -74,7 +76,12 @@ def _solve_3x3(matrix: dict[tuple[int, int], Tensor], right: Tensor) -> Tensor:
         [first, second, third, second, a * f - c * c, b * c - a * e, third, b * c - a * e, a * d - b * b]
     ).div_(determinant)  # fmt: skip
     inverse = inverse.reshape(3, 3, *determinant.shape)
-    return torch.stack([(inverse[row][:, None] * right).sum(dim=0) for row in range(3)])
+    solved = torch.empty_like(right)
+    for row in range(3):
+        torch.mul(right[0], inverse[row, 0], out=solved[row])
+        for column in (1, 2):
+            solved[row].addcmul_(right[column], inverse[row, column])
+    return solved
 
 
 @lru_cache(maxsize=64)

@@ -22,7 +22,8 @@ from worker.segmentation.graph import Lattice, conjugate_gradients, lattice
 from worker.segmentation.pictures import lab_picture
 
 CELLS = 4  # per side of a patch, at the finest
-_LEVELS = ((2, 40), (CELLS, 12))  # cells per side, iterations: far reach is cheap where cells are few
+_LEVELS = ((2, 40), (CELLS, 12))  # cells per side, most iterations: far reach is cheap where cells are few
+_NEAR = 0.01  # residual, of the right-hand side, at which a level that is only a start is left
 _SIGHT = 0.7  # patches: standard deviation of what a patch sees beyond its own border
 _ALIKE, _ALIKE_REACH = 0.9, 1.5  # share of the errors that neighbours have in common, and how far that reaches
 _UNSURE = 0.1  # weight of a patch without any margin, where the evidence is noisy
@@ -61,7 +62,8 @@ def propagate(evidence: Evidence, shares: Tensor, image: NDArray[np.uint8], *, t
 
             right = patches.back(patches.residual(shares)).mul_(pull)
             diagonal = graph.degree + 0.3 * pull / cells**2
-            solved = conjugate_gradients(energy, right, start, diagonal, iterations=iterations)
+            near = 0.0 if cells == CELLS else _NEAR
+            solved = conjugate_gradients(energy, right, start, diagonal, iterations=iterations, tolerance=near)
             if level or trust >= 1 or not _swallows(evidence.shares, patches.see(solved)):
                 break
             trust = min(1.0, trust * _MORE_TRUST)
@@ -104,7 +106,7 @@ class _Patches:
 
     def back(self, patches: Tensor) -> Tensor:
         """The transpose of `see`: (C, h, w) -> (C, N)."""
-        return (self.rows.T @ patches @ self.columns).flatten(1)
+        return (self.rows.T @ (patches @ self.columns)).flatten(1)
 
 
 def _sureness(evidence: Evidence) -> Tensor:
