@@ -107,25 +107,25 @@ def test_a_clock_that_is_set_costs_no_lease(redis: Redis) -> None:
     assert learning.renew(PROJECT, "me")
 
 
-def test_what_is_asked_for_during_a_look_stays_asked_for(learning: ProjectLearning, redis: Redis) -> None:
+def look_with_a_hint_meanwhile(learning: ProjectLearning, redis: Redis, *, again_s: float | None = None) -> None:
+    """A look that a person asked for, a webhook during it, and the pause after that."""
     learning.press(PROJECT)
     visit = begin(learning)
     time_passes(redis, 1)
     learning.hint(PROJECT, quiet_s=1)
-    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
+    assert learning.end(PROJECT, "me", visit, DONE, mark="m", again_s=again_s)
     time_passes(redis, 2)
+
+
+def test_what_is_asked_for_during_a_look_stays_asked_for(learning: ProjectLearning, redis: Redis) -> None:
+    look_with_a_hint_meanwhile(learning, redis)
     assert learning.due() == [PROJECT]
 
 
 def test_what_was_pressed_for_is_over_with_its_look_whatever_came_meanwhile(
     learning: ProjectLearning, redis: Redis
 ) -> None:
-    learning.press(PROJECT)
-    visit = begin(learning)
-    time_passes(redis, 1)
-    learning.hint(PROJECT, quiet_s=1)
-    assert learning.end(PROJECT, "me", visit, DONE, mark="m")
-    time_passes(redis, 2)
+    look_with_a_hint_meanwhile(learning, redis)
     assert not begin(learning).pressed
 
 
@@ -145,12 +145,7 @@ def test_a_press_during_a_look_is_for_the_next_one(learning: ProjectLearning, re
 def test_the_person_still_waits_where_a_webhook_came_while_a_look_could_not_be_ended(
     learning: ProjectLearning, redis: Redis
 ) -> None:
-    learning.press(PROJECT)
-    visit = begin(learning)
-    time_passes(redis, 1)
-    learning.hint(PROJECT, quiet_s=1)
-    assert learning.end(PROJECT, "me", visit, DONE, mark="m", again_s=30)
-    time_passes(redis, 2)
+    look_with_a_hint_meanwhile(learning, redis, again_s=30)
     assert begin(learning).pressed
 
 

@@ -55,7 +55,7 @@ class Crops:
         """(H, W) the best text for each pixel of an (H, W, 3) uint8 RGB image, their number = background.
 
         Masks weighed with the posteriors of their crops, as MaskFormer and ZegFormer infer; summed before they are
-        enlarged, which is cheaper and, both being linear, the same.
+        enlarged, which is cheaper. What no mask covers is background.
         """
         posteriors = (_SCALE * self.cosines(image, proposals.boxes)).softmax(dim=1)
         shares = torch.einsum("qc,qhw->chw", posteriors, proposals.masks.to(posteriors.device))
