@@ -1,4 +1,4 @@
-"""What is seen of a picture without any model: cells described in place, and what stands out of the whole."""
+"""What is seen of a picture without any model: cells described in place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from worker.learning.appearance import PLACES, describe, window_mean
-from worker.learning.saliency import saliency
 from worker.learning.views import View
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -20,13 +19,6 @@ SIZES = [(1, 1), (2, 90), (90, 3), (60, 80)]
 def noise(size: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
     grain = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     return np.asarray(cv2.GaussianBlur(grain, (0, 0), 2), dtype=np.uint8)
-
-
-def ball() -> NDArray[np.uint8]:
-    """A red ball in the middle of a green ground."""
-    image = np.full((60, 80, 3), (40, 120, 50), dtype=np.uint8)
-    cv2.circle(image, (40, 30), 12, (190, 40, 40), -1)
-    return image
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -51,26 +43,6 @@ def test_windows_are_shorter_at_the_borders() -> None:
     for row, column in ((0, 0), (3, 4), (6, 8), (5, 1)):
         window = values[max(0, row - 3) : row + 4, max(0, column - 3) : column + 4]
         np.testing.assert_allclose(means[row, column], window.mean(axis=(0, 1)), rtol=1e-5)
-
-
-def test_a_thing_stands_out_of_its_ground() -> None:
-    found = saliency(ball())
-    rows, columns = found.shape[1:]
-    thing, ground = (rows // 2, columns // 2), (2, 2)
-    for common, border, scatter, middle_row, away in found.reshape(-1, 5, rows, columns):
-        assert common[thing] < common[ground] - 0.5
-        assert border[thing] < border[ground] - 0.5
-        assert scatter[thing] < scatter[ground] - 0.3
-        assert abs(middle_row[thing]) < 0.1
-        assert away[thing] < 0.15 < away[ground]
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_whatever_the_size_it_is_finite_and_mirrors(size: tuple[int, int]) -> None:
-    image = noise(size)
-    plain, mirrored = saliency(image), saliency(image[:, ::-1].copy())
-    assert plain.isfinite().all()
-    torch.testing.assert_close(mirrored.flip(2), plain, atol=2e-2, rtol=1e-2)  # resizing rounds to whole levels
 
 
 def test_light_changes_every_channel_by_its_gain() -> None:

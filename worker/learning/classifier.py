@@ -21,8 +21,6 @@ _LEAST = 1e-6
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HARM = 0.01  # of IoU, to a class
 _UNJUDGED = 0.5  # strength when there is one photograph only
-_LEAST_HALVED = 4  # photographs: one alone says too little of how pictures differ
-_GAIN = 0.03  # of mean IoU; less may be chance where photographs are few
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Picture:
     """What is known of the cells of one picture.
 
     Attributes:
-        values: (F, N) float32 descriptors, those in doubt last.
+        values: (F, N) float32 descriptors.
         offset: (C, N) float32 logits that learning starts from.
     """
 
@@ -68,7 +66,7 @@ class Classifier:
     """Networks, a bank, and the scale of their inputs.
 
     Attributes:
-        mean, spread: (F,) float32 of the descriptors that are used; more, the last ones, may be seen.
+        mean, spread: (F,) float32 of the descriptors.
         networks: what classifies a cell.
         bank: cells that others are compared with, or None.
         retrieval: weight of the bank.
@@ -85,7 +83,7 @@ class Classifier:
     @torch.no_grad()
     def logits(self, picture: Picture) -> Tensor:
         """(C, N) float32 log-posteriors."""
-        rows = ((picture.values[: len(self.mean)].T - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
+        rows = ((picture.values.T - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
         posterior = self.networks.posterior(rows, picture.offset.T, self.strength)
         if self.bank is not None:
             posterior = torch.lerp(posterior, self.bank.recall(rows), self.retrieval)
@@ -119,7 +117,6 @@ def learn(
     photographs: int,
     wary: bool,
     blinded: Sequence[Blinded],
-    doubted: int = 0,
 ) -> Classifier:
     """Learn from pictures, `count` of them: the shares (C, h, w) of the classes in the cells of each, and a look at it.
 
@@ -129,7 +126,6 @@ def learn(
         photographs: how many the pictures are of, in turns.
         wary: whether learning may make the offsets worse: then photographs left out say how far to go from them.
         blinded: what is hidden from some of the cells.
-        doubted: how many of the last columns are used only if photographs left out are told better with them.
 
     Raises:
         LearningError: everything is void.
@@ -149,33 +145,12 @@ def learn(
     photograph = torch.cat([torch.full((len(part[0]),), k % photographs) for k, part in enumerate(picked)])
     there = photograph.bincount(minlength=photographs) > 0  # one that is void all over does not count
     photograph, photographs = (there.cumsum(dim=0) - 1)[photograph], int(there.sum())
-    if doubted and not (photographs >= _LEAST_HALVED and _pays(lesson, photograph, doubted, options, blinded)):
-        inputs, mean, spread = inputs[:, :-doubted].contiguous(), mean[:-doubted], spread[:-doubted]
-        lesson = replace(lesson, inputs=inputs)
     networks = train(lesson, options.members, options.training, blinded=blinded, seed=options.seed)
     strength = 1.0
     if wary:
         strength = _best_strength(lesson, photograph, options, blinded) if photographs > 1 else _UNJUDGED
     bank = Bank.gather(inputs, lesson.shares, chance) if options.retrieval * strength else None
     return Classifier(mean, spread, networks, bank, options.retrieval * strength if bank else 0.0, strength)
-
-
-def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, blinded: Sequence[Blinded]) -> bool:
-    """Whether photographs left out are told better with the last columns than without, over two halves of them."""
-    training = replace(options.training, steps=max(1, options.training.steps // 4))
-    count = lesson.shares.shape[1]
-    table = torch.zeros(2, count, count, dtype=torch.int64)
-    some = torch.arange(len(photograph)) % 3 == 0  # are enough to judge by
-    for half in (0, 1):
-        out = photograph % 2 == half
-        taught, judged = lesson.without(out), lesson.of(out & some)
-        for k in (0, 1):
-            if k:
-                taught, judged = (replace(part, inputs=part.inputs[:, :-doubted]) for part in (taught, judged))
-            networks = train(taught, 1, training, blinded=blinded, seed=options.seed)
-            table[k] += _confusion(networks, judged, 1.0)
-    seen, unseen = _ious(table).mean(dim=1).tolist()
-    return bool(seen > unseen + _GAIN)
 
 
 def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from worker.learning.adapter import VOID, Example, Words
 from worker.learning.appearance import PLACES, describe
+from worker.learning.axes import Axes
 from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
-from worker.learning.saliency import SALIENT, saliency
 from worker.learning.views import View
 from worker.segmentation.evidence import enlarge
 from worker.segmentation.heads import Scene
@@ -28,7 +28,9 @@ from worker.segmentation.shape import refine_logits
 GRID = 128
 """Cells along the long side of a picture."""
 
-_AXES = 24  # of the encoder's features
+ENCODER_AXES, TOWER_AXES = 24, (12, 24, 24)
+"""Principal axes of the encoder's features, and of each map of the photograph tower."""
+
 _BLIND_ENCODER, _BLIND_PLACES = 0.5, 0.3  # views in other light keep the features of the picture as it is
 _SCALES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
@@ -40,14 +42,14 @@ class Seen:
     Attributes:
         scene: what the model says.
         image: its image, (H, W, 3) uint8 RGB.
+        photo: (P, h, w) float32 on a grid of its own: what the photograph tower saw, along the sight's axes.
         said: (n + 1, h, w) zero-shot logits in the cells: along the outlines, where the model's words count at all.
-        standing: (S, h, w) float32: how the cells stand out of the whole picture, see `worker.learning.saliency`.
     """
 
     scene: Scene
     image: NDArray[np.uint8]
+    photo: Tensor
     said: Tensor
-    standing: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,32 +74,26 @@ class Sight:
     Attributes:
         words: the texts of each taught class; the rest, whatever it is, is the class after them.
         known: (T,) float32: 1 = the model knows the class's words.
-        middle, axes: (D,) mean and (D, K) principal axes of the encoder's features.
+        features: axes of the encoder's features; None = neither these nor its words are seen.
+        tower: axes of each map of the photograph tower; none = it is not asked.
         trust: how far the model's words proved right, above chance, in [0, 1].
         scale: what the model's logits are multiplied with before learning starts from them.
-        encoder, appearance, saliency: whether these are seen at all; the last is part of the appearance.
+        appearance: whether colour and texture are seen.
     """
 
     words: Words
     known: Tensor
-    middle: Tensor
-    axes: Tensor
+    features: Axes | None
+    tower: tuple[Axes, ...]
     trust: float
     scale: float
-    encoder: bool = True
     appearance: bool = True
-    saliency: bool = True
 
     @property
     def blinded(self) -> list[Blinded]:
         """Which columns of a picture are hidden now and then while learning."""
-        seen = (self.axes.shape[1] + len(self.words)) if self.encoder else 0
+        seen = 0 if self.features is None else self.features.directions.shape[1] + len(self.words)
         return [(slice(0, seen), _BLIND_ENCODER), (slice(seen, seen + PLACES), _BLIND_PLACES)]
-
-    @property
-    def doubted(self) -> int:
-        """How many of the last columns are to prove right first: they tell of whole pictures, and these are few."""
-        return SALIENT if self.appearance and self.saliency else 0
 
     def rows(self, words: Words) -> list[int | None]:
         """Where each taught class is among others' words; see `found_again`."""
@@ -120,11 +116,19 @@ class Sight:
     def seen(self, scene: Scene, image: NDArray[np.uint8]) -> Seen:
         """What is found once of a scene, whatever the view. The image: (H, W, 3) uint8 RGB."""
         grid = cells((image.shape[0], image.shape[1]))
-        standing = enlarge(saliency(image), grid)
+        photo = self._photo(scene, image)
         if not self.trust and set(range(len(scene.words))) <= set(self.rows(scene.words)):
-            return Seen(scene, image, enlarge(scene.logits, grid), standing)
+            return Seen(scene, image, photo, enlarge(scene.logits, grid))
         said = refine_logits(scene.logits, resize(image, grid), scene.embedding.affinity)
-        return Seen(scene, image, said, standing)
+        return Seen(scene, image, photo, said)
+
+    def _photo(self, scene: Scene, image: NDArray[np.uint8]) -> Tensor:
+        """See `Seen.photo`."""
+        if not self.tower:
+            return torch.zeros(0, 1, 1)
+        maps = [axes.project(seen) for axes, seen in zip(self.tower, scene.tower.look(image), strict=True)]
+        finest = (maps[0].shape[1], maps[0].shape[2])
+        return torch.cat([enlarge(found, finest) for found in maps])
 
     def picture(self, seen: Seen, view: View, at: Tensor | None = None) -> Picture:
         """What is seen of a view of a scene, cell by cell.
@@ -145,12 +149,12 @@ class Sight:
         values = [looks[-PLACES:]]
         if self.appearance:
             values.append(looks[:-PLACES])
-        if self.appearance and self.saliency:
-            values.append(grown(seen.standing[:, *within]))
-        if not self.encoder:
+        if self.tower:
+            finest = (seen.photo.shape[1], seen.photo.shape[2])
+            values.append(grown(seen.photo[:, *view.pixels(finest, patches)]))
+        if self.features is None:
             return Picture(torch.cat(values), torch.zeros(len(self.words) + 1, looks.shape[1]))
-        features = (scene.embedding.features[part].cpu().float() - self.middle) @ self.axes
-        features = grown(features.permute(2, 0, 1))
+        features = grown(self.features.project(scene.embedding.features[part].permute(2, 0, 1)))
         ahead = grown(self.ahead(scene.words, seen.said[:, *within]))
         return Picture(torch.cat([features, ahead[:-1], *values]), self.scale * ahead)
 
@@ -181,14 +185,6 @@ def cells(size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of the grid over a picture of (H, W) pixels: square cells, none smaller than a pixel."""
     unit = min(1.0, GRID / max(size))
     return max(1, round(size[0] * unit)), max(1, round(size[1] * unit))
-
-
-def principal_axes(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and first principal axes (D, K) of (h, w, D) features of some pictures."""
-    rows = torch.cat([some.flatten(0, 1).cpu().float() for some in features])
-    middle = rows.mean(dim=0)
-    _, axes = torch.linalg.eigh((rows - middle).T @ (rows - middle))
-    return middle, axes.flip(1)[:, :_AXES].contiguous()
 
 
 def agreement(sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.encoder import ImageEmbedding
+from worker.segmentation.photo_tower import PhotoTower
 from worker.segmentation.text import TextClasses
 
 
@@ -27,12 +28,14 @@ class Scene:
         words: the texts of each class, n of them; the background comes after them and has none.
         logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior. Of a class
             whose words tell the model nothing they are -inf: it gets no pixel until somebody draws it.
+        tower: for heads that look at the image once more.
     """
 
     embedding: ImageEmbedding
     image: NDArray[np.uint8] | None
     words: tuple[tuple[str, ...], ...]
     logits: Tensor
+    tower: PhotoTower
 
 
 class Head(Protocol):

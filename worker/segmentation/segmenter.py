@@ -16,6 +16,7 @@ from worker.segmentation.assembly import LEAST_SCORE, Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Head, Scene, zero_shot_logits
+from worker.segmentation.photo_tower import PhotoTower
 from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
 from worker.segmentation.text import TextEncoder
@@ -63,6 +64,7 @@ class Segmenter:
         self._refiner = refiner
         self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
+        self._tower = PhotoTower(encoder.device)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
@@ -133,7 +135,7 @@ class Segmenter:
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
         logits[[k for k, texts in enumerate(words) if self._texts.speechless(texts)]] = -torch.inf
-        return Scene(embedding, image, tuple(words), logits)
+        return Scene(embedding, image, tuple(words), logits, self._tower)
 
     def pixel_classes(
         self, scene: Scene, head: Head | None = None, *, outlines: bool = True

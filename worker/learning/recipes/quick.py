@@ -2,14 +2,14 @@
 
 Learning starts from what the model says of the labels' words, as far as it proved right on the corrections (after LP++,
 Huang et al., and CLAP, Silva-Rodriguez et al., both CVPR 2024), and adds what the pictures look like: small networks on
-the encoder's features and on colour, texture and place, and retrieval of alike cells. A label that nobody has drawn
-keeps the model's words: where learning says "none of the drawn ones", the model says which of the others. It must not
-know Label Studio or files.
+what the encoder and a network trained on photographs see, on colour, texture and place; and retrieval of alike cells. A
+label that nobody has drawn keeps the model's words: where learning says "none of the drawn ones", the model says which
+of the others. It must not know Label Studio or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,21 +21,23 @@ from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.axes import Axes
 from worker.learning.classifier import Classifier, Look, Options, learn
-from worker.learning.sight import Sight, agreement, found_again, principal_axes
+from worker.learning.sight import ENCODER_AXES, TOWER_AXES, Sight, agreement, found_again
 from worker.learning.views import View
 from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
-PARTS = ("encoder", "appearance", "saliency", "retrieval")
+PARTS = ("encoder", "tower", "appearance", "retrieval")
 _VIEWS = 32  # pictures and other views of them that are learned from, where there are not as many pictures
 _MANY, _MORE = 12, 2  # photographs from which there is more to learn, and how many times the views and the hidden units
 _MOST_EXAMPLES = 60
 _MOST_PATIENCE = 2.0  # how many times as long many photographs are learned from, at most
 _LEAST = 1e-9  # posterior
-_FORM = 2  # of what a stored adapter sees of a picture
+_FORM = 3  # of what a stored adapter sees of a picture
+_ENCODER, _TOWER = "encoder", "tower"  # of tensors' names
 _AGAIN = "Learn it again."
 _REMEDY = "Draw a label in at least one picture and accept it."
 
@@ -76,11 +78,14 @@ class QuickAdapter:
     def state(self) -> AdapterState:
         """See `worker.learning.adapter.Adapter`."""
         sight = self.sight
-        tensors = {"known": sight.known, "middle": sight.middle, "axes": sight.axes, **self.classifier.tensors()}
+        tensors = {"known": sight.known, **self.classifier.tensors()}
+        named = {_ENCODER: sight.features} | {f"{_TOWER}{k}": axes for k, axes in enumerate(sight.tower)}
+        for name, axes in named.items():
+            if axes is not None:
+                tensors |= {f"{name}.middle": axes.middle, f"{name}.directions": axes.directions}
         about = {"words": [list(texts) for texts in sight.words], "trust": sight.trust, "scale": sight.scale,
-                 "encoder": sight.encoder, "appearance": sight.appearance, "saliency": sight.saliency,
-                 "retrieval": self.classifier.retrieval, "learned_strength": self.classifier.strength,
-                 "strength": self.strength, "form": _FORM}  # fmt: skip
+                 "appearance": sight.appearance, "retrieval": self.classifier.retrieval,
+                 "learned_strength": self.classifier.strength, "strength": self.strength, "form": _FORM}  # fmt: skip
         return AdapterState(NAME, tensors, about)
 
 
@@ -108,11 +113,11 @@ class QuickRecipe:
 
     def _fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         shown, taught = _drawn(examples, words)
-        middle, axes = principal_axes([example.embedding.features for example in shown])
         known = [float(not all(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
         scenes = [segmenter.look(example.embedding, words) for example in shown]  # images may be smaller than embedded
-        encoder, appearance, saliency = (part not in self.without for part in PARTS[:3])
-        sight = Sight(taught, torch.tensor(known), middle, axes, 0.0, 0.0, encoder, appearance, saliency)
+        features, tower = self._axes(scenes, shown)
+        appearance = "appearance" not in self.without
+        sight = Sight(taught, torch.tensor(known), features, tower, 0.0, 0.0, appearance)
         trust, scale = agreement(sight, scenes, shown)
         sight = replace(sight, trust=trust, scale=scale)
         training = self.options.training
@@ -123,7 +128,7 @@ class QuickRecipe:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
         classifier = learn(seen, self._pictures(len(shown)), options, photographs=len(shown), wary=sight.scale > 0,
-                           blinded=sight.blinded, doubted=sight.doubted)  # fmt: skip
+                           blinded=sight.blinded)  # fmt: skip
         return QuickAdapter(sight, classifier)
 
     def load(self, state: AdapterState) -> QuickAdapter:
@@ -137,13 +142,24 @@ class QuickRecipe:
             raise LearningError("adapter", "was learned by another release, which saw pictures otherwise", _AGAIN)
         try:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
-            sight = Sight(words, tensors["known"], tensors["middle"], tensors["axes"], float(about["trust"]),
-                          float(about["scale"]), bool(about["encoder"]), bool(about["appearance"]),
-                          bool(about["saliency"]))  # fmt: skip
+            tower = (_stored_axes(tensors, f"{_TOWER}{k}") for k in range(len(TOWER_AXES)))
+            sight = Sight(words, tensors["known"], _stored_axes(tensors, _ENCODER),
+                          tuple(axes for axes in tower if axes is not None), float(about["trust"]),
+                          float(about["scale"]), bool(about["appearance"]))  # fmt: skip
             classifier = Classifier.of(tensors, float(about["retrieval"]), float(about["learned_strength"]))
             return QuickAdapter(sight, classifier, float(about["strength"]))
         except (KeyError, TypeError, ValueError) as error:
             raise LearningError("adapter", f"its state is incomplete ({error!r})", _AGAIN) from error
+
+    def _axes(self, scenes: Sequence[Scene], examples: Sequence[Example]) -> tuple[Axes | None, tuple[Axes, ...]]:
+        """Axes of the encoder's features, and of each map of the photograph tower; none of what is left out."""
+        features, tower = None, []
+        if "encoder" not in self.without:
+            features = Axes.of([scene.embedding.features.permute(2, 0, 1) for scene in scenes], ENCODER_AXES)
+        if "tower" not in self.without:
+            looks = [scene.tower.look(example.image) for scene, example in zip(scenes, examples, strict=True)]
+            tower = [Axes.of(maps, most) for maps, most in zip(zip(*looks, strict=True), TOWER_AXES, strict=True)]
+        return features, tuple(tower)
 
     def _pictures(self, examples: int) -> int:
         return max(self.views * _MORE, 2 * examples) if examples >= _MANY else max(self.views, examples)
@@ -159,6 +175,16 @@ class QuickRecipe:
             patches = seen[turn].patches
             view = View.whole(patches) if number < len(examples) else View.drawn(patches, rng)
             yield sight.shares(examples[turn], view, patches), partial(sight.picture, seen[turn], view)
+
+
+def _stored_axes(tensors: Mapping[str, Tensor], name: str) -> Axes | None:
+    """Axes out of an adapter's state; None = it was learned without.
+
+    Raises:
+        KeyError: half of them is missing.
+    """
+    parts = [f"{name}.middle", f"{name}.directions"]
+    return Axes(*(tensors[part] for part in parts)) if any(part in tensors for part in parts) else None
 
 
 @contextmanager
