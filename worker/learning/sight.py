@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -141,10 +142,7 @@ class Sight:
         scene, grid, patches = seen.scene, seen.grid, seen.patches
         looks = describe(view.relit(shrink(seen.image[view.pixels(seen.size, patches)], 4 * GRID)), grid, at)
 
-        def grown(values: Tensor) -> Tensor:
-            whole = enlarge(values, grid).flatten(1)
-            return whole if at is None else whole[:, at]
-
+        grown = partial(_grown, grid=grid, at=at)
         part, within = view.pixels(patches, patches), view.pixels(grid, patches)
         values = [looks[-PLACES:]]
         if self.appearance:
@@ -168,6 +166,16 @@ class Sight:
         drawn = torch.from_numpy(np.stack([*layers, truth == VOID])).float()
         whole = torch.cat([drawn[:-1], 1 - drawn.sum(dim=0, keepdim=True)])
         return F.interpolate(whole[None], size=cells(size), mode="area")[0]
+
+
+def _grown(values: Tensor, grid: tuple[int, int], at: Tensor | None) -> Tensor:
+    """(C, N): a map (C, h, w) of numbers at cells of a grid over it, all of them or those at so many indices."""
+    if at is None or grid[0] < values.shape[1] or grid[1] < values.shape[2]:
+        whole = enlarge(values, grid).flatten(1)
+        return whole if at is None else whole[:, at]
+    row, column = at // grid[1], at % grid[1]
+    places = torch.stack([(2 * column + 1) / grid[1] - 1, (2 * row + 1) / grid[0] - 1], dim=1)  # of -1 to 1
+    return F.grid_sample(values[None], places[None, None], padding_mode="border", align_corners=False)[0, :, 0]
 
 
 def found_again(mine: Words, words: Words) -> list[int | None]:
