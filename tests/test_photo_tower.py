@@ -68,4 +68,4 @@ def test_what_was_seen_last_is_remembered(monkeypatch: pytest.MonkeyPatch, tower
 def test_missing_weights_are_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photo_tower, "_PACKAGE", "no_such_package")
     with pytest.raises(ModelUnavailable, match=r"photographs: cannot be loaded .*Install efficientnet-lite0"):
-        PhotoTower(CPU).look(waves())
+        PhotoTower(CPU).load()

@@ -35,7 +35,7 @@ class Resident:
         learner: whether this process learns; else it predicts.
 
     Raises:
-        ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served.
+        ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served, or weights are missing.
         SettingsError: no refiner of that name is installed.
     """
 
@@ -51,6 +51,7 @@ class Resident:
         self.presence = WorkerPresence(redis, learners=learner)
         self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self.segmenter = Segmenter.from_settings(settings)
+        self.segmenter.prepare()
         self.embeddings = EmbeddingCache(self.segmenter)
         self.adapters = AdapterShelf(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
         self.limits = ImageLimits.from_settings(settings)

@@ -57,7 +57,7 @@ class Training:
     hidden: int = 64
     steps: int = 250
     batch: int = 512
-    rate: float = 4e-3
+    rate: float = 12e-3
     decay: float = 0.2
 
 

@@ -46,6 +46,14 @@ class PhotoTower:
         self._kept: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
         self._bytes = 0
 
+    def load(self) -> None:
+        """Load the network now, so that missing weights are told before they are needed.
+
+        Raises:
+            ModelUnavailable: the weights are missing.
+        """
+        _ = self._network
+
     def look(self, image: NDArray[np.uint8]) -> tuple[Tensor, ...]:
         """Look at an image of any size, (H, W, 3) uint8 RGB.
 

@@ -78,6 +78,14 @@ class Segmenter:
         refiner = load_refiner(settings.refiner, device=settings.device)
         return cls(encoder, store=store, refiner=refiner, least_score=settings.least_score)
 
+    def prepare(self) -> None:
+        """Load what is otherwise loaded when a head first needs it, so that the start tells what is missing.
+
+        Raises:
+            ModelUnavailable: it is not there.
+        """
+        self._tower.load()
+
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """The costly half, once per image: (H, W, 3) uint8 RGB each."""
         return self.encoder.embed_images(images)
