@@ -110,7 +110,7 @@ class Attempt:
         vocabulary: hash of the labels.
         at: when, UTC.
         verdict: what came of it; `version` its name where one was made.
-        weights: fingerprint of the model it was learned on; "" = written before that was noted.
+        weights: fingerprint of the model it was learned on, and form of the recipe; "" = written before that was noted.
         content: of what the corrections said, and of `weights`; "" likewise.
         missing: tasks left out for what most likely passes, such as a server that is down, and why; `missing_at` when
             they were tried last, UTC.

@@ -39,6 +39,7 @@ from worker.segmentation.heads import Scene
 from worker.served import AdapterShelf
 
 WEIGHTS = "0123456789ab"
+LEARNED_ON = f"{WEIGHTS}-number1"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class NumberRecipe:
     """Makes such adapters again."""
 
     name = "number"
+    form = 1
 
     def load(self, state: AdapterState) -> OneNumber:
         if "number" not in state.tensors or state.about != {"said": "so"}:

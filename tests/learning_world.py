@@ -69,6 +69,7 @@ class LinearRecipe:
     """Ridge regression from patch features to what the logits lack. Counts its fits."""
 
     name = "linear"
+    form = 1
 
     def __init__(self, *, scale: float = 5.0) -> None:
         self.fits = 0

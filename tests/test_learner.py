@@ -31,7 +31,7 @@ from plugin_config.rollback import roll_back
 from plugin_config.version_commands import render
 from plugin_config.versions import KEPT, VersionFolder
 from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
-from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture
+from tests.learning_house import LEARNED_ON, LearningHouse, NumberRecipe, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
 from worker import learner
@@ -126,22 +126,36 @@ def test_other_labels_are_learned_from_the_same_corrections(house: LearningHouse
     assert len(house.judged) == 2
 
 
-@pytest.mark.parametrize("noted", [True, False], ids=["", "an attempt of before that was noted"])
-def test_another_model_learns_from_the_same_corrections(house: LearningHouse, noted: bool) -> None:
+def other_model(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.read_otherwise("ba9876543210")
+
+
+def other_form(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NumberRecipe, "form", 2)
+
+
+def written_before_that_was_noted(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = Path(house.settings.versions).rglob("served.json")
+    row = json.loads(path.read_text())
+    assert row["attempt"].pop("weights") == LEARNED_ON
+    assert LEARNED_ON in row["attempt"].pop("content")
+    path.write_text(json.dumps(row))
+
+
+@pytest.mark.parametrize("changed", [other_model, other_form, written_before_that_was_noted])
+def test_what_cannot_be_served_any_more_is_learned_again_from_the_same_corrections(
+    changed: Callable[[LearningHouse, pytest.MonkeyPatch], None], house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house.annotate(3, digest="one")
     house.look()
     (first,) = house.folder.names()
-    if not noted:
-        (path,) = Path(house.settings.versions).rglob("served.json")
-        row = json.loads(path.read_text())
-        assert row["attempt"].pop("weights") == WEIGHTS
-        path.write_text(json.dumps(row))
     house.mark = replace(house.mark, changed=0)
     assert house.look(pressed=True).detail == "nothing is new"
-    house.read_otherwise("ba9876543210")
+    changed(house, monkeypatch)
     assert house.look().detail.startswith("promoted")
     assert house.served == copied(house) == house.folder.names()[-1] != first
-    assert house.judged[1] == (None, ()), "nothing learned on the other model judges"
+    if changed is other_model:
+        assert house.judged[1] == (None, ()), "nothing learned on the other model judges"
     assert house.look(pressed=True).detail == "nothing is new"
 
 

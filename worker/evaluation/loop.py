@@ -117,7 +117,16 @@ class _Learned:
     recipe: Recipe
     examples: Sequence[Example]
     adapter: Adapter
-    name: str
+
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return self.recipe.name
+
+    @property
+    def form(self) -> int:
+        """The recipe's."""
+        return self.recipe.form
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Adapter:
         """What was learned from these examples, or what the recipe makes of others."""
@@ -169,5 +178,5 @@ def play(
         begun = time.perf_counter()
         head = recipe.fit(examples, loop.words, segmenter)
         seconds = time.perf_counter() - begun
-        promoted = service.offer(_Learned(recipe, examples, head, recipe.name)) if gate else None
+        promoted = service.offer(_Learned(recipe, examples, head)) if gate else None
         yield Outcome(count, loop.judge(head), seconds, promoted)

@@ -82,6 +82,11 @@ class Recipe(Protocol):
         """What states it made are stored under."""
         ...
 
+    @property
+    def form(self) -> int:
+        """Another number when states it made before cannot be loaded any more: their corrections are learned anew."""
+        ...
+
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Adapter:
         """Learn from examples. Words without any example keep what the model says of them.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from plugin_config.annotation_mark import AnnotationMark, annotation_mark
@@ -100,13 +99,14 @@ class Look:
         mark = annotation_mark(
             resident.label_studio, self._id, tasks=last.tasks if last else 0, latest=last.latest if last else ""
         )
-        weights = resident.segmenter.encoder.fingerprint
+        recipe = recipe_named(RECIPE)
+        weights = f"{resident.segmenter.encoder.fingerprint}-{recipe.name}{recipe.form}"
         reading = Reading(
             resident, self._id, vocabulary, patient=self._patient, missing=last.missing if last else {}, step=self._step
         )
         anew = last is not None and (
             last.vocabulary != vocabulary.hash
-            or _learned_otherwise(folder, pointer, weights)
+            or last.weights != weights  # nothing that was learned on others can be served any more
             or self._some_are_back(project, folder, last, reading)
         )
         early = self._too_early(mark, anew, reading.missing)
@@ -237,17 +237,6 @@ class Look:
     def _step(self, told: str) -> None:
         self._go_on()
         self._tell(told)
-
-
-def _learned_otherwise(folder: VersionFolder, pointer: Pointer, weights: str) -> bool:
-    """Whether corrections were last learned with another model than the one of this fingerprint, or one that is read
-    in another way: nothing of that can be served any more.
-    """
-    told = pointer.attempt.weights if pointer.attempt else ""
-    if not told and number_of(pointer.served):
-        with suppress(LearningError):  # a damaged version says nothing of the model, and is told elsewhere
-            told = folder.manifest(pointer.served).weights
-    return told not in ("", weights)
 
 
 def _record(verdict: Verdict) -> VerdictRecord:

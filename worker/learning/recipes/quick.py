@@ -105,6 +105,7 @@ class QuickRecipe:
     views: int = _VIEWS
     seed: int = 0
     name: str = NAME
+    form: int = _FORM
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
