@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
 from worker.builtin.annotation_set import annotation_scene, index_truth
@@ -43,11 +45,23 @@ def write_set(folder: Path, *, train: int, test: int, background: bool = True) -
     return folder
 
 
+def read_png(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(path).convert("RGB"), dtype=np.uint8)
+
+
 def test_the_loop_pays_and_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_set(tmp_path / "set", train=2, test=3)
     asked = ["--photos", str(folder), "--learn", "train", "--test", "test", "--model", "builtin", "--counts", "1", "99"]
-    assert main([*asked, "--orders", "1", "--json"]) == 0
+    pictures = tmp_path / "pictures"
+    assert main([*asked, "--orders", "1", "--json", "--output-dir", str(pictures)]) == 0
     told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((pictures / "learning.json").read_text())
+    assert (pictures / "learning.svg").read_text().count("<path") > 3
+    sheet = read_png(pictures / "learning.png")
+    assert sheet.shape[1] == 3 * 128
+    assert sheet.shape[0] > 3 * 96
+    before, after, drawn = np.split(sheet[: 3 * 96].astype(int), 3, axis=1)
+    assert np.abs(after - drawn).mean() < np.abs(before - drawn).mean()
     assert set(told) == {"zero_shot", "learning_curve"}
     assert set(told["learning_curve"]) == {"1", "2"}  # there are no 99
     for point in told["learning_curve"].values():

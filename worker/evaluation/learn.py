@@ -11,22 +11,25 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from plugin_config.errors import SettingsError
+from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.settings import Settings
+from worker.chart import line_chart
 from worker.evaluation.labelled_set import read_labelled_set
 from worker.evaluation.loop import Judged, Loop, Outcome, play
 from worker.learning.recipes import RECIPES, recipe_named
 from worker.learning.recipes.quick import PARTS
+from worker.overlay import Painting, draw_sheet
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
 MEANING = "photographs annotated, learned from, and others pre-annotated: does learning pay?"
+_SHOWN = 6  # photographs of the sheet
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -46,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--no-gate", action="store_true", help="do not ask the gate, which learns three times more")
     parser.add_argument("--without", nargs="+", default=[], choices=(*PARTS, "shape"),
                         help="parts left out, to see what they are worth")  # fmt: skip
+    parser.add_argument("--output-dir", type=Path, help="write learning.json, a chart of the learning curve and a "
+                        "sheet of photographs before and after here")  # fmt: skip
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -70,7 +75,39 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     told = {"zero_shot": {"miou": round(zero_shot.miou, 4), "per_label": _rounded(zero_shot.per_label)},
             "learning_curve": {str(count): _summary(outcomes[count]) for count in counts}}  # fmt: skip
     sys.stdout.write(json.dumps(told) + "\n" if options.json else table(zero_shot, outcomes))
+    if options.output_dir:
+        write(options.output_dir, told, outcomes, zero_shot, loop)
     return 0
+
+
+def write(
+    folder: Path, told: Mapping[str, object], outcomes: Mapping[int, Sequence[Outcome]], zero_shot: Judged, loop: Loop
+) -> None:
+    """Write learning.json, learning.svg and learning.png: test photographs as the zero-shot model segments them, as it
+    does with what the last order learned from all its photographs, and as they are drawn.
+
+    Raises:
+        EnvironmentBroken: the folder cannot be written to.
+    """
+    curves = {name: [(0.0, zero_shot.miou), *((float(count), of([outcome.judged.miou for outcome in some]))
+                                              for count, some in outcomes.items())]
+              for name, of in (("best order", max), ("mean", mean), ("worst order", min))}  # fmt: skip
+    chart = line_chart(curves, title="Mean IoU of photographs never seen", x_label="photographs annotated",
+                       y_range=(0.0, 1.0))  # fmt: skip
+    names = [texts[0] for texts in loop.words]
+    last = outcomes[max(outcomes)][-1].adapter
+    paintings = [
+        Painting(example.image, [(name, truth == label) for label, name in enumerate(names) if (truth == label).any()])
+        for example in loop.test[:_SHOWN]
+        for truth in (loop.found(example, None), loop.found(example, last), example.truth)
+    ]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "learning.json").write_text(json.dumps(told, indent=1) + "\n")
+        (folder / "learning.svg").write_text(chart)
+        draw_sheet(paintings, names).save(folder / "learning.png")
+    except OSError as error:
+        raise EnvironmentBroken(f"folder {folder}", f"it cannot be written to ({error})", "Name another.") from error
 
 
 def table(zero_shot: Judged, outcomes: Mapping[int, Sequence[Outcome]]) -> str:

@@ -53,7 +53,7 @@ class Loop:
         self._set = found
         self._outlines = outlines
         self.train = [self._example(photo) for photo in found.parts[learn]]
-        self._test = [self._example(photo) for photo in found.parts[test]]
+        self.test = [self._example(photo) for photo in found.parts[test]]
 
     @property
     def words(self) -> Words:
@@ -64,14 +64,18 @@ class Loop:
         """Pre-annotate the test photographs and compare."""
         count = len(self.words)
         matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
-        for example in self._test:
-            scene = self._segmenter.look(example.embedding, self.words, example.image)
-            pixels, _ = self._segmenter.pixel_classes(scene, head, outlines=self._outlines)
+        for example in self.test:
+            pixels = self.found(example, head)
             known = example.truth != VOID
             truth = np.where(example.truth == UNLABELLED, count, example.truth)[known].astype(np.int64)
             matrix += np.bincount(truth * (count + 1) + pixels[known], minlength=(count + 1) ** 2).reshape(matrix.shape)
         names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
         return judged(matrix, names)
+
+    def found(self, example: Example, head: Head | None) -> NDArray[np.int16]:
+        """The class of each pixel of a photograph, (H, W): an index in `words`, their number = background."""
+        scene = self._segmenter.look(example.embedding, self.words, example.image)
+        return self._segmenter.pixel_classes(scene, head, outlines=self._outlines)[0]
 
     def random_order(self, number: int) -> list[int]:
         """Order `number` of the photographs to annotate; the same whatever the model."""
@@ -102,9 +106,18 @@ def judged(matrix: NDArray[np.int64], names: Sequence[str]) -> Judged:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One refit: after how many photographs, how it did, its seconds, and what the gate said, None = not asked."""
+    """One refit.
+
+    Attributes:
+        photographs: it learned from so many.
+        adapter: what it learned.
+        judged: how that did.
+        seconds: it took.
+        promoted: what the gate said; None = not asked.
+    """
 
     photographs: int
+    adapter: Adapter
     judged: Judged
     seconds: float
     promoted: bool | None
@@ -179,4 +192,4 @@ def play(
         head = recipe.fit(examples, loop.words, segmenter)
         seconds = time.perf_counter() - begun
         promoted = service.offer(_Learned(recipe, examples, head)) if gate else None
-        yield Outcome(count, loop.judge(head), seconds, promoted)
+        yield Outcome(count, head, loop.judge(head), seconds, promoted)
