@@ -71,7 +71,7 @@ class Manifest:
     Attributes:
         name: `a<number>-<first digits of the sum>`, as it stands in the version string of predictions.
         owner: whose it is.
-        weights: fingerprint of the model it was learned on.
+        weights: fingerprint of the model it was learned on; an attempt's tells the recipe's form besides.
         recipe, about: how it was learned, and what the recipe wants to know when it is loaded.
         base: the version served when it was made.
         at: when it was made, UTC.

@@ -31,12 +31,13 @@ from plugin_config.rollback import roll_back
 from plugin_config.version_commands import render
 from plugin_config.versions import KEPT, VersionFolder
 from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
-from tests.learning_house import LEARNED_ON, LearningHouse, NumberRecipe, learning_house_fixture
+from tests.learning_house import LEARNED_ON, WEIGHTS, LearningHouse, NumberRecipe, OneNumber, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
 from worker import learner
 from worker.learner import Learner, LearnerKeeper
 from worker.learning import reading
+from worker.learning.adapter import AdapterState
 from worker.learning.corrections import Correction
 from worker.learning.outcomes import Outcomes
 
@@ -131,7 +132,17 @@ def other_model(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_form(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another release, which cannot load the first version."""
+    load = NumberRecipe.load
+
+    def newer(recipe: NumberRecipe, state: AdapterState) -> OneNumber:
+        if state.tensors["number"][0] == 1:
+            raise LearningError("adapter", "was learned by another release", "Serve another.")
+        return load(recipe, state)
+
     monkeypatch.setattr(NumberRecipe, "form", 2)
+    monkeypatch.setattr(NumberRecipe, "load", newer)
+    house.read_otherwise(WEIGHTS)
 
 
 def written_before_that_was_noted(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +167,21 @@ def test_what_cannot_be_served_any_more_is_learned_again_from_the_same_correctio
     assert house.served == copied(house) == house.folder.names()[-1] != first
     if changed is other_model:
         assert house.judged[1] == (None, ()), "nothing learned on the other model judges"
+    if changed is other_form:
+        assert house.folder.manifest(house.served).base == ZEROSHOT, "nobody could go back to the first"
     assert house.look(pressed=True).detail == "nothing is new"
+
+
+def test_another_release_may_bring_back_what_a_rollback_took(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.annotate(3, digest="one")
+    house.look()
+    roll_back(house.redis, PROJECT, "builtin")
+    house.mark = replace(house.mark, changed=0)
+    assert house.look(pressed=True).detail == "nothing is new"
+    other_form(house, monkeypatch)
+    assert house.look().detail.startswith("promoted")
 
 
 def test_a_damaged_version_is_no_reason_to_learn_again(house: LearningHouse) -> None:

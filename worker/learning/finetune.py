@@ -143,7 +143,7 @@ class Look:
 
     def _too_early(self, mark: AnnotationMark, anew: bool, missing: Mapping[str, str]) -> Outcome | None:
         """How the look ends before anything is read. `anew`: what is annotated already is a reason to learn, because
-        the labels or the model have changed since, or an image is back. `missing`: those that are not.
+        the labels, the model or the recipe have changed since, or an image is back. `missing`: those that are not.
         """
         settings, visit = self._resident.settings, self._visit
         if not mark.tasks:
@@ -197,9 +197,10 @@ class Look:
             target = ZEROSHOT
             if verdict.adapter is not None:
                 self._step("keeps the new version")
+                base, _ = resident.adapters.serve(project)  # not what cannot be loaded any more: nobody could go back
                 manifest = keep(
                     folder, verdict.adapter, newest=before.newest, weights=resident.segmenter.encoder.fingerprint,
-                    base=before.served, digest=attempt.content, learned_from=verdict.learned_from,
+                    base=base, digest=attempt.content, learned_from=verdict.learned_from,
                     verdict=attempt.verdict,
                 )  # fmt: skip
                 target, newest = manifest.name, manifest.number

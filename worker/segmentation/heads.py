@@ -5,6 +5,7 @@ It must not know where either came from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.encoder import ImageEmbedding
-from worker.segmentation.photo_tower import PhotoTower
 from worker.segmentation.text import TextClasses
 
 
@@ -28,14 +28,20 @@ class Scene:
         words: the texts of each class, n of them; the background comes after them and has none.
         logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior. Of a class
             whose words tell the model nothing they are -inf: it gets no pixel until somebody draws it.
-        tower: for heads that look at the image once more.
+        look_again: what a network trained on photographs sees of an image, for heads that have learned; see
+            `worker.segmentation.photo_tower.PhotoTower.look`.
     """
 
     embedding: ImageEmbedding
     image: NDArray[np.uint8] | None
     words: tuple[tuple[str, ...], ...]
     logits: Tensor
-    tower: PhotoTower
+    look_again: Callable[[NDArray[np.uint8]], tuple[Tensor, ...]]
+
+    @property
+    def features(self) -> Tensor:
+        """(D, h, w) float32 features of the model, channels first."""
+        return self.embedding.features.permute(2, 0, 1)
 
 
 class Head(Protocol):

