@@ -19,7 +19,7 @@ from worker.learning.ensemble import Training
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.quick import QuickAdapter, QuickRecipe
 from worker.learning.retrieval import Bank
-from worker.learning.sight import Sight, cells, found_again
+from worker.learning.sight import TOWER_AXES, Sight, cells, found_again
 from worker.learning.views import View
 from worker.segmentation.encoder import Encoder
 from worker.segmentation.heads import Head, Scene
@@ -66,6 +66,12 @@ def unseen(segmenter: Segmenter) -> list[tuple[Example, Truth]]:
 @pytest.fixture(scope="module")
 def learned(corrected: list[Example], segmenter: Segmenter) -> QuickAdapter:
     return QuickRecipe().fit(corrected, HALF, segmenter)
+
+
+@pytest.fixture(scope="module")
+def early(corrected: list[Example], segmenter: Segmenter) -> QuickAdapter:
+    """Learned from so few that all is seen."""
+    return QuickRecipe(views=4).fit(corrected[:3], HALF, segmenter)
 
 
 def look(example: Example, segmenter: Segmenter, words: Words = HALF) -> Scene:
@@ -178,13 +184,13 @@ def test_a_taught_label_that_is_gone_becomes_background(
 
 
 def test_what_was_stored_is_what_comes_back(
-    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+    early: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
-    state = learned.at_strength(0.75).state()
+    state = early.at_strength(0.75).state()
     stored = AdapterState(state.recipe, state.tensors, json.loads(json.dumps(dict(state.about))))
     again = recipe_named(state.recipe).load(stored)
     scene = look(corrected[0], segmenter)
-    assert torch.equal(again.logits(scene), learned.at_strength(0.75).logits(scene))
+    assert torch.equal(again.logits(scene), early.at_strength(0.75).logits(scene))
     for lost in ("known", "encoder.middle", "tower1.directions", "weight0"):
         with pytest.raises(LearningError, match="incomplete"):
             QuickRecipe().load(replace(state, tensors={name: t for name, t in state.tensors.items() if name != lost}))
@@ -231,6 +237,12 @@ def test_what_a_network_trained_on_photographs_sees_tells_shapes_apart(segmenter
     heads = (QuickRecipe(views=8, without=without).fit(shown, words, segmenter) for without in ((), ("tower",)))
     with_it, without_it = (ious(segmenter, head, judged, words).mean() for head in heads)
     assert with_it > max(0.45, without_it + 0.15)
+
+
+def test_the_photograph_tower_has_to_prove_right(early: QuickAdapter, learned: QuickAdapter) -> None:
+    """Labels that are colours need none; from fewer than four pictures nobody can tell."""
+    assert early.sight.doubted == sum(TOWER_AXES)
+    assert learned.sight.tower == ()
 
 
 def test_many_photographs_get_larger_networks_and_longer_lessons(

@@ -21,6 +21,7 @@ _LEAST = 1e-6
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HARM = 0.01  # of IoU, to a class
 _UNJUDGED = 0.5  # strength when there is one photograph only
+_LEAST_HALVED = 4  # photographs: fewer say too little of how pictures differ
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def learn(
     photographs: int,
     wary: bool,
     blinded: Sequence[Blinded],
-) -> Classifier:
+    doubted: int = 0,
+) -> tuple[Classifier, bool]:
     """Learn from pictures, `count` of them: the shares (C, h, w) of the classes in the cells of each, and a look at it.
 
     What is void is in no share. Only the cells picked of a picture are looked at.
@@ -126,6 +128,10 @@ def learn(
         photographs: how many the pictures are of, in turns.
         wary: whether learning may make the offsets worse: then photographs left out say how far to go from them.
         blinded: what is hidden from some of the cells.
+        doubted: how many of the last columns are left out if photographs left out are told better without them.
+
+    Returns:
+        the classifier, and whether it sees the doubted columns too.
 
     Raises:
         LearningError: everything is void.
@@ -145,12 +151,34 @@ def learn(
     photograph = torch.cat([torch.full((len(part[0]),), k % photographs) for k, part in enumerate(picked)])
     there = photograph.bincount(minlength=photographs) > 0  # one that is void all over does not count
     photograph, photographs = (there.cumsum(dim=0) - 1)[photograph], int(there.sum())
+    pays = not doubted or photographs < _LEAST_HALVED or _pays(lesson, photograph, doubted, options, blinded)
+    if not pays:
+        inputs, mean, spread = inputs[:, :-doubted].contiguous(), mean[:-doubted], spread[:-doubted]
+        lesson = replace(lesson, inputs=inputs)
     networks = train(lesson, options.members, options.training, blinded=blinded, seed=options.seed)
     strength = 1.0
     if wary:
         strength = _best_strength(lesson, photograph, options, blinded) if photographs > 1 else _UNJUDGED
     bank = Bank.gather(inputs, lesson.shares, chance) if options.retrieval * strength else None
-    return Classifier(mean, spread, networks, bank, options.retrieval * strength if bank else 0.0, strength)
+    return Classifier(mean, spread, networks, bank, options.retrieval * strength if bank else 0.0, strength), pays
+
+
+def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, blinded: Sequence[Blinded]) -> bool:
+    """Whether photographs left out are told better with the last columns than without, over two halves of them."""
+    training = replace(options.training, steps=max(1, options.training.steps // 4))
+    count = lesson.shares.shape[1]
+    table = torch.zeros(2, count, count, dtype=torch.int64)
+    some = torch.arange(len(photograph)) % 3 == 0  # are enough to judge by
+    for half in (0, 1):
+        out = photograph % 2 == half
+        taught, judged = lesson.without(out), lesson.of(out & some)
+        for k in (0, 1):
+            if k:
+                taught, judged = (replace(part, inputs=part.inputs[:, :-doubted]) for part in (taught, judged))
+            networks = train(taught, 1, training, blinded=blinded, seed=options.seed)
+            table[k] += _confusion(networks, judged, 1.0)
+    seen, unseen = _ious(table).mean(dim=1).tolist()
+    return bool(seen >= unseen)
 
 
 def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:

@@ -100,6 +100,11 @@ class Sight:
         seen = 0 if self.features is None else self.features.directions.shape[1] + len(self.words)
         return [(slice(0, seen), _BLIND_ENCODER), (slice(seen, seen + PLACES), _BLIND_PLACES)]
 
+    @property
+    def doubted(self) -> int:
+        """How many of the last columns, the photograph tower's, are to prove right where photographs are not few."""
+        return sum(axes.directions.shape[1] for axes in self.tower)
+
     def rows(self, words: Words) -> list[int | None]:
         """Where each taught class is among others' words; see `found_again`."""
         return found_again(self.words, words)

@@ -130,9 +130,9 @@ class QuickRecipe:
         if "retrieval" in self.without:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
-        classifier = learn(seen, self._pictures(len(shown)), options, photographs=len(shown), wary=sight.scale > 0,
-                           blinded=sight.blinded)  # fmt: skip
-        return QuickAdapter(sight, classifier)
+        classifier, pays = learn(seen, self._pictures(len(shown)), options, photographs=len(shown),
+                                 wary=sight.scale > 0, blinded=sight.blinded, doubted=sight.doubted)  # fmt: skip
+        return QuickAdapter(sight if pays else replace(sight, tower=()), classifier)
 
     def load(self, state: AdapterState) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
