@@ -1,4 +1,4 @@
-"""Precision by measurement, and compilation where it is wanted."""
+"""Precision by measurement, compilation where it is wanted, and one thread where others would be waited for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 
 import open_clip
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 from tests.models import TINY, noise, write_config
+from worker.segmentation import acceleration
 from worker.segmentation.acceleration import compiled, pick_precision, product_gain
 from worker.segmentation.encoder import Encoder
 
@@ -139,3 +141,27 @@ def test_a_machine_that_cannot_compile_says_so_at_the_start(tiny: str, monkeypat
     with pytest.raises(ModelUnavailable, match="No working C") as caught:
         Encoder(tiny, device="cpu", short_side=64, compiles=True)
     assert "ZEROMASK_COMPILE=0" in caught.value.remedy
+
+
+def test_one_thread_is_for_the_time_and_the_thread_that_asks() -> None:
+    begun, asked, told = Event(), Event(), []
+
+    def at_work() -> None:
+        torch.ones(1).sum()
+        begun.set()
+        asked.wait(10)
+        told.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        other = Thread(target=at_work)
+        other.start()
+        assert begun.wait(10)
+        with pytest.raises(ValueError, match="broken"), acceleration.one_thread():
+            assert torch.get_num_threads() == acceleration.one_thread()(torch.get_num_threads)() == 1
+            asked.set()
+            other.join(10)
+            raise ValueError("broken")
+        assert (torch.get_num_threads(), told) == (2, [2])
+    finally:
+        torch.set_num_threads(1)

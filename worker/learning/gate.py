@@ -17,6 +17,7 @@ from worker.learning.judging import Bench, in_words
 from worker.learning.rivals import DOUBT, Candidate, Rivals
 from worker.learning.swaps import find_swaps
 from worker.learning.trials import Trial, Trials, held_out_trials, plan_trials, shown_labels
+from worker.segmentation.acceleration import one_thread
 from worker.segmentation.segmenter import Segmenter
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -46,6 +47,7 @@ class Verdict:
     learned_from: tuple[str, ...] = ()
 
 
+@one_thread()
 def judge(
     recipe: Recipe,
     learn: Sequence[Example],

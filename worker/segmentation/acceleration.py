@@ -1,4 +1,5 @@
-"""How numbers are made faster: a precision chosen by measuring this very machine, and compilation where it is wanted.
+"""How numbers are made faster: a precision chosen by measuring this very machine, compilation where it is wanted, and one
+thread where more of them would wait for each other.
 
 It must not know what is computed.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -114,3 +116,18 @@ def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread meanwhile, for the thread that asks; also a decorator.
+
+    Many small steps gain little from a second thread, and where the cores are shared the threads wait for each other at
+    each of them: learning from three pictures beside another program took two minutes that way, not four seconds.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

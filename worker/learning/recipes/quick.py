@@ -10,7 +10,6 @@ of the others. It must not know Label Studio or files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -25,6 +24,7 @@ from worker.learning.axes import Axes
 from worker.learning.classifier import Classifier, Look, Options, learn
 from worker.learning.sight import ENCODER_AXES, TOWER_AXES, Sight, agreement, found_again
 from worker.learning.views import View
+from worker.segmentation.acceleration import one_thread
 from worker.segmentation.evidence import spoken
 from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
@@ -55,6 +55,7 @@ class QuickAdapter:
     strength: float = 1.0
     encoder_part: str = ""
 
+    @one_thread()
     def logits(self, scene: Scene) -> Tensor:
         """(n + 1, h', w') float32; see `worker.segmentation.heads.Head`."""
         if self.strength == 0 or scene.image is None:
@@ -109,12 +110,9 @@ class QuickRecipe:
     name: ClassVar[str] = NAME
     form: ClassVar[int] = _FORM
 
+    @one_thread()
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         """See `worker.learning.adapter.Recipe`."""
-        with _one_thread():
-            return self._fit(examples, words, segmenter)
-
-    def _fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
         shown, taught = _drawn(examples, words)
         known = [float(not all(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
         scenes = [segmenter.look(example.embedding, words) for example in shown]  # images may be smaller than embedded
@@ -178,17 +176,6 @@ class QuickRecipe:
             patches = seen[turn].patches
             view = View.whole(patches) if number < len(examples) else View.drawn(patches, rng)
             yield sight.shares(examples[turn], view, patches), partial(sight.picture, seen[turn], view)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """What is computed here gains little from a second thread; where the cores are shared, it costs ten times more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Words]:
