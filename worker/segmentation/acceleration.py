@@ -1,5 +1,5 @@
-"""How numbers are made faster: a precision chosen by measuring this very machine, compilation where it is wanted, and one
-thread where more of them would wait for each other.
+"""How numbers are made faster: a precision chosen by measuring this very machine, compilation where it is wanted, and
+one thread where more of them would wait for each other.
 
 It must not know what is computed.
 """
