@@ -33,6 +33,15 @@ def test_points_lie_to_scale_and_names_stand_apart() -> None:
     assert "none" not in names
 
 
+def test_numbers_along_the_x_axis_may_be_chosen() -> None:
+    svg = line_chart({"a": [(0, 0), (9, 1)]}, title="", x_label="", y_range=(0, 10), x_ticks=[0, 3, 9])
+    (start, _), (end, _) = points(svg)[0]
+    places = {text.text: float(text.attrib["x"]) for text in ET.fromstring(svg).iter(f"{SVG}text")}
+    assert places["3"] == pytest.approx(start + (end - start) / 3, abs=0.1)
+    assert places["9"] == pytest.approx(end, abs=0.1)
+    assert "5.4" not in places
+
+
 @pytest.mark.parametrize(
     ("lines", "y_range"), [({}, (0, 1)), ({"a": []}, (0, 1)), ({"a": [(1, 1)]}, (1, 1))], ids=["none", "empty", "flat"]
 )

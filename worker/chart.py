@@ -14,7 +14,10 @@ _INKS = ("#c0392b", "#2471a3", "#1e8449", "#b9770e", "#7d3c98", "#515a5a")
 _TICKS = 5
 
 
-def line_chart(lines: Mapping[str, Line], *, title: str, x_label: str, y_range: tuple[float, float]) -> str:
+def line_chart(
+    lines: Mapping[str, Line], *, title: str, x_label: str, y_range: tuple[float, float],
+    x_ticks: Sequence[float] | None = None,
+) -> str:  # fmt: skip
     """Draw named lines over one x axis.
 
     Args:
@@ -22,6 +25,7 @@ def line_chart(lines: Mapping[str, Line], *, title: str, x_label: str, y_range: 
         title: above the chart.
         x_label: below it.
         y_range: lowest and highest y shown; points outside are drawn at the edge.
+        x_ticks: what is written along the x axis; None = six numbers from 0 to the last x.
 
     Returns:
         a whole SVG document, 720 x 380 pixels, with its own light ground.
@@ -49,10 +53,11 @@ def line_chart(lines: Mapping[str, Line], *, title: str, x_label: str, y_range: 
     ]
     for tick in range(_TICKS + 1):
         share = tick / _TICKS
-        x, y = place(share * reach, low + share * (high - low))
+        y = place(0.0, low + share * (high - low))[1]
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
         parts.append(_text(_LEFT - 8, y + 4, f"{low + share * (high - low):.2g}", anchor="end"))
-        parts.append(_text(x, _HEIGHT - _BOTTOM + 18, f"{share * reach:.4g}", anchor="middle"))
+    for x in [tick / _TICKS * reach for tick in range(_TICKS + 1)] if x_ticks is None else x_ticks:
+        parts.append(_text(place(x, low)[0], _HEIGHT - _BOTTOM + 18, f"{x:.4g}", anchor="middle"))
     for ink, row in zip(_INKS * len(lines), _named_rows(lines, place), strict=False):
         name, points, height = row
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)

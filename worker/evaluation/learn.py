@@ -93,7 +93,7 @@ def write(
                                               for count, some in outcomes.items())]
               for name, of in (("best order", max), ("mean", mean), ("worst order", min))}  # fmt: skip
     chart = line_chart(curves, title="Mean IoU of photographs never seen", x_label="photographs annotated",
-                       y_range=(0.0, 1.0))  # fmt: skip
+                       y_range=(0.0, 1.0), x_ticks=[0.0, *map(float, outcomes)])  # fmt: skip
     names = [texts[0] for texts in loop.words]
     last = outcomes[max(outcomes)][-1].adapter
     paintings = [
