@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from plugin_config.errors import LearningError
 from worker.builtin.annotation_set import annotation_scene, index_truth
+from worker.learning import classifier
 from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
 from worker.learning.classifier import Options
 from worker.learning.ensemble import Training
@@ -229,8 +230,11 @@ def test_a_photograph_that_is_void_all_over_teaches_nothing(corrected: list[Exam
     assert adapter.logits(look(corrected[1], segmenter)).argmax(dim=0).float().std() > 0
 
 
-def test_what_a_network_trained_on_photographs_sees_tells_shapes_apart(segmenter: Segmenter) -> None:
+def test_what_a_network_trained_on_photographs_sees_tells_shapes_apart(
+    monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
+) -> None:
     """Stars and hearts of any colour, in words the model does not know."""
+    monkeypatch.setattr(classifier, "_pays", lambda *_: True)  # from so few it is a near thing
     labels, words = ("star", "heart"), (("wug",), ("dax",))
     shown = [example for example, _ in pictures(segmenter, labels, words, range(4), drawn=(0, 1))]
     judged = pictures(segmenter, labels, words, range(100, 106), drawn=())
