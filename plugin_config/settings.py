@@ -61,8 +61,8 @@ class Settings:
                             "agrees; empty = none. See docs/assembly.md.")
     least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.05, "Segments less likely than this to be accepted as they "
                                   "are, 0 to 1, are left out; 0 = all are drawn.", least=0, most=1)
-    state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data and "
-                              "text embeddings.")
+    state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data, text "
+                              "embeddings, and of what was asked for while Redis was away.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")
     port: int = _setting("ZEROMASK_PORT", 9090, "Port the backend listens on.", least=1, most=65535)
     max_body_mb: int = _setting("ZEROMASK_MAX_BODY_MB", 128, "Largest request body, MB; a request for predictions of "

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,17 @@ def start(**environ: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def served(redis: Redis, redis_url: str) -> Iterator[Served]:
+def served(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[Served]:
     """A backend of its own process over the session's Redis."""
+    with serving(REDIS_URL=redis_url, ZEROMASK_STATE_DIR=str(tmp_path), ZEROMASK_MAX_BODY_MB="1") as backend:
+        yield backend
+
+
+@contextmanager
+def serving(**environ: str) -> Iterator[Served]:
+    """A backend of its own process that answers, and is killed in the end."""
     port = free_port()
-    process = start(REDIS_URL=redis_url, ZEROMASK_PORT=str(port), ZEROMASK_MAX_BODY_MB="1")
+    process = start(ZEROMASK_PORT=str(port), **environ)
     try:
         backend = Served(process, port)
         wait_until_up(backend)
@@ -97,6 +105,23 @@ def test_it_answers_and_stays_small(served: Served, pending: PendingTasks) -> No
     assert int(status["VmRSS"].split()[0]) / 1024 < MOST_MB
     mapped = (proc / "maps").read_text()
     assert [library for library in ("libtorch", "libc10", "libcuda", "libcudart", "cv2") if library in mapped] == []
+
+
+def test_what_was_asked_for_while_redis_was_away_outlives_a_kill(
+    pending: PendingTasks, redis_url: str, tmp_path: Path
+) -> None:
+    later = tmp_path / "later.sock"
+    away = {"REDIS_URL": f"unix://{later}", "ZEROMASK_STATE_DIR": str(tmp_path)}
+    with serving(**away) as backend:
+        assert backend.ask("POST", "/predict", predict_body(*range(1, 100)))[0] == 200
+    with serving(**away) as backend:
+        assert backend.ask("GET", "/health")[1]["tasks_waiting_for_redis"] == 99
+        later.symlink_to(redis_url.removeprefix("unix://"))
+        deadline = time.monotonic() + 10
+        while backend.ask("GET", "/health")[1]["tasks_waiting_for_redis"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert pending.counts(7).pending == 99
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])
@@ -178,10 +203,5 @@ def test_it_does_not_start_on_a_port_in_use(redis_url: str) -> None:
 
 
 def test_it_starts_while_redis_is_away(dead_redis_url: str) -> None:
-    backend = Served(start(REDIS_URL=dead_redis_url, ZEROMASK_PORT=str(port := free_port())), port)
-    try:
-        wait_until_up(backend)
+    with serving(REDIS_URL=dead_redis_url) as backend:
         assert backend.ask("GET", "/health")[1]["redis"] is False
-    finally:
-        backend.process.kill()
-        backend.process.communicate()
