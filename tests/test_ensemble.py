@@ -9,6 +9,9 @@ from worker.learning.ensemble import Descent, Gradients, Lesson, Training, fresh
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+NONE = torch.zeros(2, dtype=torch.bool)
+"""Of two classes, the offsets say something of each."""
+
 
 def test_gradients_are_those_of_autograd() -> None:
     torch.manual_seed(0)
@@ -54,14 +57,14 @@ def lesson() -> Lesson:
     chance = torch.Generator().manual_seed(0)
     inputs = torch.randn(3000, 5, generator=chance)
     inside = (inputs[:, :2].square().sum(dim=1) < 1.4).float()  # no line tells it
-    return Lesson(inputs, torch.stack([inside, 1 - inside], dim=1), torch.zeros(3000, 2), torch.ones(3000))
+    return Lesson(inputs, torch.stack([inside, 1 - inside], dim=1), torch.zeros(3000, 2), torch.ones(3000), NONE)
 
 
 def test_what_no_line_tells_is_learned_and_chance_is_seeded() -> None:
     shown = lesson()
     training = Training(hidden=16, steps=150, batch=128, rate=0.03)
     net, same = (train(shown, 2, training, blinded=[(slice(4, 5), 0.5)], seed=1) for _ in range(2))
-    found = net.posterior(shown.inputs, shown.offset, 1.0)
+    found = net.posterior(shown.inputs, shown.offset, 1.0, NONE)
     assert (found.argmax(dim=1) == shown.shares.argmax(dim=1)).float().mean() > 0.95
     assert all(torch.equal(a, b) for a, b in zip(net.weights, same.weights, strict=True))
     assert not net.weights[0].requires_grad
@@ -72,4 +75,21 @@ def test_without_strength_the_offsets_alone_speak() -> None:
     shown = lesson()
     net = train(shown, 1, Training(hidden=4, steps=5, batch=16), seed=0)
     offset = torch.tensor([[2.0, 0.0]]).expand(3000, 2)
-    torch.testing.assert_close(net.posterior(shown.inputs, offset, 0.0), offset.softmax(dim=1))
+    torch.testing.assert_close(net.posterior(shown.inputs, offset, 0.0, NONE), offset.softmax(dim=1))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_classes_the_offsets_say_nothing_of_are_learned_at_any_strength(strength: float) -> None:
+    torch.manual_seed(0)
+    net = fresh(3, (5, 8, 8, 4))
+    net.weights[-1].mul_(200)
+    inputs, offset, untold = torch.randn(20, 5), torch.randn(20, 4), torch.tensor([False, True, True, False])
+    offset[:, untold] = 0
+    found = net.posterior(inputs, offset, strength, untold)
+    learned = net.posterior(inputs, offset, 1.0, untold)
+    torch.testing.assert_close(found[:, untold], learned[:, untold])
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(20))
+    odds = [(posterior[:, 0] / posterior[:, 3]).log() for posterior in (found, learned)]
+    if strength == 0:
+        torch.testing.assert_close(odds[0], offset[:, 0] - offset[:, 3])
+    assert torch.allclose(odds[0], odds[1]) == (strength == 1)

@@ -71,7 +71,8 @@ class Classifier:
         networks: what classifies a cell.
         bank: cells that others are compared with, or None.
         retrieval: weight of the bank.
-        strength: what the networks' logits are multiplied with, in [0, 1].
+        strength: how far the networks go from the offsets, in [0, 1].
+        untold: (C,) bool: classes of which the offsets say nothing.
     """
 
     mean: Tensor
@@ -80,26 +81,27 @@ class Classifier:
     bank: Bank | None
     retrieval: float
     strength: float
+    untold: Tensor
 
     @torch.no_grad()
     def logits(self, picture: Picture) -> Tensor:
         """(C, N) float32 log-posteriors."""
         rows = ((picture.values.T - self.mean) / self.spread).clamp_(-_FARTHEST, _FARTHEST)
-        posterior = self.networks.posterior(rows, picture.offset.T, self.strength)
+        posterior = self.networks.posterior(rows, picture.offset.T, self.strength, self.untold)
         if self.bank is not None:
             posterior = torch.lerp(posterior, self.bank.recall(rows), self.retrieval)
         return posterior.clamp_min(_LEAST).log().T
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, for storage."""
+        """All tensors that were learned, by name, for storage."""
         named = {"mean": self.mean, "spread": self.spread}
         named |= {f"weight{layer}": weight for layer, weight in enumerate(self.networks.weights)}
         named |= {f"bias{layer}": bias for layer, bias in enumerate(self.networks.biases)}
         return named if self.bank is None else named | {"bank.keys": self.bank.keys, "bank.shares": self.bank.shares}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], retrieval: float, strength: float) -> Classifier:
-        """Make one again from `tensors` and its two numbers.
+    def of(cls, tensors: Mapping[str, Tensor], retrieval: float, strength: float, untold: Tensor) -> Classifier:
+        """Make one again from `tensors`, its two numbers, and the classes that offsets say nothing of.
 
         Raises:
             KeyError: one is missing.
@@ -107,7 +109,7 @@ class Classifier:
         layers = range(sum(name.startswith("weight") for name in tensors))
         weights, biases = (tuple(tensors[f"{kind}{layer}"] for layer in layers) for kind in ("weight", "bias"))
         bank = Bank(tensors["bank.keys"], tensors["bank.shares"]) if retrieval else None
-        return cls(tensors["mean"], tensors["spread"], Ensemble(weights, biases), bank, retrieval, strength)
+        return cls(tensors["mean"], tensors["spread"], Ensemble(weights, biases), bank, retrieval, strength, untold)
 
 
 def learn(
@@ -117,6 +119,7 @@ def learn(
     *,
     photographs: int,
     wary: bool,
+    untold: Tensor,
     blinded: Sequence[Blinded],
     doubted: int = 0,
 ) -> tuple[Classifier, bool]:
@@ -127,6 +130,7 @@ def learn(
     Args:
         photographs: how many the pictures are of, in turns.
         wary: whether learning may make the offsets worse: then photographs left out say how far to go from them.
+        untold: (C,) bool: classes of which the offsets say nothing, so that there is nothing to be wary of.
         blinded: what is hidden from some of the cells.
         doubted: how many of the last columns are left out if photographs left out are told better without them.
 
@@ -147,7 +151,7 @@ def learn(
     spread = inputs.square().mean(dim=0).sqrt() + 1e-3
     inputs.div_(spread).clamp_(-_FARTHEST, _FARTHEST)
     weight = known @ known.sum(dim=0).clamp_min(1).pow(-options.balance)
-    lesson = Lesson(inputs, known / known.sum(dim=1, keepdim=True), offset, weight)
+    lesson = Lesson(inputs, known / known.sum(dim=1, keepdim=True), offset, weight, untold)
     photograph = torch.cat([torch.full((len(part[0]),), k % photographs) for k, part in enumerate(picked)])
     there = photograph.bincount(minlength=photographs) > 0  # one that is void all over does not count
     photograph, photographs = (there.cumsum(dim=0) - 1)[photograph], int(there.sum())
@@ -160,7 +164,8 @@ def learn(
     if wary:
         strength = _best_strength(lesson, photograph, options, blinded) if photographs > 1 else _UNJUDGED
     bank = Bank.gather(inputs, lesson.shares, chance) if options.retrieval * strength else None
-    return Classifier(mean, spread, networks, bank, options.retrieval * strength if bank else 0.0, strength), pays
+    retrieval = options.retrieval * strength if bank else 0.0
+    return Classifier(mean, spread, networks, bank, retrieval, strength, untold), pays
 
 
 def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, blinded: Sequence[Blinded]) -> bool:
@@ -182,7 +187,10 @@ def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, bl
 
 
 def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:
-    """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class."""
+    """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class.
+
+    Classes that the offsets say nothing of are learned alike at any strength: what they lose by chance harms nothing.
+    """
     training = replace(options.training, steps=max(1, options.training.steps // 2))
     count = lesson.shares.shape[1]
     table = torch.zeros(len(_STRENGTHS), count, count, dtype=torch.int64)
@@ -193,14 +201,15 @@ def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded
         for k, strength in enumerate(_STRENGTHS):
             table[k] += _confusion(networks, judged, strength)
     ious = _ious(table)
-    harmless = (ious >= ious[0] - _HARM).all(dim=1)
+    told = ~lesson.untold[table[0].sum(dim=1) > 0]
+    harmless = (ious >= ious[0] - _HARM)[:, told].all(dim=1)
     return _STRENGTHS[int(torch.where(harmless, ious.mean(dim=1), -1.0).argmax())]
 
 
 def _confusion(networks: Ensemble, judged: Lesson, strength: float) -> Tensor:
     """(C, C) int64: rows by their true class, and the class found."""
     truth, count = judged.shares.argmax(dim=1), judged.shares.shape[1]
-    found = networks.posterior(judged.inputs, judged.offset, strength).argmax(dim=1)
+    found = networks.posterior(judged.inputs, judged.offset, strength, judged.untold).argmax(dim=1)
     return torch.bincount(truth * count + found, minlength=count**2).view(count, count)
 
 

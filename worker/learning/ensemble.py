@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -27,20 +27,22 @@ class Lesson:
         shares: (N, C) float32 of the classes in each row; they sum to 1.
         offset: (N, C) float32 logits that the networks add to.
         weight: (N,) float32: how often a row is drawn.
+        untold: (C,) bool: classes of which the offsets say nothing.
     """
 
     inputs: Tensor
     shares: Tensor
     offset: Tensor
     weight: Tensor
+    untold: Tensor
 
     def of(self, rows: Tensor) -> Lesson:
         """Some of the rows, (N,) bool."""
-        return Lesson(self.inputs[rows], self.shares[rows], self.offset[rows], self.weight[rows])
+        return Lesson(self.inputs[rows], self.shares[rows], self.offset[rows], self.weight[rows], self.untold)
 
     def without(self, rows: Tensor) -> Lesson:
         """The same with some of the rows, (N,) bool, never drawn; nothing is copied."""
-        return Lesson(self.inputs, self.shares, self.offset, self.weight * ~rows)
+        return replace(self, weight=self.weight * ~rows)
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,24 @@ class Ensemble:
                 values.relu_()
         return values
 
-    def posterior(self, inputs: Tensor, offset: Tensor, strength: float) -> Tensor:
-        """(N, C) mean posterior of the members for (N, F) inputs, their logits times the strength added to offsets."""
-        logits = offset + strength * self(inputs.expand(self.members, *inputs.shape))
-        return logits.softmax(dim=-1).mean(dim=0)
+    def posterior(self, inputs: Tensor, offset: Tensor, strength: float, untold: Tensor) -> Tensor:
+        """(N, C) float32 mean posterior of the members.
+
+        Args:
+            inputs: (N, F).
+            offset: (N, C) logits that theirs, times the strength, are added to.
+            strength: in [0, 1]: how far to go from what the offsets say.
+            untold: (C,) bool: classes of which they say nothing, and whose posterior is at any strength what the
+                members say of them. At least one class is not among them.
+        """
+        added = self(inputs.expand(self.members, *inputs.shape))
+        moved = offset + strength * added
+        if strength == 1 or not untold.any():
+            return moved.softmax(dim=-1).mean(dim=0)
+        learned = (offset + added).softmax(dim=-1)
+        left = 1 - learned[..., untold].sum(dim=-1, keepdim=True)
+        others = moved.masked_fill_(untold, -torch.inf).softmax(dim=-1)
+        return torch.where(untold, learned, left * others).mean(dim=0)
 
 
 def train(lesson: Lesson, members: int, training: Training, *, blinded: Sequence[Blinded] = (), seed: int) -> Ensemble:

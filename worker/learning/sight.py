@@ -95,6 +95,11 @@ class Sight:
     appearance: bool = True
 
     @property
+    def untold(self) -> Tensor:
+        """(T + 1,) bool: the classes whose words the model does not know; of the rest it always says something."""
+        return torch.cat([self.known == 0, torch.zeros(1, dtype=torch.bool)])
+
+    @property
     def blinded(self) -> list[Blinded]:
         """Which columns of a picture are hidden now and then while learning."""
         seen = 0 if self.features is None else self.features.directions.shape[1] + len(self.words)
@@ -217,11 +222,12 @@ def agreement(sight: Sight, scenes: Sequence[Scene], examples: Sequence[Example]
         said.append(sight.ahead(scene.words, enlarge(scene.logits, (truth.shape[1], truth.shape[2]))).flatten(1).T)
         truths.append(truth.flatten(1).T)
     rows, truth = torch.cat(said), torch.cat(truths)
-    judged = torch.cat([sight.known, torch.ones(1)]) * (truth.sum(dim=0) > 0)
+    judged = ~sight.untold & (truth.sum(dim=0) > 0)
     count = int(judged.sum())
     if count < 2 or not bool(judged[:-1].any()):
         return 0.0, 0.0
-    even = truth * judged / truth.sum(dim=0).clamp_min(1e-6) / count
-    recall = float((even * F.one_hot(rows.argmax(dim=1), truth.shape[1])).sum())
+    rows, truth = rows[:, judged], truth[:, judged]
+    even = truth / truth.sum(dim=0) / count
+    recall = float((even * F.one_hot(rows.argmax(dim=1), count)).sum())
     costs = {scale: -float((even * (scale * rows).log_softmax(dim=1)).sum()) for scale in _SCALES}
     return max(0.0, (recall - 1 / count) / (1 - 1 / count)), min(costs, key=lambda scale: costs[scale])

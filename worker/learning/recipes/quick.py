@@ -128,8 +128,10 @@ class QuickRecipe:
         if "retrieval" in self.without:
             options = replace(options, retrieval=0.0)
         seen = self._views(sight, scenes, shown)
-        classifier, pays = learn(seen, self._pictures(len(shown)), options, photographs=len(shown),
-                                 wary=sight.scale > 0, blinded=sight.blinded, doubted=sight.doubted)  # fmt: skip
+        classifier, pays = learn(
+            seen, self._pictures(len(shown)), options, photographs=len(shown), wary=sight.scale > 0,
+            untold=sight.untold, blinded=sight.blinded, doubted=sight.doubted,
+        )  # fmt: skip
         return QuickAdapter(sight if pays else replace(sight, tower=()), classifier)
 
     def load(self, state: AdapterState) -> QuickAdapter:
@@ -147,7 +149,8 @@ class QuickRecipe:
             tower = tuple(some for name, some in axes.items() if name != _ENCODER)
             sight = Sight(words, tensors["known"], axes.get(_ENCODER), tower, float(about["trust"]),
                           float(about["scale"]), bool(about["appearance"]))  # fmt: skip
-            classifier = Classifier.of(tensors, float(about["retrieval"]), float(about["learned_strength"]))
+            retrieval, strength = float(about["retrieval"]), float(about["learned_strength"])
+            classifier = Classifier.of(tensors, retrieval, strength, sight.untold)
             return QuickAdapter(sight, classifier, float(about["strength"]))
         except (KeyError, TypeError, ValueError) as error:
             raise LearningError("adapter", f"its state is incomplete ({error!r})", _AGAIN) from error
