@@ -110,7 +110,9 @@ def test_a_set_is_read_as_annotators_would_have_made_it(tmp_path: Path) -> None:
     photo = found.parts["train"][0]
     assert found.words == (("wug",), ("some dax",))
     assert found.has_background
-    assert photo.image.shape == (48, 64, 3)
+    assert photo.image.shape == (96, 128, 3), "it is looked at as it is"
+    assert photo.truth.shape == (96, 128)
+    np.testing.assert_array_equal(photo.judged, photo.truth[1::2, 1::2])
     assert set(np.unique(photo.truth).tolist()) <= {VOID, UNLABELLED, 0, 1}
     assert (photo.truth[0] == VOID).all()
     everywhere = read_labelled_set(write_set(tmp_path / "without", train=1, test=1, background=False), ["test"], None)

@@ -16,6 +16,8 @@ from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
 from worker.learning.adapter import UNLABELLED, VOID, Words
+from worker.learning.corrections import LONGEST_SIDE
+from worker.segmentation.pictures import shrink
 from worker.segmentation.text import BACKGROUND
 
 _FILE_VOID = 255
@@ -24,11 +26,19 @@ _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/le
 
 @dataclass(frozen=True)
 class LabelledPhotograph:
-    """A photograph as annotated: (H, W, 3) uint8 RGB, and (H, W) int16 index in the set's words, UNLABELLED or VOID."""
+    """A photograph as annotated. Truths are indices in the set's words, UNLABELLED or VOID.
+
+    Attributes:
+        stem: its file's name.
+        image: (H, W, 3) uint8 RGB, what is looked at and annotated.
+        truth: (H, W) int16.
+        judged: (h, w) int16, the truth of the pixels that count.
+    """
 
     stem: str
     image: NDArray[np.uint8]
     truth: NDArray[np.int16]
+    judged: NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] 
     Args:
         folder: holds images/, masks/, classes.json and split.json.
         parts: of split.json.
-        size: (W, H) pixels that photographs are resized to, their truth by nearest neighbour; None = as they are.
+        size: (W, H) pixels that are judged, their truth by nearest neighbour. Photographs are looked at as they are,
+            up to the longest side that corrections are learned at, or this size if it is larger. None = as they are.
 
     Raises:
         ImageUnavailable: the folder is no set, or a part holds no photograph.
@@ -86,9 +97,11 @@ def _read(folder: Path, stem: str, place: NDArray[np.int16], size: tuple[int, in
     if file is None or not mask.is_file():
         raise ImageUnavailable(f"photograph {stem} of set {folder}", "its image or its mask is missing", _REMEDY)
     with Image.open(file) as photo, Image.open(mask) as drawn:
-        target = size or photo.size
-        image = np.array(photo.convert("RGB").resize(target))
-        values = np.array(drawn.resize(target, Image.Resampling.NEAREST))
+        image = np.array(photo.convert("RGB"))
+        if size is not None:
+            image = shrink(image, max(LONGEST_SIDE, *size))
+        own = (image.shape[1], image.shape[0])
+        values, judged = (np.array(drawn.resize(to, Image.Resampling.NEAREST)) for to in (own, size or own))
     if values.dtype != np.uint8 or values.ndim != 2:
         raise ImageUnavailable(f"mask {mask}", "it is not an 8-bit index PNG", _REMEDY)
-    return LabelledPhotograph(stem, image, place[values])
+    return LabelledPhotograph(stem, image, place[values], place[judged])

@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--test", required=True, metavar="PART", help="part of the set that is judged")
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels of all (default: as they are)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels of a photograph that are "
+                        "judged (default: all)")  # fmt: skip
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 5, 9], help="photographs annotated; a number "
                         "larger than the part means all of it (default: 1 3 5 9)")  # fmt: skip
     parser.add_argument("--recipe", default="quick", choices=tuple(RECIPES), help="what learns (default: %(default)s)")

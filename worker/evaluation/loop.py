@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.evaluation.labelled_set import LabelledPhotograph, LabelledSet
 from worker.learning.adapter import UNLABELLED, VOID, Adapter, AdapterState, Example, Recipe, Words
+from worker.learning.corrections import LONGEST_SIDE
 from worker.learning.gate import judge
 from worker.learning.hold_out import split
+from worker.learning.truth import shrink_nearest
 from worker.segmentation.heads import Head
+from worker.segmentation.pictures import shrink
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text import BACKGROUND
 
@@ -52,8 +55,9 @@ class Loop:
         self._segmenter = segmenter
         self._set = found
         self._outlines = outlines
-        self.train = [self._example(photo) for photo in found.parts[learn]]
+        self.train = [self._example(photo, LONGEST_SIDE) for photo in found.parts[learn]]
         self.test = [self._example(photo) for photo in found.parts[test]]
+        self._truths = [photo.judged for photo in found.parts[test]]
 
     @property
     def words(self) -> Words:
@@ -64,10 +68,10 @@ class Loop:
         """Pre-annotate the test photographs and compare."""
         count = len(self.words)
         matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
-        for example in self.test:
-            pixels = self.found(example, head)
-            known = example.truth != VOID
-            truth = np.where(example.truth == UNLABELLED, count, example.truth)[known].astype(np.int64)
+        for example, drawn in zip(self.test, self._truths, strict=True):
+            pixels = shrink_nearest(self.found(example, head), (drawn.shape[0], drawn.shape[1]))
+            known = drawn != VOID
+            truth = np.where(drawn == UNLABELLED, count, drawn)[known].astype(np.int64)
             matrix += np.bincount(truth * (count + 1) + pixels[known], minlength=(count + 1) ** 2).reshape(matrix.shape)
         names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
         return judged(matrix, names)
@@ -92,8 +96,13 @@ class Loop:
         example, vocabulary = self.train[index], Vocabulary(tuple(labels))
         return self._segmenter.segment(example.embedding, vocabulary, example.image, head=head).score
 
-    def _example(self, photo: LabelledPhotograph) -> Example:
-        return Example(photo.stem, photo.image, self._segmenter.embed([photo.image])[0], self.words, photo.truth)
+    def _example(self, photo: LabelledPhotograph, longest_side: int | None = None) -> Example:
+        """A photograph, embedded as it is, then reduced as the service reduces what it learns from."""
+        (embedding,) = self._segmenter.embed([photo.image])
+        image = photo.image if longest_side is None else shrink(photo.image, longest_side)
+        frame = (image.shape[0], image.shape[1])
+        truth = shrink_nearest(photo.truth, frame)
+        return Example(photo.stem, image, replace(embedding, size=frame), self.words, truth)
 
 
 def judged(matrix: NDArray[np.int64], names: Sequence[str]) -> Judged:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.outcomes import Outcomes, count_outcomes, sum_outcomes
 from worker.learning.truth import counting_annotations, draw_truth, merge_truths
 from worker.segmentation.encoder import ImageEmbedding
+from worker.segmentation.pictures import resize
 
 log = logging.getLogger(__name__)
 
@@ -175,10 +175,7 @@ def make_example(
     scale = min(1.0, longest_side / max(size))
     frame = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     truth = merge_truths([draw_truth(row.result, vocabulary, size, frame) for row in annotations])
-    if frame != size:
-        image = np.asarray(cv2.resize(image, frame[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        embedding = replace(embedding, size=frame)
-    return Example(key, image, embedding, vocabulary.words, truth)
+    return Example(key, resize(image, frame), replace(embedding, size=frame), vocabulary.words, truth)
 
 
 class _Reader:

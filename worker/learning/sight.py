@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -176,10 +177,13 @@ class Sight:
         truth = example.truth[view.pixels(size, patches)]
         rows = self.rows(example.words)
         owned = [k is not None and k not in rows[:place] for place, k in enumerate(rows)]  # a cell has one class
-        layers = [(truth == k) & owner for k, owner in zip(rows, owned, strict=True)]
-        drawn = torch.from_numpy(np.stack([*layers, truth == VOID])).float()
-        whole = torch.cat([drawn[:-1], 1 - drawn.sum(dim=0, keepdim=True)])
-        return F.interpolate(whole[None], size=cells(size), mode="area")[0]
+        grid = cells(size)
+        drawn = np.empty((len(rows) + 1, *grid), dtype=np.float32)
+        for layer, k, owner in zip(drawn, [*rows, VOID], [*owned, True], strict=True):
+            inside = ((truth == k) & owner).astype(np.float32)
+            cv2.resize(inside, grid[::-1], dst=layer, interpolation=cv2.INTER_AREA)
+        whole = torch.from_numpy(drawn)
+        return torch.cat([whole[:-1], 1 - whole.sum(dim=0, keepdim=True)])
 
 
 def _grown(values: Tensor, grid: tuple[int, int], at: Tensor | None) -> Tensor:
