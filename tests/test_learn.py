@@ -37,7 +37,7 @@ def write_set(folder: Path, *, train: int, test: int, background: bool = True) -
         mask[:4] = 255
         cv2.imwrite(str(folder / "images" / f"p{number}.png"), drawn.image[..., ::-1])
         cv2.imwrite(str(folder / "masks" / f"p{number}.png"), mask)
-    first = "background" if background else "ground"
+    first = "__Background__" if background else "ground"
     names = {"0": first, "1": NAMES[0], "2": NAMES[1], "255": "void"}
     stems = [f"p{number}" for number in range(train + test)]
     (folder / "classes.json").write_text(json.dumps(names))

@@ -74,7 +74,7 @@ def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] 
     except (OSError, ValueError) as error:
         raise ImageUnavailable(f"set {folder}", f"it cannot be read ({error})", _REMEDY) from error
     names = {int(index): str(name) for index, name in named.items() if index.isdigit() and int(index) != _FILE_VOID}
-    has_background = names.get(0) == BACKGROUND
+    has_background = names.get(0, "").strip("_ ").lower() == BACKGROUND
     labels = sorted(index for index in names if index or not has_background)
     for part in parts:
         if not split.get(part):

@@ -18,6 +18,7 @@ from worker.learning.adapter import UNLABELLED, VOID, Adapter, AdapterState, Exa
 from worker.learning.corrections import LONGEST_SIDE
 from worker.learning.gate import judge
 from worker.learning.hold_out import split
+from worker.learning.paired import Confusion, confusion
 from worker.learning.truth import shrink_nearest
 from worker.segmentation.heads import Head
 from worker.segmentation.pictures import shrink
@@ -70,9 +71,8 @@ class Loop:
         matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
         for example, drawn in zip(self.test, self._truths, strict=True):
             pixels = shrink_nearest(self.found(example, head), (drawn.shape[0], drawn.shape[1]))
-            known = drawn != VOID
-            truth = np.where(drawn == UNLABELLED, count, drawn)[known].astype(np.int64)
-            matrix += np.bincount(truth * (count + 1) + pixels[known], minlength=(count + 1) ** 2).reshape(matrix.shape)
+            truth = np.select([drawn == VOID, drawn == UNLABELLED], [np.int16(-1), np.int16(count)], drawn)
+            matrix += confusion(truth, pixels, count + 1)
         names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
         return judged(matrix, names)
 
@@ -105,7 +105,7 @@ class Loop:
         return Example(photo.stem, image, replace(embedding, size=frame), self.words, truth)
 
 
-def judged(matrix: NDArray[np.int64], names: Sequence[str]) -> Judged:
+def judged(matrix: Confusion, names: Sequence[str]) -> Judged:
     """IoU of the named classes, which come first in the confusion (true, found), and their mean."""
     hit = np.diagonal(matrix)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hit

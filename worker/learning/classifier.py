@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.learning.ensemble import Blinded, Ensemble, Lesson, Training, train
+from worker.learning.paired import Confusion, class_ious, confusion
 from worker.learning.retrieval import Bank
 
 _FARTHEST = 4.0  # deviations at which inputs are cut off
@@ -172,7 +174,7 @@ def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, bl
     """Whether photographs left out are told better with the last columns than without, over two halves of them."""
     training = replace(options.training, steps=max(1, options.training.steps // 4))
     count = lesson.shares.shape[1]
-    table = torch.zeros(2, count, count, dtype=torch.int64)
+    table = np.zeros((2, count, count), dtype=np.int64)
     some = torch.arange(len(photograph)) % 3 == 0  # are enough to judge by
     for half in (0, 1):
         out = photograph % 2 == half
@@ -182,7 +184,7 @@ def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, bl
                 taught, judged = (replace(part, inputs=part.inputs[:, :-doubted]) for part in (taught, judged))
             networks = train(taught, 1, training, blinded=blinded, seed=options.seed)
             table[k] += _confusion(networks, judged, 1.0)
-    seen, unseen = _ious(table).mean(dim=1).tolist()
+    seen, unseen = np.nanmean(class_ious(table), axis=1)
     return bool(seen >= unseen)
 
 
@@ -193,31 +195,22 @@ def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded
     """
     training = replace(options.training, steps=max(1, options.training.steps // 2))
     count = lesson.shares.shape[1]
-    table = torch.zeros(len(_STRENGTHS), count, count, dtype=torch.int64)
+    table = np.zeros((len(_STRENGTHS), count, count), dtype=np.int64)
     for half in (0, 1):
         out = photograph % 2 == half
         networks = train(lesson.without(out), 1, training, blinded=blinded, seed=options.seed)
         judged = lesson.of(out)
         for k, strength in enumerate(_STRENGTHS):
             table[k] += _confusion(networks, judged, strength)
-    ious = _ious(table)
-    told = ~lesson.untold[table[0].sum(dim=1) > 0]
-    harmless = (ious >= ious[0] - _HARM)[:, told].all(dim=1)
-    return _STRENGTHS[int(torch.where(harmless, ious.mean(dim=1), -1.0).argmax())]
+    ious = class_ious(table)
+    harmed = (ious < ious[0] - _HARM)[:, ~lesson.untold.numpy()].any(axis=1)
+    return _STRENGTHS[int(np.where(harmed, -1.0, np.nanmean(ious, axis=1)).argmax())]
 
 
-def _confusion(networks: Ensemble, judged: Lesson, strength: float) -> Tensor:
-    """(C, C) int64: rows by their true class, and the class found."""
-    truth, count = judged.shares.argmax(dim=1), judged.shares.shape[1]
-    found = networks.posterior(judged.inputs, judged.offset, strength, judged.untold).argmax(dim=1)
-    return torch.bincount(truth * count + found, minlength=count**2).view(count, count)
-
-
-def _ious(table: Tensor) -> Tensor:
-    """(K, classes that occur) float32 out of K confusions (K, C, C) of the same rows."""
-    hit = table.diagonal(dim1=1, dim2=2)
-    union = table.sum(dim=1) + table.sum(dim=2) - hit
-    return (hit / union.clamp_min(1))[:, table[0].sum(dim=1) > 0]
+def _confusion(networks: Ensemble, judged: Lesson, strength: float) -> Confusion:
+    posterior = networks.posterior(judged.inputs, judged.offset, strength, judged.untold)
+    truth, found = (shares.argmax(dim=1).to(torch.int16).numpy() for shares in (judged.shares, posterior))
+    return confusion(truth, found, posterior.shape[1])
 
 
 def _pick(share: Tensor, look: Look, most: int, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

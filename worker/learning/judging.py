@@ -32,7 +32,7 @@ _FEWEST_CELLS = 30
 
 
 @dataclass(frozen=True)
-class Sight:
+class Answer:
     """What a head took each cell of a photograph for: (h, w) class, and its posterior."""
 
     found: NDArray[np.int16]
@@ -63,18 +63,18 @@ class Bench:
         self.words = words
         self._untaught = np.array([k not in taught for k in range(len(words))] + [False])
         self._scenes: dict[str, Scene] = {}
-        self._frozen: dict[str, Sight] = {}
+        self._frozen: dict[str, Answer] = {}
 
     def shows_label(self, trials: Sequence[Trial]) -> bool:
         """Whether there is a cell of any label to judge."""
         truths = (self._truth(trial.example) for trial in trials)
         return any(bool(((truth >= 0) & (truth < self.classes - 1)).any()) for truth in truths)
 
-    def look(self, trials: Sequence[Trial], head_of: Callable[[Trial], Head | None]) -> list[Sight]:
+    def look(self, trials: Sequence[Trial], head_of: Callable[[Trial], Head | None]) -> list[Answer]:
         """Show each trial to its head; None is the frozen model."""
         return [self._see(trial.example, head_of(trial)) for trial in trials]
 
-    def confusions(self, trials: Sequence[Trial], sights: Sequence[Sight]) -> list[Confusion]:
+    def confusions(self, trials: Sequence[Trial], answers: Sequence[Answer]) -> list[Confusion]:
         """What was made of each trial, summed by unit: by photograph, or by quarter when there are few.
 
         Where no region lies, a label that nobody has taught is as good an answer as the background: whether it is
@@ -83,25 +83,25 @@ class Bench:
         keys = dict.fromkeys(trial.example.key for trial in trials)
         parts = 1 if len(keys) >= FEWEST_PHOTOGRAPHS else 4
         units = {key: [np.zeros((self.classes, self.classes), dtype=np.int64) for _ in range(parts)] for key in keys}
-        for trial, sight in zip(trials, sights, strict=True):
-            truth, found = self._truth(trial.example), sight.found
+        for trial, answer in zip(trials, answers, strict=True):
+            truth, found = self._truth(trial.example), answer.found
             found = np.where((truth == self.classes - 1) & self._untaught[found], self.classes - 1, found)
             quarters = _quarters(truth.shape) if parts > 1 else np.zeros(truth.shape, dtype=np.int64)
             for part, total in enumerate(units[trial.example.key]):
                 total += confusion(np.where(quarters == part, truth, -1), found, self.classes)
         return [total for key in keys for total in units[key]]
 
-    def agreement(self, trials: Sequence[Trial], sights: Sequence[Sight]) -> float | None:
+    def agreement(self, trials: Sequence[Trial], answers: Sequence[Answer]) -> float | None:
         """Where no region lies and the frozen model is sure of a label that nobody has taught: the share of cells that
         were taken for the same. None when there are too few to tell.
         """
         cells = kept = 0
-        for trial, sight in zip(trials, sights, strict=True):
+        for trial, answer in zip(trials, answers, strict=True):
             frozen = self._see(trial.example, None)
             asked = (self._truth(trial.example) == self.classes - 1) & self._untaught[frozen.found]
             asked &= frozen.posterior >= _SURE
             cells += int(asked.sum())
-            kept += int((sight.found == frozen.found)[asked].sum())
+            kept += int((answer.found == frozen.found)[asked].sum())
         return kept / cells if cells >= _FEWEST_CELLS else None
 
     def taken_for(self, examples: Sequence[Example], head: Head | None, *, sure: bool = False) -> NDArray[np.float64]:
@@ -126,7 +126,7 @@ class Bench:
         return np.where(truth == UNLABELLED, self.classes - 1, np.where(truth == VOID, -1, truth)).astype(np.int16)
 
     @torch.no_grad()
-    def _see(self, example: Example, head: Head | None) -> Sight:
+    def _see(self, example: Example, head: Head | None) -> Answer:
         if head is None and example.key in self._frozen:
             return self._frozen[example.key]
         if example.key not in self._scenes:
@@ -136,7 +136,7 @@ class Bench:
         grid = _grid(example.truth.shape)
         shares = enlarge(logits.float(), grid).softmax(dim=0)
         posterior, found = (values.cpu().numpy() for values in torch.max(shares, dim=0))
-        seen = Sight(found.astype(np.int16), posterior)
+        seen = Answer(found.astype(np.int16), posterior)
         if head is None:
             self._frozen[example.key] = seen
         return seen
