@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -54,7 +54,7 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     )  # fmt: skip
     (state / "label-studio").mkdir()
     with Supervisor(state) as supervisor:
-        command = label_studio_command(url, TOKEN, state / "label-studio")
+        command = replace(label_studio_command(url, TOKEN, state / "label-studio"), ready_s=2 * PATIENCE_S)
         supervisor.launch(command)
         halves = start_halves(supervisor, settings, learners=0)
         supervisor.wait_ready(command)

@@ -36,7 +36,7 @@ def test_check_passes_although_the_worker_is_killed_on_the_way(tmp_path: Path) -
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     log = tmp_path / "check" / "logs" / "worker.log"
     try:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + 2 * PATIENCE_S
         while not (log.exists() and "regions, version" in log.read_text()):
             assert demo.poll() is None, demo.communicate()[1]
             assert time.monotonic() < deadline, "no task was predicted"
@@ -45,7 +45,7 @@ def test_check_passes_although_the_worker_is_killed_on_the_way(tmp_path: Path) -
         assert worker is not None
         family = [demo.pid, *(child.pid for child in psutil.Process(demo.pid).children(recursive=True))]
         worker.kill()
-        output, errors = demo.communicate(timeout=PATIENCE_S)
+        output, errors = demo.communicate(timeout=2 * PATIENCE_S)
     finally:
         if demo.poll() is None:
             demo.terminate()  # it ends what it started
