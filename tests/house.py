@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image, ImageDraw
 from redis import Redis
@@ -23,6 +24,8 @@ from plugin_config.vocabulary import parse_vocabulary, version_name
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 SIZE = (192, 144)
+PATIENCE_S = 300.0
+"""Longest wait where only a test that hangs is to end: a busy machine may take a minute to import torch."""
 
 CONFIG = """<View><Image name="image" value="$image"/>
   <BrushLabels name="brush" toName="image"><Label value="red shape" alias="red/thing"/>{more}</BrushLabels>
@@ -51,7 +54,7 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     )  # fmt: skip
     (state / "label-studio").mkdir()
     with Supervisor(state) as supervisor:
-        command = label_studio_command(url, TOKEN, state / "label-studio")
+        command = replace(label_studio_command(url, TOKEN, state / "label-studio"), ready_s=2 * PATIENCE_S)
         supervisor.launch(command)
         halves = start_halves(supervisor, settings, learners=0)
         supervisor.wait_ready(command)
@@ -102,7 +105,7 @@ def tasks(house: House, project: int) -> list[Task]:
     return list(house.label_studio.all_tasks(project))
 
 
-def wait_until(condition: Callable[[], bool], *, within_s: float = 60.0, told: str = "condition") -> None:
+def wait_until(condition: Callable[[], bool], *, within_s: float = PATIENCE_S, told: str = "condition") -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
@@ -110,9 +113,25 @@ def wait_until(condition: Callable[[], bool], *, within_s: float = 60.0, told: s
         time.sleep(0.1)
 
 
-def wait_predicted(house: House, project: int, *, within_s: float = 60.0) -> str:
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that is dead and only not yet taken note of does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def left_running(pids: Collection[int], *, within_s: float = 5.0) -> list[int]:
+    """Those that still run after a moment to end in."""
+    deadline = time.monotonic() + within_s
+    while (left := [pid for pid in pids if runs(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def wait_predicted(house: House, project: int) -> str:
     version = current_version(house, project)
-    wait_until(lambda: all(version in task.versions for task in tasks(house, project)), within_s=within_s,
+    wait_until(lambda: all(version in task.versions for task in tasks(house, project)),
                told=f"predictions of project {project} at {version}")  # fmt: skip
     return version
 

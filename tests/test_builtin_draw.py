@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from plugin_config.errors import LabelingConfigError
+from tests.house import PATIENCE_S
 from worker.builtin.annotation_set import annotation_scene, index_truth
 from worker.builtin.draw import draw_set, main
 from worker.builtin.scenes import label_mask
@@ -23,7 +24,7 @@ LABELS = ["red striped shape", "green dotted shape", "blue dotted shape", "circl
 def test_the_command_writes_pictures_truth_and_one_json_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "worker.builtin.draw", "--output-dir", str(tmp_path), "--pictures", "6"]
     command += ["--seed", "4", "--size", "240", "180", "--labels", ",".join(LABELS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     summary = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
     assert summary["pictures"] == 6

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from plugin_config.errors import ModelUnavailable
+from tests.house import PATIENCE_S
 from tests.models import TINY, random_model, write_config
 from worker.segmentation.checkpoints import load_model, resolve
 from worker.segmentation.encoder import Encoder
@@ -221,7 +222,7 @@ def test_weights_that_cannot_be_fetched_stop_the_start_and_do_not_flood_the_term
     script = "import sys; from worker.segmentation.checkpoints import load_model; load_model(sys.argv[1])"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-c", script, "ViT-B-16/datacomp_xl_s13b_b90k"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1
     assert "ModelUnavailable: model ViT-B-16/datacomp_xl_s13b_b90k: its weights cannot be loaded" in last

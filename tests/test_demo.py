@@ -16,6 +16,7 @@ import pytest
 from plugin_config.demo import LABELS, NEW_LABEL
 from plugin_config.demo_project import Predicted, labeling_config, problems
 from plugin_config.vocabulary import parse_vocabulary
+from tests.house import PATIENCE_S, left_running
 from worker.builtin.world import parse_label
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,16 +35,21 @@ def test_check_passes_although_the_worker_is_killed_on_the_way(tmp_path: Path) -
     demo = subprocess.Popen([sys.executable, "-m", "plugin_config.demo"], cwd=ROOT, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     log = tmp_path / "check" / "logs" / "worker.log"
-    deadline = time.monotonic() + 300
-    while not (log.exists() and "regions, version" in log.read_text()):
-        assert demo.poll() is None, demo.communicate()[1]
-        assert time.monotonic() < deadline, "no task was predicted"
-        time.sleep(0.05)
-    worker = child_running(demo, "worker")
-    assert worker is not None
-    family = [demo.pid, *(child.pid for child in psutil.Process(demo.pid).children(recursive=True))]
-    worker.kill()
-    output, errors = demo.communicate(timeout=300)
+    try:
+        deadline = time.monotonic() + 2 * PATIENCE_S
+        while not (log.exists() and "regions, version" in log.read_text()):
+            assert demo.poll() is None, demo.communicate()[1]
+            assert time.monotonic() < deadline, "no task was predicted"
+            time.sleep(0.05)
+        worker = child_running(demo, "worker")
+        assert worker is not None
+        family = [demo.pid, *(child.pid for child in psutil.Process(demo.pid).children(recursive=True))]
+        worker.kill()
+        output, errors = demo.communicate(timeout=2 * PATIENCE_S)
+    finally:
+        if demo.poll() is None:
+            demo.terminate()  # it ends what it started
+            demo.communicate(timeout=PATIENCE_S)
     report = json.loads(output.strip().splitlines()[-1])
     assert demo.returncode == 0, (report, errors)
     assert report["ok"] is True
@@ -53,7 +59,7 @@ def test_check_passes_although_the_worker_is_killed_on_the_way(tmp_path: Path) -
     assert report["new_label"]["iou"] >= 0.50
     assert Path(report["overlay"]).stat().st_size > 10_000
     assert log.read_text().count("ready: model") == 2, "the supervisor started another worker"
-    assert not [pid for pid in family if psutil.pid_exists(pid)], "the demo left processes behind"
+    assert not left_running(family), "the demo left processes behind"
 
 
 def test_new_label_was_never_trained_on_and_the_others_were() -> None:
@@ -106,7 +112,7 @@ def test_a_taken_port_names_the_remedy(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         env = {**os.environ, "CHECK": "", "PORT": str(port), "ZEROMASK_STATE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-m", "plugin_config.demo"], cwd=ROOT, env=env, text=True,
-                              capture_output=True, timeout=60, check=False)  # fmt: skip
+                              capture_output=True, timeout=PATIENCE_S, check=False)  # fmt: skip
     assert done.returncode == 2
     assert f"port {port}" in done.stderr
     assert "PORT=" in done.stderr

@@ -10,6 +10,7 @@ from redis import Redis
 
 from plugin_config.jobs import TaskRef
 from plugin_config.pending import PendingTasks
+from tests.house import PATIENCE_S
 from tests.queue_states import time_passes
 from tests.stand_ins import PROJECT, version
 
@@ -40,7 +41,7 @@ sys.exit(0 if resident.pipeline.wait_empty(30) else 3)
 
 def run_worker(redis_url: str, *, patience_s: float, forward_s: float) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", WORKER, redis_url, str(patience_s), str(forward_s)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_a_model_that_never_comes_back_ends_its_worker_and_not_its_tasks(

@@ -15,11 +15,10 @@ from plugin_config.learning import ProjectLearning
 from plugin_config.vocabulary import ZEROSHOT
 from tests.corrections import SQUARES, annotate, served_version, strange_project, versions_of
 from tests.faults.stand import Stand, stand
-from tests.house import SIZE, House, retrieve, stored, tasks, wait_until
+from tests.house import PATIENCE_S, SIZE, House, retrieve, stored, tasks, wait_until
 from worker.regions import decode_region
 
 ROOT = Path(__file__).resolve().parent.parent
-_LEARNS_S = 240.0  # half a minute on an idle machine
 
 
 @dataclass
@@ -34,7 +33,7 @@ def wait_stored(it: Stand, project: int, ids: list[int], version: str) -> None:
         found = stored(it.house, project)
         return all(found[task] == [version] for task in ids)
 
-    wait_until(there, within_s=120, told=f"version {version} alone on tasks {ids}")
+    wait_until(there, told=f"version {version} alone on tasks {ids}")
 
 
 def wait_promoted(it: Stand, project: int, *, number: int = 1) -> str:
@@ -47,7 +46,7 @@ def wait_promoted(it: Stand, project: int, *, number: int = 1) -> str:
             raise AssertionError(f"not promoted: {pointer.attempt.verdict.reason}")
         return pointer.served.startswith(f"a{number}-")
 
-    wait_until(promoted, within_s=_LEARNS_S, told="a promotion")
+    wait_until(promoted, told="a promotion")
     return served_version(it.house, project, it.settings.versions_url)
 
 
@@ -69,7 +68,7 @@ def overlap(it: Stand, task: int, number: int) -> float:
 def command(it: Stand, *arguments: str) -> str:
     env = {**os.environ, "REDIS_URL": it.house.halves.redis_url, "MODEL": "builtin"}
     done = subprocess.run([sys.executable, "-m", "plugin_config.cli", *arguments], env=env, cwd=ROOT,
-                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+                          capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from plugin_config.errors import ImageUnavailable, JobError
+from tests.house import PATIENCE_S
 from worker.evaluation.score import component_boxes, main, read_truth, score
 
 WIDTH, HEIGHT = 40, 20
@@ -109,7 +110,7 @@ def drawn(tmp_path: Path) -> Path:
 def test_the_command_prints_one_json_line_and_paints_the_overlay(drawn: Path) -> None:
     command = [sys.executable, "-m", "worker.evaluation.score", "--truth", str(drawn / "truth"), "--json"]
     command += ["--predictions", str(drawn / "predictions.json"), "--overlay", str(drawn / "overlay.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     result = json.loads(done.stdout)
     assert result["per_label"]["a"]["iou"] == 1.0
     assert result["per_label"]["b"]["iou"] == 0.5

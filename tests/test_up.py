@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -16,7 +15,7 @@ import psutil
 import pytest
 
 from plugin_config.ports import free_port
-from tests.house import TOKEN, House
+from tests.house import PATIENCE_S, TOKEN, House, left_running, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 CLEAN = {key: value for key, value in os.environ.items()
@@ -26,7 +25,7 @@ CLEAN = {key: value for key, value in os.environ.items()
 def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "plugin_config.cli", *arguments]
     full = {**CLEAN, **env}
-    return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY": "x"}
@@ -45,8 +44,10 @@ LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY"
         pytest.param(["backend"], {"ZEROMASK_PORT": "many"}, "ZEROMASK_PORT", id="a port that is no number"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named_with_its_remedy(arguments: list[str], env: dict[str, str], said: str) -> None:
-    done = run(*arguments, env=env)
+def test_what_is_missing_is_named_with_its_remedy(
+    arguments: list[str], env: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    done = run(*arguments, env={**env, "ZEROMASK_STATE_DIR": str(tmp_path)})
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -60,24 +61,21 @@ def test_up_runs_beside_a_label_studio_restarts_what_dies_and_leaves_nothing(hou
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
     family: list[psutil.Process] = []
     try:
-        assert "Zeromask runs with model builtin" in first_words(up, within_s=120)
+        assert "Zeromask runs with model builtin" in first_words(up)
         health = f"http://127.0.0.1:{port}/health"
-        assert httpx.get(health).json()["workers"] == 1
+        wait_until(lambda: live_workers(health) == 1, told="the worker")
         family = psutil.Process(up.pid).children(recursive=True)
         backend = next(child for child in family if child.cmdline()[-1] == "backend")
         backend.kill()
-        deadline = time.monotonic() + 30
-        while not answers(health):
-            assert time.monotonic() < deadline, "the backend was not started again"
-            time.sleep(0.1)
+        wait_until(lambda: not backend.is_running() and live_workers(health) is not None, told="another backend")
         family += psutil.Process(up.pid).children(recursive=True)
     finally:
         up.send_signal(signal.SIGTERM)
-        assert up.wait(timeout=40) == 0
-    assert not [child for child in family if child.is_running()]
+        assert up.wait(timeout=PATIENCE_S) == 0
+    assert not left_running([child.pid for child in family])
 
 
-def first_words(process: subprocess.Popen[str], *, within_s: float) -> str:
+def first_words(process: subprocess.Popen[str]) -> str:
     """The first line with anything in it."""
     lines: queue.Queue[str] = queue.Queue()
     assert process.stdout is not None
@@ -88,15 +86,16 @@ def first_words(process: subprocess.Popen[str], *, within_s: float) -> str:
             lines.put(line)
 
     threading.Thread(target=read, daemon=True).start()
-    deadline = time.monotonic() + within_s
     while True:
-        line = lines.get(timeout=max(0.1, deadline - time.monotonic()))
+        line = lines.get(timeout=PATIENCE_S)
         if line.strip():
             return line
 
 
-def answers(url: str) -> bool:
+def live_workers(health: str) -> int | None:
+    """As the backend tells; None while it does not answer."""
     try:
-        return httpx.get(url, timeout=2).status_code == 200
+        answer = httpx.get(health, timeout=2)
     except httpx.TransportError:
-        return False
+        return None
+    return int(answer.json()["workers"]) if answer.status_code == 200 else None

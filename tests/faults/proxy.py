@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -29,19 +29,30 @@ _HOP = {"connection", "transfer-encoding", "content-length", "content-encoding",
 
 
 class FaultyProxy:
-    """What was done to posts so far, and whether any fault is still done."""
+    """What was done to posts so far, how many of them are not stored yet, and whether any fault is still done."""
 
     def __init__(self, target: str, *, seed: int) -> None:
         self.url = ""
         self.done: Counter[str] = Counter()
+        self.posts_on_their_way = 0
         self.failing = True
         self._target = target
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._client = httpx.Client(timeout=120, trust_env=False, limits=httpx.Limits(max_connections=None))
 
-    def fault(self) -> str:
-        """What happens to the next post."""
+    @contextmanager
+    def post(self) -> Iterator[str]:
+        """What happens to the next post, which is on its way as long as the `with` block lasts."""
+        with self._lock:
+            self.posts_on_their_way += 1
+        try:
+            yield self._fault()
+        finally:
+            with self._lock:
+                self.posts_on_their_way -= 1
+
+    def _fault(self) -> str:
         with self._lock:
             drawn, fault = self._random.random(), "passed"
             for name, share in FAULTS if self.failing else ():
@@ -74,7 +85,10 @@ def _handler(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             posting = self.command == "POST" and self.path.startswith("/api/predictions")
-            fault = proxy.fault() if posting else "passed"
+            with proxy.post() if posting else nullcontext("passed") as fault:
+                self._pass_on(body, fault)
+
+        def _pass_on(self, body: bytes, fault: str) -> None:
             if fault == "500 instead of storing it":
                 self._answer(500, b"{}")
             elif fault == "connection cut, stored two seconds later":

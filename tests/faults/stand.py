@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol
 
 import httpx
-import psutil
 from redis import Redis
 
 from plugin_config.demo_stage import label_studio_command
@@ -26,10 +25,11 @@ from plugin_config.ports import free_port
 from plugin_config.processes import Command, Supervisor, module_command
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, environment
-from tests.house import CONFIG, TOKEN, House, current_version, make_project, tasks
+from tests.house import CONFIG, TOKEN, House, current_version, make_project, runs, tasks
 
 RECONCILE_S = 3.0
 _MODEL_LOADING_S = 180.0
+_LOOKS_S = 60.0  # two looks of a worker come within 2 * RECONCILE_S where the machine is idle
 _UPLOAD = 12
 
 
@@ -132,10 +132,7 @@ class Stand:
 
     def lives(self, name: str) -> bool:
         """Whether a process runs now."""
-        try:
-            return psutil.Process(self.house.supervisor.pid(name)).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return runs(self.house.supervisor.pid(name))
 
     def kill(self, name: str) -> bool:
         """kill -9; the supervisor starts it again. False when it was dead already."""
@@ -157,15 +154,16 @@ class Stand:
         return self.house.supervisor.log_path(name).read_text(errors="replace")
 
     def count(
-        self, fault: str, project: int, ids: list[int], *, note: str, within_s: float = 240, late_s: float = 0.0
+        self, fault: str, project: int, ids: list[int], *, note: str, within_s: float = 240,
+        late: Callable[[], int] = lambda: 0,
     ) -> Row:
-        """Wait until every task has ended, for posts that are on their way for `late_s`, and for two looks of the
-        workers where something is doubled; then count what Label Studio holds.
-        """
+        """Wait until every task has ended and no post is on its way any more (`late` tells how many are), and for the
+        workers to look where something is doubled; then count what Label Studio holds.
+        """  # fmt: skip
         started = time.monotonic()
         wait_for(lambda: quiet(lambda: self._open(project)) == 0, within_s=within_s)
-        time.sleep(late_s)
-        wait_for(lambda: max(self._posted(project, ids).values()) < 2, within_s=2 * RECONCILE_S + 3)
+        wait_for(lambda: late() == 0, within_s=within_s, told="the last post's end")
+        wait_for(lambda: max(self._posted(project, ids).values()) < 2, within_s=_LOOKS_S)
         found = self._posted(project, ids)
         failures = {ref.task for ref in self.house.pending.failures(project)}
         predicted = sum(number > 0 for number in found.values())
