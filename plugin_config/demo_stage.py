@@ -117,7 +117,7 @@ def label_studio_command(url: str, token: str, data: Path) -> Command:
     }  # fmt: skip
     program = label_studio_environment().path / "bin" / "label-studio"
     argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port]
-    return Command("label-studio", argv, env, ready=lambda: answers(f"{url}/health"), ready_s=240)
+    return Command("label-studio", argv, env, ready=lambda: answers(f"{url}/health"), ready_s=600)
 
 
 def run_worker_command(module: str, *arguments: str) -> str:
