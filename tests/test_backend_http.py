@@ -39,6 +39,7 @@ from tests.backend_client import (
     predict_body,
     setup_body,
 )
+from tests.house import wait_until
 
 __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
@@ -313,7 +314,7 @@ def test_what_was_asked_for_while_redis_was_away_is_asked_for_when_it_is_back(
     client.post("/predict", json=predict_body(7))
     assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 100
     (tmp_path / "later.sock").symlink_to(redis_url.removeprefix("unix://"))
-    wait_until_none_waits(client)
+    wait_until(lambda: answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 0)
     assert pending.counts(7).pending == 99
     assert len(predict_queue(redis)) > 0, "and a worker is called"
 
@@ -326,15 +327,9 @@ def test_what_waits_when_the_backend_is_closed_is_asked_for_by_the_next(
         queues.ask(7, VERSION, [1, 2, 3])
     assert "spool" not in {thread.name for thread in threading.enumerate()}
     (tmp_path / "later.sock").symlink_to(redis_url.removeprefix("unix://"))
-    wait_until_none_waits(client_of(away))
+    successor = client_of(away)
+    wait_until(lambda: answer_of(successor.get("/health"))["tasks_waiting_for_redis"] == 0)
     assert pending.counts(7).pending == 3
-
-
-def wait_until_none_waits(client: Client) -> None:
-    deadline = time.monotonic() + 60
-    while answer_of(client.get("/health"))["tasks_waiting_for_redis"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_app_can_be_made_again(settings: Settings, redis: Redis, client_of: ClientOf) -> None:

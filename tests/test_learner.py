@@ -323,7 +323,7 @@ def test_a_version_that_a_person_goes_back_to_is_not_deleted_under_the_pointer(
             roll_back(house.redis, PROJECT, "builtin", oldest)
 
     def pruning(folder: VersionFolder, keep: Collection[str]) -> list[str]:
-        movers.append(Thread(target=go_back))
+        movers.append(Thread(target=go_back, daemon=True))
         movers[-1].start()
         movers[-1].join(timeout=0.5)
         return prune(folder, keep)
@@ -334,7 +334,8 @@ def test_a_version_that_a_person_goes_back_to_is_not_deleted_under_the_pointer(
             oldest = house.folder.names()[0]
             monkeypatch.setattr(VersionFolder, "prune", pruning)
         house.look()
-    movers[-1].join(timeout=5)
+    movers[-1].join(timeout=30)
+    assert not movers[-1].is_alive()
     assert house.served in house.folder.names()
 
 
