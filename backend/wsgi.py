@@ -154,9 +154,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _serve(settings: Settings, queues: WebQueues) -> None:
     server = _listen(settings, queues)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(number, _stop)
     logger.info("listening on %s:%d, model %s", settings.host, settings.port, settings.model)
-    server.run()  # ends on SystemExit and KeyboardInterrupt, after the requests in hand
+    server.run()  # ends on SystemExit, after the requests in hand
     server.close()
 
 

@@ -50,7 +50,8 @@ class Served:
 
 
 def start(**environ: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "backend"]
+    # As a shell starts what is to run in the background: with Ctrl-C ignored.
+    command = ["/bin/sh", "-c", 'trap "" INT; exec "$0" -m backend', sys.executable]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ZEROMASK_", "REDIS_URL"))}
     env = {**kept, "MODEL": "builtin", **environ}
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
