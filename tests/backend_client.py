@@ -57,7 +57,7 @@ def client_of_fixture() -> Iterator[ClientOf]:
 
 @pytest.fixture(name="patient")
 def patient_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends that wait for a Redis which a busy machine keeps waiting; for tests of anything but how long they do."""
+    """Backends that bear with a Redis slowed down by a busy machine; for tests of anything but their patience."""
     for limit in ("_CONNECT_S", "_ANSWER_S", "_PULSE_S"):
         monkeypatch.setattr(f"backend.queues.{limit}", 10.0)
 
