@@ -48,21 +48,21 @@ class Pulse:
 
 
 class WebQueues:
-    """Holds the web half's connections to Redis. Safe to share between threads.
+    """Holds the web half's connections to Redis until it is closed. Safe to share between threads.
 
     Args:
         settings: `redis_url` and the limits of a request.
-        redis: use this connection instead of opening those of `settings.redis_url`.
 
     Raises:
         SettingsError: `redis_url` is not the address of a Redis.
     """
 
-    def __init__(self, settings: Settings, redis: Redis | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis = redis or _connect(settings.redis_url, answer_s=_ANSWER_S)
+        self._redis = _connect(settings.redis_url, answer_s=_ANSWER_S)
         self._quick = self._pending_over(self._redis)
-        self._bulk = self._pending_over(redis or _connect(settings.redis_url, answer_s=_BULK_ANSWER_S))
+        self._patient = _connect(settings.redis_url, answer_s=_BULK_ANSWER_S)
+        self._bulk = self._pending_over(self._patient)
         self._presence = WorkerPresence(self._redis)
         self._hints = ProjectHints(self._redis)
         self._learning = ProjectLearning(self._redis, lease_s=settings.lease_s)
@@ -90,6 +90,12 @@ class WebQueues:
     def waiting(self) -> int:
         """Tasks that were asked for while Redis was away, and wait for it."""
         return self._spool.waiting()
+
+    def close(self) -> None:
+        """Ask for nothing more, and let go of Redis: what still waits for it is asked for by the next backend."""
+        self._spool.close()
+        for redis in (self._redis, self._patient):
+            redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
 
     def _send(self, ask: Ask) -> None:
         self._presence.live_workers()

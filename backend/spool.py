@@ -17,6 +17,7 @@ from pathlib import Path
 from plugin_config.errors import QueueUnavailable, ZeromaskError
 
 _AGAIN_S = 0.5
+_CLOSE_S = 1.0
 # Ten million ids are some 100 MB: whoever asks for more while Redis is away asks again.
 _MOST_TASKS = 10_000_000
 
@@ -33,7 +34,7 @@ class Ask:
 
 
 class Spool:
-    """Holds asks until `send` takes them. Safe to share between threads.
+    """Holds asks until `send` takes them, or until it is closed. Safe to share between threads.
 
     Args:
         path: file that keeps them over a restart; one backend writes it.
@@ -48,6 +49,7 @@ class Spool:
         self._asks: deque[Ask] = deque(_read(path))
         self._held = sum(len(ask.tasks) for ask in self._asks)
         self._sender: threading.Thread | None = None
+        self._closed = threading.Event()
         if self._asks:
             logger.info("%d task(s) asked for before the last stop are still to be asked for", self._held)
             self._start()
@@ -68,24 +70,36 @@ class Spool:
         with self._lock:
             return self._held
 
+    def close(self) -> None:
+        """Send no more: what waits stays in the file, for the next backend to ask for.
+
+        Waits a second for an ask that is on its way; one that takes longer is asked for twice.
+        """
+        self._closed.set()
+        with self._lock:
+            sender = self._sender
+        if sender is not None:
+            sender.join(timeout=_CLOSE_S)
+
     def _start(self) -> None:
-        if self._sender is None:
+        if self._sender is None and not self._closed.is_set():
             self._sender = threading.Thread(target=self._run, name="spool", daemon=True)
             self._sender.start()
 
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
             with self._lock:
                 if not self._asks:
                     self._path.unlink(missing_ok=True)
                     self._sender = None
                     return
+                if self._closed.is_set():
+                    return
                 ask = self._asks[0]
             try:
                 self._send(ask)
             except QueueUnavailable:
-                pause.wait(_AGAIN_S)
+                self._closed.wait(_AGAIN_S)
                 continue
             except ZeromaskError as error:  # a damaged file; the others must not wait behind it for ever
                 logger.error("project %d: what was asked for while Redis was away is dropped. %s", ask.project, error)

@@ -11,10 +11,10 @@ import logging
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from redis import Redis
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import MultiSocketServer, create_server
@@ -40,14 +40,13 @@ _DRAINED_MB = 64
 logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, redis: Redis | None = None) -> WSGIApplication:
+def create_app(settings: Settings, queues: WebQueues) -> WSGIApplication:
     """The web half, for any WSGI server. One per process: the framework behind it has one app.
 
     Args:
-        settings: all settings; `redis_url` counts unless `redis` is given.
-        redis: a connection to use instead.
+        settings: all settings.
+        queues: of the same settings; to be closed when the app is served no more.
     """
-    queues = WebQueues(settings, redis)
     manager = ProjectManager(settings, queues)
     counter = RequestCounter()
     app = framework_app(manager)
@@ -144,16 +143,22 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = _parse(arguments, environ).require("redis_url")
-        server = _listen(settings)
+        with closing(WebQueues(settings)) as queues:
+            _serve(settings, queues)
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask backend: {error}\n")
         return 2
-    signal.signal(signal.SIGTERM, _stop)
-    logger.info("listening on %s:%d, model %s", settings.host, settings.port, settings.model)
-    server.run()  # ends on SystemExit and KeyboardInterrupt, after the requests in hand
-    server.close()
     logger.info("stopped")
     return 0
+
+
+def _serve(settings: Settings, queues: WebQueues) -> None:
+    server = _listen(settings, queues)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(number, _stop)
+    logger.info("listening on %s:%d, model %s", settings.host, settings.port, settings.model)
+    server.run()  # ends on SystemExit, after the requests in hand
+    server.close()
 
 
 def _parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -163,8 +168,8 @@ def _parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
     return replace(settings, model=parser.parse_args(arguments).model)
 
 
-def _listen(settings: Settings) -> Any:
-    app = create_app(settings)
+def _listen(settings: Settings, queues: WebQueues) -> Any:
+    app = create_app(settings, queues)
     most = (settings.max_body_mb + _DRAINED_MB) * _MB
     try:
         server = create_server(

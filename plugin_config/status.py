@@ -18,13 +18,14 @@ from rich.text import Text
 from plugin_config.control import ProjectState, QueueControl, QueueState
 from plugin_config.embedded_redis import connect_briefly
 from plugin_config.errors import QueueUnavailable, ZeromaskError
+from plugin_config.processes import stop_on_signals
 from plugin_config.settings import Settings
 
 _EVERY_S = 1.0
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Show the state until Ctrl-C, or once. Returns 0; 2 when there is nothing to ask."""
+    """Show the state until Ctrl-C or SIGTERM, or once. Returns 0; 2 when there is nothing to ask."""
     parser = argparse.ArgumentParser(prog="zeromask status", description="The queue at a glance.")
     parser.add_argument("--once", action="store_true", help="print it once; so it is also where there is no terminal")
     parser.add_argument("--json", action="store_true", help="print it once, as one JSON line")
@@ -83,7 +84,8 @@ def as_json(state: QueueState) -> dict[str, Any]:
 
 
 def _live(control: QueueControl, console: Console, errors: int) -> None:
-    with Live(render(control.state(errors=errors)), console=console, refresh_per_second=4) as live:
+    first = render(control.state(errors=errors))
+    with stop_on_signals(), Live(first, console=console, refresh_per_second=4) as live:
         while True:
             time.sleep(_EVERY_S)
             try:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any
 
+import pytest
+from redis import Redis
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
+from backend.queues import WebQueues
 from backend.wsgi import create_app
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary, version_name
@@ -35,8 +40,32 @@ def predict_body(*tasks: int, **changes: Any) -> dict[str, Any]:
     return {"tasks": sent, "project": "7.1700000000", "label_config": CATS, "params": params, **changes}
 
 
-def client_of(settings: Settings) -> Client:
-    return Client(create_app(settings), Response)
+ClientOf = Callable[[Settings], Client]
+
+
+@pytest.fixture(name="client_of")
+def client_of_fixture() -> Iterator[ClientOf]:
+    """Makes clients of backends, which are closed after the test."""
+    with ExitStack() as opened:
+
+        def client_of(settings: Settings) -> Client:
+            queues = opened.enter_context(closing(WebQueues(settings)))
+            return Client(create_app(settings, queues), Response)
+
+        yield client_of
+
+
+@pytest.fixture(name="patient")
+def patient_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends that bear with a Redis slowed down by a busy machine; for tests of anything but their patience."""
+    for limit in ("_CONNECT_S", "_ANSWER_S", "_PULSE_S"):
+        monkeypatch.setattr(f"backend.queues.{limit}", 10.0)
+
+
+@pytest.fixture(name="client")
+def client_fixture(redis: Redis, settings: Settings, patient: None, client_of: ClientOf) -> Client:
+    """The backend over the session's Redis."""
+    return client_of(settings)
 
 
 def answer_of(response: Response) -> Any:

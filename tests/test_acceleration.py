@@ -32,7 +32,7 @@ def model(*, slow: torch.dtype | None, wrong: bool = False, broken: bool = False
     def run(pixels: Tensor) -> Tensor:
         low = torch.is_autocast_enabled("cpu")
         if slow == (torch.bfloat16 if low else torch.float32):
-            time.sleep(0.01)
+            time.sleep(0.05)
         features = pixels.permute(0, 2, 3, 1)
         if low and broken:
             return features / 0
@@ -68,10 +68,10 @@ def test_a_precision_that_is_named_is_taken_unmeasured(name: str, dtype: torch.d
 
 
 def test_products_are_measured_in_moments() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     gain = product_gain(torch.bfloat16, torch.device("cpu"))
     assert 0 < gain < 100
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_building_an_encoder_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

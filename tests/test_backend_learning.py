@@ -16,21 +16,27 @@ from plugin_config.jobs import predict_queue
 from plugin_config.learning import Progress, ProjectLearning
 from plugin_config.settings import Settings
 from plugin_config.versions import Owner
-from tests.backend_client import VERSION, answer_of, client_of, detail, setup_body
+from tests.backend_client import (
+    VERSION,
+    ClientOf,
+    answer_of,
+    client_fixture,
+    client_of_fixture,
+    detail,
+    patient_fixture,
+    setup_body,
+)
 from tests.queue_states import time_passes
 
-
-@pytest.fixture
-def client(redis: Redis, settings: Settings) -> Client:
-    """The backend over the session's Redis."""
-    return client_of(settings)
+__all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     "action", ["ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"]
 )
 def test_a_changed_annotation_is_looked_at_after_a_pause(
-    settings: Settings, redis: Redis, hints: ProjectHints, action: str
+    settings: Settings, redis: Redis, hints: ProjectHints, client_of: ClientOf, action: str
 ) -> None:
     client, learning = client_of(replace(settings, finetune_quiet_s=100)), ProjectLearning(redis, lease_s=9)
     for _ in range(3):
@@ -63,15 +69,16 @@ def test_the_button_learns_now_and_names_its_job(client: Client, redis: Redis, r
     assert answer_of(client.get("/is_training?project=7")) == {"is_training": True}
 
 
-def test_the_button_says_when_it_did_nothing(settings: Settings, dead_redis_url: str) -> None:
+def test_the_button_says_when_it_did_nothing(settings: Settings, dead_redis_url: str, client_of: ClientOf) -> None:
     client = client_of(replace(settings, redis_url=dead_redis_url))
     response = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}})
     assert response.status_code == 503
     assert "Redis" in detail(response)
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_version_names_what_is_served_also_while_redis_is_away(
-    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, redis: Redis, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, served = client_of(settings), ServedAdapters(redis)
     owner = Owner("http://ls", 7, "2026", "builtin")

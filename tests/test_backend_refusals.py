@@ -8,21 +8,25 @@ import logging
 from typing import Any
 
 import pytest
-from redis import Redis
 from werkzeug.test import Client
 
 from backend.bodies import read_object, read_predict
 from backend.queues import WebQueues
 from plugin_config.errors import JobError
 from plugin_config.pending import PendingTasks
-from plugin_config.settings import Settings
-from tests.backend_client import TOKEN, VERSION, answer_of, client_of, detail, predict_body, setup_body
+from tests.backend_client import (
+    TOKEN,
+    VERSION,
+    answer_of,
+    client_fixture,
+    client_of_fixture,
+    detail,
+    patient_fixture,
+    predict_body,
+    setup_body,
+)
 
-
-@pytest.fixture
-def client(redis: Redis, settings: Settings) -> Client:
-    """The backend over the session's Redis."""
-    return client_of(settings)
+__all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
 
 BROKEN = [

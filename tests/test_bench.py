@@ -174,8 +174,9 @@ def test_two_stages_judge_each_crop_by_itself() -> None:
         assert left - 4 <= 4 * across <= right
 
 
-def test_a_small_drain_loses_nothing() -> None:
+def test_a_small_drain_loses_nothing(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ZEROMASK_", "REDIS_URL"))}
+    env["ZEROMASK_STATE_DIR"] = str(tmp_path)
     command = [sys.executable, "-m", "plugin_config.cli", "bench", "--only", "drain", "--tasks", "500", "--json"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

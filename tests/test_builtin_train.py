@@ -16,11 +16,6 @@ from worker.builtin.train import Settings, State, load, new_state, rate_at, save
 from worker.builtin.world import parse_label
 
 
-@pytest.fixture
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _steps(settings: Settings, state: State, count: int) -> State:
     for _ in range(count):
         batch = lesson(settings.seed, state.step, progress=0.0, patches=settings.patches, compositions=6)

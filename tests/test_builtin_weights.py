@@ -19,8 +19,7 @@ from worker.builtin.world import COLOURS, SHAPES, SYNONYMS, parse_label
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    torch.set_num_threads(1)
+def model(one_thread: None) -> Any:
     return load_shipped()
 
 
@@ -29,9 +28,9 @@ def test_the_file_is_small_packed_and_loads_safely_and_fast() -> None:
     assert path.stat().st_size < 8 * 2**20
     with zipfile.ZipFile(path) as packed:
         assert {entry.compress_type for entry in packed.infolist()} == {zipfile.ZIP_DEFLATED}
-    started = time.perf_counter()
+    started = time.process_time()
     state = torch.load(path, weights_only=True)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert {value.dtype for value in state.values()} == {torch.float16}
 
 

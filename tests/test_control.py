@@ -185,7 +185,10 @@ def test_a_project_that_never_asked_is_told(redis_url: str, redis: Redis) -> Non
     assert "project 99: has not asked for anything" in done.stderr
 
 
-def test_in_a_terminal_the_status_lives_until_it_is_stopped(redis_url: str, pending: PendingTasks) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_in_a_terminal_the_status_lives_until_it_is_stopped(
+    redis_url: str, pending: PendingTasks, stop: signal.Signals
+) -> None:
     pending.add(PROJECT, refs(*range(1, 4322)))
     ours, theirs = pty.openpty()
     env = {**os.environ, "REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "120"}
@@ -195,7 +198,7 @@ def test_in_a_terminal_the_status_lives_until_it_is_stopped(redis_url: str, pend
         read_until(ours, "4321")
         pending.add(PROJECT, refs(5000))
         read_until(ours, "4322")
-        status.send_signal(signal.SIGINT)
+        status.send_signal(stop)
         assert status.wait(timeout=20) == 0
     finally:
         status.kill()

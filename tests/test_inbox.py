@@ -29,12 +29,12 @@ def test_who_would_fill_it_waits_but_not_what_is_urgent_and_one_always_fits() ->
     inbox: Inbox[str] = Inbox(most_bytes=100)
     inbox.put("huge", urgent=False, size=500)
     inbox.put("urgent", urgent=True, size=500)
-    late = threading.Thread(target=lambda: inbox.put("late", urgent=False, size=50))
+    late = threading.Thread(target=lambda: inbox.put("late", urgent=False, size=50), daemon=True)
     late.start()
     late.join(timeout=0.1)
     assert late.is_alive()
     assert [inbox.get(timeout_s=0)[0] for _ in range(2)] == ["urgent", "huge"]
-    late.join(timeout=5)
+    late.join(timeout=30)
     assert inbox.get(timeout_s=1) == ["late"]
 
 
@@ -50,8 +50,8 @@ def test_many_threads_lose_and_double_nothing() -> None:
         for number in range(start, start + 500):
             inbox.put(number, urgent=number % 7 == 0, size=10)
 
-    threads = [threading.Thread(target=take) for _ in range(4)]
-    threads += [threading.Thread(target=put, args=(start,)) for start in range(0, 2000, 500)]
+    threads = [threading.Thread(target=take, daemon=True) for _ in range(4)]
+    threads += [threading.Thread(target=put, args=(start,), daemon=True) for start in range(0, 2000, 500)]
     started = time.monotonic()
     for thread in threads:
         thread.start()

@@ -80,7 +80,7 @@ def test_what_a_killed_child_had_started_makes_room_for_the_next(tmp_path: Path)
         wait_until(lambda: not runs(orphan))
 
 
-def test_a_restart_that_fails_is_tried_again(tmp_path: Path) -> None:
+def test_a_restart_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\nexec sleep 120\n")
     program.chmod(0o755)
@@ -89,7 +89,7 @@ def test_a_restart_that_fails_is_tried_again(tmp_path: Path) -> None:
         first = supervisor.pid("program")
         program.rename(tmp_path / "away")
         os.kill(first, signal.SIGKILL)
-        time.sleep(1.3)  # by now it was tried in vain
+        wait_until(lambda: "cannot be started" in caplog.text)
         (tmp_path / "away").rename(program)
         wait_until(lambda: supervisor.pid("program") != first)
         assert runs(supervisor.pid("program"))
@@ -182,7 +182,8 @@ from plugin_config.processes import Command, Supervisor
 state = Path(sys.argv[1])
 supervisor = Supervisor(state)
 supervisor.start(Command("parent", [sys.executable, "-c", sys.argv[2], str(state / "grandchild")]))
-supervisor.start(Command("deaf", ["/bin/sh", "-c", 'trap "" TERM; while :; do sleep 1; done']))
+supervisor.start(Command("deaf", ["/bin/sh", "-c", 'trap "" TERM; echo deaf > "$0"; while :; do sleep 1; done',
+                                  str(state / "deaf")]))
 (state / "up").write_text(f"{supervisor.pid('parent')} {supervisor.pid('deaf')}")
 time.sleep(120)
 """
@@ -195,6 +196,7 @@ def test_the_leftovers_of_a_killed_supervisor_are_ended_by_the_next(
     monkeypatch.setattr("plugin_config.processes._STOP_S", 0.3)
     killed = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), PARENT], cwd=ROOT)
     wait_until(lambda: (tmp_path / "up").exists() and len((tmp_path / "up").read_text().split()) == 2, within_s=30)
+    wait_until((tmp_path / "deaf").exists)
     grandchild = number_in(tmp_path / "grandchild")
     parent, deaf = map(int, (tmp_path / "up").read_text().split())
     killed.kill()
