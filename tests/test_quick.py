@@ -124,6 +124,18 @@ def test_without_strength_it_is_the_zero_shot_model(
     assert not torch.equal(half, whole)
 
 
+def test_labels_the_model_says_nothing_of_are_learned_alike_at_any_strength(
+    learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    few, whole, half = ([adapter.logits(look(corrected[0], segmenter, words)).softmax(0) for words in (HALF[:2], HALF)]
+                        for adapter in (learned.at_strength(0.01), learned, learned.at_strength(0.5)))  # fmt: skip
+    for other in (few, half):
+        torch.testing.assert_close(other[0], whole[0])  # with nothing else there is no way to go
+        torch.testing.assert_close(other[1][:2], whole[1][:2])
+        assert not torch.allclose(other[1][2:], whole[1][2:])
+        torch.testing.assert_close(other[1].sum(dim=0), torch.ones_like(other[1][0]))
+
+
 def test_a_scene_without_its_image_keeps_its_logits(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:

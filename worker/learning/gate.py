@@ -101,12 +101,12 @@ def judge(
 def _decide(
     rivals: Rivals, candidates: Sequence[Candidate], served: Adapter | None, keys: tuple[str, ...], names: Sequence[str]
 ) -> Verdict:
-    best = max(candidates, key=lambda found: found.quality)
+    best = _best(candidates)
     # Where both have learned, the stronger one always looks better: then only the strength that is best on what it has
     # not learned from may stand.
     allowed = candidates if rivals.fresh else [best]
     fit = [found for found in allowed if not found.objections]
-    best = max(fit or candidates[1:], key=lambda found: found.quality)
+    best = _best(fit or candidates[1:])
     figures = _figures(rivals, best, candidates, names)
     if not fit:
         return _keep(served, "; ".join(best.objections or candidates[0].objections) + _hint(best, names), figures)
@@ -116,6 +116,11 @@ def _decide(
         return Verdict(True, None, 0.0, f"went back to the zero-shot model: {told}.", figures)
     reason = f"promoted at strength {best.strength:g}: {told}."
     return Verdict(True, best.adapter, best.strength, reason, figures, keys)
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    """Of equals the zero-shot model, else the strongest: labels it does not know are learned alike at any strength."""
+    return max(candidates, key=lambda found: (found.quality, found.adapter is None, found.strength))
 
 
 def _keep(served: Adapter | None, reason: str, figures: Mapping[str, Any] | None = None) -> Verdict:

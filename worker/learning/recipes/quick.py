@@ -64,10 +64,7 @@ class QuickAdapter:
         said = seen.said
         learned = self.classifier.logits(self.sight.picture(seen, View.whole(seen.patches))).reshape(-1, *seen.grid)
         whole = _with_untaught(said, self.sight.rows(scene.words), self.sight.trust, learned.to(said.device))
-        if self.strength == 1:
-            return whole
-        said, whole = said - said.amax(dim=0), whole - whole.amax(dim=0)
-        return torch.where(said.isneginf(), whole, torch.lerp(said, whole, self.strength))  # whole: or nothing to mix
+        return whole if self.strength == 1 else _part_of_the_way(said, whole, self.strength)
 
     def taught(self, words: Words) -> Words:
         """See `worker.learning.adapter.Adapter`."""
@@ -197,6 +194,20 @@ def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Wo
     rarest = [min((often[k] for k in some), default=len(examples)) for some in found]
     kept = sorted(sorted(range(len(examples)), key=lambda k: rarest[k])[:_MOST_EXAMPLES])
     return [examples[k] for k in kept], tuple(texts for texts, times in zip(words, often, strict=True) if times)
+
+
+def _part_of_the_way(said: Tensor, whole: Tensor, strength: float) -> Tensor:
+    """From zero-shot logits (n + 1, h, w) to learned ones, among the classes of which both say something.
+
+    There is no way from saying nothing of a label: it keeps the posterior that was learned, whatever the strength.
+    """
+    silent = ~spoken(said)
+    learned = whole.softmax(dim=0)
+    told = (1 - learned[silent].sum(dim=0)).clamp_min(_LEAST)
+    mixed = torch.lerp(said[~silent], whole[~silent], strength).log_softmax(dim=0) + told.log()
+    between = whole.log_softmax(dim=0)
+    between[~silent] = mixed
+    return between
 
 
 def _with_untaught(own: Tensor, rows: Sequence[int | None], trust: float, learned: Tensor) -> Tensor:
