@@ -73,7 +73,8 @@ class Spool:
     def close(self) -> None:
         """Send no more: what waits stays in the file, for the next backend to ask for.
 
-        Waits a second for an ask that is on its way; one that takes longer is asked for twice.
+        Waits a second for an ask that is on its way. The file is kept whole, so what was sent out of it meanwhile is
+        asked for twice.
         """
         self._closed.set()
         with self._lock:
@@ -90,8 +91,8 @@ class Spool:
         while True:
             with self._lock:
                 if not self._asks:
-                    self._path.unlink(missing_ok=True)
                     self._sender = None
+                    self._forget()
                     return
                 if self._closed.is_set():
                     return
@@ -108,6 +109,12 @@ class Spool:
                 self._held -= len(ask.tasks)
             logger.info("project %d: %d task(s) asked for while Redis was away are asked for", ask.project,
                         len(ask.tasks))  # fmt: skip
+
+    def _forget(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("file %s cannot be removed (%s): a restart would ask for it all again", self._path, error)
 
     def _write_on(self, ask: Ask) -> None:
         row = json.dumps({"project": ask.project, "version": ask.version, "tasks": ask.tasks})

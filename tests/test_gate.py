@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
 from worker.learning.adapter import UNLABELLED, VOID, Example, Words
 from worker.learning.gate import Verdict, judge
 from worker.segmentation.encoder import Encoder
+from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,6 +97,24 @@ def test_a_weaker_mixture_is_promoted_where_all_that_was_learned_is_too_much(
     assert isinstance(verdict.adapter, LinearAdapter)
     assert verdict.adapter.strength == verdict.strength
     assert verdict.figures["strengths"][-1]["objections"]
+
+
+class SteadyAdapter(LinearAdapter):
+    """The same at any strength, as what was learned of labels the model does not know."""
+
+    def logits(self, scene: Scene) -> Tensor:
+        return replace(self, strength=1.0).logits(scene) if self.strength < 1 else super().logits(scene)
+
+
+class SteadyRecipe(LinearRecipe):
+    def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> SteadyAdapter:
+        return SteadyAdapter(super().fit(examples, words, segmenter).weights)
+
+
+def test_of_equally_good_strengths_the_strongest_is_promoted(strange: list[Example], segmenter: Segmenter) -> None:
+    verdict = judge(SteadyRecipe(), strange[:3], [], None, STRANGE, segmenter)
+    assert verdict.promoted
+    assert verdict.strength == 1
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2), (1, 2, 0)], ids=["two swapped", "three in a round"])

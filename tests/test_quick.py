@@ -136,6 +136,34 @@ def test_labels_the_model_says_nothing_of_are_learned_alike_at_any_strength(
         torch.testing.assert_close(other[1].sum(dim=0), torch.ones_like(other[1][0]))
 
 
+def test_a_label_of_which_the_model_knows_some_words_is_learned_alike_too(
+    corrected: list[Example], segmenter: Segmenter
+) -> None:
+    words: Words = (("red wug",), *HALF[1:])
+    adapter = QuickRecipe(views=4).fit([replace(e, words=words) for e in corrected[:3]], words, segmenter)
+    scene = look(corrected[0], segmenter, words)
+    assert not scene.logits[0].isneginf().any(), "it is red, whatever a wug is"
+    whole, weak = (head.logits(scene).softmax(0) for head in (adapter, adapter.at_strength(0.25)))
+    torch.testing.assert_close(weak[:2], whole[:2])
+
+
+def test_words_that_nobody_knows_any_more_say_nothing(segmenter: Segmenter) -> None:
+    words: Words = (("wug", "star"), *KNOWN[1:])
+    shown = [example for example, _ in pictures(segmenter, KNOWN_LABELS, words, range(3), drawn=(0, 1))]
+    adapter = QuickRecipe(views=4).fit(shown, words, segmenter)
+    logits = adapter.logits(look(shown[0], segmenter, (("wug",), *KNOWN[1:])))
+    assert not logits.isnan().any()
+    assert (logits.argmax(dim=0) == 0).any(), "what was learned speaks"
+
+
+def test_where_all_is_labelled_nothing_is_left(learned: QuickAdapter, corrected: list[Example]) -> None:
+    size = (427, 640)  # whose cells are no whole pixels
+    shares = learned.sight.shares(replace(corrected[0], truth=np.zeros(size, np.int16)), View.whole((1, 1)), (1, 1))
+    assert (shares[-1] == 0).all(), "not even by rounding"
+    assert shares.min() >= 0
+    torch.testing.assert_close(shares[0], torch.ones(cells(size)))
+
+
 def test_a_scene_without_its_image_keeps_its_logits(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
@@ -318,8 +346,8 @@ def test_labels_that_share_a_text_are_kept_apart(
     shares = adapter.sight.shares(replace(corrected[0], words=shared), View.whole((1, 1)), (1, 1))
     assert shares.min() >= 0
     apart = QuickRecipe(views=6).fit(corrected, HALF, segmenter)
-    found, expected = (ious(segmenter, head, unseen, words)[:2] for head, words in ((adapter, shared), (apart, HALF)))
-    np.testing.assert_allclose(found, expected, atol=0.2)  # seeds alone make .1
+    for head, words in ((adapter, shared), (apart, HALF)):
+        assert ious(segmenter, head, unseen, words)[:2].min() > 0.65  # of two that were taken for one, one gets nothing
 
 
 def test_labels_made_one_since_are_found_as_one(

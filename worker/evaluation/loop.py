@@ -91,7 +91,7 @@ class Loop:
         return sorted(among, key=lambda index: sureness[index])
 
     def score(self, index: int, head: Head | None) -> float:
-        """How sure the service is of its segments of a photograph, as it would store it with them."""
+        """How sure the service is of its segments of a photograph, no larger than it is learned from."""
         labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
         example, vocabulary = self.train[index], Vocabulary(tuple(labels))
         return self._segmenter.segment(example.embedding, vocabulary, example.image, head=head).score

@@ -191,7 +191,8 @@ def _pays(lesson: Lesson, photograph: Tensor, doubted: int, options: Options, bl
 def _best_strength(lesson: Lesson, photograph: Tensor, options: Options, blinded: Sequence[Blinded]) -> float:
     """The strength with the best mean IoU on photographs left out, over two halves of them, that harms no class.
 
-    Classes that the offsets say nothing of are learned alike at any strength: what they lose by chance harms nothing.
+    Harmed is a class that loses against strength 0. The networks' answer for classes that the offsets say nothing of is
+    the same at any strength: what those lose by chance harms nothing.
     """
     training = replace(options.training, steps=max(1, options.training.steps // 2))
     count = lesson.shares.shape[1]

@@ -22,7 +22,7 @@ from worker.learning.axes import Axes
 from worker.learning.classifier import Picture
 from worker.learning.ensemble import Blinded
 from worker.learning.views import View
-from worker.segmentation.evidence import enlarge
+from worker.segmentation.evidence import enlarge, spoken
 from worker.segmentation.heads import Scene
 from worker.segmentation.pictures import resize, shrink
 from worker.segmentation.shape import refine_logits
@@ -124,8 +124,8 @@ class Sight:
         """
         rows = self.rows(words)
         rest = said[[k for k in range(len(said)) if k not in rows]].logsumexp(dim=0)
-        nothing = torch.zeros_like(rest)
-        told = [said[k] - rest if k is not None and known else nothing
+        nothing, speaks = torch.zeros_like(rest), spoken(said).tolist()
+        told = [said[k] - rest if k is not None and known and speaks[k] else nothing
                 for k, known in zip(rows, self.known.tolist(), strict=True)]  # fmt: skip
         return torch.stack([*told, nothing]).cpu()
 
@@ -178,12 +178,10 @@ class Sight:
         rows = self.rows(example.words)
         owned = [k is not None and k not in rows[:place] for place, k in enumerate(rows)]  # a cell has one class
         grid = cells(size)
-        drawn = np.empty((len(rows) + 1, *grid), dtype=np.float32)
-        for layer, k, owner in zip(drawn, [*rows, VOID], [*owned, True], strict=True):
-            inside = ((truth == k) & owner).astype(np.float32)
-            cv2.resize(inside, grid[::-1], dst=layer, interpolation=cv2.INTER_AREA)
-        whole = torch.from_numpy(drawn)
-        return torch.cat([whole[:-1], 1 - whole.sum(dim=0, keepdim=True)])
+        layers = [(truth == k) & owner for k, owner in zip(rows, owned, strict=True)]
+        layers.append(~np.logical_or.reduce([*layers, truth == VOID]))
+        found = [cv2.resize(layer.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA) for layer in layers]
+        return torch.from_numpy(np.stack(found))
 
 
 def _grown(values: Tensor, grid: tuple[int, int], at: Tensor | None) -> Tensor:

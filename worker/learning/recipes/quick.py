@@ -36,7 +36,7 @@ _MANY, _MORE = 12, 2  # photographs from which there is more to learn, and how m
 _MOST_EXAMPLES = 60
 _MOST_PATIENCE = 2.0  # how many times as long many photographs are learned from, at most
 _LEAST = 1e-9  # posterior
-_FORM = 3  # of what a stored adapter sees of a picture
+_FORM = 4  # of what a stored adapter sees of a picture
 _ENCODER, _TOWER = "encoder", "tower"  # of tensors' names
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
@@ -64,7 +64,10 @@ class QuickAdapter:
         said = seen.said
         learned = self.classifier.logits(self.sight.picture(seen, View.whole(seen.patches))).reshape(-1, *seen.grid)
         whole = _with_untaught(said, self.sight.rows(scene.words), self.sight.trust, learned.to(said.device))
-        return whole if self.strength == 1 else _part_of_the_way(said, whole, self.strength)
+        if self.strength == 1:
+            return whole
+        rows = zip(self.sight.rows(scene.words), self.sight.untold.tolist(), strict=False)
+        return _part_of_the_way(said, whole, self.strength, [k for k, untold in rows if untold and k is not None])
 
     def taught(self, words: Words) -> Words:
         """See `worker.learning.adapter.Adapter`."""
@@ -196,17 +199,23 @@ def _drawn(examples: Sequence[Example], words: Words) -> tuple[list[Example], Wo
     return [examples[k] for k in kept], tuple(texts for texts, times in zip(words, often, strict=True) if times)
 
 
-def _part_of_the_way(said: Tensor, whole: Tensor, strength: float) -> Tensor:
+def _part_of_the_way(said: Tensor, whole: Tensor, strength: float, untold: Sequence[int]) -> Tensor:
     """From zero-shot logits (n + 1, h, w) to learned ones, among the classes of which both say something.
 
     There is no way from saying nothing of a label: it keeps the posterior that was learned, whatever the strength.
+
+    Args:
+        said: zero-shot logits; a class of which nothing is said is -inf in every cell.
+        whole: what was learned.
+        strength: how much of the way, in (0, 1).
+        untold: rows of taught classes of which the model is not to be asked, though it may know some of their words.
     """
     silent = ~spoken(said)
+    silent[list(untold)] = True
     learned = whole.softmax(dim=0)
     told = (1 - learned[silent].sum(dim=0)).clamp_min(_LEAST)
-    mixed = torch.lerp(said[~silent], whole[~silent], strength).log_softmax(dim=0) + told.log()
     between = whole.log_softmax(dim=0)
-    between[~silent] = mixed
+    between[~silent] = torch.lerp(said[~silent], whole[~silent], strength).log_softmax(dim=0) + told.log()
     return between
 
 
