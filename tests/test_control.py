@@ -25,6 +25,7 @@ from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.states import Counts
 from plugin_config.status import as_json, render
+from tests.house import PATIENCE_S
 from tests.queue_states import PROJECT, refs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,7 +143,7 @@ def test_only_the_last_hundred_errors_are_kept(control: QueueControl, pending: P
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ZEROMASK_", "REDIS_URL"))}
     return subprocess.run([sys.executable, "-m", "plugin_config.cli", *arguments], cwd=ROOT, env={**kept, **env},
-                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+                          capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
 
 
 def test_the_commands_do_what_they_say(redis_url: str, pending: PendingTasks) -> None:

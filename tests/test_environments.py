@@ -15,6 +15,7 @@ import pytest
 
 from plugin_config import environments
 from plugin_config.environments import Environment, SetupFailed, ensure, link_project
+from tests.house import PATIENCE_S
 
 SCRIPT = Path(environments.__file__)
 
@@ -133,7 +134,7 @@ def test_an_older_python_is_told_so_and_how_to_name_another(version: tuple[int, 
         runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert "Python 3.11, 3.12 or 3.13 is needed" in done.stdout
     assert "make PYTHON=" in done.stdout
@@ -220,6 +221,6 @@ def test_what_is_in_the_way_of_dot_venv_is_left_alone(kind: str, clone: Path, tm
 def test_the_environments_need_nothing_installed() -> None:
     """The script runs before anything is there: the standard library alone."""
     done = subprocess.run([sys.executable, "-I", "-S", str(SCRIPT), "nonsense"], capture_output=True, text=True,
-                          timeout=60, check=False, env={**os.environ, "PYTHONPATH": ""})  # fmt: skip
+                          timeout=PATIENCE_S, check=False, env={**os.environ, "PYTHONPATH": ""})  # fmt: skip
     assert "There is no environment 'nonsense'" in done.stderr
     assert shutil.which("python3")

@@ -23,6 +23,7 @@ from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.ports import free_port, port_is_free
 from plugin_config.processes import Command, Supervisor, stop_on_signals
+from tests.house import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 PARENT = """
@@ -46,13 +47,6 @@ def wait_until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None
     while not condition():
         assert time.monotonic() < deadline, "did not come true"
         time.sleep(0.02)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def number_in(path: Path) -> int:
