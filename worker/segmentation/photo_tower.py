@@ -117,4 +117,3 @@ def _fold_norms(module: torch.nn.Module) -> None:
         elif not isinstance(child, Conv2d):
             _fold_norms(child)
         conv = child if isinstance(child, Conv2d) else None
-
