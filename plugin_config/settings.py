@@ -18,12 +18,16 @@ from plugin_config.errors import SettingsError
 
 # Two predictions made with different ones of these are not the same version.
 _ENGINE = {"short_side", "windows", "readout", "affinity_tower", "refiner", "least_score"}
+_LEAST_SECRET = {"ZEROMASK_PASSWORD": 12, "ZEROMASK_WEBHOOK_SECRET": 16}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
 
-def _setting(env: str, default: Any, meaning: str, *, least: float | None = None, most: float | None = None) -> Any:
-    return field(default=default, metadata={"env": env, "meaning": meaning, "least": least, "most": most})
+def _setting(
+    env: str, default: Any, meaning: str, *, least: float | None = None, most: float | None = None, secret: bool = False
+) -> Any:
+    told = {"env": env, "meaning": meaning, "least": least, "most": most, "secret": secret}
+    return field(default=default, repr=not secret, metadata=told)
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,11 @@ class Settings:
     """
 
     redis_url: str = _setting("REDIS_URL", "", "Redis of the queues, `redis://[:password@]host:port/0`. Needed by "
-                              "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.")
+                              "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.",
+                              secret=True)
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of the Label Studio served, with scheme.")
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
-                                         "Label Studio user who may read and pre-annotate the projects.")
+                                         "Label Studio user who may read and pre-annotate the projects.", secret=True)
     model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, an open_clip `name/tag`, a "
                           "checkpoint file (or `name:file`), or `local-dir:folder`.")
     device: str = _setting("ZEROMASK_DEVICE", "auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
@@ -64,6 +69,16 @@ class Settings:
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data, text "
                               "embeddings, and of what was asked for while Redis was away.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")
+    user: str = _setting("ZEROMASK_USER", "", "Name with which Label Studio signs in to the backend, as basic auth; it "
+                         "goes into the model's settings in Label Studio. Empty = nobody signs in, and the backend "
+                         "listens on loopback only.")
+    password: str = _setting("ZEROMASK_PASSWORD", "", "Password of `ZEROMASK_USER`, at least 12 characters.",
+                             secret=True)
+    webhook_secret: str = _setting("ZEROMASK_WEBHOOK_SECRET", "", "What webhooks carry in the header "
+                                   "`X-Zeromask-Secret`, at least 16 characters: Label Studio does not sign in with "
+                                   "them. The worker puts it into Label Studio's webhooks.", secret=True)
+    allowed_hosts: str = _setting("ZEROMASK_ALLOWED_HOSTS", "", "Host names under which the backend is reached beside "
+                                  "`localhost` and plain addresses, comma list: `zeromask,masks.example.com`.")
     port: int = _setting("ZEROMASK_PORT", 9090, "Port the backend listens on.", least=1, most=65535)
     max_body_mb: int = _setting("ZEROMASK_MAX_BODY_MB", 128, "Largest request body, MB; a request for predictions of "
                                 "100,000 tasks fits the default.", least=1, most=4096)
@@ -94,13 +109,19 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             _check_range(item.metadata, getattr(self, item.name))
+        _check_sign_in(self.user, self.password, self.webhook_secret)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the settings from an environment such as `os.environ`; empty values mean the default."""
+        """Read the settings from an environment such as `os.environ`; empty values mean the default.
+
+        A secret may stand in a file instead: `X_FILE` holds the path of the file that holds `X`.
+        """
         values: dict[str, Any] = {}
         for item in fields(cls):
             text = environ.get(item.metadata["env"], "").strip()
+            if item.metadata["secret"]:
+                text = _secret(item.metadata["env"], text, environ.get(f"{item.metadata['env']}_FILE", "").strip())
             if text:
                 values[item.name] = _parse(item.metadata["env"], text, type(item.default))
         return cls(**values)
@@ -116,6 +137,11 @@ class Settings:
                 meaning = f"It is: {item.metadata['meaning']}"
                 raise SettingsError(f"setting {item.metadata['env']}", "is not set", meaning)
         return self
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether whoever asks the backend must sign in."""
+        return bool(self.user)
 
     @property
     def engine(self) -> str:
@@ -162,6 +188,32 @@ def _parse(env: str, text: str, kind: type) -> Any:
     except ValueError as error:
         problem = f"must be {'a whole number' if kind is int else 'a number'}, got {text!r}"
         raise SettingsError(f"setting {env}", problem, f"Unset {env} for the default.") from error
+
+
+def _secret(env: str, text: str, path: str) -> str:
+    if not path:
+        return text
+    if text:
+        raise SettingsError(f"setting {env}_FILE", f"is set beside {env}", "Set one of them.")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"names a file that cannot be read, {path} ({error})"
+        raise SettingsError(f"setting {env}_FILE", problem, f"Correct it, or set {env} itself.") from error
+
+
+def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
+    told = {"ZEROMASK_USER": user, "ZEROMASK_PASSWORD": password, "ZEROMASK_WEBHOOK_SECRET": webhook_secret}
+    missing = [env for env, value in told.items() if not value]
+    if missing and len(missing) < len(told):
+        remedy = "Set all three of ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_WEBHOOK_SECRET, or none."
+        raise SettingsError(f"setting {missing[0]}", "is not set, and others of the sign-in are", remedy)
+    if ":" in user:
+        raise SettingsError("setting ZEROMASK_USER", "holds a colon, which basic auth cannot carry", "Choose another.")
+    for env, least in _LEAST_SECRET.items():
+        if told[env] and len(told[env]) < least:
+            remedy = "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+            raise SettingsError(f"setting {env}", f"must have at least {least} characters", remedy)
 
 
 def _check_range(metadata: Mapping[str, Any], value: Any) -> None:

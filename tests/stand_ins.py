@@ -195,7 +195,7 @@ class StandInResident:
 
 @pytest.fixture(name="resident")
 def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInResident]:
-    def fetch(url: object, *, task: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
+    def fetch(url: object, *, task: int, project: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
         if url == "broken":
             raise ImageUnavailable(f"image of task {task}", "is broken", "Mend it.")
         if url == "slow":

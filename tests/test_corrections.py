@@ -77,7 +77,7 @@ def label_studio() -> StandInLabelStudio:
 
 @pytest.fixture(autouse=True)
 def images(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(url: object, *, task: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
+    def fetch(url: object, *, task: int, project: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
         if url == "gone":
             raise ImageUnavailable(f"image of task {task}", "was answered with HTTP 404", "Check.")
         if url == "down":

@@ -14,7 +14,8 @@ from PIL import Image
 from plugin_config.errors import ImageUnavailable, LabelStudioUnreachable
 from plugin_config.label_studio import LabelStudio
 from tests.http_server import Answer, Asked, Server, serving
-from worker.images import ImageLimits, fetch_image
+from worker.fetching import fetch_image
+from worker.images import ImageLimits
 
 LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
 FREE = replace(LIMITS, allow_private=True)
@@ -52,7 +53,7 @@ def label_studio(own: Server) -> Iterator[LabelStudio]:
 
 
 def size(url: object, label_studio: LabelStudio, limits: ImageLimits = LIMITS) -> tuple[int, ...]:
-    return fetch_image(url, task=7, label_studio=label_studio, limits=limits).shape
+    return fetch_image(url, task=7, project=3, label_studio=label_studio, limits=limits).shape
 
 
 @pytest.mark.parametrize("url", [None, "", 5, ["/a.png"], {"url": "/a.png"}], ids=repr)

@@ -26,7 +26,7 @@ from plugin_config.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.slots import URGENT_SLOT
 from plugin_config.vocabulary import model_slug
 from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
-from worker.images import fetch_image
+from worker.fetching import fetch_image
 from worker.order import make_remarks, read_order
 from worker.pipeline import Pipeline
 from worker.posting import Posting, finish
@@ -168,7 +168,9 @@ class Prediction:
         project, ref, resident = leased.project, leased.ref, self._resident
         try:
             url = leased.task.data.get(leased.order.vocabulary.image_key)
-            image = fetch_image(url, task=ref.task, label_studio=resident.label_studio, limits=resident.limits)
+            image = fetch_image(
+                url, task=ref.task, project=project, label_studio=resident.label_studio, limits=resident.limits
+            )
         except ImageHostTrouble as error:
             self._leases.retry(project, ref, str(error), most=_IMAGE_TRIES)
         except ImageUnavailable as error:

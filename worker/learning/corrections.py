@@ -19,7 +19,8 @@ from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudio
 from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.batches import free_memory
-from worker.images import ImageLimits, fetch_image
+from worker.fetching import fetch_image
+from worker.images import ImageLimits
 from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.outcomes import Outcomes, count_outcomes, sum_outcomes
 from worker.learning.truth import counting_annotations, draw_truth, merge_truths
@@ -85,7 +86,7 @@ def read_corrections(
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
     """
-    reader = _Reader(label_studio, vocabulary, embed, limits, ours, longest_side)
+    reader = _Reader(label_studio, project, vocabulary, embed, limits, ours, longest_side)
     ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
         for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
@@ -182,10 +183,11 @@ class _Reader:
     """Reads one task after another of one project; see `read_corrections`."""
 
     def __init__(
-        self, label_studio: LabelStudio, vocabulary: Vocabulary, embed: Embed, limits: ImageLimits,
+        self, label_studio: LabelStudio, project: int, vocabulary: Vocabulary, embed: Embed, limits: ImageLimits,
         ours: Collection[str], longest_side: int,
     ) -> None:  # fmt: skip
-        self._label_studio, self._vocabulary, self._embed = label_studio, vocabulary, embed
+        self._label_studio, self._project = label_studio, project
+        self._vocabulary, self._embed = vocabulary, embed
         self._limits, self._ours, self._longest_side = limits, ours, longest_side
 
     def read(self, task: Task) -> Correction | None:
@@ -194,7 +196,9 @@ class _Reader:
         if not annotations:
             return None
         url = task.data.get(self._vocabulary.image_key)
-        image = fetch_image(url, task=task.id, label_studio=self._label_studio, limits=self._limits)
+        image = fetch_image(
+            url, task=task.id, project=self._project, label_studio=self._label_studio, limits=self._limits
+        )
         (embedding,) = self._embed([image])
         example = make_example(
             str(task.id), annotations, self._vocabulary, image, embedding, longest_side=self._longest_side
