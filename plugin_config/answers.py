@@ -1,7 +1,7 @@
-"""The bytes of an HTTP answer, as they come over the wire and never more than allowed.
+"""An HTTP answer as it comes over the wire: its bytes, never more than allowed, and where it leads.
 
 httpx unpacks what says it is compressed, several times over, before anyone can count: a few kilobytes become gigabytes.
-So nothing is unpacked here. It must not know what is in an answer.
+So nothing is unpacked here. It must not know what is in an answer, nor which address may be asked.
 """
 
 from __future__ import annotations
@@ -15,6 +15,21 @@ AS_IT_IS: Mapping[str, str] = {"Accept-Encoding": "identity"}
 
 # Codings that compress. Others, such as the `aws-chunked` some object stores leave behind, change no byte.
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+def set_location_aside(response: httpx.Response) -> None:
+    """Event hook of a client: takes the `Location` header away before httpx parses it, which it does even where it
+    follows no redirect, and whose complaints look like a broken connection. `redirect_of` has it then.
+    """
+    response.extensions["location"] = response.headers.pop("location", "")
+
+
+def redirect_of(response: httpx.Response) -> str:
+    """Where an answer of a client with `set_location_aside` leads, as its server wrote it; "" = it is no redirect."""
+    return str(response.extensions["location"]) if response.status_code in _REDIRECTS else ""
 
 
 class PackedAnswer(Exception):

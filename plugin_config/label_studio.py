@@ -18,7 +18,7 @@ import httpx
 
 from plugin_config.addresses import ALLOWED_PATHS, holds_file_of, origin_of, read_address
 from plugin_config.annotations import AnnotatedTask, Annotation, read_annotated_task, read_annotation
-from plugin_config.answers import AS_IT_IS
+from plugin_config.answers import AS_IT_IS, set_location_aside
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
 from plugin_config.label_studio_wire import (
     TOKEN_REMEDY,
@@ -102,6 +102,7 @@ class LabelStudio:
         self._auth = TokenAuth(self.url, api_key)
         self._client = httpx.Client(
             base_url=self._root, timeout=timeout_s, trust_env=not is_loopback(self._root), headers=AS_IT_IS,
+            event_hooks={"response": [set_location_aside]},
         )  # fmt: skip
 
     def __enter__(self) -> LabelStudio:

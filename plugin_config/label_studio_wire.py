@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from plugin_config.addresses import origin_of
-from plugin_config.answers import LongAnswer, PackedAnswer, parts_of
+from plugin_config.answers import LongAnswer, PackedAnswer, parts_of, redirect_of
 from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioUnreachable
 
 MOST_ANSWER_BYTES = 64_000_000
@@ -142,7 +142,7 @@ def refused(subject: str, response: httpx.Response) -> LabelStudioError:
     status = response.status_code
     if response.is_redirect:
         remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
-        problem = f"is redirected to {response.headers.get('location', 'nowhere')[:200]}"
+        problem = f"is redirected to {redirect_of(response)[:200] or 'nowhere'}"
         return LabelStudioError(subject, problem, remedy, status=status)
     remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
     if status in (401, 403):

@@ -8,10 +8,12 @@ read what only this machine can see. Every redirect is judged anew. It must not 
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import httpx
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.addresses import read_address
-from plugin_config.answers import AS_IT_IS, LongAnswer, PackedAnswer, parts_of
+from plugin_config.answers import AS_IT_IS, LongAnswer, PackedAnswer, parts_of, redirect_of, set_location_aside
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable
 from plugin_config.label_studio import LabelStudio, Task
 from worker.images import ImageLimits, decode_image, too_large
@@ -86,8 +88,8 @@ def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits:
             else:
                 opened = _open_foreign(address, subject, limits, deadline)
             with opened as response:
-                if response.has_redirect_location:
-                    url = response.headers["location"]
+                if redirect_of(response):
+                    url = redirect_of(response)
                     address = read_address(url, address.copy_with(query=None, fragment=None))
                     continue
                 if response.status_code == 429 or response.status_code >= 500:
@@ -112,7 +114,10 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
     left = max(0.001, deadline - time.monotonic())
     try:
         with (
-            httpx.Client(timeout=left, follow_redirects=False, trust_env=False) as client,
+            httpx.Client(
+                verify=_certificates(), timeout=left, follow_redirects=False, trust_env=False,
+                event_hooks={"response": [set_location_aside]},
+            ) as client,
             _watched(left, subject, limits) as trace,
             client.stream(
                 "GET",
@@ -120,7 +125,7 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
                 headers={"Host": url.netloc.decode("ascii"), **AS_IT_IS},
                 extensions={"sni_hostname": url.raw_host.decode("ascii"), "trace": trace},
             ) as response,
-        ):
+        ):  # fmt: skip
             yield response
     except httpx.HTTPError as error:
         if time.monotonic() >= deadline:
@@ -129,10 +134,14 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
         raise ImageHostTrouble(subject, f"cannot be fetched ({type(error).__name__}: {error})", remedy) from error
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes longer than many a picture, and httpx would read them for every hop."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 @contextmanager
-def _watched(
-    seconds: float, subject: str, limits: ImageLimits
-) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+def _watched(seconds: float, subject: str, limits: ImageLimits) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
     """Yield an httpcore trace that refuses a connection which leads to a private network, and cuts it after `seconds`:
     httpx' own timeouts begin anew with every byte, so that a server which drips its headers would hold the worker for
     ever.
