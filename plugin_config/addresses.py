@@ -18,6 +18,9 @@ _HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-fA-F:.]+")  # a name or an IPv4 address
 _USER_NAME = re.compile(r"[^/?#]*//[^/?#]*@")
 _MOST_SPELLINGS = 4
 
+MOST_CHARACTERS = 65_536
+"""The longest address that is read; httpx reads none longer."""
+
 ALLOWED_PATHS = (
     "Allowed are files under /data/ (of uploads, those of the task's own project), /static/ and"
     " /storage-data/uploaded/, and presign and resolve of the task or its project."
@@ -33,9 +36,11 @@ def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
         base: what a relative `text` is relative to; without it only whole addresses are read.
 
     Raises:
-        ValueError: a character that parsers are known to drop or turn (controls, backslash), a user name in it, a host
-            or port that is none, another scheme, or a relative address without a base.
+        ValueError: too long, a character that parsers are known to drop or turn (controls, backslash), a user name in
+            it, a host or port that is none, another scheme, or a relative address without a base.
     """
+    if len(text) > MOST_CHARACTERS:  # a picture inside its address is looked at no further
+        raise ValueError(f"it is longer than {MOST_CHARACTERS:,} characters")
     text = text.strip(" ")
     strange = next((char for char in text if char == "\\" or unicodedata.category(char) in _UNPRINTED), "")
     if strange:
