@@ -15,7 +15,7 @@ import pytest
 
 from plugin_config.addresses import holds_file_of, origin_of, read_address
 from plugin_config.answers import set_location_aside
-from plugin_config.errors import ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
 from plugin_config.label_studio import LabelStudio
 from plugin_config.label_studio_wire import TokenAuth
 from tests.http_server import Answer, Asked, Server, serving
@@ -362,3 +362,16 @@ def test_no_composed_address_gives_the_token_away(base: str, monkeypatch: pytest
             assert LEGACY not in str(request.url) + str(request.headers)
     assert len(signed) > 100
     assert len(wire.sent) - len(signed) > 100
+
+
+@pytest.mark.parametrize("first", ["own", "other"])
+@pytest.mark.parametrize("aim", ["/\t/127.0.0.1/x.png", "http://[::1", "http://127.0.0.1:99999/", "s3://bucket/x.png"])
+def test_a_redirect_to_no_address_is_the_pictures_fault_and_not_an_outage(
+    first: str, aim: str, own: Server, other: Server, label_studio: LabelStudio
+) -> None:
+    """httpx would call it a broken connection, and the task would be tried for ever."""
+    start = own if first == "own" else other
+    start.answer = partial(leading_to, aim)
+    with pytest.raises(ImageUnavailable, match="has no valid address") as caught:
+        fetch_file(f"{start.url}/data/begin.png", task=TASK, project=PROJECT, label_studio=label_studio, limits=LIMITS)
+    assert not isinstance(caught.value, ImageHostTrouble)
