@@ -7,6 +7,7 @@ ZeromaskError
 ├── JobError               a queued job or a request body is not what the contract says
 ├── QueueUnavailable       Redis does not answer
 ├── LabelStudioError       Label Studio refused a request
+│   ├── AnswerTooLarge           its answer is too large to be read
 │   └── LabelStudioUnreachable   it did not answer at all
 ├── ImageUnavailable       a picture cannot be fetched, read, or is too large
 │   └── ImageHostTrouble         its server is slow, down or in trouble
@@ -66,6 +67,10 @@ class LabelStudioError(ZeromaskError):
     def __init__(self, subject: str, problem: str, remedy: str, *, status: int = 0) -> None:
         super().__init__(subject, problem, remedy)
         self.status = status
+
+
+class AnswerTooLarge(LabelStudioError):
+    """An answer of Label Studio is too large to be read: fewer things must be asked for at once."""
 
 
 class LabelStudioUnreachable(LabelStudioError):

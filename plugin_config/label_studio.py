@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urljoin
 
 import httpx
 
+from plugin_config.addresses import ALLOWED_PATHS, holds_file_of, origin_of, read_address
 from plugin_config.annotations import AnnotatedTask, Annotation, read_annotated_task, read_annotation
-from plugin_config.errors import LabelStudioError
+from plugin_config.answers import AS_IT_IS, set_location_aside
+from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
 from plugin_config.label_studio_wire import (
     TOKEN_REMEDY,
     TokenAuth,
-    is_address,
     is_down,
     is_loopback,
-    not_json,
-    origin,
+    is_token,
+    read_body,
+    read_json,
     refused,
     unreachable,
 )
@@ -52,7 +54,8 @@ class Project:
 @dataclass(frozen=True)
 class Task:
     """One task: `data` as imported, `versions` of the predictions it has, how many annotations, and the mean score of
-    the predictions of the version annotators are shown (None when it has none).
+    the predictions of the version annotators are shown (None when it has none). `unreadable` says why its data could
+    not be read, "" = it was.
     """
 
     id: int
@@ -60,6 +63,7 @@ class Task:
     versions: frozenset[str]
     annotations: int
     score: float | None = None
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,19 @@ class LabelStudio:
     """
 
     def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
-        self.url = url.rstrip("/")
-        if not is_address(self.url):
-            raise LabelStudioError(
-                f"Label Studio at {url!r}",
-                "is not an address",
-                "Set LABEL_STUDIO_URL with its scheme, http://host:port.",
-            )
-        if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+        self.url = url.strip(" ").rstrip("/")
+        try:
+            self._root = read_address(self.url)
+        except ValueError as error:  # without the address itself: it may hold a password
+            remedy = "Set LABEL_STUDIO_URL with its scheme and without a user name, http://host:port."
+            raise LabelStudioError("address of Label Studio", f"is not an address: {error}", remedy) from error
+        if not is_token(api_key):
             raise LabelStudioError("Label Studio token", "holds characters that no token has", TOKEN_REMEDY)
+        self._below = self._root.raw_path.decode("ascii").partition("?")[0].rstrip("/")
+        self._auth = TokenAuth(self.url, api_key)
         self._client = httpx.Client(
-            base_url=self.url, auth=TokenAuth(self.url, api_key), timeout=timeout_s,
-            trust_env=not is_loopback(self.url),
+            base_url=self._root, timeout=timeout_s, trust_env=not is_loopback(self._root), headers=AS_IT_IS,
+            event_hooks={"response": [set_location_aside]},
         )  # fmt: skip
 
     def __enter__(self) -> LabelStudio:
@@ -112,24 +117,18 @@ class LabelStudio:
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Any API call; returns the parsed JSON, None for an empty answer. `options` as httpx takes them."""
+        subject = f"{method} {path}"
+        request = self._client.build_request(method, path, **options)
         try:
-            response = self._client.request(method, path, **options)
+            with closing(self._auth.send(self._client, request)) as response:
+                if is_down(response):
+                    raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+                if response.is_error or response.is_redirect:
+                    raise refused(subject, response)
+                body = read_body(subject, response)
         except httpx.TransportError as error:
             raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
-        if is_down(response):
-            raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
-        if response.status_code in range(300, 400):
-            remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
-            problem = f"is redirected to {response.headers.get('location', 'nowhere')[:200]}"
-            raise LabelStudioError(f"{method} {path}", problem, remedy, status=response.status_code)
-        if response.status_code >= 400:
-            raise refused(method, path, response)
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError as error:
-            raise not_json(f"{method} {path}", response) from error
+        return read_json(subject, response, body) if body else None
 
     def project(self, project: int) -> Project:
         """Read one project."""
@@ -152,12 +151,18 @@ class LabelStudio:
             return frozenset(row["title"] for row in rows)
 
     def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
-        """Read the tasks among `ids` that (still) exist in the project, in one request."""
+        """Read the tasks among `ids` that (still) exist in the project, in one request where its answer can be read.
+        One that cannot be read even alone comes without its data and says why, so that no other waits for it.
+        """
         if not ids:
             return []
-        query = json.dumps({"selectedItems": {"all": False, "included": list(ids)}})
-        rows = self._task_page(project, page=1, page_size=len(ids), include="data", query=query)["tasks"]
-        return [_task(row) for row in rows if row["id"] in set(ids)]
+        try:
+            return self._tasks(project, ids, include="data")
+        except AnswerTooLarge as error:
+            if len(ids) == 1:
+                return [replace(task, unreadable=str(error)) for task in self._tasks(project, ids, include="id")]
+        half = len(ids) // 2
+        return self.tasks(project, ids[:half]) + self.tasks(project, ids[half:])
 
     def all_tasks(self, project: int) -> Iterator[Task]:
         """Every task of the project without its data, page by page."""
@@ -198,28 +203,46 @@ class LabelStudio:
         """Delete one prediction. Annotations made from it forget where they came from: never for annotated tasks."""
         self.request("DELETE", f"/api/predictions/{prediction}/")
 
-    def is_own(self, url: str) -> bool:
-        """Whether an address is served by this Label Studio: relative, or on its scheme, host and port."""
-        if url.startswith("/"):
-            return not url.startswith(("//", "/\\"))  # those name another host
-        return origin(url) == origin(self.url)
+    def address(self, url: str) -> httpx.URL:
+        """The whole address of an image: one that begins with one slash is on Label Studio.
+
+        Raises:
+            ValueError: it is none; `plugin_config.addresses.read_address` says why.
+        """
+        return read_address(url, self._root if re.match(" */(?!/)", url) else None)
+
+    def is_own(self, url: httpx.URL) -> bool:
+        """Whether an address is served by this Label Studio: on its scheme, host and port."""
+        return origin_of(url) == origin_of(self._root)
 
     def presigned_path(self, uri: str, *, task: int) -> str:
         """The address under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
         return f"{self.url}/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
 
-    def stream(self, url: str) -> httpx.Response:
-        """Open a file Label Studio serves; the caller reads and closes it. Redirects are not followed. An HTTP 500 is
-        left to the caller: it may be about this one file.
+    def stream(self, url: httpx.URL, *, task: int, project: int) -> httpx.Response:
+        """Open the file of a task that Label Studio serves; the caller reads and closes it, unpacking nothing.
+        Redirects are not followed. An HTTP 500 is left to the caller: it may be about this one file.
+
+        Raises:
+            ImageUnavailable: the address is not one of a file, or it is another project's; nothing was sent.
+            LabelStudioError: the address is not on Label Studio; nothing was sent.
         """
+        if not holds_file_of(url, below=self._below, task=task, project=project):
+            problem = f"is at an address of Label Studio that holds no file of this task, {url.path[:200]!r}"
+            raise ImageUnavailable(f"image of task {task}", problem, ALLOWED_PATHS)
         try:
-            response = self._client.send(self._client.build_request("GET", urljoin(self.url, url)), stream=True)
+            response = self._auth.send(self._client, self._client.build_request("GET", url))
         except httpx.TransportError as error:
             raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
         if response.status_code in _AWAY:
             response.close()
             raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
         return response
+
+    def _tasks(self, project: int, ids: Sequence[int], *, include: str) -> list[Task]:
+        query = json.dumps({"selectedItems": {"all": False, "included": list(ids)}})
+        rows = self._task_page(project, page=1, page_size=len(ids), include=include, query=query)["tasks"]
+        return [_task(row) for row in rows if row["id"] in set(ids)]
 
     def _task_rows(self, project: int, *, include: str, **query: str) -> Iterator[Any]:
         page, seen, total = 1, 0, 1
@@ -258,7 +281,7 @@ def _prediction(row: Any) -> StoredPrediction:
 def _as_expected(subject: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         remedy = "This version of Label Studio is not known here; 1.23 is."
         told = f"Label Studio's answer about {subject}"
         raise LabelStudioError(told, f"is not as expected ({error!r})", remedy) from error

@@ -1,108 +1,163 @@
-"""How requests to Label Studio are signed, and how its bad answers become our errors.
+"""How requests to Label Studio are signed, how its answers are read, and how bad ones become our errors.
 
 It must not know what is asked for.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Generator
-from urllib.parse import urlsplit
+from contextlib import closing
+from typing import Any
 
 import httpx
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.addresses import origin_of
+from plugin_config.answers import LongAnswer, PackedAnswer, parts_of, redirect_of
+from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioUnreachable
 
+MOST_ANSWER_BYTES = 64_000_000
+"""The longest answer of Label Studio's API that is read: several tasks with detailed brush regions fit."""
+
+_MOST_NESTS = 2_000_000
 _ACCESS_TOKEN_S = 240  # Label Studio's access tokens live 300 s
 TOKEN_REMEDY = (
     "Create a personal access token under Account & Settings in Label Studio and set LABEL_STUDIO_API_KEY to it."
 )
 
 
-class TokenAuth(httpx.Auth):
-    """Both kinds of Label Studio token: legacy ones are sent as they are; personal access tokens are JSON web tokens
-    that only buy short-lived access tokens.
+class TokenAuth:
+    """The one place that adds a token, and only to a request that is about to go to Label Studio's own origin.
+
+    Both kinds of token: legacy ones are sent as they are; personal access tokens are JSON web tokens that only buy
+    short-lived access tokens. Not an `httpx.Auth`, because httpx reads the answers in between whole and unpacked.
     """
 
     def __init__(self, url: str, api_key: str) -> None:
         self._url = url
-        self._refresh_url = f"{url}/api/token/refresh/"
+        self._origin = origin_of(httpx.URL(url))
         self._api_key = api_key
         self._personal = api_key.count(".") == 2
         self._access = ""
         self._expires = 0.0
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Sign a request; trade the personal token for an access token when that one is old or refused."""
+    def send(self, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+        """Sign and send; trade the personal token for an access token when that one is old or refused. The answer is
+        for the caller to read and close; redirects are not followed.
+
+        Raises:
+            LabelStudioError: the request goes elsewhere (nothing was sent), or the personal token is refused.
+            LabelStudioUnreachable: Label Studio could not trade the token now.
+            httpx.TransportError: it does not answer.
+        """
         if not self._personal:
-            request.headers["Authorization"] = f"Token {self._api_key}"
-            yield request
-            return
+            return self._signed(client, request, f"Token {self._api_key}")
         if time.monotonic() > self._expires:
-            self._keep((yield self._refresh()))
-        request.headers["Authorization"] = f"Bearer {self._access}"
-        response = yield request
+            self._trade(client)
+        response = self._signed(client, request, f"Bearer {self._access}")
         if response.status_code == 401:
-            self._keep((yield self._refresh()))
-            request.headers["Authorization"] = f"Bearer {self._access}"
-            yield request
+            response.close()
+            self._trade(client)
+            response = self._signed(client, request, f"Bearer {self._access}")
+        return response
 
-    def _refresh(self) -> httpx.Request:
-        return httpx.Request("POST", self._refresh_url, json={"refresh": self._api_key})
+    def _signed(self, client: httpx.Client, request: httpx.Request, token: str) -> httpx.Response:
+        self._prove(request)
+        request.headers["Authorization"] = token
+        return client.send(request, stream=True, auth=None, follow_redirects=False)
 
-    def _keep(self, response: httpx.Response) -> None:
-        # Read here and not by `requires_response_body`, which would read images whole before their size is checked.
-        response.read()
-        if is_down(response):
-            raise unreachable(self._url, f"answered HTTP {response.status_code}", response.status_code)
-        if response.status_code != 200:
-            raise LabelStudioError(
-                "Label Studio token", f"was refused (HTTP {response.status_code})", TOKEN_REMEDY,
-                status=response.status_code,
-            )  # fmt: skip
+    def _prove(self, request: httpx.Request) -> None:
+        if origin_of(request.url) != self._origin:
+            remedy = "Nothing was sent. Report this: an address was taken for Label Studio's that is not."
+            raise LabelStudioError("Label Studio token", f"was about to go to {request.url.host[:100]!r}", remedy)
+
+    def _trade(self, client: httpx.Client) -> None:
+        refresh = f"{self._url}/api/token/refresh/"
+        request = client.build_request("POST", refresh, json={"refresh": self._api_key})
+        self._prove(request)
+        subject = "Label Studio token"
+        with closing(client.send(request, stream=True, auth=None, follow_redirects=False)) as response:
+            status = response.status_code
+            if is_down(response):
+                raise unreachable(self._url, f"answered HTTP {status}", status)
+            if status != 200:
+                raise LabelStudioError(subject, f"was refused (HTTP {status})", TOKEN_REMEDY, status=status)
+            body = read_body(subject, response)
         try:
-            self._access = str(response.json()["access"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise not_json("Label Studio token", response) from error
+            access = str(read_json(subject, response, body)["access"])
+        except (KeyError, TypeError) as error:
+            raise not_json(subject, response) from error
+        if not is_token(access):
+            raise not_json(subject, response)
+        self._access = access
         self._expires = time.monotonic() + _ACCESS_TOKEN_S
 
 
-def refused(method: str, path: str, response: httpx.Response) -> LabelStudioError:
-    """The error of an answer that says no; quotes what Label Studio says, never what was sent."""
+def is_token(text: str) -> bool:
+    """Whether a text can stand in a header as a token."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def read_body(subject: str, response: httpx.Response) -> bytes:
+    """The body of an answer of Label Studio's API, bounded, not unpacked.
+
+    Raises:
+        LabelStudioError: too long, or compressed.
+        httpx.TransportError: it broke off.
+    """
+    try:
+        return b"".join(parts_of(response, MOST_ANSWER_BYTES))
+    except LongAnswer as error:
+        problem = f"was answered with more than {MOST_ANSWER_BYTES // 1_000_000} MB"
+        remedy = "Look at the data and annotations of these tasks in Label Studio: something in them is far too large."
+        raise AnswerTooLarge(subject, problem, remedy, status=response.status_code) from error
+    except PackedAnswer as error:
+        remedy = "Turn compression off in the proxy before Label Studio: it was asked for the answer as it is."
+        problem = f"was answered in the coding {error}"
+        raise LabelStudioError(subject, problem, remedy, status=response.status_code) from error
+
+
+def read_json(subject: str, response: httpx.Response, body: bytes) -> Any:
+    """What the body of an answer says.
+
+    Raises:
+        LabelStudioError: it is not JSON, or JSON that is nested or split up without end.
+    """
+    if body.count(b"[") + body.count(b"{") > _MOST_NESTS:  # an empty list of two bytes takes 64 in memory
+        remedy = "Look at the data and annotations of these tasks in Label Studio: something in them is far too large."
+        problem = f"was answered with more than {_MOST_NESTS} lists and objects"
+        raise AnswerTooLarge(subject, problem, remedy, status=response.status_code)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise not_json(subject, response) from error
+
+
+def refused(subject: str, response: httpx.Response) -> LabelStudioError:
+    """The error of an answer that says no, or says to go elsewhere; quotes what Label Studio says, never what was sent.
+
+    Raises:
+        httpx.TransportError: it broke off.
+    """
+    status = response.status_code
+    if response.is_redirect:
+        remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
+        problem = f"is redirected to {redirect_of(response)[:200] or 'nowhere'}"
+        return LabelStudioError(subject, problem, remedy, status=status)
     remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
-    if response.status_code in (401, 403):
+    if status in (401, 403):
         remedy = TOKEN_REMEDY
     try:
-        body = response.json()
-        detail = str(body.get("validation_errors") or body.get("detail") or "") if isinstance(body, dict) else ""
-    except ValueError:
+        told = read_json(subject, response, read_body(subject, response))
+        detail = str(told.get("validation_errors") or told.get("detail") or "") if isinstance(told, dict) else ""
+    except LabelStudioError:
         detail = ""
-    problem = f"was refused (HTTP {response.status_code}) {detail[:300]}".rstrip()
-    return LabelStudioError(f"{method} {path}", problem, remedy, status=response.status_code)
+    return LabelStudioError(subject, f"was refused (HTTP {status}) {detail[:300]}".rstrip(), remedy, status=status)
 
 
-def origin(url: str) -> tuple[str, str, int | None] | None:
-    """Scheme, host and port of an address, the port filled in; None for what is none."""
-    try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL:
-        return None
-    return parts.scheme, parts.host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def is_loopback(url: str) -> bool:
+def is_loopback(url: httpx.URL) -> bool:
     """Whether a proxy has no business between us and this address."""
-    host = urlsplit(url).hostname or ""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
-
-
-def is_address(url: str) -> bool:
-    """Whether this is an http or https address with a host."""
-    try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.host)
+    return url.host in ("localhost", "::1") or url.host.startswith("127.")
 
 
 def is_down(response: httpx.Response) -> bool:

@@ -19,6 +19,7 @@ from label_studio_sdk._legacy.exceptions import (
 )
 from label_studio_sdk.label_interface import LabelInterface
 
+from plugin_config.config_bounds import check_bounds
 from plugin_config.errors import LabelingConfigError
 
 OutputKind = Literal["brush", "polygon", "rectangle"]
@@ -41,6 +42,13 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
 )
+MOST_TEXTS_OF_LABEL = 64
+MOST_TEXTS = 20_000
+"""Texts of all labels together: each is encoded by the model once per worker."""
+
+MOST_TEXT_CHARACTERS = 1000
+"""Of a text, of what regions carry, and of the names that every label refers to; no model reads more."""
+
 SEGMENTS = ("semantic", "instance", "panoptic")
 _EXAMPLE = "See plugin_config/labeling_configs/brush.xml for one that works."
 
@@ -100,8 +108,9 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         label_config: the project's labeling config, XML.
 
     Raises:
-        LabelingConfigError: not XML, no control that draws masks, polygons or boxes on an Image, no labels in it,
-            labels that come from the task's data (`value="$labels"`), or `segments` that is none of SEGMENTS.
+        LabelingConfigError: not XML, larger than `plugin_config.config_bounds` allows, no control that draws masks,
+            polygons or boxes on an Image, no labels in it, labels that come from the task's data (`value="$labels"`),
+            `segments` that is none of SEGMENTS, or more or longer texts than the model should read.
     """
     interface = _interface(label_config)
     images = {name: tag for name, tag in interface._objects.items() if tag.tag == "Image"}
@@ -114,10 +123,15 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         if control.dynamic_value:
             dynamic.append(control.name)
         image_key = str(images[targets[0]].value_name or "image")
+        for name in (control.name, targets[0], image_key, (control.attr or {}).get("segments") or ""):
+            _check_length(f"control {control.name[:60]!r}", name)
         for key, tag in (control.labels_attrs or {}).items():
             labels.append(_label(str(key), tag.attr or {}, control, targets[0], image_key))
     if not labels:
         raise LabelingConfigError("labeling config", _nothing_found(interface, dynamic), _EXAMPLE)
+    if sum(len(label.texts) for label in labels) > MOST_TEXTS:
+        problem = f"has more than {MOST_TEXTS:,} labels, synonyms, hints and prompts"
+        raise LabelingConfigError("labeling config", problem, "Take out some, or split the project.")
     first_image = labels[0].to_name
     return Vocabulary(tuple(label for label in labels if label.to_name == first_image))
 
@@ -144,22 +158,36 @@ def model_slug(model: str) -> str:
 def _interface(label_config: str) -> Any:
     if not label_config.strip():
         raise LabelingConfigError("labeling config", "is empty", _EXAMPLE)
+    check_bounds(label_config)
     try:
         return LabelInterface(label_config)
     except _UNREADABLE as error:
-        raise LabelingConfigError("labeling config", f"cannot be read ({error})", _EXAMPLE) from error
+        raise LabelingConfigError("labeling config", f"cannot be read ({str(error)[:300]})", _EXAMPLE) from error
 
 
 def _label(key: str, attributes: dict[str, str], control: Any, to_name: str, image_key: str) -> Label:
+    texts = _texts(attributes.get("value", key), attributes)
+    subject = f"label {key[:60]!r}"
+    for text in (key, *texts):
+        _check_length(subject, text)
+    if len(texts) > MOST_TEXTS_OF_LABEL:
+        problem = f"has {len(texts):,} texts to look for; at most {MOST_TEXTS_OF_LABEL} are read"
+        raise LabelingConfigError(subject, problem, "Take out some of its synonyms or prompts.")
     return Label(
         key=key,
-        texts=_texts(attributes.get("value", key), attributes),
+        texts=texts,
         control=control.name,
         to_name=to_name,
         image_key=image_key,
         output=OUTPUT_KINDS[control.tag],
         stuff=_is_stuff(attributes, control),
     )
+
+
+def _check_length(subject: str, text: str) -> None:
+    if len(text) > MOST_TEXT_CHARACTERS:
+        problem = f"has a text or name of {len(text):,} characters; at most {MOST_TEXT_CHARACTERS} are read"
+        raise LabelingConfigError(subject, problem, f"Shorten the one that begins with {text[:60]!r}.")
 
 
 def _texts(value: str, attributes: dict[str, str]) -> tuple[str, ...]:
@@ -176,7 +204,7 @@ def _is_stuff(attributes: dict[str, str], control: Any) -> bool:
     segments = (attributes.get("segments") or (control.attr or {}).get("segments") or "panoptic").strip().lower()
     if segments not in SEGMENTS:
         remedy = f"Write one of {', '.join(SEGMENTS)}; see plugin_config/labeling_configs/panoptic.xml."
-        raise LabelingConfigError(f"control {control.name!r}", f"has segments={segments!r}", remedy)
+        raise LabelingConfigError(f"control {control.name!r}", f"has segments={segments[:60]!r}", remedy)
     kind = attributes.get("kind", "").strip().lower()
     return segments == "semantic" or (segments == "panoptic" and kind == "stuff")
 
@@ -187,6 +215,6 @@ def _comma_list(text: str) -> tuple[str, ...]:
 
 def _nothing_found(interface: Any, dynamic: list[str]) -> str:
     if dynamic:
-        return f"the labels of {', '.join(dynamic)} come from the task's data, which is not supported yet"
+        return f"the labels of {', '.join(dynamic)[:300]} come from the task's data, which is not supported yet"
     found = ", ".join(f"{control.tag} {control.name!r}" for control in interface.controls) or "no control at all"
-    return f"no {', '.join(OUTPUT_KINDS)} with labels over an Image; found: {found}"
+    return f"no {', '.join(OUTPUT_KINDS)} with labels over an Image; found: {found[:300]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,73 @@ def test_an_adapter_is_in_the_version() -> None:
 def test_what_else_changes_the_masks_is_in_the_version() -> None:
     vocabulary = parse_vocabulary(brush('<Label value="cat"/>'))
     assert version_name("builtin", vocabulary, engine="12ab").startswith("builtin-12ab-zeroshot-")
+
+
+def many(count: int, attributes: str = "") -> str:
+    return "".join(f'<Label value="label {number}" {attributes}/>' for number in range(count))
+
+
+def test_five_thousand_labels_are_a_project() -> None:
+    assert len(parse_vocabulary(brush(many(5000, 'background="#fff" hotkey="a" hint="so"'))).labels) == 5000
+
+
+def numbered(count: int) -> str:
+    return " ".join(f'a{number}=""' for number in range(count))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        pytest.param(brush(many(9), attributes=numbered(300_000)), "1,000,000 characters", id="the attack: 3.5 MB"),
+        pytest.param(brush(many(9), attributes=numbered(80_000)), "attributes on one tag", id="many attributes"),
+        pytest.param(brush(f"<Label value='a' {numbered(65)}/>"), "attributes on one tag", id="attributes of a label"),
+        pytest.param(brush(many(20_000)), "12,000 tags", id="many tags"),
+        pytest.param(brush("<View>" * 38 + many(1) + "</View>" * 38), "40 deep", id="deep"),
+        pytest.param("<a>" * 100_000, "40 deep", id="very deep"),
+        pytest.param(f'<View name="{"n" * 600_000}">{many(11_000)}</View>', "name of more than", id="long name"),
+        pytest.param(brush(many(9), attributes=f'segments="{" " * 500_000}"'), "at most 1000", id="long segments"),
+        pytest.param(brush(many(9), image=f'<Image name="i" value="${"k" * 5000}"/>'), "at most 1000", id="long key"),
+        pytest.param(brush(f'<Label value="{"v" * 1001}"/>'), "1,001 characters; at most 1000", id="long value"),
+        pytest.param(brush(f'<Label value="v" alias="{"v" * 1001}"/>'), "at most 1000", id="long alias"),
+        pytest.param(brush(f'<Label value="v" hint="{"v " * 600}"/>'), "at most 1000", id="long hint"),
+        pytest.param(brush(f'<Label value="v" synonyms="{"a," * 9}{"v" * 1001}"/>'), "at most 1000", id="long synonym"),
+        pytest.param(
+            brush(f'<Label value="v" synonyms="{",".join(map(str, range(100_000)))}"/>'), "100,001 texts",
+            id="many synonyms",
+        ),
+        pytest.param(brush(f'<Label value="v" prompt="{",".join(map(str, range(65)))}"/>'), "65 texts", id="prompts"),
+        pytest.param(brush(many(7000, 'synonyms="a,b"')), "20,000 labels, synonyms", id="many texts in all"),
+        pytest.param("<!DOCTYPE View>" + brush(many(1)), "DOCTYPE", id="a DTD"),
+        pytest.param('<!DOCTYPE v [<!ENTITY a "aaaa">]>' + brush(many(1)), "DOCTYPE", id="an entity"),
+    ],
+)  # fmt: skip
+def test_a_config_that_would_take_long_is_refused_at_once(config: str, told: str) -> None:
+    started = time.process_time()
+    with pytest.raises(LabelingConfigError, match=told) as caught:
+        parse_vocabulary(config)
+    assert time.process_time() - started < 2
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(brush(many(11_000), attributes=numbered(60)), id="labels"),
+        pytest.param(brush(f"<View {numbered(64)}>" * 36 + many(11_000) + "</View>" * 36), id="labels far inside"),
+        pytest.param(brush("".join(f'<Label value="{i}" {numbered(63)}/>' for i in range(2000))), id="dressed labels"),
+        pytest.param(
+            brush("".join(f'<BrushLabels name="{i}" toName="i"><Label value="a"/></BrushLabels>' for i in range(5900))),
+            id="controls",
+        ),
+        pytest.param(brush(many(11_000)).replace('toName="i"', f'toName="{"i," * 200_000}"'), id="long toName"),
+        pytest.param(brush("<!-- {" + "[" * 900_000 + "} -->" + many(1)), id="deep JSON in a comment"),
+        pytest.param(brush("<!---->" * 130_000 + many(1)), id="comments"),
+    ],
+)  # fmt: skip
+def test_the_worst_that_passes_is_read_quickly(config: str) -> None:
+    """About half a second at most on a slow core; the square of any of these would be minutes."""
+    started = time.process_time()
+    vocabulary = parse_vocabulary(config)
+    assert vocabulary.hash
+    assert vocabulary.words
+    assert time.process_time() - started < 5

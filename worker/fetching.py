@@ -1,33 +1,36 @@
 """A task's image address -> the bytes of its file, bounded in size, time and reach.
 
-Label Studio's own files are fetched through its client. Any other address is looked up first, and refused when it
-leads to a private network, so that a task cannot make the worker read what only this machine can see. It must not
-know what is in a file.
+Label Studio's own files are fetched through its client, which alone has the token and gives it to nobody else. Any
+other address is looked up first, and refused when it leads to a private network, so that a task cannot make the worker
+read what only this machine can see. Every redirect is judged anew. It must not know what is in a file.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import cache
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from plugin_config.addresses import read_address
+from plugin_config.answers import AS_IT_IS, LongAnswer, PackedAnswer, parts_of, redirect_of, set_location_aside
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable
-from plugin_config.label_studio import LabelStudio
+from plugin_config.label_studio import LabelStudio, Task
 from worker.images import ImageLimits, decode_image, too_large
+from worker.reach import is_public
 
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure_spi"}
 _AGAIN = "Retrieve predictions of the task again."
+_PRIVATE_REMEDY = "If that is meant, set ZEROMASK_ALLOW_PRIVATE_IMAGES=1."
 _MOST_REDIRECTS = 5
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def fetch_image(
@@ -53,7 +56,7 @@ def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudi
     if not isinstance(url, str) or not url:
         remedy = "Check that the image's value in the labeling config names a key of the task's data."
         raise ImageUnavailable(subject, f"must be an address, got {url!r}", remedy)
-    return _fetch(url, task, subject, label_studio, limits)
+    return _fetch(url, task, project, label_studio, limits)
 
 
 def subject_of(task: int) -> str:
@@ -61,15 +64,33 @@ def subject_of(task: int) -> str:
     return f"image of task {task}"
 
 
-def _fetch(url: str, task: int, subject: str, label_studio: LabelStudio, limits: ImageLimits) -> bytes:
-    deadline = time.monotonic() + limits.timeout_s
+def address_in(task: Task, key: str) -> object:
+    """What a task's data has for an image's address; nobody has looked at it yet.
+
+    Raises:
+        ImageUnavailable: the task's data could not be read.
+    """
+    if task.unreadable:
+        raise ImageUnavailable(subject_of(task.id), f"is not known: {task.unreadable}", "Then ask for the task again.")
+    return task.data.get(key)
+
+
+def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits) -> bytes:
+    subject, deadline = subject_of(task), time.monotonic() + limits.timeout_s
     try:
-        if urlsplit(url).scheme in _CLOUD_SCHEMES:
-            url = label_studio.presigned_path(url, task=task)
+        if url.lstrip(" ").partition("://")[0].lower() in _CLOUD_SCHEMES:
+            url = label_studio.presigned_path(url.strip(" "), task=task)
+        address = label_studio.address(url)
         for _ in range(_MOST_REDIRECTS + 1):
-            with _open(url, subject, label_studio, limits, deadline) as response:
-                if response.has_redirect_location:
-                    url = urljoin(str(response.request.url.copy_with(query=None)), response.headers["location"])
+            opened: AbstractContextManager[httpx.Response]
+            if label_studio.is_own(address):
+                opened = closing(label_studio.stream(address, task=task, project=project))
+            else:
+                opened = _open_foreign(address, subject, limits, deadline)
+            with opened as response:
+                if redirect_of(response):
+                    url = redirect_of(response)
+                    address = read_address(url, address.copy_with(query=None, fragment=None))
                     continue
                 if response.status_code == 429 or response.status_code >= 500:
                     problem = f"was answered with HTTP {response.status_code}"
@@ -79,41 +100,32 @@ def _fetch(url: str, task: int, subject: str, label_studio: LabelStudio, limits:
                     raise ImageUnavailable(subject, f"was answered with HTTP {response.status_code}", remedy)
                 return _read(response, subject, limits, deadline)
     except (ValueError, httpx.InvalidURL) as error:
-        raise ImageUnavailable(subject, f"has no valid address, {url[:200]!r} ({error})", "Correct it.") from error
+        remedy = "Use http(s), a file uploaded to Label Studio, or one of its cloud storages."
+        raise ImageUnavailable(subject, f"has no valid address, {url[:200]!r} ({error})", remedy) from error
     raise ImageUnavailable(subject, f"is redirected more than {_MOST_REDIRECTS} times", "Correct the address.")
 
 
-def _open(
-    url: str, subject: str, label_studio: LabelStudio, limits: ImageLimits, deadline: float
-) -> AbstractContextManager[httpx.Response]:
-    if label_studio.is_own(url):
-        return closing(label_studio.stream(url))
-    if urlsplit(url).scheme in ("http", "https"):
-        return _open_foreign(url, subject, limits, deadline)
-    remedy = "Use http(s), a file uploaded to Label Studio, or one of its cloud storages."
-    raise ImageUnavailable(subject, f"has an address that cannot be fetched, {url[:200]!r}", remedy)
-
-
 @contextmanager
-def _open_foreign(url: str, subject: str, limits: ImageLimits, deadline: float) -> Iterator[httpx.Response]:
+def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: float) -> Iterator[httpx.Response]:
     """Open an address outside Label Studio. The connection goes to the very IP that was checked, so that a name
-    cannot lead elsewhere between the check and the call.
+    cannot lead elsewhere between the check and the call, and is checked again once it stands.
     """
-    parts = httpx.URL(url)
-    address = _public_address(parts, subject, limits)
+    address = _public_address(url, subject, limits)
     left = max(0.001, deadline - time.monotonic())
     try:
         with (
-            httpx.Client(timeout=left, follow_redirects=False, trust_env=False) as client,
-            _cut_off(left) as trace,
+            httpx.Client(
+                verify=_certificates(), timeout=left, follow_redirects=False, trust_env=False,
+                event_hooks={"response": [set_location_aside]},
+            ) as client,
+            _watched(left, subject, limits) as trace,
             client.stream(
                 "GET",
-                parts.copy_with(host=address),
-                headers={"Host": parts.netloc.decode()},
-                extensions={"sni_hostname": parts.host, "trace": trace},
+                url.copy_with(host=address, fragment=None),
+                headers={"Host": url.netloc.decode("ascii"), **AS_IT_IS},
+                extensions={"sni_hostname": url.raw_host.decode("ascii"), "trace": trace},
             ) as response,
-        ):
-            response.request.url = parts  # relative redirects start from the name
+        ):  # fmt: skip
             yield response
     except httpx.HTTPError as error:
         if time.monotonic() >= deadline:
@@ -122,16 +134,27 @@ def _open_foreign(url: str, subject: str, limits: ImageLimits, deadline: float) 
         raise ImageHostTrouble(subject, f"cannot be fetched ({type(error).__name__}: {error})", remedy) from error
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes longer than many a picture, and httpx would read them for every hop."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 @contextmanager
-def _cut_off(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """Yield an httpcore trace that cuts its connection after `seconds`: httpx' own timeouts begin anew with every
-    byte, so that a server which drips its headers would hold the worker for ever.
+def _watched(seconds: float, subject: str, limits: ImageLimits) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+    """Yield an httpcore trace that refuses a connection which leads to a private network, and cuts it after `seconds`:
+    httpx' own timeouts begin anew with every byte, so that a server which drips its headers would hold the worker for
+    ever.
     """
     streams: list[Any] = []
 
     def trace(event: str, info: Mapping[str, Any]) -> None:
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             streams.append(info["return_value"])
+            peer = str(streams[-1].get_extra_info("server_addr")[0])
+            if not limits.allow_private and not is_public(peer):
+                streams[-1].close()
+                raise ImageUnavailable(subject, f"leads to a private address, {peer}", _PRIVATE_REMEDY)
 
     def cut() -> None:
         for stream in streams[-1:]:
@@ -148,38 +171,32 @@ def _cut_off(seconds: float) -> Iterator[Callable[[str, Mapping[str, Any]], None
 
 
 def _public_address(url: httpx.URL, subject: str, limits: ImageLimits) -> str:
+    host = url.raw_host.decode("ascii")  # as the certificate and the Host header name it
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
-        found = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         remedy = "Check the host name in the task's data."
-        raise ImageHostTrouble(subject, f"is on a host that is not known, {url.host!r}", remedy) from error
+        raise ImageHostTrouble(subject, f"is on a host that is not known, {host[:200]!r}", remedy) from error
     addresses = [str(entry[4][0]) for entry in found]
-    if not limits.allow_private and not all(_is_public(address) for address in addresses):
-        remedy = "If that is meant, set ZEROMASK_ALLOW_PRIVATE_IMAGES=1."
-        raise ImageUnavailable(subject, f"is on a private address, {url.host!r}", remedy)
+    if not limits.allow_private and not all(is_public(address) for address in addresses):
+        raise ImageUnavailable(subject, f"is on a private address, {host[:200]!r}", _PRIVATE_REMEDY)
     return addresses[0]
-
-
-def _is_public(address: str) -> bool:
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):  # the ways to write an IPv4 address as an IPv6 one
-        inner = found.ipv4_mapped or found.sixtofour
-        if inner is None and found in _NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        found = inner or found
-    return found.is_global and not found.is_multicast
 
 
 def _read(response: httpx.Response, subject: str, limits: ImageLimits, deadline: float) -> bytes:
     content = bytearray()
     try:
-        for part in response.iter_bytes():
+        for part in parts_of(response, limits.most_bytes):
             content += part
-            if len(content) > limits.most_bytes:
-                raise too_large(subject, f"over {len(content) / 1e6:.0f} MB", limits)
             if time.monotonic() > deadline:
                 raise _too_slow(subject, limits)
+    except LongAnswer as error:
+        raise too_large(subject, f"over {error.length / 1e6:.0f} MB", limits) from error
+    except PackedAnswer as error:
+        remedy = "Let its server, or the storage the file was put into, send it as it is, without Content-Encoding."
+        problem = f"is sent compressed ({error}), though it was asked for as it is"
+        raise ImageUnavailable(subject, problem, remedy) from error
     except httpx.HTTPError as error:
         if time.monotonic() >= deadline:
             raise _too_slow(subject, limits) from error

@@ -26,7 +26,7 @@ from plugin_config.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.slots import URGENT_SLOT
 from plugin_config.vocabulary import model_slug
 from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
-from worker.fetching import fetch_image
+from worker.fetching import address_in, fetch_image
 from worker.order import make_remarks, read_order
 from worker.pipeline import Pipeline
 from worker.posting import Posting, finish
@@ -167,7 +167,7 @@ class Prediction:
         started = time.perf_counter()
         project, ref, resident = leased.project, leased.ref, self._resident
         try:
-            url = leased.task.data.get(leased.order.vocabulary.image_key)
+            url = address_in(leased.task, leased.order.vocabulary.image_key)
             image = fetch_image(
                 url, task=ref.task, project=project, label_studio=resident.label_studio, limits=resident.limits
             )

@@ -82,8 +82,8 @@ def _handler(counted: Counted) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            if parts.path.startswith("/picture"):
-                self._send(stamped(counted.picture, int(parts.path.split("/")[2])), "image/x-portable-pixmap")
+            if parts.path.startswith("/data/upload/1/"):
+                self._send(stamped(counted.picture, int(parts.path.split("/")[4])), "image/x-portable-pixmap")
             elif parts.path.startswith("/api/projects/"):
                 self._json({"id": 1, "title": "bench", "label_config": CONFIG, "model_version": "",
                             "task_number": counted.tasks})  # fmt: skip
@@ -129,8 +129,8 @@ def _tasks(counted: Counted, query: dict[str, str]) -> dict[str, Any]:
     else:
         page, size = int(query["page"]), int(query["page_size"])
         ids = list(range(1 + (page - 1) * size, 1 + min(page * size, counted.tasks)))
-    rows = [{"id": task, "data": {"image": f"/picture/{task}"}, "predictions_model_versions": counted.version(task),
-             "total_annotations": 0} for task in ids]  # fmt: skip
+    rows = [{"id": task, "data": {"image": f"/data/upload/1/{task}"}, "total_annotations": 0,
+             "predictions_model_versions": counted.version(task)} for task in ids]  # fmt: skip
     return {"tasks": rows, "total": counted.tasks}
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.annotations import Annotation
-from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, RegionError
+from plugin_config.errors import AnswerTooLarge, ImageHostTrouble, ImageUnavailable, LabelStudioError, RegionError
 from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.batches import free_memory
-from worker.fetching import fetch_image
+from worker.fetching import address_in, fetch_image
 from worker.images import ImageLimits
 from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.outcomes import Outcomes, count_outcomes, sum_outcomes
@@ -93,8 +93,8 @@ def read_corrections(
             try:
                 found = reader.read(task)
             except LabelStudioError as error:
-                if error.status not in (404, 500):  # these two are about this one task
-                    raise
+                if error.status not in (404, 500) and not isinstance(error, AnswerTooLarge):
+                    raise  # those are about this one task
                 log.warning("task %d is not learned from: %s", task.id, error)
                 if error.status == 500:
                     passing(task.id, str(error))
@@ -195,7 +195,7 @@ class _Reader:
         annotations = counting_annotations(self._label_studio.annotations(task.id))
         if not annotations:
             return None
-        url = task.data.get(self._vocabulary.image_key)
+        url = address_in(task, self._vocabulary.image_key)
         image = fetch_image(
             url, task=task.id, project=self._project, label_studio=self._label_studio, limits=self._limits
         )
