@@ -16,6 +16,7 @@ from typing import Any
 
 from redis import Redis
 
+from plugin_config.odd import as_json
 from plugin_config.redis_errors import redis_errors
 
 _SEEN_MS = 15_000
@@ -74,8 +75,8 @@ class WorkerPresence:
         rows: Any = self._redis.zrangebyscore(self._seen, *self._window(), withscores=True)
         about: Any = self._redis.hgetall(self._about)
         states = [
-            WorkerState(name.decode(), max(0.0, (now - seen) / 1000), json.loads(about.get(name) or "{}"))
-            for name, seen in rows
+            WorkerState(name.decode(errors="replace"), max(0.0, (now - seen) / 1000), as_json(told, _said) or {})
+            for name, seen, told in ((name, seen, about.get(name) or b"{}") for name, seen in rows)
         ]
         return sorted(states, key=lambda state: state.name)
 
@@ -86,3 +87,7 @@ class WorkerPresence:
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _said(row: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in row.items()}
