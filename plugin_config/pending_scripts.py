@@ -26,7 +26,7 @@ local wall = t[1] * 1000 + math.floor(t[2] / 1000)
 local clock = redis.call('HMGET', 'zeromask:clock', 'wall', 'now')
 local now = wall
 local before, last = num(clock[1]), num(clock[2])
-if before and last then now = last + math.min(math.max(wall - before, 0), 10000) end
+if before and last then now = math.floor(last) + math.min(math.max(wall - before, 0), 10000) end
 redis.call('HSET', 'zeromask:clock', 'wall', wall, 'now', now)
 local P = KEYS[1]
 """

@@ -28,6 +28,7 @@ _QUEUED_S = 86400
 
 # KEYS: slot, list of queued job ids. A slot holds "state|moment it runs out, ms" of the queue's clock.
 _HELD = CLOCK + """
+redis.call('LLEN', KEYS[2])
 local state, runs_out = string.match(redis.call('GET', KEYS[1]) or '', '^(.*)|(%d+)$')
 local left = (num(runs_out) or 0) - now
 if left < 0 or left > 2 * 86400000 then state = nil end
