@@ -9,7 +9,8 @@ from __future__ import annotations
 # A clock that neither goes back nor leaps: it advances with Redis' own, by ten seconds at most between two looks at
 # it. A machine whose clock is set, and the hours in which Redis was down, then cost nobody a lease and delay no retry;
 # living workers look every few seconds, so the leases of a dead one run out in time all the same.
-# Whoever reaches Redis may write there: what is no number that can be reckoned with counts as none.
+# Whoever reaches Redis may write there: what is no number that can be reckoned with counts as none, and a clock that is
+# a year behind is set, or nothing would be due any more.
 CLOCK = """
 local function num(value)
   local n = tonumber(value or '')
@@ -27,6 +28,7 @@ local clock = redis.call('HMGET', 'zeromask:clock', 'wall', 'now')
 local now = wall
 local before, last = num(clock[1]), num(clock[2])
 if before and last then now = math.floor(last) + math.min(math.max(wall - before, 0), 10000) end
+if wall - now > 32000000000 then now = wall end
 redis.call('HSET', 'zeromask:clock', 'wall', wall, 'now', now)
 local P = KEYS[1]
 """
