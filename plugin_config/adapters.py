@@ -23,8 +23,9 @@ from redis.exceptions import LockError
 
 from plugin_config.errors import QueueUnavailable
 from plugin_config.odd import as_json
+from plugin_config.records import checked
 from plugin_config.redis_errors import redis_errors
-from plugin_config.versions import Owner, checked, number_of
+from plugin_config.versions import Owner, number_of
 from plugin_config.vocabulary import ZEROSHOT, model_slug
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ MOST_UNKNOWN = 100
 _QUEUED_S = 86400
 _WEBHOOK_KEPT_S = 30 * 86400
 # A stranger may name ids without end; whatever is left out is found by the periodic look.
-_MOST_HINTED = 200_000
+_MOST_HINTED, _MOST_HINTED_UNKNOWN = 200_000, 5000
 
 # ARGV: project, most unknown ones. Answers whether there is room for it.
 _ADMIT = CLOCK + """
@@ -109,7 +109,8 @@ class ProjectHints:
     def hint_tasks(self, project: int, tasks: Sequence[int]) -> None:
         """These tasks are said to be new, or gone."""
         key = f"zeromask:{project}:hinted"
-        if tasks and int(self._redis.scard(key)) + len(tasks) <= _MOST_HINTED:
+        most = _MOST_HINTED if self.is_known(project) else _MOST_HINTED_UNKNOWN
+        if tasks and int(self._redis.scard(key)) + len(tasks) <= most:
             self._redis.sadd(key, *tasks)
 
     @redis_errors

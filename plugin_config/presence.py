@@ -73,11 +73,11 @@ class WorkerPresence:
         """The living workers by name."""
         now = self._now_ms()
         rows: Any = self._redis.zrangebyscore(self._seen, *self._window(), withscores=True)
-        about: Any = self._redis.hgetall(self._about)
-        states = [
-            WorkerState(name.decode(errors="replace"), max(0.0, (now - seen) / 1000), as_json(told, _said) or {})
-            for name, seen, told in ((name, seen, about.get(name) or b"{}") for name, seen in rows)
-        ]
+        about: Any = self._redis.hmget(self._about, [name for name, _ in rows]) if rows else []
+        states = []
+        for (name, seen), told in zip(rows, about, strict=True):
+            said = as_json(told or b"{}", _said) or {}
+            states.append(WorkerState(name.decode(errors="replace"), max(0.0, (now - seen) / 1000), said))
         return sorted(states, key=lambda state: state.name)
 
     def _window(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 TOLD_S = 600.0
 """How long a fault is told after it was met last, seconds."""
 _FIRST_REST_S, _LONGEST_REST_S = 0.5, 60.0
+_MOST_TOLD = 5  # the threads of one step have the same to tell
 
 
 class Steady:
@@ -107,4 +108,5 @@ class Watch:
         """What to tell people; "" = nothing."""
         dead = [f"thread {thread.name} has ended: restart this process" for thread in self._threads
                 if not thread.is_alive()]  # fmt: skip
-        return "; ".join([*dead, *(work.trouble for work in self._works if work.trouble)])
+        met = [work.trouble for work in self._works if work.trouble]
+        return "; ".join([*dict.fromkeys(dead), *dict.fromkeys(met)][:_MOST_TOLD])

@@ -14,23 +14,20 @@ import json
 import logging
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from plugin_config.errors import LearningError
+from plugin_config.records import checked
 from plugin_config.storage import Storage
 from plugin_config.vocabulary import ZEROSHOT, model_slug
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 KEPT = 5
 _POINTER, _MANIFEST, _ADAPTER = "served.json", "manifest.json", "adapter.safetensors"
 _PROBE, _PROBE_BYTES = "room.probe", 4 << 20
-# How what a field is declared as begins -> what JSON makes of it.
-_KINDS: Mapping[str, type[Any]] = {"str": str, "int": int, "bool": bool, "tuple[str": list, "Mapping[str": dict}
 _MOST_BYTES = 64 << 20
 _NAME = re.compile(r"a[1-9][0-9]{0,17}-[0-9a-f]{6}")
 _REMEDY = "Serve another one with `zeromask rollback`, or put the file back; see `zeromask versions`."
@@ -261,31 +258,6 @@ def _short(text: str) -> str:
 
 def _encoded(value: Pointer | Manifest) -> bytes:
     return json.dumps(asdict(value), indent=1).encode()
-
-
-def checked(make: type[T], row: Any, **made: Any) -> T:
-    """A dataclass of what JSON says, each field of the type it is declared with; `made` are those made already.
-
-    Raises:
-        TypeError, KeyError, ValueError: a field is missing, unknown, or of another type.
-    """
-    if not isinstance(row, dict):
-        raise TypeError(f"must be an object, is a {type(row).__name__}")
-    if unknown := set(row) - {item.name for item in fields(cast("Any", make))}:
-        raise TypeError(f"field {min(unknown)!r} is not known to this release")
-    return make(**{name: made[name] if name in made else _field(make, name, value) for name, value in row.items()})
-
-
-def _field(make: type[Any], name: str, value: Any) -> Any:
-    declared = str(make.__annotations__[name])
-    kind = next(kind for start, kind in _KINDS.items() if declared.startswith(start))
-    if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
-        raise TypeError(f"{name} must be a {kind.__name__}, is {str(value)[:40]!r}")
-    if kind is list:
-        if not all(type(item) is str for item in value):
-            raise TypeError(f"{name} must be texts")
-        return tuple(value)
-    return value
 
 
 def _decoded(make: Any, data: bytes, told: str) -> Any:
