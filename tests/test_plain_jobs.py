@@ -231,13 +231,24 @@ def test_jobs_of_the_release_before_are_run(redis: Redis, done: list[Any]) -> No
     assert done == [("look", 9), ("look", 9)]
 
 
-def test_queues_take_turns(redis: Redis, pending: PendingTasks, done: list[Any]) -> None:
+def test_queues_take_turns(
+    redis: Redis, pending: PendingTasks, done: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = threading.Event()
+
+    def look(payload: Any) -> None:
+        done.append(("look", payload["project"]))
+        if len(done) == 53:
+            stopping.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(tasks, "refresh_project", look)
     for project in range(1, 51):
         ProjectHints(redis).request_refresh(project)
     for project in (PROJECT, 8, 9):
         pending.add(project, refs(1))
         pending.ensure_drains(project)
-    work(redis)
+    work_off([look_queue(redis), predict_queue(redis)], owner="me", stopping=stopping, watch=Watch())
     assert [kind for kind, _ in done[:6]].count("drain") == 3
     assert len(done) == 53
 
