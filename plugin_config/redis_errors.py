@@ -35,14 +35,14 @@ def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*args, **kwargs)
         except RedisError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise _away(error) from error
             damage = error
         try:
             if _mended(args):
                 return method(*args, **kwargs)
         except RedisError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise _away(error) from error
             damage = error
         raise _damaged(args, damage) from damage
@@ -50,7 +50,7 @@ def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def _is_damage(error: RedisError) -> bool:
+def is_damage(error: RedisError) -> bool:
     """Whether Redis answered, and what it holds is the trouble."""
     return type(error) is ResponseError and not str(error).startswith(_AWAY)
 

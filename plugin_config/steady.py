@@ -62,6 +62,8 @@ class Steady:
     def met(self, error: Exception) -> bool:
         """Note a fault and rest. Returns whether it is another one than the last, and so worth a traceback."""
         told = f"{type(error).__name__}: {str(error)[:300]}"
+        if time.monotonic() - self._last_at > TOLD_S:  # what was before has nothing to do with it
+            self._in_a_row, self._last = 0, ""
         another = told != self._last
         log.error("%s met a fault: %s", self.name, told)
         self.faults += 1

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import ResponseError
 from rq import Callback, Queue
 from rq.command import send_shutdown_command
 from rq.job import Job, Retry
@@ -35,7 +37,7 @@ from plugin_config.pending import PendingTasks
 from plugin_config.queue_names import QUEUE
 from plugin_config.steady import Watch
 from tests.queue_states import PROJECT, refs
-from worker import tasks
+from worker import queue_worker, tasks
 from worker.plain_jobs import PlainQueue
 from worker.queue_worker import PlainWorker, work_off
 
@@ -251,6 +253,33 @@ def test_queues_take_turns(
     work_off([look_queue(redis), predict_queue(redis)], owner="me", stopping=stopping, watch=Watch())
     assert [kind for kind, _ in done[:6]].count("drain") == 3
     assert len(done) == 53
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        pytest.param(ResponseError("MISCONF Errors writing to the AOF file"), "", id="full disk"),
+        pytest.param(RedisGone("refused"), "", id="away"),
+        pytest.param(RuntimeError("a fault"), "the work on jobs: RuntimeError: a fault", id="a fault"),
+    ],
+)
+def test_the_work_goes_on_after_an_error_and_a_fault_is_told(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, error: Exception, trouble: str
+) -> None:
+    monkeypatch.setattr(queue_worker, "_REDIS_AWAY_S", 0.01)
+    stopping, watch, ran = threading.Event(), Watch(), list[int]()
+
+    def work_once(worker: PlainWorker, **_: Any) -> None:
+        ran.append(1)
+        if len(ran) < 2:
+            raise error
+        stopping.set()
+
+    monkeypatch.setattr(PlainWorker, "work", work_once)
+    work_off([predict_queue(redis)], owner="me", stopping=stopping, watch=watch)
+    assert len(ran) == 2
+    assert watch.trouble().startswith(trouble)
+    assert bool(watch.trouble()) is bool(trouble)
 
 
 def test_a_key_in_place_of_a_learning_job_keeps_from_none(redis: Redis) -> None:

@@ -23,6 +23,7 @@ from rq.worker import DequeueStrategy
 
 from plugin_config.errors import QueueUnavailable
 from plugin_config.mending import mend
+from plugin_config.redis_errors import is_damage
 from plugin_config.settings import Settings
 from plugin_config.steady import Watch
 from worker.plain_jobs import PlainJob, PlainQueue
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_REDIS_AWAY_S = 2.0
+_REDIS_AWAY_S, _AGAIN_S, _LONGEST_REST_S = 2.0, 0.2, 5.0
 
 
 class PlainWorker(SimpleWorker):
@@ -66,7 +67,7 @@ class PlainWorker(SimpleWorker):
             raise
         except Exception:  # anything may stand in RQ's registries
             log.exception("RQ's registries cannot be cleaned; look who else writes to this Redis")
-            mend(self.connection)
+            _mend(self.connection)
         self.last_cleaned_at = utc_now()  # type: ignore[assignment]
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
@@ -117,7 +118,8 @@ def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, 
         stopping: set when the process is to end.
         watch: tells people of faults.
     """
-    connection, steady = queues[0].connection, watch.steady("the work on jobs")
+    connection = queues[0].connection
+    steady = watch.steady("the work on jobs", longest_rest_s=_LONGEST_REST_S)
     plain = [PlainQueue(queue.name, connection=connection, serializer=JSONSerializer) for queue in queues]
     while not stopping.is_set():
         try:
@@ -128,10 +130,12 @@ def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, 
             worker.work(logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
             if worker.met is not None:
                 raise worker.met
-        except (RedisGone, RedisTimeout) as error:
-            log.warning("Redis went away (%s); trying again in %.0f s", error, _REDIS_AWAY_S)
-            stopping.wait(_REDIS_AWAY_S)
+            stopping.wait(_AGAIN_S)
         except Exception as error:  # the last resort: tasks wait behind it
+            if isinstance(error, RedisError) and not is_damage(error):
+                log.warning("Redis went away (%s); trying again in %.0f s", error, _REDIS_AWAY_S)
+                stopping.wait(_REDIS_AWAY_S)
+                continue
             if steady.met(error):
                 log.exception("the work on jobs goes on")
             _mend(connection)
