@@ -22,6 +22,7 @@ from redis import Redis
 from redis.exceptions import LockError
 
 from plugin_config.errors import QueueUnavailable
+from plugin_config.mending import note
 from plugin_config.odd import as_json
 from plugin_config.records import checked
 from plugin_config.redis_errors import redis_errors
@@ -31,6 +32,7 @@ from plugin_config.vocabulary import ZEROSHOT, model_slug
 log = logging.getLogger(__name__)
 
 _MOVE_S = 20.0
+_ENDLESS = -1  # of Redis: a key that does not expire
 _MOST_REMEMBERED = 1000
 
 
@@ -87,7 +89,9 @@ class ServedAdapters:
     @contextmanager
     def moving(self, project: int) -> Iterator[None]:
         """Keep others from moving the project's pointer meanwhile."""
-        lock = self._redis.lock(f"zeromask:{project}:pointer", timeout=_MOVE_S, blocking_timeout=_MOVE_S)
+        key = f"zeromask:{project}:pointer"
+        self._let_go(key)
+        lock = self._redis.lock(key, timeout=_MOVE_S, blocking_timeout=_MOVE_S)
         if not redis_errors(lock.acquire)():
             remedy = "Try again in a moment."
             raise QueueUnavailable(f"project {project}", "is being moved to another version just now", remedy)
@@ -99,6 +103,14 @@ class ServedAdapters:
             except QueueUnavailable as error:
                 if not isinstance(error.__cause__, LockError):  # it ran out: nobody needs to be told
                     raise
+
+    @redis_errors
+    def _let_go(self, key: str) -> None:
+        """What holds the pointer for longer than anybody here does was written by somebody else."""
+        left_ms = int(self._redis.pttl(key))
+        if left_ms == _ENDLESS or left_ms > _MOVE_S * 1000:
+            note(self._redis, key, "a hold without an end")
+            self._redis.delete(key)
 
     def _read(self, project: int, row: Any) -> ServedCopy | None:
         found = as_json(row, _copy)
