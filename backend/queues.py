@@ -17,9 +17,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisGone
 from redis.retry import Retry
 
-from backend.spool import Ask, Spool
+from backend.asked_file import Ask
+from backend.spool import Spool
 from plugin_config.adapters import ServedAdapters
-from plugin_config.errors import QueueUnavailable, SettingsError
+from plugin_config.errors import QueueFull, QueueUnavailable, SettingsError
 from plugin_config.hints import ProjectHints
 from plugin_config.jobs import TaskRef, learn_job_id
 from plugin_config.learning import ProjectLearning
@@ -41,10 +42,11 @@ _MOST_REMEMBERED = 1000
 
 @dataclass(frozen=True)
 class Pulse:
-    """Whether Redis answers, and how many workers live (0 when it does not answer)."""
+    """Whether Redis answers, how many workers live, and how many of those are in trouble; 0 when it does not answer."""
 
     redis: bool
     workers: int
+    troubled: int = 0
 
 
 class WebQueues:
@@ -99,14 +101,14 @@ class WebQueues:
 
     def _send(self, ask: Ask) -> None:
         self._presence.live_workers()
-        self._bulk.add(ask.project, [TaskRef(ask.version, task) for task in ask.tasks])
+        self._bulk.add(ask.project, [TaskRef(ask.version, task) for task in ask.tasks], bounded=True)
         self._quick.ensure_drains(ask.project)
 
     def _ask(self, project: int, refs: list[TaskRef]) -> int:
         few = len(refs) <= self._settings.predict_wait_tasks
         workers = self._presence.live_workers()  # fails fast when Redis hangs, before the patient connection is tried
         priority = Priority.OPENED if few else Priority.ASKED
-        added = (self._quick if few else self._bulk).add(project, refs, priority=priority)
+        added = (self._quick if few else self._bulk).add(project, refs, priority=priority, bounded=True)
         self._quick.ensure_drains(project, urgent=few)
         if few and refs and workers and self._waiting.acquire(blocking=False):
             try:
@@ -122,10 +124,16 @@ class WebQueues:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
+        if not self._hints.admit(project):
+            return False
         self._hints.record_webhook(project, action)
         if refresh:
             self._hints.hint_tasks(project, tasks)
-        return refresh and self._hints.request_refresh(project)
+        return self._look_up(project, wanted=refresh) and refresh
+
+    def _look_up(self, project: int, *, wanted: bool) -> bool:
+        """Queue a look that is wanted, or at a project that may be made up, which forgets it if so."""
+        return (wanted or not self._hints.is_known(project)) and self._hints.request_refresh(project)
 
     def served(self, project: int) -> str:
         """Name of what was learned for the project and is served; as it was last known while Redis does not answer."""
@@ -146,16 +154,22 @@ class WebQueues:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        self._hints.record_webhook(project, action)
-        self._learning.hint(project, quiet_s=self._settings.finetune_quiet_s)
+        if self._hints.admit(project):
+            self._hints.record_webhook(project, action)
+            self._learning.hint(project, quiet_s=self._settings.finetune_quiet_s)
+            self._look_up(project, wanted=False)
 
     def train(self, project: int) -> str:
         """A person wants the corrections learned from now; returns the name of the job that does.
 
         Raises:
             QueueUnavailable: Redis does not answer.
+            QueueFull: too many projects that may be made up wait to be looked up.
         """
+        if not self._hints.admit(project):
+            raise QueueFull(f"project {project}", "waits behind too many unknown ones", "Ask again in a minute.")
         self._learning.press(project)
+        self._look_up(project, wanted=False)
         return learn_job_id(project)
 
     def learning_now(self, project: int) -> bool:
@@ -202,7 +216,8 @@ class WebQueues:
     def _take_pulse(self, look: Future[Pulse]) -> None:
         pulse = Pulse(redis=False, workers=0)
         try:
-            pulse = Pulse(redis=True, workers=self._presence.live_workers())
+            workers = self._presence.workers()
+            pulse = Pulse(True, len(workers), sum(bool(worker.about.get("trouble")) for worker in workers))
         except QueueUnavailable:
             pass  # that is the finding
         finally:

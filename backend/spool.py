@@ -6,31 +6,21 @@ when the queue's server is away, nor when this process is restarted meanwhile. I
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from plugin_config.errors import QueueUnavailable, ZeromaskError
+from backend.asked_file import MOST_TASKS, Ask, AskedFile
+from plugin_config.errors import QueueDamaged, QueueFull, QueueUnavailable, ZeromaskError
+from plugin_config.steady import Steady
 
 _AGAIN_S = 0.5
 _CLOSE_S = 1.0
-# Ten million ids are some 100 MB: whoever asks for more while Redis is away asks again.
-_MOST_TASKS = 10_000_000
+_MOST_TRIES = 5
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Tasks wanted of a project at a version."""
-
-    project: int
-    version: str
-    tasks: tuple[int, ...]
 
 
 class Spool:
@@ -39,14 +29,17 @@ class Spool:
     Args:
         path: file that keeps them over a restart; one backend writes it.
         send: asks Redis; raises QueueUnavailable while it is away. Called from a thread of the spool's own, in the
-            order of the asks, again and again until it succeeds. Asking twice must do no harm.
+            order of the asks, again and again until it succeeds. Asking twice must do no harm. Where it raises
+            QueueFull, the others go first.
     """
 
     def __init__(self, path: Path, send: Callable[[Ask], None]) -> None:
-        self._path = path
+        self._file = AskedFile(path)
         self._send = send
+        self._steady = Steady("asking for what was asked for while Redis was away")
+        self._tries: dict[Ask, int] = {}
         self._lock = threading.Lock()
-        self._asks: deque[Ask] = deque(_read(path))
+        self._asks: deque[Ask] = deque(self._file.read())
         self._held = sum(len(ask.tasks) for ask in self._asks)
         self._sender: threading.Thread | None = None
         self._closed = threading.Event()
@@ -57,11 +50,11 @@ class Spool:
     def keep(self, ask: Ask) -> bool:
         """Ask for these as soon as Redis is back; False when there are too many by now."""
         with self._lock:
-            if self._held + len(ask.tasks) > _MOST_TASKS:
+            if self._held + len(ask.tasks) > MOST_TASKS:
                 return False
             self._held += len(ask.tasks)
             self._asks.append(ask)
-            self._write_on(ask)
+            self._file.add(ask)
             self._start()
         return True
 
@@ -92,51 +85,50 @@ class Spool:
             with self._lock:
                 if not self._asks:
                     self._sender = None
-                    self._forget()
+                    self._file.forget()
                     return
                 if self._closed.is_set():
                     return
                 ask = self._asks[0]
-            try:
-                self._send(ask)
-            except QueueUnavailable:
-                self._closed.wait(_AGAIN_S)
+            if not self._is_over(ask):
                 continue
-            except ZeromaskError as error:  # a damaged file; the others must not wait behind it for ever
-                logger.error("project %d: what was asked for while Redis was away is dropped. %s", ask.project, error)
             with self._lock:
                 self._asks.popleft()
                 self._held -= len(ask.tasks)
+
+    def _is_over(self, ask: Ask) -> bool:
+        """Ask for the first of them. Returns whether it is asked for, or given up; pauses where it is neither."""
+        try:
+            self._send(ask)
+        except (QueueFull, QueueDamaged) as error:  # of this project, most likely
+            logger.warning("%s", error)
+            self._put_last(_AGAIN_S)
+        except QueueUnavailable:
+            self._closed.wait(_AGAIN_S)
+        except ZeromaskError as error:  # a damaged file; the others must not wait behind it for ever
+            self._give_up(ask, error)
+            return True
+        except Exception as error:  # the last resort: whatever it is, the others must not wait behind it for ever
+            if self._steady.met(error):
+                logger.exception("project %d: unexpected", ask.project)
+            self._tries[ask] = self._tries.get(ask, 0) + 1
+            if self._tries[ask] >= _MOST_TRIES:
+                self._give_up(ask, error)
+                return True
+            self._put_last(self._steady.rest_s())
+        else:
+            self._tries.pop(ask, None)
             logger.info("project %d: %d task(s) asked for while Redis was away are asked for", ask.project,
                         len(ask.tasks))  # fmt: skip
+            return True
+        return False
 
-    def _forget(self) -> None:
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("file %s cannot be removed (%s): a restart would ask for it all again", self._path, error)
+    def _put_last(self, pause_s: float) -> None:
+        with self._lock:
+            self._asks.rotate(-1)
+        self._closed.wait(pause_s)
 
-    def _write_on(self, ask: Ask) -> None:
-        row = json.dumps({"project": ask.project, "version": ask.version, "tasks": ask.tasks})
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write(row + "\n")
-        except OSError as error:  # a full disk: what is in memory still counts
-            logger.warning("file %s cannot be written (%s): a restart now would lose %d task(s)", self._path, error,
-                           len(ask.tasks))  # fmt: skip
-
-
-def _read(path: Path) -> list[Ask]:
-    asks = []
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            asks.append(Ask(int(row["project"]), str(row["version"]), tuple(int(task) for task in row["tasks"])))
-        except (ValueError, KeyError, TypeError):  # the last line of a process that was killed while writing
-            logger.warning("file %s has a line that cannot be read", path)
-    return asks
+    def _give_up(self, ask: Ask, error: Exception) -> None:
+        self._tries.pop(ask, None)
+        self._file.give_up(ask)
+        logger.error("project %d: what was asked for while Redis was away is set aside. %s", ask.project, error)

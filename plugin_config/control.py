@@ -5,24 +5,27 @@ See `plugin_config.pending` for the keys.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from redis import Redis
 
 from plugin_config import pending_scripts as scripts
 from plugin_config.adapters import ServedAdapters
-from plugin_config.jobs import TaskRef
 from plugin_config.learning import Progress, ProjectLearning
 from plugin_config.ledger import ProjectLedger
+from plugin_config.mending import ODD
+from plugin_config.odd import as_id, as_json, as_ref, readable
 from plugin_config.pending import AHEAD_MS, PendingTasks, Priority
 from plugin_config.presence import WorkerPresence, WorkerState
 from plugin_config.redis_errors import redis_errors
 from plugin_config.settings import Settings
 from plugin_config.states import Counts
 from plugin_config.vocabulary import ZEROSHOT
+
+T = TypeVar("T")
 
 _BULK = 5000
 
@@ -53,6 +56,15 @@ class LastError:
 
 
 @dataclass(frozen=True)
+class Oddity:
+    """Something in Redis that this project did not write, and that was set aside: when (UTC), under which key, what."""
+
+    at: datetime
+    key: str
+    what: str
+
+
+@dataclass(frozen=True)
 class LearningRow:
     """What a project's learning is at, what is served of it by workers of a model, and why not what should be ("" = it
     is). Models that served it before keep their rows; `QueueState.workers` tells which one does now.
@@ -74,6 +86,7 @@ class QueueState:
     errors: tuple[LastError, ...]
     learning: tuple[LearningRow, ...] = ()
     learners: tuple[WorkerState, ...] = ()
+    odd: tuple[Oddity, ...] = ()
 
 
 class QueueControl:
@@ -91,7 +104,7 @@ class QueueControl:
     @redis_errors
     def knows(self, project: int) -> bool:
         """Whether the project ever asked for anything."""
-        return bool(self._redis.sismember("zeromask:projects", str(project)))
+        return project in self._pending.projects()
 
     @redis_errors
     def cancel(self, project: int, tasks: Collection[int] = ()) -> int:
@@ -125,14 +138,16 @@ class QueueControl:
     @redis_errors
     def state(self, *, errors: int = 5) -> QueueState:
         """All projects, workers, and the last failures, newest first."""
-        paused = {int(project) for project in self._redis.smembers("zeromask:paused")}
+        members: Any = self._redis.smembers("zeromask:paused")
+        paused = {project for _, project in readable(self._redis, "zeromask:paused", members, as_id)}
         known = self._pending.projects()
         projects = tuple(self._project(project, paused) for project in known)
         learning = tuple(row for project in known for row in self._learning_rows(project))
-        rows = self._redis.lrange("zeromask:errors", 0, errors - 1) if errors else []
+        rows: Any = self._redis.lrange("zeromask:errors", 0, errors - 1) if errors else []
+        odd: Any = self._redis.lrange(ODD, 0, errors - 1) if errors else []
         return QueueState(
-            projects, tuple(self._presence.workers()), tuple(_error(row) for row in rows), learning,
-            tuple(self._learners.workers()),
+            projects, tuple(self._presence.workers()), _made(rows, _error), learning, tuple(self._learners.workers()),
+            _made(odd, _oddity),
         )  # fmt: skip
 
     def _learning_rows(self, project: int) -> list[LearningRow]:
@@ -143,6 +158,7 @@ class QueueControl:
         rows = [LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble) for copy in copies]
         return rows if told or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
 
+    @redis_errors
     def _project(self, project: int, paused: Collection[int]) -> ProjectState:
         counts = self._pending.counts(project)
         per_s = int(self._redis.eval(scripts.PACE, 1, f"zeromask:{project}:")) / 60
@@ -157,8 +173,22 @@ class QueueControl:
         )
 
 
-def _error(row: bytes | str) -> LastError:
-    found = json.loads(row)
-    ref = TaskRef.decode(found["task"])
-    at = datetime.fromtimestamp(found["at"] / 1000, tz=UTC)
-    return LastError(at, int(found["project"]), ref.task, ref.version, str(found["reason"]))
+def _made(rows: list[Any], make: Callable[[Any], T]) -> tuple[T, ...]:
+    return tuple(found for found in (as_json(row, make) for row in rows) if found is not None)
+
+
+def _error(row: Any) -> LastError:
+    ref = as_ref(row["task"])
+    if ref is None:
+        raise ValueError(row["task"])
+    return LastError(_moment(row["at"]), int(row["project"]), ref.task, ref.version, str(row["reason"]))
+
+
+def _oddity(row: Any) -> Oddity:
+    return Oddity(_moment(row["at"]), str(row["key"])[:200], str(row["what"])[:200])
+
+
+def _moment(at_ms: Any) -> datetime:
+    if type(at_ms) not in (int, float) or not 0 <= at_ms < 1e14:
+        raise ValueError(at_ms)
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC)

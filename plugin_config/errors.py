@@ -5,7 +5,9 @@ ZeromaskError
 ├── EnvironmentBroken      something this machine must provide does not work (port, disk, network, process)
 ├── LabelingConfigError    a labeling config names nothing that could be segmented
 ├── JobError               a queued job or a request body is not what the contract says
-├── QueueUnavailable       Redis does not answer
+├── QueueUnavailable       Redis does not answer, or takes nothing now
+│   ├── QueueDamaged       it holds something else than this project writes
+│   └── QueueFull          as much waits already as may
 ├── LabelStudioError       Label Studio refused a request
 │   ├── AnswerTooLarge           its answer is too large to be read
 │   └── LabelStudioUnreachable   it did not answer at all
@@ -58,7 +60,15 @@ class JobError(ZeromaskError):
 
 
 class QueueUnavailable(ZeromaskError):
-    """Redis does not answer."""
+    """Redis does not answer, or takes nothing now: worth trying again."""
+
+
+class QueueDamaged(QueueUnavailable):
+    """Redis answers, but holds something else than this project writes, and it could not be set aside."""
+
+
+class QueueFull(QueueUnavailable):
+    """As many tasks, or unknown projects, wait already as may."""
 
 
 class LabelStudioError(ZeromaskError):

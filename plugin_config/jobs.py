@@ -11,13 +11,15 @@ from typing import Any, ClassVar, Self
 
 from redis import Redis
 from rq import Queue
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from plugin_config.errors import JobError
+from plugin_config.queue_names import LEARN_QUEUE, LOOK_QUEUE, QUEUE
 from plugin_config.redis_errors import redis_errors
 
-QUEUE = "zeromask-predict"
-LEARN_QUEUE = "zeromask-learn"
+SLOTS = 8  # drains of a project at a time; the one after these is for what annotators wait for
+MOST_ID = 2**63 - 1  # of a task or project: what a database counts to
 DRAIN_JOB = "worker.tasks.drain_project"
 REFRESH_JOB = "worker.tasks.refresh_project"
 LEARN_JOB = "worker.tasks.learn_project"
@@ -40,8 +42,9 @@ class TaskRef:
     def __post_init__(self) -> None:
         if not self.version or "|" in self.version:
             raise JobError("task reference", f"version must be a name without '|', got {self.version!r}", _REMEDY)
-        if type(self.task) is not int or self.task <= 0:
-            raise JobError("task reference", f"task must be a positive int, got {self.task!r}", _REMEDY)
+        if type(self.task) is not int or not 0 < self.task <= MOST_ID:
+            problem = f"task must be a positive int of at most 63 bits, got {str(self.task)[:40]!r}"
+            raise JobError("task reference", problem, _REMEDY)
 
     def encode(self) -> str:
         """The member name in Redis."""
@@ -55,8 +58,8 @@ class TaskRef:
             JobError: the text is not one `encode` wrote.
         """
         version, _, task = member.rpartition("|")
-        if not task.isdecimal():
-            raise JobError("task reference", f"must be 'version|task', got {member!r}", _REMEDY)
+        if not task.isdecimal() or len(task) > len(str(MOST_ID)):
+            raise JobError("task reference", f"must be 'version|task', got {member[:80]!r}", _REMEDY)
         return cls(version, int(task))
 
 
@@ -67,9 +70,10 @@ class ProjectJob:
     project: int
 
     least: ClassVar[Mapping[str, int]] = {"project": 1}
+    most: ClassVar[Mapping[str, int]] = {}
 
     def __post_init__(self) -> None:
-        _require_ints(self, least=self.least)
+        _require_ints(self, least=self.least, most=self.most)
 
     def to_json(self) -> dict[str, Any]:
         """The job's only argument."""
@@ -93,6 +97,7 @@ class DrainProject(ProjectJob):
     limit: int
 
     least: ClassVar[Mapping[str, int]] = {"project": 1, "slot": 0, "limit": 1}
+    most: ClassVar[Mapping[str, int]] = {"slot": SLOTS, "limit": 100_000}
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,11 @@ class LearnProject(ProjectJob):
 def predict_queue(redis: Redis) -> Queue:
     """The queue both halves share. JSON, because unpickling would let anyone who reaches Redis run code."""
     return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+def look_queue(redis: Redis) -> Queue:
+    """The queue of looks at projects, apart from the drains: whatever asks for looks holds up no task."""
+    return Queue(LOOK_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
 def learn_queue(redis: Redis) -> Queue:
@@ -128,8 +138,10 @@ def enqueue_learning(queue: Queue, job: LearnProject) -> bool:
         QueueUnavailable: Redis does not answer.
     """
     made = learn_job_id(job.project)
-    if made in queue.job_ids:
+    if queue.connection.lpos(queue.key, made) is not None:
         return False
+    if queue.connection.type(Job.key_for(made)) != b"hash":  # whatever else stands there would keep it from being asked
+        queue.connection.delete(Job.key_for(made))
     queue.enqueue_call(
         LEARN_JOB, args=(job.to_json(),), timeout=LEARN_TIMEOUT_S, result_ttl=0, failure_ttl=86400,
         description=repr(job), job_id=made,
@@ -137,26 +149,27 @@ def enqueue_learning(queue: Queue, job: LearnProject) -> bool:
     return True
 
 
-def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = False) -> str:
-    """Queue a job, ahead of all others when `first`, and return its RQ id. No result is kept: what came out is in
-    Label Studio.
+def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = False, name: str | None = None) -> str:
+    """Queue a job, ahead of all others when `first`, and return its RQ id, which is `name` where that is given. No
+    result is kept: what came out is in Label Studio.
     """
     function = DRAIN_JOB if isinstance(job, DrainProject) else REFRESH_JOB
     made = queue.enqueue_call(
         function, args=(job.to_json(),), timeout=JOB_TIMEOUT_S, result_ttl=0, failure_ttl=86400,
-        description=repr(job), at_front=first,
+        description=repr(job), at_front=first, job_id=name,
     )  # fmt: skip
     return str(made.id)
 
 
 def _fields(data: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     if not isinstance(data, Mapping) or set(data) != names:
-        raise JobError("job", f"must have the fields {sorted(names)}, got {data!r}", _REMEDY)
+        raise JobError("job", f"must have the fields {sorted(names)}, got {str(data)[:200]}", _REMEDY)
     return dict(data)
 
 
-def _require_ints(job: Any, *, least: Mapping[str, int]) -> None:
+def _require_ints(job: Any, *, least: Mapping[str, int], most: Mapping[str, int]) -> None:
     for name, bound in least.items():
-        value = getattr(job, name)
-        if type(value) is not int or value < bound:
-            raise JobError(f"job {type(job).__name__}", f"{name} must be an int >= {bound}, got {value!r}", _REMEDY)
+        value, top = getattr(job, name), most.get(name, MOST_ID)
+        if type(value) is not int or not bound <= value <= top:
+            problem = f"{name} must be an int from {bound} to {top}, got {str(value)[:40]!r}"
+            raise JobError(f"job {type(job).__name__}", problem, _REMEDY)

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from redis import Redis
 
+from plugin_config.odd import as_id, as_json, readable
 from plugin_config.pending_scripts import CLOCK
 from plugin_config.redis_errors import redis_errors
 
@@ -32,17 +33,15 @@ _MOST_PAUSES = 10
 
 # ARGV: project, quiet (ms), most pauses.
 _HINT = CLOCK + """
-redis.call('SADD', 'zeromask:projects', ARGV[1])
-redis.call('HSETNX', P .. 'learn', 'first', now)
-redis.call('HSET', P .. 'learn', 'hinted', now, 'deaths', 0)
-local latest = tonumber(redis.call('HGET', P .. 'learn', 'first')) + ARGV[2] * ARGV[3]
+local first = num(redis.call('HGET', P .. 'learn', 'first')) or now
+redis.call('HSET', P .. 'learn', 'first', first, 'hinted', now, 'deaths', 0)
+local latest = first + ARGV[2] * ARGV[3]
 redis.call('ZADD', 'zeromask:learn', math.max(now, math.min(now + ARGV[2], latest)), ARGV[1])
 return 1
 """
 
 # ARGV: project.
 _NOW = CLOCK + """
-redis.call('SADD', 'zeromask:projects', ARGV[1])
 redis.call('HSET', P .. 'learn', 'now', 1, 'deaths', 0)
 redis.call('ZADD', 'zeromask:learn', now, ARGV[1])
 return 1
@@ -51,11 +50,13 @@ return 1
 # ARGV: project.
 _ROUND = CLOCK + "return redis.call('ZADD', 'zeromask:learn', 'NX', now, ARGV[1])"
 
+# What is no lease is nobody's; the next one takes its place.
 _LEASE = """
 local function lease(prefix)
-  local owner, runs_out = string.match(redis.call('GET', prefix .. 'learner') or '', '^(.*)|(%d+)$')
-  if not owner then return nil end
-  return owner, tonumber(runs_out)
+  local held = redis.pcall('GET', prefix .. 'learner')
+  local owner, runs_out = string.match(type(held) == 'string' and held or '', '^(.*)|(%d+)$')
+  if not owner or not num(runs_out) then return nil end
+  return owner, num(runs_out)
 end
 """
 
@@ -71,12 +72,13 @@ return due
 # ARGV: project, owner, lease (ms). Whose lease ran out has died; from the third death on there is a growing pause. What
 # came before is this look's, through deaths; what comes from now on is the next one's, with a pause of its own.
 _BEGIN = CLOCK + _LEASE + """
+redis.call('HLEN', P .. 'learn')
 local owner, runs_out = lease(P)
 if owner and runs_out >= now then return nil end
 local asked = redis.call('ZSCORE', 'zeromask:learn', ARGV[1])
 if not asked or tonumber(asked) > now then return nil end
 if owner then
-  local deaths = redis.call('HINCRBY', P .. 'learn', 'deaths', 1)
+  local deaths = one_more(P .. 'learn', 'deaths')
   if deaths >= 3 then
     redis.call('DEL', P .. 'learner')
     redis.call('ZADD', 'zeromask:learn', now + 10000 * 2 ^ math.min(deaths - 3, 8), ARGV[1])
@@ -87,7 +89,9 @@ redis.call('SET', P .. 'learner', ARGV[2] .. '|' .. (now + ARGV[3]))
 if redis.call('HDEL', P .. 'learn', 'now') == 1 then redis.call('HSET', P .. 'learn', 'pressed', 1) end
 redis.call('HDEL', P .. 'learn', 'first')
 local row = redis.call('HMGET', P .. 'learn', 'hinted', 'pressed', 'deaths', 'mark', 'since')
-return {asked, tostring(now), row[1] or '', row[2] or '', row[3] or '0', row[4] or '', row[5] or ''}
+local function kept(value) return num(value) and value or '' end
+local deaths = tostring(math.floor(num(row[3]) or 0))
+return {asked, tostring(now), kept(row[1]), row[2] or '', deaths, row[4] or '', kept(row[5])}
 """
 
 # ARGV: owner, lease (ms).
@@ -101,6 +105,7 @@ return 1
 # ARGV: project, owner, moment asked for at the beginning, delay until the next look (ms, -1 = none), failed (0 or 1),
 # mark, progress. What was asked for meanwhile stays asked for.
 _END = CLOCK + _LEASE + """
+redis.call('HLEN', P .. 'learn')
 if lease(P) ~= ARGV[2] then return 0 end
 redis.call('DEL', P .. 'learner')
 redis.call('SET', P .. 'learning', ARGV[7])
@@ -108,7 +113,7 @@ if redis.call('HGET', P .. 'learn', 'mark') ~= ARGV[6] then
   redis.call('HSET', P .. 'learn', 'mark', ARGV[6], 'since', now)
 end
 if ARGV[5] == '1' then
-  redis.call('HINCRBY', P .. 'learn', 'deaths', 1)
+  one_more(P .. 'learn', 'deaths')
 else
   redis.call('HDEL', P .. 'learn', 'deaths')
 end
@@ -184,7 +189,8 @@ class ProjectLearning:
     @redis_errors
     def due(self) -> list[int]:
         """Projects to be looked at now, by nobody yet."""
-        return [int(project) for project in self._run(_DUE, 0)]
+        due = self._run(_DUE, 0)
+        return [project for _, project in readable(self._redis, "zeromask:learn", due, as_id)]
 
     @redis_errors
     def begin(self, project: int, owner: str) -> Visit | None:
@@ -192,7 +198,7 @@ class ProjectLearning:
         row = self._run(_BEGIN, project, project, owner, self._lease_ms)
         if row is None:
             return None
-        asked, now, hinted, pressed, deaths, mark, since = (item.decode() for item in row)
+        asked, now, hinted, pressed, deaths, mark, since = (item.decode(errors="replace") for item in row)
         quiet_s = (float(now) - float(hinted)) / 1000 if hinted else None
         mark_s = (float(now) - float(since)) / 1000 if since else 0.0
         return Visit(asked, quiet_s, pressed == "1", int(deaths), mark, mark_s)
@@ -221,9 +227,15 @@ class ProjectLearning:
 
     @redis_errors
     def told(self, project: int) -> Progress | None:
-        """What was said last."""
+        """What was said last, None where that cannot be read."""
         found: Any = self._redis.get(f"zeromask:{project}:learning")
-        return None if found is None else Progress(**json.loads(found))
+        return None if found is None else as_json(found, _progress)
 
     def _run(self, script: str, project: int, *args: Any) -> Any:
         return self._redis.eval(script, 1, f"zeromask:{project}:", *args)
+
+
+def _progress(row: Any) -> Progress:
+    if row["state"] not in get_args(State):
+        raise ValueError(row["state"])
+    return Progress(row["state"], str(row["detail"]), str(row["at"]))

@@ -26,6 +26,7 @@ from redis import Redis
 
 from plugin_config import pending_scripts as scripts
 from plugin_config.jobs import TaskRef
+from plugin_config.odd import as_id, as_json, as_ref, as_text, readable
 from plugin_config.redis_errors import redis_errors
 
 # Longer than Label Studio, or a proxy before it, works on a request whose sender is gone.
@@ -46,7 +47,9 @@ class ProjectLedger:
     @redis_errors
     def known_versions(self, project: int) -> frozenset[str]:
         """Every version of ours: what may be replaced. All others were stored by somebody else."""
-        return frozenset(_text(name) for name in self._redis.smembers(f"zeromask:{project}:versions"))
+        key = f"zeromask:{project}:versions"
+        rows: Any = self._redis.smembers(key)
+        return frozenset(version for _, version in readable(self._redis, key, rows, as_text))
 
     @redis_errors
     def serve(self, project: int, version: str) -> None:
@@ -89,7 +92,7 @@ class ProjectLedger:
     @redis_errors
     def counted(self, project: int) -> int:
         """How many tasks the project had at the last `count`, -1 before the first."""
-        return int(self._redis.get(f"zeromask:{project}:counted") or -1)
+        return as_json(self._redis.get(f"zeromask:{project}:counted") or b"-1", _whole) or -1
 
     @redis_errors
     def remark(self, project: int, version: str, remarks: Sequence[str]) -> None:
@@ -105,7 +108,8 @@ class ProjectLedger:
     @redis_errors
     def remarks(self, project: int) -> tuple[str, ...]:
         """What people should know about the labels, a sentence each."""
-        return tuple(map(str, json.loads(_text(self._redis.hget(f"zeromask:{project}:labels", "remarks") or "[]"))))
+        found = self._redis.hget(f"zeromask:{project}:labels", "remarks") or b"[]"
+        return as_json(found, _sentences) or ()
 
     @redis_errors
     def leave(self, project: int, task: int) -> None:
@@ -115,7 +119,9 @@ class ProjectLedger:
     @redis_errors
     def left(self, project: int) -> list[int]:
         """The tasks of `leave`."""
-        return sorted(int(task) for task in self._redis.smembers(f"zeromask:{project}:left"))
+        key = f"zeromask:{project}:left"
+        rows: Any = self._redis.smembers(key)
+        return sorted(task for _, task in readable(self._redis, key, rows, as_id))
 
     @redis_errors
     def clear_left(self, project: int, task: int) -> None:
@@ -131,8 +137,10 @@ class ProjectLedger:
     def doubts(self, project: int) -> dict[TaskRef, bool]:
         """Where two predictions may be; True when nothing can arrive late any more, so that one last look is enough."""
         now = int(self._redis.eval(scripts.NOW, 1, f"zeromask:{project}:"))
-        rows: Any = self._redis.zrange(f"zeromask:{project}:doubts", 0, -1, withscores=True)
-        return {TaskRef.decode(_text(member)): until <= now for member, until in rows}
+        key = f"zeromask:{project}:doubts"
+        rows: Any = self._redis.zrange(key, 0, -1, withscores=True)
+        until: dict[Any, float] = dict(rows)
+        return {ref: until[member] <= now for member, ref in readable(self._redis, key, until, as_ref)}
 
     @redis_errors
     def clear_doubt(self, project: int, ref: TaskRef) -> None:
@@ -141,4 +149,16 @@ class ProjectLedger:
 
 
 def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _whole(row: Any) -> int:
+    if type(row) is not int:
+        raise TypeError(row)
+    return row
+
+
+def _sentences(row: Any) -> tuple[str, ...]:
+    if not isinstance(row, list):
+        raise TypeError(row)
+    return tuple(map(str, row))

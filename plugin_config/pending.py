@@ -6,7 +6,8 @@ time and it may be set. It must not know what predicting is.
 
 Keys of project P (members are `version|task`):
 
-    zeromask:projects         set    projects that ever asked
+    zeromask:projects         set    projects that ever asked, and that Label Studio has
+    zeromask:unknown          zset   projects that asked and may be made up -> moment, ms; until a look tells
     zeromask:paused           set    projects whose tasks wait until somebody resumes them
     zeromask:clock            hash   see pending_scripts.CLOCK
     zeromask:errors           list   the last hundred failures as JSON, newest first
@@ -23,24 +24,35 @@ Keys of project P (members are `version|task`):
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from redis import Redis
 
 from plugin_config import pending_scripts as scripts
+from plugin_config.errors import QueueDamaged, QueueFull
 from plugin_config.jobs import TaskRef
 from plugin_config.ledger import DOUBT_S
+from plugin_config.mending import project_keys
+from plugin_config.odd import as_ref, readable
 from plugin_config.presence import WorkerPresence
 from plugin_config.redis_errors import redis_errors
 from plugin_config.slots import DrainSlots
-from plugin_config.states import TaskStates, text
+from plugin_config.states import TaskStates
+
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
 # A task that was there when two workers died travels alone, so that a third one dies of the guilty one only.
 SUSPECT_DEATHS = 2
 _BULK = 5000
+# Anyone may ask for made-up tasks and projects: what waits fits a small Redis, some 120 bytes each.
+MOST_PENDING = 4_000_000
+MOST_UNKNOWN = 200
+MOST_PENDING_OF_UNKNOWN = 1_000_000
 AHEAD_MS = 10**13  # farther than any clock reaches: classes never mix
 
 
@@ -75,15 +87,31 @@ class PendingTasks(TaskStates):
         self._lease_ms = int(lease_s * 1000)
 
     @redis_errors
-    def add(self, project: int, refs: Iterable[TaskRef], *, priority: Priority = Priority.ASKED) -> int:
+    def add(
+        self, project: int, refs: Collection[TaskRef], *, priority: Priority = Priority.ASKED, bounded: bool = False
+    ) -> int:
         """Ask for tasks, in this order; what is pending or being worked on is not asked for twice. Returns how many
         are new.
+
+        Args:
+            project: its number.
+            refs: the tasks.
+            priority: what goes first.
+            bounded: whether somebody may have made the tasks, or the project, up: then only so many may wait.
+
+        Raises:
+            QueueFull: as many wait already as may, of the project or of all that may be made up.
         """
         members, added = [ref.encode() for ref in refs], 0
         for start in range(0, len(members), _BULK):
             part = members[start : start + _BULK]
             following = len(members) - start - len(part)
-            added += int(self._run(scripts.ADD, project, project, priority * AHEAD_MS, following, *part))
+            most = (MOST_PENDING, MOST_UNKNOWN, MOST_PENDING_OF_UNKNOWN) if bounded else (AHEAD_MS,) * 3
+            new = int(self._run(scripts.ADD, project, project, priority * AHEAD_MS, following, *most, *part))
+            if new < 0:
+                problem = "waits for as many tasks as may wait, or for too many other projects to be looked up"
+                raise QueueFull(f"project {project}", problem, "Ask again when some are done.")
+            added += new
         return added
 
     @redis_errors
@@ -92,16 +120,15 @@ class PendingTasks(TaskStates):
         rows = self._run(
             scripts.TAKE, project, project, owner, self._lease_ms, limit or self._drain_tasks, SUSPECT_DEATHS
         )
-        return [
-            Lease(TaskRef.decode(member), urgent=float(due) < -1.5 * AHEAD_MS, alone=suspect == "1")
-            for member, due, suspect in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
-        ]
+        taken = {member: (float(due), suspect) for member, due, suspect in zip(*[iter(rows)] * 3, strict=True)}
+        found = [(ref, *taken[member]) for member, ref in self._refs(project, "leases", taken)]
+        return [Lease(ref, urgent=due < -1.5 * AHEAD_MS, alone=suspect == b"1") for ref, due, suspect in found]
 
     @redis_errors
-    def renew(self, project: int, owner: str, refs: Iterable[TaskRef]) -> set[TaskRef]:
+    def renew(self, project: int, owner: str, refs: Collection[TaskRef]) -> set[TaskRef]:
         """Extend leases; returns those `owner` still holds. What is missing belongs to somebody else now."""
-        members = [ref.encode() for ref in refs]
-        return {TaskRef.decode(m) for m in self._run(scripts.RENEW, project, owner, self._lease_ms, *members)}
+        members = {ref.encode().encode(): ref for ref in refs}
+        return {members[member] for member in self._run(scripts.RENEW, project, owner, self._lease_ms, *members)}
 
     @redis_errors
     def done(self, project: int, owner: str, ref: TaskRef) -> bool:
@@ -129,13 +156,21 @@ class PendingTasks(TaskStates):
         return self._settle(project, owner, ref, "dropped", "")
 
     @redis_errors
+    def confirm(self, project: int) -> None:
+        """Label Studio has this project: it is known from now on."""
+        pipe = self._redis.pipeline()
+        pipe.sadd("zeromask:projects", project)
+        pipe.zrem("zeromask:unknown", project)
+        pipe.execute()
+
+    @redis_errors
     def forget(self, project: int) -> None:
-        """A project is gone: nothing of it is kept."""
+        """A project is gone, or never was: nothing of it is kept."""
         self._redis.srem("zeromask:projects", project)
         self._redis.srem("zeromask:paused", project)
+        self._redis.zrem("zeromask:unknown", project)
         self._redis.zrem("zeromask:learn", project)
-        for key in self._redis.scan_iter(match=f"zeromask:{project}:*", count=1000):
-            self._redis.delete(key)
+        self._redis.unlink(*project_keys(self._redis, project))
 
     @redis_errors
     def forget_tasks(self, project: int, tasks: Collection[int]) -> int:
@@ -164,18 +199,27 @@ class PendingTasks(TaskStates):
         if keys:
             self._redis.unlink(*keys)
 
-    @redis_errors
     def sweep(self) -> list[TaskRef]:
-        """Put back the tasks of workers that died, and make sure that a drain is queued wherever tasks are due."""
-        reason = f"its worker died {MAX_ATTEMPTS} times on it; see the worker's log"
+        """Put back the tasks of workers that died, and make sure that a drain is queued wherever tasks are due.
+
+        A project whose keys are damaged beyond what can be set aside is told in the log, and costs no other one.
+        """
         returned: list[TaskRef] = []
         for project in self.projects():
-            rows = self._run(scripts.SWEEP, project, MAX_ATTEMPTS, reason, DOUBT_S * 1000)
-            if rows:
-                self._slots.stop(project)
-            returned += [TaskRef.decode(member) for member in rows]
-            self.ensure_drains(project)
+            try:
+                returned += self._sweep_project(project)
+            except QueueDamaged as error:
+                log.error("%s", error)
         return returned
+
+    @redis_errors
+    def _sweep_project(self, project: int) -> list[TaskRef]:
+        reason = f"its worker died {MAX_ATTEMPTS} times on it; see the worker's log"
+        rows = self._run(scripts.SWEEP, project, MAX_ATTEMPTS, reason, DOUBT_S * 1000)
+        if rows:
+            self._slots.stop(project)
+        self.ensure_drains(project)
+        return [ref for _, ref in self._refs(project, "pending", rows)]
 
     @redis_errors
     def ensure_drains(self, project: int, *, urgent: bool = False) -> int:
@@ -202,8 +246,9 @@ class PendingTasks(TaskStates):
     def move_to_version(self, project: int, version: str) -> int:
         """Ask at `version` for whatever is pending at another; returns how many tasks moved."""
         pending = self._key(project, "pending")
-        rows = [(TaskRef.decode(text(member)), due) for member, due in self._redis.zscan_iter(pending, count=1000)]
-        stale = [(ref, due) for ref, due in rows if ref.version != version]
+        due_at: dict[Any, float] = dict(self._redis.zscan_iter(pending, count=1000))
+        rows = self._refs(project, "pending", due_at)
+        stale = [(ref, due_at[member]) for member, ref in rows if ref.version != version]
         for start in range(0, len(stale), _BULK):
             part = stale[start : start + _BULK]
             self.add(project, [TaskRef(version, ref.task) for ref, _ in part], priority=Priority.LATER)
@@ -211,6 +256,10 @@ class PendingTasks(TaskStates):
             self._redis.zadd(pending, {TaskRef(version, ref.task).encode(): due for ref, due in part}, xx=True, lt=True)
             self._redis.zrem(pending, *(ref.encode() for ref, _ in part))
         return len(stale)
+
+    def _refs(self, project: int, name: str, members: Iterable[Any]) -> list[tuple[Any, TaskRef]]:
+        """What members stand for; those that nobody here wrote are set aside from the key, and cost no other one."""
+        return readable(self._redis, self._key(project, name), members, as_ref)
 
     def _settle(
         self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int, most: int = MAX_ATTEMPTS

@@ -16,6 +16,7 @@ from typing import Any
 
 from redis import Redis
 
+from plugin_config.odd import as_json
 from plugin_config.redis_errors import redis_errors
 
 _SEEN_MS = 15_000
@@ -72,11 +73,11 @@ class WorkerPresence:
         """The living workers by name."""
         now = self._now_ms()
         rows: Any = self._redis.zrangebyscore(self._seen, *self._window(), withscores=True)
-        about: Any = self._redis.hgetall(self._about)
-        states = [
-            WorkerState(name.decode(), max(0.0, (now - seen) / 1000), json.loads(about.get(name) or "{}"))
-            for name, seen in rows
-        ]
+        about: Any = self._redis.hmget(self._about, [name for name, _ in rows]) if rows else []
+        states = []
+        for (name, seen), told in zip(rows, about, strict=True):
+            said = as_json(told or b"{}", _said) or {}
+            states.append(WorkerState(name.decode(errors="replace"), max(0.0, (now - seen) / 1000), said))
         return sorted(states, key=lambda state: state.name)
 
     def _window(self) -> tuple[int, int]:
@@ -86,3 +87,7 @@ class WorkerPresence:
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _said(row: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in row.items()}

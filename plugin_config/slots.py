@@ -16,10 +16,9 @@ from typing import Any
 
 from redis import Redis
 
-from plugin_config.jobs import DrainProject, enqueue, predict_queue
+from plugin_config.jobs import SLOTS, DrainProject, enqueue, predict_queue
 from plugin_config.pending_scripts import CLOCK
 
-SLOTS = 8
 URGENT_SLOT = SLOTS
 # A drain that dies between its start and leasing its tasks leaves nothing else to notice it by. One that takes longer
 # is joined by another one, which does no harm.
@@ -29,8 +28,10 @@ _QUEUED_S = 86400
 
 # KEYS: slot, list of queued job ids. A slot holds "state|moment it runs out, ms" of the queue's clock.
 _HELD = CLOCK + """
+redis.call('LLEN', KEYS[2])
 local state, runs_out = string.match(redis.call('GET', KEYS[1]) or '', '^(.*)|(%d+)$')
-if runs_out and tonumber(runs_out) < now then state = nil end
+local left = (num(runs_out) or 0) - now
+if left < 0 or left > 2 * 86400000 then state = nil end
 local working = state == 'running' or state == 'claimed'
 local waiting = state and not working and redis.call('LPOS', KEYS[2], state)
 local function set(text, seconds) redis.call('SET', KEYS[1], text .. '|' .. (now + 1000 * seconds)) end

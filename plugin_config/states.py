@@ -12,6 +12,7 @@ from typing import Any
 from redis import Redis
 
 from plugin_config.jobs import TaskRef
+from plugin_config.odd import as_id, as_ref, as_text, readable
 from plugin_config.redis_errors import redis_errors
 
 
@@ -33,13 +34,19 @@ class TaskStates:
 
     @redis_errors
     def projects(self) -> list[int]:
-        """Projects that ever asked for anything."""
-        return sorted(int(project) for project in self._redis.smembers("zeromask:projects"))
+        """Projects that ever asked for anything, those among them that Label Studio has not been asked about yet."""
+        known: Any = self._redis.smembers("zeromask:projects")
+        unknown: Any = self._redis.zrange("zeromask:unknown", 0, -1)
+        rows = (*readable(self._redis, "zeromask:projects", known, as_id),
+                *readable(self._redis, "zeromask:unknown", unknown, as_id))  # fmt: skip
+        return sorted({project for _, project in rows})
 
     @redis_errors
     def versions(self, project: int) -> list[str]:
         """Versions at which tasks of the project were predicted."""
-        return sorted(text(version) for version in self._redis.smembers(self._key(project, "versions")))
+        key = self._key(project, "versions")
+        rows: Any = self._redis.smembers(key)
+        return sorted(version for _, version in readable(self._redis, key, rows, as_text))
 
     @redis_errors
     def counts(self, project: int) -> Counts:
@@ -57,15 +64,18 @@ class TaskStates:
     @redis_errors
     def failures(self, project: int) -> dict[TaskRef, str]:
         """Failed tasks with their reasons."""
-        rows = self._redis.hgetall(self._key(project, "failed"))
-        return {TaskRef.decode(text(m)): text(reason) for m, reason in rows.items()}
+        key = self._key(project, "failed")
+        rows: Any = self._redis.hgetall(key)
+        return {ref: text(rows[member]) for member, ref in readable(self._redis, key, rows, as_ref)}
 
     @redis_errors
     def open_refs(self, project: int) -> list[TaskRef]:
         """Every task that is pending or leased."""
-        rows = [*self._redis.zrange(self._key(project, "pending"), 0, -1),
-                *self._redis.hkeys(self._key(project, "leases"))]  # fmt: skip
-        return [TaskRef.decode(text(member)) for member in rows]
+        pending, leases = self._key(project, "pending"), self._key(project, "leases")
+        waiting: Any = self._redis.zrange(pending, 0, -1)
+        held: Any = self._redis.hkeys(leases)
+        rows = (*readable(self._redis, pending, waiting, as_ref), *readable(self._redis, leases, held, as_ref))
+        return [ref for _, ref in rows]
 
     @redis_errors
     def wait_settled(self, project: int, refs: Sequence[TaskRef], *, timeout_s: float) -> bool:
@@ -85,13 +95,12 @@ class TaskStates:
             time.sleep(0.02)
 
     def _run(self, script: str, project: int, *args: Any) -> Any:
-        answer = self._redis.eval(script, 1, self._key(project, ""), *args)
-        return [text(item) for item in answer] if isinstance(answer, list) else answer
+        return self._redis.eval(script, 1, self._key(project, ""), *args)
 
     def _key(self, project: int, name: str) -> str:
         return f"zeromask:{project}:{name}"
 
 
 def text(value: Any) -> str:
-    """What Redis answered, as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """What Redis answered, as text; signs that are none are replaced."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

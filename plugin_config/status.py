@@ -53,7 +53,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def render(state: QueueState) -> Group:
     """Tables for a terminal."""
     learning = [_learning(state)] if state.learning else []
-    return Group(_projects(state), *learning, _workers(state), _errors(state))
+    odd = [_odd(state)] if state.odd else []
+    return Group(_projects(state), *learning, _workers(state), _errors(state), *odd)
 
 
 def as_json(state: QueueState) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def as_json(state: QueueState) -> dict[str, Any]:
              "version": row.version, "reason": row.reason}
             for row in state.errors
         ],
+        "odd": [{"at": row.at.isoformat(timespec="seconds"), "key": row.key, "what": row.what} for row in state.odd],
     }  # fmt: skip
 
 
@@ -120,7 +122,8 @@ def _workers(state: QueueState) -> Table:
 
 def _learning(state: QueueState) -> Table:
     alive = "" if state.learners else "; nobody learns: start `zeromask worker --queue finetune`"
-    table = Table(title=f"Learning{alive}", title_justify="left")
+    troubles = "".join(f"; {row.name}: {row.about['trouble']}" for row in state.learners if row.about.get("trouble"))
+    table = Table(title=Text(f"Learning{alive}{troubles}"), title_justify="left")
     for name in ("project", "model", "serves", "state", "since (UTC)", ""):
         table.add_column(name)
     for row in state.learning:
@@ -138,6 +141,15 @@ def _errors(state: QueueState) -> Table:
         table.add_column(name)
     for row in state.errors:
         table.add_row(f"{row.at:%m-%d %H:%M:%S}", str(row.project), str(row.task), Text(row.reason))
+    return table
+
+
+def _odd(state: QueueState) -> Table:
+    table = Table(title="In Redis, and not written by zeromask: set aside", title_justify="left")
+    for name in ("when (UTC)", "key", "what"):
+        table.add_column(name)
+    for row in state.odd:
+        table.add_row(f"{row.at:%m-%d %H:%M:%S}", Text(row.key), Text(row.what))
     return table
 
 

@@ -37,11 +37,11 @@ class Storage:
         """How a person finds a file."""
         return f"{self._folder}/{name}".rstrip("/")
 
-    def read(self, name: str) -> bytes | None:
-        """A file's content, None where there is none."""
+    def read(self, name: str, *, most: int | None = None) -> bytes | None:
+        """A file's content, None where there is none. Of one longer than `most` bytes, `most` + 1 are read."""
         with _told(self.told(name), "cannot be read"):
             try:
-                return bytes(self._files.cat_file(self._at(name)))
+                return bytes(self._files.cat_file(self._at(name), end=None if most is None else most + 1))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from plugin_config.errors import LearningError
+from plugin_config.records import checked
 from plugin_config.storage import Storage
 from plugin_config.vocabulary import ZEROSHOT, model_slug
 
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 KEPT = 5
 _POINTER, _MANIFEST, _ADAPTER = "served.json", "manifest.json", "adapter.safetensors"
 _PROBE, _PROBE_BYTES = "room.probe", 4 << 20
-_NAME = re.compile(r"a[1-9][0-9]*-[0-9a-f]{6}")
+_MOST_BYTES = 64 << 20
+_NAME = re.compile(r"a[1-9][0-9]{0,17}-[0-9a-f]{6}")
 _REMEDY = "Serve another one with `zeromask rollback`, or put the file back; see `zeromask versions`."
 
 
@@ -168,7 +170,7 @@ class VersionFolder:
         Raises:
             LearningError: the pointer's file is damaged.
         """
-        data = self._storage.read(_POINTER)
+        data = self._storage.read(_POINTER, most=_MOST_BYTES)
         if data is None:
             return Pointer()
         found: Pointer = _decoded(_pointer, data, self._storage.told(_POINTER))
@@ -189,7 +191,7 @@ class VersionFolder:
         Raises:
             LearningError: there is no such version, or what is written of it is damaged or of another owner.
         """
-        data = self._storage.read(f"{name}/{_MANIFEST}") if _NAME.fullmatch(name) else None
+        data = self._storage.read(f"{name}/{_MANIFEST}", most=_MOST_BYTES) if _NAME.fullmatch(name) else None
         if data is None:
             raise LearningError(f"version {name}", f"is not in {self._storage.told('')}", _REMEDY)
         found: Manifest = _decoded(_manifest, data, self._storage.told(f"{name}/{_MANIFEST}"))
@@ -205,7 +207,7 @@ class VersionFolder:
             LearningError: as `manifest`, or the tensors are missing or damaged.
         """
         manifest = self.manifest(name)
-        data = self._storage.read(f"{name}/{_ADAPTER}")
+        data = self._storage.read(f"{name}/{_ADAPTER}", most=manifest.size)
         if data is None or hashlib.sha256(data).hexdigest() != manifest.sha256:
             problem = "has lost its tensors" if data is None else "is damaged: its tensors are not those written"
             raise LearningError(f"version {name}", f"{problem} ({self._storage.told(name)})", _REMEDY)
@@ -260,21 +262,32 @@ def _encoded(value: Pointer | Manifest) -> bytes:
 
 def _decoded(make: Any, data: bytes, told: str) -> Any:
     try:
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"it is longer than {_MOST_BYTES >> 20} MB")
         return make(json.loads(data))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         problem = f"is damaged ({type(error).__name__}: {str(error)[:100]})"
         raise LearningError(told, problem, "Put it back from a copy, or delete it.") from error
 
 
-def _pointer(row: Mapping[str, Any]) -> Pointer:
+def _pointer(row: Any) -> Pointer:
     attempt = row["attempt"]
-    made = None if attempt is None else Attempt(**{**attempt, "verdict": VerdictRecord(**attempt["verdict"])})
-    pointer = Pointer(**{**row, "rejected": tuple(row["rejected"]), "attempt": made})
+    made = None if attempt is None else checked(Attempt, attempt, verdict=checked(VerdictRecord, attempt["verdict"]))
+    if made is not None:
+        _check_told(made)
+    pointer = checked(Pointer, row, attempt=made)
     if pointer.served != ZEROSHOT and not _NAME.fullmatch(pointer.served):
         raise ValueError(f"served {pointer.served!r} is no version")
     return pointer
 
 
-def _manifest(row: Mapping[str, Any]) -> Manifest:
-    made = {"owner": Owner(**row["owner"]), "verdict": VerdictRecord(**row["verdict"])}
-    return Manifest(**{**row, **made, "learned_from": tuple(row["learned_from"])})
+def _check_told(attempt: Attempt) -> None:
+    if not all(type(why) is str for why in attempt.missing.values()):
+        raise TypeError("missing must hold texts")
+    counts = [count for row in attempt.outcomes.values() for count in row.values()]
+    if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+        raise TypeError("outcomes must hold counts")
+
+
+def _manifest(row: Any) -> Manifest:
+    return checked(Manifest, row, owner=checked(Owner, row["owner"]), verdict=checked(VerdictRecord, row["verdict"]))

@@ -24,6 +24,7 @@ from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.steady import Watch
 from plugin_config.versions import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
@@ -109,7 +110,7 @@ class LearningHouse:
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
         made.adapters = AdapterShelf(self.settings, self.redis, weights=weights, learner=learner)
-        made.stopping, made.trouble = threading.Event(), ""
+        made.stopping, made.trouble, made.watch = threading.Event(), "", Watch()
         made.segmenter = made.embeddings = made
         made.encoder, made.embed, made.fingerprint = made, None, weights
         made.about = lambda: {"model": "builtin"}

@@ -19,6 +19,7 @@ from plugin_config.errors import (
     ImageHostTrouble,
     ImageUnavailable,
     LabelStudioError,
+    LearningError,
     VersionsUnavailable,
 )
 from plugin_config.hints import ProjectHints
@@ -27,6 +28,7 @@ from plugin_config.label_studio import Project, StoredPrediction, Task
 from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.settings import Settings
+from plugin_config.steady import Watch
 from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
 from worker import posting, predict
 from worker.learning.adapter import Words
@@ -149,12 +151,17 @@ class StandInShelf:
 
     def __init__(self) -> None:
         self.name, self.away = ZEROSHOT, False
+        self.refused: list[str] = []
         self.head = StandInHead()
 
     def serve(self, project: Project, *, afresh: bool = False) -> tuple[str, Any]:
         if self.away:
             raise VersionsUnavailable("folder /versions", "cannot be read", "Mount it.")
         return self.name, None if self.name == ZEROSHOT else self.head
+
+    def refuse(self, project: Project, name: str, error: LearningError) -> None:
+        self.refused.append(f"{name}: {error}")
+        self.name = ZEROSHOT
 
 
 class StandInResident:
@@ -173,8 +180,10 @@ class StandInResident:
         self.limits = None
         self.explained: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
-        self.trouble = ""
-        self.pipeline = Pipeline(Prediction(cast("Resident", self)), capacity=16, batch=8, stopping=self.stopping)
+        self.trouble, self.watch = "", Watch()
+        self.pipeline = Pipeline(
+            Prediction(cast("Resident", self)), capacity=16, batch=8, stopping=self.stopping, watch=self.watch
+        )
 
     def ask(self, *tasks: int, word: str = "cat") -> None:
         self.pending.add(PROJECT, [TaskRef(version(word), task) for task in tasks])

@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 from backend.queues import WebQueues
 from plugin_config.errors import QueueUnavailable
 from plugin_config.hints import ProjectHints
-from plugin_config.jobs import RefreshProject, TaskRef, predict_queue
+from plugin_config.jobs import RefreshProject, TaskRef, look_queue, predict_queue
 from plugin_config.pending import Lease, PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -204,9 +204,10 @@ def test_two_projects_at_once_keep_their_own_vocabularies(client: Client, pendin
 def test_a_webhook_is_a_hint(
     client: Client, redis: Redis, hints: ProjectHints, body: dict[str, Any], status: int, jobs: int
 ) -> None:
+    redis.sadd("zeromask:projects", 7)
     response = client.post("/webhook", json=body)
     assert (response.status_code, answer_of(response)) == (status, {"status": "ok", "refresh": bool(jobs)})
-    assert [RefreshProject.from_json(job.args[0]).project for job in predict_queue(redis).jobs] == [7] * jobs
+    assert [RefreshProject.from_json(job.args[0]).project for job in look_queue(redis).jobs] == [7] * jobs
     assert (hints.last_webhook(7) or "").startswith(body["action"] + " ")
 
 
@@ -215,12 +216,13 @@ def test_a_webhook_is_a_hint(
 def test_new_tasks_are_hinted_at_where_that_is_set(
     settings: Settings, redis: Redis, hints: ProjectHints, client_of: ClientOf, prelabel: bool
 ) -> None:
+    redis.sadd("zeromask:projects", 7)
     client = client_of(replace(settings, prelabel=prelabel))
     rows = [{"id": 3}, {"id": 1}, {"id": "4"}, {"id": -5}, {}, 7, None]
     for _ in range(10):  # the same webhook ten times is one look
         client.post("/webhook", json={"action": "TASKS_CREATED", "project": {"id": 7}, "tasks": rows})
     assert hints.hinted_tasks(7, most=10) == ([1, 3, 7] if prelabel else [])
-    assert len(predict_queue(redis)) == int(prelabel)
+    assert len(look_queue(redis)) == int(prelabel)
 
 
 def test_versions_answers_get_and_post(client: Client, pending: PendingTasks) -> None:

@@ -24,6 +24,7 @@ from tests.backend_client import (
     client_of_fixture,
     detail,
     patient_fixture,
+    predict_body,
     setup_body,
 )
 from tests.queue_states import time_passes
@@ -93,3 +94,12 @@ def test_the_version_names_what_is_served_also_while_redis_is_away(
     assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
     other = setup_body(project="8.17")
     assert answer_of(client.post("/setup", json=other)) == {"model_version": VERSION}, "another project learns nothing"
+
+
+@pytest.mark.parametrize("copy", [b"\xff", b"[" * 100_000, b'{"served": 1}', b'{"served": "zeroshot", "newer": 1}'])
+def test_a_damaged_or_newer_copy_is_served_as_if_nothing_were_known(client: Client, redis: Redis, copy: bytes) -> None:
+    redis.hset("zeromask:7:adapters", "builtin", copy)
+    response = client.post("/setup", json=setup_body())
+    assert (response.status_code, answer_of(response)) == (200, {"model_version": VERSION})
+    response = client.post("/predict", json=predict_body(*range(1, 9)))
+    assert (response.status_code, answer_of(response)["model_version"]) == (200, VERSION)

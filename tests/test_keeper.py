@@ -1,18 +1,33 @@
-"""The watchdog: a worker whose model never comes back ends itself, and its tasks go to another."""
+"""The watchdog: a worker whose model never comes back ends itself, and its tasks go to another; and the keeper's
+duties, none of which costs another one.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from redis import Redis
 
-from plugin_config.jobs import TaskRef
+from backend.queues import WebQueues
+from plugin_config.control import QueueControl
+from plugin_config.errors import QueueUnavailable
+from plugin_config.jobs import TaskRef, look_queue
 from plugin_config.pending import PendingTasks
-from tests.house import PATIENCE_S
+from plugin_config.presence import WorkerPresence
+from plugin_config.settings import Settings
+from plugin_config.status import as_json
+from tests.backend_client import patient_fixture
+from tests.house import PATIENCE_S, wait_until
 from tests.queue_states import time_passes
-from tests.stand_ins import PROJECT, version
+from tests.stand_ins import PROJECT, StandInResident, resident_fixture, version
+from worker.keeper import Keeper
+
+__all__ = ["patient_fixture", "resident_fixture"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,3 +77,108 @@ def test_a_slow_model_is_left_alone(redis: Redis, redis_url: str, pending: Pendi
     ended = run_worker(redis_url, patience_s=10, forward_s=1)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert pending.open_refs(PROJECT) == []
+
+
+@pytest.fixture
+def keeper(resident: StandInResident, redis: Redis) -> Iterator[Keeper]:
+    """A keeper that beats only when it is told to, of a worker that tells of its trouble as a real one does."""
+    made: Any = resident
+    made.presence = WorkerPresence(redis)
+    made.about = lambda: {"trouble": resident.watch.trouble()}
+    yield Keeper(made, resident.pipeline)
+
+
+ODD: dict[str, Callable[[Redis], object]] = {
+    "project": lambda redis: redis.sadd("zeromask:projects", "abc", b"\xff"),
+    "lease": lambda redis: redis.hset(f"zeromask:{PROJECT}:leases", b"\xff|1", "me|1|1"),
+    "kind": lambda redis: redis.rpush("zeromask:5:leases", "x") and redis.sadd("zeromask:projects", 5),
+    "deaths": lambda redis: redis.hset(f"zeromask:{PROJECT}:deaths", f"{version()}|1", "nan"),
+    "clock": lambda redis: redis.set("zeromask:clock", "x"),
+    "about": lambda redis: redis.hset("zeromask:about", "w", b"\xff"),
+    "job": lambda redis: redis.rpush("rq:queue:zeromask-look", b"\xff"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_thing_in_redis_leaves_every_duty_done(
+    redis: Redis, resident: StandInResident, keeper: Keeper, name: str
+) -> None:
+    resident.ask(1, 2, 3)
+    (dead, mine) = resident.pending.take(PROJECT, "dead", limit=1), resident.leases.take(PROJECT, limit=1)
+    ODD[name](redis)
+    keeper.beat()
+    time_passes(redis, 20)
+    keeper.beat()  # renews what it holds
+    redis.zadd("zeromask:learn", {"abc": 1})
+    time_passes(redis, 20)
+    keeper.beat()
+    assert dead[0].ref in [lease.ref for lease in resident.pending.take(PROJECT, "other", limit=8)]
+    assert resident.leases.confirm(PROJECT, mine[0].ref)
+    assert resident.presence.live_workers() == 1  # type: ignore[attr-defined]
+    assert len(look_queue(redis)) >= 1
+    assert resident.watch.trouble() == ""
+
+
+def test_a_duty_that_fails_costs_no_other_and_is_told(
+    redis: Redis, settings: Settings, resident: StandInResident, keeper: Keeper, monkeypatch: pytest.MonkeyPatch,
+    patient: None, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def fail() -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(resident.pending, "sweep", fail)
+    for _ in range(3):
+        keeper.beat()
+    assert caplog.text.count("Traceback") == 1, "it rests before it tries again"
+    assert redis.zscore("zeromask:workers", "me") is not None
+    keeper.beat()
+    (worker,) = WorkerPresence(redis).workers()
+    assert "the sweep: RuntimeError: a fault of ours" in worker.about["trouble"]
+    assert worker.about["trouble"] in str(as_json(QueueControl(redis, settings).state())["workers"])
+    queues = WebQueues(settings)
+    try:
+        assert (queues.pulse().workers, queues.pulse().troubled) == (1, 1)
+    finally:
+        queues.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_keeper_that_died_is_told(resident: StandInResident, keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(keeper, "beat", end)
+    keeper.start()
+    keeper.join()
+    assert resident.watch.trouble() == "thread keeper has ended: restart this process"
+
+
+def test_a_redis_that_is_away_is_no_fault(
+    resident: StandInResident, keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away() -> None:
+        raise QueueUnavailable("Redis", "does not answer", "Start it.")
+
+    monkeypatch.setattr(resident.pending, "sweep", away)
+    keeper.beat()
+    assert "does not answer" in caplog.text
+    assert resident.watch.trouble() == ""
+
+
+def test_a_step_of_the_line_that_fails_goes_on_and_is_told(
+    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
+    plain, left = resident.pipeline._to_draw.get, [RuntimeError("a fault of ours"), QueueUnavailable("a", "b", "c")]
+
+    def get(*args: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop()
+        return plain(*args, **options)
+
+    monkeypatch.setattr(resident.pipeline._to_draw, "get", get)
+    resident.ask(1, 2)
+    resident.drain()
+    wait_until(lambda: not left, told="faults")
+    assert [task for task, _ in resident.stored()] == [1, 2]
+    assert "the line's step draw" in resident.watch.trouble()

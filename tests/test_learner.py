@@ -25,7 +25,7 @@ from plugin_config.errors import (
     QueueUnavailable,
     VersionsUnavailable,
 )
-from plugin_config.jobs import LearnProject, predict_queue
+from plugin_config.jobs import LearnProject, look_queue
 from plugin_config.learning import ProjectLearning
 from plugin_config.rollback import roll_back
 from plugin_config.version_commands import render
@@ -61,7 +61,7 @@ def test_enough_corrections_make_a_version_that_is_served(house: LearningHouse) 
     assert (house.served, copied(house)) == (name, name)
     manifest = house.folder.manifest(name)
     assert (manifest.base, manifest.learned_from, manifest.verdict.promoted) == (ZEROSHOT, ("1", "2"), True)
-    assert predict_queue(house.redis).job_ids, "the project is looked at again, and predicted"
+    assert look_queue(house.redis).job_ids, "the project is looked at again, and predicted"
     assert house.learning.due() == []
 
 
@@ -561,11 +561,11 @@ def test_what_was_moved_before_a_death_is_told_by_the_next(house: LearningHouse)
     house.look()
     name = house.served
     house.redis.delete(f"zeromask:{PROJECT}:adapters", f"zeromask:{PROJECT}:refresh")
-    house.redis.delete(predict_queue(house.redis).key)
+    house.redis.delete(look_queue(house.redis).key)
     house.resident.ledger.serve(PROJECT, "builtin-zeroshot-12345678")
     house.look(pressed=True)
     assert copied(house) == name
-    assert predict_queue(house.redis).job_ids
+    assert look_queue(house.redis).job_ids
 
 
 def test_a_damaged_pointer_blocks_learning_and_is_told(house: LearningHouse, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from redis.retry import Retry
 from plugin_config import presence as presence_module
 from plugin_config.errors import QueueUnavailable
 from plugin_config.hints import ProjectHints
-from plugin_config.jobs import TaskRef, predict_queue
+from plugin_config.jobs import TaskRef, look_queue, predict_queue
 from plugin_config.pending import PendingTasks, Priority
 from plugin_config.presence import WorkerPresence
 from plugin_config.states import Counts
@@ -175,8 +175,8 @@ def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks, hints:
     assert [hints.request_refresh(PROJECT) for _ in range(3)] == [True, False, False]
     hints.begin_refresh(PROJECT)
     assert hints.request_refresh(PROJECT)
-    assert len(predict_queue(redis)) == 2
-    assert pending.projects() == [PROJECT]
+    assert (len(look_queue(redis)), len(predict_queue(redis))) == (2, 0)
+    assert pending.projects() == [], "a look makes no project known"
 
 
 def test_pending_tasks_move_to_a_new_version(pending: PendingTasks) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from redis import Redis
 
 from plugin_config.errors import (
     LabelStudioError,
     LabelStudioUnreachable,
+    LearningError,
+    QueueDamaged,
     QueueUnavailable,
 )
-from plugin_config.jobs import TaskRef
+from plugin_config.jobs import DrainProject, TaskRef, predict_queue
 from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
@@ -22,6 +26,8 @@ from tests.stand_ins import (
     resident_fixture,
     version,
 )
+from worker.predict import drain
+from worker.resident import Resident
 
 __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
 
@@ -177,3 +183,46 @@ def test_annotated_tasks_keep_their_older_prediction(resident: StandInResident) 
     resident.refresh()
     resident.drain()
     assert resident.stored() == [(task, version("cat") if task == 3 else version("dog")) for task in ALL]
+
+
+def test_what_was_learned_and_gives_no_numbers_fails_no_task(
+    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident.adapters.name = "a1-123456"
+    plain = resident.segmenter.segment
+
+    def segment(*args: Any, head: Any = None) -> Any:
+        if head is not None:
+            raise LearningError("what was learned", "gives no numbers", "Learn again.")
+        return plain(*args, head=head)
+
+    monkeypatch.setattr(resident.segmenter, "segment", segment)
+    resident.pending.add(PROJECT, [TaskRef(version(adapter="a1-123456"), task) for task in ALL])
+    resident.drain()
+    assert resident.adapters.refused[0] == "a1-123456: what was learned: gives no numbers. Learn again."
+    resident.drain()
+    resident.drain()
+    assert resident.stored() == [(task, version()) for task in ALL]
+    assert resident.pending.counts(PROJECT).failed == 0
+
+
+def test_a_drain_that_damage_ends_is_not_begun_again_at_once(
+    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(*_: object, **__: object) -> None:
+        raise QueueDamaged("Redis, project 1", "holds something", "Look.")
+
+    resident.ask(*ALL)
+    monkeypatch.setattr(resident.leases, "take", take)
+    resident.begin()
+    resident.pending.ensure_drains(PROJECT)
+    assert len(predict_queue(redis)) == 0
+    time_passes(redis, 16)
+    resident.pending.ensure_drains(PROJECT)
+    assert len(predict_queue(redis)) == 1
+
+
+def test_a_forged_drain_takes_no_more_than_any_other(resident: StandInResident) -> None:
+    resident.ask(*range(1, 101))
+    drain(cast("Resident", resident), resident.pipeline, DrainProject(project=PROJECT, slot=0, limit=90_000))
+    assert resident.pending.counts(PROJECT).pending == 92

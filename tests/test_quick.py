@@ -239,6 +239,21 @@ def test_what_was_stored_is_what_comes_back(
         QuickRecipe().load(replace(state, recipe="other"))
 
 
+def test_tensors_that_do_not_fit_each_other_are_not_loaded(early: QuickAdapter) -> None:
+    state = early.state()
+    fewer = ("known", "encoder.middle", "weight0", "bias1", "mean", "spread", "bank.keys")
+    damaged = {name: state.tensors[name][..., :-1] for name in fewer}
+    damaged |= {f"{name}2": state.tensors[name][None] for name in (*fewer, "tower1.directions")}
+    damaged |= {"weight03": state.tensors["weight0"].double(), "spread3": -state.tensors["spread"]}
+    for name, tensor in damaged.items():
+        with pytest.raises(LearningError, match="incomplete"):
+            QuickRecipe().load(replace(state, tensors={**state.tensors, name.rstrip("23"): tensor}))
+    odd = {"trust": float("nan"), "strength": 2.0, "retrieval": -1.0, "axes": 5, "words": [[1]] * 9}
+    for name, value in odd.items():
+        with pytest.raises(LearningError, match="incomplete"):
+            QuickRecipe().load(replace(state, about={**state.about, name: value}))
+
+
 def test_nothing_to_learn_from_is_said(corrected: list[Example], segmenter: Segmenter) -> None:
     blank = replace(corrected[0], truth=np.full_like(corrected[0].truth, UNLABELLED))
     with pytest.raises(LearningError, match="no label of the project is drawn"):

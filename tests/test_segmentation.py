@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from plugin_config.errors import LearningError
 from plugin_config.vocabulary import Label, Vocabulary
 from tests.models import TINY, noise, write_config
 from worker.builtin.annotation_set import annotation_scene
@@ -345,3 +346,40 @@ def test_a_segmentation_says_how_sure_it_is(segmenter: Segmenter) -> None:
         assert 0 <= found.score <= 1
         assert all(0 <= segment.score <= 1 for segment in found.segments)
         assert all(segment.mask.shape == (144, 192) for segment in found.segments)
+
+
+@dataclass
+class Odd:
+    """A head that says what a test says, or raises it."""
+
+    said: torch.Tensor | Exception
+
+    def logits(self, scene: Scene) -> torch.Tensor:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(torch.full((2, 4, 4), torch.nan), id="NaN"),
+        pytest.param(torch.full((2, 4, 4), torch.inf), id="infinite"),
+        pytest.param(torch.zeros(3, 4, 4), id="another number of classes"),
+        pytest.param(torch.zeros(2, 4), id="no map"),
+        pytest.param(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), id="shapes"),
+        pytest.param(IndexError("out of range"), id="index"),
+    ],
+)
+def test_a_head_that_says_nothing_of_use_is_an_error_of_ours(
+    segmenter: Segmenter, said: torch.Tensor | Exception
+) -> None:
+    scene = segmenter.look(segmenter.embed([noise(64, 64)])[0], [("red shape",)], noise(64, 64))
+    with pytest.raises(LearningError, match="what was learned"):
+        segmenter.pixel_classes(scene, Odd(said))
+
+
+def test_a_head_that_memory_is_short_for_is_no_odd_one(segmenter: Segmenter) -> None:
+    scene = segmenter.look(segmenter.embed([noise(64, 64)])[0], [("red shape",)], noise(64, 64))
+    with pytest.raises(RuntimeError, match="memory"):
+        segmenter.pixel_classes(scene, Odd(RuntimeError("DefaultCPUAllocator: not enough memory")))

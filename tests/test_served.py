@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from plugin_config.presence import WorkerPresence
 from plugin_config.rollback import roll_back
 from plugin_config.status import as_json, render
 from plugin_config.version_commands import main
+from plugin_config.versions import VerdictRecord
 from plugin_config.vocabulary import ZEROSHOT
-from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture
+from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture
 from tests.stand_ins import PROJECT, version
+from worker.learning.store import keep
 from worker.order import read_order
 from worker.served import AdapterShelf
 
@@ -215,3 +219,97 @@ def test_a_version_whose_base_is_gone_goes_back_to_zero_shot(house: LearningHous
             house.folder._storage.delete(f"{name}/manifest.json")
     move = roll_back(redis, PROJECT, "builtin")
     assert (move.after, move.skipped) == (ZEROSHOT, first)
+
+
+OWNER = {"label_studio": "http://ls", "project": PROJECT, "created": "", "model": "builtin"}
+COPY = {"served": "a1-123456", "serial": 1, "place": "p", "owner": OWNER, "trouble": ""}
+ODD_COPIES = [
+    pytest.param(b"\xff", id="not UTF-8"),
+    pytest.param(b"[" * 100_000, id="deep"),
+    pytest.param(json.dumps({**COPY, "more": 1}).encode(), id="of a newer release"),
+    pytest.param(json.dumps({**COPY, "served": "a1-123456\r\nX: y"}).encode(), id="no name"),
+    pytest.param(json.dumps({**COPY, "served": None}).encode(), id="null"),
+    pytest.param(json.dumps({**COPY, "serial": 1e400}).encode(), id="infinite"),
+    pytest.param(json.dumps({**COPY, "serial": 10**40}).encode(), id="huge"),
+    pytest.param(json.dumps({**COPY, "owner": [1]}).encode(), id="list for owner"),
+    pytest.param(json.dumps({**COPY, "owner": {**OWNER, "project": "7"}}).encode(), id="text for project"),
+    pytest.param(b"null", id="nothing"),
+]
+
+
+@pytest.mark.parametrize("copy", ODD_COPIES)
+def test_a_damaged_or_newer_copy_is_none_and_the_worker_makes_it_anew(
+    house: LearningHouse, copy: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = ServedAdapters(house.redis)
+    house.redis.hset(f"zeromask:{PROJECT}:adapters", "builtin", copy)
+    assert [served.served(PROJECT, "builtin"), served.served(PROJECT, "builtin")] == [ZEROSHOT] * 2
+    assert caplog.text.count("cannot be read") == 1, "not once a request"
+    assert served.copies(PROJECT) == []
+    assert serve(shelf(house), house, afresh=False) == (house.served, 1.0)
+    assert served.served(PROJECT, "builtin") == house.served
+
+
+ODD_FILES = [
+    pytest.param(lambda row: b"[" * 200_000, id="deep"),
+    pytest.param(lambda row: b"\xff\xfe", id="not UTF-8"),
+    pytest.param(lambda row: b"{}", id="empty"),
+    pytest.param(lambda row: b"[]", id="list"),
+    pytest.param(lambda row: b"null", id="null"),
+    pytest.param(lambda row: b"\x00" * 1000, id="zeros"),
+    pytest.param(lambda row: json.dumps({**row, "more": 1}).encode(), id="of a newer release"),
+    pytest.param(lambda row: json.dumps({**row, "served": 5, "sha256": 5}).encode(), id="number for text"),
+    pytest.param(lambda row: json.dumps({**row, "serial": 1e400, "size": 1e400}).encode(), id="infinite"),
+    pytest.param(lambda row: json.dumps({**row, "serial": "1", "size": "1"}).encode(), id="text for number"),
+    pytest.param(lambda row: json.dumps({**row, "rejected": [{}], "learned_from": [[]]}).encode(), id="odd lists"),
+    pytest.param(lambda row: json.dumps({**row, "attempt": [], "verdict": []}).encode(), id="odd parts"),
+]
+
+
+@pytest.mark.parametrize("file", ["served.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ODD_FILES)
+def test_whatever_stands_in_a_file_of_versions_the_project_is_served_and_the_reason_told(
+    house: LearningHouse, tmp_path: Path, file: str, damage: Callable[[dict[str, Any]], bytes]
+) -> None:
+    (path,) = tmp_path.rglob(file)
+    content = path.read_bytes()
+    row = json.loads(content)
+    name = row["served"] if file == "served.json" else row["name"]
+    path.write_bytes(damage(row))
+    assert serve(shelf(house), house) == (ZEROSHOT, 0.0)
+    assert "is damaged" in copy_of(house).trouble
+    house.annotate(6, digest="two")
+    assert house.look(pressed=True).state in ("blocked", "idle"), "the learner lives, too"
+    path.write_bytes(content)
+    assert serve(shelf(house), house)[0].startswith("a") or name == ZEROSHOT
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_whole_files_that_hold_no_numbers_are_not_served(house: LearningHouse, value: float) -> None:
+    adapter: Any = OneNumber(value)
+    verdict = VerdictRecord(True, "forged")
+    keep(house.folder, adapter, newest=1, weights=WEIGHTS, base=ZEROSHOT, digest="d", learned_from=(), verdict=verdict)
+    name = house.folder.names()[-1]
+    house.folder.point(house.folder.pointer().moved(name, by="somebody"))
+    assert serve(shelf(house), house) == (ZEROSHOT, 0.0)
+    assert "holds no numbers" in copy_of(house).trouble
+
+
+def test_what_turns_out_to_be_of_no_use_is_served_no_more_until_another_is(house: LearningHouse) -> None:
+    mine, name = shelf(house), house.served
+    assert serve(mine, house) == (name, 1.0)
+    error = LearningError("what was learned", "gives no numbers", "Learn again.")
+    mine.refuse(house.label_studio.project(PROJECT), name, error)
+    for afresh in (False, True):
+        assert serve(mine, house, afresh=afresh) == (ZEROSHOT, 0.0)
+    assert copy_of(house).trouble == f"version {name}: gives no numbers. Learn again."
+    house.annotate(6, digest="two")
+    house.look()
+    assert serve(mine, house) == (house.served, 2.0)
+
+
+@pytest.mark.parametrize("kept_s", [None, 86400])
+def test_a_hold_on_the_pointer_that_nobody_here_wrote_holds_up_nobody(house: LearningHouse, kept_s: int | None) -> None:
+    house.redis.set(f"zeromask:{PROJECT}:pointer", "x", ex=kept_s)
+    assert serve(shelf(house), house) == (house.served, 1.0)
+    assert b"without an end" in house.redis.lrange("zeromask:odd", 0, 0)[0]

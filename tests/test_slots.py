@@ -7,7 +7,7 @@ import time
 import pytest
 from redis import Redis
 
-from plugin_config import slots
+from plugin_config import jobs, slots
 from plugin_config.jobs import DrainProject, predict_queue
 from plugin_config.pending import PendingTasks, Priority
 from plugin_config.presence import WorkerPresence
@@ -117,7 +117,7 @@ def test_many_workers_share_a_project_within_bounds(
     for number in range(30):
         presence.heartbeat(f"w{number}")
     pending.add(PROJECT, refs(*range(1, 1001)))
-    assert pending.ensure_drains(PROJECT) == slots.SLOTS
+    assert pending.ensure_drains(PROJECT) == jobs.SLOTS
 
 
 def test_a_small_project_waits_for_a_few_drains_of_a_large_one_only(

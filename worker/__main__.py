@@ -13,7 +13,7 @@ import torch
 from redis import Redis
 
 from plugin_config.errors import ZeromaskError
-from plugin_config.jobs import predict_queue
+from plugin_config.jobs import look_queue, predict_queue
 from plugin_config.settings import Settings
 from worker import tasks
 from worker.keeper import Keeper
@@ -61,7 +61,7 @@ def run(resident: Resident, stages: Stages, connection: Redis) -> None:
     settings = resident.settings
     pipeline = Pipeline(
         stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
-        stopping=resident.stopping,
+        stopping=resident.stopping, watch=resident.watch,
     )  # fmt: skip
     tasks.attach(resident, pipeline)
     keeper = Keeper(resident, pipeline)
@@ -70,7 +70,8 @@ def run(resident: Resident, stages: Stages, connection: Redis) -> None:
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
              encoder.name, encoder.device, encoder.short_side, resident.name)  # fmt: skip
     try:
-        work_off(predict_queue(connection), owner=resident.name, stopping=resident.stopping)
+        queues = [predict_queue(connection), look_queue(connection)]
+        work_off(queues, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
     finally:
         pipeline.close(grace_s=_GRACE_S)
         keeper.stop()

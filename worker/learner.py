@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from redis import Redis
 
@@ -24,6 +25,7 @@ from plugin_config.errors import (
 )
 from plugin_config.jobs import LearnProject, enqueue_learning, learn_queue
 from plugin_config.learning import Progress, State, Visit
+from plugin_config.steady import Steady
 from plugin_config.versions import now
 from worker import tasks
 from worker.learning.finetune import BrokenOff, Look, Outcome
@@ -148,7 +150,7 @@ class Learner:
 
 class LearnerKeeper(threading.Thread):
     """Renews, gives signs of life, queues what is due, and looks at every project now and then. A Redis that is away is
-    waited for.
+    waited for, and a fault in one of these duties costs none of the others.
     """
 
     def __init__(self, resident: Resident, learner: Learner) -> None:
@@ -159,38 +161,53 @@ class LearnerKeeper(threading.Thread):
         self._stopped = threading.Event()
         self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
         self._round_at = 0.0
+        steady = resident.watch.steady
+        self._duties: list[tuple[Steady, Callable[[], None]]] = [
+            (steady("the renewal of the project", longest_rest_s=self._beat_s), learner.renew),
+            (steady("the sign of life", longest_rest_s=self._beat_s), self._show),
+            (steady("the periodic look"), self._round),
+            (steady("the queueing of looks"), self._queue_due),
+        ]
 
     def run(self) -> None:
         """Beat until stopped."""
+        self._resident.watch.must_live([self])
         while not self._stopped.is_set():
-            try:
-                self.beat()
-            except ZeromaskError as error:
-                log.warning("%s", error)
+            self.beat()
             self._stopped.wait(self._beat_s)
 
     def beat(self) -> None:
         """One round of all duties."""
-        resident = self._resident
-        self._learner.renew()
-        about = {**resident.about(), "tasks": self._learner.holds()}
-        resident.presence.heartbeat(resident.name, about)
-        if time.monotonic() >= self._round_at:
-            for project in resident.pending.projects():
-                resident.learning.round(project)
-            self._round_at = time.monotonic() + resident.settings.reconcile_s
-        for project in resident.learning.due():
-            if enqueue_learning(self._queue, LearnProject(project=project)):
-                log.debug("project %d: a look is due", project)
+        try:
+            for steady, duty in self._duties:
+                steady.run(duty)
+        except QueueUnavailable as error:
+            log.warning("%s", error)
 
     def stop(self) -> None:
         """End the thread and say goodbye."""
+        self._resident.watch.let_go([self])
         self._stopped.set()
         self.join(timeout=5)
         try:
             self._resident.presence.leave(self._resident.name)
         except QueueUnavailable as error:
             log.warning("%s", error)
+
+    def _show(self) -> None:
+        about = {**self._resident.about(), "tasks": self._learner.holds()}
+        self._resident.presence.heartbeat(self._resident.name, about)
+
+    def _round(self) -> None:
+        if time.monotonic() >= self._round_at:
+            for project in self._resident.pending.projects():
+                self._resident.learning.round(project)
+            self._round_at = time.monotonic() + self._resident.settings.reconcile_s
+
+    def _queue_due(self) -> None:
+        for project in self._resident.learning.due():
+            if enqueue_learning(self._queue, LearnProject(project=project)):
+                log.debug("project %d: a look is due", project)
 
 
 def run_learner(resident: Resident, connection: Redis) -> None:
@@ -203,6 +220,7 @@ def run_learner(resident: Resident, connection: Redis) -> None:
     log.info("ready to learn: model %s on %s, %s", resident.settings.model, resident.segmenter.encoder.device,
              resident.name)  # fmt: skip
     try:
-        work_off(learn_queue(connection), owner=resident.name, stopping=resident.stopping)
+        queues = [learn_queue(connection)]
+        work_off(queues, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
     finally:
         keeper.stop()

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from plugin_config.errors import QueueUnavailable
+from plugin_config.errors import QueueDamaged, QueueUnavailable
 from plugin_config.jobs import TaskRef
 from plugin_config.pending import Lease, PendingTasks
 
@@ -95,6 +95,8 @@ class Leases:
             project, ref, tell = untold[0]
             try:
                 tell()
+            except QueueDamaged as error:  # its lease runs out, and a sweep finds it
+                log.error("task %d: how it ended cannot be told. %s", ref.task, error)
             except QueueUnavailable:
                 with self._lock:
                     self._untold = untold + self._untold
@@ -104,7 +106,10 @@ class Leases:
         with self._lock:
             held = sorted(self._held)
         for project in {project for project, _ in held}:
-            self._pending.renew(project, self._owner, [ref for owner, ref in held if owner == project])
+            try:
+                self._pending.renew(project, self._owner, [ref for owner, ref in held if owner == project])
+            except QueueDamaged as error:  # the others' must not run out for it
+                log.error("%s", error)
 
     def _settle(self, project: int, ref: TaskRef, tell: Callable[[], bool]) -> None:
         try:

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 
 from plugin_config.label_studio import Project, Task
-from plugin_config.vocabulary import Vocabulary, parse_vocabulary, version_name
+from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
 from worker.learning.adapter import Adapter
 from worker.resident import Resident
 
@@ -19,13 +19,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Order:
     """What a project wants now: its labels, the version that stamps what is drawn for them, and what was learned from
-    its corrections where that is served.
+    its corrections where that is served, with its name.
     """
 
     project: Project
     vocabulary: Vocabulary
     version: str
     adapter: Adapter | None = None
+    adapter_name: str = ZEROSHOT
 
     @property
     def encoder_part(self) -> str:
@@ -47,11 +48,12 @@ def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Ord
         VersionsUnavailable: what is served cannot be had now.
     """
     found = resident.label_studio.project(project)
+    resident.pending.confirm(project)
     vocabulary = parse_vocabulary(found.label_config)
     name, adapter = resident.adapters.serve(found, afresh=afresh)
     settings = resident.settings
     version = version_name(settings.model, vocabulary, adapter=name, engine=settings.engine)
-    return Order(found, vocabulary, version, adapter)
+    return Order(found, vocabulary, version, adapter, name)
 
 
 def make_remarks(resident: Resident, order: Order) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from plugin_config.errors import QueueUnavailable
+from plugin_config.steady import Steady, Watch
 from worker.batches import BatchSize
 from worker.inbox import Inbox
 from worker.work import Drawn, Embedded, Fetched, Leased
@@ -59,9 +61,12 @@ class Pipeline:
         capacity: most tasks on the line; urgent ones may come beside them.
         batch: most images in one forward.
         stopping: set when the worker is to end: what has not been in the model is given back.
+        watch: tells people of a thread in trouble.
     """
 
-    def __init__(self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event) -> None:
+    def __init__(
+        self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event, watch: Watch | None = None
+    ) -> None:
         self._stages = stages
         self._capacity = capacity
         self._stopping = stopping
@@ -80,8 +85,10 @@ class Pipeline:
             for step, threads in steps.items()
             for number in range(threads)
         ]
+        self._watch = watch or Watch()
         for thread in self._threads:
             thread.start()
+        self._watch.must_live(self._threads)
 
     def room(self, wanted: int, *, urgent: bool, timeout_s: float) -> bool:
         """Wait until `wanted` more tasks may come; False when the time is over, or the worker stops."""
@@ -116,6 +123,7 @@ class Pipeline:
         """Finish what has been in the model, give the rest back, end the threads."""
         self._stopping.set()
         self.wait_empty(grace_s)
+        self._watch.let_go(self._threads)
         self._ended.set()
         with self._moved:
             left = list(self._on_line.values())
@@ -126,8 +134,17 @@ class Pipeline:
             thread.join(timeout=2 * _IDLE_S)
 
     def _loop(self, step: Callable[[], None]) -> None:
+        steady = self._watch.steady(f"the line's step {step.__name__[1:]}")
         while not self._ended.is_set():
-            step()
+            if not self._steadily(steady, step):
+                self._ended.wait(steady.rest_s())
+
+    def _steadily(self, steady: Steady, step: Callable[[], None]) -> bool:
+        try:
+            return steady.run(step)
+        except QueueUnavailable as error:  # stages settle that themselves: one that does not must cost no thread
+            steady.met(error)
+            return False
 
     def _fetch(self) -> None:
         for leased in self._to_fetch.get(timeout_s=_IDLE_S):

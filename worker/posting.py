@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable, QueueUnavailable
+from plugin_config.errors import LabelStudioError, LabelStudioUnreachable, QueueDamaged, QueueUnavailable
 from plugin_config.jobs import TaskRef
 from plugin_config.pending import MAX_ATTEMPTS, Priority
 from worker.order import Order, replace_older, show
@@ -62,6 +62,10 @@ class Posting:
             try:
                 if not self._attempt(drawn, doubtful=doubtful):
                     return
+            except QueueDamaged as error:  # waiting would not help: whoever sweeps finds the task
+                log.error("task %d: %s", drawn.leased.ref.task, error)
+                self._resident.leases.give_back(drawn.leased.project, drawn.leased.ref)
+                return
             except QueueUnavailable as error:  # without its word nobody may post: somebody else may have the task
                 log.warning("task %d: waits for Redis. %s", drawn.leased.ref.task, error)
             except LabelStudioUnreachable as error:

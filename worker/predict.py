@@ -17,6 +17,8 @@ from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
     LabelStudioUnreachable,
+    LearningError,
+    QueueDamaged,
     QueueUnavailable,
     RegionError,
     VersionsUnavailable,
@@ -48,12 +50,18 @@ def drain(resident: Resident, pipeline: Pipeline, job: DrainProject) -> None:
     """Lease the tasks that are due as soon as there is room, put them on the line, and queue the next drain behind the
     other projects.
     """
+    limit = min(job.limit, resident.settings.drain_tasks)  # anyone who reaches Redis may have queued the job
     resident.pending.hold_slot(job.project, job.slot)
     try:
-        if pipeline.room(job.limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
-            Admission(resident, pipeline, job.project).run(job.limit)
-    finally:
+        if pipeline.room(limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
+            Admission(resident, pipeline, job.project).run(limit)
+    except QueueDamaged as error:  # the slot runs out by itself, and a sweep asks again: at once would be for ever
+        log.error("%s", error)
+        return
+    except QueueUnavailable:
         resident.pending.next_drain(job.project, job.slot)
+        raise
+    resident.pending.next_drain(job.project, job.slot)
 
 
 class Admission:
@@ -217,6 +225,11 @@ class Prediction:
                 embedded.embedding, order.vocabulary, embedded.image, head=order.adapter
             )
             result = encode_segments(found.segments)
+        except LearningError as error:  # it was loaded, and turns out to be of no use: zero-shot with the next drain
+            log.error("project %d: %s", leased.project, error)
+            self._resident.adapters.refuse(leased.order.project, leased.order.adapter_name, error)
+            self._leases.give_back(leased.project, leased.ref)
+            return None
         except RegionError as error:
             self._leases.fail(leased.project, leased.ref, str(error))
             return None

@@ -19,6 +19,7 @@ from plugin_config.ledger import ProjectLedger
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.steady import Watch
 from worker.images import ImageLimits
 from worker.leases import Leases
 from worker.segmentation.cache import EmbeddingCache
@@ -57,9 +58,11 @@ class Resident:
         self.limits = ImageLimits.from_settings(settings)
         self.explained: set[tuple[int, str]] = set()  # project and version: what the log was told of, once
         self.stopping = threading.Event()
+        self.watch = Watch()
         self.trouble = ""  # what keeps it from working, for `zeromask status`
 
     def about(self) -> dict[str, str]:
         """What this worker says of itself to whoever asks for the state of things."""
         device, held = str(self.segmenter.encoder.device), str(self.leases.held())
-        return {"model": self.settings.model, "device": device, "tasks": held, "trouble": self.trouble}
+        trouble = "; ".join(part for part in (self.trouble, self.watch.trouble()) if part)
+        return {"model": self.settings.model, "device": device, "tasks": held, "trouble": trouble}

@@ -26,11 +26,12 @@ from worker.learning.store import load_adapter
 log = logging.getLogger(__name__)
 
 _MOST_LOADED = 8
+_MOST_REFUSED = 1000
 _ONE_PLACE = "Give all workers the same ZEROMASK_VERSIONS."
 
 
 class AdapterShelf:
-    """Holds the adapters used last. For one thread.
+    """Holds the adapters used last. For one thread, but for `refuse`.
 
     Args:
         settings: where versions are kept, of which Label Studio and model.
@@ -45,6 +46,7 @@ class AdapterShelf:
         self._learners = WorkerPresence(redis, learners=True)
         self._weights = weights
         self._learner = learner
+        self._refused: dict[tuple[str, str], LearningError] = {}
         self._loaded: OrderedDict[tuple[str, str], tuple[Manifest, Adapter]] = OrderedDict()
 
     def folder(self, project: Project) -> VersionFolder:
@@ -86,6 +88,8 @@ class AdapterShelf:
             VersionsUnavailable: the place does not answer.
         """
         key = (folder.owner.folder, name)
+        if key in self._refused:
+            raise self._refused[key]
         if key not in self._loaded:
             self._loaded[key] = load_adapter(folder, name, weights=self._weights)
             log.info("project %d: version %s is loaded", folder.owner.project, name)
@@ -93,6 +97,15 @@ class AdapterShelf:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
         return self._loaded[key]
+
+    def refuse(self, project: Project, name: str, error: LearningError) -> None:
+        """A version turned out to be of no use: the project is served zero-shot until another one is, or until this
+        process starts anew.
+        """
+        if len(self._refused) >= _MOST_REFUSED:
+            self._refused.clear()
+        told = LearningError(f"version {name}", error.problem, error.remedy)
+        self._refused[(self.folder(project).owner.folder, name)] = told
 
     def _loaded_copy(self, folder: VersionFolder, copy: ServedCopy) -> tuple[str, Adapter | None]:
         return copy.served, None if copy.served == ZEROSHOT else self.adapter(folder, copy.served)[1]

@@ -5,7 +5,7 @@ It must not know what the features are of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,19 @@ class Axes:
         middle = rows.mean(dim=0)
         _, directions = torch.linalg.eigh((rows - middle).T @ (rows - middle))
         return cls(middle, directions.flip(1)[:, :most].contiguous())
+
+    @classmethod
+    def of_state(cls, tensors: Mapping[str, Tensor], name: str) -> Axes:
+        """Make some again from stored tensors.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: they do not fit each other.
+        """
+        middle, directions = tensors[f"{name}.middle"], tensors[f"{name}.directions"]
+        if middle.ndim != 1 or directions.ndim != 2 or len(directions) != len(middle):
+            raise ValueError(f"axes {name} do not fit each other")
+        return cls(middle, directions)
 
     def project(self, features: Tensor) -> Tensor:
         """(K, h, w) float32 of a map (D, h, w), on the CPU."""

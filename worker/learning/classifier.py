@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -107,11 +108,14 @@ class Classifier:
 
         Raises:
             KeyError: one is missing.
+            ValueError: they do not fit each other.
         """
         layers = range(sum(name.startswith("weight") for name in tensors))
         weights, biases = (tuple(tensors[f"{kind}{layer}"] for layer in layers) for kind in ("weight", "bias"))
         bank = Bank(tensors["bank.keys"], tensors["bank.shares"]) if retrieval else None
-        return cls(tensors["mean"], tensors["spread"], Ensemble(weights, biases), bank, retrieval, strength, untold)
+        mean, spread = tensors["mean"], tensors["spread"]
+        _check_fit(mean, spread, weights, biases, bank, len(untold))
+        return cls(mean, spread, Ensemble(weights, biases), bank, retrieval, strength, untold)
 
 
 def learn(
@@ -220,3 +224,25 @@ def _pick(share: Tensor, look: Look, most: int, chance: torch.Generator) -> tupl
     cells = known[torch.randperm(len(known), generator=chance)[:most]]
     picture = look(cells)
     return picture.values.T, picture.offset.T, share.flatten(1)[:, cells].T
+
+
+def _check_fit(
+    mean: Tensor, spread: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], bank: Bank | None, classes: int
+) -> None:
+    """Raises ValueError where tensors that were read back cannot be of one classifier."""
+    seen = mean.shape[0] if mean.ndim == 1 else -1
+    members = len(weights[0]) if weights and weights[0].ndim else 0
+    sizes = [seen, *(weight.shape[-1] if weight.ndim else -1 for weight in weights)]
+    shapes = [(members, before, after) for before, after in pairwise(sizes)]
+    fits = (
+        members > 0
+        and sizes[-1] == classes
+        and spread.shape == mean.shape
+        and bool((spread > 0).all())
+        and [tuple(weight.shape) for weight in weights] == shapes
+        and [tuple(bias.shape) for bias in biases] == [(members, 1, after) for _, _, after in shapes]
+        and (bank is None or (bank.keys.shape[1:] == (seen,) and bank.shares.shape == (len(bank.keys), classes)))
+        and all(part.dtype == torch.float32 for part in (mean, spread, *weights, *biases))
+    )
+    if not fits:
+        raise ValueError("tensors do not fit each other")

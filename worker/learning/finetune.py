@@ -87,6 +87,7 @@ class Look:
         """
         resident = self._resident
         project = resident.label_studio.project(self._id)
+        resident.pending.confirm(self._id)
         vocabulary = parse_vocabulary(project.label_config)
         name, _ = resident.adapters.serve(project, afresh=True)
         settings = resident.settings

@@ -66,5 +66,8 @@ def load_adapter(folder: VersionFolder, name: str, *, weights: str) -> tuple[Man
         tensors = load(data)
     except (SafetensorError, ValueError) as error:
         raise LearningError(f"version {name}", f"holds no tensors ({error})", _REMEDY) from error
+    for part, values in tensors.items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise LearningError(f"version {name}", f"holds no numbers (NaN or infinite) in {part!r}", _REMEDY)
     state = AdapterState(manifest.recipe, tensors, manifest.about)
     return manifest, recipe_named(manifest.recipe).load(state)

@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plugin_config.errors import LearningError
 from worker.segmentation.encoder import ImageEmbedding
 from worker.segmentation.text import TextClasses
+
+_REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,24 @@ def zero_shot_logits(features: Tensor, classes: TextClasses, *, scale: float, bi
     # word for background stays out: of grass both "grass" and "background" are true, and the label must win.
     logits = logits + bias
     return torch.cat([logits[:-1], torch.zeros_like(logits[-1:])])
+
+
+def learned_logits(head: Head, scene: Scene) -> Tensor:
+    """What a head says of a scene, looked over: its file may be whole and hold nonsense all the same.
+
+    Raises:
+        LearningError: it says nothing, no numbers, or something of another number of classes.
+    """
+    try:
+        found = head.logits(scene)
+    except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
+            raise
+        problem = f"does not fit the pictures ({type(error).__name__}: {str(error)[:200]})"
+        raise LearningError("what was learned", problem, _REMEDY) from error
+    if found.ndim != 3 or len(found) != len(scene.logits):
+        problem = f"speaks of {tuple(found.shape)} classes and cells, of a picture with {len(scene.logits)} classes"
+        raise LearningError("what was learned", problem, _REMEDY)
+    if bool(found.isnan().any()) or bool((found == torch.inf).any()):
+        raise LearningError("what was learned", "gives no numbers (NaN or infinite)", _REMEDY)
+    return found

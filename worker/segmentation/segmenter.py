@@ -15,7 +15,7 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.segmentation.assembly import LEAST_SCORE, Segment, Wanted, assemble
 from worker.segmentation.encoder import Encoder, ImageEmbedding
 from worker.segmentation.evidence import spoken
-from worker.segmentation.heads import Head, Scene, zero_shot_logits
+from worker.segmentation.heads import Head, Scene, learned_logits, zero_shot_logits
 from worker.segmentation.photo_tower import PhotoTower
 from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
@@ -109,6 +109,7 @@ class Segmenter:
 
         Raises:
             ValueError: the image is not of the size that was embedded.
+            LearningError: the head says nothing that could be used; see `learned_logits`.
         """
         scene = self.look(embedding, vocabulary.words, image)
         pixels, confidence = self.pixel_classes(scene, head)
@@ -192,7 +193,7 @@ class Segmenter:
 
 
 def _logits(scene: Scene, head: Head | None) -> Tensor:
-    return scene.logits if head is None else head.logits(scene)
+    return scene.logits if head is None else learned_logits(head, scene)
 
 
 def _few(names: Sequence[str]) -> str:

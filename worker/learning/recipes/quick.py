@@ -9,6 +9,7 @@ of the others. It must not know Label Studio or files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -145,14 +146,18 @@ class QuickRecipe:
             raise LearningError("adapter", "was learned by another release, which saw pictures otherwise", _ANOTHER)
         try:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
-            axes = {name: Axes(tensors[f"{name}.middle"], tensors[f"{name}.directions"]) for name in about["axes"]}
+            axes = {name: Axes.of_state(tensors, name) for name in about["axes"]}
             tower = tuple(some for name, some in axes.items() if name != _ENCODER)
             sight = Sight(words, tensors["known"], axes.get(_ENCODER), tower, float(about["trust"]),
                           float(about["scale"]), bool(about["appearance"]))  # fmt: skip
             retrieval, strength = float(about["retrieval"]), float(about["learned_strength"])
+            if sight.known.shape != (len(words),) or not all(map(math.isfinite, (sight.trust, sight.scale))):
+                raise ValueError("known words, trust or scale")
+            if not all(0 <= part <= 1 for part in (retrieval, strength, float(about["strength"]))):
+                raise ValueError("a strength")
             classifier = Classifier.of(tensors, retrieval, strength, sight.untold)
             return QuickAdapter(sight, classifier, float(about["strength"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise LearningError("adapter", f"its state is incomplete ({error!r})", _AGAIN) from error
 
     def _axes(self, scenes: Sequence[Scene], examples: Sequence[Example]) -> tuple[Axes | None, tuple[Axes, ...]]:

@@ -1,0 +1,251 @@
+"""What somebody else wrote into our Redis: it is set aside and told, and everything else goes on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from plugin_config.adapters import ServedAdapters
+from plugin_config.control import QueueControl
+from plugin_config.errors import QueueUnavailable
+from plugin_config.hints import ProjectHints
+from plugin_config.jobs import TaskRef, predict_queue
+from plugin_config.learning import Progress, ProjectLearning
+from plugin_config.ledger import ProjectLedger
+from plugin_config.mending import mend
+from plugin_config.odd import as_id, as_ref
+from plugin_config.pending import PendingTasks
+from plugin_config.presence import WorkerPresence
+from plugin_config.redis_errors import redis_errors
+from plugin_config.settings import Settings
+from plugin_config.status import as_json, render
+from tests.queue_states import PROJECT, refs, take, time_passes
+
+OTHER = 8
+ODD_IDS = [b"abc", b"\xff", b"0", b"-1", b"007", b"1.5", b"1e999", b"9" * 30, b"9" * 5000, "٣".encode(), b""]
+ODD_REFS = [b"abc", b"\xff|1", b"v|", b"|1", b"v|0", b"v|007", b"v|" + b"9" * 30, b"v|" + b"9" * 5000, "v|٣".encode()]
+GARBAGE = [b"", b"x", b"\xff\xfe", b"nan", b"inf", b"1e999", b"-9" * 50, b"[" * 5000, b"{}", b"null", b'{"at": 1e999}']
+
+
+@pytest.fixture
+def control(redis: Redis, settings: Settings) -> QueueControl:
+    return QueueControl(redis, settings)
+
+
+@pytest.mark.parametrize("member", ODD_IDS)
+def test_an_odd_id_is_none(member: bytes) -> None:
+    assert as_id(member) is None
+
+
+@pytest.mark.parametrize("member", ODD_REFS)
+def test_an_odd_task_is_none(member: bytes) -> None:
+    assert as_ref(member) is None
+
+
+def test_odd_projects_are_set_aside_told_and_the_others_found(
+    redis: Redis, pending: PendingTasks, control: QueueControl
+) -> None:
+    redis.sadd("zeromask:projects", PROJECT, *ODD_IDS)
+    redis.sadd("zeromask:paused", *ODD_IDS)
+    redis.zadd("zeromask:unknown", {str(OTHER): 1, "x": 2})
+    assert pending.projects() == [PROJECT, OTHER]
+    assert redis.smembers("zeromask:projects") == {str(PROJECT).encode()}
+    state = control.state(errors=100)
+    assert {row["key"] for row in as_json(state)["odd"]} == {"zeromask:projects", "zeromask:unknown", "zeromask:paused"}
+    assert render(state)
+
+
+def test_odd_members_cost_only_themselves(redis: Redis, pending: PendingTasks) -> None:
+    pending.add(PROJECT, refs(1, 2))
+    redis.zadd(f"zeromask:{PROJECT}:pending", dict.fromkeys(ODD_REFS, 0))
+    taken: list[TaskRef] = []
+    for _ in range(4):
+        taken += take(pending, "w")
+    assert taken == refs(1, 2)
+    assert pending.counts(PROJECT).leased == 2, "no odd one stays leased"
+    for ref in taken:
+        assert pending.done(PROJECT, "w", ref)
+
+
+def test_odd_leases_are_swept_and_the_others_put_back(redis: Redis, hasty: PendingTasks) -> None:
+    hasty.add(PROJECT, refs(1, 2))
+    take(hasty, "w")
+    leases = dict.fromkeys(ODD_REFS, b"w|1|1")
+    redis.hset(f"zeromask:{PROJECT}:leases", mapping=leases)  # type: ignore[arg-type]
+    redis.hset(f"zeromask:{PROJECT}:leases", "v1|2", "w|1" + "9" * 400 + "|nan")
+    time_passes(redis, 31)
+    assert sorted(hasty.sweep()) == refs(1, 2)
+    assert sorted(hasty.open_refs(PROJECT)) == refs(1, 2)
+
+
+@pytest.mark.parametrize("garbage", [b"x", b"nan", b"inf", b"-inf", b"1e999", b"0x", b"1.5", b"\xff", b"9" * 40])
+def test_counts_that_are_none_count_as_none(redis: Redis, hasty: PendingTasks, garbage: bytes) -> None:
+    hasty.add(PROJECT, refs(1))
+    redis.hset("zeromask:clock", mapping={"wall": garbage, "now": garbage})
+    for name in ("deaths", "tries"):
+        redis.hset(f"zeromask:{PROJECT}:{name}", "v1|1", garbage)
+    (ref,) = take(hasty, "w")
+    redis.hset(f"zeromask:{PROJECT}:pace", mapping={str(k): garbage for k in range(13)})
+    time_passes(redis, 31)
+    assert hasty.sweep() == [ref]
+    time_passes(redis, 5)
+    (ref,) = take(hasty, "w")
+    assert hasty.retry(PROJECT, "w", ref, "a reason")
+    time_passes(redis, 31)
+    (ref,) = take(hasty, "w")
+    assert hasty.done(PROJECT, "w", ref)
+
+
+KEYS = ["pending", "leases", "tries", "deaths", "failed", "versions", "done:v1", "pace", "doubts", "drain:0", "drain:8"]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_of_the_wrong_kind_is_moved_aside_and_the_work_goes_on(
+    redis: Redis, hasty: PendingTasks, control: QueueControl, name: str
+) -> None:
+    hasty.add(OTHER, refs(1))
+    hasty.add(PROJECT, refs(1, 2))
+    take(hasty, "w", limit=1)
+    redis.delete(f"zeromask:{PROJECT}:{name}")
+    redis.rpush(f"zeromask:{PROJECT}:{name}", "whatever")
+    time_passes(redis, 31)
+    hasty.sweep()
+    hasty.add(PROJECT, refs(3, 4, 5, 6))
+    hasty.ensure_drains(PROJECT, urgent=True)
+    taken = take(hasty, "w")
+    assert taken
+    assert hasty.done(PROJECT, "w", taken[0])
+    assert hasty.fail(PROJECT, "w", taken[1], "broken")
+    assert hasty.retry(PROJECT, "w", taken[2], "broken")
+    assert render(control.state())
+    aside = redis.keys("zeromask:odd:*")
+    assert aside == [f"zeromask:odd:zeromask:{PROJECT}:{name}".encode()]
+    assert redis.ttl(aside[0]) > 0
+
+
+@pytest.mark.parametrize("key", ["zeromask:projects", "zeromask:unknown", "zeromask:clock", "zeromask:errors",
+                                 "zeromask:odd", "rq:queue:zeromask-predict", "rq:queue:zeromask-look"])  # fmt: skip
+def test_a_shared_key_of_the_wrong_kind_is_moved_aside(
+    redis: Redis, hasty: PendingTasks, hints: ProjectHints, key: str
+) -> None:
+    redis.set(key, "whatever")
+    assert hasty.add(PROJECT, refs(1)) == 1
+    hasty.confirm(PROJECT)
+    (ref,) = take(hasty, "w")
+    assert hasty.fail(PROJECT, "w", ref, "broken")
+    redis.sadd("zeromask:projects", "odd")
+    assert hasty.projects() == [PROJECT]
+    hasty.add(PROJECT, refs(2))
+    hasty.sweep()
+    assert hints.request_refresh(PROJECT)
+    assert len(predict_queue(redis)) == 1
+
+
+def test_one_project_beyond_mending_stops_no_other(
+    redis: Redis, hasty: PendingTasks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for project in (PROJECT, OTHER):
+        hasty.add(project, refs(1))
+        hasty.take(project, "w")
+    time_passes(redis, 31)
+    plain = hasty._slots.stop
+
+    def stop(project: int) -> None:
+        if project == PROJECT:
+            raise ResponseError("ERR something new")
+        plain(project)
+
+    monkeypatch.setattr(hasty._slots, "stop", stop)
+    assert hasty.sweep() == refs(1)
+    assert f"project {PROJECT}: holds something" in caplog.text
+
+
+@pytest.mark.parametrize("told", ["MISCONF Errors writing to the AOF file", "OOM command not allowed", "BUSY script"])
+def test_a_redis_that_takes_nothing_is_away_and_not_damaged(told: str) -> None:
+    @redis_errors
+    def ask() -> None:
+        raise ResponseError(told)
+
+    with pytest.raises(QueueUnavailable) as raised:
+        ask()
+    assert type(raised.value) is QueueUnavailable
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_garbage_in_values_is_nothing_known(redis: Redis, control: QueueControl, garbage: bytes) -> None:
+    redis.sadd("zeromask:projects", PROJECT)
+    WorkerPresence(redis).heartbeat("w", {"model": "builtin"})
+    values = dict.fromkeys(("served", "shown", "counted", "learning", "learner", "webhook", "refresh"), garbage)
+    redis.mset({f"zeromask:{PROJECT}:{name}": value for name, value in values.items()})
+    redis.hset(f"zeromask:{PROJECT}:labels", mapping={"remarks": garbage, "version": garbage})
+    redis.hset(f"zeromask:{PROJECT}:adapters", mapping={"builtin": garbage, garbage or b"x": garbage})
+    redis.hset("zeromask:about", mapping={"w": garbage})
+    redis.lpush("zeromask:errors", garbage)
+    redis.lpush("zeromask:odd", garbage)
+    ledger, learning, hints = ProjectLedger(redis), ProjectLearning(redis, lease_s=9), ProjectHints(redis)
+    assert isinstance(ledger.counted(PROJECT), int)
+    assert ledger.remarks(PROJECT) == ()
+    assert isinstance(ledger.served(PROJECT) + ledger.shown(PROJECT) + ledger.remarked(PROJECT), str)
+    assert learning.told(PROJECT) is None
+    assert ServedAdapters(redis).served(PROJECT, "builtin") == "zeroshot"
+    assert hints.request_refresh(PROJECT)
+    hints.last_webhook(PROJECT)
+    assert render(control.state())
+    learning.press(PROJECT)
+    visit = learning.begin(PROJECT, "me")
+    assert visit is not None
+    assert learning.end(PROJECT, "me", visit, Progress("idle", "done", "now"), mark="m")
+
+
+def test_sets_of_ids_lose_only_what_is_odd(redis: Redis, hints: ProjectHints) -> None:
+    ledger, learning = ProjectLedger(redis), ProjectLearning(redis, lease_s=9)
+    redis.sadd(f"zeromask:{PROJECT}:hinted", 3, *ODD_IDS)
+    redis.sadd(f"zeromask:{PROJECT}:left", 3, *ODD_IDS)
+    redis.sadd(f"zeromask:{PROJECT}:versions", "v1", b"\xff")
+    redis.zadd(f"zeromask:{PROJECT}:doubts", {"v1|3": 1, **dict.fromkeys(ODD_REFS, 1)})
+    redis.zadd("zeromask:learn", {str(PROJECT): 1, **dict.fromkeys(ODD_IDS, 1)})
+    redis.set(f"zeromask:{PROJECT}:learner", "not a lease")
+    redis.lpush("zeromask:9:learner", "a list")
+    redis.zadd("zeromask:learn", {"9": 2})
+    assert hints.hinted_tasks(PROJECT, most=100) == [3]
+    assert ledger.left(PROJECT) == [3]
+    assert ledger.known_versions(PROJECT) == {"v1"}
+    assert list(ledger.doubts(PROJECT)) == refs(3)
+    assert learning.due() == [PROJECT, 9]
+    assert [learning.begin(project, "me") is not None for project in (PROJECT, 9)] == [True, True]
+
+
+@pytest.mark.parametrize(("name", "garbage"), [("first", "x"), ("hinted", "nan"), ("deaths", "x"), ("since", "1e999")])
+def test_garbage_in_what_is_known_of_a_look_keeps_from_none(redis: Redis, name: str, garbage: str) -> None:
+    learning = ProjectLearning(redis, lease_s=4)
+    redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
+    learning.hint(PROJECT, quiet_s=0)
+    redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
+    assert learning.begin(PROJECT, "dead") is not None
+    redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
+    time_passes(redis, 5)
+    visit = learning.begin(PROJECT, "me")
+    assert visit is not None
+    assert learning.end(PROJECT, "me", visit, Progress("idle", "", ""), mark="m", failed=True)
+
+
+def test_mending_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> None:
+    pending.add(PROJECT, refs(1, 2, 3))
+    for ref in take(pending, "w", limit=1):
+        pending.done(PROJECT, "w", ref)
+    before: Any = {key: redis.dump(key) for key in redis.keys("*")}
+    assert mend(redis, PROJECT) == []
+    assert {key: redis.dump(key) for key in redis.keys("*")} == before
+
+
+def test_what_is_set_aside_is_told_a_hundred_times_at_most(redis: Redis, pending: PendingTasks) -> None:
+    for number in range(120):
+        redis.sadd("zeromask:projects", f"odd-{number}")
+        pending.projects()
+    rows = [json.loads(row) for row in redis.lrange("zeromask:odd", 0, -1)]
+    assert len(rows) == 100
+    assert "odd-119" in rows[0]["what"]

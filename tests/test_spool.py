@@ -1,0 +1,172 @@
+"""The file of what was asked for while Redis was away: whatever stands there, the backend starts and sends the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend import asked_file
+from backend.asked_file import Ask, AskedFile
+from backend.spool import Spool
+from plugin_config.errors import JobError, QueueFull
+
+GOOD = [Ask(7, "v1", (1, 2)), Ask(8, "v1", (3,))]
+ODD_LINES = [
+    pytest.param(b"\xff\xfe", id="not UTF-8"),
+    pytest.param(b"[" * 100_000, id="deep"),
+    pytest.param(b'{"a":' * 100_000, id="deep objects"),
+    pytest.param(b'{"project": 7, "version": "v1", "tasks": [1e999]}', id="infinite"),
+    pytest.param(b'{"project": 7, "version": "v1", "tasks": [NaN]}', id="not a number"),
+    pytest.param(b'{"project": 7, "version": "v1", "tasks": [' + b"9" * 50 + b"]}", id="huge id"),
+    pytest.param(b'{"project": 7, "version": "v1", "tasks": [' + b"9" * 9000 + b"]}", id="endless id"),
+    pytest.param(b'{"project": true, "version": "v1", "tasks": [1]}', id="bool"),
+    pytest.param(b'{"project": 0, "version": "v1", "tasks": [1]}', id="project zero"),
+    pytest.param(b'{"project": 7, "version": "a|b", "tasks": [1]}', id="no version"),
+    pytest.param(b'{"project": 7, "version": 3, "tasks": [1]}', id="number for version"),
+    pytest.param(b'{"project": 7, "version": "v1", "tasks": {"1": 1}}', id="object for tasks"),
+    pytest.param(b'{"project": 7, "version": "v1", "tasks": 5}', id="number for tasks"),
+    pytest.param(b'{"project": 7}', id="too little"),
+    pytest.param(b"null", id="null"),
+    pytest.param(b"", id="empty"),
+    pytest.param(b'{"project": 7, "version": "v1", "tasks": [1, 2', id="cut off"),
+]
+
+
+class Sent:
+    """Takes asks, and tells when the spool is through with them."""
+
+    def __init__(self) -> None:
+        self.asks: list[Ask] = []
+        self.went = threading.Event()
+        self.refusals: dict[int, list[Exception]] = {}
+
+    def __call__(self, ask: Ask) -> None:
+        if self.refusals.get(ask.project):
+            raise self.refusals[ask.project].pop(0)
+        self.asks.append(ask)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "asked.jsonl"
+
+
+@pytest.fixture
+def sent() -> Iterator[Sent]:
+    yield Sent()
+
+
+def run(path: Path, sent: Sent, *, keep: tuple[Ask, ...] = ()) -> None:
+    """A backend starts, is asked for more, and has sent all of it."""
+    spool = Spool(path, sent)
+    try:
+        for ask in keep:
+            assert spool.keep(ask)
+        sender = spool._sender
+        if sender is not None:
+            sender.join(timeout=60)
+        assert spool.waiting() == 0
+    finally:
+        spool.close()
+
+
+def row(ask: Ask) -> bytes:
+    return json.dumps({"project": ask.project, "version": ask.version, "tasks": ask.tasks}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_an_odd_line_costs_itself_and_is_set_aside(
+    path: Path, sent: Sent, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(row(GOOD[0]) + line + b"\n" + row(GOOD[1]) + line)
+    run(path, sent)
+    assert sent.asks == GOOD
+    assert "line 2, cannot be read" in caplog.text
+    kept = path.with_name("asked.jsonl.odd").read_bytes()
+    assert kept.startswith(line[:60_000])
+    assert not path.exists()
+
+
+def test_odd_lines_are_told_once_and_not_at_every_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_bytes(row(GOOD[0]) + b"\xff\n" + row(GOOD[1]))
+    assert AskedFile(path).read() == GOOD
+    caplog.clear()
+    assert AskedFile(path).read() == GOOD
+    assert caplog.text == ""
+
+
+def test_what_is_set_aside_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked_file, "_MOST_ODD", 1000)
+    monkeypatch.setattr(asked_file, "_MOST_ODD_LINE", 100)
+    path.write_bytes((b"x" * 150 + b"\n") * 100)
+    assert AskedFile(path).read() == []
+    assert 0 < path.with_name("asked.jsonl.odd").stat().st_size <= 1100
+
+
+def test_a_line_longer_than_any_of_ours_is_read_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked_file, "_MOST_LINE", 100)
+    path.write_bytes(row(GOOD[0]) + b"1" * 1000 + b"\n" + row(GOOD[1]) + b"2" * 100)
+    assert AskedFile(path).read() == GOOD
+
+
+def test_many_tasks_are_written_in_lines_that_are_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked_file, "_OF_A_LINE", 10)
+    AskedFile(path).add(Ask(7, "v1", tuple(range(1, 36))))
+    found = AskedFile(path).read()
+    assert len(found) == 4
+    assert [task for ask in found for task in ask.tasks] == list(range(1, 36))
+
+
+def test_a_folder_or_a_pipe_in_its_place_is_moved_away(path: Path, sent: Sent, tmp_path: Path) -> None:
+    path.mkdir()
+    run(path, sent)
+    os.mkfifo(path)
+    run(path, sent)
+    assert {found.name for found in tmp_path.iterdir()} == {f"asked.jsonl.unreadable-{number}" for number in (1, 2)}
+    run(path, sent, keep=(GOOD[0],))
+    assert sent.asks == [GOOD[0]]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_rights_is_moved_away(path: Path, sent: Sent) -> None:
+    path.write_bytes(row(GOOD[0]))
+    path.chmod(0)
+    run(path, sent)
+    assert path.with_name("asked.jsonl.unreadable-1").exists()
+
+
+def test_a_full_project_keeps_no_other_waiting(path: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.spool._AGAIN_S", 0.05)
+    path.write_bytes(b"".join(map(row, GOOD)))
+    sent.refusals[7] = [QueueFull("project 7", "waits", "Ask again.")] * 2
+    run(path, sent)
+    assert sent.asks == GOOD[::-1]
+
+
+@pytest.mark.parametrize(
+    "error", [JobError("task", "is none", "Look."), RuntimeError("whatever")], ids=["ours", "unexpected"]
+)
+def test_what_can_never_be_sent_is_set_aside(
+    path: Path, sent: Sent, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
+    path.write_bytes(b"".join(map(row, GOOD)))
+    sent.refusals[7] = [error] * 9
+    run(path, sent)
+    assert sent.asks == [GOOD[1]]
+    assert path.with_name("asked.jsonl.odd").read_bytes() == row(GOOD[0])
+
+
+def test_what_fails_unexpectedly_once_is_sent_all_the_same(
+    path: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
+    path.write_bytes(row(GOOD[0]))
+    sent.refusals[7] = [RuntimeError("once")]
+    run(path, sent)
+    assert sent.asks == [GOOD[0]]
