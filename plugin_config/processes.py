@@ -1,6 +1,7 @@
 """Start the processes of the product, restart what dies, and leave none behind.
 
-It must not know what the processes do; it runs a command, asks whether it is ready, and keeps its log.
+A child writes for its owner alone, and hears of our settings only what its command tells it. It must not know what the
+processes do; it runs a command, asks whether it is ready, and keeps its log.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import IO
 import psutil
 
 from plugin_config.errors import EnvironmentBroken
+from plugin_config.private_files import PRIVATE_UMASK, open_private, private_folder, write_private
+from plugin_config.settings import setting_names
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class Command:
     Attributes:
         name: shown to people and the name of its log file.
         argv: the command line.
-        env: added to this process' environment.
+        env: added to this process' environment, of which no setting of ours is handed on.
         ready: whether it serves; None when running is enough.
         ready_s: longest wait for that, seconds.
     """
@@ -177,10 +180,11 @@ class Supervisor:
     def _spawn(self, command: Command) -> None:
         path = self.log_path(command.name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as output:
+            private_folder(path.parent)
+            env = {**inherited_environment(), **command.env}
+            with open_private(path, "ab") as output:
                 self._children[command.name] = subprocess.Popen(
-                    command.argv, env={**os.environ, **command.env}, stdin=subprocess.DEVNULL, stdout=output,
+                    command.argv, env=env, umask=PRIVATE_UMASK, stdin=subprocess.DEVNULL, stdout=output,
                     stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(),
                 )  # fmt: skip
             self._spawned[command.name] = time.monotonic()
@@ -193,9 +197,7 @@ class Supervisor:
         for child in self._children.values():
             with contextlib.suppress(psutil.Error):
                 rows.append({"pid": child.pid, "started": psutil.Process(child.pid).create_time()})
-        aside = self._state / "processes.json.new"
-        aside.write_text(json.dumps(rows))
-        aside.replace(self._state / "processes.json")  # a kill in between must not lose the list
+        write_private(self._state / "processes.json", json.dumps(rows))  # a kill in between must not lose the list
 
     def _broken(self, name: str, problem: str) -> EnvironmentBroken:
         path = self.log_path(name)
@@ -208,6 +210,11 @@ def module_command(module: str) -> list[str]:
     another project's `backend` or `worker` may lie.
     """
     return [sys.executable, "-P", "-m", module]
+
+
+def inherited_environment() -> dict[str, str]:
+    """Our environment without our settings: whoever starts a child tells it those that it reads."""
+    return {name: value for name, value in os.environ.items() if name not in setting_names()}
 
 
 @contextlib.contextmanager
@@ -229,10 +236,10 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _lock_folder(state: Path) -> IO[str]:
+def _lock_folder(state: Path) -> IO[bytes]:
     try:
-        state.mkdir(parents=True, exist_ok=True)
-        file = (state / "lock").open("a+")
+        private_folder(state)
+        file = open_private(state / "lock", "ab")
     except OSError as error:
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", "Set ZEROMASK_STATE_DIR.") from error
     try:
