@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             label_studio.request("GET", "/api/projects/", params={"page_size": 1})
         with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
             halves = start_halves(supervisor, settings, workers=workers, learners=learners)
-            sys.stdout.write(_next_step(settings, halves))
+            sys.stdout.write(next_step(settings, halves))
             sys.stdout.flush()
             threading.Event().wait()
     except ZeromaskError as error:
@@ -104,7 +104,8 @@ def _health(backend_url: str) -> Mapping[str, int] | None:
     return dict(answer.json()) if answer.status_code == 200 else None
 
 
-def _next_step(settings: Settings, halves: Halves) -> str:
+def next_step(settings: Settings, halves: Halves) -> str:
+    """What a person does once everything runs; passwords are not told."""
     signing_in = ""
     if settings.signs_in:
         signing_in = (
