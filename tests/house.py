@@ -75,17 +75,14 @@ def picture(top: int) -> bytes:
     return buffer.getvalue()
 
 
-def make_project(
-    house: House, *, count: int = 3, config: str = CONFIG.format(more=""), name: str = "test", connect: bool = True
-) -> int:
-    """A project of `count` pictures, connected to the backend unless a test does that."""
+def make_project(house: House, *, count: int = 3, config: str = CONFIG.format(more=""), name: str = "test") -> int:
+    """A project of `count` pictures, connected to the backend."""
     body: dict[str, Any] = {"title": f"house {name}", "label_config": config, "show_collab_predictions": True}
     project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
     if count:
         upload(house, project, [picture(top=20 + 2 * i) for i in range(count)])
-    if connect:
-        body = {"project": project, "url": house.halves.backend_url, "title": "Zeromask"}
-        house.label_studio.request("POST", "/api/ml/", json=body)
+    body = {"project": project, "url": house.halves.backend_url, "title": "Zeromask"}
+    house.label_studio.request("POST", "/api/ml/", json=body)
     return project
 
 

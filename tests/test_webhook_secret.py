@@ -15,7 +15,7 @@ from plugin_config.control import QueueControl
 from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
 from plugin_config.settings import Settings
 from plugin_config.webhooks import SECRET_HEADER, leads_here
-from tests.house import House, make_project, tasks
+from tests.house import CONFIG, House, picture, tasks, upload
 from tests.http_server import Answer, Asked, Server, as_json, serving
 from tests.stand_ins import PROJECT, StandInLabelStudio, StandInResident, resident_fixture
 from worker.resident import Resident
@@ -204,7 +204,9 @@ def events(server: Server) -> list[tuple[str, str | None]]:
 def test_label_studio_sends_it_from_then_on(house: House, recording: Server, signed_in: StandInResident) -> None:
     """A real Label Studio, which signs in with what it asks the model and never with its webhooks."""
     label_studio = house.label_studio
-    project = make_project(house, count=1, connect=False, name="secret")
+    body = {"title": "house secret", "label_config": CONFIG.format(more="")}
+    project = int(label_studio.request("POST", "/api/projects/", json=body)["id"])
+    upload(house, project, [picture(top=20)])
     model = {"project": project, "url": recording.url, "title": "signed in", "auth_method": "BASIC_AUTH",
              "basic_auth_user": USER, "basic_auth_pass": PASSWORD}  # fmt: skip
     label_studio.request("POST", "/api/ml/", json=model)
