@@ -11,7 +11,7 @@ import os
 import secrets
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from plugin_config.processes import Command
 from plugin_config.settings import Settings
 
 _LONGEST_SOCKET = 100  # bytes of its path: Linux takes 107, macOS 103
+_SOCKET = "redis.sock"
 _LEAST_MEMORY_MB = 512
 _MB = 1024 * 1024
 
@@ -60,7 +61,7 @@ user default on >{password} ~* &* +@all -@admin -@dangerous +client|list +info +
 class RedisAddress:
     """Where an embedded Redis listens: a socket that only its owner reaches, with a password of its own."""
 
-    url: str
+    url: str = field(repr=False)  # with the password
     command: Command
 
 
@@ -130,17 +131,23 @@ def connect_briefly(settings: Settings) -> Redis:
 
 
 def _socket_path(folder: Path) -> Path:
-    """In the folder of the data; where the path of that is too long, in a folder that is made for it, and found again
-    by the next start.
+    """In the folder of the data; where the path of that is too long, in a private folder that is made for it, and found
+    again by the next start.
+
+    Raises:
+        EnvironmentBroken: there is no place whose path is short enough.
     """
-    if len(os.fsencode(folder / "redis.sock")) <= _LONGEST_SOCKET:
-        return folder / "redis.sock"
+    if len(os.fsencode(folder / _SOCKET)) <= _LONGEST_SOCKET:
+        return folder / _SOCKET
     before = Path(_address(folder).get("socket", ""))
-    if before.parent != folder and before.name == "redis.sock" and is_private(before.parent):
+    if before.parent != folder and before.name == _SOCKET and is_private(before.parent):
         return before
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    above = runtime if is_private(Path(runtime)) and len(os.fsencode(runtime)) < _LONGEST_SOCKET // 2 else None
-    return Path(tempfile.mkdtemp(prefix="zeromask-", dir=above)) / "redis.sock"
+    for above in (runtime if runtime and is_private(Path(runtime)) else "", tempfile.gettempdir(), "/tmp"):
+        if above and len(os.fsencode(f"{above}/zeromask-xxxxxxxx/{_SOCKET}")) <= _LONGEST_SOCKET:
+            return Path(tempfile.mkdtemp(prefix="zeromask-", dir=above)) / _SOCKET
+    problem = f"has a path too long for a socket, of which {_LONGEST_SOCKET} bytes may be"
+    raise EnvironmentBroken(f"folder {folder}", problem, "Set ZEROMASK_STATE_DIR to a folder less deep.")
 
 
 def _address(folder: Path) -> dict[str, str]:

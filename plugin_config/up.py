@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import httpx
 
@@ -29,7 +29,7 @@ _MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weight
 class Halves:
     """Where the running halves are reached."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)  # with the password
     backend_url: str
 
 

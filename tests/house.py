@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         lease_s=4.0, drain_tasks=4, reconcile_s=3600.0, threads=1,
     )  # fmt: skip
     private_folder(state / "label-studio")
+    os.umask(0o022)  # the usual one: what is written must not depend on it
     with Supervisor(state) as supervisor:
         command = replace(label_studio_command(url, TOKEN, state / "label-studio"), ready_s=2 * PATIENCE_S)
         supervisor.launch(command)

@@ -56,6 +56,7 @@ def test_only_its_owner_reaches_it(running: tuple[RedisAddress, psutil.Process, 
     assert not any(password_of(found.url) in part for part in process.cmdline())
     assert not any(password_of(found.url) in value for value in process.environ().values())
     assert open_to_others(state) == {}
+    assert password_of(found.url) not in repr(found)
     assert stat.S_ISSOCK(socket_of(found.url).stat().st_mode)
     assert process.net_connections("inet") == []
     assert running_redis_url(Settings(state_dir=str(state))) == found.url
@@ -140,9 +141,8 @@ def test_a_folder_of_redis_6_is_served(tmp_path: Path) -> None:
 def test_a_deep_folder_has_its_socket_elsewhere_and_finds_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = Path("/tmp") if Path("/tmp").is_dir() else tmp_path
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(runtime))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("t" * 80)))  # too long as well
     state = tmp_path / ("d" * 60) / ("e" * 60)
     found = embedded_redis(state)
     assert len(os.fsencode(socket_of(found.url))) <= 107
