@@ -84,7 +84,7 @@ def embedded_redis(state: Path) -> RedisAddress:
     except OSError as error:
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", "Set ZEROMASK_STATE_DIR.") from error
     command = [server_binary(), str(folder / "redis.conf")]
-    return RedisAddress(url, Command("redis", command, ready=lambda: _answers(url), ready_s=30))
+    return RedisAddress(url, Command("redis", command, ready=lambda: _answers(url), ready_s=30, bare=True))
 
 
 def server_binary() -> str:

@@ -34,6 +34,8 @@ _STOP_S = 10.0
 _LONGEST_BACKOFF_S = 10.0
 _STEADY_S = 60.0  # who lived this long is not failing at its start
 _PR_SET_PDEATHSIG = 1
+_NEEDED = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"}
+_NEEDED_KINDS = ("LC_", "PYTHON", "DYLD_", "SSL_CERT_")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Command:
         env: added to this process' environment, of which no setting of ours is handed on.
         ready: whether it serves; None when running is enough.
         ready_s: longest wait for that, seconds.
+        bare: whether of this process' environment only what every program needs is handed on, and no token of somebody
+            else's service with the rest.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] | None = None
     ready_s: float = 60.0
+    bare: bool = False
 
 
 class Supervisor:
@@ -181,7 +186,7 @@ class Supervisor:
         path = self.log_path(command.name)
         try:
             private_folder(path.parent)
-            env = {**inherited_environment(), **command.env}
+            env = {**inherited_environment(bare=command.bare), **command.env}
             with open_private(path, "ab") as output:
                 self._children[command.name] = subprocess.Popen(
                     command.argv, env=env, umask=PRIVATE_UMASK, stdin=subprocess.DEVNULL, stdout=output,
@@ -212,9 +217,12 @@ def module_command(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
-def inherited_environment() -> dict[str, str]:
-    """Our environment without our settings: whoever starts a child tells it those that it reads."""
-    return {name: value for name, value in os.environ.items() if name not in setting_names()}
+def inherited_environment(*, bare: bool = False) -> dict[str, str]:
+    """Our environment without our settings: whoever starts a child tells it those it reads. `bare` as in `Command`."""
+    kept = {name: value for name, value in os.environ.items() if name not in setting_names()}
+    if not bare:
+        return kept
+    return {name: value for name, value in kept.items() if name in _NEEDED or name.startswith(_NEEDED_KINDS)}
 
 
 @contextlib.contextmanager

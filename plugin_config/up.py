@@ -77,7 +77,7 @@ def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1
     supervisor.start(
         Command(
             "backend", module_command("backend"), told.environment("backend"),
-            ready=lambda: _health(backend_url) is not None,
+            ready=lambda: _health(backend_url) is not None, bare=True,
         )
     )  # fmt: skip
     log.info("backend listens at %s; loading model %s", backend_url, settings.model)

@@ -18,7 +18,7 @@ import pytest
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.ports import free_port, port_is_free
-from plugin_config.processes import Command, Supervisor, stop_on_signals
+from plugin_config.processes import Command, Supervisor, inherited_environment, stop_on_signals
 from plugin_config.settings import setting_names
 from tests.house import runs
 from tests.modes import modes
@@ -263,6 +263,14 @@ def test_a_child_is_told_our_settings_by_its_command_alone(tmp_path: Path, monke
         "ZEROMASK_PORT": "told", "SOMETHING": "inherited",
     }  # fmt: skip
     assert umask == 0o077
+
+
+def test_a_bare_child_gets_what_every_program_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HOMEBREW_TOKEN", "MODEL"):
+        monkeypatch.setenv(name, "told")
+    wanted = {"PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HOMEBREW_TOKEN", "MODEL"}
+    assert wanted & set(inherited_environment()) == wanted - {"MODEL"}, "workers fetch weights and versions with them"
+    assert wanted & set(inherited_environment(bare=True)) == {"PATH", "LC_ALL"}
 
 
 def test_what_a_supervisor_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
