@@ -1,8 +1,8 @@
 """The secret by which the backend knows Label Studio's webhooks, put into those that lead to it and into no other.
 
-Label Studio signs in with what it asks a model, and not with its webhooks: those carry the headers they are given. Whoever
-may list webhooks there reads the secret, which lets in hints to look at a project and nothing else. It must not know
-what a look at a project does besides.
+Label Studio signs in with what it asks a model, and not with its webhooks: those carry the headers they are given.
+Whoever may list webhooks there reads the secret, which lets in hints to look at a project and nothing else. It must not
+know what a look at a project does besides.
 """
 
 from __future__ import annotations
