@@ -25,6 +25,7 @@ from backend.model import ProjectManager, framework_app
 from backend.queues import WebQueues
 from backend.views import Views, error_body, install
 from plugin_config.errors import EnvironmentBroken, ZeromaskError
+from plugin_config.private_files import keep_private
 from plugin_config.settings import Settings
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = _parse(arguments, environ).require("redis_url")
+        keep_private(settings.state_path)
         with closing(WebQueues(settings)) as queues:
             _serve(settings, queues)
     except ZeromaskError as error:

@@ -33,7 +33,7 @@ _BULK = 5000
 @dataclass(frozen=True)
 class ProjectState:
     """One project: tasks by state, whether it is paused, tasks done per second of late, seconds until all are done at
-    that pace (None when nothing moves), and what people should know about its labels.
+    that pace (None when nothing moves), and what people should know about its webhooks and labels.
     """
 
     project: int
@@ -164,7 +164,8 @@ class QueueControl:
         per_s = int(self._redis.eval(scripts.PACE, 1, f"zeromask:{project}:")) / 60
         left = counts.pending + counts.leased
         eta = left / per_s if per_s and project not in paused else (None if left else 0.0)
-        return ProjectState(project, counts, project in paused, per_s, eta, self._ledger.remarks(project))
+        remarks = (*filter(None, [self._ledger.warning(project)]), *self._ledger.remarks(project))
+        return ProjectState(project, counts, project in paused, per_s, eta, remarks)
 
     def _in_parts(self, script: str, project: int, members: list[str], *args: int) -> int:
         return sum(

@@ -17,7 +17,8 @@ from rich.console import Console
 from plugin_config.environments import label_studio_environment
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.ports import answers, free_port, port_is_free
-from plugin_config.processes import Command, Supervisor, module_command
+from plugin_config.private_files import keep_private, private_folder, write_private
+from plugin_config.processes import Command, Supervisor, inherited_environment, module_command
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, start_halves
 
@@ -69,13 +70,14 @@ def prepare(environ: Mapping[str, str]) -> Stage:
         raise EnvironmentBroken(f"port {port}", "is taken", remedy)
     url = f"http://localhost:{port}"
     try:
+        keep_private(settings.state_path)
         token = _kept_secret(state / "token")
     except OSError as error:
         remedy = "Set ZEROMASK_STATE_DIR to a folder that can be written."
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", remedy) from error
     mine = replace(
         settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
-        label_studio_url=url, label_studio_api_key=token,
+        label_studio_url=url, label_studio_api_key=token, user="", password="", webhook_secret="",
     )  # fmt: skip
     return Stage(mine, url, token, check, Console(stderr=True))
 
@@ -94,8 +96,7 @@ def clear_old_run(stage: Stage, content: str) -> None:
 
 def start_everything(stage: Stage, supervisor: Supervisor) -> Halves:
     """Start the halves and Label Studio; returns where the halves are."""
-    data = stage.state / "label-studio"
-    data.mkdir(parents=True, exist_ok=True)
+    data = private_folder(stage.state / "label-studio")
     label_studio = label_studio_command(stage.label_studio_url, stage.token, data)
     supervisor.launch(label_studio)  # takes longest, so the halves come up beside it
     halves = start_halves(supervisor, stage.settings)
@@ -126,7 +127,8 @@ def run_worker_command(module: str, *arguments: str) -> str:
     Raises:
         EnvironmentBroken: it failed; the message quotes its last line.
     """
-    done = subprocess.run([*module_command(module), *arguments], capture_output=True, text=True, check=False)
+    command, env = [*module_command(module), *arguments], inherited_environment()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         problem = f"ended with status {done.returncode}: {said[:300]}"
@@ -137,7 +139,6 @@ def run_worker_command(module: str, *arguments: str) -> str:
 def _kept_secret(path: Path) -> str:
     if path.exists() and path.read_text().strip():
         return path.read_text().strip()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(20))
+    private_folder(path.parent)
+    write_private(path, secrets.token_hex(20))
     return path.read_text()

@@ -12,6 +12,7 @@ Keys of project P:
     zeromask:P:counted    string  how many tasks the project had when all were last looked at
     zeromask:P:labels     hash    version: the last whose labels were looked at; remarks: JSON list of sentences about
                                   them, for people
+    zeromask:P:warning    string  what keeps the project's webhooks from being let in, for people
     zeromask:P:left       set     tasks whose older predictions could not be deleted yet
     zeromask:P:doubts     zset    version|task posted with an unknown end -> moment until which it is looked at, ms
 """
@@ -110,6 +111,20 @@ class ProjectLedger:
         """What people should know about the labels, a sentence each."""
         found = self._redis.hget(f"zeromask:{project}:labels", "remarks") or b"[]"
         return as_json(found, _sentences) or ()
+
+    @redis_errors
+    def warn(self, project: int, warning: str) -> None:
+        """Keep what people should know about the project's webhooks; "" = nothing."""
+        if warning:
+            self._redis.set(f"zeromask:{project}:warning", warning)
+        else:
+            self._redis.delete(f"zeromask:{project}:warning")
+
+    @redis_errors
+    def warning(self, project: int) -> str:
+        """What the last `warn` told."""
+        found: Any = self._redis.get(f"zeromask:{project}:warning")
+        return "" if found is None else found.decode(errors="replace")
 
     @redis_errors
     def leave(self, project: int, task: int) -> None:

@@ -1,6 +1,7 @@
 """Start the processes of the product, restart what dies, and leave none behind.
 
-It must not know what the processes do; it runs a command, asks whether it is ready, and keeps its log.
+A child writes for its owner alone, and hears of our settings only what its command tells it. It must not know what the
+processes do; it runs a command, asks whether it is ready, and keeps its log.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import IO
 import psutil
 
 from plugin_config.errors import EnvironmentBroken
+from plugin_config.private_files import PRIVATE_UMASK, open_private, private_folder, write_private
+from plugin_config.settings import setting_names
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ _STOP_S = 10.0
 _LONGEST_BACKOFF_S = 10.0
 _STEADY_S = 60.0  # who lived this long is not failing at its start
 _PR_SET_PDEATHSIG = 1
+_NEEDED = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"}
+_NEEDED_KINDS = ("LC_", "PYTHON", "DYLD_", "SSL_CERT_")
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,11 @@ class Command:
     Attributes:
         name: shown to people and the name of its log file.
         argv: the command line.
-        env: added to this process' environment.
+        env: added to this process' environment, of which no setting of ours is handed on.
         ready: whether it serves; None when running is enough.
         ready_s: longest wait for that, seconds.
+        bare: whether of this process' environment only what every program needs is handed on, and no token of somebody
+            else's service with the rest.
     """
 
     name: str
@@ -50,6 +57,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] | None = None
     ready_s: float = 60.0
+    bare: bool = False
 
 
 class Supervisor:
@@ -177,10 +185,11 @@ class Supervisor:
     def _spawn(self, command: Command) -> None:
         path = self.log_path(command.name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as output:
+            private_folder(path.parent)
+            env = {**inherited_environment(bare=command.bare), **command.env}
+            with open_private(path, "ab") as output:
                 self._children[command.name] = subprocess.Popen(
-                    command.argv, env={**os.environ, **command.env}, stdin=subprocess.DEVNULL, stdout=output,
+                    command.argv, env=env, umask=PRIVATE_UMASK, stdin=subprocess.DEVNULL, stdout=output,
                     stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(),
                 )  # fmt: skip
             self._spawned[command.name] = time.monotonic()
@@ -193,9 +202,7 @@ class Supervisor:
         for child in self._children.values():
             with contextlib.suppress(psutil.Error):
                 rows.append({"pid": child.pid, "started": psutil.Process(child.pid).create_time()})
-        aside = self._state / "processes.json.new"
-        aside.write_text(json.dumps(rows))
-        aside.replace(self._state / "processes.json")  # a kill in between must not lose the list
+        write_private(self._state / "processes.json", json.dumps(rows))  # a kill in between must not lose the list
 
     def _broken(self, name: str, problem: str) -> EnvironmentBroken:
         path = self.log_path(name)
@@ -208,6 +215,14 @@ def module_command(module: str) -> list[str]:
     another project's `backend` or `worker` may lie.
     """
     return [sys.executable, "-P", "-m", module]
+
+
+def inherited_environment(*, bare: bool = False) -> dict[str, str]:
+    """Our environment without our settings: whoever starts a child tells it those it reads. `bare` as in `Command`."""
+    kept = {name: value for name, value in os.environ.items() if name not in setting_names()}
+    if not bare:
+        return kept
+    return {name: value for name, value in kept.items() if name in _NEEDED or name.startswith(_NEEDED_KINDS)}
 
 
 @contextlib.contextmanager
@@ -229,10 +244,10 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _lock_folder(state: Path) -> IO[str]:
+def _lock_folder(state: Path) -> IO[bytes]:
     try:
-        state.mkdir(parents=True, exist_ok=True)
-        file = (state / "lock").open("a+")
+        private_folder(state)
+        file = open_private(state / "lock", "ab")
     except OSError as error:
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", "Set ZEROMASK_STATE_DIR.") from error
     try:

@@ -7,18 +7,26 @@ setting is used for.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plugin_config.errors import SettingsError
 
 # Two predictions made with different ones of these are not the same version.
 _ENGINE = {"short_side", "windows", "readout", "affinity_tower", "refiner", "least_score"}
+_ALL_OR_NONE = "Set all three of ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_WEBHOOK_SECRET, or none."
 _LEAST_SECRET = {"ZEROMASK_PASSWORD": 12, "ZEROMASK_WEBHOOK_SECRET": 16}
+# What one half reads and the other is not told; all others are read by both. A worker that learns is a worker.
+_FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wait_tasks"}
+_FOR_WORKER = {
+    "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
+    "versions", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "allow_private_images",
+}  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
@@ -138,6 +146,30 @@ class Settings:
                 raise SettingsError(f"setting {item.metadata['env']}", "is not set", meaning)
         return self
 
+    def require_guarded(self) -> Settings:
+        """Return the settings when nobody but this machine reaches the backend, or when whoever asks must sign in.
+
+        Raises:
+            SettingsError: another address is to be listened on, and the sign-in is not set, or half of it is.
+        """
+        if self.webhook_secret and not self.user:
+            problem = "is not set, and ZEROMASK_WEBHOOK_SECRET is"
+            raise SettingsError("setting ZEROMASK_USER", problem, _ALL_OR_NONE)
+        if self.signs_in or _is_loopback(self.host):
+            return self
+        problem = f"is {self.host}, which others reach, and nobody has to sign in"
+        remedy = (
+            "Set ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_WEBHOOK_SECRET (make a secret: python3 -c "
+            "'import secrets; print(secrets.token_urlsafe())'), or unset ZEROMASK_HOST."
+        )
+        raise SettingsError("setting ZEROMASK_HOST", problem, remedy)
+
+    def environment(self, half: Literal["backend", "worker"]) -> dict[str, str]:
+        """The settings as one half reads them from its environment; what it never reads is left out."""
+        others = _FOR_WORKER if half == "backend" else _FOR_BACKEND
+        mine = [item for item in fields(self) if item.name not in others]
+        return {item.metadata["env"]: _plain(getattr(self, item.name)) for item in mine}
+
     @property
     def signs_in(self) -> bool:
         """Whether whoever asks the backend must sign in."""
@@ -178,6 +210,16 @@ def settings_table() -> list[SettingRow]:
     return [SettingRow(item.metadata["env"], str(item.default), item.metadata["meaning"]) for item in fields(Settings)]
 
 
+def setting_names() -> frozenset[str]:
+    """Every environment variable that `Settings.from_env` looks at."""
+    rows = [item.metadata for item in fields(Settings)]
+    return frozenset(row["env"] for row in rows) | {f"{row['env']}_FILE" for row in rows if row["secret"]}
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
 def _parse(env: str, text: str, kind: type) -> Any:
     if kind is bool:
         if text.lower() not in _TRUE | _FALSE:
@@ -205,15 +247,22 @@ def _secret(env: str, text: str, path: str) -> str:
 def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
     told = {"ZEROMASK_USER": user, "ZEROMASK_PASSWORD": password, "ZEROMASK_WEBHOOK_SECRET": webhook_secret}
     missing = [env for env, value in told.items() if not value]
-    if missing and len(missing) < len(told):
-        remedy = "Set all three of ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_WEBHOOK_SECRET, or none."
-        raise SettingsError(f"setting {missing[0]}", "is not set, and others of the sign-in are", remedy)
+    if missing and (user or password):  # the secret alone is what a worker is told
+        raise SettingsError(f"setting {missing[0]}", "is not set, and others of the sign-in are", _ALL_OR_NONE)
     if ":" in user:
         raise SettingsError("setting ZEROMASK_USER", "holds a colon, which basic auth cannot carry", "Choose another.")
     for env, least in _LEAST_SECRET.items():
         if told[env] and len(told[env]) < least:
             remedy = "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
             raise SettingsError(f"setting {env}", f"must have at least {least} characters", remedy)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether nothing but this machine can reach it. Names other than localhost are not looked up: they may change."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _check_range(metadata: Mapping[str, Any], value: Any) -> None:

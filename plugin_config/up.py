@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 import httpx
 
@@ -16,6 +16,7 @@ from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken, ZeromaskError
 from plugin_config.label_studio import LabelStudio
 from plugin_config.ports import port_is_free
+from plugin_config.private_files import keep_private
 from plugin_config.processes import Command, Supervisor, module_command, stop_on_signals
 from plugin_config.settings import Settings
 
@@ -28,7 +29,7 @@ _MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weight
 class Halves:
     """Where the running halves are reached."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)  # with the password
     backend_url: str
 
 
@@ -38,12 +39,13 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings, workers, learners = _parse(arguments)
-        settings.require("label_studio_url", "label_studio_api_key")
+        settings.require("label_studio_url", "label_studio_api_key").require_guarded()
+        keep_private(settings.state_path)
         with LabelStudio(settings.label_studio_url, settings.label_studio_api_key, timeout_s=10) as label_studio:
             label_studio.request("GET", "/api/projects/", params={"page_size": 1})
         with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
             halves = start_halves(supervisor, settings, workers=workers, learners=learners)
-            sys.stdout.write(_next_step(settings, halves))
+            sys.stdout.write(next_step(settings, halves))
             sys.stdout.flush()
             threading.Event().wait()
     except ZeromaskError as error:
@@ -66,27 +68,31 @@ def start_halves(supervisor: Supervisor, settings: Settings, *, workers: int = 1
         redis = embedded_redis(settings.state_path)
         supervisor.start(redis.command)
         redis_url = redis.url
-    env = {**environment(settings), "REDIS_URL": redis_url}
+    told = replace(settings, redis_url=redis_url)
     if not port_is_free(settings.port):
         remedy = "Stop the other program, or set ZEROMASK_PORT to a free port."
         raise EnvironmentBroken(f"port {settings.port}", "is taken by another program", remedy)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     backend_url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
     supervisor.start(
-        Command("backend", module_command("backend"), env, ready=lambda: _health(backend_url) is not None)
-    )
+        Command(
+            "backend", module_command("backend"), told.environment("backend"),
+            ready=lambda: _health(backend_url) is not None, bare=True,
+        )
+    )  # fmt: skip
     log.info("backend listens at %s; loading model %s", backend_url, settings.model)
     for number in range(1, workers + 1):
         supervisor.start(
             Command(
-                f"worker-{number}" if workers > 1 else "worker", module_command("worker"), env,
+                f"worker-{number}" if workers > 1 else "worker", module_command("worker"), told.environment("worker"),
                 ready=lambda wanted=number: ((_health(backend_url) or {}).get("workers") or 0) >= wanted,  # type: ignore[misc]
                 ready_s=_MODEL_LOADING_S,
             )
         )  # fmt: skip
     for number in range(1, learners + 1):
         name = f"learner-{number}" if learners > 1 else "learner"
-        supervisor.launch(Command(name, [*module_command("worker"), "--queue", "finetune"], env))
+        argv = [*module_command("worker"), "--queue", "finetune"]
+        supervisor.launch(Command(name, argv, told.environment("worker")))
     return Halves(redis_url, backend_url)
 
 
@@ -98,20 +104,17 @@ def _health(backend_url: str) -> Mapping[str, int] | None:
     return dict(answer.json()) if answer.status_code == 200 else None
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """The settings as a process started from here reads them."""
-    return {item.metadata["env"]: _plain(getattr(settings, item.name)) for item in fields(settings)}
-
-
-def _plain(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _next_step(settings: Settings, halves: Halves) -> str:
+def next_step(settings: Settings, halves: Halves) -> str:
+    """What a person does once everything runs; passwords are not told."""
+    signing_in = ""
+    if settings.signs_in:
+        signing_in = (
+            f",\nauthentication method Basic Authentication, user {settings.user}, password as ZEROMASK_PASSWORD"
+        )
     return (
         f"\nZeromask runs with model {settings.model}.\n"
         f"In Label Studio ({settings.label_studio_url}): project -> Settings -> Model -> Connect Model,\n"
-        f"address {halves.backend_url}, then select tasks -> Actions -> Retrieve Predictions.\n"
+        f"address {halves.backend_url}{signing_in}, then select tasks -> Actions -> Retrieve Predictions.\n"
         "Label Studio must be told to allow private addresses: ML_BLOCK_LOCAL_IP=false and\n"
         "SSRF_PROTECTION_ENABLED=false in its environment.\n"
         f"Logs: {settings.state_path / 'logs'}. Ctrl-C stops everything.\n"

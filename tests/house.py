@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from plugin_config.demo_stage import label_studio_command
 from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.pending import PendingTasks
 from plugin_config.ports import free_port
+from plugin_config.private_files import private_folder
 from plugin_config.processes import Supervisor
 from plugin_config.settings import Settings
 from plugin_config.up import Halves, start_halves
@@ -52,7 +54,8 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         model="builtin", state_dir=str(state), port=free_port(), label_studio_url=url, label_studio_api_key=TOKEN,
         lease_s=4.0, drain_tasks=4, reconcile_s=3600.0, threads=1,
     )  # fmt: skip
-    (state / "label-studio").mkdir()
+    private_folder(state / "label-studio")
+    os.umask(0o022)  # the usual one: what is written must not depend on it
     with Supervisor(state) as supervisor:
         command = replace(label_studio_command(url, TOKEN, state / "label-studio"), ready_s=2 * PATIENCE_S)
         supervisor.launch(command)

@@ -1,4 +1,4 @@
-"""The supervisor of child processes and the Redis it runs: nothing dies unnoticed, nothing is left behind."""
+"""The supervisor of child processes: nothing dies unnoticed, nothing is left behind, nothing is told to others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -16,14 +15,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
-from redis.exceptions import AuthenticationError, RedisError
 
-from plugin_config.embedded_redis import embedded_redis
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.ports import free_port, port_is_free
-from plugin_config.processes import Command, Supervisor, stop_on_signals
+from plugin_config.processes import Command, Supervisor, inherited_environment, stop_on_signals
+from plugin_config.settings import setting_names
 from tests.house import runs
+from tests.modes import modes
 
 ROOT = Path(__file__).resolve().parent.parent
 PARENT = """
@@ -249,45 +247,41 @@ def test_ports_are_told_apart() -> None:
         assert not port_is_free(port)
 
 
-def test_the_embedded_redis_is_for_this_machine_and_its_owner_alone(tmp_path: Path) -> None:
-    (tmp_path / "redis").mkdir()
-    (tmp_path / "redis" / "redis.conf").touch(mode=0o644)
-    found = embedded_redis(tmp_path)
-    password = found.url.partition("@")[0].rpartition(":")[2]
-    config = tmp_path / "redis" / "redis.conf"
-    assert password in config.read_text()
-    assert stat.S_IMODE(config.stat().st_mode) == 0o600
-    assert not any(password in part for part in found.command.argv)
+TELL = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps([dict(os.environ), os.umask(0)]))"
+
+
+def test_a_child_is_told_our_settings_by_its_command_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LABEL_STUDIO_API_KEY", "REDIS_URL_FILE", "ZEROMASK_PASSWORD", "ZEROMASK_PORT", "SOMETHING"):
+        monkeypatch.setenv(name, "inherited")
     with Supervisor(tmp_path) as supervisor:
-        supervisor.start(found.command)
-        listening = [row for row in psutil.Process(supervisor.pid("redis")).net_connections() if row.status == "LISTEN"]
-        assert {row.laddr.ip for row in listening} == {"127.0.0.1"}
-        with pytest.raises(AuthenticationError), redis.from_url(found.url.replace(password, "")) as stranger:
-            stranger.ping()
-        with pytest.raises(AuthenticationError), redis.from_url(found.url.replace(password, "guess")) as stranger:
-            stranger.ping()
+        note = tmp_path / "note"
+        env = {"ZEROMASK_PORT": "told"}
+        supervisor.start(Command("child", [sys.executable, "-c", TELL, str(note)], env, ready=note.exists))
+        wait_until(lambda: note.read_text().endswith("]"))
+    told, umask = json.loads(note.read_text())
+    assert {name: told.get(name) for name in (*setting_names(), "SOMETHING") if name in told} == {
+        "ZEROMASK_PORT": "told", "SOMETHING": "inherited",
+    }  # fmt: skip
+    assert umask == 0o077
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
-def test_the_embedded_redis_keeps_its_data(how: signal.Signals, tmp_path: Path) -> None:
-    first = embedded_redis(tmp_path)
-    with Supervisor(tmp_path) as supervisor:
-        supervisor.start(first.command)
-        with redis.from_url(first.url) as connection:
-            connection.set("kept", "yes")
-        time.sleep(1.1)  # written to disk every second
-        os.kill(supervisor.pid("redis"), how)
-        wait_until(lambda: answer(first.url) == b"yes")  # started again on its own
-    second = embedded_redis(tmp_path)
-    with Supervisor(tmp_path) as supervisor:
-        supervisor.start(second.command)
-        assert answer(second.url) == b"yes"
-        assert second.url != first.url
+def test_a_bare_child_gets_what_every_program_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HOMEBREW_TOKEN", "MODEL"):
+        monkeypatch.setenv(name, "told")
+    wanted = {"PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HOMEBREW_TOKEN", "MODEL"}
+    assert wanted & set(inherited_environment()) == wanted - {"MODEL"}, "workers fetch weights and versions with them"
+    assert wanted & set(inherited_environment(bare=True)) == {"PATH", "LC_ALL"}
 
 
-def answer(url: str) -> object:
+def test_what_a_supervisor_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
+    state = tmp_path / "made" / "for it"
+    before = os.umask(0o022)
     try:
-        with redis.from_url(url) as connection:
-            return connection.get("kept")
-    except RedisError:
-        return None
+        with Supervisor(state) as supervisor:
+            supervisor.start(sleeper())
+            assert modes(state) == {
+                ".": 0o700, "lock": 0o600, "logs": 0o700, "logs/sleeper.log": 0o600, "processes.json": 0o600,
+            }  # fmt: skip
+            assert modes(state.parent)["."] == 0o700
+    finally:
+        os.umask(before)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings, settings_table
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -70,6 +73,80 @@ def test_required_settings_that_are_filled_in_pass() -> None:
 def test_the_state_folder_is_absolute() -> None:
     assert Settings(state_dir="~/x").state_path == Path.home() / "x"
     assert Settings().state_path.is_absolute()
+
+
+SIGN_IN = {"ZEROMASK_USER": "ls", "ZEROMASK_PASSWORD": "p" * 12, "ZEROMASK_WEBHOOK_SECRET": "s" * 16}
+
+
+@pytest.mark.parametrize("env", ["LABEL_STUDIO_API_KEY", "REDIS_URL", "ZEROMASK_PASSWORD", "ZEROMASK_WEBHOOK_SECRET"])
+def test_a_secret_may_stand_in_a_file(env: str, tmp_path: Path) -> None:
+    told = {**SIGN_IN, env: "from-the-file-itself"}
+    (tmp_path / "secret").write_text("from-the-file-itself\n")
+    asked = {**{name: value for name, value in told.items() if name != env}, f"{env}_FILE": str(tmp_path / "secret")}
+    assert Settings.from_env(asked) == Settings.from_env(told)
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        pytest.param({"REDIS_URL_FILE": "{folder}/nothing"}, "cannot be read", id="no such file"),
+        pytest.param({"REDIS_URL_FILE": "{folder}"}, "cannot be read", id="a folder"),
+        pytest.param({"REDIS_URL_FILE": "{folder}/binary"}, "cannot be read", id="no text"),
+        pytest.param({"REDIS_URL_FILE": "{folder}/good", "REDIS_URL": "x"}, "beside REDIS_URL", id="both"),
+    ],
+)
+def test_a_secret_that_cannot_be_had_from_its_file_is_told(told: dict[str, str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("redis://:hush@h/0")
+    (tmp_path / "binary").write_bytes(b"\xff\xfehush")
+    with pytest.raises(SettingsError, match=says) as caught:
+        Settings.from_env({name: value.format(folder=tmp_path) for name, value in told.items()})
+    assert "setting REDIS_URL_FILE" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_what_is_no_secret_is_not_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("builtin")
+    assert Settings.from_env({"MODEL_FILE": str(tmp_path / "model")}) == Settings()
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings(redis_url="redis://:hush1@h/0", label_studio_api_key="hush2", user="ls", password="hush3" * 3,
+                        webhook_secret="hush4" * 4)  # fmt: skip
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize("missing", sorted(SIGN_IN))
+def test_half_a_sign_in_is_told(missing: str) -> None:
+    half = {name: value for name, value in SIGN_IN.items() if name != missing}
+    with pytest.raises(SettingsError, match="is not set, and others of the sign-in are"):
+        Settings.from_env(half)
+
+
+def test_a_worker_knows_the_webhook_secret_alone_and_a_backend_does_not_start_with_it() -> None:
+    settings = Settings.from_env({"ZEROMASK_WEBHOOK_SECRET": SIGN_IN["ZEROMASK_WEBHOOK_SECRET"]})
+    assert not settings.signs_in
+    with pytest.raises(SettingsError, match="setting ZEROMASK_USER"):
+        settings.require_guarded()
+
+
+def test_each_half_is_told_what_it_reads() -> None:
+    settings = Settings.from_env({**SIGN_IN, "LABEL_STUDIO_API_KEY": "x", "REDIS_URL": "unix:///r", "MODEL": "builtin"})
+    backend, worker = settings.environment("backend"), settings.environment("worker")
+    assert not {"LABEL_STUDIO_API_KEY", "LABEL_STUDIO_URL"} & set(backend)
+    assert not {"ZEROMASK_USER", "ZEROMASK_PASSWORD"} & set(worker)
+    assert set(backend) | set(worker) == {row.env for row in settings_table()}
+    assert Settings.from_env(worker) == replace(settings, user="", password="")
+    assert Settings.from_env(backend) == replace(settings, label_studio_api_key="")
+
+
+@pytest.mark.parametrize("half", ["backend", "worker"])
+def test_each_half_reads_nothing_that_it_is_not_told(half: Literal["backend", "worker"]) -> None:
+    told = Settings(user="u", password="p" * 12, webhook_secret="s" * 16).environment(half)
+    names = {item.metadata["env"]: item.name for item in fields(Settings)}
+    withheld = set(names.values()) - {names[env] for env in told}
+    for path in (ROOT / half).rglob("*.py"):
+        read = set(re.findall(r"\b_?settings\.([a-z_]+)", path.read_text(encoding="utf-8")))
+        assert not read & withheld, path
 
 
 def test_the_table_lists_every_setting_once() -> None:

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from plugin_config.ports import free_port
+from plugin_config.settings import Settings
+from plugin_config.up import Halves, next_step
 from tests.house import PATIENCE_S, TOKEN, House, left_running, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +44,7 @@ LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY"
         pytest.param(["worker"], {"REDIS_URL": "what?", **LABEL_STUDIO}, "REDIS_URL", id="no Redis address"),
         pytest.param(["up"], {}, "LABEL_STUDIO_URL", id="up without Label Studio"),
         pytest.param(["up"], LABEL_STUDIO, "localhost:1", id="Label Studio does not run"),
+        pytest.param(["up"], {**LABEL_STUDIO, "ZEROMASK_HOST": "0.0.0.0"}, "ZEROMASK_USER", id="open and unguarded"),
         pytest.param(["backend"], {"ZEROMASK_PORT": "many"}, "ZEROMASK_PORT", id="a port that is no number"),
     ],
 )  # fmt: skip
@@ -73,6 +77,16 @@ def test_up_runs_beside_a_label_studio_restarts_what_dies_and_leaves_nothing(hou
         up.send_signal(signal.SIGTERM)
         assert up.wait(timeout=PATIENCE_S) == 0
     assert not left_running([child.pid for child in family])
+
+
+@pytest.mark.parametrize("signs_in", [True, False])
+def test_what_up_says_next_names_the_user_and_no_secret(signs_in: bool) -> None:
+    sign_in: dict[str, Any] = {"user": "ls", "password": "hush1" * 3, "webhook_secret": "hush2" * 4}
+    settings = Settings(label_studio_url="http://ls", label_studio_api_key="hush3", **(sign_in if signs_in else {}))
+    told = next_step(settings, Halves("unix://:hush4@/s", "http://127.0.0.1:9090"))
+    assert "http://127.0.0.1:9090" in told
+    assert ("user ls" in told) is ("Basic Auth" in told) is signs_in
+    assert "hush" not in told
 
 
 def first_words(process: subprocess.Popen[str]) -> str:

@@ -14,6 +14,7 @@ from redis import Redis
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.jobs import look_queue, predict_queue
+from plugin_config.private_files import keep_private
 from plugin_config.settings import Settings
 from worker import tasks
 from worker.keeper import Keeper
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str], *, stages: Callable[[Resident], Stages] = Pre
     try:
         settings, learns = _parse(arguments)
         settings.require("redis_url", "label_studio_url", "label_studio_api_key")
+        keep_private(settings.state_path)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         resident = Resident(settings, connect(settings, timeout_s=_REDIS_TIMEOUT_S), learner=learns)

@@ -13,6 +13,7 @@ from plugin_config.jobs import RefreshProject, TaskRef
 from plugin_config.pending import Priority
 from worker.order import Order, make_remarks, read_order, replace_older, show
 from worker.resident import Resident
+from worker.webhook_secret import install_webhook_secret
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
     resident.hints.begin_refresh(project)
     try:
         order = read_order(resident, project, afresh=True)
+        install_webhook_secret(resident, project)
         make_remarks(resident, order)
         _catch_up_with_version(resident, order)
         _look_at_hinted(resident, order)

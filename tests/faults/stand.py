@@ -24,7 +24,7 @@ from plugin_config.pending import PendingTasks
 from plugin_config.ports import free_port
 from plugin_config.processes import Command, Supervisor, module_command
 from plugin_config.settings import Settings
-from plugin_config.up import Halves, environment
+from plugin_config.up import Halves
 from tests.house import CONFIG, TOKEN, House, current_version, make_project, runs, tasks
 
 RECONCILE_S = 3.0
@@ -211,8 +211,12 @@ def _start(
     supervisor: Supervisor, settings: Settings, redis_url: str, workers: int, address: str, env: dict[str, str]
 ) -> Halves:
     backend_url = f"http://127.0.0.1:{settings.port}"
-    mine = {**environment(settings), "REDIS_URL": redis_url, **env}
-    commands = [Command("backend", module_command("backend"), mine, ready=lambda: answers(backend_url))]
+    told = replace(settings, redis_url=redis_url)
+    mine = {**told.environment("worker"), **env}
+    commands = [
+        Command("backend", module_command("backend"), {**told.environment("backend"), **env},
+                ready=lambda: answers(backend_url))
+    ]  # fmt: skip
     commands += [
         Command(f"worker-{number}", module_command("worker"), {**mine, "LABEL_STUDIO_URL": address},
                 ready=lambda: answers(backend_url, workers=workers), ready_s=_MODEL_LOADING_S)
@@ -229,8 +233,9 @@ def _start_learners(
     supervisor: Supervisor, settings: Settings, redis_url: str, learners: int, env: dict[str, str]
 ) -> None:
     argv = [*module_command("worker"), "--queue", "finetune"]
+    told = replace(settings, redis_url=redis_url).environment("worker")
     for number in range(1, learners + 1):
-        supervisor.launch(Command(f"learner-{number}", argv, {**environment(settings), "REDIS_URL": redis_url, **env}))
+        supervisor.launch(Command(f"learner-{number}", argv, {**told, **env}))
 
 
 def answers(backend_url: str, *, workers: int = 0) -> bool:

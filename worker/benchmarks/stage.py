@@ -26,7 +26,6 @@ from plugin_config.ports import answers, free_port
 from plugin_config.presence import WorkerPresence
 from plugin_config.processes import Command, Supervisor, module_command
 from plugin_config.settings import Settings
-from plugin_config.up import environment
 
 PROJECT = 1
 _READY_S = 300.0
@@ -45,7 +44,8 @@ class BenchStage:
         """Start a process of ours with the settings of the stage."""
         module, *arguments = argv
         command = [*module_command(module), *arguments]
-        self.supervisor.start(Command(name, command, environment(self.settings), ready=ready, ready_s=_READY_S))
+        told = self.settings.environment("backend" if module == "backend" else "worker")
+        self.supervisor.start(Command(name, command, told, ready=ready, ready_s=_READY_S))
 
     def start_workers(self, count: int, *argv: str) -> None:
         """Start workers and wait until all live."""

@@ -1,0 +1,111 @@
+"""Files and folders for their owner alone, whatever the umask and whatever an earlier run left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plugin_config.private_files import close_to_others, is_private, open_private, private_folder, write_private
+from tests.modes import modes, open_to_others
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def leave_open(folder: Path) -> Path:
+    """A folder as an earlier version left it."""
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "worker.log").write_text("")
+    (folder / "program").write_text("")
+    (folder / "program").chmod(0o755)
+    return folder
+
+
+def test_a_folder_is_made_private_with_those_above_it(tmp_path: Path) -> None:
+    assert private_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert modes(tmp_path / "a") == {".": 0o700, "b": 0o700}
+
+
+def test_a_folder_that_is_there_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0o755)
+    assert not is_private(tmp_path / "a")
+    private_folder(tmp_path / "a")
+    assert is_private(tmp_path / "a")
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        private_folder(tmp_path / "file" / "a")
+
+
+def test_files_are_private_new_and_old(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("before ")
+    for name in ("old", "new"):
+        with open_private(tmp_path / name, "ab") as file:
+            file.write(b"after")
+    write_private(tmp_path / "whole", "this")
+    write_private(tmp_path / "whole", "that")
+    assert (tmp_path / "old").read_text() == "before after"
+    assert (tmp_path / "whole").read_text() == "that"
+    assert {name: mode for name, mode in modes(tmp_path).items() if name != "."} == {
+        "old": 0o600, "new": 0o600, "whole": 0o600,
+    }  # fmt: skip
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("theirs")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="link"):
+        open_private(tmp_path / "link", "ab")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "link").symlink_to(tmp_path / "target")
+    close_to_others(tmp_path / "mine")
+    assert modes(tmp_path)["target"] == 0o644
+    assert not is_private(tmp_path / "link")
+
+
+def test_what_an_earlier_run_left_open_is_closed_and_stays_what_it_is(tmp_path: Path) -> None:
+    close_to_others(leave_open(tmp_path / "state"))
+    assert modes(tmp_path / "state") == {".": 0o700, "logs": 0o700, "logs/worker.log": 0o600, "program": 0o700}
+    close_to_others(tmp_path / "nothing")
+
+
+def test_a_folder_of_everybody_is_left_alone(tmp_path: Path) -> None:
+    everybodys = leave_open(tmp_path / "tmp")
+    everybodys.chmod(0o1777)
+    before = modes(everybodys)
+    close_to_others(everybodys)
+    private_folder(everybodys)
+    assert modes(everybodys) == before
+
+
+BEGIN = """
+import json, os, resource, sys
+from pathlib import Path
+from plugin_config.private_files import keep_private
+keep_private(Path(sys.argv[1]))
+Path(sys.argv[1], "new").write_text("")
+print(json.dumps([resource.getrlimit(resource.RLIMIT_CORE)[0], os.umask(0)]))
+"""
+
+
+def test_a_process_that_keeps_private_writes_for_its_owner_and_leaves_no_core(tmp_path: Path) -> None:
+    state = leave_open(tmp_path / "state")
+    command = [sys.executable, "-c", BEGIN, str(state)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [0, 0o077]
+    assert open_to_others(state) == {}
+    assert modes(state)["new"] == 0o600
