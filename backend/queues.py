@@ -41,10 +41,11 @@ _MOST_REMEMBERED = 1000
 
 @dataclass(frozen=True)
 class Pulse:
-    """Whether Redis answers, and how many workers live (0 when it does not answer)."""
+    """Whether Redis answers, how many workers live and how many of them are in trouble (0 when it does not answer)."""
 
     redis: bool
     workers: int
+    troubled: int = 0
 
 
 class WebQueues:

@@ -7,6 +7,7 @@ setting is used for.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import math
 from collections.abc import Mapping
@@ -138,6 +139,21 @@ class Settings:
                 raise SettingsError(f"setting {item.metadata['env']}", "is not set", meaning)
         return self
 
+    def require_guarded(self) -> Settings:
+        """Return the settings when nobody but this machine reaches the backend, or when whoever asks must sign in.
+
+        Raises:
+            SettingsError: another address is to be listened on, and the sign-in is not set.
+        """
+        if self.signs_in or _is_loopback(self.host):
+            return self
+        problem = f"is {self.host}, which others reach, and nobody has to sign in"
+        remedy = (
+            "Set ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_WEBHOOK_SECRET (make a secret: python3 -c "
+            "'import secrets; print(secrets.token_urlsafe())'), or unset ZEROMASK_HOST."
+        )
+        raise SettingsError("setting ZEROMASK_HOST", problem, remedy)
+
     @property
     def signs_in(self) -> bool:
         """Whether whoever asks the backend must sign in."""
@@ -214,6 +230,14 @@ def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
         if told[env] and len(told[env]) < least:
             remedy = "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
             raise SettingsError(f"setting {env}", f"must have at least {least} characters", remedy)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether nothing but this machine can reach it. Names other than localhost are not looked up: they may change."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _check_range(metadata: Mapping[str, Any], value: Any) -> None:
