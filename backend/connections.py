@@ -37,7 +37,7 @@ class Patience:
     headers_s: float = 10.0  # from the first byte of a request, or from the connection, to the end of its headers
     silence_s: float = 10.0  # without a byte of a body
     idle_s: float = 30.0  # between two requests
-    least_rate: float = 16 * 1024  # bytes per second of a body or an answer, after `silence_s`
+    least_rate: float = 16 * 1024  # bytes per second of a body or an answer, over `silence_s`
     connections: int = 512
 
 
@@ -115,8 +115,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         now = time.monotonic()
         self.since = now  # when the connection or a request began, or the last request was answered
         self.heard = now  # when the last byte came
-        self.answer = (0.0, 0)  # since when there is an answer nobody has taken, and bytes sent until then
-        self.sent = 0
+        self.sent = 0  # bytes of answers
+        self.pace: tuple[float, int] | None = None  # when it was looked at, and bytes moved until then
         self.answered = False  # at least one request
         super().__init__(server, sock, addr, adj, map=map)
 
@@ -126,6 +126,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         taken: bool = super().received(data)
         if self.request is not before and (self.answered or before is not None or self.request is None):
             self.since = self.heard  # but a new connection's first request has begun with the connection
+            self.pace = None
         return taken
 
     def send(self, data: bytes, do_close: bool = True) -> int:
@@ -137,6 +138,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         super().service()
         self.since = self.heard = time.monotonic()
         self.answered = True
+        self.pace = None
 
     def handle_close(self) -> None:
         request, self.request = self.request, None
@@ -166,21 +168,27 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """Whether it has kept us waiting for too long."""
         patience, body = self.server.limits.patience, self.body
         if self.total_outbufs_len:
-            since, sent = self.answer
-            if not since:
-                self.answer = now, self.sent
-                return False
-            took = now - since
-            return took > patience.silence_s and self.sent - sent < (took - patience.silence_s) * patience.least_rate
-        self.answer = 0.0, 0
+            return self._too_slow(now, self.sent)
         if self.requests:
+            self.pace = None
             return False
         if body is not None:
-            took = now - max(body.begun, self.since)
-            slow = took > patience.silence_s and body.received < (took - patience.silence_s) * patience.least_rate
-            return slow or now - self.heard > patience.silence_s
+            return self._too_slow(now, body.received) or now - self.heard > patience.silence_s
+        self.pace = None
         idle = self.answered and self.request is None
         return now - self.since > (patience.idle_s if idle else patience.headers_s)
+
+    def _too_slow(self, now: float, moved: int) -> bool:
+        """Whether too few bytes moved since the last look that was some time ago; `moved` counts them all."""
+        patience = self.server.limits.patience
+        since, before = self.pace or (now, moved)
+        took = now - since
+        if took > patience.silence_s:
+            if moved - before < took * patience.least_rate:
+                return True
+            since, before = now, moved
+        self.pace = since, before
+        return False
 
 
 class Listener(TcpWSGIServer):  # type: ignore[misc]

@@ -57,7 +57,6 @@ class Server:
         self._stopped = threading.Event()
         self._channels: dict[int, Any] = {}
         self._lanes = _Lanes()
-        self._listeners: list[Listener] = []
         try:
             adjustments = Adjustments(
                 listen=f"{settings.host}:{settings.port}", ident="zeromask", recv_bytes=_RECEIVED_AT_ONCE,
@@ -69,7 +68,6 @@ class Server:
             for address in adjustments.listen:
                 listener = Listener(app, self._channels, dispatcher=self._lanes, adj=adjustments, sockinfo=address)
                 listener.limits = limits
-                self._listeners.append(listener)
         except (OSError, ValueError) as error:
             self.close()
             problem = f"cannot listen on port {settings.port} ({getattr(error, 'strerror', None) or error})"
@@ -85,10 +83,8 @@ class Server:
         self.close()
 
     def stop(self) -> None:
-        """Let `run` return soon."""
+        """Let `run` return within a second."""
         self._stopped.set()
-        for listener in self._listeners:
-            listener.pull_trigger()
 
     def close(self) -> None:
         """Finish the requests in hand, and close all connections."""
