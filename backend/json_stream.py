@@ -24,6 +24,7 @@ _READ = 128 * 1024  # bytes
 _LONGEST_TEXT = 2 * 1024 * 1024  # characters of a text that is kept
 _MOST_FIELDS = 1000  # of an object that is looked into
 _MOST_DEPTH = 100  # a labeled task of Label Studio has about ten
+_CUT = 2  # characters of a number, "e+" at most, that are passed over where it is cut off
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _IN_TEXT = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _WHOLE = re.compile(rf'(?:[^"]++|"{_IN_TEXT.pattern}")*+', re.DOTALL)  # up to a text that does not end
@@ -180,7 +181,7 @@ class JsonReader:
             except ValueError as error:  # NaN, or a whole number of more digits than Python reads
                 raise not_json() from error
             else:
-                if end < len(self._text) or self._ended:  # else a number may go on
+                if end + _CUT < len(self._text) or self._ended:
                     self._at = end
                     return found
         return _LARGE
@@ -190,7 +191,7 @@ class JsonReader:
         while self.peek() == '"':
             self._fill(wanted)
             end = _end(_IN_TEXT, self._text, self._at + 1)
-            if self._ended or end < len(self._text) - 1:
+            if self._ended or end < len(self._text) - 1 - _CUT:
                 return
             if wanted > _LONGEST_TEXT:
                 raise JobError("request body", f"has a text of more than {_LONGEST_TEXT} characters", REMEDY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -45,7 +46,7 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @_SCHEMA.parametrize()
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_whatever_is_sent_is_answered_as_described(case: Case, served: Backend) -> None:
+def test_whatever_is_sent_is_answered_as_described(case: Case[Any], served: Backend) -> None:
     case.call_and_validate(base_url=f"http://127.0.0.1:{served.port}", auth=(USER, PASSWORD), checks=_CHECKS)
 
 
