@@ -164,6 +164,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """What arrives."""
         return None if self.request is None else self.request.body
 
+    def rate(self, now: float) -> float:
+        """Bytes per second of the body that arrives; infinite when none does."""
+        return float("inf") if self.body is None else self.body.rate(now)
+
     def overdue(self, now: float) -> bool:
         """Whether it has kept us waiting for too long."""
         patience, body = self.server.limits.patience, self.body
@@ -223,9 +227,11 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             self.next_warning = now + _WARNING_S
             logger.warning("%d connections: the oldest that have not sent a request give way", len(self._map))
         waiting = [channel for channel in self._all() if channel.unfinished]
-        # First those that have not even said what they want, then the slow bodies.
-        waiting.sort(key=lambda each: (0, each.since) if each.body is None else (1, each.body.rate(now)))
-        for channel in waiting[:excess]:
+        heads = sorted((each for each in waiting if each.body is None), key=lambda each: each.since)
+        bodies = sorted((each for each in waiting if each.body is not None), key=lambda each: each.rate(now))
+        # Neither kind may crowd out the other: requests that begin and bodies that arrive have half of the room each.
+        crowd = max(0, len(bodies) - self.limits.connections // 2)
+        for channel in [*bodies[:crowd], *heads, *bodies[crowd:]][:excess]:
             channel.give_way()
         return len(self._map) < self.limits.connections
 
