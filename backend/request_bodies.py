@@ -6,6 +6,7 @@ It must not know what is in a body.
 from __future__ import annotations
 
 import io
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -23,7 +24,7 @@ _MOST_CONTROL = 16 * 1024  # bytes of a line between chunks, and of what follows
 
 
 class LargeBodies:
-    """The large bodies that are there: arriving, waiting to be read, or being read.
+    """The large bodies that are there: arriving, waiting to be read, or being read. Safe to share between threads.
 
     Args:
         most: how many may be there; each may be as large as its route takes, most of it on disk.
@@ -33,24 +34,29 @@ class LargeBodies:
         self._most = most
         # Weakly: a connection that breaks forgets its request without a word.
         self._bodies: weakref.WeakSet[Body] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
     def enter(self, body: Body) -> bool:
         """Take in one more; where there are too many, the slowest of those that still arrive gives way. Returns
-        whether there is room.
+        whether there is room. Called by the thread that receives them all.
         """
-        if len(self._bodies) >= self._most:
-            arriving = [each for each in self._bodies if each.arriving]
+        with self._lock:
+            bodies = list(self._bodies)
+        if len(bodies) >= self._most:
+            arriving = [each for each in bodies if each.arriving]
             if not arriving:
                 return False
             slowest = min(arriving, key=lambda each: each.rate(time.monotonic()))
             slowest.close()
             slowest.give_way()
-        self._bodies.add(body)
+        with self._lock:
+            self._bodies.add(body)
         return True
 
     def leave(self, body: Body) -> None:
         """It is read, or given up."""
-        self._bodies.discard(body)
+        with self._lock:
+            self._bodies.discard(body)
 
 
 class Body:
