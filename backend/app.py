@@ -21,7 +21,7 @@ from backend.doors import Doors
 from backend.metrics import RequestCounter
 from backend.model import ProjectManager
 from backend.queues import WebQueues
-from backend.views import Body, Views
+from backend.views import JsonBody, Views
 from plugin_config.errors import JobError, LabelingConfigError, QueueUnavailable, RequestRefused
 from plugin_config.settings import Settings
 
@@ -72,7 +72,7 @@ class _About:
     started: float = field(default_factory=time.perf_counter)
     project: int | str = "-"
     tasks: int | str = "-"
-    body: Callable[[], Body] | None = None
+    body: Callable[[], JsonBody] | None = None
 
 
 class _Asked(Request):
@@ -94,7 +94,7 @@ class _Entry:
             raise JobError("header Content-Length", "must be a whole number", "Send the length of the body in bytes.")
         if len(length) > len(str(most)) or int(length) > most:
             raise too_large
-        request.context.body = lambda: Body(request, too_large, most)
+        request.context.body = lambda: JsonBody(request, too_large, most)
 
     def process_response(self, request: Request, response: Response, _: Any, __: bool) -> None:
         response.set_headers(SAFE_HEADERS)

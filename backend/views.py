@@ -25,7 +25,7 @@ _ACTIONS = frozenset({
 logger = logging.getLogger(__name__)
 
 
-class Body:
+class JsonBody:
     """A request's body, read bit by bit and never past the largest one of its route."""
 
     def __init__(self, request: Request, too_large: RequestRefused, most: int) -> None:
