@@ -1,26 +1,27 @@
 """Request bodies as Label Studio sends them -> what this backend uses of them, checked.
 
 A body is a hint that anyone may send: only ids, the labeling config and the kind of request are taken, never task data,
-tokens or results. It must not know Flask, Redis or what is done with a request.
+tokens or results; what is not taken is not even built. It must not know the web framework, Redis or what is done with
+a request.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backend.json_stream import REMEDY, JsonReader, Readable, twice
 from plugin_config.errors import JobError
 
-_REMEDY = "Send what Label Studio's ML backend client sends."
 _PROJECT = re.compile(r"([1-9][0-9]{0,18})(\.[0-9]+)?")  # Label Studio sends "<id>.<created at>"
+_LONGEST_PROJECT = 64  # characters; more is not looked at
 _ACTION = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST_ID = 2**63 - 1  # what a database key can be
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
+_MOST_TASKS = 1_000_000  # of one request: some 300 MB while they are asked for, ten times what people were seen to ask
+_MOST_HINTED = 10_000  # Label Studio tells of at most 5,000 at a time
 
 
 @dataclass(frozen=True)
@@ -50,73 +51,54 @@ class WebhookBody:
     tasks: tuple[int, ...] = ()
 
 
-def read_setup(data: bytes) -> SetupBody:
+def read_setup(stream: Readable) -> SetupBody:
     """Read the body of /setup.
 
     Raises:
-        JobError: not JSON, or a field is missing or of the wrong type; the message names it.
+        JobError: not JSON, or a field is missing, twice there or of the wrong type; the message names it.
     """
-    body = read_object(data)
+    body = _read(stream, {"project": JsonReader.value, "schema": JsonReader.text})
     return SetupBody(project_id(_field(body, "project")), _text(body, "schema"))
 
 
-def read_predict(data: bytes) -> PredictBody:
-    """Read the body of /predict, task by task.
-
-    One request may carry 100,000 tasks. Decoded at once they cost ten times their bytes in memory, and the interpreter
-    answers nobody else, not even /health, until the last one is read; so each is let go when its id is known.
+def read_predict(stream: Readable) -> PredictBody:
+    """Read the body of /predict: of each task its id and nothing else.
 
     Raises:
-        JobError: not JSON, or a field is missing or of the wrong type; the message names it.
+        JobError: not JSON, a field is missing, twice there or of the wrong type, or there are too many tasks; the
+            message names it.
     """
-    text = _decode(data)
-    body: dict[str, Any] = {}
-    try:
-        reader = _Reader(text)
-        for name in reader.names():
-            body[name] = tuple(_task_ids(reader)) if name == "tasks" and reader.peek() == "[" else reader.value()
-        reader.end()
-    except (ValueError, RecursionError) as error:
-        raise _not_json(error) from error
+    body = _read(stream, {
+        "tasks": _tasks, "project": JsonReader.value, "label_config": JsonReader.text, "params": _context,
+    })  # fmt: skip
     tasks = _field(body, "tasks")
     if not isinstance(tasks, tuple):
         raise _wrong("tasks", "a list of tasks", tasks)
-    params = body.get("params") or {}
-    if not isinstance(params, dict):
-        raise _wrong("params", "an object", params)
-    interactive = params.get("context") is not None
+    interactive = body.get("params") is not None
     return PredictBody(project_id(_field(body, "project")), _text(body, "label_config"), tasks, interactive)
 
 
-def read_webhook(data: bytes) -> WebhookBody:
+def read_webhook(stream: Readable) -> WebhookBody:
     """Read the body of /webhook; `project` may be an id or an object with one.
 
     Raises:
-        JobError: not JSON, or a field is missing or of the wrong type; the message names it.
+        JobError: not JSON, or a field is missing, twice there or of the wrong type; the message names it.
     """
-    body = read_object(data)
+    body = _read(stream, {"action": JsonReader.value, "project": _project, "tasks": _hinted_tasks})
     action = _text(body, "action")
     if not _ACTION.fullmatch(action):
         raise _wrong("action", "a name such as PROJECT_UPDATED", action)
-    project, tasks = _field(body, "project"), _hinted_tasks(body.get("tasks"))
-    if isinstance(project, dict):
-        return WebhookBody(action, project_id(project.get("id"), name="project.id"), tasks)
-    return WebhookBody(action, project_id(project), tasks)
+    return WebhookBody(action, _field(body, "project"), body.get("tasks", ()))
 
 
-def read_object(data: bytes) -> dict[str, Any]:
-    """Read any body that must be a JSON object.
+def read_project(stream: Readable) -> int | None:
+    """Read a body of which only `project` counts, an id or an object with one; None when there is none.
 
     Raises:
-        JobError: it is not.
+        JobError: not JSON, or `project` is twice there or of the wrong type.
     """
-    try:
-        body = json.loads(_decode(data))
-    except (ValueError, RecursionError) as error:
-        raise _not_json(error) from error
-    if not isinstance(body, dict):
-        raise JobError("request body", f"must be a JSON object, got {type(body).__name__}", _REMEDY)
-    return body
+    project: int | None = _read(stream, {"project": _project_or_none}).get("project")
+    return project
 
 
 def project_id(value: Any, *, name: str = "project") -> int:
@@ -127,91 +109,85 @@ def project_id(value: Any, *, name: str = "project") -> int:
     """
     if type(value) is int and 0 < value <= _MOST_ID:
         return value
-    match = _PROJECT.fullmatch(value) if isinstance(value, str) else None
+    match = _PROJECT.fullmatch(value) if isinstance(value, str) and len(value) <= _LONGEST_PROJECT else None
     if match is None or int(match[1]) > _MOST_ID:
         raise _wrong(name, "a project id such as '12.1700000000'", value)
     return int(match[1])
 
 
-class _Reader:
-    """Walks through JSON text one value at a time. Raises ValueError where the text is not JSON."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def peek(self) -> str:
-        """The next sign that is not white space; empty at the end."""
-        match = _SPACE.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-        return self._text[self._at : self._at + 1]
-
-    def value(self) -> Any:
-        """Decode the next value."""
-        self.peek()
-        value, self._at = _DECODER.raw_decode(self._text, self._at)
-        return value
-
-    def items(self, opening: str, closing: str) -> Iterator[None]:
-        """Stand before each item of a list or an object in turn; the caller reads it."""
-        self._need(opening)
-        if self.peek() != closing:
-            yield
-            while self.peek() == ",":
-                self._at += 1
-                yield
-        self._need(closing)
-
-    def names(self) -> Iterator[str]:
-        """Stand before the value of each name of an object in turn; the caller reads it."""
-        for _ in self.items("{", "}"):
-            name = self.value()
-            if not isinstance(name, str):
-                raise json.JSONDecodeError("Expecting a name", self._text, self._at)
-            self._need(":")
-            yield name
-
-    def end(self) -> None:
-        """Nothing may follow."""
-        if self.peek():
-            raise json.JSONDecodeError("Extra data", self._text, self._at)
-
-    def _need(self, sign: str) -> None:
-        if self.peek() != sign:
-            raise json.JSONDecodeError(f"Expecting {sign!r}", self._text, self._at)
-        self._at += 1
+_Read = Callable[[JsonReader], Any]
 
 
-def _task_ids(reader: _Reader) -> Iterator[int]:
-    for _ in reader.items("[", "]"):
-        task = reader.value()
-        number = task.get("id") if isinstance(task, dict) else task
-        if not isinstance(task, dict) or type(number) is not int or not 0 < number <= _MOST_ID:
+def _read(stream: Readable, fields: Mapping[str, _Read]) -> dict[str, Any]:
+    """What the body's fields hold, each read in its own way; all others are skipped."""
+    reader, body = JsonReader(stream), dict[str, Any]()
+    for name in reader.fields():
+        if name in body:
+            raise twice(name)
+        if name in fields:
+            body[name] = fields[name](reader)
+        else:
+            reader.value()
+    reader.end()
+    return body
+
+
+def _tasks(reader: JsonReader) -> Any:
+    return tuple(_task_ids(reader)) if reader.peek() == "[" else reader.value()
+
+
+def _task_ids(reader: JsonReader) -> Iterator[int]:
+    for count, _ in enumerate(reader.items()):
+        is_task = reader.peek() == "{"
+        number = reader.field_of_object("id")
+        if not is_task or not _is_id(number):
             raise _wrong("tasks", "objects with a positive whole number as `id`", number)
+        if count == _MOST_TASKS:
+            raise JobError("request body", f"asks for more than {_MOST_TASKS} tasks", "Ask for fewer at a time.")
         yield number
 
 
-def _hinted_tasks(rows: Any) -> tuple[int, ...]:
-    ids = [row.get("id") if isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else []
-    return tuple(task for task in ids if type(task) is int and 0 < task <= _MOST_ID)
+def _context(reader: JsonReader) -> Any:
+    """What `params` says of a click; None when it says nothing."""
+    if reader.peek() in ("{", "n"):
+        return reader.field_of_object("context")
+    raise _wrong("params", "an object", reader.value())
 
 
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_json(error) from error
+def _project(reader: JsonReader) -> int:
+    in_object = reader.peek() == "{"
+    return project_id(reader.field_of_object("id"), name="project.id" if in_object else "project")
 
 
-def _not_json(error: Exception) -> JobError:
-    # The parser's words, not the text it failed on: it may hold a token.
-    place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-    return JobError("request body", f"is not a JSON object{place}", _REMEDY)
+def _project_or_none(reader: JsonReader) -> int | None:
+    if reader.peek() == "n":
+        reader.value()
+        return None
+    return _project(reader)
+
+
+def _hinted_tasks(reader: JsonReader) -> tuple[int, ...]:
+    if reader.peek() != "[":
+        reader.value()
+        return ()
+    tasks: list[int] = []
+    for count, _ in enumerate(reader.items()):
+        if count == _MOST_HINTED:
+            reader.pass_rest()
+            break
+        task = reader.field_of_object("id")
+        if _is_id(task):
+            tasks.append(task)
+    return tuple(tasks)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _MOST_ID
 
 
 def _field(body: dict[str, Any], name: str) -> Any:
     if name not in body:
-        raise JobError("request body", f"{name} is missing", _REMEDY)
+        raise JobError("request body", f"{name} is missing", REMEDY)
     return body[name]
 
 
@@ -223,4 +199,5 @@ def _text(body: dict[str, Any], name: str) -> str:
 
 
 def _wrong(name: str, expected: str, value: Any) -> JobError:
-    return JobError("request body", f"{name} must be {expected}, got {reprlib.repr(value)}", _REMEDY)
+    got = "a number" if isinstance(value, int) and abs(value) > _MOST_ID else reprlib.repr(value)
+    return JobError("request body", f"{name} must be {expected}, got {got}", REMEDY)

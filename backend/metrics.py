@@ -1,6 +1,6 @@
 """What /metrics answers: counters of this process and a snapshot of the queues, in Prometheus' text format.
 
-It must not know Flask or Redis.
+It must not know the web framework or Redis.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The model as Label Studio's ML backend framework sees it; the only file that imports `label_studio_ml`.
 
-`label-studio-ml` 1.0.9, the newest on PyPI, keeps one model for all projects in a global, answers errors with a
-traceback, logs bodies and has no answer to Label Studio's GET /versions. All of that is closed here and in `views.py`
-by subclassing and by replacing entries of its Flask app; a 2.x changes this file only. It must not know how masks are
-made: it only asks for them.
+`label-studio-ml` 1.0.9, the newest on PyPI, serves its models with a Flask of 2020, keeps one model for all projects
+in a global, answers errors with a traceback, logs bodies and has no answer to Label Studio's GET /versions. Its base
+class of models needs none of that and is kept; the routes are our own (`app.py`). A 2.x changes this file only. It must
+not know how masks are made: it only asks for them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any
 # handles; afterwards torch is importable again, for whoever shares the process (the tests do).
 _torch: Any = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
-from label_studio_ml import api as framework  # noqa: E402  (makes its Flask app at import: its own doing)
-from label_studio_ml.model import LabelStudioMLBase, LabelStudioMLManager, ModelWrapper  # noqa: E402
+from label_studio_ml.model import LabelStudioMLBase  # noqa: E402
 
 if _torch is None:
     del sys.modules["torch"]
@@ -71,30 +70,19 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         return [[] for _ in tasks]
 
 
-class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
-    """Stands in for the framework's manager: a model per call, from the project and labeling config of that call."""
+class ProjectManager:
+    """A model per call, from the project and labeling config of that call."""
 
     def __init__(self, settings: Settings, queues: WebQueues) -> None:
         self._settings = settings
         self._queues = queues
         self._latest: dict[int, str] = {}
 
-    def initialize(self, model_class: type[PreannotationBackend], **_: Any) -> None:
-        """Called by the framework's `init_app`. The original would open a Redis and make folders."""
-        self.model_class = model_class
-
-    def fetch(self, project: int, label_config: str, *_: Any, **__: Any) -> ModelWrapper:
+    def fetch(self, project: int, label_config: str) -> PreannotationBackend:
         """The model of a project: works while Redis is away, and loads no weights."""
-        model = self.model_class(label_config, project=project, settings=self._settings, queues=self._queues)
+        model = PreannotationBackend(label_config, project=project, settings=self._settings, queues=self._queues)
         self._remember(project, model.model_version)
-        return ModelWrapper(model=model, model_version=model.model_version)
-
-    def predict(
-        self, tasks: Sequence[int], project: int, label_config: str, *_: Any, **params: Any
-    ) -> tuple[list[list[dict[str, Any]]], ModelWrapper]:
-        """Ask for the masks of tasks; `params` are those of `PreannotationBackend.predict`."""
-        fetched = self.fetch(project, label_config)
-        return fetched.model.predict(tasks, **params), fetched
+        return model
 
     def webhook(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
         """Take a hint: a changed project is looked at soon, changed annotations when there is a pause; what changed is
@@ -115,7 +103,7 @@ class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
             queued = False
         return {"status": "ok", "refresh": queued}
 
-    def train(self, project: int, *_: Any, **__: Any) -> dict[str, Any]:
+    def train(self, project: int) -> dict[str, Any]:
         """Label Studio's button: learn now, from however few corrections. `job` as Label Studio keeps it.
 
         Raises:
@@ -145,15 +133,3 @@ class ProjectManager(LabelStudioMLManager):  # type: ignore[misc]
             self._latest.clear()
         self._latest[project] = version
 
-
-def framework_app(manager: ProjectManager) -> Any:
-    """The framework's Flask app with `manager` in place of its own and nothing left that logs bodies or tracebacks.
-
-    The framework has one app per process, so the latest call wins; calling again is harmless.
-    """
-    framework._manager = manager
-    app = framework.init_app(PreannotationBackend)
-    app.before_request_funcs.clear()  # they log headers and whole bodies, tokens included
-    app.after_request_funcs.clear()
-    app.error_handler_spec.clear()  # they answer with the text of any IndexError, FileNotFoundError ...
-    return app

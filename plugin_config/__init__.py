@@ -1,1 +1,1 @@
-"""What both halves share: settings, errors, vocabulary, jobs, the Label Studio client. No torch, no Flask."""
+"""What both halves share: settings, errors, vocabulary, jobs, the Label Studio client. No torch, no web framework."""

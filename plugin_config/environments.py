@@ -28,7 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL_STUDIO = ("label-studio==1.23.2",)
-_OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)  # Flask 1.1 of label-studio-ml does not import on 3.14
+_OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)  # newer ones have not been tried
 _MARKER = "zeromask-complete"
 _OFFLINE_SIGNS = ("name resolution", "ConnectionError", "timed out", "Failed to establish",
                   "Max retries")  # fmt: skip

@@ -5,9 +5,10 @@ ZeromaskError
 ├── EnvironmentBroken      something this machine must provide does not work (port, disk, network, process)
 ├── LabelingConfigError    a labeling config names nothing that could be segmented
 ├── JobError               a queued job or a request body is not what the contract says
+├── RequestRefused         a request is not let in: who asks, under which name, how much
 ├── QueueUnavailable       Redis does not answer, or takes nothing now
-│   ├── QueueDamaged       it holds something else than this project writes
-│   └── QueueFull          as much waits already as may
+│   ├── QueueDamaged             it holds something else than this project writes
+│   └── QueueFull                as much waits already as may
 ├── LabelStudioError       Label Studio refused a request
 │   ├── AnswerTooLarge           its answer is too large to be read
 │   └── LabelStudioUnreachable   it did not answer at all
@@ -22,6 +23,8 @@ Each names its subject (which task, file, setting), what is wrong with it, and t
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class ZeromaskError(Exception):
@@ -57,6 +60,17 @@ class LabelingConfigError(ZeromaskError):
 
 class JobError(ZeromaskError):
     """A queued job or a request body is not what the contract says."""
+
+
+class RequestRefused(ZeromaskError):
+    """A request is not let in. `status` is the HTTP status to answer with, `headers` go with it."""
+
+    def __init__(
+        self, subject: str, problem: str, remedy: str, *, status: int, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(subject, problem, remedy)
+        self.status = status
+        self.headers = dict(headers or {})
 
 
 class QueueUnavailable(ZeromaskError):

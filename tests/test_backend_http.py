@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from falcon.testing import Result
 from redis import Redis
-from werkzeug.test import Client
-from werkzeug.wrappers import Response
 
 from backend.queues import WebQueues
 from plugin_config.errors import QueueUnavailable
@@ -29,6 +28,7 @@ from plugin_config.vocabulary import parse_vocabulary, version_name
 from tests.backend_client import (
     TOKEN,
     VERSION,
+    Client,
     ClientOf,
     answer_of,
     client_fixture,
@@ -43,7 +43,7 @@ from tests.house import wait_until
 
 __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
-UP = {"status": "UP", "model_class": "PreannotationBackend", "tasks_waiting_for_redis": 0}
+UP = {"status": "UP", "model_class": "PreannotationBackend", "workers_in_trouble": 0, "tasks_waiting_for_redis": 0}
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_metrics_are_prometheus_text(client: Client, presence: WorkerPresence) -
     client.post("/webhook", json={"action": "MADE_UP", "project": 7})
     client.get("/made/up")
     page = client.get("/metrics")
-    lines = page.get_data(as_text=True).splitlines()
+    lines = page.text.splitlines()
     assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert {
         "zeromask_redis_up 1",
@@ -275,11 +275,11 @@ def test_without_redis_every_route_answers_soon(
 ) -> None:
     client: Client = request.getfixturevalue(kind)
 
-    def timed(method: str, path: str, most: float, **body: Any) -> Response:
+    def timed(method: str, path: str, most: float, **body: Any) -> Result:
         spent = []
         for _ in range(3):  # a busy machine may hold one of them up
             started = time.monotonic()
-            response: Response = client.open(path, method=method, **body)
+            response: Result = client.open(path, method=method, **body)
             spent.append(time.monotonic() - started)
         assert min(spent) < most, path
         return response
@@ -291,7 +291,7 @@ def test_without_redis_every_route_answers_soon(
     webhook = {"action": "PROJECT_UPDATED", "project": 7}
     assert answer_of(timed("POST", "/webhook", 0.6, json=webhook)) == {"status": "ok", "refresh": False}
     assert answer_of(timed("GET", "/versions", 0.6)) == {"versions": [VERSION]}
-    assert "zeromask_redis_up 0" in timed("GET", "/metrics", 0.6).get_data(as_text=True)
+    assert "zeromask_redis_up 0" in timed("GET", "/metrics", 0.6).text
     assert "99 task(s) wait for Redis. Redis: does not answer" in caplog.text
     assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 3 * 101
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from werkzeug.test import Client
 
 from plugin_config.adapters import ServedAdapters, ServedCopy
 from plugin_config.errors import QueueUnavailable
@@ -18,6 +17,7 @@ from plugin_config.settings import Settings
 from plugin_config.versions import Owner
 from tests.backend_client import (
     VERSION,
+    Client,
     ClientOf,
     answer_of,
     client_fixture,

@@ -110,6 +110,31 @@ def test_it_answers_and_stays_small(served: Served, pending: PendingTasks) -> No
     assert [library for library in ("libtorch", "libc10", "libcuda", "libcudart", "cv2") if library in mapped] == []
 
 
+def test_it_loads_no_old_web_framework_and_no_models(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    """Whatever its routes import, also late: the interpreter writes down at its end what it has loaded."""
+    loaded = tmp_path / "loaded"
+    told = f"import atexit, sys\natexit.register(lambda: open({str(loaded)!r}, 'w').write(' '.join(sys.modules)))\n"
+    (tmp_path / "sitecustomize.py").write_text(told)
+    with serving(REDIS_URL=redis_url, ZEROMASK_STATE_DIR=str(tmp_path), PYTHONPATH=str(tmp_path)) as backend:
+        for method, route, body in (
+            ("POST", "/setup", setup_body()),
+            ("POST", "/predict", predict_body(1)),
+            ("POST", "/webhook", {"action": "PROJECT_UPDATED", "project": 7}),
+            ("POST", "/train", {"project": 7}),
+            ("POST", "/setup", {}),
+            ("GET", "/versions", None),
+            ("GET", "/is_training", None),
+            ("GET", "/openapi.json", None),
+            ("GET", "/nothing", None),
+        ):
+            backend.ask(method, route, body)
+        backend.process.terminate()
+        backend.process.communicate(timeout=60)
+    modules = {name.partition(".")[0] for name in loaded.read_text().split()}
+    assert "falcon" in modules
+    assert modules & {"flask", "werkzeug", "jinja2", "torch", "numpy", "cv2", "worker"} == set()
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 def test_what_was_asked_for_while_redis_was_away_outlives_its_backend(
     pending: PendingTasks, redis_url: str, tmp_path: Path, end: signal.Signals
@@ -184,6 +209,9 @@ def test_its_log_names_routes_and_no_secrets(served: Served) -> None:
         pytest.param({}, "setting REDIS_URL: is not set", id="no Redis"),
         pytest.param({"REDIS_URL": "localhost:6379"}, "setting REDIS_URL: is not the address", id="no address"),
         pytest.param({"REDIS_URL": "redis://h/0", "ZEROMASK_PORT": "x"}, "setting ZEROMASK_PORT", id="no port"),
+        pytest.param(
+            {"REDIS_URL": "redis://h/0", "ZEROMASK_HOST": "0.0.0.0"}, "nobody has to sign in", id="open to everybody"
+        ),
     ],
 )
 def test_it_does_not_start_with_wrong_settings_and_says_what_to_do(

@@ -5,18 +5,23 @@ from __future__ import annotations
 import io
 import json
 import logging
+from contextlib import closing
 from typing import Any
 
 import pytest
-from werkzeug.test import Client
+from falcon.testing import create_environ
 
-from backend.bodies import read_object, read_predict
+from backend.answers import JSON
+from backend.app import create_app
+from backend.bodies import read_predict
 from backend.queues import WebQueues
 from plugin_config.errors import JobError
 from plugin_config.pending import PendingTasks
+from plugin_config.settings import Settings
 from tests.backend_client import (
     TOKEN,
     VERSION,
+    Client,
     answer_of,
     client_fixture,
     client_of_fixture,
@@ -150,14 +155,12 @@ def test_a_web_page_cannot_post_what_a_browser_sends_unasked(client: Client, mim
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])
-@pytest.mark.parametrize("route", ["/predict", "/setup", "/webhook", "/train"])
+@pytest.mark.parametrize("route", ["/predict", "/setup", "/webhook", "/train", "/versions"])
 def test_a_body_past_the_cap_is_refused(client: Client, route: str, told: bool) -> None:
-    environ: dict[str, Any] = {"wsgi.input_terminated": not told}
-    body = io.BytesIO(b" " * (1024 * 1024 + 1))
-    length = {"content_length": 1024 * 1024 + 1} if told else {}
-    response = client.post(
-        route, input_stream=body, content_type="application/json", environ_overrides=environ, **length
-    )
+    body = b" " * (1024 * 1024 + 1)
+    # A body sent in chunks reaches the app without its length.
+    extras = {} if told else {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    response = client.post(route, data=body, content_type="application/json", extras=extras)
     assert response.status_code == 413
     assert "ZEROMASK_MAX_BODY_MB" in detail(response)
 
@@ -165,20 +168,30 @@ def test_a_body_past_the_cap_is_refused(client: Client, route: str, told: bool) 
 @pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])
 def test_a_body_as_large_as_the_cap_is_read(client: Client, told: bool) -> None:
     body = json.dumps(setup_body()).encode().ljust(1024 * 1024)
-    length = {"content_length": len(body)} if told else {}
-    environ = {"wsgi.input_terminated": not told}
-    stream = io.BytesIO(body)
-    response = client.post(
-        "/setup", input_stream=stream, content_type="application/json", environ_overrides=environ, **length
-    )
+    extras = {} if told else {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    response = client.post("/setup", data=body, content_type="application/json", extras=extras)
     assert answer_of(response) == {"model_version": VERSION}
 
 
-@pytest.mark.parametrize("length", ["-1", "many", "1e3", "²"])
-def test_a_length_that_is_no_number_is_refused(client: Client, length: str) -> None:
-    response = client.post("/setup", environ_overrides={"CONTENT_LENGTH": length}, content_type="application/json")
-    assert response.status_code == 400
-    assert "Content-Length" in detail(response)
+@pytest.mark.parametrize(
+    ("length", "status", "says"),
+    [
+        ("-1", "400", "Content-Length"),
+        ("many", "400", "Content-Length"),
+        ("1e3", "400", "Content-Length"),
+        ("²", "400", "Content-Length"),
+        ("9" * 5000, "413", "larger"),
+    ],
+)
+@pytest.mark.usefixtures("redis")
+def test_a_length_that_is_no_number_is_refused(settings: Settings, length: str, status: str, says: str) -> None:
+    told: list[str] = []
+    with closing(WebQueues(settings)) as queues:
+        environ = create_environ("/setup", method="POST", host="127.0.0.1", headers={"Content-Type": JSON})
+        app = create_app(settings, queues)
+        app({**environ, "CONTENT_LENGTH": length}, lambda status, *_: told.append(status))  # type: ignore[arg-type]
+    assert told[0].startswith(status)
+    assert says in told[0]
 
 
 def test_whatever_else_goes_wrong_is_told_without_insides(
@@ -201,8 +214,8 @@ def test_whatever_else_goes_wrong_is_told_without_insides(
     [
         '{"tasks":[],"project":1,"label_config":"x"}',
         ' {\n"label_config" : "a\\u00e9\\"b" , "project":"1.2","tasks": [ {"id":1} , {"id": 2,"d":[1,[2]]} ] } ',
-        '{"tasks":[{"id":1}],"tasks":[{"id":2}],"project":1,"label_config":"x"}',
         '{"tasks":null,"project":1,"label_config":"x"}',
+        '{"tasks":[{"d":{"id":7},"id":1,"e":[{"id":8}]}],"project":1,"label_config":"x","more":[{"id":9}]}',
         '{"tasks":[{"id":1},],"project":1}',
         '{"tasks":[{"id":1}],}',
         '{"tasks":[{"id":1} {"id":2}]}',
@@ -216,17 +229,28 @@ def test_whatever_else_goes_wrong_is_told_without_insides(
         '\ufeff{"tasks":[{"id":7}],"project":1,"label_config":"x"}',
     ],
 )
-def test_reading_task_by_task_agrees_with_reading_at_once(text: str) -> None:
+def test_reading_what_is_needed_agrees_with_reading_at_once(text: str) -> None:
     try:
-        expected = read_object(text.encode())
-    except JobError:
+        expected = json.loads(text.encode().decode("utf-8-sig"))
+    except ValueError:
         with pytest.raises(JobError, match="JSON"):
-            read_predict(text.encode())
+            read_predict(io.BytesIO(text.encode()))
         return
     if not isinstance(expected["tasks"], list):
         with pytest.raises(JobError, match="tasks"):
-            read_predict(text.encode())
+            read_predict(io.BytesIO(text.encode()))
         return
-    body = read_predict(text.encode())
-    assert list(body.tasks) == [task["id"] for task in expected["tasks"]]
-    assert body.label_config == expected["label_config"]
+    for stream in (io.BytesIO(text.encode()), Dripping(text.encode())):
+        body = read_predict(stream)
+        assert list(body.tasks) == [task["id"] for task in expected["tasks"]]
+        assert body.label_config == expected["label_config"]
+
+
+class Dripping:
+    """A stream that gives one byte at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self._stream = io.BytesIO(data)
+
+    def read(self, _: int, /) -> bytes:
+        return self._stream.read(1)

@@ -1,0 +1,51 @@
+"""How answers read: JSON; every error is `{"status": code, "detail": sentence}`, without traceback or token."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from falcon import Request, Response
+from falcon.errors import HTTPError
+from falcon.util import code_to_http_status
+
+JSON = "application/json"
+# No page of another origin reads or frames an answer, or has it taken for something else than it is.
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
+_MOST_REASON = 300
+
+
+def error_body(status: int, detail: str) -> bytes:
+    """The one shape of an error."""
+    return json.dumps({"status": status, "detail": detail}).encode()
+
+
+def answer(response: Response, content: dict[str, Any], *, status: int = 200) -> None:
+    """Answer with JSON."""
+    response.status = status
+    response.content_type = JSON
+    response.data = json.dumps(content).encode()
+
+
+def refuse(response: Response, status: int, sentence: str) -> None:
+    """Answer with an error whose sentence also stands in the status line.
+
+    Label Studio drops the body of an error and shows its user the status line only.
+    """
+    reason = "".join(sign if " " <= sign <= "~" else "?" for sign in sentence)
+    fail(response, status, sentence)
+    response.status = f"{status} {reason[:_MOST_REASON]}"
+
+
+def fail(response: Response, status: int, sentence: str) -> None:
+    """Answer with an error."""
+    response.status = status
+    response.content_type = JSON
+    response.data = error_body(status, sentence)
+
+
+def fail_as_http(_: Request, response: Response, error: HTTPError, __: dict[str, Any]) -> None:
+    """Answer with what the web framework found wrong: no such route, not this method ..."""
+    status = int(code_to_http_status(error.status)[:3])
+    fail(response, status, f"{error.title}: {error.description or 'see GET /openapi.json'}")
+    response.set_headers(error.headers or {})

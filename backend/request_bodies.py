@@ -1,0 +1,137 @@
+"""Request bodies as they arrive at the server: kept in memory or on disk up to a limit, and dropped beyond it.
+
+It must not know what is in a body.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from waitress.buffers import OverflowableBuffer
+from waitress.receiver import ChunkedReceiver
+from waitress.utilities import BadRequest
+
+from plugin_config.errors import RequestRefused
+
+LARGE = 1024 * 1024  # bytes; more takes long enough to read that nobody small should stand behind it
+_IN_MEMORY = 512 * 1024  # bytes of a body; a larger one goes to disk
+_MOST_CONTROL = 16 * 1024  # bytes of a line between chunks, and of what follows the last one; clients send 20
+
+
+class LargeBodies:
+    """The large bodies that are there: arriving, waiting to be read, or being read. Safe to share between threads.
+
+    Args:
+        most: how many may be there; each may be as large as its route takes, most of it on disk.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # Weakly: a connection that breaks forgets its request without a word.
+        self._bodies: weakref.WeakSet[Body] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def enter(self, body: Body) -> bool:
+        """Take in one more; where there are too many, the slowest of those that still arrive gives way. Returns
+        whether there is room. Called by the thread that receives them all.
+        """
+        with self._lock:
+            bodies = list(self._bodies)
+        if len(bodies) >= self._most:
+            arriving = [each for each in bodies if each.arriving]
+            if not arriving:
+                return False
+            slowest = min(arriving, key=lambda each: each.rate(time.monotonic()))
+            slowest.close()
+            slowest.give_way()
+        with self._lock:
+            self._bodies.add(body)
+        return True
+
+    def leave(self, body: Body) -> None:
+        """It is read, or given up."""
+        with self._lock:
+            self._bodies.discard(body)
+
+
+class Body:
+    """What waitress' receivers write to: keeps up to `limit` bytes, and only counts what comes after.
+
+    A sender who is cut off in the middle of a body sees a broken connection, not the answer that tells why; so what
+    will not be read is still received, and forgotten at once.
+
+    Args:
+        limit: most bytes that will be read of it.
+        large: where it enters when it grows large.
+        give_way: ends its connection.
+    """
+
+    def __init__(self, limit: int, large: LargeBodies, give_way: Callable[[], None]) -> None:
+        self._limit = limit
+        self._large = large
+        self._kept: Any = OverflowableBuffer(_IN_MEMORY)
+        self.give_way = give_way
+        self.begun = time.monotonic()
+        self.received = 0
+        self.arriving = True
+
+    def __len__(self) -> int:
+        return self.received
+
+    def rate(self, now: float) -> float:
+        """Bytes per second so far."""
+        return self.received / max(now - self.begun, 1.0)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it takes long to read."""
+        return self._kept is not None and self.received > LARGE
+
+    def append(self, data: bytes) -> None:
+        """Take what arrived."""
+        was_large = self.received > LARGE
+        self.received += len(data)
+        if self._kept is None:
+            return
+        if self.received > self._limit or (self.is_large and not was_large and not self._large.enter(self)):
+            self.close()
+        else:
+            self._kept.append(data)
+
+    def getfile(self) -> BinaryIO:
+        """The whole body, to be read from its start; of one that was dropped a stream that says so when it is read."""
+        file: BinaryIO = _Dropped() if self._kept is None else self._kept.getfile()
+        return file
+
+    def close(self) -> None:
+        """Let go of what is kept."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+            self._large.leave(self)
+
+
+class _Dropped(io.BytesIO):
+    """Read only where nothing else refused the request: then it was dropped for want of room."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise RequestRefused("request body", "is one of too many large ones at a time", "Send it again soon.",
+                             status=503, headers={"Retry-After": "5"})  # fmt: skip
+
+
+class BoundedChunks(ChunkedReceiver):  # type: ignore[misc]
+    """A chunked body whose chunks are wrapped in little: waitress keeps, and copies again and again, any amount."""
+
+    error: Any
+
+    def received(self, s: bytes) -> int:
+        """Take what arrived; returns how much of it belongs to the body."""
+        taken: int = super().received(s)
+        if max(len(self.control_line), len(self.trailer)) > _MOST_CONTROL and self.error is None:
+            self.error = BadRequest("Too much between chunks")
+        return taken
