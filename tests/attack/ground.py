@@ -52,6 +52,7 @@ class Row:
     Attributes:
         attack: what was tried.
         held: whether it got nowhere, everybody else was served meanwhile within the bounds, and nothing was lost.
+        resisted: whether it got nowhere.
         evidence: what was counted.
         grown_mb: process -> most memory of its own above idle, MB.
         opened_s: longest time until another project's opened task had its prediction, seconds; None = not measured.
@@ -64,6 +65,7 @@ class Row:
     attack: str
     held: bool
     evidence: str
+    resisted: bool = False
     grown_mb: Mapping[str, int] = field(default_factory=dict)
     opened_s: float | None = None
     peace_s: float | None = None
@@ -166,7 +168,7 @@ class Ground(Stand):
         ]
         evidence = finding.evidence + (f" NOT HELD: {'; '.join(broken)}." if broken else "")
         return Row(
-            attack, finding.held and not broken, evidence, grown, round(opened, 2), round(peace, 2),
+            attack, finding.held and not broken, evidence, finding.held, grown, round(opened, 2), round(peace, 2),
             round(watch.health_s, 2), lost, round(time.monotonic() - started, 1),
         )  # fmt: skip
 

@@ -165,4 +165,3 @@ def _mode(path: Path) -> int:
     except OSError:
         return 0
     return 0 if stat.S_ISLNK(found.st_mode) else stat.S_IMODE(found.st_mode)
-

@@ -37,7 +37,7 @@ def token_leaves(server: Serving, scale: float) -> Row:
             project = it.addresses(urls, name="token")
 
             def act() -> Finding:
-                _try_all(it, project)
+                _try_all(it, project, within_s=_TRIED_S * max(scale, 0.4))
                 leaks = [asked for asked in host.asked if "authorization" in {name.lower() for name in asked.headers}]
                 evidence = (f"{len(urls)} addresses, private ones allowed: {len(host.asked)} requests reached the "
                             f"strange host, {len(leaks)} with the token{_paths(leaks)}.")  # fmt: skip
@@ -59,7 +59,7 @@ def private_addresses(server: Serving, scale: float) -> Row:
         project = it.addresses(urls, name="private")
 
         def act() -> Finding:
-            _try_all(it, project)
+            _try_all(it, project, within_s=_TRIED_S)
             evidence = f"{len(urls)} addresses: {len(host.asked)} requests reached this machine{_paths(host.asked)}."
             return Finding(not host.asked, evidence)
 
@@ -86,7 +86,7 @@ def other_paths(server: Serving, scale: float) -> Row:
             project = it.addresses([*paths, str(theirs.data["image"])], name="paths")
 
             def act() -> Finding:
-                _try_all(it, project)
+                _try_all(it, project, within_s=_TRIED_S)
                 fetched = [asked for asked, _ in proxy.asked if "attack=" in asked and not _is_file(asked)]
                 seen = it.predicted(project)
                 evidence = (f"{len(paths)} paths that are no files: {len(fetched)} fetched with the token"
@@ -116,7 +116,7 @@ def compressed_answers(server: Serving, scale: float) -> Row:
         project = it.addresses([url.replace("/upload/1/", f"/upload/{project}/") for url in urls], name="compressed")
 
         def act() -> Finding:
-            _try_all(it, project)
+            _try_all(it, project, within_s=_TRIED_S)
             evidence = (f"{len(urls)} answers of {len(double) / 1e3:.0f} kB and {len(single) / 1e6:.1f} MB that unpack "
                         f"to {2 * scale:.1f} GB: {it.told_failures(project)} failed with their reason.")  # fmt: skip
             return Finding(it.predicted(project) == 0, evidence)
@@ -251,10 +251,10 @@ def hostile(place: str, label_studio: str) -> list[str]:
     return [url.replace("/x.png", f"/x{number}.png") for number, url in enumerate(found)]
 
 
-def _try_all(it: Ground, project: int) -> None:
-    """Ask for all tasks of a project and wait until each was tried, or tried long enough."""
+def _try_all(it: Ground, project: int, *, within_s: float) -> None:
+    """Ask for all tasks of a project and wait until each has ended, or was tried again and again."""
     it.ask(project, it.task_ids(project))
-    it.wait_ended(project, within_s=_TRIED_S)
+    it.wait_ended(project, within_s=within_s)
 
 
 def _is_file(asked: str) -> bool:
