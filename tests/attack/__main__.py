@@ -55,8 +55,9 @@ def _row(attack: Attack, server: LabelStudioServer) -> Row:
 
 def _table(rows: list[Row]) -> Table:
     table = Table(title="Attacks")
-    for name in ("attack", "held", "backend MB", "worker MB", "opened s", "in peace s", "/health s", "lost", "s"):
-        table.add_column(name, justify="left" if name == "attack" else "right")
+    table.add_column("attack", min_width=30)
+    for name in ("held", "backend MB", "worker MB", "opened s", "peace s", "health s", "lost", "s"):
+        table.add_column(name, justify="right")
     for row in rows:
         figures = (row.grown_mb.get("backend"), row.grown_mb.get("worker"), row.opened_s, row.peace_s, row.health_s,
                    row.lost, round(row.seconds))  # fmt: skip

@@ -40,22 +40,19 @@ def ppm_with_comment(megabytes: int) -> bytes:
 def gif(frames: int, side: int) -> bytes:
     """A GIF of so many frames."""
     buffer = io.BytesIO()
-    first = Image.new("P", (side, side), 1)
-    first.save(buffer, "GIF", save_all=True, append_images=[Image.new("P", (side, side), 2)] * (frames - 1))
+    first, second = (Image.new("L", (side, side), grey) for grey in (40, 200))
+    following = [second, first] * (frames // 2)  # two alike in a row would be written as one
+    first.save(buffer, "GIF", save_all=True, append_images=following[: frames - 1])
     return buffer.getvalue()
 
 
 @cache
 def gzip_of_zeros(megabytes: int, *, layers: int) -> bytes:
     """So many MB of zeros, packed so many times over."""
-    packer, parts = zlib.compressobj(6, zlib.DEFLATED, 31), []
-    for _ in range(megabytes):
-        parts.append(packer.compress(bytes(_MB)))
-    content = b"".join([*parts, packer.flush()])
-    for _ in range(layers - 1):
-        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-        content = packer.compress(content) + packer.flush()
-    return content
+    packer = zlib.compressobj(9 if layers > 1 else 1, zlib.DEFLATED, 31)
+    if layers > 1:
+        return packer.compress(gzip_of_zeros(megabytes, layers=layers - 1)) + packer.flush()
+    return b"".join([*(packer.compress(bytes(_MB)) for _ in range(megabytes)), packer.flush()])
 
 
 def labeling_config(labels: int) -> str:
