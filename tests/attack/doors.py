@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from plugin_config.hints import ProjectHints
 from plugin_config.ports import free_port
 from plugin_config.processes import module_command
-from plugin_config.up import environment
 from tests.attack import payloads
 from tests.attack.between import between
 from tests.attack.ground import Finding, Ground, Reply, Row, at_once, basic, ground
@@ -209,11 +208,10 @@ def _label_studio_tells(it: Ground) -> bool:
 
 def _open_to_all(it: Ground) -> tuple[bool, str]:
     """Start a backend on every address of the machine without a sign-in."""
-    env = {**environment(it.settings), "REDIS_URL": it.house.halves.redis_url, "ZEROMASK_HOST": "0.0.0.0",
-           "ZEROMASK_PORT": str(free_port()), "ZEROMASK_USER": "", "ZEROMASK_PASSWORD": "",
-           "ZEROMASK_WEBHOOK_SECRET": "", "ZEROMASK_STATE_DIR": f"{it.settings.state_dir}/open"}  # fmt: skip
-    process = subprocess.Popen(module_command("backend"), env={**_plain_environment(), **env}, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ZEROMASK_")}
+    env |= {"MODEL": "builtin", "REDIS_URL": it.house.halves.redis_url, "ZEROMASK_HOST": "0.0.0.0",
+            "ZEROMASK_PORT": str(free_port()), "ZEROMASK_STATE_DIR": f"{it.settings.state_dir}/open"}  # fmt: skip
+    process = subprocess.Popen(module_command("backend"), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         output, _ = process.communicate(timeout=20)
     except subprocess.TimeoutExpired:
@@ -221,10 +219,6 @@ def _open_to_all(it: Ground) -> tuple[bool, str]:
         process.communicate()
         return False, "it listened"
     return process.returncode == 2 and b"ZEROMASK_USER" in output, f"ended with {process.returncode}"
-
-
-def _plain_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("ZEROMASK_")}
 
 
 def _jobs(it: Ground) -> int:

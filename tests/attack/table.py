@@ -1,4 +1,4 @@
-"""`python -m tests.attack.table BEFORE NOW`: two answers of `make attack JSON=1` as the table of docs/security.md."""
+"""`python -m tests.attack.table NOW [BEFORE]`: answers of `make attack JSON=1` as the table of docs/security.md."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_HEAD = """| attack | before | now | held | backend, worker MB | opened, in peace s |
-|---|---|---|---|---|---|
-"""
 
-
-def render(before: list[Any], now: list[Any]) -> str:
-    """The table: a row for each attack of `now`."""
+def render(now: list[Any], before: list[Any]) -> str:
+    """The table, a row for each attack of `now`; what came of it `before` in a column of its own where that is told."""
     earlier = {row["attack"]: row["evidence"] for row in before}
-    return _HEAD + "".join(_line(row, earlier.get(row["attack"], "not tried")) for row in now)
+    names = ["attack", *(["before"] if before else []), "what came of it", "held", "backend, worker MB",
+             "opened, in peace s"]  # fmt: skip
+    rows = [names, ["---"] * len(names)]
+    for row in now:
+        then = [earlier.get(row["attack"], "not tried")] if before else []
+        rows.append([row["attack"], *then, row["evidence"], "yes" if row["held"] else "no", *_figures(row)])
+    return "".join("| " + " | ".join(map(_cell, cells)) + " |\n" for cells in rows)
 
 
-def _line(row: Any, earlier: str) -> str:
-    grown, held = row["grown_mb"], "yes" if row["held"] else "no"
+def _figures(row: Any) -> tuple[str, str]:
+    grown = row["grown_mb"]
     memory = f"{grown['backend']}, {grown['worker']}" if grown else "-"
-    waits = f"{row['opened_s']}, {row['peace_s']}" if row["opened_s"] is not None else "-"
-    cells = (row["attack"], earlier, row["evidence"], held, memory, waits)
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
+    return memory, "-" if row["opened_s"] is None else f"{row['opened_s']}, {row['peace_s']}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _rows(path: str) -> list[Any]:
-    return list(json.loads(Path(path).read_text())["attacks"])
+    return list(json.loads(Path(path).read_text(encoding="utf-8"))["attacks"])
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render(_rows(sys.argv[1]), _rows(sys.argv[2])))
+    sys.stdout.write(render(_rows(sys.argv[1]), [row for path in sys.argv[2:] for row in _rows(path)]))
