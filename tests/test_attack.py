@@ -19,7 +19,6 @@ from tests.test_faults import Running
     ("attack", "scale"),
     [
         pytest.param(pictures.token_leaves, 0.2, id="token"),
-        pytest.param(doors.half_open, 0.2, id="half-open"),
         pytest.param(doors.sign_in, 0.1, id="sign-in"),
         pytest.param(tampering.forged_jobs, 0.2, id="forged jobs"),
         pytest.param(tampering.damaged_spool, 0.2, id="damaged spool"),

@@ -31,6 +31,7 @@ from tests.faults.stand import Serving, Stand, quiet, wait_for
 from tests.house import CONFIG, TOKEN, House, current_version
 
 MOST_MB, MOST_OPENED_S, MOST_HEALTH_S = 1500, 5.0, 1.0
+OWN = "/data/upload/own/"
 _OPENED_PATIENCE_S = 30.0
 _SETTLES_S = 60.0
 _ORDINARY, _OPENABLE = 6, 60
@@ -194,9 +195,9 @@ class Ground(Stand):
         return project
 
     def addresses(self, urls: list[str], *, name: str) -> int:
-        """A project whose images are at these addresses."""
+        """A project whose images are at these addresses; OWN in one stands for where its own files lie."""
         project = self.project(0, name=name)
-        body = [{"image": url} for url in urls]
+        body = [{"image": url.replace(OWN, f"/data/upload/{project}/")} for url in urls]
         self.house.label_studio.request("POST", f"/api/projects/{project}/import", json=body)
         wait_for(lambda: len(self.task_ids(project)) == len(urls), within_s=60, told="tasks")
         return project

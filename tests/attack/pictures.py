@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from tests.attack import payloads
 from tests.attack.between import between
-from tests.attack.ground import Finding, Ground, Row, ground
+from tests.attack.ground import OWN, Finding, Ground, Row, ground
 from tests.faults.stand import Serving
 from tests.house import picture
 from tests.http_server import Answer, Asked, serving
@@ -25,14 +25,14 @@ def token_leaves(server: Serving, scale: float) -> Row:
         place = urlsplit(host.url).netloc
 
         def instead(path: str) -> Answer | None:
-            to = {"/data/upload/1/away.png": host.url, "/data/upload/1/slashes.png": f"//{place}",
-                  "/data/upload/1/tab.png": f"/\t/{place}", "/data/upload/1/back.png": f"/\\{place}"}  # fmt: skip
-            return Answer(302, headers={"Location": to[path] + "/redirected.png"}) if path in to else None
+            to = {"away.png": host.url, "slashes.png": f"//{place}", "tab.png": f"/\t/{place}",
+                  "back.png": f"/\\{place}"}.get(path.rpartition("/")[2])  # fmt: skip
+            return Answer(302, headers={"Location": f"{to}/redirected.png"}) if to else None
 
         with between(server.url, instead) as proxy, ground(
             server, through=proxy.url, allow_private_images=True, image_timeout_s=5.0
         ) as it:  # fmt: skip
-            redirected = [f"/data/upload/1/{name}.png" for name in ("away", "slashes", "tab", "back")]
+            redirected = [f"{OWN}{name}.png" for name in ("away", "slashes", "tab", "back")]
             urls = hostile(place, proxy.url) + redirected
             project = it.addresses(urls, name="token")
 
@@ -110,10 +110,9 @@ def compressed_answers(server: Serving, scale: float) -> Row:
         serving(lambda asked: instead(asked.path) or Answer(404)) as host, between(server.url, instead) as proxy,
         ground(server, through=proxy.url, allow_private_images=True) as it,
     ):  # fmt: skip
-        urls = [f"{start}/{name}.png" for start in (host.url, "/data/upload/1") for name in answers]
+        # Also as files of its own project, so that nothing but their packing speaks against them.
+        urls = [f"{start}{name}.png" for start in (f"{host.url}/", OWN) for name in answers]
         project = it.addresses(urls, name="compressed")
-        # A file of its own project, so that nothing but its packing speaks against it.
-        project = it.addresses([url.replace("/upload/1/", f"/upload/{project}/") for url in urls], name="compressed")
 
         def act() -> Finding:
             _try_all(it, project, within_s=_TRIED_S)
@@ -239,7 +238,7 @@ def hostile(place: str, label_studio: str) -> list[str]:
     signs = ["\t", "\n", "\r", "\r\n", "\x0b", "\x00", "\x1f", " ", "\x7f", "\u2028", "\u00a0"]
     found = [
         *(f"/{sign}/{place}/x.png" for sign in signs), *(f"{sign}//{place}/x.png" for sign in signs[:4]),
-        *(f"/data/upload/1/{sign}//{place}/x.png" for sign in signs[:3]),
+        *(f"{OWN}{sign}//{place}/x.png" for sign in signs[:3]),
         f"//{place}/x.png", f"/\\{place}/x.png", f"\\\\{place}/x.png", f"///{place}/x.png", f"http:///{place}/x.png",
         f"{label_studio}@{place}/x.png", f"{own.scheme}://{own.netloc}\\@{place}/x.png",
         f"{label_studio}#@{place}/x.png",
