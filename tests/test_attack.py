@@ -21,7 +21,6 @@ from tests.test_faults import Running
         pytest.param(pictures.token_leaves, 0.2, id="token"),
         pytest.param(doors.sign_in, 0.1, id="sign-in"),
         pytest.param(tampering.forged_jobs, 0.2, id="forged jobs"),
-        pytest.param(tampering.damaged_spool, 0.2, id="damaged spool"),
     ],
 )
 def test_an_attack_gets_nowhere(house: House, attack: Attack, scale: float) -> None:
