@@ -35,13 +35,12 @@ def main() -> int:
                 held = "held" if row.held else "NOT HELD"
                 console.print(f"{row.attack}: {held} ({row.seconds:.0f} s). {row.evidence}", markup=False)
     except KeyboardInterrupt:
-        console.print("stopped")
-        return 1
+        console.print("stopped; what was measured so far:")
     console.print(_table(rows))
     if os.environ.get("JSON", "") not in ("", "0"):
         told = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "attacks": [asdict(row) for row in rows]}
         sys.stdout.write(json.dumps(told) + "\n")
-    return int(not rows or not all(row.held for row in rows))
+    return int(len(rows) < len(chosen) or not rows or not all(row.held for row in rows))
 
 
 def _row(attack: Attack, server: LabelStudioServer) -> Row:

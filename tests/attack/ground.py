@@ -167,7 +167,7 @@ class Ground(Stand):
             *([f"/health took {watch.health_s:.1f} s"] if watch.health_s > MOST_HEALTH_S else []),
             *([f"{lost} ordinary tasks lost, failed or doubled"] if lost else []),
         ]
-        evidence = finding.evidence + (f" NOT HELD: {'; '.join(broken)}." if broken else "")
+        evidence = finding.evidence + (f" Out of bounds: {'; '.join(broken)}." if broken else "")
         return Row(
             attack, finding.held and not broken, evidence, finding.held, grown, round(opened, 2), round(peace, 2),
             round(watch.health_s, 2), lost, round(time.monotonic() - started, 1),
