@@ -1,10 +1,11 @@
-# `make demo` shows the product, `make test` runs its tests, `make faults` breaks it. Each sets up all it needs by itself.
+# `make demo` shows the product, `make test` runs its tests, `make faults` breaks it, `make attack`
+# attacks it. Each sets up all it needs by itself.
 PYTHON ?= python3
 CHECK ?=
 JSON ?=
 export CHECK JSON PORT
 
-.PHONY: demo test lint faults environments clean
+.PHONY: demo test lint faults attack environments clean
 
 demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies and prints one JSON line
 	@.venv/bin/python -m plugin_config.demo
@@ -20,6 +21,9 @@ lint: environments  ## ruff and mypy alone
 
 faults: environments  ## Break everything around the product and count what is lost; JSON=1 prints one JSON line
 	@.venv/bin/python -m tests.faults
+
+attack: environments  ## Attack the product from every side and see whether it holds; JSON=1 prints one JSON line
+	@.venv/bin/python -m tests.attack
 
 environments:
 	@$(PYTHON) plugin_config/environments.py project label-studio

@@ -99,7 +99,8 @@ class Stand:
 
     def project(self, count: int, *, name: str) -> int:
         """A project of this many pictures, connected to the backend."""
-        project = make_project(self.house, count=min(count, _UPLOAD), name=name)
+        sign_in = (self.settings.user, self.settings.password)
+        project = make_project(self.house, count=min(count, _UPLOAD), name=name, sign_in=sign_in)
         api = self.house.label_studio  # the others show the same pictures: Label Studio takes files slowly
         urls = [str(task.data["image"]) for task in api.tasks(project, self.task_ids(project))] if count else []
         more = [{"image": urls[number % len(urls)]} for number in range(count - len(urls))]
