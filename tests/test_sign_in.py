@@ -1,0 +1,92 @@
+"""The whole way with sign-in: a real Label Studio signs in to the backend, and its webhooks carry the secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from redis import Redis
+
+from plugin_config.hints import ProjectHints
+from plugin_config.pending import PendingTasks
+from plugin_config.ports import free_port
+from plugin_config.processes import Supervisor
+from plugin_config.settings import Settings
+from plugin_config.up import start_halves
+from plugin_config.webhooks import SECRET_HEADER, webhooks
+from tests.house import CONFIG, TOKEN, House, picture, retrieve, tasks, upload, wait_predicted, wait_until
+
+USER, PASSWORD, SECRET = "label-studio", "a password of models", "a secret of webhooks"
+REFUSED = (401, 429)  # the latter after too many guesses
+
+
+@pytest.fixture(scope="module", name="guarded")
+def guarded_fixture(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Halves that want a sign-in, beside the Label Studio of the other tests."""
+    state = tmp_path_factory.mktemp("guarded")
+    settings = Settings(
+        model="builtin", state_dir=str(state), port=free_port(), label_studio_url=house.label_studio.url,
+        label_studio_api_key=TOKEN, lease_s=4.0, drain_tasks=4, reconcile_s=1.0, threads=1, user=USER,
+        password=PASSWORD, webhook_secret=SECRET,
+    )  # fmt: skip
+    with Supervisor(state) as supervisor:
+        halves = start_halves(supervisor, settings, learners=0)
+        with Redis.from_url(halves.redis_url) as redis:
+            pending = PendingTasks(redis, drain_tasks=4, lease_s=4.0)
+            yield replace(house, halves=halves, supervisor=supervisor, pending=pending, redis=redis)
+
+
+def make_signed_in_project(house: House) -> int:
+    """A project of two pictures, connected with the sign-in as a person does it."""
+    body = {"title": "house signed in", "label_config": CONFIG.format(more="")}
+    project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
+    upload(house, project, [picture(top=20), picture(top=30)])
+    model = {"project": project, "url": house.halves.backend_url, "title": "Zeromask", "auth_method": "BASIC_AUTH",
+             "basic_auth_user": USER, "basic_auth_pass": PASSWORD}  # fmt: skip
+    house.label_studio.request("POST", "/api/ml/", json=model)
+    return project
+
+
+def annotate(house: House, project: int) -> None:
+    house.label_studio.request("POST", f"/api/tasks/{tasks(house, project)[0].id}/annotations/", json={"result": []})
+
+
+def test_a_signed_in_backend_serves_label_studio_and_hears_its_webhooks(guarded: House) -> None:
+    hints = ProjectHints(guarded.redis)
+    project = make_signed_in_project(guarded)
+    annotate(guarded, project)
+    assert hints.last_webhook(project) is None, "a webhook without the secret is not let in"
+    retrieve(guarded, project)
+    wait_predicted(guarded, project)
+    wait_until(lambda: all(hook.carries(SECRET_HEADER, SECRET) for hook in webhooks(guarded.label_studio, project)),
+               told="the secret in the webhook")  # fmt: skip
+    annotate(guarded, project)
+    wait_until(lambda: (hints.last_webhook(project) or "").startswith("ANNOTATION_CREATED"), told="the webhook")
+
+
+@pytest.mark.parametrize("sign_in", [None, (USER, "guess"), ("guess", PASSWORD)], ids=["nobody", "password", "user"])
+def test_a_stranger_is_not_let_in(guarded: House, sign_in: tuple[str, str] | None) -> None:
+    url = guarded.halves.backend_url
+    for path, body in (("/setup", {}), ("/predict", {}), ("/webhook", {"action": "TASKS_CREATED"})):
+        assert httpx.post(f"{url}{path}", json=body, auth=sign_in, trust_env=False).status_code in REFUSED
+    wrong = {SECRET_HEADER: "guess"}
+    assert httpx.post(f"{url}/webhook", json={}, headers=wrong, trust_env=False).status_code in REFUSED
+    assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+
+
+def test_each_half_holds_what_it_needs_of_the_sign_in(guarded: House) -> None:
+    told = {name: psutil.Process(guarded.supervisor.pid(name)).environ() for name in ("backend", "worker", "redis")}
+    assert (told["backend"]["ZEROMASK_USER"], told["backend"]["ZEROMASK_PASSWORD"]) == (USER, PASSWORD)
+    assert not {USER, PASSWORD} & set(told["worker"].values())
+    assert told["worker"]["ZEROMASK_WEBHOOK_SECRET"] == SECRET
+    assert not {USER, PASSWORD, SECRET} & set(told["redis"].values())
+
+
+def test_logs_hold_no_secret(guarded: House) -> None:
+    for path in Path(guarded.supervisor.log_path("backend").parent).glob("*.log"):
+        text = path.read_text(errors="replace")
+        assert not [secret for secret in (PASSWORD, SECRET, TOKEN) if secret in text], path
