@@ -179,7 +179,7 @@ def test_what_is_no_picture_is_refused_with_a_remedy(content: bytes) -> None:
 
 def test_no_damage_gets_past_the_errors_named() -> None:
     rng = np.random.default_rng(3)
-    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000"):
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"):
         whole = encoded(upright(), kind)
         for _ in range(40):
             broken = bytearray(whole)
