@@ -104,8 +104,9 @@ def test_the_line_takes_no_more_than_it_can_hold(resident: StandInResident) -> N
     resident.ask(*range(1, 51))
     for _ in range(2):
         resident.begin()
-    assert not resident.pipeline.room(8, urgent=False, timeout_s=0.1)
-    assert resident.pipeline.room(8, urgent=True, timeout_s=0.1), "somebody waits for these"
+    assert not resident.pipeline.room(PROJECT, 8, urgent=False, timeout_s=0.1)
+    assert resident.pipeline.room(PROJECT, 8, urgent=True, timeout_s=0.1), "somebody waits for these"
+    assert resident.pipeline.room(PROJECT + 1, 8, urgent=False, timeout_s=0.1), "another project has its own share"
     hold.set()
     assert resident.pipeline.wait_empty(20)
 

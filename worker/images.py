@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from plugin_config.errors import ImageUnavailable
+from plugin_config.errors import ImageTooLarge, ImageUnavailable
 from plugin_config.settings import Settings
 from worker.pixels import reduced_size, turned, upright_pixels, upright_size, webp_pixels
 from worker.structure import CountedReads, check_structure
@@ -177,8 +177,8 @@ def _check_size(image: Image.Image, subject: str, limits: ImageLimits) -> None:
         raise ImageUnavailable(subject, f"is too long: {found}", remedy)
 
 
-def too_large(subject: str, found: str, limits: ImageLimits) -> ImageUnavailable:
+def too_large(subject: str, found: str, limits: ImageLimits) -> ImageTooLarge:
     """The error of a picture beyond the limits."""
     most = f"{limits.most_bytes / 1e6:.0f} MB and {limits.most_pixels / 1e6:.0f} megapixels"
     remedy = f"Allowed are {most}; raise ZEROMASK_IMAGE_MAX_MB or ZEROMASK_IMAGE_MAX_MEGAPIXELS."
-    return ImageUnavailable(subject, f"is too large: {found}", remedy)
+    return ImageTooLarge(subject, f"is too large: {found}", remedy)

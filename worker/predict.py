@@ -26,7 +26,7 @@ from plugin_config.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.slots import URGENT_SLOT
 from plugin_config.vocabulary import model_slug
 from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
-from worker.fetching import fetch_image
+from worker.intake import Intake
 from worker.order import make_remarks, read_order
 from worker.pipeline import Pipeline
 from worker.posting import Posting, finish
@@ -36,7 +36,7 @@ from worker.work import Drawn, Embedded, Fetched, Leased
 
 log = logging.getLogger(__name__)
 
-_ROOM_S = 5.0
+_ROOM_S = 0.25  # the jobs of others are behind this one, and what is opened is
 _ALONE_S = 60.0
 _AWAY_S, _REFUSED_S = 2.0, 5.0
 _TROUBLE_DELAY_S = 5.0
@@ -50,7 +50,7 @@ def drain(resident: Resident, pipeline: Pipeline, job: DrainProject) -> None:
     """
     resident.pending.hold_slot(job.project, job.slot)
     try:
-        if pipeline.room(job.limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
+        if pipeline.room(job.project, job.limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
             Admission(resident, pipeline, job.project).run(job.limit)
     finally:
         resident.pending.next_drain(job.project, job.slot)
@@ -160,6 +160,7 @@ class Prediction:
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self._leases = resident.leases
+        self._intake = Intake(resident.limits)
         self._posting = Posting(resident)
 
     def fetch(self, leased: Leased) -> Fetched | None:
@@ -167,10 +168,10 @@ class Prediction:
         started = time.perf_counter()
         project, ref, resident = leased.project, leased.ref, self._resident
         try:
-            url = leased.task.data.get(leased.order.vocabulary.image_key)
-            image = fetch_image(
-                url, task=ref.task, project=project, label_studio=resident.label_studio, limits=resident.limits
-            )
+            picture = self._intake.read(
+                leased.url, task=ref.task, project=project, label_studio=resident.label_studio,
+                urgent=leased.lease.urgent,
+            )  # fmt: skip
         except ImageHostTrouble as error:
             self._leases.retry(project, ref, str(error), most=_IMAGE_TRIES)
         except ImageUnavailable as error:
@@ -188,20 +189,20 @@ class Prediction:
             resident.trouble = str(error)
             self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
         else:
-            return Fetched(leased, image, {"fetch": _ms_since(started)})
+            return Fetched(leased, picture, {"fetch": _ms_since(started)})
         return None
 
     def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
         """Show the pictures to the model; those it cannot take are settled alone."""
         started = time.perf_counter()
         embed = partial(self._resident.embeddings.embed, part=batch[0].leased.order.encoder_part)
-        found = embed_batch([item.image for item in batch], embed, size)
+        found = embed_batch([item.picture.pixels for item in batch], embed, size)
         spent = _ms_since(started) / len(batch)
         done = []
         for item, outcome in zip(batch, found, strict=True):
             project, ref = item.leased.project, item.leased.ref
             if not isinstance(outcome, Exception):
-                done.append(Embedded(item.leased, item.image, outcome, {**item.ms, "embed": spent}))
+                done.append(Embedded(item.leased, item.picture, outcome, {**item.ms, "embed": spent}))
             elif is_out_of_memory(outcome):  # others may have taken it just now
                 self._leases.retry(project, ref, f"its image does not fit the memory ({outcome})", most=_IMAGE_TRIES)
             else:
@@ -214,9 +215,9 @@ class Prediction:
         try:
             order = leased.order
             found = self._resident.segmenter.segment(
-                embedded.embedding, order.vocabulary, embedded.image, head=order.adapter
+                embedded.embedding, order.vocabulary, embedded.picture.pixels, head=order.adapter
             )
-            result = encode_segments(found.segments)
+            result = encode_segments(found.segments, size=embedded.picture.size)
         except RegionError as error:
             self._leases.fail(leased.project, leased.ref, str(error))
             return None

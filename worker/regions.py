@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,11 +45,12 @@ def encode_region(
     score: float,
     region_id: str | None = None,
     tolerance: float = TOLERANCE,
+    size: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Describe one mask as the regions of a Label Studio result.
 
     Args:
-        mask: (H, W) bool, in pixels of the image after EXIF rotation; its shape is the image's size.
+        mask: (H, W) bool, in pixels of the image after EXIF rotation; its shape is the image's size, or see `size`.
         kind: "brush" keeps every pixel, "polygon" gives one region per island (a hole is cut open to the outside),
             "rectangle" one box around all of the mask.
         control: name of the control tag (`from_name`).
@@ -56,7 +58,10 @@ def encode_region(
         label: the key the labeling config expects: a label's alias where it has one, else its value.
         score: confidence in [0, 1], the same for each region.
         region_id: of the first region; the following get "-1", "-2", ... behind it. None: globally unique ids are made.
-        tolerance: in pixels, at least 0, for polygons only: no pixel further from the outline changes. 0 is exact.
+        tolerance: in pixels of the mask, at least 0, for polygons only: no pixel further from the outline changes. 0 is
+            exact.
+        size: (H, W) of the image in pixels, where the mask is of a reduced copy of it. A brush is enlarged to it, with
+            a smooth outline; shapes are in percent.
 
     Returns:
         No regions for an empty mask. `origin` is left out: the editor sets it when an annotator takes the region over.
@@ -69,13 +74,13 @@ def encode_region(
         return []
     values: list[dict[str, Any]]
     if kind == "brush":
-        values = [{"format": "rle", "rle": encode_rle(mask)}]
+        values = [{"format": "rle", "rle": encode_rle(_enlarged(mask, size or mask.shape))}]
     elif kind == "rectangle":
         values = [_box_value(mask)]
     else:
         rings = mask_rings(mask, tolerance=tolerance)
         values = [{"points": _to_percent(ring, mask.shape), "closed": True} for ring in rings]
-    height, width = mask.shape
+    height, width = size or mask.shape
     first = region_id or uuid.uuid4().hex
     return [
         {
@@ -91,6 +96,16 @@ def encode_region(
         }
         for number, value in enumerate(values)
     ]
+
+
+def _enlarged(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The mask at the size (H, W): a pixel is inside where the mask, interpolated between its pixels, is mostly so."""
+    if mask.shape == size:
+        return mask
+    grown = cv2.resize(mask.view(np.uint8) * np.uint8(255), size[::-1], interpolation=cv2.INTER_LINEAR)
+    inside: NDArray[np.bool_] = grown.view(np.bool_)  # in its place: at a hundred megapixels a copy is another 100 MB
+    np.greater_equal(grown, 128, out=inside)
+    return inside
 
 
 def decode_region(region: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:

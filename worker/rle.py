@@ -58,7 +58,7 @@ def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
         raise RegionError("brush RLE", problem, "Threshold it into one bool array per region.")
     _check_size(*mask.shape)
     pixels = mask.ravel()
-    starts = np.flatnonzero(np.concatenate(([True], pixels[1:] != pixels[:-1])))
+    starts = np.concatenate(([0], np.flatnonzero(pixels[1:] != pixels[:-1]) + 1))
     lengths = np.diff(starts, append=pixels.size) * _CHANNELS
     codes, bits = _run_codes(lengths, pixels[starts])
     return list(_pack_bits(_header_word(pixels.size * _CHANNELS), codes, bits))
