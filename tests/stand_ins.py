@@ -123,8 +123,11 @@ class StandInModel:
             raise RuntimeError("shapes do not match")
         return list(images)
 
+    def read_words(self, vocabulary: Vocabulary) -> None:
+        return None
+
     def segment(
-        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None
+        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None, classes: Any = None
     ) -> Segmentation:
         assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
         self.heads.append(head)

@@ -150,7 +150,7 @@ def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
 ) -> None:
     real, full = resident.segmenter.segment, [True]
 
-    def segment(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None) -> Segmentation:
+    def segment(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], **_: Any) -> Segmentation:
         if full.pop() if full else False:
             raise MemoryError
         return real(embedding, vocabulary, image)

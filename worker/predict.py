@@ -164,10 +164,14 @@ class Prediction:
         self._posting = Posting(resident)
 
     def fetch(self, leased: Leased) -> Fetched | None:
-        """Read the picture, or settle the task: failed, or to be tried again."""
+        """Read the labels and the picture, or settle the task: failed, or to be tried again.
+
+        Labels are read here, by one of many threads, so that thousands of new ones hold up nobody else's pictures.
+        """
         started = time.perf_counter()
         project, ref, resident = leased.project, leased.ref, self._resident
         try:
+            classes = resident.segmenter.read_words(leased.order.vocabulary)
             picture = self._intake.read(
                 leased.url, task=ref.task, project=project, label_studio=resident.label_studio,
                 urgent=leased.lease.urgent,
@@ -189,7 +193,7 @@ class Prediction:
             resident.trouble = str(error)
             self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
         else:
-            return Fetched(leased, picture, {"fetch": _ms_since(started)})
+            return Fetched(leased, picture, classes, {"fetch": _ms_since(started)})
         return None
 
     def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
@@ -202,7 +206,7 @@ class Prediction:
         for item, outcome in zip(batch, found, strict=True):
             project, ref = item.leased.project, item.leased.ref
             if not isinstance(outcome, Exception):
-                done.append(Embedded(item.leased, item.picture, outcome, {**item.ms, "embed": spent}))
+                done.append(Embedded(item.leased, item.picture, outcome, item.classes, {**item.ms, "embed": spent}))
             elif is_out_of_memory(outcome):  # others may have taken it just now
                 self._leases.retry(project, ref, f"its image does not fit the memory ({outcome})", most=_IMAGE_TRIES)
             else:
@@ -215,8 +219,9 @@ class Prediction:
         try:
             order = leased.order
             found = self._resident.segmenter.segment(
-                embedded.embedding, order.vocabulary, embedded.picture.pixels, head=order.adapter
-            )
+                embedded.embedding, order.vocabulary, embedded.picture.pixels, head=order.adapter,
+                classes=embedded.classes,
+            )  # fmt: skip
             result = encode_segments(found.segments, size=embedded.picture.size)
         except RegionError as error:
             self._leases.fail(leased.project, leased.ref, str(error))

@@ -13,6 +13,7 @@ from plugin_config.pending import Lease
 from worker.images import Picture
 from worker.order import Order
 from worker.segmentation.encoder import ImageEmbedding
+from worker.segmentation.text import TextClasses
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ class Leased:
 
 @dataclass(frozen=True)
 class Fetched:
-    """With its picture. `ms` tells how long each stage took."""
+    """With its picture and its project's labels as the model reads them. `ms` tells how long each stage took."""
 
     leased: Leased
     picture: Picture
+    classes: TextClasses | None = None
     ms: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ class Embedded:
     leased: Leased
     picture: Picture
     embedding: ImageEmbedding
+    classes: TextClasses | None
     ms: Mapping[str, float]
 
 

@@ -41,7 +41,7 @@ class StubbedPixels(Prediction):
         """Nothing seen."""
         size.took(len(batch), 0.0)
         nothing: Any = None
-        return [Embedded(item.leased, item.picture, nothing, item.ms) for item in batch]
+        return [Embedded(item.leased, item.picture, nothing, item.classes, item.ms) for item in batch]
 
     def draw(self, embedded: Embedded) -> Drawn | None:
         """One small box."""
