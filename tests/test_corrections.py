@@ -18,7 +18,6 @@ from plugin_config.label_studio import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
 from worker.images import ImageLimits, Picture
 from worker.intake import Intake
-from worker.learning import corrections
 from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.corrections import Correction, content_digest, corrections_digest, read_corrections
 from worker.learning.outcomes import Outcomes

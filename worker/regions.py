@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,8 +59,8 @@ def encode_region(
         region_id: of the first region; the following get "-1", "-2", ... behind it. None: globally unique ids are made.
         tolerance: in pixels of the mask, at least 0, for polygons only: no pixel further from the outline changes. 0 is
             exact.
-        size: (H, W) of the image in pixels, where the mask is of a reduced copy of it. A brush is enlarged to it, with
-            a smooth outline; shapes are in percent.
+        size: (H, W) of the image in pixels, where the mask is of a reduced copy of it: a brush is enlarged to it, and
+            shapes are in percent.
 
     Returns:
         No regions for an empty mask. `origin` is left out: the editor sets it when an annotator takes the region over.
@@ -74,7 +73,7 @@ def encode_region(
         return []
     values: list[dict[str, Any]]
     if kind == "brush":
-        values = [{"format": "rle", "rle": encode_rle(_enlarged(mask, size or mask.shape))}]
+        values = [{"format": "rle", "rle": encode_rle(mask, size=size)}]
     elif kind == "rectangle":
         values = [_box_value(mask)]
     else:
@@ -96,16 +95,6 @@ def encode_region(
         }
         for number, value in enumerate(values)
     ]
-
-
-def _enlarged(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The mask at the size (H, W): a pixel is inside where the mask, interpolated between its pixels, is mostly so."""
-    if mask.shape == size:
-        return mask
-    grown = cv2.resize(mask.view(np.uint8) * np.uint8(255), size[::-1], interpolation=cv2.INTER_LINEAR)
-    inside: NDArray[np.bool_] = grown.view(np.bool_)  # in its place: at a hundred megapixels a copy is another 100 MB
-    np.greater_equal(grown, 128, out=inside)
-    return inside
 
 
 def decode_region(region: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:
