@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Fetching is waiting. A project alone has eight of the threads, or ten over several hosts; four are left to what is opened.
+# Fetching is waiting. A project alone has eight of the threads, ten over several hosts; four are for what is opened.
 _FETCHERS, _FETCHERS_RESERVED, _POSTERS = 24, 4, 4
 _MOST_BYTES = 96_000_000  # before a stage: eight pictures of the size that is segmented
 _PROJECTS = 8  # that may have all their tasks on the line at once, while others have none there
