@@ -105,6 +105,10 @@ class ImageUnavailable(ZeromaskError):
     """A picture cannot be fetched, is not a readable image, or is larger than the limits allow."""
 
 
+class ImageTooLarge(ImageUnavailable):
+    """A picture's file or its pixels are more than is allowed."""
+
+
 class ImageHostTrouble(ImageUnavailable):
     """A picture's server is slow, down or in trouble: worth trying again."""
 

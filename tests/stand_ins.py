@@ -31,6 +31,8 @@ from plugin_config.settings import Settings
 from plugin_config.steady import Watch
 from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
 from worker import posting, predict
+from worker.images import ImageLimits, Picture
+from worker.intake import Intake
 from worker.learning.adapter import Words
 from worker.leases import Leases
 from worker.pipeline import Pipeline
@@ -123,8 +125,11 @@ class StandInModel:
             raise RuntimeError("shapes do not match")
         return list(images)
 
+    def read_words(self, vocabulary: Vocabulary) -> None:
+        return None
+
     def segment(
-        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None
+        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None, classes: Any = None
     ) -> Segmentation:
         assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
         self.heads.append(head)
@@ -177,7 +182,7 @@ class StandInResident:
         self.label_studio = StandInLabelStudio(count)
         self.segmenter = self.embeddings = StandInModel()
         self.adapters = StandInShelf()
-        self.limits = None
+        self.limits = ImageLimits.from_settings(self.settings)
         self.explained: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.trouble, self.watch = "", Watch()
@@ -204,16 +209,18 @@ class StandInResident:
 
 @pytest.fixture(name="resident")
 def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInResident]:
-    def fetch(url: object, *, task: int, project: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
+    def read(
+        self: Intake, url: object, *, task: int, project: int, label_studio: object, urgent: bool
+    ) -> Picture:
         if url == "broken":
             raise ImageUnavailable(f"image of task {task}", "is broken", "Mend it.")
         if url == "slow":
             raise ImageHostTrouble(f"image of task {task}", "did not arrive within 30 s", "Look at its server.")
         if url == "vast":
             raise MemoryError
-        return np.full((8, 8, 3), {"huge": 13, "odd": 14}.get(str(url), 200), dtype=np.uint8)
+        return Picture(np.full((8, 8, 3), {"huge": 13, "odd": 14}.get(str(url), 200), dtype=np.uint8), (8, 8))
 
-    monkeypatch.setattr(predict, "fetch_image", fetch)
+    monkeypatch.setattr(Intake, "read", read)
     monkeypatch.setattr(predict, "_AWAY_S", 0.05)
     monkeypatch.setattr(predict, "_REFUSED_S", 0.05)
     monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)

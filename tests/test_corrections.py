@@ -16,8 +16,8 @@ from plugin_config.annotations import AnnotatedTask, Annotation
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
 from plugin_config.label_studio import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
-from worker.images import ImageLimits
-from worker.learning import corrections
+from worker.images import ImageLimits, Picture
+from worker.intake import Intake
 from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.corrections import Correction, content_digest, corrections_digest, read_corrections
 from worker.learning.outcomes import Outcomes
@@ -77,14 +77,16 @@ def label_studio() -> StandInLabelStudio:
 
 @pytest.fixture(autouse=True)
 def images(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(url: object, *, task: int, project: int, label_studio: object, limits: object) -> NDArray[np.uint8]:
+    def read(
+        self: Intake, url: object, *, task: int, project: int, label_studio: object, urgent: bool
+    ) -> Picture:
         if url == "gone":
             raise ImageUnavailable(f"image of task {task}", "was answered with HTTP 404", "Check.")
         if url == "down":
             raise ImageHostTrouble(f"image of task {task}", "was answered with HTTP 503", "Look at its server.")
-        return np.full((*SIZE, 3), 66 if url == "vast" else 100, dtype=np.uint8)
+        return Picture(np.full((*SIZE, 3), 66 if url == "vast" else 100, dtype=np.uint8), SIZE)
 
-    monkeypatch.setattr(corrections, "fetch_image", fetch)
+    monkeypatch.setattr(Intake, "read", read)
 
 
 def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:

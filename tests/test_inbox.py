@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from worker.inbox import Inbox
+from worker.inbox import Inbox, SharedInbox
 
 
 def test_urgent_items_go_first_and_the_others_as_they_came() -> None:
@@ -59,3 +59,56 @@ def test_many_threads_lose_and_double_nothing() -> None:
         thread.join(timeout=30)
     assert sorted(taken) == list(range(2000))
     assert time.monotonic() - started < 30
+
+
+def test_turns_are_by_what_an_owners_items_have_cost() -> None:
+    inbox: Inbox[str] = Inbox(whose=lambda item: item[0])
+    for item in ("a1", "a2", "a3", "b1", "b2", "b3"):
+        inbox.put(item, urgent=False)
+    taken = []
+    for _ in range(6):
+        (item,) = inbox.get(timeout_s=0)
+        inbox.charge(item, 5.0 if item[0] == "a" else 1.0)
+        taken.append(item)
+    assert taken == ["a1", "b1", "b2", "b3", "a2", "a3"]
+
+
+def test_what_is_urgent_is_taken_alone_while_the_next_stage_is_full() -> None:
+    inbox: Inbox[str] = Inbox(most_bytes=10)
+    inbox.put("bulk", urgent=False, size=10)
+    assert inbox.full()
+    assert inbox.get(timeout_s=0.01, only_urgent=True) == []
+    inbox.put("opened", urgent=True, size=10)
+    inbox.put("held by nobody", urgent=False, size=10, waits=False)
+    assert inbox.get(5, timeout_s=0, only_urgent=True) == ["opened"]
+
+
+def test_what_hangs_keeps_a_share_of_the_threads_busy() -> None:
+    inbox: SharedInbox[tuple[int, str]] = SharedInbox(6, reserved=2, whose=lambda item: (item[0], ""))
+    hold, done = threading.Event(), threading.Event()
+    came: list[tuple[int, str]] = []
+
+    def work() -> None:
+        while not done.is_set():
+            with inbox.taken(timeout_s=0.05) as item:
+                if item is not None:
+                    came.append(item)
+                    if item[1] == "hangs":
+                        hold.wait(30)
+                    elif item[1] == "last":
+                        done.set()
+
+    for _ in range(20):
+        inbox.put((1, "hangs"), urgent=False)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    inbox.put((2, "bulk"), urgent=False)
+    inbox.put((1, "opened"), urgent=True)
+    inbox.put((2, "last"), urgent=False)
+    assert done.wait(30), "twenty hang"
+    assert came.count((1, "hangs")) == 2
+    assert (1, "opened") in came
+    hold.set()
+    for thread in threads:
+        thread.join(timeout=30)

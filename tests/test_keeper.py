@@ -38,10 +38,12 @@ import numpy as np
 from redis import Redis
 from plugin_config.presence import WorkerPresence
 from tests.stand_ins import StandInResident
-from worker import keeper, predict
+from worker import keeper
+from worker.images import Picture
+from worker.intake import Intake
 
 redis_url, patience_s, forward_s = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-predict.fetch_image = lambda *_, **__: np.full((8, 8, 3), 200, dtype=np.uint8)
+Intake.read = lambda *_, **__: Picture(np.full((8, 8, 3), 200, dtype=np.uint8), (8, 8))
 keeper._STUCK_S = patience_s
 resident = StandInResident(Redis.from_url(redis_url))
 resident.presence, resident.about = WorkerPresence(Redis.from_url(redis_url)), dict

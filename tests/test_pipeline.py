@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from tests.stand_ins import (
     version,
 )
 from worker.batches import BatchSize, embed_batch
+from worker.pipeline import Pipeline, Stages
 from worker.segmentation.segmenter import Segmentation
 
 __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
@@ -104,10 +106,53 @@ def test_the_line_takes_no_more_than_it_can_hold(resident: StandInResident) -> N
     resident.ask(*range(1, 51))
     for _ in range(2):
         resident.begin()
-    assert not resident.pipeline.room(8, urgent=False, timeout_s=0.1)
-    assert resident.pipeline.room(8, urgent=True, timeout_s=0.1), "somebody waits for these"
+    assert not resident.pipeline.room(PROJECT, 8, urgent=False, timeout_s=0.1)
+    assert resident.pipeline.room(PROJECT, 8, urgent=True, timeout_s=0.1), "somebody waits for these"
+    assert resident.pipeline.room(PROJECT + 1, 8, urgent=False, timeout_s=0.1), "another project has its own share"
     hold.set()
     assert resident.pipeline.wait_empty(20)
+
+
+class HangingStages:
+    """Fetching for project 1 hangs; what comes through of the others is noted."""
+
+    def __init__(self) -> None:
+        self.hold, self.fetched = threading.Event(), threading.Semaphore(0)
+
+    def fetch(self, leased: Any) -> None:
+        if leased.project == 1:
+            self.hold.wait(30)
+        else:
+            self.fetched.release()
+
+    def give_back(self, leased: Any, *, posting: bool) -> None:
+        """Nobody's."""
+
+
+def tasks_of(project: int, count: int, *, urgent: bool = False) -> list[Any]:
+    lease = SimpleNamespace(urgent=urgent)
+    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number) for number in range(count)]
+
+
+def test_pictures_that_hang_hold_up_no_other_project() -> None:
+    stages = HangingStages()
+    pipeline = Pipeline(cast("Stages", stages), capacity=16, batch=8, stopping=threading.Event())
+    try:
+        for _ in range(2):
+            assert pipeline.room(1, 8, urgent=False, timeout_s=0)
+            pipeline.admit(tasks_of(1, 8))
+        assert not pipeline.room(1, 8, urgent=False, timeout_s=0), "this project has its share of the line"
+        assert pipeline.room(1, 8, urgent=True, timeout_s=0)
+        pipeline.admit(tasks_of(1, 8, urgent=True))
+        for project in range(2, 6):
+            assert pipeline.room(project, 8, urgent=False, timeout_s=0)
+            pipeline.admit(tasks_of(project, 8))
+        pipeline.admit(tasks_of(6, 1, urgent=True))
+        assert all(stages.fetched.acquire(timeout=30) for _ in range(4 * 8 + 1))
+    finally:
+        stages.hold.set()
+        assert pipeline.wait_empty(30)
+        pipeline.close(grace_s=0)
 
 
 def test_stopping_finishes_what_was_drawn_and_gives_the_rest_back_without_blame(
@@ -149,7 +194,7 @@ def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
 ) -> None:
     real, full = resident.segmenter.segment, [True]
 
-    def segment(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None) -> Segmentation:
+    def segment(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], **_: Any) -> Segmentation:
         if full.pop() if full else False:
             raise MemoryError
         return real(embedding, vocabulary, image)

@@ -169,7 +169,7 @@ def test_a_lost_lease_stores_nothing(resident: StandInResident, redis: Redis) ->
     resident.ask(1)
     real = resident.segmenter.segment
 
-    def slow(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None) -> Segmentation:
+    def slow(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], **_: Any) -> Segmentation:
         redis.delete("zeromask:1:leases")  # it ran out and another worker took the task
         return real(embedding, vocabulary, image)
 

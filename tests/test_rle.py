@@ -188,3 +188,15 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(height: int, widt
 def test_only_a_bool_mask_is_encoded(mask: Mask) -> None:
     with pytest.raises(RegionError, match="mask"):
         encode_rle(mask)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mask_of_a_reduced_copy_is_enlarged_pixel_by_pixel(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(1, 12, size=2))
+    tall, wide = height + int(rng.integers(0, 20)), width + int(rng.integers(0, 20))
+    mask = rng.random((height, width)) < (seed % 5) / 4
+    rows = ((np.arange(tall) + 0.5) * height / tall).astype(int)
+    columns = ((np.arange(wide) + 0.5) * width / wide).astype(int)
+    found = decode_rle(encode_rle(mask, size=(tall, wide)), height=tall, width=wide)
+    assert np.array_equal(found, mask[rows[:, None], columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -285,3 +286,32 @@ def test_the_oldest_texts_and_files_leave(tmp_path: Path, monkeypatch: pytest.Mo
         store.save(key, {"one": row})
         (tmp_path / f"{key}.safetensors").touch()
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["c", "d"]
+
+
+def test_thousands_of_labels_are_read_between_others(encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has a few new labels waits for a part of the many, and not for all of them."""
+    texts, real = TextEncoder(encoder, negatives=()), encoder.embed_texts
+    began, done = threading.Event(), threading.Event()
+    read: list[str] = []
+
+    def embed(prompts: Sequence[str]) -> torch.Tensor:
+        read.append(prompts[0])
+        if prompts[0] == "many 200":
+            done.wait(30)
+        began.set()
+        return real(prompts)
+
+    monkeypatch.setattr(encoder, "embed_texts", embed)
+    many = threading.Thread(target=texts.with_background, args=([(f"many {k}",) for k in range(250)],), daemon=True)
+    many.start()
+    assert began.wait(30)
+    texts.with_background([("few",)])
+    done.set()
+    many.join(timeout=30)
+    assert len(read) == len(set(read)) == 252
+    assert read.index("few") < read.index("many 249")
+
+
+def test_a_vocabulary_is_put_together_once(encoder: CountingEncoder) -> None:
+    texts = TextEncoder(encoder)
+    assert texts.with_background(FOLK) is texts.with_background(FOLK)

@@ -137,3 +137,7 @@ def test_a_large_image_is_reduced_with_its_truth() -> None:
     assert example.embedding.size == example.truth.shape == (30, 40)
     assert ((example.image[..., 0] == 200) == (example.truth == CAT)).all()
     assert make_example("1", rows, VOCABULARY, image, embedding).image is image
+    half = np.ascontiguousarray(image[::2, ::2])  # what was embedded of it, where it is larger than is segmented
+    reduced = make_example("1", rows, VOCABULARY, half, embedding, longest_side=40, size=SIZE)
+    assert np.array_equal(reduced.truth, example.truth)
+    assert reduced.image.shape == example.image.shape

@@ -19,6 +19,7 @@ from plugin_config.settings import Settings
 from worker import tasks
 from worker.keeper import Keeper
 from worker.learner import run_learner
+from worker.memory import return_what_is_freed
 from worker.pipeline import Pipeline, Stages
 from worker.predict import Prediction
 from worker.queue_worker import connect, work_off
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str], *, stages: Callable[[Resident], Stages] = Pre
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s worker %(levelname)s %(message)s")
     for noisy in ("httpx", "rq.worker", "huggingface_hub", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    return_what_is_freed()
     try:
         settings, learns = _parse(arguments)
         settings.require("redis_url", "label_studio_url", "label_studio_api_key")

@@ -1,17 +1,29 @@
-"""What waits before a stage of the assembly line: urgent tasks first, then the others as they came.
+"""What waits before a stage of the assembly line: urgent items first, then in turns by what their owners have cost.
 
 It must not know the stages.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from worker.shares import Places, Turns
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[T]):
+    item: T
+    owner: Hashable
+    urgent: bool
+    size: int
+    number: int
 
 
 class Inbox(Generic[T]):
@@ -19,38 +31,115 @@ class Inbox(Generic[T]):
 
     Args:
         most_bytes: above this, `put` waits until something was taken; one item always fits.
+        whose: the owner of an item; None = all are of one, and go as they came.
     """
 
-    def __init__(self, most_bytes: float = float("inf")) -> None:
+    def __init__(self, most_bytes: float = float("inf"), *, whose: Callable[[T], Hashable] | None = None) -> None:
         self._most_bytes = most_bytes
+        self._whose = whose or (lambda item: None)
+        self._turns = Turns()
         self._bytes = 0
-        self._items: list[tuple[bool, int, int, T]] = []
+        self._items: list[_Waiting[T]] = []
         self._number = itertools.count()
-        lock = threading.Lock()  # two conditions, so that an item wakes one taker and not all of them
-        self._came, self._went = threading.Condition(lock), threading.Condition(lock)
+        self._lock = threading.Lock()  # two conditions, so that an item wakes one taker and not all of them
+        self._came, self._went = threading.Condition(self._lock), threading.Condition(self._lock)
 
-    def put(self, item: T, *, urgent: bool, size: int = 0) -> None:
-        """Add an item of `size` bytes; an urgent one never waits for room."""
+    def put(self, item: T, *, urgent: bool, size: int = 0, waits: bool = True) -> None:
+        """Add an item of `size` bytes; an urgent one never waits for room, nor does any unless it `waits`."""
         with self._went:
-            self._went.wait_for(lambda: urgent or not self._items or self._bytes + size <= self._most_bytes)
+            if waits and not urgent:
+                self._went.wait_for(lambda: not self._items or self._bytes + size <= self._most_bytes)
+            owner = self._whose(item)
+            if all(row.owner != owner for row in self._items):
+                self._turns.came(owner)
             self._bytes += size
-            heapq.heappush(self._items, (not urgent, next(self._number), size, item))
+            self._items.append(_Waiting(item, owner, urgent, size, next(self._number)))
             self._came.notify()
 
-    def get(self, most: int = 1, *, timeout_s: float, alike: Callable[[T], Hashable] | None = None) -> list[T]:
-        """Take the first item and up to `most - 1` others that are `alike`; nothing when none came in time."""
+    def full(self) -> bool:
+        """Whether whoever may wait should not come now."""
+        with self._lock:
+            return self._bytes >= self._most_bytes
+
+    def get(
+        self,
+        most: int = 1,
+        *,
+        timeout_s: float,
+        alike: Callable[[T], Hashable] | None = None,
+        only_urgent: bool = False,
+    ) -> list[T]:
+        """Take the next item and up to `most - 1` others that are `alike`; nothing when none came in time."""
         with self._came:
-            if not self._came.wait_for(lambda: bool(self._items), timeout=timeout_s):
+            if not self._came.wait_for(lambda: bool(self._offered(only_urgent)), timeout=timeout_s):
                 return []
-            first = heapq.heappop(self._items)
-            taken = [first]
-            if most > 1:
-                kind = alike(first[3]) if alike else None
-                same = (row for row in sorted(self._items) if alike is None or alike(row[3]) == kind)
-                taken += itertools.islice(same, most - 1)
-                numbers = {row[1] for row in taken}
-                self._items = [row for row in self._items if row[1] not in numbers]
-                heapq.heapify(self._items)
-            self._bytes -= sum(row[2] for row in taken)
+            offered = sorted(self._offered(only_urgent), key=self._place)
+            first = offered[0]
+            self._turns.went(first.owner)
+            kind = alike(first.item) if alike and most > 1 else None
+            same = (row for row in offered if alike is None or alike(row.item) == kind)
+            taken = list(itertools.islice(same, most)) if most > 1 else [first]
+            numbers = {row.number for row in taken}
+            self._items = [row for row in self._items if row.number not in numbers]
+            self._bytes -= sum(row.size for row in taken)
             self._went.notify_all()
-            return [row[3] for row in taken]
+            return [row.item for row in taken]
+
+    def charge(self, item: T, cost: float) -> None:
+        """What an item that was taken has cost, in a unit of the caller's."""
+        with self._lock:
+            self._turns.charge(self._whose(item), cost)
+
+    def _offered(self, only_urgent: bool) -> list[_Waiting[T]]:
+        return [row for row in self._items if row.urgent] if only_urgent else self._items
+
+    def _place(self, row: _Waiting[T]) -> tuple[bool, float, int]:
+        return not row.urgent, self._turns.place(row.owner), row.number
+
+
+class SharedInbox(Generic[T]):
+    """A queue in two classes for a number of threads that wait on others most of the time: an owner whose items hang
+    keeps a share of the threads busy and not all. Safe to share between threads.
+
+    Args:
+        threads: how many take items.
+        reserved: of these, for what is urgent.
+        whose: the owner of an item and the part of it that may hang by itself.
+    """
+
+    def __init__(self, threads: int, *, reserved: int, whose: Callable[[T], tuple[Hashable, Hashable]]) -> None:
+        self._places = Places(threads, reserved=reserved)
+        self._whose = whose
+        self._items: list[tuple[bool, int, T]] = []
+        self._number = itertools.count()
+        self._changed = threading.Condition()
+
+    def put(self, item: T, *, urgent: bool) -> None:
+        """Add an item."""
+        with self._changed:
+            self._items.append((not urgent, next(self._number), item))
+            self._items.sort(key=lambda row: row[:2])
+            self._changed.notify()
+
+    @contextmanager
+    def taken(self, *, timeout_s: float) -> Iterator[T | None]:
+        """Take the first item whose owner has not got its share; None when there was none in time. It counts in its
+        owner's share until the `with` block ends.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._first() is not None, timeout=timeout_s)
+            row = self._first()
+            if row is not None:
+                self._items.remove(row)
+                self._places.take(*self._whose(row[2]), urgent=not row[0])
+        try:
+            yield None if row is None else row[2]
+        finally:
+            if row is not None:
+                with self._changed:
+                    self._places.give_back(*self._whose(row[2]), urgent=not row[0])
+                    self._changed.notify()  # besides this thread, which comes for another one itself
+
+    def _first(self) -> tuple[bool, int, T] | None:
+        free = (row for row in self._items if self._places.free(*self._whose(row[2]), urgent=not row[0]))
+        return next(free, None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 
 from plugin_config.label_studio import Project, Task
 from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
@@ -49,11 +50,14 @@ def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Ord
     """
     found = resident.label_studio.project(project)
     resident.pending.confirm(project)
-    vocabulary = parse_vocabulary(found.label_config)
+    vocabulary = _parsed(found.label_config)
     name, adapter = resident.adapters.serve(found, afresh=afresh)
     settings = resident.settings
     version = version_name(settings.model, vocabulary, adapter=name, engine=settings.engine)
     return Order(found, vocabulary, version, adapter, name)
+
+
+_parsed = lru_cache(maxsize=16)(parse_vocabulary)  # a config of thousands of labels takes half a second at every drain
 
 
 def make_remarks(resident: Resident, order: Order) -> None:

@@ -2,7 +2,9 @@
 
 While one batch is in the model, the images of the next are fetched and the masks of the last are posted. Images of any
 task and project share a batch when they have the same shape. What is on the line is bounded in tasks and in bytes; what
-somebody waits for goes first at every stage. It must not know what the stages do.
+somebody waits for goes first at every stage. No project keeps another one waiting for long: each has a share of the
+line and of the threads that fetch, and its turns at the model by what its tasks cost there. It must not know what the
+stages do.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Protocol, TypeVar
 from plugin_config.errors import QueueUnavailable
 from plugin_config.steady import Steady, Watch
 from worker.batches import BatchSize
-from worker.inbox import Inbox
+from worker.inbox import Inbox, SharedInbox
 from worker.work import Drawn, Embedded, Fetched, Leased
 
 log = logging.getLogger(__name__)
@@ -25,8 +27,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-_FETCHERS, _POSTERS = 8, 4
-_MOST_BYTES = 256_000_000
+# Fetching is waiting. A project alone has eight of the threads, ten over several hosts; four are for what is opened.
+_FETCHERS, _FETCHERS_RESERVED, _POSTERS = 24, 4, 4
+_MOST_BYTES = 96_000_000  # before a stage: eight pictures of the size that is segmented
+_PROJECTS = 8  # that may have all their tasks on the line at once, while others have none there
 _IDLE_S = 0.5
 _LOOK_S = 0.25  # how soon a wait notices that the worker stops
 
@@ -58,7 +62,7 @@ class Pipeline:
 
     Args:
         stages: what is done at each stage.
-        capacity: most tasks on the line; urgent ones may come beside them.
+        capacity: most tasks of a project on the line; as many urgent ones may come beside them.
         batch: most images in one forward.
         stopping: set when the worker is to end: what has not been in the model is given back.
         watch: tells people of a thread in trouble.
@@ -75,9 +79,11 @@ class Pipeline:
         self._on_line: dict[int, Leased] = {}
         self._moved = threading.Condition()
         self._at_model: dict[str, float] = {}
-        self._to_fetch: Inbox[Leased] = Inbox()
-        self._to_embed: Inbox[Fetched] = Inbox(_MOST_BYTES)
-        self._to_draw: Inbox[Embedded] = Inbox(_MOST_BYTES)
+        self._to_fetch: SharedInbox[Leased] = SharedInbox(
+            _FETCHERS, reserved=_FETCHERS_RESERVED, whose=lambda leased: (leased.project, leased.host)
+        )
+        self._to_embed: Inbox[Fetched] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
+        self._to_draw: Inbox[Embedded] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
         self._to_post: Inbox[Drawn] = Inbox()
         steps = {self._fetch: _FETCHERS, self._embed: 1, self._draw: 1, self._post: _POSTERS}
         self._threads = [
@@ -90,18 +96,23 @@ class Pipeline:
             thread.start()
         self._watch.must_live(self._threads)
 
-    def room(self, wanted: int, *, urgent: bool, timeout_s: float) -> bool:
-        """Wait until `wanted` more tasks may come; False when the time is over, or the worker stops."""
-        most = max(self._capacity, wanted) + (wanted if urgent else 0)
+    def room(self, project: int, wanted: int, *, urgent: bool, timeout_s: float) -> bool:
+        """Wait until `wanted` more tasks of a project may come; False when the time is over, or the worker stops."""
         deadline = time.monotonic() + timeout_s
         with self._moved:
             while not self._stopping.is_set():
                 left = deadline - time.monotonic()
-                if self._moved.wait_for(lambda: len(self._on_line) + wanted <= most, timeout=min(left, _LOOK_S)):
+                if self._moved.wait_for(lambda: self._fits(project, wanted, urgent), timeout=min(left, _LOOK_S)):
                     return True
                 if left <= 0:
                     return False
         return False
+
+    def _fits(self, project: int, wanted: int, urgent: bool) -> bool:
+        alike = [leased.project for leased in self._on_line.values() if leased.lease.urgent == urgent]
+        if alike.count(project) + wanted > max(self._capacity, wanted):
+            return False
+        return urgent or len(alike) + wanted <= max(_PROJECTS * self._capacity, wanted)
 
     def admit(self, work: Sequence[Leased]) -> None:
         """Put tasks on the line; from here on they settle by themselves."""
@@ -147,16 +158,21 @@ class Pipeline:
             return False
 
     def _fetch(self) -> None:
-        for leased in self._to_fetch.get(timeout_s=_IDLE_S):
-            if self._turned_back(leased):
-                continue
+        with self._to_fetch.taken(timeout_s=_IDLE_S) as leased:
+            if leased is None or self._turned_back(leased):
+                return
             fetched = self._step(leased, self._stages.fetch, leased)
             if fetched is not None:
-                self._to_embed.put(fetched, urgent=leased.lease.urgent, size=fetched.image.nbytes)
+                self._to_embed.put(fetched, urgent=leased.lease.urgent, size=fetched.picture.pixels.nbytes)
 
     def _embed(self) -> None:
-        batch = self._to_embed.get(self._size.size, timeout_s=_IDLE_S, alike=_bucket)
+        # Nothing is taken that would have to be held: what is opened meanwhile goes by.
+        full = self._to_draw.full()
+        batch = self._to_embed.get(
+            self._size.size, timeout_s=_LOOK_S if full else _IDLE_S, alike=_bucket, only_urgent=full
+        )
         batch = [item for item in batch if not self._turned_back(item.leased)]
+        started = time.monotonic()
         done: Sequence[Embedded] = ()
         try:
             with self._model("embed"):
@@ -165,17 +181,22 @@ class Pipeline:
             log.exception("%d tasks: unexpected", len(batch))
             for item in batch:
                 self._stages.unexpected(item.leased, error)
+        for item in batch:
+            self._to_embed.charge(item, (time.monotonic() - started) / len(batch))
         went_on = {id(embedded.leased) for embedded in done}
         for item in batch:
             if id(item.leased) not in went_on:
                 self._finished(item.leased)
         for embedded in done:
-            self._to_draw.put(embedded, urgent=embedded.leased.lease.urgent, size=embedded.image.nbytes)
+            urgent, size = embedded.leased.lease.urgent, embedded.picture.pixels.nbytes
+            self._to_draw.put(embedded, urgent=urgent, size=size, waits=False)
 
     def _draw(self) -> None:
         for embedded in self._to_draw.get(timeout_s=_IDLE_S):
+            started = time.monotonic()
             with self._model("draw"):
                 drawn = self._step(embedded.leased, self._stages.draw, embedded)
+            self._to_draw.charge(embedded, time.monotonic() - started)
             if drawn is not None:
                 self._to_post.put(drawn, urgent=drawn.leased.lease.urgent)
 
@@ -217,5 +238,5 @@ class Pipeline:
 
 def _bucket(item: Fetched) -> tuple[bool, int, str]:
     """Pictures in one bucket enter the same encoder at the same size, or nearly: the short side is fixed there."""
-    height, width = item.image.shape[:2]
+    height, width = item.picture.pixels.shape[:2]
     return height <= width, round(16 * max(height, width) / min(height, width)), item.leased.order.encoder_part

@@ -28,7 +28,8 @@ from plugin_config.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.slots import URGENT_SLOT
 from plugin_config.vocabulary import model_slug
 from worker.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
-from worker.fetching import address_in, fetch_image
+from worker.fetching import address_in
+from worker.intake import Intake
 from worker.order import make_remarks, read_order
 from worker.pipeline import Pipeline
 from worker.posting import Posting, finish
@@ -38,7 +39,7 @@ from worker.work import Drawn, Embedded, Fetched, Leased
 
 log = logging.getLogger(__name__)
 
-_ROOM_S = 5.0
+_ROOM_S = 0.25  # the jobs of others are behind this one, and what is opened is
 _ALONE_S = 60.0
 _AWAY_S, _REFUSED_S = 2.0, 5.0
 _TROUBLE_DELAY_S = 5.0
@@ -53,7 +54,7 @@ def drain(resident: Resident, pipeline: Pipeline, job: DrainProject) -> None:
     limit = min(job.limit, resident.settings.drain_tasks)  # anyone who reaches Redis may have queued the job
     resident.pending.hold_slot(job.project, job.slot)
     try:
-        if pipeline.room(limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
+        if pipeline.room(job.project, limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
             Admission(resident, pipeline, job.project).run(limit)
     except QueueDamaged as error:  # the slot runs out by itself, and a sweep asks again: at once would be for ever
         log.error("%s", error)
@@ -168,16 +169,21 @@ class Prediction:
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self._leases = resident.leases
+        self._intake = Intake(resident.limits)
         self._posting = Posting(resident)
 
     def fetch(self, leased: Leased) -> Fetched | None:
-        """Read the picture, or settle the task: failed, or to be tried again."""
+        """Read the labels and the picture, or settle the task: failed, or to be tried again.
+
+        Labels are read here, by one of many threads, so that thousands of new ones hold up nobody else's pictures.
+        """
         started = time.perf_counter()
         project, ref, resident = leased.project, leased.ref, self._resident
         try:
             url = address_in(leased.task, leased.order.vocabulary.image_key)
-            image = fetch_image(
-                url, task=ref.task, project=project, label_studio=resident.label_studio, limits=resident.limits
+            classes = resident.segmenter.read_words(leased.order.vocabulary)
+            picture = self._intake.read(
+                url, task=ref.task, project=project, label_studio=resident.label_studio, urgent=leased.lease.urgent
             )
         except ImageHostTrouble as error:
             self._leases.retry(project, ref, str(error), most=_IMAGE_TRIES)
@@ -196,20 +202,20 @@ class Prediction:
             resident.trouble = str(error)
             self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
         else:
-            return Fetched(leased, image, {"fetch": _ms_since(started)})
+            return Fetched(leased, picture, classes, {"fetch": _ms_since(started)})
         return None
 
     def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
         """Show the pictures to the model; those it cannot take are settled alone."""
         started = time.perf_counter()
         embed = partial(self._resident.embeddings.embed, part=batch[0].leased.order.encoder_part)
-        found = embed_batch([item.image for item in batch], embed, size)
+        found = embed_batch([item.picture.pixels for item in batch], embed, size)
         spent = _ms_since(started) / len(batch)
         done = []
         for item, outcome in zip(batch, found, strict=True):
             project, ref = item.leased.project, item.leased.ref
             if not isinstance(outcome, Exception):
-                done.append(Embedded(item.leased, item.image, outcome, {**item.ms, "embed": spent}))
+                done.append(Embedded(item.leased, item.picture, outcome, item.classes, {**item.ms, "embed": spent}))
             elif is_out_of_memory(outcome):  # others may have taken it just now
                 self._leases.retry(project, ref, f"its image does not fit the memory ({outcome})", most=_IMAGE_TRIES)
             else:
@@ -222,9 +228,10 @@ class Prediction:
         try:
             order = leased.order
             found = self._resident.segmenter.segment(
-                embedded.embedding, order.vocabulary, embedded.image, head=order.adapter
-            )
-            result = encode_segments(found.segments)
+                embedded.embedding, order.vocabulary, embedded.picture.pixels, head=order.adapter,
+                classes=embedded.classes,
+            )  # fmt: skip
+            result = encode_segments(found.segments, size=embedded.picture.size)
         except LearningError as error:  # it was loaded, and turns out to be of no use: zero-shot with the next drain
             log.error("project %d: %s", leased.project, error)
             self._resident.adapters.refuse(leased.order.project, leased.order.adapter_name, error)

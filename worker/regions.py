@@ -44,11 +44,12 @@ def encode_region(
     score: float,
     region_id: str | None = None,
     tolerance: float = TOLERANCE,
+    size: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Describe one mask as the regions of a Label Studio result.
 
     Args:
-        mask: (H, W) bool, in pixels of the image after EXIF rotation; its shape is the image's size.
+        mask: (H, W) bool, in pixels of the image after EXIF rotation; its shape is the image's size, or see `size`.
         kind: "brush" keeps every pixel, "polygon" gives one region per island (a hole is cut open to the outside),
             "rectangle" one box around all of the mask.
         control: name of the control tag (`from_name`).
@@ -56,7 +57,10 @@ def encode_region(
         label: the key the labeling config expects: a label's alias where it has one, else its value.
         score: confidence in [0, 1], the same for each region.
         region_id: of the first region; the following get "-1", "-2", ... behind it. None: globally unique ids are made.
-        tolerance: in pixels, at least 0, for polygons only: no pixel further from the outline changes. 0 is exact.
+        tolerance: in pixels of the mask, at least 0, for polygons only: no pixel further from the outline changes. 0 is
+            exact.
+        size: (H, W) of the image in pixels, where the mask is of a reduced copy of it: a brush is enlarged to it, and
+            shapes are in percent.
 
     Returns:
         No regions for an empty mask. `origin` is left out: the editor sets it when an annotator takes the region over.
@@ -69,13 +73,13 @@ def encode_region(
         return []
     values: list[dict[str, Any]]
     if kind == "brush":
-        values = [{"format": "rle", "rle": encode_rle(mask)}]
+        values = [{"format": "rle", "rle": encode_rle(mask, size=size)}]
     elif kind == "rectangle":
         values = [_box_value(mask)]
     else:
         rings = mask_rings(mask, tolerance=tolerance)
         values = [{"points": _to_percent(ring, mask.shape), "closed": True} for ring in rings]
-    height, width = mask.shape
+    height, width = size or mask.shape
     first = region_id or uuid.uuid4().hex
     return [
         {

@@ -21,7 +21,11 @@ _BYTE_BYTES, _POINT_BYTES, _FRAME_BYTES = 5, 27, 1000  # "255, "; "[12.345678, 1
 
 
 def encode_segments(
-    segments: Iterable[LabelSegment], *, most_regions: int = MOST_REGIONS, most_bytes: int = MOST_BYTES
+    segments: Iterable[LabelSegment],
+    *,
+    size: tuple[int, int] | None = None,
+    most_regions: int = MOST_REGIONS,
+    most_bytes: int = MOST_BYTES,
 ) -> list[dict[str, Any]]:
     """The Label Studio result of everything found in an image, each segment as its label's control draws it.
 
@@ -30,13 +34,14 @@ def encode_segments(
 
     Args:
         segments: what was found.
+        size: (H, W) of the image, where the segments were found in a reduced copy of it; None = that of their masks.
         most_regions: in the result; a polygon of several islands is as many regions.
         most_bytes: of the result as JSON, reckoned from above: numbers are counted, not written out.
 
     Raises:
         RegionError: as `encode_region`.
     """
-    encoded = [(segment, _regions(segment)) for segment in segments]
+    encoded = [(segment, _regions(segment, size)) for segment in segments]
     worth = [float(segment.mask.sum()) * segment.score for segment, _ in encoded]
     sizes = [sum(map(_most_json_bytes, regions)) for _, regions in encoded]
     kept, regions_left, bytes_left = set[int](), most_regions, most_bytes
@@ -56,7 +61,7 @@ def _most_json_bytes(region: Mapping[str, Any]) -> int:
     return _FRAME_BYTES + _BYTE_BYTES * len(value.get("rle", ())) + _POINT_BYTES * len(value.get("points", ()))
 
 
-def _regions(segment: LabelSegment) -> list[dict[str, Any]]:
+def _regions(segment: LabelSegment, size: tuple[int, int] | None) -> list[dict[str, Any]]:
     return encode_region(
         segment.mask,
         kind=segment.label.output,
@@ -64,4 +69,5 @@ def _regions(segment: LabelSegment) -> list[dict[str, Any]]:
         to_name=segment.label.to_name,
         label=segment.label.key,
         score=segment.score,
+        size=size,
     )

@@ -41,11 +41,13 @@ class _Codes(NamedTuple):
     end: int  # bit offset after the last code
 
 
-def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
+def encode_rle(mask: NDArray[np.bool_], *, size: tuple[int, int] | None = None) -> list[int]:
     """Encode a mask as the editor's brush stream, byte for byte what `label_studio_sdk` writes for 255 * mask.
 
     Args:
-        mask: (H, W) bool, in pixels of the image after EXIF rotation.
+        mask: (H, W) bool, in pixels of the image after EXIF rotation, or of a reduced copy of it.
+        size: (H, W) of the image, no smaller than the mask: each pixel takes what lies at its centre. The work and the
+            memory are those of the outline, no mask of that size is made. None = that of the mask.
 
     Returns:
         Bytes 0..255. All four channels are 255 inside the mask: the editor draws by alpha, and alpha 1 is invisible.
@@ -56,12 +58,38 @@ def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
     if mask.ndim != 2 or mask.dtype != np.bool_:
         problem = f"a mask must be (H, W) bool, got shape {mask.shape} of {mask.dtype}"
         raise RegionError("brush RLE", problem, "Threshold it into one bool array per region.")
-    _check_size(*mask.shape)
-    pixels = mask.ravel()
-    starts = np.flatnonzero(np.concatenate(([True], pixels[1:] != pixels[:-1])))
-    lengths = np.diff(starts, append=pixels.size) * _CHANNELS
-    codes, bits = _run_codes(lengths, pixels[starts])
-    return list(_pack_bits(_header_word(pixels.size * _CHANNELS), codes, bits))
+    height, width = size or mask.shape
+    _check_size(height, width)
+    if (height, width) == mask.shape:
+        pixels = mask.ravel()
+        turns = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+        begins_inside = bool(pixels[0])
+    else:
+        turns = _enlarged_turns(mask, height, width)
+        begins_inside = turns.size > 0 and turns[0] == 0
+        turns = turns[1:] if begins_inside else turns
+    starts = np.concatenate(([0], turns))
+    lengths = np.diff(starts, append=height * width) * _CHANNELS
+    codes, bits = _run_codes(lengths, (np.arange(starts.size) % 2 == 0) == begins_inside)
+    return list(_pack_bits(_header_word(height * width * _CHANNELS), codes, bits))
+
+
+def _enlarged_turns(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.int64]:
+    """Where the pixels of an enlarged mask, in reading order, turn from outside to inside or back; the first is outside
+    until then.
+    """
+    rows, columns = np.nonzero(np.diff(mask, axis=1, prepend=False, append=False))
+    columns = np.ceil(columns * (width / mask.shape[1]) - 0.5).astype(np.int64)
+    counts = np.bincount(rows, minlength=mask.shape[0])
+    source = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)  # the mask's row of each row
+    each = counts[source]
+    nth = np.arange(int(each.sum())) - np.repeat(np.cumsum(each) - each, each)
+    turns: NDArray[np.int64] = columns[np.repeat((np.cumsum(counts) - counts)[source], each) + nth] + np.repeat(
+        np.arange(height) * width, each
+    )
+    # Out at the end of one row and in at the start of the next is no turn.
+    once = np.append(turns[1:] != turns[:-1], True) & np.append(True, turns[1:] != turns[:-1])
+    return turns[once & (turns < height * width)] if turns.size else turns
 
 
 def decode_rle(rle: Sequence[int] | bytes, *, height: int, width: int) -> NDArray[np.bool_]:

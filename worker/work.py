@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from urllib.parse import urlsplit
 
 from plugin_config.jobs import TaskRef
 from plugin_config.label_studio import Task
 from plugin_config.pending import Lease
+from worker.images import Picture
 from worker.order import Order
 from worker.segmentation.encoder import ImageEmbedding
+from worker.segmentation.text import TextClasses
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,27 @@ class Leased:
         """What was asked for."""
         return self.lease.ref
 
+    @property
+    def url(self) -> object:
+        """Where its picture is said to be."""
+        return self.task.data.get(self.order.vocabulary.image_key)
+
+    @property
+    def host(self) -> str:
+        """Whose answer is waited for; "" = Label Studio's, or nobody's."""
+        try:
+            return urlsplit(self.url).netloc if isinstance(self.url, str) else ""
+        except ValueError:  # no address: whoever fetches it says so
+            return ""
+
 
 @dataclass(frozen=True)
 class Fetched:
-    """With its picture: (H, W, 3) uint8 RGB upright. `ms` tells how long each stage took."""
+    """With its picture and its project's labels as the model reads them. `ms` tells how long each stage took."""
 
     leased: Leased
-    image: NDArray[np.uint8]
+    picture: Picture
+    classes: TextClasses | None = None
     ms: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -49,8 +63,9 @@ class Embedded:
     """With what the model saw."""
 
     leased: Leased
-    image: NDArray[np.uint8]
+    picture: Picture
     embedding: ImageEmbedding
+    classes: TextClasses | None
     ms: Mapping[str, float]
 
 

@@ -57,7 +57,7 @@ class Counted:
 
 
 def stamped(picture: bytes, number: int) -> bytes:
-    """A picture like no other: caches go by what is in it. `picture` ends with its pixels, as a PPM file does."""
+    """A picture like no other: caches go by what is in it. `picture` ends with its pixels, as a BMP file does."""
     return picture[:-8] + number.to_bytes(8, "little")
 
 
@@ -83,7 +83,7 @@ def _handler(counted: Counted) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             if parts.path.startswith("/data/upload/1/"):
-                self._send(stamped(counted.picture, int(parts.path.split("/")[4])), "image/x-portable-pixmap")
+                self._send(stamped(counted.picture, int(parts.path.split("/")[4])), "image/bmp")
             elif parts.path.startswith("/api/projects/"):
                 self._json({"id": 1, "title": "bench", "label_config": CONFIG, "model_version": "",
                             "task_number": counted.tasks})  # fmt: skip

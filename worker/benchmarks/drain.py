@@ -21,6 +21,7 @@ from plugin_config.ports import answers
 from worker.batches import BatchSize
 from worker.benchmarks.counting_server import CONFIG
 from worker.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
+from worker.images import Picture
 from worker.predict import Prediction
 from worker.work import Drawn, Embedded, Fetched, Leased
 
@@ -34,13 +35,13 @@ class StubbedPixels(Prediction):
 
     def fetch(self, leased: Leased) -> Fetched | None:
         """A picture of one pixel."""
-        return Fetched(leased, np.zeros((1, 1, 3), dtype=np.uint8))
+        return Fetched(leased, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
 
     def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
         """Nothing seen."""
         size.took(len(batch), 0.0)
         nothing: Any = None
-        return [Embedded(item.leased, item.image, nothing, item.ms) for item in batch]
+        return [Embedded(item.leased, item.picture, nothing, item.classes, item.ms) for item in batch]
 
     def draw(self, embedded: Embedded) -> Drawn | None:
         """One small box."""

@@ -77,7 +77,7 @@ def bench_stage(*, tasks: int, picture: bytes, **changes: object) -> Iterator[Be
     """Start Redis and the counting server in a folder of their own, without any worker yet."""
     with tempfile.TemporaryDirectory(prefix="zm-b-") as folder:
         state = Path(folder)
-        (state / "picture.ppm").write_bytes(picture)
+        (state / "picture.bmp").write_bytes(picture)
         port = free_port()
         settings = replace(
             Settings(state_dir=folder, label_studio_url=f"http://127.0.0.1:{port}", label_studio_api_key="x",
@@ -91,14 +91,14 @@ def bench_stage(*, tasks: int, picture: bytes, **changes: object) -> Iterator[Be
             with Redis.from_url(redis.url) as connection:
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
                 stage = BenchStage(settings, supervisor, connection, pending)
-                arguments = ["--port", str(port), "--tasks", str(tasks), "--picture", str(state / "picture.ppm")]
+                arguments = ["--port", str(port), "--tasks", str(tasks), "--picture", str(state / "picture.bmp")]
                 stage.start("counting", "worker.benchmarks.counting_server", *arguments, ready=lambda: answers(f"http://127.0.0.1:{port}/count"))
                 yield stage
 
 
 def blotches(height: int, width: int) -> bytes:
-    """A PPM file of smooth noise."""
+    """A BMP file of smooth noise."""
     coarse = np.random.default_rng(0).integers(0, 256, (max(2, height // 48), max(2, width // 48), 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "PPM")
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "BMP")
     return buffer.getvalue()

@@ -42,7 +42,7 @@ def queue_figures(seconds: float, repeats: int, console: Console) -> Mapping[str
     """
     with tempfile.TemporaryDirectory(prefix="zm-w-") as folder, console.status("model ...") as status:
         model, picture = random_weights(Path(folder)), blotches(_SIDE, _SIDE)
-        path = Path(folder) / "picture.ppm"
+        path = Path(folder) / "picture.bmp"
         path.write_bytes(picture)
         runs: dict[str, list[float]] = {"compute_1": [], "worker_1": [], "compute_2": [], "worker_2": []}
         with bench_stage(tasks=_TASKS, picture=picture, model=model, short_side=_SIDE) as stage:

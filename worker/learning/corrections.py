@@ -19,8 +19,9 @@ from plugin_config.errors import AnswerTooLarge, ImageHostTrouble, ImageUnavaila
 from plugin_config.label_studio import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.batches import free_memory
-from worker.fetching import address_in, fetch_image
+from worker.fetching import address_in
 from worker.images import ImageLimits
+from worker.intake import Intake
 from worker.learning.adapter import UNLABELLED, VOID, Example
 from worker.learning.outcomes import Outcomes, count_outcomes, sum_outcomes
 from worker.learning.truth import counting_annotations, draw_truth, merge_truths
@@ -76,7 +77,8 @@ def read_corrections(
         label_studio: the client.
         project: its id.
         vocabulary: of the project now. Regions of labels it no longer has are ignored.
-        embed: makes embeddings of full images, (H, W, 3) uint8 RGB each; an `EmbeddingCache`'s has most of them.
+        embed: makes embeddings of images as `worker.images.Picture` has them, (H, W, 3) uint8 RGB each; an
+            `EmbeddingCache`'s has most of them.
         limits: for images.
         ours: versions of our predictions, see `count_outcomes`.
         longest_side: pixels; larger images and their truths are reduced to it once they are embedded.
@@ -158,6 +160,7 @@ def make_example(
     embedding: ImageEmbedding,
     *,
     longest_side: int = LONGEST_SIDE,
+    size: tuple[int, int] | None = None,
 ) -> Example:
     """What counting annotations say of one image, where most of them agree.
 
@@ -168,12 +171,13 @@ def make_example(
         image: (H, W, 3) uint8 RGB, upright.
         embedding: of the image.
         longest_side: pixels to which the example's image and truth are reduced where the image is larger.
+        size: (H, W) of the image that was annotated, where this one is a reduced copy of it.
 
     Raises:
         RegionError: a region cannot be decoded.
     """
-    size = (image.shape[0], image.shape[1])
-    scale = min(1.0, longest_side / max(size))
+    size = size or (image.shape[0], image.shape[1])
+    scale = min(1.0, min(longest_side, max(image.shape[:2])) / max(size))
     frame = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     truth = merge_truths([draw_truth(row.result, vocabulary, size, frame) for row in annotations])
     return Example(key, resize(image, frame), replace(embedding, size=frame), vocabulary.words, truth)
@@ -188,7 +192,7 @@ class _Reader:
     ) -> None:  # fmt: skip
         self._label_studio, self._project = label_studio, project
         self._vocabulary, self._embed = vocabulary, embed
-        self._limits, self._ours, self._longest_side = limits, ours, longest_side
+        self._intake, self._ours, self._longest_side = Intake(limits), ours, longest_side
 
     def read(self, task: Task) -> Correction | None:
         """None when no annotation of the task counts (any more)."""
@@ -196,13 +200,14 @@ class _Reader:
         if not annotations:
             return None
         url = address_in(task, self._vocabulary.image_key)
-        image = fetch_image(
-            url, task=task.id, project=self._project, label_studio=self._label_studio, limits=self._limits
+        picture = self._intake.read(
+            url, task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
         )
-        (embedding,) = self._embed([image])
+        (embedding,) = self._embed([picture.pixels])
         example = make_example(
-            str(task.id), annotations, self._vocabulary, image, embedding, longest_side=self._longest_side
-        )
+            str(task.id), annotations, self._vocabulary, picture.pixels, embedding, longest_side=self._longest_side,
+            size=picture.size,
+        )  # fmt: skip
         ids = tuple(annotation.id for annotation in annotations)
         outcomes = self._outcomes(task.id, annotations)
         return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example)

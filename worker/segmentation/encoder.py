@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = ["Encoder", "ImageEmbedding"]
 
 _TEXTS_AT_ONCE = 256
 _VIEWS_AT_ONCE = 8
+_WORDS_REMEMBERED = 20_000
 _PROBES = {"cuda": 8, "cpu": 1}  # pictures to measure with: as many as keep the device busy
 
 
@@ -83,7 +84,8 @@ class Encoder:
         self.patch, self.native_size = self._tower.patch, self._tower.native_size
         self.short_side = short_side or 2 * self.native_size
         embedding = self._model.token_embedding if hasattr(self._model, "token_embedding") else None
-        self._untrained = (embedding.weight == 0).all(dim=1).cpu() if embedding is not None else None
+        self._is_unknown = lru_cache(_WORDS_REMEMBERED)(self._has_untrained)
+        self._untrained = _untrained_tokens(embedding.weight) if embedding is not None else None
         if compiles:
             self._compile()
 
@@ -169,9 +171,12 @@ class Encoder:
 
     def unknown_words(self, text: str) -> list[str]:
         """Words the model was never trained on: their token rows are all zero (see `worker.builtin`)."""
-        if self._untrained is None or not bool(self._untrained[1:].any()):
+        if self._untrained is None:
             return []
-        return [word for word in _words(text) if any(bool(self._untrained[t]) for t in self._tokenizer.encode(word))]
+        return [word for word in _words(text) if self._is_unknown(word)]
+
+    def _has_untrained(self, word: str) -> bool:
+        return self._untrained is not None and bool(self._untrained[self._tokenizer.encode(word)].any())
 
     def reads_some(self, text: str, *, apart_from: frozenset[str] = frozenset()) -> bool:
         """Whether the model was trained on any word of a text other than these; one without words counts as read."""
@@ -226,6 +231,12 @@ class Encoder:
         except RuntimeError as error:
             problem = f"torch cannot compile it here ({' '.join(str(error).split())[:200]})"
             raise ModelUnavailable(f"model {self.name}", problem, "Install g++, or set ZEROMASK_COMPILE=0.") from error
+
+
+def _untrained_tokens(weights: Tensor) -> NDArray[np.bool_] | None:
+    """(n,) bool: tokens whose rows are all zero; None where there are none but the first, which pads."""
+    found: NDArray[np.bool_] = (weights == 0).all(dim=1).cpu().numpy()
+    return found if found[1:].any() else None
 
 
 def _words(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 _PURE = 0.7  # quantile of the patches at which the margin is that of a patch with one class in it
 _QUIETEST = 0.02  # a noise below this is not told from none
+_FEW = 64  # classes among which a patch's are sought first
 _SMOOTHEST, _STIFFEST = 0.003, 1.0
 # How the trust follows noise and crowding was fitted on training parts of photographs; docs/shape.md has the figures.
 _TRUST, _NOISE_UNIT, _NOISE_POWER, _CROWD_POWER = 0.06, 0.1, 4, 3
@@ -91,11 +92,18 @@ def sure_by(ahead: Tensor) -> float:
 
 def nearest_shares(shares: Tensor) -> Tensor:
     """The possible shares (none negative, sum 1) nearest to noisy ones; sparsemax (Martins and Astudillo, 2016)."""
-    falling = shares.sort(dim=0, descending=True).values
-    above = falling.cumsum(dim=0) - 1
-    rank = torch.arange(1, len(shares) + 1, device=shares.device).view(-1, *[1] * (shares.dim() - 1))
-    support = (falling * rank > above).sum(dim=0, keepdim=True)
+    above, support = _support(shares, min(len(shares), _FEW))
+    if len(shares) > _FEW and int(support.max()) >= _FEW:  # of thousands of classes a patch has a handful
+        above, support = _support(shares, len(shares))
     return (shares - above.gather(0, support - 1) / support).clamp_min(0.0)
+
+
+def _support(shares: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Sums of the largest shares less 1, (most, ...), and how many classes have a part, (1, ...), at most `most`."""
+    falling = shares.topk(most, dim=0).values
+    above = falling.cumsum(dim=0) - 1
+    rank = torch.arange(1, most + 1, device=shares.device).view(-1, *[1] * (shares.dim() - 1))
+    return above, (falling * rank > above).sum(dim=0, keepdim=True)
 
 
 def _border_step(coarse: Tensor) -> float:

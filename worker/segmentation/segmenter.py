@@ -19,7 +19,7 @@ from worker.segmentation.heads import Head, Scene, learned_logits, zero_shot_log
 from worker.segmentation.photo_tower import PhotoTower
 from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
-from worker.segmentation.text import TextEncoder
+from worker.segmentation.text import TextClasses, TextEncoder
 from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
 
 _FEW = 5  # names in a sentence
@@ -97,6 +97,7 @@ class Segmenter:
         image: NDArray[np.uint8] | None = None,
         *,
         head: Head | None = None,
+        classes: TextClasses | None = None,
     ) -> Segmentation:
         """The cheap half, once per vocabulary. Masks are in the pixels of the embedded image.
 
@@ -106,16 +107,20 @@ class Segmenter:
             image: the very image, (H, W, 3) uint8 RGB, whose outlines the masks follow. It stays with its owner, so
                 that embeddings alone are cached. None = masks as smooth as the patches.
             head: what was learned from corrections; None = zero-shot.
+            classes: what `read_words` made of the vocabulary; None = it is asked now.
 
         Raises:
             ValueError: the image is not of the size that was embedded.
             LearningError: the head says nothing that could be used; see `learned_logits`.
         """
-        scene = self.look(embedding, vocabulary.words, image)
+        scene = self.look(embedding, vocabulary.words, image, classes=classes)
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
-        wanted = dict.fromkeys(Wanted(words.index(label.texts), label.stuff) for label in vocabulary.labels)
-        assembled = assemble(pixels, confidence, list(wanted), image)
+        index = {texts: number for number, texts in enumerate(words)}
+        alike: dict[Wanted, list[Label]] = {}
+        for label in vocabulary.labels:
+            alike.setdefault(Wanted(index[label.texts], label.stuff), []).append(label)
+        assembled = assemble(pixels, confidence, list(alike), image)
         found = [segment for segment in assembled if segment.score >= self._least_score]
         faint = [segment for segment in assembled if segment.score < self._least_score]
         if self._refiner is not None and image is not None:
@@ -123,27 +128,38 @@ class Segmenter:
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
-            for label in vocabulary.labels
-            if (label.texts, label.stuff) == (words[segment.index], segment.stuff)
+            for label in alike[Wanted(segment.index, segment.stuff)]
         ]
         blind = head is None and not bool(spoken(scene.logits)[:-1].any())  # nothing could be looked for: look here
         return Segmentation(tuple(segments), 0.0 if blind else _overall_score([*found, *faint], confidence))
 
+    def read_words(self, vocabulary: Vocabulary) -> TextClasses:
+        """What `segment` needs of a vocabulary. New labels are read in this thread, which takes a minute for thousands;
+        other threads read theirs in between.
+        """
+        return self._texts.with_background(vocabulary.words)
+
     def look(
-        self, embedding: ImageEmbedding, words: Sequence[tuple[str, ...]], image: NDArray[np.uint8] | None = None
+        self,
+        embedding: ImageEmbedding,
+        words: Sequence[tuple[str, ...]],
+        image: NDArray[np.uint8] | None = None,
+        *,
+        classes: TextClasses | None = None,
     ) -> Scene:
-        """What the model says of an image, class by class of `words`, before anything was learned.
+        """What the model says of an image, class by class of `words`, before anything was learned. `classes` are those
+        of `read_words` where they are at hand.
 
         Raises:
             ValueError: the image is not of the size that was embedded.
         """
         if image is not None and image.shape[:2] != embedding.size:
             raise ValueError(f"image must be of size {embedding.size} as it was embedded, got {image.shape[:2]}")
-        classes = self._texts.with_background(words)
+        classes = classes or self._texts.with_background(words)
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
-        logits[[k for k, texts in enumerate(words) if self._texts.speechless(texts)]] = -torch.inf
+        logits[list(classes.speechless)] = -torch.inf
         return Scene(embedding, image, tuple(words), logits, self._tower.look)
 
     def pixel_classes(

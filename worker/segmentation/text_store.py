@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 TEXTS_FOLDER = "texts"
 """Where the text embeddings lie in the state folder."""
 
-_MOST_TEXTS = 4000  # in a file: 8 MB at 512 numbers each
+_MOST_TEXTS = 10_000  # in a file: 20 MB at 512 numbers each
 _MOST_FILES = 8  # models and sets of templates
 _SUFFIX = ".safetensors"
 _UNIT_LENGTH_WITHIN = 1e-3

@@ -1,0 +1,69 @@
+"""How an image file is put together, looked at before it is decoded: what would keep a reader at work for minutes, or
+fill the memory with anything but pixels, is no picture.
+
+Pillow reads a file's parts in Python, some of them one by one. It must not know about pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+# A picture's header has hundreds of parts (an ICC profile or XMP comes in 64 kB each), its data some of 8 kB and more.
+_MOST_READS_OF_HEADER = 20_000
+_MOST_READS = 500_000
+_MOST_SCANS = 100  # of a progressive JPEG, each of which goes through all pixels; photographs have ten
+_MOST_NUMBERS = 200_000  # in a field of a TIFF: where its strips lie; its longest palette has 196,608
+_BYTES = {1, 2, 6, 7}  # types of TIFF fields whose values are bytes, which stay bytes
+
+
+class CountedReads(io.BytesIO):
+    """Bytes that may be read in a bounded number of steps, whatever a reader makes of them.
+
+    Raises:
+        ValueError: from `read`, when there are more.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._most = _MOST_READS_OF_HEADER
+        self._reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        self._reads += 1
+        if self._reads > self._most:
+            raise ValueError(f"it consists of more than {self._most} tiny parts")
+        return super().read(size)
+
+    def header_is_read(self) -> None:
+        """From here on it is pixels that are read."""
+        self._most = _MOST_READS
+
+
+def check_structure(content: bytes) -> None:
+    """Refuse what no reader should begin with.
+
+    Raises:
+        ValueError: a JPEG of hundreds of scans, a TIFF of hundreds of thousands of strips.
+    """
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _MOST_SCANS:  # data has no 0xff but with a 0 behind
+        raise ValueError(f"it has more than {_MOST_SCANS} scans")
+    if content[:2] in (b"II", b"MM") and _most_numbers(content) > _MOST_NUMBERS:
+        raise ValueError(f"a field of it holds more than {_MOST_NUMBERS} numbers")
+
+
+def _most_numbers(content: bytes) -> int:
+    """The most values of a field in the first directory of a TIFF; 0 where that is broken, which its reader tells."""
+    order = "<" if content[:2] == b"II" else ">"
+    try:
+        if struct.unpack_from(f"{order}H", content, 2)[0] == 43:  # BigTIFF
+            (place,), head, entry = struct.unpack_from(f"{order}Q", content, 8), f"{order}Q", f"{order}HHQ8x"
+        else:
+            (place,), head, entry = struct.unpack_from(f"{order}I", content, 4), f"{order}H", f"{order}HHI4x"
+        (count,) = struct.unpack_from(head, content, place)
+        first, size = place + struct.calcsize(head), struct.calcsize(entry)
+        rows = struct.iter_unpack(entry, content[first : first + size * min(count, _MOST_NUMBERS)])
+        return max((number for _, kind, number in rows if kind not in _BYTES), default=0)
+    except struct.error:
+        return 0
