@@ -191,10 +191,10 @@ def test_what_was_learned_and_gives_no_numbers_fails_no_task(
     resident.adapters.name = "a1-123456"
     plain = resident.segmenter.segment
 
-    def segment(*args: Any, head: Any = None) -> Any:
+    def segment(*args: Any, head: Any = None, **others: Any) -> Any:
         if head is not None:
             raise LearningError("what was learned", "gives no numbers", "Learn again.")
-        return plain(*args, head=head)
+        return plain(*args, head=head, **others)
 
     monkeypatch.setattr(resident.segmenter, "segment", segment)
     resident.pending.add(PROJECT, [TaskRef(version(adapter="a1-123456"), task) for task in ALL])
