@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -117,10 +118,12 @@ class HangingStages:
     """Fetching for project 1 hangs; what comes through of the others is noted."""
 
     def __init__(self) -> None:
-        self.hold, self.fetched = threading.Event(), threading.Semaphore(0)
+        self.hold = threading.Event()
+        self.hanging, self.fetched = threading.Semaphore(0), threading.Semaphore(0)
 
     def fetch(self, leased: Any) -> None:
         if leased.project == 1:
+            self.hanging.release()
             self.hold.wait(30)
         else:
             self.fetched.release()
@@ -131,7 +134,8 @@ class HangingStages:
 
 def tasks_of(project: int, count: int, *, urgent: bool = False) -> list[Any]:
     lease = SimpleNamespace(urgent=urgent)
-    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number) for number in range(count)]
+    order = SimpleNamespace(encoder_part="")
+    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number, order=order) for number in range(count)]
 
 
 def test_pictures_that_hang_hold_up_no_other_project() -> None:
@@ -153,6 +157,55 @@ def test_pictures_that_hang_hold_up_no_other_project() -> None:
         stages.hold.set()
         assert pipeline.wait_empty(30)
         pipeline.close(grace_s=0)
+
+
+class BlockedStages(HangingStages):
+    """Nothing is drawn; what was embedded is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedded = threading.Semaphore(0)
+
+    def fetch(self, leased: Any) -> Any:
+        pixels = SimpleNamespace(nbytes=12_000_000, shape=(2000, 2000, 3))
+        return SimpleNamespace(leased=leased, picture=SimpleNamespace(pixels=pixels))
+
+    def embed(self, batch: Any, size: BatchSize) -> Any:
+        for _ in batch:
+            self.embedded.release()
+        return batch
+
+    def draw(self, embedded: Any) -> None:
+        self.hold.wait(30)
+
+
+def test_pictures_that_are_opened_wait_outside_the_memory_and_hold_up_no_other_project() -> None:
+    stages = BlockedStages()
+    pipeline = Pipeline(cast("Stages", stages), capacity=64, batch=1, stopping=threading.Event())
+    try:
+        pipeline.admit(tasks_of(1, 60, urgent=True))
+        assert all(stages.embedded.acquire(timeout=30) for _ in range(9)), "one is being drawn, eight wait for that"
+        assert not stages.embedded.acquire(timeout=0.6)
+        pipeline.admit(tasks_of(2, 1, urgent=True))
+        assert stages.embedded.acquire(timeout=30), "it waits for none of the other project's"
+        assert not stages.embedded.acquire(timeout=0.1)
+    finally:
+        stages.hold.set()
+        assert pipeline.wait_empty(30)
+        pipeline.close(grace_s=0)
+
+
+def test_stopping_does_not_wait_for_each_picture_that_hangs() -> None:
+    """A supervisor kills what has not ended after ten seconds."""
+    stages = HangingStages()
+    pipeline = Pipeline(cast("Stages", stages), capacity=16, batch=8, stopping=threading.Event())
+    pipeline.admit(tasks_of(1, 16))
+    pipeline.admit(tasks_of(1, 16, urgent=True))
+    assert all(stages.hanging.acquire(timeout=30) for _ in range(12))
+    started = time.monotonic()
+    pipeline.close(grace_s=0)
+    assert time.monotonic() - started < 6
+    stages.hold.set()
 
 
 def test_stopping_finishes_what_was_drawn_and_gives_the_rest_back_without_blame(
