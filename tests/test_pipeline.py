@@ -96,6 +96,35 @@ def test_a_suspect_is_alone_on_the_line(resident: StandInResident, redis: Redis)
     assert together == [[4, 5, 6, 7, 8, 3]], "the others wait, the earlier ones are done"
 
 
+def test_a_suspect_waits_for_an_empty_line_without_holding_up_what_is_opened(
+    resident: StandInResident, redis: Redis
+) -> None:
+    """The line of busy projects is empty after minutes at best, unless they are kept from it meanwhile."""
+    hold = threading.Event()
+
+    def wait(task: int) -> None:
+        hold.wait(30)
+
+    resident.label_studio.before_store = wait
+    resident.ask(1)
+    resident.begin()
+    redis.hset(f"zeromask:{PROJECT}:deaths", f"{version()}|3", 2)
+    resident.ask(3)
+    started = time.monotonic()
+    resident.begin()
+    assert time.monotonic() - started < 20
+    assert not resident.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
+    assert resident.pipeline.room(PROJECT + 1, 1, urgent=True, timeout_s=0)
+    assert resident.pipeline.room(PROJECT, 1, urgent=False, timeout_s=0), "its next try"
+    hold.set()
+    assert resident.pipeline.wait_empty(20)
+    time_passes(redis, 6)
+    resident.begin()
+    assert resident.pipeline.wait_empty(20)
+    assert resident.stored() == [(task, version()) for task in (1, 3)]
+    assert resident.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
+
+
 def test_the_line_takes_no_more_than_it_can_hold(resident: StandInResident) -> None:
     hold = threading.Event()
 

@@ -77,6 +77,7 @@ class Pipeline:
         self._size = BatchSize(batch)
         self._ended = threading.Event()
         self._on_line: dict[int, Leased] = {}
+        self._kept_for, self._kept_until = 0, 0.0
         self._moved = threading.Condition()
         self._at_model: dict[str, float] = {}
         self._to_fetch: SharedInbox[Leased] = SharedInbox(
@@ -108,7 +109,14 @@ class Pipeline:
                     return False
         return False
 
+    def keep_for(self, project: int, seconds: float) -> None:
+        """Let nothing else in than this project's tasks, and what is opened, so that the line becomes empty for one."""
+        with self._moved:
+            self._kept_for, self._kept_until = project, time.monotonic() + seconds
+
     def _fits(self, project: int, wanted: int, urgent: bool) -> bool:
+        if not urgent and project != self._kept_for and time.monotonic() < self._kept_until:
+            return False
         alike = [leased.project for leased in self._on_line.values() if leased.lease.urgent == urgent]
         if alike.count(project) + wanted > max(self._capacity, wanted):
             return False
