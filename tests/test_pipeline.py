@@ -288,3 +288,22 @@ def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
     time_passes(redis)
     resident.drain()
     assert resident.stored() == [(task, version()) for task in ALL]
+
+
+def test_labels_that_do_not_fit_are_tried_again(
+    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read where pictures are fetched, beside whatever else is in the memory just then."""
+    full = [True]
+
+    def read_words(vocabulary: Vocabulary) -> None:
+        if full.pop() if full else False:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(resident.segmenter, "read_words", read_words)
+    resident.ask(1)
+    resident.drain()
+    assert resident.pending.counts(PROJECT).pending == 1
+    time_passes(redis)
+    resident.drain()
+    assert resident.stored() == [(1, version())]

@@ -199,9 +199,11 @@ class Prediction:
             else:
                 resident.trouble = str(error)
                 self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
-        except MemoryError:
-            reason = "its image does not fit the memory"
-            self._leases.retry(project, ref, reason, most=_IMAGE_TRIES)
+        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory, where labels are read, is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+            free_memory()
+            self._leases.retry(project, ref, f"its image or labels do not fit the memory ({error})", most=_IMAGE_TRIES)
         except LabelStudioError as error:  # the token, refused
             resident.trouble = str(error)
             self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
