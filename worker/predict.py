@@ -203,7 +203,8 @@ class Prediction:
             if not is_out_of_memory(error):
                 raise
             free_memory()
-            self._leases.retry(project, ref, f"its image or labels do not fit the memory ({error})", most=_IMAGE_TRIES)
+            reason = "its image, or a text of its labels, does not fit the memory"
+            self._leases.retry(project, ref, reason, most=_IMAGE_TRIES)
         except LabelStudioError as error:  # the token, refused
             resident.trouble = str(error)
             self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
