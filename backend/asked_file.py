@@ -6,6 +6,7 @@ It must not know Redis.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import stat
@@ -75,8 +76,8 @@ class AskedFile:
         """Write one more."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write(_rows(ask))
+            with self._path.open("a+b") as file:
+                file.write(_end_of_line(file) + _rows(ask).encode())
         except OSError as error:  # a full disk: what is in memory still counts
             logger.warning("file %s cannot be written (%s): a restart now would lose %d task(s)", self._path, error,
                            len(ask.tasks))  # fmt: skip
@@ -143,6 +144,14 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         while len(rest) == _MOST_LINE and not rest.endswith(b"\n"):
             rest = file.readline(_MOST_LINE)
         yield line
+
+
+def _end_of_line(file: BinaryIO) -> bytes:
+    """What the last line lacks: a full disk or a kill may have cut it off, and the next one must not go with it."""
+    if file.seek(0, io.SEEK_END) == 0:
+        return b""
+    file.seek(-1, io.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def _ask(line: bytes) -> Ask | None:

@@ -93,7 +93,8 @@ class ProjectLedger:
     @redis_errors
     def counted(self, project: int) -> int:
         """How many tasks the project had at the last `count`, -1 before the first."""
-        return as_json(self._redis.get(f"zeromask:{project}:counted") or b"-1", _whole) or -1
+        found = as_json(self._redis.get(f"zeromask:{project}:counted") or b"-1", _whole)
+        return -1 if found is None else found
 
     @redis_errors
     def remark(self, project: int, version: str, remarks: Sequence[str]) -> None:

@@ -31,8 +31,10 @@ _KINDS = {
     "zset": ("pending", "doubts"),
     "hash": ("leases", "tries", "deaths", "failed", "pace", "labels", "learn", "adapters"),
     "set": ("versions", "catching", "left", "hinted", "done"),
-    "string": ("served", "shown", "counted", "refresh", "webhook", "learner", "learning", "pointer", "drain"),
-}
+    "string": (
+        "served", "shown", "counted", "warning", "refresh", "webhook", "learner", "learning", "pointer", "drain",
+    ),
+}  # fmt: skip
 _OF_PROJECT = {name: kind for kind, names in _KINDS.items() for name in names}
 _REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")
 _OF_ALL = {

@@ -202,6 +202,15 @@ def test_files_of_countless_parts_are_refused(content: bytes) -> None:
         decoded(content, replace(LIMITS, most_bytes=64_000_000))
 
 
+def test_what_a_phone_puts_behind_a_picture_is_no_part_of_it() -> None:
+    """A film of some seconds holds by chance what would begin a hundred scans, and a second picture holds its own."""
+    film, second = b"\x00\x00\x00\x18ftypmp42" + b"x\xff\xda" * 1000, scans(99)
+    for whole in (encoded(upright(), "JPEG"), scans(50)):
+        expected = decoded(whole)
+        for behind in (film, second):
+            np.testing.assert_array_equal(decoded(whole + behind), expected)
+
+
 LARGE: dict[str, Callable[[Image.Image], bytes]] = {
     "png": lambda image: encoded(image, "PNG"),
     "rgba png": lambda image: encoded(image.convert("RGBA"), "PNG"),

@@ -38,6 +38,22 @@ def test_who_would_fill_it_waits_but_not_what_is_urgent_and_one_always_fits() ->
     assert inbox.get(timeout_s=1) == ["late"]
 
 
+def test_what_one_owner_opens_waits_for_room_and_holds_up_nobody_else() -> None:
+    """Else pictures that are opened, which may be as many as there are projects and tasks, fill the memory."""
+    inbox: Inbox[str] = Inbox(most_bytes=100, whose=lambda item: item[0])
+    inbox.put("a: bulk", urgent=False, size=500)
+    inbox.put("a1", urgent=True, size=90)
+    late = threading.Thread(target=lambda: inbox.put("a2", urgent=True, size=20), daemon=True)
+    late.start()
+    late.join(timeout=0.1)
+    assert late.is_alive()
+    assert not inbox.has_room("a", size=20, urgent=True)
+    inbox.put("b1", urgent=True, size=90)
+    assert [inbox.get(timeout_s=0)[0] for _ in range(2)] == ["a1", "b1"]
+    late.join(timeout=30)
+    assert inbox.get(timeout_s=0) == ["a2"]
+
+
 def test_many_threads_lose_and_double_nothing() -> None:
     inbox: Inbox[int] = Inbox(most_bytes=50)
     taken: list[int] = []
@@ -77,10 +93,10 @@ def test_what_is_urgent_is_taken_alone_while_the_next_stage_is_full() -> None:
     inbox: Inbox[str] = Inbox(most_bytes=10)
     inbox.put("bulk", urgent=False, size=10)
     assert inbox.full()
-    assert inbox.get(timeout_s=0.01, only_urgent=True) == []
+    assert inbox.get(timeout_s=0.01, only_urgent=lambda item: True) == []
     inbox.put("opened", urgent=True, size=10)
     inbox.put("held by nobody", urgent=False, size=10, waits=False)
-    assert inbox.get(5, timeout_s=0, only_urgent=True) == ["opened"]
+    assert inbox.get(5, timeout_s=0, only_urgent=lambda item: True) == ["opened"]
 
 
 def test_what_hangs_keeps_a_share_of_the_threads_busy() -> None:

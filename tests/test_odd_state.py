@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
+import plugin_config
 from plugin_config.adapters import ServedAdapters
 from plugin_config.control import QueueControl
 from plugin_config.errors import QueueUnavailable
@@ -16,7 +19,7 @@ from plugin_config.hints import ProjectHints
 from plugin_config.jobs import TaskRef, predict_queue
 from plugin_config.learning import Progress, ProjectLearning
 from plugin_config.ledger import ProjectLedger
-from plugin_config.mending import mend
+from plugin_config.mending import _OF_PROJECT, mend
 from plugin_config.odd import as_id, as_ref
 from plugin_config.pending import PendingTasks
 from plugin_config.presence import WorkerPresence
@@ -231,6 +234,30 @@ def test_garbage_in_what_is_known_of_a_look_keeps_from_none(redis: Redis, name: 
     visit = learning.begin(PROJECT, "me")
     assert visit is not None
     assert learning.end(PROJECT, "me", visit, Progress("idle", "", ""), mark="m", failed=True)
+
+
+def test_every_key_of_a_project_is_known_to_whoever_mends_and_forgets() -> None:
+    """What one half of this project writes and the list does not have would outlive its project."""
+    written = re.compile(r"zeromask:\{project\}:([a-z]+)|\bP \.\. '([a-z]+)")
+    folder = Path(plugin_config.__file__).parent
+    sources = [path.read_text() for path in folder.glob("*.py")]
+    names = {first or second for source in sources for first, second in written.findall(source)}
+    assert {"pending", "warning", "done"} <= names
+    assert names <= set(_OF_PROJECT)
+
+
+def test_a_project_that_is_forgotten_leaves_no_warning(redis: Redis, pending: PendingTasks) -> None:
+    ProjectLedger(redis).warn(PROJECT, "Label Studio's webhooks are refused.")
+    pending.forget(PROJECT)
+    assert redis.keys(f"zeromask:{PROJECT}:*") == []
+
+
+def test_no_task_counted_is_a_count(redis: Redis) -> None:
+    """Else each look at an empty project reads all of it, and the first webhook's tasks are counted one too few."""
+    ledger = ProjectLedger(redis)
+    assert ledger.counted(PROJECT) == -1
+    ledger.count(PROJECT, 0)
+    assert ledger.counted(PROJECT) == 0
 
 
 def test_mending_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> None:

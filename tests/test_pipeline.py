@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -95,6 +96,35 @@ def test_a_suspect_is_alone_on_the_line(resident: StandInResident, redis: Redis)
     assert together == [[4, 5, 6, 7, 8, 3]], "the others wait, the earlier ones are done"
 
 
+def test_a_suspect_waits_for_an_empty_line_without_holding_up_what_is_opened(
+    resident: StandInResident, redis: Redis
+) -> None:
+    """The line of busy projects is empty after minutes at best, unless they are kept from it meanwhile."""
+    hold = threading.Event()
+
+    def wait(task: int) -> None:
+        hold.wait(30)
+
+    resident.label_studio.before_store = wait
+    resident.ask(1)
+    resident.begin()
+    redis.hset(f"zeromask:{PROJECT}:deaths", f"{version()}|3", 2)
+    resident.ask(3)
+    started = time.monotonic()
+    resident.begin()
+    assert time.monotonic() - started < 20
+    assert not resident.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
+    assert resident.pipeline.room(PROJECT + 1, 1, urgent=True, timeout_s=0)
+    assert resident.pipeline.room(PROJECT, 1, urgent=False, timeout_s=0), "its next try"
+    hold.set()
+    assert resident.pipeline.wait_empty(20)
+    time_passes(redis, 6)
+    resident.begin()
+    assert resident.pipeline.wait_empty(20)
+    assert resident.stored() == [(task, version()) for task in (1, 3)]
+    assert resident.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
+
+
 def test_the_line_takes_no_more_than_it_can_hold(resident: StandInResident) -> None:
     hold = threading.Event()
 
@@ -117,10 +147,12 @@ class HangingStages:
     """Fetching for project 1 hangs; what comes through of the others is noted."""
 
     def __init__(self) -> None:
-        self.hold, self.fetched = threading.Event(), threading.Semaphore(0)
+        self.hold = threading.Event()
+        self.hanging, self.fetched = threading.Semaphore(0), threading.Semaphore(0)
 
     def fetch(self, leased: Any) -> None:
         if leased.project == 1:
+            self.hanging.release()
             self.hold.wait(30)
         else:
             self.fetched.release()
@@ -131,7 +163,8 @@ class HangingStages:
 
 def tasks_of(project: int, count: int, *, urgent: bool = False) -> list[Any]:
     lease = SimpleNamespace(urgent=urgent)
-    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number) for number in range(count)]
+    order = SimpleNamespace(encoder_part="")
+    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number, order=order) for number in range(count)]
 
 
 def test_pictures_that_hang_hold_up_no_other_project() -> None:
@@ -153,6 +186,55 @@ def test_pictures_that_hang_hold_up_no_other_project() -> None:
         stages.hold.set()
         assert pipeline.wait_empty(30)
         pipeline.close(grace_s=0)
+
+
+class BlockedStages(HangingStages):
+    """Nothing is drawn; what was embedded is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedded = threading.Semaphore(0)
+
+    def fetch(self, leased: Any) -> Any:
+        pixels = SimpleNamespace(nbytes=12_000_000, shape=(2000, 2000, 3))
+        return SimpleNamespace(leased=leased, picture=SimpleNamespace(pixels=pixels))
+
+    def embed(self, batch: Any, size: BatchSize) -> Any:
+        for _ in batch:
+            self.embedded.release()
+        return batch
+
+    def draw(self, embedded: Any) -> None:
+        self.hold.wait(30)
+
+
+def test_pictures_that_are_opened_wait_outside_the_memory_and_hold_up_no_other_project() -> None:
+    stages = BlockedStages()
+    pipeline = Pipeline(cast("Stages", stages), capacity=64, batch=1, stopping=threading.Event())
+    try:
+        pipeline.admit(tasks_of(1, 60, urgent=True))
+        assert all(stages.embedded.acquire(timeout=30) for _ in range(9)), "one is being drawn, eight wait for that"
+        assert not stages.embedded.acquire(timeout=0.6)
+        pipeline.admit(tasks_of(2, 1, urgent=True))
+        assert stages.embedded.acquire(timeout=30), "it waits for none of the other project's"
+        assert not stages.embedded.acquire(timeout=0.1)
+    finally:
+        stages.hold.set()
+        assert pipeline.wait_empty(30)
+        pipeline.close(grace_s=0)
+
+
+def test_stopping_does_not_wait_for_each_picture_that_hangs() -> None:
+    """A supervisor kills what has not ended after ten seconds."""
+    stages = HangingStages()
+    pipeline = Pipeline(cast("Stages", stages), capacity=16, batch=8, stopping=threading.Event())
+    pipeline.admit(tasks_of(1, 16))
+    pipeline.admit(tasks_of(1, 16, urgent=True))
+    assert all(stages.hanging.acquire(timeout=30) for _ in range(12))
+    started = time.monotonic()
+    pipeline.close(grace_s=0)
+    assert time.monotonic() - started < 6
+    stages.hold.set()
 
 
 def test_stopping_finishes_what_was_drawn_and_gives_the_rest_back_without_blame(
@@ -206,3 +288,22 @@ def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
     time_passes(redis)
     resident.drain()
     assert resident.stored() == [(task, version()) for task in ALL]
+
+
+def test_labels_that_do_not_fit_are_tried_again(
+    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read where pictures are fetched, beside whatever else is in the memory just then."""
+    full = [True]
+
+    def read_words(vocabulary: Vocabulary) -> None:
+        if full.pop() if full else False:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(resident.segmenter, "read_words", read_words)
+    resident.ask(1)
+    resident.drain()
+    assert resident.pending.counts(PROJECT).pending == 1
+    time_passes(redis)
+    resident.drain()
+    assert resident.stored() == [(1, version())]

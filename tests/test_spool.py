@@ -114,6 +114,19 @@ def test_a_line_longer_than_any_of_ours_is_read_in_parts(path: Path, monkeypatch
     assert AskedFile(path).read() == GOOD
 
 
+@pytest.mark.parametrize("kept", [-1, -5], ids=["whole but for its end", "cut off"])
+def test_a_line_that_was_cut_off_takes_the_next_one_not_along(path: Path, kept: int) -> None:
+    """A disk that was full for a moment, or a kill."""
+    file = AskedFile(path)
+    file.add(Ask(7, "v1", (1, 2)))
+    path.write_bytes(path.read_bytes()[:kept])
+    file.add(Ask(8, "v1", (3,)))
+    file.add(Ask(9, "v1", (4,)))
+    found = AskedFile(path).read()
+    assert found[-2:] == [Ask(8, "v1", (3,)), Ask(9, "v1", (4,))]
+    assert found[:-2] == ([Ask(7, "v1", (1, 2))] if kept == -1 else [])
+
+
 def test_many_tasks_are_written_in_lines_that_are_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked_file, "_OF_A_LINE", 10)
     AskedFile(path).add(Ask(7, "v1", tuple(range(1, 36))))

@@ -30,7 +30,8 @@ class Inbox(Generic[T]):
     """A queue in two classes, bounded in bytes. Safe to share between threads.
 
     Args:
-        most_bytes: above this, `put` waits until something was taken; one item always fits.
+        most_bytes: above this, `put` waits until something was taken; one item always fits. What is urgent waits for
+            urgent ones only, and not at all while its owner has none here: nobody's waits because of another's.
         whose: the owner of an item; None = all are of one, and go as they came.
     """
 
@@ -45,11 +46,11 @@ class Inbox(Generic[T]):
         self._came, self._went = threading.Condition(self._lock), threading.Condition(self._lock)
 
     def put(self, item: T, *, urgent: bool, size: int = 0, waits: bool = True) -> None:
-        """Add an item of `size` bytes; an urgent one never waits for room, nor does any unless it `waits`."""
+        """Add an item of `size` bytes, which waits for room unless told not to."""
+        owner = self._whose(item)
         with self._went:
-            if waits and not urgent:
-                self._went.wait_for(lambda: not self._items or self._bytes + size <= self._most_bytes)
-            owner = self._whose(item)
+            if waits:
+                self._went.wait_for(lambda: self._fits(owner, size, urgent=urgent))
             if all(row.owner != owner for row in self._items):
                 self._turns.came(owner)
             self._bytes += size
@@ -61,15 +62,29 @@ class Inbox(Generic[T]):
         with self._lock:
             return self._bytes >= self._most_bytes
 
+    def has_room(self, owner: Hashable, *, size: int, urgent: bool) -> bool:
+        """Whether an owner's item would not have to wait."""
+        with self._lock:
+            return self._fits(owner, size, urgent=urgent)
+
+    def _fits(self, owner: Hashable, size: int, *, urgent: bool) -> bool:
+        if not urgent:
+            return not self._items or self._bytes + size <= self._most_bytes
+        alike = [row for row in self._items if row.urgent]
+        own = any(row.owner == owner for row in alike)
+        return not own or sum(row.size for row in alike) + size <= self._most_bytes
+
     def get(
         self,
         most: int = 1,
         *,
         timeout_s: float,
         alike: Callable[[T], Hashable] | None = None,
-        only_urgent: bool = False,
+        only_urgent: Callable[[T], bool] | None = None,
     ) -> list[T]:
-        """Take the next item and up to `most - 1` others that are `alike`; nothing when none came in time."""
+        """Take the next item and up to `most - 1` others that are `alike`; nothing when none came in time. With
+        `only_urgent`, of the urgent ones those of which it is true.
+        """
         with self._came:
             if not self._came.wait_for(lambda: bool(self._offered(only_urgent)), timeout=timeout_s):
                 return []
@@ -90,8 +105,10 @@ class Inbox(Generic[T]):
         with self._lock:
             self._turns.charge(self._whose(item), cost)
 
-    def _offered(self, only_urgent: bool) -> list[_Waiting[T]]:
-        return [row for row in self._items if row.urgent] if only_urgent else self._items
+    def _offered(self, only_urgent: Callable[[T], bool] | None) -> list[_Waiting[T]]:
+        if only_urgent is None:
+            return self._items
+        return [row for row in self._items if row.urgent and only_urgent(row.item)]
 
     def _place(self, row: _Waiting[T]) -> tuple[bool, float, int]:
         return not row.urgent, self._turns.place(row.owner), row.number

@@ -77,6 +77,7 @@ class Pipeline:
         self._size = BatchSize(batch)
         self._ended = threading.Event()
         self._on_line: dict[int, Leased] = {}
+        self._kept_for, self._kept_until = 0, 0.0
         self._moved = threading.Condition()
         self._at_model: dict[str, float] = {}
         self._to_fetch: SharedInbox[Leased] = SharedInbox(
@@ -108,7 +109,14 @@ class Pipeline:
                     return False
         return False
 
+    def keep_for(self, project: int, seconds: float) -> None:
+        """Let nothing else in than this project's tasks, and what is opened, so that the line becomes empty for one."""
+        with self._moved:
+            self._kept_for, self._kept_until = project, time.monotonic() + seconds
+
     def _fits(self, project: int, wanted: int, urgent: bool) -> bool:
+        if not urgent and project != self._kept_for and time.monotonic() < self._kept_until:
+            return False
         alike = [leased.project for leased in self._on_line.values() if leased.lease.urgent == urgent]
         if alike.count(project) + wanted > max(self._capacity, wanted):
             return False
@@ -141,8 +149,9 @@ class Pipeline:
         for leased in left:
             self._stages.give_back(leased, posting=True)
             self._finished(leased)
+        ending = time.monotonic() + 2 * _IDLE_S  # for all of them: many may hang on pictures, and are daemons
         for thread in self._threads:
-            thread.join(timeout=2 * _IDLE_S)
+            thread.join(timeout=max(0.0, ending - time.monotonic()))
 
     def _loop(self, step: Callable[[], None]) -> None:
         steady = self._watch.steady(f"the line's step {step.__name__[1:]}")
@@ -169,8 +178,9 @@ class Pipeline:
         # Nothing is taken that would have to be held: what is opened meanwhile goes by.
         full = self._to_draw.full()
         batch = self._to_embed.get(
-            self._size.size, timeout_s=_LOOK_S if full else _IDLE_S, alike=_bucket, only_urgent=full
-        )
+            1 if full else self._size.size, timeout_s=_LOOK_S if full else _IDLE_S, alike=_bucket,
+            only_urgent=self._can_be_drawn if full else None,
+        )  # fmt: skip
         batch = [item for item in batch if not self._turned_back(item.leased)]
         started = time.monotonic()
         done: Sequence[Embedded] = ()
@@ -190,6 +200,9 @@ class Pipeline:
         for embedded in done:
             urgent, size = embedded.leased.lease.urgent, embedded.picture.pixels.nbytes
             self._to_draw.put(embedded, urgent=urgent, size=size, waits=False)
+
+    def _can_be_drawn(self, item: Fetched) -> bool:
+        return self._to_draw.has_room(item.leased.project, size=item.picture.pixels.nbytes, urgent=True)
 
     def _draw(self) -> None:
         for embedded in self._to_draw.get(timeout_s=_IDLE_S):

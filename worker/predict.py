@@ -40,7 +40,8 @@ from worker.work import Drawn, Embedded, Fetched, Leased
 log = logging.getLogger(__name__)
 
 _ROOM_S = 0.25  # the jobs of others are behind this one, and what is opened is
-_ALONE_S = 60.0
+# For an empty line nobody waits long, with what is opened behind him: bulk is kept away until the next try instead.
+_EMPTY_S, _KEPT_S, _ALONE_S = 2.0, 15.0, 60.0
 _AWAY_S, _REFUSED_S = 2.0, 5.0
 _TROUBLE_DELAY_S = 5.0
 # A picture's server that is down for longer than three tries take (20 s) is an answer too.
@@ -121,10 +122,13 @@ class Admission:
 
     def _admit_alone(self, work: Sequence[Leased], left: dict[TaskRef, Lease]) -> None:
         """Workers died when these tasks were there: if one dies again, it must be of them."""
-        if self._pipeline.wait_empty(_ALONE_S):
+        if self._pipeline.wait_empty(_EMPTY_S):
             left.clear()
+            self._pipeline.keep_for(self._project, 0)
             self._pipeline.admit(work)
             self._pipeline.wait_empty(_ALONE_S)
+        else:
+            self._pipeline.keep_for(self._project, _KEPT_S)
         while left:
             self._leases.give_back(self._project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S)
 
@@ -195,8 +199,11 @@ class Prediction:
             else:
                 resident.trouble = str(error)
                 self._leases.give_back(project, ref, delay_s=_TROUBLE_DELAY_S)
-        except MemoryError:
-            reason = "its image does not fit the memory"
+        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory, where labels are read, is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+            free_memory()
+            reason = "its image, or a text of its labels, does not fit the memory"
             self._leases.retry(project, ref, reason, most=_IMAGE_TRIES)
         except LabelStudioError as error:  # the token, refused
             resident.trouble = str(error)

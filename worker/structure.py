@@ -7,6 +7,7 @@ Pillow reads a file's parts in Python, some of them one by one. It must not know
 from __future__ import annotations
 
 import io
+import re
 import struct
 
 # A picture's header has hundreds of parts (an ICC profile or XMP comes in 64 kB each), its data some of 8 kB and more.
@@ -14,6 +15,10 @@ _MOST_READS_OF_HEADER = 20_000
 _MOST_READS = 500_000
 _MOST_SCANS = 100  # of a progressive JPEG, each of which goes through all pixels; photographs have ten
 _MOST_NUMBERS = 200_000  # in a field of a TIFF: where its strips lie; its longest palette has 196,608
+_MOST_SEGMENTS = 100_000  # of a JPEG
+# What comes next in a JPEG, be it behind a segment or in the data of a scan, where a 0xff has a 0 or a restart behind.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+_END, _SCAN = 0xD9, 0xDA
 _BYTES = {1, 2, 6, 7}  # types of TIFF fields whose values are bytes, which stay bytes
 
 
@@ -47,10 +52,26 @@ def check_structure(content: bytes) -> None:
     Raises:
         ValueError: a JPEG of hundreds of scans, a TIFF of hundreds of thousands of strips.
     """
-    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _MOST_SCANS:  # data has no 0xff but with a 0 behind
-        raise ValueError(f"it has more than {_MOST_SCANS} scans")
+    if content[:2] == b"\xff\xd8":
+        _check_scans(content)
     if content[:2] in (b"II", b"MM") and _most_numbers(content) > _MOST_NUMBERS:
         raise ValueError(f"a field of it holds more than {_MOST_NUMBERS} numbers")
+
+
+def _check_scans(content: bytes) -> None:
+    """Count the scans of a JPEG as its reader comes upon them, up to the end of its picture: a phone puts a film, a
+    depth map or a second picture behind that.
+    """
+    place, scans = 2, 0
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.search(content, place)
+        if found is None or found[1][0] == _END:
+            return
+        scans += found[1][0] == _SCAN
+        if scans > _MOST_SCANS:
+            raise ValueError(f"it has more than {_MOST_SCANS} scans")
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    raise ValueError(f"it consists of more than {_MOST_SEGMENTS} tiny parts")
 
 
 def _most_numbers(content: bytes) -> int:
