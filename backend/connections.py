@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -84,14 +85,31 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
             self.error = _JsonRefusal(self.error)
         if self.completed and self.body is not None:
             self.body.arriving = False
-        return consumed
+        return self._pass_over(data, consumed) if self.completed else consumed
+
+    def _pass_over(self, data: bytes, consumed: int) -> int:
+        """One request at a time: thousands in one piece would hold up the loop, and then its threads. Who sends on
+        without waiting for an answer gets this one, and the connection ends; clients send the others again.
+        """
+        rest = data[consumed:].lstrip(b"\r\n")  # some clients end a body with these
+        if self.empty or not rest:
+            return len(data) - len(rest)
+        self.headers["CONNECTION"] = "close"
+        self.connection_close = True
+        return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
         except ValueError as error:  # a Content-Length of more digits than Python reads
             raise ParsingError("Content-Length is invalid") from error
+        if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            # A proxy before us might see the end of this body elsewhere, and what follows as somebody else's request.
+            raise ParsingError("The end of the body is told in two ways, or in one that this HTTP version lacks")
+        if not self.path.isprintable():  # no route of ours; waitress would log it as it is, line ends and all
+            raise ParsingError("The path has signs that no path here has")
         if self.body_rcv is None:
+            self.expect_continue = False  # nothing to go on with: waitress would wait for a body that never comes
             return
         told = {name: self.headers.get(name.removeprefix("HTTP_"), "") for name in (
             "HTTP_HOST", "HTTP_AUTHORIZATION", "HTTP_X_ZEROMASK_SECRET")}  # fmt: skip
@@ -162,11 +180,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     @property
     def body(self) -> Body | None:
         """What arrives."""
-        return None if self.request is None else self.request.body
+        request = self.request  # once: another thread may close the connection
+        return None if request is None else request.body
 
     def rate(self, now: float) -> float:
         """Bytes per second of the body that arrives; infinite when none does."""
-        return float("inf") if self.body is None else self.body.rate(now)
+        body = self.body
+        return float("inf") if body is None else body.rate(now)
 
     def overdue(self, now: float) -> bool:
         """Whether it has kept us waiting for too long."""
@@ -203,6 +223,17 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     next_channel_cleanup: float
     next_warning = 0.0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        os.set_blocking(self.trigger.trigger, False)
+
+    def pull_trigger(self) -> None:
+        """Wake the loop. A thread must not wait here for room in the pipe: it may hold what the loop waits for. A full
+        one wakes the loop just as well.
+        """
+        with contextlib.suppress(BlockingIOError):
+            super().pull_trigger()
+
     def readable(self) -> bool:
         now = time.monotonic()
         if now >= self.next_channel_cleanup:
@@ -236,4 +267,4 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         return len(self._map) < self.limits.connections
 
     def _all(self) -> list[Channel]:
-        return [channel for channel in self._map.values() if isinstance(channel, Channel)]
+        return [channel for channel in list(self._map.values()) if isinstance(channel, Channel)]  # threads change it
