@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from redis import Redis
@@ -59,6 +63,34 @@ def test_a_thread_never_waits_to_wake_the_loop(settings: Settings) -> None:
             listener.pull_trigger()
     finally:
         server.close()
+
+
+def test_requests_that_hang_hold_up_the_end_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.server._FINISH_S", 1.0, raising=False)
+    hanging, release, port = threading.Semaphore(0), threading.Event(), free_port()
+
+    def app(_: object, start: Callable[..., object]) -> list[bytes]:
+        hanging.release()
+        release.wait()
+        start("200 OK", [("Content-Length", "0")])
+        return []
+
+    settings = replace(settings, port=port, max_body_mb=4)
+    server = Server(app, Doors(settings), settings)
+    loop = threading.Thread(target=server.run)
+    loop.start()
+    large = SETUP.replace(b"/setup", b"/predict") + b"Content-Length: 1200000\r\n\r\n" + b" " * 1_200_000
+    try:
+        with ExitStack() as opened:
+            for sent in (HEALTH + b"\r\n", HEALTH.replace(b"/health", b"/") + b"\r\n", large):
+                opened.enter_context(Backend(port).connect()).sendall(sent)
+                hanging.acquire()  # a lane each
+            began = time.monotonic()
+            server.stop()
+            loop.join()
+            assert time.monotonic() - began < 9, "a supervisor waits for 10 s"
+    finally:
+        release.set()
 
 
 def test_who_asks_to_go_on_and_has_nothing_to_send_is_answered(served: Backend) -> None:
