@@ -69,6 +69,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
 
     error: Any
     body_rcv: Any
+    path = ""  # of a request that cannot be read: waitress names it when nobody waits for the answer
 
     def __init__(
         self, adjustments: Adjustments, *, limits: Limits, peer: str, give_way: Callable[[], None]
@@ -159,9 +160,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.pace = None
 
     def handle_close(self) -> None:
-        request, self.request = self.request, None
-        if request is not None:
-            request.close()
+        if self.request is not None:
+            self.request.close()  # and kept: waitress may be at it, and find out by this that nobody listens any more
         super().handle_close()
 
     def give_way(self) -> None:

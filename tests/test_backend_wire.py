@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from dataclasses import replace
 
 import pytest
 from redis import Redis
+from waitress.channel import ClientDisconnected
 
+from backend.connections import Channel, Listener
 from backend.doors import Doors
 from backend.server import Server
 from plugin_config.ports import free_port
@@ -56,12 +59,34 @@ def test_line_ends_around_a_request_are_none(served: Backend) -> None:
 def test_a_thread_never_waits_to_wake_the_loop(settings: Settings) -> None:
     server = Server(lambda *_: [], Doors(settings), Settings(port=free_port()))
     try:
-        (listener,) = [each for each in server._channels.values() if hasattr(each, "pull_trigger") and
-                       hasattr(each, "limits")]  # fmt: skip
+        listener = next(each for each in server._channels.values() if isinstance(each, Listener))
         assert not os.get_blocking(listener.trigger.trigger)
         for _ in range(200_000):  # a pipe holds 65,536
             listener.pull_trigger()
     finally:
+        server.close()
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["gone while answered", "gone before it may go on"])
+def test_who_has_gone_away_is_no_error(settings: Settings, monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
+    def gone(_: bytes) -> None:
+        raise ClientDisconnected
+
+    server = Server(lambda *_: [], Doors(settings), Settings(port=free_port()))
+    here, there = socket.socketpair()
+    try:
+        listener = next(each for each in server._channels.values() if isinstance(each, Listener))
+        channel = Channel(listener, here, ("127.0.0.1", 1), listener.adj, map={})
+        if reads:
+            monkeypatch.setattr(listener, "add_task", lambda _: None)
+            monkeypatch.setattr(channel, "write_soon", gone)
+            channel.received(b"GARBAGE\r\n\r\n")
+            channel.service()
+        there.close()
+        channel.received(SETUP + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+        channel.handle_close()
+    finally:
+        there.close()
         server.close()
 
 
