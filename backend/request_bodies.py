@@ -20,10 +20,10 @@ from plugin_config.errors import RequestRefused
 
 LARGE = 1024 * 1024  # bytes; more takes long enough to read that nobody small should stand behind it
 _IN_MEMORY = 512 * 1024  # bytes of a body; a larger one goes to disk
-_UNWRAPPED_AT_ONCE = 4 * 1024  # bytes of a chunked body
+_UNWRAPPED_AT_ONCE = 2 * 1024  # bytes of a chunked body
 # A body that comes in more pieces than this must have this many bytes in each, on average: one of a byte each costs the
 # loop a hundred times what others cost.
-_MANY_PIECES, _LEAST_PIECE = 4096, 16
+_MANY_PIECES, _LEAST_PIECE = 2048, 16
 _MOST_CONTROL = 16 * 1024  # bytes of a line between chunks, and of what follows the last one; clients send 20
 
 

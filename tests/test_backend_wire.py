@@ -90,6 +90,25 @@ def test_who_has_gone_away_is_no_error(settings: Settings, monkeypatch: pytest.M
         server.close()
 
 
+def test_what_is_dear_to_read_comes_in_small_pieces(settings: Settings) -> None:
+    server = Server(lambda *_: [], Doors(settings), Settings(port=free_port()))
+    here, there = socket.socketpair()
+    try:
+        listener = next(each for each in server._channels.values() if isinstance(each, Listener))
+        channel = Channel(listener, here, ("127.0.0.1", 1), listener.adj, map={})
+        there.sendall(b" " * 20_000)
+        assert len(channel.recv(65536)) <= 4096
+        channel.received(SETUP + b"Transfer-Encoding: chunked\r\n\r\n")
+        assert len(channel.recv(65536)) <= 4096
+        channel.request = None
+        channel.received(SETUP + b"Content-Length: 99999\r\n\r\n")
+        assert len(channel.recv(65536)) > 4096
+        channel.handle_close()
+    finally:
+        there.close()
+        server.close()
+
+
 def test_requests_that_hang_hold_up_the_end_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.server._FINISH_S", 1.0, raising=False)
     hanging, release, port = threading.Semaphore(0), threading.Event(), free_port()
