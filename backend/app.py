@@ -103,7 +103,8 @@ class _Entry:
         self._counter.count_request(route, status)
         spent = (time.perf_counter() - context.started) * 1000
         about = f"project={context.project} tasks={context.tasks}"
-        logger.info("%s %s %d %s ms=%.0f id=%s", request.method, route, status, about, spent, context.request_id)
+        method = request.method if request.method in falcon.HTTP_METHODS else "other"  # the caller's text, see `_route`
+        logger.info("%s %s %d %s ms=%.0f id=%s", method, route, status, about, spent, context.request_id)
 
 
 def _route(request: Request) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from backend.doors import Doors
 from backend.request_bodies import Body, BoundedChunks, LargeBodies
 
 ACCEPTED_AT_ONCE = 64
+_DEAR_AT_ONCE = 2 * 1024  # bytes
+_RECEIVED_AT_END = 256 * 1024  # bytes
 _WARNING_S = 60.0
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
 
     error: Any
     body_rcv: Any
+    path = ""  # of a request that cannot be read: waitress names it when nobody waits for the answer
 
     def __init__(
         self, adjustments: Adjustments, *, limits: Limits, peer: str, give_way: Callable[[], None]
@@ -84,14 +88,31 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
             self.error = _JsonRefusal(self.error)
         if self.completed and self.body is not None:
             self.body.arriving = False
-        return consumed
+        return self._pass_over(data, consumed) if self.completed else consumed
+
+    def _pass_over(self, data: bytes, consumed: int) -> int:
+        """One request at a time: thousands in one piece would hold up the loop, and then its threads. Who sends on
+        without waiting for an answer gets this one, and the connection ends; clients send the others again.
+        """
+        rest = data[consumed:].lstrip(b"\r\n")  # some clients end a body with these
+        if self.empty or not rest:
+            return len(data) - len(rest)
+        self.headers["CONNECTION"] = "close"
+        self.connection_close = True
+        return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
         except ValueError as error:  # a Content-Length of more digits than Python reads
             raise ParsingError("Content-Length is invalid") from error
+        if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            # A proxy before us might see the end of this body elsewhere, and what follows as somebody else's request.
+            raise ParsingError("The end of the body is told in two ways, or in one that this HTTP version lacks")
+        if not self.path.isprintable():  # no route of ours; waitress would log it as it is, line ends and all
+            raise ParsingError("The path has signs that no path here has")
         if self.body_rcv is None:
+            self.expect_continue = False  # nothing to go on with: waitress would wait for a body that never comes
             return
         told = {name: self.headers.get(name.removeprefix("HTTP_"), "") for name in (
             "HTTP_HOST", "HTTP_AUTHORIZATION", "HTTP_X_ZEROMASK_SECRET")}  # fmt: skip
@@ -129,6 +150,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.pace = None
         return taken
 
+    def recv(self, buffer_size: int) -> bytes:
+        """Headers and chunks, which cost the loop much for each byte, come in smaller pieces than other bodies: all
+        connections have their turn between two.
+        """
+        dear = self.request is None or self.request.body is None or self.request.chunked
+        data: bytes = super().recv(min(buffer_size, _DEAR_AT_ONCE) if dear else buffer_size)
+        return data
+
     def send(self, data: bytes, do_close: bool = True) -> int:
         sent: int = super().send(data, do_close=do_close)
         self.sent += sent or 0
@@ -141,9 +170,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.pace = None
 
     def handle_close(self) -> None:
-        request, self.request = self.request, None
-        if request is not None:
-            request.close()
+        if self.request is not None:
+            self.request.close()  # and kept: waitress may be at it, and find out by this that nobody listens any more
+        if self.socket is not None:  # or it is closed already
+            with contextlib.suppress(OSError):  # closed on unread bytes, it would take back the answer on its way
+                self.socket.recv(_RECEIVED_AT_END)
         super().handle_close()
 
     def give_way(self) -> None:
@@ -151,7 +182,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         handled all it was told about the old one.
         """
         self.will_close = True
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # closed, and gone
             self.socket.shutdown(socket.SHUT_RDWR)  # or the loop would wait until somebody takes the answer
 
     @property
@@ -162,11 +193,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     @property
     def body(self) -> Body | None:
         """What arrives."""
-        return None if self.request is None else self.request.body
+        request = self.request  # once: another thread may close the connection
+        return None if request is None else request.body
 
     def rate(self, now: float) -> float:
         """Bytes per second of the body that arrives; infinite when none does."""
-        return float("inf") if self.body is None else self.body.rate(now)
+        body = self.body
+        return float("inf") if body is None else body.rate(now)
 
     def overdue(self, now: float) -> bool:
         """Whether it has kept us waiting for too long."""
@@ -203,6 +236,17 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     next_channel_cleanup: float
     next_warning = 0.0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        os.set_blocking(self.trigger.trigger, False)
+
+    def pull_trigger(self) -> None:
+        """Wake the loop. A thread must not wait here for room in the pipe: it may hold what the loop waits for. A full
+        one wakes the loop just as well.
+        """
+        with contextlib.suppress(BlockingIOError):
+            super().pull_trigger()
+
     def readable(self) -> bool:
         now = time.monotonic()
         if now >= self.next_channel_cleanup:
@@ -236,4 +280,4 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         return len(self._map) < self.limits.connections
 
     def _all(self) -> list[Channel]:
-        return [channel for channel in self._map.values() if isinstance(channel, Channel)]
+        return [channel for channel in list(self._map.values()) if isinstance(channel, Channel)]  # threads change it

@@ -20,6 +20,7 @@ _MB = 1024 * 1024
 # for a second; and what the others need has long ended at two megabytes.
 _MOST_MB = {"/webhook": 32, "/train": 32}
 _MOST_MB_ELSEWHERE = 2
+_WITH_BODY = frozenset({"/setup", "/predict", "/webhook", "/versions", "/train"})
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class Doors:
                                  headers={"WWW-Authenticate": 'Basic realm="zeromask", charset="UTF-8"'})  # fmt: skip
 
     def body_limit(self, environ: Mapping[str, Any]) -> int:
-        """Most bytes of the request's body that will be read: none of one that is not let in."""
+        """Most bytes of the request's body that will be read: none of one that is not let in, or where none is read."""
+        if environ["PATH_INFO"] not in _WITH_BODY:
+            return 0  # or whoever need not sign in, at /health, would crowd out the bodies of those who do
         try:
             self._hosts.check(environ)
         except RequestRefused:

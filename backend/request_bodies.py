@@ -20,6 +20,10 @@ from plugin_config.errors import RequestRefused
 
 LARGE = 1024 * 1024  # bytes; more takes long enough to read that nobody small should stand behind it
 _IN_MEMORY = 512 * 1024  # bytes of a body; a larger one goes to disk
+_UNWRAPPED_AT_ONCE = 2 * 1024  # bytes of a chunked body
+# A body that comes in more pieces than this must have this many bytes in each, on average: one of a byte each costs the
+# loop a hundred times what others cost.
+_MANY_PIECES, _LEAST_PIECE = 2048, 16
 _MOST_CONTROL = 16 * 1024  # bytes of a line between chunks, and of what follows the last one; clients send 20
 
 
@@ -78,6 +82,7 @@ class Body:
         self.give_way = give_way
         self.begun = time.monotonic()
         self.received = 0
+        self.pieces = 0  # in which it was received
         self.arriving = True
 
     def __len__(self) -> int:
@@ -96,6 +101,7 @@ class Body:
         """Take what arrived."""
         was_large = self.received > LARGE
         self.received += len(data)
+        self.pieces += 1
         if self._kept is None:
             return
         if self.received > self._limit or (self.is_large and not was_large and not self._large.enter(self)):
@@ -125,13 +131,20 @@ class _Dropped(io.BytesIO):
 
 
 class BoundedChunks(ChunkedReceiver):  # type: ignore[misc]
-    """A chunked body whose chunks are wrapped in little: waitress keeps, and copies again and again, any amount."""
+    """A chunked body whose chunks are wrapped in little, and not tiny: waitress keeps any amount of wrapping, and with
+    each chunk copies all that is still wrapped.
+    """
 
     error: Any
+    buf: Body
 
     def received(self, s: bytes) -> int:
         """Take what arrived; returns how much of it belongs to the body."""
-        taken: int = super().received(s)
-        if max(len(self.control_line), len(self.trailer)) > _MOST_CONTROL and self.error is None:
-            self.error = BadRequest("Too much between chunks")
+        taken = 0
+        while taken < len(s) and not self.completed and self.error is None:
+            taken += super().received(s[taken : taken + _UNWRAPPED_AT_ONCE])
+            if max(len(self.control_line), len(self.trailer)) > _MOST_CONTROL and self.error is None:
+                self.error = BadRequest("Too much between chunks")
+            if self.buf.pieces > _MANY_PIECES and len(self.buf) < self.buf.pieces * _LEAST_PIECE and self.error is None:
+                self.error = BadRequest("Too many tiny chunks")
         return taken

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
@@ -33,6 +34,7 @@ _MB = 1024 * 1024
 _DRAINED_MB = 64  # of a body past its limit are received and forgotten
 _MOST_HEADERS = 32 * 1024  # bytes; Label Studio sends less than one thousand
 _RECEIVED_AT_ONCE = 64 * 1024  # bytes
+_FINISH_S = 5.0  # for the requests in hand when it ends
 _FILES_A_CONNECTION = 3  # its socket, the file of its body, that of its answer
 _OTHER_FILES = 64
 
@@ -111,8 +113,12 @@ class _Lanes:
             self._usual.add_task(channel)
 
     def shutdown(self) -> None:
-        for lane in (self._usual, self._large, self._health):
-            lane.shutdown()
+        lanes = (self._usual, self._large, self._health)
+        for lane in lanes:
+            lane.set_thread_count(0)  # all at once, and one wait for all: whoever stops us has little more patience
+        ends = time.monotonic() + _FINISH_S
+        for lane in lanes:
+            lane.shutdown(timeout=max(0.0, ends - time.monotonic()))
 
 
 def _connections(most: int) -> int:

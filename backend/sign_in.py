@@ -17,13 +17,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plugin_config.settings import Settings
 
 OPEN_ROUTES = frozenset({"/health"})
 SECRET_ROUTES = frozenset({"/webhook"})
-_TRIES = 10  # wrong guesses of one address before it must wait
+_SECRET, _BASIC = _KINDS = "secret", "basic"
+_TRIES = 10  # wrong guesses of one address, in one way of signing in, before it must wait
 _SECONDS_A_TRY = 6.0  # after which it has one more
 _MOST_PEERS = 10_000  # addresses remembered
 
@@ -84,7 +85,7 @@ class SignIn:
         with self._lock:
             verdict, kinds = self._judge(shown)
             if verdict is Verdict.WRONG:
-                self._guesses.wrong(shown.peer)
+                self._guesses.wrong(shown.peer, kinds)
             elif kinds:
                 self._guesses.right(shown.peer, kinds)
             return verdict
@@ -95,34 +96,38 @@ class SignIn:
             return self._guesses.wait_s(peer)
 
     def _judge(self, shown: Shown) -> tuple[Verdict, frozenset[str]]:
-        """The verdict, and in which ways the request has signed in."""
+        """The verdict, and in which ways the request has signed in, or tried to."""
         if not self._needed or shown.path in OPEN_ROUTES:
             return Verdict.IN, frozenset()
         proofs = self._proofs(shown)
-        right = frozenset(kind for kind, holds in proofs.items() if holds)
         if not proofs:
-            return Verdict.NOBODY, right  # asking without credentials is no guess: browsers always do so first
+            return Verdict.NOBODY, frozenset()  # asking without credentials is no guess: browsers always do so first
         # An address that guesses too often is not told whether a guess is right. But what it has used with success
-        # before goes on working: somebody else behind the same address must not lock Label Studio out.
-        if self._guesses.too_many(shown.peer) and not right & self._guesses.known(shown.peer):
+        # before goes on working, and each way of signing in has guesses of its own: neither somebody else behind the
+        # same address nor its own webhooks with a secret of before may lock Label Studio out.
+        known = self._guesses.known(shown.peer)
+        heard = {kind: holds for kind, holds in proofs.items()
+                 if (holds and kind in known) or not self._guesses.too_many(shown.peer, kind)}  # fmt: skip
+        if not heard:
             return Verdict.TOO_OFTEN, frozenset()
-        return (Verdict.IN if right else Verdict.WRONG), right
+        right = frozenset(kind for kind, holds in heard.items() if holds)
+        return (Verdict.IN, right) if right else (Verdict.WRONG, frozenset(heard))
 
     def _proofs(self, shown: Shown) -> dict[str, bool]:
         proofs = {}
         if shown.secret and shown.path in SECRET_ROUTES:
-            proofs["secret"] = _same(shown.secret.encode("latin-1", "replace"), self._secret)
+            proofs[_SECRET] = _same(shown.secret.encode("latin-1", "replace"), self._secret)
         if shown.authorization:
             user, password = _basic(shown.authorization)
             right = _same(user, self._user), _same(password, self._password)  # both, whatever the first one says
-            proofs["basic"] = all(right)
+            proofs[_BASIC] = all(right)
         return proofs
 
 
 @dataclass
 class _Peer:
-    wrong: float = 0.0  # guesses not yet forgotten
-    since: float = 0.0  # when that was so
+    # Way of signing in -> guesses not yet forgotten, and when that was so.
+    wrong: dict[str, tuple[float, float]] = field(default_factory=dict)
     known: frozenset[str] = frozenset()  # ways in which it has signed in
 
 
@@ -133,27 +138,29 @@ class _Guesses:
         self._clock = clock
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
 
-    def too_many(self, address: str) -> bool:
-        return self._left(address) > _TRIES - 1
+    def too_many(self, address: str, kind: str) -> bool:
+        return self._left(address, kind) > _TRIES - 1
 
     def known(self, address: str) -> frozenset[str]:
         peer = self._peers.get(_network(address))
         return frozenset() if peer is None else peer.known
 
-    def wrong(self, address: str) -> None:
-        left = self._left(address)
+    def wrong(self, address: str, kinds: frozenset[str]) -> None:
         peer = self._peer(address)
-        peer.wrong, peer.since = left + 1, self._clock()
+        for kind in kinds:
+            peer.wrong[kind] = self._left(address, kind) + 1, self._clock()
 
     def right(self, address: str, kinds: frozenset[str]) -> None:
         self._peer(address).known |= kinds
 
     def wait_s(self, address: str) -> int:
-        return max(1, math.ceil((self._left(address) - (_TRIES - 1)) * _SECONDS_A_TRY))
+        most = max(self._left(address, kind) for kind in _KINDS)
+        return max(1, math.ceil((most - (_TRIES - 1)) * _SECONDS_A_TRY))
 
-    def _left(self, address: str) -> float:
+    def _left(self, address: str, kind: str) -> float:
         peer = self._peers.get(_network(address))
-        return 0.0 if peer is None else max(0.0, peer.wrong - (self._clock() - peer.since) / _SECONDS_A_TRY)
+        wrong, since = (0.0, 0.0) if peer is None else peer.wrong.get(kind, (0.0, 0.0))
+        return max(0.0, wrong - (self._clock() - since) / _SECONDS_A_TRY)
 
     def _peer(self, address: str) -> _Peer:
         network = _network(address)

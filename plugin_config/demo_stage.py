@@ -9,7 +9,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -32,7 +32,7 @@ class Stage:
 
     settings: Settings
     label_studio_url: str
-    token: str
+    token: str = field(repr=False)
     check: bool
     console: Console
 

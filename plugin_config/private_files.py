@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from plugin_config.errors import EnvironmentBroken
+
 PRIVATE_UMASK = 0o077
 """The rights that no file of ours grants: any of the group and of others."""
 
@@ -16,11 +18,18 @@ PRIVATE_UMASK = 0o077
 def keep_private(state: Path) -> None:
     """What every process that writes under `state` does first: from now on what it and its children write is for their
     owner alone, they leave no picture of their memory behind, and what an earlier run left open is closed to others.
+
+    Raises:
+        EnvironmentBroken: something there is open to others and cannot be closed.
     """
     os.umask(PRIVATE_UMASK)
     _, hardest = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hardest))  # a core file would hold the token and the passwords
-    close_to_others(state)
+    try:
+        close_to_others(state)
+    except OSError as error:  # a file system that is read only, say
+        remedy = "Take the rights of others away (chmod -R go-rwx), or set ZEROMASK_STATE_DIR."
+        raise EnvironmentBroken(f"folder {state}", f"cannot be closed to others ({error})", remedy) from error
 
 
 def private_folder(path: Path) -> Path:
@@ -64,6 +73,9 @@ def write_private(path: Path, content: str) -> None:
 def close_to_others(folder: Path) -> None:
     """Take from the group and from others every right to a folder of ours and to what lies in it. A folder that is
     everybody's, as /tmp is, and what belongs to somebody else are left alone.
+
+    Raises:
+        OSError: they cannot be taken.
     """
     if not folder.is_dir() or _is_everybodys(folder):
         return

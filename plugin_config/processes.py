@@ -54,7 +54,7 @@ class Command:
 
     name: str
     argv: Sequence[str]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # with its secrets
     ready: Callable[[], bool] | None = None
     ready_s: float = 60.0
     bare: bool = False

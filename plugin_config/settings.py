@@ -21,6 +21,7 @@ from plugin_config.errors import SettingsError
 _ENGINE = {"short_side", "windows", "readout", "affinity_tower", "refiner", "least_score"}
 _ALL_OR_NONE = "Set all three of ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_WEBHOOK_SECRET, or none."
 _LEAST_SECRET = {"ZEROMASK_PASSWORD": 12, "ZEROMASK_WEBHOOK_SECRET": 16}
+_MOST_SECRET_FILE = 64 * 1024  # bytes
 # What one half reads and the other is not told; all others are read by both. A worker that learns is a worker.
 _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wait_tasks"}
 _FOR_WORKER = {
@@ -237,11 +238,18 @@ def _secret(env: str, text: str, path: str) -> str:
         return text
     if text:
         raise SettingsError(f"setting {env}_FILE", f"is set beside {env}", "Set one of them.")
+    subject, remedy = f"setting {env}_FILE", f"Correct it, or set {env} itself."
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        with Path(path).open("rb") as file:  # a device may go on without end
+            content = file.read(_MOST_SECRET_FILE + 1)
+        secret = content.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"names a file that cannot be read, {path} ({error})"
-        raise SettingsError(f"setting {env}_FILE", problem, f"Correct it, or set {env} itself.") from error
+        raise SettingsError(subject, f"names a file that cannot be read, {path} ({error})", remedy) from error
+    if len(content) > _MOST_SECRET_FILE or not secret.isprintable():
+        raise SettingsError(subject, f"names a file that holds more than one line of text, {path}", remedy)
+    if not secret:  # or it would count as not set, and nobody would have to sign in
+        raise SettingsError(subject, f"names an empty file, {path}", remedy)
+    return secret
 
 
 def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
@@ -251,6 +259,12 @@ def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
         raise SettingsError(f"setting {missing[0]}", "is not set, and others of the sign-in are", _ALL_OR_NONE)
     if ":" in user:
         raise SettingsError("setting ZEROMASK_USER", "holds a colon, which basic auth cannot carry", "Choose another.")
+    for env, value in told.items():
+        if not value.isprintable():
+            raise SettingsError(f"setting {env}", "holds line ends or other signs that are no text", "Choose another.")
+    if not webhook_secret.isascii():  # Label Studio would fail to send it
+        problem = "holds other letters than a header may carry, such as umlauts"
+        raise SettingsError("setting ZEROMASK_WEBHOOK_SECRET", problem, "Choose letters, digits and signs of ASCII.")
     for env, least in _LEAST_SECRET.items():
         if told[env] and len(told[env]) < least:
             remedy = "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"

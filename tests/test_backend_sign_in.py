@@ -131,6 +131,14 @@ def test_asking_without_credentials_is_no_guess() -> None:
     assert sign_in.admit(shown(password=PASSWORD)) is Verdict.IN
 
 
+def test_webhooks_with_a_secret_of_before_do_not_lock_label_studio_out() -> None:
+    sign_in = SignIn(signing_in(Settings()), clock=Clock())
+    stale = [sign_in.admit(Shown("192.0.2.1", "/webhook", "", "the secret of before")) for _ in range(12)]
+    assert stale[-1] is Verdict.TOO_OFTEN
+    assert sign_in.admit(Shown("192.0.2.1", "/webhook", "", SECRET)) is Verdict.TOO_OFTEN
+    assert sign_in.admit(shown(password=PASSWORD)) is Verdict.IN
+
+
 def test_addresses_of_one_network_count_as_one() -> None:
     sign_in = SignIn(signing_in(Settings()), clock=Clock())
     verdicts = [sign_in.admit(shown(peer=f"2001:db8::{n}")) for n in range(1, 12)]

@@ -109,3 +109,26 @@ def test_a_process_that_keeps_private_writes_for_its_owner_and_leaves_no_core(tm
     assert json.loads(done.stdout) == [0, 0o077]
     assert open_to_others(state) == {}
     assert modes(state)["new"] == 0o600
+
+
+READ_ONLY = """
+import errno, os, sys
+from pathlib import Path
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.private_files import keep_private
+
+def refuse(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+Path.chmod = refuse
+try:
+    keep_private(Path(sys.argv[1]))
+except EnvironmentBroken as error:
+    print(error)
+"""
+
+
+def test_what_cannot_be_closed_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", READ_ONLY, str(leave_open(tmp_path / "state"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "cannot be closed to others" in done.stdout and "chmod" in done.stdout

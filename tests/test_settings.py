@@ -92,11 +92,16 @@ def test_a_secret_may_stand_in_a_file(env: str, tmp_path: Path) -> None:
         pytest.param({"REDIS_URL_FILE": "{folder}/nothing"}, "cannot be read", id="no such file"),
         pytest.param({"REDIS_URL_FILE": "{folder}"}, "cannot be read", id="a folder"),
         pytest.param({"REDIS_URL_FILE": "{folder}/binary"}, "cannot be read", id="no text"),
+        pytest.param({"REDIS_URL_FILE": "{folder}/empty"}, "empty file", id="nothing in it"),
+        pytest.param({"REDIS_URL_FILE": "{folder}/lines"}, "more than one line", id="lines"),
+        pytest.param({"REDIS_URL_FILE": "/dev/zero"}, "more than one line", id="no end"),
         pytest.param({"REDIS_URL_FILE": "{folder}/good", "REDIS_URL": "x"}, "beside REDIS_URL", id="both"),
     ],
 )
 def test_a_secret_that_cannot_be_had_from_its_file_is_told(told: dict[str, str], says: str, tmp_path: Path) -> None:
     (tmp_path / "good").write_text("redis://:hush@h/0")
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "lines").write_text("redis://:hush@h/0\nhush\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfehush")
     with pytest.raises(SettingsError, match=says) as caught:
         Settings.from_env({name: value.format(folder=tmp_path) for name, value in told.items()})
@@ -113,6 +118,19 @@ def test_secrets_are_not_shown() -> None:
     settings = Settings(redis_url="redis://:hush1@h/0", label_studio_api_key="hush2", user="ls", password="hush3" * 3,
                         webhook_secret="hush4" * 4)  # fmt: skip
     assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize("value", ["hush\nhush hush hush hush", "hush\thush hush hush hush", "hush\x7f" * 4])
+@pytest.mark.parametrize("env", sorted(SIGN_IN))
+def test_what_no_header_carries_is_no_sign_in(env: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"setting {env}: holds line ends") as caught:
+        Settings.from_env({**SIGN_IN, env: value})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_webhook_secret_is_of_signs_that_label_studio_can_send() -> None:
+    with pytest.raises(SettingsError, match="ZEROMASK_WEBHOOK_SECRET: holds other letters"):
+        Settings.from_env({**SIGN_IN, "ZEROMASK_WEBHOOK_SECRET": "ein längeres Geheimnis"})
 
 
 @pytest.mark.parametrize("missing", sorted(SIGN_IN))

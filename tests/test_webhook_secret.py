@@ -142,6 +142,7 @@ REFUSED = LabelStudioError("PATCH /api/webhooks/5/", "was refused (HTTP 403)", "
         pytest.param(["http://localhost:9090"], [hook(5, "http://localhost:9090/webhook", is_active=False)], None,
                      "has no webhook", id="switched off"),
         pytest.param(["http://u:hush@proxy.example:80/x"], None, None, "proxy.example", id="not known to be ours"),
+        pytest.param(["http://\x1bc\x07/x"], None, None, "connected under ?,", id="no host at all"),
         pytest.param(["http://[broken"], None, None, "ZEROMASK_ALLOWED_HOSTS", id="no address"),
         pytest.param(["http://localhost:9090"], None, REFUSED, "HTTP 403", id="a token without the right"),
         pytest.param(["http://localhost:9090"], [{"id": 5}], None, "not as expected", id="another Label Studio"),

@@ -8,6 +8,7 @@ know what a look at a project does besides.
 from __future__ import annotations
 
 import logging
+import re
 from urllib.parse import urlsplit
 
 from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
@@ -17,6 +18,7 @@ from worker.resident import Resident
 log = logging.getLogger(__name__)
 
 _LONGEST_HOST = 80
+_HOST = re.compile(r"[\w.:-]+")  # whoever edits projects writes it: no signs that steer a terminal
 
 
 def install_webhook_secret(resident: Resident, project: int) -> None:
@@ -70,7 +72,8 @@ def _hosts(urls: list[str]) -> str:
     found = set()
     for url in urls:
         try:
-            found.add((urlsplit(url).hostname or "?")[:_LONGEST_HOST])
+            host = urlsplit(url).hostname or ""
+            found.add(host[:_LONGEST_HOST] if _HOST.fullmatch(host) else "?")
         except ValueError:
             found.add("?")
     return ", ".join(sorted(found))
