@@ -22,8 +22,14 @@ from tests.faults.stand import LabelStudioServer, label_studio
 
 
 def main() -> int:
-    """Run the attacks named on the command line, or all. Returns 0 when each was measured and held, else 1."""
+    """Run the attacks named on the command line, or all. Returns 0 when each was measured and held, 2
+    when one named is unknown, else 1."""
     console = Console(stderr=True)
+    unknown = set(sys.argv[1:]) - {attack.__name__ for attack in ATTACKS}
+    if unknown:
+        console.print(f"no attack is called {', '.join(sorted(unknown))}; there are "
+                      f"{', '.join(attack.__name__ for attack in ATTACKS)}", markup=False)  # fmt: skip
+        return 2
     chosen = [attack for attack in ATTACKS if not sys.argv[1:] or attack.__name__ in sys.argv[1:]]
     rows: list[Row] = []
     try:

@@ -111,6 +111,42 @@ def half_open(server: Serving, scale: float) -> Row:
         return it.attacked("half-open connections and slow bodies", act)
 
 
+def cheap_bytes(server: Serving, scale: float) -> Row:
+    """Bytes that cost the sender less than the reader: requests nobody waits for, chunks of a byte, bare line ends."""
+    count, seconds = round(200 * scale), 8 * max(scale, 0.4)
+    head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    floods = ((b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 200), (b"", b"\r\n" * 4000),
+              (head + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 1500))  # fmt: skip
+    with ground(server) as it:
+        address = urlsplit(it.url)
+        place = (address.hostname or "", address.port or 0)
+
+        def act() -> Finding:
+            sent, deadline = 0, time.monotonic() + seconds
+            with ExitStack() as opened:
+                lines: dict[int, socket.socket] = {}
+                while time.monotonic() < deadline:
+                    for number in range(count):
+                        first, more = floods[number % len(floods)]
+                        try:
+                            if number not in lines:
+                                lines[number] = opened.enter_context(socket.create_connection(place, timeout=5))
+                                lines[number].setblocking(False)
+                                lines[number].send(first)
+                            sent += lines[number].send(more)
+                        except BlockingIOError:
+                            continue
+                        except OSError:  # cut off: it comes again
+                            if number in lines:
+                                lines.pop(number).close()
+            answered = [it.send("/health", method="GET", within_s=5).status for _ in range(5)].count(200)
+            evidence = (f"{count} connections sent {sent / 1e6:.0f} MB in {seconds:.0f} s and read nothing; afterwards "
+                        f"/health answered {answered} of 5 times.")  # fmt: skip
+            return Finding(answered == 5, evidence)
+
+        return it.attacked("requests nobody waits for, chunks of a byte", act)
+
+
 def empty_lists(server: Serving, scale: float) -> Row:
     """Bodies of 115 MB of nothing."""
     lists = b"[]," * round(115_000_000 * scale / 3) + b"[]"
