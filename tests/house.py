@@ -105,8 +105,10 @@ def retrieve(house: House, project: int) -> None:
     house.label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
 
 
-def current_version(house: House, project: int) -> str:
-    return version_name("builtin", parse_vocabulary(house.label_studio.project(project).label_config))
+def current_version(house: House, project: int, *, engine: str = "") -> str:
+    """The version of the project's labels now, of a worker of the builtin model with these settings (`engine`)."""
+    vocabulary = parse_vocabulary(house.label_studio.project(project).label_config)
+    return version_name("builtin", vocabulary, engine=engine)
 
 
 def tasks(house: House, project: int) -> list[Task]:

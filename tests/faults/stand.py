@@ -174,7 +174,8 @@ class Stand:
         return Row(fault, len(ids), predicted, failed, duplicated, lost, round(time.monotonic() - started, 1), note)
 
     def _posted(self, project: int, ids: list[int]) -> dict[int, int]:
-        version, api = current_version(self.house, project), self.house.label_studio
+        version = current_version(self.house, project, engine=self.settings.engine)
+        api = self.house.label_studio
         return {task: sum(row.version == version for row in api.predictions(task)) for task in ids}
 
     def _open(self, project: int) -> int:
