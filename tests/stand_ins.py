@@ -60,6 +60,7 @@ class StandInLabelStudio:
         self.data = dict.fromkeys(range(1, count + 1), "x")
         self.stored: list[StoredPrediction] = []
         self.ids = itertools.count(1)
+        self._writing = threading.Lock()  # four threads post: an append beside a delete's new list would be lost
         self.annotated: set[int] = set()
         self.shown = ""
         self.before_store: Callable[[int], None] = lambda task: None
@@ -93,7 +94,8 @@ class StandInLabelStudio:
     def create_prediction(self, task: int, result: Sequence[Any], *, score: float, version: str) -> StoredPrediction:
         self.before_store(task)
         row = StoredPrediction(next(self.ids), task, version, list(result), score)
-        self.stored.append(row)
+        with self._writing:
+            self.stored.append(row)
         self.after_store(task)
         return row
 
@@ -101,7 +103,8 @@ class StandInLabelStudio:
         return frozenset(self.parents)
 
     def delete_prediction(self, prediction: int) -> None:
-        self.stored = [row for row in self.stored if row.id != prediction]
+        with self._writing:
+            self.stored = [row for row in self.stored if row.id != prediction]
 
     def show_version(self, project: int, version: str) -> None:
         self.shown = version
