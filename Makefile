@@ -26,7 +26,7 @@ attack: environments  ## Attack the product from every side and see whether it h
 	@.venv/bin/python -m tests.attack
 
 environments:
-	@$(PYTHON) plugin_config/environments.py project label-studio
+	@$(PYTHON) plugin_config/local/environments.py project label-studio
 
 clean:  ## Forget the demo's data and the clone's environment; the shared libraries stay
 	rm -rf .zeromask .venv

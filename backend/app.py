@@ -16,11 +16,11 @@ import falcon
 from falcon import Request, Response
 from falcon.errors import HTTPError
 
-from backend.answers import SAFE_HEADERS, fail, fail_as_http, refuse
-from backend.doors import Doors
+from backend.access import Doors
 from backend.metrics import RequestCounter
 from backend.model import ProjectManager
-from backend.queues import WebQueues
+from backend.queue_client import WebQueues
+from backend.responses import SAFE_HEADERS, fail, fail_as_http, refuse
 from backend.views import JsonBody, Views
 from plugin_config.errors import JobError, LabelingConfigError, QueueUnavailable, RequestRefused
 from plugin_config.settings import Settings

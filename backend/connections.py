@@ -21,9 +21,9 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import FixedStreamReceiver
 from waitress.server import TcpWSGIServer
 
-from backend.answers import JSON, SAFE_HEADERS, error_body
-from backend.doors import Doors
+from backend.access import Doors
 from backend.request_bodies import Body, BoundedChunks, LargeBodies
+from backend.responses import JSON, SAFE_HEADERS, error_body
 
 ACCEPTED_AT_ONCE = 64
 _DEAR_AT_ONCE = 2 * 1024  # bytes

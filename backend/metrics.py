@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from plugin_config.states import Counts
+from plugin_config.queue.states import Counts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -23,7 +23,7 @@ from label_studio_ml.model import LabelStudioMLBase  # noqa: E402
 if _torch is None:
     del sys.modules["torch"]
 
-from backend.queues import WebQueues  # noqa: E402
+from backend.queue_client import WebQueues  # noqa: E402
 from plugin_config.errors import QueueUnavailable  # noqa: E402
 from plugin_config.settings import Settings  # noqa: E402
 from plugin_config.vocabulary import parse_vocabulary, version_name  # noqa: E402

@@ -17,8 +17,8 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.task import ThreadedTaskDispatcher
 
+from backend.access import Doors
 from backend.connections import ACCEPTED_AT_ONCE, Channel, Limits, Listener, Patience
-from backend.doors import Doors
 from backend.request_bodies import Body, LargeBodies
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.settings import Settings

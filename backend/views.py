@@ -8,11 +8,11 @@ from typing import Any
 from falcon import Request, Response
 
 from backend import metrics
-from backend.answers import JSON, answer
-from backend.bodies import project_id, read_predict, read_project, read_setup, read_webhook
 from backend.model import PreannotationBackend, ProjectManager
 from backend.openapi import document
-from backend.queues import WebQueues
+from backend.queue_client import WebQueues
+from backend.requests import project_id, read_predict, read_project, read_setup, read_webhook
+from backend.responses import JSON, answer
 from plugin_config.errors import JobError, QueueUnavailable, RequestRefused
 
 # What Label Studio sends; others are accepted and counted together.

@@ -14,9 +14,9 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from backend.access import Doors
 from backend.app import create_app
-from backend.doors import Doors
-from backend.queues import WebQueues
+from backend.queue_client import WebQueues
 from backend.server import Server
 from plugin_config.errors import ZeromaskError
 from plugin_config.private_files import keep_private

@@ -12,7 +12,7 @@ from falcon.testing import Result, TestClient
 from redis import Redis
 
 from backend.app import create_app
-from backend.queues import WebQueues
+from backend.queue_client import WebQueues
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary, version_name
 
@@ -84,7 +84,7 @@ def client_of_fixture() -> Iterator[ClientOf]:
 def patient_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backends that bear with a Redis slowed down by a busy machine; for tests of anything but their patience."""
     for limit in ("_CONNECT_S", "_ANSWER_S", "_PULSE_S"):
-        monkeypatch.setattr(f"backend.queues.{limit}", 10.0)
+        monkeypatch.setattr(f"backend.queue_client.{limit}", 10.0)
 
 
 @pytest.fixture(name="client")

@@ -15,10 +15,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from plugin_config.embedded_redis import server_binary
-from plugin_config.hints import ProjectHints
-from plugin_config.pending import PendingTasks
-from plugin_config.presence import WorkerPresence
+from plugin_config.local.embedded_redis import server_binary
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.house import house_fixture
 from tests.threads import none_left

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from plugin_config.label_studio import Project
-from plugin_config.versions import Owner, VersionFolder
+from plugin_config.label_studio.client import Project
+from plugin_config.versions.manifests import Owner, VersionFolder
 from plugin_config.vocabulary import parse_vocabulary, version_name
 from tests.house import SIZE, House, make_project
-from worker.regions import encode_region
+from worker.label_studio.regions import encode_region
 
 STRANGE = """<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">
   <Label value="wug"/><Label value="dax"/><Label value="fep"/></BrushLabels></View>"""

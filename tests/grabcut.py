@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.segmentation.refiner import Prompt, Redrawn
+from worker.segmentation.instances.refiner import Prompt, Redrawn
 
 _MARGIN = 0.25  # of the box, on each side
 _SURE = 3.0  # logit

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image, ImageDraw
 from redis import Redis
 
-from plugin_config.demo_stage import label_studio_command
-from plugin_config.label_studio import LabelStudio, Task
-from plugin_config.pending import PendingTasks
-from plugin_config.ports import free_port
+from plugin_config.cli.up import Halves, start_halves
+from plugin_config.demo.stage import label_studio_command
+from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import Supervisor
 from plugin_config.private_files import private_folder
-from plugin_config.processes import Supervisor
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
-from plugin_config.up import Halves, start_halves
 from plugin_config.vocabulary import parse_vocabulary, version_name
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

@@ -15,29 +15,31 @@ import torch
 from redis import Redis
 from torch import Tensor
 
-from plugin_config.annotation_mark import AnnotationMark
 from plugin_config.errors import LearningError
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import LearnProject
-from plugin_config.learning import Progress, ProjectLearning
-from plugin_config.ledger import ProjectLedger
-from plugin_config.pending import PendingTasks
-from plugin_config.presence import WorkerPresence
+from plugin_config.label_studio.annotation_mark import AnnotationMark
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import LearnProject
+from plugin_config.queue.learning import Progress, ProjectLearning
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.steady import Watch
-from plugin_config.versions import Attempt, VersionFolder
+from plugin_config.versions.manifests import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
-from worker.learner import Learner
-from worker.learning import finetune, reading, store
-from worker.learning.adapter import UNLABELLED, Adapter, AdapterState, Example
-from worker.learning.corrections import Correction
-from worker.learning.gate import Verdict
-from worker.learning.outcomes import Outcomes
-from worker.resident import Resident
-from worker.segmentation.encoder import ImageEmbedding
+from worker.label_studio.outcomes import Outcomes
+from worker.learning.gate.decision import Verdict
+from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example
+from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import Scene
-from worker.served import AdapterShelf
+from worker.service import adapter_store as store
+from worker.service.adapters import AdapterShelf
+from worker.service.context import Resident
+from worker.service.trainer import look as finetune
+from worker.service.trainer import reading
+from worker.service.trainer.corrections import Correction
+from worker.service.trainer.learner import Learner
 
 WEIGHTS = "0123456789ab"
 LEARNED_ON = f"{WEIGHTS}-number1"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.builtin.annotation_set import annotation_scene, index_truth
-from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
-from worker.learning.truth import shrink_nearest
+from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
+from worker.learning.corrections.truth import shrink_nearest
+from worker.learning.interfaces import UNLABELLED, VOID, AdapterState, Example, Words
 from worker.segmentation.heads import Scene
 from worker.segmentation.segmenter import Segmenter
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redis import Redis
 
-from plugin_config.jobs import TaskRef
-from plugin_config.pending import PendingTasks
+from plugin_config.queue.jobs import TaskRef
+from plugin_config.queue.pending import PendingTasks
 
 PROJECT = 7
 

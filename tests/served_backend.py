@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
+from backend.access import Doors
 from backend.app import create_app
 from backend.connections import Patience
-from backend.doors import Doors
-from backend.queues import WebQueues
+from backend.queue_client import WebQueues
 from backend.server import Server
-from plugin_config.ports import free_port
+from plugin_config.local.ports import free_port
 from plugin_config.settings import Settings
 
 USER, PASSWORD, SECRET = "studio", "a long password", "a secret of webhooks"

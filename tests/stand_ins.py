@@ -22,24 +22,25 @@ from plugin_config.errors import (
     LearningError,
     VersionsUnavailable,
 )
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import DrainProject, RefreshProject, TaskRef
-from plugin_config.label_studio import Project, StoredPrediction, Task
-from plugin_config.ledger import ProjectLedger
-from plugin_config.pending import PendingTasks
+from plugin_config.label_studio.client import Project, StoredPrediction, Task
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.steady import Watch
 from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
-from worker import posting, predict
-from worker.images import ImageLimits, Picture
-from worker.intake import Intake
-from worker.learning.adapter import Words
-from worker.leases import Leases
-from worker.pipeline import Pipeline
-from worker.predict import Prediction, drain
-from worker.refresh import refresh
-from worker.resident import Resident
+from worker.label_studio.images import ImageLimits, Picture
+from worker.label_studio.intake import Intake
+from worker.learning.interfaces import Words
 from worker.segmentation.segmenter import LabelSegment, Segmentation
+from worker.service import admission as predict
+from worker.service import posting
+from worker.service.admission import Prediction, drain
+from worker.service.context import Resident
+from worker.service.leases import Leases
+from worker.service.pipeline import Pipeline
+from worker.service.reconcile import refresh
 
 CONFIG = (
     '<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i"><Label value="{}"/></BrushLabels></View>'
@@ -173,7 +174,7 @@ class StandInShelf:
 
 
 class StandInResident:
-    """What `worker.resident.Resident` holds, with stand-ins for the model and Label Studio, and a real line."""
+    """What `worker.service.context.Resident` holds, with stand-ins for the model and Label Studio, and a real line."""
 
     def __init__(self, redis: Redis, count: int = 8) -> None:
         self.name = "me"

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 from tests.models import TINY, noise, write_config
-from worker.segmentation import acceleration
-from worker.segmentation.acceleration import compiled, pick_precision, product_gain
-from worker.segmentation.encoder import Encoder
+from worker.segmentation.encoders import acceleration
+from worker.segmentation.encoders.acceleration import compiled, pick_precision, product_gain
+from worker.segmentation.encoders.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,7 +81,7 @@ def test_building_an_encoder_measures_nothing(monkeypatch: pytest.MonkeyPatch) -
         asked.append(wanted)
         return torch.float32
 
-    monkeypatch.setattr("worker.segmentation.encoder.pick_precision", note)
+    monkeypatch.setattr("worker.segmentation.encoders.encoder.pick_precision", note)
     encoder = Encoder("builtin", device="cpu", short_side=32)
     assert not asked
     encoder.embed_images([noise(32, 32)])
@@ -123,7 +123,7 @@ def test_a_compiled_tower_gives_the_same_features_at_every_size(
     """Captured by torch.compile for real; the code that its own backend writes is compiled only where asked for."""
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("no C++ compiler on this machine: nothing to compile with")
-    monkeypatch.setattr("worker.segmentation.encoder.compiled", partial(compiled, backend=backend))
+    monkeypatch.setattr("worker.segmentation.encoders.encoder.compiled", partial(compiled, backend=backend))
     plain, fast = (Encoder(tiny, device="cpu", short_side=64, compiles=on) for on in (False, True))
     images = [noise(64, 64), noise(64, 128)]
     for one, other in zip(plain.embed_images(images), fast.embed_images(images), strict=True):
@@ -137,7 +137,7 @@ def test_a_machine_that_cannot_compile_says_so_at_the_start(tiny: str, monkeypat
 
         return fails
 
-    monkeypatch.setattr("worker.segmentation.encoder.compiled", broken)
+    monkeypatch.setattr("worker.segmentation.encoders.encoder.compiled", broken)
     with pytest.raises(ModelUnavailable, match="No working C") as caught:
         Encoder(tiny, device="cpu", short_side=64, compiles=True)
     assert "ZEROMASK_COMPILE=0" in caught.value.remedy

@@ -16,10 +16,10 @@ from plugin_config.vocabulary import Label, Vocabulary
 from tests.models import TINY, noise, write_config
 from worker.segmentation import segmenter as facade
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.encoder import Encoder
-from worker.segmentation.key_tower import KeyTower
+from worker.segmentation.encoders.affinity_tower import KeyTower
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.outlines.refinement import pixel_classes
 from worker.segmentation.segmenter import Segmenter
-from worker.segmentation.shape import pixel_classes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from worker.learning.appearance import PLACES, describe, window_mean
-from worker.learning.views import View
+from worker.learning.recipes.quick.appearance import PLACES, describe, window_mean
+from worker.learning.recipes.quick.augmentation import View
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,15 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from plugin_config.vocabulary import Label, Vocabulary, parse_vocabulary
-from worker.regions import decode_region
-from worker.results import encode_segments
-from worker.rle import encode_rle
-from worker.segmentation.acceptance import ACCEPTANCE_RULE, AcceptanceWeights, SegmentEvidence
-from worker.segmentation.assembly import Wanted, assemble
-from worker.segmentation.encoder import Encoder
+from worker.label_studio.brush_rle import encode_rle
+from worker.label_studio.regions import decode_region
+from worker.label_studio.results import encode_segments
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.instances.acceptance import ACCEPTANCE_RULE, AcceptanceWeights, SegmentEvidence
+from worker.segmentation.instances.assembly import Wanted, assemble
+from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence, parts_of
+from worker.segmentation.instances.tidying import tidy
 from worker.segmentation.segmenter import LabelSegment, Segmenter
-from worker.segmentation.splitting import CUT_RULE, CutEvidence, parts_of
-from worker.segmentation.tidying import tidy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ import pytest
 from rq.timeouts import JobTimeoutException
 
 from plugin_config.errors import LabelStudioUnreachable, QueueUnavailable
-from plugin_config.jobs import TaskRef
-from plugin_config.label_studio import Task
+from plugin_config.label_studio.client import Task
+from plugin_config.queue.jobs import TaskRef
 from tests.stand_ins import (
     ALL,
     CONFIG,

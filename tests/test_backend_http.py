@@ -16,14 +16,14 @@ import pytest
 from falcon.testing import Result
 from redis import Redis
 
-from backend.queues import WebQueues
+from backend.queue_client import WebQueues
 from plugin_config.errors import QueueUnavailable
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import RefreshProject, TaskRef, look_queue, predict_queue
-from plugin_config.pending import Lease, PendingTasks
-from plugin_config.presence import WorkerPresence
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import RefreshProject, TaskRef, look_queue, predict_queue
+from plugin_config.queue.pending import Lease, PendingTasks
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.queue.states import Counts
 from plugin_config.settings import Settings
-from plugin_config.states import Counts
 from plugin_config.vocabulary import parse_vocabulary, version_name
 from tests.backend_client import (
     TOKEN,

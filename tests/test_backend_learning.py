@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from plugin_config.adapters import ServedAdapters, ServedCopy
 from plugin_config.errors import QueueUnavailable
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import predict_queue
-from plugin_config.learning import Progress, ProjectLearning
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import predict_queue
+from plugin_config.queue.learning import Progress, ProjectLearning
 from plugin_config.settings import Settings
-from plugin_config.versions import Owner
+from plugin_config.versions.manifests import Owner
+from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests.backend_client import (
     VERSION,
     Client,

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from falcon.testing import create_environ
 
-from backend.answers import JSON
 from backend.app import create_app
-from backend.bodies import read_predict
-from backend.queues import WebQueues
+from backend.queue_client import WebQueues
+from backend.requests import read_predict
+from backend.responses import JSON
 from plugin_config.errors import JobError
-from plugin_config.pending import PendingTasks
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from tests.backend_client import (
     TOKEN,

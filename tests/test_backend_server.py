@@ -13,10 +13,10 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
-from backend.bodies import PredictBody, read_predict
 from backend.connections import Patience
 from backend.json_stream import Readable
 from backend.request_bodies import Body, LargeBodies
+from backend.requests import PredictBody, read_predict
 from plugin_config.settings import Settings
 from tests.backend_client import VERSION, patient_fixture, predict_body, setup_body
 from tests.house import wait_until

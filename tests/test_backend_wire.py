@@ -15,10 +15,10 @@ import pytest
 from redis import Redis
 from waitress.channel import ClientDisconnected
 
+from backend.access import Doors
 from backend.connections import Channel, Listener
-from backend.doors import Doors
 from backend.server import Server
-from plugin_config.ports import free_port
+from plugin_config.local.ports import free_port
 from plugin_config.settings import Settings
 from tests.served_backend import Backend, backend, signing_in
 

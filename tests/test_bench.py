@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from plugin_config.label_studio import LabelStudio
-from worker.bench import main
-from worker.benchmarks.bars import Bar, table
-from worker.benchmarks.clock import Times, take_turns
-from worker.benchmarks.counting_server import stamped
-from worker.benchmarks.emulated import PRESENT, draw, stand
-from worker.benchmarks.growth import charts
-from worker.benchmarks.stage import bench_stage, blotches
-from worker.benchmarks.throughput import ratios
-from worker.benchmarks.two_stage import Crops, Proposals, proposals
-from worker.images import ImageLimits, decode_image
-from worker.segmentation.shape import pixel_classes
+from plugin_config.label_studio.client import LabelStudio
+from worker.lab.bench import main
+from worker.lab.benchmarks.bars import Bar, table
+from worker.lab.benchmarks.clock import Times, take_turns
+from worker.lab.benchmarks.counting_server import stamped
+from worker.lab.benchmarks.emulated import PRESENT, draw, stand
+from worker.lab.benchmarks.growth import charts
+from worker.lab.benchmarks.stage import bench_stage, blotches
+from worker.lab.benchmarks.throughput import ratios
+from worker.lab.benchmarks.two_stage import Crops, Proposals, proposals
+from worker.label_studio.images import ImageLimits, decode_image
+from worker.segmentation.outlines.refinement import pixel_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = ImageLimits(most_bytes=10_000_000, most_pixels=10_000_000, timeout_s=5, allow_private=False)

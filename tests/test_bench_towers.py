@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from worker.benchmarks.towers import main
+from worker.lab.benchmarks.towers import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

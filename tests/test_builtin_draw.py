@@ -13,16 +13,16 @@ import pytest
 
 from plugin_config.errors import LabelingConfigError
 from tests.house import PATIENCE_S
-from worker.builtin.annotation_set import annotation_scene, index_truth
-from worker.builtin.draw import draw_set, main
-from worker.builtin.scenes import label_mask
-from worker.builtin.world import parse_label
+from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
+from worker.lab.drawn_world.draw import draw_set, main
+from worker.lab.drawn_world.scenes import label_mask
+from worker.lab.drawn_world.world import parse_label
 
 LABELS = ["red striped shape", "green dotted shape", "blue dotted shape", "circle"]
 
 
 def test_the_command_writes_pictures_truth_and_one_json_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "worker.builtin.draw", "--output-dir", str(tmp_path), "--pictures", "6"]
+    command = [sys.executable, "-m", "worker.lab.drawn_world.draw", "--output-dir", str(tmp_path), "--pictures", "6"]
     command += ["--seed", "4", "--size", "240", "180", "--labels", ",".join(LABELS)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     summary = json.loads(done.stdout)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from plugin_config.errors import ModelUnavailable
-from worker.builtin.lessons import lesson
-from worker.builtin.objective import attribute_loss, dense_loss, pair_truth, truth_of
-from worker.builtin.phrases import concept_codes
-from worker.builtin.train import Settings, State, load, new_state, rate_at, save, train_step
-from worker.builtin.world import parse_label
+from worker.lab.drawn_world.lessons import lesson
+from worker.lab.drawn_world.objective import attribute_loss, dense_loss, pair_truth, truth_of
+from worker.lab.drawn_world.phrases import concept_codes
+from worker.lab.drawn_world.train import Settings, State, load, new_state, rate_at, save, train_step
+from worker.lab.drawn_world.world import parse_label
 
 
 def _steps(settings: Settings, state: State, count: int) -> State:

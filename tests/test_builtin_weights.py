@@ -11,11 +11,18 @@ import open_clip
 import pytest
 import torch
 
-from worker.builtin.export import CONFIG_FILE, WEIGHTS_DIR, WEIGHTS_FILE, full_state, load_shipped, shipped_speaker
-from worker.builtin.lessons import exam
-from worker.builtin.measure import foreground_miou, patch_logits, unseen_figures
-from worker.builtin.phrases import known_tokens, tokenize, tokenizer
-from worker.builtin.world import COLOURS, SHAPES, SYNONYMS, parse_label
+from worker.lab.drawn_world.export import (
+    CONFIG_FILE,
+    WEIGHTS_DIR,
+    WEIGHTS_FILE,
+    full_state,
+    load_shipped,
+    shipped_speaker,
+)
+from worker.lab.drawn_world.lessons import exam
+from worker.lab.drawn_world.measure import foreground_miou, patch_logits, unseen_figures
+from worker.lab.drawn_world.phrases import known_tokens, tokenize, tokenizer
+from worker.lab.drawn_world.world import COLOURS, SHAPES, SYNONYMS, parse_label
 
 
 @pytest.fixture(scope="module")

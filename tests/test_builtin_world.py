@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from plugin_config.errors import LabelingConfigError
-from worker.builtin.lessons import lesson, patch_shares
-from worker.builtin.phrases import SINGLES, batch_concepts, known_tokens, say, tokenize
-from worker.builtin.scenes import draw_scene, label_mask, random_scene
-from worker.builtin.world import (
+from worker.lab.drawn_world.lessons import lesson, patch_shares
+from worker.lab.drawn_world.phrases import SINGLES, batch_concepts, known_tokens, say, tokenize
+from worker.lab.drawn_world.scenes import draw_scene, label_mask, random_scene
+from worker.lab.drawn_world.world import (
     COLOURS,
     SHAPES,
     TEXTURES,

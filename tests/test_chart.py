@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.builtin.curves import main, read_curves
-from worker.chart import Line, Point, line_chart
+from worker.lab.charts import Line, Point, line_chart
+from worker.lab.drawn_world.curves import main, read_curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from plugin_config.errors import ModelUnavailable
 from tests.house import PATIENCE_S
 from tests.models import TINY, random_model, write_config
-from worker.segmentation.checkpoints import load_model, resolve
-from worker.segmentation.encoder import Encoder
-from worker.segmentation.readouts import READOUTS
-from worker.segmentation.vit import interpolate_positions, token_features
+from worker.segmentation.encoders.checkpoints import load_model, resolve
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.readouts import READOUTS
+from worker.segmentation.encoders.vit import interpolate_positions, token_features
 
 VIT = "ViT-B-16"
 
@@ -219,7 +219,7 @@ def test_tags_trained_with_openais_activation_get_it() -> None:
 
 
 def test_weights_that_cannot_be_fetched_stop_the_start_and_do_not_flood_the_terminal(tmp_path: Path) -> None:
-    script = "import sys; from worker.segmentation.checkpoints import load_model; load_model(sys.argv[1])"
+    script = "import sys; from worker.segmentation.encoders.checkpoints import load_model; load_model(sys.argv[1])"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-c", script, "ViT-B-16/datacomp_xl_s13b_b90k"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

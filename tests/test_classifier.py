@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.learning.classifier import Look, Options, Picture, learn
-from worker.learning.ensemble import Training
+from worker.learning.recipes.quick.classifier import Look, Options, Picture, learn
+from worker.learning.recipes.quick.ensemble import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from worker.builtin.scenes import label_mask
-from worker.builtin.trials import PAIRS, Pair, trial
-from worker.evaluate import main
-from worker.evaluation.compose import Judge, label_ious, oracle_logits, thing_shares, trials
-from worker.segmentation.encoder import Encoder
-from worker.segmentation.shape import pixel_classes
+from worker.lab.drawn_world.scenes import label_mask
+from worker.lab.drawn_world.trials import PAIRS, Pair, trial
+from worker.lab.evaluate import main
+from worker.lab.evaluation.compose import Judge, label_ious, oracle_logits, thing_shares, trials
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.outlines.refinement import pixel_classes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

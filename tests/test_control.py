@@ -17,14 +17,14 @@ import pytest
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.control import QueueControl
-from plugin_config.jobs import predict_queue
-from plugin_config.ledger import ProjectLedger
-from plugin_config.pending import PendingTasks
-from plugin_config.presence import WorkerPresence
+from plugin_config.cli.status import as_json, render
+from plugin_config.queue.control import QueueControl
+from plugin_config.queue.jobs import predict_queue
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.queue.states import Counts
 from plugin_config.settings import Settings
-from plugin_config.states import Counts
-from plugin_config.status import as_json, render
 from tests.house import PATIENCE_S
 from tests.queue_states import PROJECT, refs
 
@@ -193,7 +193,7 @@ def test_in_a_terminal_the_status_lives_until_it_is_stopped(
     pending.add(PROJECT, refs(*range(1, 4322)))
     ours, theirs = pty.openpty()
     env = {**os.environ, "REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "120"}
-    status = subprocess.Popen([sys.executable, "-m", "plugin_config.status"], cwd=ROOT, env=env, stdin=theirs,
+    status = subprocess.Popen([sys.executable, "-m", "plugin_config.cli.status"], cwd=ROOT, env=env, stdin=theirs,
                               stdout=theirs, stderr=theirs)  # fmt: skip
     try:
         read_until(ours, "4321")

@@ -12,17 +12,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from plugin_config.annotations import AnnotatedTask, Annotation
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
-from plugin_config.label_studio import LabelStudio, StoredPrediction, Task
+from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
+from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
-from worker.images import ImageLimits, Picture
-from worker.intake import Intake
-from worker.learning.adapter import UNLABELLED, VOID, Example
-from worker.learning.corrections import Correction, content_digest, corrections_digest, read_corrections
-from worker.learning.outcomes import Outcomes
-from worker.regions import encode_region
-from worker.segmentation.encoder import ImageEmbedding
+from worker.label_studio.images import ImageLimits, Picture
+from worker.label_studio.intake import Intake
+from worker.label_studio.outcomes import Outcomes
+from worker.label_studio.regions import encode_region
+from worker.learning.interfaces import UNLABELLED, VOID, Example
+from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.service.trainer.corrections import Correction, content_digest, corrections_digest, read_corrections
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/>

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plugin_config.label_studio import StoredPrediction, Task
+from plugin_config.label_studio.client import StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import CONFIG, SIZE, House, picture, tasks, upload
-from worker.images import ImageLimits, decode_image
-from worker.learning.adapter import UNLABELLED, VOID
-from worker.learning.corrections import Correction, content_digest, corrections_digest, read_corrections
-from worker.learning.outcomes import Outcomes
-from worker.regions import RegionKind, encode_region
-from worker.results import encode_segments
-from worker.segmentation.encoder import Encoder
+from worker.label_studio.images import ImageLimits, decode_image
+from worker.label_studio.outcomes import Outcomes
+from worker.label_studio.regions import RegionKind, encode_region
+from worker.label_studio.results import encode_segments
+from worker.learning.interfaces import UNLABELLED, VOID
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
+from worker.service.trainer.corrections import Correction, content_digest, corrections_digest, read_corrections
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from plugin_config.demo import LABELS, NEW_LABEL
-from plugin_config.demo_project import Predicted, labeling_config, problems
+from plugin_config.demo.project import Predicted, labeling_config, problems
+from plugin_config.demo.run import LABELS, NEW_LABEL
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import PATIENCE_S, left_running
-from worker.builtin.world import parse_label
+from worker.lab.drawn_world.world import parse_label
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,9 +16,9 @@ import pytest
 import redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from plugin_config.embedded_redis import RedisAddress, embedded_redis, running_redis_url
 from plugin_config.errors import SettingsError
-from plugin_config.processes import Supervisor
+from plugin_config.local.embedded_redis import RedisAddress, embedded_redis, running_redis_url
+from plugin_config.local.supervisor import Supervisor
 from plugin_config.settings import Settings
 from tests.modes import open_to_others
 from tests.test_processes import wait_until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.learning.ensemble import Descent, Gradients, Lesson, Training, fresh, train
+from worker.learning.recipes.quick.ensemble import Descent, Gradients, Lesson, Training, fresh, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

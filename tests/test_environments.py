@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from plugin_config import environments
-from plugin_config.environments import Environment, SetupFailed, ensure, link_project
+from plugin_config.local import environments
+from plugin_config.local.environments import Environment, SetupFailed, ensure, link_project
 from tests.house import PATIENCE_S
 
 SCRIPT = Path(environments.__file__)

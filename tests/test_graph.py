@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.segmentation.graph import (
+from worker.segmentation.outlines.graph import (
     conjugate_gradients,
     dense_affinity,
     gap_aware_count,
@@ -16,7 +16,7 @@ from worker.segmentation.graph import (
     normalise,
     paper_affinity,
 )
-from worker.segmentation.spectral import _spectrum
+from worker.segmentation.outlines.spectral import _spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,21 +11,21 @@ from rq.serializers import JSONSerializer
 from rq.worker import DequeueStrategy
 from werkzeug.test import Client
 
-from backend.queues import WebQueues
-from plugin_config import hints as hints_module
-from plugin_config import pending as pending_module
+from backend.queue_client import WebQueues
 from plugin_config.errors import LabelStudioError, QueueFull
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import DrainProject, RefreshProject, look_queue, predict_queue
-from plugin_config.learning import ProjectLearning
-from plugin_config.pending import PendingTasks
+from plugin_config.queue import hints as hints_module
+from plugin_config.queue import pending as pending_module
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import DrainProject, RefreshProject, look_queue, predict_queue
+from plugin_config.queue.learning import ProjectLearning
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from tests.backend_client import ClientOf, client_fixture, client_of_fixture, patient_fixture, predict_body
 from tests.queue_states import refs
 from tests.stand_ins import PROJECT, StandInResident, resident_fixture
-from worker import tasks
-from worker.plain_jobs import PlainQueue
-from worker.queue_worker import PlainWorker
+from worker.service import jobs as tasks
+from worker.service.plain_jobs import PlainQueue
+from worker.service.queue_worker import PlainWorker
 
 __all__ = ["client_fixture", "client_of_fixture", "patient_fixture", "resident_fixture"]
 
@@ -147,7 +147,7 @@ def test_one_project_asks_for_so_many_tasks_and_no_more(
 def test_what_finds_no_room_is_kept_and_asked_for_later(
     settings: Settings, redis: Redis, client_of: ClientOf, pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.spool._AGAIN_S", 0.05)
+    monkeypatch.setattr("backend.outbox._AGAIN_S", 0.05)
     monkeypatch.setattr(pending_module, "MOST_UNKNOWN", 1)
     pending.add(99, refs(1), bounded=True)
     sent = threading.Event()

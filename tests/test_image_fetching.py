@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from plugin_config.errors import ImageUnavailable, LabelStudioUnreachable
-from plugin_config.label_studio import LabelStudio
+from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, serving
-from worker.fetching import fetch_image
-from worker.images import ImageLimits
+from worker.label_studio.fetching import fetch_image
+from worker.label_studio.images import ImageLimits
 
 LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
 FREE = replace(LIMITS, allow_private=True)

@@ -18,8 +18,8 @@ from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
 from plugin_config.settings import Settings
-from worker import images
-from worker.images import ImageLimits, decode_image, decode_picture, read_image
+from worker.label_studio import images
+from worker.label_studio.images import ImageLimits, decode_image, decode_picture, read_image
 
 LIMITS = ImageLimits(most_bytes=2_000_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
 SIZE = (40, 24)  # (W, H)

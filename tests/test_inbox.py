@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from worker.inbox import Inbox, SharedInbox
+from worker.service.inbox import Inbox, SharedInbox
 
 
 def test_urgent_items_go_first_and_the_others_as_they_came() -> None:

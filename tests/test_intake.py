@@ -11,9 +11,9 @@ import pytest
 from plugin_config.errors import ImageTooLarge
 from plugin_config.settings import Settings
 from tests.test_images import PLAIN
-from worker import intake
-from worker.images import ImageLimits
-from worker.intake import Intake, PixelGate
+from worker.label_studio import intake
+from worker.label_studio.images import ImageLimits
+from worker.label_studio.intake import Intake, PixelGate
 
 PATIENCE_S = 30.0
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from plugin_config import jobs
 from plugin_config.errors import JobError
-from plugin_config.jobs import DrainProject, RefreshProject, TaskRef, enqueue, predict_queue
+from plugin_config.queue import jobs
+from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef, enqueue, predict_queue
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from backend.bodies import read_predict, read_webhook
 from backend.json_stream import JsonReader, Readable, Skipped
+from backend.requests import read_predict, read_webhook
 from plugin_config.errors import JobError
 
 
@@ -171,7 +171,7 @@ def test_what_people_send_passes() -> None:
 
 
 def test_too_many_tasks_and_too_long_a_config_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.bodies._MOST_TASKS", 1000)
+    monkeypatch.setattr("backend.requests._MOST_TASKS", 1000)
     tasks = Endless(b'{"tasks":[', b'{"id":1},', 1, b"1]}")
     with pytest.raises(JobError, match="more than 1000 tasks"):
         read_predict(tasks)

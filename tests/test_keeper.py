@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from backend.queues import WebQueues
-from plugin_config.control import QueueControl
+from backend.queue_client import WebQueues
+from plugin_config.cli.status import as_json
 from plugin_config.errors import QueueUnavailable
-from plugin_config.jobs import TaskRef, look_queue
-from plugin_config.pending import PendingTasks
-from plugin_config.presence import WorkerPresence
+from plugin_config.queue.control import QueueControl
+from plugin_config.queue.jobs import TaskRef, look_queue
+from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
-from plugin_config.status import as_json
 from tests.backend_client import patient_fixture
 from tests.house import PATIENCE_S, wait_until
 from tests.queue_states import time_passes
 from tests.stand_ins import PROJECT, StandInResident, resident_fixture, version
-from worker.keeper import Keeper
+from worker.service.heartbeat import Keeper
 
 __all__ = ["patient_fixture", "resident_fixture"]
 
@@ -36,11 +36,11 @@ WORKER = """
 import sys, threading, time
 import numpy as np
 from redis import Redis
-from plugin_config.presence import WorkerPresence
+from plugin_config.queue.presence import WorkerPresence
 from tests.stand_ins import StandInResident
-from worker import keeper
-from worker.images import Picture
-from worker.intake import Intake
+from worker.service import heartbeat as keeper
+from worker.label_studio.images import Picture
+from worker.label_studio.intake import Intake
 
 redis_url, patience_s, forward_s = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 Intake.read = lambda *_, **__: Picture(np.full((8, 8, 3), 200, dtype=np.uint8), (8, 8))

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from plugin_config.errors import ModelUnavailable
 from tests.models import noise
 from tests.test_refine import write_set
-from worker.evaluate import main
-from worker.segmentation.key_tower import KeyTower
-from worker.segmentation.shape import SPECTRAL, refine_logits
-from worker.segmentation.spectral import eigen_masks
+from worker.lab.evaluate import main
+from worker.segmentation.encoders.affinity_tower import KeyTower
+from worker.segmentation.outlines.refinement import SPECTRAL, refine_logits
+from worker.segmentation.outlines.spectral import eigen_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,10 +15,10 @@ import pytest
 from rq.serializers import JSONSerializer
 
 from plugin_config.errors import LabelStudioError
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import TaskRef, predict_queue
-from plugin_config.label_studio import LabelStudio
-from plugin_config.ledger import ProjectLedger
+from plugin_config.label_studio.client import LabelStudio
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import TaskRef, predict_queue
+from plugin_config.queue.ledger import ProjectLedger
 from tests.house import (
     CONFIG,
     SIZE,
@@ -33,7 +33,7 @@ from tests.house import (
     wait_predicted,
     wait_until,
 )
-from worker.regions import decode_region
+from worker.label_studio.regions import decode_region
 
 
 def test_label_studio_asks_and_every_task_gets_one_prediction(house: House) -> None:

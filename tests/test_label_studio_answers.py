@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
-from plugin_config.label_studio import LabelStudio
+from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
-from worker.fetching import address_in
+from worker.label_studio.fetching import address_in
 
 PROJECT = {"id": 1, "title": "one", "label_config": "<View/>"}
 LEGACY, PERSONAL = "0123456789abcdef", "personal.access.token"
@@ -84,7 +84,7 @@ def test_an_endless_answer_is_left_by_its_own_word(server: Server) -> None:
 
 
 def test_an_answer_that_does_not_say_how_long_it_is_is_counted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plugin_config.label_studio_wire.MOST_ANSWER_BYTES", 1_000_000)
+    monkeypatch.setattr("plugin_config.label_studio.transport.MOST_ANSWER_BYTES", 1_000_000)
     server.answer = lambda asked: Answer(raw=b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 3_000_000, pieces=2, pause_s=60)
     with asked_by(server) as label_studio, pytest.raises(AnswerTooLarge, match="more than 1 MB"):
         label_studio.project(1)

@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from plugin_config.annotations import AnnotatedTask, Annotation
 from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
-from plugin_config.label_studio import LabelStudio
+from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
+from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -94,7 +94,7 @@ def test_an_old_access_token_is_bought_anew_before_it_is_refused(
     with client(server, PERSONAL) as label_studio:
         label_studio.project(1)
         now = time.monotonic()
-        monkeypatch.setattr("plugin_config.label_studio_wire.time.monotonic", lambda: now + 299)
+        monkeypatch.setattr("plugin_config.label_studio.transport.time.monotonic", lambda: now + 299)
         label_studio.project(1)
     assert tokens(server) == ["Bearer access-1", "Bearer access-2"]
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from plugin_config.vocabulary import parse_vocabulary
-from worker.regions import decode_region
-from worker.results import encode_segments
+from worker.label_studio.regions import decode_region
+from worker.label_studio.results import encode_segments
 from worker.segmentation.segmenter import LabelSegment
 
 CONFIG = (

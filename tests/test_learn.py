@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
-from worker.builtin.annotation_set import annotation_scene, index_truth
-from worker.evaluate import main
-from worker.evaluation.labelled_set import read_labelled_set
-from worker.evaluation.loop import Loop, judged
-from worker.learning.adapter import UNLABELLED, VOID
-from worker.segmentation.encoder import Encoder
+from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
+from worker.lab.evaluate import main
+from worker.lab.evaluation.labelled_set import read_labelled_set
+from worker.lab.evaluation.loop import Loop, judged
+from worker.learning.interfaces import UNLABELLED, VOID
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")

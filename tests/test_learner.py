@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from plugin_config.adapters import ServedAdapters
-from plugin_config.annotation_mark import AnnotationMark
+from plugin_config.cli.versions import render
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
@@ -25,21 +24,21 @@ from plugin_config.errors import (
     QueueUnavailable,
     VersionsUnavailable,
 )
-from plugin_config.jobs import LearnProject, look_queue
-from plugin_config.learning import ProjectLearning
-from plugin_config.rollback import roll_back
-from plugin_config.version_commands import render
-from plugin_config.versions import KEPT, VersionFolder
+from plugin_config.label_studio.annotation_mark import AnnotationMark
+from plugin_config.queue.jobs import LearnProject, look_queue
+from plugin_config.queue.learning import ProjectLearning
+from plugin_config.versions.manifests import KEPT, VersionFolder
+from plugin_config.versions.rollback import roll_back
+from plugin_config.versions.served import ServedAdapters
 from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
 from tests.learning_house import LEARNED_ON, WEIGHTS, LearningHouse, NumberRecipe, OneNumber, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
-from worker import learner
-from worker.learner import Learner, LearnerKeeper
-from worker.learning import reading
-from worker.learning.adapter import AdapterState
-from worker.learning.corrections import Correction
-from worker.learning.outcomes import Outcomes
+from worker.label_studio.outcomes import Outcomes
+from worker.learning.interfaces import AdapterState
+from worker.service.trainer import learner, reading
+from worker.service.trainer.corrections import Correction
+from worker.service.trainer.learner import Learner, LearnerKeeper
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 

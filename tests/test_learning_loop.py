@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from plugin_config.hints import ProjectHints
-from plugin_config.learning import ProjectLearning
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.learning import ProjectLearning
 from plugin_config.vocabulary import ZEROSHOT
 from tests.corrections import SQUARES, annotate, served_version, strange_project, versions_of
 from tests.faults.stand import Stand, stand
 from tests.house import PATIENCE_S, SIZE, House, retrieve, stored, tasks, wait_until
-from worker.regions import decode_region
+from worker.label_studio.regions import decode_region
 
 ROOT = Path(__file__).resolve().parent.parent
 

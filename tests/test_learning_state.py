@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from plugin_config.jobs import LearnProject, enqueue_learning, learn_queue
-from plugin_config.learning import Progress, ProjectLearning, Visit
-from plugin_config.pending import PendingTasks
+from plugin_config.queue.jobs import LearnProject, enqueue_learning, learn_queue
+from plugin_config.queue.learning import Progress, ProjectLearning, Visit
+from plugin_config.queue.pending import PendingTasks
 from tests.queue_states import PROJECT, clock_was_set, time_passes
 
 DONE = Progress("idle", "nothing is new", "now")

@@ -7,10 +7,10 @@ import time
 import pytest
 from redis import Redis
 
-from plugin_config.jobs import TaskRef
-from plugin_config.ledger import ProjectLedger
-from plugin_config.pending import MAX_ATTEMPTS, Lease, PendingTasks
-from plugin_config.states import Counts
+from plugin_config.queue.jobs import TaskRef
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.pending import MAX_ATTEMPTS, Lease, PendingTasks
+from plugin_config.queue.states import Counts
 from tests.queue_states import PROJECT, clock_was_set, refs, take, time_passes
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worker.segmentation.assembly import Wanted, assemble
-from worker.segmentation.shape import pixel_classes
+from worker.segmentation.instances.assembly import Wanted, assemble
+from worker.segmentation.outlines.refinement import pixel_classes
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from worker.segmentation.shape import pixel_classes
 def test_pixels_are_those_of_plain_interpolation(
     count: int, grid: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.segmentation.shape._STRIP_VALUES", 100_000)
+    monkeypatch.setattr("worker.segmentation.outlines.refinement._STRIP_VALUES", 100_000)
     coarse = 8 * torch.randn(count, *grid, generator=torch.Generator().manual_seed(count))
     whole = F.interpolate(coarse[None].double(), size=size, mode="bilinear", align_corners=False)[0].softmax(0)
     classes, confidence = pixel_classes(coarse, size)

@@ -12,20 +12,20 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 import plugin_config
-from plugin_config.adapters import ServedAdapters
-from plugin_config.control import QueueControl
+from plugin_config.cli.status import as_json, render
 from plugin_config.errors import QueueUnavailable
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import TaskRef, predict_queue
-from plugin_config.learning import Progress, ProjectLearning
-from plugin_config.ledger import ProjectLedger
-from plugin_config.mending import _OF_PROJECT, mend
-from plugin_config.odd import as_id, as_ref
-from plugin_config.pending import PendingTasks
-from plugin_config.presence import WorkerPresence
-from plugin_config.redis_errors import redis_errors
+from plugin_config.queue.connection import redis_errors
+from plugin_config.queue.control import QueueControl
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import TaskRef, predict_queue
+from plugin_config.queue.learning import Progress, ProjectLearning
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.mending import _OF_PROJECT, mend
+from plugin_config.queue.odd import as_id, as_ref
+from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
-from plugin_config.status import as_json, render
+from plugin_config.versions.served import ServedAdapters
 from tests.queue_states import PROJECT, refs, take, time_passes
 
 OTHER = 8

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from plugin_config.annotations import Annotation
-from plugin_config.label_studio import StoredPrediction
+from plugin_config.label_studio.annotations import Annotation
+from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
-from worker.learning.outcomes import Outcomes, count_outcomes, find_parent, sum_outcomes
+from worker.label_studio.outcomes import Outcomes, count_outcomes, find_parent, sum_outcomes
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/><PolygonLabels name="polygon" toName="image">

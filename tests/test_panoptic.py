@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.evaluate import main
-from worker.evaluation.crowds import FIT_SEED, STUFF_FROM, TrueSegment, crowd
-from worker.evaluation.fit_assembly import cut_examples, fit_acceptance, fit_cut_rule, wanted_of
-from worker.evaluation.panoptic_quality import SegmentJudge, average_precision, calibration_error, reliability
-from worker.segmentation.acceptance import SegmentEvidence
-from worker.segmentation.assembly import assemble
-from worker.segmentation.splitting import CUT_RULE, CutEvidence
+from worker.lab.evaluate import main
+from worker.lab.evaluation.crowds import FIT_SEED, STUFF_FROM, TrueSegment, crowd
+from worker.lab.evaluation.fit_assembly import cut_examples, fit_acceptance, fit_cut_rule, wanted_of
+from worker.lab.evaluation.panoptic_quality import SegmentJudge, average_precision, calibration_error, reliability
+from worker.segmentation.instances.acceptance import SegmentEvidence
+from worker.segmentation.instances.assembly import assemble
+from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

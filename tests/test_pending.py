@@ -11,13 +11,13 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from plugin_config import presence as presence_module
 from plugin_config.errors import QueueUnavailable
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import TaskRef, look_queue, predict_queue
-from plugin_config.pending import PendingTasks, Priority
-from plugin_config.presence import WorkerPresence
-from plugin_config.states import Counts
+from plugin_config.queue import presence as presence_module
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import TaskRef, look_queue, predict_queue
+from plugin_config.queue.pending import PendingTasks, Priority
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.queue.states import Counts
 from tests.queue_states import PROJECT, refs, take, time_passes
 
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from plugin_config.errors import ModelUnavailable
-from worker.segmentation import photo_tower
-from worker.segmentation.photo_tower import CHANNELS, PhotoTower
+from worker.segmentation.encoders import photo_tower
+from worker.segmentation.encoders.photo_tower import CHANNELS, PhotoTower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,9 +26,9 @@ from tests.stand_ins import (
     resident_fixture,
     version,
 )
-from worker.batches import BatchSize, embed_batch
-from worker.pipeline import Pipeline, Stages
 from worker.segmentation.segmenter import Segmentation
+from worker.service.batches import BatchSize, embed_batch
+from worker.service.pipeline import Pipeline, Stages
 
 __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
 

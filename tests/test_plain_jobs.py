@@ -22,8 +22,8 @@ from rq.job import Job, Retry
 from rq.serializers import JSONSerializer
 from rq.worker import DequeueStrategy
 
-from plugin_config.hints import ProjectHints
-from plugin_config.jobs import (
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import (
     DRAIN_JOB,
     LearnProject,
     RefreshProject,
@@ -33,13 +33,14 @@ from plugin_config.jobs import (
     look_queue,
     predict_queue,
 )
-from plugin_config.pending import PendingTasks
-from plugin_config.queue_names import QUEUE
+from plugin_config.queue.keys import QUEUE
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.steady import Watch
 from tests.queue_states import PROJECT, refs
-from worker import queue_worker, tasks
-from worker.plain_jobs import PlainQueue
-from worker.queue_worker import PlainWorker, work_off
+from worker.service import jobs as tasks
+from worker.service import queue_worker
+from worker.service.plain_jobs import PlainQueue
+from worker.service.queue_worker import PlainWorker, work_off
 
 JOB: dict[str, Any] = {"timeout": 600, "result_ttl": 0, "failure_ttl": 86400}
 PAYLOAD = {"project": 3, "slot": 0, "limit": 4}

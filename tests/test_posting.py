@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from redis import Redis
 
-from plugin_config.control import QueueControl
 from plugin_config.errors import (
     LabelStudioError,
     LabelStudioUnreachable,
     QueueUnavailable,
 )
-from plugin_config.jobs import TaskRef
-from plugin_config.label_studio import StoredPrediction
+from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.queue.control import QueueControl
+from plugin_config.queue.jobs import TaskRef
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary
 from tests.queue_states import time_passes

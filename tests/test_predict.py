@@ -14,7 +14,7 @@ from plugin_config.errors import (
     QueueDamaged,
     QueueUnavailable,
 )
-from plugin_config.jobs import DrainProject, TaskRef, predict_queue
+from plugin_config.queue.jobs import DrainProject, TaskRef, predict_queue
 from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
@@ -26,8 +26,8 @@ from tests.stand_ins import (
     resident_fixture,
     version,
 )
-from worker.predict import drain
-from worker.resident import Resident
+from worker.service.admission import drain
+from worker.service.context import Resident
 
 __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
 

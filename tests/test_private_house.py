@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from plugin_config.embedded_redis import running_redis_url
+from plugin_config.local.embedded_redis import running_redis_url
 from plugin_config.settings import Settings, setting_names
 from tests.house import TOKEN, House, make_project, retrieve, wait_predicted
 from tests.modes import modes, open_to_others

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.ports import free_port, port_is_free
-from plugin_config.processes import Command, Supervisor, inherited_environment, stop_on_signals
+from plugin_config.local.ports import free_port, port_is_free
+from plugin_config.local.supervisor import Command, Supervisor, inherited_environment, stop_on_signals
 from plugin_config.settings import setting_names
 from tests.house import runs
 from tests.modes import modes
@@ -113,7 +113,7 @@ def test_what_is_ended_on_purpose_is_not_started_again_and_the_others_go_on(tmp_
 
 
 def test_a_child_that_will_not_go_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plugin_config.processes._STOP_S", 0.3)
+    monkeypatch.setattr("plugin_config.local.supervisor._STOP_S", 0.3)
     deaf = 'trap "" TERM; echo deaf > "$0"; while :; do sleep 1; done'
     with Supervisor(tmp_path) as supervisor:
         supervisor.start(Command("deaf", ["/bin/sh", "-c", deaf, str(tmp_path / "note")]))
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from plugin_config.processes import Command, Supervisor
+from plugin_config.local.supervisor import Command, Supervisor
 state = Path(sys.argv[1])
 supervisor = Supervisor(state)
 supervisor.start(Command("parent", [sys.executable, "-c", sys.argv[2], str(state / "grandchild")]))
@@ -185,7 +185,7 @@ def test_the_leftovers_of_a_killed_supervisor_are_ended_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ignores the kernel's word is ended, and so is what an obedient child had started."""
-    monkeypatch.setattr("plugin_config.processes._STOP_S", 0.3)
+    monkeypatch.setattr("plugin_config.local.supervisor._STOP_S", 0.3)
     killed = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), PARENT], cwd=ROOT)
     wait_until(lambda: (tmp_path / "up").exists() and len((tmp_path / "up").read_text().split()) == 2, within_s=30)
     wait_until((tmp_path / "deaf").exists)

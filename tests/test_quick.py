@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from plugin_config.errors import LearningError
-from worker.builtin.annotation_set import annotation_scene, index_truth
-from worker.learning import classifier
-from worker.learning.adapter import UNLABELLED, VOID, AdapterState, Example, Words
-from worker.learning.classifier import Options
-from worker.learning.ensemble import Training
+from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
+from worker.learning.interfaces import UNLABELLED, VOID, AdapterState, Example, Words
 from worker.learning.recipes import recipe_named
-from worker.learning.recipes.quick import QuickAdapter, QuickRecipe
-from worker.learning.retrieval import Bank
-from worker.learning.sight import TOWER_AXES, Sight, cells, found_again
-from worker.learning.views import View
-from worker.segmentation.encoder import Encoder
+from worker.learning.recipes.quick import classifier
+from worker.learning.recipes.quick.augmentation import View
+from worker.learning.recipes.quick.classifier import Options
+from worker.learning.recipes.quick.ensemble import Training
+from worker.learning.recipes.quick.features import TOWER_AXES, Sight, cells, found_again
+from worker.learning.recipes.quick.recipe import QuickAdapter, QuickRecipe
+from worker.learning.recipes.quick.retrieval import Bank
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import Head, Scene
 from worker.segmentation.segmenter import Segmenter
 

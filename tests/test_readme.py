@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin_config.cli import COMMANDS
+from plugin_config.cli.main import COMMANDS
 from plugin_config.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent

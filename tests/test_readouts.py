@@ -13,9 +13,18 @@ from torch import Tensor, nn
 
 from plugin_config.errors import ModelUnavailable
 from tests.models import TINY
-from worker.segmentation import readouts
-from worker.segmentation.readouts import READOUTS, Proxy, Readout, Source, attend, choose_readout, spread, turn_onto
-from worker.segmentation.vit import token_features
+from worker.segmentation.encoders import readouts
+from worker.segmentation.encoders.readouts import (
+    READOUTS,
+    Proxy,
+    Readout,
+    Source,
+    attend,
+    choose_readout,
+    spread,
+    turn_onto,
+)
+from worker.segmentation.encoders.vit import token_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

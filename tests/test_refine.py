@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from plugin_config.errors import ImageUnavailable
-from worker.builtin.annotation_set import annotation_scene, index_truth
-from worker.evaluate import main
-from worker.evaluation.boundaries import boundary_f, confusion, mean_iou
-from worker.evaluation.photographs import VOID, Photograph, clues, read_set
-from worker.evaluation.refine import OURS, PLAIN, calibrate
-from worker.evaluation.rivals import FULL_DILATIONS, bilinear, guided_filter, oracle_fusion, pamr
+from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
+from worker.lab.evaluate import main
+from worker.lab.evaluation.baselines import FULL_DILATIONS, bilinear, guided_filter, oracle_fusion, pamr
+from worker.lab.evaluation.boundaries import boundary_f, confusion, mean_iou
+from worker.lab.evaluation.photographs import VOID, Photograph, clues, read_set
+from worker.lab.evaluation.refine import OURS, PLAIN, calibrate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

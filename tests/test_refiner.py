@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from plugin_config.errors import ModelUnavailable, SettingsError
 from plugin_config.vocabulary import Label, Vocabulary
 from tests.grabcut import GrabCut
-from worker.evaluation.crowds import Crowd, crowd
-from worker.evaluation.fit_assembly import wanted_of
-from worker.evaluation.panoptic_quality import iou_table
-from worker.segmentation.assembly import assemble
-from worker.segmentation.encoder import Encoder
-from worker.segmentation.refiner import TRUSTING, Redrawn, accept, load_refiner, prompt_of, refine_things
+from worker.lab.evaluation.crowds import Crowd, crowd
+from worker.lab.evaluation.fit_assembly import wanted_of
+from worker.lab.evaluation.panoptic_quality import iou_table
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.instances.assembly import assemble
+from worker.segmentation.instances.refiner import TRUSTING, Redrawn, accept, load_refiner, prompt_of, refine_things
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
-from plugin_config.jobs import TaskRef
-from plugin_config.states import Counts
+from plugin_config.queue.jobs import TaskRef
+from plugin_config.queue.states import Counts
 from tests.stand_ins import (
     ALL,
     CONFIG,

@@ -13,7 +13,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from numpy.typing import NDArray
 
 from plugin_config.errors import RegionError
-from worker.regions import KINDS, RegionKind, decode_region, encode_region, region_label
+from worker.label_studio.regions import KINDS, RegionKind, decode_region, encode_region, region_label
 
 Mask = NDArray[np.bool_]
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tests.models import noise, random_model
-from worker.segmentation.resnet import PATCH, dense_features, last_stage, project
-from worker.segmentation.towers import ConvTower, VitTower, read_tower
+from worker.segmentation.encoders.resnet import PATCH, dense_features, last_stage, project
+from worker.segmentation.encoders.towers import ConvTower, VitTower, read_tower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 
 from plugin_config.errors import RegionError
-from worker.rle import MAX_PIXELS, decode_rle, encode_rle
+from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle, encode_rle
 
 Mask = NDArray[np.bool_]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from plugin_config.errors import ImageUnavailable, JobError
 from tests.house import PATIENCE_S
-from worker.evaluation.score import component_boxes, main, read_truth, score
+from worker.lab.evaluation.score import component_boxes, main, read_truth, score
 
 WIDTH, HEIGHT = 40, 20
 
@@ -108,7 +108,7 @@ def drawn(tmp_path: Path) -> Path:
 
 
 def test_the_command_prints_one_json_line_and_paints_the_overlay(drawn: Path) -> None:
-    command = [sys.executable, "-m", "worker.evaluation.score", "--truth", str(drawn / "truth"), "--json"]
+    command = [sys.executable, "-m", "worker.lab.evaluation.score", "--truth", str(drawn / "truth"), "--json"]
     command += ["--predictions", str(drawn / "predictions.json"), "--overlay", str(drawn / "overlay.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     result = json.loads(done.stdout)

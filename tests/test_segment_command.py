@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plugin_config.cli import COMMANDS, usage
+from plugin_config.cli.main import COMMANDS, usage
+from worker.label_studio.regions import decode_region
 from worker.overlay import Painting, draw_overlay, draw_sheet, label_colour
-from worker.regions import decode_region
 from worker.segment import main as segment
 from worker.segment import output_stems, vocabulary_of
 
@@ -31,7 +31,7 @@ SIZE = (240, 180)
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two drawn pictures of the same name in two folders."""
     folder = tmp_path_factory.mktemp("pictures")
-    done = run("worker.builtin.draw", "--output-dir", str(folder), "--pictures", "2", "--labels", WORDS,
+    done = run("worker.lab.drawn_world.draw", "--output-dir", str(folder), "--pictures", "2", "--labels", WORDS,
                "--size", *map(str, SIZE))  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = sorted((folder / "images").glob("*.png"))

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from plugin_config.errors import LearningError
 from plugin_config.vocabulary import Label, Vocabulary
 from tests.models import TINY, noise, write_config
-from worker.builtin.annotation_set import annotation_scene
+from worker.lab.drawn_world.annotation_set import annotation_scene
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.encoder import Encoder, ImageEmbedding
+from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Scene, zero_shot_logits
+from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, Method, pixel_classes
 from worker.segmentation.segmenter import Segmenter
-from worker.segmentation.shape import ADAPTIVE, FINE, Method, pixel_classes
-from worker.segmentation.text import TextClasses, TextEncoder
+from worker.segmentation.text.encoder import TextClasses, TextEncoder
 
 
 class CountingEncoder(Encoder):

@@ -13,20 +13,20 @@ import pytest
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.adapters import ServedAdapters, ServedCopy
-from plugin_config.control import QueueControl
+from plugin_config.cli.status import as_json, render
+from plugin_config.cli.versions import main
 from plugin_config.errors import LearningError, VersionsUnavailable
-from plugin_config.presence import WorkerPresence
-from plugin_config.rollback import roll_back
-from plugin_config.status import as_json, render
-from plugin_config.version_commands import main
-from plugin_config.versions import VerdictRecord
+from plugin_config.queue.control import QueueControl
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.versions.manifests import VerdictRecord
+from plugin_config.versions.rollback import roll_back
+from plugin_config.versions.served import ServedAdapters, ServedCopy
 from plugin_config.vocabulary import ZEROSHOT
 from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture
 from tests.stand_ins import PROJECT, version
-from worker.learning.store import keep
-from worker.order import read_order
-from worker.served import AdapterShelf
+from worker.service.adapter_store import keep
+from worker.service.adapters import AdapterShelf
+from worker.service.plan import read_order
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 
@@ -130,7 +130,7 @@ def test_a_place_that_is_away_leaves_what_is_served(house: LearningHouse, monkey
     def away(*_: Any, **__: Any) -> None:
         raise VersionsUnavailable("folder", "cannot be read", "Mount it.")
 
-    monkeypatch.setattr("plugin_config.storage.Storage.read", away)
+    monkeypatch.setattr("plugin_config.versions.storage.Storage.read", away)
     assert serve(mine, house) == (copy_of(house).served, 1.0)
 
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.models import noise
-from worker.builtin.annotation_set import annotation_scene, index_truth
-from worker.evaluation.boundaries import boundary_f, confusion, mean_iou
-from worker.segmentation.encoder import Encoder
-from worker.segmentation.evidence import enlarge, nearest_shares, read_evidence
-from worker.segmentation.guided import fit_local_lines, grow_rows
+from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
+from worker.lab.evaluation.boundaries import boundary_f, confusion, mean_iou
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.outlines.evidence import enlarge, nearest_shares, read_evidence
+from worker.segmentation.outlines.guided import fit_local_lines, grow_rows
+from worker.segmentation.outlines.propagation import average_matrix, propagate
+from worker.segmentation.outlines.refinement import FINE, SPECTRAL, Method, pixel_classes, refine_logits
+from worker.segmentation.outlines.spectral import eigen_masks, eigen_segments
 from worker.segmentation.pictures import rgb_rows
-from worker.segmentation.propagation import average_matrix, propagate
-from worker.segmentation.shape import FINE, SPECTRAL, Method, pixel_classes, refine_logits
-from worker.segmentation.spectral import eigen_masks, eigen_segments
-from worker.segmentation.text import BACKGROUND, TextEncoder
+from worker.segmentation.text.encoder import BACKGROUND, TextEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,7 +176,7 @@ def test_no_class_is_swallowed() -> None:
 
 @pytest.mark.parametrize("count", [2, 5, 40])
 def test_classes_in_strips_are_those_of_the_logits(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.segmentation.shape._STRIP_VALUES", 30_000)
+    monkeypatch.setattr("worker.segmentation.outlines.refinement._STRIP_VALUES", 30_000)
     coarse, image = 5 * torch.randn(count, 6, 8, generator=seeded(count)), noise(90, 130)
     logits = refine_logits(coarse, image)
     classes, confidence = pixel_classes(coarse, (90, 130), image)

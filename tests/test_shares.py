@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.shares import Places, Turns
+from worker.label_studio.shares import Places, Turns
 
 
 def taken(places: Places, owner: int, part: int = 0, *, urgent: bool = False) -> int:

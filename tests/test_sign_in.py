@@ -11,13 +11,13 @@ import psutil
 import pytest
 from redis import Redis
 
-from plugin_config.hints import ProjectHints
-from plugin_config.pending import PendingTasks
-from plugin_config.ports import free_port
-from plugin_config.processes import Supervisor
+from plugin_config.cli.up import start_halves
+from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
+from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import Supervisor
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
-from plugin_config.up import start_halves
-from plugin_config.webhooks import SECRET_HEADER, webhooks
 from tests.house import CONFIG, TOKEN, House, picture, retrieve, tasks, upload, wait_predicted, wait_until
 
 USER, PASSWORD, SECRET = "label-studio", "a password of models", "a secret of webhooks"

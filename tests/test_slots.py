@@ -7,10 +7,10 @@ import time
 import pytest
 from redis import Redis
 
-from plugin_config import jobs, slots
-from plugin_config.jobs import DrainProject, predict_queue
-from plugin_config.pending import PendingTasks, Priority
-from plugin_config.presence import WorkerPresence
+from plugin_config.queue import jobs, slots
+from plugin_config.queue.jobs import DrainProject, predict_queue
+from plugin_config.queue.pending import PendingTasks, Priority
+from plugin_config.queue.presence import WorkerPresence
 from tests.queue_states import PROJECT, refs
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backend import asked_file
-from backend.asked_file import Ask, AskedFile
-from backend.spool import Spool
+from backend import outbox_file as asked_file
+from backend.outbox import Spool
+from backend.outbox_file import Ask, AskedFile
 from plugin_config.errors import JobError, QueueFull
 
 GOOD = [Ask(7, "v1", (1, 2)), Ask(8, "v1", (3,))]
@@ -154,7 +154,7 @@ def test_a_file_without_rights_is_moved_away(path: Path, sent: Sent) -> None:
 
 
 def test_a_full_project_keeps_no_other_waiting(path: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.spool._AGAIN_S", 0.05)
+    monkeypatch.setattr("backend.outbox._AGAIN_S", 0.05)
     path.write_bytes(b"".join(map(row, GOOD)))
     sent.refusals[7] = [QueueFull("project 7", "waits", "Ask again.")] * 2
     run(path, sent)

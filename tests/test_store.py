@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from plugin_config.errors import LearningError
-from plugin_config.versions import VerdictRecord, VersionFolder
+from plugin_config.versions.manifests import VerdictRecord, VersionFolder
 from tests.corrections import SQUARES
 from tests.house import picture
 from tests.test_versions import OWNER, add
-from worker.learning.adapter import UNLABELLED, Adapter, Example
+from worker.learning.interfaces import UNLABELLED, Adapter, Example
 from worker.learning.recipes import recipe_named
-from worker.learning.store import keep, load_adapter
-from worker.segmentation.encoder import Encoder
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
+from worker.service.adapter_store import keep, load_adapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from plugin_config.errors import ModelUnavailable
 from tests.models import random_model
-from worker.segmentation import convnext, timm_vit
-from worker.segmentation.readouts import READOUTS
-from worker.segmentation.towers import TimmVitTower, read_tower
+from worker.segmentation.encoders import convnext, timm_vit
+from worker.segmentation.encoders.readouts import READOUTS
+from worker.segmentation.encoders.towers import TimmVitTower, read_tower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

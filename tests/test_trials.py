@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from worker.learning.adapter import UNLABELLED, VOID, Example
-from worker.learning.hold_out import HOLD_OUT_FROM, is_held_out, split
-from worker.learning.judging import in_words
-from worker.learning.paired import Comparison, class_ious, confusion
-from worker.learning.swaps import find_swaps
-from worker.learning.trials import MOST_JUDGED, halve, plan_trials, shown_labels
-from worker.segmentation.encoder import ImageEmbedding
+from worker.learning.corrections.hold_out import HOLD_OUT_FROM, is_held_out, split
+from worker.learning.gate.comparison import Comparison, class_ious, confusion
+from worker.learning.gate.evaluator import in_words
+from worker.learning.gate.splits import MOST_JUDGED, halve, plan_trials, shown_labels
+from worker.learning.gate.swaps import find_swaps
+from worker.learning.interfaces import UNLABELLED, VOID, Example
+from worker.segmentation.encoders.encoder import ImageEmbedding
 
 WORDS = (("a",), ("b",), ("c",))
 _EMBEDDING = ImageEmbedding(torch.zeros(1, 1, 1), (8, 8))

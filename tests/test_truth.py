@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plugin_config.annotations import Annotation
 from plugin_config.errors import RegionError
+from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import parse_vocabulary
-from worker.learning.adapter import UNLABELLED, VOID
-from worker.learning.corrections import make_example
-from worker.learning.truth import counting_annotations, draw_truth, find_label, merge_truths, shrink_nearest
-from worker.regions import RegionKind, encode_region
-from worker.segmentation.encoder import ImageEmbedding
+from worker.label_studio.regions import RegionKind, encode_region
+from worker.learning.corrections.truth import counting_annotations, draw_truth, find_label, merge_truths, shrink_nearest
+from worker.learning.interfaces import UNLABELLED, VOID
+from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.service.trainer.corrections import make_example
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/><Image name="other" value="$other"/>

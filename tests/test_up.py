@@ -15,9 +15,9 @@ import httpx
 import psutil
 import pytest
 
-from plugin_config.ports import free_port
+from plugin_config.cli.up import Halves, next_step
+from plugin_config.local.ports import free_port
 from plugin_config.settings import Settings
-from plugin_config.up import Halves, next_step
 from tests.house import PATIENCE_S, TOKEN, House, left_running, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent

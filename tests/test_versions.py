@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from plugin_config.errors import LearningError, VersionsUnavailable
-from plugin_config.versions import (
+from plugin_config.versions.manifests import (
     KEPT,
     Attempt,
     Manifest,

@@ -11,15 +11,15 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from plugin_config.control import QueueControl
 from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.label_studio.webhooks import SECRET_HEADER, leads_here
+from plugin_config.queue.control import QueueControl
 from plugin_config.settings import Settings
-from plugin_config.webhooks import SECRET_HEADER, leads_here
 from tests.house import CONFIG, House, picture, tasks, upload
 from tests.http_server import Answer, Asked, Server, as_json, serving
 from tests.stand_ins import PROJECT, StandInLabelStudio, StandInResident, resident_fixture
-from worker.resident import Resident
-from worker.webhook_secret import install_webhook_secret
+from worker.service.context import Resident
+from worker.service.webhook_secret import install_webhook_secret
 
 __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.models import noise
-from worker.segmentation import windows as placing
-from worker.segmentation.encoder import Encoder
-from worker.segmentation.views import cut_views, place_views
-from worker.segmentation.windows import Windows, harmonise, merge, place_windows
+from worker.segmentation.encoders import windows as placing
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.views import cut_views, place_views
+from worker.segmentation.encoders.windows import Windows, harmonise, merge, place_windows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,17 +13,17 @@ import torch
 from redis import Redis
 
 from plugin_config.errors import ZeromaskError
-from plugin_config.jobs import look_queue, predict_queue
 from plugin_config.private_files import keep_private
+from plugin_config.queue.jobs import look_queue, predict_queue
 from plugin_config.settings import Settings
-from worker import tasks
-from worker.keeper import Keeper
-from worker.learner import run_learner
-from worker.memory import return_what_is_freed
-from worker.pipeline import Pipeline, Stages
-from worker.predict import Prediction
-from worker.queue_worker import connect, work_off
-from worker.resident import Resident
+from worker.service import jobs as tasks
+from worker.service.admission import Prediction
+from worker.service.context import Resident
+from worker.service.heartbeat import Keeper
+from worker.service.memory import return_what_is_freed
+from worker.service.pipeline import Pipeline, Stages
+from worker.service.queue_worker import connect, work_off
+from worker.service.trainer.learner import run_learner
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from rich.progress import track
 from plugin_config.errors import ImageUnavailable, ZeromaskError
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.images import ImageLimits, read_image
+from worker.label_studio.images import ImageLimits, read_image
+from worker.label_studio.results import encode_segments
 from worker.overlay import draw_overlay
-from worker.results import encode_segments
 from worker.segmentation.segmenter import Segmenter
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plugin_config.errors import ZeromaskError
-from plugin_config.processes import stop_on_signals
+from plugin_config.local.supervisor import stop_on_signals
 from tests.attack.ground import Row
 from tests.attack.rows import ATTACKS, Attack
 from tests.faults.stand import LabelStudioServer, label_studio

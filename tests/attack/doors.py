@@ -11,9 +11,9 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
-from plugin_config.hints import ProjectHints
-from plugin_config.ports import free_port
-from plugin_config.processes import module_command
+from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import module_command
+from plugin_config.queue.hints import ProjectHints
 from tests.attack import payloads
 from tests.attack.between import between
 from tests.attack.ground import Finding, Ground, Reply, Row, at_once, basic, ground

@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 
+from plugin_config.cli.up import start_halves
 from plugin_config.errors import LabelStudioError, QueueUnavailable
-from plugin_config.label_studio import LabelStudio
-from plugin_config.pending import PendingTasks
-from plugin_config.ports import free_port
-from plugin_config.processes import Supervisor
+from plugin_config.label_studio.client import LabelStudio
+from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import Supervisor
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
-from plugin_config.up import start_halves
 from tests.attack.watch import Watch
 from tests.faults.stand import Serving, Stand, quiet, wait_for
 from tests.house import CONFIG, TOKEN, House, current_version

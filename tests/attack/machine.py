@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import psutil
 
-from plugin_config.processes import Command
+from plugin_config.local.supervisor import Command
 from tests.attack.ground import Finding, Ground, Row, ground
 from tests.attack.watch import memory_mb
 from tests.faults.stand import Serving

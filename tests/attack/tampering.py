@@ -18,8 +18,8 @@ from rq import Callback, Queue
 from rq.job import Job
 from rq.serializers import DefaultSerializer, JSONSerializer
 
-from plugin_config.jobs import DRAIN_JOB, REFRESH_JOB
-from plugin_config.versions import Manifest, Owner, Pointer, VerdictRecord, VersionFolder, now, version_label
+from plugin_config.queue.jobs import DRAIN_JOB, REFRESH_JOB
+from plugin_config.versions.manifests import Manifest, Owner, Pointer, VerdictRecord, VersionFolder, now, version_label
 from plugin_config.vocabulary import ZEROSHOT
 from tests.attack.ground import Finding, Ground, Row, ground
 from tests.attack.watch import seconds_of_health
@@ -265,7 +265,7 @@ def _serve_nan(it: Ground, folder: VersionFolder, owner: Owner) -> None:
     import torch
     from safetensors.torch import save
 
-    from worker.segmentation.encoder import Encoder
+    from worker.segmentation.encoders.encoder import Encoder
     from worker.segmentation.segmenter import Segmenter
 
     state = _learned(Segmenter(encoder := Encoder("builtin", device="cpu")))
@@ -288,7 +288,7 @@ def _learned(segmenter: Any) -> Any:
     import numpy as np
     from PIL import Image
 
-    from worker.learning.adapter import UNLABELLED, Example
+    from worker.learning.interfaces import UNLABELLED, Example
     from worker.learning.recipes import recipe_named
 
     image = np.array(Image.open(io.BytesIO(picture(top=20))).convert("RGB"))

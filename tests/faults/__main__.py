@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plugin_config.errors import ZeromaskError
-from plugin_config.processes import stop_on_signals
+from plugin_config.local.supervisor import stop_on_signals
 from tests.faults.learning_rows import finetune_killed
 from tests.faults.rows import FAULTS, clock_jumped, disk_full
 from tests.faults.shim import available

@@ -7,12 +7,12 @@ import time
 from collections import Counter
 from typing import Any
 
-from plugin_config.learning import ProjectLearning
-from plugin_config.versions import Pointer, VersionFolder
+from plugin_config.queue.learning import ProjectLearning
+from plugin_config.versions.manifests import Pointer, VersionFolder
 from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
 from tests.corrections import annotate, strange_project, versions_of
 from tests.faults.stand import Row, Serving, Stand, stand, wait_for
-from worker.learning.corrections import corrections_digest
+from worker.service.trainer.corrections import corrections_digest
 
 _BEGINS_S, _KEEPS_S, _LEARNS_S = 180.0, 60.0, 900.0
 _LONGEST_S = 12.0  # about what reading and learning from a handful of images takes on an idle core

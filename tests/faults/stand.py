@@ -16,15 +16,15 @@ from typing import Protocol
 import httpx
 from redis import Redis
 
-from plugin_config.demo_stage import label_studio_command
-from plugin_config.embedded_redis import embedded_redis
+from plugin_config.cli.up import Halves
+from plugin_config.demo.stage import label_studio_command
 from plugin_config.errors import LabelStudioError, QueueUnavailable
-from plugin_config.label_studio import LabelStudio
-from plugin_config.pending import PendingTasks
-from plugin_config.ports import free_port
-from plugin_config.processes import Command, Supervisor, module_command
+from plugin_config.label_studio.client import LabelStudio
+from plugin_config.local.embedded_redis import embedded_redis
+from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import Command, Supervisor, module_command
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
-from plugin_config.up import Halves
 from tests.house import CONFIG, TOKEN, House, current_version, make_project, runs, tasks
 
 RECONCILE_S = 3.0

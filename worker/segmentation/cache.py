@@ -8,7 +8,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.segmentation.encoder import ImageEmbedding
+from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.recent import Recent
 from worker.segmentation.segmenter import Segmenter
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.segmentation.encoder import ImageEmbedding
-from worker.segmentation.text import TextClasses
+from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.text.encoder import TextClasses
 
 _REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
 
@@ -32,7 +32,7 @@ class Scene:
         logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior. Of a class
             whose words tell the model nothing they are -inf: it gets no pixel until somebody draws it.
         look_again: what a network trained on photographs sees of an image, for heads that have learned; see
-            `worker.segmentation.photo_tower.PhotoTower.look`.
+            `worker.segmentation.encoders.photo_tower.PhotoTower.look`.
     """
 
     embedding: ImageEmbedding

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.segmentation.assembly import LEAST_SCORE, Segment, Wanted, assemble
-from worker.segmentation.encoder import Encoder, ImageEmbedding
-from worker.segmentation.evidence import spoken
+from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
+from worker.segmentation.encoders.photo_tower import PhotoTower
 from worker.segmentation.heads import Head, Scene, learned_logits, zero_shot_logits
-from worker.segmentation.photo_tower import PhotoTower
-from worker.segmentation.refiner import MaskRefiner, load_refiner, refine_things
-from worker.segmentation.shape import ADAPTIVE, FINE, pixel_classes
-from worker.segmentation.text import TextClasses, TextEncoder
-from worker.segmentation.text_store import TEXTS_FOLDER, TextStore
+from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, Wanted, assemble
+from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
+from worker.segmentation.outlines.evidence import spoken
+from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, pixel_classes
+from worker.segmentation.text.encoder import TextClasses, TextEncoder
+from worker.segmentation.text.store import TEXTS_FOLDER, TextStore
 
 _FEW = 5  # names in a sentence
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plugin_config.errors import LearningError
-from worker.learning.adapter import Recipe
-from worker.learning.recipes import quick
+from worker.learning.interfaces import Recipe
+from worker.learning.recipes.quick import recipe as quick
 
 RECIPES = {quick.NAME: quick.QuickRecipe}
 

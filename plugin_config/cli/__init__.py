@@ -1,0 +1,1 @@
+"""`zeromask`: the commands, each loaded when it is called."""

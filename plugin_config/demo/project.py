@@ -1,0 +1,190 @@
+"""The demo's project in Label Studio: its labels, made and found again, and what Label Studio says of its predictions.
+
+Everything here goes through Label Studio's own API. It must not know how processes are started or pictures drawn.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.label_studio.client import LabelStudio
+
+TITLE = "Zeromask demo"
+_TYPES = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels", "RectangleLabels": "rectanglelabels"}
+_STALLED_S = 180.0
+
+
+@dataclass(frozen=True)
+class DemoLabel:
+    """A label of the demo: its words, the control that draws it, its colour in the editor, whether it is stuff."""
+
+    value: str
+    control: str
+    background: str
+    stuff: bool = False
+
+    @property
+    def xml(self) -> str:
+        """The label's own tag."""
+        kind = ' kind="stuff"' if self.stuff else ""
+        return f'<Label value="{self.value}" background="{self.background}"{kind}/>'
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What is stored for one task at one version."""
+
+    task: int
+    stem: str
+    regions: tuple[Mapping[str, Any], ...]
+    count: int
+
+
+def labeling_config(labels: Sequence[DemoLabel]) -> str:
+    """The labeling config with these labels, each in its own control's tag."""
+    blocks = []
+    for control in dict.fromkeys(label.control for label in labels):
+        rows = "".join(
+            f"\n    {label.xml}" for label in labels if label.control == control
+        )
+        name = control.removesuffix("Labels").lower()
+        blocks.append(f'  <{control} name="{name}" toName="image">{rows}\n  </{control}>')
+    image = '  <Image name="image" value="$image" zoom="true"/>'
+    return "\n".join(["<View>", image, *blocks, "</View>"])
+
+
+class DemoProject:
+    """Holds the client and the id of the demo's project; finds the one of an earlier run by its title."""
+
+    def __init__(self, label_studio: LabelStudio) -> None:
+        self._label_studio = label_studio
+        self.id = self._find()
+
+    def ensure(self, labels: Sequence[DemoLabel], pictures: Sequence[Path]) -> None:
+        """Create the project and upload the pictures it does not have yet."""
+        if not self.id:
+            body = {"title": TITLE, "label_config": labeling_config(labels), "show_collab_predictions": True,
+                    "description": "Drawn pictures, pre-labelled by the builtin model."}  # fmt: skip
+            self.id = int(self._label_studio.request("POST", "/api/projects/", json=body)["id"])
+        present = set(self.stems().values())
+        missing = [path for path in pictures if path.stem not in present]
+        if missing:
+            files = [(path.name, (path.name, path.read_bytes(), "image/png")) for path in missing]
+            self._label_studio.request("POST", f"/api/projects/{self.id}/import", files=files)
+
+    def connect(self, backend_url: str) -> None:
+        """Connect the backend as the project's model, with its webhook; a connection to another address goes.
+
+        Raises:
+            EnvironmentBroken: Label Studio kept the connection but no webhook, so that changes would go unnoticed.
+        """
+        rows = self._label_studio.request("GET", "/api/ml/", params={"project": self.id})
+        for row in rows:
+            if row["url"] != backend_url:
+                self._label_studio.request("DELETE", f"/api/ml/{row['id']}")
+        for hook in self._webhooks():
+            if hook["url"] != f"{backend_url}/webhook":
+                self._label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
+        if not any(row["url"] == backend_url for row in rows):
+            body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": False}
+            self._label_studio.request("POST", "/api/ml/", json=body)
+        if not any(hook["url"] == f"{backend_url}/webhook" for hook in self._webhooks()):
+            remedy = "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+            raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)
+
+    def retrieve_predictions(self) -> None:
+        """Do what Actions -> Retrieve Predictions does, for all tasks."""
+        params = {"id": "retrieve_tasks_predictions", "project": self.id}
+        self._label_studio.request(
+            "POST", "/api/dm/actions/", params=params, json={"selectedItems": {"all": True, "excluded": []}}
+        )
+
+    def set_labels(self, labels: Sequence[DemoLabel]) -> None:
+        """Edit the labeling config, as a person does in Settings -> Labeling Interface."""
+        body = {"label_config": labeling_config(labels)}
+        self._label_studio.request("PATCH", f"/api/projects/{self.id}/", json=body)
+
+    def config(self) -> str:
+        """The labeling config as Label Studio has it."""
+        return self._label_studio.project(self.id).label_config
+
+    def stems(self) -> dict[int, str]:
+        """The name each task's picture was uploaded under, without its suffix."""
+        if not self.id:
+            return {}
+        ids = [task.id for task in self._label_studio.all_tasks(self.id)]
+        return {task.id: _stem(str(task.data.get("image", ""))) for task in self._label_studio.tasks(self.id, ids)}
+
+    def wait_for_version(self, version: str, told: Callable[[int, int], None]) -> None:
+        """Wait until every unannotated task has a prediction at `version`; `told(done, total)` hears of progress.
+
+        Raises:
+            EnvironmentBroken: nothing was stored for three minutes.
+        """
+        best, since = -1, time.monotonic()
+        for done, total in self._progress(version):
+            told(done, total)
+            if done == total:
+                return
+            if done > best:
+                best, since = done, time.monotonic()
+            if time.monotonic() - since > _STALLED_S:
+                problem = f"stored no prediction for {_STALLED_S:.0f} s, {done} of {total} are there"
+                raise EnvironmentBroken("worker", problem, "Look into the logs of worker and backend.")
+            time.sleep(0.3)
+
+    def predictions(self, version: str) -> list[Predicted]:
+        """What Label Studio stores at a version, task by task."""
+        found = []
+        for task, stem in self.stems().items():
+            stored = [row for row in self._label_studio.predictions(task) if row.version == version]
+            regions = tuple(region for row in stored[:1] for region in row.result)
+            found.append(Predicted(task, stem, regions, len(stored)))
+        return found
+
+    def _progress(self, version: str) -> Iterator[tuple[int, int]]:
+        while True:
+            # Annotated tasks keep the predictions they were made from.
+            tasks = [task for task in self._label_studio.all_tasks(self.id) if not task.annotations]
+            yield sum(version in task.versions for task in tasks), len(tasks)
+
+    def _webhooks(self) -> list[Any]:
+        return list(self._label_studio.request("GET", "/api/webhooks/", params={"project": self.id}))
+
+    def _find(self) -> int:
+        answer = self._label_studio.request("GET", "/api/projects/", params={"page_size": 1000})
+        return next((int(row["id"]) for row in answer["results"] if row["title"] == TITLE), 0)
+
+
+def problems(predictions: Sequence[Predicted], labels: Sequence[DemoLabel]) -> list[str]:
+    """What is wrong with the stored predictions: doubled or missing ones, wrong region types, empty masks."""
+    expected = {label.value: _TYPES[label.control] for label in labels}
+    found, seen = [], Counter[str]()
+    for row in predictions:
+        if row.count != 1:
+            found.append(f"task {row.task} has {row.count} predictions at this version")
+        ids = [region["id"] for region in row.regions]
+        if len(set(ids)) != len(ids):
+            found.append(f"task {row.task} has a region id twice")
+        for region in row.regions:
+            kind, value = region["type"], region["value"]
+            name = (value.get(kind) or ["?"])[0]
+            seen[name] += 1
+            if expected.get(name) != kind:
+                found.append(f"task {row.task}: label {name!r} came as {kind}")
+            if not (value.get("rle") or value.get("points") or value.get("width")):
+                found.append(f"task {row.task}: an empty region of {name!r}")
+    return found + [f"label {name!r} was found nowhere" for name in expected if not seen[name]]
+
+
+def _stem(url: str) -> str:
+    name = url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return re.sub(r"^[0-9a-f]{8}-", "", name)  # Label Studio puts eight hex digits before an uploaded file's name
+

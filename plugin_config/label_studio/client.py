@@ -1,0 +1,287 @@
+"""The one Label Studio client: tokens, projects, tasks, images, annotations, predictions.
+
+Written on httpx and not on the SDK's client, because that one loads 55 MB of generated models, has no bulk reading of
+chosen tasks, and hides which request failed. It must not know about queues or masks.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from plugin_config.addresses import ALLOWED_PATHS, holds_file_of, origin_of, read_address
+from plugin_config.answers import AS_IT_IS, set_location_aside
+from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
+from plugin_config.label_studio.annotations import AnnotatedTask, Annotation, read_annotated_task, read_annotation
+from plugin_config.label_studio.transport import (
+    TOKEN_REMEDY,
+    TokenAuth,
+    is_down,
+    is_loopback,
+    is_token,
+    read_body,
+    read_json,
+    refused,
+    unreachable,
+)
+
+_PAGE = 500
+_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+_AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be about the one file
+
+
+@dataclass(frozen=True)
+class Project:
+    """What this product needs to know of a project. `model_version` is what its annotators are shown, "" = nothing;
+    `tasks` how many tasks it has; `created` when it was made, in Label Studio's words.
+    """
+
+    id: int
+    title: str
+    label_config: str
+    model_version: str
+    tasks: int = 0
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: `data` as imported, `versions` of the predictions it has, how many annotations, and the mean score of
+    the predictions of the version annotators are shown (None when it has none). `unreadable` says why its data could
+    not be read, "" = it was.
+    """
+
+    id: int
+    data: Mapping[str, Any]
+    versions: frozenset[str]
+    annotations: int
+    score: float | None = None
+    unreadable: str = ""
+
+
+@dataclass(frozen=True)
+class StoredPrediction:
+    """A prediction as Label Studio keeps it."""
+
+    id: int
+    task: int
+    version: str
+    result: Sequence[Mapping[str, Any]]
+    score: float | None
+
+
+class LabelStudio:
+    """Holds one HTTP connection pool to one Label Studio. Safe to share between threads; close it or use `with`.
+
+    Args:
+        url: address with scheme, e.g. "http://localhost:8080".
+        api_key: legacy token or personal access token.
+        timeout_s: longest wait for an answer, seconds.
+
+    Every method raises LabelStudioUnreachable when there is no answer or a server error (try again later), and
+    LabelStudioError with the HTTP status when the request is refused (trying again is useless).
+    """
+
+    def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
+        self.url = url.strip(" ").rstrip("/")
+        try:
+            self._root = read_address(self.url)
+        except ValueError as error:  # without the address itself: it may hold a password
+            remedy = "Set LABEL_STUDIO_URL with its scheme and without a user name, http://host:port."
+            raise LabelStudioError("address of Label Studio", f"is not an address: {error}", remedy) from error
+        if not is_token(api_key):
+            raise LabelStudioError("Label Studio token", "holds characters that no token has", TOKEN_REMEDY)
+        self._below = self._root.raw_path.decode("ascii").partition("?")[0].rstrip("/")
+        self._auth = TokenAuth(self.url, api_key)
+        self._client = httpx.Client(
+            base_url=self._root, timeout=timeout_s, trust_env=not is_loopback(self._root), headers=AS_IT_IS,
+            event_hooks={"response": [set_location_aside]},
+        )  # fmt: skip
+
+    def __enter__(self) -> LabelStudio:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Any API call; returns the parsed JSON, None for an empty answer. `options` as httpx takes them."""
+        subject = f"{method} {path}"
+        request = self._client.build_request(method, path, **options)
+        try:
+            with closing(self._auth.send(self._client, request)) as response:
+                if is_down(response):
+                    raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+                if response.is_error or response.is_redirect:
+                    raise refused(subject, response)
+                body = read_body(subject, response)
+        except httpx.TransportError as error:
+            raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
+        return read_json(subject, response, body) if body else None
+
+    def project(self, project: int) -> Project:
+        """Read one project."""
+        row = self.request("GET", f"/api/projects/{project}/")
+        with _as_expected("a project"):
+            shown, tasks = row.get("model_version") or "", int(row.get("task_number") or 0)
+            created = str(row.get("created_at") or "")
+            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks, created)
+
+    def show_version(self, project: int, version: str) -> None:
+        """Make `version` the one annotators are shown and the one that orders their queue."""
+        self.request("PATCH", f"/api/projects/{project}/", json={"model_version": version})
+
+    def model_titles(self, project: int) -> frozenset[str]:
+        """Titles of the models connected to a project. Label Studio puts the first one where a version could stand
+        (`Project.model_version`), meaning "whatever that model says now".
+        """
+        rows = self.request("GET", "/api/ml/", params={"project": project})
+        with _as_expected("the connected models"):
+            return frozenset(row["title"] for row in rows)
+
+    def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
+        """Read the tasks among `ids` that (still) exist in the project, in one request where its answer can be read.
+        One that cannot be read even alone comes without its data and says why, so that no other waits for it.
+        """
+        if not ids:
+            return []
+        try:
+            return self._tasks(project, ids, include="data")
+        except AnswerTooLarge as error:
+            if len(ids) == 1:
+                return [replace(task, unreadable=str(error)) for task in self._tasks(project, ids, include="id")]
+        half = len(ids) // 2
+        return self.tasks(project, ids[:half]) + self.tasks(project, ids[half:])
+
+    def all_tasks(self, project: int) -> Iterator[Task]:
+        """Every task of the project without its data, page by page."""
+        return (_task(row) for row in self._task_rows(project, include="predictions_score"))
+
+    def predictions(self, task: int) -> list[StoredPrediction]:
+        """Every prediction of a task, with its regions."""
+        rows = self.request("GET", "/api/predictions/", params={"task": task})
+        return [_prediction(row) for row in rows]
+
+    def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
+        """Every task of the project that has an annotation which is not cancelled, without data, page by page."""
+        query = json.dumps({"filters": {"conjunction": "and", "items": [_ANNOTATED]}, "ordering": ["tasks:id"]})
+        for row in self._task_rows(project, include="annotations_ids,updated_at", query=query):
+            with _as_expected("a task"):
+                task = read_annotated_task(row)
+            yield task
+
+    def annotations(self, task: int) -> list[Annotation]:
+        """Every submitted annotation of a task, with its regions; drafts are not among them."""
+        rows = self.request("GET", f"/api/tasks/{task}/annotations/")
+        with _as_expected("annotations"):
+            return [read_annotation(row) for row in rows]
+
+    def parent_predictions(self, task: int) -> frozenset[int]:
+        """The predictions that annotations of a task were made from."""
+        parents = (annotation.parent_prediction for annotation in self.annotations(task))
+        return frozenset(parent for parent in parents if parent is not None)
+
+    def create_prediction(
+        self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str
+    ) -> StoredPrediction:
+        """Store one prediction and return what was really stored."""
+        body = {"task": task, "result": list(result), "score": score, "model_version": version}
+        return _prediction(self.request("POST", "/api/predictions/", json=body))
+
+    def delete_prediction(self, prediction: int) -> None:
+        """Delete one prediction. Annotations made from it forget where they came from: never for annotated tasks."""
+        self.request("DELETE", f"/api/predictions/{prediction}/")
+
+    def address(self, url: str) -> httpx.URL:
+        """The whole address of an image: one that begins with one slash is on Label Studio.
+
+        Raises:
+            ValueError: it is none; `plugin_config.addresses.read_address` says why.
+        """
+        return read_address(url, self._root if re.match(" */(?!/)", url) else None)
+
+    def is_own(self, url: httpx.URL) -> bool:
+        """Whether an address is served by this Label Studio: on its scheme, host and port."""
+        return origin_of(url) == origin_of(self._root)
+
+    def presigned_path(self, uri: str, *, task: int) -> str:
+        """The address under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
+        return f"{self.url}/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
+
+    def stream(self, url: httpx.URL, *, task: int, project: int) -> httpx.Response:
+        """Open the file of a task that Label Studio serves; the caller reads and closes it, unpacking nothing.
+        Redirects are not followed. An HTTP 500 is left to the caller: it may be about this one file.
+
+        Raises:
+            ImageUnavailable: the address is not one of a file, or it is another project's; nothing was sent.
+            LabelStudioError: the address is not on Label Studio; nothing was sent.
+        """
+        if not holds_file_of(url, below=self._below, task=task, project=project):
+            problem = f"is at an address of Label Studio that holds no file of this task, {url.path[:200]!r}"
+            raise ImageUnavailable(f"image of task {task}", problem, ALLOWED_PATHS)
+        try:
+            response = self._auth.send(self._client, self._client.build_request("GET", url))
+        except httpx.TransportError as error:
+            raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
+        if response.status_code in _AWAY:
+            response.close()
+            raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+        return response
+
+    def _tasks(self, project: int, ids: Sequence[int], *, include: str) -> list[Task]:
+        query = json.dumps({"selectedItems": {"all": False, "included": list(ids)}})
+        rows = self._task_page(project, page=1, page_size=len(ids), include=include, query=query)["tasks"]
+        return [_task(row) for row in rows if row["id"] in set(ids)]
+
+    def _task_rows(self, project: int, *, include: str, **query: str) -> Iterator[Any]:
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            answer = self._task_page(project, page=page, page_size=_PAGE, include=include, **query)
+            if not answer["tasks"]:
+                return
+            yield from answer["tasks"]
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+
+    def _task_page(self, project: int, *, page: int, page_size: int, include: str, **query: str) -> Any:
+        # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.
+        wanted = f"id,{include},predictions_model_versions,total_annotations"
+        params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
+        return self.request("GET", "/api/tasks/", params=params)
+
+
+def _task(row: Any) -> Task:
+    with _as_expected("a task"):
+        versions = row.get("predictions_model_versions") or ""
+        names = frozenset(name.strip() for name in versions.split(",") if name.strip())
+        score = row.get("predictions_score")
+        return Task(
+            int(row["id"]), dict(row.get("data") or {}), names, int(row.get("total_annotations") or 0),
+            None if score is None else float(score),
+        )  # fmt: skip
+
+
+def _prediction(row: Any) -> StoredPrediction:
+    with _as_expected("a prediction"):
+        version, result = row.get("model_version") or "", list(row["result"])
+        return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"))
+
+
+@contextmanager
+def _as_expected(subject: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        remedy = "This version of Label Studio is not known here; 1.23 is."
+        told = f"Label Studio's answer about {subject}"
+        raise LabelStudioError(told, f"is not as expected ({error!r})", remedy) from error

@@ -1,0 +1,1 @@
+"""What one machine needs: environments, an embedded Redis, ports, processes and their supervision."""

@@ -1,0 +1,233 @@
+"""Make the virtual environments, from nothing, with the standard library alone.
+
+Run by the system's Python as a script, before anything is installed:
+
+    python3 plugin_config/local/environments.py project [label-studio]
+
+Libraries are installed once per set of requirements into a cache outside the clone, so that several clones and every
+later run share them; the clone's own `.venv` adds just the project. An environment that was left half-made is found by
+its missing marker and made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+LABEL_STUDIO = ("label-studio==1.23.2",)
+_OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)  # newer ones have not been tried
+_MARKER = "zeromask-complete"
+_OFFLINE_SIGNS = ("name resolution", "ConnectionError", "timed out", "Failed to establish",
+                  "Max retries")  # fmt: skip
+
+
+class SetupFailed(Exception):
+    """An environment cannot be made; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One cached set of libraries: a name, what is installed, and how much room and time that takes."""
+
+    name: str
+    requirements: tuple[str, ...]
+    gigabytes: float
+    minutes: int
+
+    @property
+    def path(self) -> Path:
+        """Where it lives; the name holds a hash of the requirements and of this Python."""
+        told = "\n".join([*self.requirements, platform.python_version(), platform.machine(), sys.base_prefix])
+        return cache_folder() / f"{self.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+
+def cache_folder() -> Path:
+    """ZEROMASK_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("ZEROMASK_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    base = Path(chosen).expanduser() if chosen else Path.home() / ".cache"
+    return base / "zeromask" / "environments"
+
+
+def _declared() -> dict[str, Any]:
+    import tomllib  # here: an older Python has none, and is to be told so by `main`
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def project_environment() -> Environment:
+    """The libraries of pyproject.toml, with those of its tests."""
+    declared = _declared()
+    project = declared["project"]
+    wanted = (*project["dependencies"], *project["optional-dependencies"]["dev"], *declared["build-system"]["requires"])
+    return Environment("project", tuple(wanted), gigabytes=7.0, minutes=4)
+
+
+def label_studio_environment() -> Environment:
+    """Label Studio, apart from ours because its pins clash with ours."""
+    return Environment("label-studio", LABEL_STUDIO, gigabytes=1.5, minutes=3)
+
+
+def ensure(environment: Environment) -> Path:
+    """Make the environment unless it is complete; returns its folder.
+
+    Raises:
+        SetupFailed: no room, no network, no venv module; the next run goes on from there.
+    """
+    path = environment.path
+    if _is_complete(path):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupFailed(f"{path.parent} cannot be made ({error}). Set ZEROMASK_CACHE to your own folder.") from error
+    with _locked(path.with_suffix(".lock"), environment.name):
+        if _is_complete(path):  # somebody else made it while we waited
+            return path
+        if path.exists():
+            print(f"The environment {environment.name} was left half-made; making it again.", flush=True)
+            shutil.rmtree(path)
+        _require_room(path.parent, environment)
+        _run([sys.executable, "-m", "venv", str(path)], path.with_suffix(".log"), f"Making {environment.name}")
+        told = f"Installing {environment.name} (once, about {environment.gigabytes:g} GB and {environment.minutes} min)"
+        pip = [str(path / "bin" / "python"), "-m", "pip", "install", "--progress-bar", "off"]
+        _run([*pip, *environment.requirements], path.with_suffix(".log"), told)
+        (path / _MARKER).write_text("\n".join(environment.requirements))
+    return path
+
+
+def _is_complete(path: Path) -> bool:
+    return (path / _MARKER).exists() and (path / "bin" / "python").exists()  # the Python it was made of may be gone
+
+
+def link_project(libraries: Path) -> Path:
+    """Make the clone's `.venv`: the libraries by path, the project installed in place. Returns its Python."""
+    venv = ROOT / ".venv"
+    python, marker = venv / "bin" / "python", venv / _MARKER
+    scripts = _declared()["project"]["scripts"]
+    wanted = json.dumps({"libraries": str(libraries), "root": str(ROOT), "scripts": scripts})
+    if marker.exists() and marker.read_text() == wanted and python.exists():
+        return python
+    if venv.is_symlink() or (venv.exists() and not (venv / "pyvenv.cfg").exists() and not _is_empty(venv)):
+        raise SetupFailed(f"{venv} is in the way and is no virtual environment. Move it away and run again.")
+    shutil.rmtree(venv, ignore_errors=True)
+    log = libraries.with_suffix(".log")
+    _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], log, "Making .venv")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    shared = libraries / "lib" / version / "site-packages"
+    (venv / "lib" / version / "site-packages" / "zeromask-libraries.pth").write_text(f"{shared}\n")
+    pip = [str(libraries / "bin" / "python"), "-m", "pip", "--python", str(python), "install"]
+    _run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], log, "Installing the project in .venv")
+    marker.write_text(wanted)
+    return python
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another run is making the environment {name}; waiting for it.", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _require_room(folder: Path, environment: Environment) -> None:
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < environment.gigabytes * 1.5:  # pip unpacks beside what it installs
+        raise SetupFailed(
+            f"{environment.name} needs about {environment.gigabytes * 1.5:.0f} GB in {folder}, {free:.1f} GB are free. "
+            "Make room, or set ZEROMASK_CACHE to a folder on another disk."
+        )
+
+
+def _run(command: Sequence[str], log: Path, told: str) -> None:
+    """Run a command, its output in `log`, a line of progress on the terminal."""
+    start = time.monotonic()
+    with log.open("a+", errors="replace") as file:
+        begin = file.seek(0, os.SEEK_END)
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        try:
+            while process.poll() is None:
+                _show(f"{told} ... {time.monotonic() - start:.0f} s", final=False)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1 if sys.stderr.isatty() else 20)
+        except BaseException:  # Ctrl-C above all: pip must not go on behind the back of the next run
+            process.kill()
+            raise
+        file.seek(begin)
+        output = file.read()
+    if process.returncode == 0:
+        _show(f"{told} ... done in {time.monotonic() - start:.0f} s", final=True)
+        return
+    raise SetupFailed(_explain(told, output, log))
+
+
+def _explain(told: str, output: str, log: Path) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR") or "rror:" in line] or lines[-1:]
+    remedy = "Look into the log, mend what it names, and run again: finished downloads are kept."
+    if "ensurepip" in output:
+        remedy = "Install your system's venv package (Debian, Ubuntu: apt install python3-venv) and run again."
+    elif any(sign in output for sign in _OFFLINE_SIGNS):
+        remedy = "The package registry was not reached: check the network (or PIP_INDEX_URL) and run again."
+    elif "No matching distribution" in output:
+        remedy = (
+            "The registry was not reached or has none for this Python: check the network (or PIP_INDEX_URL), "
+            "or name another Python (make PYTHON=/path/to/python3.12), and run again."
+        )
+    elif "No space left" in output:
+        remedy = "The disk is full: make room, or set ZEROMASK_CACHE to a folder on another disk, and run again."
+    return f"{told} failed: {' '.join(errors[-1:])[:300]}\n{remedy}\nLog: {log}"
+
+
+def _show(text: str, *, final: bool) -> None:
+    terminal = sys.stderr.isatty()
+    sys.stderr.write(f"\r\033[K{text}" if terminal else f"{text}\n")
+    if terminal and final:
+        sys.stderr.write("\n")
+    sys.stderr.flush()
+
+
+def main(names: Sequence[str]) -> int:
+    """Make the named environments; returns the exit status."""
+    if not _OLDEST_PYTHON <= sys.version_info[:2] < _TOO_NEW_PYTHON:
+        print(f"Python 3.11, 3.12 or 3.13 is needed, this is {platform.python_version()}. "
+              "Name another one: make PYTHON=/path/to/python3.11 ...")  # fmt: skip
+        return 2
+    try:
+        for name in names:
+            if name == "project":
+                link_project(ensure(project_environment()))
+            elif name == "label-studio":
+                ensure(label_studio_environment())
+            else:
+                raise SetupFailed(f"There is no environment {name!r}; there are project and label-studio.")
+    except SetupFailed as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the next run goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""The contract between the halves: what travels through Redis, under which names, as JSON and nothing else.
+
+It must not know who enqueues or who works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from plugin_config.errors import JobError
+from plugin_config.queue.connection import redis_errors
+from plugin_config.queue.keys import LEARN_QUEUE, LOOK_QUEUE, QUEUE
+
+SLOTS = 8  # drains of a project at a time; the one after these is for what annotators wait for
+MOST_ID = 2**63 - 1  # of a task or project: what a database counts to
+DRAIN_JOB = "worker.tasks.drain_project"
+REFRESH_JOB = "worker.tasks.refresh_project"
+LEARN_JOB = "worker.tasks.learn_project"
+ALLOWED_FUNCTIONS = frozenset({DRAIN_JOB, REFRESH_JOB, LEARN_JOB})
+
+# A drain takes a bounded number of tasks, so this long means the worker hangs; the lease tells earlier that it died.
+JOB_TIMEOUT_S = 600
+LEARN_TIMEOUT_S = 4 * 3600
+
+_REMEDY = "Jobs are made by the backend and the worker only; look who else writes to this Redis."
+
+
+@dataclass(frozen=True, order=True)
+class TaskRef:
+    """One task wanted at one model version: the unit that is pending, leased, done or failed."""
+
+    version: str
+    task: int
+
+    def __post_init__(self) -> None:
+        if not self.version or "|" in self.version:
+            raise JobError("task reference", f"version must be a name without '|', got {self.version!r}", _REMEDY)
+        if type(self.task) is not int or not 0 < self.task <= MOST_ID:
+            problem = f"task must be a positive int of at most 63 bits, got {str(self.task)[:40]!r}"
+            raise JobError("task reference", problem, _REMEDY)
+
+    def encode(self) -> str:
+        """The member name in Redis."""
+        return f"{self.version}|{self.task}"
+
+    @classmethod
+    def decode(cls, member: str) -> TaskRef:
+        """Read a member name back.
+
+        Raises:
+            JobError: the text is not one `encode` wrote.
+        """
+        version, _, task = member.rpartition("|")
+        if not task.isdecimal() or len(task) > len(str(MOST_ID)):
+            raise JobError("task reference", f"must be 'version|task', got {member[:80]!r}", _REMEDY)
+        return cls(version, int(task))
+
+
+@dataclass(frozen=True)
+class ProjectJob:
+    """Something to do about one project; every field is an int, not below its `least`."""
+
+    project: int
+
+    least: ClassVar[Mapping[str, int]] = {"project": 1}
+    most: ClassVar[Mapping[str, int]] = {}
+
+    def __post_init__(self) -> None:
+        _require_ints(self, least=self.least, most=self.most)
+
+    def to_json(self) -> dict[str, Any]:
+        """The job's only argument."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Check what came out of Redis.
+
+        Raises:
+            JobError: a field is missing, unknown or of the wrong type.
+        """
+        return cls(**_fields(data, {item.name for item in fields(cls)}))
+
+
+@dataclass(frozen=True)
+class DrainProject(ProjectJob):
+    """Take up to `limit` pending tasks of a project, predict and post them. `slot` tells parallel drains apart."""
+
+    slot: int
+    limit: int
+
+    least: ClassVar[Mapping[str, int]] = {"project": 1, "slot": 0, "limit": 1}
+    most: ClassVar[Mapping[str, int]] = {"slot": SLOTS, "limit": 100_000}
+
+
+@dataclass(frozen=True)
+class RefreshProject(ProjectJob):
+    """Look at a project's labeling config and tasks again and ask for what its present version lacks."""
+
+
+@dataclass(frozen=True)
+class LearnProject(ProjectJob):
+    """Look at a project's corrections and learn from them where there is something new."""
+
+
+def predict_queue(redis: Redis) -> Queue:
+    """The queue both halves share. JSON, because unpickling would let anyone who reaches Redis run code."""
+    return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+def look_queue(redis: Redis) -> Queue:
+    """The queue of looks at projects, apart from the drains: whatever asks for looks holds up no task."""
+    return Queue(LOOK_QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+def learn_queue(redis: Redis) -> Queue:
+    """The queue of the processes that learn."""
+    return Queue(LEARN_QUEUE, connection=redis, serializer=JSONSerializer)
+
+
+def learn_job_id(project: int) -> str:
+    """The one RQ id of a project's learning: however often it is asked for, it waits in the queue once."""
+    return f"learn-{project}"
+
+
+@redis_errors
+def enqueue_learning(queue: Queue, job: LearnProject) -> bool:
+    """Queue a job of the learning queue; False when it waits there already.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    made = learn_job_id(job.project)
+    if queue.connection.lpos(queue.key, made) is not None:
+        return False
+    if queue.connection.type(Job.key_for(made)) != b"hash":  # whatever else stands there would keep it from being asked
+        queue.connection.delete(Job.key_for(made))
+    queue.enqueue_call(
+        LEARN_JOB, args=(job.to_json(),), timeout=LEARN_TIMEOUT_S, result_ttl=0, failure_ttl=86400,
+        description=repr(job), job_id=made,
+    )  # fmt: skip
+    return True
+
+
+def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = False, name: str | None = None) -> str:
+    """Queue a job, ahead of all others when `first`, and return its RQ id, which is `name` where that is given. No
+    result is kept: what came out is in Label Studio.
+    """
+    function = DRAIN_JOB if isinstance(job, DrainProject) else REFRESH_JOB
+    made = queue.enqueue_call(
+        function, args=(job.to_json(),), timeout=JOB_TIMEOUT_S, result_ttl=0, failure_ttl=86400,
+        description=repr(job), at_front=first, job_id=name,
+    )  # fmt: skip
+    return str(made.id)
+
+
+def _fields(data: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    if not isinstance(data, Mapping) or set(data) != names:
+        raise JobError("job", f"must have the fields {sorted(names)}, got {str(data)[:200]}", _REMEDY)
+    return dict(data)
+
+
+def _require_ints(job: Any, *, least: Mapping[str, int], most: Mapping[str, int]) -> None:
+    for name, bound in least.items():
+        value, top = getattr(job, name), most.get(name, MOST_ID)
+        if type(value) is not int or not bound <= value <= top:
+            problem = f"{name} must be an int from {bound} to {top}, got {str(value)[:40]!r}"
+            raise JobError(f"job {type(job).__name__}", problem, _REMEDY)

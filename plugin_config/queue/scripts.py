@@ -1,0 +1,240 @@
+"""The transitions of `plugin_config.queue.pending`, each one Redis script, so that no two workers ever see half of one.
+
+Every script gets a project's key prefix ("zeromask:P:") as its only key and finds the rest from there. It must not
+know Python.
+"""
+
+from __future__ import annotations
+
+# A clock that neither goes back nor leaps: it advances with Redis' own, by ten seconds at most between two looks at
+# it. A machine whose clock is set, and the hours in which Redis was down, then cost nobody a lease and delay no retry;
+# living workers look every few seconds, so the leases of a dead one run out in time all the same.
+# Whoever reaches Redis may write there: what is no number that can be reckoned with counts as none, and a clock that is
+# a year behind is set, or nothing would be due any more.
+CLOCK = """
+local function num(value)
+  local n = tonumber(value or '')
+  if n and n == n and n > -1e15 and n < 1e15 then return n end
+  return nil
+end
+local function one_more(key, field)
+  local n = math.max(0, math.floor(num(redis.call('HGET', key, field)) or 0)) + 1
+  redis.call('HSET', key, field, n)
+  return n
+end
+local t = redis.call('TIME')
+local wall = t[1] * 1000 + math.floor(t[2] / 1000)
+local clock = redis.call('HMGET', 'zeromask:clock', 'wall', 'now')
+local now = wall
+local before, last = num(clock[1]), num(clock[2])
+if before and last then now = math.floor(last) + math.min(math.max(wall - before, 0), 10000) end
+if wall - now > 32000000000 then now = wall end
+redis.call('HSET', 'zeromask:clock', 'wall', wall, 'now', now)
+local P = KEYS[1]
+"""
+
+NOW = CLOCK + "return now"
+
+# A key of the wrong kind ends a script before anything is changed: nothing is half done, and can be done once more.
+_SOUND = """
+local function sound(hashes, zsets, sets)
+  redis.call('LLEN', 'zeromask:errors')
+  for _, name in ipairs(hashes) do redis.call('HLEN', P .. name) end
+  for _, name in ipairs(zsets) do redis.call('ZCARD', P .. name) end
+  for _, name in ipairs(sets) do redis.call('SCARD', P .. name) end
+end
+"""
+
+_FAIL = """
+local function fail(member, reason)
+  redis.call('HDEL', P .. 'tries', member)
+  redis.call('HDEL', P .. 'deaths', member)
+  redis.call('HSET', P .. 'failed', member, reason)
+  local row = {at = wall, project = tonumber(string.match(P, ':(%d+):')), task = member, reason = reason}
+  redis.call('LPUSH', 'zeromask:errors', cjson.encode(row))
+  redis.call('LTRIM', 'zeromask:errors', 0, 99)
+end
+"""
+
+# ARGV: project, how far ahead of now (ms), how many follow in further calls, most that may be pending, most unknown
+# projects, most that may be pending of all those, members. The order of the members is kept, 64 in a millisecond. A
+# project is unknown until Label Studio said that it exists. Answers how many are new, -1 where there is no room.
+ADD = CLOCK + _SOUND + """
+sound({'leases', 'failed'}, {'pending'}, {})
+local many = #ARGV - 6
+if redis.call('SISMEMBER', 'zeromask:projects', ARGV[1]) == 0 then
+  if not redis.call('ZSCORE', 'zeromask:unknown', ARGV[1]) then
+    if redis.call('ZCARD', 'zeromask:unknown') >= tonumber(ARGV[5]) then return -1 end
+    redis.call('ZADD', 'zeromask:unknown', now, ARGV[1])
+  end
+  local waiting = 0
+  for _, project in ipairs(redis.call('ZRANGE', 'zeromask:unknown', 0, -1)) do
+    local held = redis.pcall('ZCARD', 'zeromask:' .. project .. ':pending')
+    waiting = waiting + (type(held) == 'number' and held or 0)
+  end
+  if waiting + many > tonumber(ARGV[6]) then return -1 end
+elseif redis.call('ZCARD', P .. 'pending') + many > tonumber(ARGV[4]) then
+  return -1
+end
+local added = 0
+local last = now - tonumber(ARGV[2]) - ARGV[3] / 64
+for i = 7, #ARGV do
+  local due = last - (#ARGV - i) / 64
+  if redis.call('HEXISTS', P .. 'leases', ARGV[i]) == 0 then
+    local old = redis.call('ZSCORE', P .. 'pending', ARGV[i])
+    if not old then
+      added = added + 1
+      redis.call('HDEL', P .. 'failed', ARGV[i])
+      redis.call('ZADD', P .. 'pending', due, ARGV[i])
+    elseif due < tonumber(old) then
+      redis.call('ZADD', P .. 'pending', due, ARGV[i])
+    end
+  end
+end
+return added
+"""
+
+# ARGV: project, owner, lease (ms), most tasks, deaths that make a task a suspect. Answers member, due, suspect (0 or 1)
+# in turn. A suspect may kill its worker, so it travels alone and costs nobody else a try.
+TAKE = CLOCK + _SOUND + """
+sound({'leases', 'deaths'}, {'pending'}, {})
+local taken = {}
+if redis.call('SISMEMBER', 'zeromask:paused', ARGV[1]) == 1 then return taken end
+local due = redis.call('ZRANGEBYSCORE', P .. 'pending', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+for i = 1, #due, 2 do
+  local suspect = (num(redis.call('HGET', P .. 'deaths', due[i])) or 0) >= tonumber(ARGV[5])
+  if suspect and #taken > 0 then break end
+  redis.call('ZREM', P .. 'pending', due[i])
+  redis.call('HSET', P .. 'leases', due[i], ARGV[2] .. '|' .. (now + ARGV[3]) .. '|' .. due[i + 1])
+  taken[#taken + 1] = due[i]
+  taken[#taken + 1] = due[i + 1]
+  taken[#taken + 1] = suspect and '1' or '0'
+  if suspect then break end
+end
+return taken
+"""
+
+_MINE = """
+local function mine(member)
+  local lease = redis.call('HGET', P .. 'leases', member)
+  if not lease or string.sub(lease, 1, #ARGV[1] + 1) ~= ARGV[1] .. '|' then return nil end
+  return string.match(lease, '|([^|]*)$')
+end
+"""
+
+# ARGV: owner, lease (ms), members. Answers those still held.
+RENEW = CLOCK + _MINE + """
+local kept = {}
+for i = 3, #ARGV do
+  local due = mine(ARGV[i])
+  if due then
+    redis.call('HSET', P .. 'leases', ARGV[i], ARGV[1] .. '|' .. (now + ARGV[2]) .. '|' .. due)
+    kept[#kept + 1] = ARGV[i]
+  end
+end
+return kept
+"""
+
+# ARGV: owner, member, outcome, detail (reason, or delay in ms), most tries.
+SETTLE = CLOCK + _SOUND + _MINE + _FAIL + """
+local due = mine(ARGV[2])
+if not due then return 0 end
+local version, task = string.match(ARGV[2], '^(.*)|(%d+)$')
+sound({'tries', 'deaths', 'failed', 'pace'}, {'pending'}, {'versions', 'done:' .. version})
+redis.call('HDEL', P .. 'leases', ARGV[2])
+if ARGV[3] == 'done' then
+  redis.call('HDEL', P .. 'tries', ARGV[2])
+  redis.call('HDEL', P .. 'deaths', ARGV[2])
+  redis.call('SADD', P .. 'versions', version)
+  redis.call('SADD', P .. 'done:' .. version, task)
+  local bucket = math.floor(now / 5000)
+  local held = redis.call('HGET', P .. 'pace', bucket % 13)
+  local count = held and num(string.match(held, '^' .. bucket .. ':(%d+)$')) or 0
+  redis.call('HSET', P .. 'pace', bucket % 13, bucket .. ':' .. (count + 1))
+elseif ARGV[3] == 'failed' then
+  fail(ARGV[2], ARGV[4])
+elseif ARGV[3] == 'retry' then
+  local tries = one_more(P .. 'tries', ARGV[2])
+  if tries >= tonumber(ARGV[5]) then
+    fail(ARGV[2], ARGV[4])
+  else
+    redis.call('ZADD', P .. 'pending', now + 1000 * 4 ^ tries, ARGV[2])
+  end
+elseif ARGV[3] == 'again' then
+  redis.call('ZADD', P .. 'pending', ARGV[4] == '0' and num(due) or now + ARGV[4], ARGV[2])
+elseif ARGV[3] == 'dropped' then
+  redis.call('HDEL', P .. 'tries', ARGV[2])
+  redis.call('HDEL', P .. 'deaths', ARGV[2])
+end
+return 1
+"""
+
+# ARGV: most deaths, reason, how long a doubt lasts (ms). Where the dead worker was about to post, two may arrive.
+SWEEP = CLOCK + _SOUND + _FAIL + """
+sound({'leases', 'tries', 'deaths', 'failed'}, {'pending', 'doubts'}, {})
+local back = {}
+local leases = redis.call('HGETALL', P .. 'leases')
+for i = 1, #leases, 2 do
+  local member = leases[i]
+  local runs_out, due = string.match(leases[i + 1], '|(%d+)|([^|]*)$')
+  if not num(runs_out) or num(runs_out) < now then
+    redis.call('HDEL', P .. 'leases', member)
+    redis.call('ZADD', P .. 'doubts', now + ARGV[3], member)
+    local deaths = one_more(P .. 'deaths', member)
+    if deaths >= tonumber(ARGV[1]) then
+      fail(member, ARGV[2])
+    elseif deaths == 1 then
+      redis.call('ZADD', P .. 'pending', num(due) or now, member)
+    else
+      redis.call('ZADD', P .. 'pending', now + 1000 * 4 ^ (deaths - 2), member)
+    end
+    back[#back + 1] = member
+  end
+end
+return back
+"""
+
+# ARGV: how far ahead of now (ms), failed members. Answers how many are pending again.
+AGAIN = CLOCK + _SOUND + """
+sound({'failed'}, {'pending'}, {})
+local moved = 0
+for i = 2, #ARGV do
+  if redis.call('HDEL', P .. 'failed', ARGV[i]) == 1 then
+    moved = moved + 1
+    redis.call('ZADD', P .. 'pending', 'NX', now - ARGV[1], ARGV[i])
+  end
+end
+return moved
+"""
+
+# ARGV: members. Their leases go too: a worker that holds one finds it gone before it posts.
+CANCEL = CLOCK + _SOUND + """
+sound({'leases', 'tries', 'deaths'}, {'pending'}, {})
+local cancelled = 0
+for i = 1, #ARGV do
+  cancelled = cancelled + redis.call('ZREM', P .. 'pending', ARGV[i]) + redis.call('HDEL', P .. 'leases', ARGV[i])
+  redis.call('HDEL', P .. 'tries', ARGV[i])
+  redis.call('HDEL', P .. 'deaths', ARGV[i])
+end
+return cancelled
+"""
+
+# Answers how many tasks were done within the last whole minute of the ring.
+PACE = CLOCK + """
+local bucket, sum = math.floor(now / 5000), 0
+for _, held in ipairs(redis.call('HVALS', P .. 'pace')) do
+  local at, count = string.match(held, '^(%d+):(%d+)$')
+  local since = bucket - (num(at) or bucket)
+  if since >= 1 and since <= 12 then sum = sum + (num(count) or 0) end
+end
+return sum
+"""
+
+# ARGV: member, how long a doubt lasts (ms).
+DOUBT = CLOCK + "return redis.call('ZADD', P .. 'doubts', now + ARGV[2], ARGV[1])"
+
+# Answers the due ones' number where the project is not paused. ARGV: project.
+DUE = CLOCK + """
+if redis.call('SISMEMBER', 'zeromask:paused', ARGV[1]) == 1 then return 0 end
+return redis.call('ZCOUNT', P .. 'pending', '-inf', now)
+"""

@@ -1,0 +1,1 @@
+"""What was learned of a project: its versions on disk, which one is served, going back."""

@@ -1,0 +1,1 @@
+"""The laboratory: how good and how fast, measured. Nothing imports it."""

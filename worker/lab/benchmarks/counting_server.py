@@ -1,0 +1,138 @@
+"""`python -m worker.lab.benchmarks.counting_server`: stands in for Label Studio where only speed counts.
+
+It serves any number of tasks with a picture each, keeps which predictions were posted, and counts.
+
+It must not know who posts. Everything it says is what `plugin_config.label_studio.client` reads of the real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+CONFIG = (
+    '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image"><Label value="red shape"/>'
+    '<Label value="blue shape"/></BrushLabels></View>'
+)
+
+
+class Counted:
+    """What was posted so far. Safe to share between threads."""
+
+    def __init__(self, tasks: int, picture: bytes) -> None:
+        self.tasks = tasks
+        self.picture = picture
+        self._lock = threading.Lock()
+        self._posts: Counter[int] = Counter()
+        self._versions: dict[int, str] = {}
+        self._moments: list[float] = []
+
+    def post(self, task: int, version: str) -> int:
+        """Count one prediction; returns its id."""
+        with self._lock:
+            self._posts[task] += 1
+            self._versions[task] = version
+            self._moments.append(time.monotonic())
+            return len(self._moments)
+
+    def version(self, task: int) -> str:
+        """The version posted of a task, "" when none was."""
+        return self._versions.get(task, "")
+
+    def told(self) -> dict[str, Any]:
+        """Posts, tasks with a post, posts too many, and posts per second by the moments of the last ones."""
+        with self._lock:
+            twice = sum(count - 1 for count in self._posts.values())
+            return {"posts": len(self._moments), "tasks": len(self._posts), "duplicated": twice,
+                    "moments": self._moments[-2000:], "now": time.monotonic()}  # fmt: skip
+
+
+def stamped(picture: bytes, number: int) -> bytes:
+    """A picture like no other: caches go by what is in it. `picture` ends with its pixels, as a BMP file does."""
+    return picture[:-8] + number.to_bytes(8, "little")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve on a loopback port until killed."""
+    parser = argparse.ArgumentParser(description="Label Studio's part in a benchmark.")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--tasks", type=int, required=True)
+    parser.add_argument("--picture", type=Path, required=True)
+    found = parser.parse_args(arguments)
+    counted = Counted(found.tasks, found.picture.read_bytes())
+    ThreadingHTTPServer(("127.0.0.1", found.port), _handler(counted)).serve_forever()
+    return 0
+
+
+def _handler(counted: Counted) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1
+
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            if parts.path.startswith("/data/upload/1/"):
+                self._send(stamped(counted.picture, int(parts.path.split("/")[4])), "image/bmp")
+            elif parts.path.startswith("/api/projects/"):
+                self._json({"id": 1, "title": "bench", "label_config": CONFIG, "model_version": "",
+                            "task_number": counted.tasks})  # fmt: skip
+            elif parts.path == "/api/tasks/":
+                self._json(_tasks(counted, query))
+            elif parts.path == "/api/predictions/":
+                task = int(query["task"])
+                version = counted.version(task)
+                self._json([{"id": task, "task": task, "model_version": version, "result": []}] if version else [])
+            elif parts.path == "/count":
+                self._json(counted.told())
+            else:
+                self._json([])
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            number = counted.post(body["task"], body["model_version"])
+            self._json({"id": number, **body}, status=201)
+
+        def do_PATCH(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._json({})
+
+        def _json(self, value: Any, *, status: int = 200) -> None:
+            self._send(json.dumps(value).encode(), "application/json", status=status)
+
+        def _send(self, content: bytes, kind: str, *, status: int = 200) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing on the terminal."""
+
+    return Handler
+
+
+def _tasks(counted: Counted, query: dict[str, str]) -> dict[str, Any]:
+    if "query" in query:
+        ids = [task for task in json.loads(query["query"])["selectedItems"]["included"] if task <= counted.tasks]
+    else:
+        page, size = int(query["page"]), int(query["page_size"])
+        ids = list(range(1 + (page - 1) * size, 1 + min(page * size, counted.tasks)))
+    rows = [{"id": task, "data": {"image": f"/data/upload/1/{task}"}, "total_annotations": 0,
+             "predictions_model_versions": counted.version(task)} for task in ids]  # fmt: skip
+    return {"tasks": rows, "total": counted.tasks}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

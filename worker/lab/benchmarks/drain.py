@@ -1,0 +1,134 @@
+"""100,000 tasks through the real queue: asked for in one request, drained by a real worker whose pixels are stand-ins.
+
+What is measured is the queue alone: Redis, RQ, leases, posts. It must not know about models.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from rich.console import Console
+
+from plugin_config.local.ports import answers
+from plugin_config.queue.control import QueueControl
+from worker.lab.benchmarks.counting_server import CONFIG
+from worker.lab.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
+from worker.label_studio.images import Picture
+from worker.service.admission import Prediction
+from worker.service.batches import BatchSize
+from worker.service.work import Drawn, Embedded, Fetched, Leased
+
+_STUB = "worker.lab.benchmarks.drain"
+_MB = 1024 * 1024
+_STILL_S = 120.0
+
+
+class StubbedPixels(Prediction):
+    """The worker's stages with no picture fetched and none looked at; leases and posts are the real ones."""
+
+    def fetch(self, leased: Leased) -> Fetched | None:
+        """A picture of one pixel."""
+        return Fetched(leased, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
+
+    def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
+        """Nothing seen."""
+        size.took(len(batch), 0.0)
+        nothing: Any = None
+        return [Embedded(item.leased, item.picture, nothing, item.classes, item.ms) for item in batch]
+
+    def draw(self, embedded: Embedded) -> Drawn | None:
+        """One small box."""
+        box = {"x": 10, "y": 10, "width": 10, "height": 10, "rotation": 0, "rectanglelabels": ["red shape"]}
+        region = {"id": str(embedded.leased.ref.task), "type": "rectanglelabels", "from_name": "brush",
+                  "to_name": "image", "value": box}  # fmt: skip
+        return Drawn(embedded.leased, [region], 0.5, embedded.ms)
+
+
+def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
+    """Ask for `tasks` tasks in one /predict and drain them.
+
+    Returns:
+        predict_s: how long the request took; enqueue_per_s: tasks a second of it.
+        request_mb: its size; backend_mb, backend_peak_mb: resident memory of the backend before and at most.
+        bytes_per_task: what a pending task takes in Redis, all keys counted.
+        drained_per_s, drain_s; posted, duplicated, failed, lost: what became of them.
+    """
+    with bench_stage(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as stage:
+        url = f"http://127.0.0.1:{stage.settings.port}"
+        stage.start("backend", "backend", ready=lambda: answers(f"{url}/health"))
+        backend = psutil.Process(stage.supervisor.pid("backend"))
+        before = backend.memory_info().rss / _MB
+        empty = _redis_bytes(stage)
+        body = _request(tasks)
+        started = time.perf_counter()
+        answer = httpx.post(f"{url}/predict", content=body, headers={"Content-Type": "application/json"}, timeout=100,
+                            trust_env=False)  # fmt: skip
+        asked_s = time.perf_counter() - started
+        answer.raise_for_status()
+        pending = stage.pending.counts(PROJECT).pending
+        figures = {
+            "predict_s": asked_s, "enqueue_per_s": pending / asked_s, "request_mb": len(body) / _MB,
+            "backend_mb": before, "backend_peak_mb": _peak_mb(backend),
+            "bytes_per_task": (_redis_bytes(stage) - empty) / pending,
+        }  # fmt: skip
+        control = QueueControl(stage.redis, stage.settings)
+        control.pause(PROJECT)  # until the worker is up: its start is not the queue's cost
+        stage.start_workers(1, _STUB)
+        started = time.perf_counter()
+        control.resume(PROJECT)
+        _wait_drained(stage, tasks, console)
+        drained_s = time.perf_counter() - started
+        told, counts = stage.counted(), stage.pending.counts(PROJECT)
+    return {**figures, "drain_s": drained_s, "drained_per_s": told["tasks"] / drained_s, "posted": told["posts"],
+            "duplicated": told["duplicated"], "failed": counts.failed,
+            "lost": tasks - told["tasks"] - counts.failed}  # fmt: skip
+
+
+def _request(tasks: int) -> bytes:
+    """What Label Studio sends: each task with its data and bookkeeping, some 900 bytes."""
+    data = {"image": "/data/upload/1/0a1b2c3d-some_picture_of_usual_name.jpg", "note": "x" * 300}
+    rows = [{"id": task, "data": data, "meta": {}, "created_at": "2026-01-01T00:00:00Z", "is_labeled": False,
+             "updated_at": "2026-01-01T00:00:00Z", "overlap": 1, "inner_id": task, "total_annotations": 0,
+             "cancelled_annotations": 0, "total_predictions": 0, "comment_count": 0, "project": PROJECT,
+             "updated_by": [], "file_upload": task, "annotations": [], "predictions": []}
+            for task in range(1, tasks + 1)]  # fmt: skip
+    body = {"tasks": rows, "project": f"{PROJECT}.1", "label_config": CONFIG, "params": {"context": None}}
+    return json.dumps(body).encode()
+
+
+def _wait_drained(stage: BenchStage, tasks: int, console: Console) -> None:
+    """Until nothing is pending or leased, or nothing moves any more."""
+    with console.status("draining ...") as status:
+        last, moved = -1, time.monotonic()
+        while time.monotonic() - moved < _STILL_S:
+            counts = stage.pending.counts(PROJECT)
+            if counts.pending + counts.leased == 0:
+                return
+            if counts.done != last:
+                last, moved = counts.done, time.monotonic()
+            status.update(f"draining: {counts.done} of {tasks}")
+            time.sleep(0.5)
+
+
+def _redis_bytes(stage: BenchStage) -> float:
+    keys: Any = stage.redis.keys("zeromask:*")
+    return float(sum(stage.redis.memory_usage(key, samples=0) or 0 for key in keys))
+
+
+def _peak_mb(process: psutil.Process) -> float:
+    with open(f"/proc/{process.pid}/status", encoding="ascii") as file:  # noqa: PTH123
+        rows = dict(line.split(":", 1) for line in file)
+    return int(rows["VmHWM"].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    from worker.__main__ import main
+
+    sys.exit(main(sys.argv[1:], stages=StubbedPixels))

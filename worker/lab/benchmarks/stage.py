@@ -1,0 +1,104 @@
+"""What benchmarks of the queue run on: a real Redis, a counting server in Label Studio's place, workers, a way to ask.
+
+It must not know what is measured.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+from redis import Redis
+
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.local.embedded_redis import embedded_redis
+from plugin_config.local.ports import answers, free_port
+from plugin_config.local.supervisor import Command, Supervisor, module_command
+from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.settings import Settings
+
+PROJECT = 1
+_READY_S = 300.0
+
+
+@dataclass(frozen=True)
+class BenchStage:
+    """The running parts; `settings` name them."""
+
+    settings: Settings
+    supervisor: Supervisor
+    redis: Redis
+    pending: PendingTasks
+
+    def start(self, name: str, *argv: str, ready: Callable[[], bool] | None = None) -> None:
+        """Start a process of ours with the settings of the stage."""
+        module, *arguments = argv
+        command = [*module_command(module), *arguments]
+        told = self.settings.environment("backend" if module == "backend" else "worker")
+        self.supervisor.start(Command(name, command, told, ready=ready, ready_s=_READY_S))
+
+    def start_workers(self, count: int, *argv: str) -> None:
+        """Start workers and wait until all live."""
+        presence = WorkerPresence(self.redis)
+        for number in range(1, count + 1):
+            self.start(f"worker-{number}", *argv, ready=lambda wanted=number: presence.live_workers() >= wanted)  # type: ignore[misc]
+
+    def counted(self) -> dict[str, Any]:
+        """What the counting server counted."""
+        answer = httpx.get(f"{self.settings.label_studio_url}/count", timeout=30, trust_env=False)
+        return dict(answer.json())
+
+    def wait(self, condition: Callable[[], bool], *, within_s: float, told: str) -> None:
+        """Wait until it holds.
+
+        Raises:
+            EnvironmentBroken: it did not within that time.
+        """
+        deadline = time.monotonic() + within_s
+        while not condition():
+            if time.monotonic() > deadline:
+                remedy = "Run it again when the machine is less busy."
+                raise EnvironmentBroken("benchmark", f"{told} did not come within {within_s:.0f} s", remedy)
+            time.sleep(0.2)
+
+
+@contextmanager
+def bench_stage(*, tasks: int, picture: bytes, **changes: object) -> Iterator[BenchStage]:
+    """Start Redis and the counting server in a folder of their own, without any worker yet."""
+    with tempfile.TemporaryDirectory(prefix="zm-b-") as folder:
+        state = Path(folder)
+        (state / "picture.bmp").write_bytes(picture)
+        port = free_port()
+        settings = replace(
+            Settings(state_dir=folder, label_studio_url=f"http://127.0.0.1:{port}", label_studio_api_key="x",
+                     port=free_port(), threads=1, reconcile_s=3600.0),
+            **changes,  # type: ignore[arg-type]
+        )  # fmt: skip
+        with Supervisor(state) as supervisor:
+            redis = embedded_redis(state)
+            supervisor.start(redis.command)
+            settings = replace(settings, redis_url=redis.url)
+            with Redis.from_url(redis.url) as connection:
+                pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
+                stage = BenchStage(settings, supervisor, connection, pending)
+                arguments = ["--port", str(port), "--tasks", str(tasks), "--picture", str(state / "picture.bmp")]
+                stage.start("counting", "worker.lab.benchmarks.counting_server", *arguments, ready=lambda: answers(f"http://127.0.0.1:{port}/count"))
+                yield stage
+
+
+def blotches(height: int, width: int) -> bytes:
+    """A BMP file of smooth noise."""
+    coarse = np.random.default_rng(0).integers(0, 256, (max(2, height // 48), max(2, width // 48), 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "BMP")
+    return buffer.getvalue()

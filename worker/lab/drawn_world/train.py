@@ -1,0 +1,214 @@
+"""Train the builtin model on drawn scenes: `python -m worker.builtin.train --minutes 60 --output-dir runs/builtin`.
+
+Reads aloud as: settings, model, schedule, loop, checkpoint. It must not know how weights are shipped (see `export`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from plugin_config.errors import ModelUnavailable
+from worker.lab.drawn_world.lessons import Lesson, lesson
+from worker.lab.drawn_world.measure import Speak, figures
+from worker.lab.drawn_world.objective import Clip, encode_texts, lesson_loss
+from worker.lab.drawn_world.phrases import CONTEXT_LENGTH, compact, known_tokens, tokenize
+from worker.lab.drawn_world.world import TEXTURES
+
+NATIVE, WIDTH = 96, 16  # pixels, channels of the first stage
+MODEL_CFG = {
+    "embed_dim": 128,
+    "init_logit_scale": math.log(12.0),
+    "init_logit_bias": -5.0,
+    "vision_cfg": {"image_size": NATIVE, "layers": [2, 3, 6, 1], "width": WIDTH, "head_width": 64},
+    "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run; the same settings give the same weights on the same machine.
+
+    Attributes:
+        output_dir: where checkpoint and log go.
+        steps: length of the learning-rate schedule.
+        minutes: wall clock after which to stop early, resumable.
+        seed: of weights, scenes and texts.
+        patches: patches per step.
+        learning_rate: peak of the schedule.
+        report_every: steps between measurements on unseen compositions.
+    """
+
+    output_dir: Path
+    steps: int = 8500
+    minutes: float = math.inf
+    seed: int = 1
+    patches: int = 20 * 144
+    learning_rate: float = 2e-3
+    report_every: int = 500
+
+
+@dataclass
+class State:
+    """What a checkpoint holds."""
+
+    model: Clip
+    average: Clip
+    probe: nn.Linear
+    optimizer: torch.optim.AdamW
+    step: int = 0
+
+
+def new_state(settings: Settings) -> State:
+    """A fresh model whose token table holds only the words training can meet."""
+    torch.manual_seed(settings.seed)
+    text_cfg = {**MODEL_CFG["text_cfg"], "vocab_size": len(known_tokens())}  # type: ignore[dict-item]
+    model = open_clip.CLIP(**{**MODEL_CFG, "text_cfg": text_cfg})
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    probe = nn.Linear(8 * WIDTH, len(TEXTURES))
+    groups = [
+        {"params": decayed, "weight_decay": 0.05},
+        {"params": others, "weight_decay": 0.0},
+        {"params": list(probe.parameters()), "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+    return State(model, copy.deepcopy(model), probe, optimizer)
+
+
+def save(state: State, path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    aside = path.with_suffix(".part")
+    torch.save(
+        {
+            "model": state.model.state_dict(),
+            "average": state.average.state_dict(),
+            "probe": state.probe.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "step": state.step,
+        },
+        aside,
+    )
+    aside.replace(path)
+
+
+def load(settings: Settings, path: Path) -> State:
+    """Read a checkpoint back.
+
+    Raises:
+        ModelUnavailable: there is none.
+    """
+    if not path.is_file():
+        raise ModelUnavailable(f"checkpoint {path}", "it does not exist", "Start without --resume.")
+    saved = torch.load(path, weights_only=True)
+    state = new_state(settings)
+    state.model.load_state_dict(saved["model"])
+    state.average.load_state_dict(saved["average"])
+    state.probe.load_state_dict(saved["probe"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.step = saved["step"]
+    return state
+
+
+def rate_at(settings: Settings, step: int) -> float:
+    """Learning rate of a step: 150 steps of warm-up, then a cosine down to 2 %."""
+    if step < 150:
+        return settings.learning_rate * (step + 1) / 150
+    done = min(1.0, (step - 150) / max(1, settings.steps - 150))
+    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train_step(settings: Settings, state: State, batch: Lesson) -> dict[str, float]:
+    """One step of AdamW and of the running average of the weights."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate_at(settings, state.step)
+    loss, parts = lesson_loss(state.model, state.probe, batch, with_image=batch.pixels.shape[2:] == (NATIVE, NATIVE))
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    state.optimizer.step()
+    with torch.no_grad():
+        state.model.logit_scale.clamp_(max=math.log(60))
+        keep = min(0.999, (1 + state.step) / (10 + state.step))
+        values = state.model.state_dict()
+        for name, mean in state.average.state_dict().items():
+            if mean.is_floating_point():  # parameters and the statistics of the batch norms
+                mean.lerp_(values[name], 1 - keep)
+    state.step += 1
+    return parts
+
+
+def speaker(model: Clip) -> Speak:
+    """The text side of a model with the compact token table."""
+
+    def speak(texts: Sequence[str]) -> Tensor:
+        return encode_texts(model, torch.from_numpy(compact(tokenize(texts))))
+
+    return speak
+
+
+def train(settings: Settings, state: State) -> None:
+    """Run until the schedule ends or the clock does; checkpoint and measure on the way."""
+    path = settings.output_dir / "checkpoint.pt"
+    started = last_saved = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, (settings.output_dir / "training_log.jsonl").open("a") as log:
+        coming = pool.submit(_next_lesson, settings, state.step)
+        while state.step < settings.steps and time.monotonic() - started < settings.minutes * 60:
+            batch = coming.result()
+            coming = pool.submit(_next_lesson, settings, state.step + 1)
+            parts = train_step(settings, state, batch)
+            if state.step % settings.report_every == 0:
+                line = {"step": state.step, "minutes": round((time.monotonic() - started) / 60, 1)}
+                line |= {part: round(value, 4) for part, value in parts.items()} | figures(
+                    state.average, speaker(state.average)
+                )
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            if time.monotonic() - last_saved > 60:
+                save(state, path)
+                last_saved = time.monotonic()
+        coming.cancel()
+    save(state, path)
+
+
+def _next_lesson(settings: Settings, step: int) -> Lesson:
+    return lesson(settings.seed, step, progress=step / settings.steps, patches=settings.patches)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(prog="python -m worker.builtin.train", description=main.__doc__)
+    parser.add_argument("--output-dir", type=Path, required=True, help="checkpoint and log go here")
+    parser.add_argument("--steps", type=int, default=Settings.steps, help="length of the schedule")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; resume later")
+    parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--report-every", type=int, default=Settings.report_every, help="steps between measurements")
+    parser.add_argument("--patches", type=int, default=Settings.patches, help="patches per step")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output-dir")
+    options = vars(parser.parse_args(arguments))
+    torch.set_num_threads(options.pop("threads"))
+    resume = options.pop("resume")
+    settings = Settings(**options)
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    state = load(settings, settings.output_dir / "checkpoint.pt") if resume else new_state(settings)
+    with (settings.output_dir / "training_log.jsonl").open("a") as log:
+        command = ["python", "-m", "worker.lab.drawn_world.train", *(sys.argv[1:] if arguments is None else arguments)]
+        log.write(json.dumps({"command": " ".join(command), "seed": settings.seed, "from_step": state.step}) + "\n")
+    train(settings, state)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`zeromask evaluate`: figures of quality, one protocol at a time. It must not know how any of them measures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from plugin_config.errors import ZeromaskError
+from plugin_config.settings import Settings
+from worker.lab.evaluation import compose, learn, panoptic, refine
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to measure: its name, one line of help, its options, and what runs it (returns the exit status) under
+    settings of which options given go ahead.
+    """
+
+    name: str
+    meaning: str
+    add_arguments: Callable[[argparse.ArgumentParser, Settings], None]
+    run: Callable[[argparse.Namespace, Settings], int]
+
+
+PROTOCOLS = (
+    Protocol("compose", compose.MEANING, compose.add_arguments, compose.run),
+    Protocol("panoptic", panoptic.MEANING, panoptic.add_arguments, panoptic.run),
+    Protocol("refine", refine.MEANING, refine.add_arguments, refine.run),
+    Protocol("learn", learn.MEANING, learn.add_arguments, learn.run),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the protocol named. Returns its status; 2 when it could not start."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        settings = Settings.from_env(os.environ)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        protocol, parser = _choose(arguments, settings)
+        options = parser.parse_args(arguments)
+        given = {name: vars(options)[name] for name in ("model", "device") if name in vars(options)}
+        return protocol.run(options, replace(settings, **given))
+    except ZeromaskError as error:
+        sys.stderr.write(f"zeromask evaluate: {error}\n")
+        return 2
+
+
+def _choose(arguments: Sequence[str], settings: Settings) -> tuple[Protocol, argparse.ArgumentParser]:
+    """The protocol asked for, and a parser that knows its options."""
+    by_name = {protocol.name: protocol for protocol in PROTOCOLS}
+    rows = "\n".join(f"  {protocol.name:<9} {protocol.meaning}" for protocol in PROTOCOLS)
+    parser = argparse.ArgumentParser(
+        prog="zeromask evaluate", formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
+        description="Measure quality.", epilog=f"protocols:\n{rows}\n\n--protocol NAME --help tells its options.",
+    )  # fmt: skip
+    asked = _asked(arguments)
+    parser.add_argument("--protocol", choices=by_name, required=asked not in by_name, default=asked,
+                        help="what to measure, see below; `learn` where --learn is given")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
+    if asked in by_name:
+        by_name[asked].add_arguments(parser, settings)
+    parser.add_argument("-h", "--help", action="help", help="show this")
+    if asked not in by_name:
+        parser.parse_args(arguments)  # says what is wrong, and ends
+    return by_name[asked], parser
+
+
+def _asked(arguments: Sequence[str]) -> str:
+    """The protocol, before it is known which other options there are; empty when none can be told."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--protocol", default="")
+    parser.add_argument("--learn", default=None)
+    told = parser.parse_known_args(arguments)[0]
+    return str(told.protocol) or ("learn" if told.learn is not None else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

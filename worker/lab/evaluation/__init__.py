@@ -1,0 +1,1 @@
+"""Data sets, metrics and protocols: how good the masks are, measured."""

@@ -1,0 +1,107 @@
+"""A folder of photographs with drawn truth, read as what annotators would have made of it: words, examples' truth.
+
+The layout is that of `worker.lab.evaluation.photographs`. It must not know what is learned from a set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from plugin_config.errors import ImageUnavailable
+from worker.learning.interfaces import UNLABELLED, VOID, Words
+from worker.segmentation.pictures import shrink
+from worker.segmentation.text.encoder import BACKGROUND
+from worker.service.trainer.corrections import LONGEST_SIDE
+
+_FILE_VOID = 255
+_REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/learning_photos.md."
+
+
+@dataclass(frozen=True)
+class LabelledPhotograph:
+    """A photograph as annotated. Truths are indices in the set's words, UNLABELLED or VOID.
+
+    Attributes:
+        stem: its file's name.
+        image: (H, W, 3) uint8 RGB, what is looked at and annotated.
+        truth: (H, W) int16.
+        judged: (h, w) int16, the truth of the pixels that count.
+    """
+
+    stem: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.int16]
+    judged: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Photographs of some parts of a set.
+
+    Attributes:
+        words: a text for each class but the background.
+        has_background: whether some class is the background; a set without one has a label everywhere.
+        parts: part to its photographs, in the order of split.json.
+    """
+
+    words: Words
+    has_background: bool
+    parts: Mapping[str, tuple[LabelledPhotograph, ...]]
+
+
+def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] | None) -> LabelledSet:
+    """Read parts of a set.
+
+    Args:
+        folder: holds images/, masks/, classes.json and split.json.
+        parts: of split.json.
+        size: (W, H) pixels that are judged, their truth by nearest neighbour. Photographs are looked at as they are,
+            up to the longest side that corrections are learned at, or this size if it is larger. None = as they are.
+
+    Raises:
+        ImageUnavailable: the folder is no set, or a part holds no photograph.
+    """
+    try:
+        split = json.loads((folder / "split.json").read_text())
+        named = json.loads((folder / "classes.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ImageUnavailable(f"set {folder}", f"it cannot be read ({error})", _REMEDY) from error
+    names = {int(index): str(name) for index, name in named.items() if index.isdigit() and int(index) != _FILE_VOID}
+    has_background = names.get(0, "").strip("_ ").lower() == BACKGROUND
+    labels = sorted(index for index in names if index or not has_background)
+    for part in parts:
+        if not split.get(part):
+            known = ", ".join(split)
+            raise ImageUnavailable(f"set {folder}", f"its split has no photographs in {part!r}", f"It has: {known}.")
+    if not labels:
+        raise ImageUnavailable(f"set {folder}", "its classes.json names no label", _REMEDY)
+    place = np.full(256, VOID, dtype=np.int16)
+    place[labels] = np.arange(len(labels))
+    if has_background:
+        place[0] = UNLABELLED
+    words = tuple((names[index].replace("_", " "),) for index in labels)
+    read = {part: tuple(_read(folder, str(stem), place, size) for stem in split[part]) for part in parts}
+    return LabelledSet(words, has_background, read)
+
+
+def _read(folder: Path, stem: str, place: NDArray[np.int16], size: tuple[int, int] | None) -> LabelledPhotograph:
+    file = next(iter(sorted((folder / "images").glob(f"{stem}.*"))), None)
+    mask = folder / "masks" / f"{stem}.png"
+    if file is None or not mask.is_file():
+        raise ImageUnavailable(f"photograph {stem} of set {folder}", "its image or its mask is missing", _REMEDY)
+    with Image.open(file) as photo, Image.open(mask) as drawn:
+        image = np.array(photo.convert("RGB"))
+        if size is not None:
+            image = shrink(image, max(LONGEST_SIDE, *size))
+        own = (image.shape[1], image.shape[0])
+        values, judged = (np.array(drawn.resize(to, Image.Resampling.NEAREST)) for to in (own, size or own))
+    if values.dtype != np.uint8 or values.ndim != 2:
+        raise ImageUnavailable(f"mask {mask}", "it is not an 8-bit index PNG", _REMEDY)
+    return LabelledPhotograph(stem, image, place[values], place[judged])

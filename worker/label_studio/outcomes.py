@@ -1,0 +1,119 @@
+"""What became of each predicted region: accepted, changed or deleted, and what annotators added.
+
+It must not know pixels: it compares regions, not masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plugin_config.label_studio.annotations import Annotation
+from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.vocabulary import Label, Vocabulary
+from worker.learning.corrections.truth import find_label
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Regions of one label. `changed` ones were redrawn or given another label; they count for the predicted label."""
+
+    accepted: int = 0
+    changed: int = 0
+    added: int = 0
+    deleted: int = 0
+
+    @property
+    def accept_rate(self) -> float | None:
+        """Share of the predicted regions that were left as they are, 0 to 1; None when none was predicted."""
+        predicted = self.accepted + self.changed + self.deleted
+        return self.accepted / predicted if predicted else None
+
+    def __add__(self, other: Outcomes) -> Outcomes:
+        return Outcomes(
+            self.accepted + other.accepted, self.changed + other.changed, self.added + other.added,
+            self.deleted + other.deleted,
+        )  # fmt: skip
+
+
+_ACCEPTED, _CHANGED, _ADDED, _DELETED = (
+    Outcomes(accepted=1),
+    Outcomes(changed=1),
+    Outcomes(added=1),
+    Outcomes(deleted=1),
+)
+
+
+def count_outcomes(
+    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
+) -> dict[str, Outcomes]:
+    """Compare an annotation with the prediction it was made from, region by region, by label key.
+
+    A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was touched: a
+    brush that was not touched may still be stored in other bytes.
+
+    Args:
+        annotation: not cancelled.
+        predictions: those the task has.
+        vocabulary: whose labels count; others do not.
+        ours: versions of our predictions, as the ledger keeps them; regions taken from other predictions count as
+            added. Empty = all are ours.
+    """
+    parent = find_parent(annotation, predictions)
+    foreign = parent is not None and bool(ours) and parent.version not in ours
+    before = {} if parent is None else {str(region.get("id")): region for region in parent.result}
+    found: dict[str, Outcomes] = {}
+    kept = set()
+    for region in annotation.result:
+        label = find_label(region, vocabulary)
+        old = before.get(str(region.get("id")))
+        old_label = None if old is None else find_label(old, vocabulary)
+        if old_label is not None:
+            kept.add(str(region.get("id")))
+        counted = old_label if old_label is not None and not foreign else label
+        if counted is not None:
+            outcome = _ADDED if foreign else _outcome(region, old, label, old_label, known=parent is not None)
+            found[counted.key] = found.get(counted.key, Outcomes()) + outcome
+    for identity, region in before.items():
+        label = find_label(region, vocabulary)
+        if label is not None and identity not in kept and not foreign:
+            found[label.key] = found.get(label.key, Outcomes()) + _DELETED
+    return found
+
+
+def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction]) -> StoredPrediction | None:
+    """The prediction an annotation was made from: the one it names, else the one most of its regions' ids are from."""
+    for prediction in predictions:
+        if prediction.id == annotation.parent_prediction:
+            return prediction
+    ids = {region.get("id") for region in annotation.result}
+    shared = [(sum(region.get("id") in ids for region in p.result), p.id, p) for p in predictions]
+    best = max(shared, default=None, key=lambda row: row[:2])
+    return best[2] if best is not None and best[0] else None
+
+
+def sum_outcomes(parts: Iterable[Mapping[str, Outcomes]]) -> dict[str, Outcomes]:
+    """Of a project: the outcomes of all its tasks added up, by label key."""
+    total: dict[str, Outcomes] = {}
+    for part in parts:
+        for key, outcomes in part.items():
+            total[key] = total.get(key, Outcomes()) + outcomes
+    return total
+
+
+def _outcome(
+    region: Mapping[str, Any],
+    old: Mapping[str, Any] | None,
+    label: Label | None,
+    old_label: Label | None,
+    *,
+    known: bool,
+) -> Outcomes:
+    origin = region.get("origin")
+    if old_label is None or old is None:
+        if known:  # its prediction is at hand and does not hold it
+            return _ADDED
+        return {"prediction": _ACCEPTED, "prediction-changed": _CHANGED}.get(str(origin), _ADDED)
+    same = old.get("value") == region.get("value") or origin == "prediction"
+    return _ACCEPTED if same and label == old_label else _CHANGED

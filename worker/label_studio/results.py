@@ -1,0 +1,73 @@
+"""What was found in an image -> the result of a Label Studio prediction. It must not know tasks or files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from worker.label_studio.regions import encode_region
+from worker.segmentation.segmenter import LabelSegment
+
+log = logging.getLogger(__name__)
+
+MOST_REGIONS = 100
+"""Regions of one result: the editor holds a canvas of the image's size for each brush region."""
+
+MOST_BYTES = 4_000_000
+"""JSON of one result; Label Studio stores it whole and sends it whole to every annotator who opens the task."""
+
+_BYTE_BYTES, _POINT_BYTES, _FRAME_BYTES = 5, 27, 1000  # "255, "; "[12.345678, 12.345678], "; everything else
+
+
+def encode_segments(
+    segments: Iterable[LabelSegment],
+    *,
+    size: tuple[int, int] | None = None,
+    most_regions: int = MOST_REGIONS,
+    most_bytes: int = MOST_BYTES,
+) -> list[dict[str, Any]]:
+    """The Label Studio result of everything found in an image, each segment as its label's control draws it.
+
+    Where the result would be too large, the segments that are large and certain (area times score) are kept whole, the
+    others left out whole; a warning says how many.
+
+    Args:
+        segments: what was found.
+        size: (H, W) of the image, where the segments were found in a reduced copy of it; None = that of their masks.
+        most_regions: in the result; a polygon of several islands is as many regions.
+        most_bytes: of the result as JSON, reckoned from above: numbers are counted, not written out.
+
+    Raises:
+        RegionError: as `encode_region`.
+    """
+    encoded = [(segment, _regions(segment, size)) for segment in segments]
+    worth = [float(segment.mask.sum()) * segment.score for segment, _ in encoded]
+    sizes = [sum(map(_most_json_bytes, regions)) for _, regions in encoded]
+    kept, regions_left, bytes_left = set[int](), most_regions, most_bytes
+    for number in sorted(range(len(encoded)), key=lambda k: -worth[k]):
+        count = len(encoded[number][1])
+        if count <= regions_left and sizes[number] <= bytes_left:
+            kept.add(number)
+            regions_left, bytes_left = regions_left - count, bytes_left - sizes[number]
+    if len(kept) < len(encoded):
+        log.warning("%d of %d segments left out: a result holds at most %d regions and %.1f MB",
+                    len(encoded) - len(kept), len(encoded), most_regions, most_bytes / 1e6)  # fmt: skip
+    return [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
+
+
+def _most_json_bytes(region: Mapping[str, Any]) -> int:
+    value = region["value"]
+    return _FRAME_BYTES + _BYTE_BYTES * len(value.get("rle", ())) + _POINT_BYTES * len(value.get("points", ()))
+
+
+def _regions(segment: LabelSegment, size: tuple[int, int] | None) -> list[dict[str, Any]]:
+    return encode_region(
+        segment.mask,
+        kind=segment.label.output,
+        control=segment.label.control,
+        to_name=segment.label.to_name,
+        label=segment.label.key,
+        score=segment.score,
+        size=size,
+    )

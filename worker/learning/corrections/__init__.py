@@ -1,0 +1,1 @@
+"""Corrections as training data: class maps, hold-out."""

@@ -1,0 +1,1 @@
+"""Whether what was learned may replace what is served."""

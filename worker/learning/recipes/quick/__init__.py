@@ -1,0 +1,1 @@
+"""The recipe the service runs: seconds on a CPU."""

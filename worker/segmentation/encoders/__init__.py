@@ -1,0 +1,1 @@
+"""Images -> patch features: backbones, readouts, windows, precision."""

@@ -1,0 +1,200 @@
+"""The MODEL setting -> a loaded open_clip model, with its weights or not at all.
+
+It must not know what the model is used for. Nothing here ever answers with a random or another model.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import open_clip
+import torch
+from safetensors import SafetensorError, safe_open
+
+from plugin_config.errors import ModelUnavailable
+
+log = logging.getLogger(__name__)
+
+BUILTIN = "builtin"
+_BUILTIN_DIR = Path(__file__).resolve().parents[2] / "builtin" / "weights"
+_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
+LOADING_ERRORS = (  # the last five are how open_clip and torch stumble over a file that holds something else
+    OSError, RuntimeError, ValueError, pickle.UnpicklingError, httpx.HTTPError, SafetensorError,
+    KeyError, AttributeError, TypeError, EOFError, ImportError,
+)  # fmt: skip
+_OFFLINE = (
+    "Where there is no network, fetch the weights elsewhere and set MODEL to the file or to local-dir:FOLDER; "
+    "MODEL=builtin needs none but knows drawn shapes only."
+)
+_TOKENIZER = "Install it beside Zeromask: .venv/bin/python -m pip install transformers sentencepiece."
+_MEND = "Check that the file is whole and of that architecture; write it with torch.save(model.state_dict(), FILE)."
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where open_clip finds a model: `name` and `pretrained` as `open_clip.create_model` takes them.
+
+    Attributes:
+        fetched: whether the weights come over the network unless they are in the cache.
+        quick_gelu: whether the weights were trained with OpenAI's activation, which a name alone does not tell.
+    """
+
+    name: str
+    pretrained: str | None
+    fetched: bool = False
+    quick_gelu: bool = False
+
+
+def load_model(model: str) -> tuple[Any, Any]:
+    """Load a model and its tokenizer, on the CPU, in float32, in evaluation mode.
+
+    Args:
+        model: `builtin`, open_clip `name/tag`, `name:file`, a checkpoint file, or `local-dir:folder`.
+
+    Raises:
+        ModelUnavailable: nothing of that name, weights missing or unreadable; the message says what to do.
+    """
+    source = resolve(model)
+    if source.fetched:
+        log.info("model %s: weights that are not in the cache yet are fetched now", model)
+    try:
+        with _quiet():
+            tokenizer = open_clip.get_tokenizer(source.name)  # first: what it lacks is known before weights are fetched
+            network = open_clip.create_model(
+                source.name, pretrained=source.pretrained, require_pretrained=True, force_quick_gelu=source.quick_gelu
+            )
+    except ModuleNotFoundError as error:
+        problem = f"its tokenizer needs the package {error.name}, which is not installed"
+        raise ModelUnavailable(f"model {model}", problem, _TOKENIZER) from error
+    except LOADING_ERRORS as error:
+        remedy = _OFFLINE if source.fetched else _MEND
+        problem = f"its weights cannot be loaded ({loading_problem(error)})"
+        raise ModelUnavailable(f"model {model}", problem, remedy) from error
+    return network.eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what our own error says again: a line per retry, and open_clip's on the root logger."""
+    hub, root = logging.getLogger("huggingface_hub"), logging.getLogger()
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    root.addFilter(_none)  # a filter of a logger sees only what is logged on that very logger
+    try:
+        yield
+    finally:
+        root.removeFilter(_none)
+        hub.setLevel(level)
+
+
+def _none(record: logging.LogRecord) -> bool:
+    return False
+
+
+def loading_problem(error: Exception) -> str:
+    """A loading error in words that a person can act on."""
+    text = " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in text:
+        return "it holds Python objects and not weights alone, or is no checkpoint at all"
+    if isinstance(error, EOFError | SafetensorError) or "zip archive" in text:
+        return "the file is empty, cut short or damaged"
+    if isinstance(error, AttributeError | TypeError | KeyError):
+        return f"the file holds something else than named parameters ({type(error).__name__}: {text[:100]})"
+    return text.replace("Error(s) in loading state_dict", "other parameters")[:300] or type(error).__name__
+
+
+def resolve(model: str) -> ModelSource:
+    """Say where a MODEL setting points, without loading weights.
+
+    Raises:
+        ModelUnavailable: the name, tag, file or folder does not exist, or the file's architecture is not known.
+    """
+    if model == BUILTIN:
+        return _local_dir(_BUILTIN_DIR, model)
+    if model.startswith("local-dir:"):
+        return _local_dir(Path(model.removeprefix("local-dir:")).expanduser(), model)
+    name, _, file = model.partition(":")
+    if file:
+        return ModelSource(_known_name(name, model), str(_file(file, model)))
+    if Path(model).suffix in _SUFFIXES:
+        path = _file(model, model)
+        return ModelSource(_architecture_of(path, model), str(path))
+    name, _, tag = model.partition("/")
+    tags = open_clip.list_pretrained_tags_by_model(_known_name(name, model))
+    if tag not in tags:
+        found = f"{name} has no weights named {tag!r}" if tag else "no weights are named"
+        raise ModelUnavailable(f"model {model}", found, f"Choose MODEL={name}/ one of: {', '.join(tags) or 'none'}.")
+    quick_gelu = bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"))
+    return ModelSource(name, tag, fetched=True, quick_gelu=quick_gelu)
+
+
+def _known_name(name: str, model: str) -> str:
+    if name not in open_clip.list_models():
+        remedy = "Use builtin, NAME/TAG out of open_clip.list_pretrained(), a checkpoint file, or local-dir:FOLDER."
+        raise ModelUnavailable(f"model {model}", f"open_clip knows no architecture {name!r}", remedy)
+    return name
+
+
+def _file(path: str, model: str) -> Path:
+    found = Path(path).expanduser().resolve()
+    if not found.is_file():
+        raise ModelUnavailable(f"model {model}", f"there is no file {found}", "Correct MODEL, or put the file there.")
+    return found
+
+
+def _local_dir(folder: Path, model: str) -> ModelSource:
+    if not (folder / "open_clip_config.json").is_file():
+        remedy = "The folder must hold open_clip_config.json and a checkpoint, as open_clip writes them."
+        raise ModelUnavailable(f"model {model}", f"there is no open_clip_config.json in {folder}", remedy)
+    return ModelSource(f"local-dir:{folder.resolve()}", None)
+
+
+def _architecture_of(path: Path, model: str) -> str:
+    """Name the native ViT whose parameters have the shapes found in the file."""
+    remedy = "Name it: MODEL=ARCHITECTURE:FILE, for example ViT-B-16:/models/weights.pt."
+    try:
+        shapes = _shapes(path)
+    except LOADING_ERRORS as error:
+        problem = f"is not a readable checkpoint: {loading_problem(error)}"
+        raise ModelUnavailable(f"model {model}", problem, _MEND) from error
+    fits = [name for name in open_clip.list_models() if _fits(open_clip.get_model_config(name), shapes)]
+    plain = sorted((name for name in fits if "quickgelu" not in name), key=len)
+    if not plain:
+        raise ModelUnavailable(f"model {model}", "its architecture cannot be told from its parameters", remedy)
+    log.info("%s has the parameters of %s; name another with ARCHITECTURE:FILE", path.name, plain[0])
+    return str(plain[0])
+
+
+def _shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
+    if path.suffix == ".safetensors":
+        with safe_open(str(path), framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not isinstance(state, dict):
+        return {}
+    return {k.removeprefix("module."): tuple(v.shape) for k, v in state.items() if isinstance(v, torch.Tensor)}
+
+
+def _fits(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "timm_model_name" in vision or "hf_model_name" in text or not isinstance(vision.get("layers"), int):
+        return False
+    patch, width, grid = vision.get("patch_size", 0), vision.get("width", 768), vision.get("image_size", 224)
+    grid = grid // patch if isinstance(grid, int) and patch else 0
+    wanted = {
+        "visual.conv1.weight": (width, 3, patch, patch),
+        "visual.positional_embedding": (grid * grid + 1, width),
+        "visual.proj": (width, config["embed_dim"]),
+        "positional_embedding": (text.get("context_length", 77), text.get("width", 512)),
+    }
+    layers = f"visual.transformer.resblocks.{vision['layers'] - 1}.ln_1.weight"
+    beyond = f"visual.transformer.resblocks.{vision['layers']}.ln_1.weight"
+    return layers in shapes and beyond not in shapes and all(shapes.get(key) == shape for key, shape in wanted.items())

@@ -1,0 +1,97 @@
+"""Patch features of a native open_clip ViT at any image size, in one forward.
+
+Works on the tower's parameters alone (names, not classes), because open_clip swaps attention classes between releases.
+It must not know about text, files or Label Studio.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.segmentation.encoders.readouts import READOUTS, Readout, Source, attend
+
+_VALUE = READOUTS["value"]
+_STANDARD = READOUTS["standard"]
+_ORDER: tuple[Source, ...] = ("q", "k", "v")  # of the thirds of in_proj
+
+
+def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resize learned position embeddings to another patch grid, as open_clip does when it loads other sizes.
+
+    Args:
+        positions: (1 + n * n, width) float, class token first, square native grid.
+        grid: (h, w) patches wanted.
+
+    Returns:
+        (1 + h * w, width) float; the very same tensor when the grid is the native one.
+    """
+    native = int((positions.shape[0] - 1) ** 0.5)
+    if grid == (native, native):
+        return positions
+    patches = positions[1:].reshape(1, native, native, -1).permute(0, 3, 1, 2)  # (1, width, n, n)
+    patches = F.interpolate(patches, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions[:1], patches.flatten(2)[0].T])  # (1 + h * w, width)
+
+
+def token_features(
+    visual: Any,
+    pixels: Tensor,
+    *,
+    positions: Tensor | None = None,
+    readout: Readout = _VALUE,
+    proxies: Tensor | None = None,
+) -> Tensor:
+    """Project every token of the last block into the space shared with the text.
+
+    Args:
+        visual: open_clip's own `VisionTransformer` with a class-token pool.
+        pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of the patch size.
+        positions: (1 + h * w, width) embeddings for this grid; interpolated here when None.
+        readout: what the last block's attention is replaced by. With `standard` token 0 equals `encode_image`.
+        proxies: (B, h, w, P) features of another tower, for a readout by proxy.
+
+    Returns:
+        (B, 1 + h * w, D) features, class token first, rows of the grid after it; not normalised.
+    """
+    tokens = visual.conv1(pixels)  # (B, width, h, w)
+    grid = (tokens.shape[2], tokens.shape[3])
+    if positions is None:
+        positions = interpolate_positions(visual.positional_embedding, grid)
+    tokens = tokens.flatten(2).transpose(1, 2)  # (B, h * w, width)
+    cls = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
+    tokens = visual.ln_pre(torch.cat([cls, tokens], dim=1) + positions.to(tokens.dtype))
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:  # not torch's fast path, which holds every pair of tokens in memory: a fifth slower
+        tokens = _read_block(block, tokens, grid, _STANDARD, None)
+    tokens = _read_block(last, tokens, grid, readout, proxies)
+    projected: Tensor = visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
+    return projected
+
+
+def _read_block(block: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
+    attention, heads = block.attn, int(block.attn.num_heads)
+    sources = _sources(attention, block.ln_1(tokens), heads, readout)
+    scale = (tokens.shape[-1] // heads) ** -0.5
+    mixed = attend(readout, sources, grid, scale=scale, proxies=proxies).transpose(1, 2).flatten(2)
+    seen: Tensor = block.ls_1(attention.out_proj(mixed))
+    if readout.residual:
+        seen = tokens + seen
+    if readout.mlp:
+        seen = seen + block.ls_2(block.mlp(block.ln_2(seen)))
+    return seen
+
+
+def _sources(attention: Any, tokens: Tensor, heads: int, readout: Readout) -> dict[Source, Tensor]:
+    """What the readout needs of queries, keys and values, (B, heads, N, d) each; the rest is never computed."""
+    width = tokens.shape[-1]
+    found: dict[Source, Tensor] = {}
+    for place, source in enumerate(_ORDER):
+        if source == "v" or source in readout.compared:
+            third = slice(place * width, (place + 1) * width)
+            flat = F.linear(tokens, attention.in_proj_weight[third], attention.in_proj_bias[third])
+            found[source] = flat.reshape(*tokens.shape[:2], heads, width // heads).transpose(1, 2)
+    return found

@@ -1,0 +1,1 @@
+"""Pixel classes -> segments: things one by one, scored and tidied."""

@@ -1,0 +1,1 @@
+"""Patch logits + image -> pixel classes along the object's outline."""

@@ -1,0 +1,139 @@
+"""What the Laplacian's eigenvectors say about a picture: a basis of smooth shapes, and segments without names.
+
+The idea of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022) and SAZS (Liu et al., CVPR 2023). Nothing here ever
+sees a ground truth or a class score that is not handed in. It must not know about labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.segmentation.outlines.graph import (
+    Spectrum,
+    dense_affinity,
+    gap_aware_count,
+    leading_eigenvectors,
+    normalise,
+    paper_affinity,
+)
+from worker.segmentation.outlines.guided import fit_local_lines
+from worker.segmentation.pictures import lab_picture, rgb_picture
+
+_NODES = 600  # places of the dense graph; its cost grows with the square
+_ROUGHNESS_COST = 0.1  # how much more a vector of eigenvalue 0 must explain than one of eigenvalue 1
+_KMEANS_ROUNDS = 12
+_RADIUS, _SMOOTHNESS = 2, 1e-3
+
+
+def low_pass(shares: Tensor, image: NDArray[np.uint8], features: Tensor | None, *, count: int) -> Tensor:
+    """Fit class shares (C, h, w) by the leading eigenvectors of the picture's graph: ridge regression, no selection.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        features: (h', w', D) float dense features that refine the graph, or None.
+        count: eigenvectors at most; the cut is made at the widest gap of the upper third.
+    """
+    _, height, width = shares.shape
+    spectrum, root, grid = _spectrum(image, features, (height, width), count, shares.device)
+    kept = gap_aware_count(spectrum.values, least=max(1, 2 * count // 3))
+    values = spectrum.values[:kept]
+    waves = (spectrum.vectors[:, :kept] / root[:, None]).T.reshape(1, kept, *grid)  # of the random walk: smooth
+    basis = F.interpolate(waves, size=(height, width), mode="bilinear", align_corners=False)[0].flatten(1).T
+    basis = basis / basis.norm(dim=0)
+    gram = basis.T @ basis + torch.diag(_ROUGHNESS_COST * (1 - values) + 1e-4)
+    weights = torch.linalg.solve(gram, basis.T @ shares.flatten(1).T)
+    fitted: Tensor = basis @ weights
+    return fitted.T.reshape(shares.shape)
+
+
+def eigen_masks(
+    image: NDArray[np.uint8], *, count: int = 5, keys: Tensor | None = None, colour_weight: float = 10.0
+) -> NDArray[np.bool_]:
+    """The first eigenvectors cut at zero, as SAZS ships them: candidates, of which nothing says which is right.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        count: how many; the constant vector is left out.
+        keys: (h, w, D) float keys of a self-supervised tower: the affinity is then the paper's (features and kNN
+            colour); None = colour and position.
+        colour_weight: lambda of the paper's affinity.
+
+    Returns:
+        (count, H, W) bool.
+    """
+    if keys is None:
+        spectrum, root, grid = _spectrum(image, None, _grid_of(image), count + 1, torch.device("cpu"))
+    else:
+        grid = (keys.shape[0], keys.shape[1])
+        colour = rgb_picture(image, grid).to(keys.device)
+        matrix, root = normalise(paper_affinity(keys, colour, colour_weight=colour_weight))
+        spectrum = leading_eigenvectors(matrix, count + 1)
+    vectors = (spectrum.vectors / root[:, None])[:, 1:].T.reshape(-1, *grid)
+    grown = F.interpolate(vectors[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0]
+    return np.asarray((grown > 0).cpu().numpy())
+
+
+def eigen_segments(image: NDArray[np.uint8], features: Tensor | None = None, *, count: int = 12) -> NDArray[np.int32]:
+    """Cut a picture into regions that hold together, without any class: k-means on the rows of the eigenvectors.
+
+    Rows scaled to length 1 as in Ng, Jordan and Weiss (2001); seeds by farthest points, so the outcome is fixed;
+    borders follow the pixels' colours.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        features: (h, w, D) float dense features, or None.
+        count: segments at most.
+
+    Returns:
+        (H, W) int32, 0 to n - 1; every number occurs.
+    """
+    device = torch.device("cpu") if features is None else features.device
+    spectrum, root, grid = _spectrum(image, features, _grid_of(image), count, device)
+    rows = F.normalize(spectrum.vectors / root[:, None], dim=-1)
+    owner = _kmeans(rows, min(count, len(rows)))
+    member = F.one_hot(owner, int(owner.max()) + 1).T.float().reshape(-1, *grid)
+    lines = fit_local_lines(member, rgb_picture(image, grid).to(member.device), radius=_RADIUS, smoothness=_SMOOTHNESS)
+    full = lines.at(rgb_picture(image, (image.shape[0], image.shape[1])).to(member.device))
+    _, found = np.unique(full.argmax(dim=0).cpu().numpy(), return_inverse=True)
+    return np.asarray(found.reshape(image.shape[:2]), dtype=np.int32)
+
+
+def _spectrum(
+    image: NDArray[np.uint8], features: Tensor | None, size: tuple[int, int], count: int, device: torch.device
+) -> tuple[Spectrum, Tensor, tuple[int, int]]:
+    """Eigenvectors of the picture on a grid like `size` but of a bounded number of nodes, D^1/2, and that grid."""
+    shrink = min(1.0, (_NODES / (size[0] * size[1])) ** 0.5)
+    grid = (max(2, round(size[0] * shrink)), max(2, round(size[1] * shrink)))
+    colour = lab_picture(image, grid).to(device)
+    if features is not None:
+        channels = features.to(device).float().permute(2, 0, 1)[None]
+        features = F.interpolate(channels, size=grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    matrix, root = normalise(dense_affinity(colour, features=features))
+    return leading_eigenvectors(matrix, count, sweeps=2), root, grid
+
+
+def _grid_of(image: NDArray[np.uint8]) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    cell = (height * width / _NODES) ** 0.5
+    return max(2, round(height / cell)), max(2, round(width / cell))
+
+
+def _kmeans(rows: Tensor, count: int) -> Tensor:
+    """(N,) int64 cluster of each row; starts from the row nearest the mean, then farthest rows in turn."""
+    seeds = [int((rows - rows.mean(dim=0)).square().sum(dim=1).argmin())]
+    distance = (rows - rows[seeds[0]]).square().sum(dim=1)
+    while len(seeds) < count and float(distance.max()) > 1e-9:
+        seeds.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (rows - rows[seeds[-1]]).square().sum(dim=1))
+    centres = rows[seeds]
+    owner = torch.cdist(rows, centres).argmin(dim=1)
+    for _ in range(_KMEANS_ROUNDS):
+        member = F.one_hot(owner, len(centres)).to(rows.dtype)
+        size = member.sum(dim=0)[:, None]
+        centres = torch.where(size > 0, member.T @ rows / size.clamp_min(1), centres)
+        owner = torch.cdist(rows, centres).argmin(dim=1)
+    return owner

@@ -1,0 +1,1 @@
+"""Label words -> text embeddings: prompts, negatives, caches."""

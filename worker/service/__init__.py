@@ -1,0 +1,1 @@
+"""What runs: jobs, leases, the pipeline, posting, reconciling; stands on the libraries."""

@@ -1,0 +1,73 @@
+"""Adapters to and from versions on disk: safetensors and JSON, checked before anything is made of them.
+
+It must not know which version is served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from plugin_config.errors import LearningError
+from plugin_config.versions.manifests import Manifest, VerdictRecord, VersionFolder, now, number_of, version_label
+from worker.learning.interfaces import Adapter, AdapterState
+from worker.learning.recipes import recipe_named
+
+_REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
+
+
+def keep(
+    folder: VersionFolder, adapter: Adapter, *, newest: int, weights: str, base: str, digest: str,
+    learned_from: tuple[str, ...], verdict: VerdictRecord,
+) -> Manifest:  # fmt: skip
+    """Write an adapter as a version of its own: whole, or not at all. It is served when the pointer says so.
+
+    Args:
+        folder: of its project.
+        adapter: what was learned.
+        newest: highest number given so far, also to versions that are gone.
+        weights: fingerprint of the model it was learned on.
+        base, digest, learned_from, verdict: as `Manifest` has them.
+
+    Raises:
+        VersionsUnavailable: it could not be written.
+    """
+    state = adapter.state()
+    data = save({name: values.detach().contiguous() for name, values in state.tensors.items()})
+    told = hashlib.sha256(data).hexdigest()
+    number = 1 + max([newest, *map(number_of, folder.names())])
+    manifest = Manifest(
+        version_label(number, told), folder.owner, weights, state.recipe, dict(state.about), base, now(), digest,
+        learned_from, verdict, told, len(data),
+    )  # fmt: skip
+    folder.add(manifest, data)
+    return manifest
+
+
+def load_adapter(folder: VersionFolder, name: str, *, weights: str) -> tuple[Manifest, Adapter]:
+    """Read a version back.
+
+    Args:
+        folder: of its project.
+        name: of the version.
+        weights: fingerprint of the model that is loaded.
+
+    Raises:
+        LearningError: it is missing, damaged, of another project or model, or not what its recipe writes.
+        VersionsUnavailable: the place does not answer.
+    """
+    manifest, data = folder.adapter(name)
+    if manifest.weights != weights:
+        problem = f"was learned on other weights of {manifest.owner.model} than those loaded, or read in another way"
+        raise LearningError(f"version {name}", problem, _REMEDY)
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError) as error:
+        raise LearningError(f"version {name}", f"holds no tensors ({error})", _REMEDY) from error
+    for part, values in tensors.items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise LearningError(f"version {name}", f"holds no numbers (NaN or infinite) in {part!r}", _REMEDY)
+    state = AdapterState(manifest.recipe, tensors, manifest.about)
+    return manifest, recipe_named(manifest.recipe).load(state)

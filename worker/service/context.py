@@ -1,0 +1,68 @@
+"""What a worker holds for all its jobs: the model, Label Studio, the pending tasks, its leases.
+
+It must not know what is done with them; `worker.service.admission` does.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+
+from redis import Redis
+
+from plugin_config.label_studio.client import LabelStudio
+from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.learning import ProjectLearning
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.settings import Settings
+from plugin_config.steady import Watch
+from worker.label_studio.images import ImageLimits
+from worker.segmentation.cache import EmbeddingCache
+from worker.segmentation.segmenter import Segmenter
+from worker.service.adapters import AdapterShelf
+from worker.service.leases import Leases
+
+
+class Resident:
+    """Everything one worker process keeps open. `name` owns its leases and is unique for ever.
+
+    Args:
+        settings: with redis_url, label_studio_url and label_studio_api_key filled in.
+        redis: a connection to the Redis of the settings.
+        learner: whether this process learns; else it predicts.
+
+    Raises:
+        ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served, or weights are missing.
+        SettingsError: no refiner of that name is installed.
+    """
+
+    def __init__(self, settings: Settings, redis: Redis, *, learner: bool = False) -> None:
+        self.settings = settings
+        self.redis = redis
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.pending = PendingTasks(redis, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
+        self.leases = Leases(self.pending, self.name)
+        self.ledger = ProjectLedger(redis)
+        self.hints = ProjectHints(redis)
+        self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
+        self.presence = WorkerPresence(redis, learners=learner)
+        self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        self.segmenter = Segmenter.from_settings(settings)
+        self.segmenter.prepare()
+        self.embeddings = EmbeddingCache(self.segmenter)
+        self.adapters = AdapterShelf(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
+        self.limits = ImageLimits.from_settings(settings)
+        self.explained: set[tuple[int, str]] = set()  # project and version: what the log was told of, once
+        self.stopping = threading.Event()
+        self.watch = Watch()
+        self.trouble = ""  # what keeps it from working, for `zeromask status`
+
+    def about(self) -> dict[str, str]:
+        """What this worker says of itself to whoever asks for the state of things."""
+        device, held = str(self.segmenter.encoder.device), str(self.leases.held())
+        trouble = "; ".join(part for part in (self.trouble, self.watch.trouble()) if part)
+        return {"model": self.settings.model, "device": device, "tasks": held, "trouble": trouble}

@@ -1,0 +1,149 @@
+"""How a process works off a queue of jobs, through restarts of Redis. It must not know what the jobs do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+import redis
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
+from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.utils import now as utc_now
+from rq.worker import DequeueStrategy
+
+from plugin_config.errors import QueueUnavailable
+from plugin_config.queue.connection import is_damage
+from plugin_config.queue.mending import mend
+from plugin_config.settings import Settings
+from plugin_config.steady import Watch
+from worker.service.plain_jobs import PlainJob, PlainQueue
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_REDIS_AWAY_S, _AGAIN_S, _LONGEST_REST_S = 2.0, 0.2, 5.0
+
+
+class PlainWorker(SimpleWorker):
+    """An RQ worker that runs jobs in its own process, where the model is, and only jobs of the contract.
+
+    Whatever else RQ does for whoever reaches Redis is left out: commands by publish and subscribe (stop, kill, shut
+    down), suspension, groups, rate limits and the scheduler. A fault RQ met ends its loop; `met` holds it then.
+    """
+
+    queue_class = PlainQueue
+    job_class = PlainJob
+    log_job_description = False  # anyone's text
+    stopping: threading.Event
+    met: Exception | None = None
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """On SIGTERM or SIGINT: what has not been in the model is given back, then the worker ends."""
+        self.stopping.set()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def subscribe(self) -> None:
+        """Listen to nobody's commands."""
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Never suspended: `zeromask pause` is how a person stops work."""
+
+    def run_maintenance_tasks(self) -> None:
+        """Forget jobs of dead workers; what keeps from that keeps from nothing else."""
+        try:
+            self.clean_registries()  # type: ignore[no-untyped-call]
+        except (RedisGone, RedisTimeout):
+            raise
+        except Exception:  # anything may stand in RQ's registries
+            log.exception("RQ's registries cannot be cleaned; look who else writes to this Redis")
+            _mend(self.connection)
+        self.last_cleaned_at = utc_now()  # type: ignore[assignment]
+
+    def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
+        """See RQ."""
+        return self._kept(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """See RQ."""
+        self._kept(super().execute_job, job, queue)
+
+    def _kept(self, work: Callable[..., T], *args: Any) -> T:
+        try:
+            return work(*args)
+        except (RedisGone, RedisTimeout, StopRequested):
+            raise
+        except Exception as error:  # whatever stands in Redis: told and paused for by `work_off`, not here
+            self.met = error
+            raise StopRequested from error
+
+
+def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
+    """Open the Redis of the settings; `timeout_s` bounds every answer, None leaves that to RQ, which waits for jobs.
+
+    Raises:
+        QueueUnavailable: it does not answer, or REDIS_URL is no address.
+    """
+    try:
+        connection = redis.from_url(
+            settings.redis_url, socket_connect_timeout=5, socket_timeout=timeout_s, health_check_interval=30
+        )
+    except ValueError as error:  # its text may quote the password
+        remedy = "Write redis://[:password@]host:port/0 and percent-encode signs such as / in the password."
+        raise QueueUnavailable("setting REDIS_URL", "is not the address of a Redis", remedy) from error
+    try:
+        connection.ping()
+    except RedisError as error:
+        raise QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.") from error
+    return connection
+
+
+def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, watch: Watch) -> None:
+    """Run the queues' jobs one after the other until `stopping`, which SIGTERM and SIGINT set. Queues that hold some
+    take turns.
+
+    Args:
+        queues: the queues, over one connection.
+        owner: the process' name, unique for ever.
+        stopping: set when the process is to end.
+        watch: tells people of faults.
+    """
+    connection = queues[0].connection
+    steady = watch.steady("the work on jobs", longest_rest_s=_LONGEST_REST_S)
+    plain = [PlainQueue(queue.name, connection=connection, serializer=JSONSerializer) for queue in queues]
+    while not stopping.is_set():
+        try:
+            # RQ refuses a name that is still registered, which it is for a while after Redis went away.
+            name = f"zeromask-{owner}-{uuid.uuid4().hex[:4]}".replace(".", "-")
+            worker = PlainWorker(plain, connection=connection, serializer=JSONSerializer, name=name)
+            worker.stopping = stopping
+            worker.work(logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
+            if worker.met is not None:
+                raise worker.met
+            stopping.wait(_AGAIN_S)
+        except Exception as error:  # the last resort: tasks wait behind it
+            if isinstance(error, RedisError) and not is_damage(error):
+                log.warning("Redis went away (%s); trying again in %.0f s", error, _REDIS_AWAY_S)
+                stopping.wait(_REDIS_AWAY_S)
+                continue
+            if steady.met(error):
+                log.exception("the work on jobs goes on")
+            _mend(connection)
+            stopping.wait(steady.rest_s())
+
+
+def _mend(connection: Redis) -> None:
+    try:
+        mend(connection)
+    except RedisError as error:
+        log.warning("Redis: nothing could be mended (%s)", error)
