@@ -25,8 +25,9 @@ if _torch is None:
 
 from backend.queue_client import WebQueues  # noqa: E402
 from plugin_config.errors import QueueUnavailable  # noqa: E402
+from plugin_config.model_version import ModelVersion  # noqa: E402
 from plugin_config.settings import Settings  # noqa: E402
-from plugin_config.vocabulary import parse_vocabulary, version_name  # noqa: E402
+from plugin_config.vocabulary import parse_vocabulary  # noqa: E402
 
 REFRESH_ACTIONS = frozenset({"PROJECT_UPDATED", "TASKS_DELETED"})
 PRELABEL_ACTIONS = frozenset({"TASKS_CREATED"})
@@ -48,9 +49,7 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         super().__init__()  # without the config, which it would parse in its own way, and without the access token
         self.label_config = label_config
         vocabulary = parse_vocabulary(label_config)
-        self.model_version = version_name(
-            settings.model, vocabulary, adapter=queues.served(project), engine=settings.engine
-        )
+        self.model_version = str(ModelVersion.of(settings, vocabulary, adapter=queues.served(project)))
         self._project = project
         self._queues = queues
 

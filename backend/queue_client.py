@@ -20,6 +20,7 @@ from redis.retry import Retry
 from backend.outbox import Spool
 from backend.outbox_file import Ask
 from plugin_config.errors import QueueFull, QueueUnavailable, SettingsError
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef, learn_job_id
 from plugin_config.queue.learning import ProjectLearning
@@ -28,7 +29,6 @@ from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import Counts
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
-from plugin_config.vocabulary import ZEROSHOT
 
 _CONNECT_S = 0.2
 _ANSWER_S = 0.25

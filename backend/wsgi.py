@@ -19,7 +19,7 @@ from backend.app import create_app
 from backend.queue_client import WebQueues
 from backend.server import Server
 from plugin_config.errors import ZeromaskError
-from plugin_config.private_files import keep_private
+from plugin_config.files import keep_private
 from plugin_config.settings import Settings
 
 logger = logging.getLogger(__name__)

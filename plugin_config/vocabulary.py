@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,9 +22,6 @@ from plugin_config.config_bounds import check_bounds
 from plugin_config.errors import LabelingConfigError
 
 OutputKind = Literal["brush", "polygon", "rectangle"]
-ZEROSHOT = "zeroshot"
-"""Stands where an adapter's name could: nothing learned is served."""
-
 OUTPUT_KINDS: dict[str, OutputKind] = {
     "BrushLabels": "brush",
     "PolygonLabels": "polygon",
@@ -134,25 +130,6 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         raise LabelingConfigError("labeling config", problem, "Take out some, or split the project.")
     first_image = labels[0].to_name
     return Vocabulary(tuple(label for label in labels if label.to_name == first_image))
-
-
-def version_name(model: str, vocabulary: Vocabulary, *, adapter: str = ZEROSHOT, engine: str = "") -> str:
-    """The model version stamped on predictions: `<model>-<adapter>-<vocabulary hash>`, letters, digits and dashes.
-
-    `engine`, where there is one, stands behind the model; see `Settings.engine`.
-
-    Depends on the words of the MODEL setting, not on weights, so that the web half can tell it without loading any.
-    """
-    return "-".join(part for part in (model_slug(model), engine, adapter, vocabulary.hash) if part)
-
-
-def model_slug(model: str) -> str:
-    """The MODEL setting in letters, digits and dashes, as versions and folders name it."""
-    name = model.removeprefix("local-dir:")
-    if "/" in name and name[:1] in "/.~":  # a path: its last part is the name, the rest keeps equal names apart
-        stem = re.sub(r"\.(pt|bin|safetensors)$", "", name.rstrip("/").rsplit("/", 1)[-1])
-        name = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
 
 
 def _interface(label_config: str) -> Any:

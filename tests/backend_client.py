@@ -13,8 +13,9 @@ from redis import Redis
 
 from backend.app import create_app
 from backend.queue_client import WebQueues
+from plugin_config.model_version import ModelVersion
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import parse_vocabulary, version_name
+from plugin_config.vocabulary import parse_vocabulary
 
 TOKEN = "sekrit-token"
 
@@ -25,7 +26,7 @@ def config(*labels: str) -> str:
 
 
 CATS = config("cat")
-VERSION = version_name("builtin", parse_vocabulary(CATS))
+VERSION = str(ModelVersion.of(Settings(model="builtin"), parse_vocabulary(CATS)))
 
 
 def setup_body(**changes: Any) -> dict[str, Any]:

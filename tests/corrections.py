@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from plugin_config.label_studio.client import Project
+from plugin_config.model_version import ModelVersion
+from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Owner, VersionFolder
-from plugin_config.vocabulary import parse_vocabulary, version_name
+from plugin_config.vocabulary import parse_vocabulary
 from tests.house import SIZE, House, make_project
 from worker.label_studio.regions import encode_region
 
@@ -45,4 +47,5 @@ def versions_of(house: House, project: int, place: str) -> VersionFolder:
 def served_version(house: House, project: int, place: str) -> str:
     """The version string of what the disk says is served."""
     vocabulary = parse_vocabulary(house.label_studio.project(project).label_config)
-    return version_name("builtin", vocabulary, adapter=versions_of(house, project, place).pointer().served)
+    served = versions_of(house, project, place).pointer().served
+    return str(ModelVersion.of(Settings(model="builtin"), vocabulary, adapter=served))

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import track
 
 from tests.learning_world import KNOWN, STRANGE, LinearRecipe, corrected_scenes
-from worker.learning.gate.comparison import class_ious
 from worker.learning.gate.decision import judge
 from worker.learning.gate.evaluator import Bench
 from worker.learning.gate.splits import Trial
 from worker.learning.interfaces import Adapter, Example, Words
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.metrics import class_ious
 from worker.segmentation.segmenter import Segmenter
 
 COUNTS = (1, 2, 3, 5, 9)

@@ -16,13 +16,14 @@ from redis import Redis
 
 from plugin_config.cli.up import Halves, start_halves
 from plugin_config.demo.stage import label_studio_command
+from plugin_config.files import private_folder
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.local.ports import free_port
 from plugin_config.local.supervisor import Supervisor
-from plugin_config.private_files import private_folder
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import parse_vocabulary, version_name
+from plugin_config.vocabulary import parse_vocabulary
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 SIZE = (192, 144)
@@ -105,10 +106,10 @@ def retrieve(house: House, project: int) -> None:
     house.label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
 
 
-def current_version(house: House, project: int, *, engine: str = "") -> str:
-    """The version of the project's labels now, of a worker of the builtin model with these settings (`engine`)."""
+def current_version(house: House, project: int, *, settings: Settings | None = None) -> str:
+    """The version of the project's labels now, of a worker of the builtin model with these settings."""
     vocabulary = parse_vocabulary(house.label_studio.project(project).label_config)
-    return version_name("builtin", vocabulary, engine=engine)
+    return str(ModelVersion.of(settings or Settings(model="builtin"), vocabulary))
 
 
 def tasks(house: House, project: int) -> list[Task]:

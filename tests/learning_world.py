@@ -13,8 +13,9 @@ from torch import Tensor
 from plugin_config.errors import LearningError
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.learning.corrections.truth import shrink_nearest
-from worker.learning.interfaces import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.segmentation.heads import Scene
+from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
 DRAWN = ("red shape", "blue shape", "green shape")

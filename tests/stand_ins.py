@@ -23,13 +23,14 @@ from plugin_config.errors import (
     VersionsUnavailable,
 )
 from plugin_config.label_studio.client import Project, StoredPrediction, Task
+from plugin_config.model_version import ZEROSHOT, ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.steady import Watch
-from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.intake import Intake
 from worker.learning.interfaces import Words
@@ -49,7 +50,7 @@ PROJECT = 1
 
 
 def version(word: str = "cat", adapter: str = ZEROSHOT) -> str:
-    return version_name("builtin", parse_vocabulary(CONFIG.format(word)), adapter=adapter)
+    return str(ModelVersion.of(Settings(model="builtin"), parse_vocabulary(CONFIG.format(word)), adapter=adapter))
 
 
 class StandInLabelStudio:

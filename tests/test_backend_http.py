@@ -18,13 +18,14 @@ from redis import Redis
 
 from backend.queue_client import WebQueues
 from plugin_config.errors import QueueUnavailable
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import RefreshProject, TaskRef, look_queue, predict_queue
 from plugin_config.queue.pending import Lease, PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import Counts
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import parse_vocabulary, version_name
+from plugin_config.vocabulary import parse_vocabulary
 from tests.backend_client import (
     TOKEN,
     VERSION,
@@ -172,7 +173,7 @@ def test_two_projects_at_once_keep_their_own_vocabularies(client: Client, pendin
     wrong: list[str] = []
 
     def ask(project: int, schema: str) -> None:
-        version = version_name("builtin", parse_vocabulary(schema))
+        version = str(ModelVersion.of(Settings(model="builtin"), parse_vocabulary(schema)))
         body = {"project": f"{project}.17", "label_config": schema}
         for task in range(1, 31):
             answers = [

@@ -34,7 +34,7 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None
     for side in ("model", "average"):
         expected, found = getattr(straight, side).state_dict(), getattr(resumed, side).state_dict()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.aside"))
 
 
 def test_resuming_from_nothing_names_the_remedy(tmp_path: Path) -> None:

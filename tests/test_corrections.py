@@ -20,8 +20,9 @@ from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.intake import Intake
 from worker.label_studio.outcomes import Outcomes
 from worker.label_studio.regions import encode_region
-from worker.learning.interfaces import UNLABELLED, VOID, Example
+from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.metrics import VOID
 from worker.service.trainer.corrections import Correction, content_digest, corrections_digest, read_corrections
 
 VOCABULARY = parse_vocabulary(

@@ -16,8 +16,9 @@ from worker.label_studio.images import ImageLimits, decode_image
 from worker.label_studio.outcomes import Outcomes
 from worker.label_studio.regions import RegionKind, encode_region
 from worker.label_studio.results import encode_segments
-from worker.learning.interfaces import UNLABELLED, VOID
+from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 from worker.service.trainer.corrections import Correction, content_digest, corrections_digest, read_corrections
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
 from worker.learning.gate.decision import Verdict, judge
-from worker.learning.interfaces import UNLABELLED, VOID, Example, Words
+from worker.learning.interfaces import UNLABELLED, Example, Words
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import Scene
+from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,8 +16,9 @@ from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.evaluate import main
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import Loop, judged
-from worker.learning.interfaces import UNLABELLED, VOID
+from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -25,12 +25,13 @@ from plugin_config.errors import (
     VersionsUnavailable,
 )
 from plugin_config.label_studio.annotation_mark import AnnotationMark
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.jobs import LearnProject, look_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.versions.manifests import KEPT, VersionFolder
 from plugin_config.versions.rollback import roll_back
 from plugin_config.versions.served import ServedAdapters
-from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
+from plugin_config.vocabulary import parse_vocabulary
 from tests.learning_house import LEARNED_ON, WEIGHTS, LearningHouse, NumberRecipe, OneNumber, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.learning import ProjectLearning
-from plugin_config.vocabulary import ZEROSHOT
 from tests.corrections import SQUARES, annotate, served_version, strange_project, versions_of
 from tests.faults.stand import Stand, stand
 from tests.house import PATIENCE_S, SIZE, House, retrieve, stored, tasks, wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin_config.private_files import close_to_others, is_private, open_private, private_folder, write_private
+from plugin_config.files import close_to_others, is_private, open_private, private_folder, write_private
 from tests.modes import modes, open_to_others
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +95,7 @@ def test_a_folder_of_everybody_is_left_alone(tmp_path: Path) -> None:
 BEGIN = """
 import json, os, resource, sys
 from pathlib import Path
-from plugin_config.private_files import keep_private
+from plugin_config.files import keep_private
 keep_private(Path(sys.argv[1]))
 Path(sys.argv[1], "new").write_text("")
 print(json.dumps([resource.getrlimit(resource.RLIMIT_CORE)[0], os.umask(0)]))
@@ -115,7 +115,7 @@ READ_ONLY = """
 import errno, os, sys
 from pathlib import Path
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.private_files import keep_private
+from plugin_config.files import keep_private
 
 def refuse(*_, **__):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))

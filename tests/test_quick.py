@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from plugin_config.errors import LearningError
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
-from worker.learning.interfaces import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.quick import classifier
 from worker.learning.recipes.quick.augmentation import View
@@ -24,6 +24,7 @@ from worker.learning.recipes.quick.recipe import QuickAdapter, QuickRecipe
 from worker.learning.recipes.quick.retrieval import Bank
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import Head, Scene
+from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,9 +15,10 @@ from plugin_config.errors import ImageUnavailable
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.evaluate import main
 from worker.lab.evaluation.baselines import FULL_DILATIONS, bilinear, guided_filter, oracle_fusion, pamr
-from worker.lab.evaluation.boundaries import boundary_f, confusion, mean_iou
-from worker.lab.evaluation.photographs import VOID, Photograph, clues, read_set
+from worker.lab.evaluation.boundaries import boundary_f
+from worker.lab.evaluation.photographs import Photograph, clues, read_set
 from worker.lab.evaluation.refine import OURS, PLAIN, calibrate
+from worker.segmentation.metrics import VOID, confusion, mean_iou
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,7 +94,7 @@ def test_noise_is_chosen_so_that_upsampling_has_the_miou_aimed_at(tmp_path: Path
     sigma = calibrate(photos, seen, 0.7, 0.02)
     total = np.zeros((3, 3), dtype=np.int64)
     for photo, clue in zip(photos, seen, strict=True):
-        total += confusion(bilinear(clue.logits(sigma), photo.image).argmax(0).numpy(), photo.truth, 3)
+        total += confusion(photo.truth, bilinear(clue.logits(sigma), photo.image).argmax(0).numpy(), 3)
     assert mean_iou(total) == pytest.approx(0.7, abs=0.02)
 
 
@@ -114,7 +115,7 @@ def test_void_pixels_are_not_judged() -> None:
     guess = square(10)
     guess[:, 35:] = 1
     assert boundary_f(guess, truth, 2, radius=2) == pytest.approx(1, abs=0.05)
-    assert mean_iou(confusion(guess, truth, 2)) == 1
+    assert mean_iou(confusion(truth, guess, 2)) == 1
 
 
 PAMR_AS_PUBLISHED = partial(pamr, step=1, dilations=FULL_DILATIONS)

@@ -16,12 +16,12 @@ from rich.console import Console
 from plugin_config.cli.status import as_json, render
 from plugin_config.cli.versions import main
 from plugin_config.errors import LearningError, VersionsUnavailable
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.control import QueueControl
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.versions.manifests import VerdictRecord
 from plugin_config.versions.rollback import roll_back
 from plugin_config.versions.served import ServedAdapters, ServedCopy
-from plugin_config.vocabulary import ZEROSHOT
 from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture
 from tests.stand_ins import PROJECT, version
 from worker.service.adapter_store import keep

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tests.models import noise
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
-from worker.lab.evaluation.boundaries import boundary_f, confusion, mean_iou
+from worker.lab.evaluation.boundaries import boundary_f
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.metrics import confusion, mean_iou
 from worker.segmentation.outlines.evidence import enlarge, nearest_shares, read_evidence
 from worker.segmentation.outlines.guided import fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import average_matrix, propagate
@@ -81,7 +82,7 @@ def test_fine_posteriors_get_the_guided_step_alone() -> None:
     size = (truth.shape[0], truth.shape[1])
     plain, _ = pixel_classes(logits, size, None)
     found, confidence = pixel_classes(logits, size, image, method=FINE)
-    before, after = (mean_iou(confusion(c.astype(np.int64), truth, 3)) for c in (plain, found))
+    before, after = (mean_iou(confusion(truth, c, 3)) for c in (plain, found))
     assert after > before + 0.02
     assert ((confidence > 0) & (confidence <= 1)).all()
 
@@ -285,7 +286,7 @@ def test_drawn_scenes_get_better_masks_than_by_upsampling() -> None:
         logits = zero_shot_logits(features, classes, scale=encoder.logit_scale, bias=encoder.logit_bias)
         for name, image in (("plain", None), ("shape", drawn.image)):
             found = pixel_classes(logits, (240, 320), image)[0].astype(np.int64)
-            totals[name] += confusion(found, truth, 5)
+            totals[name] += confusion(truth, found, 5)
             borders[name].append(boundary_f(found, truth, 5, radius=2))
     assert mean_iou(totals["shape"]) > mean_iou(totals["plain"]) + 0.03
     gains = np.array(borders["shape"]) - np.array(borders["plain"])

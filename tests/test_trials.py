@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from worker.learning.corrections.hold_out import HOLD_OUT_FROM, is_held_out, split
-from worker.learning.gate.comparison import Comparison, class_ious, confusion
+from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.evaluator import in_words
 from worker.learning.gate.splits import MOST_JUDGED, halve, plan_trials, shown_labels
 from worker.learning.gate.swaps import find_swaps
-from worker.learning.interfaces import UNLABELLED, VOID, Example
+from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.metrics import VOID, class_ious, confusion
 
 WORDS = (("a",), ("b",), ("c",))
 _EMBEDDING = ImageEmbedding(torch.zeros(1, 1, 1), (8, 8))

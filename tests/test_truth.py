@@ -12,8 +12,9 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.regions import RegionKind, encode_region
 from worker.learning.corrections.truth import counting_annotations, draw_truth, find_label, merge_truths, shrink_nearest
-from worker.learning.interfaces import UNLABELLED, VOID
+from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.metrics import VOID
 from worker.service.trainer.corrections import make_example
 
 VOCABULARY = parse_vocabulary(

@@ -16,18 +16,8 @@ import fsspec
 import pytest
 
 from plugin_config.errors import LearningError, VersionsUnavailable
-from plugin_config.versions.manifests import (
-    KEPT,
-    Attempt,
-    Manifest,
-    Owner,
-    Pointer,
-    VerdictRecord,
-    VersionFolder,
-    number_of,
-    version_label,
-)
-from plugin_config.vocabulary import ZEROSHOT
+from plugin_config.model_version import ZEROSHOT, adapter_name, adapter_number
+from plugin_config.versions.manifests import KEPT, Attempt, Manifest, Owner, Pointer, VerdictRecord, VersionFolder
 from tests.house import wait_until
 
 OWNER = Owner("http://ls:8080", 12, "2026-01-31T12:00:00Z", "builtin")
@@ -38,7 +28,7 @@ PLACES = [pytest.param("{tmp}/versions", id="folder"), pytest.param("memory://{t
 def add(folder: VersionFolder, number: int, *, data: bytes = b"tensors", base: str = ZEROSHOT) -> Manifest:
     content = data + str(number).encode()
     told = hashlib.sha256(content).hexdigest()
-    name = version_label(number, told)
+    name = adapter_name(number, told)
     manifest = Manifest(name, folder.owner, "0123", "quick", {"grid": 128}, base, "2026-11-25T12:00:00+00:00",
                         f"digest {number}", ("1", "2"), VERDICT, told, len(content))  # fmt: skip
     folder.add(manifest, content)
@@ -83,7 +73,7 @@ def test_an_attempt_of_before_more_was_noted_is_read(tmp_path: Path) -> None:
 def test_versions_are_in_the_order_of_their_numbers(folder: VersionFolder) -> None:
     for number in (2, 10, 1):
         add(folder, number)
-    assert [number_of(name) for name in folder.names()] == [1, 2, 10]
+    assert [adapter_number(name) for name in folder.names()] == [1, 2, 10]
 
 
 def test_pruning_keeps_what_is_named_and_the_newest(folder: VersionFolder) -> None:
@@ -197,7 +187,7 @@ def write_for_ever(place: str) -> None:
     folder = VersionFolder(place, OWNER)
     while True:
         pointer = folder.pointer()
-        made = add(folder, number_of(pointer.served) + 1, data=b"x" * 300_000, base=pointer.served)
+        made = add(folder, adapter_number(pointer.served) + 1, data=b"x" * 300_000, base=pointer.served)
         folder.point(pointer.moved(made.name, by="gate"))
         folder.prune({made.name, made.base})
 

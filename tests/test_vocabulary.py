@@ -10,7 +10,7 @@ import pytest
 
 import plugin_config
 from plugin_config.errors import LabelingConfigError
-from plugin_config.vocabulary import Label, parse_vocabulary, version_name
+from plugin_config.vocabulary import Label, parse_vocabulary
 
 CONFIGS = sorted((Path(plugin_config.__file__).parent / "labeling_configs").glob("*.xml"))
 
@@ -165,36 +165,6 @@ def test_the_hash_ignores_looks(attributes: str) -> None:
 )
 def test_the_hash_sees_what_changes_predictions(changed: str) -> None:
     assert parse_vocabulary(changed).hash != parse_vocabulary(brush('<Label value="cat"/>')).hash
-
-
-@pytest.mark.parametrize(
-    ("model", "begins"),
-    [
-        pytest.param("builtin", "builtin-zeroshot-", id="builtin"),
-        pytest.param("ViT-B-16/datacomp_xl_s13b_b90k", "ViT-B-16-datacomp-xl-s13b-b90k-zeroshot-", id="open_clip"),
-        pytest.param("local-dir:/models/mine", "mine-", id="folder"),
-        pytest.param("/models/mine.safetensors", "mine-", id="file"),
-    ],
-)
-def test_a_version_is_letters_digits_and_dashes(model: str, begins: str) -> None:
-    version = version_name(model, parse_vocabulary(brush('<Label value="cat"/>')))
-    assert version.startswith(begins)
-    assert re.fullmatch(r"[A-Za-z0-9-]+", version)
-    assert "models" not in version
-
-
-def test_equal_names_in_two_folders_are_two_versions() -> None:
-    vocabulary = parse_vocabulary(brush('<Label value="cat"/>'))
-    assert version_name("/a/m.pt", vocabulary) != version_name("/b/m.pt", vocabulary)
-
-
-def test_an_adapter_is_in_the_version() -> None:
-    assert "-a7-" in version_name("builtin", parse_vocabulary(brush('<Label value="cat"/>')), adapter="a7")
-
-
-def test_what_else_changes_the_masks_is_in_the_version() -> None:
-    vocabulary = parse_vocabulary(brush('<Label value="cat"/>'))
-    assert version_name("builtin", vocabulary, engine="12ab").startswith("builtin-12ab-zeroshot-")
 
 
 def many(count: int, attributes: str = "") -> str:

@@ -13,7 +13,7 @@ import torch
 from redis import Redis
 
 from plugin_config.errors import ZeromaskError
-from plugin_config.private_files import keep_private
+from plugin_config.files import keep_private
 from plugin_config.queue.jobs import look_queue, predict_queue
 from plugin_config.settings import Settings
 from worker.service import jobs as tasks

@@ -16,10 +16,10 @@ from rich.text import Text
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.local.embedded_redis import connect_briefly
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Manifest, Pointer, VersionFolder
 from plugin_config.versions.rollback import Move, find_copy, manifests, roll_back
-from plugin_config.vocabulary import ZEROSHOT
 
 MEANINGS = {
     "versions": "What was learned from a project's corrections, and which version of it is served.",

@@ -36,8 +36,10 @@ from plugin_config.demo.stage import (
 from plugin_config.errors import ZeromaskError
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.supervisor import Supervisor, stop_on_signals
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.vocabulary import parse_vocabulary, version_name
+from plugin_config.settings import Settings
+from plugin_config.vocabulary import parse_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +188,7 @@ def _timed(stage: Stage, report: Report, name: str, told: str | None) -> Iterato
 
 
 def _version(project: DemoProject) -> str:
-    return version_name("builtin", parse_vocabulary(project.config()))
+    return str(ModelVersion.of(Settings(model="builtin"), parse_vocabulary(project.config())))
 
 
 def _has_new_label(project: DemoProject) -> bool:

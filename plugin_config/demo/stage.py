@@ -16,10 +16,10 @@ from rich.console import Console
 
 from plugin_config.cli.up import Halves, start_halves
 from plugin_config.errors import EnvironmentBroken
+from plugin_config.files import keep_private, private_folder, write_private
 from plugin_config.local.environments import label_studio_environment
 from plugin_config.local.ports import answers, free_port, port_is_free
 from plugin_config.local.supervisor import Command, Supervisor, inherited_environment, module_command
-from plugin_config.private_files import keep_private, private_folder, write_private
 from plugin_config.settings import Settings
 
 USER, PASSWORD = "demo@example.com", "zeromask-demo"

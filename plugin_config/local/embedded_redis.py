@@ -21,8 +21,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from plugin_config.errors import EnvironmentBroken, SettingsError
+from plugin_config.files import is_private, private_folder, write_private
 from plugin_config.local.supervisor import Command
-from plugin_config.private_files import is_private, private_folder, write_private
 from plugin_config.settings import Settings
 
 _LONGEST_SOCKET = 100  # bytes of its path: Linux takes 107, macOS 103

@@ -25,7 +25,7 @@ from typing import IO
 import psutil
 
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.private_files import PRIVATE_UMASK, open_private, private_folder, write_private
+from plugin_config.files import PRIVATE_UMASK, open_private, private_folder, write_private
 from plugin_config.settings import setting_names
 
 log = logging.getLogger(__name__)

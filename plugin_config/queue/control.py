@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from redis import Redis
 
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.learning import Progress, ProjectLearning
@@ -23,7 +24,6 @@ from plugin_config.queue.presence import WorkerPresence, WorkerState
 from plugin_config.queue.states import Counts
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
-from plugin_config.vocabulary import ZEROSHOT
 
 T = TypeVar("T")
 

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from plugin_config.errors import LearningError
+from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
 from plugin_config.records import checked
 from plugin_config.versions.storage import Storage
-from plugin_config.vocabulary import ZEROSHOT, model_slug
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ KEPT = 5
 _POINTER, _MANIFEST, _ADAPTER = "served.json", "manifest.json", "adapter.safetensors"
 _PROBE, _PROBE_BYTES = "room.probe", 4 << 20
 _MOST_BYTES = 64 << 20
-_NAME = re.compile(r"a[1-9][0-9]{0,17}-[0-9a-f]{6}")
 _REMEDY = "Serve another one with `zeromask rollback`, or put the file back; see `zeromask versions`."
 
 
@@ -99,7 +98,7 @@ class Manifest:
     @property
     def number(self) -> int:
         """Versions of a project count from 1."""
-        return number_of(self.name)
+        return adapter_number(self.name)
 
 
 @dataclass(frozen=True)
@@ -182,8 +181,8 @@ class VersionFolder:
 
     def names(self) -> list[str]:
         """Versions that are there, whole by the look of it, oldest first."""
-        found = [name for name in self._storage.folders() if _NAME.fullmatch(name)]
-        return sorted((name for name in found if self._storage.exists(f"{name}/{_MANIFEST}")), key=number_of)
+        found = [name for name in self._storage.folders() if adapter_number(name)]
+        return sorted((name for name in found if self._storage.exists(f"{name}/{_MANIFEST}")), key=adapter_number)
 
     def manifest(self, name: str) -> Manifest:
         """What is written of a version.
@@ -191,7 +190,7 @@ class VersionFolder:
         Raises:
             LearningError: there is no such version, or what is written of it is damaged or of another owner.
         """
-        data = self._storage.read(f"{name}/{_MANIFEST}", most=_MOST_BYTES) if _NAME.fullmatch(name) else None
+        data = self._storage.read(f"{name}/{_MANIFEST}", most=_MOST_BYTES) if adapter_number(name) else None
         if data is None:
             raise LearningError(f"version {name}", f"is not in {self._storage.told('')}", _REMEDY)
         found: Manifest = _decoded(_manifest, data, self._storage.told(f"{name}/{_MANIFEST}"))
@@ -229,22 +228,12 @@ class VersionFolder:
         """Delete versions but these and the newest few, and what was never finished; returns which."""
         whole = self.names()
         spared = {*keep, *whole[-KEPT:]}
-        spare = [name for name in self._storage.folders() if _NAME.fullmatch(name) and name not in spared]
+        spare = [name for name in self._storage.folders() if adapter_number(name) and name not in spared]
         for name in spare:
             self._storage.delete(f"{name}/{_MANIFEST}")  # first: without it the rest is no version
             self._storage.delete_folder(name)
         self._storage.delete_leftovers()
         return spare
-
-
-def version_label(number: int, sha256: str) -> str:
-    """The name of a version."""
-    return f"a{number}-{sha256[:6]}"
-
-
-def number_of(name: str) -> int:
-    """The number of a version, 0 of the zero-shot one."""
-    return int(name[1:].partition("-")[0]) if _NAME.fullmatch(name) else 0
 
 
 def now() -> str:
@@ -276,7 +265,7 @@ def _pointer(row: Any) -> Pointer:
     if made is not None:
         _check_told(made)
     pointer = checked(Pointer, row, attempt=made)
-    if pointer.served != ZEROSHOT and not _NAME.fullmatch(pointer.served):
+    if pointer.served != ZEROSHOT and not adapter_number(pointer.served):
         raise ValueError(f"served {pointer.served!r} is no version")
     return pointer
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from redis import Redis
 
 from plugin_config.errors import LearningError
+from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.presence import WorkerPresence
-from plugin_config.versions.manifests import Manifest, Pointer, VersionFolder, number_of
+from plugin_config.versions.manifests import Manifest, Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
-from plugin_config.vocabulary import ZEROSHOT, model_slug
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _before(folder: VersionFolder, pointer: Pointer) -> tuple[str, str]:
     try:
         wanted = folder.manifest(pointer.served).base
     except LearningError:
-        older = [name for name in folder.names() if number_of(name) < number_of(pointer.served)]
+        older = [name for name in folder.names() if adapter_number(name) < adapter_number(pointer.served)]
         wanted = older[-1] if older else ZEROSHOT
     return (wanted, "") if wanted == ZEROSHOT or wanted in folder.names() else (ZEROSHOT, wanted)
 
@@ -135,7 +135,7 @@ def _rejected(folder: VersionFolder, pointer: Pointer, target: str) -> tuple[str
     digests = dict.fromkeys(pointer.rejected)
     for found in manifests(folder):
         if isinstance(found, Manifest):
-            if number_of(target) < found.number <= number_of(pointer.served):
+            if adapter_number(target) < found.number <= adapter_number(pointer.served):
                 digests[found.digest] = None
             if found.name == target:
                 digests.pop(found.digest, None)

@@ -22,12 +22,12 @@ from redis import Redis
 from redis.exceptions import LockError
 
 from plugin_config.errors import QueueUnavailable
+from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.mending import note
 from plugin_config.queue.odd import as_json
 from plugin_config.records import checked
-from plugin_config.versions.manifests import Owner, number_of
-from plugin_config.vocabulary import ZEROSHOT, model_slug
+from plugin_config.versions.manifests import Owner
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,6 @@ class ServedAdapters:
 
 def _copy(row: Any) -> ServedCopy:
     copy = checked(ServedCopy, row, owner=checked(Owner, row["owner"]))
-    if copy.served != ZEROSHOT and not number_of(copy.served):
+    if copy.served != ZEROSHOT and not adapter_number(copy.served):
         raise ValueError(copy.served)
     return copy

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,8 +10,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from plugin_config.errors import VersionsUnavailable
+from plugin_config.files import ASIDE, written_whole
 
-_ASIDE = ".aside"
 _REMEDY = "Make room or mend its rights, or set ZEROMASK_VERSIONS to another place; what is there now is untouched."
 
 
@@ -64,7 +62,7 @@ class Storage:
         """Put a file there, in place of the one that is."""
         with _told(self.told(name), "cannot be written"):
             if self._local:
-                _write_whole(Path(self._at(name)), data)
+                _write_durably(Path(self._at(name)), data)
             else:
                 self._files.pipe_file(self._at(name), data)
 
@@ -81,7 +79,7 @@ class Storage:
     def delete_leftovers(self) -> None:
         """Delete what a killed writer left beside the files."""
         if self._local:
-            for left in Path(self._path).rglob(f"*{_ASIDE}"):
+            for left in Path(self._path).rglob(f"*{ASIDE}"):
                 with suppress(OSError):
                     left.unlink()
 
@@ -89,28 +87,10 @@ class Storage:
         return f"{self._path}/{name}"
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def _write_durably(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_ASIDE}")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _flush_folder(path.parent)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)  # a rename is kept through a power cut only when its folder is flushed
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with written_whole(path, durable=True) as aside:
+        aside.write_bytes(data)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from rq import Callback, Queue
 from rq.job import Job
 from rq.serializers import DefaultSerializer, JSONSerializer
 
+from plugin_config.model_version import ZEROSHOT, adapter_name
 from plugin_config.queue.jobs import DRAIN_JOB, REFRESH_JOB
-from plugin_config.versions.manifests import Manifest, Owner, Pointer, VerdictRecord, VersionFolder, now, version_label
-from plugin_config.vocabulary import ZEROSHOT
+from plugin_config.versions.manifests import Manifest, Owner, Pointer, VerdictRecord, VersionFolder, now
 from tests.attack.ground import Finding, Ground, Row, ground
 from tests.attack.watch import seconds_of_health
 from tests.faults.stand import Serving, wait_for
@@ -272,7 +272,7 @@ def _serve_nan(it: Ground, folder: VersionFolder, owner: Owner) -> None:
     data = save({name: torch.full_like(values, float("nan")) if values.is_floating_point() else values.clone()
                  for name, values in state.tensors.items()})  # fmt: skip
     told = hashlib.sha256(data).hexdigest()
-    name = version_label(1, told)
+    name = adapter_name(1, told)
     manifest = Manifest(name, owner, encoder.fingerprint, state.recipe, dict(state.about), ZEROSHOT, now(), "d", ("1",),
                         VerdictRecord(True, "promoted", {}), told, len(data))  # fmt: skip
     _write_pointer(it, owner, b"{}")

@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from typing import Any
 
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.versions.manifests import Pointer, VersionFolder
-from plugin_config.vocabulary import ZEROSHOT, parse_vocabulary
+from plugin_config.vocabulary import parse_vocabulary
 from tests.corrections import annotate, strange_project, versions_of
 from tests.faults.stand import Row, Serving, Stand, stand, wait_for
 from worker.service.trainer.corrections import corrections_digest

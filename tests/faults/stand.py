@@ -174,7 +174,7 @@ class Stand:
         return Row(fault, len(ids), predicted, failed, duplicated, lost, round(time.monotonic() - started, 1), note)
 
     def _posted(self, project: int, ids: list[int]) -> dict[int, int]:
-        version = current_version(self.house, project, engine=self.settings.engine)
+        version = current_version(self.house, project, settings=self.settings)
         api = self.house.label_studio
         return {task: sum(row.version == version for row in api.predictions(task)) for task in ids}
 

@@ -19,9 +19,6 @@ from worker.segmentation.segmenter import Segmenter
 
 UNLABELLED = -1
 """No region lies there: background, or a label that nobody has drawn in this project yet."""
-VOID = -2
-"""Not judged and not learned from."""
-
 Words = tuple[tuple[str, ...], ...]
 
 

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from plugin_config.errors import LearningError
-from plugin_config.versions.manifests import Manifest, VerdictRecord, VersionFolder, now, number_of, version_label
+from plugin_config.model_version import adapter_name, adapter_number
+from plugin_config.versions.manifests import Manifest, VerdictRecord, VersionFolder, now
 from worker.learning.interfaces import Adapter, AdapterState
 from worker.learning.recipes import recipe_named
 
@@ -37,9 +38,9 @@ def keep(
     state = adapter.state()
     data = save({name: values.detach().contiguous() for name, values in state.tensors.items()})
     told = hashlib.sha256(data).hexdigest()
-    number = 1 + max([newest, *map(number_of, folder.names())])
+    number = 1 + max([newest, *map(adapter_number, folder.names())])
     manifest = Manifest(
-        version_label(number, told), folder.owner, weights, state.recipe, dict(state.about), base, now(), digest,
+        adapter_name(number, told), folder.owner, weights, state.recipe, dict(state.about), base, now(), digest,
         learned_from, verdict, told, len(data),
     )  # fmt: skip
     folder.add(manifest, data)

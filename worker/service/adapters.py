@@ -15,11 +15,11 @@ from redis import Redis
 
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.label_studio.client import Project
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Manifest, Owner, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
-from plugin_config.vocabulary import ZEROSHOT
 from worker.learning.interfaces import Adapter
 from worker.service.adapter_store import load_adapter
 

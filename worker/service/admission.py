@@ -23,10 +23,10 @@ from plugin_config.errors import (
     RegionError,
     VersionsUnavailable,
 )
+from plugin_config.model_version import ModelVersion, engine_name
 from plugin_config.queue.jobs import DrainProject, TaskRef
 from plugin_config.queue.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.queue.slots import URGENT_SLOT
-from plugin_config.vocabulary import model_slug
 from worker.label_studio.fetching import address_in
 from worker.label_studio.intake import Intake
 from worker.label_studio.results import encode_segments
@@ -132,16 +132,12 @@ class Admission:
         while left:
             self._leases.give_back(self._project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S)
 
-    def _engine(self) -> str:
-        """How the versions of this worker begin."""
-        settings = self._resident.settings
-        return "".join(f"{part}-" for part in (model_slug(settings.model), settings.engine) if part)
-
     def _move_to(self, version: str, left: dict[TaskRef, Lease]) -> None:
         """Ask anew, at the version served now, for what was asked at another: the labels changed since, or MODEL."""
-        told, mine = self._resident.explained, self._engine()
+        told, mine = self._resident.explained, engine_name(self._resident.settings)
         for ref, lease in [(ref, lease) for ref, lease in left.items() if ref.version != version]:
-            if not ref.version.startswith(mine) and (self._project, ref.version) not in told:
+            asked = ModelVersion.parse(ref.version)
+            if (asked is None or asked.model != mine) and (self._project, ref.version) not in told:
                 told.add((self._project, ref.version))
                 log.warning("version %s was asked for, this worker serves %s and predicts at that; when both halves "
                             "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from plugin_config.label_studio.client import Project, Task
-from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
+from plugin_config.model_version import ZEROSHOT, ModelVersion
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.learning.interfaces import Adapter
 from worker.service.context import Resident
 
@@ -52,8 +53,7 @@ def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Ord
     resident.pending.confirm(project)
     vocabulary = _parsed(found.label_config)
     name, adapter = resident.adapters.serve(found, afresh=afresh)
-    settings = resident.settings
-    version = version_name(settings.model, vocabulary, adapter=name, engine=settings.engine)
+    version = str(ModelVersion.of(resident.settings, vocabulary, adapter=name))
     return Order(found, vocabulary, version, adapter, name)
 
 

@@ -18,8 +18,9 @@ from rich.console import Console
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.local.supervisor import module_command
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.jobs import TaskRef
-from plugin_config.vocabulary import parse_vocabulary, version_name
+from plugin_config.vocabulary import parse_vocabulary
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.random_models import random_weights
 from worker.lab.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
@@ -84,7 +85,7 @@ def _bare(count: int, model: str, picture: Path, seconds: float) -> float:
 
 def _workers(stage: BenchStage, count: int, seconds: float, numbers: Iterator[int]) -> float:
     """Images/s of `count` workers together, once all of them are at work."""
-    version = version_name(stage.settings.model, parse_vocabulary(CONFIG), engine=stage.settings.engine)
+    version = str(ModelVersion.of(stage.settings, parse_vocabulary(CONFIG)))
     with _running(stage, count):
         before = int(stage.counted()["posts"])
         stage.pending.add(PROJECT, [TaskRef(version, next(numbers)) for _ in range(_AT_ONCE)])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
+from plugin_config.files import written_whole
 from worker.lab.drawn_world.lessons import MEAN, STD
 from worker.lab.drawn_world.measure import Speak, best_bias_shift, figures
 from worker.lab.drawn_world.objective import Clip, encode_texts
@@ -53,12 +54,14 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
     """Save as torch's zip, packed again with DEFLATE because most of the token table is zero."""
     plain = io.BytesIO()
     torch.save(state, plain)
-    aside = path.with_suffix(".part")
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+    with (
+        written_whole(path) as aside,
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed,
+    ):
         for entry in source.infolist():
             stamped = zipfile.ZipInfo(entry.filename, (1980, 1, 1, 0, 0, 0))
             packed.writestr(stamped, source.read(entry), zipfile.ZIP_DEFLATED, 9)
-    aside.replace(path)
 
 
 def export(checkpoint: Path, output_dir: Path, *, bias_shift: float = 0.0) -> Path:

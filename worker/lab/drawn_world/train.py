@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from plugin_config.errors import ModelUnavailable
+from plugin_config.files import written_whole
 from worker.lab.drawn_world.lessons import Lesson, lesson
 from worker.lab.drawn_world.measure import Speak, figures
 from worker.lab.drawn_world.objective import Clip, encode_texts, lesson_loss
@@ -90,18 +91,15 @@ def new_state(settings: Settings) -> State:
 
 def save(state: State, path: Path) -> None:
     """Write a checkpoint whole or not at all."""
-    aside = path.with_suffix(".part")
-    torch.save(
-        {
-            "model": state.model.state_dict(),
-            "average": state.average.state_dict(),
-            "probe": state.probe.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "step": state.step,
-        },
-        aside,
-    )
-    aside.replace(path)
+    held = {
+        "model": state.model.state_dict(),
+        "average": state.average.state_dict(),
+        "probe": state.probe.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+    }
+    with written_whole(path) as aside:
+        torch.save(held, aside)
 
 
 def load(settings: Settings, path: Path) -> State:

@@ -6,24 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.lab.evaluation.photographs import VOID
+from worker.segmentation.metrics import VOID
 
 Classes = NDArray[np.int64]
-
-
-def confusion(found: Classes, truth: Classes, count: int) -> NDArray[np.int64]:
-    """(count, count) pixels by true and found class, void ones left out."""
-    known = truth != VOID
-    pairs = truth[known] * count + found[known]
-    return np.bincount(pairs, minlength=count * count).reshape(count, count)
-
-
-def mean_iou(matrix: NDArray[np.int64]) -> float:
-    """Mean over the classes that occur in the truth."""
-    hit = np.diagonal(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hit
-    present = matrix.sum(axis=1) > 0
-    return float((hit[present] / union[present]).mean())
 
 
 def boundary_f(found: Classes, truth: Classes, count: int, *, radius: int) -> float:

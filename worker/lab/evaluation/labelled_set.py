@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
-from worker.learning.interfaces import UNLABELLED, VOID, Words
+from worker.lab.evaluation.photographs import FILE_VOID
+from worker.learning.interfaces import UNLABELLED, Words
+from worker.segmentation.metrics import VOID
 from worker.segmentation.pictures import shrink
 from worker.segmentation.text.encoder import BACKGROUND
 from worker.service.trainer.corrections import LONGEST_SIDE
 
-_FILE_VOID = 255
 _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/learning_photos.md."
 
 
@@ -73,7 +74,7 @@ def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] 
         named = json.loads((folder / "classes.json").read_text())
     except (OSError, ValueError) as error:
         raise ImageUnavailable(f"set {folder}", f"it cannot be read ({error})", _REMEDY) from error
-    names = {int(index): str(name) for index, name in named.items() if index.isdigit() and int(index) != _FILE_VOID}
+    names = {int(index): str(name) for index, name in named.items() if index.isdigit() and int(index) != FILE_VOID}
     has_background = names.get(0, "").strip("_ ").lower() == BACKGROUND
     labels = sorted(index for index in names if index or not has_background)
     for part in parts:

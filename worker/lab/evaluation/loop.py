@@ -16,10 +16,10 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet
 from worker.learning.corrections.hold_out import split
 from worker.learning.corrections.truth import shrink_nearest
-from worker.learning.gate.comparison import Confusion, confusion
 from worker.learning.gate.decision import judge
-from worker.learning.interfaces import UNLABELLED, VOID, Adapter, AdapterState, Example, Recipe, Words
+from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example, Recipe, Words
 from worker.segmentation.heads import Head
+from worker.segmentation.metrics import VOID, Confusion, confusion
 from worker.segmentation.pictures import shrink
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text.encoder import BACKGROUND

@@ -16,7 +16,7 @@ from PIL import Image
 from plugin_config.errors import ImageUnavailable
 from worker.lab.evaluation.crowds import TrueSegment
 from worker.lab.evaluation.panoptic_quality import SegmentJudge
-from worker.lab.evaluation.photographs import VOID
+from worker.lab.evaluation.photographs import FILE_VOID
 from worker.segmentation.instances.assembly import Wanted, assemble
 from worker.segmentation.instances.splitting import CUT_RULE
 
@@ -65,7 +65,7 @@ def _read(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.int16]
     if image.shape[:2] != mask.shape:
         image = np.asarray(cv2.resize(image, mask.shape[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
     classes = mask.astype(np.int16)
-    classes[(mask == 0) | (mask == VOID)] = _NOTHING
+    classes[(mask == 0) | (mask == FILE_VOID)] = _NOTHING
     truth = []
     for number in np.unique(numbers[numbers > 0]):
         thing = (numbers == number) & (classes != _NOTHING)

@@ -20,8 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from plugin_config.errors import ImageUnavailable
+from worker.segmentation.metrics import VOID
 
-VOID = 255
+FILE_VOID = 255
+"""Of the pixels of a mask file: not judged. Arrays have VOID there."""
+
 LONG_SIDE = 500  # pixels
 _PATCH, _SHORT_SIDE = 16, 448  # pixels, of the model whose evidence is emulated
 _CORRELATION = 1.5  # patches
@@ -75,7 +78,7 @@ def read_set(folder: Path, part: str, limit: int) -> list[Photograph]:
     binary = (folder / "objects").is_dir()
     everything = [stem for stems in split.values() for stem in stems]
     stems = sorted(str(stem) for stem in (everything if binary else split.get(part) or everything))
-    indices = [0, 1] if binary else [int(c) for c in named if c.isdigit() and int(c) != VOID]
+    indices = [0, 1] if binary else [int(c) for c in named if c.isdigit() and int(c) != FILE_VOID]
     masks = folder / ("objects" if binary else "masks")
     stems = [stem for stem in stems if (masks / f"{stem}.png").is_file()][:limit]
     if not stems or len(indices) < 2:

@@ -27,9 +27,10 @@ from plugin_config.errors import EnvironmentBroken
 from plugin_config.settings import Settings
 from worker.lab.charts import line_chart
 from worker.lab.evaluation.baselines import bilinear, guided_filter, oracle_fusion, pamr
-from worker.lab.evaluation.boundaries import boundary_f, confusion, mean_iou
+from worker.lab.evaluation.boundaries import boundary_f
 from worker.lab.evaluation.photographs import Clues, Photograph, clues, read_set
 from worker.segmentation.encoders.affinity_tower import KeyTower
+from worker.segmentation.metrics import VOID, confusion, mean_iou
 from worker.segmentation.outlines.refinement import ADAPTIVE, SPECTRAL, Method, refine_logits
 from worker.segmentation.outlines.spectral import eigen_masks
 
@@ -257,6 +258,6 @@ def _row(name: str, level: str, refiner: str, found: Scores, plain: Scores) -> R
 
 def _add(total: NDArray[np.int64], found: NDArray[np.int64], photo: Photograph) -> None:
     """Count a photograph's pixels, its own numbering of classes turned into the set's."""
-    classes = np.array([*photo.classes, *[255] * (256 - len(photo.classes))])
-    truth = classes[photo.truth]
-    total += confusion(classes[found], truth, 256)
+    classes = np.array(photo.classes)
+    truth = np.where(photo.truth == VOID, VOID, classes[photo.truth.clip(0)])
+    total += confusion(truth, classes[found], 256)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.regions import decode_region, inscribed_ellipse
-from worker.learning.interfaces import UNLABELLED, VOID
+from worker.learning.interfaces import UNLABELLED
+from worker.segmentation.metrics import VOID
 
 Truth = NDArray[np.int16]
 """(H, W) int16: index of a class, UNLABELLED or VOID."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.learning.gate.comparison import Comparison, Confusion
+from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.evaluator import Bench
 from worker.learning.gate.splits import Trial
 from worker.learning.interfaces import Adapter
+from worker.segmentation.metrics import Confusion
 
 LEAST_GAIN = 0.005
 """Mean IoU a candidate must gain: less is not worth predicting every image again."""

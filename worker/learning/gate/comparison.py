@@ -12,24 +12,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-Confusion = NDArray[np.int64]
-"""(n + 1, n + 1) pixels: rows are the truth, columns what was predicted."""
+from worker.segmentation.metrics import Confusion, class_ious, iou_of_counts
 
 RESAMPLES = 1000
-
-
-def confusion(truth: NDArray[np.int16], found: NDArray[np.int16], classes: int) -> Confusion:
-    """Count pixels by what they are and what they were taken for. Pixels whose truth is negative are left out."""
-    judged = truth >= 0
-    codes = truth[judged].astype(np.int64) * classes + found[judged]
-    return np.bincount(codes, minlength=classes * classes).reshape(classes, classes)
-
-
-def class_ious(confusions: Confusion) -> NDArray[np.float64]:
-    """IoU of each class, NaN for those the truth does not show. (..., C, C) -> (..., C)."""
-    hits = np.diagonal(confusions, axis1=-2, axis2=-1).astype(np.float64)
-    truth, found = confusions.sum(axis=-1), confusions.sum(axis=-2)
-    return _ious(hits, truth.astype(np.float64), found.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,7 @@ class Comparison:
         gains = []
         for confusions in (self.before, self.after):
             hits = weights @ np.diagonal(confusions, axis1=1, axis2=2)
-            gains.append(_ious(hits, weights @ confusions.sum(axis=2), weights @ confusions.sum(axis=1)))
+            gains.append(iou_of_counts(hits, weights @ confusions.sum(axis=2), weights @ confusions.sum(axis=1)))
         return np.asarray(gains[1] - gains[0])
 
     def worst_gain(self, share: float) -> float:
@@ -86,7 +71,3 @@ class Comparison:
         candidates = np.flatnonzero(np.nan_to_num(before - after) > drop)
         falls = {int(k): self.resampled[:, k][~np.isnan(self.resampled[:, k])] < 0 for k in candidates}
         return [label for label, fell in falls.items() if fell.size and fell.mean() >= share]
-
-
-def _ious(hits: NDArray[np.float64], truth: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(truth > 0, hits / np.maximum(truth + found - hits, 1), np.nan)

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from worker.learning.corrections.truth import shrink_nearest
-from worker.learning.gate.comparison import Confusion, confusion
 from worker.learning.gate.splits import Trial
-from worker.learning.interfaces import UNLABELLED, VOID, Example, Words
+from worker.learning.interfaces import UNLABELLED, Example, Words
 from worker.segmentation.heads import Head, Scene
+from worker.segmentation.metrics import VOID, Confusion, confusion
 from worker.segmentation.outlines.evidence import enlarge
 from worker.segmentation.segmenter import Segmenter
 

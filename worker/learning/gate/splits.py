@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from worker.learning.corrections.hold_out import hash_share
 from worker.learning.corrections.truth import Truth
-from worker.learning.interfaces import UNLABELLED, VOID, Example
+from worker.learning.interfaces import UNLABELLED, Example
+from worker.segmentation.metrics import VOID
 
 FEWEST_HELD_OUT = 3
 """Held-out photographs from which these judge alone; below, cross-validation joins in."""

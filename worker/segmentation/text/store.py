@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from plugin_config.files import written_whole
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +62,12 @@ class TextStore:
         """
         merged = {**self.load(key), **{text: row.detach().cpu() for text, row in embeddings.items()}}
         kept = dict(list(merged.items())[-_MOST_TEXTS:])
-        part = self._folder / f"{uuid.uuid4().hex}.part"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # Written whole or not at all: a reader finds the file of before or this one.
-            save_file({"embeddings": torch.stack(list(kept.values()))}, part, {"texts": json.dumps(list(kept))})
-            part.replace(self._path(key))
+            with written_whole(self._path(key)) as aside:
+                save_file({"embeddings": torch.stack(list(kept.values()))}, aside, {"texts": json.dumps(list(kept))})
             self._drop_oldest()
         except (OSError, SafetensorError) as error:  # safetensors puts its own name on a full disk
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             if not self._told:
                 self._told = True
                 log.warning("text embeddings %s: cannot be kept (%s). Labels are encoded again at every start.",

@@ -23,8 +23,9 @@ from worker.label_studio.images import ImageLimits
 from worker.label_studio.intake import Intake
 from worker.label_studio.outcomes import Outcomes, count_outcomes, sum_outcomes
 from worker.learning.corrections.truth import counting_annotations, draw_truth, merge_truths
-from worker.learning.interfaces import UNLABELLED, VOID, Example
+from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.metrics import VOID
 from worker.segmentation.pictures import resize
 from worker.service.batches import free_memory
 

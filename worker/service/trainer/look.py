@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
 from plugin_config.label_studio.annotation_mark import AnnotationMark, annotation_mark
 from plugin_config.label_studio.client import Project
+from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number
 from plugin_config.queue.learning import State, Visit
-from plugin_config.versions.manifests import Attempt, Pointer, VerdictRecord, VersionFolder, now, number_of
-from plugin_config.vocabulary import ZEROSHOT, Vocabulary, parse_vocabulary, version_name
+from plugin_config.versions.manifests import Attempt, Pointer, VerdictRecord, VersionFolder, now
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.learning.corrections.hold_out import split
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.interfaces import Example
@@ -90,8 +91,7 @@ class Look:
         resident.pending.confirm(self._id)
         vocabulary = parse_vocabulary(project.label_config)
         name, _ = resident.adapters.serve(project, afresh=True)
-        settings = resident.settings
-        version = version_name(settings.model, vocabulary, adapter=name, engine=settings.engine)
+        version = str(ModelVersion.of(resident.settings, vocabulary, adapter=name))
         if resident.ledger.served(self._id) not in ("", version):
             resident.hints.request_refresh(self._id)  # the pointer was moved, and who did died before telling
         folder = resident.adapters.folder(project)
@@ -230,7 +230,7 @@ class Look:
         try:
             with self._resident.adapters.moving(project.id):
                 served = folder.pointer().served
-                before = folder.manifest(served).base if number_of(served) else ZEROSHOT
+                before = folder.manifest(served).base if adapter_number(served) else ZEROSHOT
                 for name in folder.prune({served, before}):
                     log.info("project %d: version %s is deleted: old and not served", project.id, name)
         except (LearningError, VersionsUnavailable, QueueUnavailable) as error:  # the next promotion tries again

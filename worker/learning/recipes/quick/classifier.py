@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.gate.comparison import Confusion, class_ious, confusion
 from worker.learning.recipes.quick.ensemble import Blinded, Ensemble, Lesson, Training, train
 from worker.learning.recipes.quick.retrieval import Bank
+from worker.segmentation.metrics import Confusion, class_ious, confusion
 
 _FARTHEST = 4.0  # deviations at which inputs are cut off
 _LEAST = 1e-6

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.learning.interfaces import VOID, Example, Words
+from worker.learning.interfaces import Example, Words
 from worker.learning.recipes.quick.appearance import PLACES, describe
 from worker.learning.recipes.quick.augmentation import View
 from worker.learning.recipes.quick.classifier import Picture
 from worker.learning.recipes.quick.ensemble import Blinded
 from worker.learning.recipes.quick.pca import Axes
 from worker.segmentation.heads import Scene
+from worker.segmentation.metrics import VOID
 from worker.segmentation.outlines.evidence import enlarge, spoken
 from worker.segmentation.outlines.refinement import refine_logits
 from worker.segmentation.pictures import resize, shrink

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.interfaces import UNLABELLED, VOID, AdapterState, Example, Words
+from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.learning.recipes.quick.augmentation import View
 from worker.learning.recipes.quick.classifier import Classifier, Look, Options, learn
 from worker.learning.recipes.quick.features import ENCODER_AXES, TOWER_AXES, Sight, agreement, found_again
 from worker.learning.recipes.quick.pca import Axes
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.heads import Scene
+from worker.segmentation.metrics import VOID
 from worker.segmentation.outlines.evidence import spoken
 from worker.segmentation.segmenter import Segmenter
 

@@ -1,15 +1,20 @@
-"""Files and folders for their owner alone, whatever the umask. It must not know what is in them."""
+"""Files that appear whole or not at all, and files and folders for their owner alone, whatever the umask."""
 
 from __future__ import annotations
 
 import os
 import resource
 import stat
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from plugin_config.errors import EnvironmentBroken
+
+ASIDE = ".aside"
+"""How the name of a file ends while it is being written."""
 
 PRIVATE_UMASK = 0o077
 """The rights that no file of ours grants: any of the group and of others."""
@@ -64,10 +69,44 @@ def write_private(path: Path, content: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    aside = path.with_name(f"{path.name}.new")
-    with open_private(aside, "wb") as file:
+    with written_whole(path) as aside, open_private(aside, "wb") as file:
         file.write(content.encode())
-    aside.replace(path)  # a kill in between leaves the one of before
+
+
+@contextmanager
+def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Write a file whole or not at all: the block writes to the path it is given, which then takes the place of `path`.
+
+    When the block or the last step fails, the file of before stays and nothing is left beside it; what a killed
+    process leaves ends in `ASIDE`.
+
+    Args:
+        path: of the file; its folder is there.
+        durable: flush the file and its folder to the disk, so that it is kept through a power cut.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{ASIDE}")
+    try:
+        yield aside
+        if durable:
+            _flush(aside)
+        aside.replace(path)
+        if durable:
+            _flush(path.parent)  # a rename is kept only when its folder is flushed
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def close_to_others(folder: Path) -> None:
