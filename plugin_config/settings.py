@@ -62,7 +62,7 @@ class Settings:
     windows: int = _setting("ZEROMASK_WINDOWS", 0, "Most overlapping windows, each a forward, in which an image finer "
                             "than the model's entry size is read; 0 = one pass over the whole. Below 4 only long "
                             "images gain.", least=0, most=64)
-    readout: str = _setting("ZEROMASK_READOUT", "auto", "How patches are read out of the model (docs/models.md): "
+    readout: str = _setting("ZEROMASK_READOUT", "auto", "How patches are read out of the model (docs/guide/models.md): "
                             "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `auto` = by "
                             "the weights' family.")
     affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm that tells which patches belong "
@@ -72,7 +72,7 @@ class Settings:
     compile: bool = _setting("ZEROMASK_COMPILE", False, "Whether the image tower is compiled by torch, which needs a "
                              "C++ compiler and a longer start.")
     refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
-                            "agrees; empty = none. See docs/assembly.md.")
+                            "agrees; empty = none. See docs/research/instances.md.")
     least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.05, "Segments less likely than this to be accepted as they "
                                   "are, 0 to 1, are left out; 0 = all are drawn.", least=0, most=1)
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data, text "

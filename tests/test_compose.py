@@ -86,7 +86,7 @@ def test_an_oracle_of_everything_would_pass() -> None:
 
 
 def test_the_builtin_model_beats_every_one_attribute_oracle() -> None:
-    """The shipped weights are held to the figures stored of these very trials; docs/builtin.md has those of more."""
+    """The shipped weights are held to the figures stored of these very trials; docs/research/builtin.md has those of more."""
     judge = Judge(Encoder("builtin", device="cpu"))
     for asked, pair in trials(1, 100, 192):
         judge.hear(asked, pair)

@@ -1,4 +1,4 @@
-"""Annotations of one image become one class per pixel, by the rules of docs/learning.md."""
+"""Annotations of one image become one class per pixel, by the rules of docs/reference/learning_rules.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m tests.attack.table NOW [BEFORE]`: answers of `make attack JSON=1` as the table of docs/security.md."""
+"""`python -m tests.attack.table NOW [BEFORE]`: `make attack JSON=1` as the table of docs/guide/security.md."""
 
 from __future__ import annotations
 

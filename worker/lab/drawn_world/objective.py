@@ -23,7 +23,7 @@ Clip = Any
 
 HARD_NEGATIVE = 3.0
 IMAGE_SHARE, PROBE_SHARE = 0.1, 0.3
-# Colour, texture, shape, as the shipped run ended; before that they counted more, see docs/builtin.md.
+# Colour, texture, shape, as the shipped run ended; before that they counted more, see docs/research/builtin.md.
 KIND_WEIGHTS = (0.1, 0.5, 0.15)
 SURE_SHARE = 0.6
 _WORDS = (COLOURS, TEXTURES, SHAPES)

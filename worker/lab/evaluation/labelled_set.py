@@ -22,7 +22,7 @@ from worker.segmentation.pictures import shrink
 from worker.segmentation.text.encoder import BACKGROUND
 from worker.service.trainer.corrections import LONGEST_SIDE
 
-_REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/learning_photos.md."
+_REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."
 
 
 @dataclass(frozen=True)

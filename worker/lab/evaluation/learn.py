@@ -34,7 +34,7 @@ _SHOWN = 6  # photographs of the sheet
 
 def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     """Options of this protocol; defaults out of the settings."""
-    parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="a set, see docs/learning_photos.md")
+    parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="a set, see docs/research/learning.md")
     parser.add_argument("--learn", required=True, metavar="PART", help="part of the set that is annotated")
     parser.add_argument("--test", required=True, metavar="PART", help="part of the set that is judged")
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")

@@ -21,7 +21,7 @@ from worker.segmentation.instances.assembly import Wanted, assemble
 from worker.segmentation.instances.splitting import CUT_RULE
 
 _NOTHING = 256  # class of what is not judged and of what is background
-_REMEDY = "A set holds images/, masks/ and instances/, the latter two as PNG of the same size; see docs/assembly.md."
+_REMEDY = "A set holds images/, masks/ and instances/, the latter two as PNG of the same size; see docs/research/instances.md."
 
 
 def judge_photographs(folder: Path) -> dict[str, object]:

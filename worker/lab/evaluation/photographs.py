@@ -30,7 +30,7 @@ _PATCH, _SHORT_SIDE = 16, 448  # pixels, of the model whose evidence is emulated
 _CORRELATION = 1.5  # patches
 _SCALE = 10.0  # logits of a patch wholly of one class
 _MOST_CLASSES, _ASKED = 12, 8
-_REMEDY = "A set holds images/, masks/ (or objects/), classes.json and split.json; see docs/shape.md."
+_REMEDY = "A set holds images/, masks/ (or objects/), classes.json and split.json; see docs/research/outlines.md."
 
 Floats = NDArray[np.float32]
 

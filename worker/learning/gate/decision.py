@@ -1,6 +1,6 @@
 """Whether what was learned may replace what is served: paired, on corrections it never saw, with a reason to read.
 
-It must not know Label Studio, files or any recipe. docs/learning.md states the rules.
+It must not know Label Studio, files or any recipe. docs/reference/learning_rules.md states the rules.
 """
 
 from __future__ import annotations

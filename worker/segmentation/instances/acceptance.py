@@ -62,7 +62,7 @@ class AcceptanceRule:
         return (self.stuff if stuff else self.thing).probability(evidence)
 
 
-# Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/assembly.md tells on what.
+# Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md tells on what.
 ACCEPTANCE_RULE = AcceptanceRule(
     thing=AcceptanceWeights(bias=1.0289, posterior=5.179, contrast=0.4002, size=0.7484, sureness=0.4858),
     stuff=AcceptanceWeights(bias=1.2921, posterior=8.128, contrast=0.0, size=1.1523, sureness=0.0),

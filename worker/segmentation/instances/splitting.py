@@ -71,7 +71,7 @@ class CutRule:
 
 
 ALIKE = 1.0  # contrast below which two sides look alike
-# Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/assembly.md tells on what.
+# Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md tells on what.
 CUT_RULE = CutRule(
     alike=CutWeights(bias=0.3755, cut=-0.1568, neck=-3.5695, contrast=1.0626, edge=1.373),
     unlike=CutWeights(bias=-3.0531, cut=-0.6593, neck=-1.0262, contrast=0.6532, edge=1.2207),

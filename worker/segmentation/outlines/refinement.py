@@ -1,7 +1,7 @@
 """Patch logits + image -> logits or classes for every pixel that follow the outline.
 
 SAZS (Liu et al., CVPR 2023) showed that the Laplacian's eigenvectors carry shape; its released fusion picks them by IoU
-with the ground truth. Here nothing but the evidence and the picture is looked at; docs/shape.md tells the method.
+with the ground truth. Here nothing but the evidence and the picture is looked at; docs/research/outlines.md tells the method.
 Memory stays bounded whatever the image and the number of classes. It must not know about labels or regions.
 """
 

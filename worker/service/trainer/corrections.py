@@ -1,7 +1,7 @@
 """What annotators made of a project's predictions, read from Label Studio, the only truth: edits and deletions are read
 anew each time, so no event can be missed.
 
-It must not know recipes, nor what is promoted. docs/learning.md states the rules.
+It must not know recipes, nor what is promoted. docs/reference/learning_rules.md states the rules.
 """
 
 from __future__ import annotations
