@@ -12,10 +12,13 @@ from plugin_config.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINKS = [(page, target) for page in PAGES for target in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text(encoding="utf-8"))]
 
 
 def test_settings_table_is_the_settings() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|empty) \| (.+) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|empty) \| (.+) \|$", SETTINGS, re.MULTILINE)
     assert rows == [(row.env, row.default, row.meaning) for row in settings_table()]
 
 
@@ -25,13 +28,18 @@ def test_commands_named_exist() -> None:
     assert {"up", "backend", "worker", "segment"} <= named
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)]+)\)", README))
-def test_links_lead_somewhere(target: str) -> None:
+@pytest.mark.parametrize(("page", "target"), LINKS, ids=lambda value: getattr(value, "name", value))
+def test_links_lead_somewhere(page: Path, target: str) -> None:
     path, _, heading = target.partition("#")
-    assert (ROOT / path).exists()
+    found = page.parent / path if path else page
+    assert found.exists()
     if heading:
-        text = (ROOT / (path or "README.md")).read_text(encoding="utf-8")
+        text = found.read_text(encoding="utf-8")
         assert heading in {title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))))
