@@ -18,7 +18,7 @@ from torch import Tensor
 from plugin_config.errors import ModelUnavailable
 from tests.models import TINY, noise, write_config
 from worker.segmentation.encoders import acceleration
-from worker.segmentation.encoders.acceleration import compiled, pick_precision, product_gain
+from worker.segmentation.encoders.acceleration import compiled, matmul_speedup, pick_precision
 from worker.segmentation.encoders.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +42,7 @@ def model(*, slow: torch.dtype | None, wrong: bool = False, broken: bool = False
 
 
 @pytest.mark.parametrize(
-    ("run", "gain", "picked"),
+    ("run", "speedup", "picked"),
     [
         pytest.param(model(slow=torch.float32), 4.0, torch.bfloat16, id="faster and alike"),
         pytest.param(model(slow=torch.bfloat16), 4.0, torch.float32, id="products gain, the model does not"),
@@ -52,9 +52,9 @@ def model(*, slow: torch.dtype | None, wrong: bool = False, broken: bool = False
     ],
 )
 def test_auto_takes_what_is_faster_and_says_the_same(
-    run: Callable[[Tensor], Tensor], gain: float, picked: torch.dtype
+    run: Callable[[Tensor], Tensor], speedup: float, picked: torch.dtype
 ) -> None:
-    assert pick_precision("auto", run, PROBE, gain=lambda _dtype, _device: gain) == picked
+    assert pick_precision("auto", run, PROBE, speedup=lambda _dtype, _device: speedup) == picked
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_a_precision_that_is_named_is_taken_unmeasured(name: str, dtype: torch.d
 
 def test_products_are_measured_in_moments() -> None:
     started = time.process_time()
-    gain = product_gain(torch.bfloat16, torch.device("cpu"))
-    assert 0 < gain < 100
+    speedup = matmul_speedup(torch.bfloat16, torch.device("cpu"))
+    assert 0 < speedup < 100
     assert time.process_time() - started < 5
 
 
@@ -124,7 +124,7 @@ def test_a_compiled_tower_gives_the_same_features_at_every_size(
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("no C++ compiler on this machine: nothing to compile with")
     monkeypatch.setattr("worker.segmentation.encoders.encoder.compiled", partial(compiled, backend=backend))
-    plain, fast = (Encoder(tiny, device="cpu", short_side=64, compiles=on) for on in (False, True))
+    plain, fast = (Encoder(tiny, device="cpu", short_side=64, compile_backbone=on) for on in (False, True))
     images = [noise(64, 64), noise(64, 128)]
     for one, other in zip(plain.embed_images(images), fast.embed_images(images), strict=True):
         torch.testing.assert_close(one.features, other.features, rtol=0, atol=1e-4)
@@ -139,7 +139,7 @@ def test_a_machine_that_cannot_compile_says_so_at_the_start(tiny: str, monkeypat
 
     monkeypatch.setattr("worker.segmentation.encoders.encoder.compiled", broken)
     with pytest.raises(ModelUnavailable, match="No working C") as caught:
-        Encoder(tiny, device="cpu", short_side=64, compiles=True)
+        Encoder(tiny, device="cpu", short_side=64, compile_backbone=True)
     assert "ZEROMASK_COMPILE=0" in caught.value.remedy
 
 

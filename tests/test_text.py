@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 
 from tests.models import TINY, noise, write_config
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.fingerprints import text_fingerprint
+from worker.segmentation.encoders.text_tower import encode_tokens
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.text import store as text_store
 from worker.segmentation.text.encoder import BACKGROUND, TEMPLATES, TextEncoder
 from worker.segmentation.text.negatives import NEGATIVE_WORDS, free_negatives, named_by
 from worker.segmentation.text.store import TextStore
-from worker.segmentation.text.tower import encode_tokens, text_fingerprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

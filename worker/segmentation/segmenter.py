@@ -12,8 +12,8 @@ from torch import Tensor
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
+from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
-from worker.segmentation.encoders.photo_tower import PhotoTower
 from worker.segmentation.heads import Head, Scene, learned_logits, zero_shot_logits
 from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, Wanted, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
@@ -64,7 +64,7 @@ class Segmenter:
         self._refiner = refiner
         self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
-        self._tower = PhotoTower(encoder.device)
+        self._tower = EfficientNetExtractor(encoder.device)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
@@ -160,7 +160,7 @@ class Segmenter:
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
         logits[list(classes.speechless)] = -torch.inf
-        return Scene(embedding, image, tuple(words), logits, self._tower.look)
+        return Scene(embedding, image, tuple(words), logits, self._tower.features)
 
     def pixel_classes(
         self, scene: Scene, head: Head | None = None, *, outlines: bool = True
