@@ -23,7 +23,7 @@ from worker.segmentation.encoders.text_tower import encode_tokens
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.text import store as text_store
 from worker.segmentation.text.encoder import BACKGROUND, TEMPLATES, TextEncoder
-from worker.segmentation.text.negatives import NEGATIVE_WORDS, free_negatives, named_by
+from worker.segmentation.text.negatives import NEGATIVE_WORDS, head_words, unrelated_negatives
 from worker.segmentation.text.store import TextStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,16 +167,16 @@ def test_a_negative_that_means_what_a_label_means_is_dropped() -> None:
     negatives = F.normalize(common + meanings, dim=-1)
     assert float((negatives @ negatives.T).min()) > 0.98
     near_the_second = F.normalize(common + meanings[1] + 0.3 * meanings[3], dim=-1)
-    assert free_negatives(negatives, near_the_second[None]).tolist() == [True, False, True, True, True]
-    assert free_negatives(negatives, negatives[:0]).all()
+    assert unrelated_negatives(negatives, near_the_second[None]).tolist() == [True, False, True, True, True]
+    assert unrelated_negatives(negatives, negatives[:0]).all()
 
 
 def test_the_shipped_negatives_are_words_once_each() -> None:
     assert len(set(NEGATIVE_WORDS)) == len(NEGATIVE_WORDS)
     assert 60 <= len(NEGATIVE_WORDS) <= 100
     assert all(word == word.lower().strip() for word in NEGATIVE_WORDS)
-    assert named_by("Glass") == {"glass"}
-    assert named_by("two oak trees") == {"two oak tree", "tree"}
+    assert head_words("Glass") == {"glass"}
+    assert head_words("two oak trees") == {"two oak tree", "tree"}
 
 
 def test_a_model_that_says_no_by_itself_gets_no_negatives(builtin: Encoder) -> None:
@@ -263,7 +263,7 @@ def test_a_full_disk_costs_the_file_and_nothing_else(
     with caplog.at_level(logging.WARNING), full_disk():
         assert len(texts.classes([("elm",), ("ash",)]).embeddings) == 2
         assert len(texts.classes([("fir",)]).embeddings) == 1
-    assert caplog.text.count("cannot be kept") == 1
+    assert caplog.text.count("cannot be saved") == 1
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -273,7 +273,7 @@ def test_a_folder_that_cannot_be_made_costs_nothing_else(
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
         assert len(TextEncoder(encoder, store=TextStore(tmp_path / "file" / "texts")).classes([("oak",)]).embeddings)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be saved" in caplog.text
 
 
 def test_the_oldest_texts_and_files_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

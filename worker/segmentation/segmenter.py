@@ -159,7 +159,7 @@ class Segmenter:
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
-        logits[list(classes.speechless)] = -torch.inf
+        logits[~classes.has_text] = -torch.inf
         return Scene(embedding, image, tuple(words), logits, self._tower.features)
 
     def pixel_classes(
@@ -189,7 +189,7 @@ class Segmenter:
         for label in vocabulary.labels:
             words = [] if label.texts in taught else self.unknown_words(Vocabulary((label,))).get(label.key, [])
             if words:
-                (silent if self._texts.speechless(label.texts) else partly)[label.key] = words
+                (partly if self._texts.has_known_words(label.texts) else silent)[label.key] = words
         each = "it gets no mask until it is" if len(silent) == 1 else "they get no mask until they are"
         found = [(silent, f"; {each} drawn and learned"), (partly, ", and goes by the rest")]
         return [self._told(labels) + ending for labels, ending in found if labels]
@@ -204,7 +204,7 @@ class Segmenter:
         return {
             label.key: [word for text in label.texts for word in self.encoder.unknown_words(text)]
             for label in vocabulary.labels
-            if not any(map(self._texts.readable, label.texts))
+            if not any(map(self._texts.knows_all_words, label.texts))
         }
 
 

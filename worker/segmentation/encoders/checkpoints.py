@@ -31,7 +31,7 @@ _OFFLINE = (
     "MODEL=builtin needs none but knows drawn shapes only."
 )
 _TOKENIZER = "Install it beside Zeromask: .venv/bin/python -m pip install transformers sentencepiece."
-_CHECK_FILE = "Check that the file is of that architecture and complete: torch.save(model.state_dict(), FILE) writes it."
+_CHECK_FILE = "Check that the file is complete and fits that architecture; torch.save(model.state_dict(), FILE) writes one."
 
 
 @dataclass(frozen=True)
