@@ -15,7 +15,7 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import Head, Scene, learned_logits, zero_shot_logits
-from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, Wanted, assemble
+from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.outlines.evidence import spoken
 from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, pixel_classes
@@ -117,9 +117,9 @@ class Segmenter:
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
         index = {texts: number for number, texts in enumerate(words)}
-        alike: dict[Wanted, list[Label]] = {}
+        alike: dict[SegmentRequest, list[Label]] = {}
         for label in vocabulary.labels:
-            alike.setdefault(Wanted(index[label.texts], label.stuff), []).append(label)
+            alike.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
         assembled = assemble(pixels, confidence, list(alike), image)
         found = [segment for segment in assembled if segment.score >= self._least_score]
         faint = [segment for segment in assembled if segment.score < self._least_score]
@@ -128,7 +128,7 @@ class Segmenter:
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
-            for label in alike[Wanted(segment.index, segment.stuff)]
+            for label in alike[SegmentRequest(segment.index, segment.stuff)]
         ]
         blind = head is None and not bool(spoken(scene.logits)[:-1].any())  # nothing could be looked for: look here
         return Segmentation(tuple(segments), 0.0 if blind else _overall_score([*found, *faint], confidence))

@@ -31,7 +31,7 @@ _OFFLINE = (
     "MODEL=builtin needs none but knows drawn shapes only."
 )
 _TOKENIZER = "Install it beside Zeromask: .venv/bin/python -m pip install transformers sentencepiece."
-_CHECK_FILE = "Check that the file is complete and fits that architecture; torch.save(model.state_dict(), FILE) writes one."
+_CHECK = "Check that the file is intact and of that architecture; write it with torch.save(model.state_dict(), FILE)."
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def load_model(model: str) -> tuple[Any, Any]:
         problem = f"its tokenizer needs the package {error.name}, which is not installed"
         raise ModelUnavailable(f"model {model}", problem, _TOKENIZER) from error
     except LOADING_ERRORS as error:
-        remedy = _OFFLINE if source.is_downloaded else _CHECK_FILE
+        remedy = _OFFLINE if source.is_downloaded else _CHECK
         problem = f"its weights cannot be loaded ({loading_problem(error)})"
         raise ModelUnavailable(f"model {model}", problem, remedy) from error
     return network.eval().requires_grad_(False), tokenizer
@@ -168,7 +168,7 @@ def _architecture_of(path: Path, model: str) -> str:
         shapes = _shapes(path)
     except LOADING_ERRORS as error:
         problem = f"is not a readable checkpoint: {loading_problem(error)}"
-        raise ModelUnavailable(f"model {model}", problem, _CHECK_FILE) from error
+        raise ModelUnavailable(f"model {model}", problem, _CHECK) from error
     matches = [name for name in open_clip.list_models() if _matches(open_clip.get_model_config(name), shapes)]
     plain = sorted((name for name in matches if "quickgelu" not in name), key=len)
     if not plain:
