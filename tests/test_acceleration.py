@@ -1,4 +1,4 @@
-"""Precision by measurement, compilation where it is wanted, and one thread where others would be waited for."""
+"""Precision by measurement, compilation on request, and one thread where several would wait for each other."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model(*, slow: torch.dtype | None, wrong: bool = False, broken: bool = False
         pytest.param(model(slow=torch.float32, broken=True), 4.0, torch.float32, id="faster and overflowing"),
     ],
 )
-def test_auto_takes_what_is_faster_and_says_the_same(
+def test_auto_takes_what_is_faster_and_gives_the_same_features(
     run: Callable[[Tensor], Tensor], speedup: float, picked: torch.dtype
 ) -> None:
     assert pick_precision("auto", run, PROBE, speedup=lambda _dtype, _device: speedup) == picked
@@ -98,7 +98,7 @@ def test_bfloat16_features_point_where_float32s_do() -> None:
     assert float((one * other).sum(dim=-1).min()) > 0.99
 
 
-def test_a_precision_that_there_is_not_is_told() -> None:
+def test_an_unknown_precision_is_an_error() -> None:
     with pytest.raises(ModelUnavailable, match="no precision 'fp8'") as caught:
         Encoder("builtin", device="cpu", precision="fp8")
     assert "auto, fp32, bf16, fp16" in caught.value.remedy
@@ -130,7 +130,7 @@ def test_a_compiled_tower_gives_the_same_features_at_every_size(
         torch.testing.assert_close(one.features, other.features, rtol=0, atol=1e-4)
 
 
-def test_a_machine_that_cannot_compile_says_so_at_the_start(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_cannot_compile_fails_at_the_start(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def fails(*given: object, **named: object) -> Tensor:
             raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
@@ -144,13 +144,13 @@ def test_a_machine_that_cannot_compile_says_so_at_the_start(tiny: str, monkeypat
 
 
 def test_one_thread_is_for_the_time_and_the_thread_that_asks() -> None:
-    begun, asked, told = Event(), Event(), []
+    begun, asked, counts = Event(), Event(), []
 
     def at_work() -> None:
-        told.append(torch.get_num_threads())  # a thread takes its number when it first computes
+        counts.append(torch.get_num_threads())  # a thread takes its number when it first computes
         begun.set()
         asked.wait(10)
-        told.append(torch.get_num_threads())
+        counts.append(torch.get_num_threads())
 
     torch.set_num_threads(2)
     try:
@@ -162,6 +162,6 @@ def test_one_thread_is_for_the_time_and_the_thread_that_asks() -> None:
             asked.set()
             other.join(10)
             raise ValueError("broken")
-        assert (torch.get_num_threads(), told) == (2, [2, 2])
+        assert (torch.get_num_threads(), counts) == (2, [2, 2])
     finally:
         torch.set_num_threads(1)

@@ -57,7 +57,7 @@ def wrapped(make: Any) -> Any:
 
 @pytest.mark.parametrize("family", [*WITH_TOKEN, *WITH_POOL])
 @torch.inference_mode()
-def test_a_freed_trunk_is_the_trunk_at_its_own_size_and_the_resized_one_at_others(family: str) -> None:
+def test_a_trunk_for_any_size_is_the_trunk_at_its_own_size_and_the_resized_one_at_others(family: str) -> None:
     """Interpolated positions and rotations are those timm itself makes for a trunk built for that size."""
     make = {**WITH_TOKEN, **WITH_POOL}[family]
     own, other = drawn(2, 3, 64, 64, seed=1), drawn(2, 3, 48, 80, seed=2)
@@ -226,13 +226,13 @@ def test_other_trunks_are_refused_by_name(make: str) -> None:
         dense_backbone(visual, make)
 
 
-def test_a_tower_of_timm_is_told_by_its_parts() -> None:
+def test_a_vit_of_timm_is_recognised_by_its_parts() -> None:
     assert isinstance(dense_backbone(wrapped(WITH_POOL["SigLIP"]), "SigLIP"), TimmVitBackbone)
 
 
 @pytest.mark.parametrize("family", [*WITH_TOKEN, *WITH_POOL])
 @torch.inference_mode()
-def test_every_family_says_the_same_in_bfloat16(family: str) -> None:
+def test_every_family_gives_the_same_features_in_bfloat16(family: str) -> None:
     visual, pixels = wrapped({**WITH_TOKEN, **WITH_POOL}[family]), drawn(1, 3, 48, 80, seed=2)
     tower = dense_backbone(visual, family, readout="naclip")
     plain = tower(pixels)

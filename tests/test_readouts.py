@@ -215,22 +215,22 @@ def test_the_default_goes_by_the_family_of_the_weights(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told", "remedy"),
+    ("setting", "message", "remedy"),
     [
         pytest.param("magic", "none of that name", "value, clearclip, sclip", id="unknown"),
         pytest.param("proxy", "needs an affinity tower", "ZEROMASK_AFFINITY_TOWER", id="no tower"),
         pytest.param("sclip", "compares q of patches", "one of: value, naclip.", id="an attention pool"),
     ],
 )
-def test_a_readout_that_cannot_be_is_told_with_those_that_can(setting: str, told: str, remedy: str) -> None:
-    with pytest.raises(ModelUnavailable, match=told) as caught:
+def test_an_unsupported_readout_is_an_error_with_those_supported(setting: str, message: str, remedy: str) -> None:
+    with pytest.raises(ModelUnavailable, match=message) as caught:
         choose_readout(setting, "ViT-B-16-SigLIP2/webli", offered=frozenset({"k", "v"}), proxies=False)
     assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", READOUTS)
 @torch.inference_mode()
-def test_every_readout_says_the_same_in_bfloat16(name: str, visual: Any, pixels: Tensor) -> None:
+def test_every_readout_gives_the_same_features_in_bfloat16(name: str, visual: Any, pixels: Tensor) -> None:
     proxies = drawn(2, 4, 4, 6, seed=5)
     plain = token_features(visual, pixels, readout=READOUTS[name], proxies=proxies)
     with torch.autocast("cpu", torch.bfloat16):

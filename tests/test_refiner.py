@@ -1,4 +1,4 @@
-"""The hook for models that redraw masks: what they are told, when they are believed, how one is found."""
+"""The hook for models that redraw masks: what they are prompted with, when a mask is accepted, how one is found."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ MINE = disc(50, 40, 20)
         pytest.param(Redrawn(disc(52, 40, 22), 0.9), [disc(62, 40, 9)], False, id="lies on another thing"),
     ],
 )
-def test_a_mask_is_believed_where_it_agrees_and_is_sure(redrawn: Redrawn, others: list[Mask], taken: bool) -> None:
+def test_when_a_redrawn_mask_is_accepted(redrawn: Redrawn, others: list[Mask], taken: bool) -> None:
     found = accept(MINE, redrawn, others)
     overlaps = [] if found is None else [bool((found & other).any()) for other in others]
     assert (found is not None, any(overlaps)) == (taken, False)

@@ -84,7 +84,7 @@ def test_any_multiple_of_eight_is_read(size: tuple[int, int], visual: Any) -> No
     assert dense_features(visual, pixels).shape == (1, size[0] // 8, size[1] // 8, 16)
 
 
-def test_the_real_architectures_are_told_apart() -> None:
+def test_the_real_architectures_are_recognised() -> None:
     """RN50 at its true size, on random weights: built, recognised and run."""
     model = random_model("RN50").eval()
     tower = dense_backbone(model.visual, "RN50")
