@@ -29,8 +29,8 @@ def write_config(folder: Path, model_cfg: Mapping[str, Any]) -> Path:
     """A `local-dir:` folder without weights."""
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], "interpolation": "bicubic"}
-    told = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(told))
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder
 
 

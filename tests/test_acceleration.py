@@ -1,4 +1,4 @@
-"""Precision by measurement, compilation where it is wanted, and one thread where others would be waited for."""
+"""Precision by measurement, compilation on request, and one thread where several would wait for each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from plugin_config.errors import ModelUnavailable
 from tests.models import TINY, noise, write_config
 from worker.segmentation.encoders import acceleration
-from worker.segmentation.encoders.acceleration import compiled, pick_precision, product_gain
+from worker.segmentation.encoders.acceleration import compiled, matmul_speedup, pick_precision
 from worker.segmentation.encoders.encoder import Encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +42,7 @@ def model(*, slow: torch.dtype | None, wrong: bool = False, broken: bool = False
 
 
 @pytest.mark.parametrize(
-    ("run", "gain", "picked"),
+    ("run", "speedup", "picked"),
     [
         pytest.param(model(slow=torch.float32), 4.0, torch.bfloat16, id="faster and alike"),
         pytest.param(model(slow=torch.bfloat16), 4.0, torch.float32, id="products gain, the model does not"),
@@ -51,10 +51,10 @@ def model(*, slow: torch.dtype | None, wrong: bool = False, broken: bool = False
         pytest.param(model(slow=torch.float32, broken=True), 4.0, torch.float32, id="faster and overflowing"),
     ],
 )
-def test_auto_takes_what_is_faster_and_says_the_same(
-    run: Callable[[Tensor], Tensor], gain: float, picked: torch.dtype
+def test_auto_takes_what_is_faster_and_gives_the_same_features(
+    run: Callable[[Tensor], Tensor], speedup: float, picked: torch.dtype
 ) -> None:
-    assert pick_precision("auto", run, PROBE, gain=lambda _dtype, _device: gain) == picked
+    assert pick_precision("auto", run, PROBE, speedup=lambda _dtype, _device: speedup) == picked
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_a_precision_that_is_named_is_taken_unmeasured(name: str, dtype: torch.d
 
 def test_products_are_measured_in_moments() -> None:
     started = time.process_time()
-    gain = product_gain(torch.bfloat16, torch.device("cpu"))
-    assert 0 < gain < 100
+    speedup = matmul_speedup(torch.bfloat16, torch.device("cpu"))
+    assert 0 < speedup < 100
     assert time.process_time() - started < 5
 
 
@@ -98,7 +98,7 @@ def test_bfloat16_features_point_where_float32s_do() -> None:
     assert float((one * other).sum(dim=-1).min()) > 0.99
 
 
-def test_a_precision_that_there_is_not_is_told() -> None:
+def test_an_unknown_precision_is_an_error() -> None:
     with pytest.raises(ModelUnavailable, match="no precision 'fp8'") as caught:
         Encoder("builtin", device="cpu", precision="fp8")
     assert "auto, fp32, bf16, fp16" in caught.value.remedy
@@ -124,13 +124,13 @@ def test_a_compiled_tower_gives_the_same_features_at_every_size(
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("no C++ compiler on this machine: nothing to compile with")
     monkeypatch.setattr("worker.segmentation.encoders.encoder.compiled", partial(compiled, backend=backend))
-    plain, fast = (Encoder(tiny, device="cpu", short_side=64, compiles=on) for on in (False, True))
+    plain, fast = (Encoder(tiny, device="cpu", short_side=64, compile_backbone=on) for on in (False, True))
     images = [noise(64, 64), noise(64, 128)]
     for one, other in zip(plain.embed_images(images), fast.embed_images(images), strict=True):
         torch.testing.assert_close(one.features, other.features, rtol=0, atol=1e-4)
 
 
-def test_a_machine_that_cannot_compile_says_so_at_the_start(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_cannot_compile_fails_at_the_start(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def fails(*given: object, **named: object) -> Tensor:
             raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
@@ -139,18 +139,18 @@ def test_a_machine_that_cannot_compile_says_so_at_the_start(tiny: str, monkeypat
 
     monkeypatch.setattr("worker.segmentation.encoders.encoder.compiled", broken)
     with pytest.raises(ModelUnavailable, match="No working C") as caught:
-        Encoder(tiny, device="cpu", short_side=64, compiles=True)
+        Encoder(tiny, device="cpu", short_side=64, compile_backbone=True)
     assert "ZEROMASK_COMPILE=0" in caught.value.remedy
 
 
 def test_one_thread_is_for_the_time_and_the_thread_that_asks() -> None:
-    begun, asked, told = Event(), Event(), []
+    begun, asked, counts = Event(), Event(), []
 
     def at_work() -> None:
-        told.append(torch.get_num_threads())  # a thread takes its number when it first computes
+        counts.append(torch.get_num_threads())  # a thread takes its number when it first computes
         begun.set()
         asked.wait(10)
-        told.append(torch.get_num_threads())
+        counts.append(torch.get_num_threads())
 
     torch.set_num_threads(2)
     try:
@@ -162,6 +162,6 @@ def test_one_thread_is_for_the_time_and_the_thread_that_asks() -> None:
             asked.set()
             other.join(10)
             raise ValueError("broken")
-        assert (torch.get_num_threads(), told) == (2, [2, 2])
+        assert (torch.get_num_threads(), counts) == (2, [2, 2])
     finally:
         torch.set_num_threads(1)

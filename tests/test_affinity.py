@@ -16,8 +16,8 @@ from plugin_config.vocabulary import Label, Vocabulary
 from tests.models import TINY, noise, write_config
 from worker.segmentation import segmenter as facade
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.encoders.affinity_tower import KeyTower
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.self_supervised_vit import SelfSupervisedViT
 from worker.segmentation.outlines.refinement import pixel_classes
 from worker.segmentation.segmenter import Segmenter
 
@@ -46,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @torch.inference_mode()
 def test_a_towers_features_are_its_final_tokens(tower: str) -> None:
     """What ProxyCLIP compares: the last layer's output, normed, without the class token."""
-    found = KeyTower(tower)
+    found = SelfSupervisedViT(tower)
     pixels = torch.from_numpy(noise(48, 80)).permute(2, 0, 1)[None]
     plain: Any = timm.create_model(TOWER, num_classes=0, img_size=(48, 80)).eval()
     plain.load_state_dict({**found._model.state_dict(), "pos_embed": plain.pos_embed})

@@ -15,10 +15,10 @@ from worker.label_studio.brush_rle import encode_rle
 from worker.label_studio.regions import decode_region
 from worker.label_studio.results import encode_segments
 from worker.segmentation.encoders.encoder import Encoder
-from worker.segmentation.instances.acceptance import ACCEPTANCE_RULE, AcceptanceWeights, SegmentEvidence
-from worker.segmentation.instances.assembly import Wanted, assemble
-from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence, parts_of
-from worker.segmentation.instances.tidying import tidy
+from worker.segmentation.instances.acceptance import ACCEPTANCE_MODEL, AcceptanceWeights, SegmentEvidence
+from worker.segmentation.instances.assembly import SegmentRequest, assemble
+from worker.segmentation.instances.class_map import clean
+from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence, split_component
 from worker.segmentation.segmenter import LabelSegment, Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,7 +82,7 @@ RING = disc(130, 100, 70) & ~disc(130, 100, 35)
 )  # fmt: skip
 def test_things_of_one_class_that_touch_are_parted(things: tuple[Mask, Mask], paints: tuple[Image, Image]) -> None:
     image = picture(*zip(things, paints, strict=True))
-    parts = parts_of(things[0] | things[1], image)
+    parts = split_component(things[0] | things[1], image)
     assert len(parts) == 2
     for thing in things:
         assert max(iou(part.mask, thing) for part in parts) > 0.9
@@ -92,13 +92,13 @@ def test_things_of_one_class_that_touch_are_parted(things: tuple[Mask, Mask], pa
                          ids=["disc", "cross", "star", "ring", "long box"])  # fmt: skip
 @pytest.mark.parametrize("paint", [RED, stripes(RED, DARK, upright=True)], ids=["plain", "striped"])
 def test_one_big_thing_stays_one(mask: Mask, paint: Image) -> None:
-    assert len(parts_of(mask, picture((mask, paint)))) == 1
+    assert len(split_component(mask, picture((mask, paint)))) == 1
 
 
 def test_parts_are_disjoint_and_lose_no_pixel() -> None:
     row = [disc(30 + 50 * k, 100, 25) for k in range(5)]
     whole = np.any(row, axis=0)
-    parts = [part.mask for part in parts_of(whole, picture(*zip(row, (RED, DARK, RED, DARK, RED), strict=True)))]
+    parts = [part.mask for part in split_component(whole, picture(*zip(row, (RED, DARK, RED, DARK, RED), strict=True)))]
     assert len(parts) == 5
     assert np.array_equal(np.sum(parts, axis=0), whole)
 
@@ -106,12 +106,12 @@ def test_parts_are_disjoint_and_lose_no_pixel() -> None:
 def test_no_more_than_eight_parts_are_made() -> None:
     beads = [disc(12 + 21 * k, 20, 11) for k in range(12)]
     paints = [RED, DARK] * 6
-    assert 2 <= len(parts_of(np.any(beads, axis=0), picture(*zip(beads, paints, strict=True)))) <= 8
+    assert 2 <= len(split_component(np.any(beads, axis=0), picture(*zip(beads, paints, strict=True)))) <= 8
 
 
 @pytest.mark.parametrize("mask", [box(3, 3, 4, 4), box(3, 3, 250, 5), box(0, 0, 1, 200)], ids=["dot", "wire", "edge"])
 def test_what_is_too_thin_or_small_is_left_alone(mask: Mask) -> None:
-    assert [part.mask.sum() for part in parts_of(mask, picture())] == [mask.sum()]
+    assert [part.mask.sum() for part in split_component(mask, picture())] == [mask.sum()]
 
 
 def test_every_evidence_counts_the_way_it_must() -> None:
@@ -127,7 +127,7 @@ def test_specks_and_pinholes_go_to_what_surrounds_them_and_holes_stay() -> None:
     classes[box(120, 20, 240, 180)] = 1
     hole, pinhole, speck = box(40, 40, 70, 70), box(90, 90, 94, 94), box(180, 100, 184, 104)
     classes[hole], classes[pinhole], classes[speck] = 2, 2, 0
-    found = tidy(classes, smallest=26)
+    found = clean(classes, min_area=26)
     assert (found[pinhole] == 0).all()
     assert (found[speck] == 1).all()
     assert (found[hole] == 2).mean() > 0.99
@@ -138,17 +138,17 @@ def test_poles_and_wires_survive_smoothing() -> None:
     slanted = cv2.line(np.zeros(SIZE, np.uint8), (5, 190), (250, 120), 1) > 0
     wires = box(20, 50, 240, 51) | box(100, 10, 101, 190) | slanted
     classes[wires] = 0
-    assert (tidy(classes, smallest=1)[wires] == 0).all()
+    assert (clean(classes, min_area=1)[wires] == 0).all()
 
 
 def test_ragged_borders_cost_fewer_bytes_and_no_shape() -> None:
-    clean = np.where(disc(130, 100, 60), 0, 1).astype(np.int16)
+    smooth = np.where(disc(130, 100, 60), 0, 1).astype(np.int16)
     rng = np.random.default_rng(1)
-    near = cv2.morphologyEx((clean == 0).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
-    ragged = np.where(near & (rng.random(SIZE) < 0.3), 1 - clean, clean).astype(np.int16)
-    found = tidy(ragged, smallest=26)
+    near = cv2.morphologyEx((smooth == 0).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) > 0
+    ragged = np.where(near & (rng.random(SIZE) < 0.3), 1 - smooth, smooth).astype(np.int16)
+    found = clean(ragged, min_area=26)
     assert len(encode_rle(found == 0)) < 0.5 * len(encode_rle(ragged == 0))
-    assert iou(found == 0, clean == 0) > iou(ragged == 0, clean == 0) + 0.02
+    assert iou(found == 0, smooth == 0) > iou(ragged == 0, smooth == 0) + 0.02
 
 
 def test_nothing_overlaps_whatever_the_class_map() -> None:
@@ -156,21 +156,21 @@ def test_nothing_overlaps_whatever_the_class_map() -> None:
     classes = cv2.resize(rng.integers(0, 6, (12, 16)).astype(np.uint8), SIZE[::-1], interpolation=cv2.INTER_NEAREST)
     classes[rng.random(SIZE) < 0.1] = 3
     image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    wanted = [Wanted(index, index >= 3) for index in range(5)]
-    found = assemble(classes.astype(np.int16), np.full(SIZE, 0.8, np.float32), wanted, image)
+    requests = [SegmentRequest(index, index >= 3) for index in range(5)]
+    found = assemble(classes.astype(np.int16), np.full(SIZE, 0.8, np.float32), requests, image)
     assert len(found) > 5
     assert np.sum([segment.mask for segment in found], axis=0).max() == 1
     assert sum(segment.stuff for segment in found) == 2
 
 
-EVIDENCE = SegmentEvidence(posterior=0.8, contrast=0.5, size=-6.0, sureness=2.0)
+EVIDENCE = SegmentEvidence(posterior=0.8, contrast=0.5, size=-6.0, cut_margin=2.0)
 
 
 @pytest.mark.parametrize("stuff", [True, False], ids=["stuff", "thing"])
 @pytest.mark.parametrize("name", [item.name for item in fields(SegmentEvidence)])
 def test_a_score_never_falls_as_evidence_grows(name: str, stuff: bool) -> None:
     scores = [
-        ACCEPTANCE_RULE.probability(replace(EVIDENCE, **{name: getattr(EVIDENCE, name) + more}), stuff=stuff)
+        ACCEPTANCE_MODEL.score(replace(EVIDENCE, **{name: getattr(EVIDENCE, name) + more}), stuff=stuff)
         for more in (-1.0, -0.1, 0.0, 0.1, 1.0)
     ]
     assert scores == sorted(scores)
@@ -223,7 +223,7 @@ def test_a_result_holds_at_most_so_many_regions_and_a_polygon_counts_its_islands
 def test_what_was_assembled_comes_back_from_its_regions_holes_and_all(output: str) -> None:
     classes = np.where(RING | box(5, 5, 60, 60), 0, 1).astype(np.int16)
     image = picture((RING, RED), (box(5, 5, 60, 60), RED))
-    found = assemble(classes, np.ones(SIZE, np.float32), [Wanted(0, stuff=False)], image)
+    found = assemble(classes, np.ones(SIZE, np.float32), [SegmentRequest(0, stuff=False)], image)
     assert len(found) == 2
     for segment in found:
         regions = encode_segments(segments([segment.mask], [segment.score], output=output))

@@ -122,7 +122,7 @@ BROKEN = ("empty", "text", "numbers", "object", "nested", "cut", "other", "empty
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("named", [True, False], ids=["name and file", "file alone"])
 @pytest.mark.parametrize("kind", BROKEN)
-def test_files_that_are_no_checkpoint_are_told_shortly(kind: str, named: bool, tiny_name: str, tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoint_are_short_errors(kind: str, named: bool, tiny_name: str, tmp_path: Path) -> None:
     path = broken_files(tmp_path)[kind]
     with pytest.raises(ModelUnavailable) as caught:
         load_model(f"{tiny_name}:{path}" if named else str(path))
@@ -143,7 +143,7 @@ FOLDERS: dict[str, str | None] = {
 
 
 @pytest.mark.parametrize("config", FOLDERS.values(), ids=FOLDERS)
-def test_folders_without_a_whole_model_are_told(config: str | None, tmp_path: Path) -> None:
+def test_folders_without_a_whole_model_are_errors(config: str | None, tmp_path: Path) -> None:
     if config is not None:
         (tmp_path / "open_clip_config.json").write_text(config)
     with pytest.raises(ModelUnavailable) as caught:
@@ -152,7 +152,7 @@ def test_folders_without_a_whole_model_are_told(config: str | None, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         pytest.param("nonsense", "knows no architecture 'nonsense'", id="name"),
         pytest.param("", "knows no architecture", id="empty"),
@@ -163,10 +163,10 @@ def test_folders_without_a_whole_model_are_told(config: str | None, tmp_path: Pa
         pytest.param("nonsense:/nowhere/weights.pt", "knows no architecture 'nonsense'", id="name of a file"),
     ],
 )
-def test_settings_that_lead_nowhere_say_what_there_is(model: str, told: str) -> None:
+def test_settings_that_lead_nowhere_list_the_choices(model: str, message: str) -> None:
     with pytest.raises(ModelUnavailable, match=f"model {model}") as caught:
         load_model(model)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_weights_of_another_architecture_are_refused(tiny_name: str, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_weights_of_another_architecture_are_refused(tiny_name: str, tmp_path: P
         load_model(f"{tiny_name}:{tmp_path}/weights.pt")
 
 
-def test_a_tokenizer_that_lacks_a_package_is_told_before_weights_are_looked_for(
+def test_a_tokenizer_that_lacks_a_package_fails_before_weights_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SigLIP's tokenizers come from transformers, which is no dependency."""
@@ -194,7 +194,7 @@ TOWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("change", TOWERS.values(), ids=TOWERS)
-def test_towers_that_cannot_be_read_by_patch_are_refused(
+def test_unsupported_image_towers_are_refused(
     change: Callable[[dict[str, Any]], dict[str, Any]], tmp_path: Path
 ) -> None:
     config = {**TINY, "vision_cfg": change(dict(TINY["vision_cfg"]))}

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worker.segmentation.instances.assembly import Wanted, assemble
+from worker.segmentation.instances.assembly import SegmentRequest, assemble
 from worker.segmentation.outlines.refinement import pixel_classes
 
 
@@ -43,7 +43,7 @@ def test_segments_are_cut_by_class_and_component() -> None:
     classes[5:25, 60:90] = classes[60:70, 5:15] = 1  # two pieces of one stuff
     classes[50, 50] = 0  # a speck
     confidence = np.where(classes == 0, 0.5, 0.75).astype(np.float32)
-    found = assemble(classes, confidence, [Wanted(0, stuff=False), Wanted(1, stuff=True)])
+    found = assemble(classes, confidence, [SegmentRequest(0, stuff=False), SegmentRequest(1, stuff=True)])
     corners = 4  # of each piece, one pixel each: smoothing takes them
     expected = [(0, 900 - corners), (0, 400 - corners), (1, 700 - 2 * corners)]
     assert [(segment.index, int(segment.mask.sum())) for segment in found] == expected
@@ -55,7 +55,7 @@ def test_segments_are_cut_by_class_and_component() -> None:
 def test_specks_alone_are_nothing(stuff: bool) -> None:
     classes = np.full((200, 200), 1, dtype=np.int16)
     classes[::20, ::20] = 0
-    assert assemble(classes, np.ones(classes.shape, np.float32), [Wanted(0, stuff)]) == []
+    assert assemble(classes, np.ones(classes.shape, np.float32), [SegmentRequest(0, stuff)]) == []
 
 
 def test_the_hundred_largest_segments_are_kept_in_order() -> None:
@@ -64,7 +64,8 @@ def test_the_hundred_largest_segments_are_kept_in_order() -> None:
         row, column = divmod(place, 12)
         side = 6 + (place % 7)
         classes[row * 20 : row * 20 + side, column * 20 : column * 20 + side] = place % 2
-    found = assemble(classes, np.ones(classes.shape, np.float32), [Wanted(0, stuff=False), Wanted(1, stuff=False)])
+    requests = [SegmentRequest(0, stuff=False), SegmentRequest(1, stuff=False)]
+    found = assemble(classes, np.ones(classes.shape, np.float32), requests)
     areas = [int(segment.mask.sum()) for segment in found]
     everything = sorted(((6 + (place % 7)) ** 2 for place in range(144)), reverse=True)
     assert np.abs(np.array(sorted(areas, reverse=True)) - everything[:100]).max() <= 4  # smoothing takes the corners

@@ -148,15 +148,15 @@ def test_fits_find_the_rule_that_made_the_examples_and_keep_the_signs() -> None:
     assert rule.alike.neck < -2
     assert rule.alike.contrast == 0  # never varied among these
     even = CutEvidence(cut=-3.0, neck=0.5, contrast=0.5, edge=0.0)
-    assert rule.odds(even) > rule.odds(replace(even, neck=1.0))
+    assert rule.log_odds(even) > rule.log_odds(replace(even, neck=1.0))
     segments = []
     for k in range(600):
-        seen = SegmentEvidence(posterior=rng.uniform(0.3, 1), contrast=rng.normal(), size=-5.0, sureness=3.0)
+        seen = SegmentEvidence(posterior=rng.uniform(0.3, 1), contrast=rng.normal(), size=-5.0, cut_margin=3.0)
         segments.append((seen, k % 2 == 0, bool(rng.uniform(0.3, 1) < seen.posterior)))
     fitted = fit_acceptance(segments)
     for weights in (fitted.thing, fitted.stuff):
         assert weights.posterior > 2
-        assert min(weights.contrast, weights.size, weights.sureness) >= 0
+        assert min(weights.contrast, weights.size, weights.cut_margin) >= 0
 
 
 def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LINKS = [(page, target) for page in PAGES for target in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text(encoding="utf-8"))]
+LINKS = [
+    (page, target)
+    for page in PAGES
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text(encoding="utf-8"))
+]
 
 
 def test_settings_table_is_the_settings() -> None:

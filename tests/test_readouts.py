@@ -21,8 +21,9 @@ from worker.segmentation.encoders.readouts import (
     Source,
     attend,
     choose_readout,
-    spread,
-    turn_onto,
+    gaussian_bias,
+    procrustes_align,
+    proxy_attention,
 )
 from worker.segmentation.encoders.vit import token_features
 
@@ -106,19 +107,19 @@ def test_a_correlation_without_end_of_orthogonal_tokens_is_the_value_path(name: 
 
 def test_a_neighbourhood_without_width_is_the_value_path() -> None:
     given = sources()
-    found = attend(replace(READOUTS["naclip"], neighbourhood=1e-3, height=1e4), given, GRID, scale=0.3)
+    found = attend(replace(READOUTS["naclip"], gaussian_sigma=1e-3, gaussian_height=1e4), given, GRID, scale=0.3)
     torch.testing.assert_close(found[:, :, 1:], given["v"][:, :, 1:])
 
 
 def test_a_neighbourhood_without_height_is_the_correlation_alone() -> None:
     given = sources()
-    found = attend(replace(READOUTS["naclip"], height=0.0), given, GRID, scale=0.3)
+    found = attend(replace(READOUTS["naclip"], gaussian_height=0.0), given, GRID, scale=0.3)
     torch.testing.assert_close(found, attend(KEYS_AND_KEYS, given, GRID, scale=0.3))
 
 
 def test_a_neighbourhood_is_the_papers_gaussian() -> None:
     """exp(-d^2 / 2 std^2) between patches, 1 at distance 0; nothing for the class token (NACLIP's released code)."""
-    near = readouts.neighbourhood(READOUTS["naclip"], GRID, 1, torch.zeros(1))
+    near = gaussian_bias(READOUTS["naclip"], GRID, 1, torch.zeros(1))
     assert not near[0].any()
     assert not near[:, 0].any()
     place = torch.tensor([[row, column] for row in range(3) for column in range(5)], dtype=torch.float32)
@@ -136,7 +137,7 @@ def test_keys_that_are_the_queries_need_no_turning() -> None:
     given = sources()
     given["k"] = given["q"]
     centred = given["q"] - given["q"].mean(dim=2, keepdim=True)
-    torch.testing.assert_close(turn_onto(given["q"], given["q"]), centred, rtol=0, atol=1e-5)
+    torch.testing.assert_close(procrustes_align(given["q"], given["q"]), centred, rtol=0, atol=1e-5)
     found = attend(READOUTS["pearl"], given, GRID, scale=0.3)
     torch.testing.assert_close(found, attend(READOUTS["clearclip"], given, GRID, scale=0.3), rtol=0, atol=1e-5)
 
@@ -169,28 +170,28 @@ def test_a_proxy_to_which_halves_are_alike_averages_each_half() -> None:
 @pytest.mark.parametrize("held", [1, 40, 10_000], ids=["row by row", "in strips", "at once"])
 def test_a_proxys_attention_is_the_papers(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """softmax((S - beta mean S) gamma), what is negative left out, however many cosines are held at once."""
-    monkeypatch.setattr(readouts, "_AFFINITY_VALUES", held)
+    monkeypatch.setattr(readouts, "_MAX_COSINES", held)
     proxies, values = drawn(2, 15, 6, seed=1), drawn(2, 15, 4, seed=2)
     for picture in range(2):
         unit = F.normalize(proxies[picture], dim=-1)
         cosines = unit @ unit.T
         logits = (cosines - 1.2 * cosines.mean()) * 3
         wanted = logits.masked_fill(logits < 0, -torch.inf).softmax(dim=-1) @ values[picture]
-        torch.testing.assert_close(spread(Proxy(), proxies, values)[picture], wanted)
+        torch.testing.assert_close(proxy_attention(Proxy(), proxies, values)[picture], wanted)
 
 
 def test_a_picture_of_nothing_but_likes_has_attention_too() -> None:
     """The paper's own attention has no patch left there: every cosine is below 1.2 times their mean."""
     values = drawn(1, 15, 4, seed=2)
-    torch.testing.assert_close(spread(Proxy(), torch.ones(1, 15, 6), values), values)
+    torch.testing.assert_close(proxy_attention(Proxy(), torch.ones(1, 15, 6), values), values)
 
 
 def test_readouts_that_contradict_themselves_cannot_be_made() -> None:
-    with pytest.raises(ValueError, match="by proxy or by terms"):
+    with pytest.raises(ValueError, match="must have terms or a proxy"):
         Readout("both", "none", (("q", "q"),), proxy=Proxy())
     with pytest.raises(ValueError, match="sharpness above 0"):
         Readout("flat", "none", (("q", "q"),), sharpness=0)
-    with pytest.raises(ValueError, match="handed the proxies"):
+    with pytest.raises(ValueError, match="given the proxies"):
         attend(PROXY, sources(), GRID, scale=1.0)
 
 
@@ -214,22 +215,22 @@ def test_the_default_goes_by_the_family_of_the_weights(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told", "remedy"),
+    ("setting", "message", "remedy"),
     [
         pytest.param("magic", "none of that name", "value, clearclip, sclip", id="unknown"),
         pytest.param("proxy", "needs an affinity tower", "ZEROMASK_AFFINITY_TOWER", id="no tower"),
         pytest.param("sclip", "compares q of patches", "one of: value, naclip.", id="an attention pool"),
     ],
 )
-def test_a_readout_that_cannot_be_is_told_with_those_that_can(setting: str, told: str, remedy: str) -> None:
-    with pytest.raises(ModelUnavailable, match=told) as caught:
+def test_an_unsupported_readout_is_an_error_with_those_supported(setting: str, message: str, remedy: str) -> None:
+    with pytest.raises(ModelUnavailable, match=message) as caught:
         choose_readout(setting, "ViT-B-16-SigLIP2/webli", offered=frozenset({"k", "v"}), proxies=False)
     assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", READOUTS)
 @torch.inference_mode()
-def test_every_readout_says_the_same_in_bfloat16(name: str, visual: Any, pixels: Tensor) -> None:
+def test_every_readout_gives_the_same_features_in_bfloat16(name: str, visual: Any, pixels: Tensor) -> None:
     proxies = drawn(2, 4, 4, 6, seed=5)
     plain = token_features(visual, pixels, readout=READOUTS[name], proxies=proxies)
     with torch.autocast("cpu", torch.bfloat16):

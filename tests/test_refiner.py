@@ -1,4 +1,4 @@
-"""The hook for models that redraw masks: what they are told, when they are believed, how one is found."""
+"""The hook for models that redraw masks: what they are prompted with, when a mask is accepted, how one is found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.lab.evaluation.fit_assembly import wanted_of
 from worker.lab.evaluation.panoptic_quality import iou_table
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.assembly import assemble
-from worker.segmentation.instances.refiner import TRUSTING, Redrawn, accept, load_refiner, prompt_of, refine_things
+from worker.segmentation.instances.refiner import Redrawn, accept, build_prompt, load_refiner, refine_things
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,15 +79,15 @@ MINE = disc(50, 40, 20)
         pytest.param(Redrawn(disc(52, 40, 22), 0.9), [disc(62, 40, 9)], False, id="lies on another thing"),
     ],
 )
-def test_a_mask_is_believed_where_it_agrees_and_is_sure(redrawn: Redrawn, others: list[Mask], taken: bool) -> None:
-    found = accept(MINE, redrawn, others, TRUSTING)
+def test_when_a_redrawn_mask_is_accepted(redrawn: Redrawn, others: list[Mask], taken: bool) -> None:
+    found = accept(MINE, redrawn, others)
     overlaps = [] if found is None else [bool((found & other).any()) for other in others]
     assert (found is not None, any(overlaps)) == (taken, False)
 
 
 def test_a_prompt_tells_where_the_thing_is() -> None:
     mask = disc(50, 40, 20) | disc(100, 40, 8)
-    prompt = prompt_of(mask, np.full(mask.shape, 0.9, np.float32))
+    prompt = build_prompt(mask, np.full(mask.shape, 0.9, np.float32))
     assert list(prompt.box) == [30.0, 20.0, 109.0, 61.0]
     assert np.array_equal(prompt.logits > 0, mask)
     assert float(prompt.logits[40, 50]) == pytest.approx(np.log(9), abs=1e-3)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tests.models import noise, random_model
+from worker.segmentation.encoders.backbones import ConvBackbone, VitBackbone, dense_backbone
 from worker.segmentation.encoders.resnet import PATCH, dense_features, last_stage, project
-from worker.segmentation.encoders.towers import ConvTower, VitTower, read_tower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,12 +84,12 @@ def test_any_multiple_of_eight_is_read(size: tuple[int, int], visual: Any) -> No
     assert dense_features(visual, pixels).shape == (1, size[0] // 8, size[1] // 8, 16)
 
 
-def test_the_real_architectures_are_told_apart() -> None:
+def test_the_real_architectures_are_recognised() -> None:
     """RN50 at its true size, on random weights: built, recognised and run."""
     model = random_model("RN50").eval()
-    tower = read_tower(model.visual, "RN50")
-    assert isinstance(tower, ConvTower)
+    tower = dense_backbone(model.visual, "RN50")
+    assert isinstance(tower, ConvBackbone)
     assert (tower.patch, tower.native_size) == (8, 224)
     with torch.inference_mode():
         assert tower(torch.zeros(1, 3, 64, 96)).shape == (1, 8, 12, 1024)
-    assert isinstance(read_tower(random_model("ViT-B-16").visual, "ViT-B-16"), VitTower)
+    assert isinstance(dense_backbone(random_model("ViT-B-16").visual, "ViT-B-16"), VitBackbone)

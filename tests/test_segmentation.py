@@ -141,7 +141,7 @@ def test_a_labels_logits_do_not_depend_on_the_other_labels(
 def test_a_label_scores_as_the_best_of_its_texts() -> None:
     features = F.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     rows = F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    classes = TextClasses(rows, torch.tensor([0, 0, 1, 2]), 3)
+    classes = TextClasses(rows, torch.tensor([0, 0, 1, 2]), torch.ones(3, dtype=torch.bool))
     found = zero_shot_logits(features, classes, scale=10.0, bias=None)
     each = 10 * torch.einsum("hwd,nd->nhw", features, rows)
     torch.testing.assert_close(found, torch.stack([each[:2].amax(0), each[2], each[3]]))
@@ -150,7 +150,7 @@ def test_a_label_scores_as_the_best_of_its_texts() -> None:
 def test_a_bias_lets_the_background_win_where_all_classes_say_no() -> None:
     features = F.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     rows = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    classes = TextClasses(rows, torch.tensor([0, 1, 2]), 3)
+    classes = TextClasses(rows, torch.tensor([0, 1, 2]), torch.ones(3, dtype=torch.bool))
     plain = zero_shot_logits(features, classes, scale=10.0, bias=None)
     biased = zero_shot_logits(features, classes, scale=10.0, bias=-4.0)
     torch.testing.assert_close(biased[:2], plain[:2] - 4)

@@ -18,12 +18,14 @@ from safetensors.torch import save_file
 
 from tests.models import TINY, noise, write_config
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.fingerprints import text_fingerprint
+from worker.segmentation.encoders.text_tower import encode_tokens
 from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.text import encoder as text_encoder
 from worker.segmentation.text import store as text_store
-from worker.segmentation.text.encoder import BACKGROUND, TEMPLATES, TextEncoder
-from worker.segmentation.text.negatives import NEGATIVE_WORDS, free_negatives, named_by
+from worker.segmentation.text.encoder import BACKGROUND, TEMPLATES, TextClasses, TextEncoder
+from worker.segmentation.text.negatives import NEGATIVE_WORDS, head_words, unrelated_negatives
 from worker.segmentation.text.store import TextStore
-from worker.segmentation.text.tower import encode_tokens, text_fingerprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -166,19 +168,19 @@ def test_a_negative_that_means_what_a_label_means_is_dropped() -> None:
     negatives = F.normalize(common + meanings, dim=-1)
     assert float((negatives @ negatives.T).min()) > 0.98
     near_the_second = F.normalize(common + meanings[1] + 0.3 * meanings[3], dim=-1)
-    assert free_negatives(negatives, near_the_second[None]).tolist() == [True, False, True, True, True]
-    assert free_negatives(negatives, negatives[:0]).all()
+    assert unrelated_negatives(negatives, near_the_second[None]).tolist() == [True, False, True, True, True]
+    assert unrelated_negatives(negatives, negatives[:0]).all()
 
 
 def test_the_shipped_negatives_are_words_once_each() -> None:
     assert len(set(NEGATIVE_WORDS)) == len(NEGATIVE_WORDS)
     assert 60 <= len(NEGATIVE_WORDS) <= 100
     assert all(word == word.lower().strip() for word in NEGATIVE_WORDS)
-    assert named_by("Glass") == {"glass"}
-    assert named_by("two oak trees") == {"two oak tree", "tree"}
+    assert head_words("Glass") == {"glass"}
+    assert head_words("two oak trees") == {"two oak tree", "tree"}
 
 
-def test_a_model_that_says_no_by_itself_gets_no_negatives(builtin: Encoder) -> None:
+def test_a_model_with_a_sigmoid_loss_gets_no_negatives(builtin: Encoder) -> None:
     classes = TextEncoder(builtin).with_background([("red shape",), ("grass",)])
     assert len(classes.embeddings) == 3
 
@@ -226,7 +228,7 @@ def test_models_and_templates_keep_their_embeddings_apart(tmp_path: Path) -> Non
                                                        {"texts": '["oak"]'}), id="not numbers"),
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_said_and_made_again(
+def test_a_damaged_file_is_logged_and_replaced(
     damage: Any, encoder: CountingEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = TextEncoder(encoder, store=TextStore(tmp_path)).classes([("oak",)])
@@ -262,7 +264,7 @@ def test_a_full_disk_costs_the_file_and_nothing_else(
     with caplog.at_level(logging.WARNING), full_disk():
         assert len(texts.classes([("elm",), ("ash",)]).embeddings) == 2
         assert len(texts.classes([("fir",)]).embeddings) == 1
-    assert caplog.text.count("cannot be kept") == 1
+    assert caplog.text.count("cannot be saved") == 1
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -272,7 +274,7 @@ def test_a_folder_that_cannot_be_made_costs_nothing_else(
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
         assert len(TextEncoder(encoder, store=TextStore(tmp_path / "file" / "texts")).classes([("oak",)]).embeddings)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be saved" in caplog.text
 
 
 def test_the_oldest_texts_and_files_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +314,50 @@ def test_thousands_of_labels_are_read_between_others(encoder: CountingEncoder, m
     assert read.index("few") < read.index("many 249")
 
 
-def test_a_vocabulary_is_put_together_once(encoder: CountingEncoder) -> None:
+def test_a_vocabulary_is_embedded_once_for_all_threads(
+    encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, real = TextEncoder(encoder), encoder.embed_texts
+    began, go_on = threading.Event(), threading.Event()
+
+    def embed(prompts: Sequence[str]) -> torch.Tensor:
+        began.set()
+        go_on.wait(30)
+        return real(prompts)
+
+    monkeypatch.setattr(encoder, "embed_texts", embed)
+    found: list[TextClasses] = []
+    threads = [threading.Thread(target=lambda: found.append(texts.with_background(FOLK))) for _ in range(2)]
+    threads[0].start()
+    assert began.wait(30)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert found[0] is found[1] is texts.with_background([list(words) for words in FOLK])
+
+
+def test_a_vocabulary_too_large_for_the_cache_is_embedded_all_the_same(
+    encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_encoder, "_VOCABULARY_CACHE_BYTES", 100)
     texts = TextEncoder(encoder)
-    assert texts.with_background(FOLK) is texts.with_background(FOLK)
+    assert texts.with_background(FOLK).count == len(FOLK) + 1
+    assert texts.with_background(FOLK) is not texts.with_background(FOLK)
+
+
+def test_the_texts_used_longest_ago_leave_memory(encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_encoder, "_CACHED_TEXTS", 2)
+    texts = TextEncoder(encoder, templates=("{}",))
+    for word in ("oak", "elm", "oak", "ash"):
+        texts.classes([(word,)])
+    encoder.asked.clear()
+    texts.classes([("oak",), ("ash",)])
+    assert encoder.asked == []
+    assert torch.equal(texts.classes([("elm", "fir", "oak")]).embeddings[2], texts.classes([("oak",)]).embeddings[0])
+    assert encoder.asked[:2] == ["elm", "fir"]
+
+
+def test_classes_without_a_known_word_are_marked(builtin: Encoder) -> None:
+    words = [("red star",), ("zeppelin", "wug"), ("a photo of the zeppelin",), ("zeppelin", "red wug"), ("!",)]
+    assert TextEncoder(builtin).classes(words).has_text.tolist() == [True, False, False, True, True]

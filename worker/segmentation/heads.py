@@ -32,7 +32,7 @@ class Scene:
         logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior. Of a class
             whose words tell the model nothing they are -inf: it gets no pixel until somebody draws it.
         look_again: what a network trained on photographs sees of an image, for heads that have learned; see
-            `worker.segmentation.encoders.photo_tower.PhotoTower.look`.
+            `worker.segmentation.encoders.efficientnet.EfficientNetExtractor.features`.
     """
 
     embedding: ImageEmbedding

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
+from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
-from worker.segmentation.encoders.photo_tower import PhotoTower
 from worker.segmentation.heads import Head, Scene, learned_logits, zero_shot_logits
-from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, Wanted, assemble
+from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.outlines.evidence import spoken
 from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, pixel_classes
@@ -64,7 +64,7 @@ class Segmenter:
         self._refiner = refiner
         self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
-        self._tower = PhotoTower(encoder.device)
+        self._tower = EfficientNetExtractor(encoder.device)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
@@ -117,9 +117,9 @@ class Segmenter:
         pixels, confidence = self.pixel_classes(scene, head)
         words = scene.words
         index = {texts: number for number, texts in enumerate(words)}
-        alike: dict[Wanted, list[Label]] = {}
+        alike: dict[SegmentRequest, list[Label]] = {}
         for label in vocabulary.labels:
-            alike.setdefault(Wanted(index[label.texts], label.stuff), []).append(label)
+            alike.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
         assembled = assemble(pixels, confidence, list(alike), image)
         found = [segment for segment in assembled if segment.score >= self._least_score]
         faint = [segment for segment in assembled if segment.score < self._least_score]
@@ -128,7 +128,7 @@ class Segmenter:
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
-            for label in alike[Wanted(segment.index, segment.stuff)]
+            for label in alike[SegmentRequest(segment.index, segment.stuff)]
         ]
         blind = head is None and not bool(spoken(scene.logits)[:-1].any())  # nothing could be looked for: look here
         return Segmentation(tuple(segments), 0.0 if blind else _overall_score([*found, *faint], confidence))
@@ -159,8 +159,8 @@ class Segmenter:
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
-        logits[list(classes.speechless)] = -torch.inf
-        return Scene(embedding, image, tuple(words), logits, self._tower.look)
+        logits[~classes.has_text] = -torch.inf
+        return Scene(embedding, image, tuple(words), logits, self._tower.features)
 
     def pixel_classes(
         self, scene: Scene, head: Head | None = None, *, outlines: bool = True
@@ -189,7 +189,7 @@ class Segmenter:
         for label in vocabulary.labels:
             words = [] if label.texts in taught else self.unknown_words(Vocabulary((label,))).get(label.key, [])
             if words:
-                (silent if self._texts.speechless(label.texts) else partly)[label.key] = words
+                (partly if self._texts.has_known_words(label.texts) else silent)[label.key] = words
         each = "it gets no mask until it is" if len(silent) == 1 else "they get no mask until they are"
         found = [(silent, f"; {each} drawn and learned"), (partly, ", and goes by the rest")]
         return [self._told(labels) + ending for labels, ending in found if labels]
@@ -204,7 +204,7 @@ class Segmenter:
         return {
             label.key: [word for text in label.texts for word in self.encoder.unknown_words(text)]
             for label in vocabulary.labels
-            if not any(map(self._texts.readable, label.texts))
+            if not any(map(self._texts.knows_all_words, label.texts))
         }
 
 

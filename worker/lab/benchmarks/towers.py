@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.progress import track
 
 from plugin_config.errors import ModelUnavailable
-from worker.segmentation.encoders.acceleration import product_gain
+from worker.segmentation.encoders.acceleration import matmul_speedup
+from worker.segmentation.encoders.backbones import Backbone, dense_backbone
 from worker.segmentation.encoders.readouts import READOUTS
-from worker.segmentation.encoders.towers import Tower, read_tower
 
 FAMILIES = ("ViT-B-16", "RN50", "convnext_base", "EVA02-B-16", "PE-Core-B-16", "ViT-B-16-SigLIP2")
 _PROXY_WIDTH = 384  # of DINO's small ViT
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     device = torch.device(found.device)
     names = track(found.families, "Timing", console=Console(stderr=True), disable=not sys.stderr.isatty())
     rows = [row for name in names for row in family_rows(name, found.side, found.rounds, device)]
-    gains = {str(dtype): round(product_gain(dtype, device), 3) for dtype in (torch.bfloat16, torch.float16)}
+    gains = {str(dtype): round(matmul_speedup(dtype, device), 3) for dtype in (torch.bfloat16, torch.float16)}
     if found.json:
         sys.stdout.write(json.dumps({"device": str(device), "threads": found.threads, "side": found.side,
                                      "rows": rows, "product_gain": gains}) + "\n")  # fmt: skip
@@ -80,11 +80,11 @@ def family_rows(name: str, side: int, rounds: int, device: torch.device) -> list
     ]  # fmt: skip
 
 
-def _towers(visual: Any, name: str) -> dict[str, Tower]:
-    towers: dict[str, Tower] = {}
+def _towers(visual: Any, name: str) -> dict[str, Backbone]:
+    towers: dict[str, Backbone] = {}
     for readout in READOUTS:
         try:
-            towers[readout] = read_tower(visual, name, readout=readout, proxies=True)
+            towers[readout] = dense_backbone(visual, name, readout=readout, proxies=True)
         except ModelUnavailable:  # this family has nothing to compare so
             if readout == "value":
                 raise

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worker.lab.drawn_world.lessons import MAX_THINGS, Lesson
 from worker.lab.drawn_world.world import COLOURS, SHAPES, STUFF, TEXTURES, UNSEEN_COLOUR_SHAPES, UNSEEN_COLOUR_TEXTURES
-from worker.segmentation.encoders.resnet import deepen, last_stage, middle_stage, project
+from worker.segmentation.encoders.resnet import dilated_stages, last_stage, middle_stage, project
 
 Clip = Any
 """An `open_clip.CLIP`; open_clip ships no types."""
@@ -186,7 +186,7 @@ def lesson_loss(
     truth = truth_of(attributes, torch.from_numpy(batch.present), concepts)
     texts = encode_texts(model, torch.from_numpy(batch.tokens))
     middle = middle_stage(model.visual, pixels.to(memory_format=torch.channels_last))
-    places = deepen(model.visual, middle)
+    places = dilated_stages(model.visual, middle)
     patches = patch_features(model, places)
     scale = model.logit_scale.exp()
     logits = scale * (patches @ texts.T) + model.logit_bias  # (B, P, T)

@@ -1,8 +1,8 @@
 """Fit when to cut things apart and how sure a segment is: `python -m worker.lab.evaluation.fit_assembly`.
 
 It draws scenes that neither training nor the panoptic protocol uses, segments them with the builtin model, and prints
-the two rules that `splitting.CUT_RULE` and `acceptance.ACCEPTANCE_RULE` hold as constants. It must not be needed at run
-time.
+the two models that `splitting.CUT_RULE` and `acceptance.ACCEPTANCE_MODEL` hold as constants. It must not be needed at
+run time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from rich.progress import track
 from worker.lab.evaluation.crowds import FIT_SEED, STUFF_FROM, Crowd, crowd
 from worker.lab.evaluation.panoptic_quality import ACCEPTABLE_IOU, iou_table
 from worker.segmentation.encoders.encoder import Encoder
-from worker.segmentation.instances.acceptance import AcceptanceRule, AcceptanceWeights, SegmentEvidence
-from worker.segmentation.instances.assembly import Wanted, assemble
-from worker.segmentation.instances.splitting import ALIKE, CutEvidence, CutRule, CutWeights, propose
-from worker.segmentation.instances.tidying import class_parts, tidy
+from worker.segmentation.instances.acceptance import AcceptanceModel, AcceptanceWeights, SegmentEvidence
+from worker.segmentation.instances.assembly import SegmentRequest, assemble
+from worker.segmentation.instances.class_map import class_components, clean
+from worker.segmentation.instances.splitting import ALIKE_CONTRAST, CutEvidence, CutRule, CutWeights, propose_cut
 from worker.segmentation.segmenter import Segmenter
 
 _GAIN = 0.15  # IoU, summed over the true things: a cut that brings so much is right, one that brings nothing is wrong
@@ -65,17 +65,17 @@ def class_map(segmenter: Segmenter, asked: Crowd) -> Picture:
 
 def cut_examples(asked: Crowd, classes: NDArray[np.int16]) -> Iterator[tuple[CutEvidence, bool]]:
     """Evidence of every cut proposed of the things of a scene, and of their parts, and whether the cut is right."""
-    tidied = tidy(classes, smallest=classes.size // 2000)
+    cleaned = clean(classes, min_area=classes.size // 2000)
     for index in range(STUFF_FROM):
         true = [segment.mask for segment in asked.truth if segment.index == index]
-        for mask, window, _ in class_parts(tidied, index, smallest=classes.size // 2000):
+        for mask, window, _ in class_components(cleaned, index, min_area=classes.size // 2000):
             whole = np.zeros(classes.shape, dtype=np.bool_)
             whole[window] = mask
             yield from _examples(whole, true, asked.scene.image)
 
 
 def _examples(whole: Mask, true: Sequence[Mask], image: NDArray[np.uint8]) -> Iterator[tuple[CutEvidence, bool]]:
-    found = propose(whole, image)
+    found = propose_cut(whole, image)
     if found is None:
         return
     sides = (found[0], whole & ~found[0])
@@ -105,15 +105,16 @@ def acceptance_examples(
             yield segment.evidence, segment.stuff, bool(iou >= ACCEPTABLE_IOU)
 
 
-def wanted_of(asked: Crowd) -> list[Wanted]:
+def wanted_of(asked: Crowd) -> list[SegmentRequest]:
     """All labels of a crowd: things one by one, stuff whole."""
-    return [Wanted(index, index >= STUFF_FROM) for index in range(len(asked.labels))]
+    return [SegmentRequest(index, index >= STUFF_FROM) for index in range(len(asked.labels))]
 
 
 def fit_cut_rule(examples: Sequence[tuple[CutEvidence, bool]]) -> CutRule:
     """Logistic regressions of whether a cut is right, one for sides that look alike and one for the others."""
-    alike = [example for example in examples if example[0].contrast < ALIKE]
-    return CutRule(_cut_weights(alike), _cut_weights([example for example in examples if example[0].contrast >= ALIKE]))
+    alike = [example for example in examples if example[0].contrast < ALIKE_CONTRAST]
+    unlike = [example for example in examples if example[0].contrast >= ALIKE_CONTRAST]
+    return CutRule(_cut_weights(alike), _cut_weights(unlike))
 
 
 def _cut_weights(examples: Sequence[tuple[CutEvidence, bool]]) -> CutWeights:
@@ -124,9 +125,9 @@ def _cut_weights(examples: Sequence[tuple[CutEvidence, bool]]) -> CutWeights:
     return CutWeights(_round(bias), *(_round(weight) for weight in weights))
 
 
-def fit_acceptance(examples: Sequence[tuple[SegmentEvidence, bool, bool]]) -> AcceptanceRule:
+def fit_acceptance(examples: Sequence[tuple[SegmentEvidence, bool, bool]]) -> AcceptanceModel:
     """Logistic regressions of whether a segment is accepted, rising in every evidence: of things, and of stuff."""
-    return AcceptanceRule(
+    return AcceptanceModel(
         *(_acceptance_weights([(row, hit) for row, is_stuff, hit in examples if is_stuff == stuff])
           for stuff in (False, True))
     )  # fmt: skip

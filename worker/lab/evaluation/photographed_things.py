@@ -17,7 +17,7 @@ from plugin_config.errors import ImageUnavailable
 from worker.lab.evaluation.crowds import TrueSegment
 from worker.lab.evaluation.panoptic_quality import SegmentJudge
 from worker.lab.evaluation.photographs import FILE_VOID
-from worker.segmentation.instances.assembly import Wanted, assemble
+from worker.segmentation.instances.assembly import SegmentRequest, assemble
 from worker.segmentation.instances.splitting import CUT_RULE
 
 _NOTHING = 256  # class of what is not judged and of what is background
@@ -39,7 +39,7 @@ def judge_photographs(folder: Path) -> dict[str, object]:
     for stem in stems:
         image, classes, truth = _read(folder, stem)
         things += len(truth)
-        wanted = [Wanted(int(index), stuff=False) for index in np.unique(classes) if index != _NOTHING]
+        wanted = [SegmentRequest(int(index), stuff=False) for index in np.unique(classes) if index != _NOTHING]
         sure = np.ones(classes.shape, dtype=np.float32)
         for name, rule in rules.items():
             found = assemble(classes, sure, wanted, image, rule=rule)

@@ -29,7 +29,7 @@ from worker.lab.charts import line_chart
 from worker.lab.evaluation.baselines import bilinear, guided_filter, oracle_fusion, pamr
 from worker.lab.evaluation.boundaries import boundary_f
 from worker.lab.evaluation.photographs import Clues, Photograph, clues, read_set
-from worker.segmentation.encoders.affinity_tower import KeyTower
+from worker.segmentation.encoders.self_supervised_vit import SelfSupervisedViT
 from worker.segmentation.metrics import VOID, confusion, mean_iou
 from worker.segmentation.outlines.refinement import ADAPTIVE, SPECTRAL, Method, refine_logits
 from worker.segmentation.outlines.spectral import eigen_masks
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         refiners |= {name: partial(refine_logits, method=method) for name, method in ABLATIONS.items()}
     candidates: Candidates = eigen_masks
     if options.tower:
-        tower = KeyTower(options.tower)
+        tower = SelfSupervisedViT(options.tower)
         refiners["eigenvectors of keys"] = partial(_with_keys, tower)
         candidates = partial(_paper_masks, tower)
     oracle = candidates if options.ablations or options.tower else None
@@ -205,12 +205,12 @@ def judge_oracle(
     return Scores(mean_iou(total), np.array(own), None, 0.0)
 
 
-def _with_keys(tower: KeyTower, coarse: Tensor, image: NDArray[np.uint8]) -> Tensor:
+def _with_keys(tower: SelfSupervisedViT, coarse: Tensor, image: NDArray[np.uint8]) -> Tensor:
     """Ours, with the tower's keys in the graph of the eigenvectors, which are then always used."""
     return refine_logits(coarse, image, tower.keys(image), method=SPECTRAL)
 
 
-def _paper_masks(tower: KeyTower, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _paper_masks(tower: SelfSupervisedViT, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The candidates as the paper makes them: affinity of the keys plus the kNN colour term."""
     return eigen_masks(image, keys=tower.keys(image))
 

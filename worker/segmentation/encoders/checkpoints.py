@@ -1,7 +1,4 @@
-"""The MODEL setting -> a loaded open_clip model, with its weights or not at all.
-
-It must not know what the model is used for. Nothing here ever answers with a random or another model.
-"""
+"""The MODEL setting -> a loaded open_clip model with its weights, or an error; never a random or another model."""
 
 from __future__ import annotations
 
@@ -25,30 +22,32 @@ log = logging.getLogger(__name__)
 BUILTIN = "builtin"
 _BUILTIN_DIR = Path(__file__).resolve().parents[2] / "builtin" / "weights"
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
-LOADING_ERRORS = (  # the last five are how open_clip and torch stumble over a file that holds something else
+LOADING_ERRORS = (  # open_clip and torch raise the last five for a file that holds something else
     OSError, RuntimeError, ValueError, pickle.UnpicklingError, httpx.HTTPError, SafetensorError,
     KeyError, AttributeError, TypeError, EOFError, ImportError,
 )  # fmt: skip
 _OFFLINE = (
-    "Where there is no network, fetch the weights elsewhere and set MODEL to the file or to local-dir:FOLDER; "
+    "Where there is no network, download the weights elsewhere and set MODEL to the file or to local-dir:FOLDER; "
     "MODEL=builtin needs none but knows drawn shapes only."
 )
 _TOKENIZER = "Install it beside Zeromask: .venv/bin/python -m pip install transformers sentencepiece."
-_MEND = "Check that the file is whole and of that architecture; write it with torch.save(model.state_dict(), FILE)."
+_CHECK = "Check that the file is intact and of that architecture; write it with torch.save(model.state_dict(), FILE)."
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where open_clip finds a model: `name` and `pretrained` as `open_clip.create_model` takes them.
+    """Where open_clip finds a model.
 
     Attributes:
-        fetched: whether the weights come over the network unless they are in the cache.
-        quick_gelu: whether the weights were trained with OpenAI's activation, which a name alone does not tell.
+        name: as `open_clip.create_model` takes it.
+        pretrained: as `open_clip.create_model` takes it.
+        is_downloaded: whether the weights come over the network unless they are in the cache.
+        quick_gelu: whether the weights were trained with OpenAI's activation, which the name does not say.
     """
 
     name: str
     pretrained: str | None
-    fetched: bool = False
+    is_downloaded: bool = False
     quick_gelu: bool = False
 
 
@@ -58,15 +57,18 @@ def load_model(model: str) -> tuple[Any, Any]:
     Args:
         model: `builtin`, open_clip `name/tag`, `name:file`, a checkpoint file, or `local-dir:folder`.
 
+    Returns:
+        The open_clip model, and its tokenizer.
+
     Raises:
-        ModelUnavailable: nothing of that name, weights missing or unreadable; the message says what to do.
+        ModelUnavailable: there is no model of that name, or its weights are missing or unreadable.
     """
     source = resolve(model)
-    if source.fetched:
-        log.info("model %s: weights that are not in the cache yet are fetched now", model)
+    if source.is_downloaded:
+        log.info("model %s: weights that are not in the cache are downloaded now", model)
     try:
-        with _quiet():
-            tokenizer = open_clip.get_tokenizer(source.name)  # first: what it lacks is known before weights are fetched
+        with _muted_loggers():
+            tokenizer = open_clip.get_tokenizer(source.name)  # first, so that it fails before a download
             network = open_clip.create_model(
                 source.name, pretrained=source.pretrained, require_pretrained=True, force_quick_gelu=source.quick_gelu
             )
@@ -74,47 +76,50 @@ def load_model(model: str) -> tuple[Any, Any]:
         problem = f"its tokenizer needs the package {error.name}, which is not installed"
         raise ModelUnavailable(f"model {model}", problem, _TOKENIZER) from error
     except LOADING_ERRORS as error:
-        remedy = _OFFLINE if source.fetched else _MEND
+        remedy = _OFFLINE if source.is_downloaded else _CHECK
         problem = f"its weights cannot be loaded ({loading_problem(error)})"
         raise ModelUnavailable(f"model {model}", problem, remedy) from error
     return network.eval().requires_grad_(False), tokenizer
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep off the terminal what our own error says again: a line per retry, and open_clip's on the root logger."""
+def _muted_loggers() -> Iterator[None]:
+    """Silence what our own error repeats: a line per retry, and open_clip's lines on the root logger."""
     hub, root = logging.getLogger("huggingface_hub"), logging.getLogger()
     level = hub.level
     hub.setLevel(logging.ERROR)
-    root.addFilter(_none)  # a filter of a logger sees only what is logged on that very logger
+    root.addFilter(_reject)  # a logger's filter applies only to records logged on that logger itself
     try:
         yield
     finally:
-        root.removeFilter(_none)
+        root.removeFilter(_reject)
         hub.setLevel(level)
 
 
-def _none(record: logging.LogRecord) -> bool:
+def _reject(record: logging.LogRecord) -> bool:
     return False
 
 
 def loading_problem(error: Exception) -> str:
-    """A loading error in words that a person can act on."""
+    """Say what is wrong with a file of weights, in words that a person can act on."""
     text = " ".join(str(error).split())
     if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in text:
-        return "it holds Python objects and not weights alone, or is no checkpoint at all"
+        return "it is not a checkpoint, or holds Python objects besides weights"
     if isinstance(error, EOFError | SafetensorError) or "zip archive" in text:
         return "the file is empty, cut short or damaged"
     if isinstance(error, AttributeError | TypeError | KeyError):
-        return f"the file holds something else than named parameters ({type(error).__name__}: {text[:100]})"
+        return f"the file does not hold named parameters ({type(error).__name__}: {text[:100]})"
     return text.replace("Error(s) in loading state_dict", "other parameters")[:300] or type(error).__name__
 
 
 def resolve(model: str) -> ModelSource:
-    """Say where a MODEL setting points, without loading weights.
+    """Resolve a MODEL setting to what open_clip loads, without loading weights.
+
+    Args:
+        model: see `load_model`.
 
     Raises:
-        ModelUnavailable: the name, tag, file or folder does not exist, or the file's architecture is not known.
+        ModelUnavailable: there is no such name, tag, file or folder, or the file's architecture cannot be determined.
     """
     if model == BUILTIN:
         return _local_dir(_BUILTIN_DIR, model)
@@ -129,15 +134,15 @@ def resolve(model: str) -> ModelSource:
     name, _, tag = model.partition("/")
     tags = open_clip.list_pretrained_tags_by_model(_known_name(name, model))
     if tag not in tags:
-        found = f"{name} has no weights named {tag!r}" if tag else "no weights are named"
-        raise ModelUnavailable(f"model {model}", found, f"Choose MODEL={name}/ one of: {', '.join(tags) or 'none'}.")
+        problem = f"{name} has no weights named {tag!r}" if tag else "no weights are named"
+        raise ModelUnavailable(f"model {model}", problem, f"Choose MODEL={name}/ one of: {', '.join(tags) or 'none'}.")
     quick_gelu = bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"))
-    return ModelSource(name, tag, fetched=True, quick_gelu=quick_gelu)
+    return ModelSource(name, tag, is_downloaded=True, quick_gelu=quick_gelu)
 
 
 def _known_name(name: str, model: str) -> str:
     if name not in open_clip.list_models():
-        remedy = "Use builtin, NAME/TAG out of open_clip.list_pretrained(), a checkpoint file, or local-dir:FOLDER."
+        remedy = "Use builtin, NAME/TAG from open_clip.list_pretrained(), a checkpoint file, or local-dir:FOLDER."
         raise ModelUnavailable(f"model {model}", f"open_clip knows no architecture {name!r}", remedy)
     return name
 
@@ -157,25 +162,25 @@ def _local_dir(folder: Path, model: str) -> ModelSource:
 
 
 def _architecture_of(path: Path, model: str) -> str:
-    """Name the native ViT whose parameters have the shapes found in the file."""
+    """Find the native ViT architecture whose parameters have the shapes found in the file."""
     remedy = "Name it: MODEL=ARCHITECTURE:FILE, for example ViT-B-16:/models/weights.pt."
     try:
         shapes = _shapes(path)
     except LOADING_ERRORS as error:
         problem = f"is not a readable checkpoint: {loading_problem(error)}"
-        raise ModelUnavailable(f"model {model}", problem, _MEND) from error
-    fits = [name for name in open_clip.list_models() if _fits(open_clip.get_model_config(name), shapes)]
-    plain = sorted((name for name in fits if "quickgelu" not in name), key=len)
+        raise ModelUnavailable(f"model {model}", problem, _CHECK) from error
+    matches = [name for name in open_clip.list_models() if _matches(open_clip.get_model_config(name), shapes)]
+    plain = sorted((name for name in matches if "quickgelu" not in name), key=len)
     if not plain:
-        raise ModelUnavailable(f"model {model}", "its architecture cannot be told from its parameters", remedy)
-    log.info("%s has the parameters of %s; name another with ARCHITECTURE:FILE", path.name, plain[0])
+        raise ModelUnavailable(f"model {model}", "its architecture cannot be determined from its parameters", remedy)
+    log.info("%s has the parameters of %s; to choose another, write ARCHITECTURE:FILE", path.name, plain[0])
     return str(plain[0])
 
 
 def _shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
     if path.suffix == ".safetensors":
         with safe_open(str(path), framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not isinstance(state, dict):
@@ -183,18 +188,20 @@ def _shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
     return {k.removeprefix("module."): tuple(v.shape) for k, v in state.items() if isinstance(v, torch.Tensor)}
 
 
-def _fits(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _matches(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a model config is of a native ViT with parameters of these shapes."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "timm_model_name" in vision or "hf_model_name" in text or not isinstance(vision.get("layers"), int):
         return False
     patch, width, grid = vision.get("patch_size", 0), vision.get("width", 768), vision.get("image_size", 224)
     grid = grid // patch if isinstance(grid, int) and patch else 0
-    wanted = {
+    expected = {
         "visual.conv1.weight": (width, 3, patch, patch),
         "visual.positional_embedding": (grid * grid + 1, width),
         "visual.proj": (width, config["embed_dim"]),
         "positional_embedding": (text.get("context_length", 77), text.get("width", 512)),
     }
-    layers = f"visual.transformer.resblocks.{vision['layers'] - 1}.ln_1.weight"
-    beyond = f"visual.transformer.resblocks.{vision['layers']}.ln_1.weight"
-    return layers in shapes and beyond not in shapes and all(shapes.get(key) == shape for key, shape in wanted.items())
+    last_layer = f"visual.transformer.resblocks.{vision['layers'] - 1}.ln_1.weight"
+    layer_after = f"visual.transformer.resblocks.{vision['layers']}.ln_1.weight"
+    has_all_layers = last_layer in shapes and layer_after not in shapes
+    return has_all_layers and all(shapes.get(key) == shape for key, shape in expected.items())

@@ -1,10 +1,10 @@
-"""Patch features of a ConvNeXt of timm inside an open_clip model, every 16 pixels, in one forward.
+"""Patch features of a timm ConvNeXt inside an open_clip model, every 16 pixels, in one forward.
 
-The tower ends at one place per 32 pixels. Its last stage therefore runs *à trous*: where it would halve the grid, the
-grid is kept and the convolutions reach twice as far, so that every second place is the one the plain forward has (Chen
-et al., DeepLab, TPAMI 2018). That quadruples the cheapest stage; the stage before holds most of the work and stays as
-it is. Every place is then read by the model's own head as if the picture had no other (FC-CLIP, Yu et al., NeurIPS
-2023). It must not know about text, files or Label Studio.
+The tower ends at a stride of 32 pixels. Its last stage therefore runs with dilation (*à trous*; Chen et al., DeepLab,
+TPAMI 2018): where it would halve the grid, the grid is kept and the convolutions are dilated by two, so that every
+second position has the value of the plain forward. That quadruples the cost of the cheapest stage; the stage before
+holds most of the work and is unchanged. The model's own head then reads every position by itself, as if the image had
+no other (FC-CLIP, Yu et al., NeurIPS 2023).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.segmentation.encoders.readouts import Proxy, spread
+from worker.segmentation.encoders.readouts import Proxy, proxy_attention
 
 PATCH = 16  # pixels from one feature to the next
-# A place joined with its lower right neighbour speaks for half a patch further on; entering as much later undoes it.
+# Averaging a position with its lower right neighbour shifts features by half a patch; shifting the input undoes it.
 _SHIFT = PATCH // 2
-_REACH = 2
+_DILATION = 2
 
 
-def can_be_read(trunk: Any) -> bool:
-    """Whether a trunk is a ConvNeXt that halves its grid last."""
+def is_supported(trunk: Any) -> bool:
+    """Whether a trunk is a ConvNeXt whose last stage halves the grid."""
     stages = getattr(trunk, "stages", None)
     if stages is None or not all(hasattr(trunk, part) for part in ("stem", "norm_pre", "head")):
         return False
@@ -35,47 +35,46 @@ def can_be_read(trunk: Any) -> bool:
 
 
 def dense_features(visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None) -> Tensor:
-    """Project every place of the last stage into the space shared with the text.
+    """Project every position of the last stage into the space shared with the text.
 
     Args:
         visual: open_clip's `TimmModel` around a ConvNeXt.
-        pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of 16.
-        proxy: how places are averaged before the head, as its own pool does with all of them; None = each alone.
-        proxies: (B, H / 16, W / 16, P) features of another tower, for a proxy.
+        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of 16.
+        proxy: how positions are averaged before the head, as its global pool averages all; None = each alone.
+        proxies: (B, H / 16, W / 16, P) features of another model, for a proxy.
 
     Returns:
         (B, H / 16, W / 16, D) features, not normalised.
     """
-    places = last_stage(visual.trunk, pixels)
-    batch, channels, *grid = places.shape
-    flat = places.flatten(2).transpose(1, 2)  # (B, h * w, C)
+    hidden = last_stage(visual.trunk, pixels)
+    batch, channels, *grid = hidden.shape
+    flat = hidden.flatten(2).transpose(1, 2)  # (B, h * w, C)
     if proxy is not None and proxies is not None:
-        flat = spread(proxy, proxies.flatten(1, 2), flat)
+        flat = proxy_attention(proxy, proxies.flatten(1, 2), flat)
     projected: Tensor = visual.head(visual.trunk.head(flat.reshape(-1, channels, 1, 1)))
     return projected.reshape(batch, *grid, -1)
 
 
 def last_stage(trunk: Any, pixels: Tensor) -> Tensor:
-    """Run everything before the head à trous: (B, 3, H, W) to (B, C, H / 16, W / 16)."""
-    places = trunk.stem(F.pad(pixels, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., :-_SHIFT, :-_SHIFT])
+    """Run everything before the head, the last stage dilated: (B, 3, H, W) to (B, C, H / 16, W / 16)."""
+    hidden = trunk.stem(F.pad(pixels, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., :-_SHIFT, :-_SHIFT])
     for stage in trunk.stages[:-1]:
-        places = stage(places)
+        hidden = stage(hidden)
     norm, conv = trunk.stages[-1].downsample
-    places = F.conv2d(F.pad(norm(places), (0, 1, 0, 1), mode="replicate"), conv.weight, conv.bias)
+    hidden = F.conv2d(F.pad(norm(hidden), (0, 1, 0, 1), mode="replicate"), conv.weight, conv.bias)
     for block in trunk.stages[-1].blocks:
-        places = _block(block, places)
-    return torch.as_tensor(trunk.norm_pre(places))
+        hidden = _dilated_block(block, hidden)
+    return torch.as_tensor(trunk.norm_pre(hidden))
 
 
-def _block(block: Any, places: Tensor) -> Tensor:
-    """One block whose neighbours are twice as far apart."""
+def _dilated_block(block: Any, hidden: Tensor) -> Tensor:
     conv = block.conv_dw
-    reach = _REACH * (conv.kernel_size[0] // 2)
-    seen = F.conv2d(places, conv.weight, conv.bias, padding=reach, dilation=_REACH, groups=conv.groups)
+    padding = _DILATION * (conv.kernel_size[0] // 2)
+    output = F.conv2d(hidden, conv.weight, conv.bias, padding=padding, dilation=_DILATION, groups=conv.groups)
     if block.use_conv_mlp:
-        seen = block.mlp(block.norm(seen))
+        output = block.mlp(block.norm(output))
     else:
-        seen = block.mlp(block.norm(seen.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        output = block.mlp(block.norm(output.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     if block.gamma is not None:
-        seen = seen * block.gamma.reshape(1, -1, 1, 1)
-    return torch.as_tensor(block.shortcut(places) + seen)
+        output = output * block.gamma.reshape(1, -1, 1, 1)
+    return torch.as_tensor(block.shortcut(hidden) + output)

@@ -1,7 +1,7 @@
-"""How patches are read out of a model that was trained to give one feature per picture: each published way as data.
+"""Readouts: what replaces the last attention of a model trained to give one feature per image, so that patch features
+become local. Each published readout is data, and one function applies them all to queries, keys and values.
 
-Such a model attends over the whole picture last, so that every token ends up speaking for all of it. A readout says
-what that last attention is replaced by. It must not know which tower the queries, keys and values come from.
+The last attention of such a model runs over the whole image, so that every token ends up describing all of it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from plugin_config.errors import ModelUnavailable
 Source = Literal["q", "k", "v"]
 
 AUTO = "auto"
-_AFFINITY_VALUES = 16_000_000  # cosines held at once, 64 MB
+_MAX_COSINES = 16_000_000  # cosines held at once, 64 MB
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """How cosines S of another tower become attention: softmax of (S - beta * mean S) * gamma where that is positive.
+    """How cosines S of another model become attention: softmax of (S - beta * mean S) * gamma where that is positive.
 
     Attributes:
-        beta: how far above the picture's mean cosine two patches must be alike to see each other.
-        gamma: how much more the more alike are seen.
+        beta: multiple of the image's mean cosine above which two patches attend to each other.
+        gamma: inverse temperature of the softmax.
     """
 
     beta: float = 1.2
@@ -36,28 +36,28 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Readout:
-    """One way to read patches; values alone are always what is mixed.
+    """One way to compute patch features in the last block; what is averaged is always the values.
 
     Attributes:
-        name: as the READOUT setting says it.
-        paper: who published it.
-        terms: what is compared with what; each pair is an attention of its own, and their outcomes are added. None at
-            all: every token sees only itself.
-        sharpness: multiplies the usual 1 / sqrt(d).
-        neighbourhood: standard deviation, patches, of the Gaussian added to the logits between patches; 0 = none.
-        height: of that Gaussian at distance 0, in logits.
-        procrustes: whether the keys are first turned onto the queries, head by head.
-        proxy: how another tower's features decide who sees whom, instead of terms.
-        residual: whether what entered the last block is added to what its attention gives.
-        mlp: whether the last block's MLP stays.
+        name: value of the READOUT setting.
+        paper: where it was published.
+        terms: pairs of what is compared; each pair is an attention of its own, and their results are added. Without
+            terms and proxy, every token attends to itself alone.
+        sharpness: factor on the usual logit scale 1 / sqrt(d).
+        gaussian_sigma: standard deviation, in patches, of the Gaussian added to the logits between patches; 0 = none.
+        gaussian_height: of that Gaussian at distance 0, in logits.
+        procrustes: whether the keys are first rotated onto the queries, head by head.
+        proxy: how another model's features give the attention, instead of terms.
+        residual: whether the input of the last block is added to the output of its attention.
+        mlp: whether the last block's MLP is applied.
     """
 
     name: str
     paper: str
     terms: tuple[tuple[Source, Source], ...] = ()
     sharpness: float = 1.0
-    neighbourhood: float = 0.0
-    height: float = 1.0
+    gaussian_sigma: float = 0.0
+    gaussian_height: float = 1.0
     procrustes: bool = False
     proxy: Proxy | None = None
     residual: bool = False
@@ -65,15 +65,15 @@ class Readout:
 
     def __post_init__(self) -> None:
         if self.proxy is not None and self.terms:
-            raise ValueError(f"readout {self.name} must be by proxy or by terms, got both")
-        if self.neighbourhood < 0 or self.sharpness <= 0:
-            raise ValueError(f"readout {self.name} must have a neighbourhood of at least 0 and a sharpness above 0")
+            raise ValueError(f"readout {self.name} must have terms or a proxy, got both")
+        if self.gaussian_sigma < 0 or self.sharpness <= 0:
+            raise ValueError(f"readout {self.name} must have a gaussian_sigma of at least 0 and a sharpness above 0")
 
     @property
     def compared(self) -> frozenset[Source]:
-        """What a tower must offer of every patch, beside values to mix."""
-        turned: set[Source] = {"q", "k"} if self.procrustes else set()
-        return frozenset({source for term in self.terms for source in term} | turned)
+        """What a backbone must have of every patch, besides the values."""
+        rotated: set[Source] = {"q", "k"} if self.procrustes else set()
+        return frozenset({source for term in self.terms for source in term} | rotated)
 
 
 READOUTS = {
@@ -82,7 +82,7 @@ READOUTS = {
         Readout("value", "MaskCLIP, Zhou et al., ECCV 2022; no residual and no MLP: ClearCLIP"),
         Readout("clearclip", "ClearCLIP, Lan et al., ECCV 2024", (("q", "q"),)),
         Readout("sclip", "SCLIP, Wang et al., ECCV 2024", (("q", "q"), ("k", "k")), residual=True, mlp=True),
-        Readout("naclip", "NACLIP, Hajimiri et al., WACV 2025", (("k", "k"),), neighbourhood=5.0),
+        Readout("naclip", "NACLIP, Hajimiri et al., WACV 2025", (("k", "k"),), gaussian_sigma=5.0),
         Readout("pearl", "PEARL, CVPR 2026", (("q", "k"),), procrustes=True),
         Readout("proxy", "ProxyCLIP, Lan et al., ECCV 2024", proxy=Proxy()),
         Readout("standard", "CLIP, Radford et al., ICML 2021: as trained", (("q", "k"),), residual=True, mlp=True),
@@ -91,21 +91,21 @@ READOUTS = {
 
 
 def choose_readout(setting: str, model: str, *, offered: frozenset[Source], proxies: bool) -> Readout:
-    """The readout that a setting names, or by default the one that fits the family of the weights.
+    """Return the readout that a setting names, or by default the one that suits the origin of the weights.
 
-    Attention built from a model's own queries and keys was tuned on OpenAI's weights and collapses on LAION's (OpenCLIP
-    ViT-H, mean mIoU of eight benchmarks: SCLIP 29.1, ProxyCLIP 44.4; Shi et al., Trident, ICCV 2025), whereas the
-    affinity of a DINO holds on both. So `auto` is `proxy` where an affinity tower is set; else `naclip`, the best of
-    its kind there, for weights tagged `openai` of a ViT; else, weights of unknown origin included, `value`.
+    Attention from a model's own queries and keys was tuned on OpenAI's weights and fails on LAION's (OpenCLIP ViT-H,
+    mean mIoU of eight benchmarks: SCLIP 29.1, ProxyCLIP 44.4; Shi et al., Trident, ICCV 2025), whereas the affinity of
+    a DINO works for both. So `auto` is `proxy` where an affinity tower is set; else `naclip`, the best of its kind
+    there, for a ViT with weights tagged `openai`; else, weights of unknown origin included, `value`.
 
     Args:
         setting: `auto` or a name of READOUTS.
         model: the MODEL setting.
-        offered: what the tower has of every patch to compare.
+        offered: what the backbone has of every patch to compare.
         proxies: whether an affinity tower is set.
 
     Raises:
-        ModelUnavailable: no such readout, or one that this tower or the absence of an affinity tower rules out.
+        ModelUnavailable: no such readout, or one that needs what this backbone lacks, or an affinity tower.
     """
     if setting == AUTO:
         name = "proxy" if proxies else "naclip" if model.partition("/")[2] == "openai" else "value"
@@ -118,11 +118,11 @@ def choose_readout(setting: str, model: str, *, offered: frozenset[Source], prox
         remedy = "Set ZEROMASK_AFFINITY_TOWER, for example to vit_small_patch16_224.dino, or ZEROMASK_READOUT=auto."
         raise ModelUnavailable(subject, "needs an affinity tower and none is set", remedy)
     if not readout.compared <= offered:
-        able = (one for one in READOUTS.values() if one.compared <= offered and (proxies or one.proxy is None))
-        fits = ", ".join(one.name for one in able)
+        supported = (one for one in READOUTS.values() if one.compared <= offered and (proxies or one.proxy is None))
+        choices = ", ".join(one.name for one in supported)
         lacking = " and ".join(sorted(readout.compared - offered))
-        problem = f"compares {lacking} of patches, which the image tower of {model} has not"
-        raise ModelUnavailable(subject, problem, f"Set ZEROMASK_READOUT=auto or one of: {fits}.")
+        problem = f"compares {lacking} of patches, which the image tower of {model} does not have"
+        raise ModelUnavailable(subject, problem, f"Set ZEROMASK_READOUT=auto or one of: {choices}.")
     return readout
 
 
@@ -134,79 +134,100 @@ def attend(
     scale: float,
     proxies: Tensor | None = None,
 ) -> Tensor:
-    """Mix the values of tokens as a readout says.
+    """Average the values of tokens with the attention of a readout.
 
     Args:
-        readout: the way.
-        sources: (B, heads, prefix + h * w, d) each: the values, and whatever the readout compares; tokens that are no
-            patches come first.
-        grid: (h, w).
+        readout: which attention.
+        sources: (B, heads, prefix + h * w, d) each: the values, and what the readout compares; tokens that are not
+            patches (class, registers) come first.
+        grid: (h, w) patches.
         scale: of the logits, as trained.
-        proxies: (B, h, w, P) features of another tower; needed where the readout is by proxy.
+        proxies: (B, h, w, P) features of another model; required by a proxy readout.
 
     Returns:
         (B, heads, prefix + h * w, d).
+
+    Raises:
+        ValueError: a proxy readout without proxies.
     """
     values = sources["v"]
     prefix = values.shape[2] - grid[0] * grid[1]
     if readout.proxy is not None:
         if proxies is None:
-            raise ValueError(f"readout {readout.name} must be handed the proxies' features")
+            raise ValueError(f"readout {readout.name} must be given the proxies' features")
         patches = values[:, :, prefix:].transpose(1, 2)  # (B, N, heads, d)
-        seen = spread(readout.proxy, proxies.flatten(1, 2), patches.flatten(2)).reshape(patches.shape)
-        return torch.cat([values[:, :, :prefix], seen.transpose(1, 2)], dim=2)
+        mixed = proxy_attention(readout.proxy, proxies.flatten(1, 2), patches.flatten(2)).reshape(patches.shape)
+        return torch.cat([values[:, :, :prefix], mixed.transpose(1, 2)], dim=2)
     if not readout.terms:
         return values
     if readout.procrustes:
-        sources = {**sources, "k": turn_onto(sources["q"], sources["k"]).type_as(values)}
-    near = neighbourhood(readout, grid, prefix, values) if readout.neighbourhood else None
+        sources = {**sources, "k": procrustes_align(sources["q"], sources["k"]).type_as(values)}
+    bias = gaussian_bias(readout, grid, prefix, values) if readout.gaussian_sigma else None
     scale *= readout.sharpness
     parts = [
-        F.scaled_dot_product_attention(sources[one], sources[other], values, attn_mask=near, scale=scale)
+        F.scaled_dot_product_attention(sources[one], sources[other], values, attn_mask=bias, scale=scale)
         for one, other in readout.terms
     ]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
 
-def neighbourhood(readout: Readout, grid: tuple[int, int], prefix: int, like: Tensor) -> Tensor:
-    """(prefix + h * w, prefix + h * w) of what nearness adds to the logits; 0 for tokens that are no patches."""
+def gaussian_bias(readout: Readout, grid: tuple[int, int], prefix: int, like: Tensor) -> Tensor:
+    """Compute the Gaussian of patch distances that NACLIP adds to the logits.
+
+    Args:
+        readout: its `gaussian_sigma` and `gaussian_height`.
+        grid: (h, w) patches.
+        prefix: tokens before the patches; their rows and columns are 0.
+        like: a tensor of the wanted dtype and device.
+
+    Returns:
+        (prefix + h * w, prefix + h * w).
+    """
     rows, columns = (torch.arange(side, device=like.device, dtype=torch.float32) for side in grid)
-    fall = 1 / (2 * readout.neighbourhood**2)
-    down = torch.exp(-fall * (rows[:, None] - rows).square())
-    across = torch.exp(-fall * (columns[:, None] - columns).square())
-    near = readout.height * torch.einsum("ab,cd->acbd", down, across).reshape(grid[0] * grid[1], -1)
-    return F.pad(near, (prefix, 0, prefix, 0)).to(like.dtype)
+    decay = 1 / (2 * readout.gaussian_sigma**2)
+    down = torch.exp(-decay * (rows[:, None] - rows).square())
+    across = torch.exp(-decay * (columns[:, None] - columns).square())
+    bias = readout.gaussian_height * torch.einsum("ab,cd->acbd", down, across).reshape(grid[0] * grid[1], -1)
+    return F.pad(bias, (prefix, 0, prefix, 0)).to(like.dtype)
 
 
-def turn_onto(queries: Tensor, keys: Tensor) -> Tensor:
-    """Centre the keys (..., N, d) and turn them by the rotation that brings them nearest to the centred queries.
+def procrustes_align(queries: Tensor, keys: Tensor) -> Tensor:
+    """Centre the keys, (..., N, d), and rotate them as close as possible to the centred queries.
 
-    The orthogonal Procrustes problem (Schönemann, 1966), solved head by head as in PEARL (CVPR 2026).
+    The orthogonal Procrustes problem (Schönemann, 1966), solved for each head as in PEARL (CVPR 2026).
     """
     with torch.autocast(queries.device.type, enabled=False):
         queries, keys = queries.float(), keys.float()
         queries, keys = (x - x.mean(dim=-2, keepdim=True) for x in (queries, keys))
         left, _, right = torch.linalg.svd(keys.transpose(-1, -2) @ queries)
-        turned: Tensor = keys @ (left @ right)
-    return turned
+        rotated: Tensor = keys @ (left @ right)
+    return rotated
 
 
-def spread(proxy: Proxy, proxies: Tensor, values: Tensor) -> Tensor:
-    """Mix values (B, N, C) by how alike the proxies (B, N, P) are; the cosines are never held all at once.
+def proxy_attention(proxy: Proxy, proxies: Tensor, values: Tensor) -> Tensor:
+    """Average values with the attention of ProxyCLIP (Lan et al., ECCV 2024), never holding all cosines at once.
 
-    ProxyCLIP's attention, with the mean taken over each picture; beyond the paper every patch sees itself, so that a
-    picture of nothing but likes has attention too.
+    The mean cosine is taken over each image. Beyond the paper, every patch attends to itself: in an image whose patches
+    are all alike, no cosine exceeds beta times their mean.
+
+    Args:
+        proxy: how cosines become attention.
+        proxies: (B, N, P) features of another model.
+        values: (B, N, C).
+
+    Returns:
+        (B, N, C) in the dtype of the values.
     """
     with torch.autocast(values.device.type, enabled=False):
         unit = F.normalize(proxies.float(), dim=-1)
         mean = unit.mean(dim=1).square().sum(dim=-1)[:, None, None]  # of all cosines
-        held = values.float()
+        values32 = values.float()
         count = unit.shape[1]
-        rows = max(1, _AFFINITY_VALUES // (len(unit) * count))
+        rows = max(1, _MAX_COSINES // (len(unit) * count))
         parts = []
         for start in range(0, count, rows):
             logits = (unit[:, start : start + rows] @ unit.transpose(1, 2)).sub_(proxy.beta * mean).mul_(proxy.gamma)
             logits.diagonal(offset=start, dim1=1, dim2=2).clamp_min_(0.0)
             logits.masked_fill_(logits < 0, -torch.inf)
-            parts.append(logits.softmax(dim=-1) @ held)
+            parts.append(logits.softmax(dim=-1) @ values32)
         return torch.cat(parts, dim=1).to(values.dtype)

@@ -1,9 +1,9 @@
-"""Patch features of a ViT of timm inside an open_clip model (SigLIP, SigLIP2, PE-Core, EVA02), at any image size.
+"""Patch features of a timm ViT inside an open_clip model (SigLIP, SigLIP2, PE-Core, EVA02), at any image size.
 
-Two kinds of pool. With a class token the last block's attention is the pool, as in a native ViT. With an attention pool
-(a learned query looks at all patches last) that pool is what a readout replaces: its values, its output projection and
-its MLP stay, so that a patch is read exactly as if the pool had looked at that patch alone. That is MaskCLIP's value
-path (Zhou et al., ECCV 2022) where these towers have it. It must not know about text, files or Label Studio.
+There are two kinds of pool. With a class token, a readout replaces the attention of the last block, as in a native ViT.
+With an attention pool (a learned query that attends to all patches last), a readout replaces that pool: its values, its
+output projection and its MLP stay, so that a patch feature is what the pool would give for that patch alone. That is
+MaskCLIP's value path (Zhou et al., ECCV 2022) for these towers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor
 from worker.segmentation.encoders.readouts import Readout, Source, attend
 
 TOKEN_POOL: frozenset[Source] = frozenset({"q", "k", "v"})
-ATTENTION_POOL: frozenset[Source] = frozenset({"k", "v"})  # its query belongs to no patch
+ATTENTION_POOL: frozenset[Source] = frozenset({"k", "v"})  # its query is a parameter, not a patch
 
 
-def offered(trunk: Any) -> frozenset[Source] | None:
-    """What of every patch the trunk's last attention offers to compare; None where the trunk cannot be read so."""
+def comparable_sources(trunk: Any) -> frozenset[Source] | None:
+    """Return what the last attention has of every patch to compare; None for an unsupported trunk."""
     blocks, pool = getattr(trunk, "blocks", None), getattr(trunk, "global_pool", None)
     if not blocks or not isinstance(getattr(trunk, "patch_embed", None), PatchEmbed):
         return None
@@ -35,15 +35,15 @@ def offered(trunk: Any) -> frozenset[Source] | None:
     return TOKEN_POOL if pool == "token" and getattr(blocks[-1].attn, "gate", None) is None else None
 
 
-def free_size(trunk: Any) -> None:
-    """Let the trunk take pictures of any size: positions are interpolated and rotations made for the grid at hand."""
+def allow_any_size(trunk: Any) -> None:
+    """Let the trunk take images of any size: timm then interpolates positions for each grid."""
     trunk.dynamic_img_size = True
     embed = trunk.patch_embed
     embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
 
 
 def set_grid(trunk: Any, grid: tuple[int, int]) -> None:
-    """Make the rotary embedding, which timm keeps for one grid at a time, fit this one."""
+    """Set the rotary embedding, which timm keeps for one grid at a time, to this grid of (h, w) patches."""
     if getattr(trunk, "rope", None) is not None:
         trunk.rope.update_feat_shape(grid)
 
@@ -52,10 +52,11 @@ def patch_features(visual: Any, pixels: Tensor, *, readout: Readout, proxies: Te
     """Project every patch into the space shared with the text.
 
     Args:
-        visual: open_clip's `TimmModel` around a ViT that `offered` accepts, `free_size` has freed and `set_grid` fits.
-        pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of the patch size.
-        readout: what the last attention is replaced by.
-        proxies: (B, h, w, P) features of another tower, for a readout by proxy.
+        visual: open_clip's `TimmModel` around a ViT that `comparable_sources` supports, after `allow_any_size` and
+            `set_grid`.
+        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of the patch size.
+        readout: what replaces the last attention.
+        proxies: (B, h, w, P) features of another model, for a proxy readout.
 
     Returns:
         (B, h, w, D) features, not normalised.
@@ -63,30 +64,30 @@ def patch_features(visual: Any, pixels: Tensor, *, readout: Readout, proxies: Te
     trunk = visual.trunk
     tokens = trunk.patch_embed(pixels)  # (B, h, w, width)
     grid = (tokens.shape[1], tokens.shape[2])
-    placed = trunk._pos_embed(tokens)
-    tokens, rope = placed if isinstance(placed, tuple) else (placed, None)
+    embedded = trunk._pos_embed(tokens)
+    tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
     tokens = trunk.norm_pre(tokens)
-    by_pool = trunk.global_pool == "map"
-    for block in trunk.blocks if by_pool else trunk.blocks[:-1]:
+    has_attention_pool = trunk.global_pool == "map"
+    for block in trunk.blocks if has_attention_pool else trunk.blocks[:-1]:
         tokens = block(tokens) if rope is None else block(tokens, rope=rope)
-    if by_pool:
-        tokens = _read_pool(trunk.attn_pool, trunk.norm(tokens), grid, readout, proxies)
+    if has_attention_pool:
+        tokens = _run_pool(trunk.attn_pool, trunk.norm(tokens), grid, readout, proxies)
     else:
-        tokens = trunk.norm(_read_block(trunk.blocks[-1], tokens, rope, grid, readout, proxies))
+        tokens = trunk.norm(_run_block(trunk.blocks[-1], tokens, rope, grid, readout, proxies))
     patches = tokens[:, -grid[0] * grid[1] :].reshape(len(tokens), *grid, -1)
     projected: Tensor = visual.head(trunk.head(trunk.fc_norm(patches)))
     return projected
 
 
-def _read_pool(pool: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
+def _run_pool(pool: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
     keys, values = _heads(pool.kv(tokens), pool.num_heads, parts=2)
     sources: dict[Source, Tensor] = {"k": pool.k_norm(keys).type_as(values), "v": values}
     mixed = attend(readout, sources, grid, scale=pool.scale, proxies=proxies).transpose(1, 2).flatten(2)
-    seen: Tensor = pool.proj(mixed)
-    return seen if pool.mlp is None else seen + pool.mlp(pool.norm(seen))
+    output: Tensor = pool.proj(mixed)
+    return output if pool.mlp is None else output + pool.mlp(pool.norm(output))
 
 
-def _read_block(
+def _run_block(
     block: Any,
     tokens: Tensor,
     rope: Tensor | None,
@@ -97,33 +98,36 @@ def _read_block(
     attention, norm_after = block.attn, isinstance(block, EvaBlockPostNorm)
     sources = _sources(attention, tokens if norm_after else block.norm1(tokens), rope)
     mixed = attend(readout, sources, grid, scale=attention.scale, proxies=proxies).transpose(1, 2).flatten(2)
-    seen = attention.proj(attention.norm(mixed))
-    seen = block.norm1(seen) if norm_after else _scaled(block, seen, 1)
+    output = attention.proj(attention.norm(mixed))
+    output = block.norm1(output) if norm_after else _layer_scaled(block, output, 1)
     if readout.residual:
-        seen = tokens + seen
+        output = tokens + output
     if readout.mlp:
-        seen = seen + (block.norm2(block.mlp(seen)) if norm_after else _scaled(block, block.mlp(block.norm2(seen)), 2))
-    return torch.as_tensor(seen)
+        if norm_after:
+            output = output + block.norm2(block.mlp(output))
+        else:
+            output = output + _layer_scaled(block, block.mlp(block.norm2(output)), 2)
+    return torch.as_tensor(output)
 
 
-def _scaled(block: Any, seen: Tensor, number: int) -> Tensor:
-    """Layer scale, which timm's two kinds of block name differently."""
+def _layer_scaled(block: Any, values: Tensor, number: int) -> Tensor:
+    """Apply a block's layer scale, which timm's two kinds of block name differently."""
     if hasattr(block, f"ls{number}"):
-        return torch.as_tensor(getattr(block, f"ls{number}")(seen))
+        return torch.as_tensor(getattr(block, f"ls{number}")(values))
     gamma = getattr(block, f"gamma_{number}")
-    return seen if gamma is None else seen * gamma
+    return values if gamma is None else values * gamma
 
 
 def _sources(attention: Any, tokens: Tensor, rope: Tensor | None) -> dict[Source, Tensor]:
-    """Queries, keys and values of every token as the block's own attention makes them, (B, heads, N, d) each."""
+    """Compute queries, keys and values of every token as the block's attention does, (B, heads, N, d) each."""
     heads = attention.num_heads
     if attention.qkv is not None:
         bias = getattr(attention, "q_bias", None)
         if bias is None:
             flat = attention.qkv(tokens)
         else:
-            whole = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
-            flat = F.linear(tokens, attention.qkv.weight, whole)
+            biases = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+            flat = F.linear(tokens, attention.qkv.weight, biases)
         queries, keys, values = _heads(flat, heads, parts=3)
     else:
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -139,5 +143,5 @@ def _sources(attention: Any, tokens: Tensor, rope: Tensor | None) -> dict[Source
 
 
 def _heads(flat: Tensor, heads: int, *, parts: int) -> tuple[Tensor, ...]:
-    """(B, N, parts * heads * d) -> as many of (B, heads, N, d)."""
+    """Split (B, N, parts * heads * d) into `parts` tensors of (B, heads, N, d)."""
     return tuple(flat.reshape(*flat.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4))

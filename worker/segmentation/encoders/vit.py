@@ -1,7 +1,6 @@
 """Patch features of a native open_clip ViT at any image size, in one forward.
 
-Works on the tower's parameters alone (names, not classes), because open_clip swaps attention classes between releases.
-It must not know about text, files or Label Studio.
+It reads the tower's parameters by name, because open_clip changes its attention classes between releases.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from worker.segmentation.encoders.readouts import READOUTS, Readout, Source, att
 
 _VALUE = READOUTS["value"]
 _STANDARD = READOUTS["standard"]
-_ORDER: tuple[Source, ...] = ("q", "k", "v")  # of the thirds of in_proj
+_ORDER: tuple[Source, ...] = ("q", "k", "v")  # the thirds of in_proj
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -24,10 +23,10 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Args:
         positions: (1 + n * n, width) float, class token first, square native grid.
-        grid: (h, w) patches wanted.
+        grid: (h, w) patches of the new grid.
 
     Returns:
-        (1 + h * w, width) float; the very same tensor when the grid is the native one.
+        (1 + h * w, width) float; the same tensor when the grid is the native one.
     """
     native = int((positions.shape[0] - 1) ** 0.5)
     if grid == (native, native):
@@ -49,13 +48,13 @@ def token_features(
 
     Args:
         visual: open_clip's own `VisionTransformer` with a class-token pool.
-        pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of the patch size.
+        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of the patch size.
         positions: (1 + h * w, width) embeddings for this grid; interpolated here when None.
-        readout: what the last block's attention is replaced by. With `standard` token 0 equals `encode_image`.
-        proxies: (B, h, w, P) features of another tower, for a readout by proxy.
+        readout: what replaces the last block's attention. With `standard`, token 0 equals `encode_image`.
+        proxies: (B, h, w, P) features of another model, for a proxy readout.
 
     Returns:
-        (B, 1 + h * w, D) features, class token first, rows of the grid after it; not normalised.
+        (B, 1 + h * w, D) features, class token first, then the grid row by row; not normalised.
     """
     tokens = visual.conv1(pixels)  # (B, width, h, w)
     grid = (tokens.shape[2], tokens.shape[3])
@@ -65,28 +64,28 @@ def token_features(
     cls = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
     tokens = visual.ln_pre(torch.cat([cls, tokens], dim=1) + positions.to(tokens.dtype))
     *blocks, last = visual.transformer.resblocks
-    for block in blocks:  # not torch's fast path, which holds every pair of tokens in memory: a fifth slower
-        tokens = _read_block(block, tokens, grid, _STANDARD, None)
-    tokens = _read_block(last, tokens, grid, readout, proxies)
+    for block in blocks:  # not torch's fast path, which materialises the attention matrix: a fifth slower
+        tokens = _run_block(block, tokens, grid, _STANDARD, None)
+    tokens = _run_block(last, tokens, grid, readout, proxies)
     projected: Tensor = visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
     return projected
 
 
-def _read_block(block: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
+def _run_block(block: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
     attention, heads = block.attn, int(block.attn.num_heads)
     sources = _sources(attention, block.ln_1(tokens), heads, readout)
     scale = (tokens.shape[-1] // heads) ** -0.5
     mixed = attend(readout, sources, grid, scale=scale, proxies=proxies).transpose(1, 2).flatten(2)
-    seen: Tensor = block.ls_1(attention.out_proj(mixed))
+    output: Tensor = block.ls_1(attention.out_proj(mixed))
     if readout.residual:
-        seen = tokens + seen
+        output = tokens + output
     if readout.mlp:
-        seen = seen + block.ls_2(block.mlp(block.ln_2(seen)))
-    return seen
+        output = output + block.ls_2(block.mlp(block.ln_2(output)))
+    return output
 
 
 def _sources(attention: Any, tokens: Tensor, heads: int, readout: Readout) -> dict[Source, Tensor]:
-    """What the readout needs of queries, keys and values, (B, heads, N, d) each; the rest is never computed."""
+    """Compute the queries, keys and values that the readout needs, (B, heads, N, d) each."""
     width = tokens.shape[-1]
     found: dict[Source, Tensor] = {}
     for place, source in enumerate(_ORDER):

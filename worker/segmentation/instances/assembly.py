@@ -1,7 +1,4 @@
-"""Pixel classes -> segments: things one by one, stuff as one, specks gone, each with a calibrated score.
-
-It must not know about text or region formats.
-"""
+"""A class map -> segments: things one by one, stuff as a whole, without specks, each with an acceptance score."""
 
 from __future__ import annotations
 
@@ -12,23 +9,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.segmentation.instances.acceptance import ACCEPTANCE_RULE, SegmentEvidence, Witness
-from worker.segmentation.instances.splitting import CUT_RULE, CutRule, parts_of
-from worker.segmentation.instances.tidying import Window, class_parts, present_classes, tidy
+from worker.segmentation.instances.acceptance import ACCEPTANCE_MODEL, EvidenceExtractor, SegmentEvidence
+from worker.segmentation.instances.class_map import Crop, class_components, clean, present_classes
+from worker.segmentation.instances.splitting import CUT_RULE, CutRule, split_component
 
 log = logging.getLogger(__name__)
 
-_SMALLEST_SHARE = 0.0005  # of the image: below this a part is noise of a few patches
+_MIN_SHARE = 0.0005  # of the image: smaller components are noise of a few patches
 LEAST_SCORE = 0.05
-"""Of a segment that is worth drawing: below it nearly all are slivers of a wrong class along the borders of others."""
+"""Least score of a segment worth drawing: nearly all below are slivers of a wrong class along the borders of others."""
 
-_MOST_SEGMENTS = 100  # browsers choke on more brush regions than this
-_MOST_CUT = 24  # components looked at for touching things, the largest: more would take too long
+_MAX_SEGMENTS = 100  # browsers become unusable with more brush regions
+_MAX_SPLIT_CANDIDATES = 24  # components examined for touching things, the largest: more would take too long
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A class to be drawn, and whether all of it makes one segment (stuff) or each thing its own."""
+class SegmentRequest:
+    """A class to draw.
+
+    Attributes:
+        index: the class.
+        stuff: whether all of it makes one segment (stuff), or each thing its own.
+    """
 
     index: int
     stuff: bool
@@ -36,14 +38,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Segment:
-    """One thing, or all of one kind of stuff.
+    """One thing, or all of one class of stuff.
 
     Attributes:
-        index: class the pixels belong to.
+        index: class of its pixels.
         stuff: whether it is all of its class.
         mask: (H, W) bool, pixels of the image.
-        score: how likely an annotator accepts it as it is (IoU of 0.75 and more), in (0, 1).
-        evidence: what the score was made from.
+        score: acceptance score: how likely an annotator accepts it as it is (IoU of 0.75 or more), in (0, 1).
+        evidence: what the score was computed from.
     """
 
     index: int
@@ -54,83 +56,91 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Pixels of one wanted class: (h, w) bool `mask` within the `window` of the image, and how sure its cuts are."""
+class _Candidate:
+    """Pixels of one requested class: (h, w) bool `mask` within a `crop` of the image, `area` in pixels, and the least
+    absolute log-odds of the cut decisions around it."""
 
-    wanted: Wanted
+    request: SegmentRequest
     mask: NDArray[np.bool_]
-    window: Window
+    crop: Crop
     area: int
-    sureness: float = np.inf
+    cut_margin: float = np.inf
 
 
 def assemble(
     classes: NDArray[np.int16],
     confidence: NDArray[np.float32],
-    wanted: Sequence[Wanted],
+    requests: Sequence[SegmentRequest],
     image: NDArray[np.uint8] | None = None,
     *,
     rule: CutRule | None = CUT_RULE,
 ) -> list[Segment]:
-    """Cut the class map into segments. Those of one kind, things or stuff, never overlap.
+    """Divide a class map into segments. Things never overlap things, and stuff never overlaps stuff.
 
     Args:
-        classes: (H, W) class of each pixel; those that are not wanted are background.
-        confidence: (H, W) posterior of that class.
-        wanted: what to draw; a class may be wanted both ways.
-        image: (H, W, 3) uint8 RGB, by which things that touch are told apart; None = each component is one thing.
-        rule: when to cut what touches; None leaves components whole, which only comparisons want.
+        classes: (H, W) class of each pixel; classes without a request are background.
+        confidence: (H, W) float32 posterior of that class.
+        requests: what to draw; a class may be requested both as things and as stuff.
+        image: (H, W, 3) uint8 RGB, used to separate things that touch; None = each component is one thing.
+        rule: when to cut a component; None leaves components whole, which only comparisons use.
 
     Returns:
-        At most 100 segments, the largest ones, ordered as `wanted` and then by size, largest first.
+        At most 100 segments, the largest ones, in the order of the requests and then by size, largest first.
     """
-    smallest = max(1, round(_SMALLEST_SHARE * classes.size))
-    tidied = tidy(classes, smallest=smallest)
-    present = set(present_classes(tidied))  # of hundreds of labels a picture has a handful
-    pieces = [piece for each in wanted if each.index in present for piece in _pieces(tidied, each, smallest)]
+    min_area = max(1, round(_MIN_SHARE * classes.size))
+    cleaned = clean(classes, min_area=min_area)
+    present = set(present_classes(cleaned))  # an image has only a few of hundreds of labels
+    candidates = [
+        candidate
+        for request in requests
+        if request.index in present
+        for candidate in _candidates(cleaned, request, min_area)
+    ]
     if image is not None and rule is not None:
-        pieces = list(_things_apart(pieces, image, smallest, rule))
-    pieces.sort(key=lambda piece: -piece.area)
-    if len(pieces) > _MOST_SEGMENTS:
-        log.warning("%d segments found; the %d largest are kept", len(pieces), _MOST_SEGMENTS)
-    order = {each: place for place, each in enumerate(wanted)}
-    kept = sorted(pieces[:_MOST_SEGMENTS], key=lambda piece: order[piece.wanted])
-    witness = Witness(confidence, image)
-    return [_segment(piece, witness, classes.shape) for piece in kept]
+        candidates = list(_split_things(candidates, image, min_area, rule))
+    candidates.sort(key=lambda candidate: -candidate.area)
+    if len(candidates) > _MAX_SEGMENTS:
+        log.warning("%d segments found; the %d largest are kept", len(candidates), _MAX_SEGMENTS)
+    order = {request: place for place, request in enumerate(requests)}
+    kept = sorted(candidates[:_MAX_SEGMENTS], key=lambda candidate: order[candidate.request])
+    extractor = EvidenceExtractor(confidence, image)
+    return [_segment(candidate, extractor, classes.shape) for candidate in kept]
 
 
-def _pieces(classes: NDArray[np.int16], wanted: Wanted, smallest: int) -> Iterator[_Piece]:
-    """The connected parts of a class that are large enough; all of them as one where it is stuff."""
-    parts = class_parts(classes, wanted.index, smallest=smallest)
-    if not wanted.stuff:
-        yield from (_Piece(wanted, mask, window, area) for mask, window, area in parts)
-    elif parts:
-        whole = np.zeros(classes.shape, dtype=np.bool_)
-        for mask, window, _ in parts:
-            whole[window] |= mask
-        everywhere = (slice(0, whole.shape[0]), slice(0, whole.shape[1]))
-        yield _Piece(wanted, whole, everywhere, sum(area for _, _, area in parts))
+def _candidates(classes: NDArray[np.int16], request: SegmentRequest, min_area: int) -> Iterator[_Candidate]:
+    """Yield the components of a class that are large enough; for stuff, all of them as one."""
+    components = class_components(classes, request.index, min_area=min_area)
+    if not request.stuff:
+        yield from (_Candidate(request, mask, crop, area) for mask, crop, area in components)
+    elif components:
+        union = np.zeros(classes.shape, dtype=np.bool_)
+        for mask, crop, _ in components:
+            union[crop] |= mask
+        whole_image = (slice(0, union.shape[0]), slice(0, union.shape[1]))
+        yield _Candidate(request, union, whole_image, sum(area for _, _, area in components))
 
 
-def _things_apart(
-    pieces: Sequence[_Piece], image: NDArray[np.uint8], smallest: int, rule: CutRule
-) -> Iterator[_Piece]:
-    """Things that touch, cut apart; parts too small to be things are lost."""
-    largest = sorted((piece.area for piece in pieces if not piece.wanted.stuff), reverse=True)
-    least = largest[_MOST_CUT - 1] if len(largest) > _MOST_CUT else 0
-    for piece in pieces:
-        if piece.wanted.stuff or piece.area < least:
-            yield piece
+def _split_things(
+    candidates: Sequence[_Candidate], image: NDArray[np.uint8], min_area: int, rule: CutRule
+) -> Iterator[_Candidate]:
+    """Split components into touching things; parts below `min_area` are dropped."""
+    areas = sorted((candidate.area for candidate in candidates if not candidate.request.stuff), reverse=True)
+    least = areas[_MAX_SPLIT_CANDIDATES - 1] if len(areas) > _MAX_SPLIT_CANDIDATES else 0
+    for candidate in candidates:
+        if candidate.request.stuff or candidate.area < least:
+            yield candidate
             continue
-        for part in parts_of(piece.mask, image[piece.window], rule):
+        for part in split_component(candidate.mask, image[candidate.crop], rule):
             area = int(np.count_nonzero(part.mask))
-            if area >= smallest:
-                yield _Piece(piece.wanted, part.mask, piece.window, area, part.sureness)
+            if area >= min_area:
+                yield _Candidate(candidate.request, part.mask, candidate.crop, area, part.cut_margin)
 
 
-def _segment(piece: _Piece, witness: Witness, size: tuple[int, ...]) -> Segment:
-    evidence = witness.evidence(piece.mask, piece.window, piece.sureness)
+def _segment(candidate: _Candidate, extractor: EvidenceExtractor, size: tuple[int, ...]) -> Segment:
+    evidence = extractor.evidence(candidate.mask, candidate.crop, candidate.cut_margin)
     mask = np.zeros(size, dtype=np.bool_)
-    mask[piece.window] = piece.mask
-    score = ACCEPTANCE_RULE.probability(evidence, stuff=piece.wanted.stuff)
-    return Segment(piece.wanted.index, piece.wanted.stuff, mask, score, evidence)
+    mask[candidate.crop] = candidate.mask
+    request = candidate.request
+    return Segment(
+        request.index, request.stuff, mask, ACCEPTANCE_MODEL.score(evidence, stuff=request.stuff), evidence
+    )

@@ -1,8 +1,8 @@
-"""The hook for models of the SAM family: they may redraw a thing's mask, and are believed only where they agree.
+"""The hook for models of the SAM family, which may redraw the masks of things.
 
-Nothing of such a model is shipped or loaded unless ZEROMASK_REFINER names one that is installed. The rule of acceptance
-is that of Trident (ICCV 2025): a redrawn mask must overlap the one it started from, and be sure of itself;
-otherwise ours stays. It must not know about labels, text or any particular refiner.
+No such model is shipped, and none is loaded unless ZEROMASK_REFINER names one that is installed. As in Trident (Shi et
+al., ICCV 2025), a redrawn mask is accepted only if it overlaps the mask it was prompted with and its predicted IoU is
+high; otherwise the original mask stays.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from worker.segmentation.instances.assembly import Segment
 log = logging.getLogger(__name__)
 
 GROUP = "zeromask.refiners"
-"""Entry points of this group are factories: `device` ("auto", "cpu", "cuda:0") -> MaskRefiner."""
+"""Entry points of this group are functions from a device ("auto", "cpu", "cuda:0") to a MaskRefiner."""
 
-_POINTS = 3
-_LARGEST_LOGIT = 10.0
+_MAX_POINTS = 3
+_MAX_LOGIT = 10.0
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a refiner is told of one thing, in pixels of the image.
+    """A prompt for one thing, in pixels of the image.
 
     Attributes:
-        logits: (H, W) float32, above 0 inside our mask; the larger, the surer. At most 10 either way.
-        box: (left, top, right, bottom) float, half-open, around our mask.
-        points: (n, 2) float32 x and y of one to three places deep inside it.
+        logits: (H, W) float32 in [-10, 10], above 0 inside the mask of the thing.
+        box: (left, top, right, bottom) float, half-open, around the mask.
+        points: (n, 2) float32 x and y of one to three points deep inside the mask.
     """
 
     logits: NDArray[np.float32]
@@ -46,46 +46,58 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Redrawn:
-    """A refiner's answer: (H, W) bool, and the IoU in [0, 1] it expects of it."""
+    """A refiner's answer.
+
+    Attributes:
+        mask: (H, W) bool.
+        iou: predicted IoU of that mask, in [0, 1].
+    """
 
     mask: NDArray[np.bool_]
     iou: float
 
 
 class RefinerSession(Protocol):
-    """One image, looked at once."""
+    """One image that the refiner has encoded."""
 
     def redraw(self, prompt: Prompt) -> Redrawn | None:
-        """The mask of the thing prompted for; None when it has none."""
+        """Predict the mask of the prompted thing; None if there is none."""
 
 
 class MaskRefiner(Protocol):
-    """A model that draws the mask of what it is prompted for."""
+    """A model that predicts the mask of a prompted thing."""
 
     def look(self, image: NDArray[np.uint8]) -> RefinerSession:
-        """The costly half, once per image: (H, W, 3) uint8 RGB."""
+        """Encode an image, (H, W, 3) uint8 RGB; the expensive part, once per image."""
 
 
 @dataclass(frozen=True)
-class RefinerRule:
-    """When a redrawn mask takes the place of ours.
+class RefinerThresholds:
+    """When a redrawn mask replaces the original one.
 
     Attributes:
-        agreement: least IoU with ours; below it the refiner has drawn another thing, or a part.
-        sureness: least IoU it expects of itself.
-        taken: most of it that may lie on other things; what does is taken off.
+        min_agreement: least IoU with the original; below it the refiner has drawn another thing, or a part.
+        min_predicted_iou: least IoU that the refiner predicts.
+        max_overlap: most of it that may lie on other things, as a share; that part is removed.
     """
 
-    agreement: float = 0.7
-    sureness: float = 0.8
-    taken: float = 0.1
+    min_agreement: float = 0.7
+    min_predicted_iou: float = 0.8
+    max_overlap: float = 0.1
 
 
-TRUSTING = RefinerRule()
+REFINER_THRESHOLDS = RefinerThresholds()
 
 
 def load_refiner(name: str, *, device: str = "auto") -> MaskRefiner | None:
-    """The refiner that an installed package offers under this name; None for no name.
+    """Load the refiner that an installed package offers under a name.
+
+    Args:
+        name: of an entry point; empty = none.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The refiner; None without a name.
 
     Raises:
         SettingsError: no installed package offers it.
@@ -95,13 +107,13 @@ def load_refiner(name: str, *, device: str = "auto") -> MaskRefiner | None:
         return None
     offered = {point.name: point for point in entry_points(group=GROUP)}
     if name not in offered:
-        there = ", ".join(sorted(offered)) or "none"
-        remedy = f"Install a package with an entry point in the group {GROUP} (installed: {there}), or unset it."
+        installed = ", ".join(sorted(offered)) or "none"
+        remedy = f"Install a package with an entry point in the group {GROUP} (installed: {installed}), or unset it."
         raise SettingsError("setting ZEROMASK_REFINER", f"names {name!r}, which is not installed", remedy)
     try:
         refiner: MaskRefiner = offered[name].load()(device)
     except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
-        raise ModelUnavailable(f"refiner {name!r}", f"does not load ({error})", "Mend it, or unset it.") from error
+        raise ModelUnavailable(f"refiner {name!r}", f"does not load ({error})", "Repair or unset it.") from error
     return refiner
 
 
@@ -110,73 +122,91 @@ def refine_things(
     confidence: NDArray[np.float32],
     image: NDArray[np.uint8],
     refiner: MaskRefiner,
-    rule: RefinerRule = TRUSTING,
+    thresholds: RefinerThresholds = REFINER_THRESHOLDS,
 ) -> list[Segment]:
-    """Let a refiner redraw things, the largest first. What did not overlap before does not afterwards.
+    """Let a refiner redraw things, the largest first, without making any segments overlap.
 
-    Another thing keeps what it has; stuff yields what a redrawn thing takes, and is not redrawn itself.
+    Other things keep their pixels; stuff gives up the pixels of a redrawn thing and is not redrawn itself.
 
     Args:
         segments: as `assemble` gives them.
         confidence: (H, W) float32 posterior of each pixel's class.
         image: (H, W, 3) uint8 RGB.
-        refiner: what redraws.
-        rule: when it is believed.
+        refiner: the model.
+        thresholds: when a redrawn mask is accepted.
 
     Returns:
-        The segments in their order; score and evidence stay those of the mask that was prompted with.
+        The segments in their order; score and evidence stay those of the original masks.
     """
     found = list(segments)
     things = [k for k, segment in enumerate(found) if not segment.stuff]
     things.sort(key=lambda k: -int(np.count_nonzero(found[k].mask)))
     if not things:
         return found
-    session, believed = refiner.look(image), 0
+    session, accepted_count = refiner.look(image), 0
     for number in things:
-        mine = found[number]
-        redrawn = session.redraw(prompt_of(mine.mask, confidence))
+        original = found[number]
+        redrawn = session.redraw(build_prompt(original.mask, confidence))
         others = [other.mask for k, other in enumerate(found) if k != number and not other.stuff]
-        accepted = None if redrawn is None else accept(mine.mask, redrawn, others, rule)
+        accepted = None if redrawn is None else accept(original.mask, redrawn, others, thresholds)
         if accepted is None:
             continue
-        believed += 1
-        found[number] = replace(mine, mask=accepted)
-        for k, other in enumerate(found):  # a thing lies on stuff, but its own class drawn as stuff has it too
-            if other.stuff and other.index != mine.index:
+        accepted_count += 1
+        found[number] = replace(original, mask=accepted)
+        for k, other in enumerate(found):  # a thing lies on top of stuff, but belongs to its own class drawn as stuff
+            if other.stuff and other.index != original.index:
                 found[k] = replace(other, mask=other.mask & ~accepted)
-    log.info("refiner: %d of %d things redrawn", believed, len(things))
+    log.info("refiner: %d of %d things redrawn", accepted_count, len(things))
     return found
 
 
 def accept(
-    mine: NDArray[np.bool_], redrawn: Redrawn, others: Sequence[NDArray[np.bool_]], rule: RefinerRule
+    original: NDArray[np.bool_],
+    redrawn: Redrawn,
+    others: Sequence[NDArray[np.bool_]],
+    thresholds: RefinerThresholds = REFINER_THRESHOLDS,
 ) -> NDArray[np.bool_] | None:
-    """The redrawn mask without what belongs to other things, (H, W) bool; None where ours is to stay."""
-    if redrawn.iou < rule.sureness or redrawn.mask.shape != mine.shape or not redrawn.mask.any():
+    """Decide whether a redrawn mask replaces the original one.
+
+    Args:
+        original: (H, W) bool, the mask that was prompted with.
+        redrawn: the refiner's answer.
+        others: (H, W) bool masks of the other things.
+        thresholds: when it is accepted.
+
+    Returns:
+        (H, W) bool, the redrawn mask without the pixels of other things; None if the original stays.
+    """
+    if redrawn.iou < thresholds.min_predicted_iou or redrawn.mask.shape != original.shape or not redrawn.mask.any():
         return None
     free = redrawn.mask.copy()
     for other in others:
         free &= ~other
-    if np.count_nonzero(free) < (1 - rule.taken) * np.count_nonzero(redrawn.mask):
+    if np.count_nonzero(free) < (1 - thresholds.max_overlap) * np.count_nonzero(redrawn.mask):
         return None
-    agreement = np.count_nonzero(free & mine) / np.count_nonzero(free | mine)
-    return free if agreement >= rule.agreement else None
+    agreement = np.count_nonzero(free & original) / np.count_nonzero(free | original)
+    return free if agreement >= thresholds.min_agreement else None
 
 
-def prompt_of(mask: NDArray[np.bool_], confidence: NDArray[np.float32]) -> Prompt:
-    """What a refiner is told of a mask that is not empty, given the posterior of each pixel's class; both (H, W)."""
-    sure = np.clip(confidence, 1e-6, 1 - 1e-6)
-    logits = np.clip(np.abs(np.log(sure / (1 - sure))), 1e-3, _LARGEST_LOGIT)
+def build_prompt(mask: NDArray[np.bool_], confidence: NDArray[np.float32]) -> Prompt:
+    """Make the prompt for a mask.
+
+    Args:
+        mask: (H, W) bool, not empty.
+        confidence: (H, W) float32 posterior of each pixel's class.
+    """
+    posterior = np.clip(confidence, 1e-6, 1 - 1e-6)
+    logits = np.clip(np.abs(np.log(posterior / (1 - posterior))), 1e-3, _MAX_LOGIT)
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     box = (float(left), float(top), float(left + width), float(top + height))
     return Prompt(np.where(mask, logits, -logits).astype(np.float32), box, _deep_points(mask))
 
 
 def _deep_points(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Centres of up to three discs inside the mask, each the largest that does not meet the ones before."""
+    """Find the centres of up to three discs inside the mask, each the largest outside the discs before it."""
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     points: list[tuple[int, int]] = []
-    while len(points) < _POINTS:
+    while len(points) < _MAX_POINTS:
         row, column = (int(k) for k in np.unravel_index(int(depth.argmax()), depth.shape))
         radius = float(depth[row, column])
         if radius <= 0:

@@ -1,8 +1,7 @@
-"""Words for what nobody labels: they speak for the background, unless they mean what a label means.
+"""Negative words: further texts of the background class, except those that mean what a label means.
 
-With plain label names a model that must choose among the labels gives every pixel to one of them. Naming what else is
-in pictures is what published figures do by hand, with 20 to 30 words for "background". It must not know about models or
-images.
+With plain label names, a model that must choose among the labels gives every pixel to one of them. Published results
+name the rest of the image by hand, with 20 to 30 words for "background".
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Surroundings, surfaces and fixtures: what pictures are full of and projects seldom label. No animals, vehicles,
-# people, food or tools, which projects do label, often by a wider word ("animal") than the negative ("cat").
+# Surroundings, surfaces and fixtures: common in images and seldom labelled. No animals, vehicles, people, food or
+# tools, which projects do label, often by a wider word ("animal") than the negative ("cat").
 NEGATIVE_WORDS = (
     "sky", "clouds", "sun", "horizon", "fog", "smoke", "darkness", "shadow", "reflection", "glare",
     "ground", "soil", "mud", "sand", "gravel", "rock", "stone", "hill", "mountain", "snow", "ice",
@@ -26,31 +25,31 @@ NEGATIVE_WORDS = (
     "text", "watermark", "frame", "blurred background",
 )  # fmt: skip
 
-_SAME_MEANING = 0.5
+_SAME_MEANING = 0.5  # cosine
 
 
-def free_negatives(negatives: Tensor, labels: Tensor) -> Tensor:
-    """Tell which negatives no label means.
+def unrelated_negatives(negatives: Tensor, labels: Tensor) -> Tensor:
+    """Find the negatives that no label is close to in meaning.
 
-    All texts of a model lie close together, how close differs from model to model. So what the negatives have in common
-    is taken out of both sides before their cosine is looked at.
+    All text embeddings of a model lie close together, how close differs from model to model. Therefore the mean of the
+    negatives is subtracted from both sides before their cosine is taken.
 
     Args:
         negatives: (n, D) float32 of unit length, n at least 1.
         labels: (m, D) float32 of unit length, every text of every label.
 
     Returns:
-        (n,) bool; a label more can only make fewer of them true.
+        (n,) bool; further labels can only make fewer of them true.
     """
-    common = negatives.mean(dim=0)
-    one, other = F.normalize(negatives - common, dim=-1), F.normalize(labels - common, dim=-1)
+    mean = negatives.mean(dim=0)
+    one, other = F.normalize(negatives - mean, dim=-1), F.normalize(labels - mean, dim=-1)
     return (one @ other.T).amax(dim=1) < _SAME_MEANING if len(labels) else torch.ones(len(negatives), dtype=torch.bool)
 
 
-def named_by(text: str) -> frozenset[str]:
-    """The words that a label's text names as its thing: all of it, and its last word ("oak tree" is a tree).
+def head_words(text: str) -> frozenset[str]:
+    """Return the words by which a text names its thing: all of it, and its last word ("oak tree" is a tree).
 
-    Plain plurals count as the singular, in labels and in negatives alike.
+    Regular plurals become singular, in labels and negatives alike.
     """
     words = [_singular(word) for word in text.lower().split()]
     return frozenset({" ".join(words), *words[-1:]})

@@ -1,7 +1,6 @@
 """Text embeddings on disk, so that a label is encoded once per model and not once per process.
 
-A cache and nothing more: what cannot be read is encoded again, what cannot be written is said once. It must not know
-about models or labels.
+This is only a cache: unreadable files are replaced, and a failing write is logged once.
 """
 
 from __future__ import annotations
@@ -22,43 +21,43 @@ from plugin_config.files import written_whole
 log = logging.getLogger(__name__)
 
 TEXTS_FOLDER = "texts"
-"""Where the text embeddings lie in the state folder."""
+"""Folder of the text embeddings, within the state folder."""
 
-_MOST_TEXTS = 10_000  # in a file: 20 MB at 512 numbers each
-_MOST_FILES = 8  # models and sets of templates
+_MOST_TEXTS = 10_000  # per file: 20 MB at 512 numbers each
+_MOST_FILES = 8  # one per model and set of templates
 _SUFFIX = ".safetensors"
-_UNIT_LENGTH_WITHIN = 1e-3
+_LENGTH_TOLERANCE = 1e-3
 
 
 class TextStore:
-    """A folder with one file of embeddings per key. Several processes may share it: the last one to write wins.
+    """Reads and writes a folder with one file of embeddings per key. Processes may share it; the last write wins.
 
     Args:
-        folder: made when something is first saved.
+        folder: created at the first save.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._told = False
+        self._warned = False
 
     def load(self, key: str) -> dict[str, Tensor]:
-        """Embeddings by text, (D,) float32 of unit length on the CPU, oldest first; empty when there are none."""
+        """Load embeddings by text, (D,) float32 of unit length on the CPU, oldest first; empty if there are none."""
         path = self._path(key)
         if not path.is_file():
             return {}
         try:
             texts, embeddings = _read(path)
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            log.warning("text embeddings %s: cannot be read (%s). They are made again.", path, error)
+            log.warning("text embeddings %s: cannot be read (%s). Labels are encoded again.", path, error)
             return {}
         return dict(zip(texts, embeddings, strict=True))
 
     def save(self, key: str, embeddings: Mapping[str, Tensor]) -> None:
-        """Add embeddings to those of a key; the oldest leave a file, and the oldest file the folder, at their limits.
+        """Add embeddings to those of a key; beyond the limits the oldest texts and the oldest files are dropped.
 
         Args:
-            key: a file's name without its ending.
-            embeddings: (D,) float32 each.
+            key: name of the file without its suffix.
+            embeddings: (D,) float32 of unit length, by text.
         """
         merged = {**self.load(key), **{text: row.detach().cpu() for text, row in embeddings.items()}}
         kept = dict(list(merged.items())[-_MOST_TEXTS:])
@@ -67,10 +66,10 @@ class TextStore:
             with written_whole(self._path(key)) as aside:
                 save_file({"embeddings": torch.stack(list(kept.values()))}, aside, {"texts": json.dumps(list(kept))})
             self._drop_oldest()
-        except (OSError, SafetensorError) as error:  # safetensors puts its own name on a full disk
-            if not self._told:
-                self._told = True
-                log.warning("text embeddings %s: cannot be kept (%s). Labels are encoded again at every start.",
+        except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
+            if not self._warned:
+                self._warned = True
+                log.warning("text embeddings %s: cannot be saved (%s). Labels are encoded again at every start.",
                             self._folder, error)  # fmt: skip
 
     def _drop_oldest(self) -> None:
@@ -83,7 +82,7 @@ class TextStore:
 
 
 def _read(path: Path) -> tuple[list[str], Tensor]:
-    """Texts and their (n, D) embeddings.
+    """Read the texts of a file and their (n, D) float32 embeddings.
 
     Raises:
         ValueError: the file does not hold what `TextStore.save` writes.
@@ -93,7 +92,7 @@ def _read(path: Path) -> tuple[list[str], Tensor]:
         embeddings = file.get_tensor("embeddings")
     if not isinstance(texts, list) or embeddings.dim() != 2 or len(texts) != len(embeddings):
         raise ValueError(f"it holds {len(texts)} texts and embeddings of shape {tuple(embeddings.shape)}")
-    away = (embeddings.float().norm(dim=1) - 1).abs()
-    if embeddings.dtype != torch.float32 or not bool((away < _UNIT_LENGTH_WITHIN).all()):
+    error = (embeddings.float().norm(dim=1) - 1).abs()
+    if embeddings.dtype != torch.float32 or not bool((error < _LENGTH_TOLERANCE).all()):
         raise ValueError("its embeddings are not of unit length")
     return texts, embeddings

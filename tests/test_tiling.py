@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.models import noise
-from worker.segmentation.encoders import windows as placing
+from worker.segmentation.encoders import tiling
 from worker.segmentation.encoders.encoder import Encoder
-from worker.segmentation.encoders.views import cut_views, place_views
-from worker.segmentation.encoders.windows import Windows, harmonise, merge, place_windows
+from worker.segmentation.encoders.tiling import Tiling, blend, cover, cut_windows, harmonise, plan_tiling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,7 +28,7 @@ def encoder() -> Encoder:
 @pytest.mark.parametrize("most", [4, 6, 9, 16, 64])
 @pytest.mark.parametrize("size", [(448, 448), (3000, 4000), (4000, 1000), (10_000, 10_000), (700, 560)], ids=str)
 def test_windows_cover_everything_and_overlap(size: tuple[int, int], most: int) -> None:
-    found = place_views(size, 224, 16, windows=most)
+    found = plan_tiling(size, 224, 16, max_windows=most)
     assert len(found.corners) <= most
     covered = np.zeros(found.grid, dtype=int)
     height, width = found.window
@@ -49,25 +48,25 @@ def test_windows_cover_everything_and_overlap(size: tuple[int, int], most: int) 
     ("size", "most"), [((3000, 4000), 0), ((3000, 4000), 1), ((3000, 3000), 3), ((260, 260), 16), ((20, 3000), 16)]
 )
 def test_one_pass_where_there_is_nothing_to_gain(size: tuple[int, int], most: int) -> None:
-    found = place_views(size, 224, 16, windows=most)
-    assert found == Windows.whole(found.grid)
+    found = plan_tiling(size, 224, 16, max_windows=most)
+    assert found == Tiling.single_pass(found.grid)
     assert min(found.grid) == 14
 
 
 def test_more_windows_see_finer() -> None:
-    areas = [np.prod(place_windows((14, 14), (4000, 4000), 16, most=most).grid) for most in (4, 9, 16, 25)]
+    areas = [np.prod(cover((14, 14), (4000, 4000), 16, max_windows=most).grid) for most in (4, 9, 16, 25)]
     assert areas == sorted(set(areas))
 
 
 def test_windows_that_agree_merge_into_the_whole() -> None:
     """Where features depend on the place alone, as if no window had ever been cut."""
-    place = place_windows((8, 8), (4000, 5000), 16, most=12)
+    place = cover((8, 8), (4000, 5000), 16, max_windows=12)
     whole = torch.randn(*place.grid, 5, generator=torch.Generator().manual_seed(0))
     parts = [whole[top : top + 8, left : left + 8] for top, left in place.corners]
-    torch.testing.assert_close(merge(parts, place), whole)
+    torch.testing.assert_close(blend(parts, place), whole)
 
 
-THREE = Windows((8, 20), (8, 8), ((0, 0), (0, 6), (0, 12)))
+THREE = Tiling((8, 20), (8, 8), ((0, 0), (0, 6), (0, 12)))
 
 
 def tinted(tint: float) -> tuple[Tensor, list[Tensor]]:
@@ -98,13 +97,13 @@ def test_disagreement_is_what_two_windows_differ_by() -> None:
             share = here * there / (here + there) ** 2
             both += share
             apart += share * float(1 - one[row, 6 + column] @ other[row, column])
-    found = placing.disagreement(merge(parts, THREE), THREE)
+    found = tiling.disagreement(blend(parts, THREE), THREE)
     assert found == pytest.approx(apart / both, rel=1e-3)
 
 
 def test_windows_that_agree_are_left_alone() -> None:
     whole, parts = tinted(0.0)
-    merged = merge(parts, THREE)
+    merged = blend(parts, THREE)
     torch.testing.assert_close(harmonise(merged, merged, THREE), whole, rtol=0, atol=1e-4)
 
 
@@ -125,7 +124,7 @@ def test_the_graph_lowers_the_seams_of_windows_that_disagree(tint: float) -> Non
     cut = whole.clone()
     for part, (_, left) in zip(parts, THREE.corners, strict=True):
         cut[:, left : left + 8] = part  # as windows without overlap
-    merged = merge(parts, THREE)
+    merged = blend(parts, THREE)
     found = harmonise(merged, merged, THREE)
     assert steps(merged) < 0.8 * steps(cut)
     assert steps(found) < 0.9 * steps(merged)
@@ -136,23 +135,23 @@ def test_the_graph_lowers_the_seams_of_windows_that_disagree(tint: float) -> Non
 
 def test_a_tower_that_knows_what_belongs_together_lowers_them_more() -> None:
     whole, parts = tinted(0.1)
-    merged = merge(parts, THREE)
+    merged = blend(parts, THREE)
     assert steps(harmonise(merged, whole, THREE)) < 0.5 * steps(merged)
 
 
 def test_landmarks_stand_for_all_on_large_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise on three things is averaged away among their likes, were they found among all patches or among a few."""
     generator = torch.Generator().manual_seed(2)
-    windows = Windows((30, 40), (30, 24), ((0, 0), (0, 16)))
+    halves = Tiling((30, 40), (30, 24), ((0, 0), (0, 16)))
     kinds = F.normalize(torch.randn(3, 12, generator=generator), dim=-1)
     whole = kinds[(torch.arange(30) // 10)[:, None].expand(30, 40)]
     parts = [F.normalize(whole[:, left : left + 24] + 0.2 * torch.randn(30, 24, 12, generator=generator), dim=-1)
              for left in (0, 16)]  # fmt: skip
-    merged = merge(parts, windows)
+    merged = blend(parts, halves)
     before = float((F.normalize(merged, dim=-1) - whole).norm(dim=-1).mean())
     for landmarks in (4096, 60):
-        monkeypatch.setattr(placing, "_LANDMARKS", landmarks)
-        found = F.normalize(harmonise(merged, whole, windows), dim=-1)
+        monkeypatch.setattr(tiling, "_LANDMARKS", landmarks)
+        found = F.normalize(harmonise(merged, whole, halves), dim=-1)
         assert float((found - whole).norm(dim=-1).mean()) < 0.6 * before
 
 
@@ -177,9 +176,9 @@ def test_large_and_small_pictures_share_a_batch(encoder: Encoder) -> None:
 
 def test_windows_are_the_pictures_own_pixels(encoder: Encoder) -> None:
     image = noise(300, 400)
-    place = place_views((300, 400), 64, encoder.patch, windows=9)
-    whole = cut_views([(image, Windows.whole(place.grid))], encoder.patch)[0]
-    for view, (top, left) in zip(cut_views([(image, place)], encoder.patch), place.corners, strict=True):
+    place = plan_tiling((300, 400), 64, encoder.patch, max_windows=9)
+    whole = cut_windows([(image, Tiling.single_pass(place.grid))], encoder.patch)[0]
+    for view, (top, left) in zip(cut_windows([(image, place)], encoder.patch), place.corners, strict=True):
         rows, columns = (slice(start * 8, (start + 8) * 8) for start in (top, left))
         assert torch.equal(view, whole[:, rows, columns])
 

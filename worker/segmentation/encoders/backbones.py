@@ -1,7 +1,4 @@
-"""One way into every image tower that can be read patch by patch: pixels -> a feature per patch.
-
-It must not know about text, files or Label Studio.
-"""
+"""The image towers of open_clip models that give a feature per patch, behind one interface."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from cachetools import LRUCache
 from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
@@ -16,18 +14,18 @@ from worker.segmentation.encoders import convnext, resnet, timm_vit
 from worker.segmentation.encoders.readouts import AUTO, Readout, Source, choose_readout
 from worker.segmentation.encoders.vit import interpolate_positions, token_features
 
-_POSITION_GRIDS_KEPT = 64
-_NOTHING: frozenset[Source] = frozenset()
+_CACHED_POSITION_GRIDS = 64
+_VALUES_ALONE: frozenset[Source] = frozenset()  # a convolutional tower has no queries or keys to compare
 
 
-class Tower(Protocol):
+class Backbone(Protocol):
     """An image tower, for one thread at a time.
 
     Attributes:
         patch: pixels from one feature to the next.
-        native_size: pixels of the squares it was trained on.
-        readout: how its patches are read.
-        run: the computation itself, which may be exchanged for a compiled one.
+        native_size: side in pixels of the squares it was trained on.
+        readout: how patch features are read out of its last layers.
+        run: the computation itself; may be replaced by a compiled one.
     """
 
     patch: int
@@ -36,11 +34,11 @@ class Tower(Protocol):
     run: Callable[..., Tensor]
 
     def __call__(self, pixels: Tensor, proxies: Tensor | None = None) -> Tensor:
-        """Give every patch its feature.
+        """Compute a feature per patch.
 
         Args:
-            pixels: (B, 3, H, W) float, normalised as the model wants it; H and W multiples of `patch`.
-            proxies: (B, H / patch, W / patch, P) features of the affinity tower; needed by a readout by proxy.
+            pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of `patch`.
+            proxies: (B, H / patch, W / patch, P) features of a self-supervised ViT; required by a proxy readout.
 
         Returns:
             (B, H / patch, W / patch, D) features in the space shared with the text, not normalised.
@@ -48,12 +46,12 @@ class Tower(Protocol):
         ...
 
 
-class VitTower:
-    """Holds a native open_clip ViT and its position embeddings for the grids met so far."""
+class VitBackbone:
+    """Holds a native open_clip ViT and its position embeddings for recent grids; see `vit`."""
 
     def __init__(self, visual: Any, readout: Readout) -> None:
         self._visual = visual
-        self._positions: dict[tuple[int, int], Tensor] = {}
+        self._positions: LRUCache[tuple[int, int], Tensor] = LRUCache(_CACHED_POSITION_GRIDS)
         self.readout = readout
         self.run: Callable[..., Tensor] = partial(token_features, visual, readout=readout)
         self.patch = int(visual.conv1.kernel_size[0])
@@ -66,14 +64,12 @@ class VitTower:
 
     def _positions_for(self, grid: tuple[int, int]) -> Tensor:
         if grid not in self._positions:
-            if len(self._positions) >= _POSITION_GRIDS_KEPT:
-                self._positions.clear()
             self._positions[grid] = interpolate_positions(self._visual.positional_embedding, grid)
         return self._positions[grid]
 
 
-class TimmVitTower:
-    """Holds a ViT of timm (SigLIP, SigLIP2, PE-Core, EVA02), freed of its native size; see `timm_vit`."""
+class TimmVitBackbone:
+    """Holds a ViT of timm (SigLIP, SigLIP2, PE-Core, EVA02) that takes images of any size; see `timm_vit`."""
 
     def __init__(self, visual: Any, readout: Readout) -> None:
         self._trunk = visual.trunk
@@ -81,15 +77,15 @@ class TimmVitTower:
         self.patch = int(self._trunk.patch_embed.patch_size[0])
         self.native_size = int(self._trunk.patch_embed.img_size[0])
         self.run: Callable[..., Tensor] = partial(timm_vit.patch_features, visual, readout=readout)
-        timm_vit.free_size(self._trunk)
+        timm_vit.allow_any_size(self._trunk)
 
     def __call__(self, pixels: Tensor, proxies: Tensor | None = None) -> Tensor:
         timm_vit.set_grid(self._trunk, (pixels.shape[2] // self.patch, pixels.shape[3] // self.patch))
         return self.run(pixels, proxies=proxies)
 
 
-class ConvTower:
-    """Holds an open_clip ResNet or a ConvNeXt, read à trous; see `resnet` and `convnext`."""
+class ConvBackbone:
+    """Holds an open_clip ResNet or a ConvNeXt whose last stages run with dilation; see `resnet` and `convnext`."""
 
     def __init__(self, visual: Any, readout: Readout, *, patch: int, dense: Callable[..., Tensor]) -> None:
         size = visual.image_size
@@ -101,35 +97,35 @@ class ConvTower:
         return self.run(pixels, proxies=proxies)
 
 
-def read_tower(visual: Any, name: str, *, readout: str = AUTO, proxies: bool = False) -> Tower:
+def dense_backbone(visual: Any, model: str, *, readout: str = AUTO, proxies: bool = False) -> Backbone:
     """Wrap the image tower of a model.
 
     Args:
         visual: `model.visual`.
-        name: the MODEL setting, for the weights' family and the error.
+        model: the MODEL setting, for the family of the weights and for error messages.
         readout: the READOUT setting.
-        proxies: whether it will be handed the features of an affinity tower.
+        proxies: whether features of a self-supervised ViT will be passed in.
 
     Raises:
-        ModelUnavailable: a tower of no family that can be read, or no such readout of it.
+        ModelUnavailable: the tower is of no supported family, or has no such readout.
     """
-    choose = partial(choose_readout, readout, name, proxies=proxies)
+    choose = partial(choose_readout, readout, model, proxies=proxies)
     trunk = getattr(visual, "trunk", None)
     if trunk is not None:
-        found = timm_vit.offered(trunk)
-        if found is not None:
-            return TimmVitTower(visual, choose(offered=found))
-        if convnext.can_be_read(trunk):
-            chosen = choose(offered=_NOTHING)
-            return ConvTower(visual, chosen, patch=convnext.PATCH, dense=convnext.dense_features)
+        sources = timm_vit.comparable_sources(trunk)
+        if sources is not None:
+            return TimmVitBackbone(visual, choose(offered=sources))
+        if convnext.is_supported(trunk):
+            chosen = choose(offered=_VALUES_ALONE)
+            return ConvBackbone(visual, chosen, patch=convnext.PATCH, dense=convnext.dense_features)
     if all(hasattr(visual, part) for part in ("layer4", "attnpool")) and visual.attnpool is not None:
-        return ConvTower(visual, choose(offered=_NOTHING), patch=resnet.PATCH, dense=resnet.dense_features)
-    has_parts = all(hasattr(visual, part) for part in ("conv1", "class_embedding", "transformer", "ln_post"))
-    if has_parts and getattr(visual, "attn_pool", None) is None and getattr(visual, "pool_type", "tok") == "tok":
-        return VitTower(visual, choose(offered=timm_vit.TOKEN_POOL))
+        return ConvBackbone(visual, choose(offered=_VALUES_ALONE), patch=resnet.PATCH, dense=resnet.dense_features)
+    is_vit = all(hasattr(visual, part) for part in ("conv1", "class_embedding", "transformer", "ln_post"))
+    if is_vit and getattr(visual, "attn_pool", None) is None and getattr(visual, "pool_type", "tok") == "tok":
+        return VitBackbone(visual, choose(offered=timm_vit.TOKEN_POOL))
     kind = type(visual).__name__ if trunk is None else f"{type(visual).__name__} around {type(trunk).__name__}"
     raise ModelUnavailable(
-        f"model {name}",
+        f"model {model}",
         f"its image tower ({kind}) cannot be read patch by patch: neither a native ViT with a class token, a ResNet, a "
         "SigLIP, PE-Core or EVA ViT, nor a ConvNeXt",
         "Choose another, for example MODEL=ViT-B-16/datacomp_xl_s13b_b90k.",

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from plugin_config.errors import ModelUnavailable
 from tests.models import random_model
 from worker.segmentation.encoders import convnext, timm_vit
+from worker.segmentation.encoders.backbones import TimmVitBackbone, dense_backbone
 from worker.segmentation.encoders.readouts import READOUTS
-from worker.segmentation.encoders.towers import TimmVitTower, read_tower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,13 +57,13 @@ def wrapped(make: Any) -> Any:
 
 @pytest.mark.parametrize("family", [*WITH_TOKEN, *WITH_POOL])
 @torch.inference_mode()
-def test_a_freed_trunk_is_the_trunk_at_its_own_size_and_the_resized_one_at_others(family: str) -> None:
+def test_a_trunk_for_any_size_is_the_trunk_at_its_own_size_and_the_resized_one_at_others(family: str) -> None:
     """Interpolated positions and rotations are those timm itself makes for a trunk built for that size."""
     make = {**WITH_TOKEN, **WITH_POOL}[family]
     own, other = drawn(2, 3, 64, 64, seed=1), drawn(2, 3, 48, 80, seed=2)
     plain, resized, freed = (wrapped(make).trunk for _ in range(3))
     resized.set_input_size((48, 80))
-    timm_vit.free_size(freed)
+    timm_vit.allow_any_size(freed)
     for pixels, wanted in ((own, plain(own)), (other, resized(other)), (own, plain(own))):
         timm_vit.set_grid(freed, (pixels.shape[2] // 16, pixels.shape[3] // 16))
         torch.testing.assert_close(freed(pixels), wanted, rtol=0, atol=1e-5)
@@ -73,7 +73,7 @@ def test_a_freed_trunk_is_the_trunk_at_its_own_size_and_the_resized_one_at_other
 @torch.inference_mode()
 def test_read_as_trained_the_tokens_are_the_trunks(family: str) -> None:
     visual, pixels = wrapped(WITH_TOKEN[family]), drawn(2, 3, 48, 80, seed=2)
-    tower = read_tower(visual, family, readout="standard")
+    tower = dense_backbone(visual, family, readout="standard")
     found = tower(pixels)
     wanted = visual.trunk.head(visual.trunk.forward_features(pixels)[:, 1:]).reshape(2, 3, 5, 24)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
@@ -84,7 +84,7 @@ def test_read_as_trained_the_tokens_are_the_trunks(family: str) -> None:
 def test_the_value_path_is_the_last_attention_where_each_token_sees_only_itself(family: str) -> None:
     """Asked of the block's own attention module, one token at a time, so that its softmax is over one."""
     visual, pixels = wrapped(WITH_TOKEN[family]), drawn(1, 3, 48, 80, seed=2)
-    found = read_tower(visual, family)(pixels)[0].flatten(0, 1)
+    found = dense_backbone(visual, family)(pixels)[0].flatten(0, 1)
     trunk, seen = visual.trunk, list[Tensor]()
     hook = trunk.blocks[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     trunk(pixels)
@@ -103,7 +103,7 @@ def test_the_value_path_is_the_last_attention_where_each_token_sees_only_itself(
 @torch.inference_mode()
 def test_a_patch_is_read_as_if_the_pool_had_looked_at_it_alone(family: str) -> None:
     visual, pixels = wrapped(WITH_POOL[family]), drawn(1, 3, 48, 80, seed=2)
-    found = read_tower(visual, family)(pixels)[0].flatten(0, 1)
+    found = dense_backbone(visual, family)(pixels)[0].flatten(0, 1)
     trunk = visual.trunk
     tokens = trunk.forward_features(pixels)[0, -15:, None]  # (15, 1, width): 15 pictures of one patch
     torch.testing.assert_close(found, trunk.forward_head(tokens), rtol=0, atol=1e-5)
@@ -113,20 +113,20 @@ def test_a_patch_is_read_as_if_the_pool_had_looked_at_it_alone(family: str) -> N
 @torch.inference_mode()
 def test_a_pools_own_keys_can_be_compared(family: str) -> None:
     visual, pixels = wrapped(WITH_POOL[family]), drawn(1, 3, 48, 80, seed=2)
-    value = read_tower(visual, family)(pixels)
-    compared = read_tower(visual, family, readout="naclip")(pixels)
+    value = dense_backbone(visual, family)(pixels)
+    compared = dense_backbone(visual, family, readout="naclip")(pixels)
     assert compared.shape == value.shape
     assert not torch.allclose(compared, value, atol=1e-3)
     with pytest.raises(ModelUnavailable, match="compares q of patches"):
-        read_tower(visual, family, readout="clearclip")
+        dense_backbone(visual, family, readout="clearclip")
 
 
 @pytest.mark.parametrize("family", [*WITH_TOKEN, *WITH_POOL])
 @torch.inference_mode()
 def test_a_proxy_that_tells_all_patches_apart_leaves_the_value_path(family: str) -> None:
     visual, pixels = wrapped({**WITH_TOKEN, **WITH_POOL}[family]), drawn(1, 3, 48, 80, seed=2)
-    value = read_tower(visual, family)(pixels)
-    tower = read_tower(visual, family, proxies=True)
+    value = dense_backbone(visual, family)(pixels)
+    tower = dense_backbone(visual, family, proxies=True)
     assert tower.readout is READOUTS["proxy"]
     torch.testing.assert_close(tower(pixels, torch.eye(15).reshape(1, 3, 5, 15)), value, rtol=0, atol=1e-5)
     assert not torch.allclose(tower(pixels, drawn(1, 3, 5, 15, seed=4)), value, atol=1e-3)
@@ -156,7 +156,7 @@ def test_a_place_is_read_by_the_models_head(conv: Any) -> None:
     """A picture of one place is what the model itself makes of it."""
     pixels = drawn(1, 3, 32, 32, seed=1)
     entered = nn.functional.pad(pixels, (8, 0, 8, 0), mode="replicate")[..., :-8, :-8]
-    found = read_tower(conv, "convnext")(pixels)
+    found = dense_backbone(conv, "convnext")(pixels)
     torch.testing.assert_close(found[0, 0, 0], conv.head(conv.trunk(entered))[0], rtol=0, atol=1e-5)
 
 
@@ -165,7 +165,7 @@ def test_places_all_alike_to_a_proxy_are_pooled_as_the_model_pools(conv: Any) ->
     pixels = drawn(1, 3, 64, 64, seed=1)
     flat = convnext.last_stage(conv.trunk, pixels)
     proxies = torch.cat([torch.ones(1, 4, 3, 1), -torch.ones(1, 4, 1, 1)], dim=2)  # two kinds of place
-    found = read_tower(conv, "convnext", proxies=True)(pixels, proxies)
+    found = dense_backbone(conv, "convnext", proxies=True)(pixels, proxies)
     wanted = conv.head(conv.trunk.head(flat[..., :3]))
     torch.testing.assert_close(found[0, :, :3], wanted.expand(4, 3, -1), rtol=0, atol=1e-5)
 
@@ -209,7 +209,7 @@ def swept() -> Iterator[None]:
 def test_every_family_is_built_at_its_true_size_and_run(name: str) -> None:
     """On random weights; a picture twice as wide as high, of no size the model knows."""
     model = random_model(name).eval()
-    tower = read_tower(model.visual, name)
+    tower = dense_backbone(model.visual, name)
     assert (tower.patch, tower.native_size) == TRUE_SIZE[name]
     found = tower(drawn(1, 3, 64, 128, seed=1))
     words = model.text_projection.shape[1] if hasattr(model, "text_projection") else model.text.output_dim
@@ -223,18 +223,18 @@ def test_other_trunks_are_refused_by_name(make: str) -> None:
     with torch.device("meta"):
         visual = SimpleNamespace(trunk=timm.create_model(make, num_classes=0), image_size=(224, 224))
     with pytest.raises(ModelUnavailable, match=f"around {type(visual.trunk).__name__}.* cannot be read patch by patch"):
-        read_tower(visual, make)
+        dense_backbone(visual, make)
 
 
-def test_a_tower_of_timm_is_told_by_its_parts() -> None:
-    assert isinstance(read_tower(wrapped(WITH_POOL["SigLIP"]), "SigLIP"), TimmVitTower)
+def test_a_vit_of_timm_is_recognised_by_its_parts() -> None:
+    assert isinstance(dense_backbone(wrapped(WITH_POOL["SigLIP"]), "SigLIP"), TimmVitBackbone)
 
 
 @pytest.mark.parametrize("family", [*WITH_TOKEN, *WITH_POOL])
 @torch.inference_mode()
-def test_every_family_says_the_same_in_bfloat16(family: str) -> None:
+def test_every_family_gives_the_same_features_in_bfloat16(family: str) -> None:
     visual, pixels = wrapped({**WITH_TOKEN, **WITH_POOL}[family]), drawn(1, 3, 48, 80, seed=2)
-    tower = read_tower(visual, family, readout="naclip")
+    tower = dense_backbone(visual, family, readout="naclip")
     plain = tower(pixels)
     with torch.autocast("cpu", torch.bfloat16):
         low = tower(pixels)

@@ -15,7 +15,7 @@ from plugin_config.errors import ModelUnavailable
 from tests.models import noise
 from tests.test_refine import write_set
 from worker.lab.evaluate import main
-from worker.segmentation.encoders.affinity_tower import KeyTower
+from worker.segmentation.encoders.self_supervised_vit import SelfSupervisedViT
 from worker.segmentation.outlines.refinement import SPECTRAL, refine_logits
 from worker.segmentation.outlines.spectral import eigen_masks
 
@@ -39,7 +39,7 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 @torch.inference_mode()
 def test_keys_are_those_of_the_last_block(ending: str, dino: tuple[Any, Path]) -> None:
     model, path = dino
-    tower = KeyTower(f"{DINO}:{path.with_suffix(ending)}")
+    tower = SelfSupervisedViT(f"{DINO}:{path.with_suffix(ending)}")
     assert tower.keys(noise(66, 95)).shape == (4, 6, 384)
     # By hand: everything up to the last block, its norm, and the middle third of its qkv.
     pixels = (torch.from_numpy(noise(64, 96)).permute(2, 0, 1)[None].float() / 255 - tower._mean) / tower._std
@@ -53,7 +53,7 @@ def test_keys_are_those_of_the_last_block(ending: str, dino: tuple[Any, Path]) -
 
 def test_the_papers_graph_gives_masks_and_outlines(dino: tuple[Any, Path]) -> None:
     image = noise(80, 112)
-    keys = KeyTower(f"{DINO}:{dino[1]}").keys(image)
+    keys = SelfSupervisedViT(f"{DINO}:{dino[1]}").keys(image)
     assert eigen_masks(image, keys=keys).shape == (5, 80, 112)
     coarse = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(1))
     refined = refine_logits(coarse, image, keys, method=SPECTRAL)
@@ -76,9 +76,9 @@ def test_the_protocol_judges_with_a_tower(
 )
 def test_a_tower_that_cannot_be_had_is_named(tower: str) -> None:
     with pytest.raises(ModelUnavailable, match=r"tower .* cannot be loaded"):
-        KeyTower(tower)
+        SelfSupervisedViT(tower)
 
 
 def test_weights_of_another_tower_are_refused(dino: tuple[Any, Path]) -> None:
     with pytest.raises(ModelUnavailable, match="size mismatch"):
-        KeyTower(f"vit_tiny_patch16_224:{dino[1]}")
+        SelfSupervisedViT(f"vit_tiny_patch16_224:{dino[1]}")
