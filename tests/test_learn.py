@@ -15,7 +15,7 @@ from plugin_config.errors import ImageUnavailable
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.evaluate import main
 from worker.lab.evaluation.labelled_set import read_labelled_set
-from worker.lab.evaluation.loop import Loop, judged
+from worker.lab.evaluation.loop import LearningLoop, scores_of
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.metrics import VOID
@@ -97,7 +97,7 @@ def test_models_are_judged_under_the_settings_of_the_environment(
 def test_the_least_certain_are_those_with_the_lowest_score(tmp_path: Path) -> None:
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
     found = read_labelled_set(write_set(tmp_path / "set", train=5, test=1), ["train", "test"], None)
-    loop = Loop(segmenter, found, learn="train", test="test")
+    loop = LearningLoop(segmenter, found, learn="train", test="test")
     order = loop.least_certain([4, 2, 0, 1, 3], None)
     scores = [loop.score(index, None) for index in order]
     assert sorted(order) == [0, 1, 2, 3, 4]
@@ -139,7 +139,7 @@ def test_what_is_no_set_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_iou_counts_classes_that_occur_and_no_void() -> None:
     #                 found: a   b   c  none
     matrix = np.array([[6, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 9]])
-    with_background = judged(matrix, ["a", "b", "c", "background"])
+    with_background = scores_of(matrix, ["a", "b", "c", "background"])
     assert dict(with_background.per_label) == pytest.approx({"a": 6 / 9, "b": 0.0, "background": 0.9})
     assert with_background.miou == pytest.approx((6 / 9 + 0 + 0.9) / 3)
-    assert judged(matrix, ["a", "b", "c"]).miou == pytest.approx((6 / 9 + 0) / 2)
+    assert scores_of(matrix, ["a", "b", "c"]).miou == pytest.approx((6 / 9 + 0) / 2)
