@@ -66,7 +66,7 @@ def test_rows_of_words_it_never_read_are_zero(model: Any) -> None:
     assert table[red].any()
 
 
-def test_unseen_compositions_are_told_apart(model: Any) -> None:
+def test_unseen_compositions_are_distinguished(model: Any) -> None:
     """At twice the native size, at which the service shows pictures to the model."""
     found = unseen_figures(model, shipped_text_encoder(model), scenes=24, seed=71, scale=2.0)
     assert found["colour"] > 0.96
@@ -83,7 +83,7 @@ def test_masks_of_unseen_compositions_leave_other_things_out(model: Any) -> None
     assert foreground_miou(model, encode, size=192, unit=107, scenes=8, seed=73, whole=True) > 0.63
 
 
-def test_stuff_is_told_from_things(model: Any) -> None:
+def test_stuff_is_distinguished_from_things(model: Any) -> None:
     texts = shipped_text_encoder(model)(["background", "an object"])
     scene = evaluation_scenes(72, 1, (96, 96), unit=96, split="unseen")[0]
     is_thing = torch.from_numpy(scene.instances > 0).reshape(12, 8, 12, 8).float().mean(dim=(1, 3)).flatten()

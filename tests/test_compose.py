@@ -119,15 +119,15 @@ def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--protocol", "compose", "--model", "builtin", "--scenes", "1"], "at least 2"),
         (["--protocol", "compose", "--model", "nonsense"], "knows no architecture"),
     ],
 )
-def test_the_command_says_what_to_do(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_to_do(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--protocol", "nonsense"], ["--json"]], ids=["none", "unknown", "missing"])

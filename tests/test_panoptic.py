@@ -39,12 +39,12 @@ def figures(found: Sequence[TrueSegment], truth: Sequence[TrueSegment], scores: 
 def test_pq_is_sq_times_rq_and_counts_misses_and_extras() -> None:
     truth = [strip(0, 0, 10), strip(0, 20, 30), strip(2, 40, 100)]
     found = [strip(0, 0, 8), strip(0, 20, 24), strip(2, 40, 100)]  # IoU 0.8; 0.4, so a miss and an extra; 1.0
-    told = figures(found, truth, [0.9, 0.8, 0.7])
-    assert told["sq_things"] == pytest.approx(0.8)
-    assert told["rq_things"] == pytest.approx(1 / (1 + 0.5 + 0.5))
-    assert told["pq_things"] == pytest.approx(0.4)
-    assert told["pq_stuff"] == 1.0
-    assert told["pq"] == pytest.approx(0.7)
+    result = figures(found, truth, [0.9, 0.8, 0.7])
+    assert result["sq_things"] == pytest.approx(0.8)
+    assert result["rq_things"] == pytest.approx(1 / (1 + 0.5 + 0.5))
+    assert result["pq_things"] == pytest.approx(0.4)
+    assert result["pq_stuff"] == 1.0
+    assert result["pq"] == pytest.approx(0.7)
 
 
 def test_two_things_in_one_mask_are_two_misses() -> None:
@@ -198,8 +198,8 @@ def test_photographs_with_instances_judge_the_cuts_alone(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--limit", "1"], "at least 2"), (["--seed", str(FIT_SEED)], "were fitted on")]
+    ("arguments", "message"), [(["--limit", "1"], "at least 2"), (["--seed", str(FIT_SEED)], "were fitted on")]
 )
-def test_the_command_says_what_to_do(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_to_do(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--protocol", "panoptic", "--model", "builtin", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

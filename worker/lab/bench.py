@@ -48,9 +48,9 @@ class BenchOptions:
         return QUICK if self.quick else EngineSize()
 
 
-Figures = Callable[[BenchOptions], Mapping[str, Figure]]
+Measurement = Callable[[BenchOptions], Mapping[str, Figure]]
 
-FIGURES: Mapping[str, Figures] = {
+FIGURES: Mapping[str, Measurement] = {
     "engine": lambda options: engine_figures(options.size, options.device, options.console),
     "regions": lambda options: region_figures(options.repeats, options.size.shrink, options.console),
     "text": lambda options: text_figures(options.size.model, options.repeats, options.device, options.console),

@@ -66,7 +66,7 @@ def _disc(radius: int) -> NDArray[np.uint8]:
     return np.asarray(np.hypot(offsets[:, None], offsets) <= radius + 0.01, dtype=np.uint8)
 
 
-class Segment(Protocol):
+class PanopticSegment(Protocol):
     """A predicted or a true segment: its class and its (H, W) bool mask."""
 
     @property
@@ -114,7 +114,9 @@ class PanopticEvaluator:
         self.counts = [ClassCounts() for _ in range(self.classes)]
         self.scores = [[] for _ in range(self.classes)]
 
-    def add(self, predicted: Sequence[Segment], scores: Sequence[float], truth: Sequence[Segment]) -> None:
+    def add(
+        self, predicted: Sequence[PanopticSegment], scores: Sequence[float], truth: Sequence[PanopticSegment]
+    ) -> None:
         """Count the segments of one image; `scores` are those of the predicted ones, in [0, 1]."""
         table = iou_table(predicted, truth)
         # Segments of one side do not overlap, so a true one has at most one partner above 0.5.
@@ -151,7 +153,7 @@ class PanopticEvaluator:
         return figures
 
 
-def iou_table(predicted: Sequence[Segment], truth: Sequence[Segment]) -> NDArray[np.float64]:
+def iou_table(predicted: Sequence[PanopticSegment], truth: Sequence[PanopticSegment]) -> NDArray[np.float64]:
     """(predicted, truth) IoU of every pair of segments of the same class; 0 for the others."""
     return np.array(
         [[mask_iou(one.mask, other.mask) if one.index == other.index else 0.0 for other in truth] for one in predicted],

@@ -79,7 +79,7 @@ class Drawing:
 
 
 def draw(height: int, width: int) -> Drawing:
-    """Draw five things of the drawn world; the same size gives the same picture."""
+    """Draw five things of the drawn world; the same size gives the same image."""
     for seed in range(1000):
         rng = np.random.default_rng(seed)
         things = [random_thing(rng, "any") for _ in range(PRESENT)]

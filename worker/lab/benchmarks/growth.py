@@ -39,7 +39,7 @@ def charts(figures: Mapping[str, Figure]) -> dict[str, str]:
         EnvironmentBroken: matplotlib is not installed.
     """
     found = {}
-    for what, x_label in (("labels", "labels asked for"), ("megapixels", "megapixels of the picture")):
+    for what, x_label in (("labels", "labels"), ("megapixels", "megapixels of the image")):
         line = overheads(figures, what)
         bare = [(0.0, 1.0), (line[-1][0], 1.0)]
         top = max(2.0, *(y for _, y in line))

@@ -32,7 +32,7 @@ _HELD_OUT: tuple[frozenset[tuple[str, str]], ...] = (frozenset(), UNSEEN_COLOUR_
 
 
 @dataclass(frozen=True)
-class Truth:
+class PairTruth:
     """Truth of each pair of a thing or stuff with a text.
 
     Attributes:
@@ -78,7 +78,7 @@ def pair_truth(attributes: Tensor, present: Tensor, concepts: Tensor) -> Tensor:
     return torch.cat([things, stuff.expand(things.shape[0], -1, -1)], dim=1)
 
 
-def truth_of(attributes: Tensor, present: Tensor, concepts: Tensor) -> Truth:
+def truth_of(attributes: Tensor, present: Tensor, concepts: Tensor) -> PairTruth:
     """Weight pairs: rare positives by the root of their rarity, negatives that share a word three times the others.
 
     Negatives that are negative only because a pair is held out have weight 0. Red things are never dotted in training,
@@ -92,7 +92,7 @@ def truth_of(attributes: Tensor, present: Tensor, concepts: Tensor) -> Truth:
     things = torch.where(shares_word, HARD_NEGATIVE, 1.0)
     things = torch.where(_negative_by_hold_out(attributes, concepts), 0.0, things)
     negative = torch.cat([things, torch.full((things.shape[0], len(STUFF), things.shape[2]), 0.5)], dim=1)
-    return Truth(match.float(), torch.where(match, rarity, negative))
+    return PairTruth(match.float(), torch.where(match, rarity, negative))
 
 
 def held_out(colours: Tensor, kind: int) -> Tensor:
@@ -119,7 +119,7 @@ def _negative_by_hold_out(attributes: Tensor, concepts: Tensor) -> Tensor:
     return excused & (concepts[:, 3] == -1)
 
 
-def dense_loss(logits: Tensor, shares: Tensor, truth: Truth) -> Tensor:
+def dense_loss(logits: Tensor, shares: Tensor, truth: PairTruth) -> Tensor:
     """Weighted sigmoid loss of (B, P, T) logits against the share of each patch that the text describes."""
     target = shares @ truth.match  # (B, P, T)
     weight = shares @ truth.weight
@@ -161,7 +161,7 @@ def _kind_loss(logits: Tensor, shares: Tensor, attributes: Tensor, kind: int) ->
     return F.cross_entropy(candidates, codes[sure][:, kind])
 
 
-def image_loss(scores: Tensor, shares: Tensor, truth: Truth) -> Tensor:
+def image_loss(scores: Tensor, shares: Tensor, truth: PairTruth) -> Tensor:
     """Sigmoid loss of (B, T) scores against "the image has more than one patch of it"; undecided pairs are left out."""
     visible = (shares.sum(dim=1) > 1).float()[:, None]  # (B, 1, 8 + 4)
     contains = ((visible @ truth.match) > 0)[:, 0]

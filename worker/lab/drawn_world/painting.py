@@ -60,7 +60,7 @@ UNNAMED_PIGMENTS = (
 
 
 @dataclass(frozen=True)
-class Ground:
+class StuffStyle:
     """One kind of stuff: RGB, grain cell (height, width) as a share of the unit, grain strength in grey levels."""
 
     rgb: tuple[int, int, int]
@@ -68,11 +68,11 @@ class Ground:
     grain: float
 
 
-GROUNDS = {
-    "grass": Ground((104, 122, 82), (0.10, 0.02), 34.0),
-    "water": Ground((112, 140, 160), (0.03, 0.16), 26.0),
-    "sand": Ground((206, 190, 158), (0.015, 0.015), 22.0),
-    "stone": Ground((132, 130, 128), (0.07, 0.07), 44.0),
+STUFF_STYLES = {
+    "grass": StuffStyle((104, 122, 82), (0.10, 0.02), 34.0),
+    "water": StuffStyle((112, 140, 160), (0.03, 0.16), 26.0),
+    "sand": StuffStyle((206, 190, 158), (0.015, 0.015), 22.0),
+    "stone": StuffStyle((132, 130, 128), (0.07, 0.07), 44.0),
 }
 
 
@@ -106,9 +106,9 @@ def pattern(rng: np.random.Generator, texture: str, size: tuple[int, int], unit:
     return np.asarray((u - np.floor(u) - 0.5) ** 2 + (v - np.floor(v) - 0.5) ** 2 < 0.1)
 
 
-def ground(rng: np.random.Generator, stuff: str, size: tuple[int, int], unit: float) -> Bytes:
+def paint_stuff(rng: np.random.Generator, stuff: str, size: tuple[int, int], unit: float) -> Bytes:
     """Paint one kind of stuff over a whole image, (H, W, 3) uint8 RGB: a muted tone with the grain of the kind."""
-    kind = GROUNDS[stuff]
+    kind = STUFF_STYLES[stuff]
     height, width = size
     rows = max(2, round(height / (kind.cell[0] * unit)))
     columns = max(2, round(width / (kind.cell[1] * unit)))

@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.lab.drawn_world.painting import Bytes, ground, mix_tones, pattern
+from worker.lab.drawn_world.painting import Bytes, mix_tones, paint_stuff, pattern
 from worker.lab.drawn_world.shapes import Pose, Silhouette, outline_area, random_pose, silhouette_of
 from worker.lab.drawn_world.world import BACKGROUND, STUFF, Split, Thing, caption, parse_label, random_thing
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and its truth.
+    """A drawn image and its truth.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -161,7 +161,7 @@ def draw_touching(
 
 def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) -> tuple[Bytes, Bytes]:
     first, second = (int(k) for k in rng.choice(len(STUFF), 2, replace=False))
-    image = ground(rng, STUFF[first], size, unit)
+    image = paint_stuff(rng, STUFF[first], size, unit)
     stuff = np.full(size, first, dtype=np.uint8)
     if rng.random() < 0.5:
         return image, stuff
@@ -171,7 +171,7 @@ def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) 
     across = (x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)
     along = y * np.cos(angle) - x * np.sin(angle)
     beyond = across + 0.05 * unit * np.sin(along * (2 * np.pi / wave)) > 0  # (H, W)
-    np.copyto(image, ground(rng, STUFF[second], size, unit), where=beyond[..., None])
+    np.copyto(image, paint_stuff(rng, STUFF[second], size, unit), where=beyond[..., None])
     stuff[beyond] = second
     return image, stuff
 

@@ -17,7 +17,7 @@ from worker.segmentation.metrics import mask_iou
 from worker.segmentation.outlines.guided import fit_local_lines
 from worker.segmentation.pictures import rgb_picture, rgb_rows
 
-_GUIDED_STEP, _GUIDED_RADIUS, _GUIDED_SMOOTHNESS = 4, 6, 1e-3  # 24 pixels of the full picture
+_GUIDED_STEP, _GUIDED_RADIUS, _GUIDED_SMOOTHNESS = 4, 6, 1e-3  # 24 pixels of the full image
 _HALF_DILATIONS, _PAMR_ROUNDS = (1, 2, 4, 8, 12), 10
 FULL_DILATIONS = (1, 2, 4, 8, 12, 24)
 """Distances of PAMR's neighbours in pixels, as published."""

@@ -1,6 +1,6 @@
 """Does a model compose? Held-out pairs of the drawn world against oracles that know one attribute perfectly.
 
-A model that only knows colours passes any plain test of drawn masks. Here every target stands beside a distractor of
+A model that only knows colours passes any plain test of drawn masks. Here every target comes with a distractor of
 its colour, one of its texture and one of its shape. The model is compared with oracles that receive the truth about one
 attribute, pooled to the model's own patches and sent through the same mask stage: a model that beats them composes.
 """
@@ -62,7 +62,7 @@ class SplitScores:
 
 
 @dataclass
-class Figures:
+class CompositionFigures:
     """Everything a run counts.
 
     Attributes:
@@ -105,7 +105,7 @@ class CompositionEvaluator:
         self._texts = TextEncoder(encoder)
         single = TEMPLATES if templates else ()
         self._single_templates = {text: TextEncoder(encoder, templates=(text,)) for text in single}
-        self.figures = Figures()
+        self.figures = CompositionFigures()
 
     def add(self, trial: CompositionTrial, pair: Pair) -> None:
         """Run the model and the oracles of the pair on one trial."""

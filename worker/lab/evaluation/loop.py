@@ -124,7 +124,7 @@ class Refit:
         adapter: the result.
         test: its scores on the test photographs.
         seconds: how long the fit took.
-        promoted: the gate's verdict; None = not asked.
+        promoted: the gate's verdict; None = the gate was off.
     """
 
     photographs: int

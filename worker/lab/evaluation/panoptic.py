@@ -34,8 +34,7 @@ from worker.lab.evaluation.panoptic_scenes import (
     words_of,
 )
 from worker.lab.evaluation.photographed_things import evaluate_photographs
-from worker.lab.metrics import PanopticEvaluator, reliability
-from worker.lab.metrics import Segment as AnySegment
+from worker.lab.metrics import PanopticEvaluator, PanopticSegment, reliability
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, assemble
 from worker.segmentation.instances.splitting import CUT_RULE, CutRule
@@ -82,7 +81,7 @@ def _new_evaluator() -> PanopticEvaluator:
     return PanopticEvaluator(len(WORDS) * _LABELS, things)
 
 
-def _reindexed(segments: Sequence[AnySegment], number: int) -> list[TrueSegment]:
+def _reindexed(segments: Sequence[PanopticSegment], number: int) -> list[TrueSegment]:
     first = _LABELS * WORDS.index(words_of(number))
     return [TrueSegment(first + segment.index, segment.mask) for segment in segments]
 

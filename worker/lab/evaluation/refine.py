@@ -192,7 +192,7 @@ def evaluate_refiner(
 ) -> PhotographScores:  # fmt: skip
     """Run one refiner on a set, and once more with a photograph of another set, resized, in place of each."""
     console = Console(stderr=True)
-    total, own, strange, spent = np.zeros((_CLASSES, _CLASSES), dtype=np.int64), [], [], []
+    total, own, misled, spent = np.zeros((_CLASSES, _CLASSES), dtype=np.int64), [], [], []
     rows = list(enumerate(zip(photos, seen, strict=True)))
     shown = track(rows, title, console=console, disable=not console.is_terminal, transient=True)
     for number, (photo, evidence) in shown:
@@ -206,9 +206,9 @@ def evaluate_refiner(
         if others:
             size = (photo.image.shape[1], photo.image.shape[0])
             other = cv2.resize(others[number % len(others)].image, size, interpolation=cv2.INTER_AREA)
-            misled = refine(coarse, np.asarray(other, dtype=np.uint8)).argmax(dim=0).numpy()
-            strange.append(boundary_f(misled, photo.truth, len(photo.classes), radius=2))
-    stranger = np.array(strange) if others else None
+            found = refine(coarse, np.asarray(other, dtype=np.uint8)).argmax(dim=0).numpy()
+            misled.append(boundary_f(found, photo.truth, len(photo.classes), radius=2))
+    stranger = np.array(misled) if others else None
     return PhotographScores(mean_iou(total), np.array(own), stranger, float(np.median(spent)))
 
 
@@ -241,9 +241,9 @@ def table(rows: Sequence[RefinerResult]) -> str:
         if previous is None or (previous.set, previous.level) != (row.set, row.level):
             lines.append(f"\n{row.set} {row.level}: {row.photographs} photographs")
             lines.append(f"  {'':24}  mIoU   BF@2   gain     +-  worst  stranger     ms")
-        strange = "        " if row.stranger is None else f"{row.stranger:+8.3f}"
+        stranger = "        " if row.stranger is None else f"{row.stranger:+8.3f}"
         lines.append(f"  {row.refiner:24} {row.miou:.3f}  {row.boundary_f:.3f} {row.gain:+.3f}  {row.error:.3f} "
-                     f"{row.worst:+.3f}  {strange} {row.ms:6.0f}")  # fmt: skip
+                     f"{row.worst:+.3f}  {stranger} {row.ms:6.0f}")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -270,9 +270,9 @@ def write(folder: Path, rows: Sequence[RefinerResult], gains: Mapping[str, NDArr
 def _row(name: str, level: str, refiner: str, scores: PhotographScores, plain: PhotographScores) -> RefinerResult:
     gain = scores.own - plain.own
     error = float(gain.std(ddof=1) / len(gain) ** 0.5) if len(gain) > 1 else 0.0
-    strange = None if scores.stranger is None else round(float((scores.stranger - plain.own).mean()), 4)
+    stranger = None if scores.stranger is None else round(float((scores.stranger - plain.own).mean()), 4)
     return RefinerResult(name, level, refiner, len(gain), round(scores.miou, 4), round(float(scores.own.mean()), 4),
-               round(float(gain.mean()), 4), round(error, 4), round(float(gain.min()), 4), strange,
+               round(float(gain.mean()), 4), round(error, 4), round(float(gain.min()), 4), stranger,
                round(scores.ms, 1))  # fmt: skip
 
 

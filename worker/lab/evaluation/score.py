@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--truth", type=Path, required=True, help="folder with labels.json and index PNGs")
     parser.add_argument("--predictions", type=Path, required=True, help="JSON: image stem to Label Studio regions")
     parser.add_argument("--images", type=Path, help="pictures for --overlay; default: images/ beside the truth")
-    parser.add_argument("--overlay", type=Path, help="write a picture of the regions over the images")
+    parser.add_argument("--overlay", type=Path, help="write the overlay of the regions on the images")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     options = parser.parse_args(arguments)
     try:
