@@ -16,13 +16,13 @@ from rich.console import Console
 
 from plugin_config.label_studio.client import LabelStudio
 from worker.lab.bench import main
-from worker.lab.benchmarks.bars import Bar, table
-from worker.lab.benchmarks.clock import Times, take_turns
 from worker.lab.benchmarks.counting_server import stamped
-from worker.lab.benchmarks.emulated import PRESENT, draw, stand
+from worker.lab.benchmarks.emulated import PRESENT, draw, emulate
 from worker.lab.benchmarks.growth import charts
-from worker.lab.benchmarks.stage import bench_stage, blotches
+from worker.lab.benchmarks.services import bench_services, blotches
+from worker.lab.benchmarks.targets import Target, table
 from worker.lab.benchmarks.throughput import ratios
+from worker.lab.benchmarks.timing import Timings, time_in_turns
 from worker.lab.benchmarks.two_stage import Crops, Proposals, proposals
 from worker.label_studio.images import ImageLimits, decode_image
 from worker.segmentation.outlines.refinement import pixel_classes
@@ -42,7 +42,7 @@ def test_ratios_leave_the_machine_out() -> None:
     assert found["worker_2_images_per_s"] == 2.85
 
 
-def test_workers_that_do_not_share_the_work_are_told() -> None:
+def test_workers_that_do_not_share_the_work_show_in_the_figures() -> None:
     found = ratios({"compute_1": 2.0, "compute_2": 4.0, "worker_1": 1.9, "worker_2": 1.9})
     assert found["scaling_2"] == pytest.approx(1.0)
 
@@ -56,8 +56,8 @@ def test_every_task_has_a_picture_of_its_own() -> None:
 
 def test_the_counting_server_is_read_by_our_own_client() -> None:
     with (
-        bench_stage(tasks=1200, picture=blotches(32, 32)) as stage,
-        LabelStudio(stage.settings.label_studio_url, "x") as api,
+        bench_services(tasks=1200, picture=blotches(32, 32)) as services,
+        LabelStudio(services.settings.label_studio_url, "x") as api,
     ):
         assert api.project(1).tasks == 1200
         assert [task.id for task in api.tasks(1, [3, 5, 1201])] == [3, 5]
@@ -68,8 +68,8 @@ def test_the_counting_server_is_read_by_our_own_client() -> None:
         assert api.predictions(4) == []
         (task,) = api.tasks(1, [3])
         assert task.versions == {"v"}
-        told = stage.counted()
-        assert (told["posts"], told["tasks"], told["duplicated"]) == (2, 1, 1)
+        counts = services.counted()
+        assert (counts["posts"], counts["tasks"], counts["duplicated"]) == (2, 1, 1)
 
 
 ENGINE = {
@@ -94,20 +94,20 @@ def test_the_quick_bench_runs_every_figure_and_compares(tmp_path: Path, capsys: 
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    told = json.loads(out)
-    assert set(told) == ENGINE | REGIONS | TEXT | {"compared"}
-    facts = {name: told[name] for name in ("model", "weights", "picture", "device", "threads")}
+    figures = json.loads(out)
+    assert set(figures) == ENGINE | REGIONS | TEXT | {"compared"}
+    facts = {name: figures[name] for name in ("model", "weights", "picture", "device", "threads")}
     assert facts == {"model": "tiny", "weights": "random", "picture": "160x128", "device": "cpu", "threads": 1}
-    numbers = {name: value for name, value in told.items() if name not in facts and name != "compared"}
+    numbers = {name: value for name, value in figures.items() if name not in facts and name != "compared"}
     assert all(value > 0 for name, value in numbers.items() if name != "labels_20_to_40")
-    assert told["sdk_decodes_alike"] == 1
-    assert told["regions"] >= PRESENT
-    assert told["compared"] == {"encoder_ms": pytest.approx(told["encoder_ms"] / 0.001)}
-    assert set(charts(told)) == {"speed_labels", "speed_megapixels", "speed_stages"}
+    assert figures["sdk_decodes_alike"] == 1
+    assert figures["regions"] >= PRESENT
+    assert figures["compared"] == {"encoder_ms": pytest.approx(figures["encoder_ms"] / 0.001)}
+    assert set(charts(figures)) == {"speed_labels", "speed_megapixels", "speed_stages"}
 
 
 @pytest.mark.parametrize(("text", "says"), [("", "cannot be read"), ("[1]", "holds no figures")])
-def test_a_file_that_cannot_be_compared_with_is_said(
+def test_a_file_that_cannot_be_compared_with_is_named(
     text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x.json").write_text(text)
@@ -117,30 +117,30 @@ def test_a_file_that_cannot_be_compared_with_is_said(
 
 def test_contestants_take_turns_and_ratios_pair_them() -> None:
     order: list[str] = []
-    take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, turns=2, console=Console(quiet=True),
-               told="")  # fmt: skip
+    contestants = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    time_in_turns(contestants, turns=2, console=Console(quiet=True), title="")
     assert order == ["a", "b"] * 3
-    times = Times({"slow": [2.0, 20.0, 4.0], "fast": [1.0, 10.0, 1.0], "more": [1.0, 10.0, 1.0]})
+    times = Timings({"slow": [2.0, 20.0, 4.0], "fast": [1.0, 10.0, 1.0], "more": [1.0, 10.0, 1.0]})
     assert times.ms("fast") == 1000
     assert times.ratio("slow", "fast") == 2
     assert times.total_ratio(["slow", "more"], "fast") == 3
 
 
 @pytest.mark.parametrize(
-    ("bar", "value", "verdict"),
+    ("target", "value", "verdict"),
     [
-        (Bar(most=1.25), 1.25, "at most 1.25: met"), (Bar(most=1.25), 1.26, "at most 1.25: MISSED"),
-        (Bar(least=15), 15.0, "at least 15: met"), (Bar(least=15), 14.9, "at least 15: MISSED"),
+        (Target(most=1.25), 1.25, "at most 1.25: met"), (Target(most=1.25), 1.26, "at most 1.25: MISSED"),
+        (Target(least=15), 15.0, "at least 15: met"), (Target(least=15), 14.9, "at least 15: MISSED"),
     ],
 )  # fmt: skip
-def test_a_bar_is_met_or_missed(bar: Bar, value: float, verdict: str) -> None:
-    assert bar.verdict(value) == verdict
-    assert verdict in table({"x": value, "model": "m"}, {"x": 1.5}, {"x": bar, "model": bar})
+def test_a_target_is_met_or_missed(target: Target, value: float, verdict: str) -> None:
+    assert target.verdict(value) == verdict
+    assert verdict in table({"x": value, "model": "m"}, {"x": 1.5}, {"x": target, "model": target})
 
 
 def test_emulated_masks_are_those_of_a_model_with_its_usual_errors() -> None:
-    shown = stand(draw(224, 296), 20)
-    assert shown.head.told.shape == (21, 28, 37)
+    shown = emulate(draw(224, 296), 20)
+    assert shown.head.patch_logits.shape == (21, 28, 37)
     size = (shown.image.shape[0], shown.image.shape[1])
 
     def miou(classes: NDArray[np.int16]) -> float:
@@ -148,8 +148,8 @@ def test_emulated_masks_are_those_of_a_model_with_its_usual_errors() -> None:
         return float(np.mean([((classes == c) & (shown.truth == c)).sum() / ((classes == c) | (shown.truth == c)).sum()
                               for c in there]))  # fmt: skip
 
-    assert 0.6 < miou(pixel_classes(shown.head.told, size)[0]) < 0.9
-    assert miou(pixel_classes(shown.head.told, size, shown.image)[0]) > 0.8
+    assert 0.6 < miou(pixel_classes(shown.head.patch_logits, size)[0]) < 0.9
+    assert miou(pixel_classes(shown.head.patch_logits, size, shown.image)[0]) > 0.8
 
 
 def test_two_stages_judge_each_crop_by_itself() -> None:
@@ -180,7 +180,7 @@ def test_a_small_drain_loses_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "plugin_config.cli", "bench", "--only", "drain", "--tasks", "500", "--json"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["posted"], told["duplicated"], told["failed"], told["lost"]) == (500, 0, 0, 0)
-    assert told["bytes_per_task"] <= 300
-    assert told["drained_per_s"] > 0
+    figures = json.loads(done.stdout)
+    assert (figures["posted"], figures["duplicated"], figures["failed"], figures["lost"]) == (500, 0, 0, 0)
+    assert figures["bytes_per_task"] <= 300
+    assert figures["drained_per_s"] > 0

@@ -9,28 +9,28 @@ import pytest
 import torch
 
 from plugin_config.errors import ModelUnavailable
-from worker.lab.drawn_world.lessons import lesson
+from worker.lab.drawn_world.batches import draw_batch
 from worker.lab.drawn_world.objective import attribute_loss, dense_loss, pair_truth, truth_of
 from worker.lab.drawn_world.phrases import concept_codes
-from worker.lab.drawn_world.train import Settings, State, load, new_state, rate_at, save, train_step
+from worker.lab.drawn_world.train import TrainingConfig, TrainingState, load, new_state, rate_at, save, train_step
 from worker.lab.drawn_world.world import parse_label
 
 
-def _steps(settings: Settings, state: State, count: int) -> State:
+def _steps(config: TrainingConfig, state: TrainingState, count: int) -> TrainingState:
     for _ in range(count):
-        batch = lesson(settings.seed, state.step, progress=0.0, patches=settings.patches, compositions=6)
-        train_step(settings, state, batch)
+        batch = draw_batch(config.seed, state.step, progress=0.0, patches=config.patches, compositions=6)
+        train_step(config, state, batch)
     return state
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    settings = Settings(tmp_path, steps=4, patches=128)
-    straight = _steps(settings, new_state(settings), 4)
-    killed = _steps(settings, new_state(settings), 2)
+    config = TrainingConfig(tmp_path, steps=4, patches=128)
+    straight = _steps(config, new_state(config), 4)
+    killed = _steps(config, new_state(config), 2)
     save(killed, tmp_path / "checkpoint.pt")
     del killed
-    resumed = _steps(settings, load(settings, tmp_path / "checkpoint.pt"), 2)
+    resumed = _steps(config, load(config, tmp_path / "checkpoint.pt"), 2)
     for side in ("model", "average"):
         expected, found = getattr(straight, side).state_dict(), getattr(resumed, side).state_dict()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -39,11 +39,11 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None
 
 def test_resuming_from_nothing_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="without --resume"):
-        load(Settings(tmp_path), tmp_path / "checkpoint.pt")
+        load(TrainingConfig(tmp_path), tmp_path / "checkpoint.pt")
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    first, again = (lesson(1, 7, progress=0.5, patches=512) for _ in range(2))
+    first, again = (draw_batch(1, 7, progress=0.5, patches=512) for _ in range(2))
     assert np.array_equal(first.pixels, again.pixels)
     assert np.array_equal(first.tokens, again.tokens)
 
@@ -66,7 +66,7 @@ def test_true_pairs_are_those_whose_words_all_fit() -> None:
 
 
 def test_the_losses_fall_when_the_logits_tell_the_truth() -> None:
-    batch = lesson(1, 3, progress=0.0, patches=256)
+    batch = draw_batch(1, 3, progress=0.0, patches=256)
     shares, attributes = torch.from_numpy(batch.shares), torch.from_numpy(batch.attributes)
     truth = truth_of(attributes, torch.from_numpy(batch.present), torch.from_numpy(batch.concepts))
     right = 12 * (shares @ truth.match) - 6
@@ -75,8 +75,8 @@ def test_the_losses_fall_when_the_logits_tell_the_truth() -> None:
 
 
 def test_the_schedule_warms_up_and_fades_out() -> None:
-    settings = Settings(Path(), steps=1000)
-    rates = [rate_at(settings, step) for step in (0, 150, 999)]
+    config = TrainingConfig(Path(), steps=1000)
+    rates = [rate_at(config, step) for step in (0, 150, 999)]
     assert rates[0] < 0.01 * rates[1]
-    assert rates[1] == pytest.approx(settings.learning_rate)
+    assert rates[1] == pytest.approx(config.learning_rate)
     assert rates[2] < 0.03 * rates[1]

@@ -11,15 +11,15 @@ import open_clip
 import pytest
 import torch
 
+from worker.lab.drawn_world.batches import evaluation_scenes
 from worker.lab.drawn_world.export import (
     CONFIG_FILE,
     WEIGHTS_DIR,
     WEIGHTS_FILE,
     full_state,
     load_shipped,
-    shipped_speaker,
+    shipped_text_encoder,
 )
-from worker.lab.drawn_world.lessons import exam
 from worker.lab.drawn_world.measure import foreground_miou, patch_logits, unseen_figures
 from worker.lab.drawn_world.phrases import known_tokens, tokenize, tokenizer
 from worker.lab.drawn_world.world import COLOURS, SHAPES, SYNONYMS, parse_label
@@ -51,7 +51,7 @@ def test_open_clip_reads_the_folder_as_the_service_does(model: Any) -> None:
     texts = ["a photo of a red striped circle.", "grass"]
     assert torch.equal(tokenizer(texts), torch.from_numpy(tokenize(texts)))
     own = torch.nn.functional.normalize(model.encode_text(tokenizer(texts)), dim=-1)
-    assert torch.allclose(own, shipped_speaker(model)(texts), atol=1e-5)
+    assert torch.allclose(own, shipped_text_encoder(model)(texts), atol=1e-5)
 
 
 def test_rows_of_words_it_never_read_are_zero(model: Any) -> None:
@@ -66,9 +66,9 @@ def test_rows_of_words_it_never_read_are_zero(model: Any) -> None:
     assert table[red].any()
 
 
-def test_unseen_compositions_are_told_apart(model: Any) -> None:
+def test_unseen_compositions_are_distinguished(model: Any) -> None:
     """At twice the native size, at which the service shows pictures to the model."""
-    found = unseen_figures(model, shipped_speaker(model), scenes=24, seed=71, scale=2.0)
+    found = unseen_figures(model, shipped_text_encoder(model), scenes=24, seed=71, scale=2.0)
     assert found["colour"] > 0.96
     assert found["texture"] > 0.95
     assert found["shape"] > 0.91
@@ -78,14 +78,14 @@ def test_unseen_compositions_are_told_apart(model: Any) -> None:
 
 
 def test_masks_of_unseen_compositions_leave_other_things_out(model: Any) -> None:
-    speak = shipped_speaker(model)
-    assert foreground_miou(model, speak, size=288, unit=160, scenes=8, seed=73) > 0.70
-    assert foreground_miou(model, speak, size=192, unit=107, scenes=8, seed=73, whole=True) > 0.63
+    encode = shipped_text_encoder(model)
+    assert foreground_miou(model, encode, size=288, unit=160, scenes=8, seed=73) > 0.70
+    assert foreground_miou(model, encode, size=192, unit=107, scenes=8, seed=73, whole=True) > 0.63
 
 
-def test_stuff_is_told_from_things(model: Any) -> None:
-    texts = shipped_speaker(model)(["background", "an object"])
-    scene = exam(72, 1, (96, 96), unit=96, split="unseen")[0]
+def test_stuff_is_distinguished_from_things(model: Any) -> None:
+    texts = shipped_text_encoder(model)(["background", "an object"])
+    scene = evaluation_scenes(72, 1, (96, 96), unit=96, split="unseen")[0]
     is_thing = torch.from_numpy(scene.instances > 0).reshape(12, 8, 12, 8).float().mean(dim=(1, 3)).flatten()
     logits = patch_logits(model, scene, texts)
     assert (logits[is_thing == 0, 0] > 0).float().mean() > 0.95
@@ -106,15 +106,15 @@ def test_a_synonym_is_read_as_its_word(word: str, synonym: str, model: Any) -> N
     encode = tokenizer().encode
     assert len(encode(word)) == len(encode(synonym))
     assert parse_label(synonym) == parse_label(word)
-    speak = shipped_speaker(model)
+    encode = shipped_text_encoder(model)
     for text in ("{}", "a photo of a {}."):
-        assert torch.equal(*speak([text.format(word), text.format(synonym)]))
+        assert torch.equal(*encode([text.format(word), text.format(synonym)]))
 
 
 def test_plurals_find_what_the_singular_finds(model: Any) -> None:
-    speak = shipped_speaker(model)
+    encode = shipped_text_encoder(model)
     for one, many in (("red star", "red stars"), ("cross", "crosses"), ("dotted shape", "dotted shapes")):
-        own, plural = speak([one, many])
-        others = speak([f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if f"{colour} {shape}" != one])
+        own, plural = encode([one, many])
+        others = encode([f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if f"{colour} {shape}" != one])
         assert own @ plural > 0.95
         assert own @ plural > (others @ own).max()

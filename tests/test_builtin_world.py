@@ -1,4 +1,4 @@
-"""The drawn world: the same seed draws the same scene, labels mean what they say, held-out pairs stay out."""
+"""The drawn world: the same seed draws the same scene, labels mean what they phrase, held-out pairs stay out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from plugin_config.errors import LabelingConfigError
-from worker.lab.drawn_world.lessons import lesson, patch_shares
-from worker.lab.drawn_world.phrases import SINGLES, batch_concepts, known_tokens, say, tokenize
+from worker.lab.drawn_world.batches import draw_batch, patch_shares
+from worker.lab.drawn_world.phrases import SINGLES, batch_concepts, known_tokens, phrase, tokenize
 from worker.lab.drawn_world.scenes import draw_scene, label_mask, random_scene
 from worker.lab.drawn_world.world import (
     COLOURS,
@@ -93,7 +93,7 @@ def test_every_word_is_held_out_somewhere_and_seen_often() -> None:
 def test_training_pixels_never_show_a_held_out_pair() -> None:
     seen = set()
     for step in range(30):
-        batch = lesson(1, step, progress=step / 30, patches=1152, compositions=4)
+        batch = draw_batch(1, step, progress=step / 30, patches=1152, compositions=4)
         seen |= {tuple(row) for row in batch.attributes[batch.present].tolist()}
     assert not {(COLOURS.index(c), TEXTURES.index(t)) for c, t in UNSEEN_COLOUR_TEXTURES} & {row[:2] for row in seen}
     assert not {(COLOURS.index(c), SHAPES.index(s)) for c, s in UNSEEN_COLOUR_SHAPES} & {row[::2] for row in seen}
@@ -104,7 +104,7 @@ def test_training_texts_never_name_a_held_out_pair_and_mean_their_concept() -> N
     rng = np.random.default_rng(2)
     things = [random_thing(rng, "seen", unnamed=0.2) for _ in range(40)]
     for concept in batch_concepts(rng, things, 600):
-        text = say(rng, concept)
+        text = phrase(rng, concept)
         assert parse_label(text) == concept, text
         assert not concept.is_unseen, text
         assert np.isin(tokenize([text]), known_tokens()).all(), text

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
+from plugin_config.errors import EnvironmentBroken
 from worker.lab.charts import Line, Point, line_chart
 from worker.lab.drawn_world.curves import main, read_curves
 
@@ -16,30 +18,56 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def points(svg: str) -> list[list[Point]]:
-    paths = [path.attrib["d"] for path in ET.fromstring(svg).iter(f"{SVG}path") if path.get("fill") == "none"]
-    return [[tuple(map(float, pair.split())) for pair in path[1:].split("L")] for path in paths]  # type: ignore[misc]
+    """The points of each line in pixels, in the order of the legend."""
+    groups = [group for group in ET.fromstring(svg).iter(f"{SVG}g") if group.get("id", "").startswith("line-")]
+    paths = [str(group[0].get("d")).split() for group in groups]
+    return [list(zip(map(float, path[1::3]), map(float, path[2::3]), strict=True)) for path in paths]
 
 
-def test_points_lie_to_scale_and_names_stand_apart() -> None:
-    lines = {"a <b>": [(0, 0), (5, 0.5), (10, 1)], "c": [(10, 0.99)], "d": [(10, 0.98)], "none": []}
+def texts(svg: str) -> dict[str | None, dict[str, str]]:
+    """The attributes of each text by what it says."""
+    return {text.text: text.attrib for text in ET.fromstring(svg).iter(f"{SVG}text")}
+
+
+def test_points_lie_to_scale_and_the_legend_lists_lines_by_their_end() -> None:
+    lines = {"c": [(10, 0.98)], "a <b>": [(0, 0), (5, 0.5), (10, 1)], "d": [(10, 0.99)], "none": []}
     svg = line_chart(lines, title="T & t", x_label="x", y_range=(0, 1))
-    (left, bottom), (middle, half), (right, top) = next(line for line in points(svg) if len(line) == 3)
+    first, *others = points(svg)
+    (left, bottom), (middle, half), (right, top) = first
     assert middle == pytest.approx((left + right) / 2, abs=0.1)
     assert half == pytest.approx((bottom + top) / 2, abs=0.1)
     assert bottom > top
-    names = {text.text: float(text.attrib["y"]) for text in ET.fromstring(svg).iter(f"{SVG}text")}
-    heights = sorted(names[name] for name in ("a <b>", "c", "d"))
-    assert min(b - a for a, b in itertools.pairwise(heights)) >= 16
-    assert "none" not in names
+    assert [len(line) for line in others] == [1, 1]
+    heights = [float(texts(svg)[name]["y"]) for name in ("a <b>", "d", "c")]
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 9
+    assert {"T & t", "x"} <= set(texts(svg))
+    assert "none" not in texts(svg)
 
 
 def test_numbers_along_the_x_axis_may_be_chosen() -> None:
     svg = line_chart({"a": [(0, 0), (9, 1)]}, title="", x_label="", y_range=(0, 10), x_ticks=[0, 3, 9])
     (start, _), (end, _) = points(svg)[0]
-    places = {text.text: float(text.attrib["x"]) for text in ET.fromstring(svg).iter(f"{SVG}text")}
-    assert places["3"] == pytest.approx(start + (end - start) / 3, abs=0.1)
-    assert places["9"] == pytest.approx(end, abs=0.1)
-    assert "5.4" not in places
+    assert float(texts(svg)["3"]["x"]) == pytest.approx(start + (end - start) / 3, abs=0.1)
+    assert float(texts(svg)["9"]["x"]) == pytest.approx(end, abs=0.1)
+    assert not {"1", "5"} & set(texts(svg))
+
+
+def test_the_same_lines_give_the_same_bytes_on_white() -> None:
+    one, again = (line_chart({"a": [(0, 0), (1, 1)]}, title="t", x_label="x", y_range=(0, 1)) for _ in range(2))
+    assert one == again
+    assert "<dc:date>" not in one
+    ground = next(group for group in ET.fromstring(one).iter(f"{SVG}g") if group.get("id") == "patch_1")
+    assert "fill: #ffffff" in str(ground[0].get("style"))
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(EnvironmentBroken, match="pip install"):
+        line_chart({"a": [(0, 0), (1, 1)]}, title="", x_label="", y_range=(0, 1))
+    assert main(["--output", str(tmp_path / "curves.svg")]) == 1
+    assert "matplotlib" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from worker.lab.drawn_world.composition_trials import PAIRS, Pair, composition_trial
 from worker.lab.drawn_world.scenes import label_mask
-from worker.lab.drawn_world.trials import PAIRS, Pair, trial
 from worker.lab.evaluate import main
-from worker.lab.evaluation.compose import Judge, label_ious, oracle_logits, thing_shares, trials
+from worker.lab.evaluation.compose import CompositionEvaluator, label_ious, oracle_logits, thing_shares, trials
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.outlines.refinement import pixel_classes
 
@@ -26,7 +26,7 @@ ATTRIBUTES = ("colour", "texture", "shape")
 def test_every_attribute_of_the_target_is_shared_by_exactly_one_distractor(pair: Pair) -> None:
     held_out = 0
     for seed in range(40):
-        asked = trial(np.random.default_rng(seed), pair, short_side=96)
+        asked = composition_trial(np.random.default_rng(seed), pair, short_side=96)
         target = asked.scene.objects[asked.target]
         held_out += target.is_unseen_texture if pair == "colour_texture" else target.is_unseen_shape
         others = [thing for k, thing in enumerate(asked.scene.objects) if k != asked.target]
@@ -40,7 +40,7 @@ def test_every_attribute_of_the_target_is_shared_by_exactly_one_distractor(pair:
 
 
 def test_targets_stand_at_every_place_of_the_list_and_the_picture() -> None:
-    asked = [trial(np.random.default_rng(seed), "colour_shape", short_side=96) for seed in range(60)]
+    asked = [composition_trial(np.random.default_rng(seed), "colour_shape", short_side=96) for seed in range(60)]
     assert set(Counter(one.target for one in asked)) == {0, 1, 2, 3}
     rows = [np.argwhere(one.scene.instances == one.target + 1).mean(axis=0) > 48 for one in asked]
     assert {tuple(row) for row in rows} == {(False, False), (False, True), (True, False), (True, True)}
@@ -49,7 +49,7 @@ def test_targets_stand_at_every_place_of_the_list_and_the_picture() -> None:
 @pytest.mark.parametrize("short_side", [96, 192, 288])
 def test_areas_are_equal_and_labels_mean_one_thing_each(short_side: int) -> None:
     for seed in range(12):
-        asked = trial(np.random.default_rng(seed), PAIRS[seed % 2], short_side=short_side)
+        asked = composition_trial(np.random.default_rng(seed), PAIRS[seed % 2], short_side=short_side)
         areas = [np.count_nonzero(asked.scene.instances == k) for k in range(1, 5)]
         assert max(areas) / min(areas) < 1.12  # whole pixels along the outline
         for k, label in enumerate(asked.labels):
@@ -86,11 +86,11 @@ def test_an_oracle_of_everything_would_pass() -> None:
 
 
 def test_the_builtin_model_beats_every_one_attribute_oracle() -> None:
-    """The shipped weights are held to the figures stored of these very trials; docs/research/builtin.md has those of more."""
-    judge = Judge(Encoder("builtin", device="cpu"))
+    """The shipped weights are held to the figures stored of these trials; docs/research/builtin.md has more."""
+    evaluator = CompositionEvaluator(Encoder("builtin", device="cpu"))
     for asked, pair in trials(1, 100, 192):
-        judge.hear(asked, pair)
-    found = judge.figures.as_json(100)
+        evaluator.add(asked, pair)
+    found = evaluator.figures.as_json(100)
     stored = json.loads((Path(__file__).parents[1] / "docs" / "results" / "compose.json").read_text())["first_100"]
     for pair, margin in (("colour_texture", 0.10), ("colour_shape", 0.05)):
         split = found["unseen"][pair]  # type: ignore[index]
@@ -119,15 +119,15 @@ def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--protocol", "compose", "--model", "builtin", "--scenes", "1"], "at least 2"),
         (["--protocol", "compose", "--model", "nonsense"], "knows no architecture"),
     ],
 )
-def test_the_command_says_what_to_do(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_to_do(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--protocol", "nonsense"], ["--json"]], ids=["none", "unknown", "missing"])

@@ -15,7 +15,7 @@ from plugin_config.errors import ImageUnavailable
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.evaluate import main
 from worker.lab.evaluation.labelled_set import read_labelled_set
-from worker.lab.evaluation.loop import Loop, judged
+from worker.lab.evaluation.loop import LearningLoop, scores_of
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.metrics import VOID
@@ -55,23 +55,23 @@ def test_the_loop_pays_and_says_so_in_one_line(tmp_path: Path, capsys: pytest.Ca
     asked = ["--photos", str(folder), "--learn", "train", "--test", "test", "--model", "builtin", "--counts", "1", "99"]
     pictures = tmp_path / "pictures"
     assert main([*asked, "--orders", "1", "--json", "--output-dir", str(pictures)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == json.loads((pictures / "learning.json").read_text())
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((pictures / "learning.json").read_text())
     assert (pictures / "learning.svg").read_text().count("<path") > 3
     sheet = read_png(pictures / "learning.png")
     assert sheet.shape[1] == 3 * 128
     assert sheet.shape[0] > 3 * 96
     before, after, drawn = np.split(sheet[: 3 * 96].astype(int), 3, axis=1)
     assert np.abs(after - drawn).mean() < np.abs(before - drawn).mean()
-    assert set(told) == {"zero_shot", "learning_curve"}
-    assert set(told["learning_curve"]) == {"1", "2"}  # there are no 99
-    for point in told["learning_curve"].values():
+    assert set(printed) == {"zero_shot", "learning_curve"}
+    assert set(printed["learning_curve"]) == {"1", "2"}  # there are no 99
+    for point in printed["learning_curve"].values():
         assert len(point["orders"]) == len(point["promoted"]) == 1
         assert point["miou"] == pytest.approx(np.mean(point["orders"]), abs=1e-4)
         assert point["refit_seconds"] > 0
         assert set(point["per_label"]) == {"wug", "some dax", "background"}
-    assert told["learning_curve"]["2"]["miou"] > told["zero_shot"]["miou"] + 0.2
-    assert any(told["learning_curve"][count]["promoted"] for count in "12")
+    assert printed["learning_curve"]["2"]["miou"] > printed["zero_shot"]["miou"] + 0.2
+    assert any(printed["learning_curve"][count]["promoted"] for count in "12")
 
 
 def test_least_certain_first_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +97,7 @@ def test_models_are_judged_under_the_settings_of_the_environment(
 def test_the_least_certain_are_those_with_the_lowest_score(tmp_path: Path) -> None:
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
     found = read_labelled_set(write_set(tmp_path / "set", train=5, test=1), ["train", "test"], None)
-    loop = Loop(segmenter, found, learn="train", test="test")
+    loop = LearningLoop(segmenter, found, learn="train", test="test")
     order = loop.least_certain([4, 2, 0, 1, 3], None)
     scores = [loop.score(index, None) for index in order]
     assert sorted(order) == [0, 1, 2, 3, 4]
@@ -122,7 +122,7 @@ def test_a_set_is_read_as_annotators_would_have_made_it(tmp_path: Path) -> None:
     assert (everywhere.parts["test"][0].truth[4:] >= 0).all()
 
 
-def test_what_is_no_set_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--photos", str(tmp_path), "--learn", "train", "--test", "test", "--model", "builtin"]
     assert main(asked) == 2
     assert "classes.json" in capsys.readouterr().err
@@ -139,7 +139,7 @@ def test_what_is_no_set_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_iou_counts_classes_that_occur_and_no_void() -> None:
     #                 found: a   b   c  none
     matrix = np.array([[6, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 9]])
-    with_background = judged(matrix, ["a", "b", "c", "background"])
+    with_background = scores_of(matrix, ["a", "b", "c", "background"])
     assert dict(with_background.per_label) == pytest.approx({"a": 6 / 9, "b": 0.0, "background": 0.9})
     assert with_background.miou == pytest.approx((6 / 9 + 0 + 0.9) / 3)
-    assert judged(matrix, ["a", "b", "c"]).miou == pytest.approx((6 / 9 + 0) / 2)
+    assert scores_of(matrix, ["a", "b", "c"]).miou == pytest.approx((6 / 9 + 0) / 2)

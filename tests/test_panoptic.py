@@ -1,4 +1,4 @@
-"""The judge of segments: its figures are the textbook's, its scenes are what they claim, and cutting gains on them."""
+"""The panoptic protocol: its figures are the textbook's, its scenes are what they claim, and cutting gains on them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.lab.evaluate import main
-from worker.lab.evaluation.crowds import FIT_SEED, STUFF_FROM, TrueSegment, crowd
 from worker.lab.evaluation.fit_assembly import cut_examples, fit_acceptance, fit_cut_rule, wanted_of
-from worker.lab.evaluation.panoptic_quality import SegmentJudge, average_precision, calibration_error, reliability
+from worker.lab.evaluation.panoptic_scenes import FIT_SEED, STUFF_FROM, TrueSegment, panoptic_scene
+from worker.lab.metrics import PanopticEvaluator, average_precision, calibration_error, reliability
 from worker.segmentation.instances.acceptance import SegmentEvidence
 from worker.segmentation.instances.assembly import assemble
 from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence
@@ -31,20 +31,20 @@ def strip(index: int, start: int, stop: int) -> TrueSegment:
 
 
 def figures(found: Sequence[TrueSegment], truth: Sequence[TrueSegment], scores: Sequence[float]) -> dict[str, float]:
-    judge = SegmentJudge(3, frozenset({0, 1}))
-    judge.hear(found, scores, truth)
-    return judge.figures()
+    evaluator = PanopticEvaluator(3, frozenset({0, 1}))
+    evaluator.add(found, scores, truth)
+    return evaluator.figures()
 
 
 def test_pq_is_sq_times_rq_and_counts_misses_and_extras() -> None:
     truth = [strip(0, 0, 10), strip(0, 20, 30), strip(2, 40, 100)]
     found = [strip(0, 0, 8), strip(0, 20, 24), strip(2, 40, 100)]  # IoU 0.8; 0.4, so a miss and an extra; 1.0
-    told = figures(found, truth, [0.9, 0.8, 0.7])
-    assert told["sq_things"] == pytest.approx(0.8)
-    assert told["rq_things"] == pytest.approx(1 / (1 + 0.5 + 0.5))
-    assert told["pq_things"] == pytest.approx(0.4)
-    assert told["pq_stuff"] == 1.0
-    assert told["pq"] == pytest.approx(0.7)
+    result = figures(found, truth, [0.9, 0.8, 0.7])
+    assert result["sq_things"] == pytest.approx(0.8)
+    assert result["rq_things"] == pytest.approx(1 / (1 + 0.5 + 0.5))
+    assert result["pq_things"] == pytest.approx(0.4)
+    assert result["pq_stuff"] == 1.0
+    assert result["pq"] == pytest.approx(0.7)
 
 
 def test_two_things_in_one_mask_are_two_misses() -> None:
@@ -86,37 +86,37 @@ def components(asked_mask: NDArray[np.bool_]) -> int:
 def test_things_of_one_class_touch_often_and_only_when_asked_to() -> None:
     touching = apart = 0
     for number in range(24):
-        asked = crowd(3, number)
+        asked = panoptic_scene(3, number)
         for index in range(STUFF_FROM):
             of_class = [segment.mask for segment in asked.truth if segment.index == index]
             touching += len(of_class) > 1 and components(np.any(of_class, axis=0)) < len(of_class)
-        alone = crowd(3, number, touching=False).scene
+        alone = panoptic_scene(3, number, touching=False).scene
         apart += components(alone.instances > 0) >= len(alone.objects) - 1
     assert touching >= 16
     assert apart >= 20
 
 
 def test_a_scene_is_a_function_of_its_seed_and_its_truth_has_no_overlap() -> None:
-    one, again = crowd(3, 5), crowd(3, 5)
+    one, again = panoptic_scene(3, 5), panoptic_scene(3, 5)
     assert np.array_equal(one.scene.image, again.scene.image)
     assert np.array_equal(np.sum([segment.mask for segment in one.truth], axis=0), np.ones(one.scene.instances.shape))
-    assert not np.array_equal(one.scene.image, crowd(FIT_SEED, 5).scene.image)
+    assert not np.array_equal(one.scene.image, panoptic_scene(FIT_SEED, 5).scene.image)
 
 
 def test_on_true_classes_cutting_brings_things_back_one_by_one() -> None:
     """With the class map given, what is left is the cuts' own doing."""
-    judges = {name: SegmentJudge(12, frozenset(range(STUFF_FROM))) for name in ("whole", "split")}
+    evaluators = {name: PanopticEvaluator(12, frozenset(range(STUFF_FROM))) for name in ("whole", "split")}
     for number in range(20):
-        asked = crowd(3, number)
+        asked = panoptic_scene(3, number)
         classes = np.full(asked.scene.instances.shape, 12, dtype=np.int16)
         for segment in asked.truth:
             classes[segment.mask] = segment.index
         confidence = np.full(classes.shape, 0.95, dtype=np.float32)
-        for name, judge in judges.items():
+        for name, evaluator in evaluators.items():
             rule = None if name == "whole" else CUT_RULE
             found = assemble(classes, confidence, wanted_of(asked), asked.scene.image, rule=rule)
-            judge.hear(found, [segment.score for segment in found], asked.truth)
-    whole, split = (judges[name].figures() for name in ("whole", "split"))
+            evaluator.add(found, [segment.score for segment in found], asked.truth)
+    whole, split = (evaluators[name].figures() for name in ("whole", "split"))
     assert split["pq_things"] > whole["pq_things"] + 0.08
     assert split["ap50"] > whole["ap50"] + 0.08
     assert split["pq_stuff"] == whole["pq_stuff"]
@@ -125,7 +125,7 @@ def test_on_true_classes_cutting_brings_things_back_one_by_one() -> None:
 def test_examples_of_cuts_know_right_from_wrong() -> None:
     found = []
     for number in range(6):
-        asked = crowd(3, number)
+        asked = panoptic_scene(3, number)
         classes = np.full(asked.scene.instances.shape, 12, dtype=np.int16)
         for segment in asked.truth:
             classes[segment.mask] = segment.index
@@ -177,7 +177,7 @@ def write_set(folder: Path, *, count: int) -> None:
     for name in ("images", "masks", "instances"):
         (folder / name).mkdir()
     for number in range(count):
-        asked = crowd(3, 2 * number)
+        asked = panoptic_scene(3, 2 * number)
         classes = np.zeros(asked.scene.instances.shape, dtype=np.uint8)
         for segment in asked.truth:
             classes[segment.mask] = segment.index + 1 if segment.index < STUFF_FROM else 0
@@ -191,15 +191,15 @@ def test_photographs_with_instances_judge_the_cuts_alone(tmp_path: Path, capsys:
     assert main(["--protocol", "panoptic", "--photos", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["photographs"] == 6
-    assert found["things"] == sum(len(crowd(3, 2 * number).scene.objects) for number in range(6))
+    assert found["things"] == sum(len(panoptic_scene(3, 2 * number).scene.objects) for number in range(6))
     assert found["split"]["pq"] > found["whole"]["pq"] + 0.05
     assert main(["--protocol", "panoptic", "--photos", str(tmp_path / "images")]) == 2
     assert "instances/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--limit", "1"], "at least 2"), (["--seed", str(FIT_SEED)], "were fitted on")]
+    ("arguments", "message"), [(["--limit", "1"], "at least 2"), (["--seed", str(FIT_SEED)], "were fitted on")]
 )
-def test_the_command_says_what_to_do(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_to_do(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--protocol", "panoptic", "--model", "builtin", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

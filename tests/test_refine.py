@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import xml.etree.ElementTree as ET
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from plugin_config.errors import ImageUnavailable
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.evaluate import main
 from worker.lab.evaluation.baselines import FULL_DILATIONS, bilinear, guided_filter, oracle_fusion, pamr
-from worker.lab.evaluation.boundaries import boundary_f
-from worker.lab.evaluation.photographs import Photograph, clues, read_set
+from worker.lab.evaluation.photographs import Photograph, emulate_evidence, read_set
 from worker.lab.evaluation.refine import OURS, PLAIN, calibrate
+from worker.lab.metrics import boundary_f
 from worker.segmentation.metrics import VOID, confusion, mean_iou
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,7 +60,20 @@ def test_on_three_drawn_photographs_outlines_beat_upsampling_and_strangers_do_no
         assert ours["miou"] > plain["miou"]
         assert ours["stranger"] < 0.25 * ours["gain"]
     assert json.loads((written / "refine.json").read_text())["rows"] == rows
-    assert (written / "refine.svg").read_text().startswith("<svg")
+    assert ET.parse(written / "refine.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_without_matplotlib_the_figures_are_written_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder, written = write_set(tmp_path / "one", seed=3, pictures=2), tmp_path / "out"
+    arguments = ["--protocol", "refine", "--photos", str(folder), "--levels", "L1", "--json", "--output-dir"]
+    assert main([*arguments, str(written)]) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == json.loads((written / "refine.json").read_text())
+    assert "pip install" in shown.err
+    assert not (written / "refine.svg").exists()
 
 
 def test_the_table_names_every_refiner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +85,7 @@ def test_the_table_names_every_refiner(tmp_path: Path, capsys: pytest.CaptureFix
         assert name in shown
 
 
-def test_a_folder_that_is_no_set_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_no_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--protocol", "refine", "--photos", str(tmp_path)]) == 2
     assert "classes.json" in capsys.readouterr().err
     with pytest.raises(ImageUnavailable, match="holds no photograph"):
@@ -81,20 +96,20 @@ def test_evidence_is_shares_of_patches_and_noise_of_unit_variance() -> None:
     truth = np.zeros((300, 400), dtype=np.int64)
     truth[:, 200:] = 1
     truth[:20] = VOID
-    clue = clues(Photograph("half", np.zeros((300, 400, 3), np.uint8), truth, (0, 1)), seed=1)
-    assert clue.shares.shape == (2, 28, 37)
-    assert clue.shares[0, 10, 3] == pytest.approx(1, abs=0.01) == clue.shares[1, 10, 33]
-    assert 0.3 < clue.noise.std() < 1.7
-    torch.testing.assert_close(clue.logits(0.0), torch.from_numpy(10 * clue.shares))
+    evidence = emulate_evidence(Photograph("half", np.zeros((300, 400, 3), np.uint8), truth, (0, 1)), seed=1)
+    assert evidence.shares.shape == (2, 28, 37)
+    assert evidence.shares[0, 10, 3] == pytest.approx(1, abs=0.01) == evidence.shares[1, 10, 33]
+    assert 0.3 < evidence.noise.std() < 1.7
+    torch.testing.assert_close(evidence.logits(0.0), torch.from_numpy(10 * evidence.shares))
 
 
 def test_noise_is_chosen_so_that_upsampling_has_the_miou_aimed_at(tmp_path: Path) -> None:
     photos = read_set(write_set(tmp_path / "one", seed=2), "test", 20)
-    seen = [clues(photo, seed=seed) for seed, photo in enumerate(photos)]
+    seen = [emulate_evidence(photo, seed=seed) for seed, photo in enumerate(photos)]
     sigma = calibrate(photos, seen, 0.7, 0.02)
     total = np.zeros((3, 3), dtype=np.int64)
-    for photo, clue in zip(photos, seen, strict=True):
-        total += confusion(photo.truth, bilinear(clue.logits(sigma), photo.image).argmax(0).numpy(), 3)
+    for photo, evidence in zip(photos, seen, strict=True):
+        total += confusion(photo.truth, bilinear(evidence.logits(sigma), photo.image).argmax(0).numpy(), 3)
     assert mean_iou(total) == pytest.approx(0.7, abs=0.02)
 
 
@@ -121,14 +136,14 @@ def test_void_pixels_are_not_judged() -> None:
 PAMR_AS_PUBLISHED = partial(pamr, step=1, dilations=FULL_DILATIONS)
 
 
-@pytest.mark.parametrize("rival", [guided_filter, pamr, PAMR_AS_PUBLISHED], ids=["guided", "pamr", "pamr, all pixels"])
-def test_rivals_follow_a_clear_edge(rival: object) -> None:
+@pytest.mark.parametrize("baseline", [guided_filter, pamr, PAMR_AS_PUBLISHED], ids=["guided", "pamr", "pamr, full"])
+def test_baselines_follow_a_clear_edge(baseline: object) -> None:
     truth = square(17)
     image = np.where(truth[..., None] == 1, (200, 40, 40), (40, 160, 60)).astype(np.uint8)
     whole = torch.nn.functional.one_hot(torch.from_numpy(truth), 2).permute(2, 0, 1).float()
     coarse = 10 * torch.nn.functional.avg_pool2d(whole[None], 10)[0]
     plain = bilinear(coarse, image).argmax(0).numpy()
-    found = rival(coarse, image).argmax(0).numpy()  # type: ignore[operator]
+    found = baseline(coarse, image).argmax(0).numpy()  # type: ignore[operator]
     assert (found != truth).sum() < 0.5 * (plain != truth).sum()
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from plugin_config.errors import ModelUnavailable, SettingsError
 from plugin_config.vocabulary import Label, Vocabulary
 from tests.grabcut import GrabCut
-from worker.lab.evaluation.crowds import Crowd, crowd
 from worker.lab.evaluation.fit_assembly import wanted_of
-from worker.lab.evaluation.panoptic_quality import iou_table
+from worker.lab.evaluation.panoptic_scenes import PanopticScene, panoptic_scene
+from worker.lab.metrics import iou_table
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.assembly import assemble
 from worker.segmentation.instances.refiner import Redrawn, accept, build_prompt, load_refiner, refine_things
@@ -31,7 +31,7 @@ def disc(x: int, y: int, radius: int) -> Mask:
     return np.asarray(cv2.circle(np.zeros((80, 120), np.uint8), (x, y), radius, 1, -1) > 0)
 
 
-def coarse_classes(asked: Crowd, *, blocks: int = 24) -> NDArray[np.int16]:
+def coarse_classes(asked: PanopticScene, *, blocks: int = 24) -> NDArray[np.int16]:
     """The true classes, drawn with a brush as wide as a 24th of the picture's height."""
     height, width = asked.scene.instances.shape
     classes = np.full((height, width), BACKGROUND, dtype=np.int16)
@@ -47,7 +47,7 @@ def test_a_real_refiner_repairs_coarse_masks_and_makes_no_overlap() -> None:
     after: list[float] = []
     refiner = GrabCut()
     for number in range(8):
-        asked = crowd(7, number, touching=False)
+        asked = panoptic_scene(7, number, touching=False)
         confidence = np.full(asked.scene.instances.shape, 0.9, dtype=np.float32)
         found = assemble(coarse_classes(asked), confidence, wanted_of(asked), asked.scene.image)
         redrawn = refine_things(found, confidence, asked.scene.image, refiner)

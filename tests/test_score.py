@@ -92,7 +92,7 @@ def test_boxes_are_drawn_per_component() -> None:
 
 
 def test_a_folder_without_truth_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ImageUnavailable, match=r"worker\.builtin\.draw"):
+    with pytest.raises(ImageUnavailable, match=r"worker\.lab\.drawn_world\.draw"):
         read_truth(tmp_path)
 
 

@@ -63,13 +63,13 @@ def test_every_image_gets_an_overlay_and_its_regions(pictures: list[Path], tmp_p
     done = run("worker.segment", str(pictures[0]), str(bad), str(pictures[1]), "--labels", labels,
                "--output-dir", str(tmp_path / "out"), "--json")  # fmt: skip
     assert done.returncode == 1, done.stderr
-    told = report(done)
-    assert (told["model"], told["labels"]) == ("builtin", labels.split(","))
-    first, failed, second = told["images"]
+    printed = report(done)
+    assert (printed["model"], printed["labels"]) == ("builtin", labels.split(","))
+    first, failed, second = printed["images"]
     assert "error" in failed
     assert str(bad) in re.sub(r"\s", "", done.stderr)
-    told = "label 'red zeppelin': model builtin does not know 'zeppelin', and goes by the rest"
-    assert told in " ".join(done.stderr.split())
+    remark = "label 'red zeppelin': model builtin does not know 'zeppelin', and goes by the rest"
+    assert remark in " ".join(done.stderr.split())
     for row, path in ((first, pictures[0]), (second, pictures[1])):
         assert row["image"] == str(path)
         stored = json.loads(Path(row["regions_file"]).read_text())
@@ -113,7 +113,7 @@ def test_stuff_is_one_region_however_many_parts_it_has() -> None:
     assert {label.output for label in vocabulary.labels} == {"polygon"}
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_an_error(
     pictures: list[Path], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environ", "told"),
+    ("arguments", "environ", "message"),
     [
         pytest.param(["--labels", "cat", "--model", "nonsense"], {}, "no architecture 'nonsense'", id="model"),
         pytest.param(["--labels", " , "], {}, 'Name them: --labels "cat,grass"', id="labels"),
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 def test_what_cannot_start_ends_with_2_and_a_reason(
     arguments: list[str],
     environ: dict[str, str],
-    told: str,
+    message: str,
     tmp_path: Path,
     here: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -148,7 +148,7 @@ def test_what_cannot_start_ends_with_2_and_a_reason(
         status = int(str(leaving.code))
     assert status == 2
     said = capsys.readouterr()
-    assert told in " ".join(said.err.split())
+    assert message in " ".join(said.err.split())
     assert said.out == ""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.models import noise
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
-from worker.lab.evaluation.boundaries import boundary_f
+from worker.lab.metrics import boundary_f
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.metrics import confusion, mean_iou

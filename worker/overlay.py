@@ -1,4 +1,4 @@
-"""Masks painted over their pictures, for people: one overlay, or a sheet of several. It must not know their source."""
+"""Overlays: masks painted over their images, one image or a sheet of several, with a legend."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart.
 _COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
-_STRENGTH = 0.5
+_OPACITY = 0.5
 _COLUMNS = 3
-_NARROWEST = 240  # pixels a legend needs
+_LEAST_WIDTH = 240  # pixels, of a legend
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 
 @dataclass(frozen=True)
 class Painting:
-    """A picture and what to paint over it.
+    """An image and the masks to paint over it.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -35,7 +35,7 @@ class Painting:
 
 
 def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np.bool_]]]) -> Image.Image:
-    """Tint each mask in its label's colour and outline it; a legend below, so that no pixel moves or is hidden.
+    """Tint each mask in its label's colour and outline it; the legend stands below the image and hides nothing.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -45,16 +45,16 @@ def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np
 
 
 def draw_sheet(paintings: Sequence[Painting], names: Sequence[str]) -> Image.Image:
-    """Overlays three in a row, each fitted into the size of the first, and one legend below them.
+    """Arrange overlays in rows of three, each fitted into the size of the first, with one legend below.
 
     Args:
         paintings: at least one.
-        names: every label, in the order of the legend; a label has one colour in all pictures.
+        names: every label, in the order of the legend; a label has the same colour in all images.
     """
     height, width = paintings[0].image.shape[:2]
     columns = min(_COLUMNS, len(paintings))
     rows = -(-len(paintings) // columns)
-    legend = _legend(names, max(columns * width, _NARROWEST)) if names else Image.new("RGB", (1, 0))
+    legend = _legend(names, max(columns * width, _LEAST_WIDTH)) if names else Image.new("RGB", (1, 0))
     sheet = Image.new("RGB", (max(columns * width, legend.width), rows * height + legend.height), _PAPER)
     for place, painting in enumerate(paintings):
         row, column = divmod(place, columns)
@@ -68,7 +68,7 @@ def draw_sheet(paintings: Sequence[Painting], names: Sequence[str]) -> Image.Ima
 
 
 def label_colour(index: int) -> tuple[int, int, int]:
-    """The colour of the label at this place of the legend, RGB; no two of the first hundred are the same."""
+    """RGB colour of the label at this index of the legend; the first hundred all differ."""
     if index < len(_COLOURS):
         return _COLOURS[index]
     red, green, blue = colorsys.hsv_to_rgb((index * 0.618034) % 1.0, 0.75, 0.65 + 0.3 * (index % 2))
@@ -79,14 +79,14 @@ def _paint(painting: Painting, names: Sequence[str]) -> Image.Image:
     painted = painting.image.astype(np.float32)
     for name, mask in painting.masks:
         colour = np.array(label_colour(names.index(name)), dtype=np.float32)
-        painted[mask] = (1 - _STRENGTH) * painted[mask] + _STRENGTH * colour
+        painted[mask] = (1 - _OPACITY) * painted[mask] + _OPACITY * colour
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(painted, outlines, -1, colour.tolist(), max(1, round(min(mask.shape) / 250)))
     return Image.fromarray(painted.round().astype(np.uint8))
 
 
 def _legend(names: Sequence[str], width: int) -> Image.Image:
-    """Swatches and names in as many rows as they need, (h, `width`) RGB."""
+    """Draw swatches and names in as many rows as they need, `width` pixels wide, RGB."""
     size = min(40, max(14, round(width / 45)))
     font, line = ImageFont.load_default(size), round(size * 1.6)
     places: list[tuple[int, int, str]] = []

@@ -1,4 +1,4 @@
-"""`zeromask segment`: pictures and words in, overlays and Label Studio regions out. No Label Studio, no Redis."""
+"""`zeromask segment`: images and words in, overlays and Label Studio regions out, without Label Studio or Redis."""
 
 from __future__ import annotations
 
@@ -26,8 +26,18 @@ from worker.segmentation.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
-class Options:
-    """The command line, parsed."""
+class SegmentOptions:
+    """The parsed command line.
+
+    Attributes:
+        images: files to segment.
+        words: labels whose things are segmented one by one.
+        stuff: labels of which all is one region.
+        model: as the MODEL setting.
+        output_dir: folder of overlays and regions.
+        output: region type: brush, polygon or rectangle.
+        json: whether to print one JSON line.
+    """
 
     images: tuple[Path, ...]
     words: tuple[str, ...]
@@ -39,7 +49,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Segment the images named. Returns 0; 1 when some image failed; 2 when nothing could start."""
+    """Segment the images of the command line. Returns 0; 1 when an image failed; 2 when nothing could start."""
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("worker").setLevel(logging.INFO)
@@ -56,8 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(remark, style="yellow", markup=False)
     rows: list[dict[str, Any]] = []
     limits = ImageLimits.from_settings(settings)
-    places = list(zip(options.images, output_stems(options.images, options.output_dir), strict=True))
-    for path, stem in track(places, "Segmenting", console=console, disable=not console.is_terminal):
+    outputs = list(zip(options.images, output_stems(options.images, options.output_dir), strict=True))
+    for path, stem in track(outputs, "Segmenting", console=console, disable=not console.is_terminal):
         try:
             rows.append(_segment(path, stem, segmenter, vocabulary, limits))
         except (ImageUnavailable, OSError) as error:
@@ -71,9 +81,9 @@ def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[s
     """A vocabulary of plain words, each a label of one control named "label" over an image named "image".
 
     Args:
-        words: drawn thing by thing.
+        words: segmented thing by thing, except those that are also in `stuff`.
         output: region type.
-        stuff: further words, or some of the same: all of one is one region.
+        stuff: words of which all is one region.
 
     Raises:
         ZeromaskError: there is no word.
@@ -89,7 +99,7 @@ def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[s
 
 
 def output_stems(images: Sequence[Path], folder: Path) -> list[Path]:
-    """Where each image's results go, without ending: its name, numbered when another image has it too."""
+    """Path of each image's results without the ending: the image's name, numbered when another image has it too."""
     taken: set[str] = set()
     stems = []
     for path in images:
@@ -114,7 +124,7 @@ def _segment(
             "overlay": str(overlay), "regions_file": str(regions)}  # fmt: skip
 
 
-def _report(rows: Sequence[dict[str, Any]], options: Options) -> None:
+def _report(rows: Sequence[dict[str, Any]], options: SegmentOptions) -> None:
     if options.json:
         labels = list(dict.fromkeys([*options.words, *options.stuff]))
         sys.stdout.write(json.dumps({"model": options.model, "labels": labels, "images": rows}) + "\n")
@@ -125,18 +135,18 @@ def _report(rows: Sequence[dict[str, Any]], options: Options) -> None:
             sys.stdout.write(f"{row['image']}: {counts} -> {row['overlay']}\n")
 
 
-def _parse(arguments: Sequence[str], settings: Settings) -> Options:
+def _parse(arguments: Sequence[str], settings: Settings) -> SegmentOptions:
     parser = argparse.ArgumentParser(prog="zeromask segment", description="Masks for the words you name.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    parser.add_argument("--labels", required=True, help='what to look for, a comma list: "cat,grass"')
-    parser.add_argument("--stuff", default="", help='what has no single things, each drawn as one region: "grass,sky"')
+    parser.add_argument("--labels", required=True, help='words to segment, separated by commas: "cat,grass"')
+    parser.add_argument("--stuff", default="", help='words of which all is one region: "grass,sky"')
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="default: %(default)s")
     parser.add_argument("--output", choices=("brush", "polygon", "rectangle"), default="brush", help="region type")
     parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
     found = parser.parse_args(arguments)
     words, stuff = (_words(text) for text in (found.labels, found.stuff))
-    return Options(tuple(found.images), words, stuff, found.model, found.output_dir, found.output, found.json)
+    return SegmentOptions(tuple(found.images), words, stuff, found.model, found.output_dir, found.output, found.json)
 
 
 def _words(text: str) -> tuple[str, ...]:

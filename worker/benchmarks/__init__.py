@@ -1,4 +1,4 @@
-"""The path that the commands of `worker.lab.benchmarks` had: `python -m worker.benchmarks.towers` still runs."""
+"""Older path of `worker.lab.benchmarks`: `__path__` keeps `python -m worker.benchmarks.towers` and its like alive."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""The weights shipped as `MODEL=builtin`. What made them is `worker.lab.drawn_world`.
+"""The weights shipped as `MODEL=builtin`. Their training is in `worker.lab.drawn_world`.
 
-Its commands also answer to the paths they had here: `python -m worker.builtin.draw`, `... .train`, `... .export`.
+`__path__` keeps older command lines alive: `python -m worker.builtin.draw`, `... .train`, `... .export`, `... .curves`.
 """
 
 from pathlib import Path

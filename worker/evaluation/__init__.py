@@ -1,4 +1,4 @@
-"""The path that the commands of `worker.lab.evaluation` had: `python -m worker.evaluation.score` still runs."""
+"""Older path of `worker.lab.evaluation`: `__path__` keeps `python -m worker.evaluation.score` and its like alive."""
 
 from pathlib import Path
 

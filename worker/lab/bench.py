@@ -1,8 +1,4 @@
-"""`zeromask bench`: how fast the product is, as ratios within one run, so that the machine's own speed does not matter.
-
-Each figure is a function from options to numbers; this module only knows their names. It must not know how any of them
-is measured.
-"""
+"""`zeromask bench`: speed of the product as ratios within one run, which do not depend on the machine's own speed."""
 
 from __future__ import annotations
 
@@ -18,11 +14,11 @@ import torch
 from rich.console import Console
 
 from plugin_config.errors import ZeromaskError
-from worker.lab.benchmarks.bars import BARS, Figure, compared, read_figures, table
-from worker.lab.benchmarks.codecs import region_figures
+from worker.lab.benchmarks.brush_encoding import region_figures
 from worker.lab.benchmarks.drain import drain_figures
 from worker.lab.benchmarks.engine import QUICK, EngineSize, engine_figures
-from worker.lab.benchmarks.texts import text_figures
+from worker.lab.benchmarks.targets import TARGETS, Figure, compared, read_figures, table
+from worker.lab.benchmarks.text_encoding import text_figures
 from worker.lab.benchmarks.throughput import queue_figures
 
 
@@ -31,11 +27,12 @@ class BenchOptions:
     """How long and how often to measure.
 
     Attributes:
-        seconds: of one measurement of the queue.
-        repeats: measurements of each.
-        tasks: how many wait in the queue of the `drain` figures.
-        quick: small models and pictures: the same names, figures that mean nothing.
+        seconds: length of one measurement of the queue.
+        repeats: measurements of each figure.
+        tasks: in the queue of the `drain` figures.
+        quick: use small models and images; the figures then mean nothing.
         device: of the `engine` and `text` figures: auto, cpu, cuda or cuda:N.
+        console: where progress is shown.
     """
 
     seconds: float
@@ -47,13 +44,13 @@ class BenchOptions:
 
     @property
     def size(self) -> EngineSize:
-        """How large the `engine` figures are."""
+        """Sizes of the `engine` figures."""
         return QUICK if self.quick else EngineSize()
 
 
-Figures = Callable[[BenchOptions], Mapping[str, Figure]]
+Measurement = Callable[[BenchOptions], Mapping[str, Figure]]
 
-FIGURES: Mapping[str, Figures] = {
+FIGURES: Mapping[str, Measurement] = {
     "engine": lambda options: engine_figures(options.size, options.device, options.console),
     "regions": lambda options: region_figures(options.repeats, options.size.shrink, options.console),
     "text": lambda options: text_figures(options.size.model, options.repeats, options.device, options.console),
@@ -63,9 +60,9 @@ FIGURES: Mapping[str, Figures] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print. Returns 0; 2 when something could not be measured."""
+    """Measure and print the figures. Returns 0; 2 when something could not be measured."""
     found = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # open_clip warns of random weights; they are meant
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # open_clip warns of random weights
     torch.set_num_threads(found.threads)
     quick = bool(found.quick)
     options = BenchOptions(
@@ -83,19 +80,19 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     ratios = compared(figures, earlier)
     if found.json:
-        told = {**figures, "compared": ratios} if found.compare else figures
-        sys.stdout.write(json.dumps(told) + "\n")
+        printed = {**figures, "compared": ratios} if found.compare else figures
+        sys.stdout.write(json.dumps(printed) + "\n")
     else:
-        sys.stdout.write(table(figures, ratios, {} if quick else BARS))
+        sys.stdout.write(table(figures, ratios, {} if quick else TARGETS))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zeromask bench", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", choices=sorted(FIGURES), action="append", help="these figures (default: all)")
-    parser.add_argument("--quick", action="store_true", help="small models and pictures: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="small models and images, to see that everything runs")
     parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--threads", type=int, default=1, help="torch may use (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="length of one measurement of the queue (default: 20)")
     parser.add_argument("--repeats", type=int, help="measurements of each, for medians (default: 3)")
     parser.add_argument("--tasks", type=int, help="tasks of the drain figures (default: 100000)")

@@ -1,4 +1,4 @@
-"""`zeromask evaluate`: figures of quality, one protocol at a time. It must not know how any of them measures."""
+"""`zeromask evaluate`: figures of quality, one protocol at a time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ from worker.lab.evaluation import compose, learn, panoptic, refine
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to measure: its name, one line of help, its options, and what runs it (returns the exit status) under
-    settings of which options given go ahead.
+    """One protocol.
+
+    Attributes:
+        name: as in `--protocol`.
+        meaning: one line of help.
+        add_arguments: adds its options to a parser.
+        run: measures and prints with parsed options, under settings that the options override; returns the exit
+            status.
     """
 
     name: str
@@ -37,7 +43,7 @@ PROTOCOLS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the protocol named. Returns its status; 2 when it could not start."""
+    """Run the protocol of the command line. Returns its status; 2 when it cannot start or finish."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         settings = Settings.from_env(os.environ)
@@ -53,32 +59,32 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _choose(arguments: Sequence[str], settings: Settings) -> tuple[Protocol, argparse.ArgumentParser]:
-    """The protocol asked for, and a parser that knows its options."""
+    """Find the protocol of the command line, and build a parser with its options."""
     by_name = {protocol.name: protocol for protocol in PROTOCOLS}
     rows = "\n".join(f"  {protocol.name:<9} {protocol.meaning}" for protocol in PROTOCOLS)
     parser = argparse.ArgumentParser(
         prog="zeromask evaluate", formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
-        description="Measure quality.", epilog=f"protocols:\n{rows}\n\n--protocol NAME --help tells its options.",
+        description="Measure quality.", epilog=f"protocols:\n{rows}\n\n--protocol NAME --help lists its options.",
     )  # fmt: skip
-    asked = _asked(arguments)
-    parser.add_argument("--protocol", choices=by_name, required=asked not in by_name, default=asked,
+    name = _protocol_name(arguments)
+    parser.add_argument("--protocol", choices=by_name, required=name not in by_name, default=name,
                         help="what to measure, see below; `learn` where --learn is given")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
-    if asked in by_name:
-        by_name[asked].add_arguments(parser, settings)
+    if name in by_name:
+        by_name[name].add_arguments(parser, settings)
     parser.add_argument("-h", "--help", action="help", help="show this")
-    if asked not in by_name:
-        parser.parse_args(arguments)  # says what is wrong, and ends
-    return by_name[asked], parser
+    if name not in by_name:
+        parser.parse_args(arguments)  # exits with what is wrong
+    return by_name[name], parser
 
 
-def _asked(arguments: Sequence[str]) -> str:
-    """The protocol, before it is known which other options there are; empty when none can be told."""
+def _protocol_name(arguments: Sequence[str]) -> str:
+    """Find the name before the options of the protocol are known; empty when the command line has none."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--protocol", default="")
     parser.add_argument("--learn", default=None)
-    told = parser.parse_known_args(arguments)[0]
-    return str(told.protocol) or ("learn" if told.learn is not None else "")
+    known = parser.parse_known_args(arguments)[0]
+    return str(known.protocol) or ("learn" if known.learn is not None else "")
 
 
 if __name__ == "__main__":

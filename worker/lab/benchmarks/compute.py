@@ -1,7 +1,7 @@
-"""`python -m worker.lab.benchmarks.compute`: what a worker computes, without queue or network, for comparison.
+"""`python -m worker.lab.benchmarks.compute`: the computation of a worker without queue or network, for comparison.
 
-Says "ready" when the model is warm; for each line "SECONDS" on standard input it works that long and answers with
-images per second. It must not know Redis.
+It prints "ready" when the model is warm. For each line "SECONDS" on standard input it works that long and prints images
+per second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LIMITS = ImageLimits(most_bytes=100_000_000, most_pixels=100_000_000, timeout_s
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Work as told until standard input ends."""
+    """Serve the lines of standard input until it ends."""
     parser = argparse.ArgumentParser(description="Bare compute, for benchmarks.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--short-side", type=int, required=True)
@@ -37,24 +37,24 @@ def main(arguments: Sequence[str]) -> int:
     picture, vocabulary, numbers = found.picture.read_bytes(), parse_vocabulary(CONFIG), count(1)
     for _ in range(2):
         compute(segmenter, vocabulary, stamped(picture, next(numbers)))
-    _say("ready")
+    _print_line("ready")
     for line in sys.stdin:
         started, done = time.perf_counter(), 0
         while time.perf_counter() - started < float(line):
             compute(segmenter, vocabulary, stamped(picture, next(numbers)))
             done += 1
-        _say(f"{done / (time.perf_counter() - started):.6f}")
+        _print_line(f"{done / (time.perf_counter() - started):.6f}")
     return 0
 
 
 def compute(segmenter: Segmenter, vocabulary: Vocabulary, content: bytes) -> int:
-    """One task's share of a worker's work, from the file's bytes to the regions; returns how many there are."""
+    """Do a worker's computation for one task, from the bytes of the file to regions; return how many there are."""
     image = decode_image(content, subject="benchmark", limits=_LIMITS)
     (embedding,) = segmenter.embed([image])
     return len(encode_segments(segmenter.segment(embedding, vocabulary, image).segments))
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,8 +1,7 @@
-"""`python -m worker.lab.benchmarks.counting_server`: stands in for Label Studio where only speed counts.
+"""`python -m worker.lab.benchmarks.counting_server`: a stand-in for Label Studio in benchmarks.
 
-It serves any number of tasks with a picture each, keeps which predictions were posted, and counts.
-
-It must not know who posts. Everything it says is what `plugin_config.label_studio.client` reads of the real one.
+It serves any number of tasks with an image each, and counts the predictions posted. Its answers hold the fields that
+`plugin_config.label_studio.client` reads of Label Studio's, and no others.
 """
 
 from __future__ import annotations
@@ -25,8 +24,13 @@ CONFIG = (
 )
 
 
-class Counted:
-    """What was posted so far. Safe to share between threads."""
+class PostCounts:
+    """Predictions posted so far. Safe to share between threads.
+
+    Args:
+        tasks: how many tasks the project has.
+        picture: a BMP file, see `stamped`.
+    """
 
     def __init__(self, tasks: int, picture: bytes) -> None:
         self.tasks = tasks
@@ -37,7 +41,7 @@ class Counted:
         self._moments: list[float] = []
 
     def post(self, task: int, version: str) -> int:
-        """Count one prediction; returns its id."""
+        """Count one prediction and return its id."""
         with self._lock:
             self._posts[task] += 1
             self._versions[task] = version
@@ -45,35 +49,35 @@ class Counted:
             return len(self._moments)
 
     def version(self, task: int) -> str:
-        """The version posted of a task, "" when none was."""
+        """Model version of the last prediction posted for a task; "" when there is none."""
         return self._versions.get(task, "")
 
-    def told(self) -> dict[str, Any]:
-        """Posts, tasks with a post, posts too many, and posts per second by the moments of the last ones."""
+    def summary(self) -> dict[str, Any]:
+        """Counts of posts, of tasks with a post, of duplicates; monotonic seconds of the last 2000 posts and of now."""
         with self._lock:
-            twice = sum(count - 1 for count in self._posts.values())
-            return {"posts": len(self._moments), "tasks": len(self._posts), "duplicated": twice,
+            duplicated = sum(count - 1 for count in self._posts.values())
+            return {"posts": len(self._moments), "tasks": len(self._posts), "duplicated": duplicated,
                     "moments": self._moments[-2000:], "now": time.monotonic()}  # fmt: skip
 
 
 def stamped(picture: bytes, number: int) -> bytes:
-    """A picture like no other: caches go by what is in it. `picture` ends with its pixels, as a BMP file does."""
+    """Write a number into the last pixels of a BMP file, so that no cache takes two tasks' images for one."""
     return picture[:-8] + number.to_bytes(8, "little")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve on a loopback port until killed."""
-    parser = argparse.ArgumentParser(description="Label Studio's part in a benchmark.")
+    """Serve on a loopback port until terminated."""
+    parser = argparse.ArgumentParser(description="Stand-in for Label Studio in benchmarks.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--tasks", type=int, required=True)
     parser.add_argument("--picture", type=Path, required=True)
     found = parser.parse_args(arguments)
-    counted = Counted(found.tasks, found.picture.read_bytes())
+    counted = PostCounts(found.tasks, found.picture.read_bytes())
     ThreadingHTTPServer(("127.0.0.1", found.port), _handler(counted)).serve_forever()
     return 0
 
 
-def _handler(counted: Counted) -> type[BaseHTTPRequestHandler]:
+def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -94,7 +98,7 @@ def _handler(counted: Counted) -> type[BaseHTTPRequestHandler]:
                 version = counted.version(task)
                 self._json([{"id": task, "task": task, "model_version": version, "result": []}] if version else [])
             elif parts.path == "/count":
-                self._json(counted.told())
+                self._json(counted.summary())
             else:
                 self._json([])
 
@@ -118,12 +122,12 @@ def _handler(counted: Counted) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing on the terminal."""
+            """Write no access log."""
 
     return Handler
 
 
-def _tasks(counted: Counted, query: dict[str, str]) -> dict[str, Any]:
+def _tasks(counted: PostCounts, query: dict[str, str]) -> dict[str, Any]:
     if "query" in query:
         ids = [task for task in json.loads(query["query"])["selectedItems"]["included"] if task <= counted.tasks]
     else:

@@ -1,6 +1,6 @@
-"""100,000 tasks through the real queue: asked for in one request, drained by a real worker whose pixels are stand-ins.
+"""100,000 tasks through the real queue: requested at once, drained by a real worker that computes nothing.
 
-What is measured is the queue alone: Redis, RQ, leases, posts. It must not know about models.
+What is measured is the queue alone: Redis, RQ, leases, posts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from plugin_config.local.ports import answers
 from plugin_config.queue.control import QueueControl
 from worker.lab.benchmarks.counting_server import CONFIG
-from worker.lab.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
+from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches
 from worker.label_studio.images import Picture
 from worker.service.admission import Prediction
 from worker.service.batches import BatchSize
@@ -31,14 +31,14 @@ _STILL_S = 120.0
 
 
 class StubbedPixels(Prediction):
-    """The worker's stages with no picture fetched and none looked at; leases and posts are the real ones."""
+    """The worker's stages without fetching and computing; leases and posts are the real ones."""
 
     def fetch(self, leased: Leased) -> Fetched | None:
-        """A picture of one pixel."""
+        """An image of one pixel."""
         return Fetched(leased, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
 
     def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
-        """Nothing seen."""
+        """No embeddings."""
         size.took(len(batch), 0.0)
         nothing: Any = None
         return [Embedded(item.leased, item.picture, nothing, item.classes, item.ms) for item in batch]
@@ -52,47 +52,49 @@ class StubbedPixels(Prediction):
 
 
 def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
-    """Ask for `tasks` tasks in one /predict and drain them.
+    """Request `tasks` tasks in one /predict and drain them.
 
     Returns:
-        predict_s: how long the request took; enqueue_per_s: tasks a second of it.
-        request_mb: its size; backend_mb, backend_peak_mb: resident memory of the backend before and at most.
-        bytes_per_task: what a pending task takes in Redis, all keys counted.
-        drained_per_s, drain_s; posted, duplicated, failed, lost: what became of them.
+        predict_s: seconds of the request; enqueue_per_s: tasks over that.
+        request_mb: size of the request; backend_mb, backend_peak_mb: resident memory of the backend before it and at
+            most.
+        bytes_per_task: memory of a pending task in Redis, all keys counted.
+        drain_s, drained_per_s: seconds until the queue was empty, and tasks over that.
+        posted, duplicated, failed, lost: numbers of predictions and tasks.
     """
-    with bench_stage(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as stage:
-        url = f"http://127.0.0.1:{stage.settings.port}"
-        stage.start("backend", "backend", ready=lambda: answers(f"{url}/health"))
-        backend = psutil.Process(stage.supervisor.pid("backend"))
+    with bench_services(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as services:
+        url = f"http://127.0.0.1:{services.settings.port}"
+        services.start("backend", "backend", ready=lambda: answers(f"{url}/health"))
+        backend = psutil.Process(services.supervisor.pid("backend"))
         before = backend.memory_info().rss / _MB
-        empty = _redis_bytes(stage)
+        empty = _redis_bytes(services)
         body = _request(tasks)
         started = time.perf_counter()
         answer = httpx.post(f"{url}/predict", content=body, headers={"Content-Type": "application/json"}, timeout=100,
                             trust_env=False)  # fmt: skip
         asked_s = time.perf_counter() - started
         answer.raise_for_status()
-        pending = stage.pending.counts(PROJECT).pending
+        pending = services.pending.counts(PROJECT).pending
         figures = {
             "predict_s": asked_s, "enqueue_per_s": pending / asked_s, "request_mb": len(body) / _MB,
             "backend_mb": before, "backend_peak_mb": _peak_mb(backend),
-            "bytes_per_task": (_redis_bytes(stage) - empty) / pending,
+            "bytes_per_task": (_redis_bytes(services) - empty) / pending,
         }  # fmt: skip
-        control = QueueControl(stage.redis, stage.settings)
+        control = QueueControl(services.redis, services.settings)
         control.pause(PROJECT)  # until the worker is up: its start is not the queue's cost
-        stage.start_workers(1, _STUB)
+        services.start_workers(1, _STUB)
         started = time.perf_counter()
         control.resume(PROJECT)
-        _wait_drained(stage, tasks, console)
+        _wait_drained(services, tasks, console)
         drained_s = time.perf_counter() - started
-        told, counts = stage.counted(), stage.pending.counts(PROJECT)
-    return {**figures, "drain_s": drained_s, "drained_per_s": told["tasks"] / drained_s, "posted": told["posts"],
-            "duplicated": told["duplicated"], "failed": counts.failed,
-            "lost": tasks - told["tasks"] - counts.failed}  # fmt: skip
+        posts, counts = services.counted(), services.pending.counts(PROJECT)
+    return {**figures, "drain_s": drained_s, "drained_per_s": posts["tasks"] / drained_s, "posted": posts["posts"],
+            "duplicated": posts["duplicated"], "failed": counts.failed,
+            "lost": tasks - posts["tasks"] - counts.failed}  # fmt: skip
 
 
 def _request(tasks: int) -> bytes:
-    """What Label Studio sends: each task with its data and bookkeeping, some 900 bytes."""
+    """Body of a /predict as Label Studio sends it: about 900 bytes per task."""
     data = {"image": "/data/upload/1/0a1b2c3d-some_picture_of_usual_name.jpg", "note": "x" * 300}
     rows = [{"id": task, "data": data, "meta": {}, "created_at": "2026-01-01T00:00:00Z", "is_labeled": False,
              "updated_at": "2026-01-01T00:00:00Z", "overlap": 1, "inner_id": task, "total_annotations": 0,
@@ -103,12 +105,12 @@ def _request(tasks: int) -> bytes:
     return json.dumps(body).encode()
 
 
-def _wait_drained(stage: BenchStage, tasks: int, console: Console) -> None:
-    """Until nothing is pending or leased, or nothing moves any more."""
+def _wait_drained(services: BenchServices, tasks: int, console: Console) -> None:
+    """Wait until no task is pending or leased, or until none was done for _STILL_S seconds."""
     with console.status("draining ...") as status:
         last, moved = -1, time.monotonic()
         while time.monotonic() - moved < _STILL_S:
-            counts = stage.pending.counts(PROJECT)
+            counts = services.pending.counts(PROJECT)
             if counts.pending + counts.leased == 0:
                 return
             if counts.done != last:
@@ -117,9 +119,9 @@ def _wait_drained(stage: BenchStage, tasks: int, console: Console) -> None:
             time.sleep(0.5)
 
 
-def _redis_bytes(stage: BenchStage) -> float:
-    keys: Any = stage.redis.keys("zeromask:*")
-    return float(sum(stage.redis.memory_usage(key, samples=0) or 0 for key in keys))
+def _redis_bytes(services: BenchServices) -> float:
+    keys: Any = services.redis.keys("zeromask:*")
+    return float(sum(services.redis.memory_usage(key, samples=0) or 0 for key in keys))
 
 
 def _peak_mb(process: psutil.Process) -> float:

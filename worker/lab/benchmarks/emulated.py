@@ -1,49 +1,62 @@
-"""A drawn picture, its labels, and what a trained model would have seen in it: masks as real ones, weights random.
+"""Stand-ins for a trained model in benchmarks: random weights, and emulated patch logits.
 
-Random weights see nothing, and what comes after the forward costs what the masks cost. So the patch logits that random
-weights give are replaced, by those that a model with its usual errors would give of the drawn truth. It must not know
-what is measured.
+The cost of a forward does not depend on the weights, so they may be random. The cost of what follows depends on the
+masks, so the patch logits of random weights are replaced by those that a model with usual errors would predict for a
+drawn image.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import open_clip
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.drawn_world.scenes import draw_scene
 from worker.lab.drawn_world.world import random_thing
-from worker.lab.evaluation.photographs import Photograph, clues
+from worker.lab.evaluation.photographs import Photograph, emulate_evidence
 from worker.segmentation.heads import Scene
 
 PRESENT = 5
+"""Things in a drawn image, and labels that it shows."""
+
+TINY = "tiny"
+_TINY_CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+_PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 _NOISE = 0.15  # of area shares: bilinear upsampling then has mIoU 0.8, see `worker.lab.evaluation.refine`
-_THING = 0.5  # of the short side
+_THING = 0.5  # unit of the drawn things, as a share of the short side
 
 
 @dataclass(frozen=True)
 class EmulatedHead:
-    """Says what was put in its mouth, (n + 1, h, w) float32, whatever the scene."""
+    """A head that returns given (n + 1, h, w) float32 logits for any scene."""
 
-    told: Tensor
+    patch_logits: Tensor
 
     def logits(self, scene: Scene) -> Tensor:
-        """The emulated patch logits."""
-        return self.told
+        """Return the given logits."""
+        return self.patch_logits
 
 
 @dataclass(frozen=True)
-class Stand:
-    """A picture with five things, labels of which five are in it, and the emulated head for them.
+class EmulatedPicture:
+    """A drawn image with five things, a vocabulary, and a head that emulates predictions for it.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        vocabulary: as many brush labels as were asked for; the first five are drawn.
-        head: gives the emulated logits.
-        truth: (H, W) int64: label of each pixel, their number = background.
+        vocabulary: brush labels; the image shows the first five.
+        head: returns the emulated patch logits.
+        truth: (H, W) int64, label of each pixel; their number is the background.
     """
 
     image: NDArray[np.uint8]
@@ -54,31 +67,53 @@ class Stand:
 
 @dataclass(frozen=True)
 class Drawing:
-    """(H, W, 3) uint8 RGB with five things, and (H, W) int32 number of the thing at each pixel, 0 = none."""
+    """A drawn image with five things.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        things: (H, W) int32, number of the thing at each pixel; 0 = none.
+    """
 
     image: NDArray[np.uint8]
     things: NDArray[np.int32]
 
 
 def draw(height: int, width: int) -> Drawing:
-    """Draw five things of the drawn world; the same size gives the same picture."""
+    """Draw five things of the drawn world; the same size gives the same image."""
     for seed in range(1000):
         rng = np.random.default_rng(seed)
         things = [random_thing(rng, "any") for _ in range(PRESENT)]
         scene = draw_scene(rng, (height, width), things, unit=_THING * min(height, width))
         if len(scene.objects) == PRESENT:
             return Drawing(scene.image, scene.instances)
-    raise RuntimeError(f"five things find no place in {width} x {height} pixels")
+    raise RuntimeError(f"five things do not fit into {width} x {height} pixels")
 
 
-def stand(drawing: Drawing, labels: int, device: object = "cpu") -> Stand:
-    """Ask `labels` labels, at least five, about a drawing."""
+def emulate(drawing: Drawing, labels: int, device: object = "cpu") -> EmulatedPicture:
+    """Emulate a model's predictions of `labels` labels, at least five, for a drawn image."""
     things = drawing.things.astype(np.int64)
     truth = np.where(things > 0, things - 1, labels)
     photo = Photograph("drawn", drawing.image, truth, tuple(range(labels + 1)))
-    told = clues(photo, seed=0).logits(_NOISE)
+    logits = emulate_evidence(photo, seed=0).logits(_NOISE)
     words = tuple(
         Label(f"thing {k}", (f"thing {k}",), control="brush", to_name="image", image_key="image", output="brush")
         for k in range(labels)
     )
-    return Stand(drawing.image, Vocabulary(words), EmulatedHead(told.to(device)), truth)  # type: ignore[call-overload]
+    return EmulatedPicture(drawing.image, Vocabulary(words), EmulatedHead(logits.to(device)), truth)  # type: ignore[call-overload]
+
+
+def random_weights(folder: Path, architecture: str = "ViT-B-16") -> str:
+    """Write a checkpoint with random weights of an open_clip architecture, or of a tiny one (`TINY`).
+
+    Returns:
+        the MODEL setting that names the checkpoint.
+    """
+    torch.manual_seed(0)
+    if architecture == TINY:
+        torch.save(open_clip.CLIP(**_TINY_CONFIG).state_dict(), folder / "open_clip_pytorch_model.bin")
+        config = {"model_cfg": _TINY_CONFIG, "preprocess_cfg": _PREPROCESS}
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+        return f"local-dir:{folder}"
+    path = folder / "random.pt"
+    torch.save(open_clip.create_model(architecture, pretrained=None, load_weights=False).state_dict(), path)
+    return f"{architecture}:{path}"

@@ -1,7 +1,6 @@
-"""What segmenting costs beside the bare model: forward, shape, one stage against two, growth, what a cache saves.
+"""Cost of segmenting beside the bare model: forward, outline stage, one stage against two, growth, cache.
 
-Everything is timed in turns of one run, so that the ratios hold on a busy machine too. It must not know Redis, Label
-Studio or files other than the weights it makes.
+Everything is timed in turns within one run, so that the ratios hold on a busy machine too.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ import open_clip
 import torch
 from rich.console import Console
 
-from worker.lab.benchmarks.bars import Figure
-from worker.lab.benchmarks.clock import Times, take_turns
-from worker.lab.benchmarks.emulated import PRESENT, Stand, draw, stand
-from worker.lab.benchmarks.random_models import TINY, random_weights
+from worker.lab.benchmarks.emulated import PRESENT, TINY, EmulatedPicture, draw, emulate, random_weights
+from worker.lab.benchmarks.targets import Figure
+from worker.lab.benchmarks.timing import Timings, time_in_turns
 from worker.lab.benchmarks.two_stage import Crops, Proposals, proposals
 from worker.lab.evaluation.baselines import FULL_DILATIONS, pamr
 from worker.label_studio.results import encode_segments
@@ -33,18 +31,18 @@ from worker.segmentation.segmenter import LabelSegment, Segmenter
 
 _PROPOSALS = (20, 50, 100)  # the last is ZegFormer's number of queries
 _LABELS = (5, 20, 40, 80, 300)
-_ASKED = 20
+_USUAL_LABELS = 20
 _MEGAPIXELS = (0.25, 1.0, 4.0, 12.0)
 
 
 @dataclass(frozen=True)
 class EngineSize:
-    """How large everything is.
+    """Sizes of models and images, and numbers of turns.
 
     Attributes:
         model: an open_clip architecture; its weights are random.
-        height, width: of the picture, pixels; its short side is that at which it enters the model.
-        turns: of what takes a second; `slow_turns` of what takes a minute.
+        height, width: of the image, pixels; it enters the model at its own size.
+        turns: of contestants that take a second; `slow_turns` of those that take a minute.
         shrink: divides the pixels of the growth figures.
     """
 
@@ -60,20 +58,25 @@ QUICK = EngineSize(TINY, 128, 160, turns=1, slow_turns=1, shrink=100)
 
 
 def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[str, Figure]:
-    """Measure with random weights; masks are made of emulated patch logits, everything else is the real path.
+    """Measure with random weights and emulated patch logits; everything else is the real path.
+
+    Args:
+        size: of models and images.
+        device: auto, cpu, cuda or cuda:N.
+        console: where progress is shown.
 
     Returns:
-        encoder_ms: a bare open_clip forward of pixels that lie ready, at the same number of tokens.
-        image_to_regions_ms: from (H, W, 3) pixels to Label Studio brush regions, 20 labels, 5 of them in the picture;
-            overhead: that over encoder_ms. images_per_s: its inverse, one picture at a time.
+        encoder_ms: a bare open_clip forward of prepared pixels, at the same number of tokens.
+        image_to_regions_ms: from (H, W, 3) pixels to Label Studio brush regions, 20 labels, 5 of them in the image;
+            overhead: that over encoder_ms. images_per_s: its inverse, one image at a time.
         shape_ms: patch logits to pixel classes; pamr_ms, pamr_present_ms: PAMR at full resolution on the same classes,
-            and on the six that are there; shape_speedup, shape_speedup_present: these over shape_ms.
-        one_stage_speedup, one_stage_speedup_20, _50, _100: from pixels to regions by that many given proposals, each
-            cut out and encoded, over image_to_regions_ms. The first is that of 100.
-        labels_N_overhead, megapixels_N_overhead: image_to_regions over encoder, by labels and by size of the picture.
-        labels_20_to_40: what 20 labels more add, as a part.
-        cache_hit_ms, cache_hit_speedup: an image seen before, and what embedding it anew takes of that.
-        regions: how many came out. memory_mb: the GPU's at most, or the process's own.
+            and on the six that are present; shape_speedup, shape_speedup_present: these over shape_ms.
+        one_stage_speedup_20, _50, _100: from pixels to regions with that many given proposals, each cropped and
+            encoded, over image_to_regions_ms; one_stage_speedup is that of 100.
+        labels_N_overhead, megapixels_N_overhead: image_to_regions over encoder, by labels and by size of the image.
+        labels_20_to_40: relative increase from 20 to 40 labels.
+        cache_hit_ms: a cached embedding; cache_hit_speedup: embedding the image over that.
+        regions: how many there were. memory_mb: peak of the GPU, or of the process.
         model, weights, picture, device, threads: what it was measured with.
     """
     with tempfile.TemporaryDirectory(prefix="zm-e-") as folder, console.status("random weights ...") as status:
@@ -82,7 +85,7 @@ def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[s
         status.update("bare model ...")
         bare = _bare_tower(model, encoder.device, (size.height, size.width))
         tower = _bare_tower(model, encoder.device, None)
-        crops = Crops(tower, encoder.native_size, encoder.embed_texts([f"thing {k}" for k in range(_ASKED)]))
+        crops = Crops(tower, encoder.native_size, encoder.embed_texts([f"thing {k}" for k in range(_USUAL_LABELS)]))
     bench = _Bench(encoder, size, console)
     facts: dict[str, Figure] = {
         "model": size.model, "weights": "random", "picture": f"{size.width}x{size.height}",
@@ -92,30 +95,30 @@ def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[s
 
 
 class _Bench:
-    """Holds the model and what it is shown."""
+    """Holds the model and the emulated image."""
 
     def __init__(self, encoder: Encoder, size: EngineSize, console: Console) -> None:
         self._segmenter = Segmenter(encoder)
         self._size = size
         self._console = console
         self._drawing = draw(size.height, size.width)
-        self._stand = stand(self._drawing, _ASKED, encoder.device)
+        self._emulated = emulate(self._drawing, _USUAL_LABELS, encoder.device)
 
     def whole(self, bare: Callable[[], object]) -> dict[str, Figure]:
-        """The forward, the whole, the shape stage, the cache."""
-        shown, told = self._stand, self._stand.head.told
+        """Time the forward, the whole path, the outline stage and the cache."""
+        shown, logits = self._emulated, self._emulated.head.patch_logits
         size = (shown.image.shape[0], shown.image.shape[1])
         cache = EmbeddingCache(self._segmenter)
         cache.embed([shown.image])
-        times = take_turns(
+        times = time_in_turns(
             {
                 "encoder": bare,
                 "whole": lambda: self._regions(shown),
-                "shape": lambda: pixel_classes(told, size, shown.image),
+                "shape": lambda: pixel_classes(logits, size, shown.image),
                 "embed": lambda: self._segmenter.embed([shown.image]),
                 "hit": lambda: cache.embed([shown.image]),
             },
-            turns=self._size.turns, console=self._console, told="pixels to regions",
+            turns=self._size.turns, console=self._console, title="pixels to regions",
         )  # fmt: skip
         return {
             "encoder_ms": times.ms("encoder"), "image_to_regions_ms": times.ms("whole"),
@@ -125,21 +128,21 @@ class _Bench:
         }  # fmt: skip
 
     def stages(self, crops: Crops) -> dict[str, Figure]:
-        """One stage against two, and the shape stage against PAMR."""
-        shown, told = self._stand, self._stand.head.told
+        """Time one stage against two, and the outline stage against PAMR."""
+        shown, logits = self._emulated, self._emulated.head.patch_logits
         size = (shown.image.shape[0], shown.image.shape[1])
-        there = torch.cat([told[:PRESENT], told[-1:]])
-        rivals: dict[str, Callable[[], object]] = {
+        present = torch.cat([logits[:PRESENT], logits[-1:]])
+        two_stage: dict[str, Callable[[], object]] = {
             f"two_{count}": _bound(self._regions_of, crops, proposals(count, *size)) for count in _PROPOSALS
         }
-        times = take_turns(
+        times = time_in_turns(
             {
-                "whole": lambda: self._regions(shown), **rivals,
-                "shape": lambda: pixel_classes(told, size, shown.image),
-                "pamr": lambda: pamr(told, shown.image, step=1, dilations=FULL_DILATIONS),
-                "present": lambda: pamr(there, shown.image, step=1, dilations=FULL_DILATIONS),
+                "whole": lambda: self._regions(shown), **two_stage,
+                "shape": lambda: pixel_classes(logits, size, shown.image),
+                "pamr": lambda: pamr(logits, shown.image, step=1, dilations=FULL_DILATIONS),
+                "present": lambda: pamr(present, shown.image, step=1, dilations=FULL_DILATIONS),
             },
-            turns=self._size.slow_turns, console=self._console, told="rivals", warm_up=False,
+            turns=self._size.slow_turns, console=self._console, title="baselines", warm_up=False,
         )  # fmt: skip
         speedups = {f"one_stage_speedup_{count}": times.ratio(f"two_{count}", "whole") for count in _PROPOSALS}
         return {
@@ -149,46 +152,47 @@ class _Bench:
         }  # fmt: skip
 
     def growth(self, bare: Callable[[], object]) -> dict[str, Figure]:
-        """More labels and more pixels. Embedding knows no labels, so it is timed once a turn for all of them."""
-        asked = {labels: stand(self._drawing, labels, self._stand.head.told.device) for labels in _LABELS}
+        """Time more labels and more pixels. Embedding does not depend on the labels: it is timed once a turn."""
+        device = self._emulated.head.patch_logits.device
+        by_labels = {labels: emulate(self._drawing, labels, device) for labels in _LABELS}
         (embedding,) = self._segmenter.embed([self._drawing.image])
         larger = {f"{size:g}": self._of_size(size) for size in _MEGAPIXELS}
-        times = take_turns(
+        times = time_in_turns(
             {
                 "encoder": bare,
                 "embed": lambda: self._segmenter.embed([self._drawing.image]),
-                **{f"labels_{n}": _bound(self._cheap_half, embedding, one) for n, one in asked.items()},
+                **{f"labels_{n}": _bound(self._segment, embedding, one) for n, one in by_labels.items()},
                 **{f"megapixels_{n}": _bound(self._regions, one) for n, one in larger.items()},
             },
-            turns=self._size.turns, console=self._console, told="growth",
+            turns=self._size.turns, console=self._console, title="growth",
         )  # fmt: skip
         figures: dict[str, Figure] = {
-            f"labels_{n}_overhead": times.total_ratio(["embed", f"labels_{n}"], "encoder") for n in asked
+            f"labels_{n}_overhead": times.total_ratio(["embed", f"labels_{n}"], "encoder") for n in by_labels
         }
         figures.update({f"megapixels_{n}_overhead": times.ratio(f"megapixels_{n}", "encoder") for n in larger})
         return {**figures, "labels_20_to_40": _added(times, "labels_20", "labels_40")}
 
-    def _of_size(self, megapixels: float) -> Stand:
+    def _of_size(self, megapixels: float) -> EmulatedPicture:
         height = round((megapixels * 1e6 / self._size.shrink * 3 / 4) ** 0.5)
-        return stand(draw(height, round(height * 4 / 3)), _ASKED, self._stand.head.told.device)
+        return emulate(draw(height, round(height * 4 / 3)), _USUAL_LABELS, self._emulated.head.patch_logits.device)
 
-    def _regions(self, shown: Stand) -> list[dict[str, Any]]:
+    def _regions(self, shown: EmulatedPicture) -> list[dict[str, Any]]:
         (embedding,) = self._segmenter.embed([shown.image])
-        return self._cheap_half(embedding, shown)
+        return self._segment(embedding, shown)
 
     def _regions_of(self, crops: Crops, given: Proposals) -> list[dict[str, Any]]:
-        """What two stages make of the picture: all of a class is one region, which is the cheapest."""
-        classes, labels = crops.pixel_classes(self._stand.image, given), self._stand.vocabulary.labels
+        """Regions by two stages: one for each class, which is the cheapest."""
+        classes, labels = crops.pixel_classes(self._emulated.image, given), self._emulated.vocabulary.labels
         present = [k for k in np.unique(classes) if k < len(labels)]
         return encode_segments([LabelSegment(labels[k], classes == k, 1.0) for k in present])
 
-    def _cheap_half(self, embedding: Any, shown: Stand) -> list[dict[str, Any]]:
+    def _segment(self, embedding: Any, shown: EmulatedPicture) -> list[dict[str, Any]]:
         found = self._segmenter.segment(embedding, shown.vocabulary, shown.image, head=shown.head)
         return encode_segments(found.segments)
 
 
-def _added(times: Times, fewer: str, more: str) -> float:
-    """By how much of the whole it grows from fewer labels to more."""
+def _added(times: Timings, fewer: str, more: str) -> float:
+    """Relative increase of the whole path from fewer labels to more."""
     return times.total_ratio(["embed", more], "encoder") / times.total_ratio(["embed", fewer], "encoder") - 1
 
 
@@ -197,7 +201,7 @@ def _bound(function: Callable[..., object], *arguments: object) -> Callable[[], 
 
 
 def _bare_tower(model: str, device: torch.device, size: tuple[int, int] | None) -> Any:
-    """open_clip's own image tower at a size of its own making: called with nothing where a size is given."""
+    """open_clip's image tower as it is; for an image size in pixels, a function without arguments that runs it."""
     source = resolve(model)
     whole = open_clip.create_model(
         source.name, pretrained=source.pretrained, force_image_size=size, require_pretrained=True

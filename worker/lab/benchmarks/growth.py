@@ -1,7 +1,4 @@
-"""The `engine` figures as charts: `python -m worker.lab.benchmarks.growth --figures FILE --output-dir docs/images`.
-
-It must not know how they are measured.
-"""
+"""Charts of the `engine` figures: `python -m worker.lab.benchmarks.growth --figures FILE --output-dir docs/images`."""
 
 from __future__ import annotations
 
@@ -11,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plugin_config.errors import SettingsError, ZeromaskError
-from worker.lab.benchmarks.bars import Figure, read_figures
+from worker.lab.benchmarks.targets import Figure, read_figures
 from worker.lab.charts import Line, line_chart
 
 _ONE, _TWO, _BARE = "one stage", "two stages", "bare forward"
 
 
 def overheads(figures: Mapping[str, Figure], what: str) -> Line:
-    """(N, times of the bare forward) of the figures named what_N_overhead, N ascending.
+    """Collect the figures named what_N_overhead as points (N, multiple of the bare forward), N ascending.
 
     Raises:
         SettingsError: there are none.
@@ -35,13 +32,14 @@ def overheads(figures: Mapping[str, Figure], what: str) -> Line:
 
 
 def charts(figures: Mapping[str, Figure]) -> dict[str, str]:
-    """SVG documents by name: growth with labels, growth with pixels, one stage against two.
+    """Draw growth with labels, growth with pixels, and one stage against two, as SVG by name.
 
     Raises:
         SettingsError: a figure is missing.
+        EnvironmentBroken: matplotlib is not installed.
     """
     found = {}
-    for what, x_label in (("labels", "labels asked for"), ("megapixels", "megapixels of the picture")):
+    for what, x_label in (("labels", "labels"), ("megapixels", "megapixels of the image")):
         line = overheads(figures, what)
         bare = [(0.0, 1.0), (line[-1][0], 1.0)]
         top = max(2.0, *(y for _, y in line))
@@ -61,7 +59,7 @@ def charts(figures: Mapping[str, Figure]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the charts of one run. Returns 0; 1 when the figures are not there."""
+    """Draw the charts of one run. Returns 0; 1 when the figures cannot be read or drawn."""
     parser = argparse.ArgumentParser(prog="python -m worker.lab.benchmarks.growth", description=main.__doc__)
     parser.add_argument("--figures", type=Path, required=True, help="what `zeromask bench --json` printed")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder of the SVG files")

@@ -1,6 +1,6 @@
-"""What the queue costs: a worker's throughput over that of bare compute, and how well two workers share the work.
+"""Cost of the queue: throughput of a worker over that of bare computation, and how throughput scales to two workers.
 
-Both as ratios of measurements taken in turn within one run. It must not know how a task is predicted.
+Both are ratios of measurements taken in turn within one run.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from plugin_config.model_version import ModelVersion
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.vocabulary import parse_vocabulary
 from worker.lab.benchmarks.counting_server import CONFIG
-from worker.lab.benchmarks.random_models import random_weights
-from worker.lab.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
+from worker.lab.benchmarks.emulated import random_weights
+from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches
 
 _SIDE = 336
 _TASKS = 1_000_000
@@ -32,13 +32,18 @@ _LEAST_POSTS = 5
 
 
 def queue_figures(seconds: float, repeats: int, console: Console) -> Mapping[str, float]:
-    """Measure `repeats` times for `seconds` each: one and two workers, one and two bare compute processes in turn.
+    """Measure one and two workers and one and two processes of bare computation in turn.
+
+    Args:
+        seconds: of each measurement.
+        repeats: measurements of each.
+        console: where progress is shown.
 
     Returns:
-        queue_efficiency: images/s of a worker over those of bare compute; ViT-B-16 with random weights, 336 px, one
-            thread, posts to a counting server.
-        scaling_2: 2 x (two workers over one) / (two compute processes over one), so that what two processes lose on
-            the machine itself does not count.
+        queue_efficiency: images per second of a worker over those of bare computation; ViT-B-16 with random weights,
+            336 pixels, one thread, posts to a counting server.
+        scaling_2: 2 x (two workers over one) / (two processes of bare computation over one): losses of the machine
+            itself cancel out.
         *_images_per_s: the medians behind them.
     """
     with tempfile.TemporaryDirectory(prefix="zm-w-") as folder, console.status("model ...") as status:
@@ -46,17 +51,17 @@ def queue_figures(seconds: float, repeats: int, console: Console) -> Mapping[str
         path = Path(folder) / "picture.bmp"
         path.write_bytes(picture)
         runs: dict[str, list[float]] = {"compute_1": [], "worker_1": [], "compute_2": [], "worker_2": []}
-        with bench_stage(tasks=_TASKS, picture=picture, model=model, short_side=_SIDE) as stage:
+        with bench_services(tasks=_TASKS, picture=picture, model=model, short_side=_SIDE) as services:
             numbers = itertools.count(1)
             for turn, count in itertools.product(range(repeats), (1, 2)):
                 status.update(f"turn {turn + 1} of {repeats}: {count} process(es)")
                 runs[f"compute_{count}"].append(_bare(count, model, path, seconds))
-                runs[f"worker_{count}"].append(_workers(stage, count, seconds, numbers))
+                runs[f"worker_{count}"].append(_workers(services, count, seconds, numbers))
     return ratios({name: statistics.median(rates) for name, rates in runs.items()})
 
 
 def ratios(medians: Mapping[str, float]) -> dict[str, float]:
-    """The figures out of images per second of one and two workers and compute processes."""
+    """Compute the figures from images per second of one and two workers and processes of bare computation."""
     workers = medians["worker_2"] / medians["worker_1"]
     bare = medians["compute_2"] / medians["compute_1"]
     found = {"queue_efficiency": medians["worker_1"] / medians["compute_1"], "scaling_2": 2 * workers / bare}
@@ -64,39 +69,40 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
 
 
 def _bare(count: int, model: str, picture: Path, seconds: float) -> float:
-    """Images/s of `count` compute processes together."""
+    """Images per second of `count` processes of bare computation together."""
     argv = [*module_command("worker.lab.benchmarks.compute"), "--model", model, "--short-side", str(_SIDE), "--picture",
             str(picture)]  # fmt: skip
     processes = [subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                   text=True) for _ in range(count)]  # fmt: skip
     try:
         for process in processes:
-            _hear(process)
+            _read_line(process)
         for process in processes:
             if process.stdin is not None:
                 process.stdin.write(f"{seconds}\n")
                 process.stdin.flush()
-        return sum(float(_hear(process)) for process in processes)
+        return sum(float(_read_line(process)) for process in processes)
     finally:
         for process in processes:
             process.kill()
             process.communicate()
 
 
-def _workers(stage: BenchStage, count: int, seconds: float, numbers: Iterator[int]) -> float:
-    """Images/s of `count` workers together, once all of them are at work."""
-    version = str(ModelVersion.of(stage.settings, parse_vocabulary(CONFIG)))
-    with _running(stage, count):
-        before = int(stage.counted()["posts"])
-        stage.pending.add(PROJECT, [TaskRef(version, next(numbers)) for _ in range(_AT_ONCE)])
-        stage.pending.ensure_drains(PROJECT)
-        stage.wait(lambda: int(stage.counted()["posts"]) >= before + 4 * count, within_s=120, told="the first posts")
-        started = float(stage.counted()["now"])
+def _workers(services: BenchServices, count: int, seconds: float, numbers: Iterator[int]) -> float:
+    """Images per second of `count` workers together, from the first posts on."""
+    version = str(ModelVersion.of(services.settings, parse_vocabulary(CONFIG)))
+    with _running(services, count):
+        before = int(services.counted()["posts"])
+        services.pending.add(PROJECT, [TaskRef(version, next(numbers)) for _ in range(_AT_ONCE)])
+        services.pending.ensure_drains(PROJECT)
+        enough = before + 4 * count
+        services.wait(lambda: int(services.counted()["posts"]) >= enough, within_s=120, what="the first posts")
+        started = float(services.counted()["now"])
         time.sleep(seconds)
-        told = stage.counted()
-        moments = [moment for moment in told["moments"] if moment >= started]
-        for ref in stage.pending.open_refs(PROJECT):  # the next measurement starts with an empty queue
-            stage.redis.zrem(f"zeromask:{PROJECT}:pending", ref.encode())
+        counts = services.counted()
+        moments = [moment for moment in counts["moments"] if moment >= started]
+        for ref in services.pending.open_refs(PROJECT):  # the next measurement starts with an empty queue
+            services.redis.zrem(f"zeromask:{PROJECT}:pending", ref.encode())
     if len(moments) < _LEAST_POSTS:
         problem = f"only {len(moments)} posts came within {seconds:.0f} s"
         raise EnvironmentBroken("benchmark", problem, "Raise --seconds, or run it when the machine is less busy.")
@@ -104,13 +110,13 @@ def _workers(stage: BenchStage, count: int, seconds: float, numbers: Iterator[in
 
 
 @contextmanager
-def _running(stage: BenchStage, count: int) -> Iterator[None]:
-    stage.start_workers(count, "worker")
+def _running(services: BenchServices, count: int) -> Iterator[None]:
+    services.start_workers(count, "worker")
     try:
         yield
     finally:
-        stage.supervisor.end(*(f"worker-{number}" for number in range(1, count + 1)))
+        services.supervisor.end(*(f"worker-{number}" for number in range(1, count + 1)))
 
 
-def _hear(process: subprocess.Popen[str]) -> str:
+def _read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip() if process.stdout is not None else ""

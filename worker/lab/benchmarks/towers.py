@@ -1,7 +1,7 @@
-"""`python -m worker.lab.benchmarks.towers`: what families of image towers and their readouts cost, on random weights.
+"""`python -m worker.lab.benchmarks.towers`: cost of image towers and their readouts, on random weights.
 
-Every readout of a family is timed in turn on the same picture, round after round, so that a busy machine slows all of
-them alike; what counts are the ratios. It must not know Redis, and says nothing about quality: weights are random.
+The readouts of a family are timed in turn on the same image, round after round, so that a busy machine slows all of
+them alike; what counts are the ratios.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PROXY_WIDTH = 384  # of DINO's small ViT
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build the families one by one, time them, report."""
+    """Build the families one by one, time their readouts, print the rows."""
     parser = argparse.ArgumentParser(description="Costs of image towers and readouts, on random weights.")
     parser.add_argument("--families", nargs="+", default=FAMILIES, help="default: %(default)s")
-    parser.add_argument("--side", type=int, default=448, help="pixels of the square picture, default %(default)s")
+    parser.add_argument("--side", type=int, default=448, help="pixels of the square image, default %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
@@ -56,7 +56,17 @@ def main(arguments: Sequence[str]) -> int:
 
 @torch.inference_mode()
 def family_rows(name: str, side: int, rounds: int, device: torch.device) -> list[dict[str, Any]]:
-    """Median seconds of each readout that the family has, and its ratio to the value path."""
+    """Time each readout that a family has.
+
+    Args:
+        name: architecture of open_clip.
+        side: of the square image, pixels; rounded to whole patches.
+        rounds: measurements of each readout.
+        device: of the tower.
+
+    Returns:
+        for each readout its median seconds and its ratio to the value readout.
+    """
     visual = open_clip.create_model(name, pretrained=None, load_weights=False).visual.eval().to(device)
     towers = _towers(visual, name)
     patch = towers["value"].patch
@@ -67,7 +77,7 @@ def family_rows(name: str, side: int, rounds: int, device: torch.device) -> list
     for number in range(rounds + 1):
         for readout, tower in towers.items():
             started = time.perf_counter()
-            tower(pixels, proxies).sum().item()  # which waits for the device
+            tower(pixels, proxies).sum().item()  # item() waits for the device
             if number:
                 times[readout].append(time.perf_counter() - started)
     medians = {readout: statistics.median(seconds) for readout, seconds in times.items()}
@@ -85,7 +95,7 @@ def _towers(visual: Any, name: str) -> dict[str, Backbone]:
     for readout in READOUTS:
         try:
             towers[readout] = dense_backbone(visual, name, readout=readout, proxies=True)
-        except ModelUnavailable:  # this family has nothing to compare so
+        except ModelUnavailable:  # the family lacks this readout
             if readout == "value":
                 raise
     return towers

@@ -1,8 +1,7 @@
-"""The other way to segment by words: propose regions, cut each out, show it to the same model by itself.
+"""Two-stage zero-shot segmentation for comparison: propose regions, crop each, classify each crop with the model.
 
-ZegFormer (Ding et al., CVPR 2022) does so with 100 proposals. Here the proposals, boxes and masks, are given and cost
-nothing: cropping and encoding are counted, and the class map that the masks make together. It must not know what it is
-compared with.
+As in ZegFormer (Ding et al., CVPR 2022), with 100 proposals. Here the proposals, boxes and masks, are given and cost
+nothing; timed are cropping, encoding, and combining the masks into a class map.
 """
 
 from __future__ import annotations
@@ -19,18 +18,23 @@ from PIL import Image
 from torch import Tensor
 
 _AT_ONCE = 16
-_SIDES = (0.15, 0.6)  # of the picture's
-_STRIDE = 4  # pixels between two values of a proposed mask, as MaskFormer makes them
+_SIDES = (0.15, 0.6)  # of a proposal, as a share of the image's
+_STRIDE = 4  # pixels between two values of a proposed mask, as in MaskFormer
 _SOFTNESS = 0.1  # of a proposed mask's border, in radii
 _SCALE = 100.0  # of cosines, as CLIP was trained
 
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels, right and bottom beyond."""
+"""Left, top, right and bottom in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Where something may be: a box each, and (n, h, w) float32 shares in [0, 1], a value for every four pixels."""
+    """Proposed regions.
+
+    Attributes:
+        boxes: n of them.
+        masks: (n, h, w) float32 in [0, 1], one value for every four pixels.
+    """
 
     boxes: Sequence[Box]
     masks: Tensor
@@ -38,12 +42,12 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Crops:
-    """Encodes crops with an open_clip image tower.
+    """Classifier of crops with an open_clip image tower.
 
     Attributes:
-        tower: takes (B, 3, side, side), gives (B, D).
+        tower: maps (B, 3, side, side) pixels to (B, D) embeddings.
         side: pixels.
-        texts: (n, D) float32 of unit length.
+        texts: (n, D) float32 text embeddings of unit length.
     """
 
     tower: Any
@@ -52,10 +56,10 @@ class Crops:
 
     @torch.inference_mode()
     def pixel_classes(self, image: NDArray[np.uint8], proposals: Proposals) -> NDArray[np.int64]:
-        """(H, W) the best text for each pixel of an (H, W, 3) uint8 RGB image, their number = background.
+        """Predict the best of n texts for each pixel of an (H, W, 3) uint8 RGB image, (H, W); n is the background.
 
-        Masks weighed with the posteriors of their crops, as MaskFormer and ZegFormer infer; summed before they are
-        enlarged, which is cheaper. What no mask covers is background.
+        Masks are weighted with the posteriors of their crops and summed, as in MaskFormer and ZegFormer, and then
+        upsampled, which is cheaper. What no mask covers is background.
         """
         posteriors = (_SCALE * self.cosines(image, proposals.boxes)).softmax(dim=1)
         shares = torch.einsum("qc,qhw->chw", posteriors, proposals.masks.to(posteriors.device))
@@ -66,7 +70,7 @@ class Crops:
 
     @torch.inference_mode()
     def cosines(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> Tensor:
-        """(len(boxes), n) of each box's crop with each text."""
+        """Cosine of each box's crop with each text, (len(boxes), n) float32."""
         found = []
         for start in range(0, len(boxes), _AT_ONCE):
             cut = np.stack([self._cut(image, box) for box in boxes[start : start + _AT_ONCE]])
@@ -81,7 +85,7 @@ class Crops:
 
 
 def proposals(count: int, height: int, width: int) -> Proposals:
-    """Ellipses of the sizes that things have, anywhere in a picture."""
+    """Random ellipses in an image of height x width pixels; the same arguments give the same proposals."""
     rng = np.random.default_rng(0)
     sizes = (rng.uniform(*_SIDES, (count, 2)) * (height, width)).astype(int) + 1
     corners = (rng.random((count, 2)) * ((height, width) - sizes)).astype(int)

@@ -1,7 +1,4 @@
-"""Pictures to annotate and to be judged on: things of the asked labels, distractors of none, and the truth.
-
-It must not know about files or models.
-"""
+"""Scenes to annotate and to evaluate on: things of given labels, distractors that no label describes, and the truth."""
 
 from __future__ import annotations
 
@@ -20,17 +17,17 @@ _TRIES = 400
 def annotation_scene(
     rng: np.random.Generator, labels: Sequence[str], *, number: int, size: tuple[int, int], unit: float
 ) -> Scene:
-    """Draw picture `number` of a set: three to six things the labels describe, then one or two that none describes.
+    """Draw scene `number` of a set: three to six things that the labels describe, and one or two distractors.
 
-    Each thing is described by exactly one label. Pictures take turns in which labels they must show, so that every
-    label occurs in at least a third of any run of pictures. Where a label fixes no held-out pair, its things have none.
+    Each thing is described by exactly one label. Scenes alternate in which labels they must show, so that each label
+    occurs in at least a third of the scenes. Things of a label without a held-out pair have no held-out pair.
 
     Args:
-        rng: source of chance.
+        rng: random generator.
         labels: as `world.parse_label` reads them; no two may name the same word set.
         number: position in the set, from 0.
         size: (H, W) in pixels.
-        unit: pixels an object's size is relative to.
+        unit: pixels that object sizes are relative to.
 
     Raises:
         LabelingConfigError: a label is not of this world, no thing can have it alone, or no distractor is left.
@@ -44,22 +41,22 @@ def annotation_scene(
         extra = max(0, int(rng.integers(3, 7)) - len(wanted)) if paintable else 0
         wanted += [paintable[int(rng.integers(len(paintable)))] for _ in range(extra)]
         things = [_thing_of(rng, labels[k], concepts[k], concepts) for k in wanted]
-        strangers = [_distractor(rng, concepts) for _ in range(int(rng.integers(1, 3)))]
-        things += strangers
+        distractors = [_distractor(rng, concepts) for _ in range(int(rng.integers(1, 3)))]
+        things += distractors
         rng.shuffle(things)  # type: ignore[arg-type]
         scene = draw_scene(rng, size, things, unit=unit)
-        has_stranger = any(thing in scene.objects for thing in strangers)
-        if has_stranger and all(label_mask(scene, labels[k]).any() for k in due):
+        has_distractor = any(thing in scene.objects for thing in distractors)
+        if has_distractor and all(label_mask(scene, labels[k]).any() for k in due):
             return scene
     raise LabelingConfigError(
         "labels " + ", ".join(labels),
-        f"no picture of {size[1]}x{size[0]} px with unit {unit:g} could show {turn} of them",
+        f"no scene of {size[1]}x{size[0]} px with unit {unit:g} could show {turn} of them",
         "Ask for fewer labels, a larger --size or a smaller --unit.",
     )
 
 
 def index_truth(scene: Scene, labels: Sequence[str]) -> NDArray[np.uint8]:
-    """(H, W) uint8: 0 where no label applies, i + 1 where the i-th does; "background" yields to every other label."""
+    """(H, W) uint8: i + 1 where label i applies, 0 where none does; other labels come before "background"."""
     truth = np.zeros(scene.instances.shape, dtype=np.uint8)
     order = sorted(range(len(labels)), key=lambda k: parse_label(labels[k]).stuff != BACKGROUND)
     for k in order:
@@ -80,7 +77,7 @@ def _thing_of(rng: np.random.Generator, label: str, concept: Concept, all_concep
 
 
 def _distractor(rng: np.random.Generator, concepts: Sequence[Concept]) -> Thing:
-    """A thing of no label, most often sharing a word with one: a model that knows one attribute only will take it."""
+    """Draw a thing of no label, which mostly shares a word with one: a model of one attribute confuses them."""
     words = {word for concept in concepts for word in concept.words}
     near = rng.random() < 0.8
     for attempt in range(_TRIES):

@@ -1,4 +1,4 @@
-"""The training log as a picture: `python -m worker.builtin.curves --output docs/images/builtin_training.svg`."""
+"""Chart of a training log: `python -m worker.lab.drawn_world.curves --output docs/images/builtin_training.svg`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = ("colour", "texture", "shape", "colour_texture", "colour_shape")
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Read (step, accuracy in [0, 1]) of every measurement in a training log.
+    """Read (step, accuracy in [0, 1]) of each measurement in a training log.
 
     Raises:
         EnvironmentBroken: there is no such file, or it holds no measurement.
@@ -27,7 +27,7 @@ def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     except (OSError, ValueError) as error:
         remedy = "Name the training_log.jsonl of a training."
         raise EnvironmentBroken(f"training log {path}", f"cannot be read ({error})", remedy) from error
-    # A run that was resumed from before its last measurement has measured some steps twice; the later one counts.
+    # A run resumed from before its last measurement has measured some steps twice; the later measurement counts.
     measured = {row["step"]: row for row in rows if "step" in row}
     if not measured:
         raise EnvironmentBroken(f"training log {path}", "holds no measurement", "Train longer than --report-every.")
@@ -35,18 +35,18 @@ def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw accuracy on held-out compositions over the steps of a training."""
-    parser = argparse.ArgumentParser(prog="python -m worker.builtin.curves", description=main.__doc__)
+    """Draw the accuracy on held-out compositions over the steps of a training."""
+    parser = argparse.ArgumentParser(prog="python -m worker.lab.drawn_world.curves", description=main.__doc__)
     parser.add_argument("--log", type=Path, default=WEIGHTS_DIR / LOG_FILE, help="default: of the shipped weights")
     parser.add_argument("--output", type=Path, required=True, help="SVG file to write")
     options = parser.parse_args(arguments)
     try:
         curves = {name.replace("_", " x "): line for name, line in read_curves(options.log).items()}
+        title = "Accuracy per patch on compositions that training never shows"
+        options.output.write_text(line_chart(curves, title=title, x_label="step", y_range=(0.0, 1.0)))
     except ZeromaskError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    title = "Accuracy per patch on compositions that training never shows"
-    options.output.write_text(line_chart(curves, title=title, x_label="step", y_range=(0.0, 1.0)))
     return 0
 
 

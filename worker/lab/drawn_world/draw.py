@@ -1,6 +1,6 @@
-"""Draw pictures with their truth: `python -m worker.builtin.draw --output-dir D --labels "red striped shape,..."`.
+"""Draw scenes and their truth: `python -m worker.lab.drawn_world.draw --output-dir D --labels "red striped shape,..."`.
 
-Also draws the contact sheet of the world (`--contact-sheet FILE`). It must not know about models or Label Studio.
+Also draws the contact sheet of the world (`--contact-sheet FILE`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.progress import track
 
 from plugin_config.errors import EnvironmentBroken, LabelingConfigError, ZeromaskError
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
-from worker.lab.drawn_world.sheet import world_sheet
+from worker.lab.drawn_world.contact_sheet import draw_contact_sheet
 
 DEFAULT_LABELS = "red striped shape,green dotted shape,blue checkered shape,yellow plain shape"
 
@@ -41,21 +41,21 @@ def draw_set(
     """Write `images/`, `truth/` and `truth/labels.json`; the same arguments write the same bytes.
 
     Args:
-        output_dir: folder, made if missing.
-        labels: what the things are drawn from; position i is value i + 1 in the truth.
-        pictures: how many.
-        seed: of everything.
+        output_dir: folder, created if missing.
+        labels: that the things are drawn for; label i is value i + 1 in the truth.
+        pictures: how many scenes.
+        seed: of all of them.
         size: (H, W) in pixels.
-        unit: pixels an object's size is relative to (things measure 0.3 to 0.62 of it).
+        unit: pixels that object sizes are relative to (things measure 0.3 to 0.62 of it).
 
     Returns:
-        a summary fit for JSON.
+        a summary as JSON values.
     """
     images, truths = output_dir / "images", output_dir / "truth"
     images.mkdir(parents=True, exist_ok=True)
     truths.mkdir(parents=True, exist_ok=True)
     shown = dict.fromkeys(labels, 0)
-    for number in track(range(pictures), "drawing", console=Console(stderr=True)):
+    for number in track(range(pictures), "Drawing", console=Console(stderr=True)):
         rng = np.random.default_rng((seed, number))
         scene = annotation_scene(rng, labels, number=number, size=size, unit=unit)
         truth = index_truth(scene, labels)
@@ -71,7 +71,7 @@ def read_labels(text: str) -> list[str]:
     """Split a comma-separated list of labels.
 
     Raises:
-        LabelingConfigError: none, too many for 8 bits, or the same one twice.
+        LabelingConfigError: there is none, more than 8 bits can number, or the same one twice.
     """
     labels = [label.strip() for label in text.split(",") if label.strip()]
     if not 1 <= len(labels) <= 255 or len(set(labels)) != len(labels):
@@ -82,14 +82,14 @@ def read_labels(text: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; one JSON line on stdout, progress and errors on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m worker.builtin.draw", description=main.__doc__)
+    """Draw scenes, or the contact sheet; one JSON line on stdout, progress and errors on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m worker.lab.drawn_world.draw", description=main.__doc__)
     parser.add_argument("--output-dir", type=Path, help="where images/ and truth/ go")
-    parser.add_argument("--contact-sheet", type=Path, help="draw the overview of the world to this file instead")
+    parser.add_argument("--contact-sheet", type=Path, help="draw the contact sheet to this file instead")
     parser.add_argument("--pictures", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(480, 360), metavar=("W", "H"), help="pixels")
-    parser.add_argument("--unit", type=float, help="pixels an object is relative to; default: H / 1.8")
+    parser.add_argument("--unit", type=float, help="pixels that object sizes are relative to; default: H / 1.8")
     parser.add_argument("--labels", default=DEFAULT_LABELS, help="comma-separated")
     options = parser.parse_args(arguments)
     if options.output_dir is None and options.contact_sheet is None:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unit = options.unit or height / 1.8
     try:
         if options.contact_sheet is not None:
-            write_png(options.contact_sheet, world_sheet(options.seed))
+            write_png(options.contact_sheet, draw_contact_sheet(options.seed))
             summary: dict[str, object] = {"contact_sheet": str(options.contact_sheet)}
         else:
             summary = draw_set(

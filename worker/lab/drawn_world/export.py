@@ -1,7 +1,6 @@
-"""Ship a checkpoint as an open_clip folder: `python -m worker.lab.drawn_world.export --checkpoint F --output-dir D`.
+"""Export a checkpoint as an open_clip folder: `python -m worker.lab.drawn_world.export --checkpoint F --output-dir D`.
 
-The folder loads through `open_clip.create_model("local-dir:D", require_pretrained=True)`. It must not know how the
-model was trained.
+The folder loads through `open_clip.create_model("local-dir:D", require_pretrained=True)`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 from plugin_config.files import written_whole
-from worker.lab.drawn_world.lessons import MEAN, STD
-from worker.lab.drawn_world.measure import Speak, best_bias_shift, figures
+from worker.lab.drawn_world.batches import MEAN, STD
+from worker.lab.drawn_world.measure import EncodeTexts, best_bias_shift, figures
 from worker.lab.drawn_world.objective import Clip, encode_texts
 from worker.lab.drawn_world.phrases import known_tokens, tokenize, tokenizer
 from worker.lab.drawn_world.train import MODEL_CFG
@@ -33,16 +32,16 @@ CONFIG_FILE = "open_clip_config.json"
 
 
 def full_state(compact: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Spread a compact token table over open_clip's vocabulary and halve the precision.
+    """Expand a compact token table to open_clip's vocabulary and convert to float16.
 
-    Rows of words that training never met are zero: that is how a reader tells that the model does not know a word.
-    Synonyms get the rows of their word.
+    Rows of tokens that never occur in training are zero, which marks the words that the model does not know. Synonyms
+    get the rows of their word.
     """
     state = {name: value.to(torch.float16) for name, value in compact.items()}
     rows = torch.from_numpy(known_tokens())
     learned = state["token_embedding.weight"]
     table = torch.zeros(MODEL_CFG["text_cfg"]["vocab_size"], learned.shape[1], dtype=torch.float16)  # type: ignore[index]
-    table[rows[1:]] = learned[1:]  # row 0 only pads: nothing ever sees it
+    table[rows[1:]] = learned[1:]  # row 0 is padding, which nothing attends to
     encode = tokenizer().encode
     for word, synonyms in SYNONYMS.items():
         for synonym in synonyms:
@@ -51,7 +50,7 @@ def full_state(compact: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
-    """Save as torch's zip, packed again with DEFLATE because most of the token table is zero."""
+    """Save in torch's zip format, compressed with DEFLATE because most of the token table is zero."""
     plain = io.BytesIO()
     torch.save(state, plain)
     with (
@@ -65,15 +64,17 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
 
 
 def export(checkpoint: Path, output_dir: Path, *, bias_shift: float = 0.0) -> Path:
-    """Write config and weights of a checkpoint's running average, its threshold moved by `bias_shift` logits.
+    """Write config and weights of a checkpoint's running average, with `bias_shift` added to its `logit_bias`.
 
-    Returns the weights file.
+    Returns:
+        the weights file.
 
     Raises:
         ModelUnavailable: the checkpoint does not exist.
     """
     if not checkpoint.is_file():
-        raise ModelUnavailable(f"checkpoint {checkpoint}", "it does not exist", "Train first: worker.builtin.train.")
+        remedy = "Train first: `python -m worker.lab.drawn_world.train`."
+        raise ModelUnavailable(f"checkpoint {checkpoint}", "it does not exist", remedy)
     saved = torch.load(checkpoint, weights_only=True)
     output_dir.mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -85,19 +86,19 @@ def export(checkpoint: Path, output_dir: Path, *, bias_shift: float = 0.0) -> Pa
 
 
 def load_shipped(folder: Path = WEIGHTS_DIR) -> Clip:
-    """Load an exported folder the way the service does, in eval mode and float32."""
+    """Load an exported folder as the service does, in eval mode and float32."""
     model = open_clip.create_model(f"local-dir:{folder.resolve()}", require_pretrained=True)
     return model.float().eval()
 
 
-def shipped_speaker(model: Clip) -> Speak:
-    """The text side of a model with open_clip's whole vocabulary."""
+def shipped_text_encoder(model: Clip) -> EncodeTexts:
+    """Text tower of a model with open_clip's full token table."""
 
     @torch.no_grad()
-    def speak(texts: Sequence[str]) -> Tensor:
+    def encode(texts: Sequence[str]) -> Tensor:
         return encode_texts(model, torch.from_numpy(tokenize(texts)))
 
-    return speak
+    return encode
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,10 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     path = export(options.checkpoint, options.output_dir)
     model = load_shipped(options.output_dir)
-    shift = best_bias_shift(model, shipped_speaker(model))
+    shift = best_bias_shift(model, shipped_text_encoder(model))
     path = export(options.checkpoint, options.output_dir, bias_shift=shift)
     model = load_shipped(options.output_dir)
-    found = figures(model, shipped_speaker(model))
+    found = figures(model, shipped_text_encoder(model))
     sys.stdout.write(json.dumps({"bytes": path.stat().st_size, "bias_shift": shift, **found}) + "\n")
 
 

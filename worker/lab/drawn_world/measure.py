@@ -1,4 +1,4 @@
-"""Figures of the builtin model on compositions it never saw. It must not know how the model was trained."""
+"""Figures of the builtin model on compositions that its training never shows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.lab.drawn_world.lessons import PATCH, exam, normalise, patch_shares, thing_codes
+from worker.lab.drawn_world.batches import PATCH, evaluation_scenes, normalise, patch_shares, thing_codes
 from worker.lab.drawn_world.objective import Clip, dense_features
 from worker.lab.drawn_world.scenes import Scene, label_mask
 from worker.lab.drawn_world.world import COLOURS, SHAPES, TEXTURES
+from worker.segmentation.metrics import class_ious, confusion
 
-Speak = Callable[[Sequence[str]], Tensor]
-"""Texts to unit features (T, D)."""
+EncodeTexts = Callable[[Sequence[str]], Tensor]
+"""Text tower of a model: T texts to (T, D) float32 features of unit length."""
 
 _SINGLE = {"colour": COLOURS, "texture": TEXTURES, "shape": SHAPES}
 
@@ -37,7 +38,7 @@ def _logits(model: Clip, features: Tensor, texts: Tensor) -> Tensor:
 
 @torch.no_grad()
 def unseen_figures(
-    model: Clip, speak: Speak, *, scenes: int = 64, seed: int = 7, scale: float = 1.0
+    model: Clip, encode: EncodeTexts, *, scenes: int = 64, seed: int = 7, scale: float = 1.0
 ) -> dict[str, float]:
     """Accuracy per patch (a thing covers 60 %) on things of held-out compositions, all in [0, 1].
 
@@ -49,32 +50,32 @@ def unseen_figures(
 
     Args:
         model: the model, in eval mode.
-        speak: its text side.
-        scenes: how many pictures, half for each kind of held-out pair.
-        seed: of the pictures.
-        scale: picture and object size as a multiple of 96 px.
+        encode: its text tower.
+        scenes: how many, half for each kind of held-out pair.
+        seed: of the scenes.
+        scale: image and object size as a multiple of 96 pixels.
     """
     size = (int(96 * scale) // PATCH * PATCH,) * 2
     drawn = {
-        split: exam(seed, scenes // 2, size, unit=96 * scale, split=split)
+        split: evaluation_scenes(seed, scenes // 2, size, unit=96 * scale, split=split)
         for split in ("unseen_texture", "unseen_shape")
     }
-    pairs = speak([f"a {c} {t} shape" for c in COLOURS for t in TEXTURES])
-    forms = speak([f"a {c} {s}" for c in COLOURS for s in SHAPES])
-    words = {kind: speak([f"a {w}" if kind == "shape" else f"a {w} shape" for w in _SINGLE[kind]]) for kind in _SINGLE}
+    pairs = encode([f"a {c} {t} shape" for c in COLOURS for t in TEXTURES])
+    forms = encode([f"a {c} {s}" for c in COLOURS for s in SHAPES])
+    words = {kind: encode([f"a {w}" if kind == "shape" else f"a {w} shape" for w in _SINGLE[kind]]) for kind in _SINGLE}
     hits: dict[str, list[Tensor]] = {}
-    for split, pictures in drawn.items():
-        for scene in pictures:
+    for split, drawn_scenes in drawn.items():
+        for scene in drawn_scenes:
             rows, codes = _sure_patches(scene)
             features = _features(model, scene)[rows]
             for column, kind in enumerate(_SINGLE):
-                guess = _logits(model, features, words[kind]).argmax(dim=1)
-                hits.setdefault(kind, []).append(guess == codes[:, column])
+                best = _logits(model, features, words[kind]).argmax(dim=1)
+                hits.setdefault(kind, []).append(best == codes[:, column])
             if split == "unseen_texture":
                 _pair_hits(hits, _logits(model, features, pairs), codes[:, 0] * len(TEXTURES) + codes[:, 1])
             else:
-                guess = _logits(model, features, forms).argmax(dim=1)
-                hits.setdefault("colour_shape", []).append(guess == codes[:, 0] * len(SHAPES) + codes[:, 2])
+                best = _logits(model, features, forms).argmax(dim=1)
+                hits.setdefault("colour_shape", []).append(best == codes[:, 0] * len(SHAPES) + codes[:, 2])
     return {kind: round(torch.cat(parts).float().mean().item(), 4) for kind, parts in hits.items()}
 
 
@@ -94,51 +95,52 @@ def _sure_patches(scene: Scene) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def foreground_miou(
-    model: Clip, speak: Speak, *, size: int, unit: float, scenes: int = 24, seed: int = 8, whole: bool = False
+    model: Clip, encode: EncodeTexts, *, size: int, unit: float, scenes: int = 24, seed: int = 8, whole: bool = False
 ) -> float:
     """Mean IoU of the labels of each scene's things, held-out compositions only, coarse masks upsampled bilinearly.
 
-    A pixel goes to the label with the highest logit if that is positive, else to nothing. The labels of a scene are
-    its things' colour and texture, and every scene also holds things its labels do not describe (its last thing is
-    taken out of the labels).
+    A pixel gets the label with the highest logit if that is positive, else none. The labels of a scene are the colour
+    and texture of its things except the last, so that every scene also holds things that no label describes.
 
     Args:
         model: the model, in eval mode.
-        speak: its text side.
+        encode: its text tower.
         size: height and width in pixels.
-        unit: pixels an object's size is relative to.
-        scenes: pictures.
-        seed: of the pictures.
+        unit: pixels that object sizes are relative to.
+        scenes: how many.
+        seed: of the scenes.
         whole: labels name the shape too.
     """
     ious: list[float] = []
-    for scene in exam(seed, scenes, (size, size), unit=unit, split="unseen"):
-        labels, logits = _label_logits(model, speak, scene, whole=whole)
+    for scene in evaluation_scenes(seed, scenes, (size, size), unit=unit, split="unseen"):
+        labels, logits = _label_logits(model, encode, scene, whole=whole)
         ious.extend(_scene_ious(scene, labels, logits))
     return round(float(np.mean(ious)), 4)
 
 
 @torch.no_grad()
-def best_bias_shift(model: Clip, speak: Speak, *, scenes: int = 24, seed: int = 9) -> float:
-    """Find what to add to `logit_bias` so that "positive" cuts best, on scenes of seen compositions only.
+def best_bias_shift(model: Clip, encode: EncodeTexts, *, scenes: int = 24, seed: int = 9) -> float:
+    """Find the shift of `logit_bias` with the best mean IoU at threshold 0, on scenes of seen compositions only.
 
-    Training counts rare positives more than their share, which leaves the threshold a little off.
+    Training weighs rare positives more than their share, which biases the threshold.
     """
     shifts = np.linspace(-2, 2, 17)
     ious: list[list[float]] = [[] for _ in shifts]
     for size, unit in ((96, 96.0), (192, 107.0), (288, 160.0)):
-        for scene in exam(seed, scenes * 96 // size, (size, size), unit=unit, split="seen"):
-            labels, logits = _label_logits(model, speak, scene, whole=False)
-            for found, shift in zip(ious, shifts, strict=True):
-                found.extend(_scene_ious(scene, labels, logits + np.float32(shift)))
-    return float(shifts[int(np.argmax([np.mean(found) for found in ious]))])
+        for scene in evaluation_scenes(seed, scenes * 96 // size, (size, size), unit=unit, split="seen"):
+            labels, logits = _label_logits(model, encode, scene, whole=False)
+            for of_shift, shift in zip(ious, shifts, strict=True):
+                of_shift.extend(_scene_ious(scene, labels, logits + np.float32(shift)))
+    return float(shifts[int(np.argmax([np.mean(of_shift) for of_shift in ious]))])
 
 
-def _label_logits(model: Clip, speak: Speak, scene: Scene, *, whole: bool) -> tuple[list[str], NDArray[np.float32]]:
-    """Labels of a scene, its last thing left out, and their (H, W, labels) logits."""
+def _label_logits(
+    model: Clip, encode: EncodeTexts, scene: Scene, *, whole: bool
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Labels of a scene except those of its last thing, and their (H, W, labels) float32 logits."""
     things = scene.objects[:-1] or scene.objects
     labels = sorted({f"{t.colour} {t.texture} {t.shape if whole else 'shape'}" for t in things})
-    logits = patch_logits(model, scene, speak(labels)).numpy()
+    logits = patch_logits(model, scene, encode(labels)).numpy()
     height, width = scene.instances.shape
     grid = logits.reshape(height // PATCH, width // PATCH, -1)
     full = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -146,22 +148,22 @@ def _label_logits(model: Clip, speak: Speak, scene: Scene, *, whole: bool) -> tu
 
 
 def _scene_ious(scene: Scene, labels: Sequence[str], logits: NDArray[np.float32]) -> list[float]:
-    winner = np.where(logits.max(axis=-1) > 0, logits.argmax(axis=-1), len(labels))
-    ious = []
+    """IoU of each label that the scene shows; pixels of (H, W, labels) logits without a positive one have no label."""
+    predicted = np.where(logits.max(axis=-1) > 0, logits.argmax(axis=-1), len(labels))
+    truth = np.full(predicted.shape, len(labels))
     for k, label in enumerate(labels):
-        truth, found = label_mask(scene, label), winner == k
-        if truth.any():
-            ious.append(float((truth & found).sum() / (truth | found).sum()))
-    return ious
+        truth[label_mask(scene, label)] = k
+    ious = class_ious(confusion(truth, predicted, len(labels) + 1))[:-1]
+    return [float(iou) for iou in ious[~np.isnan(ious)]]
 
 
 @torch.no_grad()
-def figures(model: Clip, speak: Speak) -> dict[str, float]:
-    """Everything measured on unseen compositions: per patch at 96 px, masks at 96, 192 and 288 px."""
+def figures(model: Clip, encode: EncodeTexts) -> dict[str, float]:
+    """Measure everything on unseen compositions: per patch at 96 pixels, masks at 96, 192 and 288 pixels."""
     model.eval()
-    found = unseen_figures(model, speak)
-    found["miou_96"] = foreground_miou(model, speak, size=96, unit=96)
-    found["miou_192"] = foreground_miou(model, speak, size=192, unit=107)
-    found["miou_192_whole"] = foreground_miou(model, speak, size=192, unit=107, whole=True)
-    found["miou_288"] = foreground_miou(model, speak, size=288, unit=160, scenes=8)
+    found = unseen_figures(model, encode)
+    found["miou_96"] = foreground_miou(model, encode, size=96, unit=96)
+    found["miou_192"] = foreground_miou(model, encode, size=192, unit=107)
+    found["miou_192_whole"] = foreground_miou(model, encode, size=192, unit=107, whole=True)
+    found["miou_288"] = foreground_miou(model, encode, size=288, unit=160, scenes=8)
     return found

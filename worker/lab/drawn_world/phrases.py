@@ -1,6 +1,6 @@
-"""Training texts of the drawn world: which concepts a batch is asked about, how they are said, their token numbers.
+"""Training texts of the drawn world: the concepts of a batch, their phrases, their tokens.
 
-Held-out compositions never come out of here. It must not know about images.
+Held-out compositions never occur in them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SINGLES = (
     *(Concept(stuff=word) for word in (*STUFF, BACKGROUND)),
     Concept(),
 )
-"""One concept per word, in this order, then "any thing": asked in every batch."""
+"""One concept per word, in this order, then "any thing"; part of every batch."""
 
 
-def say(rng: np.random.Generator, concept: Concept) -> str:
-    """Put a concept into words: free order of adjectives, any noun, sometimes plural, any template."""
+def phrase(rng: np.random.Generator, concept: Concept) -> str:
+    """Phrase a concept at random: order of adjectives, noun, sometimes plural, template."""
     if concept.stuff is not None:
         return _frame(rng, concept.stuff)
     adjectives = [word for word in (concept.colour, concept.texture) if word]
@@ -60,15 +60,15 @@ def _frame(rng: np.random.Generator, words: str) -> str:
 
 
 def batch_concepts(rng: np.random.Generator, things: Sequence[Thing], count: int) -> tuple[Concept, ...]:
-    """Choose what a batch is asked: every single word, then `count` compositions of two or three attributes.
+    """Choose the concepts of a batch: each single word, then `count` compositions of two or three attributes.
 
-    Sixty per cent are true of a thing in the batch; the rest are drawn from the seen world, so that most are false
-    but share a word with something that is there.
+    Sixty per cent describe a thing in the batch. The rest are random seen compositions: most describe nothing in the
+    batch, but share a word with something in it.
 
     Args:
-        rng: source of chance.
-        things: every thing in the batch's images, none of them held out.
-        count: compositions wanted.
+        rng: random generator.
+        things: every thing in the batch's scenes, none of them held out.
+        count: of the compositions.
     """
     composed = []
     for k in range(count):
@@ -90,7 +90,7 @@ def _partial(rng: np.random.Generator, thing: Thing) -> Concept:
 
 
 def concept_codes(concepts: Sequence[Concept]) -> NDArray[np.int64]:
-    """Number concepts: (T, 4) of colour, texture, shape, stuff; -1 means any (or, for stuff, a thing).
+    """Encode concepts as (T, 4) int64 of colour, texture, shape, stuff; -1 means any (or, for stuff, a thing).
 
     `len(STUFF)` in the last column is "background".
     """
@@ -113,13 +113,13 @@ def tokenizer() -> Any:
 
 
 def tokenize(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Turn texts into (T, 16) token numbers of open_clip's vocabulary."""
+    """Tokenize T texts into (T, 16) int64 of open_clip's vocabulary."""
     return np.asarray(tokenizer()(list(texts)).numpy(), dtype=np.int64)
 
 
 @cache
 def known_tokens() -> NDArray[np.int64]:
-    """Every token number training can meet, ascending; ends with open_clip's start and end marks."""
+    """Every token that can occur in training, ascending; open_clip's start and end marks come last."""
     plurals = [noun + ("es" if noun.endswith("s") else "s") for noun in (*SHAPES, *NOUNS)]
     words = [*COLOURS, *TEXTURES, *SHAPES, *NOUNS, *plurals, *STUFF, BACKGROUND]
     texts = [*words, *(template.format(word) for template in TEMPLATES for word in words)]
@@ -127,5 +127,5 @@ def known_tokens() -> NDArray[np.int64]:
 
 
 def compact(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Renumber tokens to rows of `known_tokens`, so that training needs no 49408-row table; order is kept."""
+    """Renumber tokens to their rows in `known_tokens`, so that training needs no table of 49408 rows."""
     return np.searchsorted(known_tokens(), tokens).astype(np.int64)

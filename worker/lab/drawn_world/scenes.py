@@ -1,4 +1,4 @@
-"""Scenes of the drawn world: an image together with the truth about every pixel. It must not know about models.
+"""Scenes of the drawn world: an image together with the truth of each pixel.
 
 The same generator state draws the same scene, byte for byte.
 """
@@ -12,20 +12,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.lab.drawn_world.painting import Bytes, ground, mix_tones, outline_area, pattern
-from worker.lab.drawn_world.silhouettes import Pose, Silhouette, random_pose, silhouette_of
+from worker.lab.drawn_world.painting import Bytes, mix_tones, paint_stuff, pattern
+from worker.lab.drawn_world.shapes import Pose, Silhouette, outline_area, random_pose, silhouette_of
 from worker.lab.drawn_world.world import BACKGROUND, STUFF, Split, Thing, caption, parse_label, random_thing
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and its truth.
+    """A drawn image and its truth.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         instances: (H, W) int32; 0 is stuff, k is the visible part of `objects[k - 1]`.
         objects: attributes of each thing, in the order they were painted (later ones lie on top).
-        stuff: (H, W) uint8 index into `world.STUFF`, given under things too.
+        stuff: (H, W) uint8 index into `world.STUFF`, also below things.
     """
 
     image: Bytes
@@ -40,17 +40,17 @@ class Scene:
 
 
 def label_mask(scene: Scene, label_text: str) -> NDArray[np.bool_]:
-    """Tell which pixels a label describes.
+    """Mask of the pixels that a label describes.
 
     Args:
-        scene: the picture and its truth.
+        scene: the image and its truth.
         label_text: for example "red striped shape", "striped circle", "green shapes", "grass", "background".
 
     Returns:
         (H, W) bool in the pixels of the scene.
 
     Raises:
-        LabelingConfigError: the label uses a word this world does not have, or contradicts itself.
+        LabelingConfigError: the label uses a word that this world does not have, or contradicts itself.
     """
     concept = parse_label(label_text)
     if concept.stuff == BACKGROUND:
@@ -67,9 +67,9 @@ def random_scene(
     """Draw a scene of random things, as many as the image has room for (1 to 8).
 
     Args:
-        rng: source of chance; its state decides every pixel.
+        rng: its state determines every pixel.
         size: (H, W) in pixels.
-        unit: pixels an object's size is relative to: things measure about 0.28 to 0.62 units.
+        unit: pixels that object sizes are relative to: things measure about 0.28 to 0.62 units.
         split: which compositions may occur; see `world.random_thing`.
         unnamed: share of things whose hue has no name.
     """
@@ -82,10 +82,10 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], things: Sequence
     """Draw the given things on stuff; a thing that finds no free place is left out.
 
     Args:
-        rng: source of chance.
+        rng: random generator.
         size: (H, W) in pixels.
         things: what to paint, first to last.
-        unit: pixels an object's size is relative to.
+        unit: pixels that object sizes are relative to.
     """
     image, stuff = _paint_ground(rng, size, unit)
     instances = np.zeros(size, dtype=np.int32)
@@ -99,10 +99,10 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], things: Sequence
 def draw_apart(
     rng: np.random.Generator, size: tuple[int, int], things: Sequence[Thing], *, unit: float, area: float
 ) -> Scene:
-    """Draw up to four things of the same area, one in each quarter of the picture, none hiding another.
+    """Draw up to four things of the same area, one in each quarter of the image, none hiding another.
 
     Args:
-        rng: source of chance.
+        rng: random generator.
         size: (H, W) in pixels.
         things: what to paint; `objects` of the scene has them in this order.
         unit: pixels a texture's period and the stuff's grain are relative to.
@@ -130,11 +130,11 @@ def draw_touching(
     A thing that finds no such place is left out.
 
     Args:
-        rng: source of chance.
+        rng: random generator.
         size: (H, W) in pixels.
         groups: what to paint, first to last.
         alike: for each group whether its things have the same tones; else each has its own of its colour.
-        unit: pixels an object's size is relative to.
+        unit: pixels that object sizes are relative to.
     """
     image, stuff = _paint_ground(rng, size, unit)
     instances = np.zeros(size, dtype=np.int32)
@@ -161,7 +161,7 @@ def draw_touching(
 
 def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) -> tuple[Bytes, Bytes]:
     first, second = (int(k) for k in rng.choice(len(STUFF), 2, replace=False))
-    image = ground(rng, STUFF[first], size, unit)
+    image = paint_stuff(rng, STUFF[first], size, unit)
     stuff = np.full(size, first, dtype=np.uint8)
     if rng.random() < 0.5:
         return image, stuff
@@ -171,7 +171,7 @@ def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) 
     across = (x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)
     along = y * np.cos(angle) - x * np.sin(angle)
     beyond = across + 0.05 * unit * np.sin(along * (2 * np.pi / wave)) > 0  # (H, W)
-    np.copyto(image, ground(rng, STUFF[second], size, unit), where=beyond[..., None])
+    np.copyto(image, paint_stuff(rng, STUFF[second], size, unit), where=beyond[..., None])
     stuff[beyond] = second
     return image, stuff
 
@@ -179,7 +179,7 @@ def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) 
 def _place(
     rng: np.random.Generator, thing: Thing, image: Bytes, instances: NDArray[np.int32], number: int, unit: float
 ) -> bool:
-    """Paint one thing where it hides no earlier one by more than a third; False when no such place turned up."""
+    """Paint one thing where it hides no earlier one by more than a third; False when no such place was found."""
     for _ in range(6):
         mask, window = silhouette_of(thing.shape, instances.shape, random_pose(rng, instances.shape, unit))
         under = instances[window][mask]
@@ -195,7 +195,7 @@ def _place(
 def _move_to_touch(
     rng: np.random.Generator, thing: Thing, pose: Pose, mate: Pose, instances: NDArray[np.int32]
 ) -> Pose | None:
-    """Slide a thing towards its mate from a random side until it meets whatever lies there, then up to 0.3 radii on."""
+    """Move a thing towards its mate from a random side until it touches something, then up to 0.3 radii further."""
     angle = rng.uniform(0, 2 * np.pi)
     way = np.array([np.cos(angle), np.sin(angle)])
     reach, further = pose.radius + mate.radius, rng.uniform(0, 0.3) * pose.radius
@@ -230,7 +230,7 @@ def _paint(
 
 
 def _light(rng: np.random.Generator, image: Bytes) -> Bytes:
-    """Finish a picture: light from one side, soft edges half of the time, sensor noise."""
+    """Finish an image: light from one side, soft edges half of the time, sensor noise."""
     height, width = image.shape[:2]
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.22)
     y, x = np.ogrid[:height, :width]

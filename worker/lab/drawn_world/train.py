@@ -1,6 +1,6 @@
-"""Train the builtin model on drawn scenes: `python -m worker.builtin.train --minutes 60 --output-dir runs/builtin`.
+"""Train the builtin model on drawn scenes: `python -m worker.lab.drawn_world.train --output-dir runs/builtin`.
 
-Reads aloud as: settings, model, schedule, loop, checkpoint. It must not know how weights are shipped (see `export`).
+In this order: configuration, model, checkpoint, schedule, step, loop.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from plugin_config.errors import ModelUnavailable
 from plugin_config.files import written_whole
-from worker.lab.drawn_world.lessons import Lesson, lesson
-from worker.lab.drawn_world.measure import Speak, figures
-from worker.lab.drawn_world.objective import Clip, encode_texts, lesson_loss
+from worker.lab.drawn_world.batches import TrainingBatch, draw_batch
+from worker.lab.drawn_world.measure import EncodeTexts, figures
+from worker.lab.drawn_world.objective import Clip, batch_loss, encode_texts
 from worker.lab.drawn_world.phrases import CONTEXT_LENGTH, compact, known_tokens, tokenize
 from worker.lab.drawn_world.world import TEXTURES
 
@@ -39,13 +39,13 @@ MODEL_CFG = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """One training run; the same settings give the same weights on the same machine.
+class TrainingConfig:
+    """Configuration of a training run; on one machine it determines the weights.
 
     Attributes:
-        output_dir: where checkpoint and log go.
+        output_dir: folder of the checkpoint and the log.
         steps: length of the learning-rate schedule.
-        minutes: wall clock after which to stop early, resumable.
+        minutes: wall-clock time after which the run stops early and can be resumed.
         seed: of weights, scenes and texts.
         patches: patches per step.
         learning_rate: peak of the schedule.
@@ -62,8 +62,16 @@ class Settings:
 
 
 @dataclass
-class State:
-    """What a checkpoint holds."""
+class TrainingState:
+    """State of a run, as a checkpoint holds it.
+
+    Attributes:
+        model: the trained weights.
+        average: their running average, which is exported.
+        probe: linear probe for textures, used in training only.
+        optimizer: AdamW.
+        step: how many steps are done.
+    """
 
     model: Clip
     average: Clip
@@ -72,9 +80,9 @@ class State:
     step: int = 0
 
 
-def new_state(settings: Settings) -> State:
-    """A fresh model whose token table holds only the words training can meet."""
-    torch.manual_seed(settings.seed)
+def new_state(config: TrainingConfig) -> TrainingState:
+    """Initialise a model whose token table holds only the tokens that occur in training."""
+    torch.manual_seed(config.seed)
     text_cfg = {**MODEL_CFG["text_cfg"], "vocab_size": len(known_tokens())}  # type: ignore[dict-item]
     model = open_clip.CLIP(**{**MODEL_CFG, "text_cfg": text_cfg})
     decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -85,13 +93,13 @@ def new_state(settings: Settings) -> State:
         {"params": others, "weight_decay": 0.0},
         {"params": list(probe.parameters()), "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
-    return State(model, copy.deepcopy(model), probe, optimizer)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    return TrainingState(model, copy.deepcopy(model), probe, optimizer)
 
 
-def save(state: State, path: Path) -> None:
-    """Write a checkpoint whole or not at all."""
-    held = {
+def save(state: TrainingState, path: Path) -> None:
+    """Write a checkpoint atomically."""
+    checkpoint = {
         "model": state.model.state_dict(),
         "average": state.average.state_dict(),
         "probe": state.probe.state_dict(),
@@ -99,10 +107,10 @@ def save(state: State, path: Path) -> None:
         "step": state.step,
     }
     with written_whole(path) as aside:
-        torch.save(held, aside)
+        torch.save(checkpoint, aside)
 
 
-def load(settings: Settings, path: Path) -> State:
+def load(config: TrainingConfig, path: Path) -> TrainingState:
     """Read a checkpoint back.
 
     Raises:
@@ -111,7 +119,7 @@ def load(settings: Settings, path: Path) -> State:
     if not path.is_file():
         raise ModelUnavailable(f"checkpoint {path}", "it does not exist", "Start without --resume.")
     saved = torch.load(path, weights_only=True)
-    state = new_state(settings)
+    state = new_state(config)
     state.model.load_state_dict(saved["model"])
     state.average.load_state_dict(saved["average"])
     state.probe.load_state_dict(saved["probe"])
@@ -120,19 +128,19 @@ def load(settings: Settings, path: Path) -> State:
     return state
 
 
-def rate_at(settings: Settings, step: int) -> float:
+def rate_at(config: TrainingConfig, step: int) -> float:
     """Learning rate of a step: 150 steps of warm-up, then a cosine down to 2 %."""
     if step < 150:
-        return settings.learning_rate * (step + 1) / 150
-    done = min(1.0, (step - 150) / max(1, settings.steps - 150))
-    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        return config.learning_rate * (step + 1) / 150
+    done = min(1.0, (step - 150) / max(1, config.steps - 150))
+    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def train_step(settings: Settings, state: State, batch: Lesson) -> dict[str, float]:
-    """One step of AdamW and of the running average of the weights."""
+def train_step(config: TrainingConfig, state: TrainingState, batch: TrainingBatch) -> dict[str, float]:
+    """Do one step of AdamW and of the running average of the weights; return the parts of the loss."""
     for group in state.optimizer.param_groups:
-        group["lr"] = rate_at(settings, state.step)
-    loss, parts = lesson_loss(state.model, state.probe, batch, with_image=batch.pixels.shape[2:] == (NATIVE, NATIVE))
+        group["lr"] = rate_at(config, state.step)
+    loss, parts = batch_loss(state.model, state.probe, batch, with_image=batch.pixels.shape[2:] == (NATIVE, NATIVE))
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
@@ -148,64 +156,66 @@ def train_step(settings: Settings, state: State, batch: Lesson) -> dict[str, flo
     return parts
 
 
-def speaker(model: Clip) -> Speak:
-    """The text side of a model with the compact token table."""
+def text_encoder(model: Clip) -> EncodeTexts:
+    """Text tower of a model with the compact token table."""
 
-    def speak(texts: Sequence[str]) -> Tensor:
+    def encode(texts: Sequence[str]) -> Tensor:
         return encode_texts(model, torch.from_numpy(compact(tokenize(texts))))
 
-    return speak
+    return encode
 
 
-def train(settings: Settings, state: State) -> None:
-    """Run until the schedule ends or the clock does; checkpoint and measure on the way."""
-    path = settings.output_dir / "checkpoint.pt"
+def train(config: TrainingConfig, state: TrainingState) -> None:
+    """Run until the schedule or the time ends; write checkpoints and measurements on the way."""
+    path = config.output_dir / "checkpoint.pt"
     started = last_saved = time.monotonic()
-    with ThreadPoolExecutor(1) as pool, (settings.output_dir / "training_log.jsonl").open("a") as log:
-        coming = pool.submit(_next_lesson, settings, state.step)
-        while state.step < settings.steps and time.monotonic() - started < settings.minutes * 60:
-            batch = coming.result()
-            coming = pool.submit(_next_lesson, settings, state.step + 1)
-            parts = train_step(settings, state, batch)
-            if state.step % settings.report_every == 0:
+    with ThreadPoolExecutor(1) as pool, (config.output_dir / "training_log.jsonl").open("a") as log:
+        upcoming = pool.submit(_draw_next, config, state.step)
+        while state.step < config.steps and time.monotonic() - started < config.minutes * 60:
+            batch = upcoming.result()
+            upcoming = pool.submit(_draw_next, config, state.step + 1)
+            parts = train_step(config, state, batch)
+            if state.step % config.report_every == 0:
                 line = {"step": state.step, "minutes": round((time.monotonic() - started) / 60, 1)}
                 line |= {part: round(value, 4) for part, value in parts.items()} | figures(
-                    state.average, speaker(state.average)
+                    state.average, text_encoder(state.average)
                 )
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             if time.monotonic() - last_saved > 60:
                 save(state, path)
                 last_saved = time.monotonic()
-        coming.cancel()
+        upcoming.cancel()
     save(state, path)
 
 
-def _next_lesson(settings: Settings, step: int) -> Lesson:
-    return lesson(settings.seed, step, progress=step / settings.steps, patches=settings.patches)
+def _draw_next(config: TrainingConfig, step: int) -> TrainingBatch:
+    return draw_batch(config.seed, step, progress=step / config.steps, patches=config.patches)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of the training."""
-    parser = argparse.ArgumentParser(prog="python -m worker.builtin.train", description=main.__doc__)
+    """Train the builtin model on drawn scenes."""
+    parser = argparse.ArgumentParser(prog="python -m worker.lab.drawn_world.train", description=main.__doc__)
     parser.add_argument("--output-dir", type=Path, required=True, help="checkpoint and log go here")
-    parser.add_argument("--steps", type=int, default=Settings.steps, help="length of the schedule")
+    parser.add_argument("--steps", type=int, default=TrainingConfig.steps, help="length of the schedule")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; resume later")
-    parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--seed", type=int, default=TrainingConfig.seed)
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--report-every", type=int, default=Settings.report_every, help="steps between measurements")
-    parser.add_argument("--patches", type=int, default=Settings.patches, help="patches per step")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output-dir")
+    parser.add_argument("--report-every", type=int, default=TrainingConfig.report_every,
+                        help="steps between measurements")  # fmt: skip
+    parser.add_argument("--patches", type=int, default=TrainingConfig.patches, help="patches per step")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output-dir")
     options = vars(parser.parse_args(arguments))
     torch.set_num_threads(options.pop("threads"))
     resume = options.pop("resume")
-    settings = Settings(**options)
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    state = load(settings, settings.output_dir / "checkpoint.pt") if resume else new_state(settings)
-    with (settings.output_dir / "training_log.jsonl").open("a") as log:
-        command = ["python", "-m", "worker.lab.drawn_world.train", *(sys.argv[1:] if arguments is None else arguments)]
-        log.write(json.dumps({"command": " ".join(command), "seed": settings.seed, "from_step": state.step}) + "\n")
-    train(settings, state)
+    config = TrainingConfig(**options)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    state = load(config, config.output_dir / "checkpoint.pt") if resume else new_state(config)
+    with (config.output_dir / "training_log.jsonl").open("a") as log:
+        module = __spec__.name if __spec__ else __name__  # of this file, under the path that it was started by
+        command = ["python", "-m", module, *(sys.argv[1:] if arguments is None else arguments)]
+        log.write(json.dumps({"command": " ".join(command), "seed": config.seed, "from_step": state.step}) + "\n")
+    train(config, state)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The drawn world in words: which things and stuff exist, how a label names them, what training must never see.
-
-It must not know how anything is painted, and nothing about models.
-"""
+"""Vocabulary of the drawn world: things and stuff, what a label means, and the compositions held out of training."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ STUFF = ("grass", "water", "sand", "stone")
 NOUNS = ("shape", "object", "thing")
 BACKGROUND = "background"
 
-# The one list of held-out compositions. Every colour loses one texture and one shape, every texture two colours,
-# every shape one colour; training sees each word often, but never these two together, in pixels or in text.
+# The only list of held-out compositions: one texture and one shape of each colour, two colours of each texture, one
+# colour of each shape. Training sees each word often, but never these two together, in images or texts.
 UNSEEN_COLOUR_TEXTURES = frozenset(
     {
         ("red", "dotted"), ("orange", "striped"), ("yellow", "checkered"), ("green", "striped"),
@@ -40,8 +37,8 @@ Split = Literal["seen", "unseen", "unseen_texture", "unseen_shape", "any"]
 _FILLERS = frozenset(
     {"a", "an", "the", "of", "photo", "image", "picture", "drawing", "many", "is", "there", "in", "scene"}
 )
-# Other words for the same pixels. The model reads them as exactly the word they stand for (see `export`), so each must
-# come to as many tokens as that word.
+# Other words with the same meaning. The exported model embeds them exactly as their word (see `export`), so each must
+# have as many tokens as that word.
 SYNONYMS = {
     "red": ("scarlet",),
     "blue": ("azure",),
@@ -81,7 +78,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One object's attributes. `colour` is None for a hue that has no name in this world."""
+    """Attributes of an object. `colour` is None for a hue without a name in this world."""
 
     colour: str | None
     texture: str
@@ -103,7 +100,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Concept:
-    """What a label means: the attributes it fixes (None = any), or one kind of stuff, or all stuff ("background")."""
+    """Meaning of a label: the attributes it names (None = any), or one kind of stuff, or all stuff ("background")."""
 
     colour: str | None = None
     texture: str | None = None
@@ -111,7 +108,7 @@ class Concept:
     stuff: str | None = None
 
     def describes(self, thing: Thing) -> bool:
-        """True when every attribute this concept fixes is the thing's."""
+        """True when the thing has every attribute that this concept names."""
         return (
             self.stuff is None
             and self.colour in (None, thing.colour)
@@ -120,7 +117,7 @@ class Concept:
         )
 
     def overlaps(self, other: Concept) -> bool:
-        """True when some thing could be described by both concepts."""
+        """True when both concepts can describe the same thing or stuff."""
         if self.stuff is not None or other.stuff is not None:
             return self.stuff == other.stuff
         pairs = ((self.colour, other.colour), (self.texture, other.texture), (self.shape, other.shape))
@@ -146,7 +143,7 @@ def parse_label(text: str) -> Concept:
     Plurals and synonyms mean the same pixels as their word; a bare noun ("object") means every thing.
 
     Raises:
-        LabelingConfigError: a word this world does not have, the same kind of word twice, or no word at all.
+        LabelingConfigError: the label has an unknown word, two words of a kind, or no word.
     """
     found: dict[str, str] = {}
     words = re.findall(r"[^\s.,]+", text.lower())
@@ -179,9 +176,9 @@ def random_thing(rng: np.random.Generator, split: Split = "seen", *, unnamed: fl
     """Draw the attributes of one thing.
 
     Args:
-        rng: source of chance.
-        split: "seen" never has a held-out pair; "unseen_texture" and "unseen_shape" always have that one (and not
-            the other); "unseen" has at least one of them; "any" does not look.
+        rng: random generator.
+        split: "seen" has no held-out pair; "unseen_texture" and "unseen_shape" have that one and not the other;
+            "unseen" has at least one of them; "any" may have any.
         unnamed: probability of a hue without a name; such a thing is neither seen nor unseen.
     """
     if unnamed and rng.random() < unnamed:
@@ -205,7 +202,7 @@ def in_split(thing: Thing, split: Split) -> bool:
 
 
 def caption(things: tuple[Thing, ...], stuff: tuple[str, ...]) -> str:
-    """Say in one sentence what a scene holds; hues without a name stay unsaid."""
+    """Describe a scene in one sentence; hues without a name are left out."""
     named = [f"a {thing}" for thing in things]
     listed = ", ".join(named[:-1]) + " and " + named[-1] if len(named) > 1 else "".join(named) or "nothing"
     return f"{listed} on {' and '.join(stuff)}"

@@ -1,8 +1,7 @@
-"""Fit when to cut things apart and how sure a segment is: `python -m worker.lab.evaluation.fit_assembly`.
+"""Fit the cut rule and the acceptance rule: `python -m worker.lab.evaluation.fit_assembly`.
 
 It draws scenes that neither training nor the panoptic protocol uses, segments them with the builtin model, and prints
-the two models that `splitting.CUT_RULE` and `acceptance.ACCEPTANCE_MODEL` hold as constants. It must not be needed at
-run time.
+the two rules that `splitting.CUT_RULE` and `acceptance.ACCEPTANCE_MODEL` hold as constants.
 """
 
 from __future__ import annotations
@@ -20,105 +19,107 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from worker.lab.evaluation.crowds import FIT_SEED, STUFF_FROM, Crowd, crowd
-from worker.lab.evaluation.panoptic_quality import ACCEPTABLE_IOU, iou_table
+from worker.lab.evaluation.panoptic_scenes import FIT_SEED, STUFF_FROM, PanopticScene, panoptic_scene
+from worker.lab.metrics import ACCEPTABLE_IOU, iou_table
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.acceptance import AcceptanceModel, AcceptanceWeights, SegmentEvidence
 from worker.segmentation.instances.assembly import SegmentRequest, assemble
 from worker.segmentation.instances.class_map import class_components, clean
 from worker.segmentation.instances.splitting import ALIKE_CONTRAST, CutEvidence, CutRule, CutWeights, propose_cut
+from worker.segmentation.metrics import mask_iou
 from worker.segmentation.segmenter import Segmenter
 
-_GAIN = 0.15  # IoU, summed over the true things: a cut that brings so much is right, one that brings nothing is wrong
+_GAIN = 0.15  # of IoU summed over the true things: from here on a cut is right; one that gains nothing is wrong
 _CUT_SIGNS = {"cut": -1, "neck": -1, "contrast": 1, "edge": 1}
 _DECAY = 1e-3
 _ROUNDS = 300
 
 Mask = NDArray[np.bool_]
-Picture = tuple[Crowd, NDArray[np.int16], NDArray[np.float32]]
+Segmented = tuple[PanopticScene, NDArray[np.int16], NDArray[np.float32]]
+"""A scene, (H, W) predicted class of each pixel, (H, W) posterior of that class."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fit and print one JSON line. Returns 0."""
+    """Fit both rules and print one JSON line. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m worker.lab.evaluation.fit_assembly", description=__doc__)
     parser.add_argument("--scenes", type=int, default=240, help="scenes to fit on (default: %(default)s)")
     options = parser.parse_args(arguments)
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
     console = Console(stderr=True)
     numbers = track(range(options.scenes), "drawing", console=console, disable=not console.is_terminal)
-    pictures = [class_map(segmenter, crowd(FIT_SEED, number)) for number in numbers]
-    cuts = [example for picture in pictures for example in cut_examples(*picture[:2])]
+    segmented = [class_map(segmenter, panoptic_scene(FIT_SEED, number)) for number in numbers]
+    cuts = [example for one in segmented for example in cut_examples(*one[:2])]
     cut_rule = fit_cut_rule(cuts)
-    rule = fit_acceptance(list(acceptance_examples(pictures, cut_rule)))
-    told = {"scenes": options.scenes, "cuts": len(cuts), "right": sum(right for _, right in cuts),
-            "cut_rule": asdict(cut_rule), "acceptance_rule": asdict(rule)}  # fmt: skip
-    sys.stdout.write(json.dumps(told) + "\n")
+    rule = fit_acceptance(list(acceptance_examples(segmented, cut_rule)))
+    summary = {"scenes": options.scenes, "cuts": len(cuts), "right": sum(right for _, right in cuts),
+               "cut_rule": asdict(cut_rule), "acceptance_rule": asdict(rule)}  # fmt: skip
+    sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
 
-def class_map(segmenter: Segmenter, asked: Crowd) -> Picture:
-    """The crowd, the class of each of its pixels as the model sees it, and the posterior of that."""
-    image = asked.scene.image
-    scene = segmenter.look(segmenter.embed([image])[0], [(label,) for label in asked.labels], image)
-    return asked, *segmenter.pixel_classes(scene)
+def class_map(segmenter: Segmenter, drawn: PanopticScene) -> Segmented:
+    """Predict the class of each pixel of a drawn scene, and its posterior."""
+    image = drawn.scene.image
+    scene = segmenter.look(segmenter.embed([image])[0], [(label,) for label in drawn.labels], image)
+    return drawn, *segmenter.pixel_classes(scene)
 
 
-def cut_examples(asked: Crowd, classes: NDArray[np.int16]) -> Iterator[tuple[CutEvidence, bool]]:
-    """Evidence of every cut proposed of the things of a scene, and of their parts, and whether the cut is right."""
-    cleaned = clean(classes, min_area=classes.size // 2000)
+def cut_examples(drawn: PanopticScene, classes: NDArray[np.int16]) -> Iterator[tuple[CutEvidence, bool]]:
+    """Yield the evidence of each proposed cut of the things of a scene and of their parts, and whether it is right."""
+    tidied = clean(classes, min_area=classes.size // 2000)
     for index in range(STUFF_FROM):
-        true = [segment.mask for segment in asked.truth if segment.index == index]
-        for mask, window, _ in class_components(cleaned, index, min_area=classes.size // 2000):
+        true = [segment.mask for segment in drawn.truth if segment.index == index]
+        for mask, window, _ in class_components(tidied, index, min_area=classes.size // 2000):
             whole = np.zeros(classes.shape, dtype=np.bool_)
             whole[window] = mask
-            yield from _examples(whole, true, asked.scene.image)
+            yield from _examples(whole, true, drawn.scene.image)
 
 
 def _examples(whole: Mask, true: Sequence[Mask], image: NDArray[np.uint8]) -> Iterator[tuple[CutEvidence, bool]]:
-    found = propose_cut(whole, image)
-    if found is None:
+    proposal = propose_cut(whole, image)
+    if proposal is None:
         return
-    sides = (found[0], whole & ~found[0])
+    sides = (proposal[0], whole & ~proposal[0])
     gain = _matched(sides, true) - _matched([whole], true)
     if gain >= _GAIN:
-        yield found[1], True
+        yield proposal[1], True
         for side in sides:
             yield from _examples(side, true, image)
     elif gain <= 0:
-        yield found[1], False
+        yield proposal[1], False
 
 
 def _matched(parts: Sequence[Mask], true: Sequence[Mask]) -> float:
-    """Sum of the IoUs above 0.5, of which each true thing has at most one."""
-    table = [np.count_nonzero(part & mask) / np.count_nonzero(part | mask) for part in parts for mask in true]
-    return sum(iou for iou in table if iou > 0.5)
+    """Sum of the IoUs above 0.5; each true thing has at most one such part."""
+    ious = [mask_iou(part, mask) for part in parts for mask in true]
+    return sum(iou for iou in ious if iou > 0.5)
 
 
 def acceptance_examples(
-    pictures: Sequence[Picture], cut_rule: CutRule
+    segmented: Sequence[Segmented], cut_rule: CutRule
 ) -> Iterator[tuple[SegmentEvidence, bool, bool]]:
-    """Evidence of every segment, whether it is stuff, and whether an annotator would accept it."""
-    for asked, classes, confidence in pictures:
-        found = assemble(classes, confidence, wanted_of(asked), asked.scene.image, rule=cut_rule)
-        best = iou_table(found, asked.truth).max(axis=1, initial=0.0)
-        for segment, iou in zip(found, best, strict=True):
+    """Yield the evidence of each segment, whether it is stuff, and whether an annotator would accept it."""
+    for drawn, classes, confidence in segmented:
+        predicted = assemble(classes, confidence, wanted_of(drawn), drawn.scene.image, rule=cut_rule)
+        best = iou_table(predicted, drawn.truth).max(axis=1, initial=0.0)
+        for segment, iou in zip(predicted, best, strict=True):
             yield segment.evidence, segment.stuff, bool(iou >= ACCEPTABLE_IOU)
 
 
-def wanted_of(asked: Crowd) -> list[SegmentRequest]:
-    """All labels of a crowd: things one by one, stuff whole."""
-    return [SegmentRequest(index, index >= STUFF_FROM) for index in range(len(asked.labels))]
+def wanted_of(drawn: PanopticScene) -> list[SegmentRequest]:
+    """All labels of a scene: things one by one, each stuff as one segment."""
+    return [SegmentRequest(index, index >= STUFF_FROM) for index in range(len(drawn.labels))]
 
 
 def fit_cut_rule(examples: Sequence[tuple[CutEvidence, bool]]) -> CutRule:
-    """Logistic regressions of whether a cut is right, one for sides that look alike and one for the others."""
+    """Fit logistic regressions of whether a cut is right: one for sides that look alike, one for the others."""
     alike = [example for example in examples if example[0].contrast < ALIKE_CONTRAST]
     unlike = [example for example in examples if example[0].contrast >= ALIKE_CONTRAST]
     return CutRule(_cut_weights(alike), _cut_weights(unlike))
 
 
 def _cut_weights(examples: Sequence[tuple[CutEvidence, bool]]) -> CutWeights:
-    """Each evidence may only count the way it must."""
+    """Fit weights whose signs are those of _CUT_SIGNS."""
     rows = np.array([list(vars(evidence).values()) for evidence, _ in examples])
     signs = np.array([_CUT_SIGNS[item.name] for item in fields(CutEvidence)])
     weights, bias = _logistic(rows, np.array([right for _, right in examples]), signs)
@@ -126,23 +127,24 @@ def _cut_weights(examples: Sequence[tuple[CutEvidence, bool]]) -> CutWeights:
 
 
 def fit_acceptance(examples: Sequence[tuple[SegmentEvidence, bool, bool]]) -> AcceptanceModel:
-    """Logistic regressions of whether a segment is accepted, rising in every evidence: of things, and of stuff."""
+    """Fit logistic regressions of whether a segment is accepted, for things and for stuff; no weight is negative."""
     return AcceptanceModel(
-        *(_acceptance_weights([(row, hit) for row, is_stuff, hit in examples if is_stuff == stuff])
+        *(_acceptance_weights([(row, accepted) for row, is_stuff, accepted in examples if is_stuff == stuff])
           for stuff in (False, True))
     )  # fmt: skip
 
 
 def _acceptance_weights(examples: Sequence[tuple[SegmentEvidence, bool]]) -> AcceptanceWeights:
     rows = np.array([list(vars(evidence).values()) for evidence, _ in examples])
-    weights, bias = _logistic(rows, np.array([hit for _, hit in examples]), np.ones(rows.shape[1], dtype=np.int64))
+    accepted = np.array([is_accepted for _, is_accepted in examples])
+    weights, bias = _logistic(rows, accepted, np.ones(rows.shape[1], dtype=np.int64))
     return AcceptanceWeights(_round(bias), *(_round(weight) for weight in weights))
 
 
 def _logistic(
     rows: NDArray[np.float64], right: NDArray[np.bool_], signs: NDArray[np.int64]
 ) -> tuple[list[float], float]:
-    """Weights and bias of least log loss; a sign of 1 or -1 binds a weight to it, 0 leaves it free."""
+    """Weights and bias of least log loss with a small L2 term; a sign of 1 or -1 constrains a weight, 0 does not."""
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     inputs, target = torch.from_numpy((rows - mean) / spread), torch.from_numpy(right.astype(np.float64))
     bound = torch.from_numpy(signs.astype(np.float64))
@@ -160,7 +162,7 @@ def _logistic(
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    scaled = np.where(rows.std(axis=0) > 0, weights().detach().numpy() / spread, 0.0)  # what never varies tells nothing
+    scaled = np.where(rows.std(axis=0) > 0, weights().detach().numpy() / spread, 0.0)  # a constant input has no weight
     return scaled.tolist(), raw[0].item() - float(scaled @ mean)
 
 

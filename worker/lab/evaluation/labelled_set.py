@@ -1,6 +1,6 @@
-"""A folder of photographs with drawn truth, read as what annotators would have made of it: words, examples' truth.
+"""A folder of photographs with true masks, read as annotators would have annotated them.
 
-The layout is that of `worker.lab.evaluation.photographs`. It must not know what is learned from a set.
+The layout is that of `worker.lab.evaluation.photographs`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/re
 
 @dataclass(frozen=True)
 class LabelledPhotograph:
-    """A photograph as annotated. Truths are indices in the set's words, UNLABELLED or VOID.
+    """A photograph and its truth: indices of the set's words, UNLABELLED or VOID.
 
     Attributes:
-        stem: its file's name.
-        image: (H, W, 3) uint8 RGB, what is looked at and annotated.
-        truth: (H, W) int16.
-        judged: (h, w) int16, the truth of the pixels that count.
+        stem: name of its file, without ending.
+        image: (H, W, 3) uint8 RGB, as it is embedded and annotated.
+        truth: (H, W) int16, the annotation.
+        judged: (h, w) int16, the truth at the size at which predictions are scored.
     """
 
     stem: str
@@ -47,9 +47,9 @@ class LabelledSet:
     """Photographs of some parts of a set.
 
     Attributes:
-        words: a text for each class but the background.
-        has_background: whether some class is the background; a set without one has a label everywhere.
-        parts: part to its photographs, in the order of split.json.
+        words: a text for each class except the background.
+        has_background: whether one class is the background; without it every pixel has a label or is void.
+        parts: name of a part to its photographs, in the order of split.json.
     """
 
     words: Words
@@ -63,8 +63,9 @@ def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] 
     Args:
         folder: holds images/, masks/, classes.json and split.json.
         parts: of split.json.
-        size: (W, H) pixels that are judged, their truth by nearest neighbour. Photographs are looked at as they are,
-            up to the longest side that corrections are learned at, or this size if it is larger. None = as they are.
+        size: (W, H) in pixels at which predictions are scored, the truth resized by nearest neighbour. Photographs
+            are reduced to the longest side at which corrections are learned, or to this size if that is larger. None =
+            photographs keep their size and are scored at it.
 
     Raises:
         ImageUnavailable: the folder is no set, or a part holds no photograph.

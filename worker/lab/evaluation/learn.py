@@ -1,7 +1,7 @@
 """Does learning pay? The loop on a folder of photographs, as a learning curve.
 
 Every figure is the mean IoU over the classes that occur in truth or prediction, counted over all pixels of the test
-photographs, the background included and void left out. It must not know how a recipe learns.
+photographs, the background included and void left out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,7 +22,7 @@ from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.settings import Settings
 from worker.lab.charts import line_chart
 from worker.lab.evaluation.labelled_set import read_labelled_set
-from worker.lab.evaluation.loop import Judged, Loop, Outcome, play
+from worker.lab.evaluation.loop import LearningLoop, Refit, TestScores, run_loop
 from worker.learning.recipes import RECIPES, recipe_named
 from worker.learning.recipes.quick.recipe import PARTS
 from worker.overlay import Painting, draw_sheet
@@ -29,18 +30,18 @@ from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
 MEANING = "photographs annotated, learned from, and others pre-annotated: does learning pay?"
-_SHOWN = 6  # photographs of the sheet
+_SHOWN = 6  # photographs of the contact sheet
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
-    """Options of this protocol; defaults out of the settings."""
-    parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="a set, see docs/research/learning.md")
+    """Add the options of this protocol; defaults come from the settings."""
+    parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="see docs/research/learning.md")
     parser.add_argument("--learn", required=True, metavar="PART", help="part of the set that is annotated")
-    parser.add_argument("--test", required=True, metavar="PART", help="part of the set that is judged")
+    parser.add_argument("--test", required=True, metavar="PART", help="part of the set that is scored")
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels of a photograph that are "
-                        "judged (default: all)")  # fmt: skip
+                        "scored (default: all)")  # fmt: skip
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 5, 9], help="photographs annotated; a number "
                         "larger than the part means all of it (default: 1 3 5 9)")  # fmt: skip
     parser.add_argument("--recipe", default="quick", choices=tuple(RECIPES), help="what learns (default: %(default)s)")
@@ -55,86 +56,100 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Play the loop; a table (or one JSON line) on stdout, progress on stderr."""
+    """Run the loop; a table (or one JSON line) on stdout, progress on stderr."""
     if min(options.counts) < 1 or options.orders < 1 or min(options.size or [1]) < 1:
         raise SettingsError("--counts, --orders and --size", "must be at least 1", "Give positive numbers.")
-    found = read_labelled_set(options.photos, [options.learn, options.test], options.size and tuple(options.size))
+    photographs = read_labelled_set(options.photos, [options.learn, options.test], options.size and tuple(options.size))
     segmenter = Segmenter(Encoder.from_settings(settings))
-    loop = Loop(segmenter, found, learn=options.learn, test=options.test, outlines="shape" not in options.without)
+    outlines = "shape" not in options.without
+    loop = LearningLoop(segmenter, photographs, learn=options.learn, test=options.test, outlines=outlines)
     recipe = recipe_named(options.recipe, without=[part for part in options.without if part != "shape"])
     counts = sorted({min(count, len(loop.train)) for count in options.counts})
     orders: list[int | None] = [None] if options.order == "active" else list(range(options.orders))
-    outcomes: dict[int, list[Outcome]] = {count: [] for count in counts}
+    refits: dict[int, list[Refit]] = {count: [] for count in counts}
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("learning", total=len(orders) * len(counts))
-        zero_shot = loop.judge(None)
+        zero_shot = loop.evaluate(None)
         for order in orders:
-            for outcome in play(loop, recipe, segmenter, counts, order, gate=not options.no_gate):
-                outcomes[outcome.photographs].append(outcome)
+            for refit in run_loop(loop, recipe, segmenter, counts, order, gate=not options.no_gate):
+                refits[refit.photographs].append(refit)
                 progress.advance(bar)
-    told = {"zero_shot": {"miou": round(zero_shot.miou, 4), "per_label": _rounded(zero_shot.per_label)},
-            "learning_curve": {str(count): _summary(outcomes[count]) for count in counts}}  # fmt: skip
-    sys.stdout.write(json.dumps(told) + "\n" if options.json else table(zero_shot, outcomes))
+    summary = {"zero_shot": {"miou": round(zero_shot.miou, 4), "per_label": _rounded(zero_shot.per_label)},
+               "learning_curve": {str(count): _summary(refits[count]) for count in counts}}  # fmt: skip
+    sys.stdout.write(json.dumps(summary) + "\n" if options.json else table(zero_shot, refits))
     if options.output_dir:
-        write(options.output_dir, told, outcomes, zero_shot, loop)
+        write(options.output_dir, summary, refits, loop)
     return 0
 
 
 def write(
-    folder: Path, told: Mapping[str, object], outcomes: Mapping[int, Sequence[Outcome]], zero_shot: Judged, loop: Loop
+    folder: Path, summary: Mapping[str, Any], refits: Mapping[int, Sequence[Refit]], loop: LearningLoop
 ) -> None:
-    """Write learning.json, learning.svg and learning.png: test photographs as the zero-shot model segments them, as it
-    does with what the last order learned from all its photographs, and as they are drawn.
+    """Write learning.json, learning.png and learning.svg.
+
+    The PNG shows test photographs in rows of three: as the zero-shot model segments them, as the last order's adapter
+    does after all its photographs, and their truth.
 
     Raises:
-        EnvironmentBroken: the folder cannot be written to.
+        EnvironmentBroken: the folder cannot be written to, or the chart cannot be drawn; the rest is written by then.
     """
-    curves = {name: [(0.0, zero_shot.miou), *((float(count), of([outcome.judged.miou for outcome in some]))
-                                              for count, some in outcomes.items())]
-              for name, of in (("best order", max), ("mean", mean), ("worst order", min))}  # fmt: skip
-    chart = line_chart(curves, title="Mean IoU of photographs never seen", x_label="photographs annotated",
-                       y_range=(0.0, 1.0), x_ticks=[0.0, *map(float, outcomes)])  # fmt: skip
     names = [texts[0] for texts in loop.words]
-    last = outcomes[max(outcomes)][-1].adapter
+    last = refits[max(refits)][-1].adapter
     paintings = [
-        Painting(example.image, [(name, truth == label) for label, name in enumerate(names) if (truth == label).any()])
+        Painting(example.image, [(name, classes == k) for k, name in enumerate(names) if (classes == k).any()])
         for example in loop.test[:_SHOWN]
-        for truth in (loop.found(example, None), loop.found(example, last), example.truth)
+        for classes in (loop.predict(example, None), loop.predict(example, last), example.truth)
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "learning.json").write_text(json.dumps(told, indent=1) + "\n")
-        (folder / "learning.svg").write_text(chart)
+        (folder / "learning.json").write_text(json.dumps(summary, indent=1) + "\n")
         draw_sheet(paintings, names).save(folder / "learning.png")
+        (folder / "learning.svg").write_text(learning_chart(summary))
     except OSError as error:
         raise EnvironmentBroken(f"folder {folder}", f"it cannot be written to ({error})", "Name another.") from error
 
 
-def table(zero_shot: Judged, outcomes: Mapping[int, Sequence[Outcome]]) -> str:
-    """The learning curve for a person."""
+def learning_chart(summary: Mapping[str, Any]) -> str:
+    """Draw the learning curve of a learning.json as SVG: best, mean and worst order.
+
+    Raises:
+        EnvironmentBroken: matplotlib is not installed.
+    """
+    orders = {float(count): row["orders"] for count, row in summary["learning_curve"].items()}
+    start = (0.0, summary["zero_shot"]["miou"])
+    lines = {
+        name: [start, *((count, float(reduce(mious))) for count, mious in orders.items())]
+        for name, reduce in (("best order", max), ("mean", mean), ("worst order", min))
+    }
+    return line_chart(lines, title="Mean IoU of photographs never seen", x_label="photographs annotated",
+                      y_range=(0.0, 1.0), x_ticks=[0.0, *orders])  # fmt: skip
+
+
+def table(zero_shot: TestScores, refits: Mapping[int, Sequence[Refit]]) -> str:
+    """Format the learning curve for a person."""
     lines = ["photographs  mIoU   std    refit s", f"{'none':>11}  {zero_shot.miou:.3f}"]
-    for count, some in outcomes.items():
-        mious = [outcome.judged.miou for outcome in some]
-        seconds = median(outcome.seconds for outcome in some)
+    for count, some in refits.items():
+        mious = [refit.test.miou for refit in some]
+        seconds = median(refit.seconds for refit in some)
         lines.append(f"{count:>11}  {np.mean(mious):.3f}  {np.std(mious):.3f}  {seconds:>7.2f}")
     return "\n".join(lines) + "\n"
 
 
-def _summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
-    mious = [outcome.judged.miou for outcome in outcomes]
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.judged.per_label)
+def _summary(refits: Sequence[Refit]) -> dict[str, object]:
+    mious = [refit.test.miou for refit in refits]
+    names = dict.fromkeys(name for refit in refits for name in refit.test.per_label)
     per_label = {
-        name: float(np.mean([o.judged.per_label[name] for o in outcomes if name in o.judged.per_label]))
+        name: float(np.mean([o.test.per_label[name] for o in refits if name in o.test.per_label]))
         for name in names
     }
-    promoted = [outcome.promoted for outcome in outcomes if outcome.promoted is not None]
+    promoted = [refit.promoted for refit in refits if refit.promoted is not None]
     return {
         "miou": round(float(np.mean(mious)), 4),
         "orders": [round(miou, 4) for miou in mious],
         **({"promoted": promoted} if promoted else {}),
         "per_label": _rounded(per_label),
-        "refit_seconds": round(median(outcome.seconds for outcome in outcomes), 3),
+        "refit_seconds": round(median(refit.seconds for refit in refits), 3),
     }
 
 

@@ -1,6 +1,6 @@
-"""The loop on a set of photographs: annotate some, learn, put it to the gate, pre-annotate photographs never seen.
+"""The learning loop on a set of photographs: annotate some, learn, ask the gate, pre-annotate photographs never seen.
 
-Everything goes through what the service runs: segmenter, recipe, outlines, gate. It must not know how a recipe learns.
+Segmenter, recipe, outline stage and gate are those that the service runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.learning.corrections.truth import shrink_nearest
 from worker.learning.gate.decision import judge
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example, Recipe, Words
 from worker.segmentation.heads import Head
-from worker.segmentation.metrics import VOID, Confusion, confusion
+from worker.segmentation.metrics import Confusion, class_ious, confusion
 from worker.segmentation.pictures import shrink
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text.encoder import BACKGROUND
@@ -27,77 +27,76 @@ from worker.service.trainer.corrections import LONGEST_SIDE
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a head made of the test photographs.
+class TestScores:
+    """IoUs of a head on the test photographs, pixels pooled over all of them.
 
     Attributes:
-        miou: mean over the classes that occur.
-        per_label: IoU of each class by its word, of those that occur.
+        miou: mean over the classes that occur in truth or prediction.
+        per_label: IoU of each of these classes, by its word.
     """
 
     miou: float
     per_label: Mapping[str, float]
 
 
-class Loop:
-    """Holds a segmenter, a set and the embeddings of its photographs, made once as the service's cache does.
+class LearningLoop:
+    """Holds a segmenter, a labelled set and the embeddings of its photographs, computed once.
 
     Args:
         segmenter: the model.
-        found: the set.
-        learn: part that is annotated.
-        test: part that is judged.
+        photographs: the set.
+        learn: part of the set that is annotated.
+        test: part of the set that is scored.
         outlines: whether masks follow the photographs' outlines; off for ablations.
     """
 
     def __init__(
-        self, segmenter: Segmenter, found: LabelledSet, *, learn: str, test: str, outlines: bool = True
+        self, segmenter: Segmenter, photographs: LabelledSet, *, learn: str, test: str, outlines: bool = True
     ) -> None:
         self._segmenter = segmenter
-        self._set = found
+        self._set = photographs
         self._outlines = outlines
-        self.train = [self._example(photo, LONGEST_SIDE) for photo in found.parts[learn]]
-        self.test = [self._example(photo) for photo in found.parts[test]]
-        self._truths = [photo.judged for photo in found.parts[test]]
+        self.train = [self._example(photo, LONGEST_SIDE) for photo in photographs.parts[learn]]
+        self.test = [self._example(photo) for photo in photographs.parts[test]]
+        self._truths = [photo.judged for photo in photographs.parts[test]]
 
     @property
     def words(self) -> Words:
         """The texts of the labels."""
         return self._set.words
 
-    def judge(self, head: Head | None) -> Judged:
-        """Pre-annotate the test photographs and compare."""
+    def evaluate(self, head: Head | None) -> TestScores:
+        """Pre-annotate the test photographs with a head (None = zero-shot) and compare with the truth."""
         count = len(self.words)
         matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
         for example, drawn in zip(self.test, self._truths, strict=True):
-            pixels = shrink_nearest(self.found(example, head), (drawn.shape[0], drawn.shape[1]))
-            truth = np.select([drawn == VOID, drawn == UNLABELLED], [np.int16(-1), np.int16(count)], drawn)
-            matrix += confusion(truth, pixels, count + 1)
+            predicted = shrink_nearest(self.predict(example, head), (drawn.shape[0], drawn.shape[1]))
+            matrix += confusion(np.where(drawn == UNLABELLED, count, drawn), predicted, count + 1)
         names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
-        return judged(matrix, names)
+        return scores_of(matrix, names)
 
-    def found(self, example: Example, head: Head | None) -> NDArray[np.int16]:
-        """The class of each pixel of a photograph, (H, W): an index in `words`, their number = background."""
+    def predict(self, example: Example, head: Head | None) -> NDArray[np.int16]:
+        """Class of each pixel of a photograph, (H, W): an index in `words`; their number is the background."""
         scene = self._segmenter.look(example.embedding, self.words, example.image)
         return self._segmenter.pixel_classes(scene, head, outlines=self._outlines)[0]
 
     def random_order(self, number: int) -> list[int]:
-        """Order `number` of the photographs to annotate; the same whatever the model."""
+        """Random order `number` of the photographs to annotate; it does not depend on the model."""
         return [int(index) for index in np.random.RandomState(number).permutation(len(self.train))]
 
     def least_certain(self, among: Sequence[int], head: Head | None) -> list[int]:
-        """Photographs to annotate next: those first of whose segments the service is least sure."""
-        sureness = {index: self.score(index, head) for index in among}
-        return sorted(among, key=lambda index: sureness[index])
+        """Sort photographs for active learning: lowest score of the service first."""
+        scores = {index: self.score(index, head) for index in among}
+        return sorted(among, key=lambda index: scores[index])
 
     def score(self, index: int, head: Head | None) -> float:
-        """How sure the service is of its segments of a photograph, no larger than it is learned from."""
+        """Score in [0, 1] that the service gives a photograph's segments, at the size at which it is learned from."""
         labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
         example, vocabulary = self.train[index], Vocabulary(tuple(labels))
         return self._segmenter.segment(example.embedding, vocabulary, example.image, head=head).score
 
     def _example(self, photo: LabelledPhotograph, longest_side: int | None = None) -> Example:
-        """A photograph, embedded as it is, then reduced as the service reduces what it learns from."""
+        """Embed a photograph at full size, then reduce it as the service reduces what it learns from."""
         (embedding,) = self._segmenter.embed([photo.image])
         image = photo.image if longest_side is None else shrink(photo.image, longest_side)
         frame = (image.shape[0], image.shape[1])
@@ -105,36 +104,39 @@ class Loop:
         return Example(photo.stem, image, replace(embedding, size=frame), self.words, truth)
 
 
-def judged(matrix: Confusion, names: Sequence[str]) -> Judged:
-    """IoU of the named classes, which come first in the confusion (true, found), and their mean."""
-    hit = np.diagonal(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hit
-    ious = {name: float(hit[k] / union[k]) for k, name in enumerate(names) if union[k]}
-    return Judged(float(np.mean(list(ious.values()))) if ious else 0.0, ious)
+def scores_of(matrix: Confusion, names: Sequence[str]) -> TestScores:
+    """IoU of the named classes, which come first in the confusion, and their mean.
+
+    A class that is predicted but nowhere in the truth counts as 0; one that is in neither is left out.
+    """
+    occurs = matrix.sum(axis=0) + matrix.sum(axis=1) > 0
+    scores = np.nan_to_num(class_ious(matrix))
+    ious = {name: float(scores[k]) for k, name in enumerate(names) if occurs[k]}
+    return TestScores(float(np.mean(list(ious.values()))) if ious else 0.0, ious)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One refit.
+class Refit:
+    """One refit of the adapter.
 
     Attributes:
-        photographs: it learned from so many.
-        adapter: what it learned.
-        judged: how that did.
-        seconds: it took.
-        promoted: what the gate said; None = not asked.
+        photographs: how many it learned from.
+        adapter: the result.
+        test: its scores on the test photographs.
+        seconds: how long the fit took.
+        promoted: the gate's verdict; None = the gate was off.
     """
 
     photographs: int
     adapter: Adapter
-    judged: Judged
+    test: TestScores
     seconds: float
     promoted: bool | None
 
 
 @dataclass(frozen=True)
-class _Learned:
-    """A recipe that has learned already from some examples: the gate need not wait for it twice."""
+class _FittedRecipe:
+    """A recipe with one fit already done, so that the gate need not repeat it."""
 
     recipe: Recipe
     examples: Sequence[Example]
@@ -142,16 +144,16 @@ class _Learned:
 
     @property
     def name(self) -> str:
-        """The recipe's."""
+        """Name of the recipe."""
         return self.recipe.name
 
     @property
     def form(self) -> int:
-        """The recipe's."""
+        """Format number of the recipe."""
         return self.recipe.form
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Adapter:
-        """What was learned from these examples, or what the recipe makes of others."""
+        """Return the fit at hand for its own examples; fit the recipe on any others."""
         known = [example.key for example in examples] == [example.key for example in self.examples]
         known = known and all(mine.truth is other.truth for mine, other in zip(examples, self.examples, strict=True))
         return self.adapter if known else self.recipe.fit(examples, words, segmenter)
@@ -161,8 +163,8 @@ class _Learned:
         return self.recipe.load(state)
 
 
-class _Service:
-    """Holds what is served, as the gate decides it: the zero-shot model first."""
+class _GatedVersions:
+    """Holds the adapter in service, as the gate decides it: none at first, which is the zero-shot model."""
 
     def __init__(self, words: Words, segmenter: Segmenter) -> None:
         self._words = words
@@ -170,8 +172,8 @@ class _Service:
         self._served: Adapter | None = None
         self._seen: tuple[str, ...] = ()
 
-    def offer(self, candidate: _Learned) -> bool:
-        """Put a candidate to the gate with the corrections it comes from; whether it is served from now on."""
+    def offer(self, candidate: _FittedRecipe) -> bool:
+        """Ask the gate about a candidate with the corrections it comes from; True when it is promoted."""
         taught, held_out = split(candidate.examples)
         verdict = judge(candidate, taught, held_out, self._served, self._words, self._segmenter, seen=self._seen)
         if verdict.promoted:
@@ -179,17 +181,22 @@ class _Service:
         return verdict.promoted
 
 
-def play(
-    loop: Loop, recipe: Recipe, segmenter: Segmenter, counts: Sequence[int], order: int | None, *, gate: bool
-) -> Iterator[Outcome]:
-    """Annotate in an order, None = least certain first, and after each of `counts` photographs learn and judge.
+def run_loop(
+    loop: LearningLoop, recipe: Recipe, segmenter: Segmenter, counts: Sequence[int], order: int | None, *, gate: bool
+) -> Iterator[Refit]:
+    """Annotate photographs in one order; refit and evaluate after each of `counts` of them.
 
     Args:
-        gate: whether each candidate is also put to the gate, after those before it.
+        loop: the photographs and their embeddings.
+        recipe: what learns.
+        segmenter: the model.
+        counts: numbers of photographs, ascending.
+        order: number of a random order; None = least certain first.
+        gate: whether each candidate is also submitted to the gate, one after another.
     """
     chosen: list[int] = []
     head: Adapter | None = None
-    service = _Service(loop.words, segmenter)
+    versions = _GatedVersions(loop.words, segmenter)
     for count in counts:
         if order is not None:
             chosen = loop.random_order(order)[:count]
@@ -197,8 +204,8 @@ def play(
             left = [index for index in range(len(loop.train)) if index not in chosen]
             chosen += loop.least_certain(left, head)[: count - len(chosen)]
         examples = [loop.train[index] for index in chosen]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         head = recipe.fit(examples, loop.words, segmenter)
-        seconds = time.perf_counter() - begun
-        promoted = service.offer(_Learned(recipe, examples, head)) if gate else None
-        yield Outcome(count, head, loop.judge(head), seconds, promoted)
+        seconds = time.perf_counter() - started
+        promoted = versions.offer(_FittedRecipe(recipe, examples, head)) if gate else None
+        yield Refit(count, head, loop.evaluate(head), seconds, promoted)

@@ -1,7 +1,7 @@
-"""Photographs whose things are drawn one by one: are components of the true classes cut into the true things?
+"""Photographs with instance masks: are components of the true classes cut into the true things?
 
-No model takes part: the class map is the truth's own, so that the figures are the cuts' alone. The layout of a set is
-that of `photographs` with `instances/STEM.png` beside `masks/`: each thing a number (or a colour) of its own, 0 = none.
+No model takes part: the class map is the truth, so that the figures measure the cuts alone. The layout of a set is that
+of `photographs` plus `instances/STEM.png` beside `masks/`: a number (or a colour) for each thing, 0 = none.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
-from worker.lab.evaluation.crowds import TrueSegment
-from worker.lab.evaluation.panoptic_quality import SegmentJudge
+from worker.lab.evaluation.panoptic_scenes import TrueSegment
 from worker.lab.evaluation.photographs import FILE_VOID
+from worker.lab.metrics import PanopticEvaluator
 from worker.segmentation.instances.assembly import SegmentRequest, assemble
 from worker.segmentation.instances.splitting import CUT_RULE
 
-_NOTHING = 256  # class of what is not judged and of what is background
-_REMEDY = "A set holds images/, masks/ and instances/, the latter two as PNG of the same size; see docs/research/instances.md."
+_NO_CLASS = 256  # of void and of background
+_REMEDY = "A set holds images/, masks/ and instances/, the last two PNG of one size; see docs/research/instances.md."
 
 
-def judge_photographs(folder: Path) -> dict[str, object]:
-    """PQ of things and AP50 with components left whole and cut, and how many photographs and things there are.
+def evaluate_photographs(folder: Path) -> dict[str, object]:
+    """PQ of things and AP50 with components left whole and with components cut; counts of photographs and things.
 
     Raises:
         ImageUnavailable: the folder is not a set with instances.
@@ -34,26 +34,26 @@ def judge_photographs(folder: Path) -> dict[str, object]:
     if not stems:
         raise ImageUnavailable(f"set {folder}", "it has no instances/*.png", _REMEDY)
     rules = {"whole": None, "split": CUT_RULE}
-    judges = {name: SegmentJudge(_NOTHING, frozenset(range(_NOTHING))) for name in rules}
+    evaluators = {name: PanopticEvaluator(_NO_CLASS, frozenset(range(_NO_CLASS))) for name in rules}
     things = 0
     for stem in stems:
         image, classes, truth = _read(folder, stem)
         things += len(truth)
-        wanted = [SegmentRequest(int(index), stuff=False) for index in np.unique(classes) if index != _NOTHING]
-        sure = np.ones(classes.shape, dtype=np.float32)
+        wanted = [SegmentRequest(int(index), stuff=False) for index in np.unique(classes) if index != _NO_CLASS]
+        confidence = np.ones(classes.shape, dtype=np.float32)
         for name, rule in rules.items():
-            found = assemble(classes, sure, wanted, image, rule=rule)
-            judges[name].hear(found, [segment.score for segment in found], truth)
-    figures = {name: judge.figures() for name, judge in judges.items()}
-    told = {name: {key: round(row[key], 4) for key in ("pq", "sq", "rq", "ap50")} for name, row in figures.items()}
-    return {"photographs": len(stems), "things": things, **told}
+            segments = assemble(classes, confidence, wanted, image, rule=rule)
+            evaluators[name].add(segments, [segment.score for segment in segments], truth)
+    figures = {name: evaluator.figures() for name, evaluator in evaluators.items()}
+    rounded = {name: {key: round(row[key], 4) for key in ("pq", "sq", "rq", "ap50")} for name, row in figures.items()}
+    return {"photographs": len(stems), "things": things, **rounded}
 
 
 def _read(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[TrueSegment]]:
-    """The image, the class of each pixel (_NOTHING where there is none) and every thing with its class."""
+    """Read an image, the class of each pixel (_NO_CLASS where there is none) and every thing with its class."""
     try:
-        picture = next(iter(sorted((folder / "images").glob(f"{stem}.*"))))
-        image = np.asarray(Image.open(picture).convert("RGB"))
+        file = next(iter(sorted((folder / "images").glob(f"{stem}.*"))))
+        image = np.asarray(Image.open(file).convert("RGB"))
         mask = np.asarray(Image.open(folder / "masks" / f"{stem}.png"))
         numbers = np.asarray(Image.open(folder / "instances" / f"{stem}.png"), dtype=np.int64)
     except (OSError, StopIteration) as error:
@@ -65,10 +65,10 @@ def _read(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.int16]
     if image.shape[:2] != mask.shape:
         image = np.asarray(cv2.resize(image, mask.shape[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
     classes = mask.astype(np.int16)
-    classes[(mask == 0) | (mask == FILE_VOID)] = _NOTHING
+    classes[(mask == 0) | (mask == FILE_VOID)] = _NO_CLASS
     truth = []
     for number in np.unique(numbers[numbers > 0]):
-        thing = (numbers == number) & (classes != _NOTHING)
+        thing = (numbers == number) & (classes != _NO_CLASS)
         if thing.any():
             index = int(np.bincount(classes[thing]).argmax())
             truth.append(TrueSegment(index, thing & (classes == index)))

@@ -1,7 +1,7 @@
-"""Photographs with drawn truth, and the coarse evidence a patch model would have given of them.
+"""Photographs with true masks, and an emulation of what a patch model would predict for them.
 
 The layout of a set: `images/STEM.*`, `masks/STEM.png` (8-bit index PNG) or `objects/STEM.png` (binary), `classes.json`
-(index to name), `split.json` (part to stems). It must not know about refiners.
+(index to name), `split.json` (part to stems).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from plugin_config.errors import ImageUnavailable
 from worker.segmentation.metrics import VOID
 
 FILE_VOID = 255
-"""Of the pixels of a mask file: not judged. Arrays have VOID there."""
+"""Pixel value of a mask file that means void; arrays have VOID there."""
 
 LONG_SIDE = 500  # pixels
-_PATCH, _SHORT_SIDE = 16, 448  # pixels, of the model whose evidence is emulated
-_CORRELATION = 1.5  # patches
-_SCALE = 10.0  # logits of a patch wholly of one class
-_MOST_CLASSES, _ASKED = 12, 8
+_PATCH, _SHORT_SIDE = 16, 448  # pixels, of the emulated model
+_CORRELATION = 1.5  # patches, standard deviation of the blur that makes the noise smooth
+_SCALE = 10.0  # logit of a patch that one class covers completely
+_MOST_CLASSES, _CHOSEN = 12, 8  # sets of more classes than the first are reduced to the second
 _REMEDY = "A set holds images/, masks/ (or objects/), classes.json and split.json; see docs/research/outlines.md."
 
 Floats = NDArray[np.float32]
@@ -37,13 +37,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph, its truth and what is asked about it.
+    """A photograph, its truth and its classes.
 
     Attributes:
         stem: its file's name.
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) int64 position in `classes` of each pixel; VOID = not judged.
-        classes: what is asked for, indices of the set.
+        truth: (H, W) int64 position in `classes` of each pixel, or VOID.
+        classes: indices of the set.
     """
 
     stem: str
@@ -53,19 +53,24 @@ class Photograph:
 
 
 @dataclass(frozen=True)
-class Clues:
-    """What a patch model would see in one photograph: (C, h, w) float32 shares, and unit noise of the same shape."""
+class PatchEvidence:
+    """Emulated evidence of a patch model on one photograph.
+
+    Attributes:
+        shares: (C, h, w) float32, share of each patch that each class covers.
+        noise: (C, h, w) float32, spatially smooth, of unit variance.
+    """
 
     shares: Floats
     noise: Floats
 
     def logits(self, sigma: float) -> Tensor:
-        """(C, h, w) float32 patch logits with noise of this standard deviation, in shares."""
+        """(C, h, w) float32 patch logits; `sigma` is the standard deviation of the noise, in shares."""
         return torch.from_numpy(((self.shares + sigma * self.noise) * _SCALE).astype(np.float32))
 
 
 def read_set(folder: Path, part: str, limit: int) -> list[Photograph]:
-    """Read the photographs of one part, at most 500 pixels long; sets of binary objects have one part, all of them.
+    """Read the photographs of one part, at most 500 pixels long; a set of binary objects is one part.
 
     Raises:
         ImageUnavailable: the folder is not a set, or the part holds nothing.
@@ -97,23 +102,23 @@ def _read(images: Path, masks: Path, stem: str, indices: Sequence[int], *, binar
         values = np.array(drawn.resize(size, Image.Resampling.NEAREST)).astype(np.int64)
     if binary:
         values = (values > (0 if values.max() <= 1 else 127)).astype(np.int64)
-    classes = _asked(stem, values, indices)
+    classes = _chosen_classes(stem, values, indices)
     place = np.full(256, VOID)
     place[list(classes)] = np.arange(len(classes))
     return Photograph(stem, image, place[values], classes)
 
 
-def _asked(stem: str, values: NDArray[np.int64], indices: Sequence[int]) -> tuple[int, ...]:
-    """All classes where there are few; else those present and others drawn by the file's name, eight in all."""
+def _chosen_classes(stem: str, values: NDArray[np.int64], indices: Sequence[int]) -> tuple[int, ...]:
+    """Choose the classes of a photograph: all of a small set, else those present and random others, at least eight."""
     if len(indices) <= _MOST_CLASSES:
         return tuple(indices)
     present = [c for c in indices if (values == c).any()]
     absent = np.random.default_rng(zlib.crc32(stem.encode())).permutation([c for c in indices if c not in present])
-    return tuple(sorted([*present, *(int(c) for c in absent[: max(0, _ASKED - len(present))])]))
+    return tuple(sorted([*present, *(int(c) for c in absent[: max(0, _CHOSEN - len(present))])]))
 
 
-def clues(photo: Photograph, *, seed: int) -> Clues:
-    """Emulate a patch model: shares of 16-pixel patches at short side 448, blurred by a patch; smooth unit noise."""
+def emulate_evidence(photo: Photograph, *, seed: int) -> PatchEvidence:
+    """Emulate a patch model with 16-pixel patches at short side 448: shares blurred by one patch, and smooth noise."""
     height, width = photo.truth.shape
     scale = _SHORT_SIDE / min(height, width) / _PATCH
     grid = (max(4, round(height * scale)), max(4, round(width * scale)))
@@ -122,7 +127,7 @@ def clues(photo: Photograph, *, seed: int) -> Clues:
     random, rim = np.random.default_rng(seed), 6
     white = random.standard_normal((len(shares), grid[0] + 2 * rim, grid[1] + 2 * rim)).astype(np.float32)
     smooth = np.stack([cv2.GaussianBlur(layer, (0, 0), _CORRELATION)[rim:-rim, rim:-rim] for layer in white])
-    return Clues(shares.astype(np.float32), smooth * np.float32(2 * np.sqrt(np.pi) * _CORRELATION))
+    return PatchEvidence(shares.astype(np.float32), smooth * np.float32(2 * np.sqrt(np.pi) * _CORRELATION))
 
 
 def _pooled(mask: NDArray[np.bool_], grid: tuple[int, int]) -> Floats:

@@ -1,8 +1,8 @@
-"""Do masks follow the outline? Refiners on photographs with drawn truth, on coarse evidence emulated from it.
+"""Do masks follow outlines? Refiners on photographs with true masks, fed with coarse logits emulated from the truth.
 
-Every figure is paired: gain of boundary F within 2 pixels over bilinear upsampling of the same evidence on the same
-photograph. A gain proves nothing while a blur or a strange photograph has it too, so every refiner is also handed a
-photograph of another set. It must not know how any refiner works.
+Figures are paired: the gain in boundary F within 2 pixels over bilinear upsampling of the same logits on the same
+photograph. As a control each refiner also runs with a photograph of another set in place of the right one: a gain that
+remains does not come from the image.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from plugin_config.errors import EnvironmentBroken
 from plugin_config.settings import Settings
 from worker.lab.charts import line_chart
 from worker.lab.evaluation.baselines import bilinear, guided_filter, oracle_fusion, pamr
-from worker.lab.evaluation.boundaries import boundary_f
-from worker.lab.evaluation.photographs import Clues, Photograph, clues, read_set
+from worker.lab.evaluation.photographs import PatchEvidence, Photograph, emulate_evidence, read_set
+from worker.lab.metrics import boundary_f
 from worker.segmentation.encoders.self_supervised_vit import SelfSupervisedViT
-from worker.segmentation.metrics import VOID, confusion, mean_iou
+from worker.segmentation.metrics import VOID, Confusion, confusion, mean_iou
 from worker.segmentation.outlines.refinement import ADAPTIVE, SPECTRAL, Method, refine_logits
 from worker.segmentation.outlines.spectral import eigen_masks
 
@@ -41,7 +41,8 @@ Candidates = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 PLAIN, OURS, ORACLE = "bilinear", "zeromask", "oracle (sees the truth)"
 _LEVELS: Mapping[str, tuple[float, float]] = {"L1": (0.80, 0.02), "L2": (0.65, 0.15)}
 _HALVINGS, _NOISIEST = 9, 2.0
-_RIVALS: Mapping[str, Refiner] = {"guided filter": guided_filter, "PAMR": pamr}
+_CLASSES = 256  # that an 8-bit mask file can number
+_BASELINES: Mapping[str, Refiner] = {"guided filter": guided_filter, "PAMR": pamr}
 ABLATIONS: Mapping[str, Method] = {
     "no eigenvectors": Method(eigenvectors=0),
     "eigenvectors always": SPECTRAL,
@@ -55,14 +56,14 @@ ABLATIONS: Mapping[str, Method] = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One refiner on one set at one level, paired with bilinear photograph by photograph.
+class RefinerResult:
+    """One refiner on one set at one level of noise, paired with bilinear upsampling photograph by photograph.
 
     Attributes:
         miou: over all pixels of the set.
         boundary_f: mean over photographs, within 2 pixels.
-        gain, error, worst: mean paired gain of boundary F, its standard error, and that of the worst photograph.
-        stranger: mean gain when handed a photograph of another set; None where there is only one set.
+        gain, error, worst: mean paired gain in boundary F, its standard error, and the gain of the worst photograph.
+        stranger: mean gain with a photograph of another set in place of the right one; None where there is one set.
         ms: median milliseconds per photograph.
     """
 
@@ -80,8 +81,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Of one refiner on every photograph of a set."""
+class PhotographScores:
+    """Scores of one refiner on a set of n photographs.
+
+    Attributes:
+        miou: over all pixels of the set.
+        own: (n,) boundary F.
+        stranger: (n,) boundary F with photographs of another set in place of the right ones; None where there is none.
+        ms: median milliseconds per photograph.
+    """
 
     miou: float
     own: NDArray[np.float64]
@@ -90,20 +98,20 @@ class Scores:
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
-    """Options of this protocol."""
+    """Add the options of this protocol."""
     parser.add_argument("--photos", type=Path, nargs="+", required=True, metavar="DIR", help="sets; two for a control")
     parser.add_argument("--part", default="test", help="of each set's split.json (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=20, help="photographs of each set (default: %(default)s)")
     parser.add_argument("--levels", nargs="+", choices=tuple(_LEVELS), default=list(_LEVELS), help="of noise")
-    parser.add_argument("--ablations", action="store_true", help="also parts of the method left out, and the oracle")
-    parser.add_argument("--tower", help="also judge with the keys of this ViT of timm: its name, or NAME:FILE")
+    parser.add_argument("--ablations", action="store_true", help="also without parts of the method, and the oracle")
+    parser.add_argument("--tower", help="also run with the keys of this ViT of timm: its name, or NAME:FILE")
     parser.add_argument("--output-dir", type=Path, help="write refine.json and a chart of the gain per photograph here")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Measure and report; the table (or one JSON line) on stdout, progress on stderr."""
     sets = {folder.name: read_set(folder, options.part, options.limit) for folder in options.photos}
-    refiners: dict[str, Refiner] = {PLAIN: bilinear, **_RIVALS, OURS: partial(refine_logits, method=ADAPTIVE)}
+    refiners: dict[str, Refiner] = {PLAIN: bilinear, **_BASELINES, OURS: partial(refine_logits, method=ADAPTIVE)}
     if options.ablations:
         refiners |= {name: partial(refine_logits, method=method) for name, method in ABLATIONS.items()}
     candidates: Candidates = eigen_masks
@@ -113,9 +121,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         candidates = partial(_paper_masks, tower)
     oracle = candidates if options.ablations or options.tower else None
     rows, gains = measure(sets, refiners, options.levels, oracle=oracle)
+    sys.stdout.write(json.dumps({"rows": [asdict(row) for row in rows]}) + "\n" if options.json else table(rows))
     if options.output_dir is not None:
         write(options.output_dir, rows, gains)
-    sys.stdout.write(json.dumps({"rows": [asdict(row) for row in rows]}) + "\n" if options.json else table(rows))
     return 0
 
 
@@ -125,39 +133,48 @@ def measure(
     levels: Sequence[str],
     *,
     oracle: Candidates | None,
-) -> tuple[list[Row], dict[str, NDArray[np.float64]]]:
-    """Judge refiners, the first of which is what the others are paired with, and the oracle on such candidates.
+) -> tuple[list[RefinerResult], dict[str, NDArray[np.float64]]]:
+    """Run refiners, and the oracle where its candidates are given, on every set and level.
+
+    Args:
+        sets: photographs by name of the set.
+        refiners: by name; the others are paired with the first.
+        levels: of noise, keys of _LEVELS.
+        oracle: makes the candidate masks of the oracle; None = no oracle.
 
     Returns:
         a row for each set, level and refiner, and the gain of each photograph by "set level" for OURS.
     """
-    rows: list[Row] = []
+    rows: list[RefinerResult] = []
     gains: dict[str, NDArray[np.float64]] = {}
     names = list(sets)
     for place, (name, photos) in enumerate(sets.items()):
-        strangers = sets[names[(place + 1) % len(names)]] if len(names) > 1 else []
-        seen = [clues(photo, seed=seed) for seed, photo in enumerate(photos)]
+        others = sets[names[(place + 1) % len(names)]] if len(names) > 1 else []
+        seen = [emulate_evidence(photo, seed=seed) for seed, photo in enumerate(photos)]
         for level in levels:
             sigma = calibrate(photos, seen, *_LEVELS[level])
-            scores: dict[str, Scores] = {}
+            scores: dict[str, PhotographScores] = {}
             for refiner, refine in refiners.items():
-                scores[refiner] = judge(refine, photos, seen, sigma, strangers, title=f"{name} {level} {refiner}")
+                title = f"{name} {level} {refiner}"
+                scores[refiner] = evaluate_refiner(refine, photos, seen, sigma, others, title=title)
             if oracle is not None:
-                scores[ORACLE] = judge_oracle(photos, seen, sigma, oracle)
+                scores[ORACLE] = evaluate_oracle(photos, seen, sigma, oracle)
             plain = scores[next(iter(refiners))]
-            rows += [_row(name, level, refiner, found, plain) for refiner, found in scores.items()]
+            rows += [_row(name, level, refiner, own, plain) for refiner, own in scores.items()]
             if OURS in scores:
                 gains[f"{name} {level}"] = scores[OURS].own - plain.own
     return rows, gains
 
 
-def calibrate(photos: Sequence[Photograph], seen: Sequence[Clues], target: float, below_ceiling: float) -> float:
-    """Noise at which bilinear upsampling has the mIoU aimed at, or `below_ceiling` less than without noise."""
+def calibrate(
+    photos: Sequence[Photograph], seen: Sequence[PatchEvidence], target: float, below_ceiling: float
+) -> float:
+    """Find the noise at which bilinear upsampling has the target mIoU, or `below_ceiling` less than without noise."""
 
     def plain_miou(sigma: float) -> float:
-        total = np.zeros((256, 256), dtype=np.int64)
-        for photo, clue in zip(photos, seen, strict=True):
-            found = bilinear(clue.logits(sigma), photo.image).argmax(dim=0).numpy()
+        total = np.zeros((_CLASSES, _CLASSES), dtype=np.int64)
+        for photo, evidence in zip(photos, seen, strict=True):
+            found = bilinear(evidence.logits(sigma), photo.image).argmax(dim=0).numpy()
             _add(total, found, photo)
         return mean_iou(total)
 
@@ -169,73 +186,76 @@ def calibrate(photos: Sequence[Photograph], seen: Sequence[Clues], target: float
     return low
 
 
-def judge(
-    refine: Refiner, photos: Sequence[Photograph], seen: Sequence[Clues], sigma: float,
-    strangers: Sequence[Photograph], *, title: str,
-) -> Scores:  # fmt: skip
-    """Run one refiner over a set, and once more with a strange photograph of the same size in place of each."""
+def evaluate_refiner(
+    refine: Refiner, photos: Sequence[Photograph], seen: Sequence[PatchEvidence], sigma: float,
+    others: Sequence[Photograph], *, title: str,
+) -> PhotographScores:  # fmt: skip
+    """Run one refiner on a set, and once more with a photograph of another set, resized, in place of each."""
     console = Console(stderr=True)
-    total, own, strange, spent = np.zeros((256, 256), dtype=np.int64), [], [], []
+    total, own, misled, spent = np.zeros((_CLASSES, _CLASSES), dtype=np.int64), [], [], []
     rows = list(enumerate(zip(photos, seen, strict=True)))
-    for number, (photo, clue) in track(rows, title, console=console, disable=not console.is_terminal, transient=True):
-        coarse = clue.logits(sigma)
+    shown = track(rows, title, console=console, disable=not console.is_terminal, transient=True)
+    for number, (photo, evidence) in shown:
+        coarse = evidence.logits(sigma)
         start = time.perf_counter()
         logits = refine(coarse, photo.image)
         spent.append((time.perf_counter() - start) * 1000)
         found = logits.argmax(dim=0).numpy()
         _add(total, found, photo)
         own.append(boundary_f(found, photo.truth, len(photo.classes), radius=2))
-        if strangers:
+        if others:
             size = (photo.image.shape[1], photo.image.shape[0])
-            other = cv2.resize(strangers[number % len(strangers)].image, size, interpolation=cv2.INTER_AREA)
-            misled = refine(coarse, np.asarray(other, dtype=np.uint8)).argmax(dim=0).numpy()
-            strange.append(boundary_f(misled, photo.truth, len(photo.classes), radius=2))
-    return Scores(mean_iou(total), np.array(own), np.array(strange) if strangers else None, float(np.median(spent)))
+            other = cv2.resize(others[number % len(others)].image, size, interpolation=cv2.INTER_AREA)
+            found = refine(coarse, np.asarray(other, dtype=np.uint8)).argmax(dim=0).numpy()
+            misled.append(boundary_f(found, photo.truth, len(photo.classes), radius=2))
+    stranger = np.array(misled) if others else None
+    return PhotographScores(mean_iou(total), np.array(own), stranger, float(np.median(spent)))
 
 
-def judge_oracle(
-    photos: Sequence[Photograph], seen: Sequence[Clues], sigma: float, candidates: Candidates
-) -> Scores:
-    """SAZS's fusion by IoU with the truth, on top of bilinear: the upper bound of its 5 eigenvectors."""
-    total, own = np.zeros((256, 256), dtype=np.int64), []
-    for photo, clue in zip(photos, seen, strict=True):
-        found = oracle_fusion(bilinear(clue.logits(sigma), photo.image), candidates(photo.image), photo.truth)
+def evaluate_oracle(
+    photos: Sequence[Photograph], seen: Sequence[PatchEvidence], sigma: float, candidates: Candidates
+) -> PhotographScores:
+    """Run SAZS's fusion by IoU with the truth on bilinear logits: an upper bound for its 5 eigenvectors."""
+    total, own = np.zeros((_CLASSES, _CLASSES), dtype=np.int64), []
+    for photo, evidence in zip(photos, seen, strict=True):
+        found = oracle_fusion(bilinear(evidence.logits(sigma), photo.image), candidates(photo.image), photo.truth)
         _add(total, found, photo)
         own.append(boundary_f(found, photo.truth, len(photo.classes), radius=2))
-    return Scores(mean_iou(total), np.array(own), None, 0.0)
+    return PhotographScores(mean_iou(total), np.array(own), None, 0.0)
 
 
 def _with_keys(tower: SelfSupervisedViT, coarse: Tensor, image: NDArray[np.uint8]) -> Tensor:
-    """Ours, with the tower's keys in the graph of the eigenvectors, which are then always used."""
+    """Refine with the tower's keys in the graph of the eigenvectors, which are then always used."""
     return refine_logits(coarse, image, tower.keys(image), method=SPECTRAL)
 
 
 def _paper_masks(tower: SelfSupervisedViT, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The candidates as the paper makes them: affinity of the keys plus the kNN colour term."""
+    """Candidate masks as the paper makes them: affinity of the keys plus the kNN colour term."""
     return eigen_masks(image, keys=tower.keys(image))
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows for people."""
+def table(rows: Sequence[RefinerResult]) -> str:
+    """Format the rows for a person."""
     lines = []
     for previous, row in zip([None, *rows], rows, strict=False):
         if previous is None or (previous.set, previous.level) != (row.set, row.level):
             lines.append(f"\n{row.set} {row.level}: {row.photographs} photographs")
             lines.append(f"  {'':24}  mIoU   BF@2   gain     +-  worst  stranger     ms")
-        strange = "        " if row.stranger is None else f"{row.stranger:+8.3f}"
+        stranger = "        " if row.stranger is None else f"{row.stranger:+8.3f}"
         lines.append(f"  {row.refiner:24} {row.miou:.3f}  {row.boundary_f:.3f} {row.gain:+.3f}  {row.error:.3f} "
-                     f"{row.worst:+.3f}  {strange} {row.ms:6.0f}")  # fmt: skip
+                     f"{row.worst:+.3f}  {stranger} {row.ms:6.0f}")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def write(folder: Path, rows: Sequence[Row], gains: Mapping[str, NDArray[np.float64]]) -> None:
-    """Write refine.json and refine.svg, the gain of every photograph in falling order.
+def write(folder: Path, rows: Sequence[RefinerResult], gains: Mapping[str, NDArray[np.float64]]) -> None:
+    """Write refine.json and refine.svg, a chart of the gains of the photographs in falling order.
 
     Raises:
-        EnvironmentBroken: the folder cannot be written to.
+        EnvironmentBroken: the folder cannot be written to, or the chart cannot be drawn; refine.json is written by
+            then.
     """
-    lines = {name: [(float(rank), float(gain)) for rank, gain in enumerate(sorted(found, reverse=True))]
-             for name, found in gains.items()}  # fmt: skip
+    lines = {name: [(float(rank), float(gain)) for rank, gain in enumerate(sorted(of_set, reverse=True))]
+             for name, of_set in gains.items()}  # fmt: skip
     title = "Gain of boundary F (2 px) over bilinear, photograph by photograph"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -247,17 +267,17 @@ def write(folder: Path, rows: Sequence[Row], gains: Mapping[str, NDArray[np.floa
         raise EnvironmentBroken(f"folder {folder}", f"it cannot be written to ({error})", "Name another.") from error
 
 
-def _row(name: str, level: str, refiner: str, found: Scores, plain: Scores) -> Row:
-    gain = found.own - plain.own
+def _row(name: str, level: str, refiner: str, scores: PhotographScores, plain: PhotographScores) -> RefinerResult:
+    gain = scores.own - plain.own
     error = float(gain.std(ddof=1) / len(gain) ** 0.5) if len(gain) > 1 else 0.0
-    strange = None if found.stranger is None else round(float((found.stranger - plain.own).mean()), 4)
-    return Row(name, level, refiner, len(gain), round(found.miou, 4), round(float(found.own.mean()), 4),
-               round(float(gain.mean()), 4), round(error, 4), round(float(gain.min()), 4), strange,
-               round(found.ms, 1))  # fmt: skip
+    stranger = None if scores.stranger is None else round(float((scores.stranger - plain.own).mean()), 4)
+    return RefinerResult(name, level, refiner, len(gain), round(scores.miou, 4), round(float(scores.own.mean()), 4),
+               round(float(gain.mean()), 4), round(error, 4), round(float(gain.min()), 4), stranger,
+               round(scores.ms, 1))  # fmt: skip
 
 
-def _add(total: NDArray[np.int64], found: NDArray[np.int64], photo: Photograph) -> None:
-    """Count a photograph's pixels, its own numbering of classes turned into the set's."""
+def _add(total: Confusion, predicted: NDArray[np.int64], photo: Photograph) -> None:
+    """Add a photograph to the confusion of its set, in the set's numbering of classes."""
     classes = np.array(photo.classes)
     truth = np.where(photo.truth == VOID, VOID, classes[photo.truth.clip(0)])
-    total += confusion(truth, classes[found], 256)
+    total += confusion(truth, classes[predicted], _CLASSES)

@@ -1,7 +1,4 @@
-"""Judge predicted regions against drawn truth: `python -m worker.evaluation.score --truth T --predictions F --json`.
-
-It must not know which model made the predictions, nor talk to Label Studio: it reads files only.
-"""
+"""Score predicted regions against drawn truth: `python -m worker.lab.evaluation.score --truth T --predictions F`."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +16,35 @@ from numpy.typing import NDArray
 from plugin_config.errors import EnvironmentBroken, ImageUnavailable, JobError, ZeromaskError
 from worker.label_studio.regions import decode_region, region_label
 from worker.overlay import Painting, draw_sheet
+from worker.segmentation.metrics import iou_of_counts
 
 BACKGROUND = "background"
+_REMEDY = "Draw it with `python -m worker.lab.drawn_world.draw`."
 Mask = NDArray[np.bool_]
 Predictions = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Image stem to the Label Studio regions predicted for it."""
-
-
-@dataclass
-class Tally:
-    """Pixels of one label summed over all pictures."""
-
-    intersection: int = 0
-    union: int = 0
-    truth: int = 0
-    kinds: set[str] = field(default_factory=set)
-
-    def as_json(self) -> dict[str, object]:
-        """`iou` is None for a label that neither truth nor prediction holds."""
-        iou = round(self.intersection / self.union, 4) if self.union else None
-        return {"iou": iou, "kind": "rectangle" if "rectangle" in self.kinds else "mask", "pixels": self.truth}
+"""Stem of an image's file to the Label Studio regions predicted for the image."""
 
 
 def read_truth(folder: Path) -> tuple[list[str], dict[str, NDArray[np.uint8]]]:
-    """Read `labels.json` and every index PNG: labels in order, and (H, W) uint8 per stem, value i + 1 = label i.
+    """Read the labels of `labels.json` in order, and each index PNG as (H, W) uint8 by its stem; i + 1 is label i.
 
     Raises:
         ImageUnavailable: a file is missing or is not an index PNG.
     """
     listing = folder / "labels.json"
     if not listing.is_file():
-        raise ImageUnavailable(f"truth {folder}", "it holds no labels.json", "Draw it with worker.builtin.draw.")
+        raise ImageUnavailable(f"truth {folder}", "it holds no labels.json", _REMEDY)
     labels = list(json.loads(listing.read_text())["labels"])
     truth = {path.stem: _read_index(path) for path in sorted(folder.glob("*.png"))}
     if not truth:
-        raise ImageUnavailable(f"truth {folder}", "it holds no PNG", "Draw it with worker.builtin.draw.")
+        raise ImageUnavailable(f"truth {folder}", "it holds no PNG", _REMEDY)
     return labels, truth
 
 
 def _read_index(path: Path) -> NDArray[np.uint8]:
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 2:
-        raise ImageUnavailable(f"truth {path}", "it is not an 8-bit index PNG", "Draw it with worker.builtin.draw.")
+        raise ImageUnavailable(f"truth {path}", "it is not an 8-bit index PNG", _REMEDY)
     return np.asarray(image, dtype=np.uint8)
 
 
@@ -81,12 +64,20 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def label_masks(regions: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> tuple[dict[str, Mask], set[str]]:
-    """Union of the regions of each label, (H, W) bool, and the labels that were given as rectangles."""
+    """Union of the regions of each label, and which labels have rectangles.
+
+    Args:
+        regions: Label Studio regions of one image.
+        size: (H, W) of the masks in pixels.
+
+    Returns:
+        (H, W) bool mask by label, and the labels of rectangles.
+    """
     masks: dict[str, Mask] = {}
     boxed: set[str] = set()
     for region in regions:
         if not str(region.get("type", "")).endswith("labels"):
-            continue  # a comment or a relation paints nothing
+            continue  # a comment or a relation has no pixels
         label, mask = region_label(region), decode_region(region, size[1], size[0])
         masks[label] = masks[label] | mask if label in masks else mask
         if region["type"] == "rectanglelabels":
@@ -95,7 +86,7 @@ def label_masks(regions: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> 
 
 
 def component_boxes(mask: Mask) -> Mask:
-    """(H, W) bool: the filled bounding box of every 8-connected component of a mask."""
+    """Fill the bounding box of each 8-connected component of an (H, W) bool mask."""
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     boxes = np.zeros_like(mask)
     for left, top, width, height in stats[1:count, :4]:
@@ -104,53 +95,57 @@ def component_boxes(mask: Mask) -> Mask:
 
 
 def score(labels: Sequence[str], truth: Mapping[str, NDArray[np.uint8]], predictions: Predictions) -> dict[str, object]:
-    """IoU of every label, pixels pooled over all pictures; a picture without prediction counts as empty.
+    """IoU of each label, pixels pooled over all images; an image without predictions counts as empty.
+
+    Of labels predicted as rectangles the truth is the bounding boxes of its components.
 
     Args:
         labels: in the order of the truth's values.
-        truth: (H, W) uint8 per stem.
-        predictions: regions per stem; labels the truth does not have are listed and otherwise ignored.
+        truth: (H, W) uint8 index image by stem.
+        predictions: regions by stem; labels that the truth does not have are listed and otherwise ignored.
 
     Returns:
-        `mean_iou` over the labels without background, `per_label`, `pictures`, `ignored_labels`.
+        `mean_iou` over the labels that occur, without the background; `per_label`, whose `iou` is None for a label in
+        neither truth nor predictions; `pictures`, `ignored_labels`.
 
     Raises:
-        JobError: predictions name a picture that the truth does not have.
+        JobError: predictions name an image that the truth does not have.
         RegionError: a region cannot be decoded.
     """
-    strangers = sorted(set(predictions) - set(truth))
-    if strangers:
-        raise JobError("predictions", f"no truth for {', '.join(strangers[:3])}", "Use the stems of the drawn images.")
+    unknown = sorted(set(predictions) - set(truth))
+    if unknown:
+        raise JobError("predictions", f"no truth for {', '.join(unknown[:3])}", "Use the stems of the drawn images.")
     decoded = {stem: label_masks(predictions.get(stem, ()), (*index.shape,)) for stem, index in truth.items()}  # type: ignore[arg-type]
     boxed = {label for _, names in decoded.values() for label in names}
-    tallies = {label: Tally(kinds={"rectangle"} if label in boxed else {"mask"}) for label in labels}
+    pixels = np.zeros((4, len(labels)), dtype=np.int64)  # in common, true, predicted, true before boxes are filled
     for stem, index in truth.items():
-        for value, label in enumerate(labels, start=1):
-            _add(tallies[label], index == value, decoded[stem][0].get(label), boxes=label in boxed)
-    judged = [t.intersection / t.union for label, t in tallies.items() if t.union and label != BACKGROUND]
-    found = {label for masks, _ in decoded.values() for label in masks}
+        for k, label in enumerate(labels):
+            wanted = drawn = index == k + 1
+            if label in boxed:
+                wanted = component_boxes(drawn)
+            predicted = decoded[stem][0].get(label, np.zeros_like(wanted))
+            pixels[:, k] += [np.count_nonzero(mask) for mask in (wanted & predicted, wanted, predicted, drawn)]
+    occurs = pixels[1] + pixels[2] > 0
+    ious = np.nan_to_num(iou_of_counts(*pixels[:3]))  # 0 where only the predictions have the label
+    judged = [ious[k] for k, label in enumerate(labels) if occurs[k] and label != BACKGROUND]
+    named = {label for masks, _ in decoded.values() for label in masks}
     return {
         "mean_iou": round(float(np.mean(judged)), 4) if judged else None,
-        "per_label": {label: tally.as_json() for label, tally in tallies.items()},
+        "per_label": {
+            label: {"iou": round(float(ious[k]), 4) if occurs[k] else None,
+                    "kind": "rectangle" if label in boxed else "mask", "pixels": int(pixels[3, k])}
+            for k, label in enumerate(labels)
+        },
         "pictures": len(truth),
-        "ignored_labels": sorted(found - set(labels)),
-    }
-
-
-def _add(tally: Tally, wanted: Mask, found: Mask | None, *, boxes: bool) -> None:
-    tally.truth += int(wanted.sum())
-    if boxes:
-        wanted = component_boxes(wanted)
-    found = np.zeros_like(wanted) if found is None else found
-    tally.intersection += int((wanted & found).sum())
-    tally.union += int((wanted | found).sum())
+        "ignored_labels": sorted(named - set(labels)),
+    }  # fmt: skip
 
 
 def overlay_sheet(images: Path, labels: Sequence[str], predictions: Predictions) -> NDArray[np.uint8]:
-    """Paint the predicted regions over up to 12 pictures, under one legend: (H, W, 3) uint8 RGB.
+    """Paint the predicted regions over the first 12 images, with one legend below: (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageUnavailable: there is nothing to paint, or a picture is missing.
+        ImageUnavailable: there are no predictions, or an image is missing.
     """
     paintings: list[Painting] = []
     for stem in sorted(predictions)[:12]:
@@ -176,12 +171,12 @@ def write_overlay(path: Path, sheet: NDArray[np.uint8]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; the result on stdout, errors on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m worker.evaluation.score", description=main.__doc__)
+    """Score and print the result on stdout, errors on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m worker.lab.evaluation.score", description=main.__doc__)
     parser.add_argument("--truth", type=Path, required=True, help="folder with labels.json and index PNGs")
     parser.add_argument("--predictions", type=Path, required=True, help="JSON: image stem to Label Studio regions")
     parser.add_argument("--images", type=Path, help="pictures for --overlay; default: images/ beside the truth")
-    parser.add_argument("--overlay", type=Path, help="write a picture of the regions over the images")
+    parser.add_argument("--overlay", type=Path, help="write the overlay of the regions on the images")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     options = parser.parse_args(arguments)
     try:

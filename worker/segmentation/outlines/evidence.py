@@ -15,7 +15,7 @@ _PURE = 0.7  # quantile of the patches at which the margin is that of a patch wi
 _QUIETEST = 0.02  # a noise below this is not told from none
 _FEW = 64  # classes among which a patch's are sought first
 _SMOOTHEST, _STIFFEST = 0.003, 1.0
-# How the trust follows noise and crowding was fitted on training parts of photographs; docs/research/outlines.md has the figures.
+# Fitted on training parts of photographs; docs/research/outlines.md has the figures.
 _TRUST, _NOISE_UNIT, _NOISE_POWER, _CROWD_POWER = 0.06, 0.1, 4, 3
 _BLURRED, _SHARP = 0.55, 0.65  # steps at class borders, in scales: of blurred shares, and of posteriors
 

@@ -1,6 +1,6 @@
-"""Drawn scenes in which things of one class touch, with the truth as panoptic segments. It must not know about models.
+"""Drawn scenes in which things of one class touch, with their truth as panoptic segments.
 
-The seeds are none of training's: a scene is a function of (seed, number, 10^9 + 1).
+A scene is a function of (seed, number, 10^9 + 1), seeds that no training step uses.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ Words = Literal["colours", "shapes"]
 WORDS: tuple[Words, ...] = ("colours", "shapes")
 
 FIT_SEED = 100
-"""Of the scenes on which `fit_assembly` fits; the protocol takes no scenes of it."""
+"""Seed of the scenes on which `fit_assembly` fits; the protocol refuses it."""
 
 STUFF_FROM = 8
-"""The labels from here on are stuff."""
+"""Index of the first label that is stuff."""
 
 _SIZES = ((192, 256), (288, 384), (448, 592))  # (H, W) pixels
-_GROUPS = (0.4, 0.4, 0.2)  # chance of one, two, three things in a group
-_TWINS = 0.4  # chance that the things of a group are the very same: shape, tones and texture
+_GROUPS = (0.4, 0.4, 0.2)  # probability of one, two, three things in a group
+_IDENTICAL = 0.4  # probability that the things of a group share shape, tones and texture
 _SALT = 10**9 + 1
 
 
 @dataclass(frozen=True)
 class TrueSegment:
-    """One thing, or all of one stuff: `index` in the crowd's labels, `mask` (H, W) bool."""
+    """One thing, or all of one stuff: `index` in the scene's labels, `mask` (H, W) bool."""
 
     index: int
     mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """A scene and what is asked about it.
+class PanopticScene:
+    """A drawn scene, its labels and its true segments.
 
     Attributes:
-        scene: the picture and its truth, pixel by pixel.
-        labels: eight names of things, then four of stuff; not all are there.
-        truth: every segment that is there.
+        scene: the image and its truth pixel by pixel.
+        labels: eight of things, then four of stuff; the scene does not show all of them.
+        truth: every segment of the scene.
     """
 
     scene: Scene
@@ -53,22 +53,26 @@ class Crowd:
 
 
 def labels_of(words: Words) -> tuple[str, ...]:
-    """The twelve labels asked: "red shape" or "circle" for things, "grass" for stuff."""
+    """The twelve labels: "red shape" or "circle" for things, "grass" for stuff."""
     things = tuple(f"{colour} shape" for colour in COLOURS) if words == "colours" else SHAPES
     return (*things, *STUFF)
 
 
 def words_of(number: int) -> Words:
-    """What scene `number` of any set is asked by: the two take turns."""
+    """Whether the labels of scene `number` name colours or shapes: the two alternate."""
     return WORDS[number % len(WORDS)]
 
 
-def crowd(seed: int, number: int, *, touching: bool = True) -> Crowd:
-    """Scene `number` of a set: two to four groups of up to three touching things each that share the attribute asked.
+def panoptic_scene(seed: int, number: int, *, touching: bool = True) -> PanopticScene:
+    """Draw scene `number` of a set: two to four groups of up to three touching things with the same label.
 
-    In two groups of five they share everything but place, size and angle, so that only outlines tell them apart.
-    Sizes are mixed, 192 to 448 pixels on the short side. Without `touching` there is one thing to a group, and groups
-    hide nothing of each other.
+    In two groups of five the things differ in place, size and angle only, so that nothing but outlines separates them.
+    The short side is 192 to 448 pixels.
+
+    Args:
+        seed: of the set.
+        number: of the scene in the set.
+        touching: False draws one thing per group, and no group hides another.
     """
     rng = np.random.default_rng((seed, number, _SALT))
     words = words_of(number)
@@ -77,7 +81,7 @@ def crowd(seed: int, number: int, *, touching: bool = True) -> Crowd:
     groups = [_group(rng, words, count if touching else 1) for count in counts]
     alike = [len(set(group)) == 1 for group in groups]
     scene = draw_touching(rng, size, groups, alike, unit=float(rng.uniform(0.45, 0.65)) * size[0])
-    return Crowd(scene, labels_of(words), tuple(_truth(scene, words)))
+    return PanopticScene(scene, labels_of(words), tuple(_truth(scene, words)))
 
 
 def _group(rng: np.random.Generator, words: Words, count: int) -> list[Thing]:
@@ -86,7 +90,7 @@ def _group(rng: np.random.Generator, words: Words, count: int) -> list[Thing]:
     for _ in range(count):
         colour, texture, shape = (str(rng.choice(kind)) for kind in (COLOURS, TEXTURES, SHAPES))
         things.append(Thing(shared, texture, shape) if words == "colours" else Thing(colour, texture, shared))
-    return [things[0]] * count if rng.random() < _TWINS else things
+    return [things[0]] * count if rng.random() < _IDENTICAL else things
 
 
 def _truth(scene: Scene, words: Words) -> list[TrueSegment]:

@@ -1,4 +1,4 @@
-"""The contact sheet of the drawn world: every colour with every texture, and some scenes. It must not know files."""
+"""Contact sheet of the drawn world: every colour with every texture, and some scenes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _INK = (40, 40, 40)
 _HELD_OUT = (220, 30, 30)
 
 
-def world_sheet(seed: int) -> Bytes:
-    """Draw the overview, (H, W, 3) uint8 RGB: compositions on top (held-out ones framed red), scenes below."""
+def draw_contact_sheet(seed: int) -> Bytes:
+    """Draw the sheet, (H, W, 3) uint8 RGB: compositions on top (held-out ones framed red), scenes below."""
     swatches = _swatches(seed)
     scenes = np.concatenate([_scene_row(seed, row, swatches.shape[1]) for row in range(2)])
     note = _strip(
@@ -51,7 +51,7 @@ def _swatch(seed: int, row: int, column: int, texture: str) -> Bytes:
 
 
 def _clear_pixels(instances: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> int:
-    """Pixels of the thing, none when it touches the frame."""
+    """Count the pixels of the thing; 0 when it touches the frame."""
     inside = int(np.count_nonzero(instances[6:-6, 6:-6]))
     return inside if inside == int(np.count_nonzero(instances)) else 0
 

@@ -1,4 +1,4 @@
-"""What the figures have to reach, and how two runs of them are compared. It must not know how they are measured."""
+"""Targets of the figures of `zeromask bench`, comparison of two runs, and the table for people."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ Figure = float | str
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A figure is to be at least, or at most, this."""
+class Target:
+    """Bounds that a figure has to keep; None = unbounded."""
 
     least: float | None = None
     most: float | None = None
 
     def verdict(self, value: float) -> str:
-        """The bar in words, and whether it is met."""
+        """Say the target and whether a value meets it."""
         met = (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
         wanted = f"at most {self.most:g}" if self.least is None else f"at least {self.least:g}"
         return f"{wanted}: {'met' if met else 'MISSED'}"
 
 
 # For ViT-B-16 at 448 pixels on a CPU.
-BARS: Mapping[str, Bar] = {
-    "overhead": Bar(most=1.25),
-    "one_stage_speedup": Bar(least=15),
-    "one_stage_speedup_20": Bar(least=3.5),
-    "shape_speedup": Bar(least=10),
-    "labels_20_to_40": Bar(most=0.05),
-    "encode_smooth_speedup": Bar(least=1),
-    "encode_noisy_speedup": Bar(least=10),
-    "sdk_decodes_alike": Bar(least=1),
+TARGETS: Mapping[str, Target] = {
+    "overhead": Target(most=1.25),
+    "one_stage_speedup": Target(least=15),
+    "one_stage_speedup_20": Target(least=3.5),
+    "shape_speedup": Target(least=10),
+    "labels_20_to_40": Target(most=0.05),
+    "encode_smooth_speedup": Target(least=1),
+    "encode_noisy_speedup": Target(least=10),
+    "sdk_decodes_alike": Target(least=1),
 }
 
 
 def read_figures(path: Path) -> dict[str, Figure]:
-    """The figures of an earlier run, as `--json` printed them.
+    """Read the figures of an earlier run from a file with its `--json` line.
 
     Raises:
         SettingsError: there is no such file, or it holds something else.
@@ -56,7 +56,10 @@ def read_figures(path: Path) -> dict[str, Figure]:
 
 
 def compared(figures: Mapping[str, Figure], earlier: Mapping[str, Figure]) -> dict[str, float]:
-    """Now over then, for every number that both have. Times compare machines; ratios compare the product."""
+    """Divide each number by that of the earlier run, where both have it.
+
+    Quotients of times also compare the machines; quotients of ratios compare the product alone.
+    """
     both = {name: (value, earlier.get(name)) for name, value in figures.items()}
     return {
         name: now / then
@@ -65,12 +68,12 @@ def compared(figures: Mapping[str, Figure], earlier: Mapping[str, Figure]) -> di
     }
 
 
-def table(figures: Mapping[str, Figure], ratios: Mapping[str, float], bars: Mapping[str, Bar]) -> str:
-    """Figures for a person, with their bars, and how they compare where they do."""
+def table(figures: Mapping[str, Figure], ratios: Mapping[str, float], targets: Mapping[str, Target]) -> str:
+    """Format the figures for a person, with their targets and the quotients by an earlier run."""
     lines = []
     for name, value in figures.items():
-        told = value if isinstance(value, str) else f"{value:g}"
-        bar = bars[name].verdict(value) if name in bars and not isinstance(value, str) else ""
+        shown = value if isinstance(value, str) else f"{value:g}"
+        verdict = targets[name].verdict(value) if name in targets and not isinstance(value, str) else ""
         then = f"x {ratios[name]:.3g}" if name in ratios else ""
-        lines.append(f"{name:<28} {told:<12} {then:<10} {bar}".rstrip() + "\n")
+        lines.append(f"{name:<28} {shown:<12} {then:<10} {verdict}".rstrip() + "\n")
     return "".join(lines)

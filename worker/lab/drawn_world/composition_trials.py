@@ -1,7 +1,7 @@
-"""Trials of composing: a thing of a held-out pair among distractors that share one of its attributes each.
+"""Composition trials: a thing of a held-out pair among distractors that each share one of its attributes.
 
-Whoever goes by colour alone, by texture alone or by shape alone takes a distractor for the target; areas are equal, so
-that size tells nothing. It must not know about models.
+A model that uses colour alone, texture alone or shape alone takes a distractor for the target. Areas are equal, so that
+size is no clue.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from worker.lab.drawn_world.world import COLOURS, SHAPES, TEXTURES, Thing, rando
 Pair = Literal["colour_texture", "colour_shape"]
 PAIRS: tuple[Pair, ...] = ("colour_texture", "colour_shape")
 
-_AREAS = (900.0, 1900.0)  # pixels of a thing when the short side is 192, where a crescent just fits its quarter
-_UNIT = 107 / 192  # of the short side: what textures and grain are relative to
+_AREAS = (900.0, 1900.0)  # pixels of a thing at short side 192; a crescent of the largest just fits into its quarter
+_UNIT = 107 / 192  # that textures and grain are relative to, as a share of the short side
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One picture with its question.
+class CompositionTrial:
+    """One scene with its labels.
 
     Attributes:
-        scene: four things of one area on stuff.
-        labels: what to find, one label per thing in the order of `scene.objects`, all different.
+        scene: four things of equal area on stuff.
+        labels: one for each thing, in the order of `scene.objects`, all different.
         target: index of the thing whose pair training never shows.
     """
 
@@ -36,13 +36,13 @@ class Trial:
     target: int
 
 
-def trial(rng: np.random.Generator, pair: Pair, *, short_side: int) -> Trial:
+def composition_trial(rng: np.random.Generator, pair: Pair, *, short_side: int) -> CompositionTrial:
     """Draw a trial: the target, then one thing that shares only its colour, one its texture, one its shape, shuffled.
 
     Args:
-        rng: source of chance.
-        pair: which two attributes the labels name and which pair of the target is held out.
-        short_side: height and width of the picture, pixels.
+        rng: random generator.
+        pair: the two attributes that the labels name, and that are held out of training for the target.
+        short_side: height and width of the scene, pixels.
     """
     target = random_thing(rng, "unseen_texture" if pair == "colour_texture" else "unseen_shape")
     things = [target, *(_distractor(rng, target, kept) for kept in ("colour", "texture", "shape"))]
@@ -51,7 +51,7 @@ def trial(rng: np.random.Generator, pair: Pair, *, short_side: int) -> Trial:
     scale = (short_side / 192) ** 2
     area = float(rng.uniform(*_AREAS)) * scale
     scene = draw_apart(rng, (short_side, short_side), things, unit=_UNIT * short_side, area=area)
-    return Trial(scene, tuple(pair_label(thing, pair) for thing in things), int(np.argmin(order)))
+    return CompositionTrial(scene, tuple(pair_label(thing, pair) for thing in things), int(np.argmin(order)))
 
 
 def pair_label(thing: Thing, pair: Pair) -> str:
@@ -60,7 +60,7 @@ def pair_label(thing: Thing, pair: Pair) -> str:
 
 
 def _distractor(rng: np.random.Generator, target: Thing, kept: str) -> Thing:
-    """A thing of seen pairs that shares one attribute with the target and no other."""
+    """Draw a thing of seen pairs that shares one attribute with the target and no other."""
     while True:
         other = Thing(
             target.colour if kept == "colour" else _another(rng, COLOURS, target.colour),

@@ -1,7 +1,4 @@
-"""What benchmarks of the queue run on: a real Redis, a counting server in Label Studio's place, workers, a way to ask.
-
-It must not know what is measured.
-"""
+"""Services that benchmarks of the queue run on: a real Redis, real workers, a counting server as Label Studio."""
 
 from __future__ import annotations
 
@@ -32,8 +29,15 @@ _READY_S = 300.0
 
 
 @dataclass(frozen=True)
-class BenchStage:
-    """The running parts; `settings` name them."""
+class BenchServices:
+    """Running services and connections to them.
+
+    Attributes:
+        settings: that the services run with.
+        supervisor: of their processes.
+        redis: a connection.
+        pending: the queue of pending tasks.
+    """
 
     settings: Settings
     supervisor: Supervisor
@@ -41,40 +45,51 @@ class BenchStage:
     pending: PendingTasks
 
     def start(self, name: str, *argv: str, ready: Callable[[], bool] | None = None) -> None:
-        """Start a process of ours with the settings of the stage."""
+        """Start a process of the product with these settings."""
         module, *arguments = argv
         command = [*module_command(module), *arguments]
-        told = self.settings.environment("backend" if module == "backend" else "worker")
-        self.supervisor.start(Command(name, command, told, ready=ready, ready_s=_READY_S))
+        environment = self.settings.environment("backend" if module == "backend" else "worker")
+        self.supervisor.start(Command(name, command, environment, ready=ready, ready_s=_READY_S))
 
     def start_workers(self, count: int, *argv: str) -> None:
-        """Start workers and wait until all live."""
+        """Start workers and wait until each has sent a heartbeat."""
         presence = WorkerPresence(self.redis)
         for number in range(1, count + 1):
             self.start(f"worker-{number}", *argv, ready=lambda wanted=number: presence.live_workers() >= wanted)  # type: ignore[misc]
 
     def counted(self) -> dict[str, Any]:
-        """What the counting server counted."""
+        """Read the counts of the counting server."""
         answer = httpx.get(f"{self.settings.label_studio_url}/count", timeout=30, trust_env=False)
         return dict(answer.json())
 
-    def wait(self, condition: Callable[[], bool], *, within_s: float, told: str) -> None:
-        """Wait until it holds.
+    def wait(self, condition: Callable[[], bool], *, within_s: float, what: str) -> None:
+        """Wait until a condition holds.
+
+        Args:
+            condition: asked five times a second.
+            within_s: seconds.
+            what: in words, for the error.
 
         Raises:
-            EnvironmentBroken: it did not within that time.
+            EnvironmentBroken: it did not hold within that time.
         """
         deadline = time.monotonic() + within_s
         while not condition():
             if time.monotonic() > deadline:
                 remedy = "Run it again when the machine is less busy."
-                raise EnvironmentBroken("benchmark", f"{told} did not come within {within_s:.0f} s", remedy)
+                raise EnvironmentBroken("benchmark", f"{what} did not come within {within_s:.0f} s", remedy)
             time.sleep(0.2)
 
 
 @contextmanager
-def bench_stage(*, tasks: int, picture: bytes, **changes: object) -> Iterator[BenchStage]:
-    """Start Redis and the counting server in a folder of their own, without any worker yet."""
+def bench_services(*, tasks: int, picture: bytes, **changes: object) -> Iterator[BenchServices]:
+    """Start Redis and the counting server in a temporary folder; no worker yet.
+
+    Args:
+        tasks: of the counting server's project.
+        picture: a BMP file, the image of each task.
+        changes: settings that differ from the defaults.
+    """
     with tempfile.TemporaryDirectory(prefix="zm-b-") as folder:
         state = Path(folder)
         (state / "picture.bmp").write_bytes(picture)
@@ -90,10 +105,11 @@ def bench_stage(*, tasks: int, picture: bytes, **changes: object) -> Iterator[Be
             settings = replace(settings, redis_url=redis.url)
             with Redis.from_url(redis.url) as connection:
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
-                stage = BenchStage(settings, supervisor, connection, pending)
+                services = BenchServices(settings, supervisor, connection, pending)
                 arguments = ["--port", str(port), "--tasks", str(tasks), "--picture", str(state / "picture.bmp")]
-                stage.start("counting", "worker.lab.benchmarks.counting_server", *arguments, ready=lambda: answers(f"http://127.0.0.1:{port}/count"))
-                yield stage
+                services.start("counting", "worker.lab.benchmarks.counting_server", *arguments,
+                               ready=lambda: answers(f"http://127.0.0.1:{port}/count"))  # fmt: skip
+                yield services
 
 
 def blotches(height: int, width: int) -> bytes:

@@ -1,7 +1,4 @@
-"""What a label costs: its text through the model's text tower, against open_clip's own way, and from the disk.
-
-It must not know images.
-"""
+"""Cost of a label: its text through the text tower, against open_clip's `encode_text`, and read from the disk."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from worker.lab.benchmarks.clock import take_turns
-from worker.lab.benchmarks.random_models import random_weights
+from worker.lab.benchmarks.emulated import random_weights
+from worker.lab.benchmarks.timing import time_in_turns
 from worker.segmentation.encoders.checkpoints import load_model
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.text.encoder import TEMPLATES, TextEncoder
@@ -24,10 +21,17 @@ from worker.segmentation.text.store import TextStore
 def text_figures(architecture: str, turns: int, device: str, console: Console) -> Mapping[str, float]:
     """Measure with random weights.
 
+    Args:
+        architecture: of open_clip, or TINY.
+        turns: measurements of each.
+        device: auto, cpu, cuda or cuda:N.
+        console: where progress is shown.
+
     Returns:
         text_ms: a new label in every template; text_speedup: open_clip's `encode_text` of these prompts over that.
-        text_start_ms: the negatives and twenty labels at the first start of a model; text_restart_ms: at any later one,
-            from the disk, the fingerprint of the weights included; fingerprint_ms: that alone.
+        text_start_ms: the negatives and twenty labels at the first start with a model; text_restart_ms: at later
+            starts, from the disk, including the fingerprint of the weights; fingerprint_ms: that alone.
+        negatives: how many negative words there are.
     """
     with tempfile.TemporaryDirectory(prefix="zm-t-") as folder:
         model = random_weights(Path(folder), architecture)
@@ -39,22 +43,22 @@ def text_figures(architecture: str, turns: int, device: str, console: Console) -
         prompts = [template.format("striped thing") for template in TEMPLATES]
 
         @torch.inference_mode()
-        def plainly() -> None:
+        def encode_prompts() -> None:
             network.encode_text(tokenizer(prompts).to(encoder.device))
 
-        def start(kept: TextStore | None) -> None:
-            TextEncoder(encoder, store=kept).with_background(words)
+        def start(store: TextStore | None) -> None:
+            TextEncoder(encoder, store=store).with_background(words)
 
         start(store)
-        times = take_turns(
+        times = time_in_turns(
             {
-                "plain": plainly,
+                "plain": encode_prompts,
                 "text": lambda: TextEncoder(encoder).classes([("striped thing",)]),
                 "start": lambda: start(None),
                 "restart": lambda: start(store),
                 "fingerprint": encoder.text_fingerprint,
             },
-            turns=turns, console=console, told="texts",
+            turns=turns, console=console, title="texts",
         )  # fmt: skip
     return {
         "text_ms": times.ms("text"), "text_speedup": times.ratio("plain", "text"), "text_start_ms": times.ms("start"),

@@ -1,4 +1,4 @@
-"""Times of things that take turns, so that a busy machine is busy for all of them. It must not know what is timed."""
+"""Timing in turns: contestants run one after the other in each turn, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.progress import track
 
 
 @dataclass(frozen=True)
-class Times:
-    """Seconds of every contestant in every turn, in the order of the turns."""
+class Timings:
+    """Seconds of each contestant, turn by turn."""
 
     seconds: Mapping[str, Sequence[float]]
 
@@ -23,39 +23,40 @@ class Times:
         return 1000 * statistics.median(self.seconds[name])
 
     def ratio(self, one: str, other: str) -> float:
-        """How many times as long as `other` `one` takes: the median of the ratios within each turn."""
+        """Time of `one` over that of `other`: the median of the ratios within each turn."""
         return self.total_ratio([one], other)
 
     def total_ratio(self, several: Sequence[str], other: str) -> float:
-        """The same for several contestants together."""
+        """Time of several contestants together over that of `other`, as in `ratio`."""
         turns = zip(*(self.seconds[name] for name in several), self.seconds[other], strict=True)
         return float(statistics.median(sum(turn[:-1]) / turn[-1] for turn in turns))
 
 
-def take_turns(
-    contestants: Mapping[str, Callable[[], object]], *, turns: int, console: Console, told: str, warm_up: bool = True
-) -> Times:
+def time_in_turns(
+    contestants: Mapping[str, Callable[[], object]], *, turns: int, console: Console, title: str, warm_up: bool = True
+) -> Timings:
     """Run every contestant once a turn, in order.
 
     Args:
-        contestants: what to time; with a GPU, until it has done what it was told.
-        turns: how many count; a first turn is not counted when `warm_up`.
+        contestants: what to time; work on a GPU is waited for.
+        turns: how many are counted.
         console: where progress is shown.
-        told: what is being measured, for the progress bar.
+        title: of the progress bar.
+        warm_up: whether one more turn comes first, which is not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     first = -1 if warm_up else 0
     steps = [(turn, name) for turn in range(first, turns) for name in contestants]
-    for turn, name in track(steps, told, console=console, disable=not console.is_terminal):
-        _settle()
+    for turn, name in track(steps, title, console=console, disable=not console.is_terminal):
+        _synchronise()
         started = time.perf_counter()
         contestants[name]()
-        _settle()
+        _synchronise()
         if turn >= 0:
             seconds[name].append(time.perf_counter() - started)
-    return Times(seconds)
+    return Timings(seconds)
 
 
-def _settle() -> None:
+def _synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
