@@ -17,7 +17,8 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.drawn_world.scenes import draw_scene
 from worker.lab.drawn_world.world import random_thing
 from worker.lab.evaluation.photographs import Photograph, clues
-from worker.segmentation.heads import Scene
+from worker.segmentation.class_scores import ClassScores
+from worker.segmentation.heads import ImageScores
 
 PRESENT = 5
 _NOISE = 0.15  # of area shares: bilinear upsampling then has mIoU 0.8, see `worker.lab.evaluation.refine`
@@ -30,9 +31,9 @@ class EmulatedHead:
 
     told: Tensor
 
-    def logits(self, scene: Scene) -> Tensor:
+    def scores(self, image: ImageScores) -> ClassScores:
         """The emulated patch logits."""
-        return self.told
+        return ClassScores.from_logits(self.told)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _miou(
     segmenter: Segmenter, embedding: ImageEmbedding, image: NDArray[np.uint8], truth: NDArray[np.uint8]
 ) -> float:
     """Mean IoU of the labels that the picture shows, after the shape stage."""
-    scene = segmenter.look(embedding, [(label,) for label in LABELS], image)
+    scene = segmenter.score(embedding, [(label,) for label in LABELS], image)
     classes, _ = segmenter.pixel_classes(scene)
     ious = []
     for index in range(len(LABELS)):

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 def class_map(segmenter: Segmenter, asked: Crowd) -> Picture:
     """The crowd, the class of each of its pixels as the model sees it, and the posterior of that."""
     image = asked.scene.image
-    scene = segmenter.look(segmenter.embed([image])[0], [(label,) for label in asked.labels], image)
+    scene = segmenter.score(segmenter.embed([image])[0], [(label,) for label in asked.labels], image)
     return asked, *segmenter.pixel_classes(scene)
 
 

@@ -107,7 +107,7 @@ def _hear(segmenter: Segmenter, number: int, asked: Crowd, tallies: _Tallies, cl
     with clock.of("embed"):
         embedding = segmenter.embed([image])[0]
     with clock.of("classes"):
-        scene = segmenter.look(embedding, [(label,) for label in asked.labels], image)
+        scene = segmenter.score(embedding, [(label,) for label in asked.labels], image)
         classes, confidence = segmenter.pixel_classes(scene)
     for name, rule in _RULES.items():
         with clock.of(name):
