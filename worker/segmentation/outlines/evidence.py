@@ -82,7 +82,7 @@ def nearest_shares(shares: Tensor) -> Tensor:
 
 
 def _support(shares: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Sums of the largest shares minus 1, (most, ...), and the number of classes with a share, (1, ...), at most that."""
+    """Sums of the largest shares minus 1, (most, ...), and how many classes have a share, (1, ...), at most `most`."""
     falling = shares.topk(most, dim=0).values
     above = falling.cumsum(dim=0) - 1
     rank = torch.arange(1, most + 1, device=shares.device).view(-1, *[1] * (shares.dim() - 1))

@@ -235,7 +235,7 @@ def _with_untaught(zero_shot: ClassScores, rows: Sequence[int | None], trust: fl
     """Extend log-posteriors of the taught classes and the rest, (T + 1, h, w), to all n + 1 classes of an image.
 
     The zero-shot scores divide the rest among the untaught classes. They also claim a part of what was given to taught
-    classes: the posterior of untaught classes there, times the trust. Untaught classes keep their differences of logits.
+    classes: the posterior of untaught classes there, times the trust. Logits of untaught classes keep their distances.
 
     Args:
         zero_shot: n + 1 classes, the background last.
