@@ -141,7 +141,7 @@ def dense_affinity(
 
 
 def paper_affinity(keys: Tensor, colour: Tensor, *, colour_weight: float = 10.0) -> Tensor:
-    """W_feat + lambda W_knn of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022), which SAZS takes over.
+    """W_feat + lambda W_knn of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022), also used by SAZS.
 
     Args:
         keys: (h, w, D) float32, keys of the last block of a self-supervised ViT (DINO), all heads side by side.
@@ -190,7 +190,7 @@ def leading_eigenvectors(
     """Largest eigenpairs of symmetric matrices by subspace iteration with a Chebyshev filter: GEMMs of (N, N) x (N, K).
 
     The filter of Zhou and Saad (2007) damps all that lies below the block's smallest Ritz value, negative eigenvalues
-    too. The outcome is deterministic: no random start, fixed signs.
+    too. The result is deterministic: no random start, fixed signs.
 
     Args:
         matrix: (..., N, N) float, symmetric, eigenvalues in [-1, 1].
