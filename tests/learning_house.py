@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from redis import Redis
-from torch import Tensor
 
 from plugin_config.errors import LearningError
 from plugin_config.label_studio.annotation_mark import AnnotationMark
@@ -31,8 +30,9 @@ from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.label_studio.outcomes import Outcomes
 from worker.learning.gate.decision import Verdict
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example
+from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
-from worker.segmentation.heads import Scene
+from worker.segmentation.heads import ImageScores
 from worker.service import adapter_store as store
 from worker.service.adapters import AdapterShelf
 from worker.service.context import Resident
@@ -52,8 +52,8 @@ class OneNumber:
     number: float
     encoder_part: str = ""
 
-    def logits(self, scene: Scene) -> Tensor:
-        return scene.logits + self.number
+    def scores(self, image: ImageScores) -> ClassScores:
+        return ClassScores.from_logits(image.zero_shot.logits + self.number)
 
     def taught(self, words: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
         return words

@@ -14,14 +14,15 @@ from plugin_config.errors import LearningError
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.learning.corrections.truth import shrink_nearest
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
-from worker.segmentation.heads import Scene
+from worker.segmentation.class_scores import ClassScores
+from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
 DRAWN = ("red shape", "blue shape", "green shape")
 KNOWN: Words = tuple((label,) for label in DRAWN)
 STRANGE: Words = (("wug",), ("dax",), ("fep",))
-"""Words for the same things that the model does not know: it says nothing of them."""
+"""Words for the same things that the model does not know: they have no zero-shot score."""
 
 
 def corrected_scenes(
@@ -51,10 +52,11 @@ class LinearAdapter:
     strength: float = 1.0
     encoder_part: str = ""
 
-    def logits(self, scene: Scene) -> Tensor:
-        added = (_with_one(scene.embedding.features) @ self.weights).permute(2, 0, 1)
-        taught = (self.weights != 0).any(dim=0)[:, None, None]
-        return torch.where(taught, _from_zero(scene.logits), scene.logits) + self.strength * added
+    def scores(self, image: ImageScores) -> ClassScores:
+        added = (_with_one(image.embedding.features) @ self.weights).permute(2, 0, 1)
+        taught = (self.weights != 0).any(dim=0)
+        logits = _from_zero(image.zero_shot) + self.strength * added
+        return ClassScores.of(logits, image.zero_shot.scored | taught)
 
     def taught(self, words: Words) -> Words:
         return tuple(texts for texts, column in zip(words, self.weights.T, strict=False) if bool(column.any()))
@@ -80,15 +82,13 @@ class LinearRecipe:
         self.fits += 1
         rows, targets, labels = [], [], []
         for example in examples:
-            scene = segmenter.look(example.embedding, words, example.image)
-            truth = torch.from_numpy(
-                shrink_nearest(example.truth, (scene.logits.shape[1], scene.logits.shape[2])).astype(np.int64)
-            )
+            scores = segmenter.score(example.embedding, words, example.image)
+            truth = torch.from_numpy(shrink_nearest(example.truth, scores.zero_shot.grid).astype(np.int64))
             taught = truth != VOID
             label = torch.where(truth == UNLABELLED, len(words), truth)[taught]
             wanted = self._scale * (2 * torch.nn.functional.one_hot(label, len(words) + 1).float() - 1)
-            rows.append(_with_one(scene.embedding.features)[taught])
-            targets.append(wanted - _from_zero(scene.logits).permute(1, 2, 0)[taught])
+            rows.append(_with_one(scores.embedding.features)[taught])
+            targets.append(wanted - _from_zero(scores.zero_shot).permute(1, 2, 0)[taught])
             labels.append(label)
         if not rows or not len(torch.cat(rows)):
             raise LearningError("corrections", "there are none", "Correct an image.")
@@ -101,9 +101,9 @@ class LinearRecipe:
         return LinearAdapter(state.tensors["weights"], float(state.about["strength"]))
 
 
-def _from_zero(logits: Tensor) -> Tensor:
-    """Where the model has nothing to say of a class, learning starts from 0."""
-    return logits.nan_to_num(neginf=0.0)
+def _from_zero(scores: ClassScores) -> Tensor:
+    """Logits that are 0 for classes without a score: there learning starts from 0."""
+    return scores.logits.nan_to_num(neginf=0.0)
 
 
 def _with_one(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is seen of a picture without any model: cells described in place."""
+"""Descriptors of cells without any model, and augmentation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from worker.learning.recipes.quick.appearance import PLACES, describe, window_mean
-from worker.learning.recipes.quick.augmentation import View
+from worker.learning.recipes.quick.appearance import POSITION_COLUMNS, describe, window_mean
+from worker.learning.recipes.quick.augmentation import Augmentation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,8 +33,8 @@ def test_some_cells_are_described_as_all_are(size: tuple[int, int]) -> None:
 def test_a_mirrored_picture_is_described_alike_but_for_the_place() -> None:
     image = noise((48, 64))
     plain, mirrored = (describe(some, (48, 64)).reshape(-1, 48, 64) for some in (image, image[:, ::-1].copy()))
-    torch.testing.assert_close(mirrored.flip(2)[:-PLACES], plain[:-PLACES], atol=1e-4, rtol=1e-3)
-    assert torch.equal(mirrored[-PLACES], plain[-PLACES])
+    torch.testing.assert_close(mirrored.flip(2)[:-POSITION_COLUMNS], plain[:-POSITION_COLUMNS], atol=1e-4, rtol=1e-3)
+    assert torch.equal(mirrored[-POSITION_COLUMNS], plain[-POSITION_COLUMNS])
 
 
 def test_windows_are_shorter_at_the_borders() -> None:
@@ -47,10 +47,10 @@ def test_windows_are_shorter_at_the_borders() -> None:
 
 def test_light_changes_every_channel_by_its_gain() -> None:
     image = noise((20, 30))
-    view = View((0, 0, 1, 1), gamma=1.2, gains=(1.1, 0.9, 1.0))
-    expected = 255 * (image / 255.0) ** 1.2 * np.array(view.gains)
-    np.testing.assert_allclose(view.relit(image), expected.clip(0, 255), atol=1.01)
-    grey = View((0, 0, 1, 1), saturation=0.0).relit(image).astype(int)
+    augmentation = Augmentation((0, 0, 1, 1), gamma=1.2, gains=(1.1, 0.9, 1.0))
+    expected = 255 * (image / 255.0) ** 1.2 * np.array(augmentation.gains)
+    np.testing.assert_allclose(augmentation.recoloured(image), expected.clip(0, 255), atol=1.01)
+    grey = Augmentation((0, 0, 1, 1), saturation=0.0).recoloured(image).astype(int)
     assert np.ptp(grey, axis=2).max() <= 1
     np.testing.assert_allclose(grey[..., 0], image.mean(axis=2), atol=1.01)
-    assert View((0, 0, 1, 1)).relit(image) is image
+    assert Augmentation((0, 0, 1, 1)).recoloured(image) is image

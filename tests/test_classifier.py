@@ -1,4 +1,4 @@
-"""What a classifier goes by: the offsets where they prove right, what was learned of all they say nothing of."""
+"""The classifier keeps offsets that prove right, and learns classes without text."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.learning.recipes.quick.classifier import Look, Options, Picture, learn
-from worker.learning.recipes.quick.ensemble import Training
+from worker.learning.recipes.quick.classifier import Cells, ClassifierConfig, ReadCells, fit_classifier
+from worker.learning.recipes.quick.ensemble import TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 STUFF, FRUIT, NUT, REST = range(4)
 OFTEN = (0.65, 0.05, 0.25, 0.05)
-OPTIONS = Options(members=1, training=Training(hidden=16, steps=120, batch=128))
+CONFIG = ClassifierConfig(members=1, training=TrainingConfig(hidden=16, steps=120, batch=128))
 
 
-def cells(seed: int) -> tuple[Tensor, Picture]:
-    """Classes of 2,000 cells, and what is seen of them: nuts look like half of the stuff, offsets know fruit alone."""
+def drawn_cells(seed: int) -> tuple[Tensor, Cells]:
+    """Classes of 2,000 cells and their inputs: nuts look like half of the stuff, only fruit has text."""
     chance = torch.Generator().manual_seed(seed)
     found = torch.multinomial(torch.tensor(OFTEN), 2000, replacement=True, generator=chance)
     values = 0.3 * torch.randn(3, 2000, generator=chance)
@@ -27,25 +27,27 @@ def cells(seed: int) -> tuple[Tensor, Picture]:
     values[1] += found == REST
     offset = torch.zeros(4, 2000)
     offset[FRUIT] = torch.where(found == FRUIT, 4.0, -4.0)
-    return found, Picture(values, offset)
+    return found, Cells(values, offset)
 
 
-def pictures() -> Iterator[tuple[Tensor, Look]]:
+def views() -> Iterator[tuple[Tensor, ReadCells]]:
     for seed in range(4):
-        found, picture = cells(seed)
+        found, cells = drawn_cells(seed)
 
-        def look(at: Tensor, picture: Picture = picture) -> Picture:
-            return Picture(picture.values[:, at], picture.offset[:, at])
+        def read(at: Tensor, cells: Cells = cells) -> Cells:
+            return Cells(cells.values[:, at], cells.offset[:, at])
 
-        yield torch.nn.functional.one_hot(found, 4).T[:, None].float(), look
+        yield torch.nn.functional.one_hot(found, 4).T[:, None].float(), read
 
 
-def test_where_words_prove_right_labels_without_known_words_are_learned_all_the_same() -> None:
-    untold = torch.tensor([True, False, True, False])
-    classifier, _ = learn(pictures(), 4, OPTIONS, photographs=4, wary=True, untold=untold, blinded=[])
-    found, picture = cells(9)
-    said = classifier.logits(picture).argmax(dim=0)
-    recall = [float((said[found == k] == k).float().mean()) for k in range(4)]
+def test_classes_without_text_are_learned_where_the_text_of_others_proves_right() -> None:
+    has_text = torch.tensor([False, True, False, True])
+    classifier, _ = fit_classifier(
+        views(), 4, CONFIG, images=4, validates_strength=True, has_text=has_text, column_dropout=[]
+    )
+    found, cells = drawn_cells(9)
+    predicted = classifier.logits(cells).argmax(dim=0)
+    recall = [float((predicted[found == k] == k).float().mean()) for k in range(4)]
     assert recall[FRUIT] > 0.9
     assert min(recall[STUFF], recall[NUT]) > 0.1, "nobody can tell them well, but both are there"
     assert recall[REST] > 0.5

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from torch import Tensor
 
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.interfaces import UNLABELLED, Example, Words
+from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder
-from worker.segmentation.heads import Scene
+from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
@@ -103,8 +103,8 @@ def test_a_weaker_mixture_is_promoted_where_all_that_was_learned_is_too_much(
 class SteadyAdapter(LinearAdapter):
     """The same at any strength, as what was learned of labels the model does not know."""
 
-    def logits(self, scene: Scene) -> Tensor:
-        return replace(self, strength=1.0).logits(scene) if self.strength < 1 else super().logits(scene)
+    def scores(self, image: ImageScores) -> ClassScores:
+        return replace(self, strength=1.0).scores(image) if self.strength < 1 else super().scores(image)
 
 
 class SteadyRecipe(LinearRecipe):

@@ -16,14 +16,14 @@ from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.quick import classifier
-from worker.learning.recipes.quick.augmentation import View
-from worker.learning.recipes.quick.classifier import Options
-from worker.learning.recipes.quick.ensemble import Training
-from worker.learning.recipes.quick.features import TOWER_AXES, Sight, cells, found_again
+from worker.learning.recipes.quick.augmentation import Augmentation
+from worker.learning.recipes.quick.classifier import ClassifierConfig
+from worker.learning.recipes.quick.ensemble import TrainingConfig
+from worker.learning.recipes.quick.features import TOWER_COMPONENTS, FeatureExtractor, cell_grid, match_classes
 from worker.learning.recipes.quick.recipe import QuickAdapter, QuickRecipe
-from worker.learning.recipes.quick.retrieval import Bank
+from worker.learning.recipes.quick.retrieval import MemoryBank
 from worker.segmentation.encoders.encoder import Encoder
-from worker.segmentation.heads import Head, Scene
+from worker.segmentation.heads import Head, ImageScores
 from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
@@ -76,8 +76,8 @@ def early(corrected: list[Example], segmenter: Segmenter) -> QuickAdapter:
     return QuickRecipe(views=4).fit(corrected[:3], HALF, segmenter)
 
 
-def look(example: Example, segmenter: Segmenter, words: Words = HALF) -> Scene:
-    return segmenter.look(example.embedding, words, example.image)
+def score(example: Example, segmenter: Segmenter, words: Words = HALF) -> ImageScores:
+    return segmenter.score(example.embedding, words, example.image)
 
 
 def ious(
@@ -86,7 +86,7 @@ def ious(
     """IoU of each label over all pictures."""
     counts = np.zeros((2, len(words)))
     for example, truth in judged:
-        found, _ = segmenter.pixel_classes(look(example, segmenter, words), head)
+        found, _ = segmenter.pixel_classes(score(example, segmenter, words), head)
         for label in range(len(words)):
             mine, real = found == label, truth == label
             counts += np.outer([(mine & real).sum(), (mine | real).sum()], np.eye(len(words))[label])
@@ -107,7 +107,7 @@ def test_words_that_prove_right_are_not_unlearned(segmenter: Segmenter) -> None:
     judged = pictures(segmenter, KNOWN_LABELS, KNOWN, range(100, 108), drawn=())
     adapter = QuickRecipe().fit(shown, KNOWN, segmenter)
     before, after = (ious(segmenter, head, judged, KNOWN) for head in (None, adapter))
-    assert adapter.sight.trust > 0.5
+    assert adapter.extractor.trust > 0.5
     assert (after - before)[:2].mean() >= -0.02
     assert (after - before)[2:].mean() >= -0.01
 
@@ -118,18 +118,20 @@ KNOWN_LABELS = [texts[0] for texts in KNOWN]
 def test_without_strength_it_is_the_zero_shot_model(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
-    scene = look(corrected[0], segmenter)
-    assert torch.equal(learned.at_strength(0).logits(scene), scene.logits)
+    image = score(corrected[0], segmenter)
+    assert torch.equal(learned.at_strength(0).scores(image).logits, image.zero_shot.logits)
     assert learned.at_strength(0).taught(HALF) == ()
-    half, whole = (learned.at_strength(s).logits(scene).softmax(0) for s in (0.5, 1.0))
+    half, whole = (learned.at_strength(s).scores(image).posterior() for s in (0.5, 1.0))
     assert not torch.equal(half, whole)
 
 
-def test_labels_the_model_says_nothing_of_are_learned_alike_at_any_strength(
+def test_labels_without_text_are_learned_alike_at_any_strength(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
-    few, whole, half = ([adapter.logits(look(corrected[0], segmenter, words)).softmax(0) for words in (HALF[:2], HALF)]
-                        for adapter in (learned.at_strength(0.01), learned, learned.at_strength(0.5)))  # fmt: skip
+    images = [score(corrected[0], segmenter, words) for words in (HALF[:2], HALF)]
+    few, whole, half = (
+        [learned.at_strength(strength).scores(image).posterior() for image in images] for strength in (0.01, 1.0, 0.5)
+    )
     for other in (few, half):
         torch.testing.assert_close(other[0], whole[0])  # with nothing else there is no way to go
         torch.testing.assert_close(other[1][:2], whole[1][:2])
@@ -137,48 +139,47 @@ def test_labels_the_model_says_nothing_of_are_learned_alike_at_any_strength(
         torch.testing.assert_close(other[1].sum(dim=0), torch.ones_like(other[1][0]))
 
 
-def test_a_label_of_which_the_model_knows_some_words_is_learned_alike_too(
-    corrected: list[Example], segmenter: Segmenter
-) -> None:
+def test_a_label_with_some_unknown_words_is_learned_alike_too(corrected: list[Example], segmenter: Segmenter) -> None:
     words: Words = (("red wug",), *HALF[1:])
     adapter = QuickRecipe(views=4).fit([replace(e, words=words) for e in corrected[:3]], words, segmenter)
-    scene = look(corrected[0], segmenter, words)
-    assert not scene.logits[0].isneginf().any(), "it is red, whatever a wug is"
-    whole, weak = (head.logits(scene).softmax(0) for head in (adapter, adapter.at_strength(0.25)))
+    image = score(corrected[0], segmenter, words)
+    assert not image.zero_shot.logits[0].isneginf().any(), "it is red, whatever a wug is"
+    whole, weak = (head.scores(image).posterior() for head in (adapter, adapter.at_strength(0.25)))
     torch.testing.assert_close(weak[:2], whole[:2])
 
 
-def test_words_that_nobody_knows_any_more_say_nothing(segmenter: Segmenter) -> None:
+def test_a_label_that_lost_its_known_words_is_scored_by_what_was_learned(segmenter: Segmenter) -> None:
     words: Words = (("wug", "star"), *KNOWN[1:])
     shown = [example for example, _ in pictures(segmenter, KNOWN_LABELS, words, range(3), drawn=(0, 1))]
     adapter = QuickRecipe(views=4).fit(shown, words, segmenter)
-    logits = adapter.logits(look(shown[0], segmenter, (("wug",), *KNOWN[1:])))
+    logits = adapter.scores(score(shown[0], segmenter, (("wug",), *KNOWN[1:]))).logits
     assert not logits.isnan().any()
-    assert (logits.argmax(dim=0) == 0).any(), "what was learned speaks"
+    assert (logits.argmax(dim=0) == 0).any(), "by what was learned"
 
 
 def test_where_all_is_labelled_nothing_is_left(learned: QuickAdapter, corrected: list[Example]) -> None:
     size = (427, 640)  # whose cells are no whole pixels
-    shares = learned.sight.shares(replace(corrected[0], truth=np.zeros(size, np.int16)), View.whole((1, 1)), (1, 1))
+    labelled = replace(corrected[0], truth=np.zeros(size, np.int16))
+    shares = learned.extractor.class_shares(labelled, Augmentation.identity((1, 1)), (1, 1))
     assert (shares[-1] == 0).all(), "not even by rounding"
     assert shares.min() >= 0
-    torch.testing.assert_close(shares[0], torch.ones(cells(size)))
+    torch.testing.assert_close(shares[0], torch.ones(cell_grid(size)))
 
 
 def test_a_scene_without_its_image_keeps_its_logits(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
-    scene = replace(look(corrected[0], segmenter), image=None)
-    assert torch.equal(learned.logits(scene), scene.logits)
+    image = replace(score(corrected[0], segmenter), image=None)
+    assert torch.equal(learned.scores(image).logits, image.zero_shot.logits)
 
 
 def test_logits_come_on_a_finer_grid_and_are_finite(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
-    scene = look(corrected[0], segmenter)
-    logits = learned.logits(scene)
-    assert logits.shape == (len(HALF) + 1, *cells((150, 200)))
-    assert logits.shape[1] > scene.logits.shape[1]
+    image = score(corrected[0], segmenter)
+    logits = learned.scores(image).logits
+    assert logits.shape == (len(HALF) + 1, *cell_grid((150, 200)))
+    assert logits.shape[1] > image.zero_shot.logits.shape[1]
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
 
@@ -199,21 +200,21 @@ def test_a_label_added_later_works_at_once(
 def test_untaught_labels_keep_their_distances(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
-    scene = look(corrected[0], segmenter)
-    logits = learned.logits(scene)
-    said = learned.sight.seen(scene, corrected[0].image).said
+    image = score(corrected[0], segmenter)
+    logits = learned.scores(image).logits
+    said = learned.extractor.extract(image, corrected[0].image).zero_shot.logits
     torch.testing.assert_close(logits[2] - logits[3], said[2] - said[3])
 
 
-def test_a_label_nobody_drew_in_words_nobody_knows_gets_nothing_and_takes_nothing(
+def test_an_untaught_label_without_text_gets_no_pixel_and_takes_none(
     learned: QuickAdapter, corrected: list[Example], segmenter: Segmenter
 ) -> None:
-    without, scene = (look(corrected[0], segmenter, words) for words in (HALF, (*HALF[:3], ("fep", "zog"), HALF[3])))
+    without, image = (score(corrected[0], segmenter, words) for words in (HALF, (*HALF[:3], ("fep", "zog"), HALF[3])))
     for strength in (1.0, 0.5):
-        logits = learned.at_strength(strength).logits(scene)
+        logits = learned.at_strength(strength).scores(image).logits
         assert logits[3].isneginf().all()
         others = logits[[0, 1, 2, 4, 5]]
-        torch.testing.assert_close(others.softmax(0), learned.at_strength(strength).logits(without).softmax(0))
+        torch.testing.assert_close(others.softmax(0), learned.at_strength(strength).scores(without).posterior())
 
 
 def test_a_taught_label_that_is_gone_becomes_background(
@@ -221,7 +222,7 @@ def test_a_taught_label_that_is_gone_becomes_background(
 ) -> None:
     fewer: Words = (("dax",),)
     for example, truth in unseen[:3]:
-        found, _ = segmenter.pixel_classes(look(example, segmenter, fewer), learned)
+        found, _ = segmenter.pixel_classes(score(example, segmenter, fewer), learned)
         assert (found[truth == 0] == len(fewer)).mean() > 0.8
 
 
@@ -231,8 +232,8 @@ def test_what_was_stored_is_what_comes_back(
     state = early.at_strength(0.75).state()
     stored = AdapterState(state.recipe, state.tensors, json.loads(json.dumps(dict(state.about))))
     again = recipe_named(state.recipe).load(stored)
-    scene = look(corrected[0], segmenter)
-    assert torch.equal(again.logits(scene), early.at_strength(0.75).logits(scene))
+    image = score(corrected[0], segmenter)
+    assert torch.equal(again.scores(image).logits, early.at_strength(0.75).scores(image).logits)
     for lost in ("known", "encoder.middle", "tower1.directions", "weight0"):
         with pytest.raises(LearningError, match="incomplete"):
             QuickRecipe().load(replace(state, tensors={name: t for name, t in state.tensors.items() if name != lost}))
@@ -268,7 +269,7 @@ def test_nothing_to_learn_from_is_said(corrected: list[Example], segmenter: Segm
 def test_void_is_in_no_share(learned: QuickAdapter, corrected: list[Example]) -> None:
     right = np.arange(corrected[0].truth.shape[1]) >= 100
     example = replace(corrected[0], truth=np.where(right, VOID, corrected[0].truth).astype(np.int16))
-    total = learned.sight.shares(example, View.whole((1, 1)), (1, 1)).sum(dim=0)
+    total = learned.extractor.class_shares(example, Augmentation.identity((1, 1)), (1, 1)).sum(dim=0)
     middle = total.shape[1] // 2
     torch.testing.assert_close(total[:, : middle - 1], torch.ones(len(total), middle - 1))
     torch.testing.assert_close(total[:, middle + 1 :], torch.zeros(len(total), total.shape[1] - middle - 1))
@@ -276,21 +277,21 @@ def test_void_is_in_no_share(learned: QuickAdapter, corrected: list[Example]) ->
 
 def test_one_photograph_is_enough_and_chance_is_seeded(corrected: list[Example], segmenter: Segmenter) -> None:
     one, same = (QuickRecipe(views=4).fit(corrected[:1], HALF, segmenter) for _ in range(2))
-    scene = look(corrected[1], segmenter)
-    assert torch.equal(one.logits(scene), same.logits(scene))
+    image = score(corrected[1], segmenter)
+    assert torch.equal(one.scores(image).logits, same.scores(image).logits)
 
 
 def test_a_photograph_that_is_void_all_over_teaches_nothing(corrected: list[Example], segmenter: Segmenter) -> None:
     blank = replace(corrected[1], truth=np.full_like(corrected[1].truth, VOID))
     adapter = QuickRecipe(views=4).fit([corrected[0], blank], HALF, segmenter)
-    assert adapter.logits(look(corrected[1], segmenter)).argmax(dim=0).float().std() > 0
+    assert adapter.scores(score(corrected[1], segmenter)).logits.argmax(dim=0).float().std() > 0
 
 
-def test_what_a_network_trained_on_photographs_sees_tells_shapes_apart(
+def test_features_of_a_photograph_network_tell_shapes_apart(
     monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
 ) -> None:
     """Stars and hearts of any colour, in words the model does not know."""
-    monkeypatch.setattr(classifier, "_pays", lambda *_: True)  # from so few it is a near thing
+    monkeypatch.setattr(classifier, "_optional_columns_help", lambda *_: True)  # from so few it is a near thing
     labels, words = ("star", "heart"), (("wug",), ("dax",))
     shown = [example for example, _ in pictures(segmenter, labels, words, range(4), drawn=(0, 1))]
     judged = pictures(segmenter, labels, words, range(100, 106), drawn=())
@@ -301,22 +302,24 @@ def test_what_a_network_trained_on_photographs_sees_tells_shapes_apart(
 
 def test_the_photograph_tower_has_to_prove_right(early: QuickAdapter, learned: QuickAdapter) -> None:
     """Labels that are colours need none; from fewer than four pictures nobody can tell."""
-    assert early.sight.doubted == sum(TOWER_AXES)
-    assert learned.sight.tower == ()
+    assert early.extractor.tower_columns == sum(TOWER_COMPONENTS)
+    assert learned.extractor.tower == ()
 
 
-def test_many_photographs_get_larger_networks_and_longer_lessons(
+def test_many_images_get_larger_networks_and_more_steps(
     corrected: list[Example], monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
 ) -> None:
-    views: list[View] = []
-    plain = Sight.shares
+    views: list[Augmentation] = []
+    plain = FeatureExtractor.class_shares
 
-    def counted(sight: Sight, example: Example, view: View, patches: tuple[int, int]) -> torch.Tensor:
-        views.append(view)
-        return plain(sight, example, view, patches)
+    def counted(
+        extractor: FeatureExtractor, example: Example, augmentation: Augmentation, patches: tuple[int, int]
+    ) -> torch.Tensor:
+        views.append(augmentation)
+        return plain(extractor, example, augmentation, patches)
 
-    monkeypatch.setattr(Sight, "shares", counted)
-    recipe = QuickRecipe(views=2, options=Options(training=Training(hidden=4, steps=8, batch=8)))
+    monkeypatch.setattr(FeatureExtractor, "class_shares", counted)
+    recipe = QuickRecipe(views=2, config=ClassifierConfig(training=TrainingConfig(hidden=4, steps=8, batch=8)))
     learned_from, units = [], []
     for count in (5, 15):
         views.clear()
@@ -333,10 +336,10 @@ def test_examples_of_other_words_are_understood(corrected: list[Example], segmen
     place = np.array([2, 1, VOID, UNLABELLED], dtype=np.int16)  # by 0, 1, then -2, -1 from the end
     examples = [replace(e, words=older, truth=place[e.truth]) for e in corrected]
     adapter = QuickRecipe(views=6).fit(examples, HALF, segmenter)
-    assert adapter.sight.words == HALF[:2]
-    scene = look(corrected[0], segmenter)
-    found = adapter.logits(scene).argmax(dim=0)
-    expected = QuickRecipe(views=6).fit(corrected, HALF, segmenter).logits(scene).argmax(dim=0)
+    assert adapter.extractor.words == HALF[:2]
+    image = score(corrected[0], segmenter)
+    found = adapter.scores(image).logits.argmax(dim=0)
+    expected = QuickRecipe(views=6).fit(corrected, HALF, segmenter).scores(image).logits.argmax(dim=0)
     assert (found == expected).float().mean() > 0.95
 
 
@@ -351,7 +354,7 @@ def test_examples_of_other_words_are_understood(corrected: list[Example], segmen
     ],
 )
 def test_classes_are_found_again_by_their_texts(mine: Words, words: Words, places: list[int | None]) -> None:
-    assert found_again(mine, words) == places
+    assert match_classes(mine, words) == places
 
 
 def test_labels_that_share_a_text_are_kept_apart(
@@ -359,7 +362,7 @@ def test_labels_that_share_a_text_are_kept_apart(
 ) -> None:
     shared: Words = (("wug", "thing"), ("dax", "thing"), *HALF[2:])
     adapter = QuickRecipe(views=6).fit([replace(e, words=shared) for e in corrected], shared, segmenter)
-    shares = adapter.sight.shares(replace(corrected[0], words=shared), View.whole((1, 1)), (1, 1))
+    shares = adapter.extractor.class_shares(replace(corrected[0], words=shared), Augmentation.identity((1, 1)), (1, 1))
     assert shares.min() >= 0
     apart = QuickRecipe(views=6).fit(corrected, HALF, segmenter)
     for head, words in ((adapter, shared), (apart, HALF)):
@@ -378,24 +381,24 @@ def test_labels_made_one_since_are_found_as_one(
 def test_a_label_of_which_one_text_can_be_read_is_known(corrected: list[Example], segmenter: Segmenter) -> None:
     hinted: Words = (("red shape", "red shape, draw tightly"), ("dax", "blue shape"), *HALF[2:])
     adapter = QuickRecipe(views=5).fit([replace(e, words=hinted) for e in corrected], hinted, segmenter)
-    assert adapter.sight.known.tolist() == [1.0, 1.0]
+    assert adapter.extractor.known.tolist() == [1.0, 1.0]
 
 
 def test_a_bank_is_bounded_in_all_and_recalls_in_parts() -> None:
     chance = torch.Generator().manual_seed(0)
     inputs, shares = torch.randn(9000, 6, generator=chance), torch.eye(60)[torch.arange(9000) % 60]
-    bank = Bank.gather(inputs, shares, chance)
+    bank = MemoryBank.sample(inputs, shares, chance)
     assert len(bank.keys) <= 4000
     assert bank.shares.sum(dim=0).min() >= 60
-    assert len(Bank.gather(inputs, torch.eye(3)[torch.arange(9000) % 3], chance).keys) == 600
+    assert len(MemoryBank.sample(inputs, torch.eye(3)[torch.arange(9000) % 3], chance).keys) == 600
     asked = torch.randn(5000, 6, generator=chance)
-    torch.testing.assert_close(bank.recall(asked)[2040:2060], bank.recall(asked[2040:2060]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(bank.retrieve(asked)[2040:2060], bank.retrieve(asked[2040:2060]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (97, 64)], ids=str)
-def test_views_fit_pictures_of_any_size(size: tuple[int, int]) -> None:
+def test_augmentations_fit_images_of_any_size(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        rows, columns = View.drawn((6, 9), rng).pixels(size, (6, 9))
+        rows, columns = Augmentation.random((6, 9), rng).window(size, (6, 9))
         assert 0 <= rows.start < rows.stop <= size[0]
         assert 0 <= columns.start < columns.stop <= size[1]

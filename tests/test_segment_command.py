@@ -68,7 +68,7 @@ def test_every_image_gets_an_overlay_and_its_regions(pictures: list[Path], tmp_p
     first, failed, second = printed["images"]
     assert "error" in failed
     assert str(bad) in re.sub(r"\s", "", done.stderr)
-    remark = "label 'red zeppelin': model builtin does not know 'zeppelin', and goes by the rest"
+    remark = "label 'red zeppelin': model builtin does not know 'zeppelin'; only the other words are used"
     assert remark in " ".join(done.stderr.split())
     for row, path in ((first, pictures[0]), (second, pictures[1])):
         assert row["image"] == str(path)

@@ -18,8 +18,9 @@ from plugin_config.vocabulary import Label, Vocabulary
 from tests.models import TINY, noise, write_config
 from worker.lab.drawn_world.annotation_set import annotation_scene
 from worker.segmentation.cache import EmbeddingCache
+from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
-from worker.segmentation.heads import Scene, zero_shot_logits
+from worker.segmentation.heads import ImageScores, zero_shot_logits
 from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, Method, pixel_classes
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text.encoder import TextClasses, TextEncoder
@@ -161,8 +162,8 @@ def test_words_outside_the_builtins_world_are_named(segmenter: Segmenter) -> Non
     vocabulary = vocabulary_of("red shape", "green zebra", "A-Red, striped zeppelin!")
     assert segmenter.unknown_words(vocabulary) == {"green zebra": ["zebra"], "A-Red, striped zeppelin!": ["zeppelin"]}
     assert segmenter.remarks(vocabulary_of("red shape", "green zebra", "wug dax")) == [
-        "label 'wug dax': model builtin does not know 'wug' and 'dax'; it gets no mask until it is drawn and learned",
-        "label 'green zebra': model builtin does not know 'zebra', and goes by the rest",
+        "label 'wug dax': model builtin does not know 'wug' and 'dax'; no masks until learned from corrections",
+        "label 'green zebra': model builtin does not know 'zebra'; only the other words are used",
     ]
 
 
@@ -170,15 +171,16 @@ def test_many_labels_it_cannot_read_are_two_sentences(segmenter: Segmenter) -> N
     silent = [f"wug{letter * 2}" for letter in "abcdefgh"]
     assert segmenter.remarks(vocabulary_of(*silent, *(f"red {word}" for word in silent[:2]))) == [
         "labels 'wugaa', 'wugbb', 'wugcc', 'wugdd', 'wugee' and 3 more: model builtin does not know 'wugaa', 'wugbb', "
-        "'wugcc', 'wugdd', 'wugee' and 3 more; they get no mask until they are drawn and learned",
-        "labels 'red wugaa' and 'red wugbb': model builtin does not know 'wugaa' and 'wugbb', and goes by the rest",
+        "'wugcc', 'wugdd', 'wugee' and 3 more; no masks until learned from corrections",
+        "labels 'red wugaa' and 'red wugbb': model builtin does not know 'wugaa' and 'wugbb'; only the other words are "
+        "used",
     ]
 
 
 def test_what_was_taught_needs_no_words(segmenter: Segmenter) -> None:
     vocabulary = vocabulary_of("green zebra", "wug", "dax")
     assert segmenter.remarks(vocabulary, [("green zebra",), ("wug",)]) == [
-        "label 'dax': model builtin does not know 'dax'; it gets no mask until it is drawn and learned"
+        "label 'dax': model builtin does not know 'dax'; no masks until learned from corrections"
     ]
 
 
@@ -220,9 +222,9 @@ class Finished:
 
     grid: tuple[int, int]
 
-    def logits(self, scene: Scene) -> torch.Tensor:
+    def scores(self, image: ImageScores) -> ClassScores:
         right = (torch.arange(self.grid[1]) >= self.grid[1] // 2).float().expand(*self.grid)
-        return torch.stack([right, 1 - right]).clamp_min(1e-6).log()
+        return ClassScores.from_logits(torch.stack([right, 1 - right]).clamp_min(1e-6).log())
 
 
 @pytest.mark.parametrize("grid", [(96, 128), (10, 14), (20, 60)], ids=str)
@@ -230,8 +232,8 @@ def test_posteriors_of_a_head_are_not_taken_for_what_patches_say(
     grid: tuple[int, int], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever grid is the finer: windows and long images make patches smaller than a head's cells."""
-    scene = segmenter.look(segmenter.embed([noise(120, 160)])[0], [("red shape",)], noise(120, 160))
-    assert scene.logits.shape[1:] != grid
+    scores = segmenter.score(segmenter.embed([noise(120, 160)])[0], [("red shape",)], noise(120, 160))
+    assert scores.zero_shot.grid != grid
     methods: list[Method] = []
 
     def spied(*arguments: object, method: Method) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
@@ -239,8 +241,8 @@ def test_posteriors_of_a_head_are_not_taken_for_what_patches_say(
         return pixel_classes(*arguments, method=method)  # type: ignore[arg-type]
 
     monkeypatch.setattr("worker.segmentation.segmenter.pixel_classes", spied)
-    segmenter.pixel_classes(scene, Finished(grid))
-    segmenter.pixel_classes(scene)
+    segmenter.pixel_classes(scores, Finished(grid))
+    segmenter.pixel_classes(scores)
     assert methods == [FINE, ADAPTIVE]
 
 
@@ -350,18 +352,18 @@ def test_a_segmentation_says_how_sure_it_is(segmenter: Segmenter) -> None:
 
 @dataclass
 class Odd:
-    """A head that says what a test says, or raises it."""
+    """A head that gives these logits, or raises this error."""
 
-    said: torch.Tensor | Exception
+    given: torch.Tensor | Exception
 
-    def logits(self, scene: Scene) -> torch.Tensor:
-        if isinstance(self.said, Exception):
-            raise self.said
-        return self.said
+    def scores(self, image: ImageScores) -> ClassScores:
+        if isinstance(self.given, Exception):
+            raise self.given
+        return ClassScores.from_logits(self.given)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "given",
     [
         pytest.param(torch.full((2, 4, 4), torch.nan), id="NaN"),
         pytest.param(torch.full((2, 4, 4), torch.inf), id="infinite"),
@@ -371,15 +373,15 @@ class Odd:
         pytest.param(IndexError("out of range"), id="index"),
     ],
 )
-def test_a_head_that_says_nothing_of_use_is_an_error_of_ours(
-    segmenter: Segmenter, said: torch.Tensor | Exception
+def test_a_head_without_usable_scores_is_a_learning_error(
+    segmenter: Segmenter, given: torch.Tensor | Exception
 ) -> None:
-    scene = segmenter.look(segmenter.embed([noise(64, 64)])[0], [("red shape",)], noise(64, 64))
+    scores = segmenter.score(segmenter.embed([noise(64, 64)])[0], [("red shape",)], noise(64, 64))
     with pytest.raises(LearningError, match="what was learned"):
-        segmenter.pixel_classes(scene, Odd(said))
+        segmenter.pixel_classes(scores, Odd(given))
 
 
 def test_a_head_that_memory_is_short_for_is_no_odd_one(segmenter: Segmenter) -> None:
-    scene = segmenter.look(segmenter.embed([noise(64, 64)])[0], [("red shape",)], noise(64, 64))
+    scores = segmenter.score(segmenter.embed([noise(64, 64)])[0], [("red shape",)], noise(64, 64))
     with pytest.raises(RuntimeError, match="memory"):
-        segmenter.pixel_classes(scene, Odd(RuntimeError("DefaultCPUAllocator: not enough memory")))
+        segmenter.pixel_classes(scores, Odd(RuntimeError("DefaultCPUAllocator: not enough memory")))

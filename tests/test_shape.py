@@ -15,10 +15,11 @@ from torch import Tensor
 from tests.models import noise
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.metrics import boundary_f
+from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.metrics import confusion, mean_iou
-from worker.segmentation.outlines.evidence import enlarge, nearest_shares, read_evidence
+from worker.segmentation.outlines.evidence import nearest_shares, read_evidence
 from worker.segmentation.outlines.guided import fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import average_matrix, propagate
 from worker.segmentation.outlines.refinement import FINE, SPECTRAL, Method, pixel_classes, refine_logits
@@ -103,7 +104,7 @@ def test_of_many_classes_only_those_with_a_chance_are_refined() -> None:
     assert (found.argmax(0).numpy() == truth).mean() > 0.95
 
 
-def test_a_class_that_is_not_spoken_of_changes_nothing_for_the_others() -> None:
+def test_a_class_without_a_score_changes_nothing_for_the_others() -> None:
     coarse, image = torch.randn(3, 6, 8, generator=seeded(4)), noise(48, 64)
     beside = torch.cat([coarse[:1], torch.full((1, 6, 8), -torch.inf), coarse[1:]])
     logits, alone = refine_logits(beside, image), refine_logits(coarse, image)
@@ -114,8 +115,9 @@ def test_a_class_that_is_not_spoken_of_changes_nothing_for_the_others() -> None:
         expected, likewise = pixel_classes(coarse, (48, 64), picture)
         np.testing.assert_array_equal(classes, np.array([0, 2, 3])[expected])
         np.testing.assert_array_equal(confidence, likewise)
-    assert torch.equal(enlarge(beside, (9, 13))[[0, 2, 3]], enlarge(coarse, (9, 13)))
-    assert enlarge(beside, (9, 13))[1].isneginf().all()
+    larger = ClassScores.from_logits(beside).resized((9, 13))
+    assert torch.equal(larger.logits[[0, 2, 3]], ClassScores.from_logits(coarse).resized((9, 13)).logits)
+    assert larger.logits[1].isneginf().all()
 
 
 def test_the_order_of_the_classes_does_not_matter() -> None:

@@ -57,9 +57,10 @@ def test_it_says_the_very_same(tmp_path: Path, adapter: Adapter, segmenter: Segm
     assert name.startswith("a5-"), "numbers of versions that are gone are not given again"
     manifest, loaded = load_adapter(folder, name, weights=segmenter.encoder.fingerprint)
     assert (manifest.recipe, manifest.learned_from) == ("quick", ("1",))
-    scene = segmenter.look(example.embedding, WORDS, example.image)
-    assert torch.equal(loaded.logits(scene), adapter.logits(scene))
-    assert not torch.equal(loaded.at_strength(1).logits(scene), adapter.logits(scene)), "with its strength"
+    scores = segmenter.score(example.embedding, WORDS, example.image)
+    expected = adapter.scores(scores).logits
+    assert torch.equal(loaded.scores(scores).logits, expected)
+    assert not torch.equal(loaded.at_strength(1).scores(scores).logits, expected), "with its strength"
 
 
 def test_the_same_has_the_same_name_but_for_its_number(

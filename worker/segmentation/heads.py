@@ -1,7 +1,4 @@
-"""Patch features x text embeddings -> patch logits, and what a head that has learned may make of them.
-
-It must not know where either came from.
-"""
+"""Patch features and text embeddings -> zero-shot scores, and what a head makes of them after learning."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.errors import LearningError
+from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.text.encoder import TextClasses
 
@@ -22,39 +20,39 @@ _REMEDY = "Serve another version with `zeromask rollback`; the next corrections 
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One image and what the model says of it before anything was learned.
+class ImageScores:
+    """One image and its zero-shot scores: the input of every head.
 
     Attributes:
         embedding: of the image.
-        image: (H, W, 3) uint8 RGB, the very image; None when only its embedding is at hand.
-        words: the texts of each class, n of them; the background comes after them and has none.
-        logits: (n + 1, h, w) float32 zero-shot patch logits; softmax over the classes gives the posterior. Of a class
-            whose words tell the model nothing they are -inf: it gets no pixel until somebody draws it.
-        look_again: what a network trained on photographs sees of an image, for heads that have learned; see
-            `worker.segmentation.encoders.efficientnet.EfficientNetExtractor.features`.
+        image: (H, W, 3) uint8 RGB; None when only the embedding is at hand.
+        words: the texts of each of n classes; the background, which has none, comes after them.
+        zero_shot: n + 1 classes on the (h, w) grid of patches. Classes without a readable word have no score.
+        photo_features: gives the feature maps of a network trained on photographs, for heads that learn from them; see
+            `worker.segmentation.encoders.photo_tower.PhotoTower.look`.
     """
 
     embedding: ImageEmbedding
     image: NDArray[np.uint8] | None
     words: tuple[tuple[str, ...], ...]
-    logits: Tensor
-    look_again: Callable[[NDArray[np.uint8]], tuple[Tensor, ...]]
+    zero_shot: ClassScores
+    photo_features: Callable[[NDArray[np.uint8]], tuple[Tensor, ...]]
 
     @property
     def features(self) -> Tensor:
-        """(D, h, w) float32 features of the model, channels first."""
+        """(D, h, w) float32 patch features of the model, channels first."""
         return self.embedding.features.permute(2, 0, 1)
 
 
 class Head(Protocol):
-    """Something that has learned from corrections and says better what is where."""
+    """A classifier of an image's cells that has learned from corrections."""
 
-    def logits(self, scene: Scene) -> Tensor:
-        """Give (n + 1, h', w') float32 logits on the scale of the scene's, in the same order. On another grid than the
-        scene's they are taken for posteriors that follow the picture already, on the same for what patches say.
+    def scores(self, image: ImageScores) -> ClassScores:
+        """Score n + 1 classes, in the order of the image's, on an (h', w') grid.
 
-        Classes it has never been taught keep the scene's logits among themselves.
+        On another grid than that of the zero-shot scores they are taken for posteriors that follow the outlines of the
+        image already, on the same grid for patch scores. Classes that the head has never learned keep the zero-shot
+        scores among themselves.
         """
         ...
 
@@ -77,28 +75,30 @@ def zero_shot_logits(features: Tensor, classes: TextClasses, *, scale: float, bi
     logits = scale * best.scatter_reduce(0, owner, cosines, reduce="amax")
     if bias is None:
         return logits
-    # A sigmoid model says of each class by itself whether it is there; where it says no to all, it is background. The
+    # A sigmoid model decides for each class by itself whether it is there; where it rejects all, it is background. The
     # word for background stays out: of grass both "grass" and "background" are true, and the label must win.
     logits = logits + bias
     return torch.cat([logits[:-1], torch.zeros_like(logits[-1:])])
 
 
-def learned_logits(head: Head, scene: Scene) -> Tensor:
-    """What a head says of a scene, looked over: its file may be whole and hold nonsense all the same.
+def head_scores(head: Head, image: ImageScores) -> ClassScores:
+    """Score an image with a head and check the result: a stored head can load without error and still be damaged.
 
     Raises:
-        LearningError: it says nothing, no numbers, or something of another number of classes.
+        LearningError: the head fails, or its scores are not finite or of another number of classes.
     """
+    classes = len(image.zero_shot.logits)
     try:
-        found = head.logits(scene)
+        found = head.scores(image)
     except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
             raise
-        problem = f"does not fit the pictures ({type(error).__name__}: {str(error)[:200]})"
+        problem = f"does not fit the images ({type(error).__name__}: {str(error)[:200]})"
         raise LearningError("what was learned", problem, _REMEDY) from error
-    if found.ndim != 3 or len(found) != len(scene.logits):
-        problem = f"speaks of {tuple(found.shape)} classes and cells, of a picture with {len(scene.logits)} classes"
+    logits = found.logits
+    if logits.ndim != 3 or len(logits) != classes:
+        problem = f"gives scores of shape {tuple(logits.shape)} for an image with {classes} classes"
         raise LearningError("what was learned", problem, _REMEDY)
-    if bool(found.isnan().any()) or bool((found == torch.inf).any()):
+    if bool(logits.isnan().any()) or bool((logits == torch.inf).any()):
         raise LearningError("what was learned", "gives no numbers (NaN or infinite)", _REMEDY)
     return found

@@ -6,23 +6,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
+from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
-from worker.segmentation.heads import Head, Scene, learned_logits, zero_shot_logits
+from worker.segmentation.heads import Head, ImageScores, head_scores, zero_shot_logits
 from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
-from worker.segmentation.outlines.evidence import spoken
 from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, pixel_classes
 from worker.segmentation.text.encoder import TextClasses, TextEncoder
 from worker.segmentation.text.store import TEXTS_FOLDER, TextStore
 
-_FEW = 5  # names in a sentence
+_MOST_NAMES = 5  # in a sentence
 
 
 @dataclass(frozen=True)
@@ -36,20 +34,20 @@ class LabelSegment:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What was found in one image; `score` in [0, 1] is how sure the model is of the whole of it, low = look here."""
+    """Segments of one image, and how sure the model is of all of them, in [0, 1]: low scores are annotated first."""
 
     segments: tuple[LabelSegment, ...]
     score: float
 
 
 class Segmenter:
-    """Holds a model and the text embeddings it has made. Adding a label costs one text embedding, no pixels.
+    """Holds a model and its text embeddings. Adding a label costs one text embedding and no image embedding.
 
     Args:
         encoder: the model.
         store: keeps text embeddings beyond this process; None = in memory alone.
         refiner: a model of the SAM family that may redraw things; None = none.
-        least_score: segments that score less are not drawn; they count in the score of the whole.
+        least_score: segments below this score are left out; they still count in the score of the image.
     """
 
     def __init__(
@@ -64,11 +62,11 @@ class Segmenter:
         self._refiner = refiner
         self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
-        self._tower = EfficientNetExtractor(encoder.device)
+        self._photo_extractor = EfficientNetExtractor(encoder.device)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
-        """As the settings say; `model` goes ahead of theirs.
+        """Load the model of the settings, or `model` where it is given.
 
         Raises:
             ModelUnavailable: the model, its tower or the refiner cannot be loaded.
@@ -79,15 +77,15 @@ class Segmenter:
         return cls(encoder, store=store, refiner=refiner, least_score=settings.least_score)
 
     def prepare(self) -> None:
-        """Load what is otherwise loaded when a head first needs it, so that the start tells what is missing.
+        """Load the photograph network now instead of when a head first needs it, so that a missing one stops the start.
 
         Raises:
-            ModelUnavailable: it is not there.
+            ModelUnavailable: its weights are missing.
         """
-        self._tower.load()
+        self._photo_extractor.load()
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
-        """The costly half, once per image: (H, W, 3) uint8 RGB each."""
+        """Embed images, (H, W, 3) uint8 RGB each: the costly half, once per image."""
         return self.encoder.embed_images(images)
 
     def segment(
@@ -99,28 +97,27 @@ class Segmenter:
         head: Head | None = None,
         classes: TextClasses | None = None,
     ) -> Segmentation:
-        """The cheap half, once per vocabulary. Masks are in the pixels of the embedded image.
+        """Segment an embedded image: the cheap half, once per vocabulary. Masks are in the pixels of the image.
 
         Args:
-            embedding: what `embed` made of the image.
-            vocabulary: what to look for.
-            image: the very image, (H, W, 3) uint8 RGB, whose outlines the masks follow. It stays with its owner, so
-                that embeddings alone are cached. None = masks as smooth as the patches.
+            embedding: of the image, from `embed`.
+            vocabulary: the labels to segment.
+            image: (H, W, 3) uint8 RGB, whose outlines the masks follow. It is not part of the embedding, so that caches
+                hold embeddings alone. None = masks as smooth as the patches.
             head: what was learned from corrections; None = zero-shot.
-            classes: what `read_words` made of the vocabulary; None = it is asked now.
+            classes: text embeddings of the vocabulary from `read_words`; None = they are made now.
 
         Raises:
             ValueError: the image is not of the size that was embedded.
-            LearningError: the head says nothing that could be used; see `learned_logits`.
+            LearningError: the head gives no usable scores; see `head_scores`.
         """
-        scene = self.look(embedding, vocabulary.words, image, classes=classes)
-        pixels, confidence = self.pixel_classes(scene, head)
-        words = scene.words
-        index = {texts: number for number, texts in enumerate(words)}
-        alike: dict[SegmentRequest, list[Label]] = {}
+        scores = self.score(embedding, vocabulary.words, image, classes=classes)
+        pixels, confidence = self.pixel_classes(scores, head)
+        index = {texts: number for number, texts in enumerate(scores.words)}
+        labels_of: dict[SegmentRequest, list[Label]] = {}  # labels of several controls may ask for the same
         for label in vocabulary.labels:
-            alike.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
-        assembled = assemble(pixels, confidence, list(alike), image)
+            labels_of.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
+        assembled = assemble(pixels, confidence, list(labels_of), image)
         found = [segment for segment in assembled if segment.score >= self._least_score]
         faint = [segment for segment in assembled if segment.score < self._least_score]
         if self._refiner is not None and image is not None:
@@ -128,27 +125,33 @@ class Segmenter:
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
-            for label in alike[SegmentRequest(segment.index, segment.stuff)]
+            for label in labels_of[SegmentRequest(segment.index, segment.stuff)]
         ]
-        blind = head is None and not bool(spoken(scene.logits)[:-1].any())  # nothing could be looked for: look here
-        return Segmentation(tuple(segments), 0.0 if blind else _overall_score([*found, *faint], confidence))
+        no_label_scored = head is None and not bool(scores.zero_shot.scored[:-1].any())
+        return Segmentation(tuple(segments), 0.0 if no_label_scored else _image_score([*found, *faint], confidence))
 
     def read_words(self, vocabulary: Vocabulary) -> TextClasses:
-        """What `segment` needs of a vocabulary. New labels are read in this thread, which takes a minute for thousands;
-        other threads read theirs in between.
+        """Embed the texts of a vocabulary for `segment`.
+
+        New labels are embedded in this thread, which takes a minute for thousands; other threads take turns with it.
         """
         return self._texts.with_background(vocabulary.words)
 
-    def look(
+    def score(
         self,
         embedding: ImageEmbedding,
         words: Sequence[tuple[str, ...]],
         image: NDArray[np.uint8] | None = None,
         *,
         classes: TextClasses | None = None,
-    ) -> Scene:
-        """What the model says of an image, class by class of `words`, before anything was learned. `classes` are those
-        of `read_words` where they are at hand.
+    ) -> ImageScores:
+        """Compute the zero-shot scores of an embedded image.
+
+        Args:
+            embedding: of the image, from `embed`.
+            words: the texts of each class.
+            image: (H, W, 3) uint8 RGB, or None.
+            classes: text embeddings of the words from `read_words`; None = they are made now.
 
         Raises:
             ValueError: the image is not of the size that was embedded.
@@ -159,48 +162,54 @@ class Segmenter:
         logits = zero_shot_logits(
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
-        logits[~classes.has_text] = -torch.inf
-        return Scene(embedding, image, tuple(words), logits, self._tower.features)
+        zero_shot = ClassScores.of(logits, classes.has_text)
+        return ImageScores(embedding, image, tuple(words), zero_shot, self._photo_extractor.features)
 
     def pixel_classes(
-        self, scene: Scene, head: Head | None = None, *, outlines: bool = True
+        self, scores: ImageScores, head: Head | None = None, *, outlines: bool = True
     ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-        """The class of each pixel of a scene, an index in its words (their number = background), and its posterior.
+        """Find the class of each pixel, an index in the scores' words (their number = background), and its posterior.
 
-        Both (H, W), along the image's outlines where the scene has its image, unless `outlines` is off.
+        Args:
+            scores: zero-shot scores of the image.
+            head: what was learned from corrections; None = zero-shot.
+            outlines: whether the classes follow the outlines of the image, where the scores come with one.
+
+        Returns:
+            (H, W) int16 classes and (H, W) float32 posteriors.
+
+        Raises:
+            LearningError: the head gives no usable scores; see `head_scores`.
         """
-        logits = _logits(scene, head)
-        method = ADAPTIVE if logits.shape == scene.logits.shape else FINE
-        embedding = scene.embedding
-        image = scene.image if outlines else None
-        return pixel_classes(logits, embedding.size, image, embedding.affinity, method=method)
+        found = scores.zero_shot if head is None else head_scores(head, scores)
+        method = ADAPTIVE if found.grid == scores.zero_shot.grid else FINE
+        embedding = scores.embedding
+        image = scores.image if outlines else None
+        return pixel_classes(found.logits, embedding.size, image, embedding.affinity, method=method)
 
     def remarks(self, vocabulary: Vocabulary, taught: Collection[tuple[str, ...]] = ()) -> list[str]:
-        """What whoever made the vocabulary should know: which labels are in words the model cannot read.
-
-        At most two sentences, each of which names a few labels: one of those that nothing is known of, one of the rest.
+        """Warn about labels in words that the model cannot read: at most two sentences, each naming a few labels.
 
         Args:
             vocabulary: the labels.
             taught: texts of labels that were learned from corrections: these need no words.
         """
-        silent: dict[str, list[str]] = {}
+        unread: dict[str, list[str]] = {}
         partly: dict[str, list[str]] = {}
         for label in vocabulary.labels:
             words = [] if label.texts in taught else self.unknown_words(Vocabulary((label,))).get(label.key, [])
             if words:
-                (partly if self._texts.has_known_words(label.texts) else silent)[label.key] = words
-        each = "it gets no mask until it is" if len(silent) == 1 else "they get no mask until they are"
-        found = [(silent, f"; {each} drawn and learned"), (partly, ", and goes by the rest")]
-        return [self._told(labels) + ending for labels, ending in found if labels]
+                (partly if self._texts.has_known_words(label.texts) else unread)[label.key] = words
+        found = ((unread, "no masks until learned from corrections"), (partly, "only the other words are used"))
+        return [f"{self._unknown(labels)}; {effect}" for labels, effect in found if labels]
 
-    def _told(self, unknown: Mapping[str, Sequence[str]]) -> str:
-        words = dict.fromkeys(word for mine in unknown.values() for word in mine)
-        labels = f"label{'s' if len(unknown) > 1 else ''} {_few(list(unknown))}"
-        return f"{labels}: model {self.encoder.name} does not know {_few(list(words))}"
+    def _unknown(self, words_by_label: Mapping[str, Sequence[str]]) -> str:
+        words = dict.fromkeys(word for words in words_by_label.values() for word in words)
+        labels = f"label{'s' if len(words_by_label) > 1 else ''} {_listed(list(words_by_label))}"
+        return f"{labels}: model {self.encoder.name} does not know {_listed(list(words))}"
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
-        """Labels none of whose texts the model can read: each holds words that it was never trained on. These words."""
+        """Give the words that the model was never trained on, by key, of labels with such a word in each text."""
         return {
             label.key: [word for text in label.texts for word in self.encoder.unknown_words(text)]
             for label in vocabulary.labels
@@ -208,17 +217,13 @@ class Segmenter:
         }
 
 
-def _logits(scene: Scene, head: Head | None) -> Tensor:
-    return scene.logits if head is None else learned_logits(head, scene)
-
-
-def _few(names: Sequence[str]) -> str:
-    """The first of them for a sentence, and how many more there are."""
-    shown = [repr(name) for name in names[:_FEW]]
-    if len(names) > _FEW:
-        shown.append(f"{len(names) - _FEW} more")
+def _listed(names: Sequence[str]) -> str:
+    """The first names for a sentence, and how many more there are."""
+    shown = [repr(name) for name in names[:_MOST_NAMES]]
+    if len(names) > _MOST_NAMES:
+        shown.append(f"{len(names) - _MOST_NAMES} more")
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
-def _overall_score(found: Sequence[Segment], confidence: NDArray[np.float32]) -> float:
+def _image_score(found: Sequence[Segment], confidence: NDArray[np.float32]) -> float:
     return float(np.mean([segment.score for segment in found])) if found else float(confidence.mean())

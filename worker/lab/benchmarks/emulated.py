@@ -21,7 +21,8 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.drawn_world.scenes import draw_scene
 from worker.lab.drawn_world.world import random_thing
 from worker.lab.evaluation.photographs import Photograph, emulate_evidence
-from worker.segmentation.heads import Scene
+from worker.segmentation.class_scores import ClassScores
+from worker.segmentation.heads import ImageScores
 
 PRESENT = 5
 """Things in a drawn image, and labels that it shows."""
@@ -43,9 +44,9 @@ class EmulatedHead:
 
     patch_logits: Tensor
 
-    def logits(self, scene: Scene) -> Tensor:
+    def scores(self, image: ImageScores) -> ClassScores:
         """Return the given logits."""
-        return self.patch_logits
+        return ClassScores.from_logits(self.patch_logits)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _miou(
     segmenter: Segmenter, embedding: ImageEmbedding, image: NDArray[np.uint8], truth: NDArray[np.uint8]
 ) -> float:
     """Mean IoU of the labels that the image shows, after the outline stage."""
-    scene = segmenter.look(embedding, [(label,) for label in LABELS], image)
+    scene = segmenter.score(embedding, [(label,) for label in LABELS], image)
     classes, _ = segmenter.pixel_classes(scene)
     wanted = np.where(truth == 0, len(LABELS), truth.astype(np.int64) - 1)
     return float(np.nanmean(class_ious(confusion(wanted, classes, len(LABELS) + 1))[:-1]))

@@ -60,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
 def class_map(segmenter: Segmenter, drawn: PanopticScene) -> Segmented:
     """Predict the class of each pixel of a drawn scene, and its posterior."""
     image = drawn.scene.image
-    scene = segmenter.look(segmenter.embed([image])[0], [(label,) for label in drawn.labels], image)
-    return drawn, *segmenter.pixel_classes(scene)
+    scores = segmenter.score(segmenter.embed([image])[0], [(label,) for label in drawn.labels], image)
+    return drawn, *segmenter.pixel_classes(scores)
 
 
 def cut_examples(drawn: PanopticScene, classes: NDArray[np.int16]) -> Iterator[tuple[CutEvidence, bool]]:

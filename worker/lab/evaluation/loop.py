@@ -77,7 +77,7 @@ class LearningLoop:
 
     def predict(self, example: Example, head: Head | None) -> NDArray[np.int16]:
         """Class of each pixel of a photograph, (H, W): an index in `words`; their number is the background."""
-        scene = self._segmenter.look(example.embedding, self.words, example.image)
+        scene = self._segmenter.score(example.embedding, self.words, example.image)
         return self._segmenter.pixel_classes(scene, head, outlines=self._outlines)[0]
 
     def random_order(self, number: int) -> list[int]:

@@ -124,7 +124,7 @@ def _evaluate_scene(
     with times.of("embed"):
         embedding = segmenter.embed([image])[0]
     with times.of("classes"):
-        scene = segmenter.look(embedding, [(label,) for label in drawn.labels], image)
+        scene = segmenter.score(embedding, [(label,) for label in drawn.labels], image)
         classes, confidence = segmenter.pixel_classes(scene)
     for name, rule in _RULES.items():
         with times.of(name):

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from worker.learning.corrections.truth import shrink_nearest
 from worker.learning.gate.splits import Trial
 from worker.learning.interfaces import UNLABELLED, Example, Words
-from worker.segmentation.heads import Head, Scene
+from worker.segmentation.heads import Head, ImageScores
 from worker.segmentation.metrics import VOID, Confusion, confusion
-from worker.segmentation.outlines.evidence import enlarge
 from worker.segmentation.segmenter import Segmenter
 
 GRID_SIDE = 128
@@ -62,7 +61,7 @@ class Bench:
         self.segmenter = segmenter
         self.words = words
         self._untaught = np.array([k not in taught for k in range(len(words))] + [False])
-        self._scenes: dict[str, Scene] = {}
+        self._scenes: dict[str, ImageScores] = {}
         self._frozen: dict[str, Answer] = {}
 
     def shows_label(self, trials: Sequence[Trial]) -> bool:
@@ -130,11 +129,10 @@ class Bench:
         if head is None and example.key in self._frozen:
             return self._frozen[example.key]
         if example.key not in self._scenes:
-            self._scenes[example.key] = self.segmenter.look(example.embedding, self.words, example.image)
+            self._scenes[example.key] = self.segmenter.score(example.embedding, self.words, example.image)
         scene = self._scenes[example.key]
-        logits = scene.logits if head is None else head.logits(scene)
-        grid = _grid(example.truth.shape)
-        shares = enlarge(logits.float(), grid).softmax(dim=0)
+        scores = scene.zero_shot if head is None else head.scores(scene)
+        shares = scores.resized(_grid(example.truth.shape)).posterior()
         posterior, found = (values.cpu().numpy() for values in torch.max(shares, dim=0))
         seen = Answer(found.astype(np.int16), posterior)
         if head is None:

@@ -1,1 +1,1 @@
-"""Patch logits + image -> pixel classes along the object's outline."""
+"""Patch logits + image -> pixel classes along the outlines of the image."""

@@ -1,7 +1,6 @@
-"""Graphs over an image: affinity, normalised Laplacian, leading eigenvectors, propagation of evidence along edges.
+"""Graphs over an image: affinity, normalised Laplacian, leading eigenvectors, linear systems along edges.
 
-Tensor operations only, so one code path serves CPU and GPU, and leading dimensions are batches. It must not know about
-classes, labels or files.
+Tensor operations only, so one code path serves CPU and GPU. Leading dimensions are batches.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 Operator = Callable[[Tensor], Tensor]
 
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # half of the eight; the other half is their mirror
-_SPARE = 8  # columns beyond those asked for: the last wanted ones converge as fast as the first
+_SPARE = 8  # extra columns of the block, so that the last wanted vectors converge as fast as the first
 _TINY = 1e-20
 
 
@@ -88,7 +87,7 @@ def conjugate_gradients(
         start: (..., N) first guess; the better, the fewer iterations.
         diagonal: broadcastable to right, positive: the operator's diagonal or near it (Jacobi preconditioner).
         iterations: how many at most.
-        tolerance: stop when every row's residual is below this part of its right-hand side; 0 = never look.
+        tolerance: stop when every row's residual is below this part of its right-hand side; 0 = never check.
     """
     inverse = 1 / diagonal
     solution = start.clone()
@@ -120,12 +119,12 @@ def gaussian_affinity(points: Tensor) -> Tensor:
 def dense_affinity(
     colour: Tensor, *, features: Tensor | None = None, colour_scale: float = 8.0, position_scale: float = 0.25
 ) -> Tensor:
-    """How much any two places of a small grid belong together.
+    """Affinity of every two places of a small grid, by colour, position and features.
 
     Args:
         colour: (..., 3, h, w) float32 Lab (L in 0..100).
-        features: (..., h, w, D) float32 of any length, or None: cosines, cubed, then also say who belongs together
-            (the exponent of Wysoczanska et al., CLIP-DINOiser, 2024, and of LPOSS, Stojnic et al., 2025).
+        features: (..., h, w, D) float32 of any length, or None: their cosines, cubed, multiply the affinity (the
+            exponent of Wysoczanska et al., CLIP-DINOiser, 2024, and of LPOSS, Stojnic et al., 2025).
         colour_scale: Lab distance at which affinity has fallen to exp(-1/2).
         position_scale: the same for the distance as a part of the long side.
 
@@ -142,10 +141,10 @@ def dense_affinity(
 
 
 def paper_affinity(keys: Tensor, colour: Tensor, *, colour_weight: float = 10.0) -> Tensor:
-    """W_feat + lambda W_knn of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022), which SAZS takes over.
+    """W_feat + lambda W_knn of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022), also used by SAZS.
 
     Args:
-        keys: (h, w, D) float32, keys of a self-supervised tower's last block (DINO), all heads side by side.
+        keys: (h, w, D) float32, keys of the last block of a self-supervised ViT (DINO), all heads side by side.
         colour: (3, h, w) float32 RGB in [0, 1].
         colour_weight: lambda; 0 leaves the colours out, as the released command line does.
 
@@ -191,7 +190,7 @@ def leading_eigenvectors(
     """Largest eigenpairs of symmetric matrices by subspace iteration with a Chebyshev filter: GEMMs of (N, N) x (N, K).
 
     The filter of Zhou and Saad (2007) damps all that lies below the block's smallest Ritz value, negative eigenvalues
-    too. The outcome is deterministic: no random start, fixed signs.
+    too. The result is deterministic: no random start, fixed signs.
 
     Args:
         matrix: (..., N, N) float, symmetric, eigenvalues in [-1, 1].
@@ -249,7 +248,7 @@ def _orthonormal(block: Tensor) -> Tensor:
 
 
 def _signed(vectors: Tensor) -> Tensor:
-    """The rule of Deep Spectral Methods made smooth: the heavier tail, which is the smaller side, is positive."""
+    """The sign rule of Deep Spectral Methods made smooth: the heavier tail, which is the smaller side, is positive."""
     skew = vectors.pow(3).sum(dim=-2, keepdim=True)
     total = vectors.sum(dim=-2, keepdim=True)
     leaning = torch.where(skew.abs() > 1e-6 * vectors.abs().pow(3).sum(dim=-2, keepdim=True), skew, total)

@@ -1,7 +1,6 @@
-"""Carry values from a small image to a large one along its edges: the fast guided filter, by matrix products.
+"""Upsample values from a small image to a large one along its edges: the fast guided filter, by matrix products.
 
-K. He and J. Sun, "Fast guided filter", 2015, after He, Sun and Tang, "Guided image filtering", ECCV 2010. It must not
-know what the values are.
+K. He and J. Sun, "Fast guided filter", 2015, after He, Sun and Tang, "Guided image filtering", ECCV 2010.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 @dataclass(frozen=True)
 class LocalLines:
-    """In every window the values are a line of the colours: value = slope . colour + offset.
+    """A linear model of the values in each window: value = slope . colour + offset.
 
     Attributes:
         coefficients: (4, K, h, w) float32: slopes along red, green and blue, then the offset.
@@ -27,7 +26,7 @@ class LocalLines:
     coefficients: Tensor
 
     def at(self, image: Tensor, rows: slice | None = None, height: int | None = None) -> Tensor:
-        """Values (K, H, W) at the pixels of an image (3, H, W) in [0, 1].
+        """Evaluate the values (K, H, W) at the pixels of an image (3, H, W) in [0, 1].
 
         Args:
             image: the whole large image, or a strip of its rows.
@@ -44,13 +43,13 @@ class LocalLines:
 
 
 def fit_local_lines(values: Tensor, image: Tensor, *, radius: int, smoothness: float) -> LocalLines:
-    """Fit values (K, h, w) by lines of the colours (3, h, w) in [0, 1], in windows of 2 radius + 1.
+    """Fit values (K, h, w) by linear functions of the colours (3, h, w) in [0, 1], in windows of 2 radius + 1.
 
     Args:
         smoothness: variance of colour below which a window counts as flat.
     """
     count, height, width = values.shape
-    boxes = (_box(height, radius).to(values), _box(width, radius).to(values))  # products are faster than pooling
+    boxes = (_box(height, radius).to(values), _box(width, radius).to(values))  # faster than pooling
     products = torch.stack([image[i] * image[j] for i, j in _PAIRS])
     crossed = (image[:, None] * values[None]).flatten(0, 1)
     means = boxes[0] @ torch.cat([image, products, values, crossed]) @ boxes[1].T
@@ -104,7 +103,7 @@ def grow_rows(values: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
     first, last = int(top[0]), min(int(top[-1]) + 1, small - 1)
     needed = values[None, :, first : last + 1]
     wide = F.interpolate(needed, size=(last + 1 - first, width), mode="bilinear", align_corners=False)[0]
-    # Two of these weights a row are not 0; a product of matrices is still several times faster than picking rows out.
+    # Only two weights a row are not 0; a matrix product is still several times faster than gathering rows.
     below, mix = (centre - top)[:, None], torch.zeros(len(place), last + 1 - first, device=values.device)
     mix.scatter_add_(1, (top - first)[:, None], 1 - below)
     mix.scatter_add_(1, ((top + 1).clamp_max(small - 1) - first)[:, None], below)

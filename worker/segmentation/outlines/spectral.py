@@ -1,7 +1,7 @@
-"""What the Laplacian's eigenvectors say about a picture: a basis of smooth shapes, and segments without names.
+"""Eigenvectors of an image's graph Laplacian: a basis of smooth shapes, and class-agnostic segments.
 
-The idea of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022) and SAZS (Liu et al., CVPR 2023). Nothing here ever
-sees a ground truth or a class score that is not handed in. It must not know about labels.
+After Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022) and SAZS (Liu et al., CVPR 2023), without any use of the
+ground truth.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from worker.segmentation.outlines.graph import (
 from worker.segmentation.outlines.guided import fit_local_lines
 from worker.segmentation.pictures import lab_picture, rgb_picture
 
-_NODES = 600  # places of the dense graph; its cost grows with the square
+_NODES = 600  # of the dense graph; its cost grows with the square
 _ROUGHNESS_COST = 0.1  # how much more a vector of eigenvalue 0 must explain than one of eigenvalue 1
 _KMEANS_ROUNDS = 12
 _RADIUS, _SMOOTHNESS = 2, 1e-3
 
 
 def low_pass(shares: Tensor, image: NDArray[np.uint8], features: Tensor | None, *, count: int) -> Tensor:
-    """Fit class shares (C, h, w) by the leading eigenvectors of the picture's graph: ridge regression, no selection.
+    """Fit class shares (C, h, w) by the leading eigenvectors of the image's graph: ridge regression, no selection.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         features: (h', w', D) float dense features that refine the graph, or None.
-        count: eigenvectors at most; the cut is made at the widest gap of the upper third.
+        count: eigenvectors at most; cut at the widest eigengap of the upper third.
     """
     _, height, width = shares.shape
     spectrum, root, grid = _spectrum(image, features, (height, width), count, shares.device)
@@ -53,13 +53,13 @@ def low_pass(shares: Tensor, image: NDArray[np.uint8], features: Tensor | None, 
 def eigen_masks(
     image: NDArray[np.uint8], *, count: int = 5, keys: Tensor | None = None, colour_weight: float = 10.0
 ) -> NDArray[np.bool_]:
-    """The first eigenvectors cut at zero, as SAZS ships them: candidates, of which nothing says which is right.
+    """Threshold the first eigenvectors at zero, as SAZS does: mask proposals without a ranking.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         count: how many; the constant vector is left out.
-        keys: (h, w, D) float keys of a self-supervised tower: the affinity is then the paper's (features and kNN
-            colour); None = colour and position.
+        keys: (h, w, D) float keys of a self-supervised ViT: the affinity is then the paper's (features and kNN colour);
+            None = colour and position.
         colour_weight: lambda of the paper's affinity.
 
     Returns:
@@ -78,10 +78,10 @@ def eigen_masks(
 
 
 def eigen_segments(image: NDArray[np.uint8], features: Tensor | None = None, *, count: int = 12) -> NDArray[np.int32]:
-    """Cut a picture into regions that hold together, without any class: k-means on the rows of the eigenvectors.
+    """Cluster an image into class-agnostic regions: k-means on the rows of the eigenvectors.
 
-    Rows scaled to length 1 as in Ng, Jordan and Weiss (2001); seeds by farthest points, so the outcome is fixed;
-    borders follow the pixels' colours.
+    Rows are scaled to length 1 as in Ng, Jordan and Weiss (2001); farthest points are the seeds, so the result is
+    deterministic; borders follow the pixels' colours.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -105,7 +105,7 @@ def eigen_segments(image: NDArray[np.uint8], features: Tensor | None = None, *, 
 def _spectrum(
     image: NDArray[np.uint8], features: Tensor | None, size: tuple[int, int], count: int, device: torch.device
 ) -> tuple[Spectrum, Tensor, tuple[int, int]]:
-    """Eigenvectors of the picture on a grid like `size` but of a bounded number of nodes, D^1/2, and that grid."""
+    """Eigenvectors of the image on a grid like `size` but with a bounded number of nodes, D^1/2, and that grid."""
     shrink = min(1.0, (_NODES / (size[0] * size[1])) ** 0.5)
     grid = (max(2, round(size[0] * shrink)), max(2, round(size[1] * shrink)))
     colour = lab_picture(image, grid).to(device)
@@ -123,7 +123,7 @@ def _grid_of(image: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def _kmeans(rows: Tensor, count: int) -> Tensor:
-    """(N,) int64 cluster of each row; starts from the row nearest the mean, then farthest rows in turn."""
+    """(N,) int64 cluster of each row; seeds are the row nearest the mean, then the farthest rows in turn."""
     seeds = [int((rows - rows.mean(dim=0)).square().sum(dim=1).argmin())]
     distance = (rows - rows[seeds[0]]).square().sum(dim=1)
     while len(seeds) < count and float(distance.max()) > 1e-9:

@@ -1,4 +1,4 @@
-"""Other views of a picture to learn from: part of it, larger, in other light. It must not know what is learned."""
+"""Augmentation of training images: random crops and colour jitter."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALLEST = 0.6  # share of each side that a view keeps at least
-_GAMMA, _LIGHT, _CHROMA = 0.3, 0.15, 0.25  # log of the exponent; gain of each channel; change of saturation
+_LEAST_SIDE = 0.6  # share of each side that a crop keeps at least
+_GAMMA, _GAIN, _SATURATION = 0.3, 0.15, 0.25  # ranges: log of the exponent, gain of each channel, change of saturation
 
 
 @dataclass(frozen=True)
-class View:
-    """A part of a picture, in patches of its (h, w) grid, and the light it is seen in.
+class Augmentation:
+    """A crop, aligned to the (h, w) grid of patches, and a change of colours.
 
     Attributes:
         box: top, left, bottom, right, patches.
@@ -27,34 +27,34 @@ class View:
     saturation: float = 1.0
 
     @classmethod
-    def whole(cls, patches: tuple[int, int]) -> View:
-        """The picture as it is."""
+    def identity(cls, patches: tuple[int, int]) -> Augmentation:
+        """The whole image in its own colours."""
         return cls((0, 0, *patches))
 
     @classmethod
-    def drawn(cls, patches: tuple[int, int], rng: np.random.Generator) -> View:
-        """Some part in some light."""
-        keep = rng.uniform(_SMALLEST, 1.0)
+    def random(cls, patches: tuple[int, int], rng: np.random.Generator) -> Augmentation:
+        """Draw a crop and a change of colours."""
+        keep = rng.uniform(_LEAST_SIDE, 1.0)
         size = [max(1, round(keep * side)) for side in patches]
         corner = [int(rng.integers(side - kept + 1)) for side, kept in zip(patches, size, strict=True)]
-        red, green, blue = (rng.uniform(0.9, 1.1) * rng.uniform(1 - _LIGHT, 1 + _LIGHT, 3)).tolist()
+        red, green, blue = (rng.uniform(0.9, 1.1) * rng.uniform(1 - _GAIN, 1 + _GAIN, 3)).tolist()
         return cls(
             (corner[0], corner[1], corner[0] + size[0], corner[1] + size[1]),
             float(np.exp(rng.uniform(-_GAMMA, _GAMMA))),
             (red, green, blue),
-            rng.uniform(1 - _CHROMA, 1 + _CHROMA),
+            rng.uniform(1 - _SATURATION, 1 + _SATURATION),
         )
 
-    def pixels(self, size: tuple[int, int], patches: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns of the part in an array of (H, W) pixels, at least one of each."""
+    def window(self, size: tuple[int, int], patches: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of the crop in an array of (H, W) pixels, at least one of each."""
         found = []
         for k in (0, 1):
             start = min(self.box[k] * size[k] // patches[k], size[k] - 1)
             found.append(slice(start, max(start + 1, self.box[k + 2] * size[k] // patches[k])))
         return found[0], found[1]
 
-    def relit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The (H, W, 3) uint8 RGB picture in this light."""
+    def recoloured(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Apply the change of colours to an (H, W, 3) uint8 RGB image."""
         if (self.gamma, self.gains, self.saturation) == (1.0, (1.0, 1.0, 1.0), 1.0):
             return image
         level = np.arange(256, dtype=np.float32)[:, None] / 255

@@ -1,7 +1,4 @@
-"""The few directions along which some features differ most, found anew in each project's own pictures.
-
-It must not know what the features are of.
-"""
+"""Principal component analysis of feature maps, fitted to each project's own images."""
 
 from __future__ import annotations
 
@@ -13,39 +10,43 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Axes:
-    """Principal axes.
+class PCA:
+    """A projection to the components of largest variance.
 
     Attributes:
-        middle: (D,) float32 mean of the features.
-        directions: (D, K) float32, orthonormal, the first the widest.
+        mean: (D,) float32 mean of the features.
+        components: (D, K) float32, orthonormal, largest variance first.
     """
 
-    middle: Tensor
-    directions: Tensor
+    mean: Tensor
+    components: Tensor
 
     @classmethod
-    def of(cls, maps: Sequence[Tensor], most: int) -> Axes:
-        """Find at most so many axes of (D, h, w) maps."""
-        rows = torch.cat([some.flatten(1).T.cpu().float() for some in maps])
-        middle = rows.mean(dim=0)
-        _, directions = torch.linalg.eigh((rows - middle).T @ (rows - middle))
-        return cls(middle, directions.flip(1)[:, :most].contiguous())
+    def fit(cls, maps: Sequence[Tensor], most: int) -> PCA:
+        """Find at most so many components of (D, h, w) maps."""
+        rows = torch.cat([features.flatten(1).T.cpu().float() for features in maps])
+        mean = rows.mean(dim=0)
+        _, components = torch.linalg.eigh((rows - mean).T @ (rows - mean))
+        return cls(mean, components.flip(1)[:, :most].contiguous())
 
     @classmethod
-    def of_state(cls, tensors: Mapping[str, Tensor], name: str) -> Axes:
-        """Make some again from stored tensors.
+    def from_tensors(cls, tensors: Mapping[str, Tensor], name: str) -> PCA:
+        """Load what `tensors` gave under the same name.
 
         Raises:
-            KeyError: one is missing.
-            ValueError: they do not fit each other.
+            KeyError: a tensor is missing.
+            ValueError: their shapes do not fit each other.
         """
-        middle, directions = tensors[f"{name}.middle"], tensors[f"{name}.directions"]
-        if middle.ndim != 1 or directions.ndim != 2 or len(directions) != len(middle):
-            raise ValueError(f"axes {name} do not fit each other")
-        return cls(middle, directions)
+        mean, components = tensors[f"{name}.middle"], tensors[f"{name}.directions"]
+        if mean.ndim != 1 or components.ndim != 2 or len(components) != len(mean):
+            raise ValueError(f"PCA {name}: mean and components do not fit each other")
+        return cls(mean, components)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Name the tensors for storage; the names are those of adapters stored long ago."""
+        return {f"{name}.middle": self.mean, f"{name}.directions": self.components}
 
     def project(self, features: Tensor) -> Tensor:
-        """(K, h, w) float32 of a map (D, h, w), on the CPU."""
-        rows = features.flatten(1).T.cpu().float() - self.middle
-        return (rows @ self.directions).T.reshape(-1, *features.shape[1:])
+        """Project a map (D, h, w) to (K, h, w) float32, on the CPU."""
+        rows = features.flatten(1).T.cpu().float() - self.mean
+        return (rows @ self.components).T.reshape(-1, *features.shape[1:])

@@ -1,6 +1,6 @@
-"""A balanced bank of cells with known classes, and what the cells most alike to a new one were.
+"""Retrieval: a class-balanced memory of labelled cells, and the classes of those most similar to a new one.
 
-The cache of Tip-Adapter (Zhang et al., ECCV 2022), its keys being a learner's inputs. It must not know what they are.
+The cache model of Tip-Adapter (Zhang et al., ECCV 2022), with the inputs of the networks as keys.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_OF_A_CLASS, _OF_ALL = 200, 4000
-_AT_ONCE = 2048  # rows compared with the whole bank, 32 MB
-_SHARPNESS = 8.0  # of the weight of a cell over its mean squared distance
+_MOST_PER_CLASS, _MOST_CELLS = 200, 4000
+_ROWS_AT_ONCE = 2048  # compared with the whole memory, 32 MB
+_SHARPNESS = 8.0  # of the softmax over negative mean squared distances
 
 
 @dataclass(frozen=True)
-class Bank:
-    """Cells that others are compared with: keys (M, F) and their shares (M, C)."""
+class MemoryBank:
+    """Labelled cells: keys (M, F) and their class shares (M, C)."""
 
     keys: Tensor
     shares: Tensor
 
     @classmethod
-    def gather(cls, inputs: Tensor, shares: Tensor, chance: torch.Generator) -> Bank:
-        """Take at most 200 rows of each class, and about 4000 of all, at random."""
-        most = max(1, min(_OF_A_CLASS, _OF_ALL // shares.shape[1]))
+    def sample(cls, inputs: Tensor, shares: Tensor, generator: torch.Generator) -> MemoryBank:
+        """Draw at most 200 rows of each class, and about 4000 of all."""
+        most = max(1, min(_MOST_PER_CLASS, _MOST_CELLS // shares.shape[1]))
         truth = shares.argmax(dim=1)
-        of_class = [(truth == k).nonzero()[:, 0] for k in range(shares.shape[1])]
-        rows = torch.cat([some[torch.randperm(len(some), generator=chance)[:most]] for some in of_class])
+        by_class = [(truth == k).nonzero()[:, 0] for k in range(shares.shape[1])]
+        rows = torch.cat([some[torch.randperm(len(some), generator=generator)[:most]] for some in by_class])
         return cls(inputs[rows], shares[rows])
 
-    def recall(self, inputs: Tensor) -> Tensor:
-        """(N, C): shares of the cells most alike to the (N, F) inputs."""
-        starts = range(0, max(1, len(inputs)), _AT_ONCE)
-        return torch.cat([self._recall(inputs[start : start + _AT_ONCE]) for start in starts])
+    def retrieve(self, inputs: Tensor) -> Tensor:
+        """Average the shares of the cells most similar to (N, F) inputs: (N, C)."""
+        starts = range(0, max(1, len(inputs)), _ROWS_AT_ONCE)
+        return torch.cat([self._retrieve(inputs[start : start + _ROWS_AT_ONCE]) for start in starts])
 
-    def _recall(self, inputs: Tensor) -> Tensor:
+    def _retrieve(self, inputs: Tensor) -> Tensor:
         distance = torch.cdist(inputs, self.keys).square_().div_(inputs.shape[1])
         return distance.mul_(-_SHARPNESS).softmax(dim=1) @ self.shares
