@@ -80,7 +80,7 @@ def blend(zero_shot: ClassScores, learned: ClassScores, strength: float) -> Clas
     """
     both = _column(zero_shot.scored, learned.logits)
     alone = learned.logits.log_softmax(dim=0)
-    rest = (1 - alone.exp().masked_fill(both, 0.0).sum(dim=0)).clamp_min(_SMALLEST)
+    rest = (1 - learned.posterior().masked_fill(both, 0.0).sum(dim=0)).clamp_min(_SMALLEST)
     between = torch.lerp(zero_shot.logits, learned.logits, strength).masked_fill(~both, -torch.inf)
     return ClassScores(torch.where(both, between.log_softmax(dim=0) + rest.log(), alone), learned.scored)
 
