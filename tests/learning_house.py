@@ -172,11 +172,11 @@ class LearningHouse:
     def look(self, *, pressed: bool = False) -> Progress:
         """A webhook came, and the pause after it is over."""
         if pressed:
-            self.learning.press(PROJECT)
+            self.learning.request_now(PROJECT)
         else:
-            self.learning.hint(PROJECT, quiet_s=0)
+            self.learning.request_after_pause(PROJECT, quiet_s=0)
         self.learner.learn(LearnProject(project=PROJECT))
-        told = self.learning.told(PROJECT)
+        told = self.learning.progress(PROJECT)
         assert told is not None
         return told
 

@@ -230,8 +230,8 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(predict, "_REFUSED_S", 0.05)
     monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)
     house = StandInResident(redis)
-    house.ledger.serve(PROJECT, version())
-    house.ledger.caught_up(PROJECT, version())
+    house.ledger.start_rollout(PROJECT, version())
+    house.ledger.finish_rollout(PROJECT, version())
     yield house
     house.pipeline.close(grace_s=0.1)
 

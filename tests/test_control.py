@@ -101,8 +101,8 @@ def test_the_state_tells_projects_pace_workers_and_last_errors(
     presence.heartbeat("w", {"model": "builtin", "device": "cpu", "tasks": "2", "trouble": "Label Studio is away"})
     redis.hincrby("zeromask:clock", "now", 6000)  # the five seconds of the work are over
     ledger = ProjectLedger(redis)
-    ledger.remark(PROJECT, "v1", ["nothing"])
-    ledger.remark(PROJECT, "v2", ["label 'wug': not known"])
+    ledger.set_label_remarks(PROJECT, "v1", ["nothing"])
+    ledger.set_label_remarks(PROJECT, "v2", ["label 'wug': not known"])
     state = control.state()
     first, second = state.projects
     assert first.counts == Counts(pending=3, leased=2, failed=1, done=6)

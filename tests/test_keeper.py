@@ -116,7 +116,7 @@ def test_an_odd_thing_in_redis_leaves_every_duty_done(
     keeper.beat()
     assert dead[0].ref in [lease.ref for lease in resident.pending.take(PROJECT, "other", limit=8)]
     assert resident.leases.confirm(PROJECT, mine[0].ref)
-    assert resident.presence.live_workers() == 1  # type: ignore[attr-defined]
+    assert resident.presence.count() == 1  # type: ignore[attr-defined]
     assert len(look_queue(redis)) >= 1
     assert resident.watch.trouble() == ""
 

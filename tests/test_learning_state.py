@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from plugin_config.queue.jobs import LearnProject, enqueue_learning, learn_queue
-from plugin_config.queue.learning import Progress, ProjectLearning, Visit
+from plugin_config.queue.learning import LearningLease, Progress, ProjectLearning
 from plugin_config.queue.pending import PendingTasks
 from tests.queue_states import PROJECT, clock_was_set, time_passes
 
@@ -18,28 +18,28 @@ def learning(redis: Redis) -> ProjectLearning:
     return ProjectLearning(redis, lease_s=4.0)
 
 
-def begin(learning: ProjectLearning, owner: str = "me") -> Visit:
+def begin(learning: ProjectLearning, owner: str = "me") -> LearningLease:
     visit = learning.begin(PROJECT, owner)
     assert visit is not None
     return visit
 
 
 def test_a_look_waits_for_a_pause(learning: ProjectLearning, redis: Redis) -> None:
-    learning.hint(PROJECT, quiet_s=10)
+    learning.request_after_pause(PROJECT, quiet_s=10)
     time_passes(redis, 6)
-    learning.hint(PROJECT, quiet_s=10)
+    learning.request_after_pause(PROJECT, quiet_s=10)
     time_passes(redis, 6)
     assert learning.due() == []
     time_passes(redis, 5)
     assert learning.due() == [PROJECT]
     visit = begin(learning)
     assert visit.quiet_s == pytest.approx(11, abs=1)
-    assert not visit.pressed
+    assert not visit.immediate
 
 
 def test_annotators_who_never_pause_are_not_waited_for_without_end(learning: ProjectLearning, redis: Redis) -> None:
     for _ in range(21):
-        learning.hint(PROJECT, quiet_s=10)
+        learning.request_after_pause(PROJECT, quiet_s=10)
         time_passes(redis, 5)
     assert learning.due() == [PROJECT]
 
@@ -47,33 +47,33 @@ def test_annotators_who_never_pause_are_not_waited_for_without_end(learning: Pro
 def test_annotations_that_come_while_the_look_waits_in_the_queue_put_it_off(
     learning: ProjectLearning, redis: Redis
 ) -> None:
-    learning.hint(PROJECT, quiet_s=10)
+    learning.request_after_pause(PROJECT, quiet_s=10)
     time_passes(redis, 11)
     assert learning.due() == [PROJECT]
-    learning.hint(PROJECT, quiet_s=10)
+    learning.request_after_pause(PROJECT, quiet_s=10)
     assert learning.begin(PROJECT, "me") is None
     time_passes(redis, 11)
     begin(learning)
 
 
 def test_the_button_does_not_wait(learning: ProjectLearning) -> None:
-    learning.hint(PROJECT, quiet_s=1000)
+    learning.request_after_pause(PROJECT, quiet_s=1000)
     assert learning.due() == []
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     assert learning.due() == [PROJECT]
-    assert begin(learning).pressed
+    assert begin(learning).immediate
 
 
 def test_the_round_does_not_hurry_what_waits_for_a_pause(learning: ProjectLearning) -> None:
-    learning.hint(PROJECT, quiet_s=1000)
-    learning.round(PROJECT)
+    learning.request_after_pause(PROJECT, quiet_s=1000)
+    learning.request(PROJECT)
     assert learning.due() == []
-    learning.round(8)
+    learning.request(8)
     assert learning.due() == [8]
 
 
 def test_one_looks_at_a_time(learning: ProjectLearning) -> None:
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     begin(learning, "one")
     assert learning.begin(PROJECT, "two") is None
     assert learning.due() == []
@@ -84,22 +84,22 @@ def test_one_looks_at_a_time(learning: ProjectLearning) -> None:
 def test_a_dead_one_is_taken_over_and_what_it_says_then_counts_no_more(
     learning: ProjectLearning, redis: Redis
 ) -> None:
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     first = begin(learning, "dead")
     time_passes(redis, 5)
     assert learning.due() == [PROJECT]
     second = begin(learning, "alive")
-    assert (second.deaths, second.pressed) == (1, True)
+    assert (second.deaths, second.immediate) == (1, True)
     assert not learning.renew(PROJECT, "dead")
     assert not learning.end(PROJECT, "dead", first, DONE, mark="m")
     assert learning.end(PROJECT, "alive", second, DONE, mark="m")
     assert learning.due() == []
-    assert learning.told(PROJECT) == DONE
+    assert learning.progress(PROJECT) == DONE
 
 
 def test_a_clock_that_is_set_costs_no_lease(redis: Redis) -> None:
     learning = ProjectLearning(redis, lease_s=11)
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     begin(learning)
     clock_was_set(redis, 86_400)
     assert learning.begin(PROJECT, "two") is None
@@ -109,10 +109,10 @@ def test_a_clock_that_is_set_costs_no_lease(redis: Redis) -> None:
 
 def look_with_a_hint_meanwhile(learning: ProjectLearning, redis: Redis, *, again_s: float | None = None) -> None:
     """A look that a person asked for, a webhook during it, and the pause after that."""
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     visit = begin(learning)
     time_passes(redis, 1)
-    learning.hint(PROJECT, quiet_s=1)
+    learning.request_after_pause(PROJECT, quiet_s=1)
     assert learning.end(PROJECT, "me", visit, DONE, mark="m", again_s=again_s)
     time_passes(redis, 2)
 
@@ -126,18 +126,18 @@ def test_what_was_pressed_for_is_over_with_its_look_whatever_came_meanwhile(
     learning: ProjectLearning, redis: Redis
 ) -> None:
     look_with_a_hint_meanwhile(learning, redis)
-    assert not begin(learning).pressed
+    assert not begin(learning).immediate
 
 
 def test_a_press_during_a_look_is_for_the_next_one(learning: ProjectLearning, redis: Redis) -> None:
-    learning.hint(PROJECT, quiet_s=0)
+    learning.request_after_pause(PROJECT, quiet_s=0)
     visit = begin(learning)
-    assert not visit.pressed
+    assert not visit.immediate
     time_passes(redis, 1)
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     assert learning.end(PROJECT, "me", visit, DONE, mark="m")
     visit = begin(learning)
-    assert visit.pressed
+    assert visit.immediate
     assert learning.end(PROJECT, "me", visit, DONE, mark="m")
     assert learning.due() == []
 
@@ -146,16 +146,16 @@ def test_the_person_still_waits_where_a_webhook_came_while_a_look_could_not_be_e
     learning: ProjectLearning, redis: Redis
 ) -> None:
     look_with_a_hint_meanwhile(learning, redis, again_s=30)
-    assert begin(learning).pressed
+    assert begin(learning).immediate
 
 
 def test_a_pause_is_waited_for_after_a_long_look_too(redis: Redis) -> None:
     learning = ProjectLearning(redis, lease_s=1000)
-    learning.hint(PROJECT, quiet_s=10)
+    learning.request_after_pause(PROJECT, quiet_s=10)
     time_passes(redis, 11)
     visit = begin(learning)
     time_passes(redis, 300)
-    learning.hint(PROJECT, quiet_s=10)
+    learning.request_after_pause(PROJECT, quiet_s=10)
     assert learning.end(PROJECT, "me", visit, DONE, mark="m")
     assert learning.due() == []
     time_passes(redis, 11)
@@ -164,24 +164,24 @@ def test_a_pause_is_waited_for_after_a_long_look_too(redis: Redis) -> None:
 
 def test_annotators_who_go_on_through_a_long_look_are_not_waited_for_without_end_after_it(redis: Redis) -> None:
     learning = ProjectLearning(redis, lease_s=1000)
-    learning.hint(PROJECT, quiet_s=10)
+    learning.request_after_pause(PROJECT, quiet_s=10)
     time_passes(redis, 11)
     visit = begin(learning)
     for _ in range(22):
         time_passes(redis, 5)
-        learning.hint(PROJECT, quiet_s=10)
+        learning.request_after_pause(PROJECT, quiet_s=10)
     assert learning.end(PROJECT, "me", visit, DONE, mark="m")
     assert learning.due() == [PROJECT]
 
 
 def test_a_look_that_could_not_be_ended_now_comes_again(learning: ProjectLearning, redis: Redis) -> None:
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     away = Progress("waiting", "Label Studio is away", "now")
     assert learning.end(PROJECT, "me", begin(learning), away, mark="m", again_s=30)
     assert learning.due() == []
     time_passes(redis, 31)
     visit = begin(learning)
-    assert visit.pressed, "the person still waits"
+    assert visit.immediate, "the person still waits"
     assert visit.mark == "m"
     assert visit.mark_s == pytest.approx(31, abs=1)
 
@@ -189,7 +189,7 @@ def test_a_look_that_could_not_be_ended_now_comes_again(learning: ProjectLearnin
 def test_a_look_that_kills_is_tried_ever_more_rarely_until_something_changes(
     learning: ProjectLearning, redis: Redis
 ) -> None:
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     for number in range(3):
         begin(learning, f"dead {number}")
         time_passes(redis, 5)
@@ -197,15 +197,15 @@ def test_a_look_that_kills_is_tried_ever_more_rarely_until_something_changes(
     assert learning.due() == []
     time_passes(redis, 11)
     assert begin(learning, "dead 3").deaths == 3
-    learning.hint(PROJECT, quiet_s=0)
+    learning.request_after_pause(PROJECT, quiet_s=0)
     time_passes(redis, 5)
     assert begin(learning, "next").deaths == 1
 
 
 def test_nobody_looks_where_nobody_asked(learning: ProjectLearning, pending: PendingTasks) -> None:
     assert learning.begin(PROJECT, "me") is None
-    learning.hint(PROJECT, quiet_s=0)
-    pending.forget(PROJECT)
+    learning.request_after_pause(PROJECT, quiet_s=0)
+    pending.forget_project(PROJECT)
     assert learning.due() == []
     assert learning.begin(PROJECT, "me") is None
 

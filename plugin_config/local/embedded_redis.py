@@ -16,13 +16,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psutil
-import redis
 from redis import Redis
 from redis.exceptions import RedisError
 
 from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.files import is_private, private_folder, write_private
 from plugin_config.local.supervisor import Command
+from plugin_config.queue.connection import open_redis
 from plugin_config.settings import Settings
 
 _LONGEST_SOCKET = 100  # bytes of its path: Linux takes 107, macOS 103
@@ -121,13 +121,9 @@ def connect_briefly(settings: Settings) -> Redis:
     """A connection for a command of a person, who does not want to wait.
 
     Raises:
-        SettingsError: there is no Redis to connect to, or REDIS_URL is no address.
+        SettingsError: there is no Redis to connect to, or REDIS_URL is not the address of one.
     """
-    try:
-        return redis.from_url(running_redis_url(settings), socket_connect_timeout=2, socket_timeout=10)
-    except ValueError as error:
-        remedy = "Write it as redis://host:port/0, rediss://... or unix:///path."
-        raise SettingsError("setting REDIS_URL", "is not the address of a Redis", remedy) from error
+    return open_redis(running_redis_url(settings), connect_s=2, answer_s=10)
 
 
 def _socket_path(folder: Path) -> Path:
@@ -164,7 +160,7 @@ def _quoted(path: Path) -> str:
 
 def _answers(url: str) -> bool:
     try:
-        with redis.from_url(url, socket_connect_timeout=1) as connection:
+        with open_redis(url, connect_s=1, answer_s=5) as connection:
             return bool(connection.ping())
     except RedisError:
         return False

@@ -70,7 +70,7 @@ class Keeper(threading.Thread):
         self._stopped.set()
         self.join(timeout=5)
         try:
-            self._resident.presence.leave(self._resident.name)
+            self._resident.presence.remove(self._resident.name)
         except QueueUnavailable as error:
             log.warning("%s", error)
 

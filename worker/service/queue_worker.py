@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
-import redis
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisGone
 from redis.exceptions import RedisError
@@ -22,8 +21,8 @@ from rq.utils import now as utc_now
 from rq.worker import DequeueStrategy
 
 from plugin_config.errors import QueueUnavailable
-from plugin_config.queue.connection import is_damage
-from plugin_config.queue.mending import mend
+from plugin_config.queue.connection import is_damage, open_redis
+from plugin_config.queue.quarantine import quarantine_keys
 from plugin_config.settings import Settings
 from plugin_config.steady import Watch
 from worker.service.plain_jobs import PlainJob, PlainQueue
@@ -92,15 +91,10 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
     """Open the Redis of the settings; `timeout_s` bounds every answer, None leaves that to RQ, which waits for jobs.
 
     Raises:
-        QueueUnavailable: it does not answer, or REDIS_URL is no address.
+        SettingsError: REDIS_URL is not the address of a Redis.
+        QueueUnavailable: it does not answer.
     """
-    try:
-        connection = redis.from_url(
-            settings.redis_url, socket_connect_timeout=5, socket_timeout=timeout_s, health_check_interval=30
-        )
-    except ValueError as error:  # its text may quote the password
-        remedy = "Write redis://[:password@]host:port/0 and percent-encode signs such as / in the password."
-        raise QueueUnavailable("setting REDIS_URL", "is not the address of a Redis", remedy) from error
+    connection = open_redis(settings.redis_url, connect_s=5, answer_s=timeout_s, health_check_s=30)
     try:
         connection.ping()
     except RedisError as error:
@@ -144,6 +138,6 @@ def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, 
 
 def _mend(connection: Redis) -> None:
     try:
-        mend(connection)
+        quarantine_keys(connection)
     except RedisError as error:
         log.warning("Redis: nothing could be mended (%s)", error)

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from plugin_config.local.ports import answers
 from plugin_config.queue.control import QueueControl
+from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.stage import PROJECT, BenchStage, bench_stage, blotches
 from worker.label_studio.images import Picture
@@ -118,7 +119,7 @@ def _wait_drained(stage: BenchStage, tasks: int, console: Console) -> None:
 
 
 def _redis_bytes(stage: BenchStage) -> float:
-    keys: Any = stage.redis.keys("zeromask:*")
+    keys: Any = stage.redis.keys(EVERY_KEY)
     return float(sum(stage.redis.memory_usage(key, samples=0) or 0 for key in keys))
 
 

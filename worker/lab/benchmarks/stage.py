@@ -51,7 +51,7 @@ class BenchStage:
         """Start workers and wait until all live."""
         presence = WorkerPresence(self.redis)
         for number in range(1, count + 1):
-            self.start(f"worker-{number}", *argv, ready=lambda wanted=number: presence.live_workers() >= wanted)  # type: ignore[misc]
+            self.start(f"worker-{number}", *argv, ready=lambda wanted=number: presence.count() >= wanted)  # type: ignore[misc]
 
     def counted(self) -> dict[str, Any]:
         """What the counting server counted."""

@@ -95,8 +95,7 @@ def _workers(stage: BenchStage, count: int, seconds: float, numbers: Iterator[in
         time.sleep(seconds)
         told = stage.counted()
         moments = [moment for moment in told["moments"] if moment >= started]
-        for ref in stage.pending.open_refs(PROJECT):  # the next measurement starts with an empty queue
-            stage.redis.zrem(f"zeromask:{PROJECT}:pending", ref.encode())
+        stage.pending.cancel(PROJECT, stage.pending.open_refs(PROJECT))  # the next one starts with none
     if len(moments) < _LEAST_POSTS:
         problem = f"only {len(moments)} posts came within {seconds:.0f} s"
         raise EnvironmentBroken("benchmark", problem, "Raise --seconds, or run it when the machine is less busy.")

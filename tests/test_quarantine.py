@@ -17,13 +17,13 @@ from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.control import QueueControl
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import TaskRef, predict_queue
+from plugin_config.queue.jobs import TaskRef, parse_id, parse_ref, predict_queue
+from plugin_config.queue.keys import PROJECT_TYPES, ProjectKeys
 from plugin_config.queue.learning import Progress, ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
-from plugin_config.queue.mending import _OF_PROJECT, mend
-from plugin_config.queue.odd import as_id, as_ref
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
+from plugin_config.queue.quarantine import quarantine_keys
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
 from tests.queue_states import PROJECT, refs, take, time_passes
@@ -41,12 +41,12 @@ def control(redis: Redis, settings: Settings) -> QueueControl:
 
 @pytest.mark.parametrize("member", ODD_IDS)
 def test_an_odd_id_is_none(member: bytes) -> None:
-    assert as_id(member) is None
+    assert parse_id(member) is None
 
 
 @pytest.mark.parametrize("member", ODD_REFS)
 def test_an_odd_task_is_none(member: bytes) -> None:
-    assert as_ref(member) is None
+    assert parse_ref(member) is None
 
 
 def test_odd_projects_are_set_aside_told_and_the_others_found(
@@ -137,7 +137,7 @@ def test_a_shared_key_of_the_wrong_kind_is_moved_aside(
 ) -> None:
     redis.set(key, "whatever")
     assert hasty.add(PROJECT, refs(1)) == 1
-    hasty.confirm(PROJECT)
+    hasty.confirm_project(PROJECT)
     (ref,) = take(hasty, "w")
     assert hasty.fail(PROJECT, "w", ref, "broken")
     redis.sadd("zeromask:projects", "odd")
@@ -155,14 +155,14 @@ def test_one_project_beyond_mending_stops_no_other(
         hasty.add(project, refs(1))
         hasty.take(project, "w")
     time_passes(redis, 31)
-    plain = hasty._slots.stop
+    plain = hasty._slots.free_running
 
     def stop(project: int) -> None:
         if project == PROJECT:
             raise ResponseError("ERR something new")
         plain(project)
 
-    monkeypatch.setattr(hasty._slots, "stop", stop)
+    monkeypatch.setattr(hasty._slots, "free_running", stop)
     assert hasty.sweep() == refs(1)
     assert f"project {PROJECT}: holds something" in caplog.text
 
@@ -190,15 +190,16 @@ def test_garbage_in_values_is_nothing_known(redis: Redis, control: QueueControl,
     redis.lpush("zeromask:errors", garbage)
     redis.lpush("zeromask:odd", garbage)
     ledger, learning, hints = ProjectLedger(redis), ProjectLearning(redis, lease_s=9), ProjectHints(redis)
-    assert isinstance(ledger.counted(PROJECT), int)
-    assert ledger.remarks(PROJECT) == ()
-    assert isinstance(ledger.served(PROJECT) + ledger.shown(PROJECT) + ledger.remarked(PROJECT), str)
-    assert learning.told(PROJECT) is None
+    assert isinstance(ledger.task_count(PROJECT), int)
+    assert ledger.label_remarks(PROJECT) == ()
+    for read in (ledger.target_version, ledger.shown_version, ledger.label_remarks_version):
+        assert isinstance(read(PROJECT), str)
+    assert learning.progress(PROJECT) is None
     assert ServedAdapters(redis).served(PROJECT, "builtin") == "zeroshot"
     assert hints.request_refresh(PROJECT)
     hints.last_webhook(PROJECT)
     assert render(control.state())
-    learning.press(PROJECT)
+    learning.request_now(PROJECT)
     visit = learning.begin(PROJECT, "me")
     assert visit is not None
     assert learning.end(PROJECT, "me", visit, Progress("idle", "done", "now"), mark="m")
@@ -215,9 +216,9 @@ def test_sets_of_ids_lose_only_what_is_odd(redis: Redis, hints: ProjectHints) ->
     redis.lpush("zeromask:9:learner", "a list")
     redis.zadd("zeromask:learn", {"9": 2})
     assert hints.hinted_tasks(PROJECT, most=100) == [3]
-    assert ledger.left(PROJECT) == [3]
-    assert ledger.known_versions(PROJECT) == {"v1"}
-    assert list(ledger.doubts(PROJECT)) == refs(3)
+    assert ledger.leftovers(PROJECT) == [3]
+    assert ledger.versions(PROJECT) == {"v1"}
+    assert list(ledger.unconfirmed(PROJECT)) == refs(3)
     assert learning.due() == [PROJECT, 9]
     assert [learning.begin(project, "me") is not None for project in (PROJECT, 9)] == [True, True]
 
@@ -226,7 +227,7 @@ def test_sets_of_ids_lose_only_what_is_odd(redis: Redis, hints: ProjectHints) ->
 def test_garbage_in_what_is_known_of_a_look_keeps_from_none(redis: Redis, name: str, garbage: str) -> None:
     learning = ProjectLearning(redis, lease_s=4)
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
-    learning.hint(PROJECT, quiet_s=0)
+    learning.request_after_pause(PROJECT, quiet_s=0)
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
     assert learning.begin(PROJECT, "dead") is not None
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
@@ -236,28 +237,38 @@ def test_garbage_in_what_is_known_of_a_look_keeps_from_none(redis: Redis, name: 
     assert learning.end(PROJECT, "me", visit, Progress("idle", "", ""), mark="m", failed=True)
 
 
-def test_every_key_of_a_project_is_known_to_whoever_mends_and_forgets() -> None:
-    """What one half of this project writes and the list does not have would outlive its project."""
-    written = re.compile(r"zeromask:\{project\}:([a-z]+)|\bP \.\. '([a-z]+)")
-    folder = Path(plugin_config.__file__).parent
-    sources = [path.read_text() for path in folder.glob("*.py")]
-    names = {first or second for source in sources for first, second in written.findall(source)}
-    assert {"pending", "warning", "done"} <= names
-    assert names <= set(_OF_PROJECT)
+def test_every_key_that_a_script_builds_is_a_key_of_a_project() -> None:
+    """A key that the table does not have would not be checked, and would outlive its project."""
+    built = re.compile(r"\b(?:P|prefix_of\(project\)|prefix) \.\. '([a-z]+)")
+    folder = Path(plugin_config.__file__).parent / "queue"
+    names = {name for path in folder.glob("*.py") for name in built.findall(path.read_text())}
+    assert {"pending", "learner", "learn", "done"} <= names
+    assert names <= set(PROJECT_TYPES)
+
+
+def test_a_forgotten_project_leaves_no_key(redis: Redis, pending: PendingTasks) -> None:
+    keys = ProjectKeys(PROJECT)
+    redis.sadd(keys.versions, "v1")
+    for key in {*keys.named(), keys.done("v1")} - {keys.versions}:
+        redis.set(key, "x")
+    redis.set(ProjectKeys(OTHER).pending, "of another project")
+    assert len(redis.keys(f"{keys.prefix}*")) == len(PROJECT_TYPES) + 8  # nine drain slots
+    pending.forget_project(PROJECT)
+    assert redis.keys("*") == [ProjectKeys(OTHER).pending.encode()]
 
 
 def test_a_project_that_is_forgotten_leaves_no_warning(redis: Redis, pending: PendingTasks) -> None:
-    ProjectLedger(redis).warn(PROJECT, "Label Studio's webhooks are refused.")
-    pending.forget(PROJECT)
+    ProjectLedger(redis).set_webhook_warning(PROJECT, "Label Studio's webhooks are refused.")
+    pending.forget_project(PROJECT)
     assert redis.keys(f"zeromask:{PROJECT}:*") == []
 
 
 def test_no_task_counted_is_a_count(redis: Redis) -> None:
     """Else each look at an empty project reads all of it, and the first webhook's tasks are counted one too few."""
     ledger = ProjectLedger(redis)
-    assert ledger.counted(PROJECT) == -1
-    ledger.count(PROJECT, 0)
-    assert ledger.counted(PROJECT) == 0
+    assert ledger.task_count(PROJECT) == -1
+    ledger.set_task_count(PROJECT, 0)
+    assert ledger.task_count(PROJECT) == 0
 
 
 def test_mending_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> None:
@@ -265,7 +276,7 @@ def test_mending_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> No
     for ref in take(pending, "w", limit=1):
         pending.done(PROJECT, "w", ref)
     before: Any = {key: redis.dump(key) for key in redis.keys("*")}
-    assert mend(redis, PROJECT) == []
+    assert quarantine_keys(redis, PROJECT) == []
     assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
