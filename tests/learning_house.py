@@ -15,6 +15,7 @@ import torch
 from redis import Redis
 from torch import Tensor
 
+from plugin_config.background import DutyWatch
 from plugin_config.errors import LearningError
 from plugin_config.label_studio.annotation_mark import AnnotationMark
 from plugin_config.queue.hints import ProjectHints
@@ -24,7 +25,6 @@ from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
-from plugin_config.steady import Watch
 from plugin_config.versions.manifests import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
@@ -112,7 +112,7 @@ class LearningHouse:
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
         made.adapters = AdapterShelf(self.settings, self.redis, weights=weights, learner=learner)
-        made.stopping, made.trouble, made.watch = threading.Event(), "", Watch()
+        made.stopping, made.trouble, made.watch = threading.Event(), "", DutyWatch()
         made.segmenter = made.embeddings = made
         made.encoder, made.embed, made.fingerprint = made, None, weights
         made.about = lambda: {"model": "builtin"}

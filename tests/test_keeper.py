@@ -170,7 +170,7 @@ def test_a_redis_that_is_away_is_no_fault(
 def test_a_step_of_the_line_that_fails_goes_on_and_is_told(
     resident: StandInResident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
+    monkeypatch.setattr("plugin_config.background._FIRST_PAUSE_S", 0.01)
     plain, left = resident.pipeline._to_draw.get, [RuntimeError("a fault of ours"), QueueUnavailable("a", "b", "c")]
 
     def get(*args: Any, **options: Any) -> Any:

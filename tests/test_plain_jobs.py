@@ -22,6 +22,7 @@ from rq.job import Job, Retry
 from rq.serializers import JSONSerializer
 from rq.worker import DequeueStrategy
 
+from plugin_config.background import DutyWatch
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import (
     DRAIN_JOB,
@@ -35,7 +36,6 @@ from plugin_config.queue.jobs import (
 )
 from plugin_config.queue.keys import QUEUE
 from plugin_config.queue.pending import PendingTasks
-from plugin_config.steady import Watch
 from tests.queue_states import PROJECT, refs
 from worker.service import jobs as tasks
 from worker.service import queue_worker
@@ -201,7 +201,7 @@ def test_garbage_in_what_rq_keeps_stops_no_work(
         redis.rpush(key, "odd")
     else:
         redis.zadd(key, {b"\xff": 1, b"x:y:z": 1}) if "wip" in key or "failed" in key else redis.sadd(key, b"\xff", "x")
-    stopping, watch = threading.Event(), Watch()
+    stopping, watch = threading.Event(), DutyWatch()
 
     def stop(payload: Any) -> None:
         done.append("look")
@@ -251,7 +251,7 @@ def test_queues_take_turns(
     for project in (PROJECT, 8, 9):
         pending.add(project, refs(1))
         pending.ensure_drains(project)
-    work_off([look_queue(redis), predict_queue(redis)], owner="me", stopping=stopping, watch=Watch())
+    work_off([look_queue(redis), predict_queue(redis)], owner="me", stopping=stopping, watch=DutyWatch())
     assert [kind for kind, _ in done[:6]].count("drain") == 3
     assert len(done) == 53
 
@@ -268,7 +268,7 @@ def test_the_work_goes_on_after_an_error_and_a_fault_is_told(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, error: Exception, trouble: str
 ) -> None:
     monkeypatch.setattr(queue_worker, "_REDIS_AWAY_S", 0.01)
-    stopping, watch, ran = threading.Event(), Watch(), list[int]()
+    stopping, watch, ran = threading.Event(), DutyWatch(), list[int]()
 
     def work_once(worker: PlainWorker, **_: Any) -> None:
         ran.append(1)

@@ -17,8 +17,14 @@ import psutil
 import pytest
 
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.local.ports import free_port, port_is_free
-from plugin_config.local.supervisor import Command, Supervisor, inherited_environment, stop_on_signals
+from plugin_config.local.supervisor import (
+    Command,
+    Supervisor,
+    free_port,
+    inherited_environment,
+    port_is_free,
+    stop_on_signals,
+)
 from plugin_config.settings import setting_names
 from tests.house import runs
 from tests.modes import modes

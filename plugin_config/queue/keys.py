@@ -35,7 +35,7 @@ Keys of project P (`zeromask:P:` before each):
     versions        set     versions of predictions stored by this project     ledger, scripts       ledger
     served          string  the version that all tasks are to have             ledger                ledger
     catching        set     versions not yet asked for of all tasks            ledger                ledger
-    shown           string  the version Label Studio was last told to show     ledger                ledger
+    shown           string  the version that Label Studio was last set to       ledger                ledger
     counted         string  number of tasks at the last look at all of them    ledger                ledger
     labels          hash    `version`: whose labels were checked last;         ledger                ledger
                             `remarks`: JSON list of sentences about them

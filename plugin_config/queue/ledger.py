@@ -67,7 +67,7 @@ class ProjectLedger:
 
     @redis_errors
     def set_shown_version(self, project: int, version: str) -> None:
-        """Note that Label Studio was told to show this version; it is told once, then annotators may choose."""
+        """Note that Label Studio was set to show this version; that is done once, then annotators may choose."""
         self._redis.set(ProjectKeys(project).shown, version)
 
     @redis_errors

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from plugin_config.local.ports import answers
+from plugin_config.local.supervisor import answers_http
 from plugin_config.queue.control import QueueControl
 from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
@@ -63,7 +63,7 @@ def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
     """
     with bench_stage(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as stage:
         url = f"http://127.0.0.1:{stage.settings.port}"
-        stage.start("backend", "backend", ready=lambda: answers(f"{url}/health"))
+        stage.start("backend", "backend", ready=lambda: answers_http(f"{url}/health"))
         backend = psutil.Process(stage.supervisor.pid("backend"))
         before = backend.memory_info().rss / _MB
         empty = _redis_bytes(stage)

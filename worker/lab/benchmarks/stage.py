@@ -21,8 +21,7 @@ from redis import Redis
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.local.embedded_redis import embedded_redis
-from plugin_config.local.ports import answers, free_port
-from plugin_config.local.supervisor import Command, Supervisor, module_command
+from plugin_config.local.supervisor import Command, Supervisor, answers_http, free_port, module_command
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -92,7 +91,7 @@ def bench_stage(*, tasks: int, picture: bytes, **changes: object) -> Iterator[Be
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
                 stage = BenchStage(settings, supervisor, connection, pending)
                 arguments = ["--port", str(port), "--tasks", str(tasks), "--picture", str(state / "picture.bmp")]
-                stage.start("counting", "worker.lab.benchmarks.counting_server", *arguments, ready=lambda: answers(f"http://127.0.0.1:{port}/count"))
+                stage.start("counting", "worker.lab.benchmarks.counting_server", *arguments, ready=lambda: answers_http(f"http://127.0.0.1:{port}/count"))
                 yield stage
 
 

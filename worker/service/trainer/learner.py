@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from redis import Redis
 
+from plugin_config.background import Duty
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
@@ -25,7 +26,6 @@ from plugin_config.errors import (
 )
 from plugin_config.queue.jobs import LearnProject, enqueue_learning, learn_queue
 from plugin_config.queue.learning import LearningLease, Progress, State
-from plugin_config.steady import Steady
 from plugin_config.versions.manifests import now
 from worker.service import jobs as tasks
 from worker.service.context import Resident
@@ -161,17 +161,17 @@ class LearnerKeeper(threading.Thread):
         self._stopped = threading.Event()
         self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
         self._round_at = 0.0
-        steady = resident.watch.steady
-        self._duties: list[tuple[Steady, Callable[[], None]]] = [
-            (steady("the renewal of the project", longest_rest_s=self._beat_s), learner.renew),
-            (steady("the sign of life", longest_rest_s=self._beat_s), self._show),
-            (steady("the periodic look"), self._round),
-            (steady("the queueing of looks"), self._queue_due),
+        duty = resident.watch.duty
+        self._duties: list[tuple[Duty, Callable[[], None]]] = [
+            (duty("the renewal of the project", longest_pause_s=self._beat_s), learner.renew),
+            (duty("the sign of life", longest_pause_s=self._beat_s), self._show),
+            (duty("the periodic look"), self._round),
+            (duty("the queueing of looks"), self._queue_due),
         ]
 
     def run(self) -> None:
         """Beat until stopped."""
-        self._resident.watch.must_live([self])
+        self._resident.watch.expect_alive([self])
         while not self._stopped.is_set():
             self.beat()
             self._stopped.wait(self._beat_s)
@@ -179,14 +179,14 @@ class LearnerKeeper(threading.Thread):
     def beat(self) -> None:
         """One round of all duties."""
         try:
-            for steady, duty in self._duties:
-                steady.run(duty)
+            for duty, work in self._duties:
+                duty.run(work)
         except QueueUnavailable as error:
             log.warning("%s", error)
 
     def stop(self) -> None:
         """End the thread and say goodbye."""
-        self._resident.watch.let_go([self])
+        self._resident.watch.release([self])
         self._stopped.set()
         self.join(timeout=5)
         try:
