@@ -1,4 +1,4 @@
-"""What backend, worker and the commands share: settings, errors, vocabulary, the queue, Label Studio's client, versions.
+"""What backend, worker and commands share: settings, errors, vocabulary, the queue, Label Studio's client, versions.
 
 It imports neither torch nor a web framework, and neither `backend` nor `worker`.
 """
