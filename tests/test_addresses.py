@@ -203,7 +203,7 @@ def test_the_signer_follows_no_redirect(own: Server, other: Server, label_studio
     "url", ["http://user:secret@host", "http://user@host", "http://@host", "http://ho\tst", "http://host\\x", "//host",
             "http://host:0", "http://ho st", "http:host", "/host"],
 )  # fmt: skip
-def test_a_label_studio_at_no_plain_address_is_told_without_its_password(url: str) -> None:
+def test_a_label_studio_at_no_plain_address_is_an_error_without_its_password(url: str) -> None:
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_URL") as caught:
         LabelStudio(url, LEGACY)
     assert "secret" not in str(caught.value)

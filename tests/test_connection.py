@@ -1,4 +1,4 @@
-"""REDIS_URL: an address that is none is one error for whoever reads it, before anything is asked of Redis."""
+"""REDIS_URL: a text that is no address is the same error in every command, before anything connects."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ READERS: dict[str, Callable[[Settings], object]] = {
 
 
 @pytest.mark.parametrize("url", BAD)
-def test_what_is_no_address_is_one_error_for_all(url: str, settings: Settings) -> None:
+def test_what_is_no_address_is_one_error_everywhere(url: str, settings: Settings) -> None:
     for read in READERS.values():
         with pytest.raises(SettingsError) as raised:
             read(replace(settings, redis_url=url))

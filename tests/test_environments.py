@@ -22,7 +22,7 @@ SCRIPT = Path(environments.__file__)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own, and a pip that asks nobody."""
+    """A cache folder of the test's own, and a pip without an index."""
     monkeypatch.setenv("ZEROMASK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
@@ -52,8 +52,8 @@ def test_an_environment_is_made_once_and_again_when_half_made(tmp_path: Path) ->
     made = ensure(environment)
     assert not (made / "lib" / "junk").exists()
     script = "import tinypackage; print(tinypackage.VALUE)"
-    told = subprocess.run([made / "bin" / "python", "-c", script], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "42"
+    done = subprocess.run([made / "bin" / "python", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "42"
 
     (made / "witness").write_text("")
     assert ensure(environment) == made
@@ -83,7 +83,7 @@ def test_a_failing_install_names_its_log_and_leaves_no_complete_environment(
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "remedy"),
     [
         ("WARNING: Retrying ... Temporary failure in name resolution", "check the network"),
         ("ERROR: No matching distribution found for torch", "check the network"),
@@ -95,9 +95,9 @@ def test_a_failing_install_names_its_log_and_leaves_no_complete_environment(
         ("", "Look into the log"),
     ],
 )
-def test_failures_come_with_the_fitting_remedy(output: str, told: str, tmp_path: Path) -> None:
+def test_failures_come_with_the_fitting_remedy(output: str, remedy: str, tmp_path: Path) -> None:
     text = environments._explain("Installing tiny", output, tmp_path / "x.log")
-    assert told in text
+    assert remedy in text
     assert text.startswith("Installing tiny failed: ")
     assert str(tmp_path / "x.log") in text
     for line in output.splitlines():

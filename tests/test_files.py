@@ -55,7 +55,7 @@ def test_a_folder_that_is_there_is_closed(tmp_path: Path) -> None:
     assert is_private(tmp_path / "a")
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         private_folder(tmp_path / "file" / "a")
@@ -138,7 +138,7 @@ except EnvironmentBroken as error:
 """
 
 
-def test_what_cannot_be_closed_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_made_private_is_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", READ_ONLY, str(leave_open(tmp_path / "state"))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "cannot be closed to others" in done.stdout and "chmod" in done.stdout

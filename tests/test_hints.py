@@ -166,7 +166,7 @@ def test_what_finds_no_room_is_kept_and_asked_for_later(
     assert pending.counts(7).pending == 8
 
 
-def test_a_look_that_is_asked_for_while_one_runs_is_not_lost(
+def test_a_refresh_that_is_requested_while_one_runs_is_not_lost(
     redis: Redis, resident: StandInResident, hints: ProjectHints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []

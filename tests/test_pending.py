@@ -187,7 +187,7 @@ def test_pending_tasks_move_to_a_new_version(pending: PendingTasks) -> None:
     assert pending.counts(PROJECT).pending == 0
 
 
-def test_what_was_predicted_tells_its_versions(redis: Redis, pending: PendingTasks) -> None:
+def test_the_versions_of_stored_predictions_are_known(redis: Redis, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1) + refs(1, version="v2") + refs(2, version="v3"))
     for ref in take(pending, "w", limit=2):
         pending.done(PROJECT, "w", ref)

@@ -1,4 +1,4 @@
-"""What somebody else wrote into our Redis: it is set aside and told, and everything else goes on."""
+"""What others wrote into our Redis: it is set aside and reported, and everything else goes on."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from plugin_config.versions.served import ServedAdapters
 from tests.queue_states import PROJECT, refs, take, time_passes
 
 OTHER = 8
-ODD_IDS = [b"abc", b"\xff", b"0", b"-1", b"007", b"1.5", b"1e999", b"9" * 30, b"9" * 5000, "٣".encode(), b""]
-ODD_REFS = [b"abc", b"\xff|1", b"v|", b"|1", b"v|0", b"v|007", b"v|" + b"9" * 30, b"v|" + b"9" * 5000, "v|٣".encode()]
+INVALID_IDS = [b"abc", b"\xff", b"0", b"-1", b"007", b"1.5", b"1e999", b"9" * 30, b"9" * 5000, "٣".encode(), b""]
+INVALID_REFS = [b"abc", b"\xff|1", b"v|", b"|1", b"v|0", b"v|007", b"v|" + b"9" * 30, b"v|" + b"9" * 5000,
+                "v|٣".encode()]  # fmt: skip
 GARBAGE = [b"", b"x", b"\xff\xfe", b"nan", b"inf", b"1e999", b"-9" * 50, b"[" * 5000, b"{}", b"null", b'{"at": 1e999}']
 
 
@@ -39,21 +40,21 @@ def control(redis: Redis, settings: Settings) -> QueueControl:
     return QueueControl(redis, settings)
 
 
-@pytest.mark.parametrize("member", ODD_IDS)
-def test_an_odd_id_is_none(member: bytes) -> None:
+@pytest.mark.parametrize("member", INVALID_IDS)
+def test_an_invalid_id_is_not_parsed(member: bytes) -> None:
     assert parse_id(member) is None
 
 
-@pytest.mark.parametrize("member", ODD_REFS)
-def test_an_odd_task_is_none(member: bytes) -> None:
+@pytest.mark.parametrize("member", INVALID_REFS)
+def test_an_invalid_task_is_not_parsed(member: bytes) -> None:
     assert parse_ref(member) is None
 
 
-def test_odd_projects_are_set_aside_told_and_the_others_found(
+def test_invalid_projects_are_set_aside_and_reported_and_the_others_found(
     redis: Redis, pending: PendingTasks, control: QueueControl
 ) -> None:
-    redis.sadd("zeromask:projects", PROJECT, *ODD_IDS)
-    redis.sadd("zeromask:paused", *ODD_IDS)
+    redis.sadd("zeromask:projects", PROJECT, *INVALID_IDS)
+    redis.sadd("zeromask:paused", *INVALID_IDS)
     redis.zadd("zeromask:unknown", {str(OTHER): 1, "x": 2})
     assert pending.projects() == [PROJECT, OTHER]
     assert redis.smembers("zeromask:projects") == {str(PROJECT).encode()}
@@ -62,9 +63,9 @@ def test_odd_projects_are_set_aside_told_and_the_others_found(
     assert render(state)
 
 
-def test_odd_members_cost_only_themselves(redis: Redis, pending: PendingTasks) -> None:
+def test_invalid_members_affect_no_others(redis: Redis, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1, 2))
-    redis.zadd(f"zeromask:{PROJECT}:pending", dict.fromkeys(ODD_REFS, 0))
+    redis.zadd(f"zeromask:{PROJECT}:pending", dict.fromkeys(INVALID_REFS, 0))
     taken: list[TaskRef] = []
     for _ in range(4):
         taken += take(pending, "w")
@@ -74,10 +75,10 @@ def test_odd_members_cost_only_themselves(redis: Redis, pending: PendingTasks) -
         assert pending.done(PROJECT, "w", ref)
 
 
-def test_odd_leases_are_swept_and_the_others_put_back(redis: Redis, hasty: PendingTasks) -> None:
+def test_invalid_leases_are_swept_and_the_others_put_back(redis: Redis, hasty: PendingTasks) -> None:
     hasty.add(PROJECT, refs(1, 2))
     take(hasty, "w")
-    leases = dict.fromkeys(ODD_REFS, b"w|1|1")
+    leases = dict.fromkeys(INVALID_REFS, b"w|1|1")
     redis.hset(f"zeromask:{PROJECT}:leases", mapping=leases)  # type: ignore[arg-type]
     redis.hset(f"zeromask:{PROJECT}:leases", "v1|2", "w|1" + "9" * 400 + "|nan")
     time_passes(redis, 31)
@@ -86,7 +87,7 @@ def test_odd_leases_are_swept_and_the_others_put_back(redis: Redis, hasty: Pendi
 
 
 @pytest.mark.parametrize("garbage", [b"x", b"nan", b"inf", b"-inf", b"1e999", b"0x", b"1.5", b"\xff", b"9" * 40])
-def test_counts_that_are_none_count_as_none(redis: Redis, hasty: PendingTasks, garbage: bytes) -> None:
+def test_counts_that_are_no_numbers_count_as_missing(redis: Redis, hasty: PendingTasks, garbage: bytes) -> None:
     hasty.add(PROJECT, refs(1))
     redis.hset("zeromask:clock", mapping={"wall": garbage, "now": garbage})
     for name in ("deaths", "tries"):
@@ -148,7 +149,7 @@ def test_a_shared_key_of_the_wrong_kind_is_moved_aside(
     assert len(predict_queue(redis)) == 1
 
 
-def test_one_project_beyond_mending_stops_no_other(
+def test_one_project_beyond_quarantine_stops_no_other(
     redis: Redis, hasty: PendingTasks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for project in (PROJECT, OTHER):
@@ -167,11 +168,11 @@ def test_one_project_beyond_mending_stops_no_other(
     assert f"project {PROJECT}: holds something" in caplog.text
 
 
-@pytest.mark.parametrize("told", ["MISCONF Errors writing to the AOF file", "OOM command not allowed", "BUSY script"])
-def test_a_redis_that_takes_nothing_is_away_and_not_damaged(told: str) -> None:
+@pytest.mark.parametrize("error", ["MISCONF Errors writing to the AOF file", "OOM command not allowed", "BUSY script"])
+def test_a_redis_that_takes_nothing_is_away_and_not_damaged(error: str) -> None:
     @redis_errors
     def ask() -> None:
-        raise ResponseError(told)
+        raise ResponseError(error)
 
     with pytest.raises(QueueUnavailable) as raised:
         ask()
@@ -179,7 +180,7 @@ def test_a_redis_that_takes_nothing_is_away_and_not_damaged(told: str) -> None:
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_in_values_is_nothing_known(redis: Redis, control: QueueControl, garbage: bytes) -> None:
+def test_garbage_in_values_counts_as_missing(redis: Redis, control: QueueControl, garbage: bytes) -> None:
     redis.sadd("zeromask:projects", PROJECT)
     WorkerPresence(redis).heartbeat("w", {"model": "builtin"})
     values = dict.fromkeys(("served", "shown", "counted", "learning", "learner", "webhook", "refresh"), garbage)
@@ -200,18 +201,18 @@ def test_garbage_in_values_is_nothing_known(redis: Redis, control: QueueControl,
     hints.last_webhook(PROJECT)
     assert render(control.state())
     learning.request_now(PROJECT)
-    visit = learning.begin(PROJECT, "me")
-    assert visit is not None
-    assert learning.end(PROJECT, "me", visit, Progress("idle", "done", "now"), mark="m")
+    lease = learning.begin(PROJECT, "me")
+    assert lease is not None
+    assert learning.end(PROJECT, "me", lease, Progress("idle", "done", "now"), mark="m")
 
 
-def test_sets_of_ids_lose_only_what_is_odd(redis: Redis, hints: ProjectHints) -> None:
+def test_sets_of_ids_lose_only_invalid_members(redis: Redis, hints: ProjectHints) -> None:
     ledger, learning = ProjectLedger(redis), ProjectLearning(redis, lease_s=9)
-    redis.sadd(f"zeromask:{PROJECT}:hinted", 3, *ODD_IDS)
-    redis.sadd(f"zeromask:{PROJECT}:left", 3, *ODD_IDS)
+    redis.sadd(f"zeromask:{PROJECT}:hinted", 3, *INVALID_IDS)
+    redis.sadd(f"zeromask:{PROJECT}:left", 3, *INVALID_IDS)
     redis.sadd(f"zeromask:{PROJECT}:versions", "v1", b"\xff")
-    redis.zadd(f"zeromask:{PROJECT}:doubts", {"v1|3": 1, **dict.fromkeys(ODD_REFS, 1)})
-    redis.zadd("zeromask:learn", {str(PROJECT): 1, **dict.fromkeys(ODD_IDS, 1)})
+    redis.zadd(f"zeromask:{PROJECT}:doubts", {"v1|3": 1, **dict.fromkeys(INVALID_REFS, 1)})
+    redis.zadd("zeromask:learn", {str(PROJECT): 1, **dict.fromkeys(INVALID_IDS, 1)})
     redis.set(f"zeromask:{PROJECT}:learner", "not a lease")
     redis.lpush("zeromask:9:learner", "a list")
     redis.zadd("zeromask:learn", {"9": 2})
@@ -224,7 +225,7 @@ def test_sets_of_ids_lose_only_what_is_odd(redis: Redis, hints: ProjectHints) ->
 
 
 @pytest.mark.parametrize(("name", "garbage"), [("first", "x"), ("hinted", "nan"), ("deaths", "x"), ("since", "1e999")])
-def test_garbage_in_what_is_known_of_a_look_keeps_from_none(redis: Redis, name: str, garbage: str) -> None:
+def test_garbage_in_the_state_of_a_check_prevents_no_check(redis: Redis, name: str, garbage: str) -> None:
     learning = ProjectLearning(redis, lease_s=4)
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
     learning.request_after_pause(PROJECT, quiet_s=0)
@@ -232,9 +233,9 @@ def test_garbage_in_what_is_known_of_a_look_keeps_from_none(redis: Redis, name: 
     assert learning.begin(PROJECT, "dead") is not None
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
     time_passes(redis, 5)
-    visit = learning.begin(PROJECT, "me")
-    assert visit is not None
-    assert learning.end(PROJECT, "me", visit, Progress("idle", "", ""), mark="m", failed=True)
+    lease = learning.begin(PROJECT, "me")
+    assert lease is not None
+    assert learning.end(PROJECT, "me", lease, Progress("idle", "", ""), mark="m", failed=True)
 
 
 def test_every_key_that_a_script_builds_is_a_key_of_a_project() -> None:
@@ -271,7 +272,7 @@ def test_no_task_counted_is_a_count(redis: Redis) -> None:
     assert ledger.task_count(PROJECT) == 0
 
 
-def test_mending_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> None:
+def test_quarantine_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1, 2, 3))
     for ref in take(pending, "w", limit=1):
         pending.done(PROJECT, "w", ref)
@@ -280,7 +281,7 @@ def test_mending_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> No
     assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
-def test_what_is_set_aside_is_told_a_hundred_times_at_most(redis: Redis, pending: PendingTasks) -> None:
+def test_the_last_hundred_things_set_aside_are_kept(redis: Redis, pending: PendingTasks) -> None:
     for number in range(120):
         redis.sadd("zeromask:projects", f"odd-{number}")
         pending.projects()

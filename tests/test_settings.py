@@ -82,14 +82,14 @@ SIGN_IN = {"ZEROMASK_USER": "ls", "ZEROMASK_PASSWORD": "p" * 12, "ZEROMASK_WEBHO
 
 @pytest.mark.parametrize("env", ["LABEL_STUDIO_API_KEY", "REDIS_URL", "ZEROMASK_PASSWORD", "ZEROMASK_WEBHOOK_SECRET"])
 def test_a_secret_may_stand_in_a_file(env: str, tmp_path: Path) -> None:
-    told = {**SIGN_IN, env: "from-the-file-itself"}
+    given = {**SIGN_IN, env: "from-the-file-itself"}
     (tmp_path / "secret").write_text("from-the-file-itself\n")
-    asked = {**{name: value for name, value in told.items() if name != env}, f"{env}_FILE": str(tmp_path / "secret")}
-    assert Settings.from_env(asked) == Settings.from_env(told)
+    asked = {**{name: value for name, value in given.items() if name != env}, f"{env}_FILE": str(tmp_path / "secret")}
+    assert Settings.from_env(asked) == Settings.from_env(given)
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("given", "says"),
     [
         pytest.param({"REDIS_URL_FILE": "{folder}/nothing"}, "cannot be read", id="no such file"),
         pytest.param({"REDIS_URL_FILE": "{folder}"}, "cannot be read", id="a folder"),
@@ -100,13 +100,13 @@ def test_a_secret_may_stand_in_a_file(env: str, tmp_path: Path) -> None:
         pytest.param({"REDIS_URL_FILE": "{folder}/good", "REDIS_URL": "x"}, "beside REDIS_URL", id="both"),
     ],
 )
-def test_a_secret_that_cannot_be_had_from_its_file_is_told(told: dict[str, str], says: str, tmp_path: Path) -> None:
+def test_a_secret_file_that_cannot_be_read_is_an_error(given: dict[str, str], says: str, tmp_path: Path) -> None:
     (tmp_path / "good").write_text("redis://:hush@h/0")
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "lines").write_text("redis://:hush@h/0\nhush\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfehush")
     with pytest.raises(SettingsError, match=says) as caught:
-        Settings.from_env({name: value.format(folder=tmp_path) for name, value in told.items()})
+        Settings.from_env({name: value.format(folder=tmp_path) for name, value in given.items()})
     assert "setting REDIS_URL_FILE" in str(caught.value)
     assert "hush" not in str(caught.value)
 
