@@ -16,7 +16,7 @@ from plugin_config.errors import LabelStudioError, QueueFull
 from plugin_config.queue import hints as hints_module
 from plugin_config.queue import pending as pending_module
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import DrainProject, RefreshProject, look_queue, predict_queue
+from plugin_config.queue.jobs import DrainProject, RefreshProject, predict_queue, refresh_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
@@ -62,7 +62,7 @@ def work(redis: Redis, resident: StandInResident, monkeypatch: pytest.MonkeyPatc
     tasks.attach(resident, resident.pipeline)  # type: ignore[arg-type]
     monkeypatch.setattr("signal.signal", lambda *_: None)
     queues = [PlainQueue(queue(redis).name, connection=redis, serializer=JSONSerializer)
-              for queue in (predict_queue, look_queue)]  # fmt: skip
+              for queue in (predict_queue, refresh_queue)]  # fmt: skip
     worker = PlainWorker(queues, connection=redis, serializer=JSONSerializer)
     worker.stopping = threading.Event()
     worker.work(burst=True, logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
@@ -78,7 +78,7 @@ def test_a_flood_of_unknown_projects_neither_fills_the_queue_nor_holds_up_a_task
     for number in range(1000, 1600):
         body = {"action": ACTIONS[number % len(ACTIONS)], "project": {"id": number}, "tasks": [{"id": 1}]}
         assert client.post("/webhook", json=body).status_code in (200, 201, 503)
-    assert len(look_queue(redis)) <= hints_module.MOST_UNKNOWN
+    assert len(refresh_queue(redis)) <= hints_module.MOST_UNKNOWN
     assert len(predict_queue(redis)) == 0
     assert redis.scard("zeromask:projects") == 1
     assert ProjectHints(redis).refused_count() == 500

@@ -17,7 +17,7 @@ from backend.queue_client import WebQueues
 from plugin_config.cli.status import as_json
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.control import QueueControl
-from plugin_config.queue.jobs import TaskRef, look_queue
+from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -117,7 +117,7 @@ def test_an_odd_thing_in_redis_leaves_every_duty_done(
     assert dead[0].ref in [lease.ref for lease in resident.pending.take(PROJECT, "other", limit=8)]
     assert resident.leases.confirm(PROJECT, mine[0].ref)
     assert resident.presence.count() == 1  # type: ignore[attr-defined]
-    assert len(look_queue(redis)) >= 1
+    assert len(refresh_queue(redis)) >= 1
     assert resident.watch.trouble() == ""
 
 

@@ -26,7 +26,7 @@ from plugin_config.errors import (
 )
 from plugin_config.label_studio.annotation_mark import AnnotationMark
 from plugin_config.model_version import ZEROSHOT
-from plugin_config.queue.jobs import LearnProject, look_queue
+from plugin_config.queue.jobs import LearnProject, refresh_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.versions.manifests import KEPT, VersionFolder
 from plugin_config.versions.rollback import roll_back
@@ -61,7 +61,7 @@ def test_enough_corrections_make_a_version_that_is_served(house: LearningHouse) 
     assert (house.served, copied(house)) == (name, name)
     manifest = house.folder.manifest(name)
     assert (manifest.base, manifest.learned_from, manifest.verdict.promoted) == (ZEROSHOT, ("1", "2"), True)
-    assert look_queue(house.redis).job_ids, "the project is looked at again, and predicted"
+    assert refresh_queue(house.redis).job_ids, "the project is looked at again, and predicted"
     assert house.learning.due() == []
 
 
@@ -561,11 +561,11 @@ def test_what_was_moved_before_a_death_is_told_by_the_next(house: LearningHouse)
     house.look()
     name = house.served
     house.redis.delete(f"zeromask:{PROJECT}:adapters", f"zeromask:{PROJECT}:refresh")
-    house.redis.delete(look_queue(house.redis).key)
+    house.redis.delete(refresh_queue(house.redis).key)
     house.resident.ledger.start_rollout(PROJECT, "builtin-zeroshot-12345678")
     house.look(pressed=True)
     assert copied(house) == name
-    assert look_queue(house.redis).job_ids
+    assert refresh_queue(house.redis).job_ids
 
 
 def test_a_damaged_pointer_blocks_learning_and_is_told(house: LearningHouse, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from redis.retry import Retry
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue import presence as presence_module
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import TaskRef, look_queue, predict_queue
+from plugin_config.queue.jobs import TaskRef, predict_queue, refresh_queue
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks, Priority
 from plugin_config.queue.presence import WorkerPresence
@@ -176,7 +176,7 @@ def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks, hints:
     assert [hints.request_refresh(PROJECT) for _ in range(3)] == [True, False, False]
     hints.begin_refresh(PROJECT)
     assert hints.request_refresh(PROJECT)
-    assert (len(look_queue(redis)), len(predict_queue(redis))) == (2, 0)
+    assert (len(refresh_queue(redis)), len(predict_queue(redis))) == (2, 0)
     assert pending.projects() == [], "a look makes no project known"
 
 

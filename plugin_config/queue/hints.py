@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.jobs import RefreshProject, enqueue, look_queue, parse_id, parse_text
+from plugin_config.queue.jobs import RefreshProject, enqueue, parse_id, parse_text, refresh_queue
 from plugin_config.queue.keys import PROJECTS, REFUSED, ProjectKeys
 from plugin_config.queue.quarantine import valid_members
 from plugin_config.queue.scripts import CLOCK
@@ -52,7 +52,7 @@ class ProjectHints:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._queue = look_queue(redis)
+        self._queue = refresh_queue(redis)
 
     @redis_errors
     def admit(self, project: int) -> bool:

@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 
 from plugin_config.errors import JobError
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.keys import LEARN_QUEUE, LOOK_QUEUE, QUEUE, SLOTS
+from plugin_config.queue.keys import LEARN_QUEUE, PREDICT_QUEUE, REFRESH_QUEUE, SLOTS
 
 MOST_ID = 2**63 - 1  # of a task or project: the largest id of a database
 DRAIN_JOB = "worker.tasks.drain_project"
@@ -139,12 +139,12 @@ class LearnProject(ProjectJob):
 
 def predict_queue(redis: Redis) -> Queue:
     """The queue of drains. JSON, because unpickling would let anyone who reaches Redis run code."""
-    return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+    return Queue(PREDICT_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
-def look_queue(redis: Redis) -> Queue:
+def refresh_queue(redis: Redis) -> Queue:
     """The queue of refreshes, apart from the drains: many requested refreshes delay no task."""
-    return Queue(LOOK_QUEUE, connection=redis, serializer=JSONSerializer)
+    return Queue(REFRESH_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
 def learn_queue(redis: Redis) -> Queue:

@@ -69,10 +69,10 @@ _ROOT = "zeromask:"
 EVERY_KEY = f"{_ROOT}*"
 """Pattern of all keys of this project."""
 
-QUEUE = "zeromask-predict"
-LOOK_QUEUE = "zeromask-look"
+PREDICT_QUEUE = "zeromask-predict"
+REFRESH_QUEUE = "zeromask-look"
 LEARN_QUEUE = "zeromask-learn"
-QUEUES = (QUEUE, LOOK_QUEUE, LEARN_QUEUE)
+QUEUES = (PREDICT_QUEUE, REFRESH_QUEUE, LEARN_QUEUE)
 
 PROJECTS = f"{_ROOT}projects"
 UNKNOWN = f"{_ROOT}unknown"
