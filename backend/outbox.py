@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.outbox_file import MOST_TASKS, Ask, AskedFile
+from plugin_config.background import Duty
 from plugin_config.errors import QueueDamaged, QueueFull, QueueUnavailable, ZeromaskError
-from plugin_config.steady import Steady
 
 _AGAIN_S = 0.5
 _CLOSE_S = 1.0
@@ -36,7 +36,7 @@ class Spool:
     def __init__(self, path: Path, send: Callable[[Ask], None]) -> None:
         self._file = AskedFile(path)
         self._send = send
-        self._steady = Steady("asking for what was asked for while Redis was away")
+        self._duty = Duty("asking for what was asked for while Redis was away")
         self._tries: dict[Ask, int] = {}
         self._lock = threading.Lock()
         self._asks: deque[Ask] = deque(self._file.read())
@@ -109,13 +109,13 @@ class Spool:
             self._give_up(ask, error)
             return True
         except Exception as error:  # the last resort: whatever it is, the others must not wait behind it for ever
-            if self._steady.met(error):
+            if self._duty.record_fault(error):
                 logger.exception("project %d: unexpected", ask.project)
             self._tries[ask] = self._tries.get(ask, 0) + 1
             if self._tries[ask] >= _MOST_TRIES:
                 self._give_up(ask, error)
                 return True
-            self._put_last(self._steady.rest_s())
+            self._put_last(self._duty.pause_s())
         else:
             self._tries.pop(ask, None)
             logger.info("project %d: %d task(s) asked for while Redis was away are asked for", ask.project,

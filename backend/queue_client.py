@@ -13,17 +13,16 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisGone
-from redis.retry import Retry
 
 from backend.outbox import Spool
 from backend.outbox_file import Ask
-from plugin_config.errors import QueueFull, QueueUnavailable, SettingsError
+from plugin_config.errors import QueueFull, QueueUnavailable
 from plugin_config.model_version import ZEROSHOT
+from plugin_config.queue.connection import open_redis
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef, learn_job_id
 from plugin_config.queue.learning import ProjectLearning
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks, Priority
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import Counts
@@ -61,12 +60,13 @@ class WebQueues:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis = _connect(settings.redis_url, answer_s=_ANSWER_S)
+        self._redis = open_redis(settings.redis_url, connect_s=_CONNECT_S, answer_s=_ANSWER_S, one_retry=True)
         self._quick = self._pending_over(self._redis)
-        self._patient = _connect(settings.redis_url, answer_s=_BULK_ANSWER_S)
+        self._patient = open_redis(settings.redis_url, connect_s=_CONNECT_S, answer_s=_BULK_ANSWER_S, one_retry=True)
         self._bulk = self._pending_over(self._patient)
         self._presence = WorkerPresence(self._redis)
         self._hints = ProjectHints(self._redis)
+        self._ledger = ProjectLedger(self._redis)
         self._learning = ProjectLearning(self._redis, lease_s=settings.lease_s)
         self._adapters = ServedAdapters(self._redis)
         self._served: dict[int, str] = {}
@@ -100,13 +100,13 @@ class WebQueues:
             redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
 
     def _send(self, ask: Ask) -> None:
-        self._presence.live_workers()
+        self._presence.count()
         self._bulk.add(ask.project, [TaskRef(ask.version, task) for task in ask.tasks], bounded=True)
         self._quick.ensure_drains(ask.project)
 
     def _ask(self, project: int, refs: list[TaskRef]) -> int:
         few = len(refs) <= self._settings.predict_wait_tasks
-        workers = self._presence.live_workers()  # fails fast when Redis hangs, before the patient connection is tried
+        workers = self._presence.count()  # fails fast when Redis hangs, before the patient connection is tried
         priority = Priority.OPENED if few else Priority.ASKED
         added = (self._quick if few else self._bulk).add(project, refs, priority=priority, bounded=True)
         self._quick.ensure_drains(project, urgent=few)
@@ -156,7 +156,7 @@ class WebQueues:
         """
         if self._hints.admit(project):
             self._hints.record_webhook(project, action)
-            self._learning.hint(project, quiet_s=self._settings.finetune_quiet_s)
+            self._learning.request_after_pause(project, quiet_s=self._settings.finetune_quiet_s)
             self._look_up(project, wanted=False)
 
     def train(self, project: int) -> str:
@@ -168,7 +168,7 @@ class WebQueues:
         """
         if not self._hints.admit(project):
             raise QueueFull(f"project {project}", "waits behind too many unknown ones", "Ask again in a minute.")
-        self._learning.press(project)
+        self._learning.request_now(project)
         self._look_up(project, wanted=False)
         return learn_job_id(project)
 
@@ -178,7 +178,7 @@ class WebQueues:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        told = self._learning.told(project)
+        told = self._learning.progress(project)
         return told is not None and told.state == "learning"
 
     def pulse(self) -> Pulse:
@@ -200,7 +200,7 @@ class WebQueues:
             QueueUnavailable: Redis does not answer.
         """
         projects = self._quick.projects() if project is None else [project]
-        return sorted({version for each in projects for version in self._quick.versions(each)})
+        return sorted({version for each in projects for version in self._ledger.versions(each)})
 
     def counts(self) -> dict[int, Counts]:
         """Project -> its tasks by state.
@@ -222,14 +222,3 @@ class WebQueues:
             pass  # that is the finding
         finally:
             look.set_result(pulse)
-
-
-def _connect(url: str, *, answer_s: float) -> Redis:
-    # One retry at once and only where the connection broke: a pooled one may be left over from before a restart of
-    # Redis. The default of redis-py waits for seconds between three more attempts.
-    retry = Retry(NoBackoff(), 1, supported_errors=(RedisGone,))
-    try:
-        return Redis.from_url(url, socket_connect_timeout=_CONNECT_S, socket_timeout=answer_s, retry=retry)
-    except ValueError as error:
-        remedy = "Write it as redis://host:port/0, rediss://... or unix:///path."
-        raise SettingsError("setting REDIS_URL", "is not the address of a Redis", remedy) from error

@@ -1,1 +1,4 @@
-"""What both halves share: settings, errors, vocabulary, jobs, the Label Studio client. No torch, no web framework."""
+"""What backend, worker and commands share: settings, errors, vocabulary, the queue, Label Studio's client, versions.
+
+It imports neither torch nor a web framework, and neither `backend` nor `worker`.
+"""

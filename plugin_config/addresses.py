@@ -1,7 +1,7 @@
-"""Text -> an address that one parser has read, whose origin can be compared, and Label Studio's file routes.
+"""Parsing of addresses from untrusted text, their origins, and the routes by which Label Studio serves files.
 
-Only `httpx.URL` reads addresses here, because httpx also sends the requests: two parsers that disagree about where a
-host ends is how a token goes astray. It must not know who fetches what.
+Only `httpx.URL` parses addresses here, because httpx also sends the requests: a token leaks where two parsers disagree
+about where a host ends.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from urllib.parse import parse_qsl, unquote
 import httpx
 
 _SCHEME_PORTS = {"http": 80, "https": 443}
-_UNPRINTED = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls (C0, DEL, C1), half signs, line and paragraph separators
+_UNPRINTED = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls (C0, DEL, C1), surrogates, line and paragraph separators
 _HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-fA-F:.]+")  # a name or an IPv4 address, or an IPv6 one without a zone
 _USER_NAME = re.compile(r"[^/?#]*//[^/?#]*@")
 _MOST_SPELLINGS = 4
 
 MOST_CHARACTERS = 65_536
-"""The longest address that is read; httpx reads none longer."""
+"""Length of the longest address that is parsed; httpx accepts none longer."""
 
 ALLOWED_PATHS = (
     "Allowed are files under /data/ (of uploads, those of the task's own project), /static/ and"
     " /storage-data/uploaded/, and presign and resolve of the task or its project."
 )
-"""What `holds_file_of` lets pass, as a sentence for people."""
+"""What `is_file_of_task` allows, as a sentence for people."""
 
 
 def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
-    """Read an http or https address; spaces around it are not part of it.
+    """Parse an http or https address; spaces around it are ignored.
 
     Args:
-        text: as a task, a setting or a `Location` header gives it.
-        base: what a relative `text` is relative to; without it only whole addresses are read.
+        text: from a task, a setting or a `Location` header.
+        base: what a relative `text` is relative to; without it only absolute addresses are accepted.
 
     Raises:
-        ValueError: too long, a character that parsers are known to drop or turn (controls, backslash), a user name in
-            it, a host or port that is none, another scheme, or a relative address without a base.
+        ValueError: too long, a character that parsers are known to drop or replace (controls, backslash), a user name
+            in it, an invalid host or port, another scheme, or a relative address without a base.
     """
-    if len(text) > MOST_CHARACTERS:  # a picture inside its address is looked at no further
+    if len(text) > MOST_CHARACTERS:  # an image as data URL, for example
         raise ValueError(f"it is longer than {MOST_CHARACTERS:,} characters")
     text = text.strip(" ")
     strange = next((char for char in text if char == "\\" or unicodedata.category(char) in _UNPRINTED), "")
@@ -50,7 +50,7 @@ def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
     try:
         url = httpx.URL(text)
         if base is not None:
-            url = httpx.URL(str(base.join(url)))  # read anew: what is judged is what will be sent
+            url = httpx.URL(str(base.join(url)))  # parsed again: what is checked must be what is sent
     except httpx.InvalidURL as error:
         raise ValueError(str(error)) from error
     if url.scheme not in _SCHEME_PORTS:
@@ -65,18 +65,20 @@ def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
 
 
 def origin_of(url: httpx.URL) -> tuple[str, bytes, int]:
-    """Scheme, host as it is sent, and port of an address, the port filled in."""
+    """Scheme, host as it is sent, and port (the default of the scheme where none is given) of an address."""
     return url.scheme, url.raw_host.lower(), url.port if url.port is not None else _SCHEME_PORTS.get(url.scheme, 0)
 
 
-def holds_file_of(url: httpx.URL, *, below: str, task: int, project: int) -> bool:
-    """Whether an address of Label Studio is a route that serves files, and of this task's project where that can be
-    told. The token may see more than a task should: other projects' uploads, and APIs that change something on GET.
+def is_file_of_task(url: httpx.URL, *, below: str, task: int, project: int) -> bool:
+    """Whether an address of Label Studio serves a file, and where its path names a project or task, one of this task.
+
+    The token has access to more than a task should reach: uploads of other projects, and APIs that change data on GET.
 
     Args:
         url: on Label Studio's origin.
-        below: path of LABEL_STUDIO_URL, "" for none. It may stand before the route and may be missing.
-        task: id of the task; project: of its project.
+        below: path of LABEL_STUDIO_URL, "" for none. The path of `url` may begin with it or not.
+        task: id of the task.
+        project: id of its project.
     """
     raw = url.raw_path.decode("ascii")
     path, _, query = raw.partition("?")
@@ -87,8 +89,8 @@ def holds_file_of(url: httpx.URL, *, below: str, task: int, project: int) -> boo
 
 
 def _spellings(text: str) -> list[str]:
-    """`text` and what is left when it is percent-decoded once, twice, ...: a proxy may decode before Label Studio does,
-    and Label Studio decodes some paths twice. Empty when a decoding would change its meaning or never ends.
+    """List `text` percent-decoded zero times, once, twice, ...: a proxy may decode before Label Studio does, and Label
+    Studio decodes some paths twice. Empty when a decoding changes the meaning, or when there are too many.
     """
     found = [text]
     while (decoded := unquote(found[-1])) != found[-1]:
@@ -99,7 +101,7 @@ def _spellings(text: str) -> list[str]:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether no part of a path is empty, a dot or two dots, and no character in it is taken for another."""
+    """Whether no segment of a path is empty, "." or "..", and parsers agree about every character."""
     parts = path.strip("/").split("/")
     return not ({"", ".", ".."} & set(parts) or path.startswith("//") or path.endswith("//")) and not any(
         char == "\\" or unicodedata.category(char) in _UNPRINTED for char in path
@@ -114,7 +116,7 @@ def _without(below: str, path: str) -> str:
 
 
 def _is_file_route(path: str, query: str, task: int, project: int) -> bool:
-    """Label Studio 1.23's routes that answer with a file. Its other routes, APIs and pages, are not for images; avatars
+    """Whether a path is a route of Label Studio 1.23 that serves a file. Its other routes are APIs and pages; avatars
     and exports are files of no task.
     """
     match path.split("/")[1:]:
@@ -142,5 +144,5 @@ def _is_upload_path(file: str, project: int) -> bool:
 
 
 def _is_upload_of(inner: list[str], project: int) -> bool:
-    """`inner`: the path behind `upload`. Uploads lie in a folder of their project; very old ones lie in none."""
+    """Whether an upload, by its path below `upload`, is of a project; very old uploads are in no project's folder."""
     return bool(inner and inner[-1]) and (len(inner) == 1 or inner[0] == str(project))

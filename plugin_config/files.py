@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and files and folders for their owner alone, whatever the umask."""
+"""Files that are written whole or not at all, and files and folders private to their owner, whatever the umask."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from typing import IO
 from plugin_config.errors import EnvironmentBroken
 
 ASIDE = ".aside"
-"""How the name of a file ends while it is being written."""
+"""Suffix of a file that is still being written."""
 
 PRIVATE_UMASK = 0o077
-"""The rights that no file of ours grants: any of the group and of others."""
+"""The permissions that no file of this project grants: all of the group and of others."""
 
 
 def keep_private(state: Path) -> None:
-    """What every process that writes under `state` does first: from now on what it and its children write is for their
-    owner alone, they leave no picture of their memory behind, and what an earlier run left open is closed to others.
+    """Make this process and its children write private files only; every process that writes under `state` calls it
+    first. It also forbids core dumps, and makes private what an earlier run left open there.
 
     Raises:
-        EnvironmentBroken: something there is open to others and cannot be closed.
+        EnvironmentBroken: something there is open to others and cannot be made private.
     """
     os.umask(PRIVATE_UMASK)
     _, hardest = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hardest))  # a core file would hold the token and the passwords
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hardest))  # a core dump would hold the token and the passwords
     try:
         close_to_others(state)
-    except OSError as error:  # a file system that is read only, say
+    except OSError as error:  # for example of a read-only file system
         remedy = "Take the rights of others away (chmod -R go-rwx), or set ZEROMASK_STATE_DIR."
         raise EnvironmentBroken(f"folder {state}", f"cannot be closed to others ({error})", remedy) from error
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder, and those above it that are missing, with 0700; one of ours that is there is closed to others.
+    """Make a folder and its missing parents with mode 0700; an existing folder of this user is made private.
 
     Raises:
         OSError: it cannot be made.
@@ -46,14 +46,14 @@ def private_folder(path: Path) -> Path:
     if not path.parent.is_dir():
         private_folder(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
-    if not _is_everybodys(path):
+    if not _is_shared(path):
         _close(path)
     return path
 
 
 def open_private(path: Path, mode: str) -> IO[bytes]:
-    """Open a file of 0600, as `open` with a binary mode does; one of ours that is there is closed to others. A link is
-    not followed.
+    """Open a file of mode 0600 as `open` does, in a binary mode; an existing file of this user is made private. Links
+    are not followed.
 
     Raises:
         OSError: it cannot be opened.
@@ -64,7 +64,7 @@ def open_private(path: Path, mode: str) -> IO[bytes]:
 
 
 def write_private(path: Path, content: str) -> None:
-    """Put a file of 0600 there, whole, in place of the one that is.
+    """Write a private file, whole or not at all.
 
     Raises:
         OSError: it cannot be written.
@@ -75,14 +75,14 @@ def write_private(path: Path, content: str) -> None:
 
 @contextmanager
 def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Write a file whole or not at all: the block writes to the path it is given, which then takes the place of `path`.
+    """Write a file whole or not at all: the block writes to the path it is given, which then replaces `path`.
 
-    When the block or the last step fails, the file of before stays and nothing is left beside it; what a killed
-    process leaves ends in `ASIDE`.
+    When the block or the last step fails, the old file stays and nothing is left beside it. A killed process leaves a
+    file whose name ends in `ASIDE`.
 
     Args:
-        path: of the file; its folder is there.
-        durable: flush the file and its folder to the disk, so that it is kept through a power cut.
+        path: of the file; its folder exists.
+        durable: flush the file and its folder to the disk, so that they outlive a power cut.
 
     Raises:
         OSError: it cannot be written.
@@ -110,13 +110,13 @@ def _flush(path: Path) -> None:
 
 
 def close_to_others(folder: Path) -> None:
-    """Take from the group and from others every right to a folder of ours and to what lies in it. A folder that is
-    everybody's, as /tmp is, and what belongs to somebody else are left alone.
+    """Make a folder and everything in it private. A shared folder such as /tmp, and what belongs to other users, are
+    left alone.
 
     Raises:
-        OSError: they cannot be taken.
+        OSError: a mode cannot be changed.
     """
-    if not folder.is_dir() or _is_everybodys(folder):
+    if not folder.is_dir() or _is_shared(folder):
         return
     _close(folder)
     for parent, folders, files in os.walk(folder):
@@ -125,7 +125,7 @@ def close_to_others(folder: Path) -> None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is there, is no link, is ours, and nobody else may enter it."""
+    """Whether a folder exists, is no link, belongs to this user, and is closed to all others."""
     try:
         found = folder.lstat()
     except OSError:
@@ -138,12 +138,12 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _close(path: Path) -> None:
-    with suppress(FileNotFoundError):  # another process of ours may be at work there
+    with suppress(FileNotFoundError):  # another process may delete files here
         found = path.lstat()
         mode = stat.S_IMODE(found.st_mode)
         if mode & PRIVATE_UMASK and found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode):
             path.chmod(mode & ~PRIVATE_UMASK)
 
 
-def _is_everybodys(folder: Path) -> bool:
+def _is_shared(folder: Path) -> bool:
     return bool(folder.stat().st_mode & stat.S_ISVTX)

@@ -1,7 +1,6 @@
 """Every setting once: its environment variable, default, unit and meaning.
 
-The environment is read in one place, `Settings.from_env`, called by the entry points only. It must not know what a
-setting is used for.
+`Settings.from_env` is the only place that reads the environment, and only the entry points call it.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from typing import Any, Literal
 
 from plugin_config.errors import SettingsError
 
-# Two predictions made with different ones of these are not the same version.
+# Predictions made with different values of these are of different versions.
 _ENGINE = {"short_side", "windows", "readout", "affinity_tower", "refiner", "least_score"}
 _ALL_OR_NONE = "Set all three of ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_WEBHOOK_SECRET, or none."
 _LEAST_SECRET = {"ZEROMASK_PASSWORD": 12, "ZEROMASK_WEBHOOK_SECRET": 16}
 _MOST_SECRET_FILE = 64 * 1024  # bytes
-# What one half reads and the other is not told; all others are read by both. A worker that learns is a worker.
+# Settings that only the backend or only the worker (a learner too) gets; all others are for both.
 _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wait_tasks"}
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
@@ -35,8 +34,8 @@ _FALSE = {"0", "false", "no", "off", ""}
 def _setting(
     env: str, default: Any, meaning: str, *, least: float | None = None, most: float | None = None, secret: bool = False
 ) -> Any:
-    told = {"env": env, "meaning": meaning, "least": least, "most": most, "secret": secret}
-    return field(default=default, repr=not secret, metadata=told)
+    metadata = {"env": env, "meaning": meaning, "least": least, "most": most, "secret": secret}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Settings:
     redis_url: str = _setting("REDIS_URL", "", "Redis of the queues, `redis://[:password@]host:port/0`. Needed by "
                               "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.",
                               secret=True)
-    label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of the Label Studio served, with scheme.")
+    label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
                                          "Label Studio user who may read and pre-annotate the projects.", secret=True)
     model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, an open_clip `name/tag`, a "
@@ -59,24 +58,24 @@ class Settings:
     threads: int = _setting("ZEROMASK_THREADS", 0, "Threads torch may use in the worker; 0 = torch's choice.", least=0)
     short_side: int = _setting("ZEROMASK_SHORT_SIDE", 0, "Short side, pixels, at which images enter the model; "
                                "0 = twice the model's native size.", least=0, most=2048)
-    windows: int = _setting("ZEROMASK_WINDOWS", 0, "Most overlapping windows, each a forward, in which an image finer "
-                            "than the model's entry size is read; 0 = one pass over the whole. Below 4 only long "
-                            "images gain.", least=0, most=64)
+    windows: int = _setting("ZEROMASK_WINDOWS", 0, "Most overlapping windows, one forward pass each, in which an image "
+                            "larger than the model's input is read; 0 = one pass over the whole image. Below 4 only "
+                            "elongated images gain.", least=0, most=64)
     readout: str = _setting("ZEROMASK_READOUT", "auto", "How patches are read out of the model (docs/guide/models.md): "
                             "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `auto` = by "
                             "the weights' family.")
-    affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm that tells which patches belong "
-                                   "together, such as `vit_small_patch16_224.dino`, or `name:file`.")
+    affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm whose features say which patches "
+                                   "belong together, such as `vit_small_patch16_224.dino`, or `name:file`.")
     precision: str = _setting("ZEROMASK_PRECISION", "auto", "`fp32`, `bf16`, `fp16`; `auto` = the fastest here, "
                               "measured, whose features agree with fp32.")
     compile: bool = _setting("ZEROMASK_COMPILE", False, "Whether the image tower is compiled by torch, which needs a "
                              "C++ compiler and a longer start.")
     refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
                             "agrees; empty = none. See docs/research/instances.md.")
-    least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.05, "Segments less likely than this to be accepted as they "
-                                  "are, 0 to 1, are left out; 0 = all are drawn.", least=0, most=1)
+    least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.05, "Regions whose estimated probability of being accepted "
+                                  "unchanged is lower, 0 to 1, are left out; 0 = all are drawn.", least=0, most=1)
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data, text "
-                              "embeddings, and of what was asked for while Redis was away.")
+                              "embeddings, and requests kept while Redis was away.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")
     user: str = _setting("ZEROMASK_USER", "", "Name with which Label Studio signs in to the backend, as basic auth; it "
                          "goes into the model's settings in Label Studio. Empty = nobody signs in, and the backend "
@@ -94,14 +93,14 @@ class Settings:
     predict_wait_s: float = _setting("ZEROMASK_PREDICT_WAIT_S", 1.4, "Longest wait, seconds, of a request for a "
                                      "handful of tasks until their masks are stored.", least=0, most=1.5)
     predict_wait_tasks: int = _setting("ZEROMASK_PREDICT_WAIT_TASKS", 5, "How many tasks are a handful.", least=0)
-    prelabel: bool = _setting("ZEROMASK_PRELABEL", False, "Whether new tasks are predicted without being asked for.")
+    prelabel: bool = _setting("ZEROMASK_PRELABEL", False, "Whether new tasks are predicted without a request.")
     drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=64)
     batch: int = _setting("ZEROMASK_BATCH", 8, "Most images in one forward; fewer where memory or time is short.",
                           least=1, most=256)
     lease_s: float = _setting("ZEROMASK_LEASE_S", 10.0, "Seconds after which the tasks of a dead worker go to "
                               "another.", least=2, most=3600)
-    reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two looks at labeling configs and "
-                                  "annotations for changes that no webhook told.", least=1, most=86400)
+    reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two checks of labeling configs and "
+                                  "annotations for changes without a webhook.", least=1, most=86400)
     versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
                              "or an fsspec URL such as `s3://bucket/zeromask`; empty = `versions` in the state folder.")
     finetune_every: int = _setting("ZEROMASK_FINETUNE_EVERY", 3, "New or changed annotated images after which a "
@@ -122,9 +121,9 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the settings from an environment such as `os.environ`; empty values mean the default.
+        """Read the settings from an environment such as `os.environ`; an empty value means the default.
 
-        A secret may stand in a file instead: `X_FILE` holds the path of the file that holds `X`.
+        A secret X may be in a file, whose path is in `X_FILE`.
         """
         values: dict[str, Any] = {}
         for item in fields(cls):
@@ -136,7 +135,7 @@ class Settings:
         return cls(**values)
 
     def require(self, *names: str) -> Settings:
-        """Return the settings when the named ones are filled in.
+        """Return the settings when the named ones are set.
 
         Raises:
             SettingsError: one of them is empty; the message gives the variable and its meaning.
@@ -148,10 +147,10 @@ class Settings:
         return self
 
     def require_guarded(self) -> Settings:
-        """Return the settings when nobody but this machine reaches the backend, or when whoever asks must sign in.
+        """Return the settings when only this machine reaches the backend, or every client must sign in.
 
         Raises:
-            SettingsError: another address is to be listened on, and the sign-in is not set, or half of it is.
+            SettingsError: the backend is to listen on another address, and the sign-in is not set or incomplete.
         """
         if self.webhook_secret and not self.user:
             problem = "is not set, and ZEROMASK_WEBHOOK_SECRET is"
@@ -166,23 +165,23 @@ class Settings:
         raise SettingsError("setting ZEROMASK_HOST", problem, remedy)
 
     def environment(self, half: Literal["backend", "worker"]) -> dict[str, str]:
-        """The settings as one half reads them from its environment; what it never reads is left out."""
+        """The settings as environment variables for the backend or a worker, without those it never reads."""
         others = _FOR_WORKER if half == "backend" else _FOR_BACKEND
         mine = [item for item in fields(self) if item.name not in others]
         return {item.metadata["env"]: _plain(getattr(self, item.name)) for item in mine}
 
     @property
     def signs_in(self) -> bool:
-        """Whether whoever asks the backend must sign in."""
+        """Whether clients of the backend must sign in."""
         return bool(self.user)
 
     @property
     def engine(self) -> str:
-        """4 hex digits of the settings beside MODEL that change what is predicted; "" while all are the default."""
-        told = [getattr(self, item.name) for item in fields(self) if item.name in _ENGINE]
-        if told == [item.default for item in fields(self) if item.name in _ENGINE]:
+        """4 hex digits of the settings other than MODEL that change predictions; "" while all have their default."""
+        values = [getattr(self, item.name) for item in fields(self) if item.name in _ENGINE]
+        if values == [item.default for item in fields(self) if item.name in _ENGINE]:
             return ""
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:4]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:4]
 
     @property
     def state_path(self) -> Path:
@@ -199,7 +198,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One line of the settings table in the README."""
+    """One row of the settings table in the documentation."""
 
     env: str
     default: str
@@ -212,7 +211,7 @@ def settings_table() -> list[SettingRow]:
 
 
 def setting_names() -> frozenset[str]:
-    """Every environment variable that `Settings.from_env` looks at."""
+    """Every environment variable that `Settings.from_env` reads."""
     rows = [item.metadata for item in fields(Settings)]
     return frozenset(row["env"] for row in rows) | {f"{row['env']}_FILE" for row in rows if row["secret"]}
 
@@ -247,32 +246,32 @@ def _secret(env: str, text: str, path: str) -> str:
         raise SettingsError(subject, f"names a file that cannot be read, {path} ({error})", remedy) from error
     if len(content) > _MOST_SECRET_FILE or not secret.isprintable():
         raise SettingsError(subject, f"names a file that holds more than one line of text, {path}", remedy)
-    if not secret:  # or it would count as not set, and nobody would have to sign in
+    if not secret:  # it would count as not set, and nobody would have to sign in
         raise SettingsError(subject, f"names an empty file, {path}", remedy)
     return secret
 
 
 def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
-    told = {"ZEROMASK_USER": user, "ZEROMASK_PASSWORD": password, "ZEROMASK_WEBHOOK_SECRET": webhook_secret}
-    missing = [env for env, value in told.items() if not value]
-    if missing and (user or password):  # the secret alone is what a worker is told
+    values = {"ZEROMASK_USER": user, "ZEROMASK_PASSWORD": password, "ZEROMASK_WEBHOOK_SECRET": webhook_secret}
+    missing = [env for env, value in values.items() if not value]
+    if missing and (user or password):  # a worker gets the secret alone
         raise SettingsError(f"setting {missing[0]}", "is not set, and others of the sign-in are", _ALL_OR_NONE)
     if ":" in user:
         raise SettingsError("setting ZEROMASK_USER", "holds a colon, which basic auth cannot carry", "Choose another.")
-    for env, value in told.items():
+    for env, value in values.items():
         if not value.isprintable():
             raise SettingsError(f"setting {env}", "holds line ends or other signs that are no text", "Choose another.")
     if not webhook_secret.isascii():  # Label Studio would fail to send it
         problem = "holds other letters than a header may carry, such as umlauts"
         raise SettingsError("setting ZEROMASK_WEBHOOK_SECRET", problem, "Choose letters, digits and signs of ASCII.")
     for env, least in _LEAST_SECRET.items():
-        if told[env] and len(told[env]) < least:
+        if values[env] and len(values[env]) < least:
             remedy = "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
             raise SettingsError(f"setting {env}", f"must have at least {least} characters", remedy)
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether nothing but this machine can reach it. Names other than localhost are not looked up: they may change."""
+    """Whether only this machine can reach a host. Names other than localhost are not looked up: they may change."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

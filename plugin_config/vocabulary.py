@@ -1,12 +1,15 @@
-"""Labeling config -> Vocabulary: which labels to look for, in which words, and which control draws them.
+"""Labeling config -> Vocabulary: which labels to look for, in which words, and which control tag draws them.
 
-It must not know how labels are found in pixels, nor where the config came from.
+The size and shape of a config are checked first, in time linear in its length: label-studio-sdk copies the attributes
+of a tag in time quadratic in their number and climbs from every label to the root, all while it holds Python's lock, so
+a large config would stop everything else in the process. libxml2 reads in linear time (lxml comes with that SDK).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,8 +20,8 @@ from label_studio_sdk._legacy.exceptions import (
     LSConfigParseException,
 )
 from label_studio_sdk.label_interface import LabelInterface
+from lxml import etree
 
-from plugin_config.config_bounds import check_bounds
 from plugin_config.errors import LabelingConfigError
 
 OutputKind = Literal["brush", "polygon", "rectangle"]
@@ -27,7 +30,7 @@ OUTPUT_KINDS: dict[str, OutputKind] = {
     "PolygonLabels": "polygon",
     "RectangleLabels": "rectangle",
 }
-# What the SDK's XML and tag parsers raise; lxml's XMLSyntaxError is a SyntaxError. All mean "no labeling config".
+# What the SDK's parsers raise (lxml's XMLSyntaxError is a SyntaxError). All mean that it is no labeling config.
 _UNREADABLE = (
     LabelStudioXMLSyntaxErrorSentryIgnored,
     LabelStudioValidationErrorSentryIgnored,
@@ -38,14 +41,24 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
 )
+
+MOST_CHARACTERS = 1_000_000
+MOST_TAGS = 12_000
+"""Tags of a labeling config: 5,000 labels for each of two controls fit."""
+MOST_ATTRIBUTES = 64
+"""Attributes of one tag; Label Studio's own tags know fewer."""
+MOST_DEPTH = 40
+"""Tags inside tags."""
+MOST_NAME_CHARACTERS = 512
+"""Characters of a tag's name, which the SDK reads again for every label inside it."""
 MOST_TEXTS_OF_LABEL = 64
 MOST_TEXTS = 20_000
 """Texts of all labels together: each is encoded by the model once per worker."""
-
 MOST_TEXT_CHARACTERS = 1000
-"""Of a text, of what regions carry, and of the names that every label refers to; no model reads more."""
+"""Characters of a text, of a region's label, and of the names that every label refers to; no model reads more."""
 
 SEGMENTS = ("semantic", "instance", "panoptic")
+_SUBJECT = "labeling config"
 _EXAMPLE = "See plugin_config/labeling_configs/brush.xml for one that works."
 
 
@@ -54,15 +67,16 @@ class Label:
     """One label of one control.
 
     Attributes:
-        key: what a region must carry: the label's `alias` when it has one, else its `value`.
-        texts: what to look for: the `prompt` attribute (comma list) when given, else the value, its `synonyms` (comma
-            list), and the value as its `hint` describes it, which annotators see as a tooltip.
-        control: name of the control tag; `to_name`: name of the Image tag it draws on; `image_key`: the key of the
-            task's data that holds the image's address.
-        output: the region type the control draws.
-        stuff: whether all of the label makes one region, or each thing its own. In `segments="panoptic"`, the default,
-            its `kind="stuff"` says so (sky, grass); in "semantic" every label is so, in "instance" none. `segments` is
-            an attribute of the control, or of a label where it is to differ.
+        key: what regions of the label carry: its `alias`, or its `value` where it has none.
+        texts: what to look for: its `prompt` attribute (comma list), or without one its value, its `synonyms` (comma
+            list), and the value with its `hint`, which annotators see as a tooltip.
+        control: name of the control tag.
+        to_name: name of the Image tag that the control draws on.
+        image_key: key of the task's data that holds the image's address.
+        output: the region type that the control draws.
+        stuff: whether all pixels of the label make one region (semantic), or each thing its own (instance). With
+            `segments="panoptic"`, the default, its `kind="stuff"` decides (sky, grass); with "semantic" every label is
+            stuff, with "instance" none. `segments` is an attribute of the control, or of a label that differs.
     """
 
     key: str
@@ -76,37 +90,37 @@ class Label:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All labels of a labeling config that can be drawn on its image, in the config's order."""
+    """All labels of a labeling config that can be drawn on its (first) image, in the order of the config."""
 
     labels: tuple[Label, ...]
 
     @cached_property
     def hash(self) -> str:
-        """8 hex digits that change when anything that changes the predictions changes; the order does not count."""
+        """8 hex digits that change with everything that changes predictions; the order of labels does not."""
         rows = sorted(json.dumps(asdict(label), sort_keys=True) for label in self.labels)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
     @cached_property
     def words(self) -> tuple[tuple[str, ...], ...]:
-        """The texts of each class. A label that several controls offer is one class, drawn by each of them."""
+        """The texts of each class. A label that several controls have is one class, drawn by each of them."""
         return tuple(dict.fromkeys(label.texts for label in self.labels))
 
     @property
     def image_key(self) -> str:
-        """Key of the task's data that holds the address of the (first) image."""
+        """Key of the task's data that holds the address of the image."""
         return self.labels[0].image_key
 
 
 def parse_vocabulary(label_config: str) -> Vocabulary:
-    """Read the vocabulary out of a labeling config.
+    """Parse the vocabulary of a labeling config.
 
     Args:
         label_config: the project's labeling config, XML.
 
     Raises:
-        LabelingConfigError: not XML, larger than `plugin_config.config_bounds` allows, no control that draws masks,
-            polygons or boxes on an Image, no labels in it, labels that come from the task's data (`value="$labels"`),
-            `segments` that is none of SEGMENTS, or more or longer texts than the model should read.
+        LabelingConfigError: not XML, beyond a limit above, no control that draws masks, polygons or boxes on an Image,
+            no labels in it, labels that come from the task's data (`value="$labels"`), or `segments` that is none of
+            SEGMENTS.
     """
     interface = _interface(label_config)
     images = {name: tag for name, tag in interface._objects.items() if tag.tag == "Image"}
@@ -124,22 +138,72 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         for key, tag in (control.labels_attrs or {}).items():
             labels.append(_label(str(key), tag.attr or {}, control, targets[0], image_key))
     if not labels:
-        raise LabelingConfigError("labeling config", _nothing_found(interface, dynamic), _EXAMPLE)
+        raise LabelingConfigError(_SUBJECT, _nothing_found(interface, dynamic), _EXAMPLE)
     if sum(len(label.texts) for label in labels) > MOST_TEXTS:
         problem = f"has more than {MOST_TEXTS:,} labels, synonyms, hints and prompts"
-        raise LabelingConfigError("labeling config", problem, "Take out some, or split the project.")
+        raise LabelingConfigError(_SUBJECT, problem, "Take out some, or split the project.")
     first_image = labels[0].to_name
     return Vocabulary(tuple(label for label in labels if label.to_name == first_image))
 
 
+def check_limits(label_config: str) -> None:
+    """Refuse a labeling config that would take long to read.
+
+    Raises:
+        LabelingConfigError: too long, too many or too deep tags, too many attributes of one tag, or a DTD. What is no
+            XML passes: `parse_vocabulary` says so.
+    """
+    if len(label_config) > MOST_CHARACTERS:
+        raise _beyond_limit(f"is longer than {MOST_CHARACTERS:,} characters", "Shorten it")
+    for word in ("<!DOCTYPE", "<!ENTITY"):
+        if word in label_config:
+            raise _beyond_limit(f"holds {word}", "Write out what it stands for, without a DTD")
+    try:
+        etree.fromstring(label_config, etree.XMLParser(target=_LimitChecker(), resolve_entities=False, no_network=True))
+    except (etree.XMLSyntaxError, ValueError):
+        return
+
+
+class _LimitChecker:
+    """Target of lxml's parser that counts tags and builds no tree, so that memory stays small."""
+
+    def __init__(self) -> None:
+        self._tags = 0
+        self._depth = 0
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        self._tags += 1
+        self._depth += 1
+        if self._tags > MOST_TAGS:
+            raise _beyond_limit(f"has more than {MOST_TAGS:,} tags", "Split the project")
+        if self._depth > MOST_DEPTH:
+            raise _beyond_limit(f"has tags more than {MOST_DEPTH} deep inside each other", "Take out some of the views")
+        if len(attributes) > MOST_ATTRIBUTES:
+            problem = f"has more than {MOST_ATTRIBUTES} attributes on one tag, {tag[:60]!r}"
+            raise _beyond_limit(problem, "Take out the rest")
+        if len(attributes.get("name", "")) > MOST_NAME_CHARACTERS:
+            raise _beyond_limit(f"has a name of more than {MOST_NAME_CHARACTERS} characters", "Shorten it")
+
+    def end(self, tag: str) -> None:
+        self._depth -= 1
+
+    def close(self) -> None:
+        """Called by lxml at the end."""
+
+
+def _beyond_limit(problem: str, remedy: str) -> LabelingConfigError:
+    example = "Label Studio's own tags and plugin_config/labeling_configs/brush.xml show what is enough."
+    return LabelingConfigError(_SUBJECT, problem, f"{remedy}. {example}")
+
+
 def _interface(label_config: str) -> Any:
     if not label_config.strip():
-        raise LabelingConfigError("labeling config", "is empty", _EXAMPLE)
-    check_bounds(label_config)
+        raise LabelingConfigError(_SUBJECT, "is empty", _EXAMPLE)
+    check_limits(label_config)
     try:
         return LabelInterface(label_config)
     except _UNREADABLE as error:
-        raise LabelingConfigError("labeling config", f"cannot be read ({str(error)[:300]})", _EXAMPLE) from error
+        raise LabelingConfigError(_SUBJECT, f"cannot be read ({str(error)[:300]})", _EXAMPLE) from error
 
 
 def _label(key: str, attributes: dict[str, str], control: Any, to_name: str, image_key: str) -> Label:
@@ -168,12 +232,12 @@ def _check_length(subject: str, text: str) -> None:
 
 
 def _texts(value: str, attributes: dict[str, str]) -> tuple[str, ...]:
-    """What a label's attributes say to look for, each text once."""
+    """The texts to look for, each once."""
     prompts = _comma_list(attributes.get("prompt", ""))
     if prompts:
         return tuple(dict.fromkeys(prompts))
     hint = " ".join(attributes.get("hint", "").split()).rstrip(".")
-    described = (f"{value}, {hint}",) if hint else ()  # the label's word stays in it: a hint may say "the furry ones"
+    described = (f"{value}, {hint}",) if hint else ()  # with the value: a hint may be "the furry ones"
     return tuple(dict.fromkeys((value, *_comma_list(attributes.get("synonyms", "")), *described)))
 
 

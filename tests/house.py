@@ -18,8 +18,7 @@ from plugin_config.cli.up import Halves, start_halves
 from plugin_config.demo.stage import label_studio_command
 from plugin_config.files import private_folder
 from plugin_config.label_studio.client import LabelStudio, Task
-from plugin_config.local.ports import free_port
-from plugin_config.local.supervisor import Supervisor
+from plugin_config.local.supervisor import Supervisor, free_port
 from plugin_config.model_version import ModelVersion
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings

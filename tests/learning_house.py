@@ -14,6 +14,7 @@ import pytest
 import torch
 from redis import Redis
 
+from plugin_config.background import DutyWatch
 from plugin_config.errors import LearningError
 from plugin_config.label_studio.annotation_mark import AnnotationMark
 from plugin_config.queue.hints import ProjectHints
@@ -23,7 +24,6 @@ from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
-from plugin_config.steady import Watch
 from plugin_config.versions.manifests import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
@@ -112,7 +112,7 @@ class LearningHouse:
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
         made.adapters = AdapterShelf(self.settings, self.redis, weights=weights, learner=learner)
-        made.stopping, made.trouble, made.watch = threading.Event(), "", Watch()
+        made.stopping, made.trouble, made.watch = threading.Event(), "", DutyWatch()
         made.segmenter = made.embeddings = made
         made.encoder, made.embed, made.fingerprint = made, None, weights
         made.about = lambda: {"model": "builtin"}
@@ -172,11 +172,11 @@ class LearningHouse:
     def look(self, *, pressed: bool = False) -> Progress:
         """A webhook came, and the pause after it is over."""
         if pressed:
-            self.learning.press(PROJECT)
+            self.learning.request_now(PROJECT)
         else:
-            self.learning.hint(PROJECT, quiet_s=0)
+            self.learning.request_after_pause(PROJECT, quiet_s=0)
         self.learner.learn(LearnProject(project=PROJECT))
-        told = self.learning.told(PROJECT)
+        told = self.learning.progress(PROJECT)
         assert told is not None
         return told
 

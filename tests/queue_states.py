@@ -19,10 +19,10 @@ def take(pending: PendingTasks, owner: str, *, limit: int | None = None) -> list
 
 
 def time_passes(redis: Redis, seconds: float = 1000) -> None:
-    """The queue's clock goes on."""
+    """Advance the clock of the queue."""
     redis.hincrby("zeromask:clock", "now", int(seconds * 1000))
 
 
 def clock_was_set(redis: Redis, seconds: int) -> None:
-    """The machine's clock leaps, seen from Redis."""
+    """Set the clock of the machine, as Redis sees it."""
     redis.hincrby("zeromask:clock", "wall", -seconds * 1000)

@@ -16,7 +16,7 @@ from backend.app import create_app
 from backend.connections import Patience
 from backend.queue_client import WebQueues
 from backend.server import Server
-from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import free_port
 from plugin_config.settings import Settings
 
 USER, PASSWORD, SECRET = "studio", "a long password", "a secret of webhooks"

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from redis import Redis
 
+from plugin_config.background import DutyWatch
 from plugin_config.errors import (
     ImageHostTrouble,
     ImageUnavailable,
@@ -29,7 +30,6 @@ from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
-from plugin_config.steady import Watch
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.intake import Intake
@@ -190,7 +190,7 @@ class StandInResident:
         self.limits = ImageLimits.from_settings(self.settings)
         self.explained: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
-        self.trouble, self.watch = "", Watch()
+        self.trouble, self.watch = "", DutyWatch()
         self.pipeline = Pipeline(
             Prediction(cast("Resident", self)), capacity=16, batch=8, stopping=self.stopping, watch=self.watch
         )
@@ -230,8 +230,8 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(predict, "_REFUSED_S", 0.05)
     monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)
     house = StandInResident(redis)
-    house.ledger.serve(PROJECT, version())
-    house.ledger.caught_up(PROJECT, version())
+    house.ledger.start_rollout(PROJECT, version())
+    house.ledger.finish_rollout(PROJECT, version())
     yield house
     house.pipeline.close(grace_s=0.1)
 

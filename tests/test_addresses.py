@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from plugin_config.addresses import holds_file_of, origin_of, read_address
-from plugin_config.answers import set_location_aside
+from plugin_config.addresses import is_file_of_task, origin_of, read_address
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.http_responses import hide_location
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.label_studio.transport import TokenAuth
 from tests.http_server import Answer, Asked, Server, serving
@@ -184,7 +184,7 @@ def test_the_signer_itself_refuses_every_other_origin(key: str, url: str) -> Non
         return httpx.Response(200, stream=httpx.ByteStream(b'{"access": "bought"}'))
 
     auth = TokenAuth("http://localhost:8080", key)
-    hooks = {"response": [set_location_aside]}
+    hooks = {"response": [hide_location]}
     with httpx.Client(transport=httpx.MockTransport(record), event_hooks=hooks) as client:
         with pytest.raises(LabelStudioError, match="Nothing was sent"):
             auth.send(client, httpx.Request("GET", url))
@@ -203,7 +203,7 @@ def test_the_signer_follows_no_redirect(own: Server, other: Server, label_studio
     "url", ["http://user:secret@host", "http://user@host", "http://@host", "http://ho\tst", "http://host\\x", "//host",
             "http://host:0", "http://ho st", "http:host", "/host"],
 )  # fmt: skip
-def test_a_label_studio_at_no_plain_address_is_told_without_its_password(url: str) -> None:
+def test_a_label_studio_at_no_plain_address_is_an_error_without_its_password(url: str) -> None:
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_URL") as caught:
         LabelStudio(url, LEGACY)
     assert "secret" not in str(caught.value)
@@ -273,7 +273,7 @@ def test_files_of_the_task_are_fetched(path: str, below: str) -> None:
     """Below the path of LABEL_STUDIO_URL, as Label Studio writes it, and without, as tasks may."""
     for start in {"", below}:
         url = read_address(f"http://ls.example{start}{path}")
-        assert holds_file_of(url, below=below, task=TASK, project=PROJECT), url
+        assert is_file_of_task(url, below=below, task=TASK, project=PROJECT), url
 
 
 @pytest.mark.parametrize("below", ["", "/label-studio"])
@@ -281,7 +281,7 @@ def test_files_of_the_task_are_fetched(path: str, below: str) -> None:
 def test_everything_else_of_label_studio_is_left_alone(path: str, below: str) -> None:
     for start in {"", below}:
         url = read_address(f"http://ls.example{start}{path}")
-        assert not holds_file_of(url, below=below, task=TASK, project=PROJECT), url
+        assert not is_file_of_task(url, below=below, task=TASK, project=PROJECT), url
 
 
 @pytest.mark.parametrize("how", ["named", "redirected to"])

@@ -93,7 +93,7 @@ def test_one_that_is_stored_while_it_is_rolled_back_is_replaced(predicted: Stand
 
 def test_a_worker_that_died_between_storing_and_deleting_leaves_no_second_one(predicted: StandInResident) -> None:
     serve(predicted, "a1-000001")
-    predicted.ledger.remember_version(PROJECT, version(adapter="a1-000001"))
+    predicted.ledger.add_version(PROJECT, version(adapter="a1-000001"))
     predicted.label_studio.create_prediction(3, [], score=0.5, version=version(adapter="a1-000001"))
     serve(predicted, "zeroshot")
     predicted.drain()
@@ -188,4 +188,4 @@ def test_what_label_studio_would_not_delete_is_deleted_later(
     assert len(predicted.stored()) == 16
     predicted.refresh()
     assert predicted.stored() == everywhere(version(adapter="a1-000001"))
-    assert predicted.ledger.left(PROJECT) == []
+    assert predicted.ledger.leftovers(PROJECT) == []

@@ -20,7 +20,7 @@ from backend.queue_client import WebQueues
 from plugin_config.errors import QueueUnavailable
 from plugin_config.model_version import ModelVersion
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import RefreshProject, TaskRef, look_queue, predict_queue
+from plugin_config.queue.jobs import RefreshProject, TaskRef, predict_queue, refresh_queue
 from plugin_config.queue.pending import Lease, PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import Counts
@@ -208,7 +208,7 @@ def test_a_webhook_is_a_hint(
     redis.sadd("zeromask:projects", 7)
     response = client.post("/webhook", json=body)
     assert (response.status_code, answer_of(response)) == (status, {"status": "ok", "refresh": bool(jobs)})
-    assert [RefreshProject.from_json(job.args[0]).project for job in look_queue(redis).jobs] == [7] * jobs
+    assert [RefreshProject.from_json(job.args[0]).project for job in refresh_queue(redis).jobs] == [7] * jobs
     assert (hints.last_webhook(7) or "").startswith(body["action"] + " ")
 
 
@@ -223,7 +223,7 @@ def test_new_tasks_are_hinted_at_where_that_is_set(
     for _ in range(10):  # the same webhook ten times is one look
         client.post("/webhook", json={"action": "TASKS_CREATED", "project": {"id": 7}, "tasks": rows})
     assert hints.hinted_tasks(7, most=10) == ([1, 3, 7] if prelabel else [])
-    assert len(look_queue(redis)) == int(prelabel)
+    assert len(refresh_queue(redis)) == int(prelabel)
 
 
 def test_versions_answers_get_and_post(client: Client, pending: PendingTasks) -> None:

@@ -64,9 +64,9 @@ def test_the_button_learns_now_and_names_its_job(client: Client, redis: Redis, r
     assert answer_of(response) == {"status": "ok", "refresh": True, "job": "learn-7"}
     visit = learning.begin(7, "me")
     assert visit is not None
-    assert visit.pressed
+    assert visit.immediate
     assert answer_of(client.get("/is_training?project=7.17")) == {"is_training": False}
-    learning.tell(7, Progress("learning", "reads", "now"))
+    learning.set_progress(7, Progress("learning", "reads", "now"))
     assert answer_of(client.get("/is_training?project=7")) == {"is_training": True}
 
 

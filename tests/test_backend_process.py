@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import free_port
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from tests.backend_client import TOKEN, VERSION, predict_body, setup_body

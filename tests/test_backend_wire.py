@@ -18,7 +18,7 @@ from waitress.channel import ClientDisconnected
 from backend.access import Doors
 from backend.connections import Channel, Listener
 from backend.server import Server
-from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import free_port
 from plugin_config.settings import Settings
 from tests.served_backend import Backend, backend, signing_in
 

@@ -87,7 +87,7 @@ def test_a_paused_project_gives_no_tasks_until_it_is_resumed(
     assert len(pending.take(PROJECT, "w")) == 2
 
 
-def test_the_state_tells_projects_pace_workers_and_last_errors(
+def test_the_state_has_projects_pace_workers_and_last_errors(
     control: QueueControl, pending: PendingTasks, presence: WorkerPresence, redis: Redis
 ) -> None:
     pending.add(PROJECT, refs(*range(1, 13)))
@@ -101,8 +101,8 @@ def test_the_state_tells_projects_pace_workers_and_last_errors(
     presence.heartbeat("w", {"model": "builtin", "device": "cpu", "tasks": "2", "trouble": "Label Studio is away"})
     redis.hincrby("zeromask:clock", "now", 6000)  # the five seconds of the work are over
     ledger = ProjectLedger(redis)
-    ledger.remark(PROJECT, "v1", ["nothing"])
-    ledger.remark(PROJECT, "v2", ["label 'wug': not known"])
+    ledger.set_label_remarks(PROJECT, "v1", ["nothing"])
+    ledger.set_label_remarks(PROJECT, "v2", ["label 'wug': not known"])
     state = control.state()
     first, second = state.projects
     assert first.counts == Counts(pending=3, leased=2, failed=1, done=6)
@@ -111,8 +111,8 @@ def test_the_state_tells_projects_pace_workers_and_last_errors(
     assert (second.paused, second.eta_s) == (True, None)
     (error,) = state.errors
     assert (error.project, error.task, error.version, error.reason) == (PROJECT, 7, "v1", "no such picture")
-    told = as_json(state)
-    assert told["projects"][0] == {
+    row = as_json(state)
+    assert row["projects"][0] == {
         "project": PROJECT, "pending": 3, "leased": 2, "done": 6, "failed": 1, "paused": False, "tasks_per_s": 0.1,
         "eta_s": 50, "remarks": ["label 'wug': not known"]}  # fmt: skip
     console = Console(width=200, record=True, file=io.StringIO())
@@ -161,8 +161,8 @@ def test_the_commands_do_what_they_say(redis_url: str, pending: PendingTasks) ->
     shown = run("status", REDIS_URL=redis_url)
     assert "no such picture" in shown.stdout
     assert run("retry", "7", REDIS_URL=redis_url).stdout.strip() == "project 7: 2 failed tasks asked for again."
-    told = json.loads(run("status", "--json", REDIS_URL=redis_url).stdout)
-    assert [(row["project"], row["pending"], row["failed"]) for row in told["projects"]] == [(7, 2, 0)]
+    shown = json.loads(run("status", "--json", REDIS_URL=redis_url).stdout)
+    assert [(row["project"], row["pending"], row["failed"]) for row in shown["projects"]] == [(7, 2, 0)]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_command_that_cannot_says_why(arguments: list[str], url: str, says: st
     assert "Traceback" not in done.stderr
 
 
-def test_a_project_that_never_asked_is_told(redis_url: str, redis: Redis) -> None:
+def test_a_project_without_requests_is_an_error(redis_url: str, redis: Redis) -> None:
     done = run("cancel", "99", REDIS_URL=redis_url)
     assert done.returncode == 2
     assert "project 99: has not asked for anything" in done.stderr

@@ -83,7 +83,7 @@ def test_who_has_the_password_cannot_change_the_server(
 
 
 def test_a_stranger_cannot_make_it_grow(running: tuple[RedisAddress, psutil.Process, Path]) -> None:
-    """CVE-2025-21605: whoever never reads the answers to what he may not ask."""
+    """CVE-2025-21605: a client that never reads the answers to commands it may not run."""
     found, process, _ = running
     before, asked = process.memory_info().rss, b"PING\r\n" * 200_000
     with socket.socket(socket.AF_UNIX) as stranger:
@@ -162,7 +162,7 @@ def test_a_deep_folder_has_its_socket_elsewhere_and_finds_it_again(
 
 
 @pytest.mark.parametrize("content", ["", "{", "5", "[]", "{}", '{"url": 5}'])
-def test_no_running_redis_is_told(content: str, tmp_path: Path) -> None:
+def test_no_running_redis_is_an_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     (tmp_path / "redis" / "address.json").write_text(content)
     with pytest.raises(SettingsError, match="REDIS_URL"):

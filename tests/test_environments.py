@@ -22,7 +22,7 @@ SCRIPT = Path(environments.__file__)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own, and a pip that asks nobody."""
+    """A cache folder of the test's own, and a pip without an index."""
     monkeypatch.setenv("ZEROMASK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
@@ -52,8 +52,8 @@ def test_an_environment_is_made_once_and_again_when_half_made(tmp_path: Path) ->
     made = ensure(environment)
     assert not (made / "lib" / "junk").exists()
     script = "import tinypackage; print(tinypackage.VALUE)"
-    told = subprocess.run([made / "bin" / "python", "-c", script], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "42"
+    done = subprocess.run([made / "bin" / "python", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "42"
 
     (made / "witness").write_text("")
     assert ensure(environment) == made
@@ -83,7 +83,7 @@ def test_a_failing_install_names_its_log_and_leaves_no_complete_environment(
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "remedy"),
     [
         ("WARNING: Retrying ... Temporary failure in name resolution", "check the network"),
         ("ERROR: No matching distribution found for torch", "check the network"),
@@ -95,9 +95,9 @@ def test_a_failing_install_names_its_log_and_leaves_no_complete_environment(
         ("", "Look into the log"),
     ],
 )
-def test_failures_come_with_the_fitting_remedy(output: str, told: str, tmp_path: Path) -> None:
+def test_failures_come_with_the_fitting_remedy(output: str, remedy: str, tmp_path: Path) -> None:
     text = environments._explain("Installing tiny", output, tmp_path / "x.log")
-    assert told in text
+    assert remedy in text
     assert text.startswith("Installing tiny failed: ")
     assert str(tmp_path / "x.log") in text
     for line in output.splitlines():
@@ -105,13 +105,13 @@ def test_failures_come_with_the_fitting_remedy(output: str, told: str, tmp_path:
             assert line in text
 
 
-def test_too_little_room_is_told_before_anything_is_fetched() -> None:
+def test_too_little_room_is_an_error_before_anything_is_fetched() -> None:
     with pytest.raises(SetupFailed, match=r"needs about 1500000 GB.*ZEROMASK_CACHE"):
         ensure(tiny("x", gigabytes=1e6))
     assert not tiny("x", gigabytes=1e6).path.exists()
 
 
-def test_a_cache_folder_that_cannot_be_made_is_told(cache: Path) -> None:
+def test_a_cache_folder_that_cannot_be_made_is_an_error(cache: Path) -> None:
     cache.write_text("a file in the way")
     with pytest.raises(SetupFailed, match="ZEROMASK_CACHE"):
         ensure(tiny("x"))
@@ -124,7 +124,7 @@ def test_output_that_is_no_text_costs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [(3, 9, 1), (3, 10, 12), (3, 14, 0)], ids=str)
-def test_an_older_python_is_told_so_and_how_to_name_another(version: tuple[int, int, int]) -> None:
+def test_an_older_python_is_refused_and_the_remedy_named(version: tuple[int, int, int]) -> None:
     """Not a traceback over a module that older Pythons lack."""
     script = f"""
         import collections, runpy, sys
@@ -141,7 +141,7 @@ def test_an_older_python_is_told_so_and_how_to_name_another(version: tuple[int, 
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_environment_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_environment_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert environments.main(["nonsense"]) == 1
     assert "project and label-studio" in capsys.readouterr().err
 
@@ -218,9 +218,17 @@ def test_what_is_in_the_way_of_dot_venv_is_left_alone(kind: str, clone: Path, tm
     assert kind != "file" or venv.read_text() == "mine"
 
 
-def test_the_environments_need_nothing_installed() -> None:
-    """The script runs before anything is there: the standard library alone."""
-    done = subprocess.run([sys.executable, "-I", "-S", str(SCRIPT), "nonsense"], capture_output=True, text=True,
-                          timeout=PATIENCE_S, check=False, env={**os.environ, "PYTHONPATH": ""})  # fmt: skip
+@pytest.mark.parametrize("flags", [["-S"], ["-I", "-S"]], ids=["as make runs it", "isolated"])
+def test_the_script_needs_the_standard_library_alone(flags: list[str], tmp_path: Path) -> None:
+    """It runs before anything is installed, from any folder, with its own folder first on Python's path."""
+    done = subprocess.run([sys.executable, *flags, str(SCRIPT), "nonsense"], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=PATIENCE_S, check=False, env={**os.environ, "PYTHONPATH": ""})  # fmt: skip
+    assert done.returncode == 1
     assert "There is no environment 'nonsense'" in done.stderr
     assert shutil.which("python3")
+
+
+def test_nothing_beside_the_script_has_the_name_of_a_module_of_the_standard_library() -> None:
+    beside = {path.stem for path in SCRIPT.parent.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {"environments", "supervisor"} <= beside
+    assert not beside & sys.stdlib_module_names

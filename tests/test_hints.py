@@ -16,7 +16,7 @@ from plugin_config.errors import LabelStudioError, QueueFull
 from plugin_config.queue import hints as hints_module
 from plugin_config.queue import pending as pending_module
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import DrainProject, RefreshProject, look_queue, predict_queue
+from plugin_config.queue.jobs import DrainProject, RefreshProject, predict_queue, refresh_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
@@ -62,7 +62,7 @@ def work(redis: Redis, resident: StandInResident, monkeypatch: pytest.MonkeyPatc
     tasks.attach(resident, resident.pipeline)  # type: ignore[arg-type]
     monkeypatch.setattr("signal.signal", lambda *_: None)
     queues = [PlainQueue(queue(redis).name, connection=redis, serializer=JSONSerializer)
-              for queue in (predict_queue, look_queue)]  # fmt: skip
+              for queue in (predict_queue, refresh_queue)]  # fmt: skip
     worker = PlainWorker(queues, connection=redis, serializer=JSONSerializer)
     worker.stopping = threading.Event()
     worker.work(burst=True, logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
@@ -74,14 +74,14 @@ def test_a_flood_of_unknown_projects_neither_fills_the_queue_nor_holds_up_a_task
     client: Client, redis: Redis, resident: StandInResident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_ours(resident, monkeypatch)
-    resident.pending.confirm(PROJECT)
+    resident.pending.confirm_project(PROJECT)
     for number in range(1000, 1600):
         body = {"action": ACTIONS[number % len(ACTIONS)], "project": {"id": number}, "tasks": [{"id": 1}]}
         assert client.post("/webhook", json=body).status_code in (200, 201, 503)
-    assert len(look_queue(redis)) <= hints_module.MOST_UNKNOWN
+    assert len(refresh_queue(redis)) <= hints_module.MOST_UNKNOWN
     assert len(predict_queue(redis)) == 0
     assert redis.scard("zeromask:projects") == 1
-    assert ProjectHints(redis).refused() == 500
+    assert ProjectHints(redis).refused_count() == 500
     resident.ask(1, 2, 3)
     resident.pending.ensure_drains(PROJECT)
     ran = work(redis, resident, monkeypatch)
@@ -97,7 +97,7 @@ def test_an_unknown_project_that_is_there_becomes_known(
 ) -> None:
     assert not hints.is_known(PROJECT)
     assert hints.admit(PROJECT)
-    ProjectLearning(redis, lease_s=9).hint(PROJECT, quiet_s=0)
+    ProjectLearning(redis, lease_s=9).request_after_pause(PROJECT, quiet_s=0)
     resident.refresh()
     assert hints.is_known(PROJECT)
     assert ProjectLearning(redis, lease_s=9).due() == [PROJECT]
@@ -110,7 +110,7 @@ def test_unknown_projects_that_ask_are_swept_and_looked_at_as_others_are(
     hasty.add(5, refs(1), bounded=True)
     assert hasty.projects() == [5]
     assert not hints.is_known(5)
-    hasty.forget(5)
+    hasty.forget_project(5)
     assert redis.keys("zeromask:5:*") == []
     assert hasty.projects() == []
 
@@ -120,7 +120,7 @@ def test_what_unknown_projects_ask_for_is_bounded_and_the_known_are_served(
 ) -> None:
     monkeypatch.setattr(pending_module, "MOST_UNKNOWN", 5)
     monkeypatch.setattr(pending_module, "MOST_PENDING_OF_UNKNOWN", 20)
-    pending.confirm(PROJECT)
+    pending.confirm_project(PROJECT)
     for project in range(100, 105):
         assert pending.add(project, refs(1, 2), bounded=True) == 2
     with pytest.raises(QueueFull, match="project 105"):
@@ -128,7 +128,7 @@ def test_what_unknown_projects_ask_for_is_bounded_and_the_known_are_served(
     with pytest.raises(QueueFull, match="project 100"):
         pending.add(100, refs(*range(3, 20)), bounded=True)
     assert pending.add(PROJECT, refs(*range(1, 100)), bounded=True) == 99
-    pending.forget(100)
+    pending.forget_project(100)
     assert pending.add(105, refs(1), bounded=True) == 1
 
 
@@ -136,7 +136,7 @@ def test_one_project_asks_for_so_many_tasks_and_no_more(
     pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending_module, "MOST_PENDING", 10)
-    pending.confirm(PROJECT)
+    pending.confirm_project(PROJECT)
     pending.add(PROJECT, refs(*range(1, 9)), bounded=True)
     with pytest.raises(QueueFull):
         pending.add(PROJECT, refs(*range(10, 20)), bounded=True)
@@ -161,12 +161,12 @@ def test_what_finds_no_room_is_kept_and_asked_for_later(
     client = client_of(settings)
     assert client.post("/predict", json=predict_body(*range(1, 9))).status_code == 200
     assert pending.projects() == [99]
-    pending.forget(99)
+    pending.forget_project(99)
     assert sent.wait(60)
     assert pending.counts(7).pending == 8
 
 
-def test_a_look_that_is_asked_for_while_one_runs_is_not_lost(
+def test_a_refresh_that_is_requested_while_one_runs_is_not_lost(
     redis: Redis, resident: StandInResident, hints: ProjectHints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []

@@ -17,7 +17,7 @@ from backend.queue_client import WebQueues
 from plugin_config.cli.status import as_json
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.control import QueueControl
-from plugin_config.queue.jobs import TaskRef, look_queue
+from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -116,8 +116,8 @@ def test_an_odd_thing_in_redis_leaves_every_duty_done(
     keeper.beat()
     assert dead[0].ref in [lease.ref for lease in resident.pending.take(PROJECT, "other", limit=8)]
     assert resident.leases.confirm(PROJECT, mine[0].ref)
-    assert resident.presence.live_workers() == 1  # type: ignore[attr-defined]
-    assert len(look_queue(redis)) >= 1
+    assert resident.presence.count() == 1  # type: ignore[attr-defined]
+    assert len(refresh_queue(redis)) >= 1
     assert resident.watch.trouble() == ""
 
 
@@ -170,7 +170,7 @@ def test_a_redis_that_is_away_is_no_fault(
 def test_a_step_of_the_line_that_fails_goes_on_and_is_told(
     resident: StandInResident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
+    monkeypatch.setattr("plugin_config.background._FIRST_PAUSE_S", 0.01)
     plain, left = resident.pipeline._to_draw.get, [RuntimeError("a fault of ours"), QueueUnavailable("a", "b", "c")]
 
     def get(*args: Any, **options: Any) -> Any:

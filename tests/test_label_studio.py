@@ -211,7 +211,7 @@ def test_versions_are_remembered_so_that_only_ours_are_replaced(house: House) ->
     retrieve(house, project)
     wait_predicted(house, project)
     assert "somebody-elses" in stored(house, project)[task.id]
-    assert ProjectLedger(house.redis).known_versions(project) == {current_version(house, project)}
+    assert ProjectLedger(house.redis).versions(project) == {current_version(house, project)}
 
 
 def test_a_task_deleted_in_label_studio_is_forgotten(house: House) -> None:
@@ -231,7 +231,7 @@ def test_a_prediction_that_arrived_twice_is_one_again_and_the_annotated_one_stay
     plain, annotated = tasks(house, project)
     for task in (plain, annotated):
         house.label_studio.create_prediction(task.id, [], score=0.5, version=version)
-        ProjectLedger(house.redis).doubt(project, TaskRef(version, task.id))
+        ProjectLedger(house.redis).add_unconfirmed(project, TaskRef(version, task.id))
     first, second = house.label_studio.predictions(annotated.id)
     late = max(first.id, second.id)
     annotation = {"result": [], "parent_prediction": late}

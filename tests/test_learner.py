@@ -26,7 +26,7 @@ from plugin_config.errors import (
 )
 from plugin_config.label_studio.annotation_mark import AnnotationMark
 from plugin_config.model_version import ZEROSHOT
-from plugin_config.queue.jobs import LearnProject, look_queue
+from plugin_config.queue.jobs import LearnProject, refresh_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.versions.manifests import KEPT, VersionFolder
 from plugin_config.versions.rollback import roll_back
@@ -61,7 +61,7 @@ def test_enough_corrections_make_a_version_that_is_served(house: LearningHouse) 
     assert (house.served, copied(house)) == (name, name)
     manifest = house.folder.manifest(name)
     assert (manifest.base, manifest.learned_from, manifest.verdict.promoted) == (ZEROSHOT, ("1", "2"), True)
-    assert look_queue(house.redis).job_ids, "the project is looked at again, and predicted"
+    assert refresh_queue(house.redis).job_ids, "the project is looked at again, and predicted"
     assert house.learning.due() == []
 
 
@@ -108,7 +108,7 @@ def test_the_same_corrections_are_learned_from_once(house: LearningHouse) -> Non
 def test_the_button_is_pressed_once_though_annotators_work_meanwhile(house: LearningHouse) -> None:
     def annotators_go_on() -> None:
         time_passes(house.redis, 1)
-        house.learning.hint(PROJECT, quiet_s=0)
+        house.learning.request_after_pause(PROJECT, quiet_s=0)
 
     house.annotate(1, digest="one")
     house.while_judging = annotators_go_on
@@ -196,9 +196,9 @@ def test_without_webhooks_annotations_that_stood_still_are_enough(house: Learnin
     house.annotate(3, digest="one")
 
     def look() -> str:
-        house.learning.round(PROJECT)
+        house.learning.request(PROJECT)
         house.learner.learn(LearnProject(project=PROJECT))
-        told = house.learning.told(PROJECT)
+        told = house.learning.progress(PROJECT)
         assert told is not None
         return told.detail
 
@@ -371,7 +371,7 @@ def test_whatever_goes_wrong_is_told_and_tried_again_and_nothing_is_lost(
         for _ in range(10):
             time_passes(house.redis, 10)
         assert house.learning.due() == [PROJECT]
-    house.learning.round(PROJECT)
+    house.learning.request(PROJECT)
     house.learner.learn(LearnProject(project=PROJECT))
     assert house.served != ZEROSHOT or house.look().detail.startswith("promoted")
 
@@ -382,7 +382,7 @@ def again(house: LearningHouse) -> str:
         time_passes(house.redis, 10)
     assert house.learning.due() == [PROJECT]
     house.learner.learn(LearnProject(project=PROJECT))
-    return getattr(house.learning.told(PROJECT), "detail", "")
+    return getattr(house.learning.progress(PROJECT), "detail", "")
 
 
 def test_an_image_host_that_is_away_is_waited_for(house: LearningHouse) -> None:
@@ -502,7 +502,7 @@ def test_redis_that_goes_away_leaves_the_look_asked_for(house: LearningHouse, mo
     house.annotate(3, digest="one")
     away = QueueUnavailable("Redis", "does not answer", "Start it.")
     with monkeypatch.context() as patch, pytest.raises(QueueUnavailable):
-        patch.setattr(ProjectLearning, "tell", refuse(away))
+        patch.setattr(ProjectLearning, "set_progress", refuse(away))
         house.look()
     time_passes(house.redis, 10)
     time_passes(house.redis, 10)
@@ -516,7 +516,7 @@ def test_a_deleted_project_is_forgotten(house: LearningHouse) -> None:
     house.annotate(3, digest="one")
     house.look()
     house.label_studio.gone = True
-    house.learning.press(PROJECT)
+    house.learning.request_now(PROJECT)
     house.learner.learn(LearnProject(project=PROJECT))
     assert list(house.redis.scan_iter(match=f"zeromask:{PROJECT}:*")) == []
     assert house.learning.due() == []
@@ -561,11 +561,11 @@ def test_what_was_moved_before_a_death_is_told_by_the_next(house: LearningHouse)
     house.look()
     name = house.served
     house.redis.delete(f"zeromask:{PROJECT}:adapters", f"zeromask:{PROJECT}:refresh")
-    house.redis.delete(look_queue(house.redis).key)
-    house.resident.ledger.serve(PROJECT, "builtin-zeroshot-12345678")
+    house.redis.delete(refresh_queue(house.redis).key)
+    house.resident.ledger.start_rollout(PROJECT, "builtin-zeroshot-12345678")
     house.look(pressed=True)
     assert copied(house) == name
-    assert look_queue(house.redis).job_ids
+    assert refresh_queue(house.redis).job_ids
 
 
 def test_a_damaged_pointer_blocks_learning_and_is_told(house: LearningHouse, tmp_path: Path) -> None:

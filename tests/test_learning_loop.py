@@ -120,7 +120,7 @@ def test_without_any_webhook_annotations_are_found_and_the_button_does_not_wait_
         assert ProjectHints(it.house.redis).last_webhook(project) is None
         annotate(it.house, ids[3], 3)
         learning = ProjectLearning(it.house.redis, lease_s=4)
-        wait_until(lambda: "1 of 3" in getattr(learning.told(project), "detail", ""), told="waiting for enough")
+        wait_until(lambda: "1 of 3" in getattr(learning.progress(project), "detail", ""), told="waiting for enough")
         (backend,) = api.request("GET", "/api/ml/", params={"project": project})
         api.request("POST", f"/api/ml/{backend['id']}/train", json={})
-        wait_until(lambda: getattr(learning.told(project), "state", "") == "learning", told="learning from four")
+        wait_until(lambda: getattr(learning.progress(project), "state", "") == "learning", told="learning from four")

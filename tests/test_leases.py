@@ -105,12 +105,12 @@ def test_what_may_have_arrived_with_a_death_is_doubted_for_a_while(hasty: Pendin
     take(hasty, "dead")
     time_passes(redis, 1)
     hasty.sweep()
-    ledger.doubt(PROJECT, TaskRef("v1", 2))
-    assert ledger.doubts(PROJECT) == dict.fromkeys(refs(1, 2), False)
+    ledger.add_unconfirmed(PROJECT, TaskRef("v1", 2))
+    assert ledger.unconfirmed(PROJECT) == dict.fromkeys(refs(1, 2), False)
     time_passes(redis, 200)
-    assert ledger.doubts(PROJECT) == dict.fromkeys(refs(1, 2), True)
-    ledger.clear_doubt(PROJECT, TaskRef("v1", 2))
-    assert set(ledger.doubts(PROJECT)) == set(refs(1))
+    assert ledger.unconfirmed(PROJECT) == dict.fromkeys(refs(1, 2), True)
+    ledger.clear_unconfirmed(PROJECT, TaskRef("v1", 2))
+    assert set(ledger.unconfirmed(PROJECT)) == set(refs(1))
 
 
 def test_tries_back_off_and_end_with_the_reason(pending: PendingTasks, redis: Redis) -> None:

@@ -14,7 +14,8 @@ from redis.retry import Retry
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue import presence as presence_module
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import TaskRef, look_queue, predict_queue
+from plugin_config.queue.jobs import TaskRef, predict_queue, refresh_queue
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks, Priority
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import Counts
@@ -175,7 +176,7 @@ def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks, hints:
     assert [hints.request_refresh(PROJECT) for _ in range(3)] == [True, False, False]
     hints.begin_refresh(PROJECT)
     assert hints.request_refresh(PROJECT)
-    assert (len(look_queue(redis)), len(predict_queue(redis))) == (2, 0)
+    assert (len(refresh_queue(redis)), len(predict_queue(redis))) == (2, 0)
     assert pending.projects() == [], "a look makes no project known"
 
 
@@ -186,11 +187,11 @@ def test_pending_tasks_move_to_a_new_version(pending: PendingTasks) -> None:
     assert pending.counts(PROJECT).pending == 0
 
 
-def test_what_was_predicted_tells_its_versions(pending: PendingTasks) -> None:
+def test_the_versions_of_stored_predictions_are_known(redis: Redis, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1) + refs(1, version="v2") + refs(2, version="v3"))
     for ref in take(pending, "w", limit=2):
         pending.done(PROJECT, "w", ref)
-    assert pending.versions(PROJECT) == ["v1", "v2"]
+    assert ProjectLedger(redis).versions(PROJECT) == {"v1", "v2"}
 
 
 def test_waiting_ends_when_the_tasks_are_settled(pending: PendingTasks) -> None:
@@ -228,14 +229,14 @@ def test_waiting_for_nothing_is_over_at_once(pending: PendingTasks) -> None:
 def test_workers_that_live_are_counted(presence: WorkerPresence, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "a"):
         presence.heartbeat(name, {"model": f"of {name}"})
-    assert presence.live_workers() == 2
+    assert presence.count() == 2
     assert [(worker.name, worker.about) for worker in presence.workers()] == [
         ("a", {"model": "of a"}), ("b", {"model": "of b"})]  # fmt: skip
-    presence.leave("b")
-    assert presence.live_workers() == 1
-    monkeypatch.setattr(presence_module, "_SEEN_MS", 20)
+    presence.remove("b")
+    assert presence.count() == 1
+    monkeypatch.setattr(presence_module, "_ALIVE_MS", 20)
     time.sleep(0.05)
-    assert presence.live_workers() == 0
+    assert presence.count() == 0
     assert presence.workers() == []
 
 
@@ -257,11 +258,11 @@ CALLS: dict[str, Callable[[PendingTasks], object]] = {
     "done": lambda pending: pending.done(PROJECT, "w", refs(1)[0]),
     "sweep": lambda pending: pending.sweep(),
     "ensure_drains": lambda pending: pending.ensure_drains(PROJECT),
-    "hold_slot": lambda pending: pending.hold_slot(PROJECT, 0),
+    "mark_drain_running": lambda pending: pending.mark_drain_running(PROJECT, 0),
     "move_to_version": lambda pending: pending.move_to_version(PROJECT, "v"),
     "counts": lambda pending: pending.counts(PROJECT),
     "wait_settled": lambda pending: pending.wait_settled(PROJECT, refs(1), timeout_s=1),
-    "versions": lambda pending: pending.versions(PROJECT),
+    "projects": lambda pending: pending.projects(),
 }
 
 
@@ -278,4 +279,6 @@ def test_a_dead_redis_is_an_error_of_ours_for_hints_and_presence(dead_redis_url:
         with pytest.raises(QueueUnavailable, match="REDIS_URL"):
             call(PROJECT)
     with pytest.raises(QueueUnavailable, match="REDIS_URL"):
-        WorkerPresence(redis).live_workers()
+        ProjectLedger(redis).versions(PROJECT)
+    with pytest.raises(QueueUnavailable, match="REDIS_URL"):
+        WorkerPresence(redis).count()

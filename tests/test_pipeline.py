@@ -67,7 +67,7 @@ def test_a_redis_that_goes_away_while_a_drain_begins_leaves_no_task_behind(
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(resident.ledger, "served", away)
+        broken.setattr(resident.ledger, "target_version", away)
         resident.ask(*ALL)
         with pytest.raises(QueueUnavailable):
             resident.begin()

@@ -22,6 +22,7 @@ from rq.job import Job, Retry
 from rq.serializers import JSONSerializer
 from rq.worker import DequeueStrategy
 
+from plugin_config.background import DutyWatch
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import (
     DRAIN_JOB,
@@ -30,12 +31,11 @@ from plugin_config.queue.jobs import (
     enqueue,
     enqueue_learning,
     learn_queue,
-    look_queue,
     predict_queue,
+    refresh_queue,
 )
-from plugin_config.queue.keys import QUEUE
+from plugin_config.queue.keys import PREDICT_QUEUE
 from plugin_config.queue.pending import PendingTasks
-from plugin_config.steady import Watch
 from tests.queue_states import PROJECT, refs
 from worker.service import jobs as tasks
 from worker.service import queue_worker
@@ -79,7 +79,7 @@ def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def work(redis: Redis) -> PlainWorker:
     """A worker that ends when all queues are empty."""
     queues = [PlainQueue(queue(redis).name, connection=redis, serializer=JSONSerializer)
-              for queue in (predict_queue, look_queue)]  # fmt: skip
+              for queue in (predict_queue, refresh_queue)]  # fmt: skip
     worker = PlainWorker(queues, connection=redis, serializer=JSONSerializer)
     worker.stopping = threading.Event()
     worker.work(burst=True, logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
@@ -152,7 +152,7 @@ def test_a_forged_job_is_refused_and_the_next_is_run(
     redis: Redis, done: list[Any], owned: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = forge(redis, **FORGED[name])
-    enqueue(look_queue(redis), RefreshProject(project=9))
+    enqueue(refresh_queue(redis), RefreshProject(project=9))
     forge(redis)
     work(redis)
     assert sorted(done) == [("drain", 3), ("look", 9)]
@@ -167,7 +167,7 @@ def test_what_rq_offers_to_forge_is_refused(redis: Redis, done: list[Any], owned
     options: dict[str, Any] = {"on_success": call, "on_failure": call, "on_stopped": call, "retry": Retry(max=3)}
     for name, value in options.items():
         predict_queue(redis).enqueue_call(DRAIN_JOB, args=(PAYLOAD,), **JOB, **{name: value})
-    Queue(QUEUE, connection=redis).enqueue(os.getcwd)  # pickled
+    Queue(PREDICT_QUEUE, connection=redis).enqueue(os.getcwd)  # pickled
     work(redis)
     assert done == []
     assert not owned.exists()
@@ -177,15 +177,16 @@ def test_an_abandoned_forged_job_is_not_called_back(redis: Redis, done: list[Any
     """RQ cleans the registries of dead workers, and calls back for each job there."""
     key = forge(redis, failure_callback_name=CALLBACK, status="started")
     redis.delete(predict_queue(redis).key)
-    redis.zadd(f"rq:wip:{QUEUE}", {f"{key.rpartition(':')[2]}:1": 1})
-    redis.zadd(f"rq:failed:{QUEUE}", {b"\xff": 1, b"../x": 1})
+    redis.zadd(f"rq:wip:{PREDICT_QUEUE}", {f"{key.rpartition(':')[2]}:1": 1})
+    redis.zadd(f"rq:failed:{PREDICT_QUEUE}", {b"\xff": 1, b"../x": 1})
     work(redis)
     assert not owned.exists()
     assert done == []
 
 
-KEPT_BY_RQ = [f"rq:queue:{QUEUE}", "rq:workers", "rq:queues", f"rq:workers:{QUEUE}", f"rq:wip:{QUEUE}",
-              f"rq:failed:{QUEUE}", "rq:suspended", f"rq:clean_registries:{QUEUE}"]  # fmt: skip
+KEPT_BY_RQ = [f"rq:queue:{PREDICT_QUEUE}", "rq:workers", "rq:queues", f"rq:workers:{PREDICT_QUEUE}",
+              f"rq:wip:{PREDICT_QUEUE}", f"rq:failed:{PREDICT_QUEUE}", "rq:suspended",
+               f"rq:clean_registries:{PREDICT_QUEUE}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", KEPT_BY_RQ)
@@ -201,7 +202,7 @@ def test_garbage_in_what_rq_keeps_stops_no_work(
         redis.rpush(key, "odd")
     else:
         redis.zadd(key, {b"\xff": 1, b"x:y:z": 1}) if "wip" in key or "failed" in key else redis.sadd(key, b"\xff", "x")
-    stopping, watch = threading.Event(), Watch()
+    stopping, watch = threading.Event(), DutyWatch()
 
     def stop(payload: Any) -> None:
         done.append("look")
@@ -210,12 +211,12 @@ def test_garbage_in_what_rq_keeps_stops_no_work(
 
     monkeypatch.setattr(tasks, "refresh_project", stop)
     ProjectHints(redis).request_refresh(9)
-    work_off([predict_queue(redis), look_queue(redis)], owner="me", stopping=stopping, watch=watch)
+    work_off([predict_queue(redis), refresh_queue(redis)], owner="me", stopping=stopping, watch=watch)
     assert done == ["look"]
 
 
 def test_nobody_commands_a_worker(redis: Redis, done: list[Any]) -> None:
-    queue = PlainQueue(QUEUE, connection=redis, serializer=JSONSerializer)
+    queue = PlainQueue(PREDICT_QUEUE, connection=redis, serializer=JSONSerializer)
     worker = PlainWorker([queue], connection=redis, serializer=JSONSerializer)
     worker.stopping = threading.Event()
     worker.bootstrap("WARNING")
@@ -251,7 +252,7 @@ def test_queues_take_turns(
     for project in (PROJECT, 8, 9):
         pending.add(project, refs(1))
         pending.ensure_drains(project)
-    work_off([look_queue(redis), predict_queue(redis)], owner="me", stopping=stopping, watch=Watch())
+    work_off([refresh_queue(redis), predict_queue(redis)], owner="me", stopping=stopping, watch=DutyWatch())
     assert [kind for kind, _ in done[:6]].count("drain") == 3
     assert len(done) == 53
 
@@ -268,7 +269,7 @@ def test_the_work_goes_on_after_an_error_and_a_fault_is_told(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, error: Exception, trouble: str
 ) -> None:
     monkeypatch.setattr(queue_worker, "_REDIS_AWAY_S", 0.01)
-    stopping, watch, ran = threading.Event(), Watch(), list[int]()
+    stopping, watch, ran = threading.Event(), DutyWatch(), list[int]()
 
     def work_once(worker: PlainWorker, **_: Any) -> None:
         ran.append(1)

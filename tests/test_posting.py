@@ -104,10 +104,10 @@ def test_a_prediction_that_came_late_beside_its_repetition_is_found(resident: St
     resident.refresh()
     assert resident.stored() == [(task, version()) for task in ALL]
     assert 99 not in [row.id for row in resident.label_studio.stored], "the first one stays"
-    assert resident.ledger.doubts(PROJECT) != {}
+    assert resident.ledger.unconfirmed(PROJECT) != {}
     time_passes(redis)
     resident.refresh()
-    assert resident.ledger.doubts(PROJECT) == {}
+    assert resident.ledger.unconfirmed(PROJECT) == {}
 
 
 def test_of_two_predictions_the_one_annotated_stays(resident: StandInResident) -> None:
@@ -115,7 +115,7 @@ def test_of_two_predictions_the_one_annotated_stays(resident: StandInResident) -
     resident.drain()
     resident.label_studio.stored.append(StoredPrediction(99, 3, version(), [], 0.5))
     resident.label_studio.parents = {99}
-    resident.ledger.doubt(PROJECT, TaskRef(version(), 3))
+    resident.ledger.add_unconfirmed(PROJECT, TaskRef(version(), 3))
     resident.refresh()
     assert [row.id for row in resident.label_studio.stored] == [99]
 

@@ -114,17 +114,17 @@ def test_what_the_model_cannot_read_is_told_until_the_labels_are_edited(resident
     resident.label_studio.config = CONFIG.format("zeppelin")
     resident.pending.add(PROJECT, [TaskRef(version("zeppelin"), 1)])
     resident.drain()
-    assert resident.ledger.remarks(PROJECT) == UNKNOWN
+    assert resident.ledger.label_remarks(PROJECT) == UNKNOWN
     resident.label_studio.config = CONFIG.format("dog")
     resident.refresh()
-    assert resident.ledger.remarks(PROJECT) == (), "nothing is pending, and it is told"
+    assert resident.ledger.label_remarks(PROJECT) == (), "nothing is pending, and it is told"
 
 
 def test_labels_that_are_edited_back_are_told_again(resident: StandInResident) -> None:
     for word, told in (("zeppelin", UNKNOWN), ("cat", ()), ("zeppelin", UNKNOWN), ("cat", ())):
         resident.label_studio.config = CONFIG.format(word)
         resident.refresh()
-        assert resident.ledger.remarks(PROJECT) == told
+        assert resident.ledger.label_remarks(PROJECT) == told
 
 
 def test_each_project_is_told_and_the_log_once(resident: StandInResident, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,7 +132,7 @@ def test_each_project_is_told_and_the_log_once(resident: StandInResident, caplog
         resident.label_studio.config = CONFIG.format(word)
         for project in (PROJECT, 2):
             resident.refresh(project)
-    assert (resident.ledger.remarks(PROJECT), resident.ledger.remarks(2)) == (UNKNOWN, UNKNOWN)
+    assert (resident.ledger.label_remarks(PROJECT), resident.ledger.label_remarks(2)) == (UNKNOWN, UNKNOWN)
     assert [text for text in caplog.messages if "unknown" in text] == [
         f"project {project}: {UNKNOWN[0]}" for project in (PROJECT, 2)
     ]
@@ -143,7 +143,7 @@ def test_what_a_version_has_learned_is_known_until_it_is_rolled_back(resident: S
     for adapter, told in (("zeroshot", UNKNOWN), ("a1-000001", ()), ("zeroshot", UNKNOWN)):
         resident.adapters.name = adapter
         resident.refresh()
-        assert resident.ledger.remarks(PROJECT) == told
+        assert resident.ledger.label_remarks(PROJECT) == told
 
 
 def test_a_redis_that_goes_away_while_it_is_told_loses_nothing(
@@ -154,10 +154,10 @@ def test_a_redis_that_goes_away_while_it_is_told_loses_nothing(
 
     resident.label_studio.config = CONFIG.format("zeppelin")
     with monkeypatch.context() as patch, pytest.raises(QueueUnavailable):
-        patch.setattr(resident.ledger, "remark", away)
+        patch.setattr(resident.ledger, "set_label_remarks", away)
         resident.refresh()
     resident.refresh()
-    assert resident.ledger.remarks(PROJECT) == UNKNOWN
+    assert resident.ledger.label_remarks(PROJECT) == UNKNOWN
 
 
 def test_a_label_edited_during_a_drain_is_caught_up_with(resident: StandInResident) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor of child processes: nothing dies unnoticed, nothing is left behind, nothing is told to others."""
+"""The supervisor of child processes: nothing ends unnoticed or is left behind, settings reach no others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ import psutil
 import pytest
 
 from plugin_config.errors import EnvironmentBroken
-from plugin_config.local.ports import free_port, port_is_free
-from plugin_config.local.supervisor import Command, Supervisor, inherited_environment, stop_on_signals
+from plugin_config.local.supervisor import (
+    Command,
+    Supervisor,
+    free_port,
+    inherited_environment,
+    port_is_free,
+    stop_on_signals,
+)
 from plugin_config.settings import setting_names
 from tests.house import runs
 from tests.modes import modes
@@ -122,7 +128,7 @@ def test_a_child_that_will_not_go_is_made_to(tmp_path: Path, monkeypatch: pytest
     wait_until(lambda: not runs(pid), within_s=3)
 
 
-def test_a_child_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_child_that_ends_at_once_is_an_error_that_quotes_its_log(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor:
         with pytest.raises(EnvironmentBroken, match=r"bad: ended at once with status 3: .*no such port") as caught:
             supervisor.start(shell("bad", "echo starting; echo no such port >&2; exit 3", ready=lambda: False))
@@ -142,7 +148,7 @@ def test_a_child_that_somebody_waits_for_is_not_started_again_and_again(tmp_path
     assert lives.read_text().split() == ["x"]
 
 
-def test_a_child_that_is_never_ready_is_told(tmp_path: Path) -> None:
+def test_a_child_that_is_never_ready_is_an_error(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor:
         with pytest.raises(EnvironmentBroken, match="was not ready within 0 s"):
             supervisor.start(shell("slow", "sleep 60", ready=lambda: False, ready_s=0.3))
@@ -150,7 +156,7 @@ def test_a_child_that_is_never_ready_is_told(tmp_path: Path) -> None:
     wait_until(lambda: not runs(pid), within_s=3)
 
 
-def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor, pytest.raises(EnvironmentBroken, match="cannot be started"):
         supervisor.start(Command("nothing", [str(tmp_path / "nothing")]))
 
@@ -161,7 +167,7 @@ def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
     Supervisor(tmp_path).stop()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentBroken, match="ZEROMASK_STATE_DIR"):
         Supervisor(tmp_path / "file")
@@ -194,7 +200,7 @@ def test_the_leftovers_of_a_killed_supervisor_are_ended_by_the_next(
     killed.kill()
     killed.wait()
     if sys.platform == "linux":
-        wait_until(lambda: not runs(parent), within_s=5)  # the kernel told it
+        wait_until(lambda: not runs(parent), within_s=5)  # the kernel ended it
         assert runs(grandchild)
     assert runs(deaf)
     with Supervisor(tmp_path):
@@ -238,7 +244,7 @@ def test_every_way_of_stopping_is_ctrl_c(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_ports_are_told_apart() -> None:
+def test_free_and_taken_ports_are_distinguished() -> None:
     port = free_port()
     assert port_is_free(port)
     with socket.socket() as taken:
@@ -250,24 +256,24 @@ def test_ports_are_told_apart() -> None:
 TELL = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps([dict(os.environ), os.umask(0)]))"
 
 
-def test_a_child_is_told_our_settings_by_its_command_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_gets_our_settings_from_its_command_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LABEL_STUDIO_API_KEY", "REDIS_URL_FILE", "ZEROMASK_PASSWORD", "ZEROMASK_PORT", "SOMETHING"):
         monkeypatch.setenv(name, "inherited")
     with Supervisor(tmp_path) as supervisor:
         note = tmp_path / "note"
-        env = {"ZEROMASK_PORT": "told"}
+        env = {"ZEROMASK_PORT": "given"}
         supervisor.start(Command("child", [sys.executable, "-c", TELL, str(note)], env, ready=note.exists))
         wait_until(lambda: note.read_text().endswith("]"))
-    told, umask = json.loads(note.read_text())
-    assert {name: told.get(name) for name in (*setting_names(), "SOMETHING") if name in told} == {
-        "ZEROMASK_PORT": "told", "SOMETHING": "inherited",
+    inherited, umask = json.loads(note.read_text())
+    assert {name: inherited.get(name) for name in (*setting_names(), "SOMETHING") if name in inherited} == {
+        "ZEROMASK_PORT": "given", "SOMETHING": "inherited",
     }  # fmt: skip
     assert umask == 0o077
 
 
 def test_a_bare_child_gets_what_every_program_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HOMEBREW_TOKEN", "MODEL"):
-        monkeypatch.setenv(name, "told")
+        monkeypatch.setenv(name, "given")
     wanted = {"PATH", "LC_ALL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HOMEBREW_TOKEN", "MODEL"}
     assert wanted & set(inherited_environment()) == wanted - {"MODEL"}, "workers fetch weights and versions with them"
     assert wanted & set(inherited_environment(bare=True)) == {"PATH", "LC_ALL"}

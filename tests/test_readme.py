@@ -1,4 +1,4 @@
-"""The README keeps its word: settings, commands, files and pictures it names."""
+"""The README keeps its word: commands, files and pictures it names."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ from pathlib import Path
 import pytest
 
 from plugin_config.cli.main import COMMANDS
-from plugin_config.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKS = [
     (page, target)
     for page in PAGES
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text(encoding="utf-8"))
 ]
-
-
-def test_settings_table_is_the_settings() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|empty) \| (.+) \|$", SETTINGS, re.MULTILINE)
-    assert rows == [(row.env, row.default, row.meaning) for row in settings_table()]
 
 
 def test_commands_named_exist() -> None:

@@ -34,7 +34,7 @@ def pending_tasks(resident: StandInResident) -> list[int]:
 def test_new_tasks_are_asked_for_where_that_is_set(prelabelling: StandInResident) -> None:
     prelabelling.label_studio.annotated = {3}
     prelabelling.hints.hint_tasks(PROJECT, [2, 3, 4, 777])
-    prelabelling.ledger.count(PROJECT, 6)  # with the three new ones and without the one that is gone: eight
+    prelabelling.ledger.set_task_count(PROJECT, 6)  # with the three new ones and without the one that is gone: eight
     prelabelling.refresh()
     assert pending_tasks(prelabelling) == [2, 4]
     assert prelabelling.hints.hinted_tasks(PROJECT, most=9) == []
@@ -89,14 +89,14 @@ def test_the_tasks_of_a_project_that_never_had_other_labels_are_not_read_for_tha
 ) -> None:
     resident.ask(*ALL)
     resident.drain()
-    resident.ledger.serve(PROJECT, "")
+    resident.ledger.start_rollout(PROJECT, "")
 
     def read(project: int) -> None:
         raise AssertionError("a hundred thousand tasks take minutes")
 
     monkeypatch.setattr(resident.label_studio, "all_tasks", read)
     resident.refresh()
-    assert resident.ledger.served(PROJECT) == version()
+    assert resident.ledger.target_version(PROJECT) == version()
 
 
 def test_what_failed_at_other_labels_is_asked_for_again(resident: StandInResident) -> None:

@@ -1,4 +1,4 @@
-"""Settings from an environment, and what each wrong value is told."""
+"""Settings from an environment, the error of each wrong value, and the table of settings in the documentation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings, settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
+SETTINGS_PAGE = ROOT / "docs" / "reference" / "settings.md"
+"""The page of the documentation that has the table of all settings."""
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -80,14 +82,14 @@ SIGN_IN = {"ZEROMASK_USER": "ls", "ZEROMASK_PASSWORD": "p" * 12, "ZEROMASK_WEBHO
 
 @pytest.mark.parametrize("env", ["LABEL_STUDIO_API_KEY", "REDIS_URL", "ZEROMASK_PASSWORD", "ZEROMASK_WEBHOOK_SECRET"])
 def test_a_secret_may_stand_in_a_file(env: str, tmp_path: Path) -> None:
-    told = {**SIGN_IN, env: "from-the-file-itself"}
+    given = {**SIGN_IN, env: "from-the-file-itself"}
     (tmp_path / "secret").write_text("from-the-file-itself\n")
-    asked = {**{name: value for name, value in told.items() if name != env}, f"{env}_FILE": str(tmp_path / "secret")}
-    assert Settings.from_env(asked) == Settings.from_env(told)
+    asked = {**{name: value for name, value in given.items() if name != env}, f"{env}_FILE": str(tmp_path / "secret")}
+    assert Settings.from_env(asked) == Settings.from_env(given)
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("given", "says"),
     [
         pytest.param({"REDIS_URL_FILE": "{folder}/nothing"}, "cannot be read", id="no such file"),
         pytest.param({"REDIS_URL_FILE": "{folder}"}, "cannot be read", id="a folder"),
@@ -98,13 +100,13 @@ def test_a_secret_may_stand_in_a_file(env: str, tmp_path: Path) -> None:
         pytest.param({"REDIS_URL_FILE": "{folder}/good", "REDIS_URL": "x"}, "beside REDIS_URL", id="both"),
     ],
 )
-def test_a_secret_that_cannot_be_had_from_its_file_is_told(told: dict[str, str], says: str, tmp_path: Path) -> None:
+def test_a_secret_file_that_cannot_be_read_is_an_error(given: dict[str, str], says: str, tmp_path: Path) -> None:
     (tmp_path / "good").write_text("redis://:hush@h/0")
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "lines").write_text("redis://:hush@h/0\nhush\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfehush")
     with pytest.raises(SettingsError, match=says) as caught:
-        Settings.from_env({name: value.format(folder=tmp_path) for name, value in told.items()})
+        Settings.from_env({name: value.format(folder=tmp_path) for name, value in given.items()})
     assert "setting REDIS_URL_FILE" in str(caught.value)
     assert "hush" not in str(caught.value)
 
@@ -134,7 +136,7 @@ def test_a_webhook_secret_is_of_signs_that_label_studio_can_send() -> None:
 
 
 @pytest.mark.parametrize("missing", sorted(SIGN_IN))
-def test_half_a_sign_in_is_told(missing: str) -> None:
+def test_half_a_sign_in_is_an_error(missing: str) -> None:
     half = {name: value for name, value in SIGN_IN.items() if name != missing}
     with pytest.raises(SettingsError, match="is not set, and others of the sign-in are"):
         Settings.from_env(half)
@@ -147,7 +149,7 @@ def test_a_worker_knows_the_webhook_secret_alone_and_a_backend_does_not_start_wi
         settings.require_guarded()
 
 
-def test_each_half_is_told_what_it_reads() -> None:
+def test_each_half_gets_what_it_reads() -> None:
     settings = Settings.from_env({**SIGN_IN, "LABEL_STUDIO_API_KEY": "x", "REDIS_URL": "unix:///r", "MODEL": "builtin"})
     backend, worker = settings.environment("backend"), settings.environment("worker")
     assert not {"LABEL_STUDIO_API_KEY", "LABEL_STUDIO_URL"} & set(backend)
@@ -158,13 +160,19 @@ def test_each_half_is_told_what_it_reads() -> None:
 
 
 @pytest.mark.parametrize("half", ["backend", "worker"])
-def test_each_half_reads_nothing_that_it_is_not_told(half: Literal["backend", "worker"]) -> None:
-    told = Settings(user="u", password="p" * 12, webhook_secret="s" * 16).environment(half)
+def test_each_half_reads_nothing_that_it_does_not_get(half: Literal["backend", "worker"]) -> None:
+    given = Settings(user="u", password="p" * 12, webhook_secret="s" * 16).environment(half)
     names = {item.metadata["env"]: item.name for item in fields(Settings)}
-    withheld = set(names.values()) - {names[env] for env in told}
+    withheld = set(names.values()) - {names[env] for env in given}
     for path in (ROOT / half).rglob("*.py"):
         read = set(re.findall(r"\b_?settings\.([a-z_]+)", path.read_text(encoding="utf-8")))
         assert not read & withheld, path
+
+
+def test_the_table_of_the_documentation_is_the_settings() -> None:
+    page = SETTINGS_PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`|empty) \| (.+) \|$", page, re.MULTILINE)
+    assert rows == [(row.env, row.default, row.meaning) for row in settings_table()]
 
 
 def test_the_table_lists_every_setting_once() -> None:
@@ -173,12 +181,12 @@ def test_the_table_lists_every_setting_once() -> None:
     assert all(row.meaning.rstrip().endswith(".") for row in rows)
 
 
-def test_the_engine_is_told_by_what_changes_the_masks_and_by_nothing_else() -> None:
+def test_the_engine_changes_with_what_changes_the_masks_and_with_nothing_else() -> None:
     assert Settings(model="builtin", threads=3, port=1, precision="fp32").engine == ""
     changed: list[dict[str, Any]] = [
         {"short_side": 64}, {"windows": 4}, {"readout": "naclip"}, {"affinity_tower": "t"}, {"refiner": "r"},
         {"least_score": 0.0},
     ]  # fmt: skip
-    told = {Settings(**one).engine for one in changed}
-    assert len(told) == len(changed)
-    assert all(re.fullmatch("[0-9a-f]{4}", engine) for engine in told)
+    engines = {Settings(**one).engine for one in changed}
+    assert len(engines) == len(changed)
+    assert all(re.fullmatch("[0-9a-f]{4}", engine) for engine in engines)

@@ -13,8 +13,7 @@ from redis import Redis
 
 from plugin_config.cli.up import start_halves
 from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
-from plugin_config.local.ports import free_port
-from plugin_config.local.supervisor import Supervisor
+from plugin_config.local.supervisor import Supervisor, free_port
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings

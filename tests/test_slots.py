@@ -7,8 +7,9 @@ import time
 import pytest
 from redis import Redis
 
-from plugin_config.queue import jobs, slots
+from plugin_config.queue import slots
 from plugin_config.queue.jobs import DrainProject, predict_queue
+from plugin_config.queue.keys import SLOTS
 from plugin_config.queue.pending import PendingTasks, Priority
 from plugin_config.queue.presence import WorkerPresence
 from tests.queue_states import PROJECT, refs
@@ -69,11 +70,11 @@ def test_a_drain_that_outlives_its_hold_adds_no_job_for_good(
     pending.add(PROJECT, refs(1, 2))
     pending.ensure_drains(PROJECT)
     lose_jobs(redis)
-    pending.hold_slot(PROJECT, 0)
+    pending.mark_drain_running(PROJECT, 0)
     time.sleep(1.1)
     pending.sweep()  # a second drain while the first one still runs
     assert len(drains(redis)) == 1
-    pending.next_drain(PROJECT, 0)  # the first one ends
+    pending.end_drain(PROJECT, 0)  # the first one ends
     assert len(drains(redis)) == 1
 
 
@@ -81,15 +82,15 @@ def test_the_end_of_a_drain_queues_the_next_one_while_tasks_are_due(redis: Redis
     pending.add(PROJECT, refs(*range(1, 6)))
     pending.ensure_drains(PROJECT)
     lose_jobs(redis)
-    pending.hold_slot(PROJECT, 0)
-    pending.hold_slot(PROJECT, 1)
+    pending.mark_drain_running(PROJECT, 0)
+    pending.mark_drain_running(PROJECT, 1)
     for lease in pending.take(PROJECT, "w"):
         pending.done(PROJECT, "w", lease.ref)
-    pending.next_drain(PROJECT, 0)
+    pending.end_drain(PROJECT, 0)
     assert [job.slot for job in drains(redis)] == [0]
     lose_jobs(redis)
     pending.take(PROJECT, "w")
-    pending.next_drain(PROJECT, 0)
+    pending.end_drain(PROJECT, 0)
     assert drains(redis) == []
 
 
@@ -104,7 +105,7 @@ def test_a_dead_worker_does_not_keep_its_slot(redis: Redis, hasty: PendingTasks)
     hasty.add(PROJECT, refs(1))
     hasty.ensure_drains(PROJECT)
     lose_jobs(redis)
-    hasty.hold_slot(PROJECT, 0)
+    hasty.mark_drain_running(PROJECT, 0)
     hasty.take(PROJECT, "dead")
     time.sleep(0.08)
     assert hasty.sweep() == refs(1)
@@ -117,7 +118,7 @@ def test_many_workers_share_a_project_within_bounds(
     for number in range(30):
         presence.heartbeat(f"w{number}")
     pending.add(PROJECT, refs(*range(1, 1001)))
-    assert pending.ensure_drains(PROJECT) == jobs.SLOTS
+    assert pending.ensure_drains(PROJECT) == SLOTS
 
 
 def test_a_small_project_waits_for_a_few_drains_of_a_large_one_only(
@@ -128,7 +129,7 @@ def test_a_small_project_waits_for_a_few_drains_of_a_large_one_only(
     pending.ensure_drains(1)
     pending.add(2, refs(1))
     pending.ensure_drains(2)
-    pending.next_drain(1, 0)
+    pending.end_drain(1, 0)
     order = [job.project for job in drains(redis)]
     assert order.index(2) <= 2
     assert len(order) == 3

@@ -167,7 +167,7 @@ def test_a_full_project_keeps_no_other_waiting(path: Path, sent: Sent, monkeypat
 def test_what_can_never_be_sent_is_set_aside(
     path: Path, sent: Sent, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
+    monkeypatch.setattr("plugin_config.background._FIRST_PAUSE_S", 0.01)
     path.write_bytes(b"".join(map(row, GOOD)))
     sent.refusals[7] = [error] * 9
     run(path, sent)
@@ -178,7 +178,7 @@ def test_what_can_never_be_sent_is_set_aside(
 def test_what_fails_unexpectedly_once_is_sent_all_the_same(
     path: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
+    monkeypatch.setattr("plugin_config.background._FIRST_PAUSE_S", 0.01)
     path.write_bytes(row(GOOD[0]))
     sent.refusals[7] = [RuntimeError("once")]
     run(path, sent)

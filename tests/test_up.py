@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from plugin_config.cli.up import Halves, next_step
-from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import free_port
 from plugin_config.settings import Settings
 from tests.house import PATIENCE_S, TOKEN, House, left_running, wait_until
 

@@ -46,7 +46,7 @@ def test_words_of_a_label(attributes: str, key: str, texts: tuple[str, ...]) -> 
 
 
 @pytest.mark.parametrize(("kind", "stuff"), [("stuff", True), ("Stuff", True), ("thing", False), ("", False)])
-def test_stuff_is_told_by_kind(kind: str, stuff: bool) -> None:
+def test_the_kind_says_what_is_stuff(kind: str, stuff: bool) -> None:
     assert only_label(brush(f'<Label value="sky" kind="{kind}"/>')).stuff is stuff
 
 
@@ -180,7 +180,7 @@ def numbered(count: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "problem"),
     [
         pytest.param(brush(many(9), attributes=numbered(300_000)), "1,000,000 characters", id="the attack: 3.5 MB"),
         pytest.param(brush(many(9), attributes=numbered(80_000)), "attributes on one tag", id="many attributes"),
@@ -205,9 +205,9 @@ def numbered(count: int) -> str:
         pytest.param('<!DOCTYPE v [<!ENTITY a "aaaa">]>' + brush(many(1)), "DOCTYPE", id="an entity"),
     ],
 )  # fmt: skip
-def test_a_config_that_would_take_long_is_refused_at_once(config: str, told: str) -> None:
+def test_a_config_that_would_take_long_is_refused_at_once(config: str, problem: str) -> None:
     started = time.process_time()
-    with pytest.raises(LabelingConfigError, match=told) as caught:
+    with pytest.raises(LabelingConfigError, match=problem) as caught:
         parse_vocabulary(config)
     assert time.process_time() - started < 2
     assert len(str(caught.value)) < 700

@@ -107,13 +107,13 @@ def test_a_look_installs_it_once(signed_in: StandInResident) -> None:
     signed_in.settings = replace(signed_in.settings, webhook_secret="another secret of webhooks")
     signed_in.refresh()
     assert found.hooks[0]["headers"] == {SECRET_HEADER: "another secret of webhooks"}
-    assert signed_in.ledger.warning(PROJECT) == ""
+    assert signed_in.ledger.webhook_warning(PROJECT) == ""
 
 
 def test_nothing_is_asked_where_nobody_signs_in(resident: StandInResident) -> None:
-    resident.ledger.warn(PROJECT, "of a time when somebody did")
+    resident.ledger.set_webhook_warning(PROJECT, "of a time when somebody did")
     resident.refresh()  # this stand-in knows no webhooks
-    assert resident.ledger.warning(PROJECT) == ""
+    assert resident.ledger.webhook_warning(PROJECT) == ""
 
 
 def test_only_the_webhook_of_our_own_model_gets_it_and_keeps_what_it_had(signed_in: StandInResident) -> None:
@@ -166,7 +166,7 @@ def test_what_stands_in_the_way_is_told_once_and_costs_nothing_else(
     assert SECRET not in caplog.text + shown.remarks[0]
     assert "hush" not in caplog.text + shown.remarks[0]
     look(signed_in, "http://localhost:9090")
-    assert signed_in.ledger.warning(PROJECT) == "", "mended"
+    assert signed_in.ledger.webhook_warning(PROJECT) == "", "mended"
 
 
 def test_a_label_studio_that_is_away_is_asked_the_next_time(signed_in: StandInResident) -> None:
@@ -174,7 +174,7 @@ def test_a_label_studio_that_is_away_is_asked_the_next_time(signed_in: StandInRe
     found.error = LabelStudioUnreachable("GET /api/ml/", "does not answer", "Start it.")
     signed_in.refresh()
     assert found.changed == []
-    assert signed_in.ledger.warning(PROJECT) == ""
+    assert signed_in.ledger.webhook_warning(PROJECT) == ""
     found.error = None
     signed_in.refresh()
     assert len(found.changed) == 1
@@ -225,7 +225,7 @@ def test_label_studio_sends_it_from_then_on(house: House, recording: Server, sig
     signed_in.settings = replace(signed_in.settings, port=int(recording.url.rpartition(":")[2]))
     for _ in range(2):
         install_webhook_secret(cast("Resident", signed_in), project)
-    assert signed_in.ledger.warning(project) == ""
+    assert signed_in.ledger.webhook_warning(project) == ""
     rows = label_studio.request("GET", "/api/webhooks/", params={"project": project})
     told = {row["url"].removeprefix(recording.url): (row["headers"], row["actions"]) for row in rows}
     assert told == {

@@ -14,7 +14,7 @@ from redis import Redis
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
-from plugin_config.queue.jobs import look_queue, predict_queue
+from plugin_config.queue.jobs import predict_queue, refresh_queue
 from plugin_config.settings import Settings
 from worker.service import jobs as tasks
 from worker.service.admission import Prediction
@@ -74,7 +74,7 @@ def run(resident: Resident, stages: Stages, connection: Redis) -> None:
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
              encoder.name, encoder.device, encoder.short_side, resident.name)  # fmt: skip
     try:
-        queues = [predict_queue(connection), look_queue(connection)]
+        queues = [predict_queue(connection), refresh_queue(connection)]
         work_off(queues, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
     finally:
         pipeline.close(grace_s=_GRACE_S)

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def render(state: QueueState) -> Group:
     """Tables for a terminal."""
     learning = [_learning(state)] if state.learning else []
-    odd = [_odd(state)] if state.odd else []
+    odd = [_odd(state)] if state.quarantined else []
     return Group(_projects(state), *learning, _workers(state), _errors(state), *odd)
 
 
@@ -81,7 +81,9 @@ def as_json(state: QueueState) -> dict[str, Any]:
              "version": row.version, "reason": row.reason}
             for row in state.errors
         ],
-        "odd": [{"at": row.at.isoformat(timespec="seconds"), "key": row.key, "what": row.what} for row in state.odd],
+        "odd": [
+            {"at": row.at.isoformat(timespec="seconds"), "key": row.key, "what": row.what} for row in state.quarantined
+        ],
     }  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def _odd(state: QueueState) -> Table:
     table = Table(title="In Redis, and not written by zeromask: set aside", title_justify="left")
     for name in ("when (UTC)", "key", "what"):
         table.add_column(name)
-    for row in state.odd:
+    for row in state.quarantined:
         table.add_row(f"{row.at:%m-%d %H:%M:%S}", Text(row.key), Text(row.what))
     return table
 

@@ -16,8 +16,7 @@ from plugin_config.errors import EnvironmentBroken, ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.embedded_redis import embedded_redis
-from plugin_config.local.ports import port_is_free
-from plugin_config.local.supervisor import Command, Supervisor, module_command, stop_on_signals
+from plugin_config.local.supervisor import Command, Supervisor, module_command, port_is_free, stop_on_signals
 from plugin_config.settings import Settings
 
 log = logging.getLogger(__name__)

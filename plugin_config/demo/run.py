@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from plugin_config.cli.up import Halves
@@ -37,6 +36,7 @@ from plugin_config.errors import ZeromaskError
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.supervisor import Supervisor, stop_on_signals
 from plugin_config.model_version import ModelVersion
+from plugin_config.queue.connection import open_redis
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
@@ -152,7 +152,7 @@ def verify(stage: Stage, project: DemoProject, halves: Halves, report: Report) -
     report.predicted = sum(row.count > 0 for row in predictions)
     report.duplicated = sum(max(0, row.count - 1) for row in predictions)
     report.problems += problems(predictions, [*LABELS, NEW_LABEL])
-    with redis.from_url(halves.redis_url) as connection:
+    with open_redis(halves.redis_url, connect_s=5, answer_s=5) as connection:
         if ProjectHints(connection).last_webhook(project.id) is None:
             report.problems.append("no webhook of Label Studio arrived")
     score = score_predictions(stage, predictions)

@@ -18,8 +18,15 @@ from plugin_config.cli.up import Halves, start_halves
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.files import keep_private, private_folder, write_private
 from plugin_config.local.environments import label_studio_environment
-from plugin_config.local.ports import answers, free_port, port_is_free
-from plugin_config.local.supervisor import Command, Supervisor, inherited_environment, module_command
+from plugin_config.local.supervisor import (
+    Command,
+    Supervisor,
+    answers_http,
+    free_port,
+    inherited_environment,
+    module_command,
+    port_is_free,
+)
 from plugin_config.settings import Settings
 
 USER, PASSWORD = "demo@example.com", "zeromask-demo"
@@ -118,7 +125,7 @@ def label_studio_command(url: str, token: str, data: Path) -> Command:
     }  # fmt: skip
     program = label_studio_environment().path / "bin" / "label-studio"
     argv = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", port]
-    return Command("label-studio", argv, env, ready=lambda: answers(f"{url}/health"), ready_s=600)
+    return Command("label-studio", argv, env, ready=lambda: answers_http(f"{url}/health"), ready_s=600)
 
 
 def run_worker_command(module: str, *arguments: str) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 
 import httpx
 
-from plugin_config.addresses import ALLOWED_PATHS, holds_file_of, origin_of, read_address
-from plugin_config.answers import AS_IT_IS, set_location_aside
+from plugin_config.addresses import ALLOWED_PATHS, is_file_of_task, origin_of, read_address
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
+from plugin_config.http_responses import UNCOMPRESSED, hide_location
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation, read_annotated_task, read_annotation
 from plugin_config.label_studio.transport import (
     TOKEN_REMEDY,
@@ -101,8 +101,8 @@ class LabelStudio:
         self._below = self._root.raw_path.decode("ascii").partition("?")[0].rstrip("/")
         self._auth = TokenAuth(self.url, api_key)
         self._client = httpx.Client(
-            base_url=self._root, timeout=timeout_s, trust_env=not is_loopback(self._root), headers=AS_IT_IS,
-            event_hooks={"response": [set_location_aside]},
+            base_url=self._root, timeout=timeout_s, trust_env=not is_loopback(self._root), headers=UNCOMPRESSED,
+            event_hooks={"response": [hide_location]},
         )  # fmt: skip
 
     def __enter__(self) -> LabelStudio:
@@ -227,7 +227,7 @@ class LabelStudio:
             ImageUnavailable: the address is not one of a file, or it is another project's; nothing was sent.
             LabelStudioError: the address is not on Label Studio; nothing was sent.
         """
-        if not holds_file_of(url, below=self._below, task=task, project=project):
+        if not is_file_of_task(url, below=self._below, task=task, project=project):
             problem = f"is at an address of Label Studio that holds no file of this task, {url.path[:200]!r}"
             raise ImageUnavailable(f"image of task {task}", problem, ALLOWED_PATHS)
         try:

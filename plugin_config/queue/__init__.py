@@ -1,1 +1,3 @@
-"""Every Redis key, who writes it, and what may happen to it. Depends on no Label Studio and no model."""
+"""The queue in Redis: keys, connection, jobs, tasks by state, hints, learning, presence. It knows neither Label Studio
+nor models.
+"""

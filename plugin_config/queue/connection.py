@@ -1,6 +1,6 @@
-"""A Redis that does not answer, or holds what is not ours, becomes an error of ours. It must not know what is asked.
+"""Connections to Redis, and what its errors mean: it does not answer, or it holds what this project did not write.
 
-Where a key is of the wrong kind it is moved aside and the same is asked once more, so that one odd key stops nobody.
+Where a key has a wrong type it is moved away and the call is repeated once, so that one bad key stops nobody.
 """
 
 from __future__ import annotations
@@ -8,26 +8,85 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisGone
 from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
 
-from plugin_config.errors import QueueDamaged, QueueUnavailable
-from plugin_config.queue.mending import mend
+from plugin_config.errors import QueueDamaged, QueueUnavailable, SettingsError
+from plugin_config.queue.quarantine import quarantine_keys
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# How a Redis that takes nothing now begins its refusal; redis-py has errors of their own for most others.
-_AWAY = ("MISCONF", "BUSY", "NOAUTH", "NOREPLICAS", "UNKILLABLE", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "OOM",
-         "READONLY", "TRYAGAIN", "NOPERM", "NOSCRIPT", "max number of clients")  # fmt: skip
+# How the refusal of a Redis that accepts nothing now begins; redis-py has own errors for most others.
+_REFUSALS = ("MISCONF", "BUSY", "NOAUTH", "NOREPLICAS", "UNKILLABLE", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "OOM",
+             "READONLY", "TRYAGAIN", "NOPERM", "NOSCRIPT", "max number of clients")  # fmt: skip
+# They change the type of every answer, and this project reads bytes.
+_NOT_OURS = {"decode_responses", "encoding", "encoding_errors", "parser_class"}
+
+
+def open_redis(
+    url: str, *, connect_s: float, answer_s: float | None, one_retry: bool = False, health_check_s: int = 0
+) -> Redis:
+    """Make a client of the Redis at an address; it connects at its first command.
+
+    Args:
+        url: as the setting REDIS_URL has it.
+        connect_s: longest wait for a connection, seconds.
+        answer_s: longest wait for an answer, seconds; None = without end.
+        one_retry: retry a broken connection once and at once, because a pooled one may be older than the last restart
+            of Redis; otherwise as redis-py does, several times within seconds.
+        health_check_s: seconds after which an idle connection is checked before it is used; 0 = never.
+
+    Raises:
+        SettingsError: the address is none of a Redis: another scheme, a port or database that is no number, an argument
+            that redis-py does not know. The message never quotes it, because it may hold a password.
+    """
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1, supported_errors=(RedisGone,))} if one_retry else {}
+    try:
+        _check_address(url)
+        client = Redis.from_url(
+            url, socket_connect_timeout=connect_s, socket_timeout=answer_s, health_check_interval=health_check_s,
+            **options,
+        )  # fmt: skip
+        pool = client.connection_pool
+        if pool.connection_kwargs.get("db", 0) < 0:
+            raise ValueError("the database must be a number, not below 0")
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, and refuses arguments it does not know
+    except (ValueError, TypeError, RedisError) as error:
+        remedy = (
+            "Write redis://[:password@]host:port/0, rediss://... or unix:///path?db=0, and percent-encode characters "
+            "such as / and ? in the password."
+        )
+        raise SettingsError("setting REDIS_URL", "is not the address of a Redis", remedy) from error
+    return client
+
+
+def _check_address(url: str) -> None:
+    """Refuse what redis-py silently replaces by a default, or fails on at the first command only."""
+    parts = urlsplit(url)
+    path = unquote(parts.path).strip("/")
+    if parts.scheme == "unix":
+        if not path or parts.hostname:  # what stands where a host would is ignored
+            raise ValueError("names no socket by its whole path")
+    elif path and not (path.isascii() and path.isdecimal()):
+        raise ValueError("the database must be a number")
+    if parts.port == 0:
+        raise ValueError("the port must be a number above 0")
+    if _NOT_OURS & {item.partition("=")[0] for item in parts.query.split("&")}:
+        raise ValueError("an argument changes how answers are read")
 
 
 def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
     """Make a method raise QueueUnavailable where redis-py raises an error of its own.
 
-    Of an object that holds its connection as `_redis`, and takes a project first or nothing of the kind, it mends what
-    is of the wrong kind there, and asks again; QueueDamaged where that does not help. So it must do no harm twice.
+    A method of an object that holds its connection as `_redis` is called again after keys of a wrong type were moved
+    away, those of its project where its first argument is a project id; QueueDamaged where that does not help. Calling
+    it twice must therefore do no harm.
     """
 
     @wraps(method)
@@ -36,14 +95,14 @@ def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
             return method(*args, **kwargs)
         except RedisError as error:
             if not is_damage(error):
-                raise _away(error) from error
+                raise _unavailable(error) from error
             damage = error
         try:
-            if _mended(args):
+            if _quarantined(args):
                 return method(*args, **kwargs)
         except RedisError as error:
             if not is_damage(error):
-                raise _away(error) from error
+                raise _unavailable(error) from error
             damage = error
         raise _damaged(args, damage) from damage
 
@@ -51,20 +110,20 @@ def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_damage(error: RedisError) -> bool:
-    """Whether Redis answered, and what it holds is the trouble."""
-    return type(error) is ResponseError and not str(error).startswith(_AWAY)
+    """Whether Redis answered, and the trouble is what it holds."""
+    return type(error) is ResponseError and not str(error).startswith(_REFUSALS)
 
 
-def _mended(args: tuple[Any, ...]) -> bool:
+def _quarantined(args: tuple[Any, ...]) -> bool:
     redis = getattr(args[0], "_redis", None) if args else None
-    return isinstance(redis, Redis) and bool(mend(redis, _project(args)))
+    return isinstance(redis, Redis) and bool(quarantine_keys(redis, _project(args)))
 
 
 def _project(args: tuple[Any, ...]) -> int | None:
     return args[1] if len(args) > 1 and type(args[1]) is int else None
 
 
-def _away(error: RedisError) -> QueueUnavailable:
+def _unavailable(error: RedisError) -> QueueUnavailable:
     return QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.")
 
 

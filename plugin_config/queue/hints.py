@@ -1,18 +1,7 @@
-"""What webhooks told of projects: hints that anyone may send, each of which only means "look there".
+"""Hints from webhooks, which anyone may send: each says only which project, and which of its tasks, to look at again.
 
-A project that never asked for anything may be made up: only so many of those wait for a look at a time, and a look at
-one that Label Studio does not have forgets it. It must not know what is found there; `worker.service.reconcile` looks.
-
-Keys of all projects:
-
-    zeromask:unknown     zset    projects that may be made up -> moment, ms; `queue.pending` adds to it too
-    zeromask:refused     hash    webhooks: how many were dropped because too many such projects waited
-
-Keys of project P:
-
-    zeromask:P:refresh   string  id of the job of the look that was queued last
-    zeromask:P:hinted    set     ids of tasks said to be new or gone
-    zeromask:P:webhook   string  action and moment of the last webhook, for diagnosis; kept for a month
+A project that never asked for anything may be invented by the sender: only so many of those wait to be looked up at a
+time, and a refresh of one that Label Studio does not have forgets it. `worker.service.reconcile` does the refresh.
 """
 
 from __future__ import annotations
@@ -25,29 +14,31 @@ from typing import Any
 from redis import Redis
 
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.jobs import RefreshProject, enqueue, look_queue
-from plugin_config.queue.odd import as_id, as_text, readable
+from plugin_config.queue.jobs import RefreshProject, enqueue, parse_id, parse_text, refresh_queue
+from plugin_config.queue.keys import PROJECTS, REFUSED, ProjectKeys
+from plugin_config.queue.quarantine import valid_members
 from plugin_config.queue.scripts import CLOCK
 
 MOST_UNKNOWN = 100
 _QUEUED_S = 86400
 _WEBHOOK_KEPT_S = 30 * 86400
-# A stranger may name ids without end; whatever is left out is found by the periodic look.
+# Anyone may send any number of ids; the periodic refresh finds those that are left out.
 _MOST_HINTED, _MOST_HINTED_UNKNOWN = 200_000, 5000
 
-# ARGV: project, most unknown ones. Answers whether there is room for it.
+# ARGV: project, most unknown projects. Returns whether hints about it are kept.
 _ADMIT = CLOCK + """
-if redis.call('SISMEMBER', 'zeromask:projects', ARGV[1]) == 1 then return 1 end
-if redis.call('ZSCORE', 'zeromask:unknown', ARGV[1]) then return 1 end
-if redis.call('ZCARD', 'zeromask:unknown') < tonumber(ARGV[2]) then
-  redis.call('ZADD', 'zeromask:unknown', now, ARGV[1])
+if redis.call('SISMEMBER', PROJECTS, ARGV[1]) == 1 then return 1 end
+if redis.call('ZSCORE', UNKNOWN, ARGV[1]) then return 1 end
+if redis.call('ZCARD', UNKNOWN) < tonumber(ARGV[2]) then
+  redis.call('ZADD', UNKNOWN, now, ARGV[1])
   return 1
 end
-one_more('zeromask:refused', 'webhooks')
+one_more(REFUSED, 'webhooks')
 return 0
 """
 
-# KEYS: the look's key, list of queued job ids. ARGV: id of the new job, seconds. A job that vanished is none.
+# KEYS: `refresh` of the project, list of queued job ids. ARGV: id of the new job, seconds. Returns 0 while the last
+# refresh is still queued.
 _REQUEST = """
 local waiting = redis.call('GET', KEYS[1])
 if waiting and redis.call('LPOS', KEYS[2], waiting) then return 0 end
@@ -61,67 +52,67 @@ class ProjectHints:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._queue = look_queue(redis)
+        self._queue = refresh_queue(redis)
 
     @redis_errors
     def admit(self, project: int) -> bool:
-        """Whether hints about the project may be kept: it is known, or few unknown ones wait; others are counted."""
-        return bool(self._redis.eval(_ADMIT, 1, f"zeromask:{project}:", project, MOST_UNKNOWN))
+        """Whether hints about a project are kept: it is known, or few unknown ones wait; others are counted."""
+        return bool(self._redis.eval(_ADMIT, 1, ProjectKeys(project).prefix, project, MOST_UNKNOWN))
 
     @redis_errors
     def is_known(self, project: int) -> bool:
-        """Whether Label Studio is known to have the project, or to have had it."""
-        return bool(self._redis.sismember("zeromask:projects", str(project)))
+        """Whether Label Studio was found to have the project at some time."""
+        return bool(self._redis.sismember(PROJECTS, str(project)))
 
     @redis_errors
-    def refused(self) -> int:
-        """How many webhooks were dropped so far, because they named one unknown project too many."""
-        return as_id(self._redis.hget("zeromask:refused", "webhooks")) or 0
+    def refused_count(self) -> int:
+        """Number of webhooks dropped so far because too many unknown projects waited."""
+        return parse_id(self._redis.hget(REFUSED, "webhooks")) or 0
 
     @redis_errors
     def record_webhook(self, project: int, action: str) -> None:
-        """A webhook about the project arrived: tells whether Label Studio reaches the backend with them at all."""
+        """Note that a webhook about the project arrived, as proof that Label Studio reaches the backend."""
         moment = datetime.fromtimestamp(int(self._redis.time()[0]), tz=UTC).isoformat(timespec="seconds")
-        self._redis.set(f"zeromask:{project}:webhook", f"{action} {moment}", ex=_WEBHOOK_KEPT_S)
+        self._redis.set(ProjectKeys(project).webhook, f"{action} {moment}", ex=_WEBHOOK_KEPT_S)
 
     @redis_errors
     def last_webhook(self, project: int) -> str | None:
         """The last webhook as "ACTION 2026-01-31T12:00:00+00:00"; None when none came within a month."""
-        found: Any = self._redis.get(f"zeromask:{project}:webhook")
-        return None if found is None else as_text(found)
+        found: Any = self._redis.get(ProjectKeys(project).webhook)
+        return None if found is None else parse_text(found)
 
     @redis_errors
     def request_refresh(self, project: int) -> bool:
-        """Queue one look at the project; False when one is waiting already."""
-        key, name = f"zeromask:{project}:refresh", f"refresh-{project}-{uuid.uuid4().hex[:8]}"
+        """Queue a refresh of the project; False when one is queued already."""
+        key, name = ProjectKeys(project).refresh, f"refresh-{project}-{uuid.uuid4().hex[:8]}"
         if not self._redis.eval(_REQUEST, 2, key, self._queue.key, name, _QUEUED_S):
             return False
-        # A name of its own for each: that of a look at work is deleted with its end, and would take the next one along.
+        # Each has its own name: RQ deletes a job by name when it ends, and would delete the next one of the same name.
         enqueue(self._queue, RefreshProject(project=project), name=name)
         return True
 
     @redis_errors
     def begin_refresh(self, project: int) -> None:
-        """A look starts: what changes from now on needs another one."""
-        self._redis.delete(f"zeromask:{project}:refresh")
+        """Note that a refresh starts: changes from now on need another one."""
+        self._redis.delete(ProjectKeys(project).refresh)
 
     @redis_errors
     def hint_tasks(self, project: int, tasks: Sequence[int]) -> None:
-        """These tasks are said to be new, or gone."""
-        key = f"zeromask:{project}:hinted"
+        """Keep the ids of tasks that are said to be new or deleted."""
+        key = ProjectKeys(project).hinted
         most = _MOST_HINTED if self.is_known(project) else _MOST_HINTED_UNKNOWN
         if tasks and int(self._redis.scard(key)) + len(tasks) <= most:
             self._redis.sadd(key, *tasks)
 
     @redis_errors
     def hinted_tasks(self, project: int, *, most: int) -> list[int]:
-        """Some of the tasks hinted at; they stay until `looked_at`."""
-        key = f"zeromask:{project}:hinted"
+        """Some of the hinted tasks; they stay until `clear_hinted_tasks`."""
+        key = ProjectKeys(project).hinted
         rows: Any = self._redis.srandmember(key, most)
-        return sorted(task for _, task in readable(self._redis, key, rows or [], as_id))
+        return sorted(task for _, task in valid_members(self._redis, key, rows or [], parse_id))
 
     @redis_errors
-    def looked_at(self, project: int, tasks: Sequence[int]) -> None:
-        """What was hinted of these tasks is settled."""
+    def clear_hinted_tasks(self, project: int, tasks: Sequence[int]) -> None:
+        """Forget the hints about these tasks, which were looked up."""
         if tasks:
-            self._redis.srem(f"zeromask:{project}:hinted", *tasks)
+            self._redis.srem(ProjectKeys(project).hinted, *tasks)

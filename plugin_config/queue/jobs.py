@@ -1,7 +1,4 @@
-"""The contract between the halves: what travels through Redis, under which names, as JSON and nothing else.
-
-It must not know who enqueues or who works.
-"""
+"""The contract between backend and worker: what travels through Redis, as JSON and nothing else."""
 
 from __future__ import annotations
 
@@ -16,16 +13,15 @@ from rq.serializers import JSONSerializer
 
 from plugin_config.errors import JobError
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.keys import LEARN_QUEUE, LOOK_QUEUE, QUEUE
+from plugin_config.queue.keys import LEARN_QUEUE, PREDICT_QUEUE, REFRESH_QUEUE, SLOTS
 
-SLOTS = 8  # drains of a project at a time; the one after these is for what annotators wait for
-MOST_ID = 2**63 - 1  # of a task or project: what a database counts to
+MOST_ID = 2**63 - 1  # of a task or project: the largest id of a database
 DRAIN_JOB = "worker.tasks.drain_project"
 REFRESH_JOB = "worker.tasks.refresh_project"
 LEARN_JOB = "worker.tasks.learn_project"
 ALLOWED_FUNCTIONS = frozenset({DRAIN_JOB, REFRESH_JOB, LEARN_JOB})
 
-# A drain takes a bounded number of tasks, so this long means the worker hangs; the lease tells earlier that it died.
+# A drain takes a bounded number of tasks, so this long means that the worker hangs; leases show earlier that it died.
 JOB_TIMEOUT_S = 600
 LEARN_TIMEOUT_S = 4 * 3600
 
@@ -52,10 +48,10 @@ class TaskRef:
 
     @classmethod
     def decode(cls, member: str) -> TaskRef:
-        """Read a member name back.
+        """Parse a member name.
 
         Raises:
-            JobError: the text is not one `encode` wrote.
+            JobError: `encode` did not write it.
         """
         version, _, task = member.rpartition("|")
         if not task.isdecimal() or len(task) > len(str(MOST_ID)):
@@ -63,9 +59,40 @@ class TaskRef:
         return cls(version, int(task))
 
 
+def parse_id(member: Any) -> int | None:
+    """Parse the id of a task or project; None where this project would not have written it so."""
+    try:
+        found = int(member)
+    except (ValueError, TypeError):
+        return None
+    return found if 0 < found <= MOST_ID and str(found).encode() == _as_bytes(member) else None
+
+
+def parse_ref(member: Any) -> TaskRef | None:
+    """Parse a task reference; None where this project would not have written it so."""
+    try:
+        found = TaskRef.decode(_as_bytes(member).decode())
+    except (JobError, ValueError):
+        return None
+    return found if found.encode().encode() == _as_bytes(member) else None
+
+
+def parse_text(member: Any) -> str | None:
+    """Parse a text; None where it is no UTF-8."""
+    try:
+        return _as_bytes(member).decode()
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True)
 class ProjectJob:
-    """Something to do about one project; every field is an int, not below its `least`."""
+    """A job about one project.
+
+    Attributes:
+        project: its id.
+        least, most: bounds of each field, inclusive; every field is an int.
+    """
 
     project: int
 
@@ -81,7 +108,7 @@ class ProjectJob:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Check what came out of Redis.
+        """Make a job of what Redis returned.
 
         Raises:
             JobError: a field is missing, unknown or of the wrong type.
@@ -91,7 +118,7 @@ class ProjectJob:
 
 @dataclass(frozen=True)
 class DrainProject(ProjectJob):
-    """Take up to `limit` pending tasks of a project, predict and post them. `slot` tells parallel drains apart."""
+    """Take up to `limit` pending tasks of a project, predict and post them. Parallel drains have different slots."""
 
     slot: int
     limit: int
@@ -102,56 +129,56 @@ class DrainProject(ProjectJob):
 
 @dataclass(frozen=True)
 class RefreshProject(ProjectJob):
-    """Look at a project's labeling config and tasks again and ask for what its present version lacks."""
+    """Read a project's labeling config and tasks again, and ask for the predictions its present version lacks."""
 
 
 @dataclass(frozen=True)
 class LearnProject(ProjectJob):
-    """Look at a project's corrections and learn from them where there is something new."""
+    """Check a project's corrections, and learn from them where there are new ones."""
 
 
 def predict_queue(redis: Redis) -> Queue:
-    """The queue both halves share. JSON, because unpickling would let anyone who reaches Redis run code."""
-    return Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+    """The queue of drains. JSON, because unpickling would let anyone who reaches Redis run code."""
+    return Queue(PREDICT_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
-def look_queue(redis: Redis) -> Queue:
-    """The queue of looks at projects, apart from the drains: whatever asks for looks holds up no task."""
-    return Queue(LOOK_QUEUE, connection=redis, serializer=JSONSerializer)
+def refresh_queue(redis: Redis) -> Queue:
+    """The queue of refreshes, apart from the drains: many requested refreshes delay no task."""
+    return Queue(REFRESH_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
 def learn_queue(redis: Redis) -> Queue:
-    """The queue of the processes that learn."""
+    """The queue of the learners."""
     return Queue(LEARN_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
 def learn_job_id(project: int) -> str:
-    """The one RQ id of a project's learning: however often it is asked for, it waits in the queue once."""
+    """The RQ id of a project's learning job, always the same, so that it is in the queue once."""
     return f"learn-{project}"
 
 
 @redis_errors
 def enqueue_learning(queue: Queue, job: LearnProject) -> bool:
-    """Queue a job of the learning queue; False when it waits there already.
+    """Queue a learning job; False when it is queued already.
 
     Raises:
         QueueUnavailable: Redis does not answer.
     """
-    made = learn_job_id(job.project)
-    if queue.connection.lpos(queue.key, made) is not None:
+    name = learn_job_id(job.project)
+    if queue.connection.lpos(queue.key, name) is not None:
         return False
-    if queue.connection.type(Job.key_for(made)) != b"hash":  # whatever else stands there would keep it from being asked
-        queue.connection.delete(Job.key_for(made))
+    if queue.connection.type(Job.key_for(name)) != b"hash":  # anything else in its place would make RQ fail
+        queue.connection.delete(Job.key_for(name))
     queue.enqueue_call(
         LEARN_JOB, args=(job.to_json(),), timeout=LEARN_TIMEOUT_S, result_ttl=0, failure_ttl=86400,
-        description=repr(job), job_id=made,
+        description=repr(job), job_id=name,
     )  # fmt: skip
     return True
 
 
 def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = False, name: str | None = None) -> str:
-    """Queue a job, ahead of all others when `first`, and return its RQ id, which is `name` where that is given. No
-    result is kept: what came out is in Label Studio.
+    """Queue a job, ahead of all others when `first`, and return its RQ id, which is `name` where that is given. RQ
+    keeps no result: predictions are in Label Studio.
     """
     function = DRAIN_JOB if isinstance(job, DrainProject) else REFRESH_JOB
     made = queue.enqueue_call(
@@ -159,6 +186,10 @@ def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = F
         description=repr(job), at_front=first, job_id=name,
     )  # fmt: skip
     return str(made.id)
+
+
+def _as_bytes(member: Any) -> bytes:
+    return member if isinstance(member, bytes) else str(member).encode(errors="surrogateescape")
 
 
 def _fields(data: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

@@ -1,8 +1,198 @@
-"""The names of the RQ queues both halves share. It must not know what travels through them."""
+"""Every name in Redis: the keys of this project with their types, and the queues of RQ.
+
+The queue's clock is Redis' own made steady (see `scripts.CLOCK`); moments are milliseconds of it. A member "task" is
+`version|task id` (`jobs.TaskRef`). `quarantine` checks the types of all keys below and moves what has another type.
+
+Keys shared by all projects (`zeromask:` before each):
+
+    key             type    meaning                                            written by            read by
+    projects        set     ids of the projects that Label Studio has          pending               states, hints
+    unknown         zset    project that nobody has looked up yet -> moment    scripts, hints        states, scripts
+    paused          set     projects of which no task is taken                 pending               states, scripts
+    clock           hash    `wall`: Redis' time at the last call; `now`:       scripts               scripts
+                            the queue's clock then
+    errors          list    the last 100 failures as JSON, newest first        scripts               states
+    refused         hash    `webhooks`: how many were dropped, see `hints`     hints                 hints
+    learn           zset    project -> moment its corrections are checked      learning              learning
+    workers         zset    worker -> moment of its last heartbeat             presence              presence
+    about           hash    worker -> JSON: model, device, what it waits for   presence              presence
+    learners        zset    } the same of the processes that learn             presence              presence
+    learners:about  hash    }
+    odd             list    the last 100 things set aside, as JSON             quarantine            quarantine
+    odd:KEY         any     what stood under KEY and had a wrong type; a week  quarantine            (people)
+
+Keys of project P (`zeromask:P:` before each):
+
+    pending         zset    task -> moment it is due; earlier = sooner         scripts, pending      states, scripts
+    leases          hash    task -> "owner|moment it ends|moment it was due"   scripts               states, scripts
+    tries           hash    task -> tries that failed and may be repeated      scripts               scripts
+    deaths          hash    task -> leases of it that ran out                  scripts               scripts
+    failed          hash    task -> reason                                     scripts, pending      states
+    done:VERSION    set     ids of the tasks predicted at a version            scripts, pending      states
+    pace            hash    ring of 13 times 5 s: "number of the 5 s:tasks     scripts               scripts
+                            done in them"
+    drain:SLOT      string  "state|moment it ends", see `slots`                slots                 slots
+    versions        set     versions of predictions stored by this project     ledger, scripts       ledger
+    served          string  the version that all tasks are to have             ledger                ledger
+    catching        set     versions not yet asked for of all tasks            ledger                ledger
+    shown           string  the version that Label Studio was last set to       ledger                ledger
+    counted         string  number of tasks at the last look at all of them    ledger                ledger
+    labels          hash    `version`: whose labels were checked last;         ledger                ledger
+                            `remarks`: JSON list of sentences about them
+    warning         string  why the project's webhooks are not let in          ledger                ledger
+    left            set     ids of tasks that have older predictions beside    ledger                ledger
+                            the newest
+    doubts          zset    task whose prediction may arrive late or twice     ledger, scripts       ledger
+                            -> moment from which it cannot
+    refresh         string  id of the RQ job of the refresh queued last        hints                 hints
+    hinted          set     ids of tasks that webhooks call new or gone        hints                 hints
+    webhook         string  action and moment of the last webhook; a month     hints                 hints
+    learner         string  "owner|moment it ends": lease of who learns now    learning              learning
+    learn           hash    what is known of the next check of corrections,    learning              learning
+                            see `learning`
+    learning        string  JSON of `learning.Progress`                        learning              learning
+    adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
+    pointer         string  lock of who moves the served version               versions.served       versions.served
+
+`pending.forget_project` deletes all keys of a project, and its id from the shared ones.
+"""
 
 from __future__ import annotations
 
-QUEUE = "zeromask-predict"
-LOOK_QUEUE = "zeromask-look"
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+RedisType = Literal["string", "list", "set", "zset", "hash"]
+
+_ROOT = "zeromask:"
+EVERY_KEY = f"{_ROOT}*"
+"""Pattern of all keys of this project."""
+
+PREDICT_QUEUE = "zeromask-predict"
+REFRESH_QUEUE = "zeromask-look"
 LEARN_QUEUE = "zeromask-learn"
-QUEUES = (QUEUE, LOOK_QUEUE, LEARN_QUEUE)
+QUEUES = (PREDICT_QUEUE, REFRESH_QUEUE, LEARN_QUEUE)
+
+PROJECTS = f"{_ROOT}projects"
+UNKNOWN = f"{_ROOT}unknown"
+PAUSED = f"{_ROOT}paused"
+CLOCK = f"{_ROOT}clock"
+ERRORS = f"{_ROOT}errors"
+REFUSED = f"{_ROOT}refused"
+LEARN = f"{_ROOT}learn"
+WORKERS = f"{_ROOT}workers"
+WORKERS_ABOUT = f"{_ROOT}about"
+LEARNERS = f"{_ROOT}learners"
+LEARNERS_ABOUT = f"{_ROOT}learners:about"
+ODD = f"{_ROOT}odd"
+
+SLOTS = 8
+"""Drains of a project that are queued or running at a time; one more slot, of this number, is for what an annotator
+waits for.
+"""
+
+_RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")
+SHARED_TYPES: Mapping[str, RedisType] = {
+    PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
+    WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash", ODD: "list",
+    "rq:queues": "set", "rq:workers": "set",
+    **{f"rq:queue:{queue}": "list" for queue in QUEUES},
+    **{f"rq:queue:{queue}:intermediate": "list" for queue in QUEUES},
+    **{f"rq:workers:{queue}": "set" for queue in QUEUES},
+    **{f"rq:{registry}:{queue}": "zset" for queue in QUEUES for registry in _RQ_REGISTRIES},
+}  # fmt: skip
+"""Type of each key that all projects share, those of RQ with them."""
+
+
+class _Key:
+    """A key that each project has once; its name is that of the attribute."""
+
+    def __init__(self, kind: RedisType) -> None:
+        self.kind = kind
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, keys: ProjectKeys, owner: type) -> str:
+        return keys.prefix + self._name
+
+
+@dataclass(frozen=True)
+class ProjectKeys:
+    """The keys of one project; the table above says what they hold."""
+
+    project: int
+
+    pending = _Key("zset")
+    leases = _Key("hash")
+    tries = _Key("hash")
+    deaths = _Key("hash")
+    failed = _Key("hash")
+    pace = _Key("hash")
+    versions = _Key("set")
+    served = _Key("string")
+    catching = _Key("set")
+    shown = _Key("string")
+    counted = _Key("string")
+    labels = _Key("hash")
+    warning = _Key("string")
+    left = _Key("set")
+    doubts = _Key("zset")
+    refresh = _Key("string")
+    hinted = _Key("set")
+    webhook = _Key("string")
+    learner = _Key("string")
+    learn = _Key("hash")
+    learning = _Key("string")
+    adapters = _Key("hash")
+    pointer = _Key("string")
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of the project begin with: the only key that a script is given."""
+        return f"{_ROOT}{self.project}:"
+
+    def done(self, version: str) -> str:
+        """Key of the tasks done at a version."""
+        return f"{self.prefix}done:{version}"
+
+    def drain(self, slot: int) -> str:
+        """Key of a drain slot."""
+        return f"{self.prefix}drain:{slot}"
+
+    def named(self) -> list[str]:
+        """All keys of the project but `done`, of which there is one for each version."""
+        names = [name for name, key in vars(type(self)).items() if isinstance(key, _Key)]
+        return [self.prefix + name for name in names] + [self.drain(slot) for slot in range(SLOTS + 1)]
+
+
+PROJECT_TYPES: Mapping[str, RedisType] = {
+    **{name: key.kind for name, key in vars(ProjectKeys).items() if isinstance(key, _Key)},
+    "done": "set",
+    "drain": "string",
+}
+"""Type of each key of a project, by the part of its name behind the project's id."""
+
+
+def project_key_type(key: str) -> RedisType | None:
+    """The type a key of a project should have; None where no key of a project has this name."""
+    return PROJECT_TYPES.get(key.split(":")[2])
+
+
+def project_pattern(project: int) -> str:
+    """Pattern of all keys of a project."""
+    return f"{ProjectKeys(project).prefix}*"
+
+
+def quarantined(key: str) -> str:
+    """The name under which a key of a wrong type is kept."""
+    return f"{ODD}:{key}"
+
+
+LUA_KEYS = f"""
+local PROJECTS, UNKNOWN, PAUSED, CLOCK = '{PROJECTS}', '{UNKNOWN}', '{PAUSED}', '{CLOCK}'
+local ERRORS, REFUSED, LEARN = '{ERRORS}', '{REFUSED}', '{LEARN}'
+local function prefix_of(project) return '{_ROOT}' .. project .. ':' end
+"""
+"""The shared keys for scripts, and the prefix of a project's keys; a script adds the rest of their names."""

@@ -1,17 +1,16 @@
-"""When each project's corrections are looked at, who learns from them now, and how far that is; kept in Redis.
+"""When each project's corrections are checked, which learner does it now, and how far it is.
 
-A look is asked for by a webhook, by a person, or by the periodic round; it stays asked for until somebody has ended
-it, so a process that dies in the middle costs nothing. It must not know what is done in a look.
+A check is requested by a webhook, by a person, or by the periodic round; it stays requested until a learner has ended
+it, so a process that dies during one costs nothing. A learner holds a project under a lease.
 
-Keys of project P:
+Fields of the hash `learn` of a project (moments in ms of the queue's clock):
 
-    zeromask:learn            zset    project -> moment its corrections are to be looked at, ms of the queue's clock
-    zeromask:P:learner        string  "owner|moment its lease runs out, ms": who looks now
-    zeromask:P:learn          hash    first: moment of the first webhook since a look last began, ms; hinted: of the
-                                      last one, until a look has ended after it; now: a person waits for a look to
-                                      begin; pressed: for the one that began to end; deaths: learners that died at it
-                                      since anything changed; mark, since: how the annotations stood, and since when
-    zeromask:P:learning       string  JSON of Progress, for people
+    first        moment of the first webhook since a check last began
+    hinted       moment of the last webhook, until a check that began later has ended
+    now          1 while a person waits for a check to begin
+    pressed      1 while a person waits for the check that began to end
+    deaths       learners that died at the project, or met unexpected errors, since something changed
+    mark, since  the annotations as the last check found them, and the moment since which they stand so
 """
 
 from __future__ import annotations
@@ -22,35 +21,38 @@ from typing import Any, Literal, get_args
 
 from redis import Redis
 
+from plugin_config.json_records import parse_json
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.odd import as_id, as_json, readable
+from plugin_config.queue.jobs import parse_id
+from plugin_config.queue.keys import LEARN, ProjectKeys
+from plugin_config.queue.quarantine import valid_members
 from plugin_config.queue.scripts import CLOCK
 
 State = Literal["idle", "waiting", "learning", "blocked"]
 
-# Several annotators never pause all at once: learning waits for quiet ten times as long as one pause, and no longer.
+# Several annotators rarely pause at the same time: learning waits at most ten times as long as one pause.
 _MOST_PAUSES = 10
 
 # ARGV: project, quiet (ms), most pauses.
-_HINT = CLOCK + """
+_REQUEST_AFTER_PAUSE = CLOCK + """
 local first = num(redis.call('HGET', P .. 'learn', 'first')) or now
 redis.call('HSET', P .. 'learn', 'first', first, 'hinted', now, 'deaths', 0)
 local latest = first + ARGV[2] * ARGV[3]
-redis.call('ZADD', 'zeromask:learn', math.max(now, math.min(now + ARGV[2], latest)), ARGV[1])
+redis.call('ZADD', LEARN, math.max(now, math.min(now + ARGV[2], latest)), ARGV[1])
 return 1
 """
 
 # ARGV: project.
-_NOW = CLOCK + """
+_REQUEST_NOW = CLOCK + """
 redis.call('HSET', P .. 'learn', 'now', 1, 'deaths', 0)
-redis.call('ZADD', 'zeromask:learn', now, ARGV[1])
+redis.call('ZADD', LEARN, now, ARGV[1])
 return 1
 """
 
 # ARGV: project.
-_ROUND = CLOCK + "return redis.call('ZADD', 'zeromask:learn', 'NX', now, ARGV[1])"
+_REQUEST = CLOCK + "return redis.call('ZADD', LEARN, 'NX', now, ARGV[1])"
 
-# What is no lease is nobody's; the next one takes its place.
+# A value that is no lease counts as none; the next lease replaces it.
 _LEASE = """
 local function lease(prefix)
   local held = redis.pcall('GET', prefix .. 'learner')
@@ -62,26 +64,26 @@ end
 
 _DUE = CLOCK + _LEASE + """
 local due = {}
-for _, project in ipairs(redis.call('ZRANGEBYSCORE', 'zeromask:learn', '-inf', now)) do
-  local owner, runs_out = lease('zeromask:' .. project .. ':')
+for _, project in ipairs(redis.call('ZRANGEBYSCORE', LEARN, '-inf', now)) do
+  local owner, runs_out = lease(prefix_of(project))
   if not owner or runs_out < now then due[#due + 1] = project end
 end
 return due
 """
 
-# ARGV: project, owner, lease (ms). Whose lease ran out has died; from the third death on there is a growing pause. What
-# came before is this look's, through deaths; what comes from now on is the next one's, with a pause of its own.
+# ARGV: project, owner, lease (ms). A learner whose lease ended has died; from the third death on a pause grows. What is
+# requested before now belongs to this check, through deaths; later requests belong to the next, with their own pause.
 _BEGIN = CLOCK + _LEASE + """
 redis.call('HLEN', P .. 'learn')
 local owner, runs_out = lease(P)
 if owner and runs_out >= now then return nil end
-local asked = redis.call('ZSCORE', 'zeromask:learn', ARGV[1])
+local asked = redis.call('ZSCORE', LEARN, ARGV[1])
 if not asked or tonumber(asked) > now then return nil end
 if owner then
   local deaths = one_more(P .. 'learn', 'deaths')
   if deaths >= 3 then
     redis.call('DEL', P .. 'learner')
-    redis.call('ZADD', 'zeromask:learn', now + 10000 * 2 ^ math.min(deaths - 3, 8), ARGV[1])
+    redis.call('ZADD', LEARN, now + 10000 * 2 ^ math.min(deaths - 3, 8), ARGV[1])
     return nil
   end
 end
@@ -102,8 +104,8 @@ redis.call('SET', P .. 'learner', ARGV[1] .. '|' .. (now + ARGV[2]))
 return 1
 """
 
-# ARGV: project, owner, moment asked for at the beginning, delay until the next look (ms, -1 = none), failed (0 or 1),
-# mark, progress. What was asked for meanwhile stays asked for.
+# ARGV: project, owner, requested moment at the beginning, delay until the next check (ms, -1 = none), failed (0 or 1),
+# mark, progress. A request that came meanwhile stays.
 _END = CLOCK + _LEASE + """
 redis.call('HLEN', P .. 'learn')
 if lease(P) ~= ARGV[2] then return 0 end
@@ -119,32 +121,33 @@ else
 end
 local over = tonumber(ARGV[4]) < 0
 if over then redis.call('HDEL', P .. 'learn', 'pressed') end
-if redis.call('ZSCORE', 'zeromask:learn', ARGV[1]) ~= ARGV[3] then return 1 end
+if redis.call('ZSCORE', LEARN, ARGV[1]) ~= ARGV[3] then return 1 end
 if over then
-  redis.call('ZREM', 'zeromask:learn', ARGV[1])
+  redis.call('ZREM', LEARN, ARGV[1])
   redis.call('HDEL', P .. 'learn', 'first', 'hinted')
 else
-  redis.call('ZADD', 'zeromask:learn', now + ARGV[4], ARGV[1])
+  redis.call('ZADD', LEARN, now + ARGV[4], ARGV[1])
 end
 return 1
 """
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A look that has begun.
+class LearningLease:
+    """One check of a project's corrections, held by one learner.
 
     Attributes:
-        asked: the moment it was asked for, as Redis keeps it.
-        quiet_s: seconds since the last webhook, None when none came since the last look.
-        pressed: whether a person asked for it and does not want to wait.
-        deaths: how often a look at the same ended in the learner's death or an unexpected error.
-        mark: how the annotations stood at the last look, and for how many seconds they did.
+        requested: the moment it was requested for, as Redis keeps it.
+        quiet_s: seconds since the last webhook; None when none came since the last check.
+        immediate: whether a person requested it and does not want to wait for more annotations.
+        deaths: how often the same check ended in the death of the learner or an unexpected error.
+        mark: the annotations as the last check found them.
+        mark_s: seconds since which they stand so.
     """
 
-    asked: str
+    requested: str
     quiet_s: float | None
-    pressed: bool
+    immediate: bool
     deaths: int
     mark: str
     mark_s: float
@@ -152,7 +155,13 @@ class Visit:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a project's learning is at: `detail` for people, `at` since when, UTC."""
+    """How far a project's learning is.
+
+    Attributes:
+        state: one of `State`.
+        detail: a sentence for people.
+        at: since when, UTC.
+    """
 
     state: State
     detail: str
@@ -164,7 +173,7 @@ class ProjectLearning:
 
     Args:
         redis: the connection.
-        lease_s: seconds after which the project of a dead learner is another's.
+        lease_s: seconds after which another learner may take the project of a dead one.
     """
 
     def __init__(self, redis: Redis, *, lease_s: float) -> None:
@@ -172,67 +181,78 @@ class ProjectLearning:
         self._lease_ms = int(lease_s * 1000)
 
     @redis_errors
-    def hint(self, project: int, *, quiet_s: float) -> None:
-        """Annotations are said to have changed: look when there was none for `quiet_s`."""
-        self._run(_HINT, project, project, int(quiet_s * 1000), _MOST_PAUSES)
+    def request_after_pause(self, project: int, *, quiet_s: float) -> None:
+        """Request a check because annotations changed, for when none has changed for `quiet_s`."""
+        self._run(_REQUEST_AFTER_PAUSE, project, project, int(quiet_s * 1000), _MOST_PAUSES)
 
     @redis_errors
-    def press(self, project: int) -> None:
-        """A person wants it learned from now, however few annotations are new."""
-        self._run(_NOW, project, project)
+    def request_now(self, project: int) -> None:
+        """Request that a person's corrections are learned from now, however few are new."""
+        self._run(_REQUEST_NOW, project, project)
 
     @redis_errors
-    def round(self, project: int) -> None:
-        """Look some time, for webhooks get lost."""
-        self._run(_ROUND, project, project)
+    def request(self, project: int) -> None:
+        """Request a check unless one is requested already: webhooks get lost."""
+        self._run(_REQUEST, project, project)
 
     @redis_errors
     def due(self) -> list[int]:
-        """Projects to be looked at now, by nobody yet."""
-        due = self._run(_DUE, 0)
-        return [project for _, project in readable(self._redis, "zeromask:learn", due, as_id)]
+        """Ids of the projects whose check is due and that no learner holds."""
+        due = self._redis.eval(_DUE, 1, ProjectKeys(0).prefix)
+        return [project for _, project in valid_members(self._redis, LEARN, due, parse_id)]
 
     @redis_errors
-    def begin(self, project: int, owner: str) -> Visit | None:
-        """Look at a project, alone; None when another one does, or when nobody asks for it any more, or not yet."""
+    def begin(self, project: int, owner: str) -> LearningLease | None:
+        """Lease a project to a learner; None when another one holds it, or when no check is due."""
         row = self._run(_BEGIN, project, project, owner, self._lease_ms)
         if row is None:
             return None
-        asked, now, hinted, pressed, deaths, mark, since = (item.decode(errors="replace") for item in row)
+        requested, now, hinted, pressed, deaths, mark, since = (item.decode(errors="replace") for item in row)
         quiet_s = (float(now) - float(hinted)) / 1000 if hinted else None
         mark_s = (float(now) - float(since)) / 1000 if since else 0.0
-        return Visit(asked, quiet_s, pressed == "1", int(deaths), mark, mark_s)
+        return LearningLease(requested, quiet_s, pressed == "1", int(deaths), mark, mark_s)
 
     @redis_errors
     def renew(self, project: int, owner: str) -> bool:
-        """Stay the one that looks; False when another one is by now."""
+        """Extend the lease; False when it belongs to another learner by now."""
         return bool(self._run(_RENEW, project, owner, self._lease_ms))
 
     @redis_errors
     def end(
-        self, project: int, owner: str, visit: Visit, progress: Progress, *, mark: str, again_s: float | None = None,
-        failed: bool = False,
+        self, project: int, owner: str, lease: LearningLease, progress: Progress, *, mark: str,
+        again_s: float | None = None, failed: bool = False,
     ) -> bool:  # fmt: skip
-        """The look is over; look again after `again_s`, or when asked. `mark` tells how the annotations stand. False
-        when another one looks by now.
+        """End a check.
+
+        Args:
+            project: its id.
+            owner: the learner.
+            lease: what `begin` returned.
+            progress: for people.
+            mark: the annotations as this check found them.
+            again_s: seconds until the next check; None = when one is requested.
+            failed: whether it ended with an unexpected error.
+
+        Returns:
+            False when the lease belongs to another learner by now; nothing is changed then.
         """
         delay = -1 if again_s is None else int(again_s * 1000)
-        told = json.dumps(asdict(progress))
-        return bool(self._run(_END, project, project, owner, visit.asked, delay, int(failed), mark, told))
+        row = json.dumps(asdict(progress))
+        return bool(self._run(_END, project, project, owner, lease.requested, delay, int(failed), mark, row))
 
     @redis_errors
-    def tell(self, project: int, progress: Progress) -> None:
-        """Say what is being done."""
-        self._redis.set(f"zeromask:{project}:learning", json.dumps(asdict(progress)))
+    def set_progress(self, project: int, progress: Progress) -> None:
+        """Replace what people see of the learning."""
+        self._redis.set(ProjectKeys(project).learning, json.dumps(asdict(progress)))
 
     @redis_errors
-    def told(self, project: int) -> Progress | None:
-        """What was said last, None where that cannot be read."""
-        found: Any = self._redis.get(f"zeromask:{project}:learning")
-        return None if found is None else as_json(found, _progress)
+    def progress(self, project: int) -> Progress | None:
+        """What people see of the learning; None before the first check, or where it cannot be read."""
+        found: Any = self._redis.get(ProjectKeys(project).learning)
+        return None if found is None else parse_json(found, _progress)
 
     def _run(self, script: str, project: int, *args: Any) -> Any:
-        return self._redis.eval(script, 1, f"zeromask:{project}:", *args)
+        return self._redis.eval(script, 1, ProjectKeys(project).prefix, *args)
 
 
 def _progress(row: Any) -> Progress:

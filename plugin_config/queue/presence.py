@@ -1,11 +1,4 @@
-"""Which workers live, and what each says of itself. It must not know what they work on.
-
-Keys:
-
-    zeromask:workers          zset   worker name -> last heartbeat, ms of Redis' clock
-    zeromask:about            hash   worker name -> JSON: model, device, what it waits for
-    zeromask:learners, zeromask:learners:about     the same of the processes that learn
-"""
+"""Which workers are alive, and what each says about itself."""
 
 from __future__ import annotations
 
@@ -16,15 +9,22 @@ from typing import Any
 
 from redis import Redis
 
+from plugin_config.json_records import parse_json
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.odd import as_json
+from plugin_config.queue.keys import LEARNERS, LEARNERS_ABOUT, WORKERS, WORKERS_ABOUT
 
-_SEEN_MS = 15_000
+_ALIVE_MS = 15_000
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """One living worker: `age_s` seconds since its last sign, `about` what it said then."""
+    """One living worker.
+
+    Attributes:
+        name: unique among all workers.
+        age_s: seconds since its last heartbeat.
+        about: what it said with it: model, device, what it waits for.
+    """
 
     name: str
     age_s: float
@@ -41,53 +41,53 @@ class WorkerPresence:
 
     def __init__(self, redis: Redis, *, learners: bool = False) -> None:
         self._redis = redis
-        self._seen = "zeromask:learners" if learners else "zeromask:workers"
-        self._about = "zeromask:learners:about" if learners else "zeromask:about"
+        self._heartbeats = LEARNERS if learners else WORKERS
+        self._about = LEARNERS_ABOUT if learners else WORKERS_ABOUT
 
     @redis_errors
     def heartbeat(self, worker: str, about: Mapping[str, str] | None = None) -> None:
-        """A worker lives, and says this of itself."""
+        """Note that a worker is alive, and what it says about itself."""
         now = self._now_ms()
-        gone = self._redis.zrangebyscore(self._seen, "-inf", now - _SEEN_MS)
+        gone = self._redis.zrangebyscore(self._heartbeats, "-inf", now - _ALIVE_MS)
         pipe = self._redis.pipeline()
         if gone:
-            pipe.zrem(self._seen, *gone)
+            pipe.zrem(self._heartbeats, *gone)
             pipe.hdel(self._about, *gone)
-        pipe.zadd(self._seen, {worker: now})
+        pipe.zadd(self._heartbeats, {worker: now})
         pipe.hset(self._about, worker, json.dumps(dict(about or {})))
         pipe.execute()
 
     @redis_errors
-    def leave(self, worker: str) -> None:
-        """A worker goes in good order."""
-        self._redis.zrem(self._seen, worker)
+    def remove(self, worker: str) -> None:
+        """Forget a worker that stops in good order."""
+        self._redis.zrem(self._heartbeats, worker)
         self._redis.hdel(self._about, worker)
 
     @redis_errors
-    def live_workers(self) -> int:
-        """Workers that gave a sign of life within the last 15 s."""
-        return int(self._redis.zcount(self._seen, *self._window()))
+    def count(self) -> int:
+        """Number of workers with a heartbeat in the last 15 s."""
+        return int(self._redis.zcount(self._heartbeats, *self._window()))
 
     @redis_errors
     def workers(self) -> list[WorkerState]:
         """The living workers by name."""
         now = self._now_ms()
-        rows: Any = self._redis.zrangebyscore(self._seen, *self._window(), withscores=True)
-        about: Any = self._redis.hmget(self._about, [name for name, _ in rows]) if rows else []
+        rows: Any = self._redis.zrangebyscore(self._heartbeats, *self._window(), withscores=True)
+        abouts: Any = self._redis.hmget(self._about, [name for name, _ in rows]) if rows else []
         states = []
-        for (name, seen), told in zip(rows, about, strict=True):
-            said = as_json(told or b"{}", _said) or {}
-            states.append(WorkerState(name.decode(errors="replace"), max(0.0, (now - seen) / 1000), said))
+        for (name, heartbeat), text in zip(rows, abouts, strict=True):
+            about = parse_json(text or b"{}", _texts) or {}
+            states.append(WorkerState(name.decode(errors="replace"), max(0.0, (now - heartbeat) / 1000), about))
         return sorted(states, key=lambda state: state.name)
 
     def _window(self) -> tuple[int, int]:
-        now = self._now_ms()  # a sign from far ahead was given before the clock was set back: it says nothing
-        return now - _SEEN_MS, now + _SEEN_MS
+        now = self._now_ms()  # a heartbeat far ahead is from before the clock was set back, and proves nothing
+        return now - _ALIVE_MS, now + _ALIVE_MS
 
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
 
-def _said(row: Any) -> dict[str, str]:
+def _texts(row: Any) -> dict[str, str]:
     return {str(name): str(value) for name, value in row.items()}

@@ -1,17 +1,18 @@
-"""The transitions of `plugin_config.queue.pending`, each one Redis script, so that no two workers ever see half of one.
+"""The transitions of `plugin_config.queue.pending`, each a Redis script, so that no worker ever sees half of one.
 
-Every script gets a project's key prefix ("zeromask:P:") as its only key and finds the rest from there. It must not
-know Python.
+Every script gets the prefix of a project's keys as its only key, P, and adds the names of `keys.ProjectKeys` to it.
 """
 
 from __future__ import annotations
 
-# A clock that neither goes back nor leaps: it advances with Redis' own, by ten seconds at most between two looks at
-# it. A machine whose clock is set, and the hours in which Redis was down, then cost nobody a lease and delay no retry;
-# living workers look every few seconds, so the leases of a dead one run out in time all the same.
-# Whoever reaches Redis may write there: what is no number that can be reckoned with counts as none, and a clock that is
-# a year behind is set, or nothing would be due any more.
-CLOCK = """
+from plugin_config.queue.keys import LUA_KEYS
+
+# A clock that neither goes back nor leaps: it advances with Redis' own, by ten seconds at most between two calls.
+# Setting a machine's clock, and hours in which Redis is down, then end no lease and delay no retry; living workers call
+# every few seconds, so the leases of a dead one still end in time.
+# Anyone who reaches Redis may write there: a value that is no finite number counts as missing, and a clock that is a
+# year behind is set, because nothing would be due any more.
+CLOCK = LUA_KEYS + """
 local function num(value)
   local n = tonumber(value or '')
   if n and n == n and n > -1e15 and n < 1e15 then return n end
@@ -24,21 +25,21 @@ local function one_more(key, field)
 end
 local t = redis.call('TIME')
 local wall = t[1] * 1000 + math.floor(t[2] / 1000)
-local clock = redis.call('HMGET', 'zeromask:clock', 'wall', 'now')
+local clock = redis.call('HMGET', CLOCK, 'wall', 'now')
 local now = wall
 local before, last = num(clock[1]), num(clock[2])
 if before and last then now = math.floor(last) + math.min(math.max(wall - before, 0), 10000) end
 if wall - now > 32000000000 then now = wall end
-redis.call('HSET', 'zeromask:clock', 'wall', wall, 'now', now)
+redis.call('HSET', CLOCK, 'wall', wall, 'now', now)
 local P = KEYS[1]
 """
 
 NOW = CLOCK + "return now"
 
-# A key of the wrong kind ends a script before anything is changed: nothing is half done, and can be done once more.
+# A key of a wrong type ends a script before it changes anything, so that it can be run again.
 _SOUND = """
 local function sound(hashes, zsets, sets)
-  redis.call('LLEN', 'zeromask:errors')
+  redis.call('LLEN', ERRORS)
   for _, name in ipairs(hashes) do redis.call('HLEN', P .. name) end
   for _, name in ipairs(zsets) do redis.call('ZCARD', P .. name) end
   for _, name in ipairs(sets) do redis.call('SCARD', P .. name) end
@@ -51,25 +52,25 @@ local function fail(member, reason)
   redis.call('HDEL', P .. 'deaths', member)
   redis.call('HSET', P .. 'failed', member, reason)
   local row = {at = wall, project = tonumber(string.match(P, ':(%d+):')), task = member, reason = reason}
-  redis.call('LPUSH', 'zeromask:errors', cjson.encode(row))
-  redis.call('LTRIM', 'zeromask:errors', 0, 99)
+  redis.call('LPUSH', ERRORS, cjson.encode(row))
+  redis.call('LTRIM', ERRORS, 0, 99)
 end
 """
 
-# ARGV: project, how far ahead of now (ms), how many follow in further calls, most that may be pending, most unknown
-# projects, most that may be pending of all those, members. The order of the members is kept, 64 in a millisecond. A
-# project is unknown until Label Studio said that it exists. Answers how many are new, -1 where there is no room.
+# ARGV: project, how far ahead of now (ms), how many follow in further calls, most pending tasks, most unknown projects,
+# most pending tasks of all those, members. The order of the members is kept, 64 in a millisecond. A project is unknown
+# until Label Studio was found to have it. Returns how many are new, -1 where there is no room.
 ADD = CLOCK + _SOUND + """
 sound({'leases', 'failed'}, {'pending'}, {})
 local many = #ARGV - 6
-if redis.call('SISMEMBER', 'zeromask:projects', ARGV[1]) == 0 then
-  if not redis.call('ZSCORE', 'zeromask:unknown', ARGV[1]) then
-    if redis.call('ZCARD', 'zeromask:unknown') >= tonumber(ARGV[5]) then return -1 end
-    redis.call('ZADD', 'zeromask:unknown', now, ARGV[1])
+if redis.call('SISMEMBER', PROJECTS, ARGV[1]) == 0 then
+  if not redis.call('ZSCORE', UNKNOWN, ARGV[1]) then
+    if redis.call('ZCARD', UNKNOWN) >= tonumber(ARGV[5]) then return -1 end
+    redis.call('ZADD', UNKNOWN, now, ARGV[1])
   end
   local waiting = 0
-  for _, project in ipairs(redis.call('ZRANGE', 'zeromask:unknown', 0, -1)) do
-    local held = redis.pcall('ZCARD', 'zeromask:' .. project .. ':pending')
+  for _, project in ipairs(redis.call('ZRANGE', UNKNOWN, 0, -1)) do
+    local held = redis.pcall('ZCARD', prefix_of(project) .. 'pending')
     waiting = waiting + (type(held) == 'number' and held or 0)
   end
   if waiting + many > tonumber(ARGV[6]) then return -1 end
@@ -94,12 +95,12 @@ end
 return added
 """
 
-# ARGV: project, owner, lease (ms), most tasks, deaths that make a task a suspect. Answers member, due, suspect (0 or 1)
-# in turn. A suspect may kill its worker, so it travels alone and costs nobody else a try.
+# ARGV: project, owner, lease (ms), most tasks, deaths that make a task a suspect. Returns member, due, suspect (0 or 1)
+# in turn. A suspect may kill its worker, so it is leased alone and costs no other task a try.
 TAKE = CLOCK + _SOUND + """
 sound({'leases', 'deaths'}, {'pending'}, {})
 local taken = {}
-if redis.call('SISMEMBER', 'zeromask:paused', ARGV[1]) == 1 then return taken end
+if redis.call('SISMEMBER', PAUSED, ARGV[1]) == 1 then return taken end
 local due = redis.call('ZRANGEBYSCORE', P .. 'pending', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
 for i = 1, #due, 2 do
   local suspect = (num(redis.call('HGET', P .. 'deaths', due[i])) or 0) >= tonumber(ARGV[5])
@@ -122,7 +123,7 @@ local function mine(member)
 end
 """
 
-# ARGV: owner, lease (ms), members. Answers those still held.
+# ARGV: owner, lease (ms), members. Returns those still held.
 RENEW = CLOCK + _MINE + """
 local kept = {}
 for i = 3, #ARGV do
@@ -169,7 +170,7 @@ end
 return 1
 """
 
-# ARGV: most deaths, reason, how long a doubt lasts (ms). Where the dead worker was about to post, two may arrive.
+# ARGV: most deaths, reason, how long a prediction stays unconfirmed (ms): the dead worker may have been about to post.
 SWEEP = CLOCK + _SOUND + _FAIL + """
 sound({'leases', 'tries', 'deaths', 'failed'}, {'pending', 'doubts'}, {})
 local back = {}
@@ -194,8 +195,8 @@ end
 return back
 """
 
-# ARGV: how far ahead of now (ms), failed members. Answers how many are pending again.
-AGAIN = CLOCK + _SOUND + """
+# ARGV: how far ahead of now (ms), failed members. Returns how many are pending again.
+RETRY_FAILED = CLOCK + _SOUND + """
 sound({'failed'}, {'pending'}, {})
 local moved = 0
 for i = 2, #ARGV do
@@ -207,7 +208,7 @@ end
 return moved
 """
 
-# ARGV: members. Their leases go too: a worker that holds one finds it gone before it posts.
+# ARGV: members. Their leases go too: a worker finds its lease gone before it posts. Returns how many were open.
 CANCEL = CLOCK + _SOUND + """
 sound({'leases', 'tries', 'deaths'}, {'pending'}, {})
 local cancelled = 0
@@ -219,7 +220,7 @@ end
 return cancelled
 """
 
-# Answers how many tasks were done within the last whole minute of the ring.
+# Returns how many tasks were done within the last whole minute of the ring.
 PACE = CLOCK + """
 local bucket, sum = math.floor(now / 5000), 0
 for _, held in ipairs(redis.call('HVALS', P .. 'pace')) do
@@ -230,11 +231,11 @@ end
 return sum
 """
 
-# ARGV: member, how long a doubt lasts (ms).
-DOUBT = CLOCK + "return redis.call('ZADD', P .. 'doubts', now + ARGV[2], ARGV[1])"
+# ARGV: member, how long it stays unconfirmed (ms).
+ADD_UNCONFIRMED = CLOCK + "return redis.call('ZADD', P .. 'doubts', now + ARGV[2], ARGV[1])"
 
-# Answers the due ones' number where the project is not paused. ARGV: project.
+# ARGV: project. Returns how many tasks are due, 0 while the project is paused.
 DUE = CLOCK + """
-if redis.call('SISMEMBER', 'zeromask:paused', ARGV[1]) == 1 then return 0 end
+if redis.call('SISMEMBER', PAUSED, ARGV[1]) == 1 then return 0 end
 return redis.call('ZCOUNT', P .. 'pending', '-inf', now)
 """

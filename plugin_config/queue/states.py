@@ -1,24 +1,29 @@
-"""How the asked-for tasks stand: counts, failures, what is open. Read only; `queue.pending` moves them, and
-tells the keys. It must not know who asks.
-"""
+"""Reads the states of the requested tasks: counts, failures, what is pending or leased. `pending` changes them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from redis import Redis
 
+from plugin_config.json_records import parse_json
+from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.jobs import TaskRef
-from plugin_config.queue.odd import as_id, as_ref, as_text, readable
+from plugin_config.queue.jobs import TaskRef, parse_id, parse_ref
+from plugin_config.queue.keys import ERRORS, PAUSED, PROJECTS, UNKNOWN, ProjectKeys
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.quarantine import decode, parse_moment, valid_members
+
+_PACE_S = 60
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many tasks of a project stand in which state; `done` at all versions not forgotten."""
+    """How many tasks of a project are in each state; `done` at all versions not forgotten."""
 
     pending: int
     leased: int
@@ -26,67 +31,97 @@ class Counts:
     done: int
 
 
+@dataclass(frozen=True)
+class TaskFailure:
+    """One failed task.
+
+    Attributes:
+        at: when, UTC.
+        project, task: their ids.
+        version: the version it was to be predicted at.
+        reason: for people.
+    """
+
+    at: datetime
+    project: int
+    task: int
+    version: str
+    reason: str
+
+
 class TaskStates:
     """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._ledger = ProjectLedger(redis)
 
     @redis_errors
     def projects(self) -> list[int]:
-        """Projects that ever asked for anything, those among them that Label Studio has not been asked about yet."""
-        known: Any = self._redis.smembers("zeromask:projects")
-        unknown: Any = self._redis.zrange("zeromask:unknown", 0, -1)
-        rows = (*readable(self._redis, "zeromask:projects", known, as_id),
-                *readable(self._redis, "zeromask:unknown", unknown, as_id))  # fmt: skip
+        """Ids of the projects that ever requested a task, including those not yet looked up in Label Studio."""
+        known: Any = self._redis.smembers(PROJECTS)
+        unknown: Any = self._redis.zrange(UNKNOWN, 0, -1)
+        rows = (*valid_members(self._redis, PROJECTS, known, parse_id),
+                *valid_members(self._redis, UNKNOWN, unknown, parse_id))  # fmt: skip
         return sorted({project for _, project in rows})
 
     @redis_errors
-    def versions(self, project: int) -> list[str]:
-        """Versions at which tasks of the project were predicted."""
-        key = self._key(project, "versions")
-        rows: Any = self._redis.smembers(key)
-        return sorted(version for _, version in readable(self._redis, key, rows, as_text))
+    def paused_projects(self) -> frozenset[int]:
+        """Ids of the projects whose tasks wait until a person resumes them."""
+        members: Any = self._redis.smembers(PAUSED)
+        return frozenset(project for _, project in valid_members(self._redis, PAUSED, members, parse_id))
 
     @redis_errors
     def counts(self, project: int) -> Counts:
         """Tasks by state."""
-        versions = self.versions(project)
+        keys, versions = ProjectKeys(project), self._ledger.versions(project)
         pipe = self._redis.pipeline(transaction=False)
-        pipe.zcard(self._key(project, "pending"))
-        pipe.hlen(self._key(project, "leases"))
-        pipe.hlen(self._key(project, "failed"))
+        pipe.zcard(keys.pending)
+        pipe.hlen(keys.leases)
+        pipe.hlen(keys.failed)
         for version in versions:
-            pipe.scard(self._key(project, f"done:{version}"))
+            pipe.scard(keys.done(version))
         pending, leased, failed, *done = pipe.execute()
         return Counts(pending, leased, failed, sum(done))
 
     @redis_errors
+    def tasks_per_s(self, project: int) -> float:
+        """Tasks done per second in the last minute."""
+        return int(self._run(scripts.PACE, project)) / _PACE_S
+
+    @redis_errors
     def failures(self, project: int) -> dict[TaskRef, str]:
         """Failed tasks with their reasons."""
-        key = self._key(project, "failed")
+        key = ProjectKeys(project).failed
         rows: Any = self._redis.hgetall(key)
-        return {ref: text(rows[member]) for member, ref in readable(self._redis, key, rows, as_ref)}
+        return {ref: decode(rows[member]) for member, ref in valid_members(self._redis, key, rows, parse_ref)}
+
+    @redis_errors
+    def last_failures(self, most: int) -> list[TaskFailure]:
+        """The last failures of all projects, newest first; at most `most` rows are read, unreadable ones left out."""
+        rows: Any = self._redis.lrange(ERRORS, 0, most - 1) if most else []
+        return [failure for failure in (parse_json(row, _failure) for row in rows) if failure is not None]
 
     @redis_errors
     def open_refs(self, project: int) -> list[TaskRef]:
         """Every task that is pending or leased."""
-        pending, leases = self._key(project, "pending"), self._key(project, "leases")
-        waiting: Any = self._redis.zrange(pending, 0, -1)
-        held: Any = self._redis.hkeys(leases)
-        rows = (*readable(self._redis, pending, waiting, as_ref), *readable(self._redis, leases, held, as_ref))
+        keys = ProjectKeys(project)
+        waiting: Any = self._redis.zrange(keys.pending, 0, -1)
+        held: Any = self._redis.hkeys(keys.leases)
+        rows = (*valid_members(self._redis, keys.pending, waiting, parse_ref),
+                *valid_members(self._redis, keys.leases, held, parse_ref))  # fmt: skip
         return [ref for _, ref in rows]
 
     @redis_errors
     def wait_settled(self, project: int, refs: Sequence[TaskRef], *, timeout_s: float) -> bool:
         """Wait until none of the tasks is pending or leased; False when the time ran out."""
-        members = [ref.encode() for ref in refs]
+        keys, members = ProjectKeys(project), [ref.encode() for ref in refs]
         deadline = time.monotonic() + timeout_s
         while True:
             pipe = self._redis.pipeline(transaction=False)
             for member in members:
-                pipe.zscore(self._key(project, "pending"), member)
-                pipe.hexists(self._key(project, "leases"), member)
+                pipe.zscore(keys.pending, member)
+                pipe.hexists(keys.leases, member)
             states = pipe.execute()
             if not any(state is not None and state is not False and state != 0 for state in states):
                 return True
@@ -95,12 +130,11 @@ class TaskStates:
             time.sleep(0.02)
 
     def _run(self, script: str, project: int, *args: Any) -> Any:
-        return self._redis.eval(script, 1, self._key(project, ""), *args)
-
-    def _key(self, project: int, name: str) -> str:
-        return f"zeromask:{project}:{name}"
+        return self._redis.eval(script, 1, ProjectKeys(project).prefix, *args)
 
 
-def text(value: Any) -> str:
-    """What Redis answered, as text; signs that are none are replaced."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _failure(row: Any) -> TaskFailure:
+    ref = parse_ref(row["task"])
+    if ref is None:
+        raise ValueError(row["task"])
+    return TaskFailure(parse_moment(row["at"]), int(row["project"]), ref.task, ref.version, str(row["reason"]))

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from plugin_config.errors import LearningError
+from plugin_config.json_records import make_dataclass
 from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
-from plugin_config.records import checked
 from plugin_config.versions.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -261,10 +261,12 @@ def _decoded(make: Any, data: bytes, told: str) -> Any:
 
 def _pointer(row: Any) -> Pointer:
     attempt = row["attempt"]
-    made = None if attempt is None else checked(Attempt, attempt, verdict=checked(VerdictRecord, attempt["verdict"]))
+    made = None
+    if attempt is not None:
+        made = make_dataclass(Attempt, attempt, verdict=make_dataclass(VerdictRecord, attempt["verdict"]))
     if made is not None:
         _check_told(made)
-    pointer = checked(Pointer, row, attempt=made)
+    pointer = make_dataclass(Pointer, row, attempt=made)
     if pointer.served != ZEROSHOT and not adapter_number(pointer.served):
         raise ValueError(f"served {pointer.served!r} is no version")
     return pointer
@@ -279,4 +281,5 @@ def _check_told(attempt: Attempt) -> None:
 
 
 def _manifest(row: Any) -> Manifest:
-    return checked(Manifest, row, owner=checked(Owner, row["owner"]), verdict=checked(VerdictRecord, row["verdict"]))
+    owner, verdict = make_dataclass(Owner, row["owner"]), make_dataclass(VerdictRecord, row["verdict"])
+    return make_dataclass(Manifest, row, owner=owner, verdict=verdict)

@@ -2,11 +2,6 @@
 
 A copy for speed, made anew by the worker at its start and at every look at a project; the truth is in
 `plugin_config.versions.manifests`. It must not know files or tensors.
-
-Keys of project P:
-
-    zeromask:P:adapters   hash   model as versions name it -> ServedCopy as JSON
-    zeromask:P:pointer    string held by whoever moves the pointer, for moments
 """
 
 from __future__ import annotations
@@ -22,11 +17,11 @@ from redis import Redis
 from redis.exceptions import LockError
 
 from plugin_config.errors import QueueUnavailable
+from plugin_config.json_records import make_dataclass, parse_json
 from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.mending import note
-from plugin_config.queue.odd import as_json
-from plugin_config.records import checked
+from plugin_config.queue.keys import ProjectKeys
+from plugin_config.queue.quarantine import report
 from plugin_config.versions.manifests import Owner
 
 log = logging.getLogger(__name__)
@@ -72,24 +67,24 @@ class ServedAdapters:
         """The copy for one model, None while nothing is known, or while what stands there cannot be read: a newer
         release may have written it, or somebody else. The worker's next look makes it anew.
         """
-        found: Any = self._redis.hget(f"zeromask:{project}:adapters", model_slug(model))
+        found: Any = self._redis.hget(ProjectKeys(project).adapters, model_slug(model))
         return None if found is None else self._read(project, found)
 
     @redis_errors
     def copies(self, project: int) -> list[ServedCopy]:
         """The copies for all models that ever served the project."""
-        rows: Any = self._redis.hvals(f"zeromask:{project}:adapters")
+        rows: Any = self._redis.hvals(ProjectKeys(project).adapters)
         return [copy for copy in (self._read(project, row) for row in rows) if copy is not None]
 
     @redis_errors
     def copy(self, project: int, found: ServedCopy) -> None:
         """This is what is served from now on."""
-        self._redis.hset(f"zeromask:{project}:adapters", model_slug(found.owner.model), json.dumps(asdict(found)))
+        self._redis.hset(ProjectKeys(project).adapters, model_slug(found.owner.model), json.dumps(asdict(found)))
 
     @contextmanager
     def moving(self, project: int) -> Iterator[None]:
         """Keep others from moving the project's pointer meanwhile."""
-        key = f"zeromask:{project}:pointer"
+        key = ProjectKeys(project).pointer
         self._let_go(key)
         lock = self._redis.lock(key, timeout=_MOVE_S, blocking_timeout=_MOVE_S)
         if not redis_errors(lock.acquire)():
@@ -109,11 +104,11 @@ class ServedAdapters:
         """What holds the pointer for longer than anybody here does was written by somebody else."""
         left_ms = int(self._redis.pttl(key))
         if left_ms == _ENDLESS or left_ms > _MOVE_S * 1000:
-            note(self._redis, key, "a hold without an end")
+            report(self._redis, key, "a hold without an end")
             self._redis.delete(key)
 
     def _read(self, project: int, row: Any) -> ServedCopy | None:
-        found = as_json(row, _copy)
+        found = parse_json(row, _copy)
         if found is not None:
             self._odd.discard(project)
         elif project not in self._odd:  # each request would say it again
@@ -126,7 +121,7 @@ class ServedAdapters:
 
 
 def _copy(row: Any) -> ServedCopy:
-    copy = checked(ServedCopy, row, owner=checked(Owner, row["owner"]))
+    copy = make_dataclass(ServedCopy, row, owner=make_dataclass(Owner, row["owner"]))
     if copy.served != ZEROSHOT and not adapter_number(copy.served):
         raise ValueError(copy.served)
     return copy

@@ -11,8 +11,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
-from plugin_config.local.ports import free_port
-from plugin_config.local.supervisor import module_command
+from plugin_config.local.supervisor import free_port, module_command
 from plugin_config.queue.hints import ProjectHints
 from tests.attack import payloads
 from tests.attack.between import between

@@ -22,8 +22,7 @@ from redis import Redis
 from plugin_config.cli.up import start_halves
 from plugin_config.errors import LabelStudioError, QueueUnavailable
 from plugin_config.label_studio.client import LabelStudio
-from plugin_config.local.ports import free_port
-from plugin_config.local.supervisor import Supervisor
+from plugin_config.local.supervisor import Supervisor, free_port
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from tests.attack.watch import Watch

@@ -75,5 +75,5 @@ def _learns(it: Stand, project: int) -> bool:
 
 
 def _told(learning: ProjectLearning, project: int) -> str:
-    found = learning.told(project)
+    found = learning.progress(project)
     return found.detail if found else ""

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
-from plugin_config.local.ports import free_port
+from plugin_config.local.supervisor import free_port
 from plugin_config.vocabulary import parse_vocabulary
 from tests.faults.proxy import faulty_proxy
 from tests.faults.shim import Shim

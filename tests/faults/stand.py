@@ -21,8 +21,7 @@ from plugin_config.demo.stage import label_studio_command
 from plugin_config.errors import LabelStudioError, QueueUnavailable
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.embedded_redis import embedded_redis
-from plugin_config.local.ports import free_port
-from plugin_config.local.supervisor import Command, Supervisor, module_command
+from plugin_config.local.supervisor import Command, Supervisor, free_port, module_command
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from tests.house import CONFIG, TOKEN, House, current_version, make_project, runs, tasks

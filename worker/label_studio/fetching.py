@@ -21,8 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.addresses import read_address
-from plugin_config.answers import AS_IT_IS, LongAnswer, PackedAnswer, parts_of, redirect_of, set_location_aside
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable
+from plugin_config.http_responses import (
+    UNCOMPRESSED,
+    CompressedResponse,
+    ResponseTooLong,
+    body_chunks,
+    hide_location,
+    redirect_location,
+)
 from plugin_config.label_studio.client import LabelStudio, Task
 from worker.label_studio.images import ImageLimits, decode_image, too_large
 from worker.label_studio.reach import is_public
@@ -88,8 +95,8 @@ def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits:
             else:
                 opened = _open_foreign(address, subject, limits, deadline)
             with opened as response:
-                if redirect_of(response):
-                    url = redirect_of(response)
+                if redirect_location(response):
+                    url = redirect_location(response)
                     address = read_address(url, address.copy_with(query=None, fragment=None))
                     continue
                 if response.status_code == 429 or response.status_code >= 500:
@@ -116,13 +123,13 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
         with (
             httpx.Client(
                 verify=_certificates(), timeout=left, follow_redirects=False, trust_env=False,
-                event_hooks={"response": [set_location_aside]},
+                event_hooks={"response": [hide_location]},
             ) as client,
             _watched(left, subject, limits) as trace,
             client.stream(
                 "GET",
                 url.copy_with(host=address, fragment=None),
-                headers={"Host": url.netloc.decode("ascii"), **AS_IT_IS},
+                headers={"Host": url.netloc.decode("ascii"), **UNCOMPRESSED},
                 extensions={"sni_hostname": url.raw_host.decode("ascii"), "trace": trace},
             ) as response,
         ):  # fmt: skip
@@ -187,13 +194,13 @@ def _public_address(url: httpx.URL, subject: str, limits: ImageLimits) -> str:
 def _read(response: httpx.Response, subject: str, limits: ImageLimits, deadline: float) -> bytes:
     content = bytearray()
     try:
-        for part in parts_of(response, limits.most_bytes):
+        for part in body_chunks(response, limits.most_bytes):
             content += part
             if time.monotonic() > deadline:
                 raise _too_slow(subject, limits)
-    except LongAnswer as error:
+    except ResponseTooLong as error:
         raise too_large(subject, f"over {error.length / 1e6:.0f} MB", limits) from error
-    except PackedAnswer as error:
+    except CompressedResponse as error:
         remedy = "Let its server, or the storage the file was put into, send it as it is, without Content-Encoding."
         problem = f"is sent compressed ({error}), though it was asked for as it is"
         raise ImageUnavailable(subject, problem, remedy) from error

@@ -130,7 +130,7 @@ class AdapterShelf:
         place, serial = self._settings.versions_url, before.serial if before else 0
         try:
             pointer = folder.pointer()
-            if pointer.serial < serial and not self._learner and self._learners.live_workers():
+            if pointer.serial < serial and not self._learner and self._learners.count():
                 # A folder of its own on this machine, most likely: another worker serves what is learned elsewhere.
                 problem = f"does not hold what is served of project {folder.owner.project}"
                 raise VersionsUnavailable(f"folder {place}", problem, _ONE_PLACE)

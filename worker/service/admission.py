@@ -53,7 +53,7 @@ def drain(resident: Resident, pipeline: Pipeline, job: DrainProject) -> None:
     other projects.
     """
     limit = min(job.limit, resident.settings.drain_tasks)  # anyone who reaches Redis may have queued the job
-    resident.pending.hold_slot(job.project, job.slot)
+    resident.pending.mark_drain_running(job.project, job.slot)
     try:
         if pipeline.room(job.project, limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
             Admission(resident, pipeline, job.project).run(limit)
@@ -61,9 +61,9 @@ def drain(resident: Resident, pipeline: Pipeline, job: DrainProject) -> None:
         log.error("%s", error)
         return
     except QueueUnavailable:
-        resident.pending.next_drain(job.project, job.slot)
+        resident.pending.end_drain(job.project, job.slot)
         raise
-    resident.pending.next_drain(job.project, job.slot)
+    resident.pending.end_drain(job.project, job.slot)
 
 
 class Admission:
@@ -97,7 +97,7 @@ class Admission:
     def _begin(self, left: dict[TaskRef, Lease]) -> None:
         resident, project = self._resident, self._project
         order = read_order(resident, project)
-        if resident.ledger.served(project) != order.version:
+        if resident.ledger.target_version(project) != order.version:
             resident.hints.request_refresh(project)
         make_remarks(resident, order)
         self._move_to(order.version, left)
@@ -150,7 +150,7 @@ class Admission:
         resident, project = self._resident, self._project
         if error.status == 404:
             log.warning("project %d is gone; what was pending for it is forgotten", project)
-            resident.pending.forget(project)
+            resident.pending.forget_project(project)
             while left:
                 self._leases.drop(project, left.popitem()[0])
             return
@@ -260,7 +260,7 @@ class Prediction:
         """Another worker does it; when the prediction may be on its way, it is looked after."""
         try:
             if posting:
-                self._resident.ledger.doubt(leased.project, leased.ref)
+                self._resident.ledger.add_unconfirmed(leased.project, leased.ref)
         except QueueUnavailable as error:
             log.warning("task %d: %s", leased.ref.task, error)
         self._leases.give_back(leased.project, leased.ref)

@@ -12,6 +12,7 @@ import uuid
 
 from redis import Redis
 
+from plugin_config.background import DutyWatch
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.learning import ProjectLearning
@@ -19,7 +20,6 @@ from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
-from plugin_config.steady import Watch
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.segmenter import Segmenter
@@ -58,7 +58,7 @@ class Resident:
         self.limits = ImageLimits.from_settings(settings)
         self.explained: set[tuple[int, str]] = set()  # project and version: what the log was told of, once
         self.stopping = threading.Event()
-        self.watch = Watch()
+        self.watch = DutyWatch()
         self.trouble = ""  # what keeps it from working, for `zeromask status`
 
     def about(self) -> dict[str, str]:

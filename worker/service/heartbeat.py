@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from plugin_config.background import Duty
 from plugin_config.errors import QueueUnavailable
-from plugin_config.steady import Steady
 from worker.service.context import Resident
 from worker.service.pipeline import Pipeline
 
@@ -37,17 +37,17 @@ class Keeper(threading.Thread):
         self._stopped = threading.Event()
         self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
         self._reconciled = -math.inf  # at once: what Redis knows of the versions served may be old, or nothing
-        steady = resident.watch.steady
-        self._duties: list[tuple[Steady, Callable[[], None]]] = [
-            (steady("the renewal of leases", longest_rest_s=self._beat_s), self._resident.leases.renew),
-            (steady("the sign of life", longest_rest_s=self._beat_s), self._show),
-            (steady("the sweep"), self._sweep),
-            (steady("the periodic look"), self._reconcile),
+        duty = resident.watch.duty
+        self._duties: list[tuple[Duty, Callable[[], None]]] = [
+            (duty("the renewal of leases", longest_pause_s=self._beat_s), self._resident.leases.renew),
+            (duty("the sign of life", longest_pause_s=self._beat_s), self._show),
+            (duty("the sweep"), self._sweep),
+            (duty("the periodic look"), self._reconcile),
         ]
 
     def run(self) -> None:
         """Beat until stopped."""
-        self._resident.watch.must_live([self])
+        self._resident.watch.expect_alive([self])
         while not self._stopped.is_set():
             if self._pipeline.stuck_s() > _STUCK_S:
                 log.critical("the model has been at one batch for %.0f s: ending, so that the tasks go to another "
@@ -59,18 +59,18 @@ class Keeper(threading.Thread):
     def beat(self) -> None:
         """One round of all duties."""
         try:
-            for steady, duty in self._duties:
-                steady.run(duty)
+            for duty, work in self._duties:
+                duty.run(work)
         except QueueUnavailable as error:  # leases must go on being renewed
             log.warning("%s", error)
 
     def stop(self) -> None:
         """End the thread and say goodbye."""
-        self._resident.watch.let_go([self])
+        self._resident.watch.release([self])
         self._stopped.set()
         self.join(timeout=5)
         try:
-            self._resident.presence.leave(self._resident.name)
+            self._resident.presence.remove(self._resident.name)
         except QueueUnavailable as error:
             log.warning("%s", error)
 

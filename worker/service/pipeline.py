@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from plugin_config.background import Duty, DutyWatch
 from plugin_config.errors import QueueUnavailable
-from plugin_config.steady import Steady, Watch
 from worker.service.batches import BatchSize
 from worker.service.inbox import Inbox, SharedInbox
 from worker.service.work import Drawn, Embedded, Fetched, Leased
@@ -69,7 +69,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event, watch: Watch | None = None
+        self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event, watch: DutyWatch | None = None
     ) -> None:
         self._stages = stages
         self._capacity = capacity
@@ -92,10 +92,10 @@ class Pipeline:
             for step, threads in steps.items()
             for number in range(threads)
         ]
-        self._watch = watch or Watch()
+        self._watch = watch or DutyWatch()
         for thread in self._threads:
             thread.start()
-        self._watch.must_live(self._threads)
+        self._watch.expect_alive(self._threads)
 
     def room(self, project: int, wanted: int, *, urgent: bool, timeout_s: float) -> bool:
         """Wait until `wanted` more tasks of a project may come; False when the time is over, or the worker stops."""
@@ -142,7 +142,7 @@ class Pipeline:
         """Finish what has been in the model, give the rest back, end the threads."""
         self._stopping.set()
         self.wait_empty(grace_s)
-        self._watch.let_go(self._threads)
+        self._watch.release(self._threads)
         self._ended.set()
         with self._moved:
             left = list(self._on_line.values())
@@ -154,16 +154,16 @@ class Pipeline:
             thread.join(timeout=max(0.0, ending - time.monotonic()))
 
     def _loop(self, step: Callable[[], None]) -> None:
-        steady = self._watch.steady(f"the line's step {step.__name__[1:]}")
+        duty = self._watch.duty(f"the line's step {step.__name__[1:]}")
         while not self._ended.is_set():
-            if not self._steadily(steady, step):
-                self._ended.wait(steady.rest_s())
+            if not self._run_step(duty, step):
+                self._ended.wait(duty.pause_s())
 
-    def _steadily(self, steady: Steady, step: Callable[[], None]) -> bool:
+    def _run_step(self, duty: Duty, step: Callable[[], None]) -> bool:
         try:
-            return steady.run(step)
+            return duty.run(step)
         except QueueUnavailable as error:  # stages settle that themselves: one that does not must cost no thread
-            steady.met(error)
+            duty.record_fault(error)
             return False
 
     def _fetch(self) -> None:

@@ -50,7 +50,7 @@ def read_order(resident: Resident, project: int, *, afresh: bool = False) -> Ord
         VersionsUnavailable: what is served cannot be had now.
     """
     found = resident.label_studio.project(project)
-    resident.pending.confirm(project)
+    resident.pending.confirm_project(project)
     vocabulary = _parsed(found.label_config)
     name, adapter = resident.adapters.serve(found, afresh=afresh)
     version = str(ModelVersion.of(resident.settings, vocabulary, adapter=name))
@@ -65,11 +65,11 @@ def make_remarks(resident: Resident, order: Order) -> None:
     version, and once in the log.
     """
     project = order.project.id
-    if resident.ledger.remarked(project) == order.version:
+    if resident.ledger.label_remarks_version(project) == order.version:
         return
     taught = order.adapter.taught(order.vocabulary.words) if order.adapter else ()
     remarks = resident.segmenter.remarks(order.vocabulary, taught)
-    resident.ledger.remark(project, order.version, remarks)
+    resident.ledger.set_label_remarks(project, order.version, remarks)
     if (project, order.version) not in resident.explained:
         resident.explained.add((project, order.version))
         for remark in remarks:
@@ -78,7 +78,7 @@ def make_remarks(resident: Resident, order: Order) -> None:
 
 def replace_older(resident: Resident, order: Order, task: Task) -> None:
     """Delete our older predictions of a task nobody annotated: annotations keep the prediction they came from."""
-    older = (task.versions - {order.version}) & resident.ledger.known_versions(order.project.id)
+    older = (task.versions - {order.version}) & resident.ledger.versions(order.project.id)
     if older and not task.annotations:
         for prediction in resident.label_studio.predictions(task.id):
             if prediction.version in older:
@@ -88,9 +88,9 @@ def replace_older(resident: Resident, order: Order, task: Task) -> None:
 def show(resident: Resident, order: Order) -> None:
     """Show annotators the version just stored, unless they chose a version that is not ours. Once per version."""
     project, shown = order.project.id, order.project.model_version
-    if shown == order.version or resident.ledger.shown(project) == order.version:
+    if shown == order.version or resident.ledger.shown_version(project) == order.version:
         return
-    ours = resident.ledger.known_versions(project) | resident.label_studio.model_titles(project) | {""}
+    ours = resident.ledger.versions(project) | resident.label_studio.model_titles(project) | {""}
     if shown in ours:
         resident.label_studio.show_version(project, order.version)
-    resident.ledger.show(project, order.version)
+    resident.ledger.set_shown_version(project, order.version)

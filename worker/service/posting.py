@@ -92,14 +92,14 @@ class Posting:
         leased, label_studio = drawn.leased, self._resident.label_studio
         version, ref = leased.order.version, leased.ref
         if doubtful:  # again, in case Redis was away too when the answer was lost
-            self._resident.ledger.doubt(leased.project, ref)
+            self._resident.ledger.add_unconfirmed(leased.project, ref)
         if doubtful and any(row.version == version for row in label_studio.predictions(ref.task)):
             log.info("task %d: was stored, only the answer was lost", ref.task)
         else:
             if not self._resident.leases.confirm(leased.project, ref):
                 log.warning("task %d: its lease is gone: cancelled, or another worker has it", ref.task)
                 return False
-            self._resident.ledger.remember_version(leased.project, version)
+            self._resident.ledger.add_version(leased.project, version)
             stored = label_studio.create_prediction(ref.task, drawn.result, score=drawn.score, version=version)
             if stored.version != version or len(stored.result) != len(drawn.result):
                 problem = f"stored {len(stored.result)} of {len(drawn.result)} regions at version {stored.version!r}"
@@ -111,7 +111,7 @@ class Posting:
 
     def _doubt(self, leased: Leased) -> None:
         try:
-            self._resident.ledger.doubt(leased.project, leased.ref)
+            self._resident.ledger.add_unconfirmed(leased.project, leased.ref)
         except QueueUnavailable as error:
             log.warning("task %d: %s", leased.ref.task, error)
 
@@ -145,7 +145,7 @@ def finish(resident: Resident, leased: Leased) -> None:
     order, project, ref = leased.order, leased.project, leased.ref
     resident.leases.done(project, ref)
     try:
-        served = resident.ledger.served(project)
+        served = resident.ledger.target_version(project)
         if served and served != order.version:  # the labels changed while this was drawn
             resident.pending.add(project, [TaskRef(served, ref.task)], priority=Priority.LATER)
             return
@@ -158,7 +158,7 @@ def _tidy(resident: Resident, order: Order, leased: Leased) -> None:
     try:
         replace_older(resident, order, leased.task)
     except LabelStudioError:
-        resident.ledger.leave(leased.project, leased.ref.task)
+        resident.ledger.add_leftover(leased.project, leased.ref.task)
         resident.hints.request_refresh(leased.project)
         raise
     show(resident, order)

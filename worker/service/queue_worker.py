@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
-import redis
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisGone
 from redis.exceptions import RedisError
@@ -21,11 +20,11 @@ from rq.serializers import JSONSerializer
 from rq.utils import now as utc_now
 from rq.worker import DequeueStrategy
 
+from plugin_config.background import DutyWatch
 from plugin_config.errors import QueueUnavailable
-from plugin_config.queue.connection import is_damage
-from plugin_config.queue.mending import mend
+from plugin_config.queue.connection import is_damage, open_redis
+from plugin_config.queue.quarantine import quarantine_keys
 from plugin_config.settings import Settings
-from plugin_config.steady import Watch
 from worker.service.plain_jobs import PlainJob, PlainQueue
 
 log = logging.getLogger(__name__)
@@ -92,15 +91,10 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
     """Open the Redis of the settings; `timeout_s` bounds every answer, None leaves that to RQ, which waits for jobs.
 
     Raises:
-        QueueUnavailable: it does not answer, or REDIS_URL is no address.
+        SettingsError: REDIS_URL is not the address of a Redis.
+        QueueUnavailable: it does not answer.
     """
-    try:
-        connection = redis.from_url(
-            settings.redis_url, socket_connect_timeout=5, socket_timeout=timeout_s, health_check_interval=30
-        )
-    except ValueError as error:  # its text may quote the password
-        remedy = "Write redis://[:password@]host:port/0 and percent-encode signs such as / in the password."
-        raise QueueUnavailable("setting REDIS_URL", "is not the address of a Redis", remedy) from error
+    connection = open_redis(settings.redis_url, connect_s=5, answer_s=timeout_s, health_check_s=30)
     try:
         connection.ping()
     except RedisError as error:
@@ -108,7 +102,7 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
     return connection
 
 
-def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, watch: Watch) -> None:
+def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, watch: DutyWatch) -> None:
     """Run the queues' jobs one after the other until `stopping`, which SIGTERM and SIGINT set. Queues that hold some
     take turns.
 
@@ -119,7 +113,7 @@ def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, 
         watch: tells people of faults.
     """
     connection = queues[0].connection
-    steady = watch.steady("the work on jobs", longest_rest_s=_LONGEST_REST_S)
+    duty = watch.duty("the work on jobs", longest_pause_s=_LONGEST_REST_S)
     plain = [PlainQueue(queue.name, connection=connection, serializer=JSONSerializer) for queue in queues]
     while not stopping.is_set():
         try:
@@ -136,14 +130,14 @@ def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, 
                 log.warning("Redis went away (%s); trying again in %.0f s", error, _REDIS_AWAY_S)
                 stopping.wait(_REDIS_AWAY_S)
                 continue
-            if steady.met(error):
+            if duty.record_fault(error):
                 log.exception("the work on jobs goes on")
             _mend(connection)
-            stopping.wait(steady.rest_s())
+            stopping.wait(duty.pause_s())
 
 
 def _mend(connection: Redis) -> None:
     try:
-        mend(connection)
+        quarantine_keys(connection)
     except RedisError as error:
         log.warning("Redis: nothing could be mended (%s)", error)

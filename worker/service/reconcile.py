@@ -39,7 +39,7 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
         log.warning("project %d: %s", project, error)
     except (LabelingConfigError, LabelStudioError) as error:
         if isinstance(error, LabelStudioError) and error.status == 404:
-            resident.pending.forget(project)
+            resident.pending.forget_project(project)
         log.warning("project %d is left alone: %s", project, error)
 
 
@@ -50,8 +50,8 @@ def settle_doubts(resident: Resident, project: int) -> int:
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses.
     """
-    deleted, waiting = 0, set(resident.pending.open_refs(project)) if resident.ledger.doubts(project) else set()
-    for ref, last_look in resident.ledger.doubts(project).items():
+    deleted, waiting = 0, set(resident.pending.open_refs(project)) if resident.ledger.unconfirmed(project) else set()
+    for ref, last_look in resident.ledger.unconfirmed(project).items():
         if ref in waiting:
             continue
         rows = [row for row in resident.label_studio.predictions(ref.task) if row.version == ref.version]
@@ -64,7 +64,7 @@ def settle_doubts(resident: Resident, project: int) -> int:
             deleted += len(spare)
             log.info("task %d: its prediction had arrived %d times, %d is left", ref.task, len(rows), first.id)
         if last_look:
-            resident.ledger.clear_doubt(project, ref)
+            resident.ledger.clear_unconfirmed(project, ref)
     return deleted
 
 
@@ -73,12 +73,13 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     tasks that carry an older one of ours, those first of which the model was least sure.
     """
     pending, project = resident.pending, order.project.id
-    if resident.ledger.served(project) == order.version and not resident.ledger.is_catching_up(project, order.version):
+    ledger = resident.ledger
+    if ledger.target_version(project) == order.version and not ledger.is_rolling_out(project, order.version):
         return
     # First, so that a drain which began before ends by asking again for what it stores. Whatever ends this look before
-    # `caught_up`, be it Label Studio, RQ's time for a job or a death: the next one does it all.
-    resident.ledger.serve(project, order.version)
-    older = resident.ledger.known_versions(project) - {order.version}
+    # `finish_rollout`, be it Label Studio, RQ's time for a job or a death: the next one does it all.
+    resident.ledger.start_rollout(project, order.version)
+    older = resident.ledger.versions(project) - {order.version}
     stale = []
     for task in resident.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
         if not task.versions & older or task.annotations:
@@ -95,23 +96,23 @@ def _catch_up_with_version(resident: Resident, order: Order) -> None:
     pending.forget_failures(project, failed)
     pending.forget_done(project, but=order.version)
     pending.ensure_drains(project)
-    if not again and order.version in resident.ledger.known_versions(project):
+    if not again and order.version in resident.ledger.versions(project):
         show(resident, order)  # nothing is predicted that would bring it about
-    resident.ledger.caught_up(project, order.version)
+    resident.ledger.finish_rollout(project, order.version)
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, order.version,
              len(again), moved)  # fmt: skip
 
 
 def _delete_left(resident: Resident, order: Order) -> None:
     """Older predictions that Label Studio did not delete when it was told to."""
-    project, left = order.project.id, resident.ledger.left(order.project.id)
+    project, left = order.project.id, resident.ledger.leftovers(order.project.id)
     for start in range(0, len(left), _TASKS_AT_ONCE):
         part = left[start : start + _TASKS_AT_ONCE]
         found = {task.id: task for task in resident.label_studio.tasks(project, part)}
         for number in part:
             if number in found and order.version in found[number].versions:
                 replace_older(resident, order, found[number])
-            resident.ledger.clear_left(project, number)
+            resident.ledger.clear_leftover(project, number)
 
 
 def _look_at_hinted(resident: Resident, order: Order) -> None:
@@ -127,10 +128,10 @@ def _look_at_hinted(resident: Resident, order: Order) -> None:
             log.info("project %d: %d tasks are gone, %d of them were known here", project, len(gone), forgotten)
         if resident.settings.prelabel:
             # Where this agrees with what Label Studio counts, nothing was missed and not all tasks need be read.
-            resident.ledger.count(project, resident.ledger.counted(project) + len(found) - len(gone))
+            resident.ledger.set_task_count(project, resident.ledger.task_count(project) + len(found) - len(gone))
             wanted = [task.id for task in found if order.version not in task.versions and not task.annotations]
             resident.pending.add(project, [TaskRef(order.version, task) for task in wanted], priority=Priority.LATER)
-        resident.hints.looked_at(project, part)
+        resident.hints.clear_hinted_tasks(project, part)
     if hinted:
         resident.pending.ensure_drains(project)
     if len(hinted) == _MOST_LOOKED_AT:
@@ -140,7 +141,7 @@ def _look_at_hinted(resident: Resident, order: Order) -> None:
 def _catch_up_with_tasks(resident: Resident, order: Order) -> None:
     """Ask for every unannotated task without a prediction when their number is not what it was: a webhook was lost."""
     project, number = order.project.id, order.project.tasks
-    if resident.ledger.counted(project) == number:
+    if resident.ledger.task_count(project) == number:
         return
     failed = {ref.task for ref in resident.pending.failures(project)}
     missing = [
@@ -149,6 +150,6 @@ def _catch_up_with_tasks(resident: Resident, order: Order) -> None:
         if order.version not in task.versions and not task.annotations and task.id not in failed
     ]
     added = resident.pending.add(project, missing, priority=Priority.LATER)
-    resident.ledger.count(project, number)
+    resident.ledger.set_task_count(project, number)
     resident.pending.ensure_drains(project)
     log.info("project %d: %d tasks asked for by themselves", project, added)

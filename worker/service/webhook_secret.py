@@ -36,8 +36,8 @@ def install_webhook_secret(resident: Resident, project: int) -> None:
             raise
         except LabelStudioError as error:
             told = f"its webhooks do not carry ZEROMASK_WEBHOOK_SECRET and are refused: {error}"
-    if told != resident.ledger.warning(project):
-        resident.ledger.warn(project, told)
+    if told != resident.ledger.webhook_warning(project):
+        resident.ledger.set_webhook_warning(project, told)
         if told:
             log.warning("project %d: %s", project, told)
 

@@ -16,8 +16,9 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from plugin_config.local.ports import answers
+from plugin_config.local.supervisor import answers_http
 from plugin_config.queue.control import QueueControl
+from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches
 from worker.label_studio.images import Picture
@@ -64,7 +65,7 @@ def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
     """
     with bench_services(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as services:
         url = f"http://127.0.0.1:{services.settings.port}"
-        services.start("backend", "backend", ready=lambda: answers(f"{url}/health"))
+        services.start("backend", "backend", ready=lambda: answers_http(f"{url}/health"))
         backend = psutil.Process(services.supervisor.pid("backend"))
         before = backend.memory_info().rss / _MB
         empty = _redis_bytes(services)
@@ -120,7 +121,7 @@ def _wait_drained(services: BenchServices, tasks: int, console: Console) -> None
 
 
 def _redis_bytes(services: BenchServices) -> float:
-    keys: Any = services.redis.keys("zeromask:*")
+    keys: Any = services.redis.keys(EVERY_KEY)
     return float(sum(services.redis.memory_usage(key, samples=0) or 0 for key in keys))
 
 

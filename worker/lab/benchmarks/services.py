@@ -18,8 +18,7 @@ from redis import Redis
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.local.embedded_redis import embedded_redis
-from plugin_config.local.ports import answers, free_port
-from plugin_config.local.supervisor import Command, Supervisor, module_command
+from plugin_config.local.supervisor import Command, Supervisor, answers_http, free_port, module_command
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -55,7 +54,7 @@ class BenchServices:
         """Start workers and wait until each has sent a heartbeat."""
         presence = WorkerPresence(self.redis)
         for number in range(1, count + 1):
-            self.start(f"worker-{number}", *argv, ready=lambda wanted=number: presence.live_workers() >= wanted)  # type: ignore[misc]
+            self.start(f"worker-{number}", *argv, ready=lambda wanted=number: presence.count() >= wanted)  # type: ignore[misc]
 
     def counted(self) -> dict[str, Any]:
         """Read the counts of the counting server."""
@@ -108,7 +107,7 @@ def bench_services(*, tasks: int, picture: bytes, **changes: object) -> Iterator
                 services = BenchServices(settings, supervisor, connection, pending)
                 arguments = ["--port", str(port), "--tasks", str(tasks), "--picture", str(state / "picture.bmp")]
                 services.start("counting", "worker.lab.benchmarks.counting_server", *arguments,
-                               ready=lambda: answers(f"http://127.0.0.1:{port}/count"))  # fmt: skip
+                               ready=lambda: answers_http(f"http://127.0.0.1:{port}/count"))  # fmt: skip
                 yield services
 
 

@@ -101,8 +101,7 @@ def _workers(services: BenchServices, count: int, seconds: float, numbers: Itera
         time.sleep(seconds)
         counts = services.counted()
         moments = [moment for moment in counts["moments"] if moment >= started]
-        for ref in services.pending.open_refs(PROJECT):  # the next measurement starts with an empty queue
-            services.redis.zrem(f"zeromask:{PROJECT}:pending", ref.encode())
+        services.pending.cancel(PROJECT, services.pending.open_refs(PROJECT))  # the next measurement starts with none
     if len(moments) < _LEAST_POSTS:
         problem = f"only {len(moments)} posts came within {seconds:.0f} s"
         raise EnvironmentBroken("benchmark", problem, "Raise --seconds, or run it when the machine is less busy.")

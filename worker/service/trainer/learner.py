@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from redis import Redis
 
+from plugin_config.background import Duty
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
@@ -24,8 +25,7 @@ from plugin_config.errors import (
     ZeromaskError,
 )
 from plugin_config.queue.jobs import LearnProject, enqueue_learning, learn_queue
-from plugin_config.queue.learning import Progress, State, Visit
-from plugin_config.steady import Steady
+from plugin_config.queue.learning import LearningLease, Progress, State
 from plugin_config.versions.manifests import now
 from worker.service import jobs as tasks
 from worker.service.context import Resident
@@ -92,7 +92,7 @@ class Learner:
         """What is at work, for people."""
         return "" if self._project is None else f"project {self._project}"
 
-    def _look(self, project: int, visit: Visit) -> tuple[Outcome | None, bool]:
+    def _look(self, project: int, visit: LearningLease) -> tuple[Outcome | None, bool]:
         """Returns how the look ended, None when there is no such project any more, and whether of a fault of ours."""
         now_s = time.monotonic()
         look = Look(
@@ -109,7 +109,7 @@ class Learner:
         except LabelStudioError as error:
             if error.status == 404:
                 log.warning("project %d is gone", project)
-                self._resident.pending.forget(project)
+                self._resident.pending.forget_project(project)
                 return None, False
             return self._troubled(visit, "blocked", error, _BLOCKED_S), False
         except VersionsUnavailable as error:
@@ -127,13 +127,13 @@ class Learner:
             self._held_up.pop(project, None)
         return outcome, False
 
-    def _held(self, project: int, visit: Visit, reason: str) -> Outcome:
+    def _held(self, project: int, visit: LearningLease, reason: str) -> Outcome:
         now_s = time.monotonic()
         left_s = max(0.0, _PATIENCE_S - (now_s - self._held_up.setdefault(project, now_s)))
         told = f"an annotated image cannot be read now, and is waited for, {left_s / 60:.0f} minutes at most: {reason}"
         return Outcome("waiting", told, visit.mark, _HELD_UP_S)
 
-    def _troubled(self, visit: Visit, state: State, error: ZeromaskError, again_s: float | None) -> Outcome:
+    def _troubled(self, visit: LearningLease, state: State, error: ZeromaskError, again_s: float | None) -> Outcome:
         log.warning("%s", error)
         return Outcome(state, str(error), visit.mark, again_s)
 
@@ -145,7 +145,7 @@ class Learner:
 
     def _tell(self, project: int, detail: str) -> None:
         log.info("project %d: %s", project, detail)
-        self._resident.learning.tell(project, Progress("learning", detail, now()))
+        self._resident.learning.set_progress(project, Progress("learning", detail, now()))
 
 
 class LearnerKeeper(threading.Thread):
@@ -161,17 +161,17 @@ class LearnerKeeper(threading.Thread):
         self._stopped = threading.Event()
         self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
         self._round_at = 0.0
-        steady = resident.watch.steady
-        self._duties: list[tuple[Steady, Callable[[], None]]] = [
-            (steady("the renewal of the project", longest_rest_s=self._beat_s), learner.renew),
-            (steady("the sign of life", longest_rest_s=self._beat_s), self._show),
-            (steady("the periodic look"), self._round),
-            (steady("the queueing of looks"), self._queue_due),
+        duty = resident.watch.duty
+        self._duties: list[tuple[Duty, Callable[[], None]]] = [
+            (duty("the renewal of the project", longest_pause_s=self._beat_s), learner.renew),
+            (duty("the sign of life", longest_pause_s=self._beat_s), self._show),
+            (duty("the periodic look"), self._round),
+            (duty("the queueing of looks"), self._queue_due),
         ]
 
     def run(self) -> None:
         """Beat until stopped."""
-        self._resident.watch.must_live([self])
+        self._resident.watch.expect_alive([self])
         while not self._stopped.is_set():
             self.beat()
             self._stopped.wait(self._beat_s)
@@ -179,18 +179,18 @@ class LearnerKeeper(threading.Thread):
     def beat(self) -> None:
         """One round of all duties."""
         try:
-            for steady, duty in self._duties:
-                steady.run(duty)
+            for duty, work in self._duties:
+                duty.run(work)
         except QueueUnavailable as error:
             log.warning("%s", error)
 
     def stop(self) -> None:
         """End the thread and say goodbye."""
-        self._resident.watch.let_go([self])
+        self._resident.watch.release([self])
         self._stopped.set()
         self.join(timeout=5)
         try:
-            self._resident.presence.leave(self._resident.name)
+            self._resident.presence.remove(self._resident.name)
         except QueueUnavailable as error:
             log.warning("%s", error)
 
@@ -201,7 +201,7 @@ class LearnerKeeper(threading.Thread):
     def _round(self) -> None:
         if time.monotonic() >= self._round_at:
             for project in self._resident.pending.projects():
-                self._resident.learning.round(project)
+                self._resident.learning.request(project)
             self._round_at = time.monotonic() + self._resident.settings.reconcile_s
 
     def _queue_due(self) -> None:

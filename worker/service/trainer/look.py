@@ -14,7 +14,7 @@ from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavai
 from plugin_config.label_studio.annotation_mark import AnnotationMark, annotation_mark
 from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number
-from plugin_config.queue.learning import State, Visit
+from plugin_config.queue.learning import LearningLease, State
 from plugin_config.versions.manifests import Attempt, Pointer, VerdictRecord, VersionFolder, now
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.learning.corrections.hold_out import split
@@ -65,7 +65,7 @@ class Look:
     """
 
     def __init__(
-        self, resident: Resident, project: int, visit: Visit, *, tell: Callable[[str], None],
+        self, resident: Resident, project: int, visit: LearningLease, *, tell: Callable[[str], None],
         go_on: Callable[[], None], patient: bool = False,
     ) -> None:  # fmt: skip
         self._resident = resident
@@ -88,11 +88,11 @@ class Look:
         """
         resident = self._resident
         project = resident.label_studio.project(self._id)
-        resident.pending.confirm(self._id)
+        resident.pending.confirm_project(self._id)
         vocabulary = parse_vocabulary(project.label_config)
         name, _ = resident.adapters.serve(project, afresh=True)
         version = str(ModelVersion.of(resident.settings, vocabulary, adapter=name))
-        if resident.ledger.served(self._id) not in ("", version):
+        if resident.ledger.target_version(self._id) not in ("", version):
             resident.hints.request_refresh(self._id)  # the pointer was moved, and who did died before telling
         folder = resident.adapters.folder(project)
         pointer = folder.pointer()
@@ -151,7 +151,7 @@ class Look:
             return Outcome("idle", "no image is annotated", str(mark))
         if not mark.changed and not anew:
             return Outcome("idle", say_without("nothing is new", missing), str(mark))
-        if visit.pressed:
+        if visit.immediate:
             return None
         if mark.changed < settings.finetune_every and not anew:
             told = f"{mark.changed} of {settings.finetune_every} new or changed annotated images are there"
@@ -164,7 +164,7 @@ class Look:
 
     def _some_are_back(self, project: Project, folder: VersionFolder, last: Attempt, reading: Reading) -> bool:
         """Whether there is to be learned anew because an image that was left out can be read by now."""
-        if not last.missing or not (self._visit.pressed or is_due(last.missing_at)):
+        if not last.missing or not (self._visit.immediate or is_due(last.missing_at)):
             return False
         back = reading.some_are_back()
         if not back:

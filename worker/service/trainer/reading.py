@@ -96,7 +96,7 @@ class Reading:
         self, passing: Callable[[int, str], None], only: Collection[int] | None = None
     ) -> Iterator[Correction]:
         resident = self._resident
-        ours = resident.ledger.known_versions(self._project)
+        ours = resident.ledger.versions(self._project)
         return read_corrections(
             resident.label_studio, self._project, self._vocabulary, embed=resident.embeddings.embed,
             limits=resident.limits, ours=ours, only=only, passing=passing,

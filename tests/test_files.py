@@ -1,9 +1,11 @@
-"""Files and folders for their owner alone, whatever the umask and whatever an earlier run left."""
+"""Files written whole or not at all, and private files and folders, whatever the umask and an earlier run left."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from plugin_config.files import close_to_others, is_private, open_private, private_folder, write_private
+from plugin_config.files import (
+    ASIDE,
+    close_to_others,
+    is_private,
+    open_private,
+    private_folder,
+    write_private,
+    written_whole,
+)
 from tests.modes import modes, open_to_others
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +55,7 @@ def test_a_folder_that_is_there_is_closed(tmp_path: Path) -> None:
     assert is_private(tmp_path / "a")
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         private_folder(tmp_path / "file" / "a")
@@ -128,7 +138,84 @@ except EnvironmentBroken as error:
 """
 
 
-def test_what_cannot_be_closed_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_made_private_is_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", READ_ONLY, str(leave_open(tmp_path / "state"))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "cannot be closed to others" in done.stdout and "chmod" in done.stdout
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with written_whole(path) as aside:
+        aside.write_text("new")
+        assert path.read_text() == "old"
+        assert (aside.parent, aside.suffix) == (tmp_path, ASIDE)
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError("of the block"), KeyboardInterrupt()])
+def test_an_error_in_the_block_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(type(error)), written_whole(path) as aside:
+        aside.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), written_whole(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    (path / "full").mkdir(parents=True)
+    with pytest.raises(OSError, match="folder"), written_whole(path) as aside:
+        aside.write_text("new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_durable_file_is_flushed_before_it_is_renamed_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    flushed: list[str] = []
+
+    def flush(handle: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file"
+        flushed.append(f"{kind} while {path.read_text()}")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with written_whole(path, durable=durable) as aside:
+        aside.write_text("new")
+    assert flushed == (["file while old", "folder while new"] if durable else [])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from plugin_config.files import written_whole
+with written_whole(Path(sys.argv[1])) as aside:
+    aside.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_killed_half_way_leaves_the_old_file_and_one_aside(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    (aside,) = set(tmp_path.iterdir()) - {path}
+    assert aside.name.endswith(ASIDE)
+    assert aside.read_text() == "half"

@@ -1,4 +1,4 @@
-"""What somebody else wrote into our Redis: it is set aside and told, and everything else goes on."""
+"""What others wrote into our Redis: it is set aside and reported, and everything else goes on."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.control import QueueControl
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import TaskRef, predict_queue
+from plugin_config.queue.jobs import TaskRef, parse_id, parse_ref, predict_queue
+from plugin_config.queue.keys import PROJECT_TYPES, ProjectKeys
 from plugin_config.queue.learning import Progress, ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
-from plugin_config.queue.mending import _OF_PROJECT, mend
-from plugin_config.queue.odd import as_id, as_ref
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
+from plugin_config.queue.quarantine import quarantine_keys
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
 from tests.queue_states import PROJECT, refs, take, time_passes
 
 OTHER = 8
-ODD_IDS = [b"abc", b"\xff", b"0", b"-1", b"007", b"1.5", b"1e999", b"9" * 30, b"9" * 5000, "٣".encode(), b""]
-ODD_REFS = [b"abc", b"\xff|1", b"v|", b"|1", b"v|0", b"v|007", b"v|" + b"9" * 30, b"v|" + b"9" * 5000, "v|٣".encode()]
+INVALID_IDS = [b"abc", b"\xff", b"0", b"-1", b"007", b"1.5", b"1e999", b"9" * 30, b"9" * 5000, "٣".encode(), b""]
+INVALID_REFS = [b"abc", b"\xff|1", b"v|", b"|1", b"v|0", b"v|007", b"v|" + b"9" * 30, b"v|" + b"9" * 5000,
+                "v|٣".encode()]  # fmt: skip
 GARBAGE = [b"", b"x", b"\xff\xfe", b"nan", b"inf", b"1e999", b"-9" * 50, b"[" * 5000, b"{}", b"null", b'{"at": 1e999}']
 
 
@@ -39,21 +40,21 @@ def control(redis: Redis, settings: Settings) -> QueueControl:
     return QueueControl(redis, settings)
 
 
-@pytest.mark.parametrize("member", ODD_IDS)
-def test_an_odd_id_is_none(member: bytes) -> None:
-    assert as_id(member) is None
+@pytest.mark.parametrize("member", INVALID_IDS)
+def test_an_invalid_id_is_not_parsed(member: bytes) -> None:
+    assert parse_id(member) is None
 
 
-@pytest.mark.parametrize("member", ODD_REFS)
-def test_an_odd_task_is_none(member: bytes) -> None:
-    assert as_ref(member) is None
+@pytest.mark.parametrize("member", INVALID_REFS)
+def test_an_invalid_task_is_not_parsed(member: bytes) -> None:
+    assert parse_ref(member) is None
 
 
-def test_odd_projects_are_set_aside_told_and_the_others_found(
+def test_invalid_projects_are_set_aside_and_reported_and_the_others_found(
     redis: Redis, pending: PendingTasks, control: QueueControl
 ) -> None:
-    redis.sadd("zeromask:projects", PROJECT, *ODD_IDS)
-    redis.sadd("zeromask:paused", *ODD_IDS)
+    redis.sadd("zeromask:projects", PROJECT, *INVALID_IDS)
+    redis.sadd("zeromask:paused", *INVALID_IDS)
     redis.zadd("zeromask:unknown", {str(OTHER): 1, "x": 2})
     assert pending.projects() == [PROJECT, OTHER]
     assert redis.smembers("zeromask:projects") == {str(PROJECT).encode()}
@@ -62,9 +63,9 @@ def test_odd_projects_are_set_aside_told_and_the_others_found(
     assert render(state)
 
 
-def test_odd_members_cost_only_themselves(redis: Redis, pending: PendingTasks) -> None:
+def test_invalid_members_affect_no_others(redis: Redis, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1, 2))
-    redis.zadd(f"zeromask:{PROJECT}:pending", dict.fromkeys(ODD_REFS, 0))
+    redis.zadd(f"zeromask:{PROJECT}:pending", dict.fromkeys(INVALID_REFS, 0))
     taken: list[TaskRef] = []
     for _ in range(4):
         taken += take(pending, "w")
@@ -74,10 +75,10 @@ def test_odd_members_cost_only_themselves(redis: Redis, pending: PendingTasks) -
         assert pending.done(PROJECT, "w", ref)
 
 
-def test_odd_leases_are_swept_and_the_others_put_back(redis: Redis, hasty: PendingTasks) -> None:
+def test_invalid_leases_are_swept_and_the_others_put_back(redis: Redis, hasty: PendingTasks) -> None:
     hasty.add(PROJECT, refs(1, 2))
     take(hasty, "w")
-    leases = dict.fromkeys(ODD_REFS, b"w|1|1")
+    leases = dict.fromkeys(INVALID_REFS, b"w|1|1")
     redis.hset(f"zeromask:{PROJECT}:leases", mapping=leases)  # type: ignore[arg-type]
     redis.hset(f"zeromask:{PROJECT}:leases", "v1|2", "w|1" + "9" * 400 + "|nan")
     time_passes(redis, 31)
@@ -86,7 +87,7 @@ def test_odd_leases_are_swept_and_the_others_put_back(redis: Redis, hasty: Pendi
 
 
 @pytest.mark.parametrize("garbage", [b"x", b"nan", b"inf", b"-inf", b"1e999", b"0x", b"1.5", b"\xff", b"9" * 40])
-def test_counts_that_are_none_count_as_none(redis: Redis, hasty: PendingTasks, garbage: bytes) -> None:
+def test_counts_that_are_no_numbers_count_as_missing(redis: Redis, hasty: PendingTasks, garbage: bytes) -> None:
     hasty.add(PROJECT, refs(1))
     redis.hset("zeromask:clock", mapping={"wall": garbage, "now": garbage})
     for name in ("deaths", "tries"):
@@ -137,7 +138,7 @@ def test_a_shared_key_of_the_wrong_kind_is_moved_aside(
 ) -> None:
     redis.set(key, "whatever")
     assert hasty.add(PROJECT, refs(1)) == 1
-    hasty.confirm(PROJECT)
+    hasty.confirm_project(PROJECT)
     (ref,) = take(hasty, "w")
     assert hasty.fail(PROJECT, "w", ref, "broken")
     redis.sadd("zeromask:projects", "odd")
@@ -148,30 +149,30 @@ def test_a_shared_key_of_the_wrong_kind_is_moved_aside(
     assert len(predict_queue(redis)) == 1
 
 
-def test_one_project_beyond_mending_stops_no_other(
+def test_one_project_beyond_quarantine_stops_no_other(
     redis: Redis, hasty: PendingTasks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for project in (PROJECT, OTHER):
         hasty.add(project, refs(1))
         hasty.take(project, "w")
     time_passes(redis, 31)
-    plain = hasty._slots.stop
+    plain = hasty._slots.free_running
 
     def stop(project: int) -> None:
         if project == PROJECT:
             raise ResponseError("ERR something new")
         plain(project)
 
-    monkeypatch.setattr(hasty._slots, "stop", stop)
+    monkeypatch.setattr(hasty._slots, "free_running", stop)
     assert hasty.sweep() == refs(1)
     assert f"project {PROJECT}: holds something" in caplog.text
 
 
-@pytest.mark.parametrize("told", ["MISCONF Errors writing to the AOF file", "OOM command not allowed", "BUSY script"])
-def test_a_redis_that_takes_nothing_is_away_and_not_damaged(told: str) -> None:
+@pytest.mark.parametrize("error", ["MISCONF Errors writing to the AOF file", "OOM command not allowed", "BUSY script"])
+def test_a_redis_that_takes_nothing_is_away_and_not_damaged(error: str) -> None:
     @redis_errors
     def ask() -> None:
-        raise ResponseError(told)
+        raise ResponseError(error)
 
     with pytest.raises(QueueUnavailable) as raised:
         ask()
@@ -179,7 +180,7 @@ def test_a_redis_that_takes_nothing_is_away_and_not_damaged(told: str) -> None:
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_in_values_is_nothing_known(redis: Redis, control: QueueControl, garbage: bytes) -> None:
+def test_garbage_in_values_counts_as_missing(redis: Redis, control: QueueControl, garbage: bytes) -> None:
     redis.sadd("zeromask:projects", PROJECT)
     WorkerPresence(redis).heartbeat("w", {"model": "builtin"})
     values = dict.fromkeys(("served", "shown", "counted", "learning", "learner", "webhook", "refresh"), garbage)
@@ -190,86 +191,97 @@ def test_garbage_in_values_is_nothing_known(redis: Redis, control: QueueControl,
     redis.lpush("zeromask:errors", garbage)
     redis.lpush("zeromask:odd", garbage)
     ledger, learning, hints = ProjectLedger(redis), ProjectLearning(redis, lease_s=9), ProjectHints(redis)
-    assert isinstance(ledger.counted(PROJECT), int)
-    assert ledger.remarks(PROJECT) == ()
-    assert isinstance(ledger.served(PROJECT) + ledger.shown(PROJECT) + ledger.remarked(PROJECT), str)
-    assert learning.told(PROJECT) is None
+    assert isinstance(ledger.task_count(PROJECT), int)
+    assert ledger.label_remarks(PROJECT) == ()
+    for read in (ledger.target_version, ledger.shown_version, ledger.label_remarks_version):
+        assert isinstance(read(PROJECT), str)
+    assert learning.progress(PROJECT) is None
     assert ServedAdapters(redis).served(PROJECT, "builtin") == "zeroshot"
     assert hints.request_refresh(PROJECT)
     hints.last_webhook(PROJECT)
     assert render(control.state())
-    learning.press(PROJECT)
-    visit = learning.begin(PROJECT, "me")
-    assert visit is not None
-    assert learning.end(PROJECT, "me", visit, Progress("idle", "done", "now"), mark="m")
+    learning.request_now(PROJECT)
+    lease = learning.begin(PROJECT, "me")
+    assert lease is not None
+    assert learning.end(PROJECT, "me", lease, Progress("idle", "done", "now"), mark="m")
 
 
-def test_sets_of_ids_lose_only_what_is_odd(redis: Redis, hints: ProjectHints) -> None:
+def test_sets_of_ids_lose_only_invalid_members(redis: Redis, hints: ProjectHints) -> None:
     ledger, learning = ProjectLedger(redis), ProjectLearning(redis, lease_s=9)
-    redis.sadd(f"zeromask:{PROJECT}:hinted", 3, *ODD_IDS)
-    redis.sadd(f"zeromask:{PROJECT}:left", 3, *ODD_IDS)
+    redis.sadd(f"zeromask:{PROJECT}:hinted", 3, *INVALID_IDS)
+    redis.sadd(f"zeromask:{PROJECT}:left", 3, *INVALID_IDS)
     redis.sadd(f"zeromask:{PROJECT}:versions", "v1", b"\xff")
-    redis.zadd(f"zeromask:{PROJECT}:doubts", {"v1|3": 1, **dict.fromkeys(ODD_REFS, 1)})
-    redis.zadd("zeromask:learn", {str(PROJECT): 1, **dict.fromkeys(ODD_IDS, 1)})
+    redis.zadd(f"zeromask:{PROJECT}:doubts", {"v1|3": 1, **dict.fromkeys(INVALID_REFS, 1)})
+    redis.zadd("zeromask:learn", {str(PROJECT): 1, **dict.fromkeys(INVALID_IDS, 1)})
     redis.set(f"zeromask:{PROJECT}:learner", "not a lease")
     redis.lpush("zeromask:9:learner", "a list")
     redis.zadd("zeromask:learn", {"9": 2})
     assert hints.hinted_tasks(PROJECT, most=100) == [3]
-    assert ledger.left(PROJECT) == [3]
-    assert ledger.known_versions(PROJECT) == {"v1"}
-    assert list(ledger.doubts(PROJECT)) == refs(3)
+    assert ledger.leftovers(PROJECT) == [3]
+    assert ledger.versions(PROJECT) == {"v1"}
+    assert list(ledger.unconfirmed(PROJECT)) == refs(3)
     assert learning.due() == [PROJECT, 9]
     assert [learning.begin(project, "me") is not None for project in (PROJECT, 9)] == [True, True]
 
 
 @pytest.mark.parametrize(("name", "garbage"), [("first", "x"), ("hinted", "nan"), ("deaths", "x"), ("since", "1e999")])
-def test_garbage_in_what_is_known_of_a_look_keeps_from_none(redis: Redis, name: str, garbage: str) -> None:
+def test_garbage_in_the_state_of_a_check_prevents_no_check(redis: Redis, name: str, garbage: str) -> None:
     learning = ProjectLearning(redis, lease_s=4)
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
-    learning.hint(PROJECT, quiet_s=0)
+    learning.request_after_pause(PROJECT, quiet_s=0)
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
     assert learning.begin(PROJECT, "dead") is not None
     redis.hset(f"zeromask:{PROJECT}:learn", name, garbage)
     time_passes(redis, 5)
-    visit = learning.begin(PROJECT, "me")
-    assert visit is not None
-    assert learning.end(PROJECT, "me", visit, Progress("idle", "", ""), mark="m", failed=True)
+    lease = learning.begin(PROJECT, "me")
+    assert lease is not None
+    assert learning.end(PROJECT, "me", lease, Progress("idle", "", ""), mark="m", failed=True)
 
 
-def test_every_key_of_a_project_is_known_to_whoever_mends_and_forgets() -> None:
-    """What one half of this project writes and the list does not have would outlive its project."""
-    written = re.compile(r"zeromask:\{project\}:([a-z]+)|\bP \.\. '([a-z]+)")
-    folder = Path(plugin_config.__file__).parent
-    sources = [path.read_text() for path in folder.glob("*.py")]
-    names = {first or second for source in sources for first, second in written.findall(source)}
-    assert {"pending", "warning", "done"} <= names
-    assert names <= set(_OF_PROJECT)
+def test_every_key_that_a_script_builds_is_a_key_of_a_project() -> None:
+    """A key that the table does not have would not be checked, and would outlive its project."""
+    built = re.compile(r"\b(?:P|prefix_of\(project\)|prefix) \.\. '([a-z]+)")
+    folder = Path(plugin_config.__file__).parent / "queue"
+    names = {name for path in folder.glob("*.py") for name in built.findall(path.read_text())}
+    assert {"pending", "learner", "learn", "done"} <= names
+    assert names <= set(PROJECT_TYPES)
+
+
+def test_a_forgotten_project_leaves_no_key(redis: Redis, pending: PendingTasks) -> None:
+    keys = ProjectKeys(PROJECT)
+    redis.sadd(keys.versions, "v1")
+    for key in {*keys.named(), keys.done("v1")} - {keys.versions}:
+        redis.set(key, "x")
+    redis.set(ProjectKeys(OTHER).pending, "of another project")
+    assert len(redis.keys(f"{keys.prefix}*")) == len(PROJECT_TYPES) + 8  # nine drain slots
+    pending.forget_project(PROJECT)
+    assert redis.keys("*") == [ProjectKeys(OTHER).pending.encode()]
 
 
 def test_a_project_that_is_forgotten_leaves_no_warning(redis: Redis, pending: PendingTasks) -> None:
-    ProjectLedger(redis).warn(PROJECT, "Label Studio's webhooks are refused.")
-    pending.forget(PROJECT)
+    ProjectLedger(redis).set_webhook_warning(PROJECT, "Label Studio's webhooks are refused.")
+    pending.forget_project(PROJECT)
     assert redis.keys(f"zeromask:{PROJECT}:*") == []
 
 
 def test_no_task_counted_is_a_count(redis: Redis) -> None:
     """Else each look at an empty project reads all of it, and the first webhook's tasks are counted one too few."""
     ledger = ProjectLedger(redis)
-    assert ledger.counted(PROJECT) == -1
-    ledger.count(PROJECT, 0)
-    assert ledger.counted(PROJECT) == 0
+    assert ledger.task_count(PROJECT) == -1
+    ledger.set_task_count(PROJECT, 0)
+    assert ledger.task_count(PROJECT) == 0
 
 
-def test_mending_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> None:
+def test_quarantine_leaves_what_is_right(redis: Redis, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1, 2, 3))
     for ref in take(pending, "w", limit=1):
         pending.done(PROJECT, "w", ref)
     before: Any = {key: redis.dump(key) for key in redis.keys("*")}
-    assert mend(redis, PROJECT) == []
+    assert quarantine_keys(redis, PROJECT) == []
     assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
-def test_what_is_set_aside_is_told_a_hundred_times_at_most(redis: Redis, pending: PendingTasks) -> None:
+def test_the_last_hundred_things_set_aside_are_kept(redis: Redis, pending: PendingTasks) -> None:
     for number in range(120):
         redis.sadd("zeromask:projects", f"odd-{number}")
         pending.projects()

@@ -1,12 +1,12 @@
-"""Work that goes on whatever happens: a fault is logged once, told for a while, and rested after."""
+"""Background duties: a fault is logged once, shown for a while, and followed by a pause."""
 
 from __future__ import annotations
 
 import pytest
 
-from plugin_config import steady
+from plugin_config import background
+from plugin_config.background import Duty, DutyWatch
 from plugin_config.errors import QueueDamaged, QueueUnavailable
-from plugin_config.steady import Steady, Watch
 
 
 def fail() -> None:
@@ -17,37 +17,37 @@ def fail() -> None:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock, set by hand."""
     moment = [1000.0]
-    monkeypatch.setattr("plugin_config.steady.time.monotonic", lambda: moment[0])
+    monkeypatch.setattr("plugin_config.background.time.monotonic", lambda: moment[0])
     return moment
 
 
 def test_each_pause_is_twice_the_last_and_none_is_too_long(now: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    work, rests = Steady("work"), []
+    work, pauses = Duty("work"), []
     for _ in range(9):
         assert not work.run(fail)
-        rests.append(work.rest_s())
-        assert not work.run(lambda: pytest.fail("it rests"))
-        now[0] += work.rest_s()
-    assert rests == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+        pauses.append(work.pause_s())
+        assert not work.run(lambda: pytest.fail("it pauses"))
+        now[0] += work.pause_s()
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
     assert caplog.text.count("Traceback") == 1
     assert work.run(lambda: None)
     assert not work.run(fail)
-    assert work.rest_s() == 0.5
+    assert work.pause_s() == 0.5
 
 
-def test_a_fault_is_told_for_a_while(now: list[float]) -> None:
-    watch = Watch()
-    work = watch.steady("work")
+def test_a_fault_is_shown_for_a_while(now: list[float]) -> None:
+    watch = DutyWatch()
+    work = watch.duty("work")
     assert watch.trouble() == ""
     work.run(fail)
-    now[0] += steady.TOLD_S
+    now[0] += background.FAULT_SHOWN_S
     assert watch.trouble() == "work: ValueError: a fault of ours (1 times so far); the log tells where"
     now[0] += 1
     assert watch.trouble() == ""
 
 
 def test_damage_is_a_fault_and_absence_is_none() -> None:
-    work = Steady("work")
+    work = Duty("work")
 
     def damaged() -> None:
         raise QueueDamaged("Redis", "holds something", "Look.")
@@ -62,10 +62,10 @@ def test_damage_is_a_fault_and_absence_is_none() -> None:
     assert "holds something" in work.trouble
 
 
-def test_of_many_with_the_same_to_tell_few_are_told() -> None:
-    watch = Watch()
+def test_of_many_duties_with_faults_few_are_shown() -> None:
+    watch = DutyWatch()
     for _ in range(8):
-        watch.steady("the step").run(fail)
+        watch.duty("the step").run(fail)
     for number in range(8):
-        watch.steady(f"step {number}").run(fail)
+        watch.duty(f"step {number}").run(fail)
     assert watch.trouble().count("fault") == 5
