@@ -22,7 +22,7 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     settings = Settings(
         redis_url=redis_url, model="builtin", state_dir=str(folder), allowed_hosts="zeromask, Masks.Example.com."
     )
-    with backend(settings, patience=replace(SHORT, idle_s=5.0)) as running:
+    with backend(settings, limits=replace(SHORT, idle_s=5.0)) as running:
         yield running
 
 

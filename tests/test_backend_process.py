@@ -236,6 +236,22 @@ def test_it_does_not_start_on_a_port_in_use(redis_url: str, tmp_path: Path) -> N
     assert "Traceback" not in errors
 
 
+def test_a_second_backend_on_a_taken_port_leaves_the_outbox_alone(
+    pending: PendingTasks, redis_url: str, dead_redis_url: str, tmp_path: Path
+) -> None:
+    kept = b'{"project": 7, "version": "v1", "tasks": [1, 2]}\nan unreadable line\n'
+    outbox = tmp_path / "asked.jsonl"
+    with serving(REDIS_URL=dead_redis_url, ZEROMASK_STATE_DIR=str(tmp_path)) as first:
+        outbox.write_bytes(kept)
+        second = start(REDIS_URL=redis_url, ZEROMASK_STATE_DIR=str(tmp_path), ZEROMASK_PORT=str(first.port))
+        _, errors = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert f"cannot listen on port {first.port}" in errors
+        assert errors.count("\n") == 1, errors
+        assert outbox.read_bytes() == kept
+        assert pending.projects() == [], "nothing of it was sent"
+
+
 def test_it_starts_while_redis_is_away(dead_redis_url: str, tmp_path: Path) -> None:
     with serving(REDIS_URL=dead_redis_url, ZEROMASK_STATE_DIR=str(tmp_path)) as backend:
         assert backend.ask("GET", "/health")[1]["redis"] is False

@@ -12,8 +12,8 @@ import pytest
 from falcon.testing import create_environ
 
 from backend.app import create_app
-from backend.queue_client import WebQueues
-from backend.requests import read_predict
+from backend.payloads import parse_predict
+from backend.queue_client import QueueClient
 from backend.responses import JSON
 from plugin_config.errors import JobError
 from plugin_config.queue.pending import PendingTasks
@@ -186,7 +186,7 @@ def test_a_body_as_large_as_the_cap_is_read(client: Client, told: bool) -> None:
 @pytest.mark.usefixtures("redis")
 def test_a_length_that_is_no_number_is_refused(settings: Settings, length: str, status: str, says: str) -> None:
     told: list[str] = []
-    with closing(WebQueues(settings)) as queues:
+    with closing(QueueClient(settings)) as queues:
         environ = create_environ("/setup", method="POST", host="127.0.0.1", headers={"Content-Type": JSON})
         app = create_app(settings, queues)
         app({**environ, "CONTENT_LENGTH": length}, lambda status, *_: told.append(status))  # type: ignore[arg-type]
@@ -200,7 +200,7 @@ def test_whatever_else_goes_wrong_is_told_without_insides(
     def broken(*_: object, **__: object) -> int:
         raise IndexError(f"/etc/{TOKEN}")
 
-    monkeypatch.setattr(WebQueues, "ask", broken)
+    monkeypatch.setattr(QueueClient, "request_predictions", broken)
     response = client.post("/predict", json=predict_body(1))
     assert response.status_code == 500
     sentence = detail(response)
@@ -234,14 +234,14 @@ def test_reading_what_is_needed_agrees_with_reading_at_once(text: str) -> None:
         expected = json.loads(text.encode().decode("utf-8-sig"))
     except ValueError:
         with pytest.raises(JobError, match="JSON"):
-            read_predict(io.BytesIO(text.encode()))
+            parse_predict(io.BytesIO(text.encode()))
         return
     if not isinstance(expected["tasks"], list):
         with pytest.raises(JobError, match="tasks"):
-            read_predict(io.BytesIO(text.encode()))
+            parse_predict(io.BytesIO(text.encode()))
         return
     for stream in (io.BytesIO(text.encode()), Dripping(text.encode())):
-        body = read_predict(stream)
+        body = parse_predict(stream)
         assert list(body.tasks) == [task["id"] for task in expected["tasks"]]
         assert body.label_config == expected["label_config"]
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
-from backend.connections import Patience
 from backend.json_stream import Readable
-from backend.request_bodies import Body, LargeBodies
-from backend.requests import PredictBody, read_predict
+from backend.payloads import PredictPayload, parse_predict
+from backend.server.connections import ConnectionLimits
+from backend.server.request_bodies import Body, LargeBodies
 from plugin_config.settings import Settings
 from tests.backend_client import VERSION, patient_fixture, predict_body, setup_body
 from tests.house import wait_until
@@ -91,9 +91,9 @@ def test_a_reader_who_takes_no_answers_ends(served: Backend) -> None:
 
 
 def test_any_number_of_half_open_connections_leaves_room_for_the_next(settings: Settings, redis: Redis) -> None:
-    patience = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
+    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
     begun = time.monotonic()
-    with ExitStack() as opened, backend(settings, patience=patience) as running:
+    with ExitStack() as opened, backend(settings, limits=limits) as running:
         for number in range(600):
             connection = opened.enter_context(running.connect())
             connection.sendall((b"", b"GET /", HEAD + b"Content-Length: 9\r\n\r\n{")[number % 3])
@@ -104,8 +104,8 @@ def test_any_number_of_half_open_connections_leaves_room_for_the_next(settings: 
 
 
 def test_bodies_that_trickle_do_not_crowd_out_requests(settings: Settings, redis: Redis) -> None:
-    patience = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
-    with ExitStack() as opened, backend(settings, patience=patience) as running:
+    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
+    with ExitStack() as opened, backend(settings, limits=limits) as running:
         for number in range(600):
             opened.enter_context(running.connect()).sendall(HEAD + b"Content-Length: 99\r\n\r\n{")
             if number % 100 == 99:
@@ -118,9 +118,9 @@ def test_bodies_that_trickle_do_not_crowd_out_requests(settings: Settings, redis
 
 
 def test_a_request_in_hand_does_not_give_way(settings: Settings, redis: Redis, patient: None) -> None:
-    patience = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
+    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
     body = json.dumps(predict_body(*range(1, 2000))).encode()
-    with ExitStack() as opened, backend(settings, patience=patience) as running:
+    with ExitStack() as opened, backend(settings, limits=limits) as running:
         early = opened.enter_context(running.connect())
         early.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         for _ in range(300):
@@ -133,15 +133,15 @@ def test_nobody_waits_for_large_bodies_and_health_for_nobody(
 ) -> None:
     released, begun, statuses = threading.Event(), list[str](), list[int]()
 
-    def slow(stream: Readable) -> PredictBody:
-        body = read_predict(stream)
+    def slow(stream: Readable) -> PredictPayload:
+        body = parse_predict(stream)
         begun.append(body.label_config)
         released.wait(60)
         return body
 
-    monkeypatch.setattr("backend.views.read_predict", slow)
+    monkeypatch.setattr("backend.views.parse_predict", slow)
     large = json.dumps(predict_body(1)).encode() + b" " * 2 * MB
-    with backend(replace(settings, max_body_mb=8), patience=Patience()) as running:
+    with backend(replace(settings, max_body_mb=8), limits=ConnectionLimits()) as running:
 
         def ask(body: bytes) -> threading.Thread:
             thread = threading.Thread(
