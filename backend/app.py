@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,17 +69,10 @@ class JsonBody:
         request: the request.
         most: the largest body of its route, in bytes.
         too_large: what to raise for a larger one.
-
-    Raises:
-        JobError: the body is not sent as JSON.
     """
 
     def __init__(self, request: Request, most: int, too_large: RequestRefused) -> None:
-        media = (request.content_type or "").partition(";")[0].strip().lower()
-        if media != JSON:
-            # A page in somebody's browser can post plain text to any address it likes, JSON only where it is allowed.
-            raise JobError("request body", f"must be sent as {JSON}, got {media!r}", "Set the header Content-Type.")
-        self._stream = request.stream
+        self._request = request
         self._too_large = too_large
         self._left = most
 
@@ -88,9 +80,14 @@ class JsonBody:
         """At most `size` bytes; none at the end.
 
         Raises:
+            JobError: the body is not sent as JSON.
             RequestRefused: the body is larger than its route takes.
         """
-        part = self._stream.read(min(size, self._left + 1))
+        media = (self._request.content_type or "").partition(";")[0].strip().lower()
+        if media != JSON:
+            # A page in somebody's browser can post plain text to any address it likes, JSON only where it is allowed.
+            raise JobError("request body", f"must be sent as {JSON}, got {media!r}", "Set the header Content-Type.")
+        part: bytes = self._request.stream.read(min(size, self._left + 1))
         self._left -= len(part)
         if self._left < 0:
             raise self._too_large
@@ -105,7 +102,7 @@ class _Context:
     started: float = field(default_factory=time.perf_counter)
     project: int | str = "-"
     tasks: int | str = "-"
-    body: Callable[[], JsonBody] | None = None
+    body: JsonBody | None = None
 
 
 class _Request(Request):
@@ -127,7 +124,7 @@ class _Middleware:
             raise JobError("header Content-Length", "must be a whole number", "Send the length of the body in bytes.")
         if len(length) > len(str(most)) or int(length) > most:
             raise too_large
-        request.context.body = lambda: JsonBody(request, most, too_large)
+        request.context.body = JsonBody(request, most, too_large)
 
     def process_response(self, request: Request, response: Response, _: Any, __: bool) -> None:
         response.set_headers(SAFE_HEADERS)

@@ -16,7 +16,7 @@ from plugin_config.errors import JobError
 
 
 class Views:
-    """The routes' answers; `on_<method>_<route>`, as Falcon calls them. `request.context.body()` gives the body."""
+    """The routes' answers; `on_<method>_<route>`, as Falcon calls them. `request.context.body` is the body."""
 
     def __init__(self, projects: Projects, queues: QueueClient, metrics: Metrics) -> None:
         self._projects = projects
@@ -37,13 +37,13 @@ class Views:
 
     def on_post_setup(self, request: Request, response: Response) -> None:
         """The version that predictions will carry."""
-        setup = parse_setup(request.context.body())
+        setup = parse_setup(request.context.body)
         request.context.project = setup.project
         answer(response, {"model_version": self._projects.model(setup.project, setup.label_config).model_version})
 
     def on_post_predict(self, request: Request, response: Response) -> None:
         """Exactly one empty list per task."""
-        predict = parse_predict(request.context.body())
+        predict = parse_predict(request.context.body)
         request.context.project, request.context.tasks = predict.project, len(predict.tasks)
         model = self._projects.model(predict.project, predict.label_config)
         results = model.predict(predict.tasks, interactive=predict.interactive)
@@ -51,7 +51,7 @@ class Views:
 
     def on_post_webhook(self, request: Request, response: Response) -> None:
         """201 when it caused a job, 200 when it was only noted."""
-        webhook = parse_webhook(request.context.body())
+        webhook = parse_webhook(request.context.body)
         request.context.project = webhook.project
         self._metrics.count_webhook(webhook.action)
         _answer_created(response, self._projects.handle_webhook(webhook.project, webhook.action, webhook.tasks))
@@ -62,11 +62,11 @@ class Views:
 
     def on_post_versions(self, request: Request, response: Response) -> None:
         """Of the project named in the body, or of all."""
-        answer(response, {"versions": self._projects.versions(parse_project(request.context.body()))})
+        answer(response, {"versions": self._projects.versions(parse_project(request.context.body))})
 
     def on_post_train(self, request: Request, response: Response) -> None:
         """What Label Studio called before 1.4.1 where it sends START_TRAINING now."""
-        project = parse_project(request.context.body())
+        project = parse_project(request.context.body)
         if project is None:
             raise JobError("request body", "project is missing", "Send what Label Studio's ML backend client sends.")
         request.context.project = project

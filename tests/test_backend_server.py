@@ -29,7 +29,7 @@ MB = 1024 * 1024
 
 
 @pytest.fixture
-def served(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
+def running(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
     with backend(replace(settings, max_body_mb=8)) as running:
         yield running
 
@@ -45,15 +45,15 @@ def served(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]
         pytest.param(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", id="a request, and then nothing"),
     ],
 )
-def test_a_connection_that_falls_silent_ends(served: Backend, sent: bytes) -> None:
-    with served.connect() as connection:
+def test_a_connection_that_falls_silent_ends(running: Backend, sent: bytes) -> None:
+    with running.connect() as connection:
         connection.sendall(sent)
         while connection.recv(65536):
             pass  # a test that fails hangs here until the socket's timeout
 
 
-def test_a_body_that_trickles_ends(served: Backend) -> None:
-    with served.connect() as connection:
+def test_a_body_that_trickles_ends(running: Backend) -> None:
+    with running.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
         ended = threading.Event()
         trickle = threading.Thread(target=_trickle, args=(connection, ended))
@@ -75,19 +75,19 @@ def _trickle(connection: socket.socket, ended: threading.Event) -> None:
             return
 
 
-def test_a_reader_who_takes_no_answers_ends(served: Backend) -> None:
+def test_a_reader_who_takes_no_answers_ends(running: Backend) -> None:
     body = json.dumps(predict_body(1, params=None)).encode()  # asks 800,000 times for one task: 3 MB of empty lists
     body = body.replace(b'"tasks": [', b'"tasks": [' + b'{"id":1},' * 800_000)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30)
-        connection.connect(("127.0.0.1", served.port))
+        connection.connect(("127.0.0.1", running.port))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         with pytest.raises(ConnectionError):  # the server takes no more from it, then ends it
             while True:
                 connection.sendall(b" ")
                 time.sleep(0.05)
-    assert served.ask("GET", "/health").status == 200
+    assert running.ask("GET", "/health").status == 200
 
 
 def test_any_number_of_half_open_connections_leaves_room_for_the_next(settings: Settings, redis: Redis) -> None:
@@ -174,8 +174,8 @@ def test_nobody_waits_for_large_bodies_and_health_for_nobody(
         pytest.param(HEAD + b"Transfer-Encoding: gzip\r\n\r\n", 501, id="unknown encoding"),
     ],
 )
-def test_what_is_no_request_is_refused_in_json(served: Backend, sent: bytes, status: int) -> None:
-    with served.connect() as connection:
+def test_what_is_no_request_is_refused_in_json(running: Backend, sent: bytes, status: int) -> None:
+    with running.connect() as connection:
         connection.sendall(sent)
         head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status
@@ -187,8 +187,8 @@ def test_what_is_no_request_is_refused_in_json(served: Backend, sent: bytes, sta
     ("route", "length", "status"),
     [("/setup", 2 * MB, 400), ("/setup", 2 * MB + 1, 413), ("/webhook", 3 * MB, 400), ("/predict", 9 * MB, 413)],
 )
-def test_only_routes_that_need_it_take_large_bodies(served: Backend, route: str, length: int, status: int) -> None:
-    assert served.ask("POST", route, b" " * length).status == status
+def test_only_routes_that_need_it_take_large_bodies(running: Backend, route: str, length: int, status: int) -> None:
+    assert running.ask("POST", route, b" " * length).status == status
 
 
 def test_the_body_of_a_stranger_is_not_kept(
@@ -229,9 +229,9 @@ def test_the_slowest_of_too_many_large_bodies_gives_way() -> None:
     assert again.is_large
 
 
-def test_answers_are_not_for_pages_of_others(served: Backend) -> None:
+def test_answers_are_not_for_pages_of_others(running: Backend) -> None:
     for path in ("/health", "/nothing", "/openapi.json"):
-        headers = served.ask("GET", path, Origin="http://evil.example").headers
+        headers = running.ask("GET", path, Origin="http://evil.example").headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-resource-policy"] == "same-origin"
         assert not [name for name in headers if name.startswith("access-control")]

@@ -30,41 +30,41 @@ GOOD = basic(USER, PASSWORD)
 
 
 @pytest.fixture
-def served(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
+def running(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
     with backend(signing_in(settings)) as running:
         yield running
 
 
-def test_every_route_but_health_needs_it(served: Backend) -> None:
+def test_every_route_but_health_needs_it(running: Backend) -> None:
     for path in [*ROUTES, "/nothing", "//setup", "/health/", "/HEALTH", "/health%2f..%2fmetrics"]:
         for method in ("GET", "POST", "HEAD", "OPTIONS", "DELETE"):
-            answer = served.ask(method, path)
+            answer = running.ask(method, path)
             if path == "/health":
                 assert answer.status != 401, method
             else:
                 assert answer.status == 401, (method, path)
                 assert answer.headers["www-authenticate"].startswith("Basic realm=")
-    assert served.ask("GET", "/health").content["status"] == "UP"
+    assert running.ask("GET", "/health").content["status"] == "UP"
 
 
-def test_label_studio_signs_in(served: Backend) -> None:
-    assert served.ask("POST", "/setup", setup_body(), Authorization=GOOD).content == {"model_version": VERSION}
-    assert served.ask("POST", "/predict", predict_body(1), Authorization=GOOD).status == 200
-    assert served.ask("GET", "/versions", Authorization=GOOD).status == 200
+def test_label_studio_signs_in(running: Backend) -> None:
+    assert running.ask("POST", "/setup", setup_body(), Authorization=GOOD).content == {"model_version": VERSION}
+    assert running.ask("POST", "/predict", predict_body(1), Authorization=GOOD).status == 200
+    assert running.ask("GET", "/versions", Authorization=GOOD).status == 200
     training = {"action": "START_TRAINING", "project": {"id": 7}}
-    assert served.ask("POST", "/webhook", training, Authorization=GOOD).status == 201
-    assert served.ask("GET", "/nothing", Authorization=GOOD).status == 404
+    assert running.ask("POST", "/webhook", training, Authorization=GOOD).status == 201
+    assert running.ask("GET", "/nothing", Authorization=GOOD).status == 404
 
 
-def test_a_webhook_brings_its_secret(served: Backend) -> None:
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET[:-1]).status == 401
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret="x", Authorization=GOOD).status == 200
-    assert served.ask("POST", "/setup", setup_body(), X_Zeromask_Secret=SECRET).status == 401, "for webhooks only"
+def test_a_webhook_brings_its_secret(running: Backend) -> None:
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET[:-1]).status == 401
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret="x", Authorization=GOOD).status == 200
+    assert running.ask("POST", "/setup", setup_body(), X_Zeromask_Secret=SECRET).status == 401, "for webhooks only"
 
 
 @pytest.mark.parametrize(
-    "shown",
+    "authorization",
     [
         basic("studio", "A long password"),
         basic("Studio", PASSWORD),
@@ -80,21 +80,21 @@ def test_a_webhook_brings_its_secret(served: Backend) -> None:
         "Basic " + "A" * 30_000,
     ],
 )
-def test_nothing_else_signs_in(served: Backend, shown: str) -> None:
-    assert served.ask("GET", "/versions", Authorization=shown).status == 401
+def test_nothing_else_signs_in(running: Backend, authorization: str) -> None:
+    assert running.ask("GET", "/versions", Authorization=authorization).status == 401
 
 
-def test_guessing_ends_and_what_was_known_goes_on(served: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_guessing_ends_and_what_was_known_goes_on(running: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
-    statuses = [served.ask("GET", "/versions", Authorization=basic("studio", f"guess {n}")).status for n in range(14)]
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
+    statuses = [running.ask("GET", "/versions", Authorization=basic("studio", f"guess {n}")).status for n in range(14)]
     assert statuses[:10] == [401] * 10
     assert 429 in statuses[10:]  # a slow machine earns a try meanwhile
-    refused = served.ask("GET", "/versions", Authorization=GOOD)
-    assert refused.status == 429, "right at last, and nobody is told"
+    refused = running.ask("GET", "/versions", Authorization=GOOD)
+    assert refused.status == 429, "a right guess is refused like a wrong one"
     assert 1 <= int(refused.headers["retry-after"]) <= 7
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 200
-    assert served.ask("GET", "/health").status == 200
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 200
+    assert running.ask("GET", "/health").status == 200
     assert caplog.text.count("sign-in: wrong guess from 127.0.0.1 at /versions") >= 10
     for secret in ("guess", PASSWORD, SECRET, GOOD):
         assert secret not in caplog.text.replace("wrong guess", "").replace("guesses", "")

@@ -28,29 +28,29 @@ SETUP = b"POST /setup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/j
 
 
 @pytest.fixture
-def served(settings: Settings, redis: Redis) -> Iterator[Backend]:
+def running(settings: Settings, redis: Redis) -> Iterator[Backend]:
     with backend(settings) as running:
         yield running
 
 
-def answers(served: Backend, sent: bytes) -> bytes:
+def answers(running: Backend, sent: bytes) -> bytes:
     """All that comes back until the server ends the connection."""
     received = b""
-    with served.connect() as connection:
+    with running.connect() as connection:
         connection.sendall(sent)
         while part := connection.recv(65536):
             received += part
     return received
 
 
-def test_of_requests_in_one_piece_the_first_is_answered(served: Backend) -> None:
-    heard = answers(served, (HEALTH + b"\r\n") * 1000)
-    assert heard.count(b"HTTP/1.1 ") == 1
-    assert b"Connection: close" in heard
+def test_of_requests_in_one_piece_the_first_is_answered(running: Backend) -> None:
+    received = answers(running, (HEALTH + b"\r\n") * 1000)
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in received
 
 
-def test_line_ends_around_a_request_are_none(served: Backend) -> None:
-    with served.connect() as connection:
+def test_line_ends_around_a_request_are_none(running: Backend) -> None:
+    with running.connect() as connection:
         for _ in range(2):
             connection.sendall(b"\r\n" * 2000 + HEALTH + b"\r\n" + b"\r\n")
             response = HTTPResponse(connection)
@@ -140,8 +140,8 @@ def test_requests_that_hang_hold_up_the_end_once(settings: Settings, monkeypatch
         release.set()
 
 
-def test_who_asks_to_go_on_and_has_nothing_to_send_is_answered(served: Backend) -> None:
-    assert answers(served, HEALTH + b"Expect: 100-continue\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+def test_who_asks_to_go_on_and_has_nothing_to_send_is_answered(running: Backend) -> None:
+    assert answers(running, HEALTH + b"Expect: 100-continue\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -155,28 +155,28 @@ def test_who_asks_to_go_on_and_has_nothing_to_send_is_answered(served: Backend) 
         ),
     ],
 )
-def test_a_body_has_one_end(served: Backend, sent: bytes) -> None:
-    heard = answers(served, sent)
-    assert heard.split(b"\r\n")[0].endswith(b" 400 Bad Request")
-    assert b"Connection: close" in heard and heard.count(b"HTTP/1") == 1
+def test_a_body_has_one_end(running: Backend, sent: bytes) -> None:
+    received = answers(running, sent)
+    assert received.split(b"\r\n")[0].endswith(b" 400 Bad Request")
+    assert b"Connection: close" in received and received.count(b"HTTP/1") == 1
 
 
-def test_tiny_chunks_are_refused(served: Backend) -> None:
+def test_tiny_chunks_are_refused(running: Backend) -> None:
     head = SETUP + b"Transfer-Encoding: chunked\r\n\r\n"
-    assert b"Too many tiny chunks" in answers(served, head + b"1\r\n \r\n" * 5000)
-    few = answers(served, head.replace(b"Host", b"Connection: close\r\nHost") + b"1\r\n \r\n" * 1000 + b"0\r\n\r\n")
+    assert b"Too many tiny chunks" in answers(running, head + b"1\r\n \r\n" * 5000)
+    few = answers(running, head.replace(b"Host", b"Connection: close\r\nHost") + b"1\r\n \r\n" * 1000 + b"0\r\n\r\n")
     assert b"is not a JSON object" in few
 
 
 @pytest.mark.parametrize("path", [b"/x%0a2026%20CRITICAL%20forged", b"/%1b%5b31m", b"/%85"])
-def test_a_path_brings_no_signs_into_the_log(served: Backend, path: bytes) -> None:
-    heard = answers(served, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert heard.split(b"\r\n")[0].endswith(b" 400 Bad Request")
+def test_a_path_brings_no_signs_into_the_log(running: Backend, path: bytes) -> None:
+    received = answers(running, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert received.split(b"\r\n")[0].endswith(b" 400 Bad Request")
 
 
-def test_a_method_brings_no_text_into_the_log(served: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_method_brings_no_text_into_the_log(running: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert b" 400 " in answers(served, b"FORGED" * 1000 + b" /health HTTP/1.1\r\nHost: localhost\r\n\r\n\r\nx")
+    assert b" 400 " in answers(running, b"FORGED" * 1000 + b" /health HTTP/1.1\r\nHost: localhost\r\n\r\n\r\nx")
     assert "FORGED" not in caplog.text
 
 

@@ -16,7 +16,7 @@ from plugin_config.errors import JobError
 
 
 class Dripping:
-    """A stream that gives as few bytes at a time as it is told."""
+    """A stream that gives at most so many bytes at a time."""
 
     def __init__(self, data: bytes, most: int) -> None:
         self._stream = io.BytesIO(data)
@@ -57,7 +57,7 @@ def made_up(chance: random.Random, depth: int = 0) -> Any:
     return {str(made_up(chance, 9)): made_up(chance, depth + 1) for _ in range(chance.randrange(5))}
 
 
-def told(stream: Readable) -> dict[str, Any]:
+def read_fields(stream: Readable) -> dict[str, Any]:
     reader, found = JsonReader(stream), dict[str, Any]()
     for name in reader.fields():
         found[name] = reader.value()
@@ -77,7 +77,7 @@ def test_it_agrees_with_reading_at_once() -> None:
     for _ in range(400):
         document = {f"k{n}": made_up(chance) for n in range(3)}
         data = json.dumps(document, ensure_ascii=chance.random() < 0.5, indent=chance.choice([None, 1])).encode()
-        found = told(Dripping(data, chance.choice([1, 3, 1000])))
+        found = read_fields(Dripping(data, chance.choice([1, 3, 1000])))
         assert list(found) == list(document)
         assert all(stands_for(document[name], found[name]) for name in document), (data, found)
 
@@ -112,7 +112,7 @@ def test_ids_are_found_in_tasks_of_any_size() -> None:
 def test_what_is_cut_off_is_refused(data: bytes) -> None:
     for most in (1, 1000):
         with pytest.raises(JobError, match="JSON"):
-            told(Dripping(data, most))
+            read_fields(Dripping(data, most))
 
 
 @pytest.mark.parametrize(
