@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from backend.app import ROUTES
 from backend.openapi import document
+from backend.server.connections import ConnectionLimits
 from backend.views import Views
 from plugin_config.settings import Settings
 from tests.served_backend import PASSWORD, USER, Backend, backend, signing_in
@@ -40,7 +41,7 @@ _SCHEMA = schemathesis.openapi.from_dict(document(), config=_CONFIG)
 def running(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     folder = tmp_path_factory.mktemp("openapi")
     options = Settings(redis_url=redis_url, model="builtin", predict_wait_s=0, max_body_mb=1, state_dir=str(folder))
-    with backend(signing_in(options)) as running:
+    with backend(signing_in(options), limits=ConnectionLimits()) as running:
         yield running
 
 
