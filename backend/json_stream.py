@@ -1,9 +1,9 @@
-"""JSON text read value by value from a stream, so that what nobody asks for is passed over and never built.
+"""Reads JSON value by value from a stream; values that are not needed are skipped and never built.
 
-Small values are decoded by the standard library's parser and let go; of what is larger than a piece, only quotes and
-brackets are followed. So memory stays at some pieces whatever is sent, the time is linear, and no step holds up other
-threads for more than a millisecond or two. (ijson was tried: as fast, but its yajl of 2015 brought the process down on
-hostile bodies.) It must not know what is in a body.
+Small values are decoded by the standard library's parser and dropped; of values larger than a chunk, only quotes and
+brackets are followed. So memory stays at a few chunks whatever is sent, the time is linear, and no step holds up other
+threads for more than a millisecond or two. (ijson was tried: as fast, but its yajl of 2015 crashed the process on
+hostile bodies.)
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, NoReturn, Protocol
 from plugin_config.errors import JobError
 
 REMEDY = "Send what Label Studio's ML backend client sends."
-_PIECE = 64 * 1024  # characters that are looked at together at least
-_READ = 128 * 1024  # bytes
-_LONGEST_TEXT = 2 * 1024 * 1024  # characters of a text that is kept
-_MOST_FIELDS = 1000  # of an object that is looked into
-_MOST_DEPTH = 100  # a labeled task of Label Studio has about ten
-_CUT = 2  # characters of a number, "e+" at most, that are passed over where it is cut off
+_CHUNK = 64 * 1024  # characters; at least so many are decoded together
+_READ = 128 * 1024  # bytes read at once
+_MAX_TEXT = 2 * 1024 * 1024  # characters of a string that is returned
+_MAX_FIELDS = 1000  # of an object that is iterated over
+_MAX_DEPTH = 100  # a labeled task of Label Studio has about ten levels
+_CUT = 2  # characters, "e+", that may follow a number at the end of a chunk and still belong to it
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _IN_TEXT = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_WHOLE = re.compile(rf'(?:[^"]++|"{_IN_TEXT.pattern}")*+', re.DOTALL)  # up to a text that does not end
+_WHOLE = re.compile(rf'(?:[^"]++|"{_IN_TEXT.pattern}")*+', re.DOTALL)  # up to a string that does not end
 _NO_BRACKETS = re.compile(rf'"{_IN_TEXT.pattern}"|[^"\[\]{{}}]++', re.DOTALL)
 _TEXT_OR_BRACKET = re.compile(rf'"{_IN_TEXT.pattern}"|[\[\]{{}}]', re.DOTALL)
 _SQUARE = str.maketrans("{}", "[]")
@@ -42,7 +42,7 @@ class Readable(Protocol):
 
 
 class Skipped(enum.Enum):
-    """What stands for a value that was passed over."""
+    """Stands for a value that was skipped."""
 
     OBJECT = "an object"
     LIST = "a list"
@@ -53,7 +53,7 @@ class Skipped(enum.Enum):
 
 
 class JsonReader:
-    """Walks through one JSON document in UTF-8. Every method reads on from where the last one stopped.
+    """Reads one JSON document in UTF-8. Every method continues where the last one stopped.
 
     Raises:
         JobError: by any method: the text is not JSON, or is nested too deeply.
@@ -67,7 +67,7 @@ class JsonReader:
         self._ended = False
 
     def peek(self) -> str:
-        """The next sign that is not white space; empty at the end."""
+        """The next character that is not white space, without reading it; empty at the end."""
         while True:
             self._at = _end(_SPACE, self._text, self._at)
             if self._at < len(self._text) or self._ended:
@@ -75,52 +75,52 @@ class JsonReader:
             self._fill(1)
 
     def fields(self) -> Iterator[str]:
-        """Stand before the value of each name of an object in turn; the caller reads that value, all of it."""
+        """Iterate over the names of an object; the caller reads the whole value of each."""
         if self.peek() != "{":
             got = reprlib.repr(self.value())
             raise JobError("request body", f"must be a JSON object, got {got}", REMEDY)
         for count, _ in enumerate(self._between("{", "}")):
-            if count == _MOST_FIELDS:
-                raise JobError("request body", f"has an object of more than {_MOST_FIELDS} fields", REMEDY)
+            if count == _MAX_FIELDS:
+                raise JobError("request body", f"has an object of more than {_MAX_FIELDS} fields", REMEDY)
             name = self.value()
             if not isinstance(name, str) and name is not Skipped.TEXT:
                 raise not_json()
             self._need(":")
-            yield name if isinstance(name, str) else ""  # nobody asks for a name that long
+            yield name if isinstance(name, str) else ""  # no field that is needed has a name that long
 
     def items(self) -> Iterator[None]:
-        """Stand before each item of a list in turn; the caller reads that item, all of it."""
+        """Iterate over a list; the caller reads the whole of each item."""
         yield from self._between("[", "]")
 
-    def pass_rest(self) -> None:
-        """From within a list, pass over all of its items that are still to come, and its end."""
-        self._pass_brackets()
+    def skip_rest(self) -> None:
+        """From within a list, skip its remaining items and its end."""
+        self._skip_brackets()
 
     def value(self) -> Any:
-        """The next value: a text, a number, a bool or None as it is, an object or a list as what stands for it."""
+        """The next value: a string, number, bool or None itself; `Skipped` for an object, a list or a long string."""
         opening = self.peek()
         found = self._decode()
         if found is not _LARGE:
             return _stand_in(found)
         if opening == '"':
-            return self._pass_text()
+            return self._skip_text()
         if opening in ("{", "["):
             self._at += 1
-            self._pass_brackets()
+            self._skip_brackets()
             return Skipped.OBJECT if opening == "{" else Skipped.LIST
         raise not_json()
 
     def text(self) -> Any:
-        """The next value as `value` reads it, but a long text as it is.
+        """The next value as `value` reads it, but a long string itself.
 
         Raises:
-            JobError: as above, or it is longer than two million characters.
+            JobError: as for the class, or it is longer than two million characters.
         """
         self._fill_until_text_ends()
         return self.value()
 
     def field_of_object(self, name: str) -> Any:
-        """The next value; of an object the named field (None when it has none), read as `value` does."""
+        """The next value; of an object the named field (None when it has none), as `value` reads it."""
         if self.peek() != "{":
             return self.value()
         found = self._decode()
@@ -133,7 +133,11 @@ class JsonReader:
         return found
 
     def end(self) -> None:
-        """Nothing may follow."""
+        """Check that nothing follows.
+
+        Raises:
+            JobError: something does.
+        """
         if self.peek():
             raise not_json()
 
@@ -146,13 +150,13 @@ class JsonReader:
                 yield
         self._need(closing)
 
-    def _need(self, sign: str) -> None:
-        if self.peek() != sign:
+    def _need(self, char: str) -> None:
+        if self.peek() != char:
             raise not_json()
         self._at += 1
 
     def _fill(self, wanted: int) -> None:
-        """Have `wanted` characters ahead, or all there are."""
+        """Buffer `wanted` characters, or all that are left."""
         if self._ended or len(self._text) - self._at >= wanted:
             return
         parts = [self._text[self._at :]]
@@ -168,8 +172,8 @@ class JsonReader:
         self._text, self._at = "".join(parts), 0
 
     def _decode(self) -> Any:
-        """The next value, built; or that it is too large for that, and nothing is read."""
-        for wanted in (0, _PIECE):
+        """The next value, decoded; `_LARGE`, and nothing read, when it is too large for that."""
+        for wanted in (0, _CHUNK):
             self._fill(wanted)
             try:
                 found, end = _DECODER.raw_decode(self._text, self._at)
@@ -187,45 +191,45 @@ class JsonReader:
         return _LARGE
 
     def _fill_until_text_ends(self) -> None:
-        wanted = _PIECE
+        wanted = _CHUNK
         while self.peek() == '"':
             self._fill(wanted)
             end = _end(_IN_TEXT, self._text, self._at + 1)
             if self._ended or end < len(self._text) - 1 - _CUT:
                 return
-            if wanted > _LONGEST_TEXT:
-                raise JobError("request body", f"has a text of more than {_LONGEST_TEXT} characters", REMEDY)
+            if wanted > _MAX_TEXT:
+                raise JobError("request body", f"has a text of more than {_MAX_TEXT} characters", REMEDY)
             wanted *= 2
 
-    def _pass_text(self) -> Skipped:
+    def _skip_text(self) -> Skipped:
         self._at += 1
         while True:
             self._at = _end(_IN_TEXT, self._text, self._at)
             if self._text[self._at : self._at + 1] == '"':
                 self._at += 1
                 return Skipped.TEXT
-            self._more()
+            self._fill_more()
 
-    def _pass_brackets(self) -> None:
-        """Pass everything up to and with the bracket that closes what is open."""
+    def _skip_brackets(self) -> None:
+        """Skip everything up to the bracket that closes the open object or list, and the bracket."""
         depth = 1
         while True:
             whole = _end(_WHOLE, self._text, self._at)
             closed, opened = _unmatched(self._text[self._at : whole])
             if closed >= depth:
-                self._pass_to(depth)
+                self._skip_to(depth)
                 return
             depth += opened - closed
-            if depth > _MOST_DEPTH:
+            if depth > _MAX_DEPTH:
                 raise _too_deep()
             self._at = whole
             if whole < len(self._text):
-                self._pass_text()
+                self._skip_text()
             else:
-                self._more()
+                self._fill_more()
 
-    def _pass_to(self, depth: int) -> None:
-        """Pass the bracket that closes the outermost of `depth`; it is among what is here."""
+    def _skip_to(self, depth: int) -> None:
+        """Skip to after the bracket that closes the outermost of `depth` levels; it is in the buffer."""
         for match in _TEXT_OR_BRACKET.finditer(self._text, self._at):
             if match[0] in "[{":
                 depth += 1
@@ -235,7 +239,7 @@ class JsonReader:
                     self._at = match.end()
                     return
 
-    def _more(self) -> None:
+    def _fill_more(self) -> None:
         left = len(self._text) - self._at
         self._fill(left + 1)
         if len(self._text) - self._at <= left:
@@ -243,24 +247,24 @@ class JsonReader:
 
 
 def not_json() -> JobError:
-    """What is raised for text that is not JSON. It does not quote the text: that may hold a token."""
+    """The error for text that is not JSON. It does not quote the text, which may hold a token."""
     return JobError("request body", "is not a JSON object", REMEDY)
 
 
-def twice(name: str) -> JobError:
-    """What is raised for an object that says two things under one name: readers disagree on which one counts."""
+def duplicate(name: str) -> JobError:
+    """The error for an object that has a name twice: JSON parsers disagree on which value counts."""
     return JobError("request body", f"has {name} twice", REMEDY)
 
 
 def _too_deep() -> JobError:
-    problem = f"must be a JSON object nested at most {_MOST_DEPTH} levels deep"
+    problem = f"must be a JSON object nested at most {_MAX_DEPTH} levels deep"
     return JobError("request body", problem, REMEDY)
 
 
 def _unmatched(piece: str) -> tuple[int, int]:
-    """How many brackets close what was opened before the piece, and how many it leaves open."""
+    """How many brackets close levels opened before the piece, and how many levels it leaves open."""
     brackets = _NO_BRACKETS.sub("", piece).translate(_SQUARE)
-    for _ in range(_MOST_DEPTH):
+    for _ in range(_MAX_DEPTH):
         before = len(brackets)
         brackets = brackets.replace("[[[[]]]]", "").replace("[]", "")
         if len(brackets) == before:
@@ -269,7 +273,7 @@ def _unmatched(piece: str) -> tuple[int, int]:
 
 
 def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
-    """Where a pattern that matches anything, also nothing, stops matching."""
+    """Where the match of a pattern that also matches the empty string ends."""
     match = pattern.match(text, start)
     return start if match is None else match.end()
 

@@ -1,79 +1,77 @@
-"""What /metrics answers: counters of this process and a snapshot of the queues, in Prometheus' text format.
-
-It must not know the web framework or Redis.
-"""
+"""What /metrics answers: counters of this process and a snapshot of the queues, in Prometheus' text format."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterator
+from dataclasses import fields
 
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+from prometheus_client.registry import Collector
+
+from backend.queue_client import QueueClient
+from plugin_config.errors import QueueUnavailable
+from plugin_config.label_studio.webhook_actions import ACTIONS
 from plugin_config.queue.states import Counts
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+logger = logging.getLogger(__name__)
 
 
-class RequestCounter:
-    """Counts answered requests since the process started. Safe to share between threads."""
+class Metrics:
+    """The metrics of one app, in a registry of its own. Safe to share between threads."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._webhooks: Counter[str] = Counter()
+    def __init__(self, queues: QueueClient) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter would have a second series, `_created`
+        self._registry = CollectorRegistry()
+        self._registry.register(_QueueCollector(queues))
+        self._requests = Counter(
+            "zeromask_http_requests", "Requests answered.", ["route", "status"], registry=self._registry
+        )
+        self._webhooks = Counter("zeromask_webhooks", "Webhooks accepted.", ["action"], registry=self._registry)
 
     def count_request(self, route: str, status: int) -> None:
-        """`route` is a rule of the app, never the address asked for: anyone could make those up without end."""
-        with self._lock:
-            self._requests[route, status] += 1
+        """Count an answered request.
+
+        Args:
+            route: one of the app's, never the path of the request: clients can make up those without end.
+            status: of the HTTP answer.
+        """
+        self._requests.labels(route, status).inc()
 
     def count_webhook(self, action: str) -> None:
-        """`action` is one of a known few, for the same reason."""
-        with self._lock:
-            self._webhooks[action] += 1
+        """Count an accepted webhook; actions that Label Studio does not send are counted together, as "other"."""
+        self._webhooks.labels(action if action in ACTIONS else "other").inc()
 
-    def requests(self) -> dict[tuple[str, int], int]:
-        """(route, HTTP status) -> answers so far."""
-        with self._lock:
-            return dict(self._requests)
-
-    def webhooks(self) -> dict[str, int]:
-        """Action -> webhooks so far."""
-        with self._lock:
-            return dict(self._webhooks)
+    def text(self) -> bytes:
+        """The page that a Prometheus server reads; its type is `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
 
 
-def render(counter: RequestCounter, *, redis_up: bool, workers: int, tasks: Mapping[int, Counts]) -> str:
-    """The page a Prometheus server reads."""
-    lines = [
-        *_family("redis_up", "gauge", "Whether Redis answers.", [("", int(redis_up))]),
-        *_family("workers", "gauge", "Workers seen within the last seconds.", [("", workers)]),
-        *_family("tasks", "gauge", "Tasks asked for, by project and state.", _task_rows(tasks)),
-        *_family("http_requests_total", "counter", "Requests answered.", _request_rows(counter)),
-        *_family("webhooks_total", "counter", "Webhooks accepted.", _webhook_rows(counter)),
-    ]
-    return "\n".join(lines) + "\n"
+class _QueueCollector(Collector):
+    """Asks Redis at each scrape; without Redis there are no series of tasks."""
 
+    def __init__(self, queues: QueueClient) -> None:
+        self._queues = queues
 
-def _family(name: str, kind: str, meaning: str, rows: Iterable[tuple[str, int]]) -> Iterator[str]:
-    yield f"# HELP zeromask_{name} {meaning}"
-    yield f"# TYPE zeromask_{name} {kind}"
-    for labels, value in rows:
-        yield f"zeromask_{name}{labels} {value}"
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        status = self._queues.status()
+        yield GaugeMetricFamily("zeromask_redis_up", "Whether Redis answers.", value=int(status.redis))
+        yield GaugeMetricFamily("zeromask_workers", "Workers seen within the last seconds.", value=status.workers)
+        tasks = GaugeMetricFamily(
+            "zeromask_tasks", "Tasks asked for, by project and state.", labels=["project", "state"]
+        )
+        for project, counts in sorted((self._counts() if status.redis else {}).items()):
+            for state in fields(counts):
+                tasks.add_metric([str(project), state.name], getattr(counts, state.name))
+        yield tasks
 
-
-def _task_rows(tasks: Mapping[int, Counts]) -> Iterator[tuple[str, int]]:
-    for project, counts in sorted(tasks.items()):
-        states = {"pending": counts.pending, "leased": counts.leased, "failed": counts.failed, "done": counts.done}
-        for state, value in states.items():
-            yield f'{{project="{project}",state="{state}"}}', value
-
-
-def _request_rows(counter: RequestCounter) -> Iterator[tuple[str, int]]:
-    for (route, status), value in sorted(counter.requests().items()):
-        yield f'{{route="{route}",status="{status}"}}', value
-
-
-def _webhook_rows(counter: RequestCounter) -> Iterator[tuple[str, int]]:
-    for action, value in sorted(counter.webhooks().items()):
-        yield f'{{action="{action}"}}', value
+    def _counts(self) -> dict[int, Counts]:
+        try:
+            return self._queues.counts()
+        except QueueUnavailable as error:
+            logger.warning("metrics: tasks not counted. %s", error)
+            return {}

@@ -1,4 +1,4 @@
-"""The routes described as OpenAPI 3.1, which GET /openapi.json serves. Data only; a test keeps it and the app alike."""
+"""The routes described in OpenAPI 3.1, which GET /openapi.json serves. Data only; a test compares it with the app."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _ERRORS = {
     "TooLarge": "The body is larger than the route takes.",
     "Misdirected": "The host is not one of this backend's; see ZEROMASK_ALLOWED_HOSTS.",
     "TooMany": "Too many wrong guesses from this address.",
-    "Unexpected": "Something went wrong; the log tells more under the request id in the sentence.",
+    "Unexpected": "Something went wrong; the log has details under the request id in the sentence.",
     "Away": "Redis does not answer, or too many large bodies are being read; ask again.",
 }
 _COMMON = {"400": "BadRequest", "401": "Unauthorized", "413": "TooLarge", "421": "Misdirected", "429": "TooMany",
@@ -49,7 +49,7 @@ _COMMON = {"400": "BadRequest", "401": "Unauthorized", "413": "TooLarge", "421":
 
 
 def _paths() -> _Json:
-    health = _route("Whether it answers, and how Redis and the workers are", {"200": "Health"})
+    health = _route("Whether it answers, and the state of Redis and the workers", {"200": "Health"})
     named: _Json = {"parameters": [{"name": "project", "in": "query", "required": False,
                                     "schema": {"type": "string", "pattern": _PROJECT}}]}  # fmt: skip
     return {
@@ -58,7 +58,7 @@ def _paths() -> _Json:
         "/setup": {"post": _route("The version that predictions of a project will carry", {"200": "Version"}, "Setup")},
         "/predict": {
             "post": _route(
-                "Ask for the masks of tasks; they are stored in Label Studio when made", {"200": "Accepted"}, "Predict"
+                "Request masks of tasks; workers store them in Label Studio", {"200": "Accepted"}, "Predict"
             )
         },
         "/webhook": {
@@ -71,22 +71,22 @@ def _paths() -> _Json:
             "get": {**_route("Versions known of a project, or of all", {"200": "Versions"}), **named},
             "post": _route("Versions known of a project, or of all", {"200": "Versions"}, "AboutProject"),
         },
-        "/train": {"post": _route("Learn now", {"201": "Hinted"}, "Train")},
-        "/is_training": {"get": {**_route("Whether a project is learned from now", {"200": "Training"}), **named}},
+        "/train": {"post": _route("Learn from the project's corrections now", {"201": "Hinted"}, "Train")},
+        "/is_training": {"get": {**_route("Whether a project is being learned from", {"200": "Training"}), **named}},
         "/metrics": {"get": _plain("Counters and queues for Prometheus", "text/plain", "string")},
         "/openapi.json": {"get": _plain("This description", "application/json", "object")},
     }
 
 
 def _route(summary: str, answers: dict[str, str], body: str = "") -> _Json:
-    told = {status: {"description": summary, "content": _content(name)} for status, name in answers.items()}
+    successes = {status: {"description": summary, "content": _content(name)} for status, name in answers.items()}
     request = {"requestBody": {"required": True, "content": _content(body)}} if body else {}
-    return {"summary": summary, **request, "responses": {**told, **_errors()}}
+    return {"summary": summary, **request, "responses": {**successes, **_errors()}}
 
 
 def _plain(summary: str, media: str, kind: str) -> _Json:
-    told = {"description": summary, "content": {media: {"schema": {"type": kind}}}}
-    return {"summary": summary, "responses": {"200": told, **_errors()}}
+    success = {"description": summary, "content": {media: {"schema": {"type": kind}}}}
+    return {"summary": summary, "responses": {"200": success, **_errors()}}
 
 
 def _errors() -> _Json:
@@ -112,7 +112,7 @@ def _schemas() -> _Json:
                       "anyOf": [{"type": "string", "pattern": _PROJECT}, identifier]}  # fmt: skip
     project_object: _Json = {"anyOf": [*project["anyOf"], _object(["id"], id=project)]}
     whole: _Json = {"type": "integer", "minimum": 0}
-    click: _Json = {"description": "Not null where somebody clicked in a picture"}
+    click: _Json = {"description": "Not null where somebody clicked in an image"}
     return {
         "Error": _object(["status", "detail"], status={"type": "integer"}, detail=text),
         "Health": _object(
@@ -142,7 +142,7 @@ def _schemas() -> _Json:
             ["action", "project"],
             action={**text, "pattern": "^[A-Za-z0-9_.:-]{1,64}$"},
             project=project_object,
-            tasks={"description": "Tasks, or their ids; what else stands here is passed over"},
+            tasks={"description": "Tasks, or their ids; anything else here is skipped"},
         ),
         "Hinted": _object(["status", "refresh"], status={"const": "ok"}, refresh={"type": "boolean"}, job=text),
         "AboutProject": {

@@ -1,7 +1,6 @@
-"""The file of what was asked for while Redis was away, a JSON line each; a damaged line costs nothing but itself.
+"""The outbox on disk: one JSON line per request; a damaged line costs nothing but itself.
 
-A power cut, a full disk or a hand in the wrong place may leave anything there, and the backend must start all the same.
-It must not know Redis.
+A power cut, a full disk or a person may leave anything there, and the backend must start all the same.
 """
 
 from __future__ import annotations
@@ -12,88 +11,80 @@ import logging
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from backend.task_queue import PredictionRequest
 from plugin_config.errors import JobError
+from plugin_config.files import open_private, written_whole
 from plugin_config.queue.jobs import MOST_ID, TaskRef
 
-# Ten million ids are some 100 MB: whoever asks for more while Redis is away asks again.
-MOST_TASKS = 10_000_000
-_OF_A_LINE = 100_000
-_MOST_LINE = 16 << 20  # bytes; ours are shorter than 3 MB
-_MOST_ODD, _MOST_ODD_LINE = 1 << 20, 64 << 10
+# Ten million ids are some 100 MB; what is requested beyond that while Redis is away is refused.
+MAX_TASKS = 10_000_000
+_TASKS_PER_LINE = 100_000
+_MAX_LINE = 16 << 20  # bytes; ours are shorter than 3 MB
+_MAX_ODD, _MAX_ODD_LINE = 1 << 20, 64 << 10
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Ask:
-    """Tasks wanted of a project at a version."""
-
-    project: int
-    version: str
-    tasks: tuple[int, ...]
-
-
-class AskedFile:
-    """Holds a path; one process writes there. No method raises: what cannot be kept is told in the log.
+class OutboxFile:
+    """Holds a path that one process writes to. No method raises OSError: what cannot be kept is logged.
 
     Args:
-        path: the file. What cannot be read of it is kept beside it, in a file that ends in ".odd", 1 MB at most.
+        path: the file. Lines that cannot be read are moved to a file beside it that ends in ".odd", 1 MB at most.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._odd = path.with_name(f"{path.name}.odd")
 
-    def read(self) -> list[Ask]:
-        """What was written, oldest first; the lines that are not ours are set aside and gone from the file."""
-        if not self._is_file():
+    def read(self) -> list[PredictionRequest]:
+        """Read the requests, oldest first; lines that cannot be read are moved out of the file."""
+        if not self._is_readable():
             return []
-        asks: list[Ask] = []
-        held, odd = 0, list[int]()
+        requests: list[PredictionRequest] = []
+        task_count, odd_lines = 0, list[int]()
         try:
             with self._path.open("rb") as file:
                 for number, line in enumerate(_lines(file), start=1):
-                    ask = _ask(line)
-                    if ask is None or held + len(ask.tasks) > MOST_TASKS:
-                        odd.append(number)
+                    request = _parse(line)
+                    if request is None or task_count + len(request.tasks) > MAX_TASKS:
+                        odd_lines.append(number)
                         self._set_aside(line)
                     else:
-                        held += len(ask.tasks)
-                        asks.append(ask)
+                        task_count += len(request.tasks)
+                        requests.append(request)
         except OSError as error:
-            logger.warning("file %s cannot be read on (%s)", self._path, error)
-        if odd:
+            logger.warning("file %s: reading stopped early (%s)", self._path, error)
+        if odd_lines:
             logger.warning("file %s: %d line(s), the first of them line %d, cannot be read and are kept in %s",
-                           self._path, len(odd), odd[0], self._odd.name)  # fmt: skip
-            self._write_anew(asks)
-        return asks
+                           self._path, len(odd_lines), odd_lines[0], self._odd.name)  # fmt: skip
+            self._rewrite(requests)
+        return requests
 
-    def add(self, ask: Ask) -> None:
-        """Write one more."""
+    def append(self, request: PredictionRequest) -> None:
+        """Write one more request to the end."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a+b") as file:
-                file.write(_end_of_line(file) + _rows(ask).encode())
+                file.write(_missing_line_end(file) + _lines_of(request))
         except OSError as error:  # a full disk: what is in memory still counts
             logger.warning("file %s cannot be written (%s): a restart now would lose %d task(s)", self._path, error,
-                           len(ask.tasks))  # fmt: skip
+                           len(request.tasks))  # fmt: skip
 
-    def give_up(self, ask: Ask) -> None:
-        """Set one aside that cannot be asked for."""
-        self._set_aside(_rows(ask).encode())
+    def reject(self, request: PredictionRequest) -> None:
+        """Keep a request that cannot be sent beside the file."""
+        self._set_aside(_lines_of(request))
 
-    def forget(self) -> None:
-        """All of it is asked for."""
+    def delete(self) -> None:
+        """Delete the file: everything in it is sent."""
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
-            logger.warning("file %s cannot be removed (%s): a restart would ask for it all again", self._path, error)
+            logger.warning("file %s cannot be removed (%s): a restart would send all of it again", self._path, error)
 
-    def _is_file(self) -> bool:
+    def _is_readable(self) -> bool:
         """Whether there is a file to read; anything else in its place is moved out of the way."""
         try:
             mode = self._path.stat().st_mode
@@ -105,70 +96,69 @@ class AskedFile:
             return False
         except OSError as error:
             problem = f"cannot be read ({error})"
-        aside = next(name for name in self._names() if not name.is_symlink() and not name.exists())
+        aside = next(name for name in self._names_aside() if not name.is_symlink() and not name.exists())
         try:
             self._path.rename(aside)
-            logger.warning("file %s %s: moved to %s; what it holds is not asked for", self._path, problem, aside.name)
+            logger.warning("file %s %s: moved to %s; nothing of it is sent", self._path, problem, aside.name)
         except OSError as error:
             logger.warning("file %s %s, and cannot be moved (%s): nothing is kept over a restart", self._path, problem,
                            error)  # fmt: skip
         return False
 
-    def _names(self) -> Iterator[Path]:
+    def _names_aside(self) -> Iterator[Path]:
         number = 1
         while True:
             yield self._path.with_name(f"{self._path.name}.unreadable-{number}")
             number += 1
 
-    def _write_anew(self, asks: list[Ask]) -> None:
-        aside = self._path.with_name(f"{self._path.name}.new")
+    def _rewrite(self, requests: list[PredictionRequest]) -> None:
         try:
-            with aside.open("w") as file:
-                file.writelines(_rows(ask) for ask in asks)
-            aside.replace(self._path)
+            with written_whole(self._path) as aside, open_private(aside, "wb") as file:
+                file.writelines(map(_lines_of, requests))
         except OSError as error:
-            logger.warning("file %s cannot be written anew (%s)", self._path, error)
+            logger.warning("file %s cannot be rewritten (%s)", self._path, error)
 
     def _set_aside(self, line: bytes) -> None:
         with suppress(OSError):
-            known = self._odd.stat().st_size if self._odd.exists() else 0
-            if known + _MOST_ODD_LINE <= _MOST_ODD:
+            size = self._odd.stat().st_size if self._odd.exists() else 0
+            if size + _MAX_ODD_LINE <= _MAX_ODD:
                 with self._odd.open("ab") as file:
-                    file.write(line[:_MOST_ODD_LINE].rstrip(b"\n") + b"\n")
+                    file.write(line[:_MAX_ODD_LINE].rstrip(b"\n") + b"\n")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines, of which one that is too long is given in its first part only: no line costs more memory than that."""
-    while line := file.readline(_MOST_LINE):
+    """Lines; of one that is too long its first part only, so that no line costs more memory than that."""
+    while line := file.readline(_MAX_LINE):
         rest = line
-        while len(rest) == _MOST_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(_MOST_LINE)
+        while len(rest) == _MAX_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(_MAX_LINE)
         yield line
 
 
-def _end_of_line(file: BinaryIO) -> bytes:
-    """What the last line lacks: a full disk or a kill may have cut it off, and the next one must not go with it."""
+def _missing_line_end(file: BinaryIO) -> bytes:
+    """The line end that a full disk or a kill cut off the last line, or nothing; without it the next line is lost."""
     if file.seek(0, io.SEEK_END) == 0:
         return b""
     file.seek(-1, io.SEEK_END)
     return b"" if file.read(1) == b"\n" else b"\n"
 
 
-def _ask(line: bytes) -> Ask | None:
+def _parse(line: bytes) -> PredictionRequest | None:
     try:
         row = json.loads(line)
-        ask = Ask(row["project"], row["version"], tuple(row["tasks"]))
-        TaskRef(ask.version, 1)
-    except (ValueError, KeyError, TypeError, RecursionError, JobError):  # cut off in a kill, or not ours at all
+        request = PredictionRequest(row["project"], row["version"], tuple(row["tasks"]))
+        TaskRef(request.version, 1)
+    except (ValueError, KeyError, TypeError, RecursionError, JobError):  # cut off by a kill, or not ours at all
         return None
-    return ask if _is_id(ask.project) and all(map(_is_id, ask.tasks)) else None
+    return request if _is_id(request.project) and all(map(_is_id, request.tasks)) else None
 
 
 def _is_id(value: Any) -> bool:
     return type(value) is int and 0 < value <= MOST_ID
 
 
-def _rows(ask: Ask) -> str:
-    parts = [ask.tasks[start : start + _OF_A_LINE] for start in range(0, len(ask.tasks), _OF_A_LINE)]
-    rows = [json.dumps({"project": ask.project, "version": ask.version, "tasks": part}) for part in parts]
-    return "".join(f"{row}\n" for row in rows)
+def _lines_of(request: PredictionRequest) -> bytes:
+    tasks = request.tasks
+    parts = [tasks[start : start + _TASKS_PER_LINE] for start in range(0, len(tasks), _TASKS_PER_LINE)]
+    rows = [json.dumps({"project": request.project, "version": request.version, "tasks": part}) for part in parts]
+    return "".join(f"{row}\n" for row in rows).encode()

@@ -1,7 +1,7 @@
-"""The web half's only Redis writer: asks for tasks, passes hints on, and tells how the queues stand.
+"""The backend's side of Redis: requests predictions, passes on what webhooks say, reads how the queues stand.
 
 A request thread must never hang on Redis: a server that is gone costs an error at once, one that hangs costs less than
-half a second. It must not know HTTP.
+half a second.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
-from redis import Redis
-
-from backend.outbox import Spool
-from backend.outbox_file import Ask
+from backend.outbox import Outbox
+from backend.task_queue import PredictionRequest, TaskQueue
 from plugin_config.errors import QueueFull, QueueUnavailable
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.connection import open_redis
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import TaskRef, learn_job_id
+from plugin_config.queue.jobs import learn_job_id
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
-from plugin_config.queue.pending import PendingTasks, Priority
 from plugin_config.queue.presence import WorkerPresence
-from plugin_config.queue.states import Counts
+from plugin_config.queue.states import Counts, TaskStates
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
 
@@ -33,26 +30,25 @@ _CONNECT_S = 0.2
 _ANSWER_S = 0.25
 # A Redis that writes its log to a slow disk may stall for a second or two: no reason to lose 100,000 tasks.
 _BULK_ANSWER_S = 10.0
-_PULSE_S = 0.08
-# Fewer than the server's threads, or people who open tasks together would keep /health from answering.
-_MOST_WAITING = 8
-_MOST_REMEMBERED = 1000
+_STATUS_S = 0.08
+_MAX_REMEMBERED = 1000
+_OUTBOX = "asked.jsonl"
 
 
 @dataclass(frozen=True)
-class Pulse:
+class QueueStatus:
     """Whether Redis answers, how many workers live, and how many of those are in trouble; 0 when it does not answer."""
 
     redis: bool
     workers: int
-    troubled: int = 0
+    in_trouble: int = 0
 
 
-class WebQueues:
-    """Holds the web half's connections to Redis until it is closed. Safe to share between threads.
+class QueueClient:
+    """Holds the backend's connections to Redis and its outbox until it is closed. Safe to share between threads.
 
     Args:
-        settings: `redis_url` and the limits of a request.
+        settings: `redis_url`, the state folder of the outbox, and the limits of a request.
 
     Raises:
         SettingsError: `redis_url` is not the address of a Redis.
@@ -61,106 +57,76 @@ class WebQueues:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redis = open_redis(settings.redis_url, connect_s=_CONNECT_S, answer_s=_ANSWER_S, one_retry=True)
-        self._quick = self._pending_over(self._redis)
-        self._patient = open_redis(settings.redis_url, connect_s=_CONNECT_S, answer_s=_BULK_ANSWER_S, one_retry=True)
-        self._bulk = self._pending_over(self._patient)
+        self._bulk_redis = open_redis(
+            settings.redis_url, connect_s=_CONNECT_S, answer_s=_BULK_ANSWER_S, one_retry=True
+        )
+        self._queue = TaskQueue(self._redis, self._bulk_redis, settings)
+        self._states = TaskStates(self._redis)
         self._presence = WorkerPresence(self._redis)
         self._hints = ProjectHints(self._redis)
         self._ledger = ProjectLedger(self._redis)
         self._learning = ProjectLearning(self._redis, lease_s=settings.lease_s)
         self._adapters = ServedAdapters(self._redis)
-        self._served: dict[int, str] = {}
-        self._spool = Spool(settings.state_path / "asked.jsonl", self._send)
-        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+        self._last_adapters: dict[int, str] = {}
+        self._outbox = Outbox(settings.state_path / _OUTBOX, self._queue.add_late)
         self._lock = threading.Lock()
-        self._look: Future[Pulse] | None = None
+        self._status_check: Future[QueueStatus] | None = None
 
-    def ask(self, project: int, version: str, tasks: list[int]) -> int:
-        """Ask for tasks at a version; for a handful also wait a moment until they are stored. Returns how many are new.
+    def close(self) -> None:
+        """Send nothing more and disconnect from Redis; what is left in the outbox is sent by the next backend."""
+        self._outbox.close()
+        for redis in (self._redis, self._bulk_redis):
+            redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
+
+    def request_predictions(self, request: PredictionRequest) -> None:
+        """Request predictions; of a handful of tasks, wait a moment until they are stored.
 
         Raises:
-            QueueUnavailable: Redis does not answer; the tasks are kept and asked for when it is back.
+            QueueUnavailable: Redis does not answer; the request is kept and sent when it is back.
         """
-        refs = [TaskRef(version, task) for task in dict.fromkeys(tasks)]
         try:
-            return self._ask(project, refs)
+            self._queue.add(request)
         except QueueUnavailable:
-            if refs and not self._spool.keep(Ask(project, version, tuple(ref.task for ref in refs))):
+            if request.tasks and not self._outbox.put(request):
                 raise QueueUnavailable("Redis", "has been away for too long", "Start it, and ask again.") from None
             raise
 
-    def waiting(self) -> int:
-        """Tasks that were asked for while Redis was away, and wait for it."""
-        return self._spool.waiting()
+    def outbox_tasks(self) -> int:
+        """How many tasks were requested while Redis was away, and wait for it."""
+        return self._outbox.task_count()
 
-    def close(self) -> None:
-        """Ask for nothing more, and let go of Redis: what still waits for it is asked for by the next backend."""
-        self._spool.close()
-        for redis in (self._redis, self._patient):
-            redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
-
-    def _send(self, ask: Ask) -> None:
-        self._presence.count()
-        self._bulk.add(ask.project, [TaskRef(ask.version, task) for task in ask.tasks], bounded=True)
-        self._quick.ensure_drains(ask.project)
-
-    def _ask(self, project: int, refs: list[TaskRef]) -> int:
-        few = len(refs) <= self._settings.predict_wait_tasks
-        workers = self._presence.count()  # fails fast when Redis hangs, before the patient connection is tried
-        priority = Priority.OPENED if few else Priority.ASKED
-        added = (self._quick if few else self._bulk).add(project, refs, priority=priority, bounded=True)
-        self._quick.ensure_drains(project, urgent=few)
-        if few and refs and workers and self._waiting.acquire(blocking=False):
-            try:
-                self._quick.wait_settled(project, refs, timeout_s=self._settings.predict_wait_s)
-            finally:
-                self._waiting.release()
-        return added
-
-    def hint(self, project: int, action: str, tasks: Sequence[int] = (), *, refresh: bool) -> bool:
-        """Note that a webhook came and, where `refresh`, ask for a look at the project and at these tasks. Returns
-        whether one was queued.
+    def note_webhook(self, project: int, action: str) -> None:
+        """Note that a webhook came which changes nothing here; a project that may be made up is looked up.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        if not self._hints.admit(project):
+        if self._admit(project, action):
+            self._look_up_unknown(project)
+
+    def request_refresh(self, project: int, action: str, tasks: Sequence[int] = ()) -> bool:
+        """Have a worker read the project again, and these tasks. Returns whether a job was queued for it.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        if not self._admit(project, action):
             return False
-        self._hints.record_webhook(project, action)
-        if refresh:
-            self._hints.hint_tasks(project, tasks)
-        return self._look_up(project, wanted=refresh) and refresh
+        self._hints.hint_tasks(project, tasks)
+        return self._hints.request_refresh(project)
 
-    def _look_up(self, project: int, *, wanted: bool) -> bool:
-        """Queue a look that is wanted, or at a project that may be made up, which forgets it if so."""
-        return (wanted or not self._hints.is_known(project)) and self._hints.request_refresh(project)
-
-    def served(self, project: int) -> str:
-        """Name of what was learned for the project and is served; as it was last known while Redis does not answer."""
-        try:
-            if not self.pulse().redis:  # /setup and /predict wait for it no longer than that
-                return self._served.get(project, ZEROSHOT)
-            served = self._adapters.served(project, self._settings.model)
-        except QueueUnavailable:
-            return self._served.get(project, ZEROSHOT)
-        if len(self._served) >= _MOST_REMEMBERED:  # anyone can name projects without end
-            self._served.clear()
-        self._served[project] = served
-        return served
-
-    def annotated(self, project: int, action: str) -> None:
-        """A webhook says that annotations changed: they are looked at when there is a pause.
+    def annotations_changed(self, project: int, action: str) -> None:
+        """Have the learner look at the project's annotations when there is a pause.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        if self._hints.admit(project):
-            self._hints.record_webhook(project, action)
+        if self._admit(project, action):
             self._learning.request_after_pause(project, quiet_s=self._settings.finetune_quiet_s)
-            self._look_up(project, wanted=False)
+            self._look_up_unknown(project)
 
-    def train(self, project: int) -> str:
-        """A person wants the corrections learned from now; returns the name of the job that does.
+    def request_training(self, project: int) -> str:
+        """Have the learner learn from the project's corrections now; returns the name of the job that does.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -169,29 +135,42 @@ class WebQueues:
         if not self._hints.admit(project):
             raise QueueFull(f"project {project}", "waits behind too many unknown ones", "Ask again in a minute.")
         self._learning.request_now(project)
-        self._look_up(project, wanted=False)
+        self._look_up_unknown(project)
         return learn_job_id(project)
 
-    def learning_now(self, project: int) -> bool:
+    def is_learning(self, project: int) -> bool:
         """Whether the project's corrections are being learned from.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        told = self._learning.progress(project)
-        return told is not None and told.state == "learning"
+        progress = self._learning.progress(project)
+        return progress is not None and progress.state == "learning"
 
-    def pulse(self) -> Pulse:
+    def served_adapter(self, project: int) -> str:
+        """Name of the adapter that serves the project; the last one known while Redis does not answer."""
+        try:
+            if not self.status().redis:  # /setup and /predict wait for it no longer than that
+                return self._last_adapters.get(project, ZEROSHOT)
+            served = self._adapters.served(project, self._settings.model)
+        except QueueUnavailable:
+            return self._last_adapters.get(project, ZEROSHOT)
+        if len(self._last_adapters) >= _MAX_REMEMBERED:  # anyone can name projects without end
+            self._last_adapters.clear()
+        self._last_adapters[project] = served
+        return served
+
+    def status(self) -> QueueStatus:
         """How Redis and the workers are, within 0.1 s whatever Redis, its host or the name service do. Never raises."""
         with self._lock:
-            if self._look is None or self._look.done():
-                self._look = Future()
-                threading.Thread(target=self._take_pulse, args=(self._look,), daemon=True).start()
-            look = self._look
+            if self._status_check is None or self._status_check.done():
+                self._status_check = Future()
+                threading.Thread(target=self._check_status, args=(self._status_check,), daemon=True).start()
+            check = self._status_check
         try:
-            return look.result(timeout=_PULSE_S)
+            return check.result(timeout=_STATUS_S)
         except FutureTimeout:
-            return Pulse(redis=False, workers=0)
+            return QueueStatus(redis=False, workers=0)
 
     def versions(self, project: int | None = None) -> list[str]:
         """Versions at which tasks of the project (of all projects when None) were predicted.
@@ -199,7 +178,7 @@ class WebQueues:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        projects = self._quick.projects() if project is None else [project]
+        projects = self._states.projects() if project is None else [project]
         return sorted({version for each in projects for version in self._ledger.versions(each)})
 
     def counts(self) -> dict[int, Counts]:
@@ -208,17 +187,27 @@ class WebQueues:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        return {project: self._quick.counts(project) for project in self._quick.projects()}
+        return {project: self._states.counts(project) for project in self._states.projects()}
 
-    def _pending_over(self, redis: Redis) -> PendingTasks:
-        return PendingTasks(redis, drain_tasks=self._settings.drain_tasks, lease_s=self._settings.lease_s)
+    def _admit(self, project: int, action: str) -> bool:
+        """Note a webhook, unless too many projects that may be made up wait to be looked up. Returns whether it was."""
+        admitted = self._hints.admit(project)
+        if admitted:
+            self._hints.record_webhook(project, action)
+        return admitted
 
-    def _take_pulse(self, look: Future[Pulse]) -> None:
-        pulse = Pulse(redis=False, workers=0)
+    def _look_up_unknown(self, project: int) -> None:
+        """Have a worker look up a project that may be made up, which forgets it if it is."""
+        if not self._hints.is_known(project):
+            self._hints.request_refresh(project)
+
+    def _check_status(self, check: Future[QueueStatus]) -> None:
+        status = QueueStatus(redis=False, workers=0)
         try:
             workers = self._presence.workers()
-            pulse = Pulse(True, len(workers), sum(bool(worker.about.get("trouble")) for worker in workers))
+            status = QueueStatus(True, len(workers), sum(bool(worker.about.get("trouble")) for worker in workers))
         except QueueUnavailable:
             pass  # that is the finding
         finally:
-            look.set_result(pulse)
+            check.set_result(status)
+

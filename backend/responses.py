@@ -1,4 +1,4 @@
-"""How answers read: JSON; every error is `{"status": code, "detail": sentence}`, without traceback or token."""
+"""HTTP answers as JSON; every error is `{"status": code, "detail": sentence}`, without traceback or token."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from falcon.errors import HTTPError
 from falcon.util import code_to_http_status
 
 JSON = "application/json"
-# No page of another origin reads or frames an answer, or has it taken for something else than it is.
+# Keeps pages of other origins from reading an answer, and browsers from guessing another content type.
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
-_MOST_REASON = 300
+_MAX_REASON = 300  # characters of a status line
 
 
 def error_body(status: int, detail: str) -> bytes:
-    """The one shape of an error."""
+    """The body of an error."""
     return json.dumps({"status": status, "detail": detail}).encode()
 
 
@@ -32,9 +32,9 @@ def refuse(response: Response, status: int, sentence: str) -> None:
 
     Label Studio drops the body of an error and shows its user the status line only.
     """
-    reason = "".join(sign if " " <= sign <= "~" else "?" for sign in sentence)
+    reason = "".join(char if " " <= char <= "~" else "?" for char in sentence)
     fail(response, status, sentence)
-    response.status = f"{status} {reason[:_MOST_REASON]}"
+    response.status = f"{status} {reason[:_MAX_REASON]}"
 
 
 def fail(response: Response, status: int, sentence: str) -> None:
@@ -45,7 +45,7 @@ def fail(response: Response, status: int, sentence: str) -> None:
 
 
 def fail_as_http(_: Request, response: Response, error: HTTPError, __: dict[str, Any]) -> None:
-    """Answer with what the web framework found wrong: no such route, not this method ..."""
+    """Answer with an error of the web framework: no such route, not this method ..."""
     status = int(code_to_http_status(error.status)[:3])
     fail(response, status, f"{error.title}: {error.description or 'see GET /openapi.json'}")
     response.set_headers(error.headers or {})

@@ -1,6 +1,6 @@
-"""Who may ask: basic auth as Label Studio sends it, or the secret that its webhooks carry, and a limit on guessing.
+"""Sign-in: basic auth as Label Studio sends it, or the secret that its webhooks carry, and a limit on guessing.
 
-It must not know the web framework; no secret and no guess is ever logged.
+No secret and no guess is ever logged.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from plugin_config.settings import Settings
 
 OPEN_ROUTES = frozenset({"/health"})
 SECRET_ROUTES = frozenset({"/webhook"})
-_SECRET, _BASIC = _KINDS = "secret", "basic"
-_TRIES = 10  # wrong guesses of one address, in one way of signing in, before it must wait
-_SECONDS_A_TRY = 6.0  # after which it has one more
-_MOST_PEERS = 10_000  # addresses remembered
+_SECRET, _BASIC = _METHODS = "secret", "basic"
+_MAX_GUESSES = 10  # wrong ones of one address, with one method of signing in, before it must wait
+_SECONDS_PER_GUESS = 6.0  # after which it has one more
+_MAX_PEERS = 10_000  # addresses remembered
 
 
 class Verdict(enum.Enum):
-    """What is to be done with a request."""
+    """The outcome of a sign-in."""
 
-    IN = "may ask"
-    NOBODY = "names nobody"
-    WRONG = "names somebody else"
-    TOO_OFTEN = "has guessed too often"
+    ACCEPTED = "accepted"
+    MISSING = "no credentials"
+    WRONG = "wrong credentials"
+    TOO_MANY_GUESSES = "too many wrong guesses from this address"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a request shows: the address it comes from, its path, and the two headers (empty when missing)."""
+class Credentials:
+    """What a sign-in is judged by: the request's address and path, and its two headers (empty when missing)."""
 
     peer: str
     path: str
@@ -48,8 +48,8 @@ class Shown:
     secret: str
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Shown:
-        """Read it from a WSGI environment. What proxies say of other addresses is not read."""
+    def of(cls, environ: Mapping[str, str]) -> Credentials:
+        """Read them from a WSGI environment. Headers in which proxies name other addresses are not read."""
         return cls(
             environ.get("REMOTE_ADDR", ""),
             environ.get("PATH_INFO", ""),
@@ -59,11 +59,11 @@ class Shown:
 
 
 class SignIn:
-    """Judges requests. Safe to share between threads.
+    """Judges credentials. Safe to share between threads.
 
     Args:
-        settings: `user`, `password` and `webhook_secret`; without them everybody may ask.
-        clock: seconds that never go back.
+        settings: `user`, `password` and `webhook_secret`; without them every request is accepted.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -75,19 +75,19 @@ class SignIn:
         self._guesses = _Guesses(clock)
         self._lock = threading.Lock()
 
-    def judge(self, shown: Shown) -> Verdict:
-        """Judge a request without remembering it."""
+    def judge(self, credentials: Credentials) -> Verdict:
+        """Judge credentials without counting them as a guess."""
         with self._lock:
-            return self._judge(shown)[0]
+            return self._judge(credentials)[0]
 
-    def admit(self, shown: Shown) -> Verdict:
-        """Judge a request and remember how it went: once for each request."""
+    def admit(self, credentials: Credentials) -> Verdict:
+        """Judge credentials and count a wrong guess: once for each request."""
         with self._lock:
-            verdict, kinds = self._judge(shown)
+            verdict, methods = self._judge(credentials)
             if verdict is Verdict.WRONG:
-                self._guesses.wrong(shown.peer, kinds)
-            elif kinds:
-                self._guesses.right(shown.peer, kinds)
+                self._guesses.count_wrong(credentials.peer, methods)
+            elif methods:
+                self._guesses.remember_right(credentials.peer, methods)
             return verdict
 
     def wait_s(self, peer: str) -> int:
@@ -95,79 +95,80 @@ class SignIn:
         with self._lock:
             return self._guesses.wait_s(peer)
 
-    def _judge(self, shown: Shown) -> tuple[Verdict, frozenset[str]]:
-        """The verdict, and in which ways the request has signed in, or tried to."""
-        if not self._needed or shown.path in OPEN_ROUTES:
-            return Verdict.IN, frozenset()
-        proofs = self._proofs(shown)
-        if not proofs:
-            return Verdict.NOBODY, frozenset()  # asking without credentials is no guess: browsers always do so first
-        # An address that guesses too often is not told whether a guess is right. But what it has used with success
-        # before goes on working, and each way of signing in has guesses of its own: neither somebody else behind the
-        # same address nor its own webhooks with a secret of before may lock Label Studio out.
-        known = self._guesses.known(shown.peer)
-        heard = {kind: holds for kind, holds in proofs.items()
-                 if (holds and kind in known) or not self._guesses.too_many(shown.peer, kind)}  # fmt: skip
-        if not heard:
-            return Verdict.TOO_OFTEN, frozenset()
-        right = frozenset(kind for kind, holds in heard.items() if holds)
-        return (Verdict.IN, right) if right else (Verdict.WRONG, frozenset(heard))
+    def _judge(self, credentials: Credentials) -> tuple[Verdict, frozenset[str]]:
+        """The verdict, and the methods by which the request has signed in, or tried to."""
+        if not self._needed or credentials.path in OPEN_ROUTES:
+            return Verdict.ACCEPTED, frozenset()
+        results = self._results(credentials)
+        if not results:
+            return Verdict.MISSING, frozenset()  # no credentials are no guess: browsers always send none at first
+        # An address with too many wrong guesses does not learn whether a guess is right. But a method by which it has
+        # signed in before goes on working, and each method has guesses of its own: neither somebody else behind the
+        # same address nor its own webhooks with an outdated secret may lock Label Studio out.
+        known = self._guesses.known(credentials.peer)
+        counted = {method: right for method, right in results.items()
+                   if (right and method in known) or not self._guesses.too_many(credentials.peer, method)}  # fmt: skip
+        if not counted:
+            return Verdict.TOO_MANY_GUESSES, frozenset()
+        accepted = frozenset(method for method, right in counted.items() if right)
+        return (Verdict.ACCEPTED, accepted) if accepted else (Verdict.WRONG, frozenset(counted))
 
-    def _proofs(self, shown: Shown) -> dict[str, bool]:
-        proofs = {}
-        if shown.secret and shown.path in SECRET_ROUTES:
-            proofs[_SECRET] = _same(shown.secret.encode("latin-1", "replace"), self._secret)
-        if shown.authorization:
-            user, password = _basic(shown.authorization)
-            right = _same(user, self._user), _same(password, self._password)  # both, whatever the first one says
-            proofs[_BASIC] = all(right)
-        return proofs
+    def _results(self, credentials: Credentials) -> dict[str, bool]:
+        """Method of signing in -> whether its credentials are right; without those that are missing."""
+        results = {}
+        if credentials.secret and credentials.path in SECRET_ROUTES:
+            results[_SECRET] = _matches(credentials.secret.encode("latin-1", "replace"), self._secret)
+        if credentials.authorization:
+            user, password = _basic(credentials.authorization)
+            right = _matches(user, self._user), _matches(password, self._password)  # both, always: equal time
+            results[_BASIC] = all(right)
+        return results
 
 
 @dataclass
 class _Peer:
-    # Way of signing in -> guesses not yet forgotten, and when that was so.
+    # Method -> wrong guesses not yet forgotten, and the moment they were counted.
     wrong: dict[str, tuple[float, float]] = field(default_factory=dict)
-    known: frozenset[str] = frozenset()  # ways in which it has signed in
+    known: frozenset[str] = frozenset()  # methods by which it has signed in
 
 
 class _Guesses:
-    """Wrong guesses of each address, forgotten one by one, and the ways in which it has signed in."""
+    """Wrong guesses of each address, forgotten one by one, and the methods by which it has signed in."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
 
-    def too_many(self, address: str, kind: str) -> bool:
-        return self._left(address, kind) > _TRIES - 1
+    def too_many(self, address: str, method: str) -> bool:
+        return self._count(address, method) > _MAX_GUESSES - 1
 
     def known(self, address: str) -> frozenset[str]:
         peer = self._peers.get(_network(address))
         return frozenset() if peer is None else peer.known
 
-    def wrong(self, address: str, kinds: frozenset[str]) -> None:
+    def count_wrong(self, address: str, methods: frozenset[str]) -> None:
         peer = self._peer(address)
-        for kind in kinds:
-            peer.wrong[kind] = self._left(address, kind) + 1, self._clock()
+        for method in methods:
+            peer.wrong[method] = self._count(address, method) + 1, self._clock()
 
-    def right(self, address: str, kinds: frozenset[str]) -> None:
-        self._peer(address).known |= kinds
+    def remember_right(self, address: str, methods: frozenset[str]) -> None:
+        self._peer(address).known |= methods
 
     def wait_s(self, address: str) -> int:
-        most = max(self._left(address, kind) for kind in _KINDS)
-        return max(1, math.ceil((most - (_TRIES - 1)) * _SECONDS_A_TRY))
+        most = max(self._count(address, method) for method in _METHODS)
+        return max(1, math.ceil((most - (_MAX_GUESSES - 1)) * _SECONDS_PER_GUESS))
 
-    def _left(self, address: str, kind: str) -> float:
+    def _count(self, address: str, method: str) -> float:
         peer = self._peers.get(_network(address))
-        wrong, since = (0.0, 0.0) if peer is None else peer.wrong.get(kind, (0.0, 0.0))
-        return max(0.0, wrong - (self._clock() - since) / _SECONDS_A_TRY)
+        wrong, since = (0.0, 0.0) if peer is None else peer.wrong.get(method, (0.0, 0.0))
+        return max(0.0, wrong - (self._clock() - since) / _SECONDS_PER_GUESS)
 
     def _peer(self, address: str) -> _Peer:
         network = _network(address)
         peer = self._peers.setdefault(network, _Peer())
         self._peers.move_to_end(network)
-        if len(self._peers) > _MOST_PEERS:
-            # Those who never signed in go first: a crowd of strangers must not make Label Studio a stranger.
+        if len(self._peers) > _MAX_PEERS:
+            # Those that never signed in go first: many unknown addresses must not push out that of Label Studio.
             oldest = next((name for name, old in self._peers.items() if not old.known), next(iter(self._peers)))
             del self._peers[oldest]
         return peer
@@ -197,14 +198,14 @@ def _basic(authorization: str) -> tuple[bytes, bytes]:
 
 
 def _hashes(secret: str) -> tuple[bytes, ...]:
-    """Of the text as UTF-8, as most clients send it, and as Latin-1, as Label Studio's does where it can."""
+    """SHA-256 of the text as UTF-8, as most clients send it, and as Latin-1, as Label Studio's does where it can."""
     coded = {secret.encode()}
     with contextlib.suppress(UnicodeEncodeError):
         coded.add(secret.encode("latin-1"))
     return tuple(hashlib.sha256(each).digest() for each in sorted(coded))
 
 
-def _same(guess: bytes, hashes: tuple[bytes, ...]) -> bool:
-    told = hashlib.sha256(guess).digest()
-    same = [hmac.compare_digest(told, each) for each in hashes]  # every one, whatever the first one says
+def _matches(guess: bytes, hashes: tuple[bytes, ...]) -> bool:
+    digest = hashlib.sha256(guess).digest()
+    same = [hmac.compare_digest(digest, each) for each in hashes]  # every one, always: equal time
     return any(same)

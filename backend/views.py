@@ -1,132 +1,88 @@
-"""What each route answers. It must not know Redis or `label_studio_ml`."""
+"""What each route answers."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from falcon import Request, Response
 
-from backend import metrics
-from backend.model import PreannotationBackend, ProjectManager
+from backend.metrics import CONTENT_TYPE, Metrics
+from backend.model import PreannotationBackend, Projects
 from backend.openapi import document
-from backend.queue_client import WebQueues
-from backend.requests import project_id, read_predict, read_project, read_setup, read_webhook
-from backend.responses import JSON, answer
-from plugin_config.errors import JobError, QueueUnavailable, RequestRefused
-
-# What Label Studio sends; others are accepted and counted together.
-_ACTIONS = frozenset({
-    "PROJECT_UPDATED", "TASKS_CREATED", "TASKS_DELETED", "ANNOTATION_CREATED", "ANNOTATIONS_CREATED",
-    "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "LABEL_LINK_CREATED", "LABEL_LINK_UPDATED", "LABEL_LINK_DELETED",
-    "START_TRAINING",
-})  # fmt: skip
-
-logger = logging.getLogger(__name__)
-
-
-class JsonBody:
-    """A request's body, read bit by bit and never past the largest one of its route."""
-
-    def __init__(self, request: Request, too_large: RequestRefused, most: int) -> None:
-        media = (request.content_type or "").partition(";")[0].strip().lower()
-        if media != JSON:
-            # A page in somebody's browser can post plain text to any address it likes, JSON only where it is allowed.
-            raise JobError("request body", f"must be sent as {JSON}, got {media!r}", "Set the header Content-Type.")
-        self._stream = request.stream
-        self._too_large = too_large
-        self._left = most
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end.
-
-        Raises:
-            RequestRefused: the body is larger than its route takes.
-        """
-        part = self._stream.read(min(size, self._left + 1))
-        self._left -= len(part)
-        if self._left < 0:
-            raise self._too_large
-        return part
+from backend.payloads import parse_predict, parse_project, parse_setup, parse_webhook, project_id
+from backend.queue_client import QueueClient
+from backend.responses import answer
+from plugin_config.errors import JobError
 
 
 class Views:
-    """The routes' answers over one manager, its queues and the counters; `on_<method>_<route>`, as Falcon calls them.
+    """The routes' answers; `on_<method>_<route>`, as Falcon calls them. `request.context.body` is the body."""
 
-    Each gets its body as `request.context.body()`.
-    """
-
-    def __init__(self, manager: ProjectManager, queues: WebQueues, counter: metrics.RequestCounter) -> None:
-        self._manager = manager
+    def __init__(self, projects: Projects, queues: QueueClient, metrics: Metrics) -> None:
+        self._projects = projects
         self._queues = queues
-        self._counter = counter
+        self._metrics = metrics
 
     def on_get_health(self, _: Request, response: Response) -> None:
-        """UP as long as requests are answered: a Redis that is gone is told, not a reason to be dropped."""
-        pulse = self._queues.pulse()
+        """UP as long as requests are answered: a Redis that is away is reported, and no reason to restart."""
+        status = self._queues.status()
         answer(response, {
             "status": "UP",
             "model_class": PreannotationBackend.__name__,
-            "redis": pulse.redis,
-            "workers": pulse.workers,
-            "workers_in_trouble": pulse.troubled,
-            "tasks_waiting_for_redis": self._queues.waiting(),
+            "redis": status.redis,
+            "workers": status.workers,
+            "workers_in_trouble": status.in_trouble,
+            "tasks_waiting_for_redis": self._queues.outbox_tasks(),
         })  # fmt: skip
 
     def on_post_setup(self, request: Request, response: Response) -> None:
         """The version that predictions will carry."""
-        body = read_setup(request.context.body())
-        request.context.project = body.project
-        answer(response, {"model_version": self._manager.fetch(body.project, body.label_config).model_version})
+        setup = parse_setup(request.context.body)
+        request.context.project = setup.project
+        answer(response, {"model_version": self._projects.model(setup.project, setup.label_config).model_version})
 
     def on_post_predict(self, request: Request, response: Response) -> None:
         """Exactly one empty list per task."""
-        body = read_predict(request.context.body())
-        request.context.project, request.context.tasks = body.project, len(body.tasks)
-        model = self._manager.fetch(body.project, body.label_config)
-        results = model.predict(body.tasks, interactive=body.interactive)
+        predict = parse_predict(request.context.body)
+        request.context.project, request.context.tasks = predict.project, len(predict.tasks)
+        model = self._projects.model(predict.project, predict.label_config)
+        results = model.predict(predict.tasks, interactive=predict.interactive)
         answer(response, {"results": results, "model_version": model.model_version})
 
     def on_post_webhook(self, request: Request, response: Response) -> None:
         """201 when it caused a job, 200 when it was only noted."""
-        body = read_webhook(request.context.body())
-        request.context.project = body.project
-        self._counter.count_webhook(body.action if body.action in _ACTIONS else "other")
-        _hinted(response, self._manager.webhook(body.action, {"project": body.project, "tasks": body.tasks}))
+        webhook = parse_webhook(request.context.body)
+        request.context.project = webhook.project
+        self._metrics.count_webhook(webhook.action)
+        _answer_created(response, self._projects.handle_webhook(webhook.project, webhook.action, webhook.tasks))
 
     def on_get_versions(self, request: Request, response: Response) -> None:
         """Of the project named in the query, or of all: Label Studio names none."""
-        answer(response, {"versions": self._manager.versions(_named(request))})
+        answer(response, {"versions": self._projects.versions(_project_in_query(request))})
 
     def on_post_versions(self, request: Request, response: Response) -> None:
         """Of the project named in the body, or of all."""
-        answer(response, {"versions": self._manager.versions(read_project(request.context.body()))})
+        answer(response, {"versions": self._projects.versions(parse_project(request.context.body))})
 
     def on_post_train(self, request: Request, response: Response) -> None:
         """What Label Studio called before 1.4.1 where it sends START_TRAINING now."""
-        project = read_project(request.context.body())
+        project = parse_project(request.context.body)
         if project is None:
             raise JobError("request body", "project is missing", "Send what Label Studio's ML backend client sends.")
         request.context.project = project
-        _hinted(response, self._manager.train(project))
+        _answer_created(response, self._projects.train(project))
 
     def on_get_is_training(self, request: Request, response: Response) -> None:
-        """Whether a learner is at it."""
-        answer(response, self._manager.is_training(_named(request)))
+        """Whether the project is being learned from."""
+        answer(response, self._projects.is_training(_project_in_query(request)))
 
     def on_get_metrics(self, _: Request, response: Response) -> None:
         """Prometheus text."""
-        pulse = self._queues.pulse()
-        try:
-            tasks = self._queues.counts() if pulse.redis else {}
-        except QueueUnavailable as error:
-            logger.warning("metrics: tasks not counted. %s", error)
-            tasks = {}
-        response.content_type = metrics.CONTENT_TYPE
-        response.text = metrics.render(self._counter, redis_up=pulse.redis, workers=pulse.workers, tasks=tasks)
+        response.content_type = CONTENT_TYPE
+        response.data = self._metrics.text()
 
     def on_get_openapi(self, _: Request, response: Response) -> None:
-        """What stands here, for machines."""
+        """The OpenAPI description of these routes."""
         answer(response, document())
 
     on_head_health = on_get_health
@@ -136,10 +92,10 @@ class Views:
     on_head_openapi = on_get_openapi
 
 
-def _named(request: Request) -> int | None:
-    named = request.get_param("project")
-    return None if named is None else project_id(named)
+def _project_in_query(request: Request) -> int | None:
+    project = request.get_param("project")
+    return None if project is None else project_id(project)
 
 
-def _hinted(response: Response, told: dict[str, Any]) -> None:
-    answer(response, told, status=201 if told["refresh"] else 200)
+def _answer_created(response: Response, content: dict[str, Any]) -> None:
+    answer(response, content, status=201 if content["refresh"] else 200)

@@ -12,7 +12,7 @@ from falcon.testing import Result, TestClient
 from redis import Redis
 
 from backend.app import create_app
-from backend.queue_client import WebQueues
+from backend.queue_client import QueueClient
 from plugin_config.model_version import ModelVersion
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
@@ -41,7 +41,7 @@ def predict_body(*tasks: int, **changes: Any) -> dict[str, Any]:
 
 
 class Client:
-    """Asks an app without a network, under a host name that it takes for its own."""
+    """Sends requests to an app without a network, under one of its host names."""
 
     def __init__(self, app: Any) -> None:
         self._client = TestClient(app)
@@ -75,7 +75,7 @@ def client_of_fixture() -> Iterator[ClientOf]:
     with ExitStack() as opened:
 
         def client_of(settings: Settings) -> Client:
-            queues = opened.enter_context(closing(WebQueues(settings)))
+            queues = opened.enter_context(closing(QueueClient(settings)))
             return Client(create_app(settings, queues))
 
         yield client_of
@@ -83,8 +83,8 @@ def client_of_fixture() -> Iterator[ClientOf]:
 
 @pytest.fixture(name="patient")
 def patient_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends that bear with a Redis slowed down by a busy machine; for tests of anything but their patience."""
-    for limit in ("_CONNECT_S", "_ANSWER_S", "_PULSE_S"):
+    """Backends that wait long for a Redis slowed down by a busy machine; for tests of anything but their timeouts."""
+    for limit in ("_CONNECT_S", "_ANSWER_S", "_STATUS_S"):
         monkeypatch.setattr(f"backend.queue_client.{limit}", 10.0)
 
 

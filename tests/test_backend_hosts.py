@@ -17,17 +17,17 @@ __all__ = ["patient_fixture"]  # pytest finds fixtures by their being here
 
 
 @pytest.fixture(scope="module")
-def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def running(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     folder = tmp_path_factory.mktemp("hosts")
     settings = Settings(
         redis_url=redis_url, model="builtin", state_dir=str(folder), allowed_hosts="zeromask, Masks.Example.com."
     )
-    with backend(settings, patience=replace(SHORT, idle_s=5.0)) as running:
+    with backend(settings, limits=replace(SHORT, idle_s=5.0)) as running:
         yield running
 
 
-def answer(served: Backend, request: bytes) -> tuple[int, bytes]:
-    with served.connect() as connection:
+def answer(running: Backend, request: bytes) -> tuple[int, bytes]:
+    with running.connect() as connection:
         connection.sendall(request)
         response = HTTPResponse(connection)
         response.begin()
@@ -42,8 +42,8 @@ def answer(served: Backend, request: bytes) -> tuple[int, bytes]:
         "masks.example.com.:443",
     ],
 )  # fmt: skip
-def test_our_own_names_are_answered(served: Backend, host: str) -> None:
-    assert answer(served, f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())[0] == 200
+def test_our_own_names_are_answered(running: Backend, host: str) -> None:
+    assert answer(running, f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_our_own_names_are_answered(served: Backend, host: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/health", "/versions", "/nothing"])
-def test_other_names_are_refused_with_the_remedy(served: Backend, host: str, path: str) -> None:
-    status, text = answer(served, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+def test_other_names_are_refused_with_the_remedy(running: Backend, host: str, path: str) -> None:
+    status, text = answer(running, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert status == 421
     assert text.count(b"ZEROMASK_ALLOWED_HOSTS") == 2, "in the status line as well"
 
@@ -69,8 +69,8 @@ def test_other_names_are_refused_with_the_remedy(served: Backend, host: str, pat
         b"Host: localhost:123456\r\n", b"Host: " + b"a" * 300 + b"\r\n", b"Host: [localhost]\r\n", b"Host: ::1\r\n",
     ],
 )  # fmt: skip
-def test_what_is_no_name_is_refused(served: Backend, lines: bytes) -> None:
-    assert answer(served, b"GET /health HTTP/1.1\r\n" + lines + b"\r\n")[0] == 400
+def test_what_is_no_name_is_refused(running: Backend, lines: bytes) -> None:
+    assert answer(running, b"GET /health HTTP/1.1\r\n" + lines + b"\r\n")[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -84,16 +84,16 @@ def test_what_is_no_name_is_refused(served: Backend, lines: bytes) -> None:
         ("//evil.example/health", 404),
     ],
 )
-def test_a_whole_address_counts_as_well(served: Backend, target: str, status: int) -> None:
-    assert answer(served, f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())[0] == status
+def test_a_whole_address_counts_as_well(running: Backend, target: str, status: int) -> None:
+    assert answer(running, f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())[0] == status
 
 
-def test_proxies_are_not_believed(served: Backend) -> None:
+def test_proxies_are_not_believed(running: Backend) -> None:
     for name in ("X-Forwarded-Host", "X-Forwarded-Server", "Forwarded", "X-Original-Host"):
         request = f"GET /health HTTP/1.1\r\nHost: evil.example\r\n{name}: localhost\r\n\r\n"
-        assert answer(served, request.encode())[0] == 421
+        assert answer(running, request.encode())[0] == 421
         request = f"GET /health HTTP/1.1\r\nHost: localhost\r\n{name}: evil.example\r\n\r\n"
-        assert answer(served, request.encode())[0] == 200
+        assert answer(running, request.encode())[0] == 200
 
 
 def test_the_host_listened_on_is_ours(settings: Settings, redis: Redis, patient: None) -> None:

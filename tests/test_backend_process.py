@@ -31,7 +31,7 @@ MOST_MB = 150
 
 
 @dataclass(frozen=True)
-class Served:
+class RunningBackend:
     """A running backend."""
 
     process: subprocess.Popen[str]
@@ -58,19 +58,19 @@ def start(**environ: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def served(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[Served]:
+def running(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[RunningBackend]:
     """A backend of its own process over the session's Redis."""
     with serving(REDIS_URL=redis_url, ZEROMASK_STATE_DIR=str(tmp_path), ZEROMASK_MAX_BODY_MB="1") as backend:
         yield backend
 
 
 @contextmanager
-def serving(**environ: str) -> Iterator[Served]:
+def serving(**environ: str) -> Iterator[RunningBackend]:
     """A backend of its own process that answers, and is killed in the end."""
     port = free_port()
     process = start(ZEROMASK_PORT=str(port), **environ)
     try:
-        backend = Served(process, port)
+        backend = RunningBackend(process, port)
         wait_until_up(backend)
         yield backend
     finally:
@@ -78,7 +78,7 @@ def serving(**environ: str) -> Iterator[Served]:
         process.communicate()
 
 
-def wait_until_up(backend: Served) -> None:
+def wait_until_up(backend: RunningBackend) -> None:
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -93,15 +93,15 @@ def wait_until_up(backend: Served) -> None:
             return
 
 
-def test_it_answers_and_stays_small(served: Served, pending: PendingTasks) -> None:
-    wait_until(lambda: served.ask("GET", "/health")[1]["redis"] is True)  # a Redis that is slow once counts as away
-    assert served.ask("POST", "/setup", setup_body()) == (200, {"model_version": VERSION})
+def test_it_answers_and_stays_small(running: RunningBackend, pending: PendingTasks) -> None:
+    wait_until(lambda: running.ask("GET", "/health")[1]["redis"] is True)  # a Redis that is slow once counts as away
+    assert running.ask("POST", "/setup", setup_body()) == (200, {"model_version": VERSION})
     answer = {"results": [[], [], []], "model_version": VERSION}
-    assert served.ask("POST", "/predict", predict_body(1, 2, 3)) == (200, answer)
-    assert served.ask("POST", "/webhook", {"action": "PROJECT_UPDATED", "project": {"id": 7}})[0] == 201
-    assert served.ask("POST", "/webhook", {"action": "PROJECT_UPDATED"})[0] == 400
+    assert running.ask("POST", "/predict", predict_body(1, 2, 3)) == (200, answer)
+    assert running.ask("POST", "/webhook", {"action": "PROJECT_UPDATED", "project": {"id": 7}})[0] == 201
+    assert running.ask("POST", "/webhook", {"action": "PROJECT_UPDATED"})[0] == 400
     wait_until(lambda: pending.counts(7).pending == 3)
-    proc = Path(f"/proc/{served.process.pid}")
+    proc = Path(f"/proc/{running.process.pid}")
     if not proc.exists():
         pytest.skip("no /proc here: memory and libraries of the process cannot be seen")
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
@@ -113,8 +113,8 @@ def test_it_answers_and_stays_small(served: Served, pending: PendingTasks) -> No
 def test_it_loads_no_old_web_framework_and_no_models(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     """Whatever its routes import, also late: the interpreter writes down at its end what it has loaded."""
     loaded = tmp_path / "loaded"
-    told = f"import atexit, sys\natexit.register(lambda: open({str(loaded)!r}, 'w').write(' '.join(sys.modules)))\n"
-    (tmp_path / "sitecustomize.py").write_text(told)
+    script = f"import atexit, sys\natexit.register(lambda: open({str(loaded)!r}, 'w').write(' '.join(sys.modules)))\n"
+    (tmp_path / "sitecustomize.py").write_text(script)
     with serving(REDIS_URL=redis_url, ZEROMASK_STATE_DIR=str(tmp_path), PYTHONPATH=str(tmp_path)) as backend:
         for method, route, body in (
             ("POST", "/setup", setup_body()),
@@ -152,12 +152,12 @@ def test_what_was_asked_for_while_redis_was_away_outlives_its_backend(
     assert pending.counts(7).pending == 99
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])
-def test_a_large_body_is_refused_in_json(served: Served, told: bool) -> None:
+@pytest.mark.parametrize("with_length", [True, False], ids=["with its length", "chunked"])
+def test_a_large_body_is_refused_in_json(running: RunningBackend, with_length: bool) -> None:
     body = b" " * (1024 * 1024 + 1)
     headers = {"Content-Type": "application/json"}
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
-    if told:
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
+    if with_length:
         connection.request("POST", "/predict", body, headers)
     else:
         connection.request("POST", "/predict", iter([body]), headers, encode_chunked=True)
@@ -165,11 +165,11 @@ def test_a_large_body_is_refused_in_json(served: Served, told: bool) -> None:
     answer = json.loads(response.read())
     connection.close()
     assert (response.status, answer["status"]) == (413, 413)
-    assert served.ask("GET", "/health")[0] == 200
+    assert running.ask("GET", "/health")[0] == 200
 
 
-def test_a_broken_request_line_is_refused_in_json(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+def test_a_broken_request_line_is_refused_in_json(running: RunningBackend) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nBad Header : x\r\n\r\n")
         answer = connection.makefile("rb").read()
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 400
@@ -177,28 +177,28 @@ def test_a_broken_request_line_is_refused_in_json(served: Served) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_good_order(
-    served: Served, pending: PendingTasks, presence: WorkerPresence, sent: signal.Signals
+    running: RunningBackend, pending: PendingTasks, presence: WorkerPresence, sent: signal.Signals
 ) -> None:
     presence.heartbeat("busy")
     answers: list[tuple[int, Any]] = []
     # This one waits 1.5 s for a worker that never settles: it is in hand when the signal comes.
-    asking = threading.Thread(target=lambda: answers.append(served.ask("POST", "/predict", predict_body(1))),
+    asking = threading.Thread(target=lambda: answers.append(running.ask("POST", "/predict", predict_body(1))),
                               daemon=True)  # fmt: skip
     asking.start()
     wait_until(lambda: pending.counts(7).pending == 1)
-    served.process.send_signal(sent)
-    _, errors = served.process.communicate(timeout=60)
+    running.process.send_signal(sent)
+    _, errors = running.process.communicate(timeout=60)
     asking.join()
-    assert served.process.returncode == 0, errors
+    assert running.process.returncode == 0, errors
     assert "Traceback" not in errors
     assert "stopped" in errors
     assert answers == [(200, {"results": [[]], "model_version": VERSION})]
 
 
-def test_its_log_names_routes_and_no_secrets(served: Served) -> None:
-    served.ask("POST", "/setup", setup_body())
-    served.process.terminate()
-    _, errors = served.process.communicate(timeout=60)
+def test_its_log_names_routes_and_no_secrets(running: RunningBackend) -> None:
+    running.ask("POST", "/setup", setup_body())
+    running.process.terminate()
+    _, errors = running.process.communicate(timeout=60)
     assert "POST /setup 200 project=7" in errors
     assert TOKEN not in errors
 
@@ -234,6 +234,22 @@ def test_it_does_not_start_on_a_port_in_use(redis_url: str, tmp_path: Path) -> N
     assert process.returncode == 2
     assert "cannot listen on port" in errors
     assert "Traceback" not in errors
+
+
+def test_a_second_backend_on_a_taken_port_leaves_the_outbox_alone(
+    pending: PendingTasks, redis_url: str, dead_redis_url: str, tmp_path: Path
+) -> None:
+    kept = b'{"project": 7, "version": "v1", "tasks": [1, 2]}\nan unreadable line\n'
+    outbox = tmp_path / "asked.jsonl"
+    with serving(REDIS_URL=dead_redis_url, ZEROMASK_STATE_DIR=str(tmp_path)) as first:
+        outbox.write_bytes(kept)
+        second = start(REDIS_URL=redis_url, ZEROMASK_STATE_DIR=str(tmp_path), ZEROMASK_PORT=str(first.port))
+        _, errors = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert f"cannot listen on port {first.port}" in errors
+        assert errors.count("\n") == 1, errors
+        assert outbox.read_bytes() == kept
+        assert pending.projects() == [], "nothing of it was sent"
 
 
 def test_it_starts_while_redis_is_away(dead_redis_url: str, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from falcon.testing import create_environ
 
 from backend.app import create_app
-from backend.queue_client import WebQueues
-from backend.requests import read_predict
+from backend.payloads import parse_predict
+from backend.queue_client import QueueClient
 from backend.responses import JSON
 from plugin_config.errors import JobError
 from plugin_config.queue.pending import PendingTasks
@@ -154,21 +154,21 @@ def test_a_web_page_cannot_post_what_a_browser_sends_unasked(client: Client, mim
     assert "Content-Type" in detail(response)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])
+@pytest.mark.parametrize("with_length", [True, False], ids=["with its length", "chunked"])
 @pytest.mark.parametrize("route", ["/predict", "/setup", "/webhook", "/train", "/versions"])
-def test_a_body_past_the_cap_is_refused(client: Client, route: str, told: bool) -> None:
+def test_a_body_past_the_cap_is_refused(client: Client, route: str, with_length: bool) -> None:
     body = b" " * (1024 * 1024 + 1)
     # A body sent in chunks reaches the app without its length.
-    extras = {} if told else {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    extras = {} if with_length else {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
     response = client.post(route, data=body, content_type="application/json", extras=extras)
     assert response.status_code == 413
     assert "ZEROMASK_MAX_BODY_MB" in detail(response)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])
-def test_a_body_as_large_as_the_cap_is_read(client: Client, told: bool) -> None:
+@pytest.mark.parametrize("with_length", [True, False], ids=["with its length", "chunked"])
+def test_a_body_as_large_as_the_cap_is_read(client: Client, with_length: bool) -> None:
     body = json.dumps(setup_body()).encode().ljust(1024 * 1024)
-    extras = {} if told else {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    extras = {} if with_length else {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
     response = client.post("/setup", data=body, content_type="application/json", extras=extras)
     assert answer_of(response) == {"model_version": VERSION}
 
@@ -185,13 +185,13 @@ def test_a_body_as_large_as_the_cap_is_read(client: Client, told: bool) -> None:
 )
 @pytest.mark.usefixtures("redis")
 def test_a_length_that_is_no_number_is_refused(settings: Settings, length: str, status: str, says: str) -> None:
-    told: list[str] = []
-    with closing(WebQueues(settings)) as queues:
+    statuses: list[str] = []
+    with closing(QueueClient(settings)) as queues:
         environ = create_environ("/setup", method="POST", host="127.0.0.1", headers={"Content-Type": JSON})
         app = create_app(settings, queues)
-        app({**environ, "CONTENT_LENGTH": length}, lambda status, *_: told.append(status))  # type: ignore[arg-type]
-    assert told[0].startswith(status)
-    assert says in told[0]
+        app({**environ, "CONTENT_LENGTH": length}, lambda status, *_: statuses.append(status))  # type: ignore[arg-type]
+    assert statuses[0].startswith(status)
+    assert says in statuses[0]
 
 
 def test_whatever_else_goes_wrong_is_told_without_insides(
@@ -200,7 +200,7 @@ def test_whatever_else_goes_wrong_is_told_without_insides(
     def broken(*_: object, **__: object) -> int:
         raise IndexError(f"/etc/{TOKEN}")
 
-    monkeypatch.setattr(WebQueues, "ask", broken)
+    monkeypatch.setattr(QueueClient, "request_predictions", broken)
     response = client.post("/predict", json=predict_body(1))
     assert response.status_code == 500
     sentence = detail(response)
@@ -234,14 +234,14 @@ def test_reading_what_is_needed_agrees_with_reading_at_once(text: str) -> None:
         expected = json.loads(text.encode().decode("utf-8-sig"))
     except ValueError:
         with pytest.raises(JobError, match="JSON"):
-            read_predict(io.BytesIO(text.encode()))
+            parse_predict(io.BytesIO(text.encode()))
         return
     if not isinstance(expected["tasks"], list):
         with pytest.raises(JobError, match="tasks"):
-            read_predict(io.BytesIO(text.encode()))
+            parse_predict(io.BytesIO(text.encode()))
         return
     for stream in (io.BytesIO(text.encode()), Dripping(text.encode())):
-        body = read_predict(stream)
+        body = parse_predict(stream)
         assert list(body.tasks) == [task["id"] for task in expected["tasks"]]
         assert body.label_config == expected["label_config"]
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
-from backend.connections import Patience
 from backend.json_stream import Readable
-from backend.request_bodies import Body, LargeBodies
-from backend.requests import PredictBody, read_predict
+from backend.payloads import PredictPayload, parse_predict
+from backend.server.connections import ConnectionLimits
+from backend.server.request_bodies import Body, LargeBodies
 from plugin_config.settings import Settings
 from tests.backend_client import VERSION, patient_fixture, predict_body, setup_body
 from tests.house import wait_until
@@ -29,7 +29,7 @@ MB = 1024 * 1024
 
 
 @pytest.fixture
-def served(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
+def running(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
     with backend(replace(settings, max_body_mb=8)) as running:
         yield running
 
@@ -45,15 +45,15 @@ def served(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]
         pytest.param(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", id="a request, and then nothing"),
     ],
 )
-def test_a_connection_that_falls_silent_ends(served: Backend, sent: bytes) -> None:
-    with served.connect() as connection:
+def test_a_connection_that_falls_silent_ends(running: Backend, sent: bytes) -> None:
+    with running.connect() as connection:
         connection.sendall(sent)
         while connection.recv(65536):
             pass  # a test that fails hangs here until the socket's timeout
 
 
-def test_a_body_that_trickles_ends(served: Backend) -> None:
-    with served.connect() as connection:
+def test_a_body_that_trickles_ends(running: Backend) -> None:
+    with running.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
         ended = threading.Event()
         trickle = threading.Thread(target=_trickle, args=(connection, ended))
@@ -75,25 +75,25 @@ def _trickle(connection: socket.socket, ended: threading.Event) -> None:
             return
 
 
-def test_a_reader_who_takes_no_answers_ends(served: Backend) -> None:
+def test_a_reader_who_takes_no_answers_ends(running: Backend) -> None:
     body = json.dumps(predict_body(1, params=None)).encode()  # asks 800,000 times for one task: 3 MB of empty lists
     body = body.replace(b'"tasks": [', b'"tasks": [' + b'{"id":1},' * 800_000)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30)
-        connection.connect(("127.0.0.1", served.port))
+        connection.connect(("127.0.0.1", running.port))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         with pytest.raises(ConnectionError):  # the server takes no more from it, then ends it
             while True:
                 connection.sendall(b" ")
                 time.sleep(0.05)
-    assert served.ask("GET", "/health").status == 200
+    assert running.ask("GET", "/health").status == 200
 
 
 def test_any_number_of_half_open_connections_leaves_room_for_the_next(settings: Settings, redis: Redis) -> None:
-    patience = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
+    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
     begun = time.monotonic()
-    with ExitStack() as opened, backend(settings, patience=patience) as running:
+    with ExitStack() as opened, backend(settings, limits=limits) as running:
         for number in range(600):
             connection = opened.enter_context(running.connect())
             connection.sendall((b"", b"GET /", HEAD + b"Content-Length: 9\r\n\r\n{")[number % 3])
@@ -104,8 +104,8 @@ def test_any_number_of_half_open_connections_leaves_room_for_the_next(settings: 
 
 
 def test_bodies_that_trickle_do_not_crowd_out_requests(settings: Settings, redis: Redis) -> None:
-    patience = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
-    with ExitStack() as opened, backend(settings, patience=patience) as running:
+    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
+    with ExitStack() as opened, backend(settings, limits=limits) as running:
         for number in range(600):
             opened.enter_context(running.connect()).sendall(HEAD + b"Content-Length: 99\r\n\r\n{")
             if number % 100 == 99:
@@ -118,9 +118,9 @@ def test_bodies_that_trickle_do_not_crowd_out_requests(settings: Settings, redis
 
 
 def test_a_request_in_hand_does_not_give_way(settings: Settings, redis: Redis, patient: None) -> None:
-    patience = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
+    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
     body = json.dumps(predict_body(*range(1, 2000))).encode()
-    with ExitStack() as opened, backend(settings, patience=patience) as running:
+    with ExitStack() as opened, backend(settings, limits=limits) as running:
         early = opened.enter_context(running.connect())
         early.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         for _ in range(300):
@@ -133,15 +133,15 @@ def test_nobody_waits_for_large_bodies_and_health_for_nobody(
 ) -> None:
     released, begun, statuses = threading.Event(), list[str](), list[int]()
 
-    def slow(stream: Readable) -> PredictBody:
-        body = read_predict(stream)
+    def slow(stream: Readable) -> PredictPayload:
+        body = parse_predict(stream)
         begun.append(body.label_config)
         released.wait(60)
         return body
 
-    monkeypatch.setattr("backend.views.read_predict", slow)
+    monkeypatch.setattr("backend.views.parse_predict", slow)
     large = json.dumps(predict_body(1)).encode() + b" " * 2 * MB
-    with backend(replace(settings, max_body_mb=8), patience=Patience()) as running:
+    with backend(replace(settings, max_body_mb=8), limits=ConnectionLimits()) as running:
 
         def ask(body: bytes) -> threading.Thread:
             thread = threading.Thread(
@@ -174,8 +174,8 @@ def test_nobody_waits_for_large_bodies_and_health_for_nobody(
         pytest.param(HEAD + b"Transfer-Encoding: gzip\r\n\r\n", 501, id="unknown encoding"),
     ],
 )
-def test_what_is_no_request_is_refused_in_json(served: Backend, sent: bytes, status: int) -> None:
-    with served.connect() as connection:
+def test_what_is_no_request_is_refused_in_json(running: Backend, sent: bytes, status: int) -> None:
+    with running.connect() as connection:
         connection.sendall(sent)
         head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status
@@ -187,8 +187,8 @@ def test_what_is_no_request_is_refused_in_json(served: Backend, sent: bytes, sta
     ("route", "length", "status"),
     [("/setup", 2 * MB, 400), ("/setup", 2 * MB + 1, 413), ("/webhook", 3 * MB, 400), ("/predict", 9 * MB, 413)],
 )
-def test_only_routes_that_need_it_take_large_bodies(served: Backend, route: str, length: int, status: int) -> None:
-    assert served.ask("POST", route, b" " * length).status == status
+def test_only_routes_that_need_it_take_large_bodies(running: Backend, route: str, length: int, status: int) -> None:
+    assert running.ask("POST", route, b" " * length).status == status
 
 
 def test_the_body_of_a_stranger_is_not_kept(
@@ -229,9 +229,9 @@ def test_the_slowest_of_too_many_large_bodies_gives_way() -> None:
     assert again.is_large
 
 
-def test_answers_are_not_for_pages_of_others(served: Backend) -> None:
+def test_answers_are_not_for_pages_of_others(running: Backend) -> None:
     for path in ("/health", "/nothing", "/openapi.json"):
-        headers = served.ask("GET", path, Origin="http://evil.example").headers
+        headers = running.ask("GET", path, Origin="http://evil.example").headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-resource-policy"] == "same-origin"
         assert not [name for name in headers if name.startswith("access-control")]

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from backend.app import ROUTES
-from backend.sign_in import Shown, SignIn, Verdict
+from backend.sign_in import Credentials, SignIn, Verdict
 from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
 from tests.backend_client import VERSION, patient_fixture, predict_body, setup_body
@@ -30,41 +30,41 @@ GOOD = basic(USER, PASSWORD)
 
 
 @pytest.fixture
-def served(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
+def running(settings: Settings, redis: Redis, patient: None) -> Iterator[Backend]:
     with backend(signing_in(settings)) as running:
         yield running
 
 
-def test_every_route_but_health_needs_it(served: Backend) -> None:
+def test_every_route_but_health_needs_it(running: Backend) -> None:
     for path in [*ROUTES, "/nothing", "//setup", "/health/", "/HEALTH", "/health%2f..%2fmetrics"]:
         for method in ("GET", "POST", "HEAD", "OPTIONS", "DELETE"):
-            answer = served.ask(method, path)
+            answer = running.ask(method, path)
             if path == "/health":
                 assert answer.status != 401, method
             else:
                 assert answer.status == 401, (method, path)
                 assert answer.headers["www-authenticate"].startswith("Basic realm=")
-    assert served.ask("GET", "/health").content["status"] == "UP"
+    assert running.ask("GET", "/health").content["status"] == "UP"
 
 
-def test_label_studio_signs_in(served: Backend) -> None:
-    assert served.ask("POST", "/setup", setup_body(), Authorization=GOOD).content == {"model_version": VERSION}
-    assert served.ask("POST", "/predict", predict_body(1), Authorization=GOOD).status == 200
-    assert served.ask("GET", "/versions", Authorization=GOOD).status == 200
+def test_label_studio_signs_in(running: Backend) -> None:
+    assert running.ask("POST", "/setup", setup_body(), Authorization=GOOD).content == {"model_version": VERSION}
+    assert running.ask("POST", "/predict", predict_body(1), Authorization=GOOD).status == 200
+    assert running.ask("GET", "/versions", Authorization=GOOD).status == 200
     training = {"action": "START_TRAINING", "project": {"id": 7}}
-    assert served.ask("POST", "/webhook", training, Authorization=GOOD).status == 201
-    assert served.ask("GET", "/nothing", Authorization=GOOD).status == 404
+    assert running.ask("POST", "/webhook", training, Authorization=GOOD).status == 201
+    assert running.ask("GET", "/nothing", Authorization=GOOD).status == 404
 
 
-def test_a_webhook_brings_its_secret(served: Backend) -> None:
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET[:-1]).status == 401
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret="x", Authorization=GOOD).status == 200
-    assert served.ask("POST", "/setup", setup_body(), X_Zeromask_Secret=SECRET).status == 401, "for webhooks only"
+def test_a_webhook_brings_its_secret(running: Backend) -> None:
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET[:-1]).status == 401
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret="x", Authorization=GOOD).status == 200
+    assert running.ask("POST", "/setup", setup_body(), X_Zeromask_Secret=SECRET).status == 401, "for webhooks only"
 
 
 @pytest.mark.parametrize(
-    "shown",
+    "authorization",
     [
         basic("studio", "A long password"),
         basic("Studio", PASSWORD),
@@ -80,21 +80,21 @@ def test_a_webhook_brings_its_secret(served: Backend) -> None:
         "Basic " + "A" * 30_000,
     ],
 )
-def test_nothing_else_signs_in(served: Backend, shown: str) -> None:
-    assert served.ask("GET", "/versions", Authorization=shown).status == 401
+def test_nothing_else_signs_in(running: Backend, authorization: str) -> None:
+    assert running.ask("GET", "/versions", Authorization=authorization).status == 401
 
 
-def test_guessing_ends_and_what_was_known_goes_on(served: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_guessing_ends_and_what_was_known_goes_on(running: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
-    statuses = [served.ask("GET", "/versions", Authorization=basic("studio", f"guess {n}")).status for n in range(14)]
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 201
+    statuses = [running.ask("GET", "/versions", Authorization=basic("studio", f"guess {n}")).status for n in range(14)]
     assert statuses[:10] == [401] * 10
     assert 429 in statuses[10:]  # a slow machine earns a try meanwhile
-    refused = served.ask("GET", "/versions", Authorization=GOOD)
-    assert refused.status == 429, "right at last, and nobody is told"
+    refused = running.ask("GET", "/versions", Authorization=GOOD)
+    assert refused.status == 429, "a right guess is refused like a wrong one"
     assert 1 <= int(refused.headers["retry-after"]) <= 7
-    assert served.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 200
-    assert served.ask("GET", "/health").status == 200
+    assert running.ask("POST", "/webhook", HOOK, X_Zeromask_Secret=SECRET).status == 200
+    assert running.ask("GET", "/health").status == 200
     assert caplog.text.count("sign-in: wrong guess from 127.0.0.1 at /versions") >= 10
     for secret in ("guess", PASSWORD, SECRET, GOOD):
         assert secret not in caplog.text.replace("wrong guess", "").replace("guesses", "")
@@ -107,57 +107,57 @@ class Clock:
         return self.now
 
 
-def shown(peer: str = "192.0.2.1", password: str = "wrong", path: str = "/setup") -> Shown:
-    return Shown(peer, path, basic("studio", password), "")
+def credentials(peer: str = "192.0.2.1", password: str = "wrong", path: str = "/setup") -> Credentials:
+    return Credentials(peer, path, basic("studio", password), "")
 
 
 def test_tries_come_back_one_by_one() -> None:
     clock = Clock()
     sign_in = SignIn(signing_in(Settings()), clock=clock)
-    assert [sign_in.admit(shown()) for _ in range(12)] == [Verdict.WRONG] * 10 + [Verdict.TOO_OFTEN] * 2
-    assert sign_in.admit(shown(password=PASSWORD)) is Verdict.TOO_OFTEN
-    assert sign_in.admit(shown(peer="192.0.2.2")) is Verdict.WRONG, "another address has its own"
+    assert [sign_in.admit(credentials()) for _ in range(12)] == [Verdict.WRONG] * 10 + [Verdict.TOO_MANY_GUESSES] * 2
+    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.TOO_MANY_GUESSES
+    assert sign_in.admit(credentials(peer="192.0.2.2")) is Verdict.WRONG, "another address has its own"
     clock.now += 6
-    assert [sign_in.admit(shown()) for _ in range(2)] == [Verdict.WRONG, Verdict.TOO_OFTEN]
+    assert [sign_in.admit(credentials()) for _ in range(2)] == [Verdict.WRONG, Verdict.TOO_MANY_GUESSES]
     clock.now += 6
-    assert sign_in.admit(shown(password=PASSWORD)) is Verdict.IN
-    assert [sign_in.admit(shown()) for _ in range(2)] == [Verdict.WRONG, Verdict.TOO_OFTEN]
-    assert sign_in.admit(shown(password=PASSWORD)) is Verdict.IN, "known now"
+    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
+    assert [sign_in.admit(credentials()) for _ in range(2)] == [Verdict.WRONG, Verdict.TOO_MANY_GUESSES]
+    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED, "known now"
 
 
 def test_asking_without_credentials_is_no_guess() -> None:
     sign_in = SignIn(signing_in(Settings()))
-    assert {sign_in.admit(Shown("192.0.2.1", "/setup", "", "")) for _ in range(100)} == {Verdict.NOBODY}
-    assert sign_in.admit(shown(password=PASSWORD)) is Verdict.IN
+    assert {sign_in.admit(Credentials("192.0.2.1", "/setup", "", "")) for _ in range(100)} == {Verdict.MISSING}
+    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
 
 
 def test_webhooks_with_a_secret_of_before_do_not_lock_label_studio_out() -> None:
     sign_in = SignIn(signing_in(Settings()), clock=Clock())
-    stale = [sign_in.admit(Shown("192.0.2.1", "/webhook", "", "the secret of before")) for _ in range(12)]
-    assert stale[-1] is Verdict.TOO_OFTEN
-    assert sign_in.admit(Shown("192.0.2.1", "/webhook", "", SECRET)) is Verdict.TOO_OFTEN
-    assert sign_in.admit(shown(password=PASSWORD)) is Verdict.IN
+    stale = [sign_in.admit(Credentials("192.0.2.1", "/webhook", "", "the secret of before")) for _ in range(12)]
+    assert stale[-1] is Verdict.TOO_MANY_GUESSES
+    assert sign_in.admit(Credentials("192.0.2.1", "/webhook", "", SECRET)) is Verdict.TOO_MANY_GUESSES
+    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
 
 
 def test_addresses_of_one_network_count_as_one() -> None:
     sign_in = SignIn(signing_in(Settings()), clock=Clock())
-    verdicts = [sign_in.admit(shown(peer=f"2001:db8::{n}")) for n in range(1, 12)]
-    assert verdicts[-1] is Verdict.TOO_OFTEN
-    assert sign_in.admit(shown(peer="2001:db8:0:1::1")) is Verdict.WRONG
-    assert [sign_in.admit(shown(peer=peer)) for peer in ["::ffff:192.0.2.9"] * 10 + ["192.0.2.9"]][-1] \
-        is Verdict.TOO_OFTEN  # fmt: skip
+    verdicts = [sign_in.admit(credentials(peer=f"2001:db8::{n}")) for n in range(1, 12)]
+    assert verdicts[-1] is Verdict.TOO_MANY_GUESSES
+    assert sign_in.admit(credentials(peer="2001:db8:0:1::1")) is Verdict.WRONG
+    assert [sign_in.admit(credentials(peer=peer)) for peer in ["::ffff:192.0.2.9"] * 10 + ["192.0.2.9"]][-1] \
+        is Verdict.TOO_MANY_GUESSES  # fmt: skip
 
 
 def test_a_crowd_of_strangers_is_forgotten_and_label_studio_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.sign_in._MOST_PEERS", 50)
+    monkeypatch.setattr("backend.sign_in._MAX_PEERS", 50)
     sign_in = SignIn(signing_in(Settings()), clock=Clock())
-    sign_in.admit(shown(password=PASSWORD))
+    sign_in.admit(credentials(password=PASSWORD))
     for number in range(200):
-        sign_in.admit(shown(peer=f"198.51.100.{number}"))
+        sign_in.admit(credentials(peer=f"198.51.100.{number}"))
     for _ in range(11):
-        sign_in.admit(shown())
+        sign_in.admit(credentials())
     assert len(sign_in._guesses._peers) <= 50
-    assert sign_in.admit(shown(password=PASSWORD)) is Verdict.IN
+    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,11 @@ def test_a_crowd_of_strangers_is_forgotten_and_label_studio_is_not(monkeypatch: 
 )
 def test_a_password_may_have_any_letters(password: str, coding: str) -> None:
     sign_in = SignIn(replace(signing_in(Settings()), password=password))
-    right = Shown("192.0.2.1", "/setup", basic("studio", password, coding), "")
-    assert sign_in.admit(right) is Verdict.IN
+    right = Credentials("192.0.2.1", "/setup", basic("studio", password, coding), "")
+    assert sign_in.admit(right) is Verdict.ACCEPTED
     replaced = password.encode("latin-1", "replace").decode("latin-1")
     if replaced != password:
-        assert sign_in.admit(shown(password=replaced)) is Verdict.WRONG
+        assert sign_in.admit(credentials(password=replaced)) is Verdict.WRONG
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "masks.example.com", "*", "8.8.8.8"])

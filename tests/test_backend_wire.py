@@ -10,56 +10,59 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from http.client import HTTPResponse
 
 import pytest
 from redis import Redis
 from waitress.channel import ClientDisconnected
 
-from backend.access import Doors
-from backend.connections import Channel, Listener
-from backend.server import Server
+from backend.access import AccessControl
+from backend.server.connections import Channel
+from backend.server.server import Server
 from plugin_config.local.supervisor import free_port
 from plugin_config.settings import Settings
-from tests.served_backend import Backend, backend, signing_in
+from tests.served_backend import Backend, backend, read_answer, signing_in
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 SETUP = b"POST /setup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture
-def served(settings: Settings, redis: Redis) -> Iterator[Backend]:
+def running(settings: Settings, redis: Redis) -> Iterator[Backend]:
     with backend(settings) as running:
         yield running
 
 
-def answers(served: Backend, sent: bytes) -> bytes:
+def answers(running: Backend, sent: bytes) -> bytes:
     """All that comes back until the server ends the connection."""
-    heard = b""
-    with served.connect() as connection:
+    received = b""
+    with running.connect() as connection:
         connection.sendall(sent)
         while part := connection.recv(65536):
-            heard += part
-    return heard
+            received += part
+    return received
 
 
-def test_of_requests_in_one_piece_the_first_is_answered(served: Backend) -> None:
-    heard = answers(served, (HEALTH + b"\r\n") * 1000)
-    assert heard.count(b"HTTP/1.1 ") == 1
-    assert b"Connection: close" in heard
+def test_of_requests_in_one_piece_the_first_is_answered(running: Backend) -> None:
+    received = answers(running, (HEALTH + b"\r\n") * 1000)
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in received
 
 
-def test_line_ends_around_a_request_are_none(served: Backend) -> None:
-    with served.connect() as connection:
+def test_line_ends_around_a_request_are_none(running: Backend) -> None:
+    with running.connect() as connection:
         for _ in range(2):
             connection.sendall(b"\r\n" * 2000 + HEALTH + b"\r\n" + b"\r\n")
-            heard = connection.recv(65536)
-            assert heard.startswith(b"HTTP/1.1 200") and b"Connection: close" not in heard
+            response = HTTPResponse(connection)
+            response.begin()
+            answer = read_answer(response)  # to its end: headers and body may come in two pieces
+            assert (answer.status, answer.headers.get("connection")) == (200, None)
 
 
 def test_a_thread_never_waits_to_wake_the_loop(settings: Settings) -> None:
-    server = Server(lambda *_: [], Doors(settings), Settings(port=free_port()))
+    server = Server(AccessControl(settings), Settings(port=free_port()))
     try:
-        listener = next(each for each in server._channels.values() if isinstance(each, Listener))
+        (listener,) = server._listeners
         assert not os.get_blocking(listener.trigger.trigger)
         for _ in range(200_000):  # a pipe holds 65,536
             listener.pull_trigger()
@@ -72,10 +75,10 @@ def test_who_has_gone_away_is_no_error(settings: Settings, monkeypatch: pytest.M
     def gone(_: bytes) -> None:
         raise ClientDisconnected
 
-    server = Server(lambda *_: [], Doors(settings), Settings(port=free_port()))
+    server = Server(AccessControl(settings), Settings(port=free_port()))
     here, there = socket.socketpair()
     try:
-        listener = next(each for each in server._channels.values() if isinstance(each, Listener))
+        (listener,) = server._listeners
         channel = Channel(listener, here, ("127.0.0.1", 1), listener.adj, map={})
         if reads:
             monkeypatch.setattr(listener, "add_task", lambda _: None)
@@ -91,10 +94,10 @@ def test_who_has_gone_away_is_no_error(settings: Settings, monkeypatch: pytest.M
 
 
 def test_what_is_dear_to_read_comes_in_small_pieces(settings: Settings) -> None:
-    server = Server(lambda *_: [], Doors(settings), Settings(port=free_port()))
+    server = Server(AccessControl(settings), Settings(port=free_port()))
     here, there = socket.socketpair()
     try:
-        listener = next(each for each in server._channels.values() if isinstance(each, Listener))
+        (listener,) = server._listeners
         channel = Channel(listener, here, ("127.0.0.1", 1), listener.adj, map={})
         there.sendall(b" " * 20_000)
         assert len(channel.recv(65536)) <= 4096
@@ -110,7 +113,7 @@ def test_what_is_dear_to_read_comes_in_small_pieces(settings: Settings) -> None:
 
 
 def test_requests_that_hang_hold_up_the_end_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.server._FINISH_S", 1.0, raising=False)
+    monkeypatch.setattr("backend.server.server._FINISH_S", 1.0, raising=False)
     hanging, release, port = threading.Semaphore(0), threading.Event(), free_port()
 
     def app(_: object, start: Callable[..., object]) -> list[bytes]:
@@ -120,8 +123,8 @@ def test_requests_that_hang_hold_up_the_end_once(settings: Settings, monkeypatch
         return []
 
     settings = replace(settings, port=port, max_body_mb=4)
-    server = Server(app, Doors(settings), settings)
-    loop = threading.Thread(target=server.run)
+    server = Server(AccessControl(settings), settings)
+    loop = threading.Thread(target=server.run, args=(app,))
     loop.start()
     large = SETUP.replace(b"/setup", b"/predict") + b"Content-Length: 1200000\r\n\r\n" + b" " * 1_200_000
     try:
@@ -137,8 +140,8 @@ def test_requests_that_hang_hold_up_the_end_once(settings: Settings, monkeypatch
         release.set()
 
 
-def test_who_asks_to_go_on_and_has_nothing_to_send_is_answered(served: Backend) -> None:
-    assert answers(served, HEALTH + b"Expect: 100-continue\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+def test_who_asks_to_go_on_and_has_nothing_to_send_is_answered(running: Backend) -> None:
+    assert answers(running, HEALTH + b"Expect: 100-continue\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -152,32 +155,32 @@ def test_who_asks_to_go_on_and_has_nothing_to_send_is_answered(served: Backend) 
         ),
     ],
 )
-def test_a_body_has_one_end(served: Backend, sent: bytes) -> None:
-    heard = answers(served, sent)
-    assert heard.split(b"\r\n")[0].endswith(b" 400 Bad Request")
-    assert b"Connection: close" in heard and heard.count(b"HTTP/1") == 1
+def test_a_body_has_one_end(running: Backend, sent: bytes) -> None:
+    received = answers(running, sent)
+    assert received.split(b"\r\n")[0].endswith(b" 400 Bad Request")
+    assert b"Connection: close" in received and received.count(b"HTTP/1") == 1
 
 
-def test_tiny_chunks_are_refused(served: Backend) -> None:
+def test_tiny_chunks_are_refused(running: Backend) -> None:
     head = SETUP + b"Transfer-Encoding: chunked\r\n\r\n"
-    assert b"Too many tiny chunks" in answers(served, head + b"1\r\n \r\n" * 5000)
-    few = answers(served, head.replace(b"Host", b"Connection: close\r\nHost") + b"1\r\n \r\n" * 1000 + b"0\r\n\r\n")
+    assert b"Too many tiny chunks" in answers(running, head + b"1\r\n \r\n" * 5000)
+    few = answers(running, head.replace(b"Host", b"Connection: close\r\nHost") + b"1\r\n \r\n" * 1000 + b"0\r\n\r\n")
     assert b"is not a JSON object" in few
 
 
 @pytest.mark.parametrize("path", [b"/x%0a2026%20CRITICAL%20forged", b"/%1b%5b31m", b"/%85"])
-def test_a_path_brings_no_signs_into_the_log(served: Backend, path: bytes) -> None:
-    heard = answers(served, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert heard.split(b"\r\n")[0].endswith(b" 400 Bad Request")
+def test_a_path_brings_no_signs_into_the_log(running: Backend, path: bytes) -> None:
+    received = answers(running, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert received.split(b"\r\n")[0].endswith(b" 400 Bad Request")
 
 
-def test_a_method_brings_no_text_into_the_log(served: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_method_brings_no_text_into_the_log(running: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert b" 400 " in answers(served, b"FORGED" * 1000 + b" /health HTTP/1.1\r\nHost: localhost\r\n\r\n\r\nx")
+    assert b" 400 " in answers(running, b"FORGED" * 1000 + b" /health HTTP/1.1\r\nHost: localhost\r\n\r\n\r\nx")
     assert "FORGED" not in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/health", "/", "/metrics", "/nothing"])
 def test_where_no_body_is_read_none_is_kept(settings: Settings, path: str) -> None:
-    for told in (settings, signing_in(settings)):
-        assert Doors(told).body_limit({"PATH_INFO": path, "HTTP_HOST": "localhost"}) == 0
+    for each in (settings, signing_in(settings)):
+        assert AccessControl(each).body_limit({"PATH_INFO": path, "HTTP_HOST": "localhost"}) == 0

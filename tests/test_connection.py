@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.queue_client import WebQueues
+from backend.queue_client import QueueClient
 from plugin_config.errors import SettingsError
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.queue.connection import open_redis
@@ -51,7 +51,7 @@ GOOD = [
     "unix://:pw@/run/redis.sock",
 ]  # fmt: skip
 READERS: dict[str, Callable[[Settings], object]] = {
-    "backend": WebQueues,
+    "backend": QueueClient,
     "worker": connect,
     "status": connect_briefly,
 }

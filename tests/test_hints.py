@@ -11,7 +11,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import DequeueStrategy
 from werkzeug.test import Client
 
-from backend.queue_client import WebQueues
+from backend.task_queue import PredictionRequest, TaskQueue
 from plugin_config.errors import LabelStudioError, QueueFull
 from plugin_config.queue import hints as hints_module
 from plugin_config.queue import pending as pending_module
@@ -147,17 +147,17 @@ def test_one_project_asks_for_so_many_tasks_and_no_more(
 def test_what_finds_no_room_is_kept_and_asked_for_later(
     settings: Settings, redis: Redis, client_of: ClientOf, pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.outbox._AGAIN_S", 0.05)
+    monkeypatch.setattr("backend.outbox._RETRY_S", 0.05)
     monkeypatch.setattr(pending_module, "MOST_UNKNOWN", 1)
     pending.add(99, refs(1), bounded=True)
     sent = threading.Event()
-    plain = WebQueues._send
+    plain = TaskQueue.add_late
 
-    def send(queues: WebQueues, ask: Any) -> None:
-        plain(queues, ask)
+    def send(queue: TaskQueue, request: PredictionRequest) -> None:
+        plain(queue, request)
         sent.set()
 
-    monkeypatch.setattr(WebQueues, "_send", send)
+    monkeypatch.setattr(TaskQueue, "add_late", send)
     client = client_of(settings)
     assert client.post("/predict", json=predict_body(*range(1, 9))).status_code == 200
     assert pending.projects() == [99]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from backend.json_stream import JsonReader, Readable, Skipped
-from backend.requests import read_predict, read_webhook
+from backend.payloads import parse_predict, parse_webhook
 from plugin_config.errors import JobError
 
 
 class Dripping:
-    """A stream that gives as few bytes at a time as it is told."""
+    """A stream that gives at most so many bytes at a time."""
 
     def __init__(self, data: bytes, most: int) -> None:
         self._stream = io.BytesIO(data)
@@ -42,7 +42,7 @@ class Endless:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts as large is a few characters, so that small documents take every path."""
-    monkeypatch.setattr("backend.json_stream._PIECE", 32)
+    monkeypatch.setattr("backend.json_stream._CHUNK", 32)
     monkeypatch.setattr("backend.json_stream._READ", 5)
 
 
@@ -57,7 +57,7 @@ def made_up(chance: random.Random, depth: int = 0) -> Any:
     return {str(made_up(chance, 9)): made_up(chance, depth + 1) for _ in range(chance.randrange(5))}
 
 
-def told(stream: Readable) -> dict[str, Any]:
+def read_fields(stream: Readable) -> dict[str, Any]:
     reader, found = JsonReader(stream), dict[str, Any]()
     for name in reader.fields():
         found[name] = reader.value()
@@ -77,7 +77,7 @@ def test_it_agrees_with_reading_at_once() -> None:
     for _ in range(400):
         document = {f"k{n}": made_up(chance) for n in range(3)}
         data = json.dumps(document, ensure_ascii=chance.random() < 0.5, indent=chance.choice([None, 1])).encode()
-        found = told(Dripping(data, chance.choice([1, 3, 1000])))
+        found = read_fields(Dripping(data, chance.choice([1, 3, 1000])))
         assert list(found) == list(document)
         assert all(stands_for(document[name], found[name]) for name in document), (data, found)
 
@@ -88,10 +88,10 @@ def test_ids_are_found_in_tasks_of_any_size() -> None:
     for _ in range(200):
         tasks = [{"a": made_up(chance), "id": n + 1, "b": {"id": 99}, "c": made_up(chance)} for n in range(4)]
         body = {"x": made_up(chance), "tasks": tasks, "project": 7, "label_config": "<View/>" * 9, "y": made_up(chance)}
-        read = read_predict(Dripping(json.dumps(body).encode(), chance.choice([1, 7, 1000])))
+        read = parse_predict(Dripping(json.dumps(body).encode(), chance.choice([1, 7, 1000])))
         assert (read.tasks, read.label_config) == ((1, 2, 3, 4), "<View/>" * 9)
         hook = {"tasks": tasks, "action": "A", "annotation": made_up(chance), "project": {"x": tasks, "id": 7}}
-        assert read_webhook(io.BytesIO(json.dumps(hook).encode())).tasks == (1, 2, 3, 4)
+        assert parse_webhook(io.BytesIO(json.dumps(hook).encode())).tasks == (1, 2, 3, 4)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -112,7 +112,7 @@ def test_ids_are_found_in_tasks_of_any_size() -> None:
 def test_what_is_cut_off_is_refused(data: bytes) -> None:
     for most in (1, 1000):
         with pytest.raises(JobError, match="JSON"):
-            told(Dripping(data, most))
+            read_fields(Dripping(data, most))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_large_fields_that_nobody_asks_for_cost_no_memory(start: bytes, piece: b
     body = Endless(start, piece, 1, end + b'"action":"A","project":7}')
     tracemalloc.start()
     try:
-        read = read_webhook(body)
+        read = parse_webhook(body)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -162,19 +162,19 @@ def test_large_fields_that_nobody_asks_for_cost_no_memory(start: bytes, piece: b
 )
 def test_odd_json_is_refused_with_a_sentence(body: bytes, says: str) -> None:
     with pytest.raises(JobError, match=says):
-        read_webhook(io.BytesIO(body))
+        parse_webhook(io.BytesIO(body))
 
 
 def test_what_people_send_passes() -> None:
     odd = b'\xef\xbb\xbf{"a":1e999,"b":18446744073709551616,"c":"\\ud800","d":"\\u0000","action":"A","project":"7.1"}'
-    assert read_webhook(io.BytesIO(odd)).project == 7
+    assert parse_webhook(io.BytesIO(odd)).project == 7
 
 
 def test_too_many_tasks_and_too_long_a_config_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.requests._MOST_TASKS", 1000)
+    monkeypatch.setattr("backend.payloads._MAX_TASKS", 1000)
     tasks = Endless(b'{"tasks":[', b'{"id":1},', 1, b"1]}")
     with pytest.raises(JobError, match="more than 1000 tasks"):
-        read_predict(tasks)
+        parse_predict(tasks)
     config = Endless(b'{"label_config":"', b"x", 5, b'"}')
     with pytest.raises(JobError, match="text of more than"):
-        read_predict(config)
+        parse_predict(config)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from backend.queue_client import WebQueues
+from backend.queue_client import QueueClient
 from plugin_config.cli.status import as_json
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.control import QueueControl
@@ -137,9 +137,9 @@ def test_a_duty_that_fails_costs_no_other_and_is_told(
     (worker,) = WorkerPresence(redis).workers()
     assert "the sweep: RuntimeError: a fault of ours" in worker.about["trouble"]
     assert worker.about["trouble"] in str(as_json(QueueControl(redis, settings).state())["workers"])
-    queues = WebQueues(settings)
+    queues = QueueClient(settings)
     try:
-        assert (queues.pulse().workers, queues.pulse().troubled) == (1, 1)
+        assert (queues.status().workers, queues.status().in_trouble) == (1, 1)
     finally:
         queues.close()
 

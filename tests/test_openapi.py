@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from backend.app import ROUTES
 from backend.openapi import document
+from backend.server.connections import ConnectionLimits
 from backend.views import Views
 from plugin_config.settings import Settings
 from tests.served_backend import PASSWORD, USER, Backend, backend, signing_in
@@ -37,17 +38,17 @@ _SCHEMA = schemathesis.openapi.from_dict(document(), config=_CONFIG)
 
 
 @pytest.fixture(scope="module")
-def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def running(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     folder = tmp_path_factory.mktemp("openapi")
     options = Settings(redis_url=redis_url, model="builtin", predict_wait_s=0, max_body_mb=1, state_dir=str(folder))
-    with backend(signing_in(options)) as running:
+    with backend(signing_in(options), limits=ConnectionLimits()) as running:
         yield running
 
 
 @_SCHEMA.parametrize()
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_whatever_is_sent_is_answered_as_described(case: Case[Any], served: Backend) -> None:
-    case.call_and_validate(base_url=f"http://127.0.0.1:{served.port}", auth=(USER, PASSWORD), checks=_CHECKS)
+def test_whatever_is_sent_is_answered_as_described(case: Case[Any], running: Backend) -> None:
+    case.call_and_validate(base_url=f"http://127.0.0.1:{running.port}", auth=(USER, PASSWORD), checks=_CHECKS)
 
 
 def test_every_route_is_described_and_every_described_route_is_there() -> None:
@@ -63,7 +64,7 @@ def test_every_route_is_described_and_every_described_route_is_there() -> None:
     assert views == set(ROUTES.values()), "views without a route"
 
 
-def test_it_is_served(served: Backend) -> None:
+def test_it_is_served(running: Backend) -> None:
     signed = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    assert served.ask("GET", "/openapi.json", Authorization=signed).content == document()
-    assert served.ask("GET", "/openapi.json").status == 401
+    assert running.ask("GET", "/openapi.json", Authorization=signed).content == document()
+    assert running.ask("GET", "/openapi.json").status == 401

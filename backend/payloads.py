@@ -1,8 +1,7 @@
-"""Request bodies as Label Studio sends them -> what this backend uses of them, checked.
+"""Parses the request bodies that Label Studio sends, and checks the fields that this backend uses.
 
-A body is a hint that anyone may send: only ids, the labeling config and the kind of request are taken, never task data,
-tokens or results; what is not taken is not even built. It must not know the web framework, Redis or what is done with
-a request.
+Anyone may send a body: only ids, the labeling config and the kind of request are read, never task data, tokens or
+results; other fields are skipped without building their values.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.json_stream import REMEDY, JsonReader, Readable, twice
+from backend.json_stream import REMEDY, JsonReader, Readable, duplicate
 from plugin_config.errors import JobError
 
 _PROJECT = re.compile(r"([1-9][0-9]{0,18})(\.[0-9]+)?")  # Label Studio sends "<id>.<created at>"
-_LONGEST_PROJECT = 64  # characters; more is not looked at
+_MAX_PROJECT_CHARS = 64
 _ACTION = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_MOST_ID = 2**63 - 1  # what a database key can be
-_MOST_TASKS = 1_000_000  # of one request: some 300 MB while they are asked for, ten times what people were seen to ask
-_MOST_HINTED = 10_000  # Label Studio tells of at most 5,000 at a time
+_MAX_ID = 2**63 - 1  # of a database key
+_MAX_TASKS = 1_000_000  # of one request: some 300 MB while they are queued; the largest request seen had a tenth of it
+_MAX_WEBHOOK_TASKS = 10_000  # Label Studio sends at most 5,000 at a time
 
 
 @dataclass(frozen=True)
-class SetupBody:
+class SetupPayload:
     """POST /setup: the labeling config of a project. The access token is not read."""
 
     project: int
@@ -33,8 +32,12 @@ class SetupBody:
 
 
 @dataclass(frozen=True)
-class PredictBody:
-    """POST /predict: task ids in the order asked, with repeats; `interactive` when somebody clicked in a picture."""
+class PredictPayload:
+    """POST /predict: task ids in the order of the request, with repeats.
+
+    Attributes:
+        interactive: whether somebody clicked in an image and waits for the answer.
+    """
 
     project: int
     label_config: str
@@ -43,29 +46,29 @@ class PredictBody:
 
 
 @dataclass(frozen=True)
-class WebhookBody:
-    """POST /webhook: something happened in a project, to these tasks where it tells."""
+class WebhookPayload:
+    """POST /webhook: an action in a project, and the tasks it names."""
 
     action: str
     project: int
     tasks: tuple[int, ...] = ()
 
 
-def read_setup(stream: Readable) -> SetupBody:
-    """Read the body of /setup.
+def parse_setup(stream: Readable) -> SetupPayload:
+    """Parse the body of /setup.
 
     Raises:
-        JobError: not JSON, or a field is missing, twice there or of the wrong type; the message names it.
+        JobError: not JSON, or a field is missing, there twice or of the wrong type; the message names it.
     """
     body = _read(stream, {"project": JsonReader.value, "schema": JsonReader.text})
-    return SetupBody(project_id(_field(body, "project")), _text(body, "schema"))
+    return SetupPayload(project_id(_field(body, "project")), _text(body, "schema"))
 
 
-def read_predict(stream: Readable) -> PredictBody:
-    """Read the body of /predict: of each task its id and nothing else.
+def parse_predict(stream: Readable) -> PredictPayload:
+    """Parse the body of /predict: of each task its id and nothing else.
 
     Raises:
-        JobError: not JSON, a field is missing, twice there or of the wrong type, or there are too many tasks; the
+        JobError: not JSON, a field is missing, there twice or of the wrong type, or there are too many tasks; the
             message names it.
     """
     body = _read(stream, {
@@ -75,27 +78,27 @@ def read_predict(stream: Readable) -> PredictBody:
     if not isinstance(tasks, tuple):
         raise _wrong("tasks", "a list of tasks", tasks)
     interactive = body.get("params") is not None
-    return PredictBody(project_id(_field(body, "project")), _text(body, "label_config"), tasks, interactive)
+    return PredictPayload(project_id(_field(body, "project")), _text(body, "label_config"), tasks, interactive)
 
 
-def read_webhook(stream: Readable) -> WebhookBody:
-    """Read the body of /webhook; `project` may be an id or an object with one.
+def parse_webhook(stream: Readable) -> WebhookPayload:
+    """Parse the body of /webhook; `project` may be an id or an object with one.
 
     Raises:
-        JobError: not JSON, or a field is missing, twice there or of the wrong type; the message names it.
+        JobError: not JSON, or a field is missing, there twice or of the wrong type; the message names it.
     """
-    body = _read(stream, {"action": JsonReader.value, "project": _project, "tasks": _hinted_tasks})
+    body = _read(stream, {"action": JsonReader.value, "project": _project, "tasks": _webhook_tasks})
     action = _text(body, "action")
     if not _ACTION.fullmatch(action):
         raise _wrong("action", "a name such as PROJECT_UPDATED", action)
-    return WebhookBody(action, _field(body, "project"), body.get("tasks", ()))
+    return WebhookPayload(action, _field(body, "project"), body.get("tasks", ()))
 
 
-def read_project(stream: Readable) -> int | None:
-    """Read a body of which only `project` counts, an id or an object with one; None when there is none.
+def parse_project(stream: Readable) -> int | None:
+    """Parse a body of which only `project` counts, an id or an object with one; None when there is none.
 
     Raises:
-        JobError: not JSON, or `project` is twice there or of the wrong type.
+        JobError: not JSON, or `project` is there twice or of the wrong type.
     """
     project: int | None = _read(stream, {"project": _project_or_none}).get("project")
     return project
@@ -107,23 +110,23 @@ def project_id(value: Any, *, name: str = "project") -> int:
     Raises:
         JobError: it is none of these; the message calls it `name`.
     """
-    if type(value) is int and 0 < value <= _MOST_ID:
+    if type(value) is int and 0 < value <= _MAX_ID:
         return value
-    match = _PROJECT.fullmatch(value) if isinstance(value, str) and len(value) <= _LONGEST_PROJECT else None
-    if match is None or int(match[1]) > _MOST_ID:
+    match = _PROJECT.fullmatch(value) if isinstance(value, str) and len(value) <= _MAX_PROJECT_CHARS else None
+    if match is None or int(match[1]) > _MAX_ID:
         raise _wrong(name, "a project id such as '12.1700000000'", value)
     return int(match[1])
 
 
-_Read = Callable[[JsonReader], Any]
+_ReadField = Callable[[JsonReader], Any]
 
 
-def _read(stream: Readable, fields: Mapping[str, _Read]) -> dict[str, Any]:
-    """What the body's fields hold, each read in its own way; all others are skipped."""
+def _read(stream: Readable, fields: Mapping[str, _ReadField]) -> dict[str, Any]:
+    """Read the body's fields, each with a function of its own; all others are skipped."""
     reader, body = JsonReader(stream), dict[str, Any]()
     for name in reader.fields():
         if name in body:
-            raise twice(name)
+            raise duplicate(name)
         if name in fields:
             body[name] = fields[name](reader)
         else:
@@ -142,13 +145,13 @@ def _task_ids(reader: JsonReader) -> Iterator[int]:
         number = reader.field_of_object("id")
         if not is_task or not _is_id(number):
             raise _wrong("tasks", "objects with a positive whole number as `id`", number)
-        if count == _MOST_TASKS:
-            raise JobError("request body", f"asks for more than {_MOST_TASKS} tasks", "Ask for fewer at a time.")
+        if count == _MAX_TASKS:
+            raise JobError("request body", f"asks for more than {_MAX_TASKS} tasks", "Ask for fewer at a time.")
         yield number
 
 
 def _context(reader: JsonReader) -> Any:
-    """What `params` says of a click; None when it says nothing."""
+    """`params.context`, which holds the click of an interactive request; None when there is none."""
     if reader.peek() in ("{", "n"):
         return reader.field_of_object("context")
     raise _wrong("params", "an object", reader.value())
@@ -166,14 +169,14 @@ def _project_or_none(reader: JsonReader) -> int | None:
     return _project(reader)
 
 
-def _hinted_tasks(reader: JsonReader) -> tuple[int, ...]:
+def _webhook_tasks(reader: JsonReader) -> tuple[int, ...]:
     if reader.peek() != "[":
         reader.value()
         return ()
     tasks: list[int] = []
     for count, _ in enumerate(reader.items()):
-        if count == _MOST_HINTED:
-            reader.pass_rest()
+        if count == _MAX_WEBHOOK_TASKS:
+            reader.skip_rest()
             break
         task = reader.field_of_object("id")
         if _is_id(task):
@@ -182,7 +185,7 @@ def _hinted_tasks(reader: JsonReader) -> tuple[int, ...]:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 < value <= _MOST_ID
+    return type(value) is int and 0 < value <= _MAX_ID
 
 
 def _field(body: dict[str, Any], name: str) -> Any:
@@ -199,5 +202,5 @@ def _text(body: dict[str, Any], name: str) -> str:
 
 
 def _wrong(name: str, expected: str, value: Any) -> JobError:
-    got = "a number" if isinstance(value, int) and abs(value) > _MOST_ID else reprlib.repr(value)
+    got = "a number" if isinstance(value, int) and abs(value) > _MAX_ID else reprlib.repr(value)
     return JobError("request body", f"{name} must be {expected}, got {got}", REMEDY)

@@ -1,21 +1,21 @@
-"""The file of what was asked for while Redis was away: whatever stands there, the backend starts and sends the rest."""
+"""The outbox, of requests made while Redis was away: whatever its file holds, the backend starts and sends the rest."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backend import outbox_file as asked_file
-from backend.outbox import Spool
-from backend.outbox_file import Ask, AskedFile
+from backend import outbox_file
+from backend.outbox import Outbox
+from backend.outbox_file import OutboxFile
+from backend.task_queue import PredictionRequest
 from plugin_config.errors import JobError, QueueFull
 
-GOOD = [Ask(7, "v1", (1, 2)), Ask(8, "v1", (3,))]
+GOOD = [PredictionRequest(7, "v1", (1, 2)), PredictionRequest(8, "v1", (3,))]
 ODD_LINES = [
     pytest.param(b"\xff\xfe", id="not UTF-8"),
     pytest.param(b"[" * 100_000, id="deep"),
@@ -38,17 +38,16 @@ ODD_LINES = [
 
 
 class Sent:
-    """Takes asks, and tells when the spool is through with them."""
+    """Takes the requests that the outbox sends, and refuses some as often as a test wants."""
 
     def __init__(self) -> None:
-        self.asks: list[Ask] = []
-        self.went = threading.Event()
+        self.requests: list[PredictionRequest] = []
         self.refusals: dict[int, list[Exception]] = {}
 
-    def __call__(self, ask: Ask) -> None:
-        if self.refusals.get(ask.project):
-            raise self.refusals[ask.project].pop(0)
-        self.asks.append(ask)
+    def __call__(self, request: PredictionRequest) -> None:
+        if self.refusals.get(request.project):
+            raise self.refusals[request.project].pop(0)
+        self.requests.append(request)
 
 
 @pytest.fixture
@@ -61,22 +60,49 @@ def sent() -> Iterator[Sent]:
     yield Sent()
 
 
-def run(path: Path, sent: Sent, *, keep: tuple[Ask, ...] = ()) -> None:
-    """A backend starts, is asked for more, and has sent all of it."""
-    spool = Spool(path, sent)
+def run(path: Path, sent: Sent, *, put: tuple[PredictionRequest, ...] = ()) -> None:
+    """A backend starts, puts more into its outbox, and has sent all of it."""
+    outbox = Outbox(path, sent)
     try:
-        for ask in keep:
-            assert spool.keep(ask)
-        sender = spool._sender
+        for request in put:
+            assert outbox.put(request)
+        sender = outbox._sender
         if sender is not None:
             sender.join(timeout=60)
-        assert spool.waiting() == 0
+        assert outbox.task_count() == 0
     finally:
-        spool.close()
+        outbox.close()
 
 
-def row(ask: Ask) -> bytes:
-    return json.dumps({"project": ask.project, "version": ask.version, "tasks": ask.tasks}).encode() + b"\n"
+def row(request: PredictionRequest) -> bytes:
+    return json.dumps({"project": request.project, "version": request.version, "tasks": request.tasks}).encode() + b"\n"
+
+
+def test_files_keep_their_format(path: Path, sent: Sent) -> None:
+    """A file that an earlier release wrote is sent by this one, and the other way round."""
+    written = (
+        b'{"project": 7, "version": "builtin-zeroshot-4f2a", "tasks": [3, 1, 2]}\n'
+        b'{"project": 12, "version": "builtin-a3-123456-99aa", "tasks": [9223372036854775807]}\n'
+    )
+    path.write_bytes(written)
+    requests = OutboxFile(path).read()
+    run(path, sent)
+    assert sent.requests == requests == [
+        PredictionRequest(7, "builtin-zeroshot-4f2a", (3, 1, 2)),
+        PredictionRequest(12, "builtin-a3-123456-99aa", (9223372036854775807,)),
+    ]
+    for request in requests:
+        OutboxFile(path).append(request)
+    assert path.read_bytes() == written
+
+
+def test_a_file_that_is_rewritten_is_private(path: Path) -> None:
+    path.write_bytes(row(GOOD[0]) + b"\xff\n")
+    path.chmod(0o644)
+    OutboxFile(path).read()
+    assert path.read_bytes() == row(GOOD[0])
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {found.name for found in path.parent.iterdir()} == {"asked.jsonl", "asked.jsonl.odd"}, "nothing else is left"
 
 
 @pytest.mark.parametrize("line", ODD_LINES)
@@ -85,7 +111,7 @@ def test_an_odd_line_costs_itself_and_is_set_aside(
 ) -> None:
     path.write_bytes(row(GOOD[0]) + line + b"\n" + row(GOOD[1]) + line)
     run(path, sent)
-    assert sent.asks == GOOD
+    assert sent.requests == GOOD
     assert "line 2, cannot be read" in caplog.text
     kept = path.with_name("asked.jsonl.odd").read_bytes()
     assert kept.startswith(line[:60_000])
@@ -94,45 +120,45 @@ def test_an_odd_line_costs_itself_and_is_set_aside(
 
 def test_odd_lines_are_told_once_and_not_at_every_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.write_bytes(row(GOOD[0]) + b"\xff\n" + row(GOOD[1]))
-    assert AskedFile(path).read() == GOOD
+    assert OutboxFile(path).read() == GOOD
     caplog.clear()
-    assert AskedFile(path).read() == GOOD
+    assert OutboxFile(path).read() == GOOD
     assert caplog.text == ""
 
 
 def test_what_is_set_aside_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked_file, "_MOST_ODD", 1000)
-    monkeypatch.setattr(asked_file, "_MOST_ODD_LINE", 100)
+    monkeypatch.setattr(outbox_file, "_MAX_ODD", 1000)
+    monkeypatch.setattr(outbox_file, "_MAX_ODD_LINE", 100)
     path.write_bytes((b"x" * 150 + b"\n") * 100)
-    assert AskedFile(path).read() == []
+    assert OutboxFile(path).read() == []
     assert 0 < path.with_name("asked.jsonl.odd").stat().st_size <= 1100
 
 
 def test_a_line_longer_than_any_of_ours_is_read_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked_file, "_MOST_LINE", 100)
+    monkeypatch.setattr(outbox_file, "_MAX_LINE", 100)
     path.write_bytes(row(GOOD[0]) + b"1" * 1000 + b"\n" + row(GOOD[1]) + b"2" * 100)
-    assert AskedFile(path).read() == GOOD
+    assert OutboxFile(path).read() == GOOD
 
 
 @pytest.mark.parametrize("kept", [-1, -5], ids=["whole but for its end", "cut off"])
 def test_a_line_that_was_cut_off_takes_the_next_one_not_along(path: Path, kept: int) -> None:
     """A disk that was full for a moment, or a kill."""
-    file = AskedFile(path)
-    file.add(Ask(7, "v1", (1, 2)))
+    file = OutboxFile(path)
+    file.append(PredictionRequest(7, "v1", (1, 2)))
     path.write_bytes(path.read_bytes()[:kept])
-    file.add(Ask(8, "v1", (3,)))
-    file.add(Ask(9, "v1", (4,)))
-    found = AskedFile(path).read()
-    assert found[-2:] == [Ask(8, "v1", (3,)), Ask(9, "v1", (4,))]
-    assert found[:-2] == ([Ask(7, "v1", (1, 2))] if kept == -1 else [])
+    file.append(PredictionRequest(8, "v1", (3,)))
+    file.append(PredictionRequest(9, "v1", (4,)))
+    found = OutboxFile(path).read()
+    assert found[-2:] == [PredictionRequest(8, "v1", (3,)), PredictionRequest(9, "v1", (4,))]
+    assert found[:-2] == ([PredictionRequest(7, "v1", (1, 2))] if kept == -1 else [])
 
 
 def test_many_tasks_are_written_in_lines_that_are_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked_file, "_OF_A_LINE", 10)
-    AskedFile(path).add(Ask(7, "v1", tuple(range(1, 36))))
-    found = AskedFile(path).read()
+    monkeypatch.setattr(outbox_file, "_TASKS_PER_LINE", 10)
+    OutboxFile(path).append(PredictionRequest(7, "v1", tuple(range(1, 36))))
+    found = OutboxFile(path).read()
     assert len(found) == 4
-    assert [task for ask in found for task in ask.tasks] == list(range(1, 36))
+    assert [task for request in found for task in request.tasks] == list(range(1, 36))
 
 
 def test_a_folder_or_a_pipe_in_its_place_is_moved_away(path: Path, sent: Sent, tmp_path: Path) -> None:
@@ -141,8 +167,8 @@ def test_a_folder_or_a_pipe_in_its_place_is_moved_away(path: Path, sent: Sent, t
     os.mkfifo(path)
     run(path, sent)
     assert {found.name for found in tmp_path.iterdir()} == {f"asked.jsonl.unreadable-{number}" for number in (1, 2)}
-    run(path, sent, keep=(GOOD[0],))
-    assert sent.asks == [GOOD[0]]
+    run(path, sent, put=(GOOD[0],))
+    assert sent.requests == [GOOD[0]]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -154,11 +180,11 @@ def test_a_file_without_rights_is_moved_away(path: Path, sent: Sent) -> None:
 
 
 def test_a_full_project_keeps_no_other_waiting(path: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.outbox._AGAIN_S", 0.05)
+    monkeypatch.setattr("backend.outbox._RETRY_S", 0.05)
     path.write_bytes(b"".join(map(row, GOOD)))
     sent.refusals[7] = [QueueFull("project 7", "waits", "Ask again.")] * 2
     run(path, sent)
-    assert sent.asks == GOOD[::-1]
+    assert sent.requests == GOOD[::-1]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +197,7 @@ def test_what_can_never_be_sent_is_set_aside(
     path.write_bytes(b"".join(map(row, GOOD)))
     sent.refusals[7] = [error] * 9
     run(path, sent)
-    assert sent.asks == [GOOD[1]]
+    assert sent.requests == [GOOD[1]]
     assert path.with_name("asked.jsonl.odd").read_bytes() == row(GOOD[0])
 
 
@@ -182,4 +208,4 @@ def test_what_fails_unexpectedly_once_is_sent_all_the_same(
     path.write_bytes(row(GOOD[0]))
     sent.refusals[7] = [RuntimeError("once")]
     run(path, sent)
-    assert sent.asks == [GOOD[0]]
+    assert sent.requests == [GOOD[0]]
