@@ -17,6 +17,7 @@ from redis import Redis
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
+    LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
     QueueUnavailable,
@@ -104,7 +105,7 @@ class Learner:
             outcome = look.run()
         except HeldUp as reason:
             return self._held(project, visit, str(reason)), False
-        except LabelStudioUnreachable as error:
+        except (LabelStudioUnreachable, LabelStudioFailing) as error:
             return self._troubled(visit, "waiting", error, _AWAY_S), False
         except LabelStudioError as error:
             if error.status == 404:
