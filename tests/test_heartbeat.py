@@ -23,11 +23,11 @@ from plugin_config.steady import Watch
 from tests.backend_client import patient_fixture
 from tests.house import PATIENCE_S, wait_until
 from tests.queue_states import time_passes
-from tests.stand_ins import PROJECT, StandInResident, resident_fixture, version
+from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
 from worker.service.heartbeat import Duty, Heartbeat
 from worker.service.worker import worker_heartbeat
 
-__all__ = ["patient_fixture", "resident_fixture"]
+__all__ = ["context_fixture", "patient_fixture"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +37,7 @@ import sys, threading, time
 import numpy as np
 from redis import Redis
 from plugin_config.queue.presence import WorkerPresence
-from tests.stand_ins import StandInResident
+from tests.stand_ins import StandInContext
 from worker.service import worker
 from worker.label_studio.images import Picture
 from worker.label_studio.intake import Intake
@@ -45,14 +45,14 @@ from worker.label_studio.intake import Intake
 redis_url, patience_s, forward_s = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 Intake.read = lambda *_, **__: Picture(np.full((8, 8, 3), 200, dtype=np.uint8), (8, 8))
 worker._STUCK_S = patience_s
-resident = StandInResident(Redis.from_url(redis_url))
-resident.presence, resident.about = WorkerPresence(Redis.from_url(redis_url)), dict
-plain = resident.segmenter.embed
-resident.segmenter.embed = lambda images, **part: time.sleep(forward_s) or plain(images)
+context = StandInContext(Redis.from_url(redis_url))
+context.presence, context.about = WorkerPresence(Redis.from_url(redis_url)), dict
+plain = context.segmenter.embed
+context.segmenter.embed = lambda images, **part: time.sleep(forward_s) or plain(images)
 worker._LONGEST_BEAT_S = 0.1
-worker.worker_heartbeat(resident, resident.pipeline).start()
-resident.begin()
-sys.exit(0 if resident.pipeline.wait_empty(30) else 3)
+worker.worker_heartbeat(context, context.pipeline).start()
+context.begin()
+sys.exit(0 if context.pipeline.wait_empty(30) else 3)
 """
 
 
@@ -82,12 +82,12 @@ def test_a_slow_model_is_left_alone(redis: Redis, redis_url: str, pending: Pendi
 
 
 @pytest.fixture
-def heartbeat(resident: StandInResident, redis: Redis) -> Iterator[Heartbeat]:
+def heartbeat(context: StandInContext, redis: Redis) -> Iterator[Heartbeat]:
     """A worker's heartbeat that is not started; the worker shows its trouble as a real one does."""
-    made: Any = resident
+    made: Any = context
     made.presence = WorkerPresence(redis)
-    made.about = lambda: {"trouble": resident.watch.trouble()}
-    yield worker_heartbeat(made, resident.pipeline)
+    made.about = lambda: {"trouble": context.watch.trouble()}
+    yield worker_heartbeat(made, context.pipeline)
 
 
 ODD: dict[str, Callable[[Redis], object]] = {
@@ -103,10 +103,10 @@ ODD: dict[str, Callable[[Redis], object]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_thing_in_redis_leaves_every_duty_done(
-    redis: Redis, resident: StandInResident, heartbeat: Heartbeat, name: str
+    redis: Redis, context: StandInContext, heartbeat: Heartbeat, name: str
 ) -> None:
-    resident.ask(1, 2, 3)
-    (dead, mine) = resident.pending.take(PROJECT, "dead", limit=1), resident.leases.take(PROJECT, limit=1)
+    context.ask(1, 2, 3)
+    (dead, mine) = context.pending.take(PROJECT, "dead", limit=1), context.leases.take(PROJECT, limit=1)
     ODD[name](redis)
     heartbeat.beat()
     time_passes(redis, 20)
@@ -114,21 +114,21 @@ def test_an_odd_thing_in_redis_leaves_every_duty_done(
     redis.zadd("zeromask:learn", {"abc": 1})
     time_passes(redis, 20)
     heartbeat.beat()
-    assert dead[0].ref in [lease.ref for lease in resident.pending.take(PROJECT, "other", limit=8)]
-    assert resident.leases.confirm(PROJECT, mine[0].ref)
-    assert resident.presence.live_workers() == 1  # type: ignore[attr-defined]
+    assert dead[0].ref in [lease.ref for lease in context.pending.take(PROJECT, "other", limit=8)]
+    assert context.leases.confirm(PROJECT, mine[0].ref)
+    assert context.presence.live_workers() == 1  # type: ignore[attr-defined]
     assert len(look_queue(redis)) >= 1
-    assert resident.watch.trouble() == ""
+    assert context.watch.trouble() == ""
 
 
 def test_a_duty_that_fails_leaves_the_others_done_and_is_shown(
-    redis: Redis, settings: Settings, resident: StandInResident, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch,
+    redis: Redis, settings: Settings, context: StandInContext, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch,
     patient: None, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     def fail() -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(resident.pending, "sweep", fail)
+    monkeypatch.setattr(context.pending, "sweep", fail)
     for _ in range(3):
         heartbeat.beat()
     assert caplog.text.count("Traceback") == 1, "it rests before it tries again"
@@ -146,7 +146,7 @@ def test_a_duty_that_fails_leaves_the_others_done_and_is_shown(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_heartbeat_that_died_is_shown(
-    resident: StandInResident, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def end() -> None:
         raise SystemExit
@@ -154,19 +154,19 @@ def test_a_heartbeat_that_died_is_shown(
     monkeypatch.setattr(heartbeat, "beat", end)
     heartbeat.start()
     heartbeat.join()
-    assert resident.watch.trouble() == "thread heartbeat has ended: restart this process"
+    assert context.watch.trouble() == "thread heartbeat has ended: restart this process"
 
 
 def test_a_redis_that_is_away_is_no_fault(
-    resident: StandInResident, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    context: StandInContext, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away() -> None:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
-    monkeypatch.setattr(resident.pending, "sweep", away)
+    monkeypatch.setattr(context.pending, "sweep", away)
     heartbeat.beat()
     assert "does not answer" in caplog.text
-    assert resident.watch.trouble() == ""
+    assert context.watch.trouble() == ""
 
 
 def test_a_duty_runs_again_after_its_time_and_at_once_after_redis_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,19 +202,19 @@ def test_a_heartbeat_leaves_after_its_last_beat() -> None:
 
 
 def test_a_step_of_the_line_that_fails_goes_on_and_is_told(
-    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugin_config.steady._FIRST_REST_S", 0.01)
-    plain, left = resident.pipeline._to_draw.get, [RuntimeError("a fault of ours"), QueueUnavailable("a", "b", "c")]
+    plain, left = context.pipeline._to_draw.get, [RuntimeError("a fault of ours"), QueueUnavailable("a", "b", "c")]
 
     def get(*args: Any, **options: Any) -> Any:
         if left:
             raise left.pop()
         return plain(*args, **options)
 
-    monkeypatch.setattr(resident.pipeline._to_draw, "get", get)
-    resident.ask(1, 2)
-    resident.drain()
+    monkeypatch.setattr(context.pipeline._to_draw, "get", get)
+    context.ask(1, 2)
+    context.drain()
     wait_until(lambda: not left, told="faults")
-    assert [task for task, _ in resident.stored()] == [1, 2]
-    assert "the line's step draw" in resident.watch.trouble()
+    assert [task for task, _ in context.stored()] == [1, 2]
+    assert "the pipeline's stage draw" in context.watch.trouble()

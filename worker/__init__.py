@@ -1,1 +1,1 @@
-"""The GPU half: turns tasks and a vocabulary into masks. Imports no web framework, label_studio_ml or `backend`."""
+"""The worker: turns tasks and a vocabulary into masks, and learns from corrections."""

@@ -7,12 +7,14 @@ import os
 
 from redis import Redis
 
-from plugin_config.queue.jobs import look_queue, predict_queue
-from worker.service import jobs
-from worker.service.context import Resident
+from plugin_config.queue.jobs import DRAIN_JOB, REFRESH_JOB, DrainProject, RefreshProject, look_queue, predict_queue
+from worker.service.admission import drain
+from worker.service.context import WorkerContext
 from worker.service.heartbeat import Duty, Heartbeat
 from worker.service.pipeline import Pipeline, Stages
+from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
+from worker.service.reconcile import reconcile
 
 log = logging.getLogger(__name__)
 
@@ -24,28 +26,36 @@ _STUCK_S = 600.0
 _STUCK_STATUS = 70
 
 
-def run_worker(resident: Resident, stages: Stages, connection: Redis) -> None:
+def run_worker(context: WorkerContext, stages: Stages, connection: Redis) -> None:
     """Work off the queues through restarts of Redis, with a heartbeat beside; ends on SIGTERM or SIGINT."""
-    settings = resident.settings
+    settings = context.settings
     pipeline = Pipeline(
         stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
-        stopping=resident.stopping, watch=resident.watch,
+        stopping=context.stopping, watch=context.watch,
     )  # fmt: skip
-    jobs.attach(resident, pipeline)
-    heartbeat = worker_heartbeat(resident, pipeline)
+    heartbeat = worker_heartbeat(context, pipeline)
     heartbeat.start()
-    encoder = resident.segmenter.encoder
+    encoder = context.segmenter.encoder
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
-             encoder.name, encoder.device, encoder.short_side, resident.name)  # fmt: skip
+             encoder.name, encoder.device, encoder.short_side, context.name)  # fmt: skip
     try:
         queues = [predict_queue(connection), look_queue(connection)]
-        work_off(queues, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
+        functions = worker_functions(context, pipeline)
+        work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch)
     finally:
         pipeline.close(grace_s=_GRACE_S)
         heartbeat.stop()
 
 
-def worker_heartbeat(resident: Resident, pipeline: Pipeline) -> Heartbeat:
+def worker_functions(context: WorkerContext, pipeline: Pipeline) -> JobFunctions:
+    """The jobs of a process that predicts."""
+    return {
+        DRAIN_JOB: lambda payload: drain(context, pipeline, DrainProject.from_json(payload)),
+        REFRESH_JOB: lambda payload: reconcile(context, RefreshProject.from_json(payload)),
+    }
+
+
+def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
     """The heartbeat of a process that predicts, not yet started."""
 
     def end_if_stuck() -> None:
@@ -55,23 +65,23 @@ def worker_heartbeat(resident: Resident, pipeline: Pipeline) -> Heartbeat:
             os._exit(_STUCK_STATUS)
 
     def show() -> None:
-        resident.presence.heartbeat(resident.name, resident.about())
+        context.presence.heartbeat(context.name, context.about())
 
     def sweep() -> None:
-        for ref in resident.pending.sweep():
+        for ref in context.pending.sweep():
             log.warning("task %d: its worker is gone, it is queued again (version %s)", ref.task, ref.version)
 
-    def reconcile() -> None:
-        for project in resident.pending.projects():
-            resident.hints.request_refresh(project)
+    def ask_for_reconciles() -> None:
+        for project in context.pending.projects():
+            context.hints.request_refresh(project)
 
-    beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
+    beat_s = min(_LONGEST_BEAT_S, context.settings.lease_s / 4)
     duties = (
         Duty("the watchdog", end_if_stuck),  # first: Redis may be away
-        Duty("the renewal of leases", resident.leases.renew, longest_rest_s=beat_s),
+        Duty("the renewal of leases", context.leases.renew, longest_rest_s=beat_s),
         Duty("the sign of life", show, longest_rest_s=beat_s),
         Duty("the sweep", sweep),
-        Duty("the periodic look", reconcile, every_s=resident.settings.reconcile_s),
+        Duty("the periodic look", ask_for_reconciles, every_s=context.settings.reconcile_s),
     )
-    leave = resident.presence.leave
-    return Heartbeat(duties, every_s=beat_s, watch=resident.watch, leave=lambda: leave(resident.name))
+    leave = context.presence.leave
+    return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=lambda: leave(context.name))
