@@ -1,4 +1,4 @@
-"""The assembly line: what is on it, alone or together, what fits a forward, what becomes of it at the end."""
+"""The pipeline: which tasks are in it together, what fits a forward pass, what becomes of them when a worker ends."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""The worker: turns tasks and a vocabulary into masks, and learns from corrections."""
+"""The GPU half: turns tasks and a vocabulary into masks, and learns from corrections.
+
+Imports no web framework, label_studio_ml or `backend`.
+"""

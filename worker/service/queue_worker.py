@@ -78,15 +78,15 @@ class PlainWorker(SimpleWorker):
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """See RQ."""
-        return self._kept(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
+        return self._noting_errors(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """See RQ."""
         if isinstance(job, PlainJob):
             job.functions = self.functions
-        self._kept(super().execute_job, job, queue)
+        self._noting_errors(super().execute_job, job, queue)
 
-    def _kept(self, work: Callable[..., T], *args: Any) -> T:
+    def _noting_errors(self, work: Callable[..., T], *args: Any) -> T:
         try:
             return work(*args)
         except (RedisGone, RedisTimeout, StopRequested):

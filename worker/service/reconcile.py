@@ -118,7 +118,7 @@ def _delete_left(context: WorkerContext, plan: Plan) -> None:
 
 
 def _catch_up_with_hints(context: WorkerContext, plan: Plan) -> None:
-    """Forget tasks that a webhook said are deleted; with PRELABEL set, ask for those it said are new."""
+    """Forget tasks that a webhook said are deleted; with ZEROMASK_PRELABEL, ask for those it said are new."""
     project = plan.project.id
     hinted = context.hints.hinted_tasks(project, most=_MOST_HINTED)
     for start in range(0, len(hinted), _TASKS_AT_ONCE):
