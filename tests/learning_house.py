@@ -34,8 +34,8 @@ from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import ImageScores
 from worker.service import adapter_store as store
-from worker.service.adapters import AdapterShelf
-from worker.service.context import Resident
+from worker.service.adapters import AdapterCache
+from worker.service.context import WorkerContext
 from worker.service.trainer import look as finetune
 from worker.service.trainer import reading
 from worker.service.trainer.corrections import Correction
@@ -103,20 +103,20 @@ class LearningHouse:
         self.learner = Learner(self.resident)
         self.learning = ProjectLearning(self.redis, lease_s=30)
 
-    def make_resident(self, name: str, *, learner: bool = True, weights: str = WEIGHTS) -> Resident:
-        made: Any = type("StandInResident", (), {})()
+    def make_resident(self, name: str, *, learner: bool = True, weights: str = WEIGHTS) -> WorkerContext:
+        made: Any = type("StandInContext", (), {})()
         made.name, made.redis, made.settings = name, self.redis, self.settings
         made.label_studio, made.limits = self.label_studio, None
         made.learning = ProjectLearning(self.redis, lease_s=30)
         made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
-        made.adapters = AdapterShelf(self.settings, self.redis, weights=weights, learner=learner)
+        made.adapters = AdapterCache(self.settings, self.redis, weights=weights, learner=learner)
         made.stopping, made.trouble, made.watch = threading.Event(), "", DutyWatch()
         made.segmenter = made.embeddings = made
         made.encoder, made.embed, made.fingerprint = made, None, weights
         made.about = lambda: {"model": "builtin"}
-        return cast("Resident", made)
+        return cast("WorkerContext", made)
 
     def read_otherwise(self, weights: str) -> None:
         """The learner was started again with a model of another fingerprint."""

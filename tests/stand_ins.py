@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -35,13 +36,13 @@ from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.intake import Intake
 from worker.learning.interfaces import Words
 from worker.segmentation.segmenter import LabelSegment, Segmentation
-from worker.service import admission as predict
-from worker.service import posting
-from worker.service.admission import Prediction, drain
-from worker.service.context import Resident
+from worker.service import failures, posting
+from worker.service.admission import drain
+from worker.service.context import WorkerContext
 from worker.service.leases import Leases
 from worker.service.pipeline import Pipeline
-from worker.service.reconcile import refresh
+from worker.service.reconcile import reconcile
+from worker.service.stages import PredictionStages
 
 CONFIG = (
     '<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i"><Label value="{}"/></BrushLabels></View>'
@@ -156,7 +157,7 @@ class StandInHead:
         return tuple(texts for texts in words if "zeppelin" in texts)
 
 
-class StandInShelf:
+class StandInAdapters:
     """Serves what a test says, or nothing while its place is away."""
 
     def __init__(self) -> None:
@@ -164,7 +165,7 @@ class StandInShelf:
         self.refused: list[str] = []
         self.head = StandInHead()
 
-    def serve(self, project: Project, *, afresh: bool = False) -> tuple[str, Any]:
+    def served(self, project: Project, *, from_disk: bool = False) -> tuple[str, Any]:
         if self.away:
             raise VersionsUnavailable("folder /versions", "cannot be read", "Mount it.")
         return self.name, None if self.name == ZEROSHOT else self.head
@@ -174,8 +175,8 @@ class StandInShelf:
         self.name = ZEROSHOT
 
 
-class StandInResident:
-    """What `worker.service.context.Resident` holds, with stand-ins for the model and Label Studio, and a real line."""
+class StandInContext:
+    """A `WorkerContext` with stand-ins for the model and Label Studio, and a real pipeline."""
 
     def __init__(self, redis: Redis, count: int = 8) -> None:
         self.name = "me"
@@ -186,34 +187,35 @@ class StandInResident:
         self.hints = ProjectHints(redis)
         self.label_studio = StandInLabelStudio(count)
         self.segmenter = self.embeddings = StandInModel()
-        self.adapters = StandInShelf()
+        self.adapters = StandInAdapters()
         self.limits = ImageLimits.from_settings(self.settings)
-        self.explained: set[tuple[int, str]] = set()
+        self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.trouble, self.watch = "", DutyWatch()
         self.pipeline = Pipeline(
-            Prediction(cast("Resident", self)), capacity=16, batch=8, stopping=self.stopping, watch=self.watch
-        )
+            PredictionStages(cast("WorkerContext", self)), capacity=16, batch=8, stopping=self.stopping,
+            watch=self.watch,
+        )  # fmt: skip
 
     def ask(self, *tasks: int, word: str = "cat") -> None:
         self.pending.add(PROJECT, [TaskRef(version(word), task) for task in tasks])
 
     def begin(self) -> None:
-        drain(cast("Resident", self), self.pipeline, DrainProject(project=PROJECT, slot=0, limit=8))
+        drain(cast("WorkerContext", self), self.pipeline, DrainProject(project=PROJECT, slot=0, limit=8))
 
     def drain(self) -> None:
         self.begin()
         assert self.pipeline.wait_empty(20)
 
-    def refresh(self, project: int = PROJECT) -> None:
-        refresh(cast("Resident", self), RefreshProject(project=project))
+    def reconcile(self, project: int = PROJECT) -> None:
+        reconcile(cast("WorkerContext", self), RefreshProject(project=project))
 
     def stored(self) -> list[tuple[int, str]]:
         return sorted((row.task, row.version) for row in self.label_studio.stored)
 
 
-@pytest.fixture(name="resident")
-def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInResident]:
+@pytest.fixture(name="context")
+def context_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInContext]:
     def read(
         self: Intake, url: object, *, task: int, project: int, label_studio: object, urgent: bool
     ) -> Picture:
@@ -226,10 +228,11 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         return Picture(np.full((8, 8, 3), {"huge": 13, "odd": 14}.get(str(url), 200), dtype=np.uint8), (8, 8))
 
     monkeypatch.setattr(Intake, "read", read)
-    monkeypatch.setattr(predict, "_AWAY_S", 0.05)
-    monkeypatch.setattr(predict, "_REFUSED_S", 0.05)
+    quick = [replace(row.treatment, pause_s=min(row.treatment.pause_s, 0.05)) for row in failures.TABLE]
+    rows = tuple(replace(row, treatment=treatment) for row, treatment in zip(failures.TABLE, quick, strict=True))
+    monkeypatch.setattr(failures, "TABLE", rows)
     monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)
-    house = StandInResident(redis)
+    house = StandInContext(redis)
     house.ledger.start_rollout(PROJECT, version())
     house.ledger.finish_rollout(PROJECT, version())
     yield house

@@ -9,41 +9,41 @@ from contextlib import suppress
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from plugin_config.errors import LabelStudioUnreachable, QueueUnavailable
+from plugin_config.errors import LabelStudioFailing, LabelStudioUnreachable, QueueUnavailable
 from plugin_config.label_studio.client import Task
 from plugin_config.queue.jobs import TaskRef
 from tests.stand_ins import (
     ALL,
     CONFIG,
     PROJECT,
-    StandInResident,
-    resident_fixture,
+    StandInContext,
+    context_fixture,
     version,
 )
 
-__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
 
 def everywhere(name: str) -> list[tuple[int, str]]:
     return [(task, name) for task in ALL]
 
 
-def serve(resident: StandInResident, adapter: str) -> None:
+def serve(context: StandInContext, adapter: str) -> None:
     """The pointer moves, and the project is looked at."""
-    resident.adapters.name = adapter
-    resident.refresh()
+    context.adapters.name = adapter
+    context.reconcile()
 
 
 @pytest.fixture
-def predicted(resident: StandInResident) -> StandInResident:
+def predicted(context: StandInContext) -> StandInContext:
     """All tasks have their zero-shot prediction, and it is shown."""
-    resident.ask(*ALL)
-    resident.drain()
-    assert resident.label_studio.shown == version()
-    return resident
+    context.ask(*ALL)
+    context.drain()
+    assert context.label_studio.shown == version()
+    return context
 
 
-def test_a_promotion_replaces_predictions_and_a_rollback_brings_them_back(predicted: StandInResident) -> None:
+def test_a_promotion_replaces_predictions_and_a_rollback_brings_them_back(predicted: StandInContext) -> None:
     for adapter in ("a1-000001", "a2-000002", "a1-000001", "zeroshot", "a2-000002", "zeroshot"):
         serve(predicted, adapter)
         predicted.drain()
@@ -52,20 +52,20 @@ def test_a_promotion_replaces_predictions_and_a_rollback_brings_them_back(predic
         assert predicted.pending.counts(PROJECT).done == len(ALL)
 
 
-def test_what_was_learned_draws(predicted: StandInResident) -> None:
+def test_what_was_learned_draws(predicted: StandInContext) -> None:
     serve(predicted, "a1-000001")
     predicted.drain()
     assert predicted.segmenter.heads == [None] * 8 + [predicted.adapters.head] * 8
 
 
-def test_the_least_certain_go_first(predicted: StandInResident) -> None:
+def test_the_least_certain_go_first(predicted: StandInContext) -> None:
     predicted.label_studio.scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: 0.2, 5: 0.95, 6: 0.4, 7: 0.3, 8: 0.85}
     serve(predicted, "a1-000001")
     taken = [lease.ref for lease in predicted.pending.take(PROJECT, "w", limit=20)]
     assert taken == [TaskRef(version(adapter="a1-000001"), task) for task in (2, 4, 7, 6, 3, 8, 1, 5)]
 
 
-def test_a_rollback_in_the_middle_leaves_one_prediction_each(predicted: StandInResident) -> None:
+def test_a_rollback_in_the_middle_leaves_one_prediction_each(predicted: StandInContext) -> None:
     serve(predicted, "a1-000001")
     half = predicted.pending.take(PROJECT, predicted.name, limit=4)
     for lease in half:
@@ -78,7 +78,7 @@ def test_a_rollback_in_the_middle_leaves_one_prediction_each(predicted: StandInR
     assert predicted.label_studio.shown == version()
 
 
-def test_one_that_is_stored_while_it_is_rolled_back_is_replaced(predicted: StandInResident) -> None:
+def test_one_that_is_stored_while_it_is_rolled_back_is_replaced(predicted: StandInContext) -> None:
     serve(predicted, "a1-000001")
 
     def roll_back(task: int) -> None:
@@ -91,7 +91,7 @@ def test_one_that_is_stored_while_it_is_rolled_back_is_replaced(predicted: Stand
     assert predicted.stored() == everywhere(version())
 
 
-def test_a_worker_that_died_between_storing_and_deleting_leaves_no_second_one(predicted: StandInResident) -> None:
+def test_a_worker_that_died_between_storing_and_deleting_leaves_no_second_one(predicted: StandInContext) -> None:
     serve(predicted, "a1-000001")
     predicted.ledger.add_version(PROJECT, version(adapter="a1-000001"))
     predicted.label_studio.create_prediction(3, [], score=0.5, version=version(adapter="a1-000001"))
@@ -100,7 +100,7 @@ def test_a_worker_that_died_between_storing_and_deleting_leaves_no_second_one(pr
     assert predicted.stored() == everywhere(version())
 
 
-def test_annotated_tasks_keep_what_their_annotation_came_from(predicted: StandInResident) -> None:
+def test_annotated_tasks_keep_what_their_annotation_came_from(predicted: StandInContext) -> None:
     predicted.label_studio.annotated = {1, 2}
     serve(predicted, "a1-000001")
     predicted.drain()
@@ -108,7 +108,7 @@ def test_annotated_tasks_keep_what_their_annotation_came_from(predicted: StandIn
     assert predicted.stored() == [(task, version() if task < 3 else new) for task in ALL]
 
 
-def test_a_rollback_is_shown_also_where_everything_is_annotated(predicted: StandInResident) -> None:
+def test_a_rollback_is_shown_also_where_everything_is_annotated(predicted: StandInContext) -> None:
     serve(predicted, "a1-000001")
     predicted.drain()
     predicted.label_studio.annotated = set(ALL)
@@ -116,21 +116,21 @@ def test_a_rollback_is_shown_also_where_everything_is_annotated(predicted: Stand
     assert predicted.label_studio.shown == version()
 
 
-def test_other_labels_and_another_version_at_once(predicted: StandInResident) -> None:
+def test_other_labels_and_another_version_at_once(predicted: StandInContext) -> None:
     predicted.label_studio.config = CONFIG.format("dog")
     serve(predicted, "a1-000001")
     predicted.drain()
     assert predicted.stored() == everywhere(version("dog", adapter="a1-000001"))
 
 
-def test_tasks_wait_for_versions_that_cannot_be_had(predicted: StandInResident) -> None:
+def test_tasks_wait_for_versions_that_cannot_be_had(predicted: StandInContext) -> None:
     serve(predicted, "a1-000001")
     predicted.adapters.away = True
     predicted.drain()
     counts = predicted.pending.counts(PROJECT)
     assert (counts.pending, counts.leased, counts.failed) == (8, 0, 0)
     assert "cannot be read" in predicted.trouble
-    predicted.refresh()  # which fails alike, and harms nothing
+    predicted.reconcile()  # which fails alike, and harms nothing
     predicted.adapters.away = False
     predicted.drain()
     assert predicted.stored() == everywhere(version(adapter="a1-000001"))
@@ -149,7 +149,7 @@ def test_tasks_wait_for_versions_that_cannot_be_had(predicted: StandInResident) 
 )
 @pytest.mark.parametrize("read", [0, 3])
 def test_a_look_that_ends_in_between_is_made_up_for_by_the_next(
-    predicted: StandInResident, monkeypatch: pytest.MonkeyPatch, end: BaseException, read: int
+    predicted: StandInContext, monkeypatch: pytest.MonkeyPatch, end: BaseException, read: int
 ) -> None:
     def breaks_off(project: int) -> Iterator[Task]:
         yield from itertools.islice(type(predicted.label_studio).all_tasks(predicted.label_studio, project), read)
@@ -159,12 +159,12 @@ def test_a_look_that_ends_in_between_is_made_up_for_by_the_next(
         patch.setattr(predicted.label_studio, "all_tasks", breaks_off)
         with suppress(QueueUnavailable, JobTimeoutException, MemoryError, KeyboardInterrupt):
             serve(predicted, "a1-000001")
-    predicted.refresh()
+    predicted.reconcile()
     predicted.drain()
     assert predicted.stored() == everywhere(version(adapter="a1-000001"))
 
 
-def test_a_version_is_caught_up_with_once(predicted: StandInResident, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_is_caught_up_with_once(predicted: StandInContext, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(predicted, "a1-000001")
     predicted.drain()
 
@@ -172,20 +172,20 @@ def test_a_version_is_caught_up_with_once(predicted: StandInResident, monkeypatc
         raise AssertionError("a hundred thousand tasks take minutes")
 
     monkeypatch.setattr(predicted.label_studio, "all_tasks", read)
-    predicted.refresh()
+    predicted.reconcile()
 
 
 def test_what_label_studio_would_not_delete_is_deleted_later(
-    predicted: StandInResident, monkeypatch: pytest.MonkeyPatch
+    predicted: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def locked(prediction: int) -> None:
-        raise LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Wait.", status=500)
+        raise LabelStudioFailing("Label Studio", "answered HTTP 500", "Wait.", status=500)
 
     serve(predicted, "a1-000001")
     with monkeypatch.context() as patch:
         patch.setattr(predicted.label_studio, "delete_prediction", locked)
         predicted.drain()
     assert len(predicted.stored()) == 16
-    predicted.refresh()
+    predicted.reconcile()
     assert predicted.stored() == everywhere(version(adapter="a1-000001"))
     assert predicted.ledger.leftovers(PROJECT) == []

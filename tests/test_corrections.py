@@ -12,7 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import (
+    ImageHostTrouble,
+    ImageUnavailable,
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+)
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
@@ -138,7 +144,7 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(
 
 def test_what_may_pass_is_told_apart_from_what_does_not(label_studio: StandInLabelStudio) -> None:
     label_studio.urls[1], label_studio.urls[2], label_studio.urls[3] = "gone", "vast", "down"
-    label_studio.broken[4] = LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Check.", status=500)
+    label_studio.broken[4] = LabelStudioFailing("Label Studio", "answered HTTP 500", "Check.", status=500)
     label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
     told: dict[int, str] = {}
     assert list(read(label_studio, passing=told.__setitem__)) == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -16,65 +17,62 @@ from plugin_config.errors import LabelStudioError, QueueFull
 from plugin_config.queue import hints as hints_module
 from plugin_config.queue import pending as pending_module
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import DrainProject, RefreshProject, predict_queue, refresh_queue
+from plugin_config.queue.jobs import DRAIN_JOB, predict_queue, refresh_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from tests.backend_client import ClientOf, client_fixture, client_of_fixture, patient_fixture, predict_body
 from tests.queue_states import refs
-from tests.stand_ins import PROJECT, StandInResident, resident_fixture
-from worker.service import jobs as tasks
+from tests.stand_ins import PROJECT, StandInContext, context_fixture
+from worker.service.context import WorkerContext
 from worker.service.plain_jobs import PlainQueue
 from worker.service.queue_worker import PlainWorker
+from worker.service.worker import worker_functions
 
-__all__ = ["client_fixture", "client_of_fixture", "patient_fixture", "resident_fixture"]
+__all__ = ["client_fixture", "client_of_fixture", "context_fixture", "patient_fixture"]
 
 ACTIONS = ("PROJECT_UPDATED", "ANNOTATION_CREATED", "TASKS_CREATED", "START_TRAINING", "WHATEVER")
 
 
-def only_ours(resident: StandInResident, monkeypatch: pytest.MonkeyPatch) -> None:
+def only_ours(context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Label Studio has one project."""
-    plain = resident.label_studio.project
+    plain = context.label_studio.project
 
     def project(number: int) -> Any:
         if number != PROJECT:
             raise LabelStudioError(f"project {number}", "was answered with HTTP 404", "Look there.", status=404)
         return plain(number)
 
-    monkeypatch.setattr(resident.label_studio, "project", project)
+    monkeypatch.setattr(context.label_studio, "project", project)
 
 
-def work(redis: Redis, resident: StandInResident, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def work(redis: Redis, context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A worker serves both queues until they are empty; what it ran, in turn."""
     ran: list[str] = []
-    plain_drain, plain_look = tasks.drain_project, tasks.refresh_project
+    functions = worker_functions(cast("WorkerContext", context), context.pipeline)
 
-    def drain(payload: Any) -> None:
-        ran.append(f"drain {DrainProject.from_json(payload).project}")
-        plain_drain(payload)
+    def noted(name: str) -> Callable[[Mapping[str, Any]], None]:
+        def run(payload: Mapping[str, Any]) -> None:
+            ran.append(f"{'drain' if name == DRAIN_JOB else 'look'} {payload['project']}")
+            functions[name](payload)
 
-    def look(payload: Any) -> None:
-        ran.append(f"look {RefreshProject.from_json(payload).project}")
-        plain_look(payload)
+        return run
 
-    monkeypatch.setattr(tasks, "drain_project", drain)
-    monkeypatch.setattr(tasks, "refresh_project", look)
-    tasks.attach(resident, resident.pipeline)  # type: ignore[arg-type]
     monkeypatch.setattr("signal.signal", lambda *_: None)
     queues = [PlainQueue(queue(redis).name, connection=redis, serializer=JSONSerializer)
               for queue in (predict_queue, refresh_queue)]  # fmt: skip
     worker = PlainWorker(queues, connection=redis, serializer=JSONSerializer)
-    worker.stopping = threading.Event()
+    worker.functions, worker.stopping = {name: noted(name) for name in functions}, threading.Event()
     worker.work(burst=True, logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
     return ran
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_flood_of_unknown_projects_neither_fills_the_queue_nor_holds_up_a_task(
-    client: Client, redis: Redis, resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+    client: Client, redis: Redis, context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only_ours(resident, monkeypatch)
-    resident.pending.confirm_project(PROJECT)
+    only_ours(context, monkeypatch)
+    context.pending.confirm_project(PROJECT)
     for number in range(1000, 1600):
         body = {"action": ACTIONS[number % len(ACTIONS)], "project": {"id": number}, "tasks": [{"id": 1}]}
         assert client.post("/webhook", json=body).status_code in (200, 201, 503)
@@ -82,23 +80,23 @@ def test_a_flood_of_unknown_projects_neither_fills_the_queue_nor_holds_up_a_task
     assert len(predict_queue(redis)) == 0
     assert redis.scard("zeromask:projects") == 1
     assert ProjectHints(redis).refused_count() == 500
-    resident.ask(1, 2, 3)
-    resident.pending.ensure_drains(PROJECT)
-    ran = work(redis, resident, monkeypatch)
+    context.ask(1, 2, 3)
+    context.pending.ensure_drains(PROJECT)
+    ran = work(redis, context, monkeypatch)
     assert f"drain {PROJECT}" in ran[:2], "drains and looks take turns"
-    assert resident.pipeline.wait_empty(20)
-    assert [task for task, _ in resident.stored()] == [1, 2, 3]
+    assert context.pipeline.wait_empty(20)
+    assert [task for task, _ in context.stored()] == [1, 2, 3]
     assert redis.keys("zeromask:1???:*") == [], "nothing is kept of projects that nobody has"
     assert redis.zcard("zeromask:learn") == redis.zcard("zeromask:unknown") == 0
 
 
 def test_an_unknown_project_that_is_there_becomes_known(
-    redis: Redis, resident: StandInResident, hints: ProjectHints
+    redis: Redis, context: StandInContext, hints: ProjectHints
 ) -> None:
     assert not hints.is_known(PROJECT)
     assert hints.admit(PROJECT)
     ProjectLearning(redis, lease_s=9).request_after_pause(PROJECT, quiet_s=0)
-    resident.refresh()
+    context.reconcile()
     assert hints.is_known(PROJECT)
     assert ProjectLearning(redis, lease_s=9).due() == [PROJECT]
     assert redis.zcard("zeromask:unknown") == 0
@@ -166,18 +164,18 @@ def test_what_finds_no_room_is_kept_and_asked_for_later(
     assert pending.counts(7).pending == 8
 
 
-def test_a_refresh_that_is_requested_while_one_runs_is_not_lost(
-    redis: Redis, resident: StandInResident, hints: ProjectHints, monkeypatch: pytest.MonkeyPatch
+def test_a_look_that_is_asked_for_while_one_runs_is_not_lost(
+    redis: Redis, context: StandInContext, hints: ProjectHints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    plain = resident.label_studio.project
+    plain = context.label_studio.project
 
     def project(number: int) -> Any:
         if not asked:
             asked.append(hints.request_refresh(PROJECT))
         return plain(number)
 
-    monkeypatch.setattr(resident.label_studio, "project", project)
+    monkeypatch.setattr(context.label_studio, "project", project)
     assert hints.request_refresh(PROJECT)
-    assert work(redis, resident, monkeypatch) == [f"look {PROJECT}"] * 2
+    assert work(redis, context, monkeypatch) == [f"look {PROJECT}"] * 2
     assert asked == [True]

@@ -1,4 +1,4 @@
-"""The assembly line: what is on it, alone or together, what fits a forward, what becomes of it at the end."""
+"""The pipeline: which tasks are in it together, what fits a forward pass, what becomes of them when a worker ends."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
     PROJECT,
+    StandInContext,
     StandInModel,
-    StandInResident,
-    resident_fixture,
+    context_fixture,
     version,
 )
 from worker.segmentation.segmenter import Segmentation
 from worker.service.batches import BatchSize, embed_batch
 from worker.service.pipeline import Pipeline, Stages
 
-__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
 
 def test_a_batch_that_does_not_fit_is_done_in_parts_and_the_next_ones_are_smaller() -> None:
@@ -59,7 +59,7 @@ def test_a_slow_model_gets_small_batches() -> None:
 
 
 def test_a_redis_that_goes_away_while_a_drain_begins_leaves_no_task_behind(
-    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held by a living worker and worked on by nobody, a task would wait for ever."""
 
@@ -67,37 +67,37 @@ def test_a_redis_that_goes_away_while_a_drain_begins_leaves_no_task_behind(
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(resident.ledger, "target_version", away)
-        resident.ask(*ALL)
+        broken.setattr(context.ledger, "target_version", away)
+        context.ask(*ALL)
         with pytest.raises(QueueUnavailable):
-            resident.begin()
-    assert resident.leases.held() == 0
-    resident.drain()
-    assert resident.stored() == [(task, version()) for task in ALL]
+            context.begin()
+    assert context.leases.held() == 0
+    context.drain()
+    assert context.stored() == [(task, version()) for task in ALL]
 
 
-def test_a_suspect_is_alone_on_the_line(resident: StandInResident, redis: Redis) -> None:
+def test_a_suspect_is_alone_on_the_line(context: StandInContext, redis: Redis) -> None:
     """Two workers died with it; the third one must die of nothing else."""
-    resident.ask(*ALL)
+    context.ask(*ALL)
     redis.hset(f"zeromask:{PROJECT}:deaths", f"{version()}|3", 2)
     together: list[list[int]] = []
 
     def watch(task: int) -> None:
         if task == 3:
-            together.append([ref.task for ref in resident.pending.open_refs(PROJECT)])
+            together.append([ref.task for ref in context.pending.open_refs(PROJECT)])
 
-    resident.label_studio.before_store = watch
+    context.label_studio.before_store = watch
     for _ in range(3):
-        resident.begin()
-    assert resident.pipeline.wait_empty(20)
-    assert resident.stored() == [(task, version()) for task in ALL]
-    counts = resident.pending.counts(PROJECT)
+        context.begin()
+    assert context.pipeline.wait_empty(20)
+    assert context.stored() == [(task, version()) for task in ALL]
+    counts = context.pending.counts(PROJECT)
     assert (counts.done, counts.leased) == (8, 0)
     assert together == [[4, 5, 6, 7, 8, 3]], "the others wait, the earlier ones are done"
 
 
 def test_a_suspect_waits_for_an_empty_line_without_holding_up_what_is_opened(
-    resident: StandInResident, redis: Redis
+    context: StandInContext, redis: Redis
 ) -> None:
     """The line of busy projects is empty after minutes at best, unless they are kept from it meanwhile."""
     hold = threading.Event()
@@ -105,42 +105,42 @@ def test_a_suspect_waits_for_an_empty_line_without_holding_up_what_is_opened(
     def wait(task: int) -> None:
         hold.wait(30)
 
-    resident.label_studio.before_store = wait
-    resident.ask(1)
-    resident.begin()
+    context.label_studio.before_store = wait
+    context.ask(1)
+    context.begin()
     redis.hset(f"zeromask:{PROJECT}:deaths", f"{version()}|3", 2)
-    resident.ask(3)
+    context.ask(3)
     started = time.monotonic()
-    resident.begin()
+    context.begin()
     assert time.monotonic() - started < 20
-    assert not resident.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
-    assert resident.pipeline.room(PROJECT + 1, 1, urgent=True, timeout_s=0)
-    assert resident.pipeline.room(PROJECT, 1, urgent=False, timeout_s=0), "its next try"
+    assert not context.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
+    assert context.pipeline.room(PROJECT + 1, 1, urgent=True, timeout_s=0)
+    assert context.pipeline.room(PROJECT, 1, urgent=False, timeout_s=0), "its next try"
     hold.set()
-    assert resident.pipeline.wait_empty(20)
+    assert context.pipeline.wait_empty(20)
     time_passes(redis, 6)
-    resident.begin()
-    assert resident.pipeline.wait_empty(20)
-    assert resident.stored() == [(task, version()) for task in (1, 3)]
-    assert resident.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
+    context.begin()
+    assert context.pipeline.wait_empty(20)
+    assert context.stored() == [(task, version()) for task in (1, 3)]
+    assert context.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
 
 
-def test_the_line_takes_no_more_than_it_can_hold(resident: StandInResident) -> None:
+def test_the_line_takes_no_more_than_it_can_hold(context: StandInContext) -> None:
     hold = threading.Event()
 
     def wait(task: int) -> None:
         hold.wait(20)
 
-    resident.label_studio.before_store = wait
-    resident.label_studio.data = dict.fromkeys(range(1, 51), "x")
-    resident.ask(*range(1, 51))
+    context.label_studio.before_store = wait
+    context.label_studio.data = dict.fromkeys(range(1, 51), "x")
+    context.ask(*range(1, 51))
     for _ in range(2):
-        resident.begin()
-    assert not resident.pipeline.room(PROJECT, 8, urgent=False, timeout_s=0.1)
-    assert resident.pipeline.room(PROJECT, 8, urgent=True, timeout_s=0.1), "somebody waits for these"
-    assert resident.pipeline.room(PROJECT + 1, 8, urgent=False, timeout_s=0.1), "another project has its own share"
+        context.begin()
+    assert not context.pipeline.room(PROJECT, 8, urgent=False, timeout_s=0.1)
+    assert context.pipeline.room(PROJECT, 8, urgent=True, timeout_s=0.1), "somebody waits for these"
+    assert context.pipeline.room(PROJECT + 1, 8, urgent=False, timeout_s=0.1), "another project has its own share"
     hold.set()
-    assert resident.pipeline.wait_empty(20)
+    assert context.pipeline.wait_empty(20)
 
 
 class HangingStages:
@@ -238,60 +238,60 @@ def test_stopping_does_not_wait_for_each_picture_that_hangs() -> None:
 
 
 def test_stopping_finishes_what_was_drawn_and_gives_the_rest_back_without_blame(
-    resident: StandInResident, redis: Redis
+    context: StandInContext, redis: Redis
 ) -> None:
-    resident.label_studio.data = dict.fromkeys(range(1, 17), "x")
-    resident.ask(*range(1, 17))
+    context.label_studio.data = dict.fromkeys(range(1, 17), "x")
+    context.ask(*range(1, 17))
     looked = threading.Event()
 
     def stop() -> None:  # the signal comes when tasks are taken and none is fetched
-        resident.stopping.set()
+        context.stopping.set()
         looked.set()
 
-    resident.label_studio.before_tasks = stop
-    resident.begin()
+    context.label_studio.before_tasks = stop
+    context.begin()
     assert looked.is_set()
-    resident.begin()
-    resident.pipeline.close(grace_s=5)
-    counts = resident.pending.counts(PROJECT)
+    context.begin()
+    context.pipeline.close(grace_s=5)
+    counts = context.pending.counts(PROJECT)
     assert (counts.done, counts.pending, counts.leased, counts.failed) == (0, 16, 0, 0)
     assert redis.hlen(f"zeromask:{PROJECT}:deaths") == redis.hlen(f"zeromask:{PROJECT}:tries") == 0
 
 
-def test_stopping_while_label_studio_is_away_gives_everything_back(resident: StandInResident) -> None:
+def test_stopping_while_label_studio_is_away_gives_everything_back(context: StandInContext) -> None:
     def away(task: int) -> None:
         raise LabelStudioUnreachable("LS", "ConnectError", "Start it.")
 
-    resident.label_studio.before_store = away
-    resident.ask(*ALL)
-    resident.begin()
-    assert not resident.pipeline.wait_empty(0.3)
-    resident.pipeline.close(grace_s=5)
-    counts = resident.pending.counts(PROJECT)
+    context.label_studio.before_store = away
+    context.ask(*ALL)
+    context.begin()
+    assert not context.pipeline.wait_empty(0.3)
+    context.pipeline.close(grace_s=5)
+    counts = context.pending.counts(PROJECT)
     assert (counts.pending, counts.leased, counts.failed) == (8, 0, 0)
 
 
 def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
-    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, full = resident.segmenter.segment, [True]
+    real, full = context.segmenter.segment, [True]
 
     def segment(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], **_: Any) -> Segmentation:
         if full.pop() if full else False:
             raise MemoryError
         return real(embedding, vocabulary, image)
 
-    monkeypatch.setattr(resident.segmenter, "segment", segment)
-    resident.ask(*ALL)
-    resident.drain()
-    assert len(resident.stored()) == 7
+    monkeypatch.setattr(context.segmenter, "segment", segment)
+    context.ask(*ALL)
+    context.drain()
+    assert len(context.stored()) == 7
     time_passes(redis)
-    resident.drain()
-    assert resident.stored() == [(task, version()) for task in ALL]
+    context.drain()
+    assert context.stored() == [(task, version()) for task in ALL]
 
 
 def test_labels_that_do_not_fit_are_tried_again(
-    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are read where pictures are fetched, beside whatever else is in the memory just then."""
     full = [True]
@@ -300,10 +300,10 @@ def test_labels_that_do_not_fit_are_tried_again(
         if full.pop() if full else False:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(resident.segmenter, "read_words", read_words)
-    resident.ask(1)
-    resident.drain()
-    assert resident.pending.counts(PROJECT).pending == 1
+    monkeypatch.setattr(context.segmenter, "read_words", read_words)
+    context.ask(1)
+    context.drain()
+    assert context.pending.counts(PROJECT).pending == 1
     time_passes(redis)
-    resident.drain()
-    assert resident.stored() == [(1, version())]
+    context.drain()
+    assert context.stored() == [(1, version())]

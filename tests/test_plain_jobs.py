@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from plugin_config.background import DutyWatch
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import (
     DRAIN_JOB,
+    LEARN_JOB,
+    LEARN_TIMEOUT_S,
+    REFRESH_JOB,
     LearnProject,
     RefreshProject,
     enqueue,
@@ -37,7 +40,6 @@ from plugin_config.queue.jobs import (
 from plugin_config.queue.keys import PREDICT_QUEUE
 from plugin_config.queue.pending import PendingTasks
 from tests.queue_states import PROJECT, refs
-from worker.service import jobs as tasks
 from worker.service import queue_worker
 from worker.service.plain_jobs import PlainQueue
 from worker.service.queue_worker import PlainWorker, work_off
@@ -47,13 +49,18 @@ PAYLOAD = {"project": 3, "slot": 0, "limit": 4}
 
 
 @pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+def done() -> list[tuple[str, Any]]:
     """What the worker ran, in turn."""
-    ran: list[tuple[str, Any]] = []
-    monkeypatch.setattr(tasks, "drain_project", lambda payload: ran.append(("drain", payload["project"])))
-    monkeypatch.setattr(tasks, "refresh_project", lambda payload: ran.append(("look", payload["project"])))
-    monkeypatch.setattr(tasks, "learn_project", lambda payload: ran.append(("learn", payload["project"])))
-    return ran
+    return []
+
+
+def noting(done: list[Any]) -> dict[str, Callable[[Mapping[str, Any]], None]]:
+    """The functions of a worker that notes what it is asked to run."""
+    kinds = {DRAIN_JOB: "drain", REFRESH_JOB: "look", LEARN_JOB: "learn"}
+    return {
+        name: lambda payload, kind=kind: done.append((kind, payload["project"]))  # type: ignore[misc]
+        for name, kind in kinds.items()
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -76,12 +83,12 @@ def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "owned"
 
 
-def work(redis: Redis) -> PlainWorker:
+def work(redis: Redis, done: list[Any]) -> PlainWorker:
     """A worker that ends when all queues are empty."""
     queues = [PlainQueue(queue(redis).name, connection=redis, serializer=JSONSerializer)
               for queue in (predict_queue, refresh_queue)]  # fmt: skip
     worker = PlainWorker(queues, connection=redis, serializer=JSONSerializer)
-    worker.stopping = threading.Event()
+    worker.functions, worker.stopping = noting(done), threading.Event()
     worker.work(burst=True, logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
     assert worker.met is None
     return worker
@@ -154,7 +161,7 @@ def test_a_forged_job_is_refused_and_the_next_is_run(
     key = forge(redis, **FORGED[name])
     enqueue(refresh_queue(redis), RefreshProject(project=9))
     forge(redis)
-    work(redis)
+    work(redis, done)
     assert sorted(done) == [("drain", 3), ("look", 9)]
     assert "refused" in caplog.text
     assert 0 < redis.ttl(key) <= 86400, "kept for a day, for whoever looks into it"
@@ -168,7 +175,7 @@ def test_what_rq_offers_to_forge_is_refused(redis: Redis, done: list[Any], owned
     for name, value in options.items():
         predict_queue(redis).enqueue_call(DRAIN_JOB, args=(PAYLOAD,), **JOB, **{name: value})
     Queue(PREDICT_QUEUE, connection=redis).enqueue(os.getcwd)  # pickled
-    work(redis)
+    work(redis, done)
     assert done == []
     assert not owned.exists()
 
@@ -179,7 +186,7 @@ def test_an_abandoned_forged_job_is_not_called_back(redis: Redis, done: list[Any
     redis.delete(predict_queue(redis).key)
     redis.zadd(f"rq:wip:{PREDICT_QUEUE}", {f"{key.rpartition(':')[2]}:1": 1})
     redis.zadd(f"rq:failed:{PREDICT_QUEUE}", {b"\xff": 1, b"../x": 1})
-    work(redis)
+    work(redis, done)
     assert not owned.exists()
     assert done == []
 
@@ -209,9 +216,9 @@ def test_garbage_in_what_rq_keeps_stops_no_work(
         stopping.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(tasks, "refresh_project", stop)
     ProjectHints(redis).request_refresh(9)
-    work_off([predict_queue(redis), refresh_queue(redis)], owner="me", stopping=stopping, watch=watch)
+    functions = {**noting(done), REFRESH_JOB: stop}
+    work_off([predict_queue(redis), refresh_queue(redis)], functions, owner="me", stopping=stopping, watch=watch)
     assert done == ["look"]
 
 
@@ -231,7 +238,7 @@ def test_jobs_of_the_release_before_are_run(redis: Redis, done: list[Any]) -> No
     enqueue(predict_queue(redis), RefreshProject(project=9))
     redis.set("zeromask:9:refresh", 1, ex=60)
     assert ProjectHints(redis).request_refresh(9)
-    work(redis)
+    work(redis, done)
     assert done == [("look", 9), ("look", 9)]
 
 
@@ -246,13 +253,13 @@ def test_queues_take_turns(
             stopping.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(tasks, "refresh_project", look)
     for project in range(1, 51):
         ProjectHints(redis).request_refresh(project)
     for project in (PROJECT, 8, 9):
         pending.add(project, refs(1))
         pending.ensure_drains(project)
-    work_off([refresh_queue(redis), predict_queue(redis)], owner="me", stopping=stopping, watch=DutyWatch())
+    functions = {**noting(done), REFRESH_JOB: look}
+    work_off([refresh_queue(redis), predict_queue(redis)], functions, owner="me", stopping=stopping, watch=DutyWatch())
     assert [kind for kind, _ in done[:6]].count("drain") == 3
     assert len(done) == 53
 
@@ -278,10 +285,23 @@ def test_the_work_goes_on_after_an_error_and_a_fault_is_told(
         stopping.set()
 
     monkeypatch.setattr(PlainWorker, "work", work_once)
-    work_off([predict_queue(redis)], owner="me", stopping=stopping, watch=watch)
+    work_off([predict_queue(redis)], {}, owner="me", stopping=stopping, watch=watch)
     assert len(ran) == 2
     assert watch.trouble().startswith(trouble)
     assert bool(watch.trouble()) is bool(trouble)
+
+
+def test_a_job_of_the_other_kind_of_process_fails_and_imports_nothing(redis: Redis, done: list[Any]) -> None:
+    """A process that predicts is not asked to learn by a job in its queue."""
+    key = forge(redis, data=packed([LEARN_JOB, None, [{"project": 3}], {}]), timeout=LEARN_TIMEOUT_S)
+    forge(redis)
+    queue = PlainQueue(predict_queue(redis).name, connection=redis, serializer=JSONSerializer)
+    worker = PlainWorker([queue], connection=redis, serializer=JSONSerializer)
+    worker.functions, worker.stopping = {DRAIN_JOB: noting(done)[DRAIN_JOB]}, threading.Event()
+    worker.work(burst=True, logging_level="WARNING")
+    assert done == [("drain", 3)]
+    assert redis.hget(key, "status") == b"failed"
+    assert "worker.tasks" not in sys.modules
 
 
 def test_a_key_in_place_of_a_learning_job_keeps_from_none(redis: Redis) -> None:

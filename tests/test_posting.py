@@ -12,6 +12,7 @@ from redis import Redis
 
 from plugin_config.errors import (
     LabelStudioError,
+    LabelStudioFailing,
     LabelStudioUnreachable,
     QueueUnavailable,
 )
@@ -24,155 +25,162 @@ from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
     PROJECT,
-    StandInResident,
+    StandInContext,
+    context_fixture,
     refuse,
     refuse_once,
-    resident_fixture,
     version,
 )
 from worker.segmentation.segmenter import Segmentation
 
-__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
 
 def test_a_task_that_always_gets_500_fails_in_the_end_with_that_reason(
-    resident: StandInResident, redis: Redis
+    context: StandInContext, redis: Redis
 ) -> None:
-    resident.label_studio.before_store = refuse(3, LabelStudioUnreachable("LS", "answered HTTP 500", "L.", status=500))
-    resident.ask(3)
+    context.label_studio.before_store = refuse(3, LabelStudioFailing("LS", "answered HTTP 500", "L.", status=500))
+    context.ask(3)
     for _ in range(5):
-        resident.drain()
+        context.drain()
         time_passes(redis)
-    (reason,) = resident.pending.failures(PROJECT).values()
+    (reason,) = context.pending.failures(PROJECT).values()
     assert "HTTP 500" in reason
 
 
+def away(status: int) -> LabelStudioError:
+    """The error of a status; 0 = no answer."""
+    if not status:
+        return LabelStudioUnreachable("LS", "ReadTimeout", "Start it.")
+    return LabelStudioFailing("LS", f"answered HTTP {status}", "Look.", status=status)
+
+
 @pytest.mark.parametrize("status", [0, 500, 502])
-def test_posts_wait_for_a_label_studio_in_trouble_and_go_on(resident: StandInResident, status: int) -> None:
+def test_posts_wait_for_a_label_studio_in_trouble_and_go_on(context: StandInContext, status: int) -> None:
     troubled = threading.Event()
     troubled.set()
 
     def trouble(task: int) -> None:
         if troubled.is_set():
-            raise LabelStudioUnreachable("LS", f"answered HTTP {status}", "Start it.", status=status)
+            raise away(status)
 
-    resident.label_studio.before_store = trouble
-    resident.ask(*ALL)
-    resident.begin()
-    assert not resident.pipeline.wait_empty(0.5)
-    counts = resident.pending.counts(PROJECT)
+    context.label_studio.before_store = trouble
+    context.ask(*ALL)
+    context.begin()
+    assert not context.pipeline.wait_empty(0.5)
+    counts = context.pending.counts(PROJECT)
     assert (counts.done, counts.failed) == (0, 0)
     assert counts.leased + counts.pending == 8
-    assert "answered HTTP" in resident.trouble
+    assert context.trouble == str(away(status))
     troubled.clear()
-    assert resident.pipeline.wait_empty(20)
-    blamed = resident.pending.counts(PROJECT).pending
+    assert context.pipeline.wait_empty(20)
+    blamed = context.pending.counts(PROJECT).pending
     assert blamed <= 2, "before it was clear that Label Studio is the one in trouble"
-    assert (len(resident.stored()), resident.pending.counts(PROJECT).done) == (8 - blamed, 8 - blamed)
-    assert resident.trouble == ""
+    assert (len(context.stored()), context.pending.counts(PROJECT).done) == (8 - blamed, 8 - blamed)
+    assert context.trouble == ""
 
 
 @pytest.mark.parametrize("status", [0, 500, 502])
 def test_a_post_that_arrived_although_its_answer_was_lost_is_not_repeated(
-    resident: StandInResident, redis: Redis, status: int
+    context: StandInContext, redis: Redis, status: int
 ) -> None:
     lost: set[int] = set()
 
     def lose(task: int) -> None:
         if task not in lost:
             lost.add(task)
-            raise LabelStudioUnreachable("LS", "ReadTimeout", "Look.", status=status)
+            raise away(status)
 
-    resident.label_studio.after_store = lose
-    resident.ask(*ALL)
+    context.label_studio.after_store = lose
+    context.ask(*ALL)
     for _ in range(3):
-        resident.drain()
+        context.drain()
         time_passes(redis, 10)
-    assert resident.stored() == [(task, version()) for task in ALL]
-    counts = resident.pending.counts(PROJECT)
+    assert context.stored() == [(task, version()) for task in ALL]
+    counts = context.pending.counts(PROJECT)
     assert (counts.done, counts.pending, counts.failed) == (8, 0, 0)
 
 
-def test_a_prediction_that_came_late_beside_its_repetition_is_found(resident: StandInResident, redis: Redis) -> None:
+def test_a_prediction_that_came_late_beside_its_repetition_is_found(context: StandInContext, redis: Redis) -> None:
     """The first request is still at work in Label Studio when the second one is answered."""
     late: list[StoredPrediction] = []
-    resident.label_studio.before_store = refuse_once(3, LabelStudioUnreachable("LS", "ReadTimeout", "Look."))
-    resident.ask(*ALL)
-    resident.drain()
+    context.label_studio.before_store = refuse_once(3, LabelStudioUnreachable("LS", "ReadTimeout", "Look."))
+    context.ask(*ALL)
+    context.drain()
     late.append(StoredPrediction(99, 3, version(), [], 0.5))
-    resident.label_studio.stored += late
-    resident.refresh()
-    assert resident.stored() == [(task, version()) for task in ALL]
-    assert 99 not in [row.id for row in resident.label_studio.stored], "the first one stays"
-    assert resident.ledger.unconfirmed(PROJECT) != {}
+    context.label_studio.stored += late
+    context.reconcile()
+    assert context.stored() == [(task, version()) for task in ALL]
+    assert 99 not in [row.id for row in context.label_studio.stored], "the first one stays"
+    assert context.ledger.unconfirmed(PROJECT) != {}
     time_passes(redis)
-    resident.refresh()
-    assert resident.ledger.unconfirmed(PROJECT) == {}
+    context.reconcile()
+    assert context.ledger.unconfirmed(PROJECT) == {}
 
 
-def test_of_two_predictions_the_one_annotated_stays(resident: StandInResident) -> None:
-    resident.ask(3)
-    resident.drain()
-    resident.label_studio.stored.append(StoredPrediction(99, 3, version(), [], 0.5))
-    resident.label_studio.parents = {99}
-    resident.ledger.add_unconfirmed(PROJECT, TaskRef(version(), 3))
-    resident.refresh()
-    assert [row.id for row in resident.label_studio.stored] == [99]
+def test_of_two_predictions_the_one_annotated_stays(context: StandInContext) -> None:
+    context.ask(3)
+    context.drain()
+    context.label_studio.stored.append(StoredPrediction(99, 3, version(), [], 0.5))
+    context.label_studio.parents = {99}
+    context.ledger.add_unconfirmed(PROJECT, TaskRef(version(), 3))
+    context.reconcile()
+    assert [row.id for row in context.label_studio.stored] == [99]
 
 
 def test_how_a_task_ended_is_told_when_redis_is_back(
-    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = resident.pending.done
+    real = context.pending.done
 
     def away(*_: Any) -> bool:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
-    monkeypatch.setattr(resident.pending, "done", away)
-    resident.ask(*ALL)
-    resident.drain()
-    assert len(resident.stored()) == 8
-    assert resident.pending.counts(PROJECT).leased == 8
+    monkeypatch.setattr(context.pending, "done", away)
+    context.ask(*ALL)
+    context.drain()
+    assert len(context.stored()) == 8
+    assert context.pending.counts(PROJECT).leased == 8
     with pytest.raises(QueueUnavailable):
-        resident.leases.renew()
-    assert resident.leases.held() == 8
-    monkeypatch.setattr(resident.pending, "done", real)
-    resident.leases.renew()
-    assert resident.leases.held() == 0
-    assert resident.pending.counts(PROJECT).done == 8
+        context.leases.renew()
+    assert context.leases.held() == 8
+    monkeypatch.setattr(context.pending, "done", real)
+    context.leases.renew()
+    assert context.leases.held() == 0
+    assert context.pending.counts(PROJECT).done == 8
 
 
-def test_a_cancelled_task_is_not_posted(resident: StandInResident, redis: Redis, settings: Settings) -> None:
+def test_a_cancelled_task_is_not_posted(context: StandInContext, redis: Redis, settings: Settings) -> None:
     def cancel() -> None:
         QueueControl(redis, settings).cancel(PROJECT)
 
-    resident.label_studio.before_tasks = cancel
-    resident.ask(*ALL)
-    resident.drain()
-    assert resident.stored() == []
+    context.label_studio.before_tasks = cancel
+    context.ask(*ALL)
+    context.drain()
+    assert context.stored() == []
 
 
-def test_a_task_deleted_while_it_was_drawn_is_no_failure(resident: StandInResident) -> None:
+def test_a_task_deleted_while_it_was_drawn_is_no_failure(context: StandInContext) -> None:
     def delete(task: int) -> None:
         if task == 3:
-            resident.label_studio.data.pop(3, None)
+            context.label_studio.data.pop(3, None)
             raise LabelStudioError("POST", "was refused (HTTP 400)", "Check.", status=400)
 
-    resident.label_studio.before_store = delete
-    resident.ask(*ALL)
-    resident.drain()
-    counts = resident.pending.counts(PROJECT)
+    context.label_studio.before_store = delete
+    context.ask(*ALL)
+    context.drain()
+    counts = context.pending.counts(PROJECT)
     assert (counts.done, counts.failed, counts.pending, counts.leased) == (7, 0, 0, 0)
 
 
-def test_a_lost_lease_stores_nothing(resident: StandInResident, redis: Redis) -> None:
-    resident.ask(1)
-    real = resident.segmenter.segment
+def test_a_lost_lease_stores_nothing(context: StandInContext, redis: Redis) -> None:
+    context.ask(1)
+    real = context.segmenter.segment
 
     def slow(embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], **_: Any) -> Segmentation:
         redis.delete("zeromask:1:leases")  # it ran out and another worker took the task
         return real(embedding, vocabulary, image)
 
-    resident.segmenter.segment = slow  # type: ignore[method-assign]
-    resident.drain()
-    assert resident.stored() == []
+    context.segmenter.segment = slow  # type: ignore[method-assign]
+    context.drain()
+    assert context.stored() == []

@@ -9,7 +9,7 @@ from redis import Redis
 
 from plugin_config.errors import (
     LabelStudioError,
-    LabelStudioUnreachable,
+    LabelStudioFailing,
     LearningError,
     QueueDamaged,
     QueueUnavailable,
@@ -21,25 +21,25 @@ from tests.stand_ins import (
     BUT_THREE,
     CONFIG,
     PROJECT,
-    StandInResident,
+    StandInContext,
+    context_fixture,
     refuse,
-    resident_fixture,
     version,
 )
 from worker.service.admission import drain
-from worker.service.context import Resident
+from worker.service.context import WorkerContext
 
-__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
 UNKNOWN = ("label 'zeppelin': unknown",)
 
 
-def test_all_is_done_and_shown_once(resident: StandInResident) -> None:
-    resident.ask(*ALL)
-    resident.drain()
-    assert resident.stored() == [(task, version()) for task in ALL]
-    assert resident.label_studio.shown == version()
-    counts = resident.pending.counts(PROJECT)
+def test_all_is_done_and_shown_once(context: StandInContext) -> None:
+    context.ask(*ALL)
+    context.drain()
+    assert context.stored() == [(task, version()) for task in ALL]
+    assert context.label_studio.shown == version()
+    counts = context.pending.counts(PROJECT)
     assert (counts.pending, counts.leased, counts.failed, counts.done) == (0, 0, 0, 8)
 
 
@@ -47,17 +47,17 @@ def test_all_is_done_and_shown_once(resident: StandInResident) -> None:
     ("error", "state"),
     [
         pytest.param(LabelStudioError("POST", "was refused (HTTP 404)", "Check.", status=404), "failed", id="refused"),
-        pytest.param(LabelStudioUnreachable("LS", "answered HTTP 500", "Log.", status=500), "pending", id="500"),
+        pytest.param(LabelStudioFailing("LS", "answered HTTP 500", "Log.", status=500), "pending", id="500"),
         pytest.param(RuntimeError("a fault of ours"), "failed", id="our own fault"),
         pytest.param(KeyError("surprise"), "failed", id="surprise"),
     ],
 )
-def test_one_task_in_trouble_costs_the_others_nothing(resident: StandInResident, error: Exception, state: str) -> None:
-    resident.label_studio.before_store = refuse(3, error)
-    resident.ask(*ALL)
-    resident.drain()
-    assert resident.stored() == BUT_THREE
-    counts = resident.pending.counts(PROJECT)
+def test_one_task_in_trouble_costs_the_others_nothing(context: StandInContext, error: Exception, state: str) -> None:
+    context.label_studio.before_store = refuse(3, error)
+    context.ask(*ALL)
+    context.drain()
+    assert context.stored() == BUT_THREE
+    counts = context.pending.counts(PROJECT)
     assert (counts.leased, counts.done) == (0, 7)
     assert (counts.failed, counts.pending) == ((1, 0) if state == "failed" else (0, 1))
 
@@ -73,156 +73,156 @@ def test_one_task_in_trouble_costs_the_others_nothing(resident: StandInResident,
     ],
 )
 def test_one_image_in_trouble_costs_the_others_nothing(
-    resident: StandInResident, redis: Redis, url: str, tries: int, reason: str
+    context: StandInContext, redis: Redis, url: str, tries: int, reason: str
 ) -> None:
-    resident.label_studio.data[3] = url
-    resident.ask(*ALL)
+    context.label_studio.data[3] = url
+    context.ask(*ALL)
     for done in range(tries):
-        assert resident.pending.counts(PROJECT).failed == 0, f"failed after {done} tries"
-        resident.drain()
-        assert resident.stored() == BUT_THREE
+        assert context.pending.counts(PROJECT).failed == 0, f"failed after {done} tries"
+        context.drain()
+        assert context.stored() == BUT_THREE
         time_passes(redis)
-    (failed,) = resident.pending.failures(PROJECT).items()
+    (failed,) = context.pending.failures(PROJECT).items()
     assert failed[0].task == 3
     assert reason in failed[1]
 
 
-def test_a_refused_token_keeps_everything_waiting(resident: StandInResident) -> None:
-    resident.label_studio.refuses = True
-    resident.ask(*ALL)
-    resident.drain()
-    counts = resident.pending.counts(PROJECT)
+def test_a_refused_token_keeps_everything_waiting(context: StandInContext) -> None:
+    context.label_studio.refuses = True
+    context.ask(*ALL)
+    context.drain()
+    counts = context.pending.counts(PROJECT)
     assert (counts.pending, counts.failed) == (8, 0)
 
 
-def test_a_project_that_is_gone_is_forgotten(resident: StandInResident, redis: Redis) -> None:
-    resident.label_studio.gone = True
-    resident.ask(*ALL)
-    resident.drain()
-    assert resident.pending.projects() == []
+def test_a_project_that_is_gone_is_forgotten(context: StandInContext, redis: Redis) -> None:
+    context.label_studio.gone = True
+    context.ask(*ALL)
+    context.drain()
+    assert context.pending.projects() == []
     assert [key for key in redis.keys("zeromask:1:*") if b"drain" not in key] == []
 
 
-def test_what_another_model_was_asked_for_is_predicted_at_the_version_served(resident: StandInResident) -> None:
-    resident.pending.add(PROJECT, [TaskRef("ViT-B-16-zeroshot-00000000", task) for task in ALL])
-    resident.drain()
-    resident.drain()
-    assert resident.stored() == [(task, version()) for task in ALL]
+def test_what_another_model_was_asked_for_is_predicted_at_the_version_served(context: StandInContext) -> None:
+    context.pending.add(PROJECT, [TaskRef("ViT-B-16-zeroshot-00000000", task) for task in ALL])
+    context.drain()
+    context.drain()
+    assert context.stored() == [(task, version()) for task in ALL]
 
 
-def test_what_the_model_cannot_read_is_told_until_the_labels_are_edited(resident: StandInResident) -> None:
-    resident.label_studio.config = CONFIG.format("zeppelin")
-    resident.pending.add(PROJECT, [TaskRef(version("zeppelin"), 1)])
-    resident.drain()
-    assert resident.ledger.label_remarks(PROJECT) == UNKNOWN
-    resident.label_studio.config = CONFIG.format("dog")
-    resident.refresh()
-    assert resident.ledger.label_remarks(PROJECT) == (), "nothing is pending, and it is told"
+def test_what_the_model_cannot_read_is_told_until_the_labels_are_edited(context: StandInContext) -> None:
+    context.label_studio.config = CONFIG.format("zeppelin")
+    context.pending.add(PROJECT, [TaskRef(version("zeppelin"), 1)])
+    context.drain()
+    assert context.ledger.label_remarks(PROJECT) == UNKNOWN
+    context.label_studio.config = CONFIG.format("dog")
+    context.reconcile()
+    assert context.ledger.label_remarks(PROJECT) == (), "nothing is pending, and it is told"
 
 
-def test_labels_that_are_edited_back_are_told_again(resident: StandInResident) -> None:
+def test_labels_that_are_edited_back_are_told_again(context: StandInContext) -> None:
     for word, told in (("zeppelin", UNKNOWN), ("cat", ()), ("zeppelin", UNKNOWN), ("cat", ())):
-        resident.label_studio.config = CONFIG.format(word)
-        resident.refresh()
-        assert resident.ledger.label_remarks(PROJECT) == told
+        context.label_studio.config = CONFIG.format(word)
+        context.reconcile()
+        assert context.ledger.label_remarks(PROJECT) == told
 
 
-def test_each_project_is_told_and_the_log_once(resident: StandInResident, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_project_is_told_and_the_log_once(context: StandInContext, caplog: pytest.LogCaptureFixture) -> None:
     for word in ("zeppelin", "cat", "zeppelin"):
-        resident.label_studio.config = CONFIG.format(word)
+        context.label_studio.config = CONFIG.format(word)
         for project in (PROJECT, 2):
-            resident.refresh(project)
-    assert (resident.ledger.label_remarks(PROJECT), resident.ledger.label_remarks(2)) == (UNKNOWN, UNKNOWN)
+            context.reconcile(project)
+    assert (context.ledger.label_remarks(PROJECT), context.ledger.label_remarks(2)) == (UNKNOWN, UNKNOWN)
     assert [text for text in caplog.messages if "unknown" in text] == [
         f"project {project}: {UNKNOWN[0]}" for project in (PROJECT, 2)
     ]
 
 
-def test_what_a_version_has_learned_is_known_until_it_is_rolled_back(resident: StandInResident) -> None:
-    resident.label_studio.config = CONFIG.format("zeppelin")
+def test_what_a_version_has_learned_is_known_until_it_is_rolled_back(context: StandInContext) -> None:
+    context.label_studio.config = CONFIG.format("zeppelin")
     for adapter, told in (("zeroshot", UNKNOWN), ("a1-000001", ()), ("zeroshot", UNKNOWN)):
-        resident.adapters.name = adapter
-        resident.refresh()
-        assert resident.ledger.label_remarks(PROJECT) == told
+        context.adapters.name = adapter
+        context.reconcile()
+        assert context.ledger.label_remarks(PROJECT) == told
 
 
 def test_a_redis_that_goes_away_while_it_is_told_loses_nothing(
-    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
-    resident.label_studio.config = CONFIG.format("zeppelin")
+    context.label_studio.config = CONFIG.format("zeppelin")
     with monkeypatch.context() as patch, pytest.raises(QueueUnavailable):
-        patch.setattr(resident.ledger, "set_label_remarks", away)
-        resident.refresh()
-    resident.refresh()
-    assert resident.ledger.label_remarks(PROJECT) == UNKNOWN
+        patch.setattr(context.ledger, "set_label_remarks", away)
+        context.reconcile()
+    context.reconcile()
+    assert context.ledger.label_remarks(PROJECT) == UNKNOWN
 
 
-def test_a_label_edited_during_a_drain_is_caught_up_with(resident: StandInResident) -> None:
+def test_a_label_edited_during_a_drain_is_caught_up_with(context: StandInContext) -> None:
     def edit(task: int) -> None:
         if task == 1:  # another worker refreshes the project while this one draws at the old labels
-            resident.label_studio.config = CONFIG.format("dog")
-            resident.refresh()
+            context.label_studio.config = CONFIG.format("dog")
+            context.reconcile()
 
-    resident.label_studio.before_store = edit
-    resident.ask(*ALL)
-    resident.drain()
+    context.label_studio.before_store = edit
+    context.ask(*ALL)
+    context.drain()
     for _ in range(3):
-        resident.drain()
-    assert resident.stored() == [(task, version("dog")) for task in ALL]
-    assert resident.label_studio.shown == version("dog"), "the old version is not shown any more"
+        context.drain()
+    assert context.stored() == [(task, version("dog")) for task in ALL]
+    assert context.label_studio.shown == version("dog"), "the old version is not shown any more"
 
 
-def test_annotated_tasks_keep_their_older_prediction(resident: StandInResident) -> None:
-    resident.ask(*ALL)
-    resident.drain()
-    resident.label_studio.annotated = {3}
-    resident.label_studio.config = CONFIG.format("dog")
-    resident.refresh()
-    resident.drain()
-    assert resident.stored() == [(task, version("cat") if task == 3 else version("dog")) for task in ALL]
+def test_annotated_tasks_keep_their_older_prediction(context: StandInContext) -> None:
+    context.ask(*ALL)
+    context.drain()
+    context.label_studio.annotated = {3}
+    context.label_studio.config = CONFIG.format("dog")
+    context.reconcile()
+    context.drain()
+    assert context.stored() == [(task, version("cat") if task == 3 else version("dog")) for task in ALL]
 
 
 def test_what_was_learned_and_gives_no_numbers_fails_no_task(
-    resident: StandInResident, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resident.adapters.name = "a1-123456"
-    plain = resident.segmenter.segment
+    context.adapters.name = "a1-123456"
+    plain = context.segmenter.segment
 
     def segment(*args: Any, head: Any = None, **others: Any) -> Any:
         if head is not None:
             raise LearningError("what was learned", "gives no numbers", "Learn again.")
         return plain(*args, head=head, **others)
 
-    monkeypatch.setattr(resident.segmenter, "segment", segment)
-    resident.pending.add(PROJECT, [TaskRef(version(adapter="a1-123456"), task) for task in ALL])
-    resident.drain()
-    assert resident.adapters.refused[0] == "a1-123456: what was learned: gives no numbers. Learn again."
-    resident.drain()
-    resident.drain()
-    assert resident.stored() == [(task, version()) for task in ALL]
-    assert resident.pending.counts(PROJECT).failed == 0
+    monkeypatch.setattr(context.segmenter, "segment", segment)
+    context.pending.add(PROJECT, [TaskRef(version(adapter="a1-123456"), task) for task in ALL])
+    context.drain()
+    assert context.adapters.refused[0] == "a1-123456: what was learned: gives no numbers. Learn again."
+    context.drain()
+    context.drain()
+    assert context.stored() == [(task, version()) for task in ALL]
+    assert context.pending.counts(PROJECT).failed == 0
 
 
 def test_a_drain_that_damage_ends_is_not_begun_again_at_once(
-    resident: StandInResident, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    context: StandInContext, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def take(*_: object, **__: object) -> None:
         raise QueueDamaged("Redis, project 1", "holds something", "Look.")
 
-    resident.ask(*ALL)
-    monkeypatch.setattr(resident.leases, "take", take)
-    resident.begin()
-    resident.pending.ensure_drains(PROJECT)
+    context.ask(*ALL)
+    monkeypatch.setattr(context.leases, "take", take)
+    context.begin()
+    context.pending.ensure_drains(PROJECT)
     assert len(predict_queue(redis)) == 0
     time_passes(redis, 16)
-    resident.pending.ensure_drains(PROJECT)
+    context.pending.ensure_drains(PROJECT)
     assert len(predict_queue(redis)) == 1
 
 
-def test_a_forged_drain_takes_no_more_than_any_other(resident: StandInResident) -> None:
-    resident.ask(*range(1, 101))
-    drain(cast("Resident", resident), resident.pipeline, DrainProject(project=PROJECT, slot=0, limit=90_000))
-    assert resident.pending.counts(PROJECT).pending == 92
+def test_a_forged_drain_takes_no_more_than_any_other(context: StandInContext) -> None:
+    context.ask(*range(1, 101))
+    drain(cast("WorkerContext", context), context.pipeline, DrainProject(project=PROJECT, slot=0, limit=90_000))
+    assert context.pending.counts(PROJECT).pending == 92

@@ -25,8 +25,8 @@ from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture
 from tests.stand_ins import PROJECT, version
 from worker.service.adapter_store import keep
-from worker.service.adapters import AdapterShelf
-from worker.service.plan import read_order
+from worker.service.adapters import AdapterCache
+from worker.service.plan import read_plan
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 
@@ -39,15 +39,15 @@ def house(learning_house: LearningHouse) -> LearningHouse:
     return learning_house
 
 
-def shelf(house: LearningHouse, *, weights: str = WEIGHTS, place: Path | None = None) -> AdapterShelf:
+def cache(house: LearningHouse, *, weights: str = WEIGHTS, place: Path | None = None) -> AdapterCache:
     """Of another worker, which predicts."""
     settings = replace(house.settings, versions=str(place)) if place else house.settings
-    return AdapterShelf(settings, house.redis, weights=weights)
+    return AdapterCache(settings, house.redis, weights=weights)
 
 
-def serve(found: AdapterShelf, house: LearningHouse, *, afresh: bool = True) -> tuple[str, float]:
+def serve(found: AdapterCache, house: LearningHouse, *, from_disk: bool = True) -> tuple[str, float]:
     """The name, and the number that was learned; 0 = nothing."""
-    name, adapter = found.serve(house.label_studio.project(PROJECT), afresh=afresh)
+    name, adapter = found.served(house.label_studio.project(PROJECT), from_disk=from_disk)
     made: Any = adapter
     return name, made.number if made else 0.0
 
@@ -59,37 +59,37 @@ def copy_of(house: LearningHouse) -> ServedCopy:
 
 
 def test_the_version_of_a_prediction_names_what_it_was_made_with(house: LearningHouse) -> None:
-    order = read_order(house.resident, PROJECT)
-    assert order.version == version(adapter=house.served)
-    assert order.adapter is not None
-    assert order.encoder_part == ""
+    plan = read_plan(house.resident, PROJECT)
+    assert plan.version == version(adapter=house.served)
+    assert plan.adapter is not None
+    assert plan.encoder_part == ""
 
 
 def test_a_worker_reads_the_disk_where_redis_knows_nothing(house: LearningHouse) -> None:
     house.redis.flushall()
-    assert serve(shelf(house), house, afresh=False) == (house.served, 1.0)
+    assert serve(cache(house), house, from_disk=False) == (house.served, 1.0)
     assert copy_of(house).served == house.served
 
 
 def test_a_moved_pointer_is_served_at_once(house: LearningHouse) -> None:
-    mine = shelf(house)
+    mine = cache(house)
     assert serve(mine, house) == (house.served, 1.0)
     roll_back(house.redis, PROJECT, "builtin")
-    assert serve(mine, house, afresh=False) == (ZEROSHOT, 0.0)
+    assert serve(mine, house, from_disk=False) == (ZEROSHOT, 0.0)
     roll_back(house.redis, PROJECT, "builtin", "a1")
-    assert serve(mine, house, afresh=False) == (house.served, 1.0)
+    assert serve(mine, house, from_disk=False) == (house.served, 1.0)
 
 
 @pytest.mark.parametrize("file", ["adapter.safetensors", "manifest.json"])
-@pytest.mark.parametrize("afresh", [True, False])
+@pytest.mark.parametrize("from_disk", [True, False])
 def test_what_is_damaged_is_not_served_the_reason_is_told_and_mending_it_is_enough(
-    house: LearningHouse, tmp_path: Path, file: str, afresh: bool
+    house: LearningHouse, tmp_path: Path, file: str, from_disk: bool
 ) -> None:
     (path,) = tmp_path.rglob(file)
     content = path.read_bytes()
     path.write_bytes(content[:-5])
-    mine = shelf(house)
-    assert serve(mine, house, afresh=afresh) == (ZEROSHOT, 0.0)
+    mine = cache(house)
+    assert serve(mine, house, from_disk=from_disk) == (ZEROSHOT, 0.0)
     assert "damaged" in copy_of(house).trouble
     state = QueueControl(house.redis, house.settings).state()
     (row,) = as_json(state)["learning"]
@@ -101,30 +101,30 @@ def test_what_is_damaged_is_not_served_the_reason_is_told_and_mending_it_is_enou
 
 
 def test_what_was_learned_on_other_weights_is_not_served(house: LearningHouse) -> None:
-    assert serve(shelf(house, weights="other"), house) == (ZEROSHOT, 0.0)
+    assert serve(cache(house, weights="other"), house) == (ZEROSHOT, 0.0)
     assert "other weights" in copy_of(house).trouble
 
 
 def test_a_new_project_of_the_same_number_is_served_zero_shot(house: LearningHouse) -> None:
     project = replace(house.label_studio.project(PROJECT), created="later")
-    assert shelf(house).serve(project) == (ZEROSHOT, None)
+    assert cache(house).served(project) == (ZEROSHOT, None)
 
 
 def test_a_worker_with_a_folder_of_its_own_waits_and_changes_nothing(house: LearningHouse, tmp_path: Path) -> None:
     WorkerPresence(house.redis, learners=True).heartbeat("me")
-    lonely, before = shelf(house, place=tmp_path / "elsewhere"), copy_of(house)
-    for afresh in (True, False):
+    lonely, before = cache(house, place=tmp_path / "elsewhere"), copy_of(house)
+    for from_disk in (True, False):
         with pytest.raises(VersionsUnavailable, match="ZEROMASK_VERSIONS"):
-            serve(lonely, house, afresh=afresh)
+            serve(lonely, house, from_disk=from_disk)
     assert copy_of(house) == before
 
 
 def test_where_nobody_learns_what_the_disk_says_is_true(house: LearningHouse, tmp_path: Path) -> None:
-    assert serve(shelf(house, place=tmp_path / "elsewhere"), house) == (ZEROSHOT, 0.0)
+    assert serve(cache(house, place=tmp_path / "elsewhere"), house) == (ZEROSHOT, 0.0)
 
 
 def test_a_place_that_is_away_leaves_what_is_served(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = shelf(house)
+    mine = cache(house)
     serve(mine, house)
 
     def away(*_: Any, **__: Any) -> None:
@@ -165,7 +165,7 @@ def test_the_commands_tell_and_move(
 def changed_model(house: LearningHouse) -> LearningHouse:
     """The project was learned for with the builtin, and workers serve it with another model since."""
     other = replace(house.settings, model="RN50/openai")
-    AdapterShelf(other, house.redis, weights="other").serve(house.label_studio.project(PROJECT))
+    AdapterCache(other, house.redis, weights="other").served(house.label_studio.project(PROJECT))
     return house
 
 
@@ -246,7 +246,7 @@ def test_a_damaged_or_newer_copy_is_none_and_the_worker_makes_it_anew(
     assert [served.served(PROJECT, "builtin"), served.served(PROJECT, "builtin")] == [ZEROSHOT] * 2
     assert caplog.text.count("cannot be read") == 1, "not once a request"
     assert served.copies(PROJECT) == []
-    assert serve(shelf(house), house, afresh=False) == (house.served, 1.0)
+    assert serve(cache(house), house, from_disk=False) == (house.served, 1.0)
     assert served.served(PROJECT, "builtin") == house.served
 
 
@@ -276,12 +276,12 @@ def test_whatever_stands_in_a_file_of_versions_the_project_is_served_and_the_rea
     row = json.loads(content)
     name = row["served"] if file == "served.json" else row["name"]
     path.write_bytes(damage(row))
-    assert serve(shelf(house), house) == (ZEROSHOT, 0.0)
+    assert serve(cache(house), house) == (ZEROSHOT, 0.0)
     assert "is damaged" in copy_of(house).trouble
     house.annotate(6, digest="two")
     assert house.look(pressed=True).state in ("blocked", "idle"), "the learner lives, too"
     path.write_bytes(content)
-    assert serve(shelf(house), house)[0].startswith("a") or name == ZEROSHOT
+    assert serve(cache(house), house)[0].startswith("a") or name == ZEROSHOT
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -291,17 +291,17 @@ def test_whole_files_that_hold_no_numbers_are_not_served(house: LearningHouse, v
     keep(house.folder, adapter, newest=1, weights=WEIGHTS, base=ZEROSHOT, digest="d", learned_from=(), verdict=verdict)
     name = house.folder.names()[-1]
     house.folder.point(house.folder.pointer().moved(name, by="somebody"))
-    assert serve(shelf(house), house) == (ZEROSHOT, 0.0)
+    assert serve(cache(house), house) == (ZEROSHOT, 0.0)
     assert "holds no numbers" in copy_of(house).trouble
 
 
 def test_what_turns_out_to_be_of_no_use_is_served_no_more_until_another_is(house: LearningHouse) -> None:
-    mine, name = shelf(house), house.served
+    mine, name = cache(house), house.served
     assert serve(mine, house) == (name, 1.0)
     error = LearningError("what was learned", "gives no numbers", "Learn again.")
     mine.refuse(house.label_studio.project(PROJECT), name, error)
-    for afresh in (False, True):
-        assert serve(mine, house, afresh=afresh) == (ZEROSHOT, 0.0)
+    for from_disk in (False, True):
+        assert serve(mine, house, from_disk=from_disk) == (ZEROSHOT, 0.0)
     assert copy_of(house).trouble == f"version {name}: gives no numbers. Learn again."
     house.annotate(6, digest="two")
     house.look()
@@ -311,5 +311,5 @@ def test_what_turns_out_to_be_of_no_use_is_served_no_more_until_another_is(house
 @pytest.mark.parametrize("kept_s", [None, 86400])
 def test_a_hold_on_the_pointer_that_nobody_here_wrote_holds_up_nobody(house: LearningHouse, kept_s: int | None) -> None:
     house.redis.set(f"zeromask:{PROJECT}:pointer", "x", ex=kept_s)
-    assert serve(shelf(house), house) == (house.served, 1.0)
+    assert serve(cache(house), house) == (house.served, 1.0)
     assert b"without an end" in house.redis.lrange("zeromask:odd", 0, 0)[0]

@@ -11,17 +11,17 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.webhooks import SECRET_HEADER, leads_here
 from plugin_config.queue.control import QueueControl
 from plugin_config.settings import Settings
 from tests.house import CONFIG, House, picture, tasks, upload
 from tests.http_server import Answer, Asked, Server, as_json, serving
-from tests.stand_ins import PROJECT, StandInLabelStudio, StandInResident, resident_fixture
-from worker.service.context import Resident
+from tests.stand_ins import PROJECT, StandInContext, StandInLabelStudio, context_fixture
+from worker.service.context import WorkerContext
 from worker.service.webhook_secret import install_webhook_secret
 
-__all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
 SECRET = "a secret of webhooks"
 USER, PASSWORD = "label-studio", "a password of models"
@@ -87,36 +87,36 @@ def hook(number: int, url: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def signed_in(resident: StandInResident) -> StandInResident:
-    resident.settings = replace(resident.settings, webhook_secret=SECRET)
-    return resident
+def signed_in(context: StandInContext) -> StandInContext:
+    context.settings = replace(context.settings, webhook_secret=SECRET)
+    return context
 
 
-def look(resident: StandInResident, *models: str) -> StandInHooks:
-    """A resident's look at a project with these models connected."""
-    resident.label_studio = found = StandInHooks(*models)
-    resident.refresh()
+def look(context: StandInContext, *models: str) -> StandInHooks:
+    """A context's look at a project with these models connected."""
+    context.label_studio = found = StandInHooks(*models)
+    context.reconcile()
     return found
 
 
-def test_a_look_installs_it_once(signed_in: StandInResident) -> None:
+def test_a_look_installs_it_once(signed_in: StandInContext) -> None:
     found = look(signed_in, "http://localhost:9090/")
     assert found.changed == [("/api/webhooks/5/", {"headers": {SECRET_HEADER: SECRET}, "actions": []})]
-    signed_in.refresh()
+    signed_in.reconcile()
     assert len(found.changed) == 1
     signed_in.settings = replace(signed_in.settings, webhook_secret="another secret of webhooks")
-    signed_in.refresh()
+    signed_in.reconcile()
     assert found.hooks[0]["headers"] == {SECRET_HEADER: "another secret of webhooks"}
     assert signed_in.ledger.webhook_warning(PROJECT) == ""
 
 
-def test_nothing_is_asked_where_nobody_signs_in(resident: StandInResident) -> None:
-    resident.ledger.set_webhook_warning(PROJECT, "of a time when somebody did")
-    resident.refresh()  # this stand-in knows no webhooks
-    assert resident.ledger.webhook_warning(PROJECT) == ""
+def test_nothing_is_asked_where_nobody_signs_in(context: StandInContext) -> None:
+    context.ledger.set_webhook_warning(PROJECT, "of a time when somebody did")
+    context.reconcile()  # this stand-in knows no webhooks
+    assert context.ledger.webhook_warning(PROJECT) == ""
 
 
-def test_only_the_webhook_of_our_own_model_gets_it_and_keeps_what_it_had(signed_in: StandInResident) -> None:
+def test_only_the_webhook_of_our_own_model_gets_it_and_keeps_what_it_had(signed_in: StandInContext) -> None:
     ours, evil = "http://localhost:9090", "http://evil.example:9090"
     signed_in.label_studio = found = StandInHooks(ours, evil)
     found.hooks = [
@@ -127,7 +127,7 @@ def test_only_the_webhook_of_our_own_model_gets_it_and_keeps_what_it_had(signed_
         hook(5, "http://127.0.0.1:9090/webhook"),  # of no model that is connected
         hook(6, f"{ours}/webhook", is_active=False),
     ]
-    signed_in.refresh()
+    signed_in.reconcile()
     told = {"headers": {"X-Other": "kept", SECRET_HEADER: SECRET}, "actions": ["TASKS_CREATED"]}
     assert found.changed == [("/api/webhooks/1/", told)]
 
@@ -149,7 +149,7 @@ REFUSED = LabelStudioError("PATCH /api/webhooks/5/", "was refused (HTTP 403)", "
     ],
 )  # fmt: skip
 def test_what_stands_in_the_way_is_told_once_and_costs_nothing_else(
-    signed_in: StandInResident, redis: Redis, caplog: pytest.LogCaptureFixture, models: list[str],
+    signed_in: StandInContext, redis: Redis, caplog: pytest.LogCaptureFixture, models: list[str],
     hooks: list[dict[str, Any]] | None, error: LabelStudioError | None, said: str,
 ) -> None:  # fmt: skip
     signed_in.label_studio = found = StandInHooks(*models)
@@ -157,8 +157,8 @@ def test_what_stands_in_the_way_is_told_once_and_costs_nothing_else(
     signed_in.ask(1)
     signed_in.hints.hint_tasks(PROJECT, [777])
     with caplog.at_level(logging.WARNING):
-        signed_in.refresh()
-        signed_in.refresh()
+        signed_in.reconcile()
+        signed_in.reconcile()
     assert signed_in.hints.hinted_tasks(PROJECT, most=9) == [], "the look went on"
     assert caplog.text.count(said) == 1
     (shown,) = QueueControl(redis, Settings()).state().projects
@@ -169,14 +169,24 @@ def test_what_stands_in_the_way_is_told_once_and_costs_nothing_else(
     assert signed_in.ledger.webhook_warning(PROJECT) == "", "mended"
 
 
-def test_a_label_studio_that_is_away_is_asked_the_next_time(signed_in: StandInResident) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        LabelStudioUnreachable("GET /api/ml/", "does not answer", "Start it."),
+        LabelStudioFailing("GET /api/ml/", "answered HTTP 502", "Wait.", status=502),
+    ],
+    ids=["no answer", "502"],
+)
+def test_a_label_studio_that_is_away_is_asked_the_next_time(
+    signed_in: StandInContext, error: LabelStudioError
+) -> None:
     signed_in.label_studio = found = StandInHooks("http://localhost:9090")
-    found.error = LabelStudioUnreachable("GET /api/ml/", "does not answer", "Start it.")
-    signed_in.refresh()
+    found.error = error
+    signed_in.reconcile()
     assert found.changed == []
     assert signed_in.ledger.webhook_warning(PROJECT) == ""
     found.error = None
-    signed_in.refresh()
+    signed_in.reconcile()
     assert len(found.changed) == 1
 
 
@@ -202,7 +212,7 @@ def events(server: Server) -> list[tuple[str, str | None]]:
     return [(asked.path, asked.headers.get(SECRET_HEADER)) for asked in told]
 
 
-def test_label_studio_sends_it_from_then_on(house: House, recording: Server, signed_in: StandInResident) -> None:
+def test_label_studio_sends_it_from_then_on(house: House, recording: Server, signed_in: StandInContext) -> None:
     """A real Label Studio, which signs in with what it asks the model and never with its webhooks."""
     label_studio = house.label_studio
     body = {"title": "house secret", "label_config": CONFIG.format(more="")}
@@ -224,7 +234,7 @@ def test_label_studio_sends_it_from_then_on(house: House, recording: Server, sig
     signed_in.label_studio = cast("StandInLabelStudio", label_studio)
     signed_in.settings = replace(signed_in.settings, port=int(recording.url.rpartition(":")[2]))
     for _ in range(2):
-        install_webhook_secret(cast("Resident", signed_in), project)
+        install_webhook_secret(cast("WorkerContext", signed_in), project)
     assert signed_in.ledger.webhook_warning(project) == ""
     rows = label_studio.request("GET", "/api/webhooks/", params={"project": project})
     told = {row["url"].removeprefix(recording.url): (row["headers"], row["actions"]) for row in rows}

@@ -25,7 +25,7 @@ from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.supervisor import Supervisor, free_port
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
-from tests.attack.watch import Watch
+from tests.attack.watch import DutyWatch
 from tests.faults.stand import Serving, Stand, quiet, wait_for
 from tests.house import CONFIG, TOKEN, House, current_version
 
@@ -152,7 +152,7 @@ class Ground(Stand):
         started, ids = time.monotonic(), self.task_ids(self._ordinary)
         peace = max(self.open_one() or 0.0 for _ in range(2))
         self.ask(self._ordinary, ids[:_ORDINARY])
-        with Watch(self.pids, self.url, self.open_one) as watch:
+        with DutyWatch(self.pids, self.url, self.open_one) as watch:
             finding = act()
         self.ask(self._ordinary, ids[_ORDINARY:])
         counted = self.count(attack, self._ordinary, ids, note="", within_s=_SETTLES_S)

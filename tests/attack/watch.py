@@ -22,7 +22,7 @@ HEALTH_PATIENCE_S = 5.0
 MOST_GROWN_MB = 2500.0
 
 
-class Watch:
+class DutyWatch:
     """Samples as long as its `with` block lasts.
 
     Args:

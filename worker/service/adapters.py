@@ -1,16 +1,15 @@
-"""Which version of each project this worker serves, loaded when it is needed.
+"""Which adapter each project is served with, loaded when it is needed.
 
-The disk says what is served; Redis' copy of that is read for each handful of tasks and made anew at each look. What
-cannot be loaded is not served: predictions are zero-shot then, and the reason stands in `zeromask status`. It must not
-know how predictions or versions are made.
+The pointer on disk decides. Redis' copy of it is read at every drain, and written again from disk at every reconcile. A
+project whose adapter cannot be loaded is served zero-shot, and `zeromask status` shows the reason.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from contextlib import AbstractContextManager
 
+from cachetools import LRUCache
 from redis import Redis
 
 from plugin_config.errors import LearningError, VersionsUnavailable
@@ -30,14 +29,14 @@ _MOST_REFUSED = 1000
 _ONE_PLACE = "Give all workers the same ZEROMASK_VERSIONS."
 
 
-class AdapterShelf:
-    """Holds the adapters used last. For one thread, but for `refuse`.
+class AdapterCache:
+    """Holds the adapters used last. For one thread, except `refuse`.
 
     Args:
-        settings: where versions are kept, of which Label Studio and model.
+        settings: where versions are kept, and of which Label Studio and model.
         redis: a connection.
         weights: fingerprint of the model that is loaded.
-        learner: whether this process writes versions: then what its disk says is true whatever Redis says.
+        learner: whether this process writes versions: then its disk is right whatever Redis says.
     """
 
     def __init__(self, settings: Settings, redis: Redis, *, weights: str, learner: bool = False) -> None:
@@ -47,7 +46,7 @@ class AdapterShelf:
         self._weights = weights
         self._learner = learner
         self._refused: dict[tuple[str, str], LearningError] = {}
-        self._loaded: OrderedDict[tuple[str, str], tuple[Manifest, Adapter]] = OrderedDict()
+        self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_LOADED)
 
     def folder(self, project: Project) -> VersionFolder:
         """Where the project's versions are kept."""
@@ -55,11 +54,15 @@ class AdapterShelf:
         return VersionFolder(self._settings.versions_url, owner)
 
     def moving(self, project: int) -> AbstractContextManager[None]:
-        """Keep others from moving the project's pointer meanwhile."""
+        """Lock the project's pointer: nobody else moves it meanwhile."""
         return self._served.moving(project)
 
-    def serve(self, project: Project, *, afresh: bool = False) -> tuple[str, Adapter | None]:
-        """The name of what is served, and the adapter; "zeroshot" has none.
+    def served(self, project: Project, *, from_disk: bool = False) -> tuple[str, Adapter | None]:
+        """The served adapter's name, and the adapter; "zeroshot" has none.
+
+        Args:
+            project: as Label Studio has it.
+            from_disk: read the pointer from disk; else Redis' copy is enough where there is one.
 
         Raises:
             VersionsUnavailable: the place of the versions does not answer, or is not the one they are served from.
@@ -69,19 +72,19 @@ class AdapterShelf:
         copy = self._served.copy_of(project.id, self._settings.model)
         if copy is not None and copy.owner != folder.owner:  # the project's number was given to a new one
             copy = None
-        if afresh or copy is None:
-            copy = self._look(folder, copy)
+        if from_disk or copy is None:
+            copy = self._copy_from_disk(folder, copy)
         try:
             return self._loaded_copy(folder, copy)
         except LearningError:
-            copy = self._look(folder, copy)  # something changed on the disk since the last one
+            copy = self._copy_from_disk(folder, copy)  # the disk has changed since the copy was made
         try:
             return self._loaded_copy(folder, copy)
         except LearningError as error:
             raise VersionsUnavailable(error.subject, error.problem, _ONE_PLACE) from error
 
     def adapter(self, folder: VersionFolder, name: str) -> tuple[Manifest, Adapter]:
-        """A version, loaded or from the shelf.
+        """A version, from the cache or loaded.
 
         Raises:
             LearningError: it cannot be served; see `load_adapter`.
@@ -93,25 +96,22 @@ class AdapterShelf:
         if key not in self._loaded:
             self._loaded[key] = load_adapter(folder, name, weights=self._weights)
             log.info("project %d: version %s is loaded", folder.owner.project, name)
-            if len(self._loaded) > _MOST_LOADED:
-                self._loaded.popitem(last=False)
-        self._loaded.move_to_end(key)
         return self._loaded[key]
 
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
-        """A version turned out to be of no use: the project is served zero-shot until another one is, or until this
-        process starts anew.
+        """Stop serving a version that cannot be used: the project is served zero-shot until it has another version, or
+        until this process is started again.
         """
         if len(self._refused) >= _MOST_REFUSED:
             self._refused.clear()
-        told = LearningError(f"version {name}", error.problem, error.remedy)
-        self._refused[(self.folder(project).owner.folder, name)] = told
+        reason = LearningError(f"version {name}", error.problem, error.remedy)
+        self._refused[(self.folder(project).owner.folder, name)] = reason
 
     def _loaded_copy(self, folder: VersionFolder, copy: ServedCopy) -> tuple[str, Adapter | None]:
         return copy.served, None if copy.served == ZEROSHOT else self.adapter(folder, copy.served)[1]
 
-    def _look(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:
-        """Make Redis' copy anew from the disk."""
+    def _copy_from_disk(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:
+        """Write Redis' copy again from the pointer on disk."""
         with self._served.moving(folder.owner.project):
             try:
                 found = self._on_disk(folder, before)
@@ -131,7 +131,7 @@ class AdapterShelf:
         try:
             pointer = folder.pointer()
             if pointer.serial < serial and not self._learner and self._learners.count():
-                # A folder of its own on this machine, most likely: another worker serves what is learned elsewhere.
+                # Most likely a folder of this machine alone: a learner elsewhere writes to another one.
                 problem = f"does not hold what is served of project {folder.owner.project}"
                 raise VersionsUnavailable(f"folder {place}", problem, _ONE_PLACE)
             serial = pointer.serial

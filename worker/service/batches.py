@@ -1,7 +1,4 @@
-"""How many images enter the model at once: as many as fit its memory and a second of patience.
-
-It must not know tasks, only images.
-"""
+"""How many images enter the model at once: as many as fit its memory and take a second at most."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _CALM = 50
 
 
 class BatchSize:
-    """Learns how many images to hand over at once. Used by one thread.
+    """Adapts how many images enter the model at once. Used by one thread.
 
     Args:
         most: never more than this.
@@ -37,7 +34,7 @@ class BatchSize:
         self._calm = 0
 
     def took(self, count: int, seconds: float) -> None:
-        """A batch went through: grow after a quick full one, shrink after a slow one."""
+        """Note a batch that went through: grow after a quick full one, shrink after a slow one."""
         self._calm += 1
         if self._calm >= _CALM:  # whatever else filled the memory may be gone
             self._fits, self._calm = min(self._most, self._fits * 2), 0
@@ -47,7 +44,7 @@ class BatchSize:
             self.size = min(self._fits, self.size * 2)
 
     def ran_out(self, count: int) -> None:
-        """`count` images did not fit: half as many from now on, and no more for a while."""
+        """Note that `count` images did not fit: half as many from now on, and no more for a while."""
         self.size = self._fits = max(1, count // 2)
         self._calm = 0
 
@@ -55,10 +52,10 @@ class BatchSize:
 def embed_batch(
     images: Sequence[NDArray[np.uint8]], embed: Callable[[Sequence[NDArray[np.uint8]]], Sequence[T]], size: BatchSize
 ) -> list[T | Exception]:
-    """Embed images together; when that breaks, in halves, so that only those that break it alone are lost.
+    """Embed images together; after an error in halves, so that only images that fail by themselves are lost.
 
     Returns:
-        for each image what `embed` made of it, or the error it ended with alone.
+        for each image its embedding, or the error it fails with by itself.
     """
     started = time.perf_counter()
     try:
@@ -79,11 +76,13 @@ def embed_batch(
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether more memory, or less at once, would have helped."""
-    told = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in told or "cannot allocate" in told
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("memory" in text or "cannot allocate" in text)
 
 
 def free_memory() -> None:
-    """Give back what torch keeps for later on a GPU."""
+    """Return the memory that torch has cached on a GPU."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

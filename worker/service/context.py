@@ -1,7 +1,4 @@
-"""What a worker holds for all its jobs: the model, Label Studio, the pending tasks, its leases.
-
-It must not know what is done with them; `worker.service.admission` does.
-"""
+"""What a process of the worker keeps open for all its jobs: the model, Label Studio, the queue's state, its leases."""
 
 from __future__ import annotations
 
@@ -23,12 +20,19 @@ from plugin_config.settings import Settings
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.segmenter import Segmenter
-from worker.service.adapters import AdapterShelf
+from worker.service.adapters import AdapterCache
 from worker.service.leases import Leases
 
 
-class Resident:
-    """Everything one worker process keeps open. `name` owns its leases and is unique for ever.
+class WorkerContext:
+    """Everything one process keeps open.
+
+    Attributes:
+        name: owns the leases of this process; never used again by another.
+        logged_versions: project and version that a warning was logged about, so that it is logged once.
+        stopping: set when the process is to end.
+        watch: reports work and threads in trouble.
+        trouble: what keeps this process from working, for `zeromask status`; "" = nothing.
 
     Args:
         settings: with redis_url, label_studio_url and label_studio_api_key filled in.
@@ -54,15 +58,15 @@ class Resident:
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
         self.embeddings = EmbeddingCache(self.segmenter)
-        self.adapters = AdapterShelf(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
+        self.adapters = AdapterCache(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
         self.limits = ImageLimits.from_settings(settings)
-        self.explained: set[tuple[int, str]] = set()  # project and version: what the log was told of, once
+        self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.watch = DutyWatch()
-        self.trouble = ""  # what keeps it from working, for `zeromask status`
+        self.trouble = ""
 
     def about(self) -> dict[str, str]:
-        """What this worker says of itself to whoever asks for the state of things."""
+        """The row of this process in `zeromask status`."""
         device, held = str(self.segmenter.encoder.device), str(self.leases.held())
         trouble = "; ".join(part for part in (self.trouble, self.watch.trouble()) if part)
         return {"model": self.settings.model, "device": device, "tasks": held, "trouble": trouble}

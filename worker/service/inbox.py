@@ -1,7 +1,4 @@
-"""What waits before a stage of the assembly line: urgent items first, then in turns by what their owners have cost.
-
-It must not know the stages.
-"""
+"""The queues before the stages of the pipeline: urgent items first, then owners in turns by what they have cost."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ class _Waiting(Generic[T]):
 
 
 class Inbox(Generic[T]):
-    """A queue in two classes, bounded in bytes. Safe to share between threads.
+    """A queue with two priorities, bounded in bytes. Safe to share between threads.
 
     Args:
-        most_bytes: above this, `put` waits until something was taken; one item always fits. What is urgent waits for
-            urgent ones only, and not at all while its owner has none here: nobody's waits because of another's.
-        whose: the owner of an item; None = all are of one, and go as they came.
+        most_bytes: above this, `put` waits until an item was taken; one item always fits. An urgent item waits for
+            urgent ones only, and not at all while its owner has none here: no owner waits because of another.
+        whose: the owner of an item; None = all have one owner and keep their order.
     """
 
     def __init__(self, most_bytes: float = float("inf"), *, whose: Callable[[T], Hashable] | None = None) -> None:
@@ -46,7 +43,7 @@ class Inbox(Generic[T]):
         self._came, self._went = threading.Condition(self._lock), threading.Condition(self._lock)
 
     def put(self, item: T, *, urgent: bool, size: int = 0, waits: bool = True) -> None:
-        """Add an item of `size` bytes, which waits for room unless told not to."""
+        """Add an item of `size` bytes; without room this waits, unless `waits` is False."""
         owner = self._whose(item)
         with self._went:
             if waits:
@@ -58,12 +55,12 @@ class Inbox(Generic[T]):
             self._came.notify()
 
     def full(self) -> bool:
-        """Whether whoever may wait should not come now."""
+        """Whether the bound in bytes is reached."""
         with self._lock:
             return self._bytes >= self._most_bytes
 
     def has_room(self, owner: Hashable, *, size: int, urgent: bool) -> bool:
-        """Whether an owner's item would not have to wait."""
+        """Whether `put` would add an owner's item at once."""
         with self._lock:
             return self._fits(owner, size, urgent=urgent)
 
@@ -82,8 +79,8 @@ class Inbox(Generic[T]):
         alike: Callable[[T], Hashable] | None = None,
         only_urgent: Callable[[T], bool] | None = None,
     ) -> list[T]:
-        """Take the next item and up to `most - 1` others that are `alike`; nothing when none came in time. With
-        `only_urgent`, of the urgent ones those of which it is true.
+        """Take the next item and up to `most - 1` others with the same `alike` key; an empty list after the time. With
+        `only_urgent`, take only urgent items of which it is true.
         """
         with self._came:
             if not self._came.wait_for(lambda: bool(self._offered(only_urgent)), timeout=timeout_s):
@@ -101,7 +98,7 @@ class Inbox(Generic[T]):
             return [row.item for row in taken]
 
     def charge(self, item: T, cost: float) -> None:
-        """What an item that was taken has cost, in a unit of the caller's."""
+        """Charge an item's owner with what the item has cost, in a unit of the caller's."""
         with self._lock:
             self._turns.charge(self._whose(item), cost)
 
@@ -115,13 +112,13 @@ class Inbox(Generic[T]):
 
 
 class SharedInbox(Generic[T]):
-    """A queue in two classes for a number of threads that wait on others most of the time: an owner whose items hang
-    keeps a share of the threads busy and not all. Safe to share between threads.
+    """A queue with two priorities for threads that mostly wait for the network: an owner whose items hang occupies its
+    share of the threads, not all of them. Safe to share between threads.
 
     Args:
         threads: how many take items.
-        reserved: of these, for what is urgent.
-        whose: the owner of an item and the part of it that may hang by itself.
+        reserved: how many of these are for urgent items.
+        whose: the owner of an item, and the part of the owner that may hang by itself (a host).
     """
 
     def __init__(self, threads: int, *, reserved: int, whose: Callable[[T], tuple[Hashable, Hashable]]) -> None:
@@ -140,8 +137,8 @@ class SharedInbox(Generic[T]):
 
     @contextmanager
     def taken(self, *, timeout_s: float) -> Iterator[T | None]:
-        """Take the first item whose owner has not got its share; None when there was none in time. It counts in its
-        owner's share until the `with` block ends.
+        """Take the first item whose owner has a thread of its share left; None after the time. The thread is the
+        owner's until the `with` block ends.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._first() is not None, timeout=timeout_s)
@@ -155,7 +152,7 @@ class SharedInbox(Generic[T]):
             if row is not None:
                 with self._changed:
                     self._places.give_back(*self._whose(row[2]), urgent=not row[0])
-                    self._changed.notify()  # besides this thread, which comes for another one itself
+                    self._changed.notify()  # another thread; this one looks for an item by itself
 
     def _first(self) -> tuple[bool, int, T] | None:
         free = (row for row in self._items if self._places.free(*self._whose(row[2]), urgent=not row[0]))

@@ -1,7 +1,4 @@
-"""The tasks this worker holds: the one place that renews their leases and says how each of them ended.
-
-It must not know what happens to a task in between.
-"""
+"""The tasks that this worker has leased: the one place that renews their leases and reports how each task ended."""
 
 from __future__ import annotations
 
@@ -19,19 +16,19 @@ log = logging.getLogger(__name__)
 class Leases:
     """Holds the leases of one worker. Safe to share between threads.
 
-    A task that ends while Redis is away stays held, and its end is told when Redis is back: nothing is done twice
-    because of a Redis that restarts.
+    A task that ends while Redis is away stays leased, and its end is written when Redis is back: no task is predicted
+    twice because Redis was restarted.
 
     Args:
         pending: the tasks' states.
-        owner: the worker's name, unique for ever.
+        owner: the worker's name, never used again by another.
     """
 
     def __init__(self, pending: PendingTasks, owner: str) -> None:
         self._pending = pending
         self._owner = owner
         self._held: set[tuple[int, TaskRef]] = set()
-        self._untold: list[tuple[int, TaskRef, Callable[[], bool]]] = []
+        self._unwritten: list[tuple[int, TaskRef, Callable[[], bool]]] = []
         self._lock = threading.Lock()
 
     def take(self, project: int, *, limit: int) -> list[Lease]:
@@ -46,7 +43,7 @@ class Leases:
         return taken
 
     def confirm(self, project: int, ref: TaskRef) -> bool:
-        """Whether the lease is still ours, renewed; False means that somebody else has the task, or nobody wants it.
+        """Renew a lease. Returns False when it is lost: another worker has the task, or it was cancelled.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -57,67 +54,67 @@ class Leases:
         return False
 
     def done(self, project: int, ref: TaskRef) -> None:
-        """The prediction is stored."""
+        """Settle a task whose prediction is stored."""
         self._settle(project, ref, lambda: self._pending.done(project, self._owner, ref))
 
     def fail(self, project: int, ref: TaskRef, reason: str) -> None:
-        """Trying again would not help."""
+        """Settle a task as failed: trying again would not help."""
         log.error("task %d: %s", ref.task, reason)
         self._settle(project, ref, lambda: self._pending.fail(project, self._owner, ref, reason))
 
     def retry(self, project: int, ref: TaskRef, reason: str, *, most: int) -> None:
-        """Perhaps the task's fault: later again, `most` times in all."""
+        """Try a task again later, `most` times in all; then it has failed."""
         log.warning("task %d: %s", ref.task, reason)
         self._settle(project, ref, lambda: self._pending.retry(project, self._owner, ref, reason, most=most))
 
     def give_back(self, project: int, ref: TaskRef, *, delay_s: float = 0.0) -> None:
-        """Not the task's fault: in its place again, or after a delay."""
+        """Make a task pending again, in its old place or after a delay; this counts as no attempt."""
         self._settle(project, ref, lambda: self._pending.give_back(project, self._owner, ref, delay_s=delay_s))
 
     def drop(self, project: int, ref: TaskRef) -> None:
-        """Nobody needs it any more."""
+        """Forget a task that is not wanted any more."""
         self._settle(project, ref, lambda: self._pending.drop(project, self._owner, ref))
 
     def held(self) -> int:
-        """How many tasks this worker holds."""
+        """How many tasks this worker has leased."""
         with self._lock:
             return len(self._held)
 
     def renew(self) -> None:
-        """Tell Redis what could not be told before, and renew the rest.
+        """Write the ends of tasks that could not be written before, and renew the other leases.
 
         Raises:
-            QueueUnavailable: Redis does not answer; nothing is forgotten.
+            QueueUnavailable: Redis does not answer; nothing is lost.
         """
         with self._lock:
-            untold, self._untold = self._untold, []
-        while untold:
-            project, ref, tell = untold[0]
+            unwritten, self._unwritten = self._unwritten, []
+        while unwritten:
+            project, ref, write = unwritten[0]
             try:
-                tell()
+                write()
             except QueueDamaged as error:  # its lease runs out, and a sweep finds it
-                log.error("task %d: how it ended cannot be told. %s", ref.task, error)
+                log.error("task %d: how it ended cannot be stored. %s", ref.task, error)
             except QueueUnavailable:
                 with self._lock:
-                    self._untold = untold + self._untold
+                    self._unwritten = unwritten + self._unwritten
                 raise
-            untold.pop(0)
+            unwritten.pop(0)
             self._release(project, ref)
         with self._lock:
             held = sorted(self._held)
         for project in {project for project, _ in held}:
             try:
                 self._pending.renew(project, self._owner, [ref for owner, ref in held if owner == project])
-            except QueueDamaged as error:  # the others' must not run out for it
+            except QueueDamaged as error:  # the leases of other projects must not run out because of it
                 log.error("%s", error)
 
-    def _settle(self, project: int, ref: TaskRef, tell: Callable[[], bool]) -> None:
+    def _settle(self, project: int, ref: TaskRef, write: Callable[[], bool]) -> None:
         try:
-            tell()
+            write()
         except QueueUnavailable as error:
-            log.warning("task %d: how it ended is told later. %s", ref.task, error)
+            log.warning("task %d: how it ended is stored later. %s", ref.task, error)
             with self._lock:
-                self._untold.append((project, ref, tell))
+                self._unwritten.append((project, ref, write))
             return
         self._release(project, ref)
 

@@ -1,10 +1,9 @@
-"""The worker's assembly line: fetch, embed, draw and post at the same time, each in threads of its own.
+"""The worker's pipeline: fetch, embed, draw and post at the same time, each in threads of its own.
 
 While one batch is in the model, the images of the next are fetched and the masks of the last are posted. Images of any
-task and project share a batch when they have the same shape. What is on the line is bounded in tasks and in bytes; what
-somebody waits for goes first at every stage. No project keeps another one waiting for long: each has a share of the
-line and of the threads that fetch, and its turns at the model by what its tasks cost there. It must not know what the
-stages do.
+task and project share a batch when they have the same shape. The pipeline is bounded in tasks and in bytes; tasks that
+annotators have opened go first at every stage. No project delays another for long: each has a share of the pipeline and
+of the threads that fetch, and its turns at the model depend on what its tasks cost there.
 """
 
 from __future__ import annotations
@@ -12,60 +11,141 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from plugin_config.background import Duty, DutyWatch
 from plugin_config.errors import QueueUnavailable
+from plugin_config.label_studio.client import Task
+from plugin_config.queue.jobs import TaskRef
+from plugin_config.queue.pending import Lease
+from worker.label_studio.images import Picture
+from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.text.encoder import TextClasses
 from worker.service.batches import BatchSize
 from worker.service.inbox import Inbox, SharedInbox
-from worker.service.work import Drawn, Embedded, Fetched, Leased
+from worker.service.plan import Plan
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Fetching is waiting. A project alone has eight of the threads, ten over several hosts; four are for what is opened.
+# Fetching is waiting. One project gets eight of the threads, ten over several hosts; four are for opened tasks.
 _FETCHERS, _FETCHERS_RESERVED, _POSTERS = 24, 4, 4
-_MOST_BYTES = 96_000_000  # before a stage: eight pictures of the size that is segmented
-_PROJECTS = 8  # that may have all their tasks on the line at once, while others have none there
+_MOST_BYTES = 96_000_000  # before a stage: eight images of the size that is segmented
+_PROJECTS = 8  # so many may have all their tasks in the pipeline at once, while others have none there
 _IDLE_S = 0.5
 _LOOK_S = 0.25  # how soon a wait notices that the worker stops
 
 
+@dataclass(frozen=True)
+class LeasedTask:
+    """A task that this worker has leased, and its project's plan."""
+
+    plan: Plan
+    lease: Lease
+    task: Task
+
+    @property
+    def project(self) -> int:
+        """The project's id."""
+        return self.plan.project.id
+
+    @property
+    def ref(self) -> TaskRef:
+        """The task and the version it was asked for at."""
+        return self.lease.ref
+
+    @property
+    def host(self) -> str:
+        """The host its image is fetched from; "" = Label Studio, or no valid address."""
+        url = self.task.data.get(self.plan.vocabulary.image_key)
+        try:
+            return urlsplit(url).netloc if isinstance(url, str) else ""
+        except ValueError:  # the fetch says so
+            return ""
+
+
+@dataclass(frozen=True)
+class FetchedTask:
+    """A task with its image.
+
+    Attributes:
+        leased: the task.
+        picture: its image.
+        classes: the texts of its project's labels, encoded.
+        ms: stage -> how long it took, milliseconds.
+    """
+
+    leased: LeasedTask
+    picture: Picture
+    classes: TextClasses | None = None
+    ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EmbeddedTask:
+    """A task with its image's embedding. Attributes as of `FetchedTask`."""
+
+    leased: LeasedTask
+    picture: Picture
+    embedding: ImageEmbedding
+    classes: TextClasses | None
+    ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DrawnTask:
+    """A task with the regions to post.
+
+    Attributes:
+        leased: the task.
+        result: regions as Label Studio stores them.
+        score: confidence of the whole prediction, 0 to 1.
+        ms: stage -> how long it took, milliseconds.
+    """
+
+    leased: LeasedTask
+    result: Sequence[Mapping[str, Any]]
+    score: float
+    ms: Mapping[str, float]
+
+
 class Stages(Protocol):
-    """What is done with a task. A stage that returns nothing for it has settled it."""
+    """What is done with a task. A stage that returns None for it has settled it."""
 
-    def fetch(self, leased: Leased) -> Fetched | None:
-        """Read its picture."""
+    def fetch(self, leased: LeasedTask) -> FetchedTask | None:
+        """Read its image."""
 
-    def embed(self, batch: Sequence[Fetched], size: BatchSize) -> Sequence[Embedded]:
-        """Show pictures to the model."""
+    def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> Sequence[EmbeddedTask]:
+        """Encode images; tasks that are missing in the result are settled."""
 
-    def draw(self, embedded: Embedded) -> Drawn | None:
-        """Make its regions."""
+    def draw(self, embedded: EmbeddedTask) -> DrawnTask | None:
+        """Segment the image and encode the masks as regions."""
 
-    def post(self, drawn: Drawn) -> None:
-        """Store them."""
+    def post(self, drawn: DrawnTask) -> None:
+        """Store the regions."""
 
-    def give_back(self, leased: Leased, *, posting: bool) -> None:
-        """The worker stops: another one does it; `posting` when the prediction may be on its way."""
+    def give_back(self, leased: LeasedTask, *, posting: bool) -> None:
+        """Give the task to another worker, because this one stops; `posting` when its prediction may have been sent."""
 
-    def unexpected(self, leased: Leased, error: Exception) -> None:
-        """A fault of ours: settle it as failed."""
+    def unexpected(self, leased: LeasedTask, error: Exception) -> None:
+        """Fail the task after a fault of the program."""
 
 
 class Pipeline:
-    """Holds the threads and what is on its way between them; `close` ends both.
+    """Holds the threads and the tasks between them; `close` ends both.
 
     Args:
         stages: what is done at each stage.
-        capacity: most tasks of a project on the line; as many urgent ones may come beside them.
-        batch: most images in one forward.
-        stopping: set when the worker is to end: what has not been in the model is given back.
-        watch: tells people of a thread in trouble.
+        capacity: most tasks of one project at once; as many urgent ones may be there besides.
+        batch: most images in one forward pass.
+        stopping: set when the worker is to end: tasks that have not been in the model are given back.
+        watch: reports threads in trouble.
     """
 
     def __init__(
@@ -76,16 +156,16 @@ class Pipeline:
         self._stopping = stopping
         self._size = BatchSize(batch)
         self._ended = threading.Event()
-        self._on_line: dict[int, Leased] = {}
+        self._tasks: dict[int, LeasedTask] = {}
         self._kept_for, self._kept_until = 0, 0.0
         self._moved = threading.Condition()
         self._at_model: dict[str, float] = {}
-        self._to_fetch: SharedInbox[Leased] = SharedInbox(
+        self._to_fetch: SharedInbox[LeasedTask] = SharedInbox(
             _FETCHERS, reserved=_FETCHERS_RESERVED, whose=lambda leased: (leased.project, leased.host)
         )
-        self._to_embed: Inbox[Fetched] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
-        self._to_draw: Inbox[Embedded] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
-        self._to_post: Inbox[Drawn] = Inbox()
+        self._to_embed: Inbox[FetchedTask] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
+        self._to_draw: Inbox[EmbeddedTask] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
+        self._to_post: Inbox[DrawnTask] = Inbox()
         steps = {self._fetch: _FETCHERS, self._embed: 1, self._draw: 1, self._post: _POSTERS}
         self._threads = [
             threading.Thread(target=self._loop, args=(step,), name=f"{step.__name__[1:]}-{number}", daemon=True)
@@ -98,7 +178,7 @@ class Pipeline:
         self._watch.expect_alive(self._threads)
 
     def room(self, project: int, wanted: int, *, urgent: bool, timeout_s: float) -> bool:
-        """Wait until `wanted` more tasks of a project may come; False when the time is over, or the worker stops."""
+        """Wait until `wanted` more tasks of a project may be admitted. False after the time, or if the worker stops."""
         deadline = time.monotonic() + timeout_s
         with self._moved:
             while not self._stopping.is_set():
@@ -110,51 +190,51 @@ class Pipeline:
         return False
 
     def keep_for(self, project: int, seconds: float) -> None:
-        """Let nothing else in than this project's tasks, and what is opened, so that the line becomes empty for one."""
+        """Admit only this project's tasks and opened ones for a while, so that the pipeline becomes empty."""
         with self._moved:
             self._kept_for, self._kept_until = project, time.monotonic() + seconds
 
     def _fits(self, project: int, wanted: int, urgent: bool) -> bool:
         if not urgent and project != self._kept_for and time.monotonic() < self._kept_until:
             return False
-        alike = [leased.project for leased in self._on_line.values() if leased.lease.urgent == urgent]
+        alike = [leased.project for leased in self._tasks.values() if leased.lease.urgent == urgent]
         if alike.count(project) + wanted > max(self._capacity, wanted):
             return False
         return urgent or len(alike) + wanted <= max(_PROJECTS * self._capacity, wanted)
 
-    def admit(self, work: Sequence[Leased]) -> None:
-        """Put tasks on the line; from here on they settle by themselves."""
+    def admit(self, work: Sequence[LeasedTask]) -> None:
+        """Start tasks; the stages settle them."""
         with self._moved:
-            self._on_line.update((id(leased), leased) for leased in work)
+            self._tasks.update((id(leased), leased) for leased in work)
         for leased in work:
             self._to_fetch.put(leased, urgent=leased.lease.urgent)
 
     def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until nothing is on the line; False when the time is over."""
+        """Wait until no task is left; False after the time."""
         with self._moved:
-            return self._moved.wait_for(lambda: not self._on_line, timeout=timeout_s)
+            return self._moved.wait_for(lambda: not self._tasks, timeout=timeout_s)
 
     def stuck_s(self) -> float:
-        """How long the model has been at one batch, or the shapes at one picture; seconds."""
+        """How long the model has been at one batch, or the drawing at one image; seconds."""
         return max((time.monotonic() - since for since in list(self._at_model.values())), default=0.0)
 
     def close(self, *, grace_s: float) -> None:
-        """Finish what has been in the model, give the rest back, end the threads."""
+        """Finish tasks that have been in the model, give the others back, end the threads."""
         self._stopping.set()
         self.wait_empty(grace_s)
         self._watch.release(self._threads)
         self._ended.set()
         with self._moved:
-            left = list(self._on_line.values())
+            left = list(self._tasks.values())
         for leased in left:
             self._stages.give_back(leased, posting=True)
             self._finished(leased)
-        ending = time.monotonic() + 2 * _IDLE_S  # for all of them: many may hang on pictures, and are daemons
+        ending = time.monotonic() + 2 * _IDLE_S  # for all of them: many may wait for images, and are daemons
         for thread in self._threads:
             thread.join(timeout=max(0.0, ending - time.monotonic()))
 
     def _loop(self, step: Callable[[], None]) -> None:
-        duty = self._watch.duty(f"the line's step {step.__name__[1:]}")
+        duty = self._watch.duty(f"the pipeline's stage {step.__name__[1:]}")
         while not self._ended.is_set():
             if not self._run_step(duty, step):
                 self._ended.wait(duty.pause_s())
@@ -175,7 +255,7 @@ class Pipeline:
                 self._to_embed.put(fetched, urgent=leased.lease.urgent, size=fetched.picture.pixels.nbytes)
 
     def _embed(self) -> None:
-        # Nothing is taken that would have to be held: what is opened meanwhile goes by.
+        # While the next stage is full, only opened tasks are taken.
         full = self._to_draw.full()
         batch = self._to_embed.get(
             1 if full else self._size.size, timeout_s=_LOOK_S if full else _IDLE_S, alike=_bucket,
@@ -183,7 +263,7 @@ class Pipeline:
         )  # fmt: skip
         batch = [item for item in batch if not self._turned_back(item.leased)]
         started = time.monotonic()
-        done: Sequence[Embedded] = ()
+        done: Sequence[EmbeddedTask] = ()
         try:
             with self._model("embed"):
                 done = self._stages.embed(batch, self._size) if batch else ()
@@ -201,7 +281,7 @@ class Pipeline:
             urgent, size = embedded.leased.lease.urgent, embedded.picture.pixels.nbytes
             self._to_draw.put(embedded, urgent=urgent, size=size, waits=False)
 
-    def _can_be_drawn(self, item: Fetched) -> bool:
+    def _can_be_drawn(self, item: FetchedTask) -> bool:
         return self._to_draw.has_room(item.leased.project, size=item.picture.pixels.nbytes, urgent=True)
 
     def _draw(self) -> None:
@@ -217,7 +297,7 @@ class Pipeline:
         for drawn in self._to_post.get(timeout_s=_IDLE_S):
             self._step(drawn.leased, self._stages.post, drawn)
 
-    def _step(self, leased: Leased, stage: Callable[[T], R | None], item: T) -> R | None:
+    def _step(self, leased: LeasedTask, stage: Callable[[T], R | None], item: T) -> R | None:
         result = None
         try:
             result = stage(item)
@@ -228,16 +308,16 @@ class Pipeline:
             self._finished(leased)
         return result
 
-    def _turned_back(self, leased: Leased) -> bool:
+    def _turned_back(self, leased: LeasedTask) -> bool:
         if not self._stopping.is_set():
             return False
         self._stages.give_back(leased, posting=False)
         self._finished(leased)
         return True
 
-    def _finished(self, leased: Leased) -> None:
+    def _finished(self, leased: LeasedTask) -> None:
         with self._moved:
-            self._on_line.pop(id(leased), None)
+            self._tasks.pop(id(leased), None)
             self._moved.notify_all()
 
     @contextmanager
@@ -249,7 +329,7 @@ class Pipeline:
             del self._at_model[stage]
 
 
-def _bucket(item: Fetched) -> tuple[bool, int, str]:
-    """Pictures in one bucket enter the same encoder at the same size, or nearly: the short side is fixed there."""
+def _bucket(item: FetchedTask) -> tuple[bool, int, str]:
+    """Images in one bucket enter the same encoder at nearly the same size: the short side is fixed there."""
     height, width = item.picture.pixels.shape[:2]
-    return height <= width, round(16 * max(height, width) / min(height, width)), item.leased.order.encoder_part
+    return height <= width, round(16 * max(height, width) / min(height, width)), item.leased.plan.encoder_part

@@ -1,8 +1,8 @@
-"""RQ jobs as this project writes them, and nothing else: what is forged is refused before RQ reads anything of it.
+"""RQ jobs as this project writes them, and no others: a forged job is refused before RQ reads any of it.
 
-A job of RQ may name functions to import when it ends, addresses to call, jobs that wait for it, times to be repeated
-and a great deal more. Ours have none of these, so a job's hash is judged field by field, and whatever differs counts as
-no job at all. It must not know what the jobs do.
+A job of RQ may name functions to import when it ends, addresses to call, jobs that depend on it, repetitions and much
+more. Ours have none of these, so a job's hash is checked field by field, and a job with any other content is treated as
+if it did not exist. No module is imported by a job's name: the worker is given one function for each name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from redis import Redis
@@ -19,7 +20,7 @@ from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 
-from plugin_config.errors import JobError
+from plugin_config.errors import EnvironmentBroken, JobError
 from plugin_config.queue.jobs import (
     ALLOWED_FUNCTIONS,
     DRAIN_JOB,
@@ -50,28 +51,43 @@ _REFUSED_KEPT_S = 86400
 
 
 class RefusedJob(NoSuchJobError):
-    """A job that this project did not write. RQ takes it for one that is gone."""
+    """A job that this project did not write. RQ treats it as one that does not exist."""
+
+
+JobFunctions = Mapping[str, Callable[[Mapping[str, Any]], None]]
+"""The name of a job in Redis -> the function that runs it, which takes the job's one argument."""
 
 
 class PlainJob(Job):
-    """A job whose hash is judged before it is read."""
+    """A job whose hash is checked before it is read.
+
+    Attributes:
+        functions: what runs the jobs; set by the worker right before it runs this one.
+    """
+
+    functions: JobFunctions = MappingProxyType({})
 
     @property
     def func(self) -> Callable[..., Any]:
-        """What runs a job of this name."""
-        from worker.service import jobs  # here: what jobs do stands on this module
+        """The function that runs this job.
 
-        functions = {DRAIN_JOB: jobs.drain_project, REFRESH_JOB: jobs.refresh_project, LEARN_JOB: jobs.learn_project}
-        return functions[str(self.func_name)]
+        Raises:
+            EnvironmentBroken: this process runs no jobs of this name.
+        """
+        name = str(self.func_name)
+        if name not in self.functions:
+            remedy = "Start `zeromask worker` for predictions and `zeromask worker --queue finetune` for learning."
+            raise EnvironmentBroken("worker", f"runs no jobs named {name[:80]!r}", remedy)
+        return self.functions[name]
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> Any:
-        """Read a job out of its hash.
+        """Read a job from its hash.
 
         Raises:
             RefusedJob: it is not one of this project's.
         """
         try:
-            judge(raw_data)
+            check_hash(raw_data)
             return super().restore(raw_data)
         except (JobError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             log.error("job %s refused: %s", self.id, error)
@@ -80,7 +96,7 @@ class PlainJob(Job):
 
 
 class PlainQueue(Queue):
-    """A queue that gives such jobs only, and passes over ids that are none."""
+    """A queue that returns such jobs only, and skips ids that are not text."""
 
     job_class = PlainJob
 
@@ -105,7 +121,7 @@ class PlainQueue(Queue):
     def _fetch_dequeued_job(cls, connection: Redis, queue_key: str, job_id: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return super()._fetch_dequeued_job(connection, queue_key, job_id, *args, **kwargs)
-        except (ValueError, TypeError) as error:  # RQ allows few signs in an id
+        except (ValueError, TypeError) as error:  # RQ allows few characters in an id
             log.error("job %.80r refused: %s", job_id, error)
         except ResponseError as error:  # a key of another kind than a job's
             log.error("job %.80r refused: %s", job_id, error)
@@ -113,8 +129,8 @@ class PlainQueue(Queue):
         return None
 
 
-def judge(raw: Mapping[bytes, bytes]) -> None:
-    """Look a job's hash over.
+def check_hash(raw: Mapping[bytes, bytes]) -> None:
+    """Check a job's hash.
 
     Raises:
         JobError: it holds anything that this project does not write.
@@ -141,7 +157,7 @@ def judge(raw: Mapping[bytes, bytes]) -> None:
 
 
 def _called(data: bytes) -> str:
-    """The function a job calls, once its name and its one argument are as they should be."""
+    """The name of the function a job calls, after a check of the name and of the one argument."""
     unpacked = zlib.decompressobj()
     try:
         called = json.loads(unpacked.decompress(data, _MOST_BYTES))

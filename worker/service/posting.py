@@ -1,7 +1,7 @@
-"""A drawn task -> one prediction in Label Studio, through whatever happens on the way.
+"""A drawn task becomes one prediction in Label Studio, and takes the place of older ones.
 
-While Label Studio is away the post waits, with its lease renewed; when an answer was lost, it looks before it posts
-again. It must not know about models.
+While Label Studio is away the post waits, with its lease renewed. After a lost answer the stored predictions are read
+before the post is repeated.
 """
 
 from __future__ import annotations
@@ -10,18 +10,25 @@ import logging
 import threading
 import time
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable, QueueDamaged, QueueUnavailable
+from plugin_config.errors import (
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+    QueueUnavailable,
+    ZeromaskError,
+)
+from plugin_config.label_studio.client import Task
 from plugin_config.queue.jobs import TaskRef
-from plugin_config.queue.pending import MAX_ATTEMPTS, Priority
-from worker.service.context import Resident
-from worker.service.plan import Order, replace_older, show
-from worker.service.work import Drawn, Leased
+from plugin_config.queue.pending import Priority
+from worker.service.context import WorkerContext
+from worker.service.failures import WAIT_FOR_LABEL_STUDIO, Action, Stage, treat, treatment_of
+from worker.service.pipeline import DrawnTask, LeasedTask
+from worker.service.plan import Plan
 
 log = logging.getLogger(__name__)
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 5.0
-_REFUSED_DELAY_S = 30.0
-# So many tasks refused with 500 in a row, and it is not the tasks; after an hour of that it may be them after all.
+# After so many tasks in a row that got HTTP 500, the tasks are not to blame; after an hour of that they may be.
 _OUTAGE_TASKS = 3
 _OUTAGE_S = 3600.0
 
@@ -40,7 +47,7 @@ class Outage:
             self._refused.clear()
 
     def refused(self, ref: TaskRef) -> bool:
-        """A server error answered this task; True when others got the same, and none got through in between."""
+        """Note a task that got HTTP 500. Returns True when others got the same and none was stored in between."""
         with self._lock:
             if not self._refused:
                 self._since = time.monotonic()
@@ -51,114 +58,131 @@ class Outage:
 class Posting:
     """Stores predictions for one worker; its threads share it."""
 
-    def __init__(self, resident: Resident) -> None:
-        self._resident = resident
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
         self._outage = Outage()
 
-    def post(self, drawn: Drawn) -> None:
+    def post(self, drawn: DrawnTask) -> None:
         """Store the prediction and settle the task: done, failed, given back, or to be tried again later."""
-        started, wait_s, doubtful = time.perf_counter(), _FIRST_WAIT_S, False
+        started, wait_s, doubtful, leased = time.perf_counter(), _FIRST_WAIT_S, False, drawn.leased
         while True:
             try:
-                if not self._attempt(drawn, doubtful=doubtful):
+                stored = self._attempt(drawn, doubtful=doubtful)
+            except ZeromaskError as error:
+                if isinstance(error, (LabelStudioUnreachable, LabelStudioFailing)):
+                    doubtful = True
+                    self._doubt(leased)
+                if self._treat(leased, error) is not Action.HOLD:
                     return
-            except QueueDamaged as error:  # waiting would not help: whoever sweeps finds the task
-                log.error("task %d: %s", drawn.leased.ref.task, error)
-                self._resident.leases.give_back(drawn.leased.project, drawn.leased.ref)
-                return
-            except QueueUnavailable as error:  # without its word nobody may post: somebody else may have the task
-                log.warning("task %d: waits for Redis. %s", drawn.leased.ref.task, error)
-            except LabelStudioUnreachable as error:
-                doubtful = True
-                self._doubt(drawn.leased)
-                if error.status == 500 and not self._outage.refused(drawn.leased.ref):
-                    self._resident.leases.retry(drawn.leased.project, drawn.leased.ref, str(error), most=MAX_ATTEMPTS)
-                    return
-                self._resident.trouble = str(error)
-                log.warning("task %d: %s", drawn.leased.ref.task, error)
-            except LabelStudioError as error:
-                self._refused(drawn.leased, error)
-                return
             else:
-                self._tell(drawn, started)
+                if stored:
+                    self._log(drawn, started)
                 return
-            if self._resident.stopping.wait(wait_s):
-                self._resident.leases.give_back(drawn.leased.project, drawn.leased.ref)
+            if self._context.stopping.wait(wait_s):
+                self._context.leases.give_back(leased.project, leased.ref)
                 return
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
-    def _attempt(self, drawn: Drawn, *, doubtful: bool) -> bool:
+    def _attempt(self, drawn: DrawnTask, *, doubtful: bool) -> bool:
         """Post once. False when the task is somebody else's by now; True when its prediction is stored."""
-        leased, label_studio = drawn.leased, self._resident.label_studio
-        version, ref = leased.order.version, leased.ref
+        leased, label_studio = drawn.leased, self._context.label_studio
+        version, ref = leased.plan.version, leased.ref
         if doubtful:  # again, in case Redis was away too when the answer was lost
-            self._resident.ledger.add_unconfirmed(leased.project, ref)
+            self._context.ledger.add_unconfirmed(leased.project, ref)
         if doubtful and any(row.version == version for row in label_studio.predictions(ref.task)):
             log.info("task %d: was stored, only the answer was lost", ref.task)
         else:
-            if not self._resident.leases.confirm(leased.project, ref):
+            if not self._context.leases.confirm(leased.project, ref):
                 log.warning("task %d: its lease is gone: cancelled, or another worker has it", ref.task)
                 return False
-            self._resident.ledger.add_version(leased.project, version)
+            self._context.ledger.add_version(leased.project, version)
             stored = label_studio.create_prediction(ref.task, drawn.result, score=drawn.score, version=version)
             if stored.version != version or len(stored.result) != len(drawn.result):
                 problem = f"stored {len(stored.result)} of {len(drawn.result)} regions at version {stored.version!r}"
                 raise LabelStudioError(f"task {ref.task}", problem, "See Label Studio's log.")
         self._outage.over()
-        self._resident.trouble = ""
-        finish(self._resident, leased)
+        self._context.trouble = ""
+        finish(self._context, leased)
         return True
 
-    def _doubt(self, leased: Leased) -> None:
+    def _treat(self, leased: LeasedTask, error: ZeromaskError) -> Action:
+        """Do what the table says. Returns HOLD when the post is to be repeated; else the task is settled.
+
+        Raises:
+            ZeromaskError: the error, where it is in no row.
+        """
+        treatment, ref = treatment_of(Stage.POST, error), leased.ref
+        if treatment is None:
+            raise error
+        if treatment.action is Action.RETRY and self._outage.refused(ref):
+            treatment = WAIT_FOR_LABEL_STUDIO
+        if treatment.action is Action.FAIL and self._is_gone(leased):
+            log.info("task %d: was deleted meanwhile", ref.task)
+            self._context.leases.drop(leased.project, ref)
+            return Action.FAIL
+        if treatment.action is Action.HOLD:
+            log.warning("task %d: waits. %s", ref.task, error)
+        elif treatment.action is Action.GIVE_BACK:
+            log.error("task %d: %s", ref.task, error)
+        treat(self._context, treatment, error, leased.project, ref)
+        return treatment.action
+
+    def _doubt(self, leased: LeasedTask) -> None:
         try:
-            self._resident.ledger.add_unconfirmed(leased.project, leased.ref)
+            self._context.ledger.add_unconfirmed(leased.project, leased.ref)
         except QueueUnavailable as error:
             log.warning("task %d: %s", leased.ref.task, error)
 
-    def _refused(self, leased: Leased, error: LabelStudioError) -> None:
-        leases, project, ref = self._resident.leases, leased.project, leased.ref
-        if error.status in (401, 403):  # the token, most likely: nothing is wrong with the task
-            self._resident.trouble = str(error)
-            log.error("task %d: %s", ref.task, error)
-            leases.give_back(project, ref, delay_s=_REFUSED_DELAY_S)
-        elif self._is_gone(leased):
-            log.info("task %d: was deleted meanwhile", ref.task)
-            leases.drop(project, ref)
-        else:
-            leases.fail(project, ref, str(error))
-
-    def _is_gone(self, leased: Leased) -> bool:
+    def _is_gone(self, leased: LeasedTask) -> bool:
         try:
-            return not self._resident.label_studio.tasks(leased.project, [leased.ref.task])
+            return not self._context.label_studio.tasks(leased.project, [leased.ref.task])
         except LabelStudioError as error:
             return error.status == 404
 
-    def _tell(self, drawn: Drawn, started: float) -> None:
+    def _log(self, drawn: DrawnTask, started: float) -> None:
         ms = {**drawn.ms, "post": (time.perf_counter() - started) * 1000}
-        told = ", ".join(f"{stage} {spent:.0f} ms" for stage, spent in ms.items())
+        spent = ", ".join(f"{stage} {stage_ms:.0f} ms" for stage, stage_ms in ms.items())
         log.info("task %d: %d regions, version %s, %s", drawn.leased.ref.task, len(drawn.result),
-                 drawn.leased.order.version, told)  # fmt: skip
+                 drawn.leased.plan.version, spent)  # fmt: skip
 
 
-def finish(resident: Resident, leased: Leased) -> None:
-    """The task has its prediction: settle it, and let the prediction take the place of older ones."""
-    order, project, ref = leased.order, leased.project, leased.ref
-    resident.leases.done(project, ref)
+def finish(context: WorkerContext, leased: LeasedTask) -> None:
+    """Settle a task whose prediction is stored, and let the prediction take the place of older ones."""
+    plan, project, ref = leased.plan, leased.project, leased.ref
+    context.leases.done(project, ref)
     try:
-        served = resident.ledger.target_version(project)
-        if served and served != order.version:  # the labels changed while this was drawn
-            resident.pending.add(project, [TaskRef(served, ref.task)], priority=Priority.LATER)
+        served = context.ledger.target_version(project)
+        if served and served != plan.version:  # the labels changed while this was drawn
+            context.pending.add(project, [TaskRef(served, ref.task)], priority=Priority.LATER)
             return
-        _tidy(resident, order, leased)
+        try:
+            delete_older_predictions(context, plan, leased.task)
+        except LabelStudioError:
+            context.ledger.add_leftover(project, ref.task)
+            context.hints.request_refresh(project)
+            raise
+        show_version(context, plan)
     except (LabelStudioError, QueueUnavailable) as error:  # the prediction is stored; what is left over is harmless
         log.warning("task %d: %s", ref.task, error)
 
 
-def _tidy(resident: Resident, order: Order, leased: Leased) -> None:
-    try:
-        replace_older(resident, order, leased.task)
-    except LabelStudioError:
-        resident.ledger.add_leftover(leased.project, leased.ref.task)
-        resident.hints.request_refresh(leased.project)
-        raise
-    show(resident, order)
+def delete_older_predictions(context: WorkerContext, plan: Plan, task: Task) -> None:
+    """Delete predictions of older versions of ours, unless the task is annotated: annotations keep the prediction they
+    came from.
+    """
+    older = (task.versions - {plan.version}) & context.ledger.versions(plan.project.id)
+    if older and not task.annotations:
+        for prediction in context.label_studio.predictions(task.id):
+            if prediction.version in older:
+                context.label_studio.delete_prediction(prediction.id)
+
+
+def show_version(context: WorkerContext, plan: Plan) -> None:
+    """Show annotators the version just stored, once per version, unless they chose a version that is not ours."""
+    project, shown = plan.project.id, plan.project.model_version
+    if shown == plan.version or context.ledger.shown_version(project) == plan.version:
+        return
+    ours = context.ledger.versions(project) | context.label_studio.model_titles(project) | {""}
+    if shown in ours:
+        context.label_studio.show_version(project, plan.version)
+    context.ledger.set_shown_version(project, plan.version)

@@ -1,4 +1,4 @@
-"""How a process works off a queue of jobs, through restarts of Redis. It must not know what the jobs do."""
+"""How a process works off queues of jobs, through restarts of Redis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.connection import is_damage, open_redis
 from plugin_config.queue.quarantine import quarantine_keys
 from plugin_config.settings import Settings
-from worker.service.plain_jobs import PlainJob, PlainQueue
+from worker.service.plain_jobs import JobFunctions, PlainJob, PlainQueue
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +37,35 @@ _REDIS_AWAY_S, _AGAIN_S, _LONGEST_REST_S = 2.0, 0.2, 5.0
 class PlainWorker(SimpleWorker):
     """An RQ worker that runs jobs in its own process, where the model is, and only jobs of the contract.
 
-    Whatever else RQ does for whoever reaches Redis is left out: commands by publish and subscribe (stop, kill, shut
-    down), suspension, groups, rate limits and the scheduler. A fault RQ met ends its loop; `met` holds it then.
+    Everything else that RQ does for anyone who reaches Redis is left out: commands by publish and subscribe (stop,
+    kill, shut down), suspension, groups, rate limits and the scheduler.
+
+    Attributes:
+        functions: what runs the jobs.
+        stopping: set by SIGTERM and SIGINT.
+        met: the error that ended RQ's loop; None = it ended as it should.
     """
 
     queue_class = PlainQueue
     job_class = PlainJob
     log_job_description = False  # anyone's text
+    functions: JobFunctions
     stopping: threading.Event
     met: Exception | None = None
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """On SIGTERM or SIGINT: what has not been in the model is given back, then the worker ends."""
+        """On SIGTERM or SIGINT: give back tasks that have not been in the model, then end."""
         self.stopping.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def subscribe(self) -> None:
-        """Listen to nobody's commands."""
+        """Take no commands."""
 
     def check_for_suspension(self, burst: bool) -> None:
         """Never suspended: `zeromask pause` is how a person stops work."""
 
     def run_maintenance_tasks(self) -> None:
-        """Forget jobs of dead workers; what keeps from that keeps from nothing else."""
+        """Forget jobs of dead workers; an error in that stops no work."""
         try:
             self.clean_registries()  # type: ignore[no-untyped-call]
         except (RedisGone, RedisTimeout):
@@ -71,24 +77,26 @@ class PlainWorker(SimpleWorker):
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """See RQ."""
-        return self._kept(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
+        return self._noting_errors(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """See RQ."""
-        self._kept(super().execute_job, job, queue)
+        if isinstance(job, PlainJob):
+            job.functions = self.functions
+        self._noting_errors(super().execute_job, job, queue)
 
-    def _kept(self, work: Callable[..., T], *args: Any) -> T:
+    def _noting_errors(self, work: Callable[..., T], *args: Any) -> T:
         try:
             return work(*args)
         except (RedisGone, RedisTimeout, StopRequested):
             raise
-        except Exception as error:  # whatever stands in Redis: told and paused for by `work_off`, not here
+        except Exception as error:  # of whatever stands in Redis: `work_off` logs it and pauses
             self.met = error
             raise StopRequested from error
 
 
 def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
-    """Open the Redis of the settings; `timeout_s` bounds every answer, None leaves that to RQ, which waits for jobs.
+    """Connect to the Redis of the settings; `timeout_s` bounds every answer, None is for RQ, which waits for jobs.
 
     Raises:
         SettingsError: REDIS_URL is not the address of a Redis.
@@ -102,15 +110,17 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
     return connection
 
 
-def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, watch: DutyWatch) -> None:
-    """Run the queues' jobs one after the other until `stopping`, which SIGTERM and SIGINT set. Queues that hold some
-    take turns.
+def work_off(
+    queues: Sequence[Queue], functions: JobFunctions, *, owner: str, stopping: threading.Event, watch: DutyWatch
+) -> None:
+    """Run the queues' jobs one after the other until `stopping`, which SIGTERM and SIGINT set. Queues take turns.
 
     Args:
         queues: the queues, over one connection.
-        owner: the process' name, unique for ever.
+        functions: name of a job -> what runs it.
+        owner: the process' name, never used again by another.
         stopping: set when the process is to end.
-        watch: tells people of faults.
+        watch: reports faults.
     """
     connection = queues[0].connection
     duty = watch.duty("the work on jobs", longest_pause_s=_LONGEST_REST_S)
@@ -120,7 +130,7 @@ def work_off(queues: Sequence[Queue], *, owner: str, stopping: threading.Event, 
             # RQ refuses a name that is still registered, which it is for a while after Redis went away.
             name = f"zeromask-{owner}-{uuid.uuid4().hex[:4]}".replace(".", "-")
             worker = PlainWorker(plain, connection=connection, serializer=JSONSerializer, name=name)
-            worker.stopping = stopping
+            worker.functions, worker.stopping = functions, stopping
             worker.work(logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
             if worker.met is not None:
                 raise worker.met

@@ -1,155 +1,158 @@
-"""A look at a project: whatever happened there that nobody told, or that a webhook hinted at, is caught up with.
+"""Reconcile a project: compare what is stored here with Label Studio and disk, and catch up with every change.
 
-Its labels may have changed, or the version that is served; tasks may be new or gone, a prediction may have arrived
-twice. It must not know how a task is predicted.
+Its labels may have changed, or the served version; tasks may be new or deleted; a prediction may have arrived twice.
+Webhooks may have said so, and may have been lost.
 """
 
 from __future__ import annotations
 
 import logging
 
-from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable, VersionsUnavailable
+from plugin_config.errors import ZeromaskError
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
-from worker.service.context import Resident
-from worker.service.plan import Order, make_remarks, read_order, replace_older, show
+from worker.service.context import WorkerContext
+from worker.service.failures import Action, Stage, treatment_of
+from worker.service.plan import Plan, read_plan, report_unread_labels
+from worker.service.posting import delete_older_predictions, show_version
 from worker.service.webhook_secret import install_webhook_secret
 
 log = logging.getLogger(__name__)
 
 _TASKS_AT_ONCE = 200
-_MOST_LOOKED_AT = 5000
+_MOST_HINTED = 5000
 
 
-def refresh(resident: Resident, job: RefreshProject) -> None:
-    """Look at a project. What Label Studio does not answer now is looked at the next time."""
+def reconcile(context: WorkerContext, job: RefreshProject) -> None:
+    """Reconcile a project. What Label Studio cannot answer now waits for the next time."""
     project = job.project
-    resident.hints.begin_refresh(project)
+    context.hints.begin_refresh(project)
     try:
-        order = read_order(resident, project, afresh=True)
-        install_webhook_secret(resident, project)
-        make_remarks(resident, order)
-        _catch_up_with_version(resident, order)
-        _look_at_hinted(resident, order)
-        if resident.settings.prelabel:
-            _catch_up_with_tasks(resident, order)
-        _delete_left(resident, order)
-        settle_doubts(resident, project)
-    except (LabelStudioUnreachable, VersionsUnavailable) as error:
+        plan = read_plan(context, project, from_disk=True)
+        install_webhook_secret(context, project)
+        report_unread_labels(context, plan)
+        _catch_up_with_version(context, plan)
+        _catch_up_with_hints(context, plan)
+        if context.settings.prelabel:
+            _catch_up_with_tasks(context, plan)
+        _delete_left(context, plan)
+        settle_doubts(context, project)
+    except ZeromaskError as error:
+        treatment = treatment_of(Stage.RECONCILE, error)
+        if treatment is None:
+            raise
+        if treatment.action is Action.FORGET_PROJECT:
+            context.pending.forget_project(project)
         log.warning("project %d: %s", project, error)
-    except (LabelingConfigError, LabelStudioError) as error:
-        if isinstance(error, LabelStudioError) and error.status == 404:
-            resident.pending.forget_project(project)
-        log.warning("project %d is left alone: %s", project, error)
 
 
-def settle_doubts(resident: Resident, project: int) -> int:
-    """Where a prediction may have arrived twice, leave one: the one annotations came from, else the first. Returns how
-    many were deleted.
+def settle_doubts(context: WorkerContext, project: int) -> int:
+    """Delete the surplus where a prediction has arrived more than once: the one that annotations came from stays, else
+    the first. Returns how many were deleted.
 
     Raises:
-        LabelStudioError: Label Studio does not answer, or refuses.
+        LabelStudioError: Label Studio cannot answer, or refuses.
     """
-    deleted, waiting = 0, set(resident.pending.open_refs(project)) if resident.ledger.unconfirmed(project) else set()
-    for ref, last_look in resident.ledger.unconfirmed(project).items():
+    deleted, waiting = 0, set(context.pending.open_refs(project)) if context.ledger.unconfirmed(project) else set()
+    for ref, last_look in context.ledger.unconfirmed(project).items():
         if ref in waiting:
             continue
-        rows = [row for row in resident.label_studio.predictions(ref.task) if row.version == ref.version]
+        rows = [row for row in context.label_studio.predictions(ref.task) if row.version == ref.version]
         if len(rows) > 1:
-            used = resident.label_studio.parent_predictions(ref.task)
+            used = context.label_studio.parent_predictions(ref.task)
             first, *others = sorted(rows, key=lambda row: (row.id not in used, row.id))
             spare = [row for row in others if row.id not in used]
             for row in spare:
-                resident.label_studio.delete_prediction(row.id)
+                context.label_studio.delete_prediction(row.id)
             deleted += len(spare)
             log.info("task %d: its prediction had arrived %d times, %d is left", ref.task, len(rows), first.id)
         if last_look:
-            resident.ledger.clear_unconfirmed(project, ref)
+            context.ledger.clear_unconfirmed(project, ref)
     return deleted
 
 
-def _catch_up_with_version(resident: Resident, order: Order) -> None:
-    """Move what is pending to the present version, and ask again for what failed at another and for the unannotated
-    tasks that carry an older one of ours, those first of which the model was least sure.
+def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
+    """Move pending tasks to the present version. Ask again for tasks that failed at another version, and for
+    unannotated tasks whose prediction is of an older version, the least confident first.
     """
-    pending, project = resident.pending, order.project.id
-    ledger = resident.ledger
-    if ledger.target_version(project) == order.version and not ledger.is_rolling_out(project, order.version):
+    pending, project = context.pending, plan.project.id
+    ledger = context.ledger
+    if ledger.target_version(project) == plan.version and not ledger.is_rolling_out(project, plan.version):
         return
-    # First, so that a drain which began before ends by asking again for what it stores. Whatever ends this look before
-    # `finish_rollout`, be it Label Studio, RQ's time for a job or a death: the next one does it all.
-    resident.ledger.start_rollout(project, order.version)
-    older = resident.ledger.versions(project) - {order.version}
+    # First: a drain that began before then asks again for each task it stores. If anything ends this function before
+    # `caught_up` (Label Studio, RQ's time for a job, a death), the next reconcile does it all.
+    context.ledger.start_rollout(project, plan.version)
+    older = context.ledger.versions(project) - {plan.version}
     stale = []
-    for task in resident.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
+    for task in context.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
         if not task.versions & older or task.annotations:
             continue
-        if order.version in task.versions:  # a version that came back before all of it was replaced
-            replace_older(resident, order, task)
+        if plan.version in task.versions:  # a version that came back before all of it was replaced
+            delete_older_predictions(context, plan, task)
         else:
             stale.append(task)
     stale.sort(key=lambda task: 0.5 if task.score is None else task.score)
-    moved = pending.move_to_version(project, order.version)
-    failed = [ref for ref in pending.failures(project) if ref.version != order.version]
+    moved = pending.move_to_version(project, plan.version)
+    failed = [ref for ref in pending.failures(project) if ref.version != plan.version]
     again = dict.fromkeys([task.id for task in stale] + [ref.task for ref in failed])
-    pending.add(project, [TaskRef(order.version, task) for task in again], priority=Priority.LATER)
+    pending.add(project, [TaskRef(plan.version, task) for task in again], priority=Priority.LATER)
     pending.forget_failures(project, failed)
-    pending.forget_done(project, but=order.version)
+    pending.forget_done(project, but=plan.version)
     pending.ensure_drains(project)
-    if not again and order.version in resident.ledger.versions(project):
-        show(resident, order)  # nothing is predicted that would bring it about
-    resident.ledger.finish_rollout(project, order.version)
-    log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, order.version,
+    if not again and plan.version in context.ledger.versions(project):
+        show_version(context, plan)  # no prediction follows that would do it
+    context.ledger.finish_rollout(project, plan.version)
+    log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, plan.version,
              len(again), moved)  # fmt: skip
 
 
-def _delete_left(resident: Resident, order: Order) -> None:
-    """Older predictions that Label Studio did not delete when it was told to."""
-    project, left = order.project.id, resident.ledger.leftovers(order.project.id)
+def _delete_left(context: WorkerContext, plan: Plan) -> None:
+    """Delete older predictions that Label Studio did not delete when a newer one was stored."""
+    project, left = plan.project.id, context.ledger.leftovers(plan.project.id)
     for start in range(0, len(left), _TASKS_AT_ONCE):
         part = left[start : start + _TASKS_AT_ONCE]
-        found = {task.id: task for task in resident.label_studio.tasks(project, part)}
+        found = {task.id: task for task in context.label_studio.tasks(project, part)}
         for number in part:
-            if number in found and order.version in found[number].versions:
-                replace_older(resident, order, found[number])
-            resident.ledger.clear_leftover(project, number)
+            if number in found and plan.version in found[number].versions:
+                delete_older_predictions(context, plan, found[number])
+            context.ledger.clear_leftover(project, number)
 
 
-def _look_at_hinted(resident: Resident, order: Order) -> None:
-    """Tasks that a webhook said are new or gone: what is gone is forgotten, what is new is asked for if that is set."""
-    project = order.project.id
-    hinted = resident.hints.hinted_tasks(project, most=_MOST_LOOKED_AT)
+def _catch_up_with_hints(context: WorkerContext, plan: Plan) -> None:
+    """Forget tasks that a webhook said are deleted; with ZEROMASK_PRELABEL, ask for those it said are new."""
+    project = plan.project.id
+    hinted = context.hints.hinted_tasks(project, most=_MOST_HINTED)
     for start in range(0, len(hinted), _TASKS_AT_ONCE):
         part = hinted[start : start + _TASKS_AT_ONCE]
-        found = resident.label_studio.tasks(project, part)
+        found = context.label_studio.tasks(project, part)
         gone = set(part) - {task.id for task in found}
-        forgotten = resident.pending.forget_tasks(project, gone)
+        forgotten = context.pending.forget_tasks(project, gone)
         if gone:
             log.info("project %d: %d tasks are gone, %d of them were known here", project, len(gone), forgotten)
-        if resident.settings.prelabel:
-            # Where this agrees with what Label Studio counts, nothing was missed and not all tasks need be read.
-            resident.ledger.set_task_count(project, resident.ledger.task_count(project) + len(found) - len(gone))
-            wanted = [task.id for task in found if order.version not in task.versions and not task.annotations]
-            resident.pending.add(project, [TaskRef(order.version, task) for task in wanted], priority=Priority.LATER)
-        resident.hints.clear_hinted_tasks(project, part)
+        if context.settings.prelabel:
+            # While this equals the number in Label Studio, no webhook was lost and not all tasks need be read.
+            context.ledger.set_task_count(project, context.ledger.task_count(project) + len(found) - len(gone))
+            wanted = [task.id for task in found if plan.version not in task.versions and not task.annotations]
+            context.pending.add(project, [TaskRef(plan.version, task) for task in wanted], priority=Priority.LATER)
+        context.hints.clear_hinted_tasks(project, part)
     if hinted:
-        resident.pending.ensure_drains(project)
-    if len(hinted) == _MOST_LOOKED_AT:
-        resident.hints.request_refresh(project)
+        context.pending.ensure_drains(project)
+    if len(hinted) == _MOST_HINTED:
+        context.hints.request_refresh(project)
 
 
-def _catch_up_with_tasks(resident: Resident, order: Order) -> None:
-    """Ask for every unannotated task without a prediction when their number is not what it was: a webhook was lost."""
-    project, number = order.project.id, order.project.tasks
-    if resident.ledger.task_count(project) == number:
+def _catch_up_with_tasks(context: WorkerContext, plan: Plan) -> None:
+    """Ask for every unannotated task without a prediction if the number of tasks changed and no webhook said so."""
+    project, number = plan.project.id, plan.project.tasks
+    if context.ledger.task_count(project) == number:
         return
-    failed = {ref.task for ref in resident.pending.failures(project)}
+    failed = {ref.task for ref in context.pending.failures(project)}
     missing = [
-        TaskRef(order.version, task.id)
-        for task in resident.label_studio.all_tasks(project)
-        if order.version not in task.versions and not task.annotations and task.id not in failed
+        TaskRef(plan.version, task.id)
+        for task in context.label_studio.all_tasks(project)
+        if plan.version not in task.versions and not task.annotations and task.id not in failed
     ]
-    added = resident.pending.add(project, missing, priority=Priority.LATER)
-    resident.ledger.set_task_count(project, number)
-    resident.pending.ensure_drains(project)
+    added = context.pending.add(project, missing, priority=Priority.LATER)
+    context.ledger.set_task_count(project, number)
+    context.pending.ensure_drains(project)
     log.info("project %d: %d tasks asked for by themselves", project, added)

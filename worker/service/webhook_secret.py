@@ -1,8 +1,7 @@
-"""The secret by which the backend knows Label Studio's webhooks, put into those that lead to it and into no other.
+"""The secret that Label Studio's webhooks carry, installed in those that lead to this backend and in no others.
 
-Label Studio signs in with what it asks a model, and not with its webhooks: those carry the headers they are given.
-Whoever may list webhooks there reads the secret, which lets in hints to look at a project and nothing else. It must not
-know what a look at a project does besides.
+Label Studio signs in when it asks a model, but its webhooks carry only the headers they are given. Everyone who may
+list webhooks there can read the secret, which admits hints to reconcile a project and nothing else.
 """
 
 from __future__ import annotations
@@ -11,40 +10,40 @@ import logging
 import re
 from urllib.parse import urlsplit
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.webhooks import SECRET_HEADER, connected_models, leads_here, put_header, webhooks
-from worker.service.context import Resident
+from worker.service.context import WorkerContext
 
 log = logging.getLogger(__name__)
 
 _LONGEST_HOST = 80
-_HOST = re.compile(r"[\w.:-]+")  # whoever edits projects writes it: no signs that steer a terminal
+_HOST = re.compile(r"[\w.:-]+")  # written by anyone who edits projects: no characters that control a terminal
 
 
-def install_webhook_secret(resident: Resident, project: int) -> None:
-    """Make sure that the webhooks of a project which lead to this backend carry its secret, where it has one. What
-    stands in the way is told by `zeromask status` and once in the log: events are caught up with by the periodic look.
+def install_webhook_secret(context: WorkerContext, project: int) -> None:
+    """Give the project's webhooks that lead to this backend the secret, if one is set. What prevents it is shown by
+    `zeromask status` and logged once; the periodic reconcile then finds the changes.
 
     Raises:
-        LabelStudioUnreachable: Label Studio does not answer; the next look tries again.
+        LabelStudioUnreachable, LabelStudioFailing: Label Studio cannot be asked now; the next reconcile tries again.
     """
-    told = ""
-    if resident.settings.webhook_secret:
+    warning = ""
+    if context.settings.webhook_secret:
         try:
-            told = _install(resident, project)
-        except LabelStudioUnreachable:
+            warning = _install(context, project)
+        except (LabelStudioUnreachable, LabelStudioFailing):
             raise
         except LabelStudioError as error:
-            told = f"its webhooks do not carry ZEROMASK_WEBHOOK_SECRET and are refused: {error}"
-    if told != resident.ledger.webhook_warning(project):
-        resident.ledger.set_webhook_warning(project, told)
-        if told:
-            log.warning("project %d: %s", project, told)
+            warning = f"its webhooks do not carry ZEROMASK_WEBHOOK_SECRET and are refused: {error}"
+    if warning != context.ledger.webhook_warning(project):
+        context.ledger.set_webhook_warning(project, warning)
+        if warning:
+            log.warning("project %d: %s", project, warning)
 
 
-def _install(resident: Resident, project: int) -> str:
-    """Returns what stands in the way; "" = nothing."""
-    settings, label_studio = resident.settings, resident.label_studio
+def _install(context: WorkerContext, project: int) -> str:
+    """Install the secret. Returns what prevents it; "" = nothing."""
+    settings, label_studio = context.settings, context.label_studio
     connected = connected_models(label_studio, project)
     ours = {f"{url.rstrip('/')}/webhook" for url in connected if leads_here(url, settings)}
     if connected and not ours:
@@ -68,7 +67,7 @@ def _install(resident: Resident, project: int) -> str:
 
 
 def _hosts(urls: list[str]) -> str:
-    """Hosts and nothing else: addresses of others may hold their passwords."""
+    """The hosts alone: addresses may hold passwords."""
     found = set()
     for url in urls:
         try:

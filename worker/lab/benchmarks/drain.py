@@ -22,34 +22,34 @@ from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches
 from worker.label_studio.images import Picture
-from worker.service.admission import Prediction
 from worker.service.batches import BatchSize
-from worker.service.work import Drawn, Embedded, Fetched, Leased
+from worker.service.pipeline import DrawnTask, EmbeddedTask, FetchedTask, LeasedTask
+from worker.service.stages import PredictionStages
 
 _STUB = "worker.lab.benchmarks.drain"
 _MB = 1024 * 1024
 _STILL_S = 120.0
 
 
-class StubbedPixels(Prediction):
-    """The worker's stages without fetching and computing; leases and posts are the real ones."""
+class StubbedPixels(PredictionStages):
+    """The worker's stages with no picture fetched and none looked at; leases and posts are the real ones."""
 
-    def fetch(self, leased: Leased) -> Fetched | None:
-        """An image of one pixel."""
-        return Fetched(leased, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
+    def fetch(self, leased: LeasedTask) -> FetchedTask | None:
+        """A picture of one pixel."""
+        return FetchedTask(leased, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
 
-    def embed(self, batch: Sequence[Fetched], size: BatchSize) -> list[Embedded]:
-        """No embeddings."""
+    def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> list[EmbeddedTask]:
+        """Nothing seen."""
         size.took(len(batch), 0.0)
         nothing: Any = None
-        return [Embedded(item.leased, item.picture, nothing, item.classes, item.ms) for item in batch]
+        return [EmbeddedTask(item.leased, item.picture, nothing, item.classes, item.ms) for item in batch]
 
-    def draw(self, embedded: Embedded) -> Drawn | None:
+    def draw(self, embedded: EmbeddedTask) -> DrawnTask | None:
         """One small box."""
         box = {"x": 10, "y": 10, "width": 10, "height": 10, "rotation": 0, "rectanglelabels": ["red shape"]}
         region = {"id": str(embedded.leased.ref.task), "type": "rectanglelabels", "from_name": "brush",
                   "to_name": "image", "value": box}  # fmt: skip
-        return Drawn(embedded.leased, [region], 0.5, embedded.ms)
+        return DrawnTask(embedded.leased, [region], 0.5, embedded.ms)
 
 
 def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:

@@ -18,17 +18,18 @@ from plugin_config.background import Duty
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
+    LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
     QueueUnavailable,
     VersionsUnavailable,
     ZeromaskError,
 )
-from plugin_config.queue.jobs import LearnProject, enqueue_learning, learn_queue
+from plugin_config.queue.jobs import LEARN_JOB, LearnProject, enqueue_learning, learn_queue
 from plugin_config.queue.learning import LearningLease, Progress, State
 from plugin_config.versions.manifests import now
-from worker.service import jobs as tasks
-from worker.service.context import Resident
+from worker.service.context import WorkerContext
+from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
 from worker.service.trainer.look import BrokenOff, Look, Outcome
 from worker.service.trainer.reading import HeldUp
@@ -43,9 +44,9 @@ _NICE = 5  # predictions are waited for
 
 
 class Learner:
-    """Holds the project this process looks at now. See `worker.service.jobs.learn_project`."""
+    """Holds the project this process looks at now."""
 
-    def __init__(self, resident: Resident) -> None:
+    def __init__(self, resident: WorkerContext) -> None:
         self._resident = resident
         self._project: int | None = None
         self._said: dict[int, str] = {}
@@ -104,7 +105,7 @@ class Learner:
             outcome = look.run()
         except HeldUp as reason:
             return self._held(project, visit, str(reason)), False
-        except LabelStudioUnreachable as error:
+        except (LabelStudioUnreachable, LabelStudioFailing) as error:
             return self._troubled(visit, "waiting", error, _AWAY_S), False
         except LabelStudioError as error:
             if error.status == 404:
@@ -153,7 +154,7 @@ class LearnerKeeper(threading.Thread):
     waited for, and a fault in one of these duties costs none of the others.
     """
 
-    def __init__(self, resident: Resident, learner: Learner) -> None:
+    def __init__(self, resident: WorkerContext, learner: Learner) -> None:
         super().__init__(name="keeper", daemon=True)
         self._resident = resident
         self._learner = learner
@@ -210,17 +211,17 @@ class LearnerKeeper(threading.Thread):
                 log.debug("project %d: a look is due", project)
 
 
-def run_learner(resident: Resident, connection: Redis) -> None:
+def run_learner(resident: WorkerContext, connection: Redis) -> None:
     """Learn whatever is due, through restarts of Redis; ends on SIGTERM or SIGINT."""
     os.nice(_NICE)
     learner = Learner(resident)
-    tasks.attach_learner(learner)
     keeper = LearnerKeeper(resident, learner)
     keeper.start()
     log.info("ready to learn: model %s on %s, %s", resident.settings.model, resident.segmenter.encoder.device,
              resident.name)  # fmt: skip
     try:
         queues = [learn_queue(connection)]
-        work_off(queues, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
+        functions: JobFunctions = {LEARN_JOB: lambda payload: learner.learn(LearnProject.from_json(payload))}
+        work_off(queues, functions, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
     finally:
         keeper.stop()

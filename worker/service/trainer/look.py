@@ -13,16 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
 from plugin_config.label_studio.annotation_mark import AnnotationMark, annotation_mark
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number
+from plugin_config.model_version import ZEROSHOT, adapter_number
 from plugin_config.queue.learning import LearningLease, State
 from plugin_config.versions.manifests import Attempt, Pointer, VerdictRecord, VersionFolder, now
-from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from plugin_config.vocabulary import Vocabulary
 from worker.learning.corrections.hold_out import split
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.interfaces import Example
 from worker.learning.recipes import recipe_named
 from worker.service.adapter_store import keep
-from worker.service.context import Resident
+from worker.service.context import WorkerContext
+from worker.service.plan import read_plan
 from worker.service.trainer.corrections import content_digest, corrections_digest
 from worker.service.trainer.reading import Reading, is_due, say_without
 
@@ -65,7 +66,7 @@ class Look:
     """
 
     def __init__(
-        self, resident: Resident, project: int, visit: LearningLease, *, tell: Callable[[str], None],
+        self, resident: WorkerContext, project: int, visit: LearningLease, *, tell: Callable[[str], None],
         go_on: Callable[[], None], patient: bool = False,
     ) -> None:  # fmt: skip
         self._resident = resident
@@ -87,12 +88,9 @@ class Look:
             LearningError: the pointer to what is served is damaged.
         """
         resident = self._resident
-        project = resident.label_studio.project(self._id)
-        resident.pending.confirm_project(self._id)
-        vocabulary = parse_vocabulary(project.label_config)
-        name, _ = resident.adapters.serve(project, afresh=True)
-        version = str(ModelVersion.of(resident.settings, vocabulary, adapter=name))
-        if resident.ledger.target_version(self._id) not in ("", version):
+        plan = read_plan(resident, self._id, from_disk=True)
+        project, vocabulary = plan.project, plan.vocabulary
+        if resident.ledger.target_version(self._id) not in ("", plan.version):
             resident.hints.request_refresh(self._id)  # the pointer was moved, and who did died before telling
         folder = resident.adapters.folder(project)
         pointer = folder.pointer()
@@ -177,7 +175,7 @@ class Look:
         resident = self._resident
         learn, held_out = split(examples)
         self._step(f"learns from {len(learn)} annotated images, {len(held_out)} are held out")
-        name, served = resident.adapters.serve(project)
+        name, served = resident.adapters.served(project)
         seen = () if name == ZEROSHOT else resident.adapters.adapter(folder, name)[0].learned_from
         recipe = recipe_named(RECIPE)
         return judge(recipe, learn, held_out, served, vocabulary.words, resident.segmenter, seen=seen)
@@ -198,7 +196,7 @@ class Look:
             target = ZEROSHOT
             if verdict.adapter is not None:
                 self._step("keeps the new version")
-                base, _ = resident.adapters.serve(project)  # not what cannot be loaded any more: nobody could go back
+                base, _ = resident.adapters.served(project)  # not what cannot be loaded any more: nobody could go back
                 manifest = keep(
                     folder, verdict.adapter, newest=before.newest, weights=resident.segmenter.encoder.fingerprint,
                     base=base, digest=attempt.content, learned_from=verdict.learned_from,
@@ -217,7 +215,7 @@ class Look:
             folder.point(pointer if target is None else pointer.moved(target, by="gate"))
         log.info("project %d: %s", project.id, attempt.verdict.reason)
         if target is not None:
-            resident.adapters.serve(project, afresh=True)
+            resident.adapters.served(project, from_disk=True)
             resident.hints.request_refresh(project.id)
             self._prune(project, folder)
         told = say_without(attempt.verdict.reason, attempt.missing)

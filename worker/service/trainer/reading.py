@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.outcomes import Outcomes, sum_outcomes
 from worker.learning.interfaces import Example
-from worker.service.context import Resident
+from worker.service.context import WorkerContext
 from worker.service.trainer.corrections import Correction, read_corrections
 
 _TOLD_EVERY = 10
@@ -42,8 +42,8 @@ class Reading:
     """
 
     def __init__(
-        self, resident: Resident, project: int, vocabulary: Vocabulary, *, patient: bool, missing: Mapping[str, str],
-        step: Callable[[str], None],
+        self, resident: WorkerContext, project: int, vocabulary: Vocabulary, *, patient: bool,
+        missing: Mapping[str, str], step: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._resident, self._project, self._vocabulary = resident, project, vocabulary
         self._patient, self._step = patient, step

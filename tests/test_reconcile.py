@@ -1,0 +1,119 @@
+"""A look at a project: new tasks, tasks that are gone, another version; real Redis, stand-in Label Studio."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from redis import Redis
+
+from plugin_config.queue.jobs import TaskRef
+from plugin_config.queue.states import Counts
+from tests.stand_ins import (
+    ALL,
+    CONFIG,
+    PROJECT,
+    StandInContext,
+    context_fixture,
+    version,
+)
+
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
+
+
+@pytest.fixture
+def prelabelling(context: StandInContext) -> StandInContext:
+    context.settings = replace(context.settings, prelabel=True)
+    return context
+
+
+def pending_tasks(context: StandInContext) -> list[int]:
+    return [ref.task for ref in context.pending.open_refs(PROJECT)]
+
+
+def test_new_tasks_are_asked_for_where_that_is_set(prelabelling: StandInContext) -> None:
+    prelabelling.label_studio.annotated = {3}
+    prelabelling.hints.hint_tasks(PROJECT, [2, 3, 4, 777])
+    prelabelling.ledger.set_task_count(PROJECT, 6)  # with the three new ones and without the one that is gone: eight
+    prelabelling.reconcile()
+    assert pending_tasks(prelabelling) == [2, 4]
+    assert prelabelling.hints.hinted_tasks(PROJECT, most=9) == []
+
+
+def test_a_lost_webhook_is_caught_up_with(prelabelling: StandInContext) -> None:
+    prelabelling.reconcile()
+    assert pending_tasks(prelabelling) == list(ALL)
+    for _ in ALL:
+        prelabelling.drain()
+    prelabelling.label_studio.data[9] = "x"
+    prelabelling.reconcile()
+    assert pending_tasks(prelabelling) == [9]
+
+
+def test_nothing_is_asked_for_by_itself_where_that_is_not_set(context: StandInContext) -> None:
+    context.hints.hint_tasks(PROJECT, [1, 2])
+    context.reconcile()
+    assert pending_tasks(context) == []
+
+
+def test_tasks_that_are_gone_are_forgotten_and_only_those(context: StandInContext) -> None:
+    context.label_studio.data[2] = "broken"
+    context.ask(1, 2)
+    context.drain()
+    context.ask(3, 4)
+    for task in (1, 2, 3):
+        del context.label_studio.data[task]
+    context.hints.hint_tasks(PROJECT, [1, 2, 3, 4])
+    context.reconcile()
+    assert context.pending.counts(PROJECT) == Counts(pending=1, leased=0, failed=0, done=0)
+    assert pending_tasks(context) == [4]
+
+
+def test_after_a_change_of_labels_the_least_certain_go_first_behind_what_was_asked_for(
+    context: StandInContext,
+) -> None:
+    context.ask(*ALL)
+    context.drain()
+    context.label_studio.scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: 0.2, 5: 0.95, 6: 0.4, 7: 0.3, 8: 0.85}
+    context.label_studio.data[9] = "x"
+    context.ask(9)
+    context.label_studio.config = CONFIG.format("dog")
+    context.reconcile()
+    taken = [lease.ref for lease in context.pending.take(PROJECT, "w", limit=20)]
+    assert taken == [TaskRef(version("dog"), task) for task in (9, 2, 4, 7, 6, 3, 8, 1, 5)]
+    assert context.pending.counts(PROJECT).done == 0, "what was done at the old labels counts no more"
+
+
+def test_the_tasks_of_a_project_that_never_had_other_labels_are_not_read_for_that(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.ask(*ALL)
+    context.drain()
+    context.ledger.start_rollout(PROJECT, "")
+
+    def read(project: int) -> None:
+        raise AssertionError("a hundred thousand tasks take minutes")
+
+    monkeypatch.setattr(context.label_studio, "all_tasks", read)
+    context.reconcile()
+    assert context.ledger.target_version(PROJECT) == version()
+
+
+def test_what_failed_at_other_labels_is_asked_for_again(context: StandInContext) -> None:
+    context.label_studio.data[2] = "broken"
+    context.ask(1, 2)
+    context.drain()
+    assert [ref.task for ref in context.pending.failures(PROJECT)] == [2]
+    context.label_studio.config = CONFIG.format("dog")
+    context.reconcile()
+    assert context.pending.failures(PROJECT) == {}
+    assert context.pending.open_refs(PROJECT) == [TaskRef(version("dog"), 1), TaskRef(version("dog"), 2)]
+
+
+def test_ten_webhooks_are_one_look_and_one_prediction_each(prelabelling: StandInContext, redis: Redis) -> None:
+    for _ in range(10):
+        prelabelling.hints.hint_tasks(PROJECT, ALL)
+        prelabelling.reconcile()
+        prelabelling.drain()
+    assert prelabelling.stored() == [(task, version()) for task in ALL]
+    assert redis.scard(f"zeromask:{PROJECT}:hinted") == 0

@@ -1,0 +1,87 @@
+"""A process that predicts: its pipeline, its heartbeat and the queues it works off, put together."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from redis import Redis
+
+from plugin_config.queue.jobs import DRAIN_JOB, REFRESH_JOB, DrainProject, RefreshProject, predict_queue, refresh_queue
+from worker.service.admission import drain
+from worker.service.context import WorkerContext
+from worker.service.heartbeat import Heartbeat, PeriodicDuty
+from worker.service.pipeline import Pipeline, Stages
+from worker.service.plain_jobs import JobFunctions
+from worker.service.queue_worker import work_off
+from worker.service.reconcile import reconcile
+
+log = logging.getLogger(__name__)
+
+# Less than a supervisor waits before it kills.
+_GRACE_S = 5.0
+_LONGEST_BEAT_S = 3.0
+# A forward pass or a drawing that takes this long never ends, and nothing in this process can end it.
+_STUCK_S = 600.0
+_STUCK_STATUS = 70
+
+
+def run_worker(context: WorkerContext, stages: Stages, connection: Redis) -> None:
+    """Work off the queues through restarts of Redis, with a heartbeat beside; ends on SIGTERM or SIGINT."""
+    settings = context.settings
+    pipeline = Pipeline(
+        stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
+        stopping=context.stopping, watch=context.watch,
+    )  # fmt: skip
+    heartbeat = worker_heartbeat(context, pipeline)
+    heartbeat.start()
+    encoder = context.segmenter.encoder
+    log.info("ready: model %s on %s, images enter at %d px, worker %s",
+             encoder.name, encoder.device, encoder.short_side, context.name)  # fmt: skip
+    try:
+        queues = [predict_queue(connection), refresh_queue(connection)]
+        functions = worker_functions(context, pipeline)
+        work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch)
+    finally:
+        pipeline.close(grace_s=_GRACE_S)
+        heartbeat.stop()
+
+
+def worker_functions(context: WorkerContext, pipeline: Pipeline) -> JobFunctions:
+    """The jobs of a process that predicts."""
+    return {
+        DRAIN_JOB: lambda payload: drain(context, pipeline, DrainProject.from_json(payload)),
+        REFRESH_JOB: lambda payload: reconcile(context, RefreshProject.from_json(payload)),
+    }
+
+
+def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
+    """The heartbeat of a process that predicts, not yet started."""
+
+    def end_if_stuck() -> None:
+        if pipeline.stuck_s() > _STUCK_S:
+            log.critical("the model has been at one batch for %.0f s: ending, so that the tasks go to another "
+                         "worker", _STUCK_S)  # fmt: skip
+            os._exit(_STUCK_STATUS)
+
+    def show() -> None:
+        context.presence.heartbeat(context.name, context.about())
+
+    def sweep() -> None:
+        for ref in context.pending.sweep():
+            log.warning("task %d: its worker is gone, it is queued again (version %s)", ref.task, ref.version)
+
+    def ask_for_reconciles() -> None:
+        for project in context.pending.projects():
+            context.hints.request_refresh(project)
+
+    beat_s = min(_LONGEST_BEAT_S, context.settings.lease_s / 4)
+    duties = (
+        PeriodicDuty("the watchdog", end_if_stuck),  # first: Redis may be away
+        PeriodicDuty("the renewal of leases", context.leases.renew, longest_pause_s=beat_s),
+        PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
+        PeriodicDuty("the sweep", sweep),
+        PeriodicDuty("the periodic look", ask_for_reconciles, every_s=context.settings.reconcile_s),
+    )
+    leave = context.presence.remove
+    return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=lambda: leave(context.name))
