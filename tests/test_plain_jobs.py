@@ -193,7 +193,7 @@ def test_an_abandoned_forged_job_is_not_called_back(redis: Redis, done: list[Any
 
 KEPT_BY_RQ = [f"rq:queue:{PREDICT_QUEUE}", "rq:workers", "rq:queues", f"rq:workers:{PREDICT_QUEUE}",
               f"rq:wip:{PREDICT_QUEUE}", f"rq:failed:{PREDICT_QUEUE}", "rq:suspended",
-               f"rq:clean_registries:{PREDICT_QUEUE}"]  # fmt: skip
+              f"rq:clean_registries:{PREDICT_QUEUE}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", KEPT_BY_RQ)
