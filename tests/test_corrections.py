@@ -20,6 +20,7 @@ from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.intake import Intake
 from worker.label_studio.outcomes import Outcomes
 from worker.label_studio.regions import encode_region
+from worker.learning.corrections.hold_out import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
@@ -205,3 +206,15 @@ def test_the_content_changes_with_what_is_learned_from_and_with_nothing_else() -
         content(one, two, labels="cat,cow"), content(("1", [[UNLABELLED, 0]]), two), content(),
     ]  # fmt: skip
     assert len({known, *others}) == 1 + len(others)
+
+
+def test_digests_on_disk_stay_what_they_are(label_studio: StandInLabelStudio) -> None:
+    """They are kept in served.json: another value for the same corrections would have every project learn again."""
+    assert content(("1", [[0, UNLABELLED]]), ("2", [[1, VOID]])) == "03c114f9247a21ef"
+    assert content(("7", [[VOID, 1, 0]]), labels="dog,cat") == "826649b1fc2e3512"
+    assert digest(label_studio) == "8c053d34d583e78d"
+
+
+@pytest.mark.parametrize(("key", "share"), [("1", 0.22258238007813347), ("12345", 0.38963676607278686)])
+def test_hold_out_hashes_stay_what_they_are(key: str, share: float) -> None:
+    assert hash_share(key) == share
