@@ -18,13 +18,14 @@ from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Tas
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.intake import Intake
-from worker.label_studio.outcomes import Outcomes
+from worker.label_studio.outcomes import RegionOutcomes
 from worker.label_studio.regions import encode_region
+from worker.learning.corrections.examples import content_digest
 from worker.learning.corrections.hold_out import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
-from worker.service.trainer.corrections import Correction, content_digest, corrections_digest, read_corrections
+from worker.service.trainer.corrections import Correction, UnreadTask, corrections_digest, read_corrections
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/>
@@ -97,8 +98,12 @@ def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
     return [ImageEmbedding(torch.zeros(2, 3, 4), (image.shape[0], image.shape[1])) for image in images]
 
 
-def read(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction]:
+def read_all(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction | UnreadTask]:
     return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS, **more)
+
+
+def read(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction]:
+    return (row for row in read_all(label_studio, **more) if isinstance(row, Correction))
 
 
 def digest(label_studio: StandInLabelStudio) -> str:
@@ -109,7 +114,7 @@ def test_each_annotated_task_becomes_an_example(label_studio: StandInLabelStudio
     found = list(read(label_studio))
     assert [row.task for row in found] == [1, 2, 3, 4, 5]
     assert found[0].annotations == (10,)
-    assert found[0].outcomes == {"cat": Outcomes(accepted=1)}
+    assert found[0].outcomes == {"cat": RegionOutcomes(accepted=1)}
     example = found[0].example
     assert example.key == "1"
     assert example.words == VOCABULARY.words
@@ -137,15 +142,15 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(
         assert any(f"task {task} " in line and reason in line for line in caplog.messages), told
 
 
-def test_what_may_pass_is_told_apart_from_what_does_not(label_studio: StandInLabelStudio) -> None:
+def test_tasks_that_may_be_readable_later_are_told_apart_from_the_others(label_studio: StandInLabelStudio) -> None:
     label_studio.urls[1], label_studio.urls[2], label_studio.urls[3] = "gone", "vast", "down"
     label_studio.broken[4] = LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Check.", status=500)
     label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
-    told: dict[int, str] = {}
-    assert list(read(label_studio, passing=told.__setitem__)) == []
-    assert list(told) == [2, 3, 4]
+    found = list(read_all(label_studio))
+    unread = {row.task: row.reason for row in found if isinstance(row, UnreadTask)}
+    assert list(unread) == [row.task for row in found] == [2, 3, 4]
     for task, reason in ((2, "not enough memory"), (3, "HTTP 503"), (4, "HTTP 500")):
-        assert reason in told[task]
+        assert reason in unread[task]
 
 
 def test_some_tasks_alone_are_read(label_studio: StandInLabelStudio) -> None:
@@ -170,7 +175,7 @@ def test_an_empty_annotation_says_that_nothing_is_there(label_studio: StandInLab
     label_studio.rows[2] = [replace(label_studio.rows[2][0], result=[])]
     found = list(read(label_studio))[1]
     assert (found.example.truth == UNLABELLED).all()
-    assert found.outcomes == {"cat": Outcomes(deleted=1)}
+    assert found.outcomes == {"cat": RegionOutcomes(deleted=1)}
 
 
 def test_the_digest_changes_with_every_annotation(label_studio: StandInLabelStudio) -> None:

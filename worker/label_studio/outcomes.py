@@ -12,11 +12,11 @@ from typing import Any
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.learning.corrections.truth import find_label
+from worker.label_studio.annotation_maps import find_label
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class RegionOutcomes:
     """Regions of one label. `changed` ones were redrawn or given another label; they count for the predicted label."""
 
     accepted: int = 0
@@ -30,24 +30,24 @@ class Outcomes:
         predicted = self.accepted + self.changed + self.deleted
         return self.accepted / predicted if predicted else None
 
-    def __add__(self, other: Outcomes) -> Outcomes:
-        return Outcomes(
+    def __add__(self, other: RegionOutcomes) -> RegionOutcomes:
+        return RegionOutcomes(
             self.accepted + other.accepted, self.changed + other.changed, self.added + other.added,
             self.deleted + other.deleted,
         )  # fmt: skip
 
 
 _ACCEPTED, _CHANGED, _ADDED, _DELETED = (
-    Outcomes(accepted=1),
-    Outcomes(changed=1),
-    Outcomes(added=1),
-    Outcomes(deleted=1),
+    RegionOutcomes(accepted=1),
+    RegionOutcomes(changed=1),
+    RegionOutcomes(added=1),
+    RegionOutcomes(deleted=1),
 )
 
 
 def count_outcomes(
     annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
-) -> dict[str, Outcomes]:
+) -> dict[str, RegionOutcomes]:
     """Compare an annotation with the prediction it was made from, region by region, by label key.
 
     A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was touched: a
@@ -63,7 +63,7 @@ def count_outcomes(
     parent = find_parent(annotation, predictions)
     foreign = parent is not None and bool(ours) and parent.version not in ours
     before = {} if parent is None else {str(region.get("id")): region for region in parent.result}
-    found: dict[str, Outcomes] = {}
+    found: dict[str, RegionOutcomes] = {}
     kept = set()
     for region in annotation.result:
         label = find_label(region, vocabulary)
@@ -74,11 +74,11 @@ def count_outcomes(
         counted = old_label if old_label is not None and not foreign else label
         if counted is not None:
             outcome = _ADDED if foreign else _outcome(region, old, label, old_label, known=parent is not None)
-            found[counted.key] = found.get(counted.key, Outcomes()) + outcome
+            found[counted.key] = found.get(counted.key, RegionOutcomes()) + outcome
     for identity, region in before.items():
         label = find_label(region, vocabulary)
         if label is not None and identity not in kept and not foreign:
-            found[label.key] = found.get(label.key, Outcomes()) + _DELETED
+            found[label.key] = found.get(label.key, RegionOutcomes()) + _DELETED
     return found
 
 
@@ -93,12 +93,12 @@ def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction])
     return best[2] if best is not None and best[0] else None
 
 
-def sum_outcomes(parts: Iterable[Mapping[str, Outcomes]]) -> dict[str, Outcomes]:
+def sum_outcomes(parts: Iterable[Mapping[str, RegionOutcomes]]) -> dict[str, RegionOutcomes]:
     """Of a project: the outcomes of all its tasks added up, by label key."""
-    total: dict[str, Outcomes] = {}
+    total: dict[str, RegionOutcomes] = {}
     for part in parts:
         for key, outcomes in part.items():
-            total[key] = total.get(key, Outcomes()) + outcomes
+            total[key] = total.get(key, RegionOutcomes()) + outcomes
     return total
 
 
@@ -109,7 +109,7 @@ def _outcome(
     old_label: Label | None,
     *,
     known: bool,
-) -> Outcomes:
+) -> RegionOutcomes:
     origin = region.get("origin")
     if old_label is None or old is None:
         if known:  # its prediction is at hand and does not hold it

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet
+from worker.learning.corrections.class_maps import shrink_nearest, with_background
+from worker.learning.corrections.examples import LONGEST_SIDE
 from worker.learning.corrections.hold_out import split
-from worker.learning.corrections.truth import shrink_nearest
 from worker.learning.gate.decision import judge
-from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example, Recipe, Words
+from worker.learning.interfaces import Adapter, AdapterState, Example, Recipe, Words
 from worker.segmentation.heads import Head
-from worker.segmentation.metrics import VOID, Confusion, confusion
+from worker.segmentation.metrics import Confusion, confusion
 from worker.segmentation.pictures import shrink
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text.encoder import BACKGROUND
-from worker.service.trainer.corrections import LONGEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class Loop:
         matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
         for example, drawn in zip(self.test, self._truths, strict=True):
             pixels = shrink_nearest(self.found(example, head), (drawn.shape[0], drawn.shape[1]))
-            truth = np.select([drawn == VOID, drawn == UNLABELLED], [np.int16(-1), np.int16(count)], drawn)
-            matrix += confusion(truth, pixels, count + 1)
+            matrix += confusion(with_background(drawn, count), pixels, count + 1)
         names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
         return judged(matrix, names)
 

@@ -1,0 +1,50 @@
+"""The lease under which one process trains on a project's corrections, as a training round sees it."""
+
+from __future__ import annotations
+
+import logging
+
+from plugin_config.queue.learning import Progress
+from plugin_config.versions.manifests import now
+from worker.service.context import Resident
+
+log = logging.getLogger(__name__)
+
+
+class RoundAborted(Exception):
+    """The round ends here and starts again later: this process stops, or another one has taken over the project."""
+
+
+class ProjectLease:
+    """Checks the lease of a project between the steps of a round, and reports the step to people.
+
+    Args:
+        resident: of this process, which holds the lease.
+        project: its id.
+    """
+
+    def __init__(self, resident: Resident, project: int) -> None:
+        self._resident = resident
+        self._project = project
+
+    def check(self) -> None:
+        """Renew the lease; called between steps, and right before what is served changes.
+
+        Raises:
+            RoundAborted: this process is asked to stop, or another one holds the lease by now.
+            QueueUnavailable: Redis does not answer.
+        """
+        if self._resident.stopping.is_set():
+            raise RoundAborted("this process is asked to stop")
+        if not self._resident.learning.renew(self._project, self._resident.name):
+            raise RoundAborted("another process has taken over")
+
+    def report(self, detail: str) -> None:
+        """Check the lease, then say what the round does now.
+
+        Raises:
+            RoundAborted, QueueUnavailable: as `check`.
+        """
+        self.check()
+        log.info("project %d: %s", self._project, detail)
+        self._resident.learning.tell(self._project, Progress("learning", detail, now()))
