@@ -24,14 +24,14 @@ def begun(name: str) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.parametrize("name", ["spool", "keeper", "supervisor", "fetch-7", "post-0"])
+@pytest.mark.parametrize("name", ["spool", "heartbeat", "supervisor", "fetch-7", "post-0"])
 def test_a_thread_of_ours_that_lives_on_is_told(name: str) -> None:
     with ExitStack() as later, pytest.raises(pytest.fail.Exception, match=name), none_left(within_s=0.05):
         later.enter_context(begun(name))
 
 
 def test_what_ended_or_began_earlier_or_is_not_ours_is_left_alone() -> None:
-    with ExitStack() as later, begun("keeper"), none_left(within_s=0.05):
+    with ExitStack() as later, begun("heartbeat"), none_left(within_s=0.05):
         later.enter_context(begun("of a library"))
         with begun("spool"):
             pass

@@ -10,26 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from redis import Redis
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
-from plugin_config.queue.jobs import look_queue, predict_queue
 from plugin_config.settings import Settings
-from worker.service import jobs as tasks
 from worker.service.admission import Prediction
 from worker.service.context import Resident
-from worker.service.heartbeat import Keeper
 from worker.service.memory import return_what_is_freed
-from worker.service.pipeline import Pipeline, Stages
-from worker.service.queue_worker import connect, work_off
+from worker.service.pipeline import Stages
+from worker.service.queue_worker import connect
 from worker.service.trainer.learner import run_learner
-
-log = logging.getLogger(__name__)
+from worker.service.worker import run_worker
 
 _REDIS_TIMEOUT_S = 10.0
-# Less than a supervisor waits before it kills.
-_GRACE_S = 5.0
 
 
 def main(arguments: Sequence[str], *, stages: Callable[[Resident], Stages] = Prediction) -> int:
@@ -56,29 +49,8 @@ def main(arguments: Sequence[str], *, stages: Callable[[Resident], Stages] = Pre
     if learns:
         run_learner(resident, connect(settings))
     else:
-        run(resident, stages(resident), connect(settings))
+        run_worker(resident, stages(resident), connect(settings))
     return 0
-
-
-def run(resident: Resident, stages: Stages, connection: Redis) -> None:
-    """Work off the queue with a keeper beside, through restarts of Redis; ends on SIGTERM or SIGINT."""
-    settings = resident.settings
-    pipeline = Pipeline(
-        stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
-        stopping=resident.stopping, watch=resident.watch,
-    )  # fmt: skip
-    tasks.attach(resident, pipeline)
-    keeper = Keeper(resident, pipeline)
-    keeper.start()
-    encoder = resident.segmenter.encoder
-    log.info("ready: model %s on %s, images enter at %d px, worker %s",
-             encoder.name, encoder.device, encoder.short_side, resident.name)  # fmt: skip
-    try:
-        queues = [predict_queue(connection), look_queue(connection)]
-        work_off(queues, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
-    finally:
-        pipeline.close(grace_s=_GRACE_S)
-        keeper.stop()
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Settings, bool]:

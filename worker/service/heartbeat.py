@@ -1,88 +1,86 @@
-"""Keeps a worker's leases alive, shows that it lives, and looks after what others left.
+"""A thread beside the jobs that does short duties again and again: lease renewal, sign of life, sweeps.
 
-Runs beside the jobs so that a long forward costs no lease. It must not know how a task is predicted.
+A job may take minutes; its lease must not run out meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from plugin_config.errors import QueueUnavailable
-from plugin_config.steady import Steady
-from worker.service.context import Resident
-from worker.service.pipeline import Pipeline
+from plugin_config.steady import Steady, Watch
 
 log = logging.getLogger(__name__)
 
-_LONGEST_BEAT_S = 3.0
-# A forward or a shape that takes this long will never end, and nothing in this process can end it.
-_STUCK_S = 600.0
-_STUCK_STATUS = 70
 
+@dataclass(frozen=True)
+class Duty:
+    """One thing a heartbeat does.
 
-class Keeper(threading.Thread):
-    """Renews leases, gives signs of life, puts back what dead workers held, asks for a look at every project now and
-    then. A Redis that is away is waited for, and a fault in one of these duties costs none of the others.
+    Attributes:
+        name: what it is, for people; shown in `zeromask status` when it fails.
+        run: does it once.
+        every_s: the least time between the starts of two runs that succeeded, seconds; 0 = at every beat.
+        longest_rest_s: the longest pause after failures, seconds.
     """
 
-    def __init__(self, resident: Resident, pipeline: Pipeline) -> None:
-        super().__init__(name="keeper", daemon=True)
-        self._resident = resident
-        self._pipeline = pipeline
+    name: str
+    run: Callable[[], object]
+    every_s: float = 0.0
+    longest_rest_s: float = 60.0
+
+
+class Heartbeat(threading.Thread):
+    """Does all duties at every beat, in their order. A failure of one leaves the others done; while Redis is away, all
+    wait for the next beat.
+
+    Args:
+        duties: what to do.
+        every_s: the time between two beats, seconds.
+        watch: of this process; it reports duties that fail, and this thread if it ends.
+        leave: called once at the end, after the last beat.
+    """
+
+    def __init__(self, duties: Sequence[Duty], *, every_s: float, watch: Watch, leave: Callable[[], object]) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._every_s = every_s
+        self._watch = watch
+        self._leave = leave
         self._stopped = threading.Event()
-        self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
-        self._reconciled = -math.inf  # at once: what Redis knows of the versions served may be old, or nothing
-        steady = resident.watch.steady
-        self._duties: list[tuple[Steady, Callable[[], None]]] = [
-            (steady("the renewal of leases", longest_rest_s=self._beat_s), self._resident.leases.renew),
-            (steady("the sign of life", longest_rest_s=self._beat_s), self._show),
-            (steady("the sweep"), self._sweep),
-            (steady("the periodic look"), self._reconcile),
-        ]
+        self._duties = [(watch.steady(duty.name, longest_rest_s=duty.longest_rest_s), duty) for duty in duties]
+        self._not_before = [-math.inf] * len(duties)
 
     def run(self) -> None:
         """Beat until stopped."""
-        self._resident.watch.must_live([self])
+        self._watch.must_live([self])
         while not self._stopped.is_set():
-            if self._pipeline.stuck_s() > _STUCK_S:
-                log.critical("the model has been at one batch for %.0f s: ending, so that the tasks go to another "
-                             "worker", _STUCK_S)  # fmt: skip
-                os._exit(_STUCK_STATUS)
             self.beat()
-            self._stopped.wait(self._beat_s)
+            self._stopped.wait(self._every_s)
 
     def beat(self) -> None:
-        """One round of all duties."""
+        """Do all duties that are due."""
         try:
-            for steady, duty in self._duties:
-                steady.run(duty)
-        except QueueUnavailable as error:  # leases must go on being renewed
+            for number, (steady, duty) in enumerate(self._duties):
+                self._do(number, steady, duty)
+        except QueueUnavailable as error:  # Redis is away: the next beat tries again
             log.warning("%s", error)
 
     def stop(self) -> None:
-        """End the thread and say goodbye."""
-        self._resident.watch.let_go([self])
+        """End the thread, then leave."""
+        self._watch.let_go([self])
         self._stopped.set()
         self.join(timeout=5)
         try:
-            self._resident.presence.leave(self._resident.name)
+            self._leave()
         except QueueUnavailable as error:
             log.warning("%s", error)
 
-    def _show(self) -> None:
-        self._resident.presence.heartbeat(self._resident.name, self._resident.about())
-
-    def _sweep(self) -> None:
-        for ref in self._resident.pending.sweep():
-            log.warning("task %d: its worker is gone, it is queued again (version %s)", ref.task, ref.version)
-
-    def _reconcile(self) -> None:
-        if time.monotonic() - self._reconciled >= self._resident.settings.reconcile_s:
-            self._reconciled = time.monotonic()
-            for project in self._resident.pending.projects():
-                self._resident.hints.request_refresh(project)
+    def _do(self, number: int, steady: Steady, duty: Duty) -> None:
+        started = time.monotonic()
+        if started >= self._not_before[number] and steady.run(duty.run):
+            self._not_before[number] = started + duty.every_s

@@ -1,6 +1,4 @@
-"""The watchdog: a worker whose model never comes back ends itself, and its tasks go to another; and the keeper's
-duties, none of which costs another one.
-"""
+"""The heartbeat: a duty that fails leaves the others done; the watchdog ends a worker whose model never comes back."""
 
 from __future__ import annotations
 
@@ -21,11 +19,13 @@ from plugin_config.queue.jobs import TaskRef, look_queue
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.steady import Watch
 from tests.backend_client import patient_fixture
 from tests.house import PATIENCE_S, wait_until
 from tests.queue_states import time_passes
 from tests.stand_ins import PROJECT, StandInResident, resident_fixture, version
-from worker.service.heartbeat import Keeper
+from worker.service.heartbeat import Duty, Heartbeat
+from worker.service.worker import worker_heartbeat
 
 __all__ = ["patient_fixture", "resident_fixture"]
 
@@ -38,19 +38,19 @@ import numpy as np
 from redis import Redis
 from plugin_config.queue.presence import WorkerPresence
 from tests.stand_ins import StandInResident
-from worker.service import heartbeat as keeper
+from worker.service import worker
 from worker.label_studio.images import Picture
 from worker.label_studio.intake import Intake
 
 redis_url, patience_s, forward_s = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 Intake.read = lambda *_, **__: Picture(np.full((8, 8, 3), 200, dtype=np.uint8), (8, 8))
-keeper._STUCK_S = patience_s
+worker._STUCK_S = patience_s
 resident = StandInResident(Redis.from_url(redis_url))
 resident.presence, resident.about = WorkerPresence(Redis.from_url(redis_url)), dict
 plain = resident.segmenter.embed
 resident.segmenter.embed = lambda images, **part: time.sleep(forward_s) or plain(images)
-keeper._LONGEST_BEAT_S = 0.1
-keeper.Keeper(resident, resident.pipeline).start()
+worker._LONGEST_BEAT_S = 0.1
+worker.worker_heartbeat(resident, resident.pipeline).start()
 resident.begin()
 sys.exit(0 if resident.pipeline.wait_empty(30) else 3)
 """
@@ -82,12 +82,12 @@ def test_a_slow_model_is_left_alone(redis: Redis, redis_url: str, pending: Pendi
 
 
 @pytest.fixture
-def keeper(resident: StandInResident, redis: Redis) -> Iterator[Keeper]:
-    """A keeper that beats only when it is told to, of a worker that tells of its trouble as a real one does."""
+def heartbeat(resident: StandInResident, redis: Redis) -> Iterator[Heartbeat]:
+    """A worker's heartbeat that is not started; the worker shows its trouble as a real one does."""
     made: Any = resident
     made.presence = WorkerPresence(redis)
     made.about = lambda: {"trouble": resident.watch.trouble()}
-    yield Keeper(made, resident.pipeline)
+    yield worker_heartbeat(made, resident.pipeline)
 
 
 ODD: dict[str, Callable[[Redis], object]] = {
@@ -103,17 +103,17 @@ ODD: dict[str, Callable[[Redis], object]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_thing_in_redis_leaves_every_duty_done(
-    redis: Redis, resident: StandInResident, keeper: Keeper, name: str
+    redis: Redis, resident: StandInResident, heartbeat: Heartbeat, name: str
 ) -> None:
     resident.ask(1, 2, 3)
     (dead, mine) = resident.pending.take(PROJECT, "dead", limit=1), resident.leases.take(PROJECT, limit=1)
     ODD[name](redis)
-    keeper.beat()
+    heartbeat.beat()
     time_passes(redis, 20)
-    keeper.beat()  # renews what it holds
+    heartbeat.beat()  # renews what it holds
     redis.zadd("zeromask:learn", {"abc": 1})
     time_passes(redis, 20)
-    keeper.beat()
+    heartbeat.beat()
     assert dead[0].ref in [lease.ref for lease in resident.pending.take(PROJECT, "other", limit=8)]
     assert resident.leases.confirm(PROJECT, mine[0].ref)
     assert resident.presence.live_workers() == 1  # type: ignore[attr-defined]
@@ -121,8 +121,8 @@ def test_an_odd_thing_in_redis_leaves_every_duty_done(
     assert resident.watch.trouble() == ""
 
 
-def test_a_duty_that_fails_costs_no_other_and_is_told(
-    redis: Redis, settings: Settings, resident: StandInResident, keeper: Keeper, monkeypatch: pytest.MonkeyPatch,
+def test_a_duty_that_fails_leaves_the_others_done_and_is_shown(
+    redis: Redis, settings: Settings, resident: StandInResident, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch,
     patient: None, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     def fail() -> None:
@@ -130,10 +130,10 @@ def test_a_duty_that_fails_costs_no_other_and_is_told(
 
     monkeypatch.setattr(resident.pending, "sweep", fail)
     for _ in range(3):
-        keeper.beat()
+        heartbeat.beat()
     assert caplog.text.count("Traceback") == 1, "it rests before it tries again"
     assert redis.zscore("zeromask:workers", "me") is not None
-    keeper.beat()
+    heartbeat.beat()
     (worker,) = WorkerPresence(redis).workers()
     assert "the sweep: RuntimeError: a fault of ours" in worker.about["trouble"]
     assert worker.about["trouble"] in str(as_json(QueueControl(redis, settings).state())["workers"])
@@ -145,26 +145,60 @@ def test_a_duty_that_fails_costs_no_other_and_is_told(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_keeper_that_died_is_told(resident: StandInResident, keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_that_died_is_shown(
+    resident: StandInResident, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def end() -> None:
         raise SystemExit
 
-    monkeypatch.setattr(keeper, "beat", end)
-    keeper.start()
-    keeper.join()
-    assert resident.watch.trouble() == "thread keeper has ended: restart this process"
+    monkeypatch.setattr(heartbeat, "beat", end)
+    heartbeat.start()
+    heartbeat.join()
+    assert resident.watch.trouble() == "thread heartbeat has ended: restart this process"
 
 
 def test_a_redis_that_is_away_is_no_fault(
-    resident: StandInResident, keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    resident: StandInResident, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away() -> None:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
     monkeypatch.setattr(resident.pending, "sweep", away)
-    keeper.beat()
+    heartbeat.beat()
     assert "does not answer" in caplog.text
     assert resident.watch.trouble() == ""
+
+
+def test_a_duty_runs_again_after_its_time_and_at_once_after_redis_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, done, away = 1000.0, [], True
+    monkeypatch.setattr("worker.service.heartbeat.time.monotonic", lambda: now_s)
+
+    def look() -> None:
+        if away:
+            raise QueueUnavailable("Redis", "does not answer", "Start it.")
+        done.append(now_s)
+
+    duties = [Duty("the look", look, every_s=60), Duty("the sign of life", lambda: done.append(0))]
+    heartbeat = Heartbeat(duties, every_s=1, watch=Watch(), leave=lambda: None)
+    heartbeat.beat()
+    assert done == [], "what comes after it needs Redis too"
+    away = False
+    for seconds in (1000, 1059, 1060):
+        now_s = float(seconds)
+        heartbeat.beat()
+    assert done == [1000, 0, 0, 1060, 0]
+
+
+def test_a_heartbeat_leaves_after_its_last_beat() -> None:
+    done = []
+    heartbeat = Heartbeat(
+        [Duty("the sign of life", lambda: done.append("beat"))], every_s=0.01, watch=Watch(),
+        leave=lambda: done.append("leave"),
+    )  # fmt: skip
+    heartbeat.start()
+    wait_until(lambda: len(done) > 2, told="beats")
+    heartbeat.stop()
+    assert (done[0], done.index("leave")) == ("beat", len(done) - 1)
 
 
 def test_a_step_of_the_line_that_fails_goes_on_and_is_told(
