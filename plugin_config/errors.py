@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose. It must not know who catches it.
+"""Every error this project raises on purpose.
 
 ZeromaskError
 ├── SettingsError          a setting is missing or has a value it cannot have
@@ -11,6 +11,7 @@ ZeromaskError
 │   └── QueueFull                as much waits already as may
 ├── LabelStudioError       Label Studio refused a request
 │   ├── AnswerTooLarge           its answer is too large to be read
+│   ├── LabelStudioFailing       it answered that it cannot serve the request now (HTTP 429 or 5xx)
 │   └── LabelStudioUnreachable   it did not answer at all
 ├── ImageUnavailable       a picture cannot be fetched, read, or is too large
 │   └── ImageHostTrouble         its server is slow, down or in trouble
@@ -95,6 +96,12 @@ class LabelStudioError(ZeromaskError):
 
 class AnswerTooLarge(LabelStudioError):
     """An answer of Label Studio is too large to be read: fewer things must be asked for at once."""
+
+
+class LabelStudioFailing(LabelStudioError):
+    """Label Studio, or a proxy before it, answered HTTP 429 or 5xx: worth trying again. A 500 may be about the one
+    thing that was asked for; the others are about Label Studio as a whole.
+    """
 
 
 class LabelStudioUnreachable(LabelStudioError):

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from plugin_config.errors import LabelStudioUnreachable, QueueUnavailable
+from plugin_config.errors import LabelStudioFailing, LabelStudioUnreachable, QueueUnavailable
 from plugin_config.label_studio.client import Task
 from plugin_config.queue.jobs import TaskRef
 from tests.stand_ins import (
@@ -179,7 +179,7 @@ def test_what_label_studio_would_not_delete_is_deleted_later(
     predicted: StandInResident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def locked(prediction: int) -> None:
-        raise LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Wait.", status=500)
+        raise LabelStudioFailing("Label Studio", "answered HTTP 500", "Wait.", status=500)
 
     serve(predicted, "a1-000001")
     with monkeypatch.context() as patch:

@@ -12,7 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import (
+    ImageHostTrouble,
+    ImageUnavailable,
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+)
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
@@ -144,7 +150,7 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(
 
 def test_tasks_that_may_be_readable_later_are_told_apart_from_the_others(label_studio: StandInLabelStudio) -> None:
     label_studio.urls[1], label_studio.urls[2], label_studio.urls[3] = "gone", "vast", "down"
-    label_studio.broken[4] = LabelStudioUnreachable("Label Studio", "answered HTTP 500", "Check.", status=500)
+    label_studio.broken[4] = LabelStudioFailing("Label Studio", "answered HTTP 500", "Check.", status=500)
     label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
     found = list(read_all(label_studio))
     unread = {row.task: row.reason for row in found if isinstance(row, UnreadTask)}

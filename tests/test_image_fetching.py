@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from plugin_config.errors import ImageUnavailable, LabelStudioUnreachable
+from plugin_config.errors import ImageUnavailable, LabelStudioFailing
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, serving
 from worker.label_studio.fetching import fetch_image
@@ -153,7 +153,7 @@ def test_other_answers_name_their_status(status: int, own: Server, label_studio:
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_label_studio_that_is_away_is_waited_for(status: int, own: Server, label_studio: LabelStudio) -> None:
     own.answer = lambda asked: Answer(status)
-    with pytest.raises(LabelStudioUnreachable, match=f"HTTP {status}"):
+    with pytest.raises(LabelStudioFailing, match=f"HTTP {status}"):
         size("/data/a.png", label_studio)
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, LabelStudioFailing
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
 from worker.label_studio.fetching import address_in
@@ -57,7 +57,7 @@ def test_a_packed_refusal_is_still_a_refusal(status: int, server: Server) -> Non
 
 def test_a_packed_outage_is_still_an_outage(server: Server) -> None:
     server.answer = lambda asked: Answer(503, BOMB.body, BOMB.headers)
-    with asked_by(server) as label_studio, pytest.raises(LabelStudioUnreachable, match="HTTP 503"):
+    with asked_by(server) as label_studio, pytest.raises(LabelStudioFailing, match="HTTP 503"):
         label_studio.project(1)
 
 

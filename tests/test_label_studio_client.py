@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
@@ -117,7 +117,7 @@ def test_a_refused_personal_token_names_the_remedy(status: int, server: Server) 
     server.answer = lambda asked: as_json({"detail": "Token is invalid"}, status)
     with client(server, PERSONAL) as label_studio, pytest.raises(LabelStudioError) as caught:
         label_studio.project(1)
-    assert not isinstance(caught.value, LabelStudioUnreachable)
+    assert type(caught.value) is LabelStudioError
     assert caught.value.status == status
     assert "LABEL_STUDIO_API_KEY" in caught.value.remedy
     assert PERSONAL not in str(caught.value)
@@ -126,7 +126,7 @@ def test_a_refused_personal_token_names_the_remedy(status: int, server: Server) 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 def test_a_restart_while_the_token_is_bought_is_an_outage_and_no_refusal(status: int, server: Server) -> None:
     server.answer = lambda asked: Answer(status)
-    with client(server, PERSONAL) as label_studio, pytest.raises(LabelStudioUnreachable, match=f"HTTP {status}"):
+    with client(server, PERSONAL) as label_studio, pytest.raises(LabelStudioFailing, match=f"HTTP {status}"):
         label_studio.project(1)
 
 
@@ -141,9 +141,10 @@ def test_nonsense_for_a_personal_token_is_told(answer: Answer, server: Server) -
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_server_errors_mean_try_again(status: int, server: Server) -> None:
     server.answer = lambda asked: Answer(status, b"<h1>oops</h1>")
-    with client(server) as label_studio, pytest.raises(LabelStudioUnreachable) as caught:
+    with client(server) as label_studio, pytest.raises(LabelStudioFailing, match=f"answered HTTP {status}") as caught:
         label_studio.project(1)
     assert caught.value.status == status
+    assert not isinstance(caught.value, LabelStudioUnreachable), "it answered"
     assert server.url in str(caught.value)
 
 
@@ -179,7 +180,7 @@ def test_refusals_tell_status_and_detail_and_never_the_token(status: int, body: 
     server.answer = lambda asked: Answer(status, b"<html>") if body is None else as_json(body, status)
     with client(server) as label_studio, pytest.raises(LabelStudioError) as caught:
         label_studio.project(1)
-    assert not isinstance(caught.value, LabelStudioUnreachable)
+    assert type(caught.value) is LabelStudioError
     assert caught.value.status == status
     assert told in str(caught.value)
     assert f"HTTP {status}" in str(caught.value)

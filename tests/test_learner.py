@@ -19,6 +19,7 @@ from plugin_config.cli.versions import render
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
+    LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
     QueueUnavailable,
@@ -354,6 +355,7 @@ def refuse(error: Exception) -> Callable[..., Any]:
     ("error", "state", "said"),
     [
         pytest.param(LabelStudioUnreachable("Label Studio", "is away", "Start it."), "waiting", "away", id="away"),
+        pytest.param(LabelStudioFailing("LS", "answered HTTP 502", "Log.", status=502), "waiting", "502", id="502"),
         pytest.param(LabelStudioError("GET", "was refused", "Token.", status=401), "blocked", "refused", id="token"),
         pytest.param(VersionsUnavailable("folder", "is full", "Make room."), "blocked", "full", id="full disk"),
         pytest.param(LabelingConfigError("config", "has no labels", "Add some."), "blocked", "labels", id="labels"),

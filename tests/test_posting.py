@@ -12,6 +12,7 @@ from redis import Redis
 
 from plugin_config.errors import (
     LabelStudioError,
+    LabelStudioFailing,
     LabelStudioUnreachable,
     QueueUnavailable,
 )
@@ -38,13 +39,20 @@ __all__ = ["resident_fixture"]  # pytest finds the fixture by its being here
 def test_a_task_that_always_gets_500_fails_in_the_end_with_that_reason(
     resident: StandInResident, redis: Redis
 ) -> None:
-    resident.label_studio.before_store = refuse(3, LabelStudioUnreachable("LS", "answered HTTP 500", "L.", status=500))
+    resident.label_studio.before_store = refuse(3, LabelStudioFailing("LS", "answered HTTP 500", "L.", status=500))
     resident.ask(3)
     for _ in range(5):
         resident.drain()
         time_passes(redis)
     (reason,) = resident.pending.failures(PROJECT).values()
     assert "HTTP 500" in reason
+
+
+def away(status: int) -> LabelStudioError:
+    """The error of a status; 0 = no answer."""
+    if not status:
+        return LabelStudioUnreachable("LS", "ReadTimeout", "Start it.")
+    return LabelStudioFailing("LS", f"answered HTTP {status}", "Look.", status=status)
 
 
 @pytest.mark.parametrize("status", [0, 500, 502])
@@ -54,7 +62,7 @@ def test_posts_wait_for_a_label_studio_in_trouble_and_go_on(resident: StandInRes
 
     def trouble(task: int) -> None:
         if troubled.is_set():
-            raise LabelStudioUnreachable("LS", f"answered HTTP {status}", "Start it.", status=status)
+            raise away(status)
 
     resident.label_studio.before_store = trouble
     resident.ask(*ALL)
@@ -63,7 +71,7 @@ def test_posts_wait_for_a_label_studio_in_trouble_and_go_on(resident: StandInRes
     counts = resident.pending.counts(PROJECT)
     assert (counts.done, counts.failed) == (0, 0)
     assert counts.leased + counts.pending == 8
-    assert "answered HTTP" in resident.trouble
+    assert resident.trouble == str(away(status))
     troubled.clear()
     assert resident.pipeline.wait_empty(20)
     blamed = resident.pending.counts(PROJECT).pending
@@ -81,7 +89,7 @@ def test_a_post_that_arrived_although_its_answer_was_lost_is_not_repeated(
     def lose(task: int) -> None:
         if task not in lost:
             lost.add(task)
-            raise LabelStudioUnreachable("LS", "ReadTimeout", "Look.", status=status)
+            raise away(status)
 
     resident.label_studio.after_store = lose
     resident.ask(*ALL)

@@ -9,7 +9,7 @@ from redis import Redis
 
 from plugin_config.errors import (
     LabelStudioError,
-    LabelStudioUnreachable,
+    LabelStudioFailing,
     LearningError,
     QueueDamaged,
     QueueUnavailable,
@@ -47,7 +47,7 @@ def test_all_is_done_and_shown_once(resident: StandInResident) -> None:
     ("error", "state"),
     [
         pytest.param(LabelStudioError("POST", "was refused (HTTP 404)", "Check.", status=404), "failed", id="refused"),
-        pytest.param(LabelStudioUnreachable("LS", "answered HTTP 500", "Log.", status=500), "pending", id="500"),
+        pytest.param(LabelStudioFailing("LS", "answered HTTP 500", "Log.", status=500), "pending", id="500"),
         pytest.param(RuntimeError("a fault of ours"), "failed", id="our own fault"),
         pytest.param(KeyError("surprise"), "failed", id="surprise"),
     ],

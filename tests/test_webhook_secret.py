@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.webhooks import SECRET_HEADER, leads_here
 from plugin_config.queue.control import QueueControl
 from plugin_config.settings import Settings
@@ -169,9 +169,19 @@ def test_what_stands_in_the_way_is_told_once_and_costs_nothing_else(
     assert signed_in.ledger.warning(PROJECT) == "", "mended"
 
 
-def test_a_label_studio_that_is_away_is_asked_the_next_time(signed_in: StandInResident) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        LabelStudioUnreachable("GET /api/ml/", "does not answer", "Start it."),
+        LabelStudioFailing("GET /api/ml/", "answered HTTP 502", "Wait.", status=502),
+    ],
+    ids=["no answer", "502"],
+)
+def test_a_label_studio_that_is_away_is_asked_the_next_time(
+    signed_in: StandInResident, error: LabelStudioError
+) -> None:
     signed_in.label_studio = found = StandInHooks("http://localhost:9090")
-    found.error = LabelStudioUnreachable("GET /api/ml/", "does not answer", "Start it.")
+    found.error = error
     signed_in.refresh()
     assert found.changed == []
     assert signed_in.ledger.warning(PROJECT) == ""

@@ -23,6 +23,7 @@ from plugin_config.label_studio.annotations import AnnotatedTask, Annotation, re
 from plugin_config.label_studio.transport import (
     TOKEN_REMEDY,
     TokenAuth,
+    failing,
     is_down,
     is_loopback,
     is_token,
@@ -85,8 +86,8 @@ class LabelStudio:
         api_key: legacy token or personal access token.
         timeout_s: longest wait for an answer, seconds.
 
-    Every method raises LabelStudioUnreachable when there is no answer or a server error (try again later), and
-    LabelStudioError with the HTTP status when the request is refused (trying again is useless).
+    Every method raises LabelStudioUnreachable when there is no answer and LabelStudioFailing after HTTP 429 or 5xx (try
+    again later), and LabelStudioError with the HTTP status when the request is refused (trying again is useless).
     """
 
     def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
@@ -122,12 +123,12 @@ class LabelStudio:
         try:
             with closing(self._auth.send(self._client, request)) as response:
                 if is_down(response):
-                    raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+                    raise failing(self.url, response.status_code)
                 if response.is_error or response.is_redirect:
                     raise refused(subject, response)
                 body = read_body(subject, response)
         except httpx.TransportError as error:
-            raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
+            raise unreachable(self.url, error) from error
         return read_json(subject, response, body) if body else None
 
     def project(self, project: int) -> Project:
@@ -233,10 +234,10 @@ class LabelStudio:
         try:
             response = self._auth.send(self._client, self._client.build_request("GET", url))
         except httpx.TransportError as error:
-            raise unreachable(self.url, f"{type(error).__name__}: {error}") from error
+            raise unreachable(self.url, error) from error
         if response.status_code in _AWAY:
             response.close()
-            raise unreachable(self.url, f"answered HTTP {response.status_code}", response.status_code)
+            raise failing(self.url, response.status_code)
         return response
 
     def _tasks(self, project: int, ids: Sequence[int], *, include: str) -> list[Task]:

@@ -14,7 +14,7 @@ import httpx
 
 from plugin_config.addresses import origin_of
 from plugin_config.answers import LongAnswer, PackedAnswer, parts_of, redirect_of
-from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 
 MOST_ANSWER_BYTES = 64_000_000
 """The longest answer of Label Studio's API that is read: several tasks with detailed brush regions fit."""
@@ -47,7 +47,7 @@ class TokenAuth:
 
         Raises:
             LabelStudioError: the request goes elsewhere (nothing was sent), or the personal token is refused.
-            LabelStudioUnreachable: Label Studio could not trade the token now.
+            LabelStudioFailing: Label Studio could not trade the token now.
             httpx.TransportError: it does not answer.
         """
         if not self._personal:
@@ -79,7 +79,7 @@ class TokenAuth:
         with closing(client.send(request, stream=True, auth=None, follow_redirects=False)) as response:
             status = response.status_code
             if is_down(response):
-                raise unreachable(self._url, f"answered HTTP {status}", status)
+                raise failing(self._url, status)
             if status != 200:
                 raise LabelStudioError(subject, f"was refused (HTTP {status})", TOKEN_REMEDY, status=status)
             body = read_body(subject, response)
@@ -165,10 +165,16 @@ def is_down(response: httpx.Response) -> bool:
     return response.status_code == 429 or response.status_code >= 500
 
 
-def unreachable(url: str, problem: str, status: int = 0) -> LabelStudioUnreachable:
-    """The error of no answer: worth trying again."""
+def failing(url: str, status: int) -> LabelStudioFailing:
+    """The error of an answer that `is_down` is true of."""
+    remedy = "See its log, or that of a proxy before it; the work is kept and goes on by itself."
+    return LabelStudioFailing(f"Label Studio at {url}", f"answered HTTP {status}", remedy, status=status)
+
+
+def unreachable(url: str, error: httpx.TransportError) -> LabelStudioUnreachable:
+    """The error of no answer."""
     remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
-    return LabelStudioUnreachable(f"Label Studio at {url}", problem, remedy, status=status)
+    return LabelStudioUnreachable(f"Label Studio at {url}", f"{type(error).__name__}: {error}", remedy)
 
 
 def not_json(subject: str, response: httpx.Response) -> LabelStudioError:

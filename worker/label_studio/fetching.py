@@ -44,7 +44,7 @@ def fetch_image(
     Raises:
         ImageUnavailable: bad address, not found, too large, private, or no image; the message names the task.
         ImageHostTrouble: its server is slow, down or in trouble: worth trying again.
-        LabelStudioUnreachable: Label Studio serves the file and does not answer now.
+        LabelStudioUnreachable, LabelStudioFailing: Label Studio serves the file, and cannot now.
     """
     content = fetch_file(url, task=task, project=project, label_studio=label_studio, limits=limits)
     return decode_image(content, subject=subject_of(task), limits=limits)

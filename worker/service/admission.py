@@ -16,6 +16,7 @@ from plugin_config.errors import (
     ImageUnavailable,
     LabelingConfigError,
     LabelStudioError,
+    LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
     QueueDamaged,
@@ -156,11 +157,12 @@ class Admission:
             return
         resident.trouble = str(error)
         log.error("project %d: %s (%d tasks wait)", project, error, len(left))
-        about_project = isinstance(error, LabelStudioUnreachable) and error.status == 500
+        about_project = isinstance(error, LabelStudioFailing) and error.status == 500
         while left:
             self._leases.give_back(project, left.popitem()[0], delay_s=_TROUBLE_DELAY_S if about_project else 0.0)
         if not about_project:  # the same awaits the others: they keep their places meanwhile
-            resident.stopping.wait(_AWAY_S if isinstance(error, LabelStudioUnreachable) else _REFUSED_S)
+            passing = isinstance(error, (LabelStudioUnreachable, LabelStudioFailing))
+            resident.stopping.wait(_AWAY_S if passing else _REFUSED_S)
 
 
 class Prediction:
@@ -189,7 +191,7 @@ class Prediction:
             self._leases.retry(project, ref, str(error), most=_IMAGE_TRIES)
         except ImageUnavailable as error:
             self._leases.fail(project, ref, str(error))
-        except LabelStudioUnreachable as error:
+        except (LabelStudioUnreachable, LabelStudioFailing) as error:
             if error.status == 500:
                 self._leases.retry(project, ref, str(error), most=MAX_ATTEMPTS)
             else:

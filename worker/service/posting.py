@@ -10,7 +10,13 @@ import logging
 import threading
 import time
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable, QueueDamaged, QueueUnavailable
+from plugin_config.errors import (
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+    QueueDamaged,
+    QueueUnavailable,
+)
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import MAX_ATTEMPTS, Priority
 from worker.service.context import Resident
@@ -68,7 +74,7 @@ class Posting:
                 return
             except QueueUnavailable as error:  # without its word nobody may post: somebody else may have the task
                 log.warning("task %d: waits for Redis. %s", drawn.leased.ref.task, error)
-            except LabelStudioUnreachable as error:
+            except (LabelStudioUnreachable, LabelStudioFailing) as error:
                 doubtful = True
                 self._doubt(drawn.leased)
                 if error.status == 500 and not self._outage.refused(drawn.leased.ref):

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import logging
 
-from plugin_config.errors import LabelingConfigError, LabelStudioError, LabelStudioUnreachable, VersionsUnavailable
+from plugin_config.errors import (
+    LabelingConfigError,
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+    VersionsUnavailable,
+)
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import Resident
@@ -35,7 +41,7 @@ def refresh(resident: Resident, job: RefreshProject) -> None:
             _catch_up_with_tasks(resident, order)
         _delete_left(resident, order)
         settle_doubts(resident, project)
-    except (LabelStudioUnreachable, VersionsUnavailable) as error:
+    except (LabelStudioUnreachable, LabelStudioFailing, VersionsUnavailable) as error:
         log.warning("project %d: %s", project, error)
     except (LabelingConfigError, LabelStudioError) as error:
         if isinstance(error, LabelStudioError) and error.status == 404:

@@ -11,7 +11,7 @@ import logging
 import re
 from urllib.parse import urlsplit
 
-from plugin_config.errors import LabelStudioError, LabelStudioUnreachable
+from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.webhooks import SECRET_HEADER, connected_models, leads_here, put_header, webhooks
 from worker.service.context import Resident
 
@@ -26,13 +26,13 @@ def install_webhook_secret(resident: Resident, project: int) -> None:
     stands in the way is told by `zeromask status` and once in the log: events are caught up with by the periodic look.
 
     Raises:
-        LabelStudioUnreachable: Label Studio does not answer; the next look tries again.
+        LabelStudioUnreachable, LabelStudioFailing: Label Studio cannot be asked now; the next reconcile tries again.
     """
     told = ""
     if resident.settings.webhook_secret:
         try:
             told = _install(resident, project)
-        except LabelStudioUnreachable:
+        except (LabelStudioUnreachable, LabelStudioFailing):
             raise
         except LabelStudioError as error:
             told = f"its webhooks do not carry ZEROMASK_WEBHOOK_SECRET and are refused: {error}"

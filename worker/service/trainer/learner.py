@@ -16,6 +16,7 @@ from redis import Redis
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
+    LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
     QueueUnavailable,
@@ -102,7 +103,7 @@ class Learner:
             result = TrainingRound(self._resident, project, request, patient=patient).run()
         except RetryLater as reason:
             return self._retry_later(project, request, str(reason)), False
-        except LabelStudioUnreachable as error:
+        except (LabelStudioUnreachable, LabelStudioFailing) as error:
             return self._hindered(request, "waiting", error, _AWAY_S), False
         except LabelStudioError as error:
             if error.status == 404:
