@@ -40,7 +40,7 @@ from worker.label_studio.outcomes import RegionOutcomes
 from worker.learning.interfaces import AdapterState
 from worker.service.trainer import learner, reading
 from worker.service.trainer.corrections import Correction
-from worker.service.trainer.learner import Learner, LearnerKeeper
+from worker.service.trainer.learner import Learner, learner_heartbeat
 from worker.service.trainer.lease import ProjectLease
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
@@ -588,11 +588,11 @@ def test_a_damaged_pointer_blocks_learning_and_is_told(house: LearningHouse, tmp
     assert copied(house) == ZEROSHOT
 
 
-def test_the_keeper_queues_what_is_due_renews_and_looks_around(house: LearningHouse) -> None:
-    keeper = LearnerKeeper(house.resident, house.learner)
+def test_the_heartbeat_requests_rounds_queues_them_once_and_shows_the_process(house: LearningHouse) -> None:
+    heartbeat = learner_heartbeat(house.resident, house.learner)
     house.redis.sadd("zeromask:projects", PROJECT)
-    keeper.beat()
+    heartbeat.beat()
     assert house.redis.llen("rq:queue:zeromask-learn") == 1, "the round"
     assert [row.name for row in house.resident.presence.workers()] == ["me"]
-    keeper.beat()
+    heartbeat.beat()
     assert house.redis.llen("rq:queue:zeromask-learn") == 1

@@ -1,15 +1,13 @@
 """The process that learns in the background: one project at a time, under a lease, so that its death loses nothing.
 
-A thread beside the training round renews the lease, shows that the process lives, and queues the rounds that are due.
+A heartbeat beside the training round renews the lease, shows that the process lives, and queues rounds that are due.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable
 
 from redis import Redis
 
@@ -25,10 +23,10 @@ from plugin_config.errors import (
 )
 from plugin_config.queue.jobs import LearnProject, enqueue_learning, learn_queue
 from plugin_config.queue.learning import Progress, State, Visit
-from plugin_config.steady import Steady
 from plugin_config.versions.manifests import now
 from worker.service import jobs as tasks
 from worker.service.context import Resident
+from worker.service.heartbeat import Duty, Heartbeat
 from worker.service.queue_worker import work_off
 from worker.service.trainer.lease import RoundAborted
 from worker.service.trainer.reading import RetryLater
@@ -137,66 +135,31 @@ class Learner:
         return RoundResult(state, str(error), request.mark, again_s)
 
 
-class LearnerKeeper(threading.Thread):
-    """Runs the periodic duties of a learner: renewal, sign of life, the periodic check of every project, queueing of
-    rounds that are due. It survives a Redis that is away, and a fault in one duty does not stop the others.
-    """
+def learner_heartbeat(resident: Resident, learner: Learner) -> Heartbeat:
+    """The heartbeat of a process that learns, not yet started."""
+    queue = learn_queue(resident.redis)
 
-    def __init__(self, resident: Resident, learner: Learner) -> None:
-        super().__init__(name="keeper", daemon=True)
-        self._resident = resident
-        self._learner = learner
-        self._queue = learn_queue(resident.redis)
-        self._stopped = threading.Event()
-        self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
-        self._round_at = 0.0
-        steady = resident.watch.steady
-        self._duties: list[tuple[Steady, Callable[[], None]]] = [
-            (steady("the renewal of the project", longest_rest_s=self._beat_s), learner.renew),
-            (steady("the sign of life", longest_rest_s=self._beat_s), self._show),
-            (steady("the periodic look"), self._round),
-            (steady("the queueing of looks"), self._queue_due),
-        ]
+    def show() -> None:
+        resident.presence.heartbeat(resident.name, {**resident.about(), "tasks": learner.holds()})
 
-    def run(self) -> None:
-        """Beat until stopped."""
-        self._resident.watch.must_live([self])
-        while not self._stopped.is_set():
-            self.beat()
-            self._stopped.wait(self._beat_s)
+    def request_rounds() -> None:
+        for project in resident.pending.projects():
+            resident.learning.round(project)
 
-    def beat(self) -> None:
-        """One round of all duties."""
-        try:
-            for steady, duty in self._duties:
-                steady.run(duty)
-        except QueueUnavailable as error:
-            log.warning("%s", error)
-
-    def stop(self) -> None:
-        """End the thread and say goodbye."""
-        self._resident.watch.let_go([self])
-        self._stopped.set()
-        self.join(timeout=5)
-        try:
-            self._resident.presence.leave(self._resident.name)
-        except QueueUnavailable as error:
-            log.warning("%s", error)
-
-    def _show(self) -> None:
-        about = {**self._resident.about(), "tasks": self._learner.holds()}
-        self._resident.presence.heartbeat(self._resident.name, about)
-
-    def _round(self) -> None:
-        if time.monotonic() >= self._round_at:
-            for project in self._resident.pending.projects():
-                self._resident.learning.round(project)
-            self._round_at = time.monotonic() + self._resident.settings.reconcile_s
-
-    def _queue_due(self) -> None:
-        for project in self._resident.learning.due():
-            if enqueue_learning(self._queue, LearnProject(project=project)):
+    def queue_due_rounds() -> None:
+        for project in resident.learning.due():
+            if enqueue_learning(queue, LearnProject(project=project)):
                 log.debug("project %d: a round is due", project)
+
+    beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
+    duties = (
+        Duty("the renewal of the project", learner.renew, longest_rest_s=beat_s),
+        Duty("the sign of life", show, longest_rest_s=beat_s),
+        Duty("the periodic look", request_rounds, every_s=resident.settings.reconcile_s),
+        Duty("the queueing of looks", queue_due_rounds),
+    )
+    leave = resident.presence.leave
+    return Heartbeat(duties, every_s=beat_s, watch=resident.watch, leave=lambda: leave(resident.name))
 
 
 def run_learner(resident: Resident, connection: Redis) -> None:
@@ -204,12 +167,12 @@ def run_learner(resident: Resident, connection: Redis) -> None:
     os.nice(_NICE)
     learner = Learner(resident)
     tasks.attach_learner(learner)
-    keeper = LearnerKeeper(resident, learner)
-    keeper.start()
+    heartbeat = learner_heartbeat(resident, learner)
+    heartbeat.start()
     log.info("ready to learn: model %s on %s, %s", resident.settings.model, resident.segmenter.encoder.device,
              resident.name)  # fmt: skip
     try:
         queues = [learn_queue(connection)]
         work_off(queues, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
     finally:
-        keeper.stop()
+        heartbeat.stop()
