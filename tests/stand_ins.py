@@ -31,8 +31,8 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.steady import Watch
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
-from worker.label_studio.intake import Intake
 from worker.learning.interfaces import Words
 from worker.segmentation.segmenter import LabelSegment, Segmentation
 from worker.service import admission as predict
@@ -215,7 +215,7 @@ class StandInResident:
 @pytest.fixture(name="resident")
 def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInResident]:
     def read(
-        self: Intake, url: object, *, task: int, project: int, label_studio: object, urgent: bool
+        self: ImageLoader, url: object, *, task: int, project: int, label_studio: object, urgent: bool
     ) -> Picture:
         if url == "broken":
             raise ImageUnavailable(f"image of task {task}", "is broken", "Mend it.")
@@ -225,7 +225,7 @@ def resident_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             raise MemoryError
         return Picture(np.full((8, 8, 3), {"huge": 13, "odd": 14}.get(str(url), 200), dtype=np.uint8), (8, 8))
 
-    monkeypatch.setattr(Intake, "read", read)
+    monkeypatch.setattr(ImageLoader, "load", read)
     monkeypatch.setattr(predict, "_AWAY_S", 0.05)
     monkeypatch.setattr(predict, "_REFUSED_S", 0.05)
     monkeypatch.setattr(posting, "_FIRST_WAIT_S", 0.05)

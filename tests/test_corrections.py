@@ -22,8 +22,8 @@ from plugin_config.errors import (
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
-from worker.label_studio.intake import Intake
 from worker.label_studio.outcomes import RegionOutcomes
 from worker.label_studio.regions import encode_region
 from worker.learning.corrections.examples import content_digest
@@ -87,7 +87,7 @@ def label_studio() -> StandInLabelStudio:
 @pytest.fixture(autouse=True)
 def images(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(
-        self: Intake, url: object, *, task: int, project: int, label_studio: object, urgent: bool
+        self: ImageLoader, url: object, *, task: int, project: int, label_studio: object, urgent: bool
     ) -> Picture:
         if url == "gone":
             raise ImageUnavailable(f"image of task {task}", "was answered with HTTP 404", "Check.")
@@ -95,7 +95,7 @@ def images(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImageHostTrouble(f"image of task {task}", "was answered with HTTP 503", "Look at its server.")
         return Picture(np.full((*SIZE, 3), 66 if url == "vast" else 100, dtype=np.uint8), SIZE)
 
-    monkeypatch.setattr(Intake, "read", read)
+    monkeypatch.setattr(ImageLoader, "load", read)
 
 
 def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:

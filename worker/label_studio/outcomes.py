@@ -1,7 +1,4 @@
-"""What became of each predicted region: accepted, changed or deleted, and what annotators added.
-
-It must not know pixels: it compares regions, not masks.
-"""
+"""What annotators did with the predicted regions: accepted, changed, deleted, added. Compares regions, not masks."""
 
 from __future__ import annotations
 
@@ -17,7 +14,9 @@ from worker.label_studio.annotation_maps import find_label
 
 @dataclass(frozen=True)
 class RegionOutcomes:
-    """Regions of one label. `changed` ones were redrawn or given another label; they count for the predicted label."""
+    """Number of regions of one label. `changed` ones were redrawn or given another label, and count for the predicted
+    label.
+    """
 
     accepted: int = 0
     changed: int = 0
@@ -48,17 +47,20 @@ _ACCEPTED, _CHANGED, _ADDED, _DELETED = (
 def count_outcomes(
     annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
 ) -> dict[str, RegionOutcomes]:
-    """Compare an annotation with the prediction it was made from, region by region, by label key.
+    """Compare an annotation with the prediction it was made from, region by region.
 
-    A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was touched: a
-    brush that was not touched may still be stored in other bytes.
+    A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was changed: an
+    unchanged brush may still be stored as other bytes.
 
     Args:
         annotation: not cancelled.
-        predictions: those the task has.
+        predictions: of the task.
         vocabulary: whose labels count; others do not.
         ours: versions of our predictions, as the ledger keeps them; regions taken from other predictions count as
             added. Empty = all are ours.
+
+    Returns:
+        outcomes by label key.
     """
     parent = find_parent(annotation, predictions)
     foreign = parent is not None and bool(ours) and parent.version not in ours
@@ -83,7 +85,7 @@ def count_outcomes(
 
 
 def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction]) -> StoredPrediction | None:
-    """The prediction an annotation was made from: the one it names, else the one most of its regions' ids are from."""
+    """Find the prediction an annotation was made from: the one it names, else the one with most of its region ids."""
     for prediction in predictions:
         if prediction.id == annotation.parent_prediction:
             return prediction
@@ -94,7 +96,7 @@ def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction])
 
 
 def sum_outcomes(parts: Iterable[Mapping[str, RegionOutcomes]]) -> dict[str, RegionOutcomes]:
-    """Of a project: the outcomes of all its tasks added up, by label key."""
+    """Add up outcomes by label key."""
     total: dict[str, RegionOutcomes] = {}
     for part in parts:
         for key, outcomes in part.items():
@@ -112,7 +114,7 @@ def _outcome(
 ) -> RegionOutcomes:
     origin = region.get("origin")
     if old_label is None or old is None:
-        if known:  # its prediction is at hand and does not hold it
+        if known:  # its prediction is known and does not contain it
             return _ADDED
         return {"prediction": _ACCEPTED, "prediction-changed": _CHANGED}.get(str(origin), _ADDED)
     same = old.get("value") == region.get("value") or origin == "prediction"

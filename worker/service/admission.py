@@ -29,7 +29,7 @@ from plugin_config.queue.jobs import DrainProject, TaskRef
 from plugin_config.queue.pending import MAX_ATTEMPTS, Lease, Priority
 from plugin_config.queue.slots import URGENT_SLOT
 from worker.label_studio.fetching import address_in
-from worker.label_studio.intake import Intake
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.results import encode_segments
 from worker.service.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.service.context import Resident
@@ -171,7 +171,7 @@ class Prediction:
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self._leases = resident.leases
-        self._intake = Intake(resident.limits)
+        self._images = ImageLoader(resident.limits)
         self._posting = Posting(resident)
 
     def fetch(self, leased: Leased) -> Fetched | None:
@@ -184,7 +184,7 @@ class Prediction:
         try:
             url = address_in(leased.task, leased.order.vocabulary.image_key)
             classes = resident.segmenter.read_words(leased.order.vocabulary)
-            picture = self._intake.read(
+            picture = self._images.load(
                 url, task=ref.task, project=project, label_studio=resident.label_studio, urgent=leased.lease.urgent
             )
         except ImageHostTrouble as error:

@@ -20,8 +20,8 @@ from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
 from worker.label_studio.fetching import address_in
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
-from worker.label_studio.intake import Intake
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_outcomes
 from worker.learning.corrections.examples import LONGEST_SIDE, example_frame, make_example
 from worker.learning.interfaces import Example
@@ -158,7 +158,7 @@ class _Reader:
     ) -> None:  # fmt: skip
         self._label_studio, self._project = label_studio, project
         self._vocabulary, self._embed = vocabulary, embed
-        self._intake, self._ours, self._longest_side = Intake(limits), ours, longest_side
+        self._images, self._ours, self._longest_side = ImageLoader(limits), ours, longest_side
 
     def read_or_explain(self, task: Task) -> Correction | UnreadTask | None:
         """None when the task gives no correction, and waiting would not change that."""
@@ -184,7 +184,7 @@ class _Reader:
         if not annotations:
             return None
         url = address_in(task, self._vocabulary.image_key)
-        picture = self._intake.read(
+        picture = self._images.load(
             url, task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
         )
         (embedding,) = self._embed([picture.pixels])
