@@ -41,7 +41,7 @@ from worker.learning.interfaces import AdapterState
 from worker.service.trainer import learner, reading
 from worker.service.trainer.corrections import Correction
 from worker.service.trainer.learner import Learner, learner_heartbeat
-from worker.service.trainer.lease import ProjectLease
+from worker.service.trainer.lease_guard import LeaseGuard
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 
@@ -460,7 +460,7 @@ def test_images_left_out_take_turns(house: LearningHouse, monkeypatch: pytest.Mo
     missing = dict.fromkeys("234", "away")
     house.learning.press(PROJECT)
     assert house.learning.begin(PROJECT, house.resident.name)
-    lease = ProjectLease(house.resident, PROJECT)
+    lease = LeaseGuard(house.resident, PROJECT)
     reader = reading.CorrectionsReader(house.resident, PROJECT, parse_vocabulary(CONFIG.format("cat")), lease,
                                        patient=True, missing=missing)  # fmt: skip
     assert not reader.retry_missing()

@@ -1,6 +1,6 @@
 """Whether a candidate may replace what is served, on corrections it was not trained on, with a reason.
 
-docs/learning.md states the rules.
+docs/reference/learning_rules.md states the rules.
 """
 
 from __future__ import annotations

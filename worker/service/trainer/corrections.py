@@ -1,7 +1,7 @@
 """Annotated tasks of a project, read from Label Studio -> corrections.
 
 Label Studio is the only truth: everything is read again each time, so no edit, deletion or lost webhook is missed.
-docs/learning.md states the rules.
+docs/reference/learning_rules.md states the rules.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from worker.service import jobs as tasks
 from worker.service.context import Resident
 from worker.service.heartbeat import Duty, Heartbeat
 from worker.service.queue_worker import work_off
-from worker.service.trainer.lease import RoundAborted
+from worker.service.trainer.lease_guard import RoundAborted
 from worker.service.trainer.reading import RetryLater
 from worker.service.trainer.training_round import RoundResult, TrainingRound
 

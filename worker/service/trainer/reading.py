@@ -10,7 +10,7 @@ from worker.label_studio.outcomes import RegionOutcomes, sum_outcomes
 from worker.learning.interfaces import Example
 from worker.service.context import Resident
 from worker.service.trainer.corrections import Correction, UnreadTask, read_corrections
-from worker.service.trainer.lease import ProjectLease
+from worker.service.trainer.lease_guard import LeaseGuard
 
 _REPORT_EVERY = 10
 _RETRY_S = 3600.0
@@ -30,7 +30,7 @@ class CorrectionsReader:
         resident: of this process.
         project: its id.
         vocabulary: of the project now.
-        lease: of the project; checked while reading.
+        lease: of the project, checked while reading.
         patient: whether to raise RetryLater where an image cannot be read now; else it is left out.
         missing: what was left out the last time, task -> reason. These tasks do not cause RetryLater.
 
@@ -40,7 +40,7 @@ class CorrectionsReader:
     """
 
     def __init__(
-        self, resident: Resident, project: int, vocabulary: Vocabulary, lease: ProjectLease, *, patient: bool,
+        self, resident: Resident, project: int, vocabulary: Vocabulary, lease: LeaseGuard, *, patient: bool,
         missing: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._resident, self._project, self._vocabulary = resident, project, vocabulary
@@ -56,7 +56,7 @@ class CorrectionsReader:
 
         Raises:
             LabelStudioError: as `read_corrections`.
-            RoundAborted: as `ProjectLease.check`.
+            RoundAborted: as `LeaseGuard.check`.
         """
         tried = list(self.missing)[:_RETRIED_AT_ONCE]
         self._lease.report(f"tries again to read {len(tried)} annotated images that were left out")
@@ -77,7 +77,7 @@ class CorrectionsReader:
         Raises:
             RetryLater: an image cannot be read now, and the reader is patient.
             LabelStudioError: as `read_corrections`.
-            RoundAborted: as `ProjectLease.check`.
+            RoundAborted: as `LeaseGuard.check`.
         """
         examples, known = [], frozenset(self.missing)
         self.missing, self.outcomes = {}, {}

@@ -25,7 +25,7 @@ from worker.learning.recipes import recipe_named
 from worker.service.adapter_store import save_adapter
 from worker.service.context import Resident
 from worker.service.trainer.corrections import corrections_digest
-from worker.service.trainer.lease import ProjectLease
+from worker.service.trainer.lease_guard import LeaseGuard
 from worker.service.trainer.reading import CorrectionsReader, mention_missing, retry_is_due
 
 log = logging.getLogger(__name__)
@@ -65,14 +65,14 @@ class TrainingRound:
         self._id = project
         self._request = request
         self._patient = patient
-        self._lease = ProjectLease(resident, project)
+        self._lease = LeaseGuard(resident, project)
         self._recipe = recipe_named(RECIPE)
 
     def run(self) -> RoundResult:
         """Train unless it is too early or nothing is new.
 
         Raises:
-            RoundAborted: as `ProjectLease.check`.
+            RoundAborted: as `LeaseGuard.check`.
             RetryLater: an image cannot be read now, and the round is patient.
             LabelStudioError: Label Studio does not answer, or refuses; status 404 when the project is gone.
             LabelingConfigError: the project names nothing to segment.

@@ -1,4 +1,4 @@
-"""Annotations of one image become one class per pixel, by the rules of docs/learning.md."""
+"""Annotations of one image become a class map, by the rules of docs/reference/learning_rules.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map, find_label
 from worker.label_studio.regions import RegionKind, encode_region
-from worker.learning.corrections.class_maps import merge_class_maps, shrink_nearest
+from worker.learning.corrections.class_maps import (
+    drawn_classes,
+    merge_class_maps,
+    renumber,
+    shrink_nearest,
+    with_background,
+)
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
@@ -45,7 +51,7 @@ def draw(*regions: dict[str, Any], frame: tuple[int, int] = SIZE) -> np.ndarray[
     return draw_class_map(regions, VOCABULARY, SIZE, frame)
 
 
-def test_every_region_type_is_drawn_where_it_was() -> None:
+def test_every_region_type_is_drawn_in_its_place() -> None:
     truth = draw(
         region("brush", "grass", slice(0, 20), slice(0, 80)), region("polygon", "cat", slice(30, 50), slice(5, 25)),
         region("rectangle", "dog", slice(30, 50), slice(40, 70)),
@@ -96,7 +102,7 @@ def test_labels_are_those_of_the_labeling_config(change: dict[str, Any], found: 
     assert (label.key if label else None) == found
 
 
-def test_a_broken_region_spoils_the_truth_and_is_told() -> None:
+def test_a_broken_region_is_an_error() -> None:
     with pytest.raises(RegionError):
         draw(region("brush", "c", slice(0, 9), slice(0, 9), value={"brushlabels": ["c"], "rle": [1, 2]}))
 
@@ -121,9 +127,9 @@ def test_which_annotations_count() -> None:
 
 
 def test_annotators_are_merged_by_majority_and_ties_are_void() -> None:
-    voices = np.array([[0, 0, 0, 0, VOID, 0], [0, 0, 1, 1, 1, VOID], [0, 1, 2, 1, VOID, 1]], dtype=np.int16)[:, None]
-    assert merge_class_maps(list(voices)).tolist() == [[0, 0, VOID, 1, 1, VOID]]
-    assert merge_class_maps([voices[0], voices[1]]).tolist() == [[0, 0, VOID, VOID, 1, 0]]
+    votes = np.array([[0, 0, 0, 0, VOID, 0], [0, 0, 1, 1, 1, VOID], [0, 1, 2, 1, VOID, 1]], dtype=np.int16)[:, None]
+    assert merge_class_maps(list(votes)).tolist() == [[0, 0, VOID, 1, 1, VOID]]
+    assert merge_class_maps([votes[0], votes[1]]).tolist() == [[0, 0, VOID, VOID, 1, 0]]
     assert merge_class_maps([np.full((1, 1), UNLABELLED, dtype=np.int16)] * 2).tolist() == [[UNLABELLED]]
 
 
@@ -143,3 +149,11 @@ def test_a_large_image_is_reduced_with_its_truth() -> None:
     reduced = annotated_example("1", rows, VOCABULARY, half, embedding, longest_side=40, size=SIZE)
     assert np.array_equal(reduced.truth, example.truth)
     assert reduced.image.shape == example.image.shape
+
+
+def test_class_maps_are_renumbered_and_get_a_background_but_void_stays_void() -> None:
+    drawn = np.array([[0, 1, 2, UNLABELLED, VOID]], dtype=np.int16)
+    assert renumber(drawn, [2, VOID, 0]).tolist() == [[2, VOID, 0, UNLABELLED, VOID]]
+    assert with_background(drawn, 3).tolist() == [[0, 1, 2, 3, VOID]]
+    assert renumber(drawn, [0, 1, 2]).dtype == with_background(drawn, 3).dtype == np.int16
+    assert drawn_classes(drawn) == {0, 1, 2}

@@ -1,4 +1,4 @@
-"""What judges what: folds, the held-out part, paired figures, rounds of swapped labels. No model."""
+"""Hold-out and cross-validation splits, the paired bootstrap, swapped labels: what the gate does without a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EMBEDDING = ImageEmbedding(torch.zeros(1, 1, 1), (8, 8))
 
 
 def example(key: str, *labels: int) -> Example:
-    """A photograph with a strip for each label from left to right, and an empty last column."""
+    """An image with a strip for each label from left to right, and an empty last column."""
     truth = np.full((8, 8), UNLABELLED, dtype=np.int16)
     for place, label in enumerate(labels):
         truth[:, 2 * place : 2 * place + 2] = label
@@ -46,7 +46,7 @@ def test_nothing_is_held_out_before_the_stated_number() -> None:
     assert hold_out
 
 
-def test_a_key_never_changes_sides_as_others_come_and_go() -> None:
+def test_a_key_never_changes_sides_as_others_are_added_or_removed() -> None:
     many = examples(300, 0)
     sides = {e.key: held for held, part in enumerate(split(many)) for e in part}
     assert 0.14 < sum(sides.values()) / 300 < 0.26
@@ -64,19 +64,19 @@ def test_which_keys_are_held_out_is_the_same_for_ever() -> None:
     assert [key for key in range(40) if is_held_out(str(key))] == [6, 16, 20, 26, 30, 31, 37, 39]
 
 
-def test_every_photograph_is_judged_by_what_was_learned_from_others() -> None:
+def test_every_image_is_evaluated_by_what_was_learned_from_others() -> None:
     learn = examples(9, 0, 1)
-    plan = evaluation_split(learn, [])
-    assert sorted(t.example.key for t in plan.images) == sorted(keys(learn))
-    assert len(plan.training_sets) == 3
-    for image in plan.images:
+    planned = evaluation_split(learn, [])
+    assert sorted(t.example.key for t in planned.images) == sorted(keys(learn))
+    assert len(planned.training_sets) == 3
+    for image in planned.images:
         assert image.fold is not None
-        assert image.example.key not in keys(plan.training_sets[image.fold])
+        assert image.example.key not in keys(planned.training_sets[image.fold])
 
 
-def test_labels_nobody_else_taught_are_judged_within_their_photograph() -> None:
-    plan = evaluation_split([example("x", 0, 1), example("y", 0), example("z", 0)], [])
-    images = [(t, plan.training_sets[t.fold]) for t in plan.images if t.fold is not None and t.example.key == "x"]
+def test_labels_that_one_image_alone_shows_are_evaluated_within_it() -> None:
+    planned = evaluation_split([example("x", 0, 1), example("y", 0), example("z", 0)], [])
+    images = [(t, planned.training_sets[t.fold]) for t in planned.images if t.fold is not None and t.example.key == "x"]
     (between,) = [image for image, training in images if "x" not in keys(training)]
     assert drawn_classes(between.example.truth) == {0}, "label 1 is VOID there"
     within = [image for image, training in images if "x" in keys(training)]
@@ -84,52 +84,52 @@ def test_labels_nobody_else_taught_are_judged_within_their_photograph() -> None:
     judged = np.zeros((8, 8), dtype=int)
     for image in within:
         assert image.fold is not None
-        (half,) = [e for e in plan.training_sets[image.fold] if e.key == "x"]
-        assert ((half.truth == VOID) != (image.example.truth == VOID)).all(), "what is judged was not learned"
+        (half,) = [e for e in planned.training_sets[image.fold] if e.key == "x"]
+        assert ((half.truth == VOID) != (image.example.truth == VOID)).all(), "what is evaluated was not learned"
         judged += image.example.truth != VOID
     assert (judged == 1).all()
 
 
-def test_a_single_photograph_is_cut_so_that_labels_lie_on_both_sides() -> None:
+def test_a_single_image_is_cut_so_that_labels_lie_on_both_sides() -> None:
     side_by_side = example("x", 0, 1).truth
     for cut, truth in ((halve(side_by_side), side_by_side), (halve(side_by_side.T), side_by_side.T)):
         for label in (0, 1):
             assert 0.3 < cut[truth == label].mean() < 0.7
-    plan = evaluation_split([example("x", 0, 1)], [])
-    assert len(plan.images) == len(plan.training_sets) == 2
+    planned = evaluation_split([example("x", 0, 1)], [])
+    assert len(planned.images) == len(planned.training_sets) == 2
 
 
-def test_held_out_photographs_judge_alone_when_they_are_enough_and_show_all_labels() -> None:
+def test_held_out_images_evaluate_alone_when_they_are_enough_and_show_all_labels() -> None:
     learn, hold_out = examples(12, 0, 1), [example(f"h{k}", 0, 1) for k in range(3)]
-    plan = evaluation_split(learn, hold_out)
-    assert [t.fold for t in plan.images] == [None] * 3
-    assert plan.training_sets == ()
+    planned = evaluation_split(learn, hold_out)
+    assert [t.fold for t in planned.images] == [None] * 3
+    assert planned.training_sets == ()
 
 
-def test_labels_not_held_out_are_judged_by_cross_validation() -> None:
+def test_labels_not_held_out_are_cross_validated() -> None:
     learn = [*examples(8, 0), example("p", 0, 2), example("q", 2), example("r", 2)]
-    plan = evaluation_split(learn, [example(f"h{k}", 0) for k in range(3)])
-    assert {t.example.key for t in plan.images if t.fold is not None} == {"p", "q", "r"}
+    planned = evaluation_split(learn, [example(f"h{k}", 0) for k in range(3)])
+    assert {t.example.key for t in planned.images if t.fold is not None} == {"p", "q", "r"}
 
 
-def test_held_out_photographs_that_what_is_served_has_seen_do_not_judge() -> None:
+def test_held_out_images_that_the_served_adapter_was_trained_on_do_not_evaluate() -> None:
     hold_out = [example(f"h{k}", 0) for k in range(4)]
-    plan = evaluation_split(examples(6, 0), hold_out, seen={"h0", "h1"})
-    assert {t.example.key for t in plan.images if t.fold is None} == {"h2", "h3"}
-    assert len([t for t in plan.images if t.fold is not None]) == 6, "two are too few to judge alone"
+    planned = evaluation_split(examples(6, 0), hold_out, seen={"h0", "h1"})
+    assert {t.example.key for t in planned.images if t.fold is None} == {"h2", "h3"}
+    assert len([t for t in planned.images if t.fold is not None]) == 6, "two are too few to evaluate alone"
 
 
-def test_many_photographs_cost_no_more_than_some() -> None:
+def test_the_number_of_evaluated_images_is_bounded() -> None:
     learn, hold_out = examples(90, 0), [example(f"h{k}", 1) for k in range(90)]
-    plan = evaluation_split(learn, hold_out)
-    assert [t.fold is None for t in plan.images] == [True] * MOST_EVALUATED + [False] * MOST_EVALUATED
-    assert len(plan.training_sets) == 3
+    planned = evaluation_split(learn, hold_out)
+    assert [t.fold is None for t in planned.images] == [True] * MOST_EVALUATED + [False] * MOST_EVALUATED
+    assert len(planned.training_sets) == 3
     longer = evaluation_split([*learn, example("late", 0)], hold_out)
-    assert len({t.example.key for t in plan.images} - {t.example.key for t in longer.images}) <= 1
+    assert len({t.example.key for t in planned.images} - {t.example.key for t in longer.images}) <= 1
 
 
 def test_confusions_and_ious() -> None:
-    truth = np.array([[0, 0, 1, 2], [0, -1, 1, 2]], dtype=np.int16)
+    truth = np.array([[0, 0, 1, 2], [0, VOID, 1, 2]], dtype=np.int16)
     found = np.array([[0, 1, 1, 2], [0, 2, 1, 0]], dtype=np.int16)
     counted = confusion(truth, found, 4)
     assert counted.sum() == 7
@@ -151,7 +151,7 @@ def compare(gains: Sequence[int], *, label: int = 0) -> Comparison:
     return Comparison.of(before, after)
 
 
-def test_a_gain_in_all_units_is_sure_and_one_in_a_single_unit_is_not() -> None:
+def test_a_gain_in_all_units_is_certain_and_one_in_a_single_unit_is_not() -> None:
     steady, lucky = compare([10] * 6), compare([45, -4, -4, -4, -4, -4])
     assert steady.lower_bound(0.05) > 0
     assert steady.mean_ious[1] > steady.mean_ious[0]
@@ -159,14 +159,14 @@ def test_a_gain_in_all_units_is_sure_and_one_in_a_single_unit_is_not() -> None:
     assert lucky.lower_bound(0.05) < 0
 
 
-def test_pairs_are_what_counts_not_how_hard_a_unit_is() -> None:
+def test_differences_are_paired_so_the_difficulty_of_a_unit_does_not_count() -> None:
     """Units of very different difficulty, each a little better: unpaired it would drown in their spread."""
     before = [np.array([[hits, 100 - hits], [0, 100]]) for hits in (5, 30, 60, 90)]
     after = [unit + np.array([[3, -3], [0, 0]]) for unit in before]
     assert Comparison.of(before, after).lower_bound(0.05) > 0
 
 
-def test_harm_to_one_class_is_seen_beneath_a_mean_that_gains() -> None:
+def test_harm_to_one_class_is_seen_though_the_mean_gains() -> None:
     before, after = [], []
     for _ in range(5):
         unit = np.diag([60, 60, 60]) + 20
@@ -181,34 +181,34 @@ def test_harm_to_one_class_is_seen_beneath_a_mean_that_gains() -> None:
     assert comparison.harmed(drop=0.9, share=0.9) == []
 
 
-def test_units_that_show_nothing_are_left_out() -> None:
+def test_units_without_pixels_are_left_out() -> None:
     nothing = np.zeros((2, 2), dtype=np.int64)
     comparison = Comparison.of([np.eye(2, dtype=np.int64), nothing], [np.eye(2, dtype=np.int64), nothing])
     assert comparison.baseline.shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("taken", "rounds"),
+    ("counts", "cycles"),
     [
         pytest.param([[10, 90, 0], [80, 10, 10], [0, 0, 100]], [(0, 1)], id="two swapped"),
-        pytest.param([[0, 100, 0], [0, 0, 100], [100, 0, 0]], [(0, 1, 2)], id="a round of three"),
+        pytest.param([[0, 100, 0], [0, 0, 100], [100, 0, 0]], [(0, 1, 2)], id="a cycle of three"),
         pytest.param([[90, 10, 0], [10, 90, 0], [0, 0, 100]], [], id="honest"),
-        pytest.param([[100, 0, 0], [100, 0, 0], [100, 0, 0]], [], id="all taken for one: out of its world"),
-        pytest.param([[0, 100, 0], [0, 100, 0], [0, 100, 0]], [], id="all taken for another"),
+        pytest.param([[100, 0, 0], [100, 0, 0], [100, 0, 0]], [], id="all predicted as one"),
+        pytest.param([[0, 100, 0], [0, 100, 0], [0, 100, 0]], [], id="all predicted as another"),
         pytest.param([[30, 40, 30], [40, 30, 30], [30, 30, 40]], [], id="random"),
         pytest.param([[45, 55, 0], [60, 40, 0], [0, 0, 100]], [], id="often confused is not swapped"),
         pytest.param([[0, 9, 0], [9, 0, 0], [0, 0, 9]], [], id="too few pixels"),
-        pytest.param([[0, 100, 0], [0, 0, 100], [0, 100, 0]], [(1, 2)], id="one leads into a round"),
+        pytest.param([[0, 100, 0], [0, 0, 100], [0, 100, 0]], [(1, 2)], id="one leads into a cycle"),
         pytest.param([[0, 0], [0, 0]], [], id="nothing"),
     ],
 )
-def test_swaps_are_rounds_of_labels_clearly_taken_for_one_another(
-    taken: list[list[int]], rounds: list[tuple[int, ...]]
+def test_swaps_are_cycles_of_labels_clearly_predicted_as_one_another(
+    counts: list[list[int]], cycles: list[tuple[int, ...]]
 ) -> None:
-    assert find_swaps(np.array(taken, dtype=np.float64)) == rounds
+    assert find_swaps(np.array(counts, dtype=np.float64)) == cycles
 
 
-def test_examples_speak_of_the_words_of_now() -> None:
+def test_examples_are_renumbered_for_other_words() -> None:
     old = example("x", 0, 1, 2)
     old.truth[0, 0] = VOID
     new = with_words(old, (("c",), ("a",)))

@@ -1,4 +1,4 @@
-"""The lease under which one process trains on a project's corrections, as a training round sees it."""
+"""The guard between the steps of a training round: is the project still ours, and what does the round do now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RoundAborted(Exception):
     """The round ends here and starts again later: this process stops, or another one has taken over the project."""
 
 
-class ProjectLease:
+class LeaseGuard:
     """Checks the lease of a project between the steps of a round, and reports the step to people.
 
     Args:
