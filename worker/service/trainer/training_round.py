@@ -56,7 +56,7 @@ class TrainingRound:
     Args:
         resident: of this process.
         project: its id.
-        request: what the round was asked for with.
+        request: how the round was requested.
         patient: whether to raise RetryLater where an image cannot be read now; else the round goes on without it.
     """
 
