@@ -18,8 +18,8 @@ from rich.progress import track
 
 from tests.learning_world import KNOWN, STRANGE, LinearRecipe, corrected_scenes
 from worker.learning.gate.decision import judge
-from worker.learning.gate.evaluator import Bench
-from worker.learning.gate.splits import Trial
+from worker.learning.gate.evaluator import Evaluator
+from worker.learning.gate.splits import EvaluationImage
 from worker.learning.interfaces import Adapter, Example, Words
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.metrics import class_ious
@@ -39,9 +39,9 @@ def main() -> None:
         corrected = corrected_scenes(segmenter, max(COUNTS), seed=seed)
         for kind, words in (("known", KNOWN), ("strange", STRANGE)):
             learn, others = ([replace(e, words=words) for e in part] for part in (corrected, drawn))
-            bench = Bench(segmenter, words, set(range(len(words))))
+            evaluator = Evaluator(segmenter, words, set(range(len(words))))
             for count in COUNTS:
-                rows.setdefault((kind, count), []).append(_row(learn[:count], others, words, bench))
+                rows.setdefault((kind, count), []).append(_row(learn[:count], others, words, evaluator))
     for (kind, count), found in rows.items():
         zero_shot, served, ungated, promoted, seconds = np.array(found, dtype=float).T
         figures = {
@@ -54,18 +54,18 @@ def main() -> None:
 
 
 def _row(
-    learn: list[Example], others: list[Example], words: Words, bench: Bench
+    learn: list[Example], others: list[Example], words: Words, evaluator: Evaluator
 ) -> tuple[float, float, float, bool, float]:
-    trials = [Trial(example, None) for example in others]
+    images = [EvaluationImage(example, None) for example in others]
 
     def quality(head: Adapter | None) -> float:
-        confusions = bench.confusions(trials, bench.look(trials, lambda trial: head))
+        confusions = evaluator.confusions(images, evaluator.predict(images, lambda image: head))
         return float(np.nanmean(class_ious(np.sum(confusions, axis=0))))
 
     started = time.process_time()
-    verdict = judge(LinearRecipe(), learn, [], None, words, bench.segmenter)
+    verdict = judge(LinearRecipe(), learn, [], None, words, evaluator.segmenter)
     seconds = time.process_time() - started
-    ungated = LinearRecipe().fit(learn, words, bench.segmenter)
+    ungated = LinearRecipe().fit(learn, words, evaluator.segmenter)
     return quality(None), quality(verdict.adapter), quality(ungated), verdict.promoted, seconds
 
 

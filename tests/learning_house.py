@@ -27,7 +27,7 @@ from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
-from worker.label_studio.outcomes import Outcomes
+from worker.label_studio.outcomes import RegionOutcomes
 from worker.learning.gate.decision import Verdict
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example
 from worker.segmentation.class_scores import ClassScores
@@ -36,9 +36,8 @@ from worker.segmentation.heads import ImageScores
 from worker.service import adapter_store as store
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
-from worker.service.trainer import look as finetune
-from worker.service.trainer import reading
-from worker.service.trainer.corrections import Correction
+from worker.service.trainer import reading, training_round
+from worker.service.trainer.corrections import Correction, UnreadTask
 from worker.service.trainer.learner import Learner
 
 WEIGHTS = "0123456789ab"
@@ -88,7 +87,7 @@ class LearningHouse:
     digest: str = "none"
     content: str = "none"
     drawn: str = "cat"
-    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    outcomes: Mapping[str, RegionOutcomes] = field(default_factory=dict)
     others: frozenset[int] = frozenset()
     away: frozenset[int] = frozenset()
     reads: list[tuple[int, ...] | None] = field(default_factory=list)
@@ -150,14 +149,13 @@ class LearningHouse:
         self.mark, self.digest = AnnotationMark(self.mark.tasks, digest, self.mark.tasks), digest
 
     def read(
-        self, label_studio: object, project: int, vocabulary: Vocabulary, *, passing: Callable[[int, str], None],
-        only: Set[int] | None = None, **_: object,
-    ) -> Iterator[Correction]:  # fmt: skip
+        self, label_studio: object, project: int, vocabulary: Vocabulary, *, only: Set[int] | None = None, **_: object
+    ) -> Iterator[Correction | UnreadTask]:
         """Stands in for the reading: tasks 1 and `others`, but those `away`; in each image the label `drawn`
         lies where `content` says.
         """
         for task in sorted(self.away if only is None else self.away & set(only)):
-            passing(task, f"image of task {task}: was answered with HTTP 503. Look at its server.")
+            yield UnreadTask(task, f"image of task {task}: was answered with HTTP 503. Look at its server.")
         self.reads.append(None if only is None else tuple(sorted(only)))
         for task in sorted(({1, *self.others} if only is None else only) - self.away):
             yield Correction(task, (task,), False, self.outcomes, self._example(task, vocabulary))
@@ -206,10 +204,10 @@ def learning_house_fixture(redis: Redis, tmp_path: Path, monkeypatch: pytest.Mon
             raise LearningError(f"recipe {name!r}", "is not known", "Choose another.")
         return NumberRecipe()
 
-    monkeypatch.setattr(finetune, "annotation_mark", lambda *_, **__: house.mark)
-    monkeypatch.setattr(finetune, "corrections_digest", lambda *_: house.digest)
+    monkeypatch.setattr(training_round, "annotation_mark", lambda *_, **__: house.mark)
+    monkeypatch.setattr(training_round, "corrections_digest", lambda *_: house.digest)
     monkeypatch.setattr(reading, "read_corrections", house.read)
-    monkeypatch.setattr(finetune, "recipe_named", recipe_named)
+    monkeypatch.setattr(training_round, "recipe_named", recipe_named)
     monkeypatch.setattr(store, "recipe_named", recipe_named)
-    monkeypatch.setattr(finetune, "judge", house.judge)
+    monkeypatch.setattr(training_round, "judge", house.judge)
     yield house

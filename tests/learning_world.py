@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
-from worker.learning.corrections.truth import shrink_nearest
+from worker.learning.corrections.class_maps import renumber, shrink_nearest
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.heads import ImageScores
@@ -40,8 +40,7 @@ def corrected_scenes(
 
 def relabelled(examples: Sequence[Example], order: Sequence[int]) -> list[Example]:
     """The same with label k called order[k]."""
-    lookup = np.array([*order, VOID, UNLABELLED], dtype=np.int16)
-    return [replace(example, truth=lookup[example.truth]) for example in examples]
+    return [replace(example, truth=renumber(example.truth, order)) for example in examples]
 
 
 @dataclass

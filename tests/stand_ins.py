@@ -32,8 +32,8 @@ from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
-from worker.label_studio.intake import Intake
 from worker.learning.interfaces import Words
 from worker.segmentation.segmenter import LabelSegment, Segmentation
 from worker.service import failures, posting
@@ -217,7 +217,7 @@ class StandInContext:
 @pytest.fixture(name="context")
 def context_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInContext]:
     def read(
-        self: Intake, url: object, *, task: int, project: int, label_studio: object, urgent: bool
+        self: ImageLoader, url: object, *, task: int, project: int, label_studio: object, urgent: bool
     ) -> Picture:
         if url == "broken":
             raise ImageUnavailable(f"image of task {task}", "is broken", "Mend it.")
@@ -227,7 +227,7 @@ def context_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
             raise MemoryError
         return Picture(np.full((8, 8, 3), {"huge": 13, "odd": 14}.get(str(url), 200), dtype=np.uint8), (8, 8))
 
-    monkeypatch.setattr(Intake, "read", read)
+    monkeypatch.setattr(ImageLoader, "load", read)
     quick = [replace(row.treatment, pause_s=min(row.treatment.pause_s, 0.05)) for row in failures.TABLE]
     rows = tuple(replace(row, treatment=treatment) for row, treatment in zip(failures.TABLE, quick, strict=True))
     monkeypatch.setattr(failures, "TABLE", rows)

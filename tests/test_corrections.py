@@ -22,14 +22,16 @@ from plugin_config.errors import (
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
-from worker.label_studio.intake import Intake
-from worker.label_studio.outcomes import Outcomes
+from worker.label_studio.outcomes import RegionOutcomes
 from worker.label_studio.regions import encode_region
+from worker.learning.corrections.examples import content_digest
+from worker.learning.corrections.hold_out import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
-from worker.service.trainer.corrections import Correction, content_digest, corrections_digest, read_corrections
+from worker.service.trainer.corrections import Correction, UnreadTask, corrections_digest, read_corrections
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/>
@@ -85,7 +87,7 @@ def label_studio() -> StandInLabelStudio:
 @pytest.fixture(autouse=True)
 def images(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(
-        self: Intake, url: object, *, task: int, project: int, label_studio: object, urgent: bool
+        self: ImageLoader, url: object, *, task: int, project: int, label_studio: object, urgent: bool
     ) -> Picture:
         if url == "gone":
             raise ImageUnavailable(f"image of task {task}", "was answered with HTTP 404", "Check.")
@@ -93,7 +95,7 @@ def images(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImageHostTrouble(f"image of task {task}", "was answered with HTTP 503", "Look at its server.")
         return Picture(np.full((*SIZE, 3), 66 if url == "vast" else 100, dtype=np.uint8), SIZE)
 
-    monkeypatch.setattr(Intake, "read", read)
+    monkeypatch.setattr(ImageLoader, "load", read)
 
 
 def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
@@ -102,8 +104,12 @@ def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
     return [ImageEmbedding(torch.zeros(2, 3, 4), (image.shape[0], image.shape[1])) for image in images]
 
 
-def read(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction]:
+def read_all(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction | UnreadTask]:
     return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS, **more)
+
+
+def read(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction]:
+    return (row for row in read_all(label_studio, **more) if isinstance(row, Correction))
 
 
 def digest(label_studio: StandInLabelStudio) -> str:
@@ -114,7 +120,7 @@ def test_each_annotated_task_becomes_an_example(label_studio: StandInLabelStudio
     found = list(read(label_studio))
     assert [row.task for row in found] == [1, 2, 3, 4, 5]
     assert found[0].annotations == (10,)
-    assert found[0].outcomes == {"cat": Outcomes(accepted=1)}
+    assert found[0].outcomes == {"cat": RegionOutcomes(accepted=1)}
     example = found[0].example
     assert example.key == "1"
     assert example.words == VOCABULARY.words
@@ -142,15 +148,15 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(
         assert any(f"task {task} " in line and reason in line for line in caplog.messages), told
 
 
-def test_what_may_pass_is_told_apart_from_what_does_not(label_studio: StandInLabelStudio) -> None:
+def test_tasks_that_may_be_readable_later_are_told_apart_from_the_others(label_studio: StandInLabelStudio) -> None:
     label_studio.urls[1], label_studio.urls[2], label_studio.urls[3] = "gone", "vast", "down"
     label_studio.broken[4] = LabelStudioFailing("Label Studio", "answered HTTP 500", "Check.", status=500)
     label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
-    told: dict[int, str] = {}
-    assert list(read(label_studio, passing=told.__setitem__)) == []
-    assert list(told) == [2, 3, 4]
+    found = list(read_all(label_studio))
+    unread = {row.task: row.reason for row in found if isinstance(row, UnreadTask)}
+    assert list(unread) == [row.task for row in found] == [2, 3, 4]
     for task, reason in ((2, "not enough memory"), (3, "HTTP 503"), (4, "HTTP 500")):
-        assert reason in told[task]
+        assert reason in unread[task]
 
 
 def test_some_tasks_alone_are_read(label_studio: StandInLabelStudio) -> None:
@@ -175,7 +181,7 @@ def test_an_empty_annotation_says_that_nothing_is_there(label_studio: StandInLab
     label_studio.rows[2] = [replace(label_studio.rows[2][0], result=[])]
     found = list(read(label_studio))[1]
     assert (found.example.truth == UNLABELLED).all()
-    assert found.outcomes == {"cat": Outcomes(deleted=1)}
+    assert found.outcomes == {"cat": RegionOutcomes(deleted=1)}
 
 
 def test_the_digest_changes_with_every_annotation(label_studio: StandInLabelStudio) -> None:
@@ -211,3 +217,15 @@ def test_the_content_changes_with_what_is_learned_from_and_with_nothing_else() -
         content(one, two, labels="cat,cow"), content(("1", [[UNLABELLED, 0]]), two), content(),
     ]  # fmt: skip
     assert len({known, *others}) == 1 + len(others)
+
+
+def test_digests_on_disk_stay_what_they_are(label_studio: StandInLabelStudio) -> None:
+    """They are kept in served.json: another value for the same corrections would have every project learn again."""
+    assert content(("1", [[0, UNLABELLED]]), ("2", [[1, VOID]])) == "03c114f9247a21ef"
+    assert content(("7", [[VOID, 1, 0]]), labels="dog,cat") == "826649b1fc2e3512"
+    assert digest(label_studio) == "8c053d34d583e78d"
+
+
+@pytest.mark.parametrize(("key", "share"), [("1", 0.22258238007813347), ("12345", 0.38963676607278686)])
+def test_hold_out_hashes_stay_what_they_are(key: str, share: float) -> None:
+    assert hash_share(key) == share

@@ -13,14 +13,15 @@ from plugin_config.label_studio.client import StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import CONFIG, SIZE, House, picture, tasks, upload
 from worker.label_studio.images import ImageLimits, decode_image
-from worker.label_studio.outcomes import Outcomes
+from worker.label_studio.outcomes import RegionOutcomes
 from worker.label_studio.regions import RegionKind, encode_region
 from worker.label_studio.results import encode_segments
+from worker.learning.corrections.examples import content_digest
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
-from worker.service.trainer.corrections import Correction, content_digest, corrections_digest, read_corrections
+from worker.service.trainer.corrections import Correction, corrections_digest, read_corrections
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -71,7 +72,7 @@ def read(house: House, project: int, segmenter: Segmenter) -> dict[int, Correcti
     found = read_corrections(
         house.label_studio, project, VOCABULARY, embed=segmenter.embed, limits=LIMITS, ours={"ours"}
     )  # fmt: skip
-    return {correction.task: correction for correction in found}
+    return {row.task: row for row in found if isinstance(row, Correction)}
 
 
 def test_each_kind_of_correction_is_told_apart(
@@ -94,9 +95,9 @@ def test_each_kind_of_correction_is_told_apart(
     assert set(found) == {accepted.id, edited.id}
     assert any(f"task {broken.id} is not learned from" in line for line in caplog.messages)
     counts = {key: len([r for r in first.result if r["value"].get(r["type"]) == [key]]) for _, key in CONTROLS.values()}
-    assert found[accepted.id].outcomes == {key: Outcomes(accepted=count) for key, count in counts.items()}
+    assert found[accepted.id].outcomes == {key: RegionOutcomes(accepted=count) for key, count in counts.items()}
     assert found[edited.id].outcomes["red/thing"].changed == 1
-    assert found[edited.id].outcomes["blue shape"] == Outcomes(added=1, deleted=counts["blue shape"])
+    assert found[edited.id].outcomes["blue shape"] == RegionOutcomes(added=1, deleted=counts["blue shape"])
     assert found[edited.id].outcomes["green shape"].accepted == 1
 
 

@@ -141,7 +141,7 @@ class TestSwapped:
         verdict = judge(LinearRecipe(), learn, [], served.adapter, STRANGE, segmenter, seen=served.learned_from)
         assert not verdict.promoted
         assert verdict.adapter is served.adapter
-        assert "labels look swapped: regions that are labelled wug" in verdict.reason
+        assert "labels look swapped: regions labelled wug" in verdict.reason
         assert set(verdict.figures["swapped"][0]) >= {"wug", "dax"}
 
     def test_refused_by_a_model_that_knows_the_labels(

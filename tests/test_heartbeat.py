@@ -40,10 +40,10 @@ from plugin_config.queue.presence import WorkerPresence
 from tests.stand_ins import StandInContext
 from worker.service import worker
 from worker.label_studio.images import Picture
-from worker.label_studio.intake import Intake
+from worker.label_studio.image_loader import ImageLoader
 
 redis_url, patience_s, forward_s = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-Intake.read = lambda *_, **__: Picture(np.full((8, 8, 3), 200, dtype=np.uint8), (8, 8))
+ImageLoader.load = lambda *_, **__: Picture(np.full((8, 8, 3), 200, dtype=np.uint8), (8, 8))
 worker._STUCK_S = patience_s
 context = StandInContext(Redis.from_url(redis_url))
 context.presence, context.about = WorkerPresence(Redis.from_url(redis_url)), dict

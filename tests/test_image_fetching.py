@@ -14,8 +14,8 @@ from PIL import Image
 from plugin_config.errors import ImageUnavailable, LabelStudioFailing
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, serving
-from worker.label_studio.fetching import fetch_image
-from worker.label_studio.images import ImageLimits
+from worker.label_studio.fetching import fetch_file, subject_of
+from worker.label_studio.images import ImageLimits, decode_image
 
 LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
 FREE = replace(LIMITS, allow_private=True)
@@ -53,7 +53,8 @@ def label_studio(own: Server) -> Iterator[LabelStudio]:
 
 
 def size(url: object, label_studio: LabelStudio, limits: ImageLimits = LIMITS) -> tuple[int, ...]:
-    return fetch_image(url, task=7, project=3, label_studio=label_studio, limits=limits).shape
+    content = fetch_file(url, task=7, project=3, label_studio=label_studio, limits=limits)
+    return decode_image(content, subject=subject_of(7), limits=limits).shape
 
 
 @pytest.mark.parametrize("url", [None, "", 5, ["/a.png"], {"url": "/a.png"}], ids=repr)

@@ -36,11 +36,12 @@ from plugin_config.vocabulary import parse_vocabulary
 from tests.learning_house import LEARNED_ON, WEIGHTS, LearningHouse, NumberRecipe, OneNumber, learning_house_fixture
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
-from worker.label_studio.outcomes import Outcomes
+from worker.label_studio.outcomes import RegionOutcomes
 from worker.learning.interfaces import AdapterState
 from worker.service.trainer import learner, reading
 from worker.service.trainer.corrections import Correction
-from worker.service.trainer.learner import Learner, LearnerKeeper
+from worker.service.trainer.learner import Learner, learner_heartbeat
+from worker.service.trainer.lease_guard import LeaseGuard
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
 
@@ -213,8 +214,11 @@ def test_without_webhooks_annotations_that_stood_still_are_enough(house: Learnin
 
 def test_versions_tells_which_labels_are_accepted_as_predicted(house: LearningHouse) -> None:
     house.others = frozenset({2})
-    house.outcomes = {"cat": Outcomes(accepted=3, changed=1), "dog": Outcomes(accepted=1, deleted=2, added=4),
-                      "cow": Outcomes(added=1)}  # fmt: skip
+    house.outcomes = {
+        "cat": RegionOutcomes(accepted=3, changed=1),
+        "dog": RegionOutcomes(accepted=1, deleted=2, added=4),
+        "cow": RegionOutcomes(added=1),
+    }
     house.annotate(3, digest="one")
     house.look()
     assert house.attempt.outcomes["dog"] == {"accepted": 2, "changed": 0, "added": 8, "deleted": 4}
@@ -391,7 +395,8 @@ def test_an_image_host_that_is_away_is_waited_for(house: LearningHouse) -> None:
     house.others, house.away = frozenset({2, 3}), frozenset({2})
     house.annotate(3, digest="one")
     told = house.look()
-    assert (told.state, "waited for, 10 minutes" in told.detail, "HTTP 503" in told.detail) == ("waiting", True, True)
+    assert told.state == "waiting"
+    assert "tried again for 10 minutes" in told.detail and "HTTP 503" in told.detail
     assert "HTTP 503" in again(house)
     assert (house.judged, house.folder.pointer().attempt) == ([], None), "nothing is settled"
     house.away = frozenset()
@@ -450,15 +455,18 @@ def test_an_image_that_was_left_out_is_tried_again_every_hour_and_learned_from(
 
 
 def test_images_left_out_take_turns(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_TRIED_AT_ONCE", 2)
+    monkeypatch.setattr(reading, "_RETRIED_AT_ONCE", 2)
     house.away = frozenset({2, 3, 4})
     missing = dict.fromkeys("234", "away")
-    reader = reading.Reading(house.resident, PROJECT, parse_vocabulary(CONFIG.format("cat")), patient=True,
-                             missing=missing, step=lambda told: None)  # fmt: skip
-    assert not reader.some_are_back()
+    house.learning.request_now(PROJECT)
+    assert house.learning.begin(PROJECT, house.resident.name)
+    lease = LeaseGuard(house.resident, PROJECT)
+    reader = reading.CorrectionsReader(house.resident, PROJECT, parse_vocabulary(CONFIG.format("cat")), lease,
+                                       patient=True, missing=missing)  # fmt: skip
+    assert not reader.retry_missing()
     assert list(reader.missing) == ["4", "2", "3"]
     house.away = frozenset({2, 3})
-    assert reader.some_are_back()
+    assert reader.retry_missing()
     assert house.reads == [(2, 3), (2, 4)]
 
 
@@ -580,11 +588,11 @@ def test_a_damaged_pointer_blocks_learning_and_is_told(house: LearningHouse, tmp
     assert copied(house) == ZEROSHOT
 
 
-def test_the_keeper_queues_what_is_due_renews_and_looks_around(house: LearningHouse) -> None:
-    keeper = LearnerKeeper(house.resident, house.learner)
+def test_the_heartbeat_requests_rounds_queues_them_once_and_shows_the_process(house: LearningHouse) -> None:
+    heartbeat = learner_heartbeat(house.resident, house.learner)
     house.redis.sadd("zeromask:projects", PROJECT)
-    keeper.beat()
+    heartbeat.beat()
     assert house.redis.llen("rq:queue:zeromask-learn") == 1, "the round"
     assert [row.name for row in house.resident.presence.workers()] == ["me"]
-    keeper.beat()
+    heartbeat.beat()
     assert house.redis.llen("rq:queue:zeromask-learn") == 1

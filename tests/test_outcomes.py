@@ -9,14 +9,14 @@ import pytest
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
-from worker.label_studio.outcomes import Outcomes, count_outcomes, find_parent, sum_outcomes
+from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, find_parent, sum_outcomes
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/><PolygonLabels name="polygon" toName="image">
     <Label value="cat"/><Label value="dog"/></PolygonLabels></View>"""
 )
-ACCEPTED, CHANGED = Outcomes(accepted=1), Outcomes(changed=1)
-ADDED, DELETED = Outcomes(added=1), Outcomes(deleted=1)
+ACCEPTED, CHANGED = RegionOutcomes(accepted=1), RegionOutcomes(changed=1)
+ADDED, DELETED = RegionOutcomes(added=1), RegionOutcomes(deleted=1)
 
 
 def region(name: str, label: str = "cat", *, x: float = 0.0, **more: Any) -> dict[str, Any]:
@@ -49,20 +49,20 @@ def prediction(*regions: dict[str, Any], number: int = 1, version: str = "ours")
         pytest.param([], [{"id": "c", "type": "choices", "value": {"choices": ["x"]}}], {}, id="no region"),
     ],
 )  # fmt: skip
-def test_what_became_of_a_region(before: list[Any], after: list[Any], found: dict[str, Outcomes]) -> None:
+def test_what_became_of_a_region(before: list[Any], after: list[Any], found: dict[str, RegionOutcomes]) -> None:
     assert count_outcomes(annotation(*after), [prediction(*before)], VOCABULARY) == found
 
 
 def test_a_prediction_that_was_deleted_since_is_replaced_by_what_the_editor_noted() -> None:
     regions = [region("a", origin="prediction"), region("b", origin="prediction-changed"), region("c", origin="manual")]
-    assert count_outcomes(annotation(*regions, parent=None), [], VOCABULARY) == {"cat": Outcomes(1, 1, 1, 0)}
+    assert count_outcomes(annotation(*regions, parent=None), [], VOCABULARY) == {"cat": RegionOutcomes(1, 1, 1, 0)}
 
 
 def test_the_prediction_is_found_by_the_ids_of_its_regions_when_none_is_named() -> None:
     one, two = prediction(region("x"), number=1), prediction(region("a"), region("b"), number=2)
     made = annotation(region("a"), region("c"), parent=None)
     assert find_parent(made, [one, two]) == two
-    assert count_outcomes(made, [one, two], VOCABULARY) == {"cat": Outcomes(1, 0, 1, 1)}
+    assert count_outcomes(made, [one, two], VOCABULARY) == {"cat": RegionOutcomes(1, 0, 1, 1)}
     assert find_parent(annotation(region("c"), parent=None), [one, two]) is None
     assert find_parent(annotation(region("a"), parent=1), [one, two]) == one, "what is named comes first"
 
@@ -74,7 +74,7 @@ def test_predictions_of_others_say_nothing_about_ours() -> None:
 
 
 def test_outcomes_add_up_to_a_rate() -> None:
-    total = sum_outcomes([{"cat": Outcomes(3, 1, 5, 0)}, {"cat": DELETED, "dog": ADDED}])
-    assert total == {"cat": Outcomes(3, 1, 5, 1), "dog": ADDED}
+    total = sum_outcomes([{"cat": RegionOutcomes(3, 1, 5, 0)}, {"cat": DELETED, "dog": ADDED}])
+    assert total == {"cat": RegionOutcomes(3, 1, 5, 1), "dog": ADDED}
     assert total["cat"].accept_rate == pytest.approx(0.6)
     assert total["dog"].accept_rate is None

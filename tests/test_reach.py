@@ -11,9 +11,8 @@ import pytest
 from plugin_config.errors import ImageUnavailable
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, serving
-from worker.label_studio.fetching import fetch_file
+from worker.label_studio.fetching import fetch_file, is_public
 from worker.label_studio.images import ImageLimits
-from worker.label_studio.reach import is_public
 
 LIMITS = ImageLimits(most_bytes=1000, most_pixels=1000, timeout_s=5.0, allow_private=False)
 

@@ -24,7 +24,7 @@ from plugin_config.versions.rollback import roll_back
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture
 from tests.stand_ins import PROJECT, version
-from worker.service.adapter_store import keep
+from worker.service.adapter_store import save_adapter
 from worker.service.adapters import AdapterCache
 from worker.service.plan import read_plan
 
@@ -288,7 +288,8 @@ def test_whatever_stands_in_a_file_of_versions_the_project_is_served_and_the_rea
 def test_whole_files_that_hold_no_numbers_are_not_served(house: LearningHouse, value: float) -> None:
     adapter: Any = OneNumber(value)
     verdict = VerdictRecord(True, "forged")
-    keep(house.folder, adapter, newest=1, weights=WEIGHTS, base=ZEROSHOT, digest="d", learned_from=(), verdict=verdict)
+    save_adapter(house.folder, adapter, newest=1, weights=WEIGHTS, base=ZEROSHOT, digest="d", learned_from=(),
+                 verdict=verdict)  # fmt: skip
     name = house.folder.names()[-1]
     house.folder.point(house.folder.pointer().moved(name, by="somebody"))
     assert serve(cache(house), house) == (ZEROSHOT, 0.0)

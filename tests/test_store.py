@@ -19,7 +19,7 @@ from worker.learning.interfaces import UNLABELLED, Adapter, Example
 from worker.learning.recipes import recipe_named
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
-from worker.service.adapter_store import keep, load_adapter
+from worker.service.adapter_store import load_adapter, save_adapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +47,7 @@ def adapter(segmenter: Segmenter, example: Example) -> Adapter:
 
 def kept(folder: VersionFolder, adapter: Adapter, segmenter: Segmenter) -> str:
     verdict = VerdictRecord(True, "promoted", {})
-    return keep(folder, adapter, newest=4, weights=segmenter.encoder.fingerprint, base="zeroshot", digest="d",
+    return save_adapter(folder, adapter, newest=4, weights=segmenter.encoder.fingerprint, base="zeroshot", digest="d",
                 learned_from=("1",), verdict=verdict).name  # fmt: skip
 
 

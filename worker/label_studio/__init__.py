@@ -1,1 +1,4 @@
-"""Label Studio's formats: images in, regions out."""
+"""Label Studio's formats: images in, regions out, annotations as class maps.
+
+It knows no Redis, no model and nothing of the service; HTTP only to fetch images (`fetching`).
+"""

@@ -1,12 +1,13 @@
 """A task's image address -> the bytes of its file, bounded in size, time and reach.
 
-Label Studio's own files are fetched through its client, which alone has the token and gives it to nobody else. Any
-other address is looked up first, and refused when it leads to a private network, so that a task cannot make the worker
-read what only this machine can see. Every redirect is judged anew. It must not know what is in a file.
+Label Studio's own files are fetched through its client, which alone has the token and sends it nowhere else. Any other
+address is resolved first and refused when it leads to a private network, so that a task cannot make the worker read
+what only this machine can see (SSRF). Every redirect is checked in the same way.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import threading
@@ -17,8 +18,6 @@ from functools import cache
 from typing import Any
 
 import httpx
-import numpy as np
-from numpy.typing import NDArray
 
 from plugin_config.addresses import read_address
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable
@@ -31,34 +30,49 @@ from plugin_config.http_responses import (
     redirect_location,
 )
 from plugin_config.label_studio.client import LabelStudio, Task
-from worker.label_studio.images import ImageLimits, decode_image, too_large
-from worker.label_studio.reach import is_public
+from worker.label_studio.images import ImageLimits, too_large
 
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure_spi"}
 _AGAIN = "Retrieve predictions of the task again."
 _PRIVATE_REMEDY = "If that is meant, set ZEROMASK_ALLOW_PRIVATE_IMAGES=1."
 _MOST_REDIRECTS = 5
-
-
-def fetch_image(
-    url: object, *, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits
-) -> NDArray[np.uint8]:
-    """Fetch and decode the image of a task.
-
-    Returns:
-        (H, W, 3) uint8 RGB, turned upright as its EXIF says: the frame Label Studio draws regions in.
-
-    Raises:
-        ImageUnavailable: bad address, not found, too large, private, or no image; the message names the task.
-        ImageHostTrouble: its server is slow, down or in trouble: worth trying again.
-        LabelStudioUnreachable, LabelStudioFailing: Label Studio serves the file, and cannot now.
-    """
-    content = fetch_file(url, task=task, project=project, label_studio=label_studio, limits=limits)
-    return decode_image(content, subject=subject_of(task), limits=limits)
+_V4_NOT_PUBLIC = tuple(
+    ipaddress.IPv4Network(block)
+    for block in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",  # private use
+        "100.64.0.0/10",  # shared by carriers; some clouds keep their metadata there
+        "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # Azure's own services for the machine; public by the registry, not by what is there
+        "169.254.0.0/16",  # link local; most clouds keep their metadata there
+        "192.0.0.0/24",  # IETF protocol assignments
+        "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24",  # documentation
+        "192.88.99.0/24",  # 6to4 relays, deprecated
+        "198.18.0.0/15",  # benchmarking
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, limited broadcast
+    )
+)  # fmt: skip
+_V6_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out as global unicast
+_V6_NOT_PUBLIC = tuple(
+    ipaddress.IPv6Network(block)
+    for block in (
+        "2001::/23",  # IETF protocol assignments: Teredo, benchmarking, ORCHID
+        "2001:db8::/32", "3fff::/20",  # documentation
+        "2002::/16",  # 6to4, which wraps IPv4
+    )
+)  # fmt: skip
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits) -> bytes:
-    """Fetch the file of a task's image; errors as of `fetch_image`."""
+    """Fetch the file of a task's image.
+
+    Raises:
+        ImageUnavailable: bad address, not found, too large or private; the message names the task.
+        ImageHostTrouble: its server is slow, down or in trouble: worth trying again.
+        LabelStudioUnreachable, LabelStudioFailing: Label Studio serves the file, and cannot now.
+    """
     subject = subject_of(task)
     if not isinstance(url, str) or not url:
         remedy = "Check that the image's value in the labeling config names a key of the task's data."
@@ -67,12 +81,12 @@ def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudi
 
 
 def subject_of(task: int) -> str:
-    """What errors about the image of a task are about."""
+    """Name the image of a task in errors."""
     return f"image of task {task}"
 
 
 def address_in(task: Task, key: str) -> object:
-    """What a task's data has for an image's address; nobody has looked at it yet.
+    """The value of a task's data under the image's key, not checked yet.
 
     Raises:
         ImageUnavailable: the task's data could not be read.
@@ -114,8 +128,8 @@ def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits:
 
 @contextmanager
 def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: float) -> Iterator[httpx.Response]:
-    """Open an address outside Label Studio. The connection goes to the very IP that was checked, so that a name
-    cannot lead elsewhere between the check and the call, and is checked again once it stands.
+    """Open an address outside Label Studio. The connection goes to the very IP that was checked, so that a second DNS
+    answer cannot lead elsewhere (DNS rebinding), and is checked again once it is established.
     """
     address = _public_address(url, subject, limits)
     left = max(0.001, deadline - time.monotonic())
@@ -143,15 +157,14 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Read once: it takes longer than many a picture, and httpx would read them for every hop."""
+    """Read the certificates once: it takes longer than many an image, and httpx would read them for every request."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 @contextmanager
 def _watched(seconds: float, subject: str, limits: ImageLimits) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """Yield an httpcore trace that refuses a connection which leads to a private network, and cuts it after `seconds`:
-    httpx' own timeouts begin anew with every byte, so that a server which drips its headers would hold the worker for
-    ever.
+    """Yield an httpcore trace that refuses a connection to a private network, and shuts it down after `seconds`: httpx'
+    own timeouts restart with every byte, so a server that sends its headers byte by byte would hold the worker.
     """
     streams: list[Any] = []
 
@@ -165,7 +178,7 @@ def _watched(seconds: float, subject: str, limits: ImageLimits) -> Iterator[Call
 
     def cut() -> None:
         for stream in streams[-1:]:
-            with suppress(OSError):  # it may have ended just now
+            with suppress(OSError):  # it may be closed already
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, cut)
@@ -214,3 +227,28 @@ def _read(response: httpx.Response, subject: str, limits: ImageLimits, deadline:
 def _too_slow(subject: str, limits: ImageLimits) -> ImageHostTrouble:
     remedy = "Raise ZEROMASK_IMAGE_TIMEOUT_S when its server is that slow."
     return ImageHostTrouble(subject, f"did not arrive within {limits.timeout_s:g} s", remedy)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, as a resolver or a socket gives it, lies on the public internet.
+
+    By IANA's registries of special-purpose IPv4 and IPv6 addresses (iana-ipv4-special-registry,
+    iana-ipv6-special-registry) and of IPv6 global unicast assignments, as of 2026, and by Python's `is_global`, which
+    may know later ones. IPv6 is judged from the other side: only what was given out for global unicast is public, so
+    that every way to wrap an IPv4 address (`::127.0.0.1`, `::ffff:0:127.0.0.1`, 64:ff9b:1::/48), site-local and unique
+    local addresses and multicast are out without being listed. Two wraps are in daily use and judged by what is in
+    them: IPv4-mapped, and NAT64's 64:ff9b::/96. No library was found that knows these and is not tied to another HTTP
+    client: `netaddr` 1.3 takes fec0::/10 and multicast for global.
+
+    Raises:
+        ValueError: it is no IP address.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped
+        if inner is None and found in _NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is None:
+            return found in _V6_UNICAST and found.is_global and not any(found in block for block in _V6_NOT_PUBLIC)
+        found = inner
+    return found.is_global and not any(found in block for block in _V4_NOT_PUBLIC)

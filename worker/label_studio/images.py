@@ -1,7 +1,4 @@
-"""The bytes of an image file -> its pixels, bounded in bytes, sides, pixels and the work its structure makes.
-
-It must not know where a file came from, nor about models.
-"""
+"""The bytes of an image file -> its pixels, bounded in bytes, sides, pixels and the work its structure causes."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ from plugin_config.settings import Settings
 from worker.label_studio.pixels import reduced_size, turned, upright_pixels, upright_size, webp_pixels
 from worker.label_studio.structure import CountedReads, check_structure
 
-# What browsers show and people label, and TIFF. Pillow reads more: some by starting other programs (EPS), some at a
-# cost that nobody's labels are worth (a comment of 30 MB in a PPM takes 15 s, byte by byte).
+# What browsers show and people label, and TIFF. Pillow reads more: some by starting other programs (EPS), some at an
+# absurd cost (a comment of 30 MB in a PPM takes 15 s, byte by byte).
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
 # What Pillow's readers are known to raise on damaged files.
 _DECODING_ERRORS = (
@@ -31,12 +28,12 @@ _DECODING_ERRORS = (
 )  # fmt: skip
 
 WORKING_PIXELS = 4_000_000
-"""What is segmented of a picture: larger ones are reduced to it. Two cores draw 20 labels on it in 1.5 s, which grows
-with the pixels (8 million 2.6 s, 24 million 8 s) and is what whoever opens another task waits for. The model sees less
-of any picture: it enters at twice the native size, and outlines are sought at 512 pixels."""
+"""Images with more pixels are reduced to this number before they are segmented. On two cores 20 labels take 1.5 s at
+this size, 2.6 s at 8 million pixels and 8 s at 24 million, and an annotator who opens another task waits that long. The
+model sees fewer pixels anyway: its input is at most twice its native size, and outlines are found at 512 pixels."""
 
 MOST_SIDE = 32_768
-"""Pixels of the longer side: what the canvas of a browser, in which it would be labelled, takes."""
+"""Pixels of the longer side: the limit of a browser's canvas, in which the image would be labelled."""
 
 MOST_ASPECT = 100
 """The longer side over the shorter one."""
@@ -44,7 +41,7 @@ MOST_ASPECT = 100
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """How much an image may cost: bytes of the file, pixels decoded, seconds to fetch, and how far it may reach."""
+    """Limits of one image: bytes of the file, pixels decoded, seconds to fetch, private addresses or not."""
 
     most_bytes: int
     most_pixels: int
@@ -64,12 +61,12 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it is segmented.
+    """A decoded image as it is segmented.
 
     Attributes:
         pixels: (h, w, 3) uint8 RGB, upright, at most WORKING_PIXELS of them.
-        size: (H, W) of the file's picture, upright: the frame Label Studio draws regions in. Equal to (h, w) unless the
-            picture was reduced.
+        size: (H, W) of the file's image, upright: the frame Label Studio draws regions in. Equal to (h, w) unless the
+            image was reduced.
     """
 
     pixels: NDArray[np.uint8]
@@ -77,7 +74,7 @@ class Picture:
 
 
 Admit = Callable[[int], AbstractContextManager[None]]
-"""Takes the pixels about to be decoded; what it gives lets them be decoded as long as it is entered."""
+"""Called with the number of pixels about to be decoded; they are decoded inside the context it returns."""
 
 
 def read_image(path: Path, limits: ImageLimits) -> NDArray[np.uint8]:
@@ -97,7 +94,7 @@ def read_image(path: Path, limits: ImageLimits) -> NDArray[np.uint8]:
 
 
 def decode_image(content: bytes, *, subject: str, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Decode a file's bytes in full: (H, W, 3) uint8 RGB, upright. The size is checked before any pixel is decoded.
+    """Decode an image in full: (H, W, 3) uint8 RGB, upright. The size is checked before any pixel is decoded.
 
     Raises:
         ImageUnavailable: too many pixels, a side too long, truncated, or in no format that is read here.
@@ -107,13 +104,13 @@ def decode_image(content: bytes, *, subject: str, limits: ImageLimits) -> NDArra
 
 
 def decode_picture(content: bytes, *, subject: str, limits: ImageLimits, admit: Admit | None = None) -> Picture:
-    """Decode a file's bytes at the size that is segmented; what has no more than WORKING_PIXELS is left as it is.
+    """Decode an image at the size that is segmented: images with more than WORKING_PIXELS are reduced.
 
     Args:
         content: of the file.
-        subject: what errors are about.
+        subject: names the image in errors.
         limits: for images.
-        admit: asked once the size is known and before any pixel is decoded; None = at once.
+        admit: called once the size is known and before any pixel is decoded; None = decode at once.
 
     Raises:
         ImageUnavailable: as `decode_image`.
@@ -130,21 +127,21 @@ def _decode(image: Image.Image, content: bytes) -> Picture:
     if small == (width, height):
         pixels = upright_pixels(image, small)
         return Picture(pixels, (pixels.shape[0], pixels.shape[1]))
-    if image.format == "WEBP":  # Pillow holds a large one four times
+    if image.format == "WEBP":  # Pillow holds a large one in memory four times
         pixels = turned(webp_pixels(content, small), image)
     else:
-        image.draft(image.mode, small)  # of a JPEG no more is decoded than is wanted
+        image.draft(image.mode, small)  # a JPEG is decoded at a reduced size
         pixels = upright_pixels(image, small)
     return Picture(pixels, upright_size(image, (height, width)))
 
 
 @contextmanager
 def _opened(content: bytes, subject: str, limits: ImageLimits) -> Iterator[Image.Image]:
-    """The picture of a file whose size is within the limits, not decoded yet; tells every error in our words."""
+    """Open an image whose size is within the limits, not decoded yet; Pillow's errors become ImageUnavailable."""
     try:
         check_structure(content)
         file = CountedReads(content)
-        Image.MAX_IMAGE_PIXELS = max(1, limits.most_pixels)  # or Pillow's own limit would cap the setting
+        Image.MAX_IMAGE_PIXELS = max(1, limits.most_pixels)  # else Pillow's own limit would cap the setting
         with _quietly():
             image = Image.open(file, formats=_FORMATS)
         with image:
@@ -164,7 +161,7 @@ def _opened(content: bytes, subject: str, limits: ImageLimits) -> Iterator[Image
 @contextmanager
 def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about damaged metadata, and about sizes, which our own limit decides
+        warnings.simplefilter("ignore")  # about damaged metadata, and about sizes, which our own limit handles
         yield
 
 
@@ -178,7 +175,7 @@ def _check_size(image: Image.Image, subject: str, limits: ImageLimits) -> None:
 
 
 def too_large(subject: str, found: str, limits: ImageLimits) -> ImageTooLarge:
-    """The error of a picture beyond the limits."""
+    """The error for an image beyond the limits."""
     most = f"{limits.most_bytes / 1e6:.0f} MB and {limits.most_pixels / 1e6:.0f} megapixels"
     remedy = f"Allowed are {most}; raise ZEROMASK_IMAGE_MAX_MB or ZEROMASK_IMAGE_MAX_MEGAPIXELS."
     return ImageTooLarge(subject, f"is too large: {found}", remedy)

@@ -1,7 +1,4 @@
-"""What became of each predicted region: accepted, changed or deleted, and what annotators added.
-
-It must not know pixels: it compares regions, not masks.
-"""
+"""What annotators did with the predicted regions: accepted, changed, deleted, added. Compares regions, not masks."""
 
 from __future__ import annotations
 
@@ -12,12 +9,14 @@ from typing import Any
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import Label, Vocabulary
-from worker.learning.corrections.truth import find_label
+from worker.label_studio.annotation_maps import find_label
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """Regions of one label. `changed` ones were redrawn or given another label; they count for the predicted label."""
+class RegionOutcomes:
+    """Number of regions of one label. `changed` ones were redrawn or given another label, and count for the predicted
+    label.
+    """
 
     accepted: int = 0
     changed: int = 0
@@ -30,40 +29,43 @@ class Outcomes:
         predicted = self.accepted + self.changed + self.deleted
         return self.accepted / predicted if predicted else None
 
-    def __add__(self, other: Outcomes) -> Outcomes:
-        return Outcomes(
+    def __add__(self, other: RegionOutcomes) -> RegionOutcomes:
+        return RegionOutcomes(
             self.accepted + other.accepted, self.changed + other.changed, self.added + other.added,
             self.deleted + other.deleted,
         )  # fmt: skip
 
 
 _ACCEPTED, _CHANGED, _ADDED, _DELETED = (
-    Outcomes(accepted=1),
-    Outcomes(changed=1),
-    Outcomes(added=1),
-    Outcomes(deleted=1),
+    RegionOutcomes(accepted=1),
+    RegionOutcomes(changed=1),
+    RegionOutcomes(added=1),
+    RegionOutcomes(deleted=1),
 )
 
 
 def count_outcomes(
     annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
-) -> dict[str, Outcomes]:
-    """Compare an annotation with the prediction it was made from, region by region, by label key.
+) -> dict[str, RegionOutcomes]:
+    """Compare an annotation with the prediction it was made from, region by region.
 
-    A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was touched: a
-    brush that was not touched may still be stored in other bytes.
+    A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was changed: an
+    unchanged brush may still be stored as other bytes.
 
     Args:
         annotation: not cancelled.
-        predictions: those the task has.
+        predictions: of the task.
         vocabulary: whose labels count; others do not.
         ours: versions of our predictions, as the ledger keeps them; regions taken from other predictions count as
             added. Empty = all are ours.
+
+    Returns:
+        outcomes by label key.
     """
     parent = find_parent(annotation, predictions)
     foreign = parent is not None and bool(ours) and parent.version not in ours
     before = {} if parent is None else {str(region.get("id")): region for region in parent.result}
-    found: dict[str, Outcomes] = {}
+    found: dict[str, RegionOutcomes] = {}
     kept = set()
     for region in annotation.result:
         label = find_label(region, vocabulary)
@@ -74,16 +76,16 @@ def count_outcomes(
         counted = old_label if old_label is not None and not foreign else label
         if counted is not None:
             outcome = _ADDED if foreign else _outcome(region, old, label, old_label, known=parent is not None)
-            found[counted.key] = found.get(counted.key, Outcomes()) + outcome
+            found[counted.key] = found.get(counted.key, RegionOutcomes()) + outcome
     for identity, region in before.items():
         label = find_label(region, vocabulary)
         if label is not None and identity not in kept and not foreign:
-            found[label.key] = found.get(label.key, Outcomes()) + _DELETED
+            found[label.key] = found.get(label.key, RegionOutcomes()) + _DELETED
     return found
 
 
 def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction]) -> StoredPrediction | None:
-    """The prediction an annotation was made from: the one it names, else the one most of its regions' ids are from."""
+    """Find the prediction an annotation was made from: the one it names, else the one with most of its region ids."""
     for prediction in predictions:
         if prediction.id == annotation.parent_prediction:
             return prediction
@@ -93,12 +95,12 @@ def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction])
     return best[2] if best is not None and best[0] else None
 
 
-def sum_outcomes(parts: Iterable[Mapping[str, Outcomes]]) -> dict[str, Outcomes]:
-    """Of a project: the outcomes of all its tasks added up, by label key."""
-    total: dict[str, Outcomes] = {}
+def sum_outcomes(parts: Iterable[Mapping[str, RegionOutcomes]]) -> dict[str, RegionOutcomes]:
+    """Add up outcomes by label key."""
+    total: dict[str, RegionOutcomes] = {}
     for part in parts:
         for key, outcomes in part.items():
-            total[key] = total.get(key, Outcomes()) + outcomes
+            total[key] = total.get(key, RegionOutcomes()) + outcomes
     return total
 
 
@@ -109,10 +111,10 @@ def _outcome(
     old_label: Label | None,
     *,
     known: bool,
-) -> Outcomes:
+) -> RegionOutcomes:
     origin = region.get("origin")
     if old_label is None or old is None:
-        if known:  # its prediction is at hand and does not hold it
+        if known:  # its prediction is known and does not contain it
             return _ADDED
         return {"prediction": _ACCEPTED, "prediction-changed": _CHANGED}.get(str(origin), _ADDED)
     same = old.get("value") == region.get("value") or origin == "prediction"

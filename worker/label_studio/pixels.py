@@ -1,7 +1,4 @@
-"""An opened picture -> upright 8-bit RGB, in full or reduced, a strip at a time: never two full copies in memory.
-
-It must not know files, limits or errors of ours.
-"""
+"""An opened image -> upright 8-bit RGB, in full or reduced, a strip at a time: never two full copies in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _ON_ITS_SIDE = {5, 6, 7, 8}
 
 
 def reduced_size(size: tuple[int, int], most: int) -> tuple[int, int]:
-    """The size itself, or the one of the same shape that has `most` pixels or a few fewer."""
+    """The size itself, or the one of the same aspect ratio with `most` pixels or a few fewer."""
     one, other = size
     scale = (most / (one * other)) ** 0.5
     if scale >= 1:
@@ -32,11 +29,11 @@ def reduced_size(size: tuple[int, int], most: int) -> tuple[int, int]:
 
 
 def upright_pixels(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode a picture: (h, w, 3) uint8 RGB, turned as its EXIF says; the first one of an animation.
+    """Decode an image: (h, w, 3) uint8 RGB, rotated as its EXIF says; of an animation the first frame.
 
     Args:
         image: as opened.
-        size: (w, h) before it is turned, no larger than the picture. Smaller means averaged over areas.
+        size: (w, h) before rotation, no larger than the image. Smaller means averaged over areas.
     """
     image.load()
     width, height = image.size
@@ -47,19 +44,19 @@ def upright_pixels(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint
 
 
 def turned(pixels: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels (h, w, 3) of a picture turned upright as its EXIF says."""
-    # ImageOps.exif_transpose writes the other tags anew, and so fails on damaged ones that no browser minds.
+    """Rotate the (h, w, 3) pixels of an image upright as its EXIF says."""
+    # ImageOps.exif_transpose rewrites the other tags, and so fails on damaged ones that browsers ignore.
     method = _UPRIGHT.get(_orientation(image))
     return pixels if method is None else np.asarray(Image.fromarray(pixels).transpose(method))
 
 
 def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
-    """The (H, W) of a picture once it is upright, of those it is stored with."""
+    """The (H, W) of an image after rotation, from its (H, W) as stored."""
     return (size[1], size[0]) if _orientation(image) in _ON_ITS_SIDE else size
 
 
 def webp_pixels(content: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode a WebP by OpenCV, which holds its pixels once: (h, w, 3) uint8 RGB of this (w, h), as it is stored.
+    """Decode a WebP with OpenCV, which holds its pixels once: (h, w, 3) uint8 RGB of this (w, h), not rotated.
 
     Raises:
         ValueError: it is damaged.
@@ -83,7 +80,7 @@ def _averaged(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
 
 
 def _rgb_strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
-    """The rows of a picture, some at a time, (rows, W, 3) uint8 RGB."""
+    """Yield the rows of an image, some at a time: (rows, W, 3) uint8 RGB."""
     width, height = image.size
     step = max(1, _STRIP_PIXELS // width)
     parts = [slice(top, min(top + step, height)) for top in range(0, height, step)]
@@ -97,8 +94,8 @@ def _rgb_strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[np.uint8]]]
 
 
 def _range(image: Image.Image, parts: list[slice]) -> tuple[float, float]:
-    """The darkest and the brightest of a grey picture: 65535 is white where there are 16 bits, as browsers show it; no
-    browser shows the others.
+    """The values shown as black and white of a grey image: with 16 bits 0 and 65535, as in browsers; of the other deep
+    formats, which no browser shows, the darkest and brightest there are.
     """
     if image.mode.startswith("I;16"):
         return 0.0, 65535.0

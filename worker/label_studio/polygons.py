@@ -1,6 +1,8 @@
 """Outlines: a mask to rings of points and a ring back to a mask.
 
-It must not know Label Studio, percent, labels, files, HTTP or Redis.
+Own code because OpenCV's contours run through pixel centres: filled as the editor's canvas fills a path, they lost
+3.8 % of the pixels of twenty random masks of 600 x 400, these rings none (tolerance 0, 2026-11-29). Nor does OpenCV
+join holes to their outline, and its `approxPolyDP` goes beyond the tolerance, see `_simplify`.
 
 Points are (x, y) in pixels of the image, in the frame of pixel edges: the image spans 0..W and 0..H, the first pixel is
 the square from (0, 0) to (1, 1), its centre is (0.5, 0.5). A pixel is inside a ring when its centre is, by non-zero
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 """(N, 2) float64, x and y in pixels, frame of pixel edges."""
 
-_NEAREST_WORK = 20_000_000  # holes times points of an island up to which the nearest point is sought: some 0.2 s
+_NEAREST_WORK = 20_000_000  # holes x points of an island up to which the nearest point is searched: some 0.2 s
 _CROSSINGS = 1 << 21  # of edges and rows handled at a time: some hundred megabytes for any ring
 
 
@@ -57,7 +59,7 @@ def fill_ring(points: Points, *, height: int, width: int) -> NDArray[np.bool_]:
     """
     ends = np.roll(points, -1, axis=0)
     down = points[:, 1] <= ends[:, 1]
-    # Both ways along a cut must cross a row at the very same x: always reckon from the upper end.
+    # Both ways along a cut must cross a row at the very same x: always compute it from the upper end.
     upper, lower = np.where(down[:, None], points, ends), np.where(down[:, None], ends, points)
     top = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)  # first row whose centre is not above
     rows = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64) - top

@@ -1,7 +1,5 @@
 """Masks to and from Label Studio regions: brush, polygon, rectangle.
 
-It must not know models, labeling configs, files, HTTP, Redis or torch.
-
 Coordinates in a region are percent of the image's size, 0..100, x to the right and y down; masks are in pixels of the
 same image, after EXIF rotation. Source of the format: https://labelstud.io/guide/task_format and label_studio_sdk's
 `LabelInterface.validate_prediction`.

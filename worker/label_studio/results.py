@@ -1,4 +1,4 @@
-"""What was found in an image -> the result of a Label Studio prediction. It must not know tasks or files."""
+"""Segments of an image -> the result of a Label Studio prediction."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def encode_segments(
     most_regions: int = MOST_REGIONS,
     most_bytes: int = MOST_BYTES,
 ) -> list[dict[str, Any]]:
-    """The Label Studio result of everything found in an image, each segment as its label's control draws it.
+    """Encode the segments of an image, each as the kind of region its label's control draws.
 
-    Where the result would be too large, the segments that are large and certain (area times score) are kept whole, the
-    others left out whole; a warning says how many.
+    Where the result would be too large, the segments with the largest area times score are kept, the others are left
+    out whole; a warning says how many.
 
     Args:
-        segments: what was found.
-        size: (H, W) of the image, where the segments were found in a reduced copy of it; None = that of their masks.
+        segments: of the image.
+        size: (H, W) of the image, where the segments are those of a reduced copy of it; None = that of their masks.
         most_regions: in the result; a polygon of several islands is as many regions.
-        most_bytes: of the result as JSON, reckoned from above: numbers are counted, not written out.
+        most_bytes: of the result as JSON, as an upper bound: numbers are counted, not written out.
 
     Raises:
         RegionError: as `encode_region`.
     """
     encoded = [(segment, _regions(segment, size)) for segment in segments]
     worth = [float(segment.mask.sum()) * segment.score for segment, _ in encoded]
-    sizes = [sum(map(_most_json_bytes, regions)) for _, regions in encoded]
+    sizes = [sum(map(_json_bytes_bound, regions)) for _, regions in encoded]
     kept, regions_left, bytes_left = set[int](), most_regions, most_bytes
     for number in sorted(range(len(encoded)), key=lambda k: -worth[k]):
         count = len(encoded[number][1])
@@ -56,7 +56,7 @@ def encode_segments(
     return [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
 
 
-def _most_json_bytes(region: Mapping[str, Any]) -> int:
+def _json_bytes_bound(region: Mapping[str, Any]) -> int:
     value = region["value"]
     return _FRAME_BYTES + _BYTE_BYTES * len(value.get("rle", ())) + _POINT_BYTES * len(value.get("points", ()))
 

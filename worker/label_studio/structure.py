@@ -1,7 +1,7 @@
-"""How an image file is put together, looked at before it is decoded: what would keep a reader at work for minutes, or
-fill the memory with anything but pixels, is no picture.
+"""Checks of an image file's structure before it is decoded: files that would keep a decoder busy for minutes, or fill
+the memory with anything but pixels, are refused.
 
-Pillow reads a file's parts in Python, some of them one by one. It must not know about pixels.
+Pillow reads a file's parts in Python, some of them one by one.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import io
 import re
 import struct
 
-# A picture's header has hundreds of parts (an ICC profile or XMP comes in 64 kB each), its data some of 8 kB and more.
+# An image's header has hundreds of parts (an ICC profile or XMP comes in 64 kB each), its data some of 8 kB and more.
 _MOST_READS_OF_HEADER = 20_000
 _MOST_READS = 500_000
 _MOST_SCANS = 100  # of a progressive JPEG, each of which goes through all pixels; photographs have ten
 _MOST_NUMBERS = 200_000  # in a field of a TIFF: where its strips lie; its longest palette has 196,608
 _MOST_SEGMENTS = 100_000  # of a JPEG
-# What comes next in a JPEG, be it behind a segment or in the data of a scan, where a 0xff has a 0 or a restart behind.
+# The next marker of a JPEG, after a segment or in the data of a scan, where 0xff is followed by 0 or a restart marker.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _END, _SCAN = 0xD9, 0xDA
 _BYTES = {1, 2, 6, 7}  # types of TIFF fields whose values are bytes, which stay bytes
 
 
 class CountedReads(io.BytesIO):
-    """Bytes that may be read in a bounded number of steps, whatever a reader makes of them.
+    """A file in memory that allows a bounded number of reads.
 
     Raises:
         ValueError: from `read`, when there are more.
@@ -35,19 +35,19 @@ class CountedReads(io.BytesIO):
         self._reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As of any file."""
+        """Read as from any file, and count."""
         self._reads += 1
         if self._reads > self._most:
             raise ValueError(f"it consists of more than {self._most} tiny parts")
         return super().read(size)
 
     def header_is_read(self) -> None:
-        """From here on it is pixels that are read."""
+        """Raise the bound: from here on pixels are read."""
         self._most = _MOST_READS
 
 
 def check_structure(content: bytes) -> None:
-    """Refuse what no reader should begin with.
+    """Refuse a file that no decoder should start on.
 
     Raises:
         ValueError: a JPEG of hundreds of scans, a TIFF of hundreds of thousands of strips.
@@ -59,8 +59,8 @@ def check_structure(content: bytes) -> None:
 
 
 def _check_scans(content: bytes) -> None:
-    """Count the scans of a JPEG as its reader comes upon them, up to the end of its picture: a phone puts a film, a
-    depth map or a second picture behind that.
+    """Count the scans of a JPEG as its decoder meets them, up to the end of its image: phones append a film, a depth
+    map or a second image.
     """
     place, scans = 2, 0
     for _ in range(_MOST_SEGMENTS):
@@ -75,7 +75,7 @@ def _check_scans(content: bytes) -> None:
 
 
 def _most_numbers(content: bytes) -> int:
-    """The most values of a field in the first directory of a TIFF; 0 where that is broken, which its reader tells."""
+    """The most values of a field in the first directory of a TIFF; 0 where it is broken, which its decoder reports."""
     order = "<" if content[:2] == b"II" else ">"
     try:
         if struct.unpack_from(f"{order}H", content, 2)[0] == 43:  # BigTIFF

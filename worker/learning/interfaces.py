@@ -1,7 +1,4 @@
-"""What a recipe learns from, and what it makes: the contract between corrections, recipes, the gate and the store.
-
-It must not know Label Studio, files or any recipe.
-"""
+"""The contract between corrections, recipes, the gate and the store: examples in, adapters out."""
 
 from __future__ import annotations
 
@@ -18,8 +15,10 @@ from worker.segmentation.heads import Head
 from worker.segmentation.segmenter import Segmenter
 
 UNLABELLED = -1
-"""No region lies there: background, or a label that nobody has drawn in this project yet."""
+"""Class map value where no region was drawn: background, or a label that nobody has drawn in this project yet."""
+
 Words = tuple[tuple[str, ...], ...]
+"""The texts of each class: its name and its synonyms."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Example:
     """One annotated image.
 
     Attributes:
-        key: what tells it apart for ever, such as a task's id; splits hash it.
+        key: identifies it for ever, such as a task's id; the hold-out split hashes it.
         image: (H, W, 3) uint8 RGB.
         embedding: of the image.
-        words: the texts of each class that `truth` speaks of.
-        truth: (H, W) int16: index in `words`, UNLABELLED or VOID.
+        words: the texts of each class in `truth`.
+        truth: (H, W) int16 class map: index in `words`, UNLABELLED or VOID (`worker.segmentation.metrics`).
     """
 
     key: str
@@ -43,7 +42,13 @@ class Example:
 
 @dataclass(frozen=True)
 class AdapterState:
-    """An adapter as it is stored: named tensors, and JSON that says what they are. Tensors are on the CPU."""
+    """An adapter as it is stored.
+
+    Attributes:
+        recipe: name of the recipe that made it and can load it.
+        tensors: by name, on the CPU.
+        about: JSON that the recipe needs to load them.
+    """
 
     recipe: str
     tensors: Mapping[str, Tensor]
@@ -51,41 +56,43 @@ class AdapterState:
 
 
 class Adapter(Head, Protocol):
-    """A head with a way to storage and back."""
+    """A trained head that can be stored and loaded."""
 
     @property
     def encoder_part(self) -> str:
-        """Names what it changes in the encoder, so that embeddings made with it are kept apart; "" = none."""
+        """Names what it changes in the encoder, so that embeddings made with it are cached apart; "" = nothing."""
         ...
 
     def taught(self, words: Words) -> Words:
-        """Those of these classes that it has learned something of, so that it need not read their texts."""
+        """Those of these classes that it was trained on, so that it does not depend on their texts."""
         ...
 
     def at_strength(self, strength: float) -> Self:
-        """The same pulled back towards what was before: 1 = all that was learned, 0 = exactly the zero-shot logits."""
+        """Interpolate with the zero-shot model: 1 = all that was learned, 0 = exactly the zero-shot logits."""
         ...
 
     def state(self) -> AdapterState:
-        """Everything needed to make it again."""
+        """Everything needed to load it again."""
         ...
 
 
 class Recipe(Protocol):
-    """A way to learn. Seconds on a CPU for the recipe that the service runs."""
+    """A way to train an adapter; the recipe that the service runs takes seconds on a CPU."""
 
     @property
     def name(self) -> str:
-        """What states it made are stored under."""
+        """Stored with the adapters it makes."""
         ...
 
     @property
     def form(self) -> int:
-        """Another number when states it made before cannot be loaded any more: their corrections are learned anew."""
+        """Number of the format of its adapters. A new number when old ones cannot be loaded: then the same corrections
+        are learned from again.
+        """
         ...
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Adapter:
-        """Learn from examples. Words without any example keep what the model says of them.
+        """Train an adapter. Classes without any example keep their zero-shot logits.
 
         Raises:
             LearningError: nothing can be learned from these examples; the reason says why.
@@ -93,7 +100,7 @@ class Recipe(Protocol):
         ...
 
     def load(self, state: AdapterState) -> Adapter:
-        """Make an adapter again from what `Adapter.state` gave.
+        """Make an adapter from what `Adapter.state` returned.
 
         Raises:
             LearningError: the state is not one of this recipe's.

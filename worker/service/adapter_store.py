@@ -1,7 +1,4 @@
-"""Adapters to and from versions on disk: safetensors and JSON, checked before anything is made of them.
-
-It must not know which version is served.
-"""
+"""Adapters to and from versions on disk: safetensors and JSON, checked before an adapter is made of them."""
 
 from __future__ import annotations
 
@@ -19,17 +16,17 @@ from worker.learning.recipes import recipe_named
 _REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
 
 
-def keep(
+def save_adapter(
     folder: VersionFolder, adapter: Adapter, *, newest: int, weights: str, base: str, digest: str,
     learned_from: tuple[str, ...], verdict: VerdictRecord,
 ) -> Manifest:  # fmt: skip
-    """Write an adapter as a version of its own: whole, or not at all. It is served when the pointer says so.
+    """Write an adapter as a new version, whole or not at all. It is not served until the pointer names it.
 
     Args:
         folder: of its project.
-        adapter: what was learned.
-        newest: highest number given so far, also to versions that are gone.
-        weights: fingerprint of the model it was learned on.
+        adapter: to store.
+        newest: highest number given so far, also to versions that were deleted.
+        weights: fingerprint of the model it was trained on.
         base, digest, learned_from, verdict: as `Manifest` has them.
 
     Raises:
@@ -37,18 +34,18 @@ def keep(
     """
     state = adapter.state()
     data = save({name: values.detach().contiguous() for name, values in state.tensors.items()})
-    told = hashlib.sha256(data).hexdigest()
+    checksum = hashlib.sha256(data).hexdigest()
     number = 1 + max([newest, *map(adapter_number, folder.names())])
     manifest = Manifest(
-        adapter_name(number, told), folder.owner, weights, state.recipe, dict(state.about), base, now(), digest,
-        learned_from, verdict, told, len(data),
+        adapter_name(number, checksum), folder.owner, weights, state.recipe, dict(state.about), base, now(), digest,
+        learned_from, verdict, checksum, len(data),
     )  # fmt: skip
     folder.add(manifest, data)
     return manifest
 
 
 def load_adapter(folder: VersionFolder, name: str, *, weights: str) -> tuple[Manifest, Adapter]:
-    """Read a version back.
+    """Load a version.
 
     Args:
         folder: of its project.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from worker.label_studio.shares import Places, Turns
+from worker.label_studio.fair_share import FairOrder, FairSlots
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Inbox(Generic[T]):
     def __init__(self, most_bytes: float = float("inf"), *, whose: Callable[[T], Hashable] | None = None) -> None:
         self._most_bytes = most_bytes
         self._whose = whose or (lambda item: None)
-        self._turns = Turns()
+        self._order = FairOrder()
         self._bytes = 0
         self._items: list[_Waiting[T]] = []
         self._number = itertools.count()
@@ -49,7 +49,7 @@ class Inbox(Generic[T]):
             if waits:
                 self._went.wait_for(lambda: self._fits(owner, size, urgent=urgent))
             if all(row.owner != owner for row in self._items):
-                self._turns.came(owner)
+                self._order.enter(owner)
             self._bytes += size
             self._items.append(_Waiting(item, owner, urgent, size, next(self._number)))
             self._came.notify()
@@ -87,7 +87,7 @@ class Inbox(Generic[T]):
                 return []
             offered = sorted(self._offered(only_urgent), key=self._place)
             first = offered[0]
-            self._turns.went(first.owner)
+            self._order.take(first.owner)
             kind = alike(first.item) if alike and most > 1 else None
             same = (row for row in offered if alike is None or alike(row.item) == kind)
             taken = list(itertools.islice(same, most)) if most > 1 else [first]
@@ -100,7 +100,7 @@ class Inbox(Generic[T]):
     def charge(self, item: T, cost: float) -> None:
         """Charge an item's owner with what the item has cost, in a unit of the caller's."""
         with self._lock:
-            self._turns.charge(self._whose(item), cost)
+            self._order.charge(self._whose(item), cost)
 
     def _offered(self, only_urgent: Callable[[T], bool] | None) -> list[_Waiting[T]]:
         if only_urgent is None:
@@ -108,7 +108,7 @@ class Inbox(Generic[T]):
         return [row for row in self._items if row.urgent and only_urgent(row.item)]
 
     def _place(self, row: _Waiting[T]) -> tuple[bool, float, int]:
-        return not row.urgent, self._turns.place(row.owner), row.number
+        return not row.urgent, self._order.position(row.owner), row.number
 
 
 class SharedInbox(Generic[T]):
@@ -122,7 +122,7 @@ class SharedInbox(Generic[T]):
     """
 
     def __init__(self, threads: int, *, reserved: int, whose: Callable[[T], tuple[Hashable, Hashable]]) -> None:
-        self._places = Places(threads, reserved=reserved)
+        self._slots = FairSlots(threads, reserved=reserved)
         self._whose = whose
         self._items: list[tuple[bool, int, T]] = []
         self._number = itertools.count()
@@ -145,15 +145,15 @@ class SharedInbox(Generic[T]):
             row = self._first()
             if row is not None:
                 self._items.remove(row)
-                self._places.take(*self._whose(row[2]), urgent=not row[0])
+                self._slots.acquire(*self._whose(row[2]), urgent=not row[0])
         try:
             yield None if row is None else row[2]
         finally:
             if row is not None:
                 with self._changed:
-                    self._places.give_back(*self._whose(row[2]), urgent=not row[0])
+                    self._slots.release(*self._whose(row[2]), urgent=not row[0])
                     self._changed.notify()  # another thread; this one looks for an item by itself
 
     def _first(self) -> tuple[bool, int, T] | None:
-        free = (row for row in self._items if self._places.free(*self._whose(row[2]), urgent=not row[0]))
+        free = (row for row in self._items if self._slots.available(*self._whose(row[2]), urgent=not row[0]))
         return next(free, None)

@@ -9,7 +9,7 @@ from functools import partial
 
 from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.fetching import address_in
-from worker.label_studio.intake import Intake
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.results import encode_segments
 from worker.service.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.service.context import WorkerContext
@@ -28,7 +28,7 @@ class PredictionStages:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._intake = Intake(context.limits)
+        self._images = ImageLoader(context.limits)
         self._posting = Posting(context)
 
     def fetch(self, leased: LeasedTask) -> FetchedTask | None:
@@ -40,7 +40,7 @@ class PredictionStages:
         try:
             url = address_in(leased.task, plan.vocabulary.image_key)
             classes = context.segmenter.read_words(plan.vocabulary)
-            picture = self._intake.read(
+            picture = self._images.load(
                 url, task=leased.ref.task, project=leased.project, label_studio=context.label_studio,
                 urgent=leased.lease.urgent,
             )  # fmt: skip

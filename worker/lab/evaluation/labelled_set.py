@@ -16,11 +16,11 @@ from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
 from worker.lab.evaluation.photographs import FILE_VOID
+from worker.learning.corrections.examples import LONGEST_SIDE
 from worker.learning.interfaces import UNLABELLED, Words
 from worker.segmentation.metrics import VOID
 from worker.segmentation.pictures import shrink
 from worker.segmentation.text.encoder import BACKGROUND
-from worker.service.trainer.corrections import LONGEST_SIDE
 
 _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."
 

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet
+from worker.learning.corrections.class_maps import shrink_nearest, with_background
+from worker.learning.corrections.examples import LONGEST_SIDE
 from worker.learning.corrections.hold_out import split
-from worker.learning.corrections.truth import shrink_nearest
 from worker.learning.gate.decision import judge
-from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example, Recipe, Words
+from worker.learning.interfaces import Adapter, AdapterState, Example, Recipe, Words
 from worker.segmentation.heads import Head
 from worker.segmentation.metrics import Confusion, class_ious, confusion
 from worker.segmentation.pictures import shrink
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text.encoder import BACKGROUND
-from worker.service.trainer.corrections import LONGEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class LearningLoop:
         matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
         for example, drawn in zip(self.test, self._truths, strict=True):
             predicted = shrink_nearest(self.predict(example, head), (drawn.shape[0], drawn.shape[1]))
-            matrix += confusion(np.where(drawn == UNLABELLED, count, drawn), predicted, count + 1)
+            matrix += confusion(with_background(drawn, count), predicted, count + 1)
         names = [" ".join(texts[:1]) for texts in self.words] + [BACKGROUND] * self._set.has_background
         return scores_of(matrix, names)
 

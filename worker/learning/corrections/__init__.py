@@ -1,1 +1,1 @@
-"""Corrections as training data: class maps, hold-out."""
+"""Corrections as training data: class maps, examples, the hold-out split."""

@@ -1,4 +1,4 @@
-"""Which corrections are never learned from, so that what was learned can be judged on them. It must not know models."""
+"""Which examples are held out from training, so that what was learned can be evaluated on them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from collections.abc import Sequence
 from worker.learning.interfaces import Example
 
 HOLD_OUT_FROM = 20
-"""Corrected images from which a part is held out; with fewer, each is needed to learn from, and the gate judges by
-cross-validation instead."""
+"""Number of corrected images from which a part is held out; with fewer, all are needed for training, and the gate
+evaluates by cross-validation instead."""
 
 _SHARE = 0.2
 
 
 def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Part examples into those to learn from and those held out: nothing held out below HOLD_OUT_FROM, then one of
-    five.
+    """Split examples into training and held-out ones: none held out below HOLD_OUT_FROM, then one in five.
 
-    The key alone decides, so an example never changes sides when others come in, whoever asks and whenever. Hence no
-    example is moved to balance the labels; the gate sees to it that labels missing among the held out are judged all
-    the same, by cross-validation (`worker.learning.gate.splits`).
+    The hash of the key alone decides, so an example never changes sides when others are added or removed. Hence no
+    example is moved to balance the labels; labels missing among the held-out examples are evaluated by
+    cross-validation instead (`worker.learning.gate.splits`).
 
     Returns:
-        (learn, hold_out), each in the order given.
+        (train, hold_out), each in the order given.
     """
     if len(examples) < HOLD_OUT_FROM:
         return list(examples), []
@@ -36,5 +35,5 @@ def is_held_out(key: str) -> bool:
 
 
 def hash_share(key: str) -> float:
-    """A number in [0, 1) that looks random and is the same for ever."""
+    """Hash a key to a pseudo-random number in [0, 1) that never changes."""
     return int.from_bytes(hashlib.sha256(f"hold out {key}".encode()).digest()[:6]) / 2**48

@@ -1,1 +1,6 @@
-"""Whether what was learned may replace what is served."""
+"""Whether a candidate may replace the adapter that is served.
+
+`decision` trains and decides. `splits` says which image evaluates which training set, `evaluator` computes confusions,
+`candidates` lists the objections to each candidate, `comparison` has the paired bootstrap, `swaps` finds swapped
+labels.
+"""

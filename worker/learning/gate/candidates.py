@@ -1,7 +1,4 @@
-"""One adapter at several strengths against what is served and against the zero-shot model, with every objection.
-
-It must not know recipes or what is decided.
-"""
+"""Candidates (one adapter at several strengths) against the baselines, with every objection to serving them."""
 
 from __future__ import annotations
 
@@ -11,142 +8,148 @@ from dataclasses import dataclass
 import numpy as np
 
 from worker.learning.gate.comparison import Comparison
-from worker.learning.gate.evaluator import Bench
-from worker.learning.gate.splits import Trial
+from worker.learning.gate.evaluator import Evaluator
+from worker.learning.gate.splits import EvaluationImage
 from worker.learning.interfaces import Adapter
 from worker.segmentation.metrics import Confusion
 
 LEAST_GAIN = 0.005
 """Mean IoU a candidate must gain: less is not worth predicting every image again."""
 
-LONE_GAIN = 0.1
-"""The same where one half of a photograph judges what was learned from the other, and there is no other photograph: the
-halves are much alike, so a model that knows the labels seems to gain where other photographs would lose."""
+LEAST_GAIN_OF_ONE_IMAGE = 0.1
+"""The same where the only image is cross-validated with its own other half: the halves are much alike, so what is
+learned from one seems to gain on the other and may lose on other images."""
 
-DOUBT = 0.05
-"""Share of bootstrap resamples that may speak against a gain."""
+BOOTSTRAP_ALPHA = 0.05
+"""Share of the bootstrap resamples that may contradict a gain."""
 
 MOST_DROP = 0.03
-"""IoU a single label may lose; more is harm where 9 of 10 resamples agree that it falls."""
+"""IoU that a single label may lose; a larger drop is an objection where 9 of 10 resamples agree that it falls."""
 
 LEAST_AGREEMENT = 0.8
-"""Share of what the zero-shot model says with certainty about labels nobody corrected that must stay, times how often
-it is right about those that were corrected."""
+"""Share of the zero-shot model's certain predictions of uncorrected labels that must stay, times its mean recall on the
+corrected labels."""
 
 _HARM_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One strength of what was learned, and what speaks against serving it.
+    """An adapter at one strength, and the objections to serving it.
 
     Attributes:
         strength: 0 is the zero-shot model.
         adapter: at that strength; None for the zero-shot model.
-        over_served: against what is served, where both are judged alike.
-        over_frozen: against the zero-shot model, on photographs it has not learned from.
-        agreement: see `Bench.agreement`.
-        objections: as parts of a sentence; none = it may be served.
+        versus_served: against the served adapter, on images that neither was trained on where there are any.
+        versus_zero_shot: against the zero-shot model, on images the candidate was not trained on.
+        agreement: see `Evaluator.agreement`.
+        objections: each a part of a sentence; none = it may be served.
     """
 
     strength: float
     adapter: Adapter | None
-    over_served: Comparison
-    over_frozen: Comparison
+    versus_served: Comparison
+    versus_zero_shot: Comparison
     agreement: float | None
     objections: tuple[str, ...]
 
     @property
     def quality(self) -> float:
-        """Mean IoU on photographs it has not learned from."""
-        return self.over_frozen.means[1]
+        """Mean IoU on images it was not trained on."""
+        return self.versus_zero_shot.mean_ious[1]
 
 
-class Rivals:
-    """Holds what candidates are compared with.
+class Baselines:
+    """Holds the predictions of the served adapter and of the zero-shot model, which candidates are compared with.
 
     Args:
-        bench: with the frozen model.
-        trials: what is judged.
+        evaluator: with the frozen model.
+        images: to evaluate on.
         served: what is served now; None = the zero-shot model.
-        seen: keys of the examples it has learned from.
+        seen: keys of the examples that the served adapter was trained on.
         names: of each class, the background last.
+
+    Attributes:
+        has_unseen: whether there is an image with a label that neither side was trained on. If not, because corrections
+            were only edited or deleted, both are compared on images that both were trained on.
+        shared: images on which candidates are compared with the served adapter.
     """
 
     def __init__(
-        self, bench: Bench, trials: Sequence[Trial], served: Adapter | None, seen: Collection[str], names: Sequence[str]
-    ) -> None:
-        self._bench, self._trials, self._served, self._names = bench, trials, served, names
+        self, evaluator: Evaluator, images: Sequence[EvaluationImage], served: Adapter | None, seen: Collection[str],
+        names: Sequence[str],
+    ) -> None:  # fmt: skip
+        self._evaluator, self._images, self._served, self._names = evaluator, images, served, names
         self._seen = frozenset(seen) if served is not None else frozenset()
-        fresh = [trial for trial in trials if self._is_fresh(trial)]
-        self.fresh = bench.shows_label(fresh)
-        """Whether some photograph was learned from by neither. When none, because corrections were only edited or
-        deleted, both are compared where both have learned."""
-        self.shared = fresh if self.fresh else list(trials)
-        """Trials on which candidates and what is served are compared."""
-        self._frozen = bench.confusions(trials, bench.look(trials, lambda trial: None))
-        self._before = bench.confusions(self.shared, bench.look(self.shared, lambda trial: served))
-        lone = len({trial.example.key for trial in trials}) == 1 and trials[0].lesson is not None
-        self._least_gain = LONE_GAIN if lone else LEAST_GAIN
-        self._trust = _recall(np.sum(self._frozen, axis=0))
+        unseen = [image for image in images if self._is_unseen(image)]
+        self.has_unseen = evaluator.shows_label(unseen)
+        self.shared = unseen if self.has_unseen else list(images)
+        self._zero_shot = evaluator.confusions(images, evaluator.predict(images, lambda image: None))
+        self._served_now = evaluator.confusions(self.shared, evaluator.predict(self.shared, lambda image: served))
+        only_one = len({image.example.key for image in images}) == 1 and images[0].fold is not None
+        self._least_gain = LEAST_GAIN_OF_ONE_IMAGE if only_one else LEAST_GAIN
+        self._zero_shot_recall = _mean_recall(np.sum(self._zero_shot, axis=0))
 
-    def weigh_zero_shot(self) -> Candidate:
-        """The zero-shot model itself: going back to it is always possible."""
-        frozen = self._bench.look(self.shared, lambda trial: None)
-        over_served = Comparison.of(self._before, self._bench.confusions(self.shared, frozen))
-        objections = self._against_served(over_served, LEAST_GAIN)
-        return Candidate(0.0, None, over_served, Comparison.of(self._frozen, self._frozen), None, tuple(objections))
+    def evaluate_zero_shot(self) -> Candidate:
+        """Evaluate the zero-shot model itself as a candidate: going back to it is always possible."""
+        predictions = self._evaluator.predict(self.shared, lambda image: None)
+        versus_served = Comparison.of(self._served_now, self._evaluator.confusions(self.shared, predictions))
+        objections = self._objections(versus_served, LEAST_GAIN)
+        versus_itself = Comparison.of(self._zero_shot, self._zero_shot)
+        return Candidate(0.0, None, versus_served, versus_itself, None, tuple(objections))
 
-    def weigh(self, strength: float, whole: Adapter, lessons: Sequence[Adapter]) -> Candidate:
-        """Judge one strength.
+    def evaluate(self, strength: float, trained: Adapter, fold_adapters: Sequence[Adapter]) -> Candidate:
+        """Evaluate an adapter at one strength.
 
         Args:
             strength: above 0.
-            whole: what was learned from everything.
-            lessons: what was learned from each lesson of the plan.
+            trained: on all training examples.
+            fold_adapters: trained on each training set of the split.
         """
-        bench, trials, adapter = self._bench, self._trials, whole.at_strength(strength)
-        fitted = [lesson.at_strength(strength) for lesson in lessons]
-        unseen = bench.look(trials, lambda trial: adapter if trial.lesson is None else fitted[trial.lesson])
-        if self.fresh:
-            alike = [sight for trial, sight in zip(trials, unseen, strict=True) if self._is_fresh(trial)]
+        evaluator, images, adapter = self._evaluator, self._images, trained.at_strength(strength)
+        fold_heads = [fold_adapter.at_strength(strength) for fold_adapter in fold_adapters]
+        predictions = evaluator.predict(images, lambda image: adapter if image.fold is None else fold_heads[image.fold])
+        if self.has_unseen:
+            on_shared = [p for image, p in zip(images, predictions, strict=True) if self._is_unseen(image)]
         else:
-            alike = bench.look(self.shared, lambda trial: adapter)
-        over_frozen = Comparison.of(self._frozen, bench.confusions(trials, unseen))
-        over_served = Comparison.of(self._before, bench.confusions(self.shared, alike))
-        objections = self._against_served(over_served, self._least_gain)
+            on_shared = evaluator.predict(self.shared, lambda image: adapter)
+        versus_zero_shot = Comparison.of(self._zero_shot, evaluator.confusions(images, predictions))
+        versus_served = Comparison.of(self._served_now, evaluator.confusions(self.shared, on_shared))
+        objections = self._objections(versus_served, self._least_gain)
         if self._served is not None:
-            objections += _too_little(over_frozen, "the zero-shot model", self._least_gain)
-        agreement = bench.agreement(trials, unseen)
-        if agreement is not None and agreement < LEAST_AGREEMENT * self._trust:
-            told = f"of labels nobody corrected, only {agreement:.0%} of what the zero-shot model is sure of would stay"
-            objections.append(f"{told} ({LEAST_AGREEMENT * self._trust:.0%} needed)")
-        return Candidate(strength, adapter, over_served, over_frozen, agreement, tuple(objections))
+            objections += _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
+        agreement, needed = evaluator.agreement(images, predictions), LEAST_AGREEMENT * self._zero_shot_recall
+        if agreement is not None and agreement < needed:
+            kept = f"only {agreement:.0%} of what the zero-shot model is sure of would stay ({needed:.0%} needed)"
+            objections.append(f"of labels nobody corrected, {kept}")
+        return Candidate(strength, adapter, versus_served, versus_zero_shot, agreement, tuple(objections))
 
-    def _is_fresh(self, trial: Trial) -> bool:
-        return trial.example.key not in self._seen
+    def _is_unseen(self, image: EvaluationImage) -> bool:
+        return image.example.key not in self._seen
 
-    def _against_served(self, comparison: Comparison, least: float) -> list[str]:
-        objections = _too_little(comparison, "what is served", least)
-        before, after = comparison.ious
-        for label in comparison.harmed(drop=MOST_DROP, share=_HARM_SHARE):
+    def _objections(self, versus_served: Comparison, least_gain: float) -> list[str]:
+        objections = _gain_objections(versus_served, "what is served", least_gain)
+        before, after = versus_served.ious
+        for label in versus_served.harmed(drop=MOST_DROP, share=_HARM_SHARE):
             objections.append(f"{self._names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}")
         return objections
 
 
-def _too_little(comparison: Comparison, other: str, least: float) -> list[str]:
-    before, after = comparison.means
-    told = f"mean IoU would go from {before:.3f} to {after:.3f}"
+def _gain_objections(comparison: Comparison, baseline: str, least_gain: float) -> list[str]:
+    before, after = comparison.mean_ious
+    change = f"mean IoU would go from {before:.3f} to {after:.3f}"
     if after - before < LEAST_GAIN:
-        return [f"{told}, not better than {other}"]
-    if after - before < least:
-        return [f"{told}, too little to trust a single photograph (gain of {least:g} needed): correct another one"]
-    worst = comparison.worst_gain(DOUBT)
-    chance = worst <= -LEAST_GAIN
-    return [f"{told}, but against {other} that may be chance (gain of at least {worst:.3f})"] if chance else []
+        return [f"{change}, not better than {baseline}"]
+    if after - before < least_gain:
+        return [f"{change}, too little to trust a single photograph (gain of {least_gain:g} needed): correct another "
+                "one"]  # fmt: skip
+    bound = comparison.lower_bound(BOOTSTRAP_ALPHA)
+    if bound <= -LEAST_GAIN:
+        return [f"{change}, but against {baseline} that may be chance (gain of at least {bound:.3f})"]
+    return []
 
 
-def _recall(confusions: Confusion) -> float:
-    """How often labels are taken for what they are, each label counting the same, 0 to 1."""
+def _mean_recall(confusions: Confusion) -> float:
+    """Mean recall over the labels in the truth, 0 to 1."""
     labels = np.flatnonzero(confusions[:-1].sum(axis=1))
     return float(np.mean([confusions[k, k] / confusions[k].sum() for k in labels])) if labels.size else 0.0

@@ -1,6 +1,6 @@
-"""Whether what was learned may replace what is served: paired, on corrections it never saw, with a reason to read.
+"""Whether a candidate may replace what is served, on corrections it was not trained on, with a reason.
 
-It must not know Label Studio, files or any recipe. docs/reference/learning_rules.md states the rules.
+docs/reference/learning_rules.md states the rules.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 
 from plugin_config.errors import LearningError
-from worker.learning.gate.candidates import DOUBT, Candidate, Rivals
-from worker.learning.gate.evaluator import Bench, in_words
-from worker.learning.gate.splits import Trial, Trials, held_out_trials, plan_trials, shown_labels
-from worker.learning.gate.swaps import find_swaps
+from worker.learning.corrections.class_maps import drawn_classes
+from worker.learning.corrections.examples import with_words
+from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, Baselines, Candidate
+from worker.learning.gate.evaluator import Evaluator
+from worker.learning.gate.splits import EvaluationImage, EvaluationSplit, evaluation_split, held_out_images
+from worker.learning.gate.swaps import suspect_swaps, swap_hint
 from worker.learning.interfaces import Adapter, Example, Recipe, Words
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.segmenter import Segmenter
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-"""How far what was learned is mixed in (WiSE-FT, Wortsman et al., CVPR 2022), beside 0, the zero-shot model."""
+"""Weights with which the adapter is interpolated with the zero-shot model (WiSE-FT, Wortsman et al., CVPR 2022), beside
+0, the zero-shot model itself."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,13 @@ class Verdict:
     """What to serve from now on, and why.
 
     Attributes:
-        promoted: whether it is something else than before.
+        promoted: whether it differs from what was served before.
         adapter: what to serve from now on, already at its strength; None = the zero-shot model. When nothing is
             promoted, what is served already.
         strength: of the adapter promoted, 0 to 1; 0 when the zero-shot model comes back or nothing is promoted.
         reason: a sentence or two for a person.
-        figures: JSON: what was judged and how it came out.
-        learned_from: keys of the examples that the adapter promoted has learned from: to be kept with it, and handed to
+        figures: JSON: what was evaluated and the results.
+        learned_from: keys of the examples that the promoted adapter was trained on: to be stored with it, and passed to
             the next `judge` as `seen`.
     """
 
@@ -50,7 +53,7 @@ class Verdict:
 @one_thread()
 def judge(
     recipe: Recipe,
-    learn: Sequence[Example],
+    train: Sequence[Example],
     hold_out: Sequence[Example],
     served: Adapter | None,
     words: Words,
@@ -59,62 +62,70 @@ def judge(
     seen: Collection[str] = (),
     candidate: Adapter | None = None,
 ) -> Verdict:
-    """Learn, judge, and promote the best strength or none.
+    """Train, evaluate, and promote the best strength or none.
 
     Args:
-        recipe: fitted once on all of `learn`, and up to five times on parts of it where these are cross-validated.
-        learn: what may be learned from; `worker.learning.corrections.hold_out.split` parts them.
-        hold_out: what must not.
+        recipe: fitted once on all of `train`, and up to five times on parts of it for cross-validation.
+        train: what may be learned from; `worker.learning.corrections.hold_out.split` makes the two parts.
+        hold_out: what may not.
         served: what is served now; None = the zero-shot model.
         words: the texts of each class of the project now.
         segmenter: the frozen model.
-        seen: keys of the examples `served` has learned from.
-        candidate: already learned from `learn`; then nothing is fitted and only `hold_out` judges.
+        seen: keys of the examples that `served` was trained on.
+        candidate: trained on `train` already; then nothing is fitted and only `hold_out` evaluates.
 
     Raises:
         ValueError: a candidate was given and nothing is held out.
     """
     if candidate is not None and not hold_out:
         raise ValueError("a candidate that is fitted already can only be judged on held-out examples, got none")
-    learn, hold_out = ([in_words(example, words) for example in part] for part in (learn, hold_out))
-    taught = {label for example in learn for label in shown_labels(example.truth)}
-    if not taught:
+    train, hold_out = ([with_words(example, words) for example in part] for part in (train, hold_out))
+    corrected = {label for example in train for label in drawn_classes(example.truth)}
+    if not corrected:
         return _keep(served, "no correction shows a label yet")
-    bench = Bench(segmenter, words, taught)
+    evaluator = Evaluator(segmenter, words, corrected)
     names = [texts[0] for texts in words]
-    plan = Trials(tuple(held_out_trials(hold_out, seen)), ()) if candidate else plan_trials(learn, hold_out, seen)
+    if candidate is not None:
+        split = EvaluationSplit(tuple(held_out_images(hold_out, seen)), ())
+    else:
+        split = evaluation_split(train, hold_out, seen)
     try:
-        suspicion, swapped = _suspect(bench, None if candidate else recipe, learn, hold_out, served, set(seen), names)
+        suspicion, swapped = suspect_swaps(
+            evaluator, None if candidate else recipe, train, hold_out, served, set(seen), names
+        )
         if suspicion:
             return _keep(served, suspicion, {"swapped": swapped})
-        if not bench.shows_label(plan.trials):
+        if not evaluator.shows_label(split.images):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
-        whole = candidate or recipe.fit(learn, words, segmenter)
-        lessons = [recipe.fit(lesson, words, segmenter) for lesson in plan.lessons]
+        trained = candidate or recipe.fit(train, words, segmenter)
+        fold_adapters = [recipe.fit(examples, words, segmenter) for examples in split.training_sets]
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))
-    rivals = Rivals(bench, plan.trials, served, set(seen), [*names, "background"])
-    candidates = [rivals.weigh_zero_shot(), *(rivals.weigh(strength, whole, lessons) for strength in STRENGTHS)]
-    return _decide(rivals, candidates, served, tuple(example.key for example in learn), names)
+    baselines = Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
+    evaluated = [baselines.evaluate(strength, trained, fold_adapters) for strength in STRENGTHS]
+    candidates = [baselines.evaluate_zero_shot(), *evaluated]
+    return _decide(baselines, candidates, served, tuple(example.key for example in train), names)
 
 
 def _decide(
-    rivals: Rivals, candidates: Sequence[Candidate], served: Adapter | None, keys: tuple[str, ...], names: Sequence[str]
-) -> Verdict:
+    baselines: Baselines, candidates: Sequence[Candidate], served: Adapter | None, keys: tuple[str, ...],
+    names: Sequence[str],
+) -> Verdict:  # fmt: skip
     best = _best(candidates)
-    # Where both have learned, the stronger one always looks better: then only the strength that is best on what it has
-    # not learned from may stand.
-    allowed = candidates if rivals.fresh else [best]
-    fit = [found for found in allowed if not found.objections]
-    best = _best(fit or candidates[1:])
-    figures = _figures(rivals, best, candidates, names)
-    if not fit:
-        return _keep(served, "; ".join(best.objections or candidates[0].objections) + _hint(best, names), figures)
-    before, after = best.over_served.means
-    told = f"mean IoU {before:.3f} -> {after:.3f} on {_photographs(rivals.shared)}"
+    # On images that both were trained on the strongest always looks best: then only the strength that is best on images
+    # it was not trained on may be promoted.
+    allowed = candidates if baselines.has_unseen else [best]
+    unopposed = [candidate for candidate in allowed if not candidate.objections]
+    best = _best(unopposed or candidates[1:])
+    figures = _figures(baselines, best, candidates, names)
+    if not unopposed:
+        objections = "; ".join(best.objections or candidates[0].objections)
+        return _keep(served, objections + swap_hint(best.versus_zero_shot, names), figures)
+    before, after = best.versus_served.mean_ious
+    gain = f"mean IoU {before:.3f} -> {after:.3f} on {_count_images(baselines.shared)}"
     if best.adapter is None:
-        return Verdict(True, None, 0.0, f"went back to the zero-shot model: {told}.", figures)
-    reason = f"promoted at strength {best.strength:g}: {told}."
+        return Verdict(True, None, 0.0, f"went back to the zero-shot model: {gain}.", figures)
+    reason = f"promoted at strength {best.strength:g}: {gain}."
     return Verdict(True, best.adapter, best.strength, reason, figures, keys)
 
 
@@ -127,60 +138,26 @@ def _keep(served: Adapter | None, reason: str, figures: Mapping[str, Any] | None
     return Verdict(False, served, 0.0, f"kept what is served: {reason}.", figures or {})
 
 
-def _suspect(
-    bench: Bench, recipe: Recipe | None, learn: Sequence[Example], hold_out: Sequence[Example], served: Adapter | None,
-    seen: set[str], names: Sequence[str],
-) -> tuple[str, list[list[str]]]:  # fmt: skip
-    """Why labels look swapped, "" if they do not, and which.
-
-    Either the zero-shot model, where it is sure, takes each of some labels for another of them; or new corrections and
-    those that what is served has learned from contradict each other: what is served takes the new ones so, and what is
-    learned from the new ones alone takes the old ones so.
-    """
-    rounds = find_swaps(bench.taken_for([*learn, *hold_out], None, sure=True))
-    told = "labels look swapped: to the zero-shot model, regions labelled {} look like {}"
-    fresh, stale = ([e for e in learn if (e.key in seen) == known] for known in (False, True))
-    if not rounds and served and recipe and fresh and stale and find_swaps(bench.taken_for(fresh, served)):
-        # What is served may just know too little: then those who learned from the new ones are right about the old.
-        rounds = find_swaps(bench.taken_for(stale, recipe.fit(fresh, bench.words, bench.segmenter)))
-        told = "labels look swapped: regions that are labelled {} by new corrections look like {} by the earlier ones"
-    if not rounds:
-        return "", []
-    pairs = [(path[k], path[(k + 1) % len(path)]) for path in rounds for k in range(len(path))]
-    first, second = (", ".join(names[pair[side]] for pair in pairs) for side in (0, 1))
-    reason = f"{told.format(first, second)}. Correct them, or name the labels in other words"
-    return reason, [[names[label] for label in path] for path in rounds]
+def _count_images(images: Sequence[EvaluationImage]) -> str:
+    counts = [(kind.replace("_", "-"), count) for kind, count in _judged_on(images).items() if count]
+    return " and ".join(f"{count} {kind} photograph{'s' * (count > 1)}" for kind, count in counts)
 
 
-def _hint(best: Candidate, names: Sequence[str]) -> str:
-    rounds = find_swaps(best.over_frozen.after.sum(axis=0)[:-1, :-1].astype(np.float64))
-    if not rounds:
-        return ""
-    told = "; ".join(" and ".join(names[label] for label in path) for path in rounds)
-    return f". Corrections learned from and corrections judged on disagree which is which of {told}: look for swaps"
-
-
-def _photographs(trials: Sequence[Trial]) -> str:
-    counts = _judged_on(trials)
-    told = [
-        f"{count} {kind.replace('_', '-')} photograph{'s' * (count > 1)}" for kind, count in counts.items() if count
-    ]
-    return " and ".join(told)
-
-
-def _judged_on(trials: Sequence[Trial]) -> dict[str, int]:
-    held_out, crossed = (len({t.example.key for t in trials if (t.lesson is None) == held}) for held in (True, False))
+def _judged_on(images: Sequence[EvaluationImage]) -> dict[str, int]:
+    held_out, crossed = (len({i.example.key for i in images if (i.fold is None) == held}) for held in (True, False))
     return {"held_out": held_out, "cross_validated": crossed}
 
 
-def _figures(rivals: Rivals, best: Candidate, candidates: Sequence[Candidate], names: Sequence[str]) -> dict[str, Any]:
-    before, after = best.over_served.ious
+def _figures(
+    baselines: Baselines, best: Candidate, candidates: Sequence[Candidate], names: Sequence[str]
+) -> dict[str, Any]:
+    before, after = best.versus_served.ious
     return {
-        "judged_on": _judged_on(rivals.shared),
-        "learned_by_neither": rivals.fresh,
+        "judged_on": _judged_on(baselines.shared),
+        "learned_by_neither": baselines.has_unseen,
         "strength": best.strength,
-        "mean_iou": {"served": best.over_served.means[0], "candidate": best.over_served.means[1]},
-        "mean_iou_unseen": {"zero_shot": best.over_frozen.means[0], "candidate": best.quality},
+        "mean_iou": {"served": best.versus_served.mean_ious[0], "candidate": best.versus_served.mean_ious[1]},
+        "mean_iou_unseen": {"zero_shot": best.versus_zero_shot.mean_ious[0], "candidate": best.quality},
         "labels": {
             name: {"served": float(before[k]), "candidate": float(after[k])}
             for k, name in enumerate([*names, "background"])
@@ -188,13 +165,13 @@ def _figures(rivals: Rivals, best: Candidate, candidates: Sequence[Candidate], n
         },
         "strengths": [
             {
-                "strength": found.strength,
-                "mean_iou_unseen": found.quality,
-                "gain": found.over_served.means[1] - found.over_served.means[0],
-                "gain_at_least": found.over_served.worst_gain(DOUBT),
-                "agreement": found.agreement,
-                "objections": list(found.objections),
+                "strength": candidate.strength,
+                "mean_iou_unseen": candidate.quality,
+                "gain": candidate.versus_served.mean_ious[1] - candidate.versus_served.mean_ious[0],
+                "gain_at_least": candidate.versus_served.lower_bound(BOOTSTRAP_ALPHA),
+                "agreement": candidate.agreement,
+                "objections": list(candidate.objections),
             }
-            for found in candidates
+            for candidate in candidates
         ],
     }

@@ -1,15 +1,15 @@
-"""What annotators made of a project's predictions, read from Label Studio, the only truth: edits and deletions are read
-anew each time, so no event can be missed.
+"""Annotated tasks of a project, read from Label Studio -> corrections.
 
-It must not know recipes, nor what is promoted. docs/reference/learning_rules.md states the rules.
+Label Studio is the only truth: everything is read again each time, so no edit, deletion or lost webhook is missed.
+docs/reference/learning_rules.md states the rules.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +18,19 @@ from plugin_config.errors import AnswerTooLarge, ImageHostTrouble, ImageUnavaila
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
+from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
 from worker.label_studio.fetching import address_in
+from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
-from worker.label_studio.intake import Intake
-from worker.label_studio.outcomes import Outcomes, count_outcomes, sum_outcomes
-from worker.learning.corrections.truth import counting_annotations, draw_truth, merge_truths
-from worker.learning.interfaces import UNLABELLED, Example
+from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_outcomes
+from worker.learning.corrections.examples import LONGEST_SIDE, example_frame, make_example
+from worker.learning.interfaces import Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
-from worker.segmentation.metrics import VOID
-from worker.segmentation.pictures import resize
 from worker.service.batches import free_memory
 
 log = logging.getLogger(__name__)
 
 Embed = Callable[[Sequence[NDArray[np.uint8]]], list[ImageEmbedding]]
-
-LONGEST_SIDE = 640
-"""Pixels of the longer side at which examples are kept: hundreds of them fit the memory."""
 
 _TASKS_AT_ONCE = 50
 
@@ -47,15 +43,25 @@ class Correction:
         task: its id.
         annotations: ids of the annotations that count.
         ground_truth: whether they are flagged as ground truth.
-        outcomes: what became of the predicted regions, by label key.
-        example: what there is to learn.
+        outcomes: what annotators did with the predicted regions, by label key.
+        example: to learn from.
     """
 
     task: int
     annotations: tuple[int, ...]
     ground_truth: bool
-    outcomes: Mapping[str, Outcomes]
+    outcomes: Mapping[str, RegionOutcomes]
     example: Example
+
+
+@dataclass(frozen=True)
+class UnreadTask:
+    """An annotated task that cannot be read now, and the reason, which may pass: a server in trouble, a Label Studio
+    that fails on this task, too little memory.
+    """
+
+    task: int
+    reason: str
 
 
 def read_corrections(
@@ -68,23 +74,22 @@ def read_corrections(
     ours: Collection[str] = (),
     longest_side: int = LONGEST_SIDE,
     only: Collection[int] | None = None,
-    passing: Callable[[int, str], None] = lambda task, reason: None,
-) -> Iterator[Correction]:
-    """Read every annotated task of a project, one at a time. One that cannot be read is left out with its reason in the
-    log: its image is gone, or a region of it is broken, so that its truth would be wrong. Where the reason may pass, it
-    is told besides: the image's server is in trouble, Label Studio stumbles over this task, or memory is short.
+) -> Iterator[Correction | UnreadTask]:
+    """Read every annotated task of a project, one at a time.
+
+    A task that cannot be read is left out, with the reason in the log: its image is gone, or one of its regions is
+    broken, so that its class map would be wrong. Only where the reason may pass an `UnreadTask` takes its place.
 
     Args:
         label_studio: the client.
         project: its id.
         vocabulary: of the project now. Regions of labels it no longer has are ignored.
         embed: makes embeddings of images as `worker.label_studio.images.Picture` has them, (H, W, 3) uint8 RGB each; an
-            `EmbeddingCache`'s has most of them.
+            `EmbeddingCache` has most of them.
         limits: for images.
         ours: versions of our predictions, see `count_outcomes`.
-        longest_side: pixels; larger images and their truths are reduced to it once they are embedded.
+        longest_side: pixels; larger images and their class maps are reduced to it once they are embedded.
         only: ids of the tasks to read; None = all.
-        passing: takes a task's id and why it cannot be read now. It may raise, which ends the reading.
 
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
@@ -93,34 +98,17 @@ def read_corrections(
     ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
         for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
-            try:
-                found = reader.read(task)
-            except LabelStudioError as error:
-                if error.status not in (404, 500) and not isinstance(error, AnswerTooLarge):
-                    raise  # those are about this one task
-                log.warning("task %d is not learned from: %s", task.id, error)
-                if error.status == 500:
-                    passing(task.id, str(error))
-            except (ImageUnavailable, RegionError) as error:
-                log.warning("task %d is not learned from: %s", task.id, error)
-                if isinstance(error, ImageHostTrouble):
-                    passing(task.id, str(error))
-            except (MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
-                free_memory()
-                told = f"its image does not go through the model ({error!r})"
-                log.warning("task %d is not learned from: %s", task.id, told)
-                passing(task.id, f"task {task.id}: {told}")
-            else:
-                if found is not None:
-                    yield found
+            found = reader.read_or_explain(task)
+            if found is not None:
+                yield found
 
 
 def corrections_digest(label_studio: LabelStudio, project: int) -> str:
-    """16 hex digits that change when anything does that `read_corrections` reads of the annotations: one request for
-    500 annotated tasks.
+    """16 hex digits that change whenever the annotations do, for one request per 500 annotated tasks.
 
-    A prediction stored or deleted for an annotated task changes it too: a needless reading, never a missed one;
-    `content_digest` tells then. Another labeling config does not; its vocabulary's hash tells that.
+    They also change when a prediction is stored or deleted for an annotated task, which costs a needless reading;
+    `content_digest` then shows that nothing changed. They do not depend on the labeling config; compare the hash of its
+    vocabulary too.
 
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
@@ -131,29 +119,7 @@ def corrections_digest(label_studio: LabelStudio, project: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def content_digest(examples: Iterable[Example], vocabulary: Vocabulary) -> str:
-    """16 hex digits that change when what is learned from does: which images, and which label lies where in them.
-
-    Neither the examples' order counts, nor labels that none of them shows, nor what else is looked for under a label.
-
-    Args:
-        examples: all there are, with the vocabulary's words.
-        vocabulary: of the project.
-    """
-    names = [" ".join(sorted({repr(label.key) for label in vocabulary.labels if label.texts == texts}))
-             for texts in vocabulary.words]  # fmt: skip
-    rows = []
-    for example in examples:
-        drawn = sorted(np.unique(example.truth[example.truth >= 0]).tolist(), key=lambda number: names[number])
-        place = np.arange(min(UNLABELLED, VOID), len(names), dtype=np.int16)  # of each value, from the lowest on
-        place[np.asarray(drawn, dtype=np.int64) - place[0]] = np.arange(len(drawn))
-        truth = np.ascontiguousarray(place[example.truth - int(place[0])])
-        told = f"{example.key} {truth.shape} {[names[number] for number in drawn]} "
-        rows.append(hashlib.sha256(told.encode() + truth.tobytes()).hexdigest())
-    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
-
-
-def make_example(
+def annotated_example(
     key: str,
     annotations: Sequence[Annotation],
     vocabulary: Vocabulary,
@@ -163,25 +129,24 @@ def make_example(
     longest_side: int = LONGEST_SIDE,
     size: tuple[int, int] | None = None,
 ) -> Example:
-    """What counting annotations say of one image, where most of them agree.
+    """Draw and merge the annotations of one image.
 
     Args:
         key: of the example.
         annotations: those that count, one or more.
-        vocabulary: whose words the truth speaks of.
+        vocabulary: of the project.
         image: (H, W, 3) uint8 RGB, upright.
         embedding: of the image.
-        longest_side: pixels to which the example's image and truth are reduced where the image is larger.
-        size: (H, W) of the image that was annotated, where this one is a reduced copy of it.
+        longest_side: pixels to which the example's image and class map are reduced where the image is larger.
+        size: (H, W) of the image that was annotated, where `image` is a reduced copy of it.
 
     Raises:
         RegionError: a region cannot be decoded.
     """
-    size = size or (image.shape[0], image.shape[1])
-    scale = min(1.0, min(longest_side, max(image.shape[:2])) / max(size))
-    frame = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    truth = merge_truths([draw_truth(row.result, vocabulary, size, frame) for row in annotations])
-    return Example(key, resize(image, frame), replace(embedding, size=frame), vocabulary.words, truth)
+    embedded = (image.shape[0], image.shape[1])
+    frame = example_frame(size or embedded, embedded, longest_side=longest_side)
+    maps = [draw_class_map(row.result, vocabulary, size or embedded, frame) for row in annotations]
+    return make_example(key, maps, vocabulary.words, image, embedding)
 
 
 class _Reader:
@@ -193,26 +158,41 @@ class _Reader:
     ) -> None:  # fmt: skip
         self._label_studio, self._project = label_studio, project
         self._vocabulary, self._embed = vocabulary, embed
-        self._intake, self._ours, self._longest_side = Intake(limits), ours, longest_side
+        self._images, self._ours, self._longest_side = ImageLoader(limits), ours, longest_side
 
-    def read(self, task: Task) -> Correction | None:
+    def read_or_explain(self, task: Task) -> Correction | UnreadTask | None:
+        """None when the task gives no correction, and waiting would not change that."""
+        try:
+            return self._read(task)
+        except LabelStudioError as error:
+            if error.status not in (404, 500) and not isinstance(error, AnswerTooLarge):
+                raise  # not about this one task
+            log.warning("task %d is not learned from: %s", task.id, error)
+            return UnreadTask(task.id, str(error)) if error.status == 500 else None
+        except (ImageUnavailable, RegionError) as error:
+            log.warning("task %d is not learned from: %s", task.id, error)
+            return UnreadTask(task.id, str(error)) if isinstance(error, ImageHostTrouble) else None
+        except (MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
+            free_memory()
+            reason = f"its image does not go through the model ({error!r})"
+            log.warning("task %d is not learned from: %s", task.id, reason)
+            return UnreadTask(task.id, f"task {task.id}: {reason}")
+
+    def _read(self, task: Task) -> Correction | None:
         """None when no annotation of the task counts (any more)."""
         annotations = counting_annotations(self._label_studio.annotations(task.id))
         if not annotations:
             return None
         url = address_in(task, self._vocabulary.image_key)
-        picture = self._intake.read(
+        picture = self._images.load(
             url, task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
         )
         (embedding,) = self._embed([picture.pixels])
-        example = make_example(
+        example = annotated_example(
             str(task.id), annotations, self._vocabulary, picture.pixels, embedding, longest_side=self._longest_side,
             size=picture.size,
         )  # fmt: skip
+        predictions = self._label_studio.predictions(task.id)
+        outcomes = sum_outcomes(count_outcomes(row, predictions, self._vocabulary, self._ours) for row in annotations)
         ids = tuple(annotation.id for annotation in annotations)
-        outcomes = self._outcomes(task.id, annotations)
         return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example)
-
-    def _outcomes(self, task: int, annotations: Sequence[Annotation]) -> dict[str, Outcomes]:
-        predictions = self._label_studio.predictions(task)
-        return sum_outcomes(count_outcomes(row, predictions, self._vocabulary, self._ours) for row in annotations)

@@ -1,20 +1,16 @@
-"""The process that learns in the background: one project at a time, looked after so that a death costs nothing.
+"""The process that learns in the background: one project at a time, under a lease, so that its death loses nothing.
 
-Beside the look at work a thread keeps its project from others, shows that the process lives, and queues the looks that
-are due. It must not know how anything is learned.
+A heartbeat beside the training round renews the lease, shows that the process lives, and queues rounds that are due.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable
 
 from redis import Redis
 
-from plugin_config.background import Duty
 from plugin_config.errors import (
     LabelingConfigError,
     LabelStudioError,
@@ -29,199 +25,156 @@ from plugin_config.queue.jobs import LEARN_JOB, LearnProject, enqueue_learning, 
 from plugin_config.queue.learning import LearningLease, Progress, State
 from plugin_config.versions.manifests import now
 from worker.service.context import WorkerContext
+from worker.service.heartbeat import Heartbeat, PeriodicDuty
 from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
-from worker.service.trainer.look import BrokenOff, Look, Outcome
-from worker.service.trainer.reading import HeldUp
+from worker.service.trainer.lease_guard import RoundAborted
+from worker.service.trainer.reading import RetryLater
+from worker.service.trainer.training_round import RoundResult, TrainingRound
 
 log = logging.getLogger(__name__)
 
 _LONGEST_BEAT_S = 1.0
 _AWAY_S, _BLOCKED_S = 10.0, 30.0
-_HELD_UP_S, _PATIENCE_S = 60.0, 600.0
+_RETRY_S, _PATIENCE_S = 60.0, 600.0
 _FAILED_S, _LONGEST_S = 60.0, 3600.0
-_NICE = 5  # predictions are waited for
+_NICE = 5  # people wait for predictions, not for training
 
 
 class Learner:
-    """Holds the project this process looks at now."""
+    """Runs training rounds, and knows which project this process works on."""
 
-    def __init__(self, resident: WorkerContext) -> None:
-        self._resident = resident
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
         self._project: int | None = None
-        self._said: dict[int, str] = {}
-        self._held_up: dict[int, float] = {}
+        self._last_detail: dict[int, str] = {}
+        self._waiting_since: dict[int, float] = {}
 
     def learn(self, job: LearnProject) -> None:
-        """Look at a project, unless another process does.
+        """Run a round for a project, unless another process does.
 
         Raises:
-            QueueUnavailable: Redis went away; the look stays asked for.
+            QueueUnavailable: Redis went away; the round stays requested.
         """
-        visit = self._resident.learning.begin(job.project, self._resident.name)
-        if visit is None:
+        request = self._context.learning.begin(job.project, self._context.name)
+        if request is None:
             return
         self._project = job.project
         try:
-            outcome, failed = self._look(job.project, visit)
-        except BrokenOff as reason:
-            log.warning("project %d: %s; it is begun again", job.project, reason)
-            outcome, failed = Outcome("waiting", "is begun again", visit.mark, 0.0), False
+            result, failed = self._run_round(job.project, request)
+        except RoundAborted as reason:
+            log.warning("project %d: %s; the round will start again", job.project, reason)
+            result, failed = RoundResult("waiting", "will start again", request.mark, 0.0), False
         finally:
             self._project = None
-        if outcome is not None:
-            news = self._said.get(job.project) != outcome.detail  # each round finds the same
-            self._said[job.project] = outcome.detail
-            log.log(logging.INFO if news else logging.DEBUG, "project %d: %s: %s", job.project, outcome.state,
-                    outcome.detail)  # fmt: skip
-            self._resident.learning.end(
-                job.project, self._resident.name, visit, Progress(outcome.state, outcome.detail, now()),
-                mark=outcome.mark, again_s=outcome.again_s, failed=failed,
-            )  # fmt: skip
+        if result is not None:
+            self._end(job.project, request, result, failed=failed)
 
     def renew(self) -> None:
-        """Keep the project from others.
+        """Renew the lease of the project.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
         project = self._project
         if project is not None:
-            self._resident.learning.renew(project, self._resident.name)
+            self._context.learning.renew(project, self._context.name)
 
     def holds(self) -> str:
-        """What is at work, for people."""
+        """The project being worked on, for people; "" = none."""
         return "" if self._project is None else f"project {self._project}"
 
-    def _look(self, project: int, visit: LearningLease) -> tuple[Outcome | None, bool]:
-        """Returns how the look ended, None when there is no such project any more, and whether of a fault of ours."""
-        now_s = time.monotonic()
-        look = Look(
-            self._resident, project, visit,
-            tell=lambda told: self._tell(project, told), go_on=lambda: self._go_on(project),
-            patient=now_s - self._held_up.get(project, now_s) < _PATIENCE_S,
+    def _end(self, project: int, request: LearningLease, result: RoundResult, *, failed: bool) -> None:
+        changed = self._last_detail.get(project) != result.detail  # most rounds find the same as the one before
+        self._last_detail[project] = result.detail
+        log.log(logging.INFO if changed else logging.DEBUG, "project %d: %s: %s", project, result.state, result.detail)
+        self._context.learning.end(
+            project, self._context.name, request, Progress(result.state, result.detail, now()), mark=result.mark,
+            again_s=result.again_s, failed=failed,
         )  # fmt: skip
+
+    def _run_round(self, project: int, request: LearningLease) -> tuple[RoundResult | None, bool]:
+        """Returns how the round ended, None when the project no longer exists, and whether it failed unexpectedly."""
+        now_s = time.monotonic()
+        patient = now_s - self._waiting_since.get(project, now_s) < _PATIENCE_S
         try:
-            outcome = look.run()
-        except HeldUp as reason:
-            return self._held(project, visit, str(reason)), False
+            result = TrainingRound(self._context, project, request, patient=patient).run()
+        except RetryLater as reason:
+            return self._retry_later(project, request, str(reason)), False
         except (LabelStudioUnreachable, LabelStudioFailing) as error:
-            return self._troubled(visit, "waiting", error, _AWAY_S), False
+            return self._hindered(request, "waiting", error, _AWAY_S), False
         except LabelStudioError as error:
             if error.status == 404:
                 log.warning("project %d is gone", project)
-                self._resident.pending.forget_project(project)
+                self._context.pending.forget_project(project)
                 return None, False
-            return self._troubled(visit, "blocked", error, _BLOCKED_S), False
+            return self._hindered(request, "blocked", error, _BLOCKED_S), False
         except VersionsUnavailable as error:
-            return self._troubled(visit, "blocked", error, _BLOCKED_S), False
+            return self._hindered(request, "blocked", error, _BLOCKED_S), False
         except (LabelingConfigError, LearningError) as error:
-            return self._troubled(visit, "blocked", error, None), False
-        except (BrokenOff, QueueUnavailable):
+            return self._hindered(request, "blocked", error, None), False
+        except (RoundAborted, QueueUnavailable):
             raise
-        except Exception as error:  # the last resort: a fault of ours with one project must not cost the others
+        except Exception as error:  # the last resort: an unexpected error with one project must not stop the others
             log.exception("project %d: unexpected", project)
-            again_s = min(_LONGEST_S, _FAILED_S * 2**visit.deaths)
-            told = f"unexpected {type(error).__name__}: {error}; the learner's log tells where"
-            return Outcome("blocked", told, visit.mark, again_s), True
-        if outcome.state == "idle":
-            self._held_up.pop(project, None)
-        return outcome, False
+            again_s = min(_LONGEST_S, _FAILED_S * 2**request.deaths)
+            detail = f"unexpected {type(error).__name__}: {error}; the traceback is in the learner's log"
+            return RoundResult("blocked", detail, request.mark, again_s), True
+        if result.state == "idle":
+            self._waiting_since.pop(project, None)
+        return result, False
 
-    def _held(self, project: int, visit: LearningLease, reason: str) -> Outcome:
+    def _retry_later(self, project: int, request: LearningLease, reason: str) -> RoundResult:
         now_s = time.monotonic()
-        left_s = max(0.0, _PATIENCE_S - (now_s - self._held_up.setdefault(project, now_s)))
-        told = f"an annotated image cannot be read now, and is waited for, {left_s / 60:.0f} minutes at most: {reason}"
-        return Outcome("waiting", told, visit.mark, _HELD_UP_S)
+        left_s = max(0.0, _PATIENCE_S - (now_s - self._waiting_since.setdefault(project, now_s)))
+        detail = f"an annotated image cannot be read now; tried again for {left_s / 60:.0f} minutes at most: {reason}"
+        return RoundResult("waiting", detail, request.mark, _RETRY_S)
 
-    def _troubled(self, visit: LearningLease, state: State, error: ZeromaskError, again_s: float | None) -> Outcome:
+    def _hindered(
+        self, request: LearningLease, state: State, error: ZeromaskError, again_s: float | None
+    ) -> RoundResult:
         log.warning("%s", error)
-        return Outcome(state, str(error), visit.mark, again_s)
-
-    def _go_on(self, project: int) -> None:
-        if self._resident.stopping.is_set():
-            raise BrokenOff("this process is told to stop")
-        if not self._resident.learning.renew(project, self._resident.name):
-            raise BrokenOff("another process has taken over")
-
-    def _tell(self, project: int, detail: str) -> None:
-        log.info("project %d: %s", project, detail)
-        self._resident.learning.set_progress(project, Progress("learning", detail, now()))
+        return RoundResult(state, str(error), request.mark, again_s)
 
 
-class LearnerKeeper(threading.Thread):
-    """Renews, gives signs of life, queues what is due, and looks at every project now and then. A Redis that is away is
-    waited for, and a fault in one of these duties costs none of the others.
-    """
+def learner_heartbeat(context: WorkerContext, learner: Learner) -> Heartbeat:
+    """The heartbeat of a process that learns, not yet started."""
+    queue = learn_queue(context.redis)
 
-    def __init__(self, resident: WorkerContext, learner: Learner) -> None:
-        super().__init__(name="keeper", daemon=True)
-        self._resident = resident
-        self._learner = learner
-        self._queue = learn_queue(resident.redis)
-        self._stopped = threading.Event()
-        self._beat_s = min(_LONGEST_BEAT_S, resident.settings.lease_s / 4)
-        self._round_at = 0.0
-        duty = resident.watch.duty
-        self._duties: list[tuple[Duty, Callable[[], None]]] = [
-            (duty("the renewal of the project", longest_pause_s=self._beat_s), learner.renew),
-            (duty("the sign of life", longest_pause_s=self._beat_s), self._show),
-            (duty("the periodic look"), self._round),
-            (duty("the queueing of looks"), self._queue_due),
-        ]
+    def show() -> None:
+        context.presence.heartbeat(context.name, {**context.about(), "tasks": learner.holds()})
 
-    def run(self) -> None:
-        """Beat until stopped."""
-        self._resident.watch.expect_alive([self])
-        while not self._stopped.is_set():
-            self.beat()
-            self._stopped.wait(self._beat_s)
+    def request_rounds() -> None:
+        for project in context.pending.projects():
+            context.learning.request(project)
 
-    def beat(self) -> None:
-        """One round of all duties."""
-        try:
-            for duty, work in self._duties:
-                duty.run(work)
-        except QueueUnavailable as error:
-            log.warning("%s", error)
+    def queue_due_rounds() -> None:
+        for project in context.learning.due():
+            if enqueue_learning(queue, LearnProject(project=project)):
+                log.debug("project %d: a round is due", project)
 
-    def stop(self) -> None:
-        """End the thread and say goodbye."""
-        self._resident.watch.release([self])
-        self._stopped.set()
-        self.join(timeout=5)
-        try:
-            self._resident.presence.remove(self._resident.name)
-        except QueueUnavailable as error:
-            log.warning("%s", error)
-
-    def _show(self) -> None:
-        about = {**self._resident.about(), "tasks": self._learner.holds()}
-        self._resident.presence.heartbeat(self._resident.name, about)
-
-    def _round(self) -> None:
-        if time.monotonic() >= self._round_at:
-            for project in self._resident.pending.projects():
-                self._resident.learning.request(project)
-            self._round_at = time.monotonic() + self._resident.settings.reconcile_s
-
-    def _queue_due(self) -> None:
-        for project in self._resident.learning.due():
-            if enqueue_learning(self._queue, LearnProject(project=project)):
-                log.debug("project %d: a look is due", project)
+    beat_s = min(_LONGEST_BEAT_S, context.settings.lease_s / 4)
+    duties = (
+        PeriodicDuty("the renewal of the project", learner.renew, longest_pause_s=beat_s),
+        PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
+        PeriodicDuty("the periodic look", request_rounds, every_s=context.settings.reconcile_s),
+        PeriodicDuty("the queueing of looks", queue_due_rounds),
+    )
+    leave = context.presence.remove
+    return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=lambda: leave(context.name))
 
 
-def run_learner(resident: WorkerContext, connection: Redis) -> None:
+def run_learner(context: WorkerContext, connection: Redis) -> None:
     """Learn whatever is due, through restarts of Redis; ends on SIGTERM or SIGINT."""
     os.nice(_NICE)
-    learner = Learner(resident)
-    keeper = LearnerKeeper(resident, learner)
-    keeper.start()
-    log.info("ready to learn: model %s on %s, %s", resident.settings.model, resident.segmenter.encoder.device,
-             resident.name)  # fmt: skip
+    learner = Learner(context)
+    heartbeat = learner_heartbeat(context, learner)
+    heartbeat.start()
+    log.info("ready to learn: model %s on %s, %s", context.settings.model, context.segmenter.encoder.device,
+             context.name)  # fmt: skip
     try:
         queues = [learn_queue(connection)]
         functions: JobFunctions = {LEARN_JOB: lambda payload: learner.learn(LearnProject.from_json(payload))}
-        work_off(queues, functions, owner=resident.name, stopping=resident.stopping, watch=resident.watch)
+        work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch)
     finally:
-        keeper.stop()
+        heartbeat.stop()

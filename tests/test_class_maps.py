@@ -1,4 +1,4 @@
-"""Annotations of one image become one class per pixel, by the rules of docs/reference/learning_rules.md."""
+"""Annotations of one image become a class map, by the rules of docs/reference/learning_rules.md."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import pytest
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import parse_vocabulary
+from worker.label_studio.annotation_maps import counting_annotations, draw_class_map, find_label
 from worker.label_studio.regions import RegionKind, encode_region
-from worker.learning.corrections.truth import counting_annotations, draw_truth, find_label, merge_truths, shrink_nearest
+from worker.learning.corrections.class_maps import (
+    drawn_classes,
+    merge_class_maps,
+    renumber,
+    shrink_nearest,
+    with_background,
+)
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
-from worker.service.trainer.corrections import make_example
+from worker.service.trainer.corrections import annotated_example
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/><Image name="other" value="$other"/>
@@ -41,10 +48,10 @@ def annotation(number: int, *, who: int | None = 1, at: str = "2026-01-01T00:00:
 
 
 def draw(*regions: dict[str, Any], frame: tuple[int, int] = SIZE) -> np.ndarray[Any, np.dtype[np.int16]]:
-    return draw_truth(regions, VOCABULARY, SIZE, frame)
+    return draw_class_map(regions, VOCABULARY, SIZE, frame)
 
 
-def test_every_region_type_is_drawn_where_it_was() -> None:
+def test_every_region_type_is_drawn_in_its_place() -> None:
     truth = draw(
         region("brush", "grass", slice(0, 20), slice(0, 80)), region("polygon", "cat", slice(30, 50), slice(5, 25)),
         region("rectangle", "dog", slice(30, 50), slice(40, 70)),
@@ -95,7 +102,7 @@ def test_labels_are_those_of_the_labeling_config(change: dict[str, Any], found: 
     assert (label.key if label else None) == found
 
 
-def test_a_broken_region_spoils_the_truth_and_is_told() -> None:
+def test_a_broken_region_is_an_error() -> None:
     with pytest.raises(RegionError):
         draw(region("brush", "c", slice(0, 9), slice(0, 9), value={"brushlabels": ["c"], "rle": [1, 2]}))
 
@@ -120,10 +127,10 @@ def test_which_annotations_count() -> None:
 
 
 def test_annotators_are_merged_by_majority_and_ties_are_void() -> None:
-    voices = np.array([[0, 0, 0, 0, VOID, 0], [0, 0, 1, 1, 1, VOID], [0, 1, 2, 1, VOID, 1]], dtype=np.int16)[:, None]
-    assert merge_truths(list(voices)).tolist() == [[0, 0, VOID, 1, 1, VOID]]
-    assert merge_truths([voices[0], voices[1]]).tolist() == [[0, 0, VOID, VOID, 1, 0]]
-    assert merge_truths([np.full((1, 1), UNLABELLED, dtype=np.int16)] * 2).tolist() == [[UNLABELLED]]
+    votes = np.array([[0, 0, 0, 0, VOID, 0], [0, 0, 1, 1, 1, VOID], [0, 1, 2, 1, VOID, 1]], dtype=np.int16)[:, None]
+    assert merge_class_maps(list(votes)).tolist() == [[0, 0, VOID, 1, 1, VOID]]
+    assert merge_class_maps([votes[0], votes[1]]).tolist() == [[0, 0, VOID, VOID, 1, 0]]
+    assert merge_class_maps([np.full((1, 1), UNLABELLED, dtype=np.int16)] * 2).tolist() == [[UNLABELLED]]
 
 
 def test_a_large_image_is_reduced_with_its_truth() -> None:
@@ -133,12 +140,20 @@ def test_a_large_image_is_reduced_with_its_truth() -> None:
     image[10:40, 10:40] = 200
     embedding = ImageEmbedding(torch.zeros(3, 4, 2), SIZE)
     rows = [annotation(1, result=[region("brush", "c", slice(10, 40), slice(10, 40))])]
-    example = make_example("1", rows, VOCABULARY, image, embedding, longest_side=40)
+    example = annotated_example("1", rows, VOCABULARY, image, embedding, longest_side=40)
     assert example.image.shape == (30, 40, 3)
     assert example.embedding.size == example.truth.shape == (30, 40)
     assert ((example.image[..., 0] == 200) == (example.truth == CAT)).all()
-    assert make_example("1", rows, VOCABULARY, image, embedding).image is image
+    assert annotated_example("1", rows, VOCABULARY, image, embedding).image is image
     half = np.ascontiguousarray(image[::2, ::2])  # what was embedded of it, where it is larger than is segmented
-    reduced = make_example("1", rows, VOCABULARY, half, embedding, longest_side=40, size=SIZE)
+    reduced = annotated_example("1", rows, VOCABULARY, half, embedding, longest_side=40, size=SIZE)
     assert np.array_equal(reduced.truth, example.truth)
     assert reduced.image.shape == example.image.shape
+
+
+def test_class_maps_are_renumbered_and_get_a_background_but_void_stays_void() -> None:
+    drawn = np.array([[0, 1, 2, UNLABELLED, VOID]], dtype=np.int16)
+    assert renumber(drawn, [2, VOID, 0]).tolist() == [[2, VOID, 0, UNLABELLED, VOID]]
+    assert with_background(drawn, 3).tolist() == [[0, 1, 2, 3, VOID]]
+    assert renumber(drawn, [0, 1, 2]).dtype == with_background(drawn, 3).dtype == np.int16
+    assert drawn_classes(drawn) == {0, 1, 2}

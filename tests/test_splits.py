@@ -1,4 +1,4 @@
-"""What judges what: folds, the held-out part, paired figures, rounds of swapped labels. No model."""
+"""Hold-out and cross-validation splits, the paired bootstrap, swapped labels: what the gate does without a model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from worker.learning.corrections.class_maps import drawn_classes
+from worker.learning.corrections.examples import with_words
 from worker.learning.corrections.hold_out import HOLD_OUT_FROM, is_held_out, split
 from worker.learning.gate.comparison import Comparison
-from worker.learning.gate.evaluator import in_words
-from worker.learning.gate.splits import MOST_JUDGED, halve, plan_trials, shown_labels
+from worker.learning.gate.splits import MOST_EVALUATED, evaluation_split, halve
 from worker.learning.gate.swaps import find_swaps
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
@@ -22,7 +23,7 @@ _EMBEDDING = ImageEmbedding(torch.zeros(1, 1, 1), (8, 8))
 
 
 def example(key: str, *labels: int) -> Example:
-    """A photograph with a strip for each label from left to right, and an empty last column."""
+    """An image with a strip for each label from left to right, and an empty last column."""
     truth = np.full((8, 8), UNLABELLED, dtype=np.int16)
     for place, label in enumerate(labels):
         truth[:, 2 * place : 2 * place + 2] = label
@@ -45,7 +46,7 @@ def test_nothing_is_held_out_before_the_stated_number() -> None:
     assert hold_out
 
 
-def test_a_key_never_changes_sides_as_others_come_and_go() -> None:
+def test_a_key_never_changes_sides_as_others_are_added_or_removed() -> None:
     many = examples(300, 0)
     sides = {e.key: held for held, part in enumerate(split(many)) for e in part}
     assert 0.14 < sum(sides.values()) / 300 < 0.26
@@ -63,72 +64,72 @@ def test_which_keys_are_held_out_is_the_same_for_ever() -> None:
     assert [key for key in range(40) if is_held_out(str(key))] == [6, 16, 20, 26, 30, 31, 37, 39]
 
 
-def test_every_photograph_is_judged_by_what_was_learned_from_others() -> None:
+def test_every_image_is_evaluated_by_what_was_learned_from_others() -> None:
     learn = examples(9, 0, 1)
-    plan = plan_trials(learn, [])
-    assert sorted(t.example.key for t in plan.trials) == sorted(keys(learn))
-    assert len(plan.lessons) == 3
-    for trial in plan.trials:
-        assert trial.lesson is not None
-        assert trial.example.key not in keys(plan.lessons[trial.lesson])
+    planned = evaluation_split(learn, [])
+    assert sorted(t.example.key for t in planned.images) == sorted(keys(learn))
+    assert len(planned.training_sets) == 3
+    for image in planned.images:
+        assert image.fold is not None
+        assert image.example.key not in keys(planned.training_sets[image.fold])
 
 
-def test_labels_nobody_else_taught_are_judged_within_their_photograph() -> None:
-    plan = plan_trials([example("x", 0, 1), example("y", 0), example("z", 0)], [])
-    trials = [(t, plan.lessons[t.lesson]) for t in plan.trials if t.lesson is not None and t.example.key == "x"]
-    (between,) = [trial for trial, lesson in trials if "x" not in keys(lesson)]
-    assert shown_labels(between.example.truth) == {0}, "label 1 is VOID there"
-    within = [trial for trial, lesson in trials if "x" in keys(lesson)]
+def test_labels_that_one_image_alone_shows_are_evaluated_within_it() -> None:
+    planned = evaluation_split([example("x", 0, 1), example("y", 0), example("z", 0)], [])
+    images = [(t, planned.training_sets[t.fold]) for t in planned.images if t.fold is not None and t.example.key == "x"]
+    (between,) = [image for image, training in images if "x" not in keys(training)]
+    assert drawn_classes(between.example.truth) == {0}, "label 1 is VOID there"
+    within = [image for image, training in images if "x" in keys(training)]
     assert len(within) == 2
     judged = np.zeros((8, 8), dtype=int)
-    for trial in within:
-        assert trial.lesson is not None
-        (half,) = [e for e in plan.lessons[trial.lesson] if e.key == "x"]
-        assert ((half.truth == VOID) != (trial.example.truth == VOID)).all(), "what is judged was not learned"
-        judged += trial.example.truth != VOID
+    for image in within:
+        assert image.fold is not None
+        (half,) = [e for e in planned.training_sets[image.fold] if e.key == "x"]
+        assert ((half.truth == VOID) != (image.example.truth == VOID)).all(), "what is evaluated was not learned"
+        judged += image.example.truth != VOID
     assert (judged == 1).all()
 
 
-def test_a_single_photograph_is_cut_so_that_labels_lie_on_both_sides() -> None:
+def test_a_single_image_is_cut_so_that_labels_lie_on_both_sides() -> None:
     side_by_side = example("x", 0, 1).truth
     for cut, truth in ((halve(side_by_side), side_by_side), (halve(side_by_side.T), side_by_side.T)):
         for label in (0, 1):
             assert 0.3 < cut[truth == label].mean() < 0.7
-    plan = plan_trials([example("x", 0, 1)], [])
-    assert len(plan.trials) == len(plan.lessons) == 2
+    planned = evaluation_split([example("x", 0, 1)], [])
+    assert len(planned.images) == len(planned.training_sets) == 2
 
 
-def test_held_out_photographs_judge_alone_when_they_are_enough_and_show_all_labels() -> None:
+def test_held_out_images_evaluate_alone_when_they_are_enough_and_show_all_labels() -> None:
     learn, hold_out = examples(12, 0, 1), [example(f"h{k}", 0, 1) for k in range(3)]
-    plan = plan_trials(learn, hold_out)
-    assert [t.lesson for t in plan.trials] == [None] * 3
-    assert plan.lessons == ()
+    planned = evaluation_split(learn, hold_out)
+    assert [t.fold for t in planned.images] == [None] * 3
+    assert planned.training_sets == ()
 
 
-def test_labels_not_held_out_are_judged_by_cross_validation() -> None:
+def test_labels_not_held_out_are_cross_validated() -> None:
     learn = [*examples(8, 0), example("p", 0, 2), example("q", 2), example("r", 2)]
-    plan = plan_trials(learn, [example(f"h{k}", 0) for k in range(3)])
-    assert {t.example.key for t in plan.trials if t.lesson is not None} == {"p", "q", "r"}
+    planned = evaluation_split(learn, [example(f"h{k}", 0) for k in range(3)])
+    assert {t.example.key for t in planned.images if t.fold is not None} == {"p", "q", "r"}
 
 
-def test_held_out_photographs_that_what_is_served_has_seen_do_not_judge() -> None:
+def test_held_out_images_that_the_served_adapter_was_trained_on_do_not_evaluate() -> None:
     hold_out = [example(f"h{k}", 0) for k in range(4)]
-    plan = plan_trials(examples(6, 0), hold_out, seen={"h0", "h1"})
-    assert {t.example.key for t in plan.trials if t.lesson is None} == {"h2", "h3"}
-    assert len([t for t in plan.trials if t.lesson is not None]) == 6, "two are too few to judge alone"
+    planned = evaluation_split(examples(6, 0), hold_out, seen={"h0", "h1"})
+    assert {t.example.key for t in planned.images if t.fold is None} == {"h2", "h3"}
+    assert len([t for t in planned.images if t.fold is not None]) == 6, "two are too few to evaluate alone"
 
 
-def test_many_photographs_cost_no_more_than_some() -> None:
+def test_the_number_of_evaluated_images_is_bounded() -> None:
     learn, hold_out = examples(90, 0), [example(f"h{k}", 1) for k in range(90)]
-    plan = plan_trials(learn, hold_out)
-    assert [t.lesson is None for t in plan.trials] == [True] * MOST_JUDGED + [False] * MOST_JUDGED
-    assert len(plan.lessons) == 3
-    longer = plan_trials([*learn, example("late", 0)], hold_out)
-    assert len({t.example.key for t in plan.trials} - {t.example.key for t in longer.trials}) <= 1
+    planned = evaluation_split(learn, hold_out)
+    assert [t.fold is None for t in planned.images] == [True] * MOST_EVALUATED + [False] * MOST_EVALUATED
+    assert len(planned.training_sets) == 3
+    longer = evaluation_split([*learn, example("late", 0)], hold_out)
+    assert len({t.example.key for t in planned.images} - {t.example.key for t in longer.images}) <= 1
 
 
 def test_confusions_and_ious() -> None:
-    truth = np.array([[0, 0, 1, 2], [0, -1, 1, 2]], dtype=np.int16)
+    truth = np.array([[0, 0, 1, 2], [0, VOID, 1, 2]], dtype=np.int16)
     found = np.array([[0, 1, 1, 2], [0, 2, 1, 0]], dtype=np.int16)
     counted = confusion(truth, found, 4)
     assert counted.sum() == 7
@@ -150,22 +151,22 @@ def compare(gains: Sequence[int], *, label: int = 0) -> Comparison:
     return Comparison.of(before, after)
 
 
-def test_a_gain_in_all_units_is_sure_and_one_in_a_single_unit_is_not() -> None:
+def test_a_gain_in_all_units_is_certain_and_one_in_a_single_unit_is_not() -> None:
     steady, lucky = compare([10] * 6), compare([45, -4, -4, -4, -4, -4])
-    assert steady.worst_gain(0.05) > 0
-    assert steady.means[1] > steady.means[0]
-    assert lucky.means[1] > lucky.means[0]
-    assert lucky.worst_gain(0.05) < 0
+    assert steady.lower_bound(0.05) > 0
+    assert steady.mean_ious[1] > steady.mean_ious[0]
+    assert lucky.mean_ious[1] > lucky.mean_ious[0]
+    assert lucky.lower_bound(0.05) < 0
 
 
-def test_pairs_are_what_counts_not_how_hard_a_unit_is() -> None:
+def test_differences_are_paired_so_the_difficulty_of_a_unit_does_not_count() -> None:
     """Units of very different difficulty, each a little better: unpaired it would drown in their spread."""
     before = [np.array([[hits, 100 - hits], [0, 100]]) for hits in (5, 30, 60, 90)]
     after = [unit + np.array([[3, -3], [0, 0]]) for unit in before]
-    assert Comparison.of(before, after).worst_gain(0.05) > 0
+    assert Comparison.of(before, after).lower_bound(0.05) > 0
 
 
-def test_harm_to_one_class_is_seen_beneath_a_mean_that_gains() -> None:
+def test_harm_to_one_class_is_seen_though_the_mean_gains() -> None:
     before, after = [], []
     for _ in range(5):
         unit = np.diag([60, 60, 60]) + 20
@@ -180,37 +181,37 @@ def test_harm_to_one_class_is_seen_beneath_a_mean_that_gains() -> None:
     assert comparison.harmed(drop=0.9, share=0.9) == []
 
 
-def test_units_that_show_nothing_are_left_out() -> None:
+def test_units_without_pixels_are_left_out() -> None:
     nothing = np.zeros((2, 2), dtype=np.int64)
     comparison = Comparison.of([np.eye(2, dtype=np.int64), nothing], [np.eye(2, dtype=np.int64), nothing])
-    assert comparison.before.shape == (1, 2, 2)
+    assert comparison.baseline.shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("taken", "rounds"),
+    ("counts", "cycles"),
     [
         pytest.param([[10, 90, 0], [80, 10, 10], [0, 0, 100]], [(0, 1)], id="two swapped"),
-        pytest.param([[0, 100, 0], [0, 0, 100], [100, 0, 0]], [(0, 1, 2)], id="a round of three"),
+        pytest.param([[0, 100, 0], [0, 0, 100], [100, 0, 0]], [(0, 1, 2)], id="a cycle of three"),
         pytest.param([[90, 10, 0], [10, 90, 0], [0, 0, 100]], [], id="honest"),
-        pytest.param([[100, 0, 0], [100, 0, 0], [100, 0, 0]], [], id="all taken for one: out of its world"),
-        pytest.param([[0, 100, 0], [0, 100, 0], [0, 100, 0]], [], id="all taken for another"),
+        pytest.param([[100, 0, 0], [100, 0, 0], [100, 0, 0]], [], id="all predicted as one"),
+        pytest.param([[0, 100, 0], [0, 100, 0], [0, 100, 0]], [], id="all predicted as another"),
         pytest.param([[30, 40, 30], [40, 30, 30], [30, 30, 40]], [], id="random"),
         pytest.param([[45, 55, 0], [60, 40, 0], [0, 0, 100]], [], id="often confused is not swapped"),
         pytest.param([[0, 9, 0], [9, 0, 0], [0, 0, 9]], [], id="too few pixels"),
-        pytest.param([[0, 100, 0], [0, 0, 100], [0, 100, 0]], [(1, 2)], id="one leads into a round"),
+        pytest.param([[0, 100, 0], [0, 0, 100], [0, 100, 0]], [(1, 2)], id="one leads into a cycle"),
         pytest.param([[0, 0], [0, 0]], [], id="nothing"),
     ],
 )
-def test_swaps_are_rounds_of_labels_clearly_taken_for_one_another(
-    taken: list[list[int]], rounds: list[tuple[int, ...]]
+def test_swaps_are_cycles_of_labels_clearly_predicted_as_one_another(
+    counts: list[list[int]], cycles: list[tuple[int, ...]]
 ) -> None:
-    assert find_swaps(np.array(taken, dtype=np.float64)) == rounds
+    assert find_swaps(np.array(counts, dtype=np.float64)) == cycles
 
 
-def test_examples_speak_of_the_words_of_now() -> None:
+def test_examples_are_renumbered_for_other_words() -> None:
     old = example("x", 0, 1, 2)
     old.truth[0, 0] = VOID
-    new = in_words(old, (("c",), ("a",)))
+    new = with_words(old, (("c",), ("a",)))
     assert new.truth[1].tolist() == [1, 1, VOID, VOID, 0, 0, UNLABELLED, UNLABELLED]
     assert new.truth[0, 0] == VOID
-    assert in_words(old, WORDS) is old
+    assert with_words(old, WORDS) is old

@@ -1,0 +1,248 @@
+"""One training round of a project: train where enough is new, let the gate decide, store and serve what it promotes.
+
+Everything is read from Label Studio and from disk, so a round may end anywhere and start again: what is served changes
+in one move, after everything that belongs to it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
+from plugin_config.label_studio.annotation_mark import AnnotationMark, annotation_mark
+from plugin_config.label_studio.client import Project
+from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number
+from plugin_config.queue.learning import LearningLease, State
+from plugin_config.versions.manifests import Attempt, Manifest, Pointer, VerdictRecord, VersionFolder, now
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.learning.corrections.examples import content_digest
+from worker.learning.corrections.hold_out import split
+from worker.learning.gate.decision import Verdict, judge
+from worker.learning.interfaces import Adapter, Example
+from worker.learning.recipes import recipe_named
+from worker.service.adapter_store import save_adapter
+from worker.service.context import WorkerContext
+from worker.service.trainer.corrections import corrections_digest
+from worker.service.trainer.lease_guard import LeaseGuard
+from worker.service.trainer.reading import CorrectionsReader, mention_missing, retry_is_due
+
+log = logging.getLogger(__name__)
+
+RECIPE = "quick"
+_ROLLED_BACK = "these corrections made a version that was rolled back; others are waited for"
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """How a round ended.
+
+    Attributes:
+        state, detail: for people.
+        mark: state of the annotations, see `AnnotationMark`.
+        again_s: seconds until the next round; None = at the next webhook, button or periodic check.
+    """
+
+    state: State
+    detail: str
+    mark: str
+    again_s: float | None = None
+
+
+class TrainingRound:
+    """One round for one project.
+
+    Args:
+        context: of this process.
+        project: its id.
+        request: how the round was requested.
+        patient: whether to raise RetryLater where an image cannot be read now; else the round goes on without it.
+    """
+
+    def __init__(self, context: WorkerContext, project: int, request: LearningLease, *, patient: bool = False) -> None:
+        self._context = context
+        self._id = project
+        self._request = request
+        self._patient = patient
+        self._lease = LeaseGuard(context, project)
+        self._recipe = recipe_named(RECIPE)
+
+    def run(self) -> RoundResult:
+        """Train unless it is too early or nothing is new.
+
+        Raises:
+            RoundAborted: as `LeaseGuard.check`.
+            RetryLater: an image cannot be read now, and the round is patient.
+            LabelStudioError: Label Studio does not answer, or refuses; status 404 when the project is gone.
+            LabelingConfigError: the project names nothing to segment.
+            VersionsUnavailable: versions can be neither read nor written.
+            LearningError: the pointer to what is served is damaged.
+        """
+        context = self._context
+        project = context.label_studio.project(self._id)
+        context.pending.confirm_project(self._id)
+        vocabulary = parse_vocabulary(project.label_config)
+        self._finish_interrupted_promotion(project, vocabulary)
+        folder = context.adapters.folder(project)
+        pointer = folder.pointer()
+        last = pointer.attempt
+        mark = annotation_mark(
+            context.label_studio, self._id, tasks=last.tasks if last else 0, latest=last.latest if last else ""
+        )
+        weights = f"{context.segmenter.encoder.fingerprint}-{self._recipe.name}{self._recipe.form}"
+        reader = CorrectionsReader(
+            context, self._id, vocabulary, self._lease, patient=self._patient, missing=last.missing if last else {}
+        )
+        retrain = last is not None and (
+            last.vocabulary != vocabulary.hash
+            or last.weights != weights  # adapters trained on other weights cannot be served any more
+            or self._missing_is_back(project, folder, last, reader)
+        )
+        early = self._too_early(mark, retrain, reader.missing)
+        if early is not None:
+            return early
+        digest = f"{corrections_digest(context.label_studio, self._id)}-{vocabulary.hash}"
+        if last and last.digest == digest and not retrain:
+            return RoundResult("idle", mention_missing("nothing is new", reader.missing), str(mark))
+        if digest in pointer.rejected:  # by versions made before `content` was recorded
+            return RoundResult("idle", _ROLLED_BACK, str(mark))
+        folder.check_room()  # else every round would read and train, only to fail at the last step
+        unjudged = VerdictRecord(False, "")
+        attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), unjudged, weights=weights)
+        return self._train(project, folder, pointer, attempt, vocabulary, reader)
+
+    def _finish_interrupted_promotion(self, project: Project, vocabulary: Vocabulary) -> None:
+        """Request the refresh that a process which died right after moving the pointer did not get to."""
+        context = self._context
+        name, _ = context.adapters.served(project, from_disk=True)
+        version = str(ModelVersion.of(context.settings, vocabulary, adapter=name))
+        if context.ledger.target_version(self._id) not in ("", version):
+            context.hints.request_refresh(self._id)
+
+    def _too_early(self, mark: AnnotationMark, retrain: bool, missing: Mapping[str, str]) -> RoundResult | None:
+        """Decide from counts alone whether the round ends before anything is read.
+
+        Args:
+            mark: state of the annotations.
+            retrain: whether the annotations there are must be learned from again, because the labels, the model or the
+                recipe changed, or an image can be read again.
+            missing: images that still cannot be read.
+        """
+        settings, request = self._context.settings, self._request
+        if not mark.tasks:
+            return RoundResult("idle", "no image is annotated", str(mark))
+        if not mark.changed and not retrain:
+            return RoundResult("idle", mention_missing("nothing is new", missing), str(mark))
+        if request.immediate:
+            return None
+        if mark.changed < settings.finetune_every and not retrain:
+            detail = f"{mark.changed} of {settings.finetune_every} new or changed annotated images are there"
+            return RoundResult("waiting", detail, str(mark))
+        # A webhook has delayed the round until after the pause; without one, annotations must not have changed so long.
+        unchanged_s = request.mark_s if request.mark == str(mark) else 0.0
+        if request.quiet_s is None and unchanged_s < settings.finetune_quiet_s:
+            left_s = settings.finetune_quiet_s - unchanged_s
+            return RoundResult("waiting", "until annotators pause", str(mark), left_s)
+        return None
+
+    def _missing_is_back(
+        self, project: Project, folder: VersionFolder, last: Attempt, reader: CorrectionsReader
+    ) -> bool:
+        """Whether an image that was left out the last time can be read by now."""
+        if not last.missing or not (self._request.immediate or retry_is_due(last.missing_at)):
+            return False
+        back = reader.retry_missing()
+        if not back:
+            self._record(project, folder, replace(last, missing=reader.missing, missing_at=now()), "")
+        return back
+
+    def _train(
+        self, project: Project, folder: VersionFolder, pointer: Pointer, attempt: Attempt, vocabulary: Vocabulary,
+        reader: CorrectionsReader,
+    ) -> RoundResult:  # fmt: skip
+        """Read the corrections, and train unless the same ones were learned from before. `attempt`: as far as known."""
+        last, examples = pointer.attempt, reader.read(attempt.tasks)
+        content = f"{content_digest(examples, vocabulary)}-{attempt.weights}"
+        missing_at = now() if reader.missing else ""
+        outcomes = {key: asdict(found) for key, found in reader.outcomes.items()}
+        attempt = replace(attempt, content=content, missing=reader.missing, missing_at=missing_at, outcomes=outcomes)
+        if last and last.content == content and last.vocabulary == vocabulary.hash:
+            attempt = replace(attempt, at=last.at, verdict=last.verdict, version=last.version)
+            return self._record(project, folder, attempt, "nothing is new")
+        if content in pointer.rejected:
+            attempt = replace(attempt, verdict=VerdictRecord(False, _ROLLED_BACK))
+            return self._record(project, folder, attempt, _ROLLED_BACK)
+        verdict = self._judge(project, folder, examples, vocabulary)
+        record = VerdictRecord(verdict.promoted, verdict.reason, dict(verdict.figures))
+        return self._conclude(project, folder, pointer, replace(attempt, verdict=record), verdict)
+
+    def _judge(
+        self, project: Project, folder: VersionFolder, examples: list[Example], vocabulary: Vocabulary
+    ) -> Verdict:
+        context = self._context
+        train, held_out = split(examples)
+        self._lease.report(f"learns from {len(train)} annotated images, {len(held_out)} are held out")
+        name, served = context.adapters.served(project)
+        seen = () if name == ZEROSHOT else context.adapters.adapter(folder, name)[0].learned_from
+        return judge(self._recipe, train, held_out, served, vocabulary.words, context.segmenter, seen=seen)
+
+    def _record(self, project: Project, folder: VersionFolder, attempt: Attempt, detail: str) -> RoundResult:
+        """Record that nothing is to be learned from these corrections, so that they are not read again and again."""
+        with self._context.adapters.moving(project.id):
+            self._lease.check()
+            folder.point(replace(folder.pointer(), attempt=attempt))
+        return RoundResult("idle", mention_missing(detail, attempt.missing), f"{attempt.tasks} {attempt.latest}")
+
+    def _conclude(
+        self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, verdict: Verdict
+    ) -> RoundResult:
+        """Store what was promoted, then move the pointer and record the attempt, in one write."""
+        context, target, newest = self._context, None, before.newest
+        if verdict.promoted:
+            target = ZEROSHOT
+            if verdict.adapter is not None:
+                manifest = self._save(project, folder, before, attempt, verdict.adapter, verdict.learned_from)
+                target, newest = manifest.name, manifest.number
+                attempt = replace(attempt, version=target)
+        with context.adapters.moving(project.id):
+            self._lease.check()
+            pointer = folder.pointer()
+            if target is not None and pointer.serial != before.serial:
+                reason = f"{pointer.served} was chosen while this was learned: {attempt.verdict.reason}"
+                attempt = replace(attempt, verdict=replace(attempt.verdict, promoted=False, reason=reason))
+                target = None
+            pointer = replace(pointer, attempt=attempt, newest=max(newest, pointer.newest))
+            folder.point(pointer if target is None else pointer.moved(target, by="gate"))
+        log.info("project %d: %s", project.id, attempt.verdict.reason)
+        if target is not None:
+            context.adapters.served(project, from_disk=True)
+            context.hints.request_refresh(project.id)
+            self._prune(project, folder)
+        detail = mention_missing(attempt.verdict.reason, attempt.missing)
+        return RoundResult("idle", detail, f"{attempt.tasks} {attempt.latest}")
+
+    def _save(
+        self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, adapter: Adapter,
+        learned_from: tuple[str, ...],
+    ) -> Manifest:  # fmt: skip
+        self._lease.report("keeps the new version")
+        # The version to go back to: not one that cannot be loaded any more.
+        base, _ = self._context.adapters.served(project)
+        return save_adapter(
+            folder, adapter, newest=before.newest, weights=self._context.segmenter.encoder.fingerprint, base=base,
+            digest=attempt.content, learned_from=learned_from, verdict=attempt.verdict,
+        )  # fmt: skip
+
+    def _prune(self, project: Project, folder: VersionFolder) -> None:
+        """Delete old versions: all but what is served, what was served before it, and the newest few. The pointer is
+        locked meanwhile: else a version that a person has just gone back to would be deleted.
+        """
+        try:
+            with self._context.adapters.moving(project.id):
+                served = folder.pointer().served
+                before = folder.manifest(served).base if adapter_number(served) else ZEROSHOT
+                for name in folder.prune({served, before}):
+                    log.info("project %d: version %s is deleted: old and not served", project.id, name)
+        except (LearningError, VersionsUnavailable, QueueUnavailable) as error:  # the next promotion tries again
+            log.warning("project %d: %s", project.id, error)
