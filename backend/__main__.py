@@ -4,6 +4,7 @@ import os
 import sys
 
 from backend.wsgi import main
+from plugin_config.cli.closed_output import run_command
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:], os.environ))
+    run_command(lambda: main(sys.argv[1:], os.environ))

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from redis import Redis
 
+from plugin_config.cli.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.queue.jobs import look_queue, predict_queue
@@ -92,4 +93,4 @@ def _parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

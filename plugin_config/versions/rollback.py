@@ -19,12 +19,18 @@ from plugin_config.versions.served import ServedAdapters, ServedCopy
 
 
 @dataclass(frozen=True)
-class Move:
-    """What a person chose: from which version to which, and whether the one wanted first was there."""
+class Rollback:
+    """What a rollback did.
+
+    Attributes:
+        before: name of the version served before.
+        after: name of the version served now.
+        missing: the version that should have been served, where it is deleted; "" = it was there.
+    """
 
     before: str
     after: str
-    skipped: str = ""
+    missing: str = ""
 
 
 def find_copy(redis: Redis, project: int, model: str) -> ServedCopy:
@@ -51,7 +57,7 @@ def find_copy(redis: Redis, project: int, model: str) -> ServedCopy:
     raise LearningError(f"project {project}", f"is served by several models: {told}", "Set MODEL to one of them.")
 
 
-def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Move:
+def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Rollback:
     """Serve a version again.
 
     Args:
@@ -82,7 +88,7 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Move
     hints = ProjectHints(redis)
     hints.begin_refresh(project)  # a look that waits may have been asked for long ago and not be queued any more
     hints.request_refresh(project)
-    return Move(pointer.served, target, skipped)
+    return Rollback(pointer.served, target, skipped)
 
 
 def manifests(folder: VersionFolder) -> list[Manifest | LearningError]:

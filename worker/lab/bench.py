@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from plugin_config.cli.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from worker.lab.benchmarks.bars import BARS, Figure, compared, read_figures, table
 from worker.lab.benchmarks.codecs import region_figures
@@ -105,4 +106,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))
