@@ -16,8 +16,8 @@ import pytest
 from plugin_config.addresses import holds_file_of, origin_of, read_address
 from plugin_config.answers import set_location_aside
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
+from plugin_config.label_studio.auth import TokenAuth
 from plugin_config.label_studio.client import LabelStudio
-from plugin_config.label_studio.transport import TokenAuth
 from tests.http_server import Answer, Asked, Server, serving
 from worker.label_studio.fetching import fetch_file
 from worker.label_studio.images import ImageLimits

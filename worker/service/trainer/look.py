@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
-from plugin_config.label_studio.annotation_mark import AnnotationMark, annotation_mark
+from plugin_config.label_studio.annotations import AnnotationMark, annotation_mark
 from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number
 from plugin_config.queue.learning import State, Visit
