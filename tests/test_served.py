@@ -54,7 +54,7 @@ def serve(found: AdapterShelf, house: LearningHouse, *, afresh: bool = True) -> 
 
 
 def copy_of(house: LearningHouse) -> ServedCopy:
-    found = ServedAdapters(house.redis).copy_of(PROJECT, "builtin")
+    found = ServedAdapters(house.redis).copy(PROJECT, "builtin")
     assert found is not None
     return found
 

@@ -214,7 +214,7 @@ class LabelStudio:
         return _prediction(self.request("POST", "/api/predictions/", json=body))
 
     def delete_prediction(self, prediction: int) -> None:
-        """Delete one prediction. Never do so for an annotated task: annotations made from it lose `parent_prediction`."""
+        """Delete one prediction. Not of an annotated task: annotations made from it lose `parent_prediction`."""
         self.request("DELETE", f"/api/predictions/{prediction}/")
 
     def address(self, url: str) -> httpx.URL:

@@ -56,7 +56,7 @@ class AdapterShelf:
 
     def moving(self, project: int) -> AbstractContextManager[None]:
         """Keep others from moving the project's pointer meanwhile."""
-        return self._served.moving(project)
+        return self._served.pointer_lock(project)
 
     def serve(self, project: Project, *, afresh: bool = False) -> tuple[str, Adapter | None]:
         """The name of what is served, and the adapter; "zeroshot" has none.
@@ -66,7 +66,7 @@ class AdapterShelf:
             QueueUnavailable: Redis does not answer.
         """
         folder = self.folder(project)
-        copy = self._served.copy_of(project.id, self._settings.model)
+        copy = self._served.copy(project.id, self._settings.model)
         if copy is not None and copy.owner != folder.owner:  # the project's number was given to a new one
             copy = None
         if afresh or copy is None:
@@ -112,7 +112,7 @@ class AdapterShelf:
 
     def _look(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:
         """Make Redis' copy anew from the disk."""
-        with self._served.moving(folder.owner.project):
+        with self._served.pointer_lock(folder.owner.project):
             try:
                 found = self._on_disk(folder, before)
             except VersionsUnavailable as error:
@@ -123,7 +123,7 @@ class AdapterShelf:
             if found != before:
                 if found.trouble:
                     log.error("project %d is served zero-shot. %s", folder.owner.project, found.trouble)
-                self._served.copy(folder.owner.project, found)
+                self._served.write(folder.owner.project, found)
             return found
 
     def _on_disk(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:
