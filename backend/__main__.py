@@ -16,6 +16,7 @@ from backend.access import AccessControl
 from backend.app import create_app
 from backend.queue_client import QueueClient
 from backend.server.server import Server
+from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.settings import Settings
@@ -61,4 +62,4 @@ def _stop(signum: int, _: Any) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:], os.environ))
+    run_command(lambda: main(sys.argv[1:], os.environ))

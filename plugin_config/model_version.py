@@ -1,6 +1,6 @@
 """The version stamped on predictions: `<model>-<adapter>-<vocabulary hash>`, letters, digits and dashes.
 
-Read off settings, labels and what is served, never off weights, so that the web half can tell it without loading any.
+It follows from settings, labels and the version served, not from weights, so that the backend needs none to compute it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary
 
 ZEROSHOT = "zeroshot"
-"""Stands where an adapter's name could: nothing learned is served."""
+"""In place of an adapter's name: nothing learned is served."""
 
 _ADAPTER = re.compile(r"a([1-9][0-9]{0,17})-[0-9a-f]{6}")
 _VERSION = re.compile(rf"(?P<model>.+)-(?P<adapter>{ZEROSHOT}|{_ADAPTER.pattern})-(?P<vocabulary>[0-9a-f]{{8}})")
@@ -21,12 +21,12 @@ _VERSION = re.compile(rf"(?P<model>.+)-(?P<adapter>{ZEROSHOT}|{_ADAPTER.pattern}
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """What a prediction was made with; its text is the version.
+    """What a prediction was made with; `str()` gives the version.
 
     Attributes:
-        model: the MODEL setting as a slug, and behind it the mark of the settings that change masks where one of them
-            is not the default; see `Settings.engine`.
-        adapter: name of what was learned, or ZEROSHOT.
+        model: slug of the MODEL setting, followed by a hash of the settings that change masks where one of them is not
+            the default; see `Settings.engine`.
+        adapter: name of the adapter, or ZEROSHOT.
         vocabulary: hash of the labels; see `Vocabulary.hash`.
     """
 
@@ -41,7 +41,7 @@ class ModelVersion:
 
     @classmethod
     def parse(cls, text: str) -> ModelVersion | None:
-        """Read a version back; None where the text is none, such as that of a model of somebody else."""
+        """Parse a version; None where the text is none of ours, such as the version of another model."""
         found = _VERSION.fullmatch(text)
         return None if found is None else cls(found["model"], found["adapter"], found["vocabulary"])
 
@@ -50,7 +50,7 @@ class ModelVersion:
 
 
 def engine_name(settings: Settings) -> str:
-    """What the versions of these settings begin with: `ModelVersion.model`."""
+    """`ModelVersion.model` of these settings."""
     return "-".join(part for part in (model_slug(settings.model), settings.engine) if part)
 
 
@@ -64,11 +64,11 @@ def model_slug(model: str) -> str:
 
 
 def adapter_name(number: int, sha256: str) -> str:
-    """Name an adapter: its number, counted from 1 in each project, and the first digits of its file's sum."""
+    """Name of an adapter: its number, counted from 1 in each project, and the first digits of its file's SHA-256."""
     return f"a{number}-{sha256[:6]}"
 
 
 def adapter_number(name: str) -> int:
-    """Number of an adapter; 0 = the name is ZEROSHOT, or none that `adapter_name` gives."""
+    """Number of an adapter; 0 = the name is ZEROSHOT, or none that `adapter_name` makes."""
     found = _ADAPTER.fullmatch(name)
     return int(found[1]) if found else 0

@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ModelVersion
-from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Owner, VersionFolder
-from plugin_config.vocabulary import parse_vocabulary
-from tests.house import SIZE, House, make_project
+from tests.house import SIZE, House, current_version, make_project
 from worker.label_studio.regions import encode_region
 
 STRANGE = """<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">
@@ -41,11 +38,9 @@ def annotate(house: House, task: int, number: int, *, labels: tuple[str, ...] = 
 def versions_of(house: House, project: int, place: str) -> VersionFolder:
     """The project's versions on disk."""
     found: Project = house.label_studio.project(project)
-    return VersionFolder(place, Owner(house.label_studio.url, project, found.created, "builtin"))
+    return VersionFolder(place, Owner(house.label_studio.url, project, found.created, house.settings.model))
 
 
 def served_version(house: House, project: int, place: str) -> str:
     """The version string of what the disk says is served."""
-    vocabulary = parse_vocabulary(house.label_studio.project(project).label_config)
-    served = versions_of(house, project, place).pointer().served
-    return str(ModelVersion.of(Settings(model="builtin"), vocabulary, adapter=served))
+    return current_version(house, project, adapter=versions_of(house, project, place).pointer().served)

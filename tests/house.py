@@ -1,4 +1,4 @@
-"""A whole house for tests: a real Label Studio, Redis, backend and worker, started once per run; and how to use it."""
+"""The whole product for tests: a real Label Studio, Redis, backend and worker, started once per run, and its use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from PIL import Image, ImageDraw
 from redis import Redis
 
-from plugin_config.cli.up import Halves, start_halves
-from plugin_config.demo.stage import label_studio_command
+from plugin_config.demo.setup import label_studio_command
 from plugin_config.files import private_folder
 from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.local.services import Services, start_services
 from plugin_config.local.supervisor import Supervisor, free_port
-from plugin_config.model_version import ModelVersion
+from plugin_config.model_version import ZEROSHOT, ModelVersion
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
@@ -37,13 +37,14 @@ CONFIG = """<View><Image name="image" value="$image"/>
 
 @dataclass(frozen=True)
 class House:
-    """Everything the tests talk to."""
+    """Everything the tests talk to; `settings` are those of the backend and the workers."""
 
     label_studio: LabelStudio
-    halves: Halves
+    services: Services
     supervisor: Supervisor
     pending: PendingTasks
     redis: Redis
+    settings: Settings
 
 
 @pytest.fixture(scope="session", name="house")
@@ -59,11 +60,11 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with Supervisor(state) as supervisor:
         command = replace(label_studio_command(url, TOKEN, state / "label-studio"), ready_s=2 * PATIENCE_S)
         supervisor.launch(command)
-        halves = start_halves(supervisor, settings, learners=0)
+        services = start_services(supervisor, settings, learners=0)
         supervisor.wait_ready(command)
-        with LabelStudio(url, TOKEN) as label_studio, Redis.from_url(halves.redis_url) as redis:
+        with LabelStudio(url, TOKEN) as label_studio, Redis.from_url(services.redis_url) as redis:
             pending = PendingTasks(redis, drain_tasks=4, lease_s=4.0)
-            yield House(label_studio, halves, supervisor, pending, redis)
+            yield House(label_studio, services, supervisor, pending, redis, settings)
 
 
 def picture(top: int) -> bytes:
@@ -86,7 +87,7 @@ def make_project(
     project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
     if count:
         upload(house, project, [picture(top=20 + 2 * i) for i in range(count)])
-    body = {"project": project, "url": house.halves.backend_url, "title": "Zeromask"}
+    body = {"project": project, "url": house.services.backend_url, "title": "Zeromask"}
     if all(sign_in):
         body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": sign_in[0], "basic_auth_pass": sign_in[1]}
     house.label_studio.request("POST", "/api/ml/", json=body)
@@ -105,10 +106,10 @@ def retrieve(house: House, project: int) -> None:
     house.label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
 
 
-def current_version(house: House, project: int, *, settings: Settings | None = None) -> str:
-    """The version of the project's labels now, of a worker of the builtin model with these settings."""
+def current_version(house: House, project: int, *, adapter: str = ZEROSHOT) -> str:
+    """The version that the house's workers stamp on predictions of the project's present labels."""
     vocabulary = parse_vocabulary(house.label_studio.project(project).label_config)
-    return str(ModelVersion.of(settings or Settings(model="builtin"), vocabulary))
+    return str(ModelVersion.of(house.settings, vocabulary, adapter=adapter))
 
 
 def tasks(house: House, project: int) -> list[Task]:

@@ -16,7 +16,7 @@ from redis import Redis
 
 from plugin_config.background import DutyWatch
 from plugin_config.errors import LearningError
-from plugin_config.label_studio.annotation_mark import AnnotationMark
+from plugin_config.label_studio.annotations import AnnotationMark
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import LearnProject
 from plugin_config.queue.learning import Progress, ProjectLearning

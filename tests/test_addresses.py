@@ -16,8 +16,8 @@ import pytest
 from plugin_config.addresses import is_file_of_task, origin_of, read_address
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable, LabelStudioError, LabelStudioUnreachable
 from plugin_config.http_responses import hide_location
+from plugin_config.label_studio.auth import TokenAuth
 from plugin_config.label_studio.client import LabelStudio
-from plugin_config.label_studio.transport import TokenAuth
 from tests.http_server import Answer, Asked, Server, serving
 from worker.label_studio.fetching import fetch_file
 from worker.label_studio.images import ImageLimits

@@ -83,7 +83,7 @@ def test_the_version_names_what_is_served_also_while_redis_is_away(
 ) -> None:
     client, served = client_of(settings), ServedAdapters(redis)
     owner = Owner("http://ls", 7, "2026", "builtin")
-    served.copy(7, ServedCopy("a3-123456", 3, "/versions", owner))
+    served.write(7, ServedCopy("a3-123456", 3, "/versions", owner))
     expected = VERSION.replace("zeroshot", "a3-123456")
     assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
 

@@ -154,13 +154,13 @@ def test_the_commands_do_what_they_say(redis_url: str, pending: PendingTasks) ->
     ]
     assert said == [
         "project 7: paused; `zeromask resume 7` goes on with it.",
-        "project 7: goes on.",
+        "project 7: resumed.",
         "project 7: 1 tasks cancelled.",
     ]
     fail_all(pending)
     shown = run("status", REDIS_URL=redis_url)
     assert "no such picture" in shown.stdout
-    assert run("retry", "7", REDIS_URL=redis_url).stdout.strip() == "project 7: 2 failed tasks asked for again."
+    assert run("retry", "7", REDIS_URL=redis_url).stdout.strip() == "project 7: 2 failed tasks queued again."
     shown = json.loads(run("status", "--json", REDIS_URL=redis_url).stdout)
     assert [(row["project"], row["pending"], row["failed"]) for row in shown["projects"]] == [(7, 2, 0)]
 
@@ -183,7 +183,7 @@ def test_a_command_that_cannot_says_why(arguments: list[str], url: str, says: st
 def test_a_project_without_requests_is_an_error(redis_url: str, redis: Redis) -> None:
     done = run("cancel", "99", REDIS_URL=redis_url)
     assert done.returncode == 2
-    assert "project 99: has not asked for anything" in done.stderr
+    assert "project 99: has asked for no predictions yet" in done.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -193,7 +193,7 @@ def test_in_a_terminal_the_status_lives_until_it_is_stopped(
     pending.add(PROJECT, refs(*range(1, 4322)))
     ours, theirs = pty.openpty()
     env = {**os.environ, "REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "120"}
-    status = subprocess.Popen([sys.executable, "-m", "plugin_config.cli.status"], cwd=ROOT, env=env, stdin=theirs,
+    status = subprocess.Popen([sys.executable, "-m", "plugin_config.cli", "status"], cwd=ROOT, env=env, stdin=theirs,
                               stdout=theirs, stderr=theirs)  # fmt: skip
     try:
         read_until(ours, "4321")

@@ -13,8 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from plugin_config.demo.project import Predicted, labeling_config, problems
-from plugin_config.demo.run import LABELS, NEW_LABEL
+from plugin_config.demo.project import TaskPredictions, labeling_config, problems
+from plugin_config.demo.run import LABELS, NEW_LABEL, version_of
+from plugin_config.demo.setup import prepare
+from plugin_config.model_version import ModelVersion
+from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import PATIENCE_S, left_running
 from worker.lab.drawn_world.world import parse_label
@@ -85,24 +88,44 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({}, id="defaults"),
+        pytest.param({"ZEROMASK_WINDOWS": "9"}, id="windows"),
+        pytest.param({"ZEROMASK_LEAST_SCORE": "0.2", "ZEROMASK_REFINER": "none"}, id="several"),
+    ],
+)
+def test_the_version_waited_for_is_the_one_the_workers_stamp(changed: dict[str, str], tmp_path: Path) -> None:
+    """The settings that change masks are part of a version, and the demo's workers get those of the environment."""
+    setup = prepare({"CHECK": "1", "ZEROMASK_STATE_DIR": str(tmp_path), **changed})
+    config = labeling_config(LABELS)
+    stamped = ModelVersion.of(Settings.from_env(setup.settings.environment("worker")), parse_vocabulary(config))
+    assert version_of(setup.settings, config) == str(stamped)
+    assert stamped.model.startswith("builtin")
+    assert (stamped.model == "builtin") is (not changed)
+
+
+@pytest.mark.parametrize(
     ("rows", "said"),
     [
-        pytest.param([Predicted(1, "a", (GOOD,), 2)], "has 2 predictions", id="doubled"),
-        pytest.param([Predicted(1, "a", (), 0)], "has 0 predictions", id="missing"),
-        pytest.param([Predicted(1, "a", (GOOD, GOOD), 1)], "region id twice", id="same id"),
-        pytest.param([Predicted(1, "a", ({**GOOD, "type": "polygonlabels"},), 1)], "came as polygonlabels", id="type"),
+        pytest.param([TaskPredictions(1, "a", (GOOD,), 2)], "has 2 predictions", id="doubled"),
+        pytest.param([TaskPredictions(1, "a", (), 0)], "has 0 predictions", id="missing"),
+        pytest.param([TaskPredictions(1, "a", (GOOD, GOOD), 1)], "region id twice", id="same id"),
         pytest.param(
-            [Predicted(1, "a", ({**GOOD, "value": {"brushlabels": ["red striped shape"], "rle": []}},), 1)],
+            [TaskPredictions(1, "a", ({**GOOD, "type": "polygonlabels"},), 1)], "came as polygonlabels", id="type"
+        ),
+        pytest.param(
+            [TaskPredictions(1, "a", ({**GOOD, "value": {"brushlabels": ["red striped shape"], "rle": []}},), 1)],
             "empty region", id="empty",
         ),
     ],
 )  # fmt: skip
-def test_a_miss_is_named(rows: list[Predicted], said: str) -> None:
+def test_a_miss_is_named(rows: list[TaskPredictions], said: str) -> None:
     assert any(said in problem for problem in problems(rows, LABELS[:1]))
 
 
 def test_nothing_is_said_of_good_predictions() -> None:
-    assert problems([Predicted(1, "a", (GOOD,), 1)], LABELS[:1]) == []
+    assert problems([TaskPredictions(1, "a", (GOOD,), 1)], LABELS[:1]) == []
 
 
 def test_a_taken_port_names_the_remedy(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_asking_again_stores_nothing_twice(house: House) -> None:
     body = {"tasks": [{"id": task.id} for task in tasks(house, project)], "project": f"{project}.1",
             "label_config": house.label_studio.project(project).label_config}  # fmt: skip
     for _ in range(3):  # what a retrying proxy would do
-        answer = httpx.post(f"{house.halves.backend_url}/predict", json=body).json()
+        answer = httpx.post(f"{house.services.backend_url}/predict", json=body).json()
         assert answer["results"] == [[], [], []]
     wait_until(lambda: house.pending.counts(project).pending + house.pending.counts(project).leased == 0)
     assert set(map(tuple, stored(house, project).values())) == {(version,)}

@@ -94,7 +94,7 @@ def test_an_old_access_token_is_bought_anew_before_it_is_refused(
     with client(server, PERSONAL) as label_studio:
         label_studio.project(1)
         now = time.monotonic()
-        monkeypatch.setattr("plugin_config.label_studio.transport.time.monotonic", lambda: now + 299)
+        monkeypatch.setattr("plugin_config.label_studio.auth.time.monotonic", lambda: now + 299)
         label_studio.project(1)
     assert tokens(server) == ["Bearer access-1", "Bearer access-2"]
 

@@ -25,7 +25,7 @@ from plugin_config.errors import (
     QueueUnavailable,
     VersionsUnavailable,
 )
-from plugin_config.label_studio.annotation_mark import AnnotationMark
+from plugin_config.label_studio.annotations import AnnotationMark
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.jobs import LearnProject, refresh_queue
 from plugin_config.queue.learning import ProjectLearning

@@ -66,7 +66,7 @@ def overlap(it: Stand, task: int, number: int) -> float:
 
 
 def command(it: Stand, *arguments: str) -> str:
-    env = {**os.environ, "REDIS_URL": it.house.halves.redis_url, "MODEL": "builtin"}
+    env = {**os.environ, "REDIS_URL": it.house.services.redis_url, "MODEL": "builtin"}
     done = subprocess.run([sys.executable, "-m", "plugin_config.cli", *arguments], env=env, cwd=ROOT,
                           capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 from rich.console import Console
 
+from plugin_config.cli.main import zeromask
 from plugin_config.cli.status import as_json, render
-from plugin_config.cli.versions import main
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.control import QueueControl
@@ -53,7 +54,7 @@ def serve(found: AdapterCache, house: LearningHouse, *, from_disk: bool = True) 
 
 
 def copy_of(house: LearningHouse) -> ServedCopy:
-    found = ServedAdapters(house.redis).copy_of(PROJECT, "builtin")
+    found = ServedAdapters(house.redis).copy(PROJECT, "builtin")
     assert found is not None
     return found
 
@@ -134,30 +135,31 @@ def test_a_place_that_is_away_leaves_what_is_served(house: LearningHouse, monkey
     assert serve(mine, house) == (copy_of(house).served, 1.0)
 
 
-def test_the_commands_tell_and_move(
-    house: LearningHouse, redis_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    env = {"REDIS_URL": redis_url, "MODEL": "builtin"}
-    name = house.served
-    assert main(["versions", str(PROJECT)], env) == 0
-    shown = capsys.readouterr().out
-    assert name in shown
-    assert "served" in shown
-    assert main(["versions", str(PROJECT), "--json"], env) == 0
-    assert f'"served": "{name}"' in capsys.readouterr().out
-    assert main(["rollback", str(PROJECT)], env) == 0
-    assert f"zeroshot is served again instead of {name}" in capsys.readouterr().out
+def test_the_commands_list_and_roll_back(house: LearningHouse, redis_url: str) -> None:
+    name, runner = house.served, CliRunner(env={"REDIS_URL": redis_url, "MODEL": "builtin"})
+    listed = runner.invoke(zeromask, ["versions", str(PROJECT)])
+    assert listed.exit_code == 0
+    assert name in listed.stdout
+    assert "served" in listed.stdout
+    listed = runner.invoke(zeromask, ["versions", str(PROJECT), "--json"])
+    assert listed.exit_code == 0
+    assert json.loads(listed.stdout)["served"] == name
+    moved = runner.invoke(zeromask, ["rollback", str(PROJECT)])
+    assert moved.exit_code == 0
+    assert f"zeroshot is served again instead of {name}" in moved.stdout
     assert house.served == ZEROSHOT
-    for arguments, said in (
+    for arguments, message in (
         (["rollback", str(PROJECT)], "nothing is before that"),
         (["rollback", str(PROJECT), "a9"], f"is none of {name}, zeroshot"),
         (["rollback", str(PROJECT), "zeroshot"], "is what is served"),
         (["rollback", "99"], "no worker has served it yet"),
         (["versions", "99"], "no worker has served it yet"),
     ):
-        assert main(arguments, env) == 2
-        assert said in capsys.readouterr().err
-    assert main(["rollback", str(PROJECT), version(adapter=name)], env) == 0
+        refused = runner.invoke(zeromask, arguments)
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith(f"zeromask {arguments[0]}: ")
+        assert message in refused.stderr
+    assert runner.invoke(zeromask, ["rollback", str(PROJECT), version(adapter=name)]).exit_code == 0
     assert house.served == name
 
 
@@ -218,7 +220,7 @@ def test_a_version_whose_base_is_gone_goes_back_to_zero_shot(house: LearningHous
         if name == first:
             house.folder._storage.delete(f"{name}/manifest.json")
     move = roll_back(redis, PROJECT, "builtin")
-    assert (move.after, move.skipped) == (ZEROSHOT, first)
+    assert (move.after, move.missing) == (ZEROSHOT, first)
 
 
 OWNER = {"label_studio": "http://ls", "project": PROJECT, "created": "", "model": "builtin"}

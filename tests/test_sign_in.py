@@ -11,8 +11,8 @@ import psutil
 import pytest
 from redis import Redis
 
-from plugin_config.cli.up import start_halves
 from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
+from plugin_config.local.services import start_services
 from plugin_config.local.supervisor import Supervisor, free_port
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.pending import PendingTasks
@@ -33,10 +33,12 @@ def guarded_fixture(house: House, tmp_path_factory: pytest.TempPathFactory) -> I
         password=PASSWORD, webhook_secret=SECRET,
     )  # fmt: skip
     with Supervisor(state) as supervisor:
-        halves = start_halves(supervisor, settings, learners=0)
-        with Redis.from_url(halves.redis_url) as redis:
+        services = start_services(supervisor, settings, learners=0)
+        with Redis.from_url(services.redis_url) as redis:
             pending = PendingTasks(redis, drain_tasks=4, lease_s=4.0)
-            yield replace(house, halves=halves, supervisor=supervisor, pending=pending, redis=redis)
+            yield replace(
+                house, services=services, supervisor=supervisor, pending=pending, redis=redis, settings=settings
+            )
 
 
 def make_signed_in_project(house: House) -> int:
@@ -44,7 +46,7 @@ def make_signed_in_project(house: House) -> int:
     body = {"title": "house signed in", "label_config": CONFIG.format(more="")}
     project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
     upload(house, project, [picture(top=20), picture(top=30)])
-    model = {"project": project, "url": house.halves.backend_url, "title": "Zeromask", "auth_method": "BASIC_AUTH",
+    model = {"project": project, "url": house.services.backend_url, "title": "Zeromask", "auth_method": "BASIC_AUTH",
              "basic_auth_user": USER, "basic_auth_pass": PASSWORD}  # fmt: skip
     house.label_studio.request("POST", "/api/ml/", json=model)
     return project
@@ -69,7 +71,7 @@ def test_a_signed_in_backend_serves_label_studio_and_hears_its_webhooks(guarded:
 
 @pytest.mark.parametrize("sign_in", [None, (USER, "guess"), ("guess", PASSWORD)], ids=["nobody", "password", "user"])
 def test_a_stranger_is_not_let_in(guarded: House, sign_in: tuple[str, str] | None) -> None:
-    url = guarded.halves.backend_url
+    url = guarded.services.backend_url
     for path, body in (("/setup", {}), ("/predict", {}), ("/webhook", {"action": "TASKS_CREATED"})):
         assert httpx.post(f"{url}{path}", json=body, auth=sign_in, trust_env=False).status_code in REFUSED
     wrong = {SECRET_HEADER: "guess"}

@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from plugin_config.cli.up import Halves, next_step
+from plugin_config.cli.up import next_step
+from plugin_config.local.services import Services
 from plugin_config.local.supervisor import free_port
 from plugin_config.settings import Settings
 from tests.house import PATIENCE_S, TOKEN, House, left_running, wait_until
@@ -83,7 +84,7 @@ def test_up_runs_beside_a_label_studio_restarts_what_dies_and_leaves_nothing(hou
 def test_what_up_says_next_names_the_user_and_no_secret(signs_in: bool) -> None:
     sign_in: dict[str, Any] = {"user": "ls", "password": "hush1" * 3, "webhook_secret": "hush2" * 4}
     settings = Settings(label_studio_url="http://ls", label_studio_api_key="hush3", **(sign_in if signs_in else {}))
-    told = next_step(settings, Halves("unix://:hush4@/s", "http://127.0.0.1:9090"))
+    told = next_step(settings, Services("unix://:hush4@/s", "http://127.0.0.1:9090"))
     assert "http://127.0.0.1:9090" in told
     assert ("user ls" in told) is ("Basic Auth" in told) is signs_in
     assert "hush" not in told

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
+from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.settings import Settings
@@ -82,4 +83,4 @@ def _parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from plugin_config.closed_output import run_command
 from plugin_config.errors import ImageUnavailable, ZeromaskError
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
@@ -154,4 +155,4 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

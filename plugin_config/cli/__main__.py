@@ -1,8 +1,6 @@
 """`python -m plugin_config.cli`: the same as `zeromask`."""
 
-import sys
-
 from plugin_config.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

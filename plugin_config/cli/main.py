@@ -1,66 +1,181 @@
-"""`zeromask`: a thin table of commands. Each starts the half it belongs to by module path; nothing is imported here."""
+"""`zeromask`: the group of all commands.
+
+A command's module is imported when that command is called. Commands of the backend and the worker are not imported at
+all: they replace this process, so that the two stay apart and signals go straight to the one that runs.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import IO, Any, NoReturn
+
+import click
+
+from plugin_config.closed_output import run_command
+from plugin_config.errors import ZeromaskError
+
+
+class CommandFailed(click.ClickException):
+    """A command that could not do what it was asked for: its message on standard error, exit status 2."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write the message."""
+        click.echo(self.message, file=file, err=True)
+
+
+class ModuleCommand(click.Command):
+    """Runs a module in place of this process, with its own command line parser.
+
+    Args:
+        name: of the command.
+        module: run as `python -m` runs it.
+    """
+
+    def __init__(self, name: str, module: str) -> None:
+        super().__init__(name, add_help_option=False)
+        self.module = module
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave every argument to the module."""
+        ctx.args = args
+        return args
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Become the module; does not return."""
+        # -P: without it a folder named `backend` in the present folder would be run instead of ours.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", self.module, *ctx.args])
+
+
+def _up() -> tuple[click.Command, ...]:
+    from plugin_config.cli.up import up
+
+    return (up,)
+
+
+def _versions() -> tuple[click.Command, ...]:
+    from plugin_config.cli.versions import rollback, versions
+
+    return versions, rollback
+
+
+def _status() -> tuple[click.Command, ...]:
+    from plugin_config.cli.status import status
+
+    return (status,)
+
+
+def _queue() -> tuple[click.Command, ...]:
+    from plugin_config.cli.queue import cancel, pause, resume, retry
+
+    return cancel, retry, pause, resume
+
+
+def _demo() -> tuple[click.Command, ...]:
+    from plugin_config.demo.run import demo
+
+    return (demo,)
 
 
 @dataclass(frozen=True)
-class CliCommand:
-    """One command: what it is called, the module that runs it, one line of help, and what the module is told first."""
+class CommandEntry:
+    """One line of `zeromask --help`.
+
+    Attributes:
+        name: of the command.
+        summary: what it is for.
+        source: the module that is run in place of this process, or a function that imports commands of this package,
+            this one among them.
+    """
 
     name: str
-    module: str
-    meaning: str
-    arguments: tuple[str, ...] = ()
+    summary: str
+    source: str | Callable[[], tuple[click.Command, ...]]
+
+    def command(self) -> click.Command:
+        """The command itself."""
+        if isinstance(self.source, str):
+            return ModuleCommand(self.name, self.source)
+        return next(command for command in self.source() if command.name == self.name)
 
 
 COMMANDS = (
-    CliCommand("up", "plugin_config.cli.up", "Redis, backend and a worker beside your Label Studio"),
-    CliCommand("backend", "backend", "the web half alone (needs REDIS_URL)"),
-    CliCommand("worker", "worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)"),
-    CliCommand("versions", "plugin_config.cli.versions", "what was learned of a project", ("versions",)),
-    CliCommand("rollback", "plugin_config.cli.versions", "serve an older version again", ("rollback",)),
-    CliCommand("status", "plugin_config.cli.status", "projects, tasks by state, pace, workers and last errors, live"),
-    CliCommand("cancel", "plugin_config.cli.queue", "take back what was asked for", ("cancel",)),
-    CliCommand("retry", "plugin_config.cli.queue", "ask again for what failed", ("retry",)),
-    CliCommand("pause", "plugin_config.cli.queue", "let a project's tasks wait", ("pause",)),
-    CliCommand("resume", "plugin_config.cli.queue", "go on with a paused project", ("resume",)),
-    CliCommand("segment", "worker.segment", "masks for pictures on disk, without Label Studio"),
-    CliCommand("bench", "worker.lab.bench", "how fast the product is, as ratios within one run"),
-    CliCommand("evaluate", "worker.lab.evaluate", "figures of quality, for drawn scenes or your own pictures"),
-    CliCommand("demo", "plugin_config.demo.run", "what `make demo` runs"),
+    CommandEntry("up", "Redis, backend and a worker beside your Label Studio", _up),
+    CommandEntry("backend", "the backend alone (needs REDIS_URL)", "backend"),
+    CommandEntry("worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)", "worker"),
+    CommandEntry("versions", "versions learned from a project's corrections", _versions),
+    CommandEntry("rollback", "serve an older version again", _versions),
+    CommandEntry("status", "projects, tasks by state, pace, workers and last errors, live", _status),
+    CommandEntry("cancel", "drop a project's pending tasks", _queue),
+    CommandEntry("retry", "queue a project's failed tasks again", _queue),
+    CommandEntry("pause", "take no more tasks of a project for now", _queue),
+    CommandEntry("resume", "go on with a paused project", _queue),
+    CommandEntry("segment", "masks for pictures on disk, without Label Studio", "worker.segment"),
+    CommandEntry("bench", "how fast the product is, as ratios within one run", "worker.lab.bench"),
+    CommandEntry("evaluate", "measure quality, on drawn scenes or your own pictures", "worker.lab.evaluate"),
+    CommandEntry("demo", "what `make demo` runs", _demo),
 )
 
 
-def main() -> int:
-    """Become the module of the command named on the command line; returns a status only when there is none."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        sys.stdout.write(usage())
-        return 0
-    for command in COMMANDS:
-        if command.name == arguments[0]:
-            _become(command.module, [*command.arguments, *arguments[1:]])
-    sys.stderr.write(f"zeromask: there is no command {arguments[0]!r}.\n\n{usage()}")
-    return 2
+class CommandGroup(click.Group):
+    """The commands of `COMMANDS`, each loaded when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of the help."""
+        return [entry.name for entry in COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command; None for an unknown name."""
+        return next((entry.command() for entry in COMMANDS if entry.name == cmd_name), None)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(entry.name, entry.summary) for entry in COMMANDS])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command to call; an unknown name is answered with the closest one and the list."""
+        name = args[0]
+        if name == "help":
+            click.echo(ctx.get_help())
+            ctx.exit()
+        names = self.list_commands(ctx)
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            question = f" Did you mean {close[0]!r}?" if close else ""
+            raise CommandFailed(f"zeromask: there is no command {name!r}.{question}\n\n{ctx.get_help()}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command; an error of ours ends it with one sentence and status 2."""
+        try:
+            return super().invoke(ctx)
+        except ZeromaskError as error:
+            raise CommandFailed(f"zeromask {ctx.invoked_subcommand}: {error}") from error
 
 
-def usage() -> str:
-    """The text of `zeromask --help`."""
-    rows = "".join(f"  {command.name:<9} {command.meaning}\n" for command in COMMANDS)
-    closing = "`zeromask COMMAND --help` tells the options; README.md the settings."
-    return f"usage: zeromask COMMAND [OPTIONS]\n\n{rows}\n{closing}\n"
+@click.group(
+    cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`zeromask COMMAND --help` lists a command's options; README.md lists the settings.",
+)  # fmt: skip
+@click.pass_context
+def zeromask(context: click.Context) -> None:
+    """Masks for Label Studio from the words of its labels."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
-def _become(module: str, arguments: Sequence[str]) -> None:
-    # -m of this very interpreter: the halves stay apart, and signals go straight to the one that runs. -P, or a folder
-    # named backend where a person happens to stand would be run instead of ours.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Args:
+        arguments: name and arguments of the command; None = the command line of this process.
+    """
+    run_command(lambda: zeromask(arguments, prog_name="zeromask"))

@@ -1,68 +1,71 @@
-"""`zeromask cancel|retry|pause|resume PROJECT`: what a person may do to the queue from a terminal."""
+"""`zeromask cancel|retry|pause|resume PROJECT`: change the queue from a terminal."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from plugin_config.errors import JobError, ZeromaskError
+import click
+
+from plugin_config.errors import JobError
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.queue.control import QueueControl
 from plugin_config.settings import Settings
 
-MEANINGS = {
-    "cancel": "Take back what was asked for: pending tasks, and those that are being worked on.",
-    "retry": "Ask again for tasks that failed.",
-    "pause": "Take no more tasks of a project until `zeromask resume`.",
-    "resume": "Go on with a paused project.",
-}
+_PROJECT_HELP = "PROJECT is the project's number in Label Studio, as in the address of its page."
+_TASKS_HELP = f"{_PROJECT_HELP} With TASKs, only these; without, all of the project."
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the command. Returns 0; 2 when it could not."""
-    try:
-        command, project, tasks = _parse(arguments)
-        settings = Settings.from_env(environ)
-        with connect_briefly(settings) as redis:
-            sys.stdout.write(act(QueueControl(redis, settings), command, project, tasks) + "\n")
-    except ZeromaskError as error:
-        sys.stderr.write(f"zeromask: {error}\n")
-        return 2
-    return 0
+@click.command(epilog=_TASKS_HELP)
+@click.argument("project", type=int)
+@click.argument("task", type=int, nargs=-1)
+def cancel(project: int, task: tuple[int, ...]) -> None:
+    """Drop pending tasks, and those that are being worked on."""
+    with _control(project) as control:
+        click.echo(f"project {project}: {control.cancel(project, task)} tasks cancelled.")
 
 
-def act(control: QueueControl, command: str, project: int, tasks: Sequence[int]) -> str:
-    """Do it, and say in one sentence what was done.
+@click.command(epilog=_TASKS_HELP)
+@click.argument("project", type=int)
+@click.argument("task", type=int, nargs=-1)
+def retry(project: int, task: tuple[int, ...]) -> None:
+    """Queue tasks that failed again."""
+    with _control(project) as control:
+        click.echo(f"project {project}: {control.retry(project, task)} failed tasks queued again.")
+
+
+@click.command(epilog=_PROJECT_HELP)
+@click.argument("project", type=int)
+def pause(project: int) -> None:
+    """Take no more tasks of a project until `zeromask resume`."""
+    with _control(project) as control:
+        control.pause(project)
+        click.echo(f"project {project}: paused; `zeromask resume {project}` goes on with it.")
+
+
+@click.command(epilog=_PROJECT_HELP)
+@click.argument("project", type=int)
+def resume(project: int) -> None:
+    """Go on with a paused project."""
+    with _control(project) as control:
+        control.resume(project)
+        click.echo(f"project {project}: resumed.")
+
+
+@contextmanager
+def _control(project: int) -> Iterator[QueueControl]:
+    """Connect to the queue of the environment's settings.
 
     Raises:
-        JobError: nothing is known of the project.
+        JobError: the queue never had a task of the project.
         QueueUnavailable: Redis does not answer.
+        SettingsError: the settings name no Redis.
     """
-    if not control.knows(project):
-        remedy = "See `zeromask status` for those that asked; the number is in the address of the project's page."
-        raise JobError(f"project {project}", "has not asked for anything", remedy)
-    if command == "cancel":
-        return f"project {project}: {control.cancel(project, tasks)} tasks cancelled."
-    if command == "retry":
-        return f"project {project}: {control.retry(project, tasks)} failed tasks asked for again."
-    if command == "pause":
-        control.pause(project)
-        return f"project {project}: paused; `zeromask resume {project}` goes on with it."
-    control.resume(project)
-    return f"project {project}: goes on."
-
-
-def _parse(arguments: Sequence[str]) -> tuple[str, int, list[int]]:
-    command = arguments[0]
-    parser = argparse.ArgumentParser(prog=f"zeromask {command}", description=MEANINGS[command])
-    parser.add_argument("project", type=int, help="the project's number in Label Studio")
-    if command in ("cancel", "retry"):
-        parser.add_argument("task", type=int, nargs="*", help="these tasks only (default: all of the project)")
-    found = parser.parse_args(arguments[1:])
-    return command, found.project, list(getattr(found, "task", []))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    settings = Settings.from_env(os.environ)
+    with connect_briefly(settings) as redis:
+        control = QueueControl(redis, settings)
+        if not control.knows(project):
+            remedy = "`zeromask status` lists those that have; the number is in the address of the project's page."
+            raise JobError(f"project {project}", "has asked for no predictions yet", remedy)
+        yield control

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from plugin_config.errors import QueueUnavailable, ZeromaskError
+from plugin_config.errors import QueueUnavailable
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.local.supervisor import stop_on_signals
 from plugin_config.queue.control import ProjectState, QueueControl, QueueState
@@ -24,41 +22,33 @@ from plugin_config.settings import Settings
 _EVERY_S = 1.0
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Show the state until Ctrl-C or SIGTERM, or once. Returns 0; 2 when there is nothing to ask."""
-    parser = argparse.ArgumentParser(prog="zeromask status", description="The queue at a glance.")
-    parser.add_argument("--once", action="store_true", help="print it once; so it is also where there is no terminal")
-    parser.add_argument("--json", action="store_true", help="print it once, as one JSON line")
-    parser.add_argument("--errors", type=int, default=5, help="how many of the last errors (default: %(default)s)")
-    found = parser.parse_args(arguments)
+@click.command()
+@click.option("--once", is_flag=True, help="print it once, as is also done where there is no terminal")
+@click.option("--json", "for_programs", is_flag=True, help="print it once, as one JSON line")
+@click.option("--errors", default=5, show_default=True, help="how many of the last errors to show")
+def status(*, once: bool, for_programs: bool, errors: int) -> None:
+    """Show projects, workers and errors, live until Ctrl-C."""
+    settings = Settings.from_env(os.environ)
     console = Console()
-    try:
-        settings = Settings.from_env(environ)
-        with connect_briefly(settings) as redis:
-            control = QueueControl(redis, settings)
-            if found.json:
-                sys.stdout.write(json.dumps(as_json(control.state(errors=found.errors))) + "\n")
-            elif found.once or not console.is_terminal:
-                console.print(render(control.state(errors=found.errors)))
-            else:
-                _live(control, console, found.errors)
-    except ZeromaskError as error:
-        sys.stderr.write(f"zeromask status: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 0
-    return 0
+    with connect_briefly(settings) as redis:
+        control = QueueControl(redis, settings)
+        if for_programs:
+            click.echo(json.dumps(as_json(control.state(errors=errors))))
+        elif once or not console.is_terminal:
+            console.print(render(control.state(errors=errors)))
+        else:
+            _show_live(control, console, errors)
 
 
 def render(state: QueueState) -> Group:
-    """Tables for a terminal."""
+    """The state as tables for a terminal."""
     learning = [_learning(state)] if state.learning else []
     odd = [_odd(state)] if state.quarantined else []
     return Group(_projects(state), *learning, _workers(state), _errors(state), *odd)
 
 
 def as_json(state: QueueState) -> dict[str, Any]:
-    """The same for programs; times in seconds, `eta_s` null when nothing moves."""
+    """The state for programs; times in seconds, `eta_s` null while no task gets done."""
     return {
         "projects": [
             {
@@ -87,15 +77,20 @@ def as_json(state: QueueState) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _live(control: QueueControl, console: Console, errors: int) -> None:
-    first = render(control.state(errors=errors))
-    with stop_on_signals(), Live(first, console=console, refresh_per_second=4) as live:
-        while True:
-            time.sleep(_EVERY_S)
-            try:
-                live.update(render(control.state(errors=errors)))
-            except QueueUnavailable as error:  # a Redis that restarts is no reason to go
-                live.update(Text(str(error), style="red"))
+def _show_live(control: QueueControl, console: Console, errors: int) -> None:
+    shown: Group | Text = render(control.state(errors=errors))
+    try:
+        # Without rich's thread: an error it meets, such as a closed terminal, would end nothing but the thread.
+        with stop_on_signals(), Live(shown, console=console, auto_refresh=False) as live:
+            while console.is_terminal:  # it is none any more once it is closed, and rich then writes nothing
+                time.sleep(_EVERY_S)
+                try:
+                    shown = render(control.state(errors=errors))
+                except QueueUnavailable as error:  # Redis may be restarting: it is asked again
+                    shown = Text(str(error), style="red")
+                live.update(shown, refresh=True)
+    except KeyboardInterrupt:
+        return
 
 
 def _projects(state: QueueState) -> Table:
@@ -105,9 +100,9 @@ def _projects(state: QueueState) -> Table:
     for row in state.projects:
         counts = row.counts
         failed = Text(str(counts.failed), style="red" if counts.failed else "")
-        told = Text("\n".join(["paused"] * row.paused + list(row.remarks)), style="yellow")
+        remarks = Text("\n".join(["paused"] * row.paused + list(row.remarks)), style="yellow")
         table.add_row(str(row.project), str(counts.pending), str(counts.leased), str(counts.done), failed,
-                      f"{row.per_s:.1f}", _eta(row), told)  # fmt: skip
+                      f"{row.per_s:.1f}", _eta(row), remarks)  # fmt: skip
     return table
 
 
@@ -123,22 +118,22 @@ def _workers(state: QueueState) -> Table:
 
 
 def _learning(state: QueueState) -> Table:
-    alive = "" if state.learners else "; nobody learns: start `zeromask worker --queue finetune`"
+    missing = "" if state.learners else "; no learner runs: start `zeromask worker --queue finetune`"
     troubles = "".join(f"; {row.name}: {row.about['trouble']}" for row in state.learners if row.about.get("trouble"))
-    table = Table(title=Text(f"Learning{alive}{troubles}"), title_justify="left")
+    table = Table(title=Text(f"Learning{missing}{troubles}"), title_justify="left")
     for name in ("project", "model", "serves", "state", "since (UTC)", ""):
         table.add_column(name)
     for row in state.learning:
-        at, told = row.progress.at, Text(row.progress.detail)
+        detail = Text(row.progress.detail)
         if row.trouble:
-            told.append(f"\nServed zero-shot instead of what should be. {row.trouble}", style="red")
-        since = at[5:19].replace("T", " ")
-        table.add_row(str(row.project), row.model, row.served, row.progress.state, since, told)
+            detail.append(f"\nServed zero-shot instead of what should be. {row.trouble}", style="red")
+        since = row.progress.at[5:19].replace("T", " ")
+        table.add_row(str(row.project), row.model, row.served, row.progress.state, since, detail)
     return table
 
 
 def _errors(state: QueueState) -> Table:
-    table = Table(title="Last errors; `zeromask retry PROJECT` asks again", title_justify="left")
+    table = Table(title="Last errors; `zeromask retry PROJECT` queues these tasks again", title_justify="left")
     for name in ("when (UTC)", "project", "task", "reason"):
         table.add_column(name)
     for row in state.errors:
@@ -161,7 +156,3 @@ def _eta(row: ProjectState) -> str:
     minutes, seconds = divmod(round(row.eta_s), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,56 +1,63 @@
-"""`zeromask versions` and `zeromask rollback`: what was learned of a project, and serving another version of it."""
+"""`zeromask versions` and `zeromask rollback`: what was learned of a project, and serving an older version of it."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from plugin_config.errors import ZeromaskError
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Manifest, Pointer, VersionFolder
-from plugin_config.versions.rollback import Move, find_copy, manifests, roll_back
+from plugin_config.versions.rollback import Rollback, find_copy, manifests, roll_back
 
-MEANINGS = {
-    "versions": "What was learned from a project's corrections, and which version of it is served.",
-    "rollback": "Serve an older version again; its predictions come back.",
-}
+_PROJECT_HELP = "PROJECT is the project's number in Label Studio, as in the address of its page."
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the command. Returns 0; 2 when it could not."""
-    found = _parse(arguments)
-    try:
-        settings = Settings.from_env(environ)
-        with connect_briefly(settings) as redis:
-            if found.command == "rollback":
-                move = roll_back(redis, found.project, settings.model, found.version)
-                sys.stdout.write(_told(found.project, move) + "\n")
-            else:
-                copy = find_copy(redis, found.project, settings.model)
-                folder = VersionFolder(copy.place, copy.owner)
-                if found.json:
-                    sys.stdout.write(json.dumps(as_json(folder, copy.trouble)) + "\n")
-                else:
-                    Console().print(render(folder, copy.trouble))
-    except ZeromaskError as error:
-        sys.stderr.write(f"zeromask {found.command}: {error}\n")
-        return 2
-    return 0
+@click.command(epilog=_PROJECT_HELP)
+@click.argument("project", type=int)
+@click.option("--json", "for_programs", is_flag=True, help="print it as one JSON line")
+def versions(project: int, *, for_programs: bool) -> None:
+    """List the versions learned from a project's corrections, and which one is served."""
+    settings = Settings.from_env(os.environ)
+    with connect_briefly(settings) as redis:
+        copy = find_copy(redis, project, settings.model)
+        folder = VersionFolder(copy.place, copy.owner)
+        if for_programs:
+            click.echo(json.dumps(as_json(folder, copy.trouble)))
+        else:
+            Console().print(render(folder, copy.trouble))
+
+
+@click.command(
+    epilog=f"{_PROJECT_HELP} VERSION is as `zeromask versions` lists it, or zeroshot; without it, the one before."
+)
+@click.argument("project", type=int)
+@click.argument("version", default="")
+def rollback(project: int, version: str) -> None:
+    """Serve an older version again; its predictions come back."""
+    settings = Settings.from_env(os.environ)
+    with connect_briefly(settings) as redis:
+        click.echo(_rolled_back(project, roll_back(redis, project, settings.model, version)))
 
 
 def as_json(folder: VersionFolder, trouble: str) -> dict[str, Any]:
-    """For programs: the pointer, every version, and what could not be read; `trouble` as the workers told it."""
+    """The versions for programs.
+
+    Args:
+        folder: of the project.
+        trouble: why workers do not serve what the pointer names; "" = they do.
+
+    Returns:
+        The pointer, every version, and what could not be read.
+    """
     rows = manifests(folder)
     pointer = folder.pointer()
     return {
@@ -63,7 +70,7 @@ def as_json(folder: VersionFolder, trouble: str) -> dict[str, Any]:
 
 
 def render(folder: VersionFolder, trouble: str) -> Table:
-    """For a terminal: one line a version, the served one marked."""
+    """The versions for a terminal: one line each, the served one marked; `trouble` as in `as_json`."""
     pointer = folder.pointer()
     table = Table(title=f"Project {folder.owner.project}, model {folder.owner.model}", title_justify="left",
                   caption=_caption(pointer, trouble), caption_justify="left")  # fmt: skip
@@ -88,51 +95,33 @@ def _caption(pointer: Pointer, trouble: str) -> Text:
         if attempt.missing:
             images += f", {len(attempt.missing)} left out ({next(iter(attempt.missing.values()))})"
         lines.append(f"Last learned at {attempt.at} from {images}: {attempt.verdict.reason}")
-        lines += _accepted(attempt)
+        lines += _acceptance(attempt)
     if pointer.moved_by:
         lines.append(f"Served since {pointer.moved_at}, as the {pointer.moved_by} decided.")
-    told = Text("\n".join(lines))
+    caption = Text("\n".join(lines))
     if trouble:
-        told.append(f"\nServed zero-shot instead. {trouble}", style="red")
-    return told
+        caption.append(f"\nServed zero-shot instead. {trouble}", style="red")
+    return caption
 
 
-def _accepted(attempt: Attempt) -> list[str]:
-    """What annotators made of predicted regions, the label least often right first."""
+def _acceptance(attempt: Attempt) -> list[str]:
+    """How many predicted regions annotators left as they were, the label with the smallest share first."""
     rows = []
-    for key, row in attempt.outcomes.items():
-        predicted = row["accepted"] + row["changed"] + row["deleted"]
+    for key, counts in attempt.outcomes.items():
+        predicted = counts["accepted"] + counts["changed"] + counts["deleted"]
         if predicted:
-            rows.append((row["accepted"] / predicted, f"{key} {row['accepted']} of {predicted}"))
-    told = ", ".join(told for _, told in sorted(rows))
-    return [f"Predicted regions that annotators left as they were: {told}"] if told else []
+            rows.append((counts["accepted"] / predicted, f"{key} {counts['accepted']} of {predicted}"))
+    labels = ", ".join(label for _, label in sorted(rows))
+    return [f"Predicted regions that annotators left as they were: {labels}"] if labels else []
 
 
 def _mark(pointer: Pointer, name: str) -> str:
     return "served" if pointer.served == name else ""
 
 
-def _told(project: int, move: Move) -> str:
-    gone = f" ({move.skipped}, which was before, is deleted)" if move.skipped else ""
+def _rolled_back(project: int, move: Rollback) -> str:
+    missing = f" ({move.missing}, which was before, is deleted)" if move.missing else ""
     return (
-        f"project {project}: {move.after} is served again instead of {move.before}{gone}. Its predictions come back, "
-        "see `zeromask status`; the same corrections will not bring the other one back by themselves."
+        f"project {project}: {move.after} is served again instead of {move.before}{missing}. Its predictions come "
+        "back, see `zeromask status`; the same corrections will not bring the other one back by themselves."
     )
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    command = arguments[0]
-    parser = argparse.ArgumentParser(prog=f"zeromask {command}", description=MEANINGS[command])
-    parser.add_argument("project", type=int, help="the project's number in Label Studio")
-    if command == "rollback":
-        told = "as `zeromask versions` lists it, or zeroshot (default: the one before)"
-        parser.add_argument("version", nargs="?", default="", help=told)
-    else:
-        parser.add_argument("--json", action="store_true", help="print it as one JSON line")
-    found = parser.parse_args(arguments[1:])
-    found.command = command
-    return found
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))

@@ -2,7 +2,7 @@
 
 import sys
 
-from plugin_config.demo.run import main
+from plugin_config.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(["demo", *sys.argv[1:]])

@@ -1,7 +1,4 @@
-"""The demo's project in Label Studio: its labels, made and found again, and what Label Studio says of its predictions.
-
-Everything here goes through Label Studio's own API. It must not know how processes are started or pictures drawn.
-"""
+"""The demo's project in Label Studio: created or found again, edited, and its predictions read back, all by its API."""
 
 from __future__ import annotations
 
@@ -23,7 +20,14 @@ _STALLED_S = 180.0
 
 @dataclass(frozen=True)
 class DemoLabel:
-    """A label of the demo: its words, the control that draws it, its colour in the editor, whether it is stuff."""
+    """A label of the demo.
+
+    Attributes:
+        value: its words.
+        control: the control tag it stands in.
+        background: its colour in the editor.
+        stuff: whether all of it in a picture is one region.
+    """
 
     value: str
     control: str
@@ -38,8 +42,15 @@ class DemoLabel:
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What is stored for one task at one version."""
+class TaskPredictions:
+    """What is stored for one task at one version.
+
+    Attributes:
+        task: its id.
+        stem: name of its picture's file, without the ending.
+        regions: of the first prediction.
+        count: how many predictions there are; more than one is a fault.
+    """
 
     task: int
     stem: str
@@ -48,12 +59,10 @@ class Predicted:
 
 
 def labeling_config(labels: Sequence[DemoLabel]) -> str:
-    """The labeling config with these labels, each in its own control's tag."""
+    """The labeling config with these labels, each in the tag of its control."""
     blocks = []
     for control in dict.fromkeys(label.control for label in labels):
-        rows = "".join(
-            f"\n    {label.xml}" for label in labels if label.control == control
-        )
+        rows = "".join(f"\n    {label.xml}" for label in labels if label.control == control)
         name = control.removesuffix("Labels").lower()
         blocks.append(f'  <{control} name="{name}" toName="image">{rows}\n  </{control}>')
     image = '  <Image name="image" value="$image" zoom="true"/>'
@@ -61,7 +70,7 @@ def labeling_config(labels: Sequence[DemoLabel]) -> str:
 
 
 class DemoProject:
-    """Holds the client and the id of the demo's project; finds the one of an earlier run by its title."""
+    """Holds the client and the id of the demo's project, 0 before it is created. Finds the one of an earlier run."""
 
     def __init__(self, label_studio: LabelStudio) -> None:
         self._label_studio = label_studio
@@ -80,10 +89,10 @@ class DemoProject:
             self._label_studio.request("POST", f"/api/projects/{self.id}/import", files=files)
 
     def connect(self, backend_url: str) -> None:
-        """Connect the backend as the project's model, with its webhook; a connection to another address goes.
+        """Connect the backend as the project's model, with its webhook, in place of any other model.
 
         Raises:
-            EnvironmentBroken: Label Studio kept the connection but no webhook, so that changes would go unnoticed.
+            EnvironmentBroken: Label Studio made the connection but no webhook, so that changes would go unnoticed.
         """
         rows = self._label_studio.request("GET", "/api/ml/", params={"project": self.id})
         for row in rows:
@@ -100,7 +109,7 @@ class DemoProject:
             raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)
 
     def retrieve_predictions(self) -> None:
-        """Do what Actions -> Retrieve Predictions does, for all tasks."""
+        """Ask for predictions of all tasks, as Actions -> Retrieve Predictions does."""
         params = {"id": "retrieve_tasks_predictions", "project": self.id}
         self._label_studio.request(
             "POST", "/api/dm/actions/", params=params, json={"selectedItems": {"all": True, "excluded": []}}
@@ -116,21 +125,25 @@ class DemoProject:
         return self._label_studio.project(self.id).label_config
 
     def stems(self) -> dict[int, str]:
-        """The name each task's picture was uploaded under, without its suffix."""
+        """Task id -> name of the file that was uploaded for it, without the ending."""
         if not self.id:
             return {}
         ids = [task.id for task in self._label_studio.all_tasks(self.id)]
         return {task.id: _stem(str(task.data.get("image", ""))) for task in self._label_studio.tasks(self.id, ids)}
 
-    def wait_for_version(self, version: str, told: Callable[[int, int], None]) -> None:
-        """Wait until every unannotated task has a prediction at `version`; `told(done, total)` hears of progress.
+    def wait_for_version(self, version: str, show: Callable[[int, int], None]) -> None:
+        """Wait until every unannotated task has a prediction at a version.
+
+        Args:
+            version: the version string.
+            show: called with how many tasks have one, and how many there are.
 
         Raises:
             EnvironmentBroken: nothing was stored for three minutes.
         """
         best, since = -1, time.monotonic()
         for done, total in self._progress(version):
-            told(done, total)
+            show(done, total)
             if done == total:
                 return
             if done > best:
@@ -140,13 +153,13 @@ class DemoProject:
                 raise EnvironmentBroken("worker", problem, "Look into the logs of worker and backend.")
             time.sleep(0.3)
 
-    def predictions(self, version: str) -> list[Predicted]:
-        """What Label Studio stores at a version, task by task."""
+    def predictions(self, version: str) -> list[TaskPredictions]:
+        """What Label Studio stores at a version, for every task."""
         found = []
         for task, stem in self.stems().items():
             stored = [row for row in self._label_studio.predictions(task) if row.version == version]
             regions = tuple(region for row in stored[:1] for region in row.result)
-            found.append(Predicted(task, stem, regions, len(stored)))
+            found.append(TaskPredictions(task, stem, regions, len(stored)))
         return found
 
     def _progress(self, version: str) -> Iterator[tuple[int, int]]:
@@ -163,8 +176,10 @@ class DemoProject:
         return next((int(row["id"]) for row in answer["results"] if row["title"] == TITLE), 0)
 
 
-def problems(predictions: Sequence[Predicted], labels: Sequence[DemoLabel]) -> list[str]:
-    """What is wrong with the stored predictions: doubled or missing ones, wrong region types, empty masks."""
+def problems(predictions: Sequence[TaskPredictions], labels: Sequence[DemoLabel]) -> list[str]:
+    """What is wrong with stored predictions: duplicates, missing ones, wrong region types, empty masks, labels without
+    a region.
+    """
     expected = {label.value: _TYPES[label.control] for label in labels}
     found, seen = [], Counter[str]()
     for row in predictions:

@@ -1,1 +1,4 @@
-"""The one Label Studio client, its tokens, and what it reads: projects, tasks, annotations, webhooks."""
+"""The client of Label Studio's API, its tokens, and what it reads: projects, tasks, annotations, webhooks.
+
+Nothing here knows queues, models or masks.
+"""

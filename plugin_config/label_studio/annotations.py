@@ -1,10 +1,21 @@
-"""Annotations as Label Studio keeps them: what people submitted for a task. It must not know what is made of them."""
+"""Annotations as Label Studio keeps them: what people submitted for a task, and when."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from plugin_config.label_studio.transport import unexpected_answer
+
+if TYPE_CHECKING:  # the client reads annotations with this module
+    from plugin_config.label_studio.client import LabelStudio
+
+ANNOTATED: Mapping[str, Any] = {
+    "filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0,
+}  # fmt: skip
+"""Label Studio's filter for tasks with an annotation that is not cancelled."""
 
 
 @dataclass(frozen=True)
@@ -14,10 +25,10 @@ class Annotation:
     Attributes:
         id: of the annotation; `task` it belongs to.
         result: its regions and other answers, as the editor wrote them.
-        cancelled: the annotator skipped the task: it says nothing about the image.
-        ground_truth: somebody flagged it as the one to trust.
-        parent_prediction: the prediction it was made from; None when from none, or when that one was deleted since.
-        annotator: the user who made it; None when that user is gone.
+        cancelled: the annotator skipped the task, so that it says nothing about the image.
+        ground_truth: it is marked as ground truth.
+        parent_prediction: the prediction it was made from; None where there was none or it is deleted since.
+        annotator: the user who made it; None where that user is deleted.
         updated_at: last change, ISO 8601 in UTC, so that texts compare as times do.
     """
 
@@ -33,7 +44,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class AnnotatedTask:
-    """A task with annotations, read without them: enough to tell whether anything changed since.
+    """A task with annotations, read without them: enough to see whether anything changed since.
 
     Attributes:
         id: of the task.
@@ -46,8 +57,46 @@ class AnnotatedTask:
     updated_at: str
 
 
+@dataclass(frozen=True)
+class AnnotationMark:
+    """The state of a project's annotations, cheap to ask for and to compare.
+
+    Attributes:
+        tasks: how many tasks have annotations.
+        latest: when one of these tasks last changed, as Label Studio writes it; "" where there is none.
+        changed: how many tasks, at least, changed or lost their annotations since an earlier mark.
+    """
+
+    tasks: int
+    latest: str
+    changed: int
+
+    def __str__(self) -> str:
+        return f"{self.tasks} {self.latest}"
+
+
+def annotation_mark(label_studio: LabelStudio, project: int, *, tasks: int = 0, latest: str = "") -> AnnotationMark:
+    """Ask for the mark of a project: one or two small requests, however many annotations there are.
+
+    Args:
+        label_studio: the client.
+        project: the project's id.
+        tasks: of the earlier mark; 0 where there is none.
+        latest: of the earlier mark.
+
+    Raises:
+        LabelStudioError: it does not answer, or refuses.
+    """
+    now, newest = _count_annotated(label_studio, project, [])
+    if not latest:
+        return AnnotationMark(now, newest, now)
+    after = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": latest}
+    newer = _count_annotated(label_studio, project, [after])[0] if newest != latest else 0
+    return AnnotationMark(now, newest, newer + max(0, tasks - now))
+
+
 def read_annotation(row: Any) -> Annotation:
-    """Read a row of `/api/tasks/N/annotations/`. Raises what a strange row makes Python raise: the client names it."""
+    """Read a row of `/api/tasks/N/annotations/`. What Python raises on a malformed row is left to the caller."""
     parent, annotator = row.get("parent_prediction"), row.get("completed_by")
     if isinstance(annotator, Mapping):
         annotator = annotator["id"]
@@ -64,7 +113,22 @@ def read_annotation(row: Any) -> Annotation:
 
 
 def read_annotated_task(row: Any) -> AnnotatedTask:
-    """Read a row of `/api/tasks/`; as `read_annotation`."""
+    """Read a row of `/api/tasks/`; malformed ones as in `read_annotation`."""
     ids = row.get("annotations_ids") or ""
     numbers = sorted(int(part) for part in (ids.split(",") if isinstance(ids, str) else ids))
     return AnnotatedTask(int(row["id"]), tuple(numbers), str(row["updated_at"]))
+
+
+def _count_annotated(
+    label_studio: LabelStudio, project: int, filters: Sequence[Mapping[str, Any]]
+) -> tuple[int, str]:
+    """How many annotated tasks pass the filters, and when the latest of them changed."""
+    filtered = {"conjunction": "and", "items": [ANNOTATED, *filters]}
+    query = json.dumps({"filters": filtered, "ordering": ["-tasks:updated_at"]})
+    answer = label_studio.request("GET", "/api/tasks/", params={
+        "project": project, "page": 1, "page_size": 1, "fields": "all", "include": "id,updated_at", "query": query,
+    })  # fmt: skip
+    try:
+        return int(answer["total"]), str(answer["tasks"][0]["updated_at"]) if answer["tasks"] else ""
+    except (KeyError, TypeError, ValueError, LookupError) as error:
+        raise unexpected_answer("annotated tasks", error) from error

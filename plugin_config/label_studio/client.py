@@ -1,7 +1,7 @@
-"""The one Label Studio client: tokens, projects, tasks, images, annotations, predictions.
+"""The one Label Studio client: projects, tasks, images, annotations, predictions.
 
-Written on httpx and not on the SDK's client, because that one loads 55 MB of generated models, has no bulk reading of
-chosen tasks, and hides which request failed. It must not know about queues or masks.
+Written on httpx and not on the SDK's client, because that one loads 55 MB of generated models, cannot read chosen tasks
+in bulk, and hides which request failed.
 """
 
 from __future__ import annotations
@@ -19,29 +19,38 @@ import httpx
 from plugin_config.addresses import ALLOWED_PATHS, is_file_of_task, origin_of, read_address
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
 from plugin_config.http_responses import UNCOMPRESSED, hide_location
-from plugin_config.label_studio.annotations import AnnotatedTask, Annotation, read_annotated_task, read_annotation
+from plugin_config.label_studio.annotations import (
+    ANNOTATED,
+    AnnotatedTask,
+    Annotation,
+    read_annotated_task,
+    read_annotation,
+)
+from plugin_config.label_studio.auth import TokenAuth, is_token
 from plugin_config.label_studio.transport import (
     TOKEN_REMEDY,
-    TokenAuth,
     failing,
     is_down,
-    is_loopback,
-    is_token,
     read_body,
     read_json,
     refused,
+    unexpected_answer,
     unreachable,
 )
 
 _PAGE = 500
-_ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
-_AWAY = (429, 502, 503, 504)  # Label Studio itself is not there; a 500 may be about the one file
+_AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
 
 
 @dataclass(frozen=True)
 class Project:
-    """What this product needs to know of a project. `model_version` is what its annotators are shown, "" = nothing;
-    `tasks` how many tasks it has; `created` when it was made, in Label Studio's words.
+    """A project.
+
+    Attributes:
+        id, title, label_config: as Label Studio has them.
+        model_version: of the predictions that annotators are shown; "" = none.
+        tasks: how many it has.
+        created: when it was created, as Label Studio writes it.
     """
 
     id: int
@@ -54,9 +63,14 @@ class Project:
 
 @dataclass(frozen=True)
 class Task:
-    """One task: `data` as imported, `versions` of the predictions it has, how many annotations, and the mean score of
-    the predictions of the version annotators are shown (None when it has none). `unreadable` says why its data could
-    not be read, "" = it was.
+    """A task.
+
+    Attributes:
+        data: as imported.
+        versions: of the predictions it has.
+        annotations: how many it has.
+        score: mean score of its predictions of the version that annotators are shown; None where it has none.
+        unreadable: why its data could not be read; "" = it was.
     """
 
     id: int
@@ -79,7 +93,7 @@ class StoredPrediction:
 
 
 class LabelStudio:
-    """Holds one HTTP connection pool to one Label Studio. Safe to share between threads; close it or use `with`.
+    """Holds an HTTP connection pool to a Label Studio. Safe to share between threads; close it or use `with`.
 
     Args:
         url: address with scheme, e.g. "http://localhost:8080".
@@ -102,7 +116,7 @@ class LabelStudio:
         self._below = self._root.raw_path.decode("ascii").partition("?")[0].rstrip("/")
         self._auth = TokenAuth(self.url, api_key)
         self._client = httpx.Client(
-            base_url=self._root, timeout=timeout_s, trust_env=not is_loopback(self._root), headers=UNCOMPRESSED,
+            base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root), headers=UNCOMPRESSED,
             event_hooks={"response": [hide_location]},
         )  # fmt: skip
 
@@ -140,20 +154,20 @@ class LabelStudio:
             return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks, created)
 
     def show_version(self, project: int, version: str) -> None:
-        """Make `version` the one annotators are shown and the one that orders their queue."""
+        """Show annotators the predictions of a version, and order their tasks by its scores."""
         self.request("PATCH", f"/api/projects/{project}/", json={"model_version": version})
 
     def model_titles(self, project: int) -> frozenset[str]:
-        """Titles of the models connected to a project. Label Studio puts the first one where a version could stand
-        (`Project.model_version`), meaning "whatever that model says now".
+        """Titles of the models connected to a project. Label Studio may put one of them in `Project.model_version`,
+        which then means the present version of that model.
         """
         rows = self.request("GET", "/api/ml/", params={"project": project})
         with _as_expected("the connected models"):
             return frozenset(row["title"] for row in rows)
 
     def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
-        """Read the tasks among `ids` that (still) exist in the project, in one request where its answer can be read.
-        One that cannot be read even alone comes without its data and says why, so that no other waits for it.
+        """Read those of the tasks that (still) exist in the project, in one request where the answer is not too large.
+        A task that is too large even alone comes without its data and says why, so that it holds up no other.
         """
         if not ids:
             return []
@@ -175,8 +189,8 @@ class LabelStudio:
         return [_prediction(row) for row in rows]
 
     def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
-        """Every task of the project that has an annotation which is not cancelled, without data, page by page."""
-        query = json.dumps({"filters": {"conjunction": "and", "items": [_ANNOTATED]}, "ordering": ["tasks:id"]})
+        """Every task of the project with an annotation that is not cancelled, without data, page by page."""
+        query = json.dumps({"filters": {"conjunction": "and", "items": [ANNOTATED]}, "ordering": ["tasks:id"]})
         for row in self._task_rows(project, include="annotations_ids,updated_at", query=query):
             with _as_expected("a task"):
                 task = read_annotated_task(row)
@@ -201,14 +215,14 @@ class LabelStudio:
         return _prediction(self.request("POST", "/api/predictions/", json=body))
 
     def delete_prediction(self, prediction: int) -> None:
-        """Delete one prediction. Annotations made from it forget where they came from: never for annotated tasks."""
+        """Delete one prediction. Not of an annotated task: annotations made from it lose `parent_prediction`."""
         self.request("DELETE", f"/api/predictions/{prediction}/")
 
     def address(self, url: str) -> httpx.URL:
         """The whole address of an image: one that begins with one slash is on Label Studio.
 
         Raises:
-            ValueError: it is none; `plugin_config.addresses.read_address` says why.
+            ValueError: it is no address; `plugin_config.addresses.read_address` says why.
         """
         return read_address(url, self._root if re.match(" */(?!/)", url) else None)
 
@@ -221,11 +235,11 @@ class LabelStudio:
         return f"{self.url}/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
 
     def stream(self, url: httpx.URL, *, task: int, project: int) -> httpx.Response:
-        """Open the file of a task that Label Studio serves; the caller reads and closes it, unpacking nothing.
+        """Open a file of a task that Label Studio serves; the caller reads it, without decompressing, and closes it.
         Redirects are not followed. An HTTP 500 is left to the caller: it may be about this one file.
 
         Raises:
-            ImageUnavailable: the address is not one of a file, or it is another project's; nothing was sent.
+            ImageUnavailable: no file of this task is at the address; nothing was sent.
             LabelStudioError: the address is not on Label Studio; nothing was sent.
         """
         if not is_file_of_task(url, below=self._below, task=task, project=project):
@@ -283,6 +297,9 @@ def _as_expected(subject: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        remedy = "This version of Label Studio is not known here; 1.23 is."
-        told = f"Label Studio's answer about {subject}"
-        raise LabelStudioError(told, f"is not as expected ({error!r})", remedy) from error
+        raise unexpected_answer(subject, error) from error
+
+
+def _is_loopback(url: httpx.URL) -> bool:
+    """Whether an address is of this machine, so that no proxy of the environment applies to it."""
+    return url.host in ("localhost", "::1") or url.host.startswith("127.")

@@ -1,7 +1,4 @@
-"""Label Studio's webhooks of a project, the models connected to it, and which of them are this backend.
-
-It must not know what webhooks carry.
-"""
+"""The webhooks of a project, the models connected to it, and which of them lead to this backend."""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.transport import unexpected_answer
 from plugin_config.settings import Settings
 
 SECRET_HEADER = "X-Zeromask-Secret"
-"""The header by which the backend knows Label Studio's webhooks."""
+"""The header that authenticates Label Studio's webhooks to the backend."""
 
-# What two readers of an address could take for different hosts (user names, backslashes, percent signs) is no address.
+# Without user names, backslashes and percent signs: two parsers of such an address may find different hosts in it.
 _ADDRESS = re.compile(
     r"https?://(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?(?:/[A-Za-z0-9._~/-]*)?"
 )
@@ -25,8 +22,14 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class Webhook:
-    """One webhook: where it leads, whether it is switched on, the headers it carries, and the actions it is limited to
-    where it is not sent for all.
+    """A webhook.
+
+    Attributes:
+        id: of the webhook.
+        url: where it is sent.
+        active: whether it is switched on.
+        headers: sent with it.
+        actions: those it is limited to; none where it is sent for all.
     """
 
     id: int
@@ -36,28 +39,28 @@ class Webhook:
     actions: tuple[str, ...]
 
     def carries(self, header: str, value: str) -> bool:
-        """Whether it carries a header with this value, and nothing else by that name."""
-        return [told for name, told in self.headers.items() if name.lower() == header.lower()] == [value]
+        """Whether it carries a header exactly once, with this value."""
+        return [held for name, held in self.headers.items() if name.lower() == header.lower()] == [value]
 
 
 def connected_models(label_studio: LabelStudio, project: int) -> list[str]:
     """Addresses of the models connected to a project.
 
     Raises:
-        LabelStudioError: Label Studio refuses, or answers something unknown.
+        LabelStudioError: Label Studio refuses, or its answer is not as expected.
     """
     rows = label_studio.request("GET", "/api/ml/", params={"project": project})
     try:
         return [str(row["url"]) for row in rows]
     except (KeyError, TypeError) as error:
-        raise _unknown("the connected models", error) from error
+        raise unexpected_answer("the connected models", error) from error
 
 
 def webhooks(label_studio: LabelStudio, project: int) -> list[Webhook]:
     """The webhooks of a project.
 
     Raises:
-        LabelStudioError: Label Studio refuses, or answers something unknown.
+        LabelStudioError: Label Studio refuses, or its answer is not as expected.
     """
     rows = label_studio.request("GET", "/api/webhooks/", params={"project": project})
     try:
@@ -68,17 +71,17 @@ def webhooks(label_studio: LabelStudio, project: int) -> list[Webhook]:
             for row in rows
         ]  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _unknown("the webhooks", error) from error
+        raise unexpected_answer("the webhooks", error) from error
 
 
 def put_header(label_studio: LabelStudio, webhook: Webhook, header: str, value: str) -> None:
-    """Let a webhook carry a header beside those it carries.
+    """Add a header to a webhook, or change its value.
 
     Raises:
         LabelStudioError: Label Studio refuses.
     """
-    kept = {name: told for name, told in webhook.headers.items() if name.lower() != header.lower()}
-    # The actions are told again because Label Studio (1.23) takes a change that leaves them out for "none".
+    kept = {name: held for name, held in webhook.headers.items() if name.lower() != header.lower()}
+    # With the actions: Label Studio (1.23) deletes them where a change leaves them out.
     body = {"headers": {**kept, header: value}, "actions": list(webhook.actions)}
     label_studio.request("PATCH", f"/api/webhooks/{webhook.id}/", json=body)
 
@@ -102,8 +105,3 @@ def _is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _unknown(subject: str, error: Exception) -> LabelStudioError:
-    remedy = "This version of Label Studio is not known here; 1.23 is."
-    return LabelStudioError(f"Label Studio's answer about {subject}", f"is not as expected ({error!r})", remedy)

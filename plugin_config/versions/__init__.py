@@ -1,1 +1,4 @@
-"""What was learned of a project: its versions on disk, which one is served, going back."""
+"""Versions learned from a project's corrections: kept on disk, served, rolled back.
+
+Nothing here knows tensors, terminals, or how anything is learned.
+"""

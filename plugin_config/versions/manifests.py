@@ -1,10 +1,8 @@
-"""What is kept of a project's learning on disk, and which version of it is served: the truth about both.
+"""The versions of a project on disk, and the pointer to the one that is served. This is the truth about both.
 
-    <place>/<Label Studio>/<project>/<model>/served.json               the pointer, and what was learned from last
+    <place>/<Label Studio>/<project>/<model>/served.json               the pointer, and the last attempt to learn
     <place>/<Label Studio>/<project>/<model>/<version>/adapter.safetensors
     <place>/<Label Studio>/<project>/<model>/<version>/manifest.json   written last: without it there is no version
-
-It must not know tensors, Redis, or who moves the pointer.
 """
 
 from __future__ import annotations
@@ -34,12 +32,12 @@ _REMEDY = "Serve another one with `zeromask rollback`, or put the file back; see
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose versions these are. Nobody else may load them.
+    """What versions were learned for; they are loaded for nothing else.
 
     Attributes:
         label_studio: its address.
-        project: number of the project there.
-        created: when the project was made there: numbers are given again when a Label Studio starts anew.
+        project: id of the project there.
+        created: when the project was created there: a Label Studio set up anew gives the same ids again.
         model: the MODEL setting.
     """
 
@@ -50,7 +48,7 @@ class Owner:
 
     @property
     def folder(self) -> str:
-        """Where its versions lie, below the place of all versions."""
+        """Path of its versions below the place of all versions."""
         address = self.label_studio.rstrip("/").lower()
         host = re.sub(r"[^a-z0-9]+", "-", address.partition("://")[2] or address).strip("-")
         return f"{host}-{_short(address)}/{self.project}-{_short(self.created)}/{model_slug(self.model)}"
@@ -58,7 +56,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class VerdictRecord:
-    """What the gate said of something learned, and its figures."""
+    """The gate's verdict on something learned, and its figures."""
 
     promoted: bool
     reason: str
@@ -70,16 +68,16 @@ class Manifest:
     """Everything about one version but its tensors.
 
     Attributes:
-        name: `a<number>-<first digits of the sum>`, as it stands in the version string of predictions.
-        owner: whose it is.
-        weights: fingerprint of the model it was learned on; an attempt's tells the recipe's form besides.
-        recipe, about: how it was learned, and what the recipe wants to know when it is loaded.
-        base: the version served when it was made.
+        name: `a<number>-<first digits of sha256>`, as in the version string of predictions.
+        owner: what it was learned for.
+        weights: fingerprint of the model it was learned on. (An attempt's holds the recipe's form as well.)
+        recipe, about: name of the recipe, and what it needs when the version is loaded.
+        base: name of the version served when it was made.
         at: when it was made, UTC.
-        digest: of what the corrections said when it was made, an attempt's `content`.
-        learned_from: keys of the examples it has seen.
-        verdict: what the gate said.
-        sha256, size: of its tensors' file.
+        digest: of the content of the corrections it was made from; an attempt's `content`.
+        learned_from: keys of the examples it was learned from.
+        verdict: of the gate.
+        sha256, size: of the file of its tensors.
     """
 
     name: str
@@ -97,24 +95,26 @@ class Manifest:
 
     @property
     def number(self) -> int:
-        """Versions of a project count from 1."""
+        """Its number; versions of a project count from 1."""
         return adapter_number(self.name)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The last time corrections were learned from, whatever came of it.
+    """The last attempt to learn from corrections, whatever its verdict.
 
     Attributes:
-        digest: of the corrections and the labels as Label Studio lists them; changes more often than what they say.
-        tasks: annotated images there were; `latest` when the last of them was changed, in Label Studio's words.
+        digest: of the corrections and the labels as Label Studio lists them; it changes more often than their content.
+        tasks: how many annotated tasks there were.
+        latest: when the last of them changed, as Label Studio writes it.
         vocabulary: hash of the labels.
         at: when, UTC.
-        verdict: what came of it; `version` its name where one was made.
-        weights: fingerprint of the model it was learned on, and form of the recipe; "" = written before that was noted.
-        content: of what the corrections said, and of `weights`; "" likewise.
-        missing: tasks left out for what most likely passes, such as a server that is down, and why; `missing_at` when
-            they were tried last, UTC.
+        verdict: of the gate.
+        version: name of the version where one was made.
+        weights: fingerprint of the model and form of the recipe; "" = of a release that did not record it.
+        content: digest of the content of the corrections, and of `weights`; "" likewise.
+        missing: task -> why it was left out, where the cause is likely to pass, such as a server that is down.
+        missing_at: when these were tried last, UTC.
         outcomes: label key -> how many regions of it annotators left "accepted", "changed", "deleted" or "added".
     """
 
@@ -134,8 +134,16 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Pointer:
-    """What is served now. `serial` grows with every move; `rejected` are digests of corrections whose version a
-    person rolled back from: they do not bring it back by themselves.
+    """Which version is served.
+
+    Attributes:
+        served: its name, or ZEROSHOT.
+        serial: grows with every move.
+        moved_by: "gate" or "person"; `moved_at` when, UTC.
+        newest: the highest number that a version had so far.
+        rejected: digests of corrections whose version a person rolled back from; learning from the same corrections
+            does not promote it again.
+        attempt: the last one.
     """
 
     served: str = ZEROSHOT
@@ -147,12 +155,12 @@ class Pointer:
     attempt: Attempt | None = None
 
     def moved(self, served: str, *, by: str) -> Pointer:
-        """The pointer at another version."""
+        """The pointer to another version."""
         return replace(self, served=served, serial=self.serial + 1, moved_by=by, moved_at=now())
 
 
 class VersionFolder:
-    """The versions of one owner. Every method raises VersionsUnavailable when their place does not answer.
+    """The versions of one owner. Every method raises VersionsUnavailable where their place cannot be reached.
 
     Args:
         place: a folder, or an fsspec URL; the ZEROMASK_VERSIONS setting.
@@ -164,43 +172,43 @@ class VersionFolder:
         self._storage = Storage(f"{place}/{owner.folder}")
 
     def pointer(self) -> Pointer:
-        """What is served.
+        """Read the pointer.
 
         Raises:
-            LearningError: the pointer's file is damaged.
+            LearningError: its file is damaged.
         """
         data = self._storage.read(_POINTER, most=_MOST_BYTES)
         if data is None:
             return Pointer()
-        found: Pointer = _decoded(_pointer, data, self._storage.told(_POINTER))
+        found: Pointer = _decoded(_pointer, data, self._storage.address(_POINTER))
         return found
 
     def point(self, pointer: Pointer) -> None:
-        """Make this the pointer, whole or not at all."""
+        """Write the pointer, whole or not at all."""
         self._storage.write(_POINTER, _encoded(pointer))
 
     def names(self) -> list[str]:
-        """Versions that are there, whole by the look of it, oldest first."""
+        """Names of the versions that have a manifest, oldest first."""
         found = [name for name in self._storage.folders() if adapter_number(name)]
         return sorted((name for name in found if self._storage.exists(f"{name}/{_MANIFEST}")), key=adapter_number)
 
     def manifest(self, name: str) -> Manifest:
-        """What is written of a version.
+        """Read the manifest of a version.
 
         Raises:
-            LearningError: there is no such version, or what is written of it is damaged or of another owner.
+            LearningError: there is no such version, or its manifest is damaged or of another owner.
         """
         data = self._storage.read(f"{name}/{_MANIFEST}", most=_MOST_BYTES) if adapter_number(name) else None
         if data is None:
-            raise LearningError(f"version {name}", f"is not in {self._storage.told('')}", _REMEDY)
-        found: Manifest = _decoded(_manifest, data, self._storage.told(f"{name}/{_MANIFEST}"))
+            raise LearningError(f"version {name}", f"is not in {self._storage.address('')}", _REMEDY)
+        found: Manifest = _decoded(_manifest, data, self._storage.address(f"{name}/{_MANIFEST}"))
         if found.owner != self.owner or found.name != name:
             theirs = f"project {found.owner.project} of {found.owner.label_studio}, model {found.owner.model}"
             raise LearningError(f"version {name}", f"was learned as {found.name} for {theirs}, not here", _REMEDY)
         return found
 
     def adapter(self, name: str) -> tuple[Manifest, bytes]:
-        """A version's manifest and tensors, checked against each other.
+        """Read a version: its manifest, and its tensors checked against that.
 
         Raises:
             LearningError: as `manifest`, or the tensors are missing or damaged.
@@ -209,23 +217,23 @@ class VersionFolder:
         data = self._storage.read(f"{name}/{_ADAPTER}", most=manifest.size)
         if data is None or hashlib.sha256(data).hexdigest() != manifest.sha256:
             problem = "has lost its tensors" if data is None else "is damaged: its tensors are not those written"
-            raise LearningError(f"version {name}", f"{problem} ({self._storage.told(name)})", _REMEDY)
+            raise LearningError(f"version {name}", f"{problem} ({self._storage.address(name)})", _REMEDY)
         return manifest, data
 
     def add(self, manifest: Manifest, data: bytes) -> None:
-        """Keep a version: tensors first, the manifest last."""
+        """Write a version: tensors first, the manifest last."""
         self._storage.write(f"{manifest.name}/{_ADAPTER}", data)
         self._storage.write(f"{manifest.name}/{_MANIFEST}", _encoded(manifest))
 
     def check_room(self) -> None:
-        """Write something of a version's size and delete it again: cheap beside learning what could not be kept."""
+        """Write a file of a version's size and delete it again: cheaper than learning what cannot be stored."""
         try:
             self._storage.write(_PROBE, bytes(_PROBE_BYTES))
         finally:
             self._storage.delete(_PROBE)
 
     def prune(self, keep: Collection[str]) -> list[str]:
-        """Delete versions but these and the newest few, and what was never finished; returns which."""
+        """Delete all versions but these and the newest few, and unfinished files; returns the names deleted."""
         whole = self.names()
         spared = {*keep, *whole[-KEPT:]}
         spare = [name for name in self._storage.folders() if adapter_number(name) and name not in spared]
@@ -237,7 +245,7 @@ class VersionFolder:
 
 
 def now() -> str:
-    """The moment as it is written down: UTC, to the second."""
+    """The present time as files and messages have it: ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -249,14 +257,14 @@ def _encoded(value: Pointer | Manifest) -> bytes:
     return json.dumps(asdict(value), indent=1).encode()
 
 
-def _decoded(make: Any, data: bytes, told: str) -> Any:
+def _decoded(make: Any, data: bytes, subject: str) -> Any:
     try:
         if len(data) > _MOST_BYTES:
             raise ValueError(f"it is longer than {_MOST_BYTES >> 20} MB")
         return make(json.loads(data))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         problem = f"is damaged ({type(error).__name__}: {str(error)[:100]})"
-        raise LearningError(told, problem, "Put it back from a copy, or delete it.") from error
+        raise LearningError(subject, problem, "Put it back from a copy, or delete it.") from error
 
 
 def _pointer(row: Any) -> Pointer:
@@ -265,14 +273,14 @@ def _pointer(row: Any) -> Pointer:
     if attempt is not None:
         made = make_dataclass(Attempt, attempt, verdict=make_dataclass(VerdictRecord, attempt["verdict"]))
     if made is not None:
-        _check_told(made)
+        _check_attempt(made)
     pointer = make_dataclass(Pointer, row, attempt=made)
     if pointer.served != ZEROSHOT and not adapter_number(pointer.served):
         raise ValueError(f"served {pointer.served!r} is no version")
     return pointer
 
 
-def _check_told(attempt: Attempt) -> None:
+def _check_attempt(attempt: Attempt) -> None:
     if not all(type(why) is str for why in attempt.missing.values()):
         raise TypeError("missing must hold texts")
     counts = [count for row in attempt.outcomes.values() for count in row.values()]

@@ -1,7 +1,7 @@
-"""Serve another version of what was learned, as a person chooses: `zeromask rollback`. It must not know terminals.
+"""Serve another version, as a person chooses: `zeromask rollback`.
 
-It moves the pointer on disk, then Redis' copy, then asks for a look at the project, which predicts again what nobody
-annotated. A version's files are checked before the pointer names it.
+The pointer on disk is moved, then the copy in Redis, and then the project is queued to be read again, so that tasks
+without annotations are predicted again. A version's files are checked before the pointer names it.
 """
 
 from __future__ import annotations
@@ -19,24 +19,30 @@ from plugin_config.versions.served import ServedAdapters, ServedCopy
 
 
 @dataclass(frozen=True)
-class Move:
-    """What a person chose: from which version to which, and whether the one wanted first was there."""
+class Rollback:
+    """What a rollback did.
+
+    Attributes:
+        before: name of the version served before.
+        after: name of the version served now.
+        missing: the version that should have been served, where it is deleted; "" = it was there.
+    """
 
     before: str
     after: str
-    skipped: str = ""
+    missing: str = ""
 
 
 def find_copy(redis: Redis, project: int, model: str) -> ServedCopy:
-    """Where the project's versions are, as its workers told.
+    """The copy in Redis that says where the project's versions are.
 
     Args:
         redis: a connection.
         project: the project's number.
-        model: the MODEL setting; only asked where several models serve the project.
+        model: the MODEL setting; it matters only where several models serve the project.
 
     Raises:
-        LearningError: no worker told anything of the project, or which model is not clear.
+        LearningError: no worker has served the project, or several models do and none of them is this.
         QueueUnavailable: Redis does not answer.
     """
     copies = ServedAdapters(redis).copies(project)
@@ -47,11 +53,11 @@ def find_copy(redis: Redis, project: int, model: str) -> ServedCopy:
     if not copies:
         remedy = "Start its worker and predict something; the number is in the address of the project's page."
         raise LearningError(f"project {project}", "no worker has served it yet", remedy)
-    told = ", ".join(copy.owner.model for copy in copies)
-    raise LearningError(f"project {project}", f"is served by several models: {told}", "Set MODEL to one of them.")
+    models = ", ".join(copy.owner.model for copy in copies)
+    raise LearningError(f"project {project}", f"is served by several models: {models}", "Set MODEL to one of them.")
 
 
-def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Move:
+def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Rollback:
     """Serve a version again.
 
     Args:
@@ -61,15 +67,15 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Move
         version: name, number (`a3`), "zeroshot", or the whole version string of a prediction; "" = the one before.
 
     Raises:
-        LearningError: there is no such version, or it is damaged, or it is of a model that no worker serves now while
-            workers of another one live.
+        LearningError: there is no such version, it is damaged, or it is of a model that no running worker serves while
+            workers with another model run.
         VersionsUnavailable: the versions can be neither read nor written.
         QueueUnavailable: Redis does not answer.
     """
     copy = find_copy(redis, project, model)
     _require_live(redis, copy)
     folder, served = VersionFolder(copy.place, copy.owner), ServedAdapters(redis)
-    with served.moving(project):
+    with served.pointer_lock(project):
         pointer = folder.pointer()
         target, skipped = (_named(folder, version), "") if version else _before(folder, pointer)
         if target == pointer.served:
@@ -78,15 +84,15 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Move
             folder.adapter(target)  # raises where it is not whole
         moved = replace(pointer.moved(target, by="person"), rejected=_rejected(folder, pointer, target))
         folder.point(moved)
-        served.copy(project, ServedCopy(target, moved.serial, copy.place, copy.owner))
+        served.write(project, ServedCopy(target, moved.serial, copy.place, copy.owner))
     hints = ProjectHints(redis)
-    hints.begin_refresh(project)  # a look that waits may have been asked for long ago and not be queued any more
+    hints.begin_refresh(project)  # a refresh noted long ago may have no job in the queue any more
     hints.request_refresh(project)
-    return Move(pointer.served, target, skipped)
+    return Rollback(pointer.served, target, skipped)
 
 
 def manifests(folder: VersionFolder) -> list[Manifest | LearningError]:
-    """Everything written of a project's versions, oldest first; for what cannot be read, why not."""
+    """The manifests of a project's versions, oldest first; for one that cannot be read, the error."""
     found: list[Manifest | LearningError] = []
     for name in folder.names():
         try:
@@ -97,18 +103,18 @@ def manifests(folder: VersionFolder) -> list[Manifest | LearningError]:
 
 
 def _require_live(redis: Redis, copy: ServedCopy) -> None:
-    """What no worker serves can be moved without any effect on predictions: not what a person means by it."""
+    """Refuse to move a pointer that no running worker follows: predictions would stay as they are."""
     live = sorted({worker.about["model"] for worker in WorkerPresence(redis).workers() if worker.about.get("model")})
     mine = copy.owner.model
     if live and model_slug(mine) not in map(model_slug, live):
-        told = " and ".join(live)
-        problem = f"is served by model {told} now; this would move what was learned for {mine}, which nobody serves"
+        models = " and ".join(live)
+        problem = f"is served by model {models} now; this would move what was learned for {mine}, which nobody serves"
         remedy = f"Set MODEL={live[0]}, or start workers with MODEL={mine} first."
         raise LearningError(f"project {copy.owner.project}", problem, remedy)
 
 
 def _before(folder: VersionFolder, pointer: Pointer) -> tuple[str, str]:
-    """What was served before, or the zero-shot model where that is gone; and what was skipped for that."""
+    """The version served before and ""; where it is deleted, ZEROSHOT and its name."""
     if pointer.served == ZEROSHOT:
         remedy = "Name a version to serve; see `zeromask versions`."
         raise LearningError(f"project {folder.owner.project}", "is served zero-shot: nothing is before that", remedy)
@@ -129,8 +135,8 @@ def _named(folder: VersionFolder, version: str) -> str:
 
 
 def _rejected(folder: VersionFolder, pointer: Pointer, target: str) -> tuple[str, ...]:
-    """The corrections that do not bring back by themselves what a person did not want: those of the versions passed
-    over on the way down, and of the last attempt when that made one of them.
+    """Digests of the corrections that shall not promote their version again: those rejected before and those of every
+    version above the target; not the target's own.
     """
     digests = dict.fromkeys(pointer.rejected)
     for found in manifests(folder):

@@ -1,7 +1,7 @@
-"""Which learned version of each project is served: Redis' copy of the pointers on disk, which both halves read.
+"""Which version of each project is served: copies in Redis of the pointers on disk, for backend and workers to read.
 
-A copy for speed, made anew by the worker at its start and at every look at a project; the truth is in
-`plugin_config.versions.manifests`. It must not know files or tensors.
+A worker writes them at its start and whenever it reads a project again; the truth is in
+`plugin_config.versions.manifests`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class ServedCopy:
     """What a project's predictions are made with.
 
     Attributes:
-        served: name of the version, or "zeroshot".
+        served: name of the version, or ZEROSHOT.
         serial: of the pointer this was copied from.
-        place: where the versions are kept; `owner` whose they are.
-        trouble: why it is not what the pointer says; "" = it is.
+        place: folder or URL of all versions, as ZEROMASK_VERSIONS names it.
+        owner: what these versions were learned for.
+        trouble: why it is not the version that the pointer names; "" = it is.
     """
 
     served: str
@@ -50,7 +51,7 @@ class ServedCopy:
 
 
 class ServedAdapters:
-    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
+    """Holds a Redis connection. Every method raises QueueUnavailable where Redis does not answer."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -58,14 +59,14 @@ class ServedAdapters:
 
     @redis_errors
     def served(self, project: int, model: str) -> str:
-        """The adapter's name in the version string; "zeroshot" while nothing is known."""
-        found = self.copy_of(project, model)
+        """Name of the adapter in the version string; ZEROSHOT while there is no copy."""
+        found = self.copy(project, model)
         return found.served if found else ZEROSHOT
 
     @redis_errors
-    def copy_of(self, project: int, model: str) -> ServedCopy | None:
-        """The copy for one model, None while nothing is known, or while what stands there cannot be read: a newer
-        release may have written it, or somebody else. The worker's next look makes it anew.
+    def copy(self, project: int, model: str) -> ServedCopy | None:
+        """The copy for one model; None while there is none, or where it cannot be read: a newer release may have
+        written it, or another program. A worker then writes it again.
         """
         found: Any = self._redis.hget(ProjectKeys(project).adapters, model_slug(model))
         return None if found is None else self._read(project, found)
@@ -77,15 +78,15 @@ class ServedAdapters:
         return [copy for copy in (self._read(project, row) for row in rows) if copy is not None]
 
     @redis_errors
-    def copy(self, project: int, found: ServedCopy) -> None:
-        """This is what is served from now on."""
-        self._redis.hset(ProjectKeys(project).adapters, model_slug(found.owner.model), json.dumps(asdict(found)))
+    def write(self, project: int, copy: ServedCopy) -> None:
+        """Write the copy for one model."""
+        self._redis.hset(ProjectKeys(project).adapters, model_slug(copy.owner.model), json.dumps(asdict(copy)))
 
     @contextmanager
-    def moving(self, project: int) -> Iterator[None]:
-        """Keep others from moving the project's pointer meanwhile."""
+    def pointer_lock(self, project: int) -> Iterator[None]:
+        """Hold the lock of the project's pointer: nobody else moves it meanwhile."""
         key = ProjectKeys(project).pointer
-        self._let_go(key)
+        self._delete_foreign_lock(key)
         lock = self._redis.lock(key, timeout=_MOVE_S, blocking_timeout=_MOVE_S)
         if not redis_errors(lock.acquire)():
             remedy = "Try again in a moment."
@@ -96,12 +97,12 @@ class ServedAdapters:
             try:
                 redis_errors(lock.release)()
             except QueueUnavailable as error:
-                if not isinstance(error.__cause__, LockError):  # it ran out: nobody needs to be told
+                if not isinstance(error.__cause__, LockError):  # it has expired, which is no error
                     raise
 
     @redis_errors
-    def _let_go(self, key: str) -> None:
-        """What holds the pointer for longer than anybody here does was written by somebody else."""
+    def _delete_foreign_lock(self, key: str) -> None:
+        """Delete a lock that lasts longer than ours do: another program wrote it."""
         left_ms = int(self._redis.pttl(key))
         if left_ms == _ENDLESS or left_ms > _MOVE_S * 1000:
             report(self._redis, key, "a hold without an end")
@@ -111,7 +112,7 @@ class ServedAdapters:
         found = parse_json(row, _copy)
         if found is not None:
             self._odd.discard(project)
-        elif project not in self._odd:  # each request would say it again
+        elif project not in self._odd:  # or every request would log it again
             if len(self._odd) >= _MOST_REMEMBERED:
                 self._odd.clear()
             self._odd.add(project)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, in a folder or behind any fsspec URL. It must not know what is in them."""
+"""Files that appear whole or not at all, in a folder or behind any fsspec URL."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fsspec.implementations.local import LocalFileSystem
 from plugin_config.errors import VersionsUnavailable
 from plugin_config.files import ASIDE, written_whole
 
-_REMEDY = "Make room or mend its rights, or set ZEROMASK_VERSIONS to another place; what is there now is untouched."
+_REMEDY = "Make room or mend its rights, or set ZEROMASK_VERSIONS to another place; what is there now is unchanged."
 
 
 class Storage:
-    """Holds a folder. Every method raises VersionsUnavailable when it does not answer or takes nothing.
+    """Holds a folder. Every method raises VersionsUnavailable where it cannot be reached, read or written.
 
-    In a folder a file is written aside, flushed to the disk and renamed. Elsewhere it is put in one piece, which object
-    stores do whole or not at all.
+    In a local folder a file is written under another name, flushed to the disk and renamed. Elsewhere it is written in
+    one request, which object stores complete or drop.
 
     Args:
         folder: its path, or an fsspec URL.
@@ -27,17 +27,17 @@ class Storage:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        with _told(folder, "cannot be opened"):
+        with _unavailable(folder, "cannot be opened"):
             self._files, self._path = fsspec.core.url_to_fs(folder)
         self._local = isinstance(self._files, LocalFileSystem)
 
-    def told(self, name: str) -> str:
-        """How a person finds a file."""
+    def address(self, name: str) -> str:
+        """Path or URL of a file, for messages."""
         return f"{self._folder}/{name}".rstrip("/")
 
     def read(self, name: str, *, most: int | None = None) -> bytes | None:
-        """A file's content, None where there is none. Of one longer than `most` bytes, `most` + 1 are read."""
-        with _told(self.told(name), "cannot be read"):
+        """A file's content; None where there is no file. Of one longer than `most` bytes, `most` + 1 are read."""
+        with _unavailable(self.address(name), "cannot be read"):
             try:
                 return bytes(self._files.cat_file(self._at(name), end=None if most is None else most + 1))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -45,12 +45,12 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
-        with _told(self.told(name), "cannot be read"):
+        with _unavailable(self.address(name), "cannot be read"):
             return bool(self._files.exists(self._at(name)))
 
     def folders(self) -> list[str]:
         """Names of the folders in it."""
-        with _told(self._folder, "cannot be read"):
+        with _unavailable(self._folder, "cannot be read"):
             self._files.invalidate_cache()
             try:
                 rows = self._files.ls(self._path, detail=True)
@@ -59,25 +59,25 @@ class Storage:
         return sorted(str(row["name"]).rstrip("/").rsplit("/", 1)[-1] for row in rows if row["type"] == "directory")
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a file there, in place of the one that is."""
-        with _told(self.told(name), "cannot be written"):
+        """Write a file, in place of an earlier one."""
+        with _unavailable(self.address(name), "cannot be written"):
             if self._local:
                 _write_durably(Path(self._at(name)), data)
             else:
                 self._files.pipe_file(self._at(name), data)
 
     def delete(self, name: str) -> None:
-        """Delete a file; fine where there is none."""
-        with _told(self.told(name), "cannot be deleted"), suppress(FileNotFoundError):
+        """Delete a file, if there is one."""
+        with _unavailable(self.address(name), "cannot be deleted"), suppress(FileNotFoundError):
             self._files.rm_file(self._at(name))
 
     def delete_folder(self, name: str) -> None:
-        """Delete a folder and what is in it; fine where there is none."""
-        with _told(self.told(name), "cannot be deleted"), suppress(FileNotFoundError):
+        """Delete a folder and what is in it, if there is one."""
+        with _unavailable(self.address(name), "cannot be deleted"), suppress(FileNotFoundError):
             self._files.rm(self._at(name), recursive=True)
 
     def delete_leftovers(self) -> None:
-        """Delete what a killed writer left beside the files."""
+        """Delete unfinished files of writers that were killed."""
         if self._local:
             for left in Path(self._path).rglob(f"*{ASIDE}"):
                 with suppress(OSError):
@@ -94,7 +94,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _told(subject: str, problem: str) -> Iterator[None]:
+def _unavailable(subject: str, problem: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, RuntimeError) as error:  # as fsspec's drivers raise them

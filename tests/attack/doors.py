@@ -244,7 +244,7 @@ def _label_studio_tells(it: Ground) -> bool:
 def _open_to_all(it: Ground) -> tuple[bool, str]:
     """Start a backend on every address of the machine without a sign-in."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("ZEROMASK_")}
-    env |= {"MODEL": "builtin", "REDIS_URL": it.house.halves.redis_url, "ZEROMASK_HOST": "0.0.0.0",
+    env |= {"MODEL": "builtin", "REDIS_URL": it.house.services.redis_url, "ZEROMASK_HOST": "0.0.0.0",
             "ZEROMASK_PORT": str(free_port()), "ZEROMASK_STATE_DIR": f"{it.settings.state_dir}/open"}  # fmt: skip
     process = subprocess.Popen(module_command("backend"), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 
-from plugin_config.cli.up import start_halves
 from plugin_config.errors import LabelStudioError, QueueUnavailable
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.local.services import start_services
 from plugin_config.local.supervisor import Supervisor, free_port
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
@@ -98,7 +98,7 @@ class Ground(Stand):
     @property
     def url(self) -> str:
         """Address of the backend."""
-        return self.house.halves.backend_url
+        return self.house.services.backend_url
 
     def send(
         self, path: str, body: bytes | Mapping[str, Any] = b"", *, method: str = "POST", within_s: float = 30,
@@ -232,10 +232,10 @@ def ground(
         )  # fmt: skip
         settings = replace(settings, **changes)  # type: ignore[arg-type]
         with Supervisor(settings.state_path) as supervisor:
-            halves = start_halves(supervisor, settings, learners=learners)
-            with LabelStudio(server.url, TOKEN, timeout_s=180) as api, Redis.from_url(halves.redis_url) as connection:
+            services = start_services(supervisor, settings, learners=learners)
+            with LabelStudio(server.url, TOKEN, timeout_s=180) as api, Redis.from_url(services.redis_url) as connection:
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
-                yield Ground(House(api, halves, supervisor, pending, connection), settings)
+                yield Ground(House(api, services, supervisor, pending, connection, settings), settings)
 
 
 def basic(user: str, password: str) -> str:

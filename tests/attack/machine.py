@@ -122,7 +122,7 @@ def _open_folder() -> Iterator[Path]:
 
 def _place(it: Ground) -> Path | int:
     """Where the embedded Redis listens: a socket's path, or a port of loopback."""
-    found = urlsplit(it.house.halves.redis_url)
+    found = urlsplit(it.house.services.redis_url)
     return Path(unquote(found.path)) if found.scheme == "unix" else int(found.port or 6379)
 
 

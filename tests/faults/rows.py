@@ -189,7 +189,7 @@ def webhooks_repeated(server: Serving, scale: float) -> Row:
         rows = [{"id": task} for task in ids]
         bodies = [{"action": action, "project": {"id": project}, "tasks": rows}
                   for action in ("TASKS_CREATED", "PROJECT_UPDATED", "TASKS_DELETED") for _ in range(10)]  # fmt: skip
-        url = f"{it.house.halves.backend_url}/webhook"
+        url = f"{it.house.services.backend_url}/webhook"
         calls: list[Callable[[], object]] = [
             *(partial(httpx.post, url, json=body, timeout=20, trust_env=False) for body in bodies),
             *(lambda: it.ask(project, ids) for _ in range(10)),
@@ -302,7 +302,7 @@ def _ask_with_a_large_body(it: Stand, project: int, ids: list[int], answered: li
     body = {"project": f"{project}.1", "label_config": config, "params": {"context": None},
             "tasks": [{"data": {"text": padding}, "id": task} for task in ids]}  # fmt: skip
     try:
-        answer = httpx.post(f"{it.house.halves.backend_url}/predict", json=body, timeout=60, trust_env=False)
+        answer = httpx.post(f"{it.house.services.backend_url}/predict", json=body, timeout=60, trust_env=False)
         answered.append(answer.status_code == 200)
     except httpx.TransportError:
         answered.append(False)

@@ -16,11 +16,11 @@ from typing import Protocol
 import httpx
 from redis import Redis
 
-from plugin_config.cli.up import Halves
-from plugin_config.demo.stage import label_studio_command
+from plugin_config.demo.setup import label_studio_command
 from plugin_config.errors import LabelStudioError, QueueUnavailable
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.embedded_redis import embedded_redis
+from plugin_config.local.services import Services
 from plugin_config.local.supervisor import Command, Supervisor, free_port, module_command
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
@@ -121,7 +121,8 @@ class Stand:
         deadline = time.monotonic() + (60 if patient else 0)
         while True:
             try:
-                answer = httpx.post(f"{self.house.halves.backend_url}/predict", json=body, timeout=100, trust_env=False)
+                url = f"{self.house.services.backend_url}/predict"
+                answer = httpx.post(url, json=body, timeout=100, trust_env=False)
                 if answer.status_code == 200 and answer.json()["results"] == [[] for _ in ids]:
                     return True
             except httpx.TransportError:
@@ -173,12 +174,12 @@ class Stand:
         return Row(fault, len(ids), predicted, failed, duplicated, lost, round(time.monotonic() - started, 1), note)
 
     def _posted(self, project: int, ids: list[int]) -> dict[int, int]:
-        version = current_version(self.house, project, settings=self.settings)
+        version = current_version(self.house, project)
         api = self.house.label_studio
         return {task: sum(row.version == version for row in api.predictions(task)) for task in ids}
 
     def _open(self, project: int) -> int:
-        waiting = httpx.get(f"{self.house.halves.backend_url}/health", timeout=5, trust_env=False).json()
+        waiting = httpx.get(f"{self.house.services.backend_url}/health", timeout=5, trust_env=False).json()
         counts = self.house.pending.counts(project)
         return counts.pending + counts.leased + int(waiting["tasks_waiting_for_redis"])
 
@@ -201,16 +202,16 @@ def stand(
         with Supervisor(state) as supervisor:
             redis = embedded_redis(state)
             supervisor.start(replace(redis.command, env=dict(env or {})))
-            halves = _start(supervisor, settings, redis.url, workers, through or server.url, dict(env or {}))
+            services = _start(supervisor, settings, redis.url, workers, through or server.url, dict(env or {}))
             _start_learners(supervisor, settings, redis.url, learners, dict(env or {}))
             with LabelStudio(server.url, TOKEN, timeout_s=180) as api, Redis.from_url(redis.url) as connection:
                 pending = PendingTasks(connection, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
-                yield Stand(House(api, halves, supervisor, pending, connection), settings, workers)
+                yield Stand(House(api, services, supervisor, pending, connection, settings), settings, workers)
 
 
 def _start(
     supervisor: Supervisor, settings: Settings, redis_url: str, workers: int, address: str, env: dict[str, str]
-) -> Halves:
+) -> Services:
     backend_url = f"http://127.0.0.1:{settings.port}"
     told = replace(settings, redis_url=redis_url)
     mine = {**told.environment("worker"), **env}
@@ -227,7 +228,7 @@ def _start(
         supervisor.launch(command)
     for command in commands:
         supervisor.wait_ready(command)
-    return Halves(redis_url, backend_url)
+    return Services(redis_url, backend_url)
 
 
 def _start_learners(

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from worker.lab.benchmarks.brush_encoding import region_figures
 from worker.lab.benchmarks.drain import drain_figures
@@ -102,4 +103,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

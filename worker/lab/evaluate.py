@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.evaluation import compose, learn, panoptic, refine
@@ -88,4 +89,4 @@ def _protocol_name(arguments: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

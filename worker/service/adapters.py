@@ -55,7 +55,7 @@ class AdapterCache:
 
     def moving(self, project: int) -> AbstractContextManager[None]:
         """Lock the project's pointer: nobody else moves it meanwhile."""
-        return self._served.moving(project)
+        return self._served.pointer_lock(project)
 
     def served(self, project: Project, *, from_disk: bool = False) -> tuple[str, Adapter | None]:
         """The served adapter's name, and the adapter; "zeroshot" has none.
@@ -69,7 +69,7 @@ class AdapterCache:
             QueueUnavailable: Redis does not answer.
         """
         folder = self.folder(project)
-        copy = self._served.copy_of(project.id, self._settings.model)
+        copy = self._served.copy(project.id, self._settings.model)
         if copy is not None and copy.owner != folder.owner:  # the project's number was given to a new one
             copy = None
         if from_disk or copy is None:
@@ -112,7 +112,7 @@ class AdapterCache:
 
     def _copy_from_disk(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:
         """Write Redis' copy again from the pointer on disk."""
-        with self._served.moving(folder.owner.project):
+        with self._served.pointer_lock(folder.owner.project):
             try:
                 found = self._on_disk(folder, before)
             except VersionsUnavailable as error:
@@ -123,7 +123,7 @@ class AdapterCache:
             if found != before:
                 if found.trouble:
                     log.error("project %d is served zero-shot. %s", folder.owner.project, found.trouble)
-                self._served.copy(folder.owner.project, found)
+                self._served.write(folder.owner.project, found)
             return found
 
     def _on_disk(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:

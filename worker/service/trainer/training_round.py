@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
-from plugin_config.label_studio.annotation_mark import AnnotationMark, annotation_mark
+from plugin_config.label_studio.annotations import AnnotationMark, annotation_mark
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number
+from plugin_config.model_version import ZEROSHOT, adapter_number
 from plugin_config.queue.learning import LearningLease, State
 from plugin_config.versions.manifests import Attempt, Manifest, Pointer, VerdictRecord, VersionFolder, now
-from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from plugin_config.vocabulary import Vocabulary
 from worker.learning.corrections.examples import content_digest
 from worker.learning.corrections.hold_out import split
 from worker.learning.gate.decision import Verdict, judge
@@ -24,6 +24,7 @@ from worker.learning.interfaces import Adapter, Example
 from worker.learning.recipes import recipe_named
 from worker.service.adapter_store import save_adapter
 from worker.service.context import WorkerContext
+from worker.service.plan import read_plan
 from worker.service.trainer.corrections import corrections_digest
 from worker.service.trainer.lease_guard import LeaseGuard
 from worker.service.trainer.reading import CorrectionsReader, mention_missing, retry_is_due
@@ -80,10 +81,10 @@ class TrainingRound:
             LearningError: the pointer to what is served is damaged.
         """
         context = self._context
-        project = context.label_studio.project(self._id)
-        context.pending.confirm_project(self._id)
-        vocabulary = parse_vocabulary(project.label_config)
-        self._finish_interrupted_promotion(project, vocabulary)
+        plan = read_plan(context, self._id, from_disk=True)
+        project, vocabulary = plan.project, plan.vocabulary
+        if context.ledger.target_version(self._id) not in ("", plan.version):
+            context.hints.request_refresh(self._id)  # a process died right after it had moved the pointer
         folder = context.adapters.folder(project)
         pointer = folder.pointer()
         last = pointer.attempt
@@ -111,14 +112,6 @@ class TrainingRound:
         unjudged = VerdictRecord(False, "")
         attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), unjudged, weights=weights)
         return self._train(project, folder, pointer, attempt, vocabulary, reader)
-
-    def _finish_interrupted_promotion(self, project: Project, vocabulary: Vocabulary) -> None:
-        """Request the refresh that a process which died right after moving the pointer did not get to."""
-        context = self._context
-        name, _ = context.adapters.served(project, from_disk=True)
-        version = str(ModelVersion.of(context.settings, vocabulary, adapter=name))
-        if context.ledger.target_version(self._id) not in ("", version):
-            context.hints.request_refresh(self._id)
 
     def _too_early(self, mark: AnnotationMark, retrain: bool, missing: Mapping[str, str]) -> RoundResult | None:
         """Decide from counts alone whether the round ends before anything is read.

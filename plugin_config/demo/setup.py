@@ -1,7 +1,4 @@
-"""Where a run of the demo lives: its folder, ports and secrets, its Label Studio, its worker commands.
-
-It must not know what the demo shows.
-"""
+"""What a run of the demo needs: its settings, folder, ports and token, its Label Studio, its worker commands."""
 
 from __future__ import annotations
 
@@ -9,15 +6,15 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from plugin_config.cli.up import Halves, start_halves
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.files import keep_private, private_folder, write_private
 from plugin_config.local.environments import label_studio_environment
+from plugin_config.local.services import Services, start_services
 from plugin_config.local.supervisor import (
     Command,
     Supervisor,
@@ -34,12 +31,16 @@ _PORT = 8080
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where this run of the demo lives: its settings, its Label Studio, its pictures."""
+class DemoSetup:
+    """What one run of the demo works with.
+
+    Attributes:
+        settings: of its backend, workers and learner; they name Label Studio and its token too.
+        check: CHECK=1: verify every step instead of waiting for a person.
+        console: where progress is shown.
+    """
 
     settings: Settings
-    label_studio_url: str
-    token: str = field(repr=False)
     check: bool
     console: Console
 
@@ -50,69 +51,76 @@ class Stage:
 
     @property
     def pictures(self) -> Path:
-        """Folder of the drawn pictures and their truth."""
+        """Folder of the drawn pictures and their ground truth."""
         return self.state / "pictures"
 
 
-def checking(environ: Mapping[str, str]) -> bool:
+def checks(environ: Mapping[str, str]) -> bool:
+    """Whether the environment sets CHECK."""
     return environ.get("CHECK", "").strip().lower() not in ("", "0", "no", "false")
 
 
-def prepare(environ: Mapping[str, str]) -> Stage:
-    """Choose folder, ports and tokens.
+def prepare(environ: Mapping[str, str]) -> DemoSetup:
+    """Choose folder, ports and token.
 
     Raises:
-        EnvironmentBroken: Label Studio's port is taken.
+        EnvironmentBroken: PORT is no port or is taken, or the folder cannot be written.
+        SettingsError: a setting has a value it cannot have.
     """
-    check = checking(environ)
+    check = checks(environ)
     settings = Settings.from_env(environ)
     state = settings.state_path / ("check" if check else "demo")
-    asked = environ.get("PORT", "").strip()
-    if asked and not (asked.isdecimal() and 0 < int(asked) < 65536):
+    chosen = environ.get("PORT", "").strip()
+    if chosen and not (chosen.isdecimal() and 0 < int(chosen) < 65536):
         remedy = "Give a number between 1 and 65535: make demo PORT=8090"
-        raise EnvironmentBroken(f"PORT={asked}", "is not a port", remedy)
-    port = int(asked) if asked else (free_port() if check else _PORT)
+        raise EnvironmentBroken(f"PORT={chosen}", "is not a port", remedy)
+    port = int(chosen) if chosen else (free_port() if check else _PORT)
     if not port_is_free(port):
         remedy = f"Stop the other program (an earlier demo?), or choose another port: make demo PORT={port + 10}"
         raise EnvironmentBroken(f"port {port}", "is taken", remedy)
     url = f"http://localhost:{port}"
     try:
         keep_private(settings.state_path)
-        token = _kept_secret(state / "token")
+        token = _stored_token(state / "token")
     except OSError as error:
         remedy = "Set ZEROMASK_STATE_DIR to a folder that can be written."
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", remedy) from error
-    mine = replace(
+    settings = replace(
         settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
         label_studio_url=url, label_studio_api_key=token, user="", password="", webhook_secret="",
     )  # fmt: skip
-    return Stage(mine, url, token, check, Console(stderr=True))
+    return DemoSetup(settings, check, Console(stderr=True))
 
 
-def clear_old_run(stage: Stage, content: str) -> None:
-    """Forget what an earlier run left when this is a check, or when the demo shows something else by now.
+def clear_previous_run(setup: DemoSetup, content: str) -> None:
+    """Delete what an earlier run left where this is a check, or where the demo shows something else now.
 
-    Call it once the folder is held and before anything runs in it. `content` describes what the demo shows.
+    Call it while the supervisor holds the folder and before anything runs in it.
+
+    Args:
+        setup: of this run.
+        content: describes what the demo shows.
     """
-    marker = stage.state / "content.json"
-    if stage.check or not marker.exists() or marker.read_text() != content:
+    marker = setup.state / "content.json"
+    if setup.check or not marker.exists() or marker.read_text() != content:
         for name in ("pictures", "label-studio", "redis"):
-            shutil.rmtree(stage.state / name, ignore_errors=True)
+            shutil.rmtree(setup.state / name, ignore_errors=True)
     marker.write_text(content)
 
 
-def start_everything(stage: Stage, supervisor: Supervisor) -> Halves:
-    """Start the halves and Label Studio; returns where the halves are."""
-    data = private_folder(stage.state / "label-studio")
-    label_studio = label_studio_command(stage.label_studio_url, stage.token, data)
-    supervisor.launch(label_studio)  # takes longest, so the halves come up beside it
-    halves = start_halves(supervisor, stage.settings)
+def start_everything(setup: DemoSetup, supervisor: Supervisor) -> Services:
+    """Start Label Studio and the product; returns where the product is reached."""
+    data = private_folder(setup.state / "label-studio")
+    settings = setup.settings
+    label_studio = label_studio_command(settings.label_studio_url, settings.label_studio_api_key, data)
+    supervisor.launch(label_studio)  # the slowest to start, so the others start meanwhile
+    services = start_services(supervisor, settings)
     supervisor.wait_ready(label_studio)
-    return halves
+    return services
 
 
 def label_studio_command(url: str, token: str, data: Path) -> Command:
-    """Label Studio on SQLite, open for a backend on a private address and for its webhook."""
+    """Label Studio on SQLite, with backends and webhooks on private addresses allowed."""
     port = url.rsplit(":", 1)[-1]
     env = {
         "LABEL_STUDIO_BASE_DATA_DIR": str(data), "DJANGO_DB": "sqlite", "LABEL_STUDIO_HOST": url,
@@ -129,7 +137,7 @@ def label_studio_command(url: str, token: str, data: Path) -> Command:
 
 
 def run_worker_command(module: str, *arguments: str) -> str:
-    """Run a command of the worker half in its own process and return its standard output.
+    """Run a module of the worker in a process of its own and return its standard output.
 
     Raises:
         EnvironmentBroken: it failed; the message quotes its last line.
@@ -137,13 +145,13 @@ def run_worker_command(module: str, *arguments: str) -> str:
     command, env = [*module_command(module), *arguments], inherited_environment()
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        problem = f"ended with status {done.returncode}: {said[:300]}"
+        last_line = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        problem = f"ended with status {done.returncode}: {last_line[:300]}"
         raise EnvironmentBroken(module, problem, "Run it by hand to see more.")
     return done.stdout
 
 
-def _kept_secret(path: Path) -> str:
+def _stored_token(path: Path) -> str:
     if path.exists() and path.read_text().strip():
         return path.read_text().strip()
     private_folder(path.parent)

@@ -1,0 +1,76 @@
+"""The processes of the product on one machine: Redis, the backend, workers and learners, started in that order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import httpx
+
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.local.embedded_redis import embedded_redis
+from plugin_config.local.supervisor import Command, Supervisor, module_command, port_is_free
+from plugin_config.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weights
+_UNSPECIFIED_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the running services are reached."""
+
+    redis_url: str = field(repr=False)  # with the password
+    backend_url: str
+
+
+def start_services(supervisor: Supervisor, settings: Settings, *, workers: int = 1, learners: int = 1) -> Services:
+    """Start Redis (unless REDIS_URL names one), the backend and the workers, and wait until each is ready; then start
+    the learners, without waiting for them.
+
+    Raises:
+        EnvironmentBroken: a port is taken, or a process does not become ready.
+    """
+    redis_url = settings.redis_url
+    if not redis_url:
+        redis = embedded_redis(settings.state_path)
+        supervisor.start(redis.command)
+        redis_url = redis.url
+    settings = replace(settings, redis_url=redis_url)
+    if not port_is_free(settings.port):
+        remedy = "Stop the other program, or set ZEROMASK_PORT to a free port."
+        raise EnvironmentBroken(f"port {settings.port}", "is taken by another program", remedy)
+    host = _UNSPECIFIED_HOSTS.get(settings.host, settings.host)
+    backend_url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    supervisor.start(
+        Command(
+            "backend", module_command("backend"), settings.environment("backend"),
+            ready=lambda: _health(backend_url) is not None, bare=True,
+        )
+    )  # fmt: skip
+    log.info("backend listens at %s; loading model %s", backend_url, settings.model)
+    for number in range(1, workers + 1):
+        supervisor.start(
+            Command(
+                f"worker-{number}" if workers > 1 else "worker", module_command("worker"),
+                settings.environment("worker"), ready_s=_MODEL_LOADING_S,
+                ready=lambda wanted=number: ((_health(backend_url) or {}).get("workers") or 0) >= wanted,  # type: ignore[misc]
+            )
+        )  # fmt: skip
+    for number in range(1, learners + 1):
+        name = f"learner-{number}" if learners > 1 else "learner"
+        argv = [*module_command("worker"), "--queue", "finetune"]
+        supervisor.launch(Command(name, argv, settings.environment("worker")))
+    return Services(redis_url, backend_url)
+
+
+def _health(backend_url: str) -> Mapping[str, int] | None:
+    """What the backend's /health answers; None while it does not."""
+    try:
+        answer = httpx.get(f"{backend_url}/health", timeout=2, trust_env=False)
+    except httpx.TransportError:
+        return None
+    return dict(answer.json()) if answer.status_code == 200 else None
