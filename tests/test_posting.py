@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from redis import Redis
 
+from plugin_config.cli.control import QueueControl
 from plugin_config.errors import (
     LabelStudioError,
     LabelStudioFailing,
@@ -17,7 +18,6 @@ from plugin_config.errors import (
     QueueUnavailable,
 )
 from plugin_config.label_studio.client import StoredPrediction
-from plugin_config.queue.control import QueueControl
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary

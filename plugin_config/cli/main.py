@@ -76,12 +76,6 @@ def _queue() -> tuple[click.Command, ...]:
     return cancel, retry, pause, resume
 
 
-def _demo() -> tuple[click.Command, ...]:
-    from plugin_config.demo.run import demo
-
-    return (demo,)
-
-
 @dataclass(frozen=True)
 class CommandEntry:
     """One line of `zeromask --help`.
@@ -118,7 +112,7 @@ COMMANDS = (
     CommandEntry("segment", "masks for pictures on disk, without Label Studio", "worker.segment"),
     CommandEntry("bench", "how fast the product is, as ratios within one run", "worker.lab.bench"),
     CommandEntry("evaluate", "measure quality, on drawn scenes or your own pictures", "worker.lab.evaluate"),
-    CommandEntry("demo", "what `make demo` runs", _demo),
+    CommandEntry("demo", "what `make demo` runs", "plugin_config.demo"),
 )
 
 

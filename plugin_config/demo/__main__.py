@@ -1,8 +1,9 @@
-"""`python -m plugin_config.demo`: what `make demo` runs."""
+"""`python -m plugin_config.demo`: what `make demo` and `zeromask demo` run."""
 
 import sys
 
-from plugin_config.cli.main import main
+from plugin_config.closed_output import run_command
+from plugin_config.demo.run import demo
 
 if __name__ == "__main__":
-    main(["demo", *sys.argv[1:]])
+    run_command(lambda: demo.main(sys.argv[1:], prog_name="zeromask demo"))

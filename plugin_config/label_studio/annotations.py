@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from plugin_config.label_studio.transport import unexpected_answer
-
-if TYPE_CHECKING:  # the client reads annotations with this module
-    from plugin_config.label_studio.client import LabelStudio
 
 ANNOTATED: Mapping[str, Any] = {
     "filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0,
 }  # fmt: skip
 """Label Studio's filter for tasks with an annotation that is not cancelled."""
+
+
+class AsksLabelStudio(Protocol):
+    """What is needed of the client here; `client.LabelStudio` reads annotations with this module."""
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Make an API call; see `client.LabelStudio.request`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class AnnotationMark:
         return f"{self.tasks} {self.latest}"
 
 
-def annotation_mark(label_studio: LabelStudio, project: int, *, tasks: int = 0, latest: str = "") -> AnnotationMark:
+def annotation_mark(label_studio: AsksLabelStudio, project: int, *, tasks: int = 0, latest: str = "") -> AnnotationMark:
     """Ask for the mark of a project: one or two small requests, however many annotations there are.
 
     Args:
@@ -120,7 +124,7 @@ def read_annotated_task(row: Any) -> AnnotatedTask:
 
 
 def _count_annotated(
-    label_studio: LabelStudio, project: int, filters: Sequence[Mapping[str, Any]]
+    label_studio: AsksLabelStudio, project: int, filters: Sequence[Mapping[str, Any]]
 ) -> tuple[int, str]:
     """How many annotated tasks pass the filters, and when the latest of them changed."""
     filtered = {"conjunction": "and", "items": [ANNOTATED, *filters]}

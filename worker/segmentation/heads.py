@@ -29,7 +29,7 @@ class ImageScores:
         words: the texts of each of n classes; the background, which has none, comes after them.
         zero_shot: n + 1 classes on the (h, w) grid of patches. Classes without a readable word have no score.
         photo_features: gives the feature maps of a network trained on photographs, for heads that learn from them; see
-            `worker.segmentation.encoders.photo_tower.PhotoTower.look`.
+            `worker.segmentation.encoders.efficientnet.EfficientNetExtractor.features`.
     """
 
     embedding: ImageEmbedding
