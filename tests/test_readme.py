@@ -47,3 +47,22 @@ def test_it_is_short() -> None:
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))))
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def flows() -> dict[str, list[str]]:
+    """Heading of docs/architecture.md -> the lines of the flow below it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found = re.findall(r"^## (From .+?)\n\n```\n(.+?)```", text, re.DOTALL | re.MULTILINE)
+    return {heading: lines.splitlines() for heading, lines in found}
+
+
+@pytest.mark.parametrize(("heading", "lines"), flows().items())
+def test_a_flow_is_short_and_names_files_that_are_there(heading: str, lines: list[str]) -> None:
+    assert len(lines) <= 25, heading
+    names = re.findall(r"(?:backend|plugin_config|worker)/[\w./]*\w|\w+\.py", "\n".join(lines))
+    modules = {path.name for package in ("backend", "plugin_config", "worker") for path in (ROOT / package).rglob("*.py")}
+    assert [name for name in names if not ((ROOT / name).exists() or name in modules)] == []
+
+
+def test_three_flows_are_told() -> None:
+    assert len(flows()) == 3
