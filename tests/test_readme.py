@@ -60,7 +60,8 @@ def flows() -> dict[str, list[str]]:
 def test_a_flow_is_short_and_names_files_that_are_there(heading: str, lines: list[str]) -> None:
     assert len(lines) <= 25, heading
     names = re.findall(r"(?:backend|plugin_config|worker)/[\w./]*\w|\w+\.py", "\n".join(lines))
-    modules = {path.name for package in ("backend", "plugin_config", "worker") for path in (ROOT / package).rglob("*.py")}
+    packages = ("backend", "plugin_config", "worker")
+    modules = {path.name for package in packages for path in (ROOT / package).rglob("*.py")}
     assert [name for name in names if not ((ROOT / name).exists() or name in modules)] == []
 
 
