@@ -1,4 +1,4 @@
-"""`python -m tests.attack.table NOW [BEFORE]`: `make attack JSON=1` as the table of docs/guide/security.md."""
+"""`python -m tests.attack.table NOW [BEFORE]`: `make attack JSON=1` as the table of docs/research/attacks.md."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def render(now: list[Any], before: list[Any]) -> str:
-    """The table, a row for each attack of `now`; what came of it `before` in a column of its own where that is told."""
+    """Render a row for each attack of `now`; the results of `before` have a column of their own where there are any."""
     earlier = {row["attack"]: row["evidence"] for row in before}
-    names = ["attack", *(["before"] if before else []), "what came of it", "held", "backend, worker MB",
-             "opened, in peace s"]  # fmt: skip
+    names = ["attack", *(["before"] if before else []), "result", "held",
+             "backend, worker grew, MB", "opened task: attack, idle, s"]  # fmt: skip
     rows = [names, ["---"] * len(names)]
     for row in now:
         then = [earlier.get(row["attack"], "not tried")] if before else []
