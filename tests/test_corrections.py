@@ -27,7 +27,7 @@ from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.outcomes import RegionOutcomes
 from worker.label_studio.regions import encode_region
 from worker.learning.corrections.examples import content_digest
-from worker.learning.corrections.hold_out import hash_share
+from worker.learning.gate.splits import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID

@@ -22,7 +22,7 @@ from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches
 from worker.label_studio.images import Picture
-from worker.service.batches import BatchSize
+from worker.service.batching import BatchSize
 from worker.service.pipeline import DrawnTask, EmbeddedTask, FetchedTask, LeasedTask
 from worker.service.stages import PredictionStages
 
