@@ -49,7 +49,7 @@ class Action(Enum):
     GIVE_BACK = "give back"  # not the task's fault: pending again
     HOLD = "hold"  # the task stays leased, and the stage tries again by itself
     FORGET_PROJECT = "forget project"  # it was deleted, and all its tasks with it
-    LEAVE = "leave"  # nothing, until the next periodic look
+    LEAVE = "leave"  # nothing, until the next periodic reconcile
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """CompositionEvaluator the model and print a table, or one JSON line with --json."""
+    """Evaluate the model and print a table, or one JSON line with --json."""
     if options.scenes < len(PAIRS):
         raise SettingsError("--scenes", f"is {options.scenes}", f"Ask for at least {len(PAIRS)}, one for each pair.")
     encoder = Encoder.from_settings(settings)

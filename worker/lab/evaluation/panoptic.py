@@ -138,7 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=200, metavar="N", help="scenes that touch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the drawn scenes (default: %(default)s)")
-    parser.add_argument("--photos", type=Path, metavar="SET", help="evaluator the cuts on photographs with instances/ "
+    parser.add_argument("--photos", type=Path, metavar="SET", help="evaluate the cuts on photographs with instances/ "
                         "instead, the true classes given; no model is run")
 
 
