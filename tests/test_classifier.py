@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.learning.recipes.quick.classifier import Cells, ClassifierConfig, ReadCells, fit_classifier
-from worker.learning.recipes.quick.ensemble import TrainingConfig
+from worker.learning.recipes.quick.classifier import CellInputs, ClassifierConfig, ReadCells, fit_classifier
+from worker.learning.recipes.quick.ensemble import EnsembleConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 STUFF, FRUIT, NUT, REST = range(4)
 OFTEN = (0.65, 0.05, 0.25, 0.05)
-CONFIG = ClassifierConfig(members=1, training=TrainingConfig(hidden=16, steps=120, batch=128))
+CONFIG = ClassifierConfig(members=1, training=EnsembleConfig(hidden=16, steps=120, batch=128))
 
 
-def drawn_cells(seed: int) -> tuple[Tensor, Cells]:
+def drawn_cells(seed: int) -> tuple[Tensor, CellInputs]:
     """Classes of 2,000 cells and their inputs: nuts look like half of the stuff, only fruit has text."""
     chance = torch.Generator().manual_seed(seed)
     found = torch.multinomial(torch.tensor(OFTEN), 2000, replacement=True, generator=chance)
@@ -27,15 +27,15 @@ def drawn_cells(seed: int) -> tuple[Tensor, Cells]:
     values[1] += found == REST
     offset = torch.zeros(4, 2000)
     offset[FRUIT] = torch.where(found == FRUIT, 4.0, -4.0)
-    return found, Cells(values, offset)
+    return found, CellInputs(values, offset)
 
 
 def views() -> Iterator[tuple[Tensor, ReadCells]]:
     for seed in range(4):
         found, cells = drawn_cells(seed)
 
-        def read(at: Tensor, cells: Cells = cells) -> Cells:
-            return Cells(cells.values[:, at], cells.offset[:, at])
+        def read(at: Tensor, cells: CellInputs = cells) -> CellInputs:
+            return CellInputs(cells.values[:, at], cells.offset[:, at])
 
         yield torch.nn.functional.one_hot(found, 4).T[:, None].float(), read
 

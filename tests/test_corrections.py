@@ -27,7 +27,7 @@ from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.outcomes import RegionOutcomes
 from worker.label_studio.regions import encode_region
 from worker.learning.corrections.examples import content_digest
-from worker.learning.corrections.hold_out import hash_share
+from worker.learning.gate.splits import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
@@ -224,6 +224,20 @@ def test_digests_on_disk_stay_what_they_are(label_studio: StandInLabelStudio) ->
     assert content(("1", [[0, UNLABELLED]]), ("2", [[1, VOID]])) == "03c114f9247a21ef"
     assert content(("7", [[VOID, 1, 0]]), labels="dog,cat") == "826649b1fc2e3512"
     assert digest(label_studio) == "8c053d34d583e78d"
+
+
+def test_labels_of_one_name_keep_their_order_in_the_digest() -> None:
+    """Two controls may have a label of the same name, with different texts: two classes, of which the first comes first
+    in the digest however many classes lie between them.
+    """
+    tags = "".join(f'<Label value="{label}"/>' for label in ("a", "cat", "b", "c", "d", "e", "f", "g"))
+    vocabulary = parse_vocabulary(f'''<View><Image name="image" value="$image"/>
+        <BrushLabels name="brush" toName="image">{tags}</BrushLabels>
+        <PolygonLabels name="polygon" toName="image"><Label value="cat" hint="tabby"/></PolygonLabels></View>''')
+    blank = ImageEmbedding(torch.zeros(2, 3, 4), (1, 2))
+    truth = np.array([[1, 8]], dtype=np.int16)
+    example = Example("1", np.zeros((1, 2, 3), dtype=np.uint8), blank, vocabulary.words, truth)
+    assert content_digest([example], vocabulary) == "9ce2fa6e17487d75"
 
 
 @pytest.mark.parametrize(("key", "share"), [("1", 0.22258238007813347), ("12345", 0.38963676607278686)])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.learning.recipes.quick.ensemble import AdamW, Backward, TrainingConfig, TrainingSet, initialised, train
+from worker.learning.recipes.quick.ensemble import (
+    AdamW,
+    Backward,
+    EnsembleConfig,
+    TrainingSet,
+    initialised,
+    train_ensemble,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,8 +69,8 @@ def circle() -> TrainingSet:
 
 def test_a_curved_boundary_is_learned_and_randomness_is_seeded() -> None:
     shown = circle()
-    training = TrainingConfig(hidden=16, steps=150, batch=128, rate=0.03)
-    net, same = (train(shown, 2, training, column_dropout=[(slice(4, 5), 0.5)], seed=1) for _ in range(2))
+    training = EnsembleConfig(hidden=16, steps=150, batch=128, rate=0.03)
+    net, same = (train_ensemble(shown, 2, training, column_dropout=[(slice(4, 5), 0.5)], seed=1) for _ in range(2))
     found = net.posterior(shown.inputs, shown.offset, 1.0, BOTH)
     assert (found.argmax(dim=1) == shown.shares.argmax(dim=1)).float().mean() > 0.95
     assert all(torch.equal(a, b) for a, b in zip(net.weights, same.weights, strict=True))
@@ -73,7 +80,7 @@ def test_a_curved_boundary_is_learned_and_randomness_is_seeded() -> None:
 
 def test_at_strength_0_the_posterior_is_that_of_the_offsets() -> None:
     shown = circle()
-    net = train(shown, 1, TrainingConfig(hidden=4, steps=5, batch=16), seed=0)
+    net = train_ensemble(shown, 1, EnsembleConfig(hidden=4, steps=5, batch=16), seed=0)
     offset = torch.tensor([[2.0, 0.0]]).expand(3000, 2)
     torch.testing.assert_close(net.posterior(shown.inputs, offset, 0.0, BOTH), offset.softmax(dim=1))
 

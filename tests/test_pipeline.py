@@ -27,7 +27,7 @@ from tests.stand_ins import (
     version,
 )
 from worker.segmentation.segmenter import Segmentation
-from worker.service.batches import BatchSize, embed_batch
+from worker.service.batching import BatchSize, embed_batch
 from worker.service.pipeline import Pipeline, Stages
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here

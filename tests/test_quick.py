@@ -18,7 +18,7 @@ from worker.learning.recipes import recipe_named
 from worker.learning.recipes.quick import classifier
 from worker.learning.recipes.quick.augmentation import Augmentation
 from worker.learning.recipes.quick.classifier import ClassifierConfig
-from worker.learning.recipes.quick.ensemble import TrainingConfig
+from worker.learning.recipes.quick.ensemble import EnsembleConfig
 from worker.learning.recipes.quick.features import TOWER_COMPONENTS, FeatureExtractor, cell_grid, match_classes
 from worker.learning.recipes.quick.recipe import QuickAdapter, QuickRecipe
 from worker.learning.recipes.quick.retrieval import MemoryBank
@@ -319,7 +319,7 @@ def test_many_images_get_larger_networks_and_more_steps(
         return plain(extractor, example, augmentation, patches)
 
     monkeypatch.setattr(FeatureExtractor, "class_shares", counted)
-    recipe = QuickRecipe(views=2, config=ClassifierConfig(training=TrainingConfig(hidden=4, steps=8, batch=8)))
+    recipe = QuickRecipe(views=2, config=ClassifierConfig(training=EnsembleConfig(hidden=4, steps=8, batch=8)))
     learned_from, units = [], []
     for count in (5, 15):
         views.clear()

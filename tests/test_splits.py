@@ -10,9 +10,15 @@ import torch
 
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.corrections.hold_out import HOLD_OUT_FROM, is_held_out, split
 from worker.learning.gate.comparison import Comparison
-from worker.learning.gate.splits import MOST_EVALUATED, evaluation_split, halve
+from worker.learning.gate.splits import (
+    HOLD_OUT_FROM,
+    MOST_EVALUATED,
+    evaluation_split,
+    halve,
+    hold_out_split,
+    is_held_out,
+)
 from worker.learning.gate.swaps import find_swaps
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
@@ -40,23 +46,23 @@ def keys(found: Sequence[Example]) -> list[str]:
 
 def test_nothing_is_held_out_before_the_stated_number() -> None:
     few = examples(HOLD_OUT_FROM - 1, 0)
-    assert split(few) == (few, [])
-    learn, hold_out = split(examples(HOLD_OUT_FROM, 0))
+    assert hold_out_split(few) == (few, [])
+    learn, hold_out = hold_out_split(examples(HOLD_OUT_FROM, 0))
     assert len(learn) + len(hold_out) == HOLD_OUT_FROM
     assert hold_out
 
 
 def test_a_key_never_changes_sides_as_others_are_added_or_removed() -> None:
     many = examples(300, 0)
-    sides = {e.key: held for held, part in enumerate(split(many)) for e in part}
+    sides = {e.key: held for held, part in enumerate(hold_out_split(many)) for e in part}
     assert 0.14 < sum(sides.values()) / 300 < 0.26
     rng = np.random.default_rng(0)
     for count in (20, 50, 299):
         some = [many[k] for k in rng.permutation(300)[:count]]
-        learn, hold_out = split(some)
+        learn, hold_out = hold_out_split(some)
         assert all(sides[e.key] == 0 for e in learn)
         assert all(sides[e.key] == 1 for e in hold_out)
-    relabelled = split([example(e.key, 1, 2) for e in many])
+    relabelled = hold_out_split([example(e.key, 1, 2) for e in many])
     assert keys(relabelled[1]) == [key for key, held in sides.items() if held]
 
 

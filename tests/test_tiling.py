@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.models import noise
 from worker.segmentation.encoders import tiling
 from worker.segmentation.encoders.encoder import Encoder
-from worker.segmentation.encoders.tiling import Tiling, blend, cover, cut_windows, harmonise, plan_tiling
+from worker.segmentation.encoders.tiling import Tiling, average_windows, cover, cut_windows, harmonise, plan_tiling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +63,7 @@ def test_windows_that_agree_merge_into_the_whole() -> None:
     place = cover((8, 8), (4000, 5000), 16, max_windows=12)
     whole = torch.randn(*place.grid, 5, generator=torch.Generator().manual_seed(0))
     parts = [whole[top : top + 8, left : left + 8] for top, left in place.corners]
-    torch.testing.assert_close(blend(parts, place), whole)
+    torch.testing.assert_close(average_windows(parts, place), whole)
 
 
 THREE = Tiling((8, 20), (8, 8), ((0, 0), (0, 6), (0, 12)))
@@ -97,13 +97,13 @@ def test_disagreement_is_what_two_windows_differ_by() -> None:
             share = here * there / (here + there) ** 2
             both += share
             apart += share * float(1 - one[row, 6 + column] @ other[row, column])
-    found = tiling.disagreement(blend(parts, THREE), THREE)
+    found = tiling.disagreement(average_windows(parts, THREE), THREE)
     assert found == pytest.approx(apart / both, rel=1e-3)
 
 
 def test_windows_that_agree_are_left_alone() -> None:
     whole, parts = tinted(0.0)
-    merged = blend(parts, THREE)
+    merged = average_windows(parts, THREE)
     torch.testing.assert_close(harmonise(merged, merged, THREE), whole, rtol=0, atol=1e-4)
 
 
@@ -124,7 +124,7 @@ def test_the_graph_lowers_the_seams_of_windows_that_disagree(tint: float) -> Non
     cut = whole.clone()
     for part, (_, left) in zip(parts, THREE.corners, strict=True):
         cut[:, left : left + 8] = part  # as windows without overlap
-    merged = blend(parts, THREE)
+    merged = average_windows(parts, THREE)
     found = harmonise(merged, merged, THREE)
     assert steps(merged) < 0.8 * steps(cut)
     assert steps(found) < 0.9 * steps(merged)
@@ -135,7 +135,7 @@ def test_the_graph_lowers_the_seams_of_windows_that_disagree(tint: float) -> Non
 
 def test_a_tower_that_knows_what_belongs_together_lowers_them_more() -> None:
     whole, parts = tinted(0.1)
-    merged = blend(parts, THREE)
+    merged = average_windows(parts, THREE)
     assert steps(harmonise(merged, whole, THREE)) < 0.5 * steps(merged)
 
 
@@ -147,7 +147,7 @@ def test_landmarks_stand_for_all_on_large_grids(monkeypatch: pytest.MonkeyPatch)
     whole = kinds[(torch.arange(30) // 10)[:, None].expand(30, 40)]
     parts = [F.normalize(whole[:, left : left + 24] + 0.2 * torch.randn(30, 24, 12, generator=generator), dim=-1)
              for left in (0, 16)]  # fmt: skip
-    merged = blend(parts, halves)
+    merged = average_windows(parts, halves)
     before = float((F.normalize(merged, dim=-1) - whole).norm(dim=-1).mean())
     for landmarks in (4096, 60):
         monkeypatch.setattr(tiling, "_LANDMARKS", landmarks)

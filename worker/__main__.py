@@ -1,4 +1,4 @@
-"""`python -m worker`: load the model once, then work off the queue until told to stop."""
+"""`python -m worker`: load the model once, then work off the queue until a signal stops it."""
 
 from __future__ import annotations
 

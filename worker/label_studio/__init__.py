@@ -1,4 +1,4 @@
 """Label Studio's formats: images in, regions out, annotations as class maps.
 
-It knows no Redis, no model and nothing of the service; HTTP only to fetch images (`fetching`).
+It must not depend on Redis, on a loaded model or on the service. HTTP is used to fetch images only (`fetching`).
 """

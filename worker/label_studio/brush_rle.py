@@ -89,7 +89,7 @@ def _enlarged_turns(mask: NDArray[np.bool_], height: int, width: int) -> NDArray
     turns: NDArray[np.int64] = columns[np.repeat((np.cumsum(counts) - counts)[source], each) + nth] + np.repeat(
         np.arange(height) * width, each
     )
-    # Out at the end of one row and in at the start of the next is no turn.
+    # Leaving the mask at the end of a row and entering it at the start of the next is no turn.
     once = np.append(turns[1:] != turns[:-1], True) & np.append(True, turns[1:] != turns[:-1])
     return turns[once & (turns < height * width)] if turns.size else turns
 
@@ -198,7 +198,7 @@ def _stream_bytes(rle: Sequence[int] | bytes) -> bytes:
 
 
 def _read_header(data: bytes, count: int) -> tuple[int, ...]:
-    """The bits of a length by the code's size index, once the header is found to promise `count` values of 8 bits."""
+    """Check that the header has `count` values of 8 bits; return the bits of a length by the code's size index."""
     if 8 * len(data) < _HEADER_BITS:
         raise RegionError("brush RLE", f"{len(data)} bytes are too few for a header", "Store the region again.")
     head = int.from_bytes(data[:7], "big") >> 56 - _HEADER_BITS

@@ -23,12 +23,6 @@ class RegionOutcomes:
     added: int = 0
     deleted: int = 0
 
-    @property
-    def accept_rate(self) -> float | None:
-        """Share of the predicted regions that were left as they are, 0 to 1; None when none was predicted."""
-        predicted = self.accepted + self.changed + self.deleted
-        return self.accepted / predicted if predicted else None
-
     def __add__(self, other: RegionOutcomes) -> RegionOutcomes:
         return RegionOutcomes(
             self.accepted + other.accepted, self.changed + other.changed, self.added + other.added,

@@ -69,14 +69,6 @@ def encode_region(
     _check_arguments(mask, kind, label, score, tolerance)
     if not mask.any():
         return []
-    values: list[dict[str, Any]]
-    if kind == "brush":
-        values = [{"format": "rle", "rle": encode_rle(mask, size=size)}]
-    elif kind == "rectangle":
-        values = [_box_value(mask)]
-    else:
-        rings = mask_rings(mask, tolerance=tolerance)
-        values = [{"points": _to_percent(ring, mask.shape), "closed": True} for ring in rings]
     height, width = size or mask.shape
     first = region_id or uuid.uuid4().hex
     return [
@@ -91,8 +83,20 @@ def encode_region(
             "value": value | {f"{kind}labels": [label]},
             "score": float(score),
         }
-        for number, value in enumerate(values)
+        for number, value in enumerate(_values(mask, kind, tolerance, size))
     ]
+
+
+def _values(
+    mask: NDArray[np.bool_], kind: RegionKind, tolerance: float, size: tuple[int, int] | None
+) -> list[dict[str, Any]]:
+    """The `value` of each region, without its label. Arguments as of `encode_region`."""
+    if kind == "brush":
+        return [{"format": "rle", "rle": encode_rle(mask, size=size)}]
+    if kind == "rectangle":
+        return [_box_value(mask)]
+    rings = mask_rings(mask, tolerance=tolerance)
+    return [{"points": _to_percent(ring, mask.shape), "closed": True} for ring in rings]
 
 
 def decode_region(region: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:

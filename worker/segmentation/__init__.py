@@ -1,1 +1,4 @@
-"""Image + vocabulary -> masks. Usable as a plain library, without Redis or Label Studio."""
+"""Image + vocabulary -> masks, as a plain library.
+
+It must not depend on Redis, HTTP, Label Studio or `worker.learning`.
+"""

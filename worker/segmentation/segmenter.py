@@ -209,7 +209,7 @@ class Segmenter:
         return f"{labels}: model {self.encoder.name} does not know {_listed(list(words))}"
 
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
-        """Give the words that the model was never trained on, by key, of labels with such a word in each text."""
+        """Find the labels each of whose texts has a word that the model was never trained on: these words, by key."""
         return {
             label.key: [word for text in label.texts for word in self.encoder.unknown_words(text)]
             for label in vocabulary.labels

@@ -23,7 +23,7 @@ from plugin_config.errors import (
 )
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import MAX_ATTEMPTS
-from worker.service.batches import is_out_of_memory
+from worker.service.batching import is_out_of_memory
 from worker.service.context import WorkerContext
 
 # Three tries take 20 s: an image server that is down for longer counts as an answer, too.
@@ -49,7 +49,7 @@ class Action(Enum):
     GIVE_BACK = "give back"  # not the task's fault: pending again
     HOLD = "hold"  # the task stays leased, and the stage tries again by itself
     FORGET_PROJECT = "forget project"  # it was deleted, and all its tasks with it
-    LEAVE = "leave"  # nothing, until the next periodic look
+    LEAVE = "leave"  # nothing, until the next periodic reconcile
 
 
 @dataclass(frozen=True)

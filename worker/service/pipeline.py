@@ -25,7 +25,7 @@ from plugin_config.queue.pending import Lease
 from worker.label_studio.images import Picture
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.text.encoder import TextClasses
-from worker.service.batches import BatchSize
+from worker.service.batching import BatchSize
 from worker.service.inbox import Inbox, SharedInbox
 from worker.service.plan import Plan
 

@@ -79,8 +79,8 @@ def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
     ledger = context.ledger
     if ledger.target_version(project) == plan.version and not ledger.is_rolling_out(project, plan.version):
         return
-    # First: a drain that began before then asks again for each task it stores. If anything ends this function before
-    # `caught_up` (Label Studio, RQ's time for a job, a death), the next reconcile does it all.
+    # First: a drain that began before this then asks again for each task that it stores. If anything ends this function
+    # before `finish_rollout` (Label Studio, RQ's time limit of a job, a death), the next reconcile does it all.
     context.ledger.start_rollout(project, plan.version)
     older = context.ledger.versions(project) - {plan.version}
     stale = []

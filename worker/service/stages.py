@@ -11,7 +11,7 @@ from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.fetching import address_in
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.results import encode_segments
-from worker.service.batches import BatchSize, embed_batch, free_memory, is_out_of_memory
+from worker.service.batching import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.service.context import WorkerContext
 from worker.service.failures import UNEXPECTED, Stage, treat, treatment_of
 from worker.service.pipeline import DrawnTask, EmbeddedTask, FetchedTask, LeasedTask

@@ -59,9 +59,9 @@ def _install(context: WorkerContext, project: int) -> str:
             log.info("project %d: webhook %d carries the secret now", project, hook.id)
     if ours and not found:
         return (
-            "Label Studio has no webhook to the model connected to it, so that changes are found by the periodic look "
-            "only. Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, delete the model "
-            "in the project's settings and connect it again."
+            "Label Studio has no webhook to the model connected to it, so that changes are found by the periodic "
+            "reconcile only. Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, delete "
+            "the model in the project's settings and connect it again."
         )
     return ""
 

@@ -81,7 +81,7 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
         PeriodicDuty("the renewal of leases", context.leases.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
         PeriodicDuty("the sweep", sweep),
-        PeriodicDuty("the periodic look", ask_for_reconciles, every_s=context.settings.reconcile_s),
+        PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=context.settings.reconcile_s),
     )
     leave = context.presence.remove
     return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=lambda: leave(context.name))

@@ -22,7 +22,7 @@ from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches
 from worker.label_studio.images import Picture
-from worker.service.batches import BatchSize
+from worker.service.batching import BatchSize
 from worker.service.pipeline import DrawnTask, EmbeddedTask, FetchedTask, LeasedTask
 from worker.service.stages import PredictionStages
 
@@ -32,20 +32,20 @@ _STILL_S = 120.0
 
 
 class StubbedPixels(PredictionStages):
-    """The worker's stages with no picture fetched and none looked at; leases and posts are the real ones."""
+    """The worker's stages without fetching and without a model; leases and posts are the real ones."""
 
     def fetch(self, leased: LeasedTask) -> FetchedTask | None:
-        """A picture of one pixel."""
+        """Return an image of one pixel."""
         return FetchedTask(leased, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
 
     def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> list[EmbeddedTask]:
-        """Nothing seen."""
+        """Return no embeddings."""
         size.took(len(batch), 0.0)
-        nothing: Any = None
-        return [EmbeddedTask(item.leased, item.picture, nothing, item.classes, item.ms) for item in batch]
+        no_embedding: Any = None
+        return [EmbeddedTask(item.leased, item.picture, no_embedding, item.classes, item.ms) for item in batch]
 
     def draw(self, embedded: EmbeddedTask) -> DrawnTask | None:
-        """One small box."""
+        """Return one small box."""
         box = {"x": 10, "y": 10, "width": 10, "height": 10, "rotation": 0, "rectanglelabels": ["red shape"]}
         region = {"id": str(embedded.leased.ref.task), "type": "rectanglelabels", "from_name": "brush",
                   "to_name": "image", "value": box}  # fmt: skip

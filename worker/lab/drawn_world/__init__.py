@@ -1,4 +1,4 @@
 """The drawn world: a generator of scenes with their truth, and the training of the weights shipped as `MODEL=builtin`.
 
-World, scenes and trials must not know about models, and training must not know how its weights are shipped.
+World, scenes and trials must not depend on models; training must not depend on how its weights are shipped.
 """

@@ -73,7 +73,7 @@ def draw_batch(seed: int, step: int, *, progress: float, patches: int, compositi
     tokens = compact(tokenize([phrase(rng, concept) for concept in concepts]))
     longest = int(tokens.argmax(axis=1).max()) + 1  # the end mark has the highest number
     return TrainingBatch(
-        pixels=normalise(np.stack([scene.image for scene in scenes])),
+        pixels=preprocess(np.stack([scene.image for scene in scenes])),
         shares=np.stack([patch_shares(scene) for scene in scenes]),
         attributes=np.stack([thing_codes(scene.objects) for scene in scenes]),
         present=np.array([[k < len(scene.objects) for k in range(MAX_THINGS)] for scene in scenes]),
@@ -82,7 +82,7 @@ def draw_batch(seed: int, step: int, *, progress: float, patches: int, compositi
     )
 
 
-def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def preprocess(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Convert (B, H, W, 3) uint8 RGB to the model's (B, 3, H, W) float32."""
     scaled = (images.astype(np.float32) / 255 - MEAN) / STD
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.lab.drawn_world.batches import PATCH, evaluation_scenes, normalise, patch_shares, thing_codes
+from worker.lab.drawn_world.batches import PATCH, evaluation_scenes, patch_shares, preprocess, thing_codes
 from worker.lab.drawn_world.objective import Clip, dense_features
 from worker.lab.drawn_world.scenes import Scene, label_mask
 from worker.lab.drawn_world.world import COLOURS, SHAPES, TEXTURES
@@ -29,7 +29,7 @@ def patch_logits(model: Clip, scene: Scene, texts: Tensor) -> Tensor:
 
 
 def _features(model: Clip, scene: Scene) -> Tensor:
-    return dense_features(model, torch.from_numpy(normalise(scene.image[None])))[0]
+    return dense_features(model, torch.from_numpy(preprocess(scene.image[None])))[0]
 
 
 def _logits(model: Clip, features: Tensor, texts: Tensor) -> Tensor:

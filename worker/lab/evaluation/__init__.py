@@ -1,5 +1,5 @@
 """Quality: data sets and protocols of `zeromask evaluate`.
 
-A protocol must not know how the model, the refiner or the recipe under evaluation works; a data set must not know what
+A protocol must not depend on how the evaluated model, refiner or recipe works, and a data set must not depend on what
 is evaluated on it.
 """

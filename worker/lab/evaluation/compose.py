@@ -181,7 +181,7 @@ def trials(seed: int, count: int, short_side: int) -> Iterator[tuple[Composition
         yield composition_trial(np.random.default_rng((seed, k)), pair, short_side=short_side), pair
 
 
-def evaluate_model(encoder: Encoder, *, scenes: int, seed: int, templates: bool = False) -> dict[str, object]:
+def evaluate_composition(encoder: Encoder, *, scenes: int, seed: int, templates: bool = False) -> dict[str, object]:
     """Run `scenes` trials and return the figures as JSON values."""
     evaluator = CompositionEvaluator(encoder, templates=templates)
     console = Console(stderr=True)
@@ -201,11 +201,11 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """CompositionEvaluator the model and print a table, or one JSON line with --json."""
+    """Evaluate the model and print a table, or one JSON line with --json."""
     if options.scenes < len(PAIRS):
         raise SettingsError("--scenes", f"is {options.scenes}", f"Ask for at least {len(PAIRS)}, one for each pair.")
     encoder = Encoder.from_settings(settings)
-    found = evaluate_model(encoder, scenes=options.scenes, seed=options.seed, templates=options.templates)
+    found = evaluate_composition(encoder, scenes=options.scenes, seed=options.seed, templates=options.templates)
     sys.stdout.write(json.dumps(found) + "\n" if options.json else table(found))
     return 0
 

@@ -16,8 +16,8 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet
 from worker.learning.corrections.class_maps import shrink_nearest, with_background
 from worker.learning.corrections.examples import LONGEST_SIDE
-from worker.learning.corrections.hold_out import split
 from worker.learning.gate.decision import judge
+from worker.learning.gate.splits import hold_out_split
 from worker.learning.interfaces import Adapter, AdapterState, Example, Recipe, Words
 from worker.segmentation.heads import Head
 from worker.segmentation.metrics import Confusion, class_ious, confusion
@@ -174,7 +174,7 @@ class _GatedVersions:
 
     def offer(self, candidate: _FittedRecipe) -> bool:
         """Ask the gate about a candidate with the corrections it comes from; True when it is promoted."""
-        taught, held_out = split(candidate.examples)
+        taught, held_out = hold_out_split(candidate.examples)
         verdict = judge(candidate, taught, held_out, self._served, self._words, self._segmenter, seen=self._seen)
         if verdict.promoted:
             self._served, self._seen = verdict.adapter, verdict.learned_from

@@ -86,7 +86,7 @@ def _reindexed(segments: Sequence[PanopticSegment], number: int) -> list[TrueSeg
     return [TrueSegment(first + segment.index, segment.mask) for segment in segments]
 
 
-def evaluate_model(encoder: Encoder, *, scenes: int, seed: int) -> dict[str, object]:
+def evaluate_panoptic(encoder: Encoder, *, scenes: int, seed: int) -> dict[str, object]:
     """Evaluate `scenes` scenes with touching things and a third as many without; return the figures as JSON values."""
     segmenter, console = Segmenter(encoder), Console(stderr=True)
     kinds = {True: _SceneScores(), False: _SceneScores()}
@@ -138,7 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=200, metavar="N", help="scenes that touch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the drawn scenes (default: %(default)s)")
-    parser.add_argument("--photos", type=Path, metavar="SET", help="evaluator the cuts on photographs with instances/ "
+    parser.add_argument("--photos", type=Path, metavar="SET", help="evaluate the cuts on photographs with instances/ "
                         "instead, the true classes given; no model is run")
 
 
@@ -152,7 +152,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError("--limit", f"is {options.limit}", f"Ask for at least {len(WORDS)} scenes.")
     if options.seed == FIT_SEED:
         raise SettingsError("--seed", f"is {FIT_SEED}, that of the scenes the rules were fitted on", "Take another.")
-    found = evaluate_model(Encoder.from_settings(settings), scenes=options.limit, seed=options.seed)
+    found = evaluate_panoptic(Encoder.from_settings(settings), scenes=options.limit, seed=options.seed)
     sys.stdout.write(json.dumps(found) + "\n" if options.json else table(found))
     return 0
 

@@ -1,1 +1,1 @@
-"""Corrections as training data: class maps, examples, the hold-out split."""
+"""Corrections as training data: class maps and examples. It must not depend on recipes or the gate."""

@@ -72,7 +72,7 @@ def content_digest(examples: Iterable[Example], vocabulary: Vocabulary) -> str:
              for texts in vocabulary.words]  # fmt: skip
     rows = []
     for example in examples:
-        drawn = sorted(drawn_classes(example.truth), key=lambda number: names[number])
+        drawn = sorted(drawn_classes(example.truth), key=lambda number: (names[number], number))
         places = {number: place for place, number in enumerate(drawn)}
         truth = np.ascontiguousarray(renumber(example.truth, [places.get(k, VOID) for k in range(len(names))]))
         header = f"{example.key} {truth.shape} {[names[number] for number in drawn]} "

@@ -66,7 +66,7 @@ def judge(
 
     Args:
         recipe: fitted once on all of `train`, and up to five times on parts of it for cross-validation.
-        train: what may be learned from; `worker.learning.corrections.hold_out.split` makes the two parts.
+        train: what may be learned from; `worker.learning.gate.splits.hold_out_split` makes the two parts.
         hold_out: what may not.
         served: what is served now; None = the zero-shot model.
         words: the texts of each class of the project now.

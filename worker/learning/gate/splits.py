@@ -1,10 +1,11 @@
-"""Which images evaluate what was learned from which: held-out ones, and folds between and within images.
+"""Which corrections are held out from training, and which images evaluate what was learned from which.
 
 An image is never evaluated by an adapter that was trained on the pixels that are evaluated.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.learning.corrections.class_maps import ClassMap, drawn_classes
-from worker.learning.corrections.hold_out import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.metrics import VOID
+
+HOLD_OUT_FROM = 20
+"""Number of corrected images from which a part is held out; with fewer, all are needed for training, and the gate
+evaluates by cross-validation instead."""
 
 FEWEST_HELD_OUT = 3
 """Number of held-out images from which these evaluate alone; below, the other images are cross-validated too."""
@@ -22,6 +26,7 @@ FEWEST_HELD_OUT = 3
 MOST_EVALUATED = 40
 """Held-out images, and cross-validated images, at most: the first by hash."""
 
+_HELD_OUT_SHARE = 0.2
 _FOLDS = 3
 
 
@@ -45,6 +50,31 @@ class EvaluationSplit:
 
     images: tuple[EvaluationImage, ...]
     training_sets: tuple[tuple[Example, ...], ...]
+
+
+def hold_out_split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Split examples into training and held-out ones: none held out below HOLD_OUT_FROM, then one in five.
+
+    The hash of the key alone decides, so an example never changes sides when others are added or removed. Hence no
+    example is moved to balance the labels; labels missing among the held-out examples are evaluated by
+    cross-validation instead (`evaluation_split`).
+
+    Returns:
+        (train, hold_out), each in the order given.
+    """
+    if len(examples) < HOLD_OUT_FROM:
+        return list(examples), []
+    return [e for e in examples if not is_held_out(e.key)], [e for e in examples if is_held_out(e.key)]
+
+
+def is_held_out(key: str) -> bool:
+    """Whether an example with this key is held out, once there are enough of them."""
+    return hash_share(key) < _HELD_OUT_SHARE
+
+
+def hash_share(key: str) -> float:
+    """Hash a key to a pseudo-random number in [0, 1) that never changes."""
+    return int.from_bytes(hashlib.sha256(f"hold out {key}".encode()).digest()[:6]) / 2**48
 
 
 def held_out_images(hold_out: Sequence[Example], seen: Collection[str] = ()) -> list[EvaluationImage]:

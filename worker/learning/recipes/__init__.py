@@ -1,4 +1,4 @@
-"""Ways to learn, one file each, with one signature: `fit(examples, words, segmenter) -> Adapter`."""
+"""Ways to learn, with one signature: `fit(examples, words, segmenter) -> Adapter`. No recipe depends on the gate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECIPES = {quick.NAME: quick.QuickRecipe}
 
 
 def recipe_named(name: str, *, without: Sequence[str] = ()) -> Recipe:
-    """Give the recipe of that name, some of its parts left out.
+    """Find a recipe by its name; `without` are parts of it to leave out.
 
     Raises:
         LearningError: there is none.

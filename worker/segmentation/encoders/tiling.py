@@ -140,14 +140,14 @@ def merge_windows(
     """
     if len(features) == 1:
         return features[0], affinities[0] if affinities else None
-    affinity = F.normalize(blend(affinities, tiling), dim=-1) if affinities else None
-    blended = blend(features, tiling)
+    affinity = F.normalize(average_windows(affinities, tiling), dim=-1) if affinities else None
+    averaged = average_windows(features, tiling)
     if harmonised:
-        blended = harmonise(blended, blended if affinity is None else affinity, tiling)
-    return F.normalize(blended, dim=-1), affinity
+        averaged = harmonise(averaged, averaged if affinity is None else affinity, tiling)
+    return F.normalize(averaged, dim=-1), affinity
 
 
-def blend(parts: Sequence[Tensor], tiling: Tiling) -> Tensor:
+def average_windows(parts: Sequence[Tensor], tiling: Tiling) -> Tensor:
     """Average the features of windows, each with weights that fall towards its border.
 
     Args:
@@ -162,22 +162,22 @@ def blend(parts: Sequence[Tensor], tiling: Tiling) -> Tensor:
     total = like.new_zeros(*tiling.grid, like.shape[-1])
     for part, (top, left) in zip(parts, tiling.corners, strict=True):
         total[top : top + height, left : left + width] += weight * part
-    blended: Tensor = total / _total_weight(weight, tiling)
-    return blended
+    averaged: Tensor = total / _total_weight(weight, tiling)
+    return averaged
 
 
-def disagreement(blended: Tensor, tiling: Tiling) -> float:
+def disagreement(averaged: Tensor, tiling: Tiling) -> float:
     """Measure how much windows differ where they overlap: the mean of 1 - cosine between two features of one patch.
 
     Args:
-        blended: (h, w, D) float32, what `blend` made of unit features. An average of unit vectors is the shorter the
-            more they differ, so the windows themselves are not needed again.
+        averaged: (h, w, D) float32 average of unit features, from `average_windows`. An average of unit vectors is the
+            shorter the more they differ, so the windows themselves are not needed again.
         tiling: where the windows lie.
     """
-    weight = _window_weight(tiling, blended)[..., None]
+    weight = _window_weight(tiling, averaged)[..., None]
     alone = _total_weight(weight.square(), tiling) / _total_weight(weight, tiling).square()
     overlap = float((1 - alone).sum())
-    return max(0.0, float((1 - blended.square().sum(dim=-1)).sum())) / overlap if overlap > 0 else 0.0
+    return max(0.0, float((1 - averaged.square().sum(dim=-1)).sum())) / overlap if overlap > 0 else 0.0
 
 
 def _total_weight(weight: Tensor, tiling: Tiling) -> Tensor:
@@ -225,7 +225,7 @@ def harmonise(features: Tensor, guide: Tensor, tiling: Tiling) -> Tensor:
     on a grid of one constant feature, nothing changes.
 
     Args:
-        features: (h, w, D) float32, what `blend` made of unit features.
+        features: (h, w, D) float32 average of unit features, from `average_windows`.
         guide: (h, w, P) float32 whose cosines give the edges: the features themselves, or a self-supervised ViT's.
         tiling: where the windows lie.
 

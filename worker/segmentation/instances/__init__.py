@@ -1,4 +1,4 @@
 """Pixel classes -> segments: things one by one, cleaned, scored, and optionally redrawn by a model of the SAM family.
 
-This package must not know about text, label names or region formats.
+It must not depend on texts, label names or region formats.
 """

@@ -1,4 +1,4 @@
 """Label words -> text embeddings: prompt templates, words for the background, a cache in memory and one on disk.
 
-This package must not know about images, masks or Label Studio.
+It must not depend on images or masks.
 """

@@ -26,7 +26,7 @@ from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_out
 from worker.learning.corrections.examples import LONGEST_SIDE, example_frame, make_example
 from worker.learning.interfaces import Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
-from worker.service.batches import free_memory
+from worker.service.batching import free_memory
 
 log = logging.getLogger(__name__)
 

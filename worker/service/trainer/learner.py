@@ -157,8 +157,8 @@ def learner_heartbeat(context: WorkerContext, learner: Learner) -> Heartbeat:
     duties = (
         PeriodicDuty("the renewal of the project", learner.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
-        PeriodicDuty("the periodic look", request_rounds, every_s=context.settings.reconcile_s),
-        PeriodicDuty("the queueing of looks", queue_due_rounds),
+        PeriodicDuty("the periodic round", request_rounds, every_s=context.settings.reconcile_s),
+        PeriodicDuty("the queueing of rounds", queue_due_rounds),
     )
     leave = context.presence.remove
     return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=lambda: leave(context.name))

@@ -18,8 +18,8 @@ from plugin_config.queue.learning import LearningLease, State
 from plugin_config.versions.manifests import Attempt, Manifest, Pointer, VerdictRecord, VersionFolder, now
 from plugin_config.vocabulary import Vocabulary
 from worker.learning.corrections.examples import content_digest
-from worker.learning.corrections.hold_out import split
 from worker.learning.gate.decision import Verdict, judge
+from worker.learning.gate.splits import hold_out_split
 from worker.learning.interfaces import Adapter, Example
 from worker.learning.recipes import recipe_named
 from worker.service.adapter_store import save_adapter
@@ -174,7 +174,7 @@ class TrainingRound:
         self, project: Project, folder: VersionFolder, examples: list[Example], vocabulary: Vocabulary
     ) -> Verdict:
         context = self._context
-        train, held_out = split(examples)
+        train, held_out = hold_out_split(examples)
         self._lease.report(f"learns from {len(train)} annotated images, {len(held_out)} are held out")
         name, served = context.adapters.served(project)
         seen = () if name == ZEROSHOT else context.adapters.adapter(folder, name)[0].learned_from

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.recipes.quick.ensemble import ColumnDropout, Ensemble, TrainingConfig, TrainingSet, train
+from worker.learning.recipes.quick.ensemble import ColumnDropout, Ensemble, EnsembleConfig, TrainingSet, train_ensemble
 from worker.learning.recipes.quick.retrieval import MemoryBank
 from worker.segmentation.metrics import Confusion, class_ious, confusion
 
@@ -39,13 +39,13 @@ class ClassifierConfig:
     members: int = 3
     cells: tuple[int, int] = (80_000, 6_000)
     balance: float = 0.5
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: EnsembleConfig = field(default_factory=EnsembleConfig)
     retrieval: float = 0.2
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellInputs:
     """Inputs of the classifier for N cells of an image.
 
     Attributes:
@@ -57,7 +57,7 @@ class Cells:
     offset: Tensor
 
 
-ReadCells = Callable[[Tensor], Cells]
+ReadCells = Callable[[Tensor], CellInputs]
 """Computes the inputs for the cells at (N,) int64 indices."""
 
 
@@ -83,7 +83,7 @@ class Classifier:
     has_text: Tensor
 
     @torch.no_grad()
-    def logits(self, cells: Cells) -> Tensor:
+    def logits(self, cells: CellInputs) -> Tensor:
         """Classify cells: (C, N) float32 log-posteriors."""
         rows = ((cells.values.T - self.mean) / self.spread).clamp_(-_CLIP, _CLIP)
         posterior = self.networks.posterior(rows, cells.offset.T, self.strength, self.has_text)
@@ -159,9 +159,7 @@ def fit_classifier(
     inputs.div_(spread).clamp_(-_CLIP, _CLIP)
     weight = shares @ shares.sum(dim=0).clamp_min(1).pow(-config.balance)
     data = TrainingSet(inputs, shares / shares.sum(dim=1, keepdim=True), offset, weight, has_text)
-    image = torch.cat([torch.full((len(part[0]),), k % images) for k, part in enumerate(sampled)])
-    present = image.bincount(minlength=images) > 0  # an image that is all void does not count
-    image, images = (present.cumsum(dim=0) - 1)[image], int(present.sum())
+    image, images = _number_images([len(part[0]) for part in sampled], images)
     uses_optional = (
         not optional_columns
         or images < _LEAST_VALIDATED
@@ -170,13 +168,24 @@ def fit_classifier(
     if not uses_optional:
         mean, spread = mean[:-optional_columns], spread[:-optional_columns]
         data = replace(data, inputs=inputs[:, :-optional_columns].contiguous())
-    networks = train(data, config.members, config.training, column_dropout=column_dropout, seed=config.seed)
+    networks = train_ensemble(data, config.members, config.training, column_dropout=column_dropout, seed=config.seed)
     strength = 1.0
     if validates_strength:
         strength = _best_strength(data, image, config, column_dropout) if images > 1 else _UNVALIDATED
     bank = MemoryBank.sample(data.inputs, data.shares, generator) if config.retrieval * strength else None
     retrieval = config.retrieval * strength if bank else 0.0
     return Classifier(mean, spread, networks, bank, retrieval, strength, has_text), uses_optional
+
+
+def _number_images(cells: Sequence[int], images: int) -> tuple[Tensor, int]:
+    """Number the image of each cell, where view k has `cells[k]` cells of image k modulo `images`.
+
+    Returns:
+        (N,) int64 numbers from 0 without a gap, and how many images there are: those that are all void do not count.
+    """
+    image = torch.cat([torch.full((count,), view % images) for view, count in enumerate(cells)])
+    present = image.bincount(minlength=images) > 0
+    return (present.cumsum(dim=0) - 1)[image], int(present.sum())
 
 
 def _optional_columns_help(
@@ -193,7 +202,7 @@ def _optional_columns_help(
         for k in (0, 1):
             if k:
                 learned, judged = (replace(part, inputs=part.inputs[:, :-optional]) for part in (learned, judged))
-            networks = train(learned, 1, training, column_dropout=column_dropout, seed=config.seed)
+            networks = train_ensemble(learned, 1, training, column_dropout=column_dropout, seed=config.seed)
             table[k] += _confusion(networks, judged, 1.0)
     with_them, without_them = np.nanmean(class_ious(table), axis=1)
     return bool(with_them >= without_them)
@@ -212,7 +221,7 @@ def _best_strength(
     table = np.zeros((len(_STRENGTHS), count, count), dtype=np.int64)
     for fold in (0, 1):
         left_out = image % 2 == fold
-        networks = train(data.without(left_out), 1, training, column_dropout=column_dropout, seed=config.seed)
+        networks = train_ensemble(data.without(left_out), 1, training, column_dropout=column_dropout, seed=config.seed)
         judged = data.subset(left_out)
         for k, strength in enumerate(_STRENGTHS):
             table[k] += _confusion(networks, judged, strength)

@@ -45,7 +45,7 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class EnsembleConfig:
     """How an ensemble is trained.
 
     Attributes:
@@ -100,8 +100,8 @@ class Ensemble:
         return blend(zero_shot, by_class, strength).logits.exp().mean(dim=1).T
 
 
-def train(
-    data: TrainingSet, members: int, config: TrainingConfig, *, column_dropout: Sequence[ColumnDropout] = (), seed: int
+def train_ensemble(
+    data: TrainingSet, members: int, config: EnsembleConfig, *, column_dropout: Sequence[ColumnDropout] = (), seed: int
 ) -> Ensemble:
     """Train by cross-entropy with soft labels. Deterministic on one machine."""
     with torch.random.fork_rng(devices=[]):
@@ -111,7 +111,7 @@ def train(
 
 @torch.no_grad()
 def _train(
-    data: TrainingSet, members: int, config: TrainingConfig, column_dropout: Sequence[ColumnDropout]
+    data: TrainingSet, members: int, config: EnsembleConfig, column_dropout: Sequence[ColumnDropout]
 ) -> Ensemble:
     sizes = (data.inputs.shape[1], config.hidden, config.hidden, data.shares.shape[1])
     net = initialised(members, sizes)

@@ -16,7 +16,7 @@ from torch import Tensor
 from worker.learning.interfaces import Example, Words
 from worker.learning.recipes.quick.appearance import POSITION_COLUMNS, describe
 from worker.learning.recipes.quick.augmentation import Augmentation
-from worker.learning.recipes.quick.classifier import Cells
+from worker.learning.recipes.quick.classifier import CellInputs
 from worker.learning.recipes.quick.ensemble import ColumnDropout
 from worker.learning.recipes.quick.pca import PCA
 from worker.segmentation.class_scores import ClassScores
@@ -147,7 +147,7 @@ class FeatureExtractor:
         finest = (maps[0].shape[1], maps[0].shape[2])
         return torch.cat([resize_map(found, finest) for found in maps])
 
-    def cells(self, features: ImageFeatures, augmentation: Augmentation, at: Tensor | None = None) -> Cells:
+    def cells(self, features: ImageFeatures, augmentation: Augmentation, at: Tensor | None = None) -> CellInputs:
         """Compute the classifier's inputs for cells of an augmented image.
 
         Args:
@@ -166,11 +166,11 @@ class FeatureExtractor:
             finest = (features.tower.shape[1], features.tower.shape[2])
             values.append(sample(features.tower[:, *augmentation.window(finest, patches)]))
         if self.encoder is None:
-            return Cells(torch.cat(values), torch.zeros(len(self.words) + 1, described.shape[1]))
+            return CellInputs(torch.cat(values), torch.zeros(len(self.words) + 1, described.shape[1]))
         encoder = sample(features.encoder[:, *augmentation.window(patches, patches)])
         zero_shot = features.zero_shot.cropped(augmentation.window(grid, patches))
         margins = sample(self.zero_shot_margins(features.words, zero_shot))
-        return Cells(torch.cat([encoder, margins[:-1], *values]), self.scale * margins)
+        return CellInputs(torch.cat([encoder, margins[:-1], *values]), self.scale * margins)
 
     def class_shares(self, example: Example, augmentation: Augmentation, patches: tuple[int, int]) -> Tensor:
         """Compute the share of each taught class and of the rest in the cells of an augmented image: (T + 1, h, w).
