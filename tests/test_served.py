@@ -315,4 +315,4 @@ def test_what_turns_out_to_be_of_no_use_is_served_no_more_until_another_is(house
 def test_a_hold_on_the_pointer_that_nobody_here_wrote_holds_up_nobody(house: LearningHouse, kept_s: int | None) -> None:
     house.redis.set(f"zeromask:{PROJECT}:pointer", "x", ex=kept_s)
     assert serve(cache(house), house) == (house.served, 1.0)
-    assert b"without an end" in house.redis.lrange("zeromask:odd", 0, 0)[0]
+    assert b"a lock that lasts too long" in house.redis.lrange("zeromask:odd", 0, 0)[0]
