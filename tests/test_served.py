@@ -201,6 +201,15 @@ def test_a_shell_without_the_model_moves_the_only_one_there_is(house: LearningHo
     assert roll_back(house.redis, PROJECT, "ViT-B-16/datacomp_xl_s13b_b90k").after == ZEROSHOT
 
 
+@pytest.mark.parametrize("model", ["builtin", "other-zeroshot-model-1a2b"])
+def test_a_version_is_chosen_by_the_version_string_of_a_prediction(house: LearningHouse, model: str) -> None:
+    name = house.served
+    assert roll_back(house.redis, PROJECT, "builtin", f"{model}-{ZEROSHOT}-01234567").after == ZEROSHOT
+    assert roll_back(house.redis, PROJECT, "builtin", f"{model}-{name}-01234567").after == name
+    with pytest.raises(LearningError, match="none of"):
+        roll_back(house.redis, PROJECT, "builtin", f"{model}-a9-abcdef-01234567")
+
+
 def test_nobody_serves_a_damaged_version_by_command(house: LearningHouse, tmp_path: Path) -> None:
     name = house.served
     roll_back(house.redis, PROJECT, "builtin")

@@ -190,11 +190,11 @@ class PendingTasks(TaskStates):
     def forget_project(self, project: int) -> None:
         """Delete everything about a project that Label Studio does not have."""
         keys = ProjectKeys(project)
-        done = [keys.done(version) for version in self._ledger.versions(project)]
         self._redis.srem(PROJECTS, project)
         self._redis.srem(PAUSED, project)
         self._redis.zrem(UNKNOWN, project)
         self._redis.zrem(LEARN, project)
+        done = [keys.done(version) for version in self._ledger.versions(project)]
         self._redis.unlink(*keys.named(), *done)
 
     @redis_errors
