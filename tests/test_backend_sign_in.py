@@ -1,4 +1,4 @@
-"""Who may ask the web half, over real sockets: basic auth, the webhooks' secret, and the limit on guessing."""
+"""Which requests the backend lets in, over real sockets: basic auth, the webhooks' secret, the limit on guessing."""
 
 from __future__ import annotations
 

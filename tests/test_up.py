@@ -37,7 +37,7 @@ LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env", "said"),
+    ("arguments", "env", "message"),
     [
         pytest.param(["backend"], {}, "REDIS_URL", id="backend without Redis"),
         pytest.param(["worker"], LABEL_STUDIO, "REDIS_URL", id="worker without Redis"),
@@ -51,11 +51,11 @@ LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY"
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_its_remedy(
-    arguments: list[str], env: dict[str, str], said: str, tmp_path: Path
+    arguments: list[str], env: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     done = run(*arguments, env={**env, "ZEROMASK_STATE_DIR": str(tmp_path)})
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -135,7 +135,7 @@ def first_words(process: subprocess.Popen[str]) -> str:
 
 
 def live_workers(health: str) -> int | None:
-    """As the backend tells; None while it does not answer."""
+    """As the backend reports; None while it does not answer."""
     try:
         answer = httpx.get(health, timeout=2)
     except httpx.TransportError:
