@@ -1,7 +1,7 @@
 """Which requests are let in: the host they name, the size of their bodies, their sign-in.
 
-Asked twice: by the server as soon as the headers are there, so that a body nobody will read is not kept, and by the
-app, which refuses.
+Asked twice: by the server as soon as the headers are there, so that a body that will not be read is not kept, and by
+the app, which refuses.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Keys shared by all projects (`zeromask:` before each):
     learners        zset    } the same for the learners                        presence              presence
     learners:about  hash    }
     odd             list    the last 100 things set aside, as JSON             quarantine            quarantine
-    odd:KEY         any     what stood under KEY and had a wrong type; a week  quarantine            (people)
+    odd:KEY         any     former value of KEY, of a wrong type; kept a week  quarantine            (people)
 
 Keys of project P (`zeromask:P:` before each):
 

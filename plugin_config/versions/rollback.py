@@ -108,7 +108,7 @@ def _require_live(redis: Redis, copy: ServedCopy) -> None:
     mine = copy.owner.model
     if live and model_slug(mine) not in map(model_slug, live):
         models = " and ".join(live)
-        problem = f"is served by model {models} now; this would move what was learned for {mine}, which nobody serves"
+        problem = f"is served by model {models} now; no worker serves {mine}, whose version this would move"
         remedy = f"Set MODEL={live[0]}, or start workers with MODEL={mine} first."
         raise LearningError(f"project {copy.owner.project}", problem, remedy)
 

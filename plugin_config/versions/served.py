@@ -84,7 +84,7 @@ class ServedAdapters:
 
     @contextmanager
     def pointer_lock(self, project: int) -> Iterator[None]:
-        """Hold the lock of the project's pointer: nobody else moves it meanwhile."""
+        """Hold the lock of the project's pointer: no other process moves it meanwhile."""
         key = ProjectKeys(project).pointer
         self._delete_foreign_lock(key)
         lock = self._redis.lock(key, timeout=_MOVE_S, blocking_timeout=_MOVE_S)
