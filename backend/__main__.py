@@ -52,7 +52,8 @@ def _serve(server: Server, access: AccessControl, settings: Settings, queues: Qu
 
 def _parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
     settings = Settings.from_env(environ)
-    parser = argparse.ArgumentParser(prog="zeromask backend", description="The web half; settings: README.md.")
+    description = "The backend; its settings are in docs/reference/settings.md."
+    parser = argparse.ArgumentParser(prog="zeromask backend", description=description)
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     return replace(settings, model=parser.parse_args(arguments).model)
 

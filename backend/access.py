@@ -1,7 +1,7 @@
 """Which requests are let in: the host they name, the size of their bodies, their sign-in.
 
-Asked twice: by the server as soon as the headers are there, so that a body nobody will read is not kept, and by the
-app, which refuses.
+Asked twice: by the server as soon as the headers are there, so that a body that will not be read is not kept, and by
+the app, which refuses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.sign_in import Credentials, SignIn, Verdict
+from backend.sign_in import Credentials, SignIn, SignInResult
 from plugin_config.errors import RequestRefused
 from plugin_config.settings import Settings
 
@@ -50,13 +50,13 @@ class AccessControl:
         """
         self._hosts.check(environ)
         credentials = Credentials.of(environ)
-        verdict = self._sign_in.admit(credentials)
-        if verdict is Verdict.TOO_MANY_GUESSES:
+        result = self._sign_in.admit(credentials)
+        if result is SignInResult.TOO_MANY_GUESSES:
             wait_s = self._sign_in.wait_s(credentials.peer)
             raise RequestRefused("sign-in", f"too many wrong guesses from {credentials.peer}", f"Wait {wait_s} s.",
                                  status=429, headers={"Retry-After": str(wait_s)})  # fmt: skip
-        if verdict is not Verdict.ACCEPTED:
-            if verdict is Verdict.WRONG:
+        if result is not SignInResult.ACCEPTED:
+            if result is SignInResult.WRONG:
                 logger.warning("sign-in: wrong guess from %s at %s", credentials.peer, route)
             remedy = "Give ZEROMASK_USER and ZEROMASK_PASSWORD in the model's settings in Label Studio (basic auth)."
             raise RequestRefused("sign-in", "user or password is missing or wrong", remedy, status=401,
@@ -70,7 +70,7 @@ class AccessControl:
             self._hosts.check(environ)
         except RequestRefused:
             return 0
-        accepted = self._sign_in.judge(Credentials.of(environ)) is Verdict.ACCEPTED
+        accepted = self._sign_in.judge(Credentials.of(environ)) is SignInResult.ACCEPTED
         return self.largest_body(environ["PATH_INFO"]) if accepted else 0
 
     def largest_body(self, path: str) -> int:

@@ -1,4 +1,4 @@
-"""The web half as a WSGI app: its routes, what happens before and after each request, how errors read."""
+"""The backend as a WSGI app: its routes, what happens before and after each request, and its answers to errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 def create_app(
     settings: Settings, queues: QueueClient, access: AccessControl | None = None
 ) -> falcon.App[_Request, Response]:
-    """The web half, for any WSGI server.
+    """Make the app, for any WSGI server.
 
     Args:
         settings: all settings.

@@ -84,7 +84,7 @@ class JsonReader:
                 raise JobError("request body", f"has an object of more than {_MAX_FIELDS} fields", REMEDY)
             name = self.value()
             if not isinstance(name, str) and name is not Skipped.TEXT:
-                raise not_json()
+                raise _not_json()
             self._need(":")
             yield name if isinstance(name, str) else ""  # no field that is needed has a name that long
 
@@ -108,7 +108,7 @@ class JsonReader:
             self._at += 1
             self._skip_brackets()
             return Skipped.OBJECT if opening == "{" else Skipped.LIST
-        raise not_json()
+        raise _not_json()
 
     def text(self) -> Any:
         """The next value as `value` reads it, but a long string itself.
@@ -139,7 +139,7 @@ class JsonReader:
             JobError: something does.
         """
         if self.peek():
-            raise not_json()
+            raise _not_json()
 
     def _between(self, opening: str, closing: str) -> Iterator[None]:
         self._need(opening)
@@ -152,7 +152,7 @@ class JsonReader:
 
     def _need(self, char: str) -> None:
         if self.peek() != char:
-            raise not_json()
+            raise _not_json()
         self._at += 1
 
     def _fill(self, wanted: int) -> None:
@@ -167,7 +167,7 @@ class JsonReader:
             try:
                 parts.append(self._decoder.decode(data, final=self._ended))
             except UnicodeDecodeError as error:
-                raise not_json() from error
+                raise _not_json() from error
             ahead += len(parts[-1])
         self._text, self._at = "".join(parts), 0
 
@@ -181,9 +181,9 @@ class JsonReader:
                 raise _too_deep() from error
             except json.JSONDecodeError as error:
                 if self._ended:
-                    raise not_json() from error
+                    raise _not_json() from error
             except ValueError as error:  # NaN, or a whole number of more digits than Python reads
-                raise not_json() from error
+                raise _not_json() from error
             else:
                 if end + _CUT < len(self._text) or self._ended:
                     self._at = end
@@ -243,10 +243,10 @@ class JsonReader:
         left = len(self._text) - self._at
         self._fill(left + 1)
         if len(self._text) - self._at <= left:
-            raise not_json()
+            raise _not_json()
 
 
-def not_json() -> JobError:
+def _not_json() -> JobError:
     """The error for text that is not JSON. It does not quote the text, which may hold a token."""
     return JobError("request body", "is not a JSON object", REMEDY)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # label_studio_ml imports torch.multiprocessing wherever torch is installed, only to start processes we never start:
-# 549 MB instead of 50 in the half that answers in milliseconds. None in sys.modules makes that import fail, which it
+# 549 MB instead of 50 in the process that answers in milliseconds. None in sys.modules makes that import fail, which it
 # handles; afterwards torch can be imported again by other code of the process (the tests do).
 _torch: Any = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """The outbox: requests that came while Redis was away, kept in memory and on disk, and sent when it is back.
 
-Label Studio takes its tasks as requested once it is answered; so no request may be lost when Redis is away, nor when
+Label Studio counts tasks as requested once it has an answer. So no request may be lost while Redis is away, nor when
 this process is restarted meanwhile.
 """
 
@@ -108,10 +108,10 @@ class Outbox:
             self._put_last(_RETRY_S)
         except QueueUnavailable:
             self._closed.wait(_RETRY_S)
-        except ZeromaskError as error:  # it can never be sent: the others must not wait behind it for ever
+        except ZeromaskError as error:  # it can never be sent: the others must not wait for it for ever
             self._give_up(request, error)
             return True
-        except Exception as error:  # the last resort: whatever it is, the others must not wait behind it for ever
+        except Exception as error:  # the last resort: whatever it is, the others must not wait for it for ever
             if self._duty.record_fault(error):
                 logger.exception("project %d: unexpected", request.project)
             self._tries[request] = self._tries.get(request, 0) + 1

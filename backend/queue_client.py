@@ -96,7 +96,7 @@ class QueueClient:
         return self._outbox.task_count()
 
     def note_webhook(self, project: int, action: str) -> None:
-        """Note that a webhook came which changes nothing here; a project that may be made up is looked up.
+        """Note that a webhook came which changes nothing here; a project that may be invented is looked up.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -130,10 +130,10 @@ class QueueClient:
 
         Raises:
             QueueUnavailable: Redis does not answer.
-            QueueFull: too many projects that may be made up wait to be looked up.
+            QueueFull: too many projects that may be invented wait to be looked up.
         """
         if not self._hints.admit(project):
-            raise QueueFull(f"project {project}", "waits behind too many unknown ones", "Ask again in a minute.")
+            raise QueueFull(f"project {project}", "waits behind too many unknown projects", "Ask again in a minute.")
         self._learning.request_now(project)
         self._look_up_unknown(project)
         return learn_job_id(project)
@@ -190,14 +190,14 @@ class QueueClient:
         return {project: self._states.counts(project) for project in self._states.projects()}
 
     def _admit(self, project: int, action: str) -> bool:
-        """Note a webhook, unless too many projects that may be made up wait to be looked up. Returns whether it was."""
+        """Note a webhook, unless too many unknown projects wait to be looked up. Returns whether it was noted."""
         admitted = self._hints.admit(project)
         if admitted:
             self._hints.record_webhook(project, action)
         return admitted
 
     def _look_up_unknown(self, project: int) -> None:
-        """Have a worker look up a project that may be made up, which forgets it if it is."""
+        """Have a worker look up a project that may be invented, which forgets it if it is."""
         if not self._hints.is_known(project):
             self._hints.request_refresh(project)
 

@@ -29,7 +29,7 @@ _SECONDS_PER_GUESS = 6.0  # after which it has one more
 _MAX_PEERS = 10_000  # addresses remembered
 
 
-class Verdict(enum.Enum):
+class SignInResult(enum.Enum):
     """The outcome of a sign-in."""
 
     ACCEPTED = "accepted"
@@ -75,33 +75,33 @@ class SignIn:
         self._guesses = _Guesses(clock)
         self._lock = threading.Lock()
 
-    def judge(self, credentials: Credentials) -> Verdict:
+    def judge(self, credentials: Credentials) -> SignInResult:
         """Judge credentials without counting them as a guess."""
         with self._lock:
             return self._judge(credentials)[0]
 
-    def admit(self, credentials: Credentials) -> Verdict:
+    def admit(self, credentials: Credentials) -> SignInResult:
         """Judge credentials and count a wrong guess: once for each request."""
         with self._lock:
-            verdict, methods = self._judge(credentials)
-            if verdict is Verdict.WRONG:
+            result, methods = self._judge(credentials)
+            if result is SignInResult.WRONG:
                 self._guesses.count_wrong(credentials.peer, methods)
             elif methods:
                 self._guesses.remember_right(credentials.peer, methods)
-            return verdict
+            return result
 
     def wait_s(self, peer: str) -> int:
         """Whole seconds until the address may guess again."""
         with self._lock:
             return self._guesses.wait_s(peer)
 
-    def _judge(self, credentials: Credentials) -> tuple[Verdict, frozenset[str]]:
-        """The verdict, and the methods by which the request has signed in, or tried to."""
+    def _judge(self, credentials: Credentials) -> tuple[SignInResult, frozenset[str]]:
+        """The result, and the methods by which the request has signed in, or tried to."""
         if not self._needed or credentials.path in OPEN_ROUTES:
-            return Verdict.ACCEPTED, frozenset()
+            return SignInResult.ACCEPTED, frozenset()
         results = self._results(credentials)
         if not results:
-            return Verdict.MISSING, frozenset()  # no credentials are no guess: browsers always send none at first
+            return SignInResult.MISSING, frozenset()  # no credentials are no guess: browsers always send none at first
         # An address with too many wrong guesses does not learn whether a guess is right. But a method by which it has
         # signed in before goes on working, and each method has guesses of its own: neither somebody else behind the
         # same address nor its own webhooks with an outdated secret may lock Label Studio out.
@@ -109,9 +109,9 @@ class SignIn:
         counted = {method: right for method, right in results.items()
                    if (right and method in known) or not self._guesses.too_many(credentials.peer, method)}  # fmt: skip
         if not counted:
-            return Verdict.TOO_MANY_GUESSES, frozenset()
+            return SignInResult.TOO_MANY_GUESSES, frozenset()
         accepted = frozenset(method for method, right in counted.items() if right)
-        return (Verdict.ACCEPTED, accepted) if accepted else (Verdict.WRONG, frozenset(counted))
+        return (SignInResult.ACCEPTED, accepted) if accepted else (SignInResult.WRONG, frozenset(counted))
 
     def _results(self, credentials: Credentials) -> dict[str, bool]:
         """Method of signing in -> whether its credentials are right; without those that are missing."""

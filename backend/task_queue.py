@@ -68,7 +68,7 @@ class TaskQueue:
                 self._waiting.release()
 
     def add_late(self, request: PredictionRequest) -> None:
-        """Request predictions that nobody waits for any more: those kept while Redis was away."""
+        """Request predictions that no client waits for any more: those kept while Redis was away."""
         self._presence.count()  # as above
         self._bulk_pending.add(request.project, request.refs(), bounded=True)
         self._pending.ensure_drains(request.project)

@@ -58,9 +58,9 @@ def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
     if url.userinfo:
         raise ValueError("it holds a user name")
     if not _HOST.fullmatch(url.raw_host):
-        raise ValueError("its host is none" if url.raw_host else "it names no host")
+        raise ValueError("its host is not valid" if url.raw_host else "it names no host")
     if url.port is not None and not 0 < url.port < 65536:
-        raise ValueError("its port is none")
+        raise ValueError("its port is not valid")
     return url
 
 

@@ -83,7 +83,7 @@ class Duty:
         """The last fault of the last ten minutes, for people; "" = none."""
         if not self._last or time.monotonic() - self._last_at > FAULT_SHOWN_S:
             return ""
-        return f"{self.name}: {self._last} ({self.faults} times so far); the log tells where"
+        return f"{self.name}: {self._last} ({self.faults} times so far); see the log"
 
 
 class DutyWatch:

@@ -1,4 +1,4 @@
-"""The end of a command whose output nobody reads any more: a pipe closed by `head`, or a terminal that is gone."""
+"""Ends a command whose output is no longer read: its pipe was closed by `head`, or its terminal is gone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _closed_outputs() -> list[int]:
-    """Those of standard output and standard error that lead to nobody."""
+    """Those of standard output and standard error that nothing reads any more."""
     poll = select.poll()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -45,7 +45,7 @@ def _closed_outputs() -> list[int]:
 
 
 def _discard(files: list[int]) -> None:
-    """Lead files to nowhere, or the interpreter writes what is buffered once more at its end, and complains."""
+    """Redirect files to the null device; or the interpreter writes its buffers again at its end, and complains."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for file in files:
         os.dup2(nowhere, file)

@@ -5,19 +5,20 @@ ZeromaskError
 ├── EnvironmentBroken      something this machine must provide does not work (port, disk, network, process)
 ├── LabelingConfigError    a labeling config names nothing that could be segmented
 ├── JobError               a queued job or a request body is not what the contract says
-├── RequestRefused         a request is not let in: who asks, under which name, how much
-├── QueueUnavailable       Redis does not answer, or takes nothing now
-│   ├── QueueDamaged             it holds something else than this project writes
-│   └── QueueFull                as much waits already as may
+├── RequestRefused         a request is refused for its sign-in, its Host header or its size
+├── QueueUnavailable       Redis does not answer, or accepts nothing now
+│   ├── QueueDamaged             it holds something that this project does not write
+│   └── QueueFull                too many tasks, or unknown projects, are waiting already
 ├── LabelStudioError       Label Studio refused a request
 │   ├── AnswerTooLarge           its answer is too large to be read
 │   ├── LabelStudioFailing       it answered that it cannot serve the request now (HTTP 429 or 5xx)
 │   └── LabelStudioUnreachable   it did not answer at all
-├── ImageUnavailable       a picture cannot be fetched, read, or is too large
+├── ImageUnavailable       an image cannot be fetched or read
+│   ├── ImageTooLarge            its file, or its number of pixels, is above the limit
 │   └── ImageHostTrouble         its server is slow, down or in trouble
 ├── ModelUnavailable       a model cannot be loaded
-├── LearningError          nothing can be learned from some corrections, or what was learned cannot be read
-├── VersionsUnavailable    the place where learned versions are kept does not answer, or takes nothing
+├── LearningError          nothing can be learned from some corrections, or a learned version cannot be read
+├── VersionsUnavailable    the place of the learned versions cannot be read or written
 └── RegionError            a mask or a region cannot be encoded or decoded
 
 Each names its subject (which task, file, setting), what is wrong with it, and the remedy.
@@ -64,7 +65,7 @@ class JobError(ZeromaskError):
 
 
 class RequestRefused(ZeromaskError):
-    """A request is not let in. `status` is the HTTP status to answer with, `headers` go with it."""
+    """A request is refused. `status` is the HTTP status to answer with, `headers` go with it."""
 
     def __init__(
         self, subject: str, problem: str, remedy: str, *, status: int, headers: Mapping[str, str] | None = None
@@ -75,15 +76,15 @@ class RequestRefused(ZeromaskError):
 
 
 class QueueUnavailable(ZeromaskError):
-    """Redis does not answer, or takes nothing now: worth trying again."""
+    """Redis does not answer, or accepts nothing now: worth trying again."""
 
 
 class QueueDamaged(QueueUnavailable):
-    """Redis answers, but holds something else than this project writes, and it could not be set aside."""
+    """Redis holds something that this project does not write, and that could not be moved away."""
 
 
 class QueueFull(QueueUnavailable):
-    """As many tasks, or unknown projects, wait already as may."""
+    """Too many tasks, or unknown projects, are waiting already."""
 
 
 class LabelStudioError(ZeromaskError):
@@ -109,15 +110,15 @@ class LabelStudioUnreachable(LabelStudioError):
 
 
 class ImageUnavailable(ZeromaskError):
-    """A picture cannot be fetched, is not a readable image, or is larger than the limits allow."""
+    """An image cannot be fetched or read."""
 
 
 class ImageTooLarge(ImageUnavailable):
-    """A picture's file or its pixels are more than is allowed."""
+    """An image's file, or its number of pixels, is above the limit."""
 
 
 class ImageHostTrouble(ImageUnavailable):
-    """A picture's server is slow, down or in trouble: worth trying again."""
+    """An image's server is slow, down or in trouble: worth trying again."""
 
 
 class ModelUnavailable(ZeromaskError):
@@ -125,11 +126,11 @@ class ModelUnavailable(ZeromaskError):
 
 
 class LearningError(ZeromaskError):
-    """Nothing can be learned from some corrections, or what was learned cannot be read back."""
+    """Nothing can be learned from some corrections, or a learned version cannot be read."""
 
 
 class VersionsUnavailable(ZeromaskError):
-    """The place where learned versions are kept does not answer, or takes nothing: worth trying again."""
+    """The place of the learned versions cannot be read or written: worth trying again."""
 
 
 class RegionError(ZeromaskError):

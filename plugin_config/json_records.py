@@ -1,4 +1,4 @@
-"""JSON that anyone may have written -> values of the declared types, or nothing."""
+"""Parses JSON that anyone may have written: into values of the declared types, or into nothing."""
 
 from __future__ import annotations
 

@@ -164,9 +164,9 @@ class Settings:
         )
         raise SettingsError("setting ZEROMASK_HOST", problem, remedy)
 
-    def environment(self, half: Literal["backend", "worker"]) -> dict[str, str]:
+    def environment(self, process: Literal["backend", "worker"]) -> dict[str, str]:
         """The settings as environment variables for the backend or a worker, without those it never reads."""
-        others = _FOR_WORKER if half == "backend" else _FOR_BACKEND
+        others = _FOR_WORKER if process == "backend" else _FOR_BACKEND
         mine = [item for item in fields(self) if item.name not in others]
         return {item.metadata["env"]: _plain(getattr(self, item.name)) for item in mine}
 

@@ -1,4 +1,4 @@
-"""Bodies as Label Studio sends them, and a client of the backend without a network, for the tests of the web half."""
+"""Bodies as Label Studio sends them, and a client of the backend without a network, for the tests of the backend."""
 
 from __future__ import annotations
 

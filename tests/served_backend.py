@@ -1,4 +1,4 @@
-"""The web half on a real port in a thread of the tests, with limits that tests can wait for."""
+"""The backend on a real port in a thread of the tests, with limits that tests can wait for."""
 
 from __future__ import annotations
 

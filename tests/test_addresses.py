@@ -176,7 +176,7 @@ def test_the_token_is_dropped_on_the_way_out_and_taken_up_on_the_way_back(
     "url", ["http://other.example/", "https://localhost:8080/", "http://localhost:8081/", "http://localhost.:8080/"]
 )
 def test_the_signer_itself_refuses_every_other_origin(key: str, url: str) -> None:
-    """Whoever builds the request, and whatever was checked before."""
+    """However the request was built, and whatever was checked before."""
     sent: list[httpx.Request] = []
 
     def record(request: httpx.Request) -> httpx.Response:

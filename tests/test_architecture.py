@@ -275,7 +275,7 @@ def test_importing_our_packages_gives_ours(package: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        pytest.param("backend.__main__", GPU | FLASK | {"worker"}, id="web half"),
+        pytest.param("backend.__main__", GPU | FLASK | {"worker"}, id="backend"),
         pytest.param("plugin_config.queue.pending", GPU | WEB | {"backend", "worker"}, id="shared: pending"),
         pytest.param("plugin_config.vocabulary", GPU | WEB | {"backend", "worker"}, id="shared: vocabulary"),
         pytest.param("worker.segmentation.segmenter", WEB | {"redis", "rq", "backend"}, id="library: segmentation"),

@@ -1,4 +1,4 @@
-"""Under which names the web half answers: a page that points a name of its own at it reads nothing."""
+"""Under which names the backend answers: a page that points a name of its own at it reads nothing."""
 
 from __future__ import annotations
 

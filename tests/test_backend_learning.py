@@ -1,4 +1,4 @@
-"""What the web half does for learning: hints about annotations, the button, the version that names what is served."""
+"""What the backend does for learning: hints about annotations, the button, the version that names what is served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The web half as people run it: `python -m backend` under waitress, its answers, its memory, its start and its end."""
+"""The backend as people run it: `python -m backend` under waitress, its answers, its memory, its start and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the web half refuses, and in which words: garbage, wrong fields, large bodies, other addresses."""
+"""What the backend refuses, and in which words: garbage, wrong fields, large bodies, other addresses."""
 
 from __future__ import annotations
 

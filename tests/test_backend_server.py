@@ -1,4 +1,4 @@
-"""What connections cannot do to the web half: half requests, slow ones, endless ones, many at once."""
+"""What connections cannot do to the backend: half requests, slow ones, endless ones, many at once."""
 
 from __future__ import annotations
 

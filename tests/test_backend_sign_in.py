@@ -1,4 +1,4 @@
-"""Who may ask the web half, over real sockets: basic auth, the webhooks' secret, and the limit on guessing."""
+"""Which requests the backend lets in, over real sockets: basic auth, the webhooks' secret, the limit on guessing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from backend.app import ROUTES
-from backend.sign_in import Credentials, SignIn, Verdict
+from backend.sign_in import Credentials, SignIn, SignInResult
 from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
 from tests.backend_client import VERSION, patient_fixture, predict_body, setup_body
@@ -114,38 +114,39 @@ def credentials(peer: str = "192.0.2.1", password: str = "wrong", path: str = "/
 def test_tries_come_back_one_by_one() -> None:
     clock = Clock()
     sign_in = SignIn(signing_in(Settings()), clock=clock)
-    assert [sign_in.admit(credentials()) for _ in range(12)] == [Verdict.WRONG] * 10 + [Verdict.TOO_MANY_GUESSES] * 2
-    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.TOO_MANY_GUESSES
-    assert sign_in.admit(credentials(peer="192.0.2.2")) is Verdict.WRONG, "another address has its own"
+    results = [sign_in.admit(credentials()) for _ in range(12)]
+    assert results == [SignInResult.WRONG] * 10 + [SignInResult.TOO_MANY_GUESSES] * 2
+    assert sign_in.admit(credentials(password=PASSWORD)) is SignInResult.TOO_MANY_GUESSES
+    assert sign_in.admit(credentials(peer="192.0.2.2")) is SignInResult.WRONG, "another address has its own"
     clock.now += 6
-    assert [sign_in.admit(credentials()) for _ in range(2)] == [Verdict.WRONG, Verdict.TOO_MANY_GUESSES]
+    assert [sign_in.admit(credentials()) for _ in range(2)] == [SignInResult.WRONG, SignInResult.TOO_MANY_GUESSES]
     clock.now += 6
-    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
-    assert [sign_in.admit(credentials()) for _ in range(2)] == [Verdict.WRONG, Verdict.TOO_MANY_GUESSES]
-    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED, "known now"
+    assert sign_in.admit(credentials(password=PASSWORD)) is SignInResult.ACCEPTED
+    assert [sign_in.admit(credentials()) for _ in range(2)] == [SignInResult.WRONG, SignInResult.TOO_MANY_GUESSES]
+    assert sign_in.admit(credentials(password=PASSWORD)) is SignInResult.ACCEPTED, "known now"
 
 
 def test_asking_without_credentials_is_no_guess() -> None:
     sign_in = SignIn(signing_in(Settings()))
-    assert {sign_in.admit(Credentials("192.0.2.1", "/setup", "", "")) for _ in range(100)} == {Verdict.MISSING}
-    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
+    assert {sign_in.admit(Credentials("192.0.2.1", "/setup", "", "")) for _ in range(100)} == {SignInResult.MISSING}
+    assert sign_in.admit(credentials(password=PASSWORD)) is SignInResult.ACCEPTED
 
 
 def test_webhooks_with_a_secret_of_before_do_not_lock_label_studio_out() -> None:
     sign_in = SignIn(signing_in(Settings()), clock=Clock())
     stale = [sign_in.admit(Credentials("192.0.2.1", "/webhook", "", "the secret of before")) for _ in range(12)]
-    assert stale[-1] is Verdict.TOO_MANY_GUESSES
-    assert sign_in.admit(Credentials("192.0.2.1", "/webhook", "", SECRET)) is Verdict.TOO_MANY_GUESSES
-    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
+    assert stale[-1] is SignInResult.TOO_MANY_GUESSES
+    assert sign_in.admit(Credentials("192.0.2.1", "/webhook", "", SECRET)) is SignInResult.TOO_MANY_GUESSES
+    assert sign_in.admit(credentials(password=PASSWORD)) is SignInResult.ACCEPTED
 
 
 def test_addresses_of_one_network_count_as_one() -> None:
     sign_in = SignIn(signing_in(Settings()), clock=Clock())
-    verdicts = [sign_in.admit(credentials(peer=f"2001:db8::{n}")) for n in range(1, 12)]
-    assert verdicts[-1] is Verdict.TOO_MANY_GUESSES
-    assert sign_in.admit(credentials(peer="2001:db8:0:1::1")) is Verdict.WRONG
+    results = [sign_in.admit(credentials(peer=f"2001:db8::{n}")) for n in range(1, 12)]
+    assert results[-1] is SignInResult.TOO_MANY_GUESSES
+    assert sign_in.admit(credentials(peer="2001:db8:0:1::1")) is SignInResult.WRONG
     assert [sign_in.admit(credentials(peer=peer)) for peer in ["::ffff:192.0.2.9"] * 10 + ["192.0.2.9"]][-1] \
-        is Verdict.TOO_MANY_GUESSES  # fmt: skip
+        is SignInResult.TOO_MANY_GUESSES  # fmt: skip
 
 
 def test_a_crowd_of_strangers_is_forgotten_and_label_studio_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ def test_a_crowd_of_strangers_is_forgotten_and_label_studio_is_not(monkeypatch: 
     for _ in range(11):
         sign_in.admit(credentials())
     assert len(sign_in._guesses._peers) <= 50
-    assert sign_in.admit(credentials(password=PASSWORD)) is Verdict.ACCEPTED
+    assert sign_in.admit(credentials(password=PASSWORD)) is SignInResult.ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -171,10 +172,10 @@ def test_a_crowd_of_strangers_is_forgotten_and_label_studio_is_not(monkeypatch: 
 def test_a_password_may_have_any_letters(password: str, coding: str) -> None:
     sign_in = SignIn(replace(signing_in(Settings()), password=password))
     right = Credentials("192.0.2.1", "/setup", basic("studio", password, coding), "")
-    assert sign_in.admit(right) is Verdict.ACCEPTED
+    assert sign_in.admit(right) is SignInResult.ACCEPTED
     replaced = password.encode("latin-1", "replace").decode("latin-1")
     if replaced != password:
-        assert sign_in.admit(credentials(password=replaced)) is Verdict.WRONG
+        assert sign_in.admit(credentials(password=replaced)) is SignInResult.WRONG
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "masks.example.com", "*", "8.8.8.8"])

@@ -1,4 +1,4 @@
-"""What the bytes of a request cannot do to the web half: many in one piece, two ends, no body, tiny chunks."""
+"""What the bytes of a request cannot do to the backend: many in one piece, two ends, no body, tiny chunks."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_a_fault_is_shown_for_a_while(now: list[float]) -> None:
     assert watch.trouble() == ""
     work.run(fail)
     now[0] += background.FAULT_SHOWN_S
-    assert watch.trouble() == "work: ValueError: a fault of ours (1 times so far); the log tells where"
+    assert watch.trouble() == "work: ValueError: a fault of ours (1 times so far); see the log"
     now[0] += 1
     assert watch.trouble() == ""
 

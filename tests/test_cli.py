@@ -1,4 +1,4 @@
-"""The `zeromask` command line: its help, what it imports, wrong use, and output that nobody reads any more."""
+"""The `zeromask` command line: its help, what it imports, wrong use, and output that is not read any more."""
 
 from __future__ import annotations
 

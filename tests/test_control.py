@@ -118,8 +118,8 @@ def test_the_state_has_projects_pace_workers_and_last_errors(
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(state))
     text = console.export_text()
-    for said in ("no such picture", "0:00:50", "paused", "builtin", "Label Studio is away", "not known"):
-        assert said in text
+    for shown in ("no such picture", "0:00:50", "paused", "builtin", "Label Studio is away", "not known"):
+        assert shown in text
 
 
 def test_the_pace_is_forgotten_after_a_minute(control: QueueControl, pending: PendingTasks, redis: Redis) -> None:
@@ -148,11 +148,11 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_commands_do_what_they_say(redis_url: str, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1, 2, 3))
-    said = [
+    printed = [
         run(*command, REDIS_URL=redis_url).stdout.strip()
         for command in (["pause", "7"], ["resume", "7"], ["cancel", "7", "3"])
     ]
-    assert said == [
+    assert printed == [
         "project 7: paused; `zeromask resume 7` goes on with it.",
         "project 7: resumed.",
         "project 7: 1 tasks cancelled.",
@@ -207,9 +207,9 @@ def test_in_a_terminal_the_status_lives_until_it_is_stopped(
         os.close(theirs)
 
 
-def read_until(terminal: int, said: str) -> None:
+def read_until(terminal: int, expected: str) -> None:
     deadline, text = time.monotonic() + 30, ""
-    while said not in text:
+    while expected not in text:
         assert time.monotonic() < deadline, text[-2000:]
         if select.select([terminal], [], [], 0.1)[0]:
             text += os.read(terminal, 65536).decode(errors="replace")

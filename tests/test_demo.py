@@ -106,7 +106,7 @@ def test_the_version_waited_for_is_the_one_the_workers_stamp(changed: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         pytest.param([TaskPredictions(1, "a", (GOOD,), 2)], "has 2 predictions", id="doubled"),
         pytest.param([TaskPredictions(1, "a", (), 0)], "has 0 predictions", id="missing"),
@@ -120,8 +120,8 @@ def test_the_version_waited_for_is_the_one_the_workers_stamp(changed: dict[str, 
         ),
     ],
 )  # fmt: skip
-def test_a_miss_is_named(rows: list[TaskPredictions], said: str) -> None:
-    assert any(said in problem for problem in problems(rows, LABELS[:1]))
+def test_a_miss_is_named(rows: list[TaskPredictions], message: str) -> None:
+    assert any(message in problem for problem in problems(rows, LABELS[:1]))
 
 
 def test_nothing_is_said_of_good_predictions() -> None:

@@ -1,4 +1,4 @@
-"""Webhooks and requests that name projects nobody has: bounded, looked up apart from the work, and forgotten."""
+"""Webhooks and requests that name projects that do not exist: bounded, looked up apart from the work, and forgotten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may travel through Redis between the halves, and what is refused."""
+"""What may travel through Redis between backend and worker, and what is refused."""
 
 from __future__ import annotations
 

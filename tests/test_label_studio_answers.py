@@ -91,7 +91,7 @@ def test_an_answer_that_does_not_say_how_long_it_is_is_counted(server: Server, m
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         pytest.param(b"[" * 200_000 + b"]" * 200_000, "not JSON", id="deep"),
         pytest.param(b'{"a":' * 100_000, "not JSON", id="deep and cut off"),
@@ -102,9 +102,9 @@ def test_an_answer_that_does_not_say_how_long_it_is_is_counted(server: Server, m
         pytest.param(b'{"id": 1, "title": "", "label_config": "", "task_number": NaN}', "as expected", id="no number"),
     ],
 )
-def test_hostile_json_is_an_error_of_ours(body: bytes, told: str, server: Server) -> None:
+def test_hostile_json_is_an_error_of_ours(body: bytes, message: str, server: Server) -> None:
     server.answer = lambda asked: Answer(200, body)
-    with asked_by(server) as label_studio, pytest.raises(LabelStudioError, match=told):
+    with asked_by(server) as label_studio, pytest.raises(LabelStudioError, match=message):
         label_studio.project(1)
 
 

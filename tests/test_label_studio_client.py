@@ -79,7 +79,7 @@ class Expiring:
         return as_json(PROJECT)
 
 
-def test_a_refused_access_token_is_bought_anew_and_the_request_repeated(server: Server) -> None:
+def test_a_refused_access_token_is_traded_again_and_the_request_repeated(server: Server) -> None:
     server.answer = Expiring(uses=2)
     with client(server, PERSONAL) as label_studio:
         for _ in range(3):
@@ -87,7 +87,7 @@ def test_a_refused_access_token_is_bought_anew_and_the_request_repeated(server: 
     assert tokens(server) == ["Bearer access-1"] * 3 + ["Bearer access-2"]
 
 
-def test_an_old_access_token_is_bought_anew_before_it_is_refused(
+def test_an_old_access_token_is_traded_again_before_it_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answer = Expiring(uses=100)
@@ -148,7 +148,7 @@ def test_server_errors_mean_try_again(status: int, server: Server) -> None:
     assert server.url in str(caught.value)
 
 
-def test_nobody_there_means_try_again() -> None:
+def test_no_answer_means_try_again() -> None:
     with socket.socket() as held:  # bound and not listening
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -166,7 +166,7 @@ def test_silence_means_try_again(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "message"),
     [
         pytest.param(400, {"validation_errors": {"title": ["too long"]}}, "too long", id="validation"),
         pytest.param(401, {"detail": "Invalid token."}, "Create a personal access token", id="token"),
@@ -176,13 +176,13 @@ def test_silence_means_try_again(server: Server) -> None:
         pytest.param(413, None, "HTTP 413", id="no json"),
     ],
 )
-def test_refusals_tell_status_and_detail_and_never_the_token(status: int, body: Any, told: str, server: Server) -> None:
+def test_refusals_name_status_and_detail_but_no_token(status: int, body: Any, message: str, server: Server) -> None:
     server.answer = lambda asked: Answer(status, b"<html>") if body is None else as_json(body, status)
     with client(server) as label_studio, pytest.raises(LabelStudioError) as caught:
         label_studio.project(1)
     assert type(caught.value) is LabelStudioError
     assert caught.value.status == status
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert f"HTTP {status}" in str(caught.value)
     assert LEGACY not in str(caught.value)
 

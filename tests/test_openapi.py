@@ -1,4 +1,4 @@
-"""The description of the routes tells the truth: every route is in it, and requests made up from it are answered so."""
+"""The description of the routes is true: it has every route, and requests generated from it are answered as it says."""
 
 from __future__ import annotations
 

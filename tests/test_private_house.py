@@ -1,4 +1,4 @@
-"""What a running house tells others: nothing by its files, its environments or its command lines."""
+"""A running product shows other users nothing: not by its files, its environments or its command lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_nothing_in_the_state_folder_is_open_to_others(house: House) -> None:
     assert any(name.endswith(".incr.aof") for name in found)
     assert any(name.startswith("label-studio/media/upload/") for name in found)
     left = open_to_others(state)
-    # Django sets the rights of what is uploaded itself. Nobody else comes that far: every folder above is closed.
+    # Django sets the rights of what is uploaded itself. Other users cannot reach them: every folder above is closed.
     assert {name for name in left if not name.startswith("label-studio/media/upload/")} == set(), left
     assert not any((state / name).is_dir() for name in left)
 

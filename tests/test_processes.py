@@ -135,7 +135,7 @@ def test_a_child_that_ends_at_once_is_an_error_that_quotes_its_log(tmp_path: Pat
         assert str(supervisor.log_path("bad")) in caught.value.remedy
 
 
-def test_a_child_that_somebody_waits_for_is_not_started_again_and_again(tmp_path: Path) -> None:
+def test_a_child_that_start_waits_for_is_not_restarted(tmp_path: Path) -> None:
     """A slow question whether it is ready must not hide that it ended."""
     lives = tmp_path / "lives"
 
@@ -221,7 +221,7 @@ def test_what_outlived_its_leader_is_ended_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", ["", "{", "5", "{}", "[5]", "[{}]", '[{"pid": 1, "started": 1.0}]'])
-def test_a_record_that_says_nothing_of_ours_ends_nobody(record: str, tmp_path: Path) -> None:
+def test_a_list_without_children_of_ours_ends_no_process(record: str, tmp_path: Path) -> None:
     (tmp_path / "processes.json").write_text(record)
     Supervisor(tmp_path).stop()
 

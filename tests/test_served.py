@@ -201,6 +201,15 @@ def test_a_shell_without_the_model_moves_the_only_one_there_is(house: LearningHo
     assert roll_back(house.redis, PROJECT, "ViT-B-16/datacomp_xl_s13b_b90k").after == ZEROSHOT
 
 
+@pytest.mark.parametrize("model", ["builtin", "other-zeroshot-model-1a2b"])
+def test_a_version_is_chosen_by_the_version_string_of_a_prediction(house: LearningHouse, model: str) -> None:
+    name = house.served
+    assert roll_back(house.redis, PROJECT, "builtin", f"{model}-{ZEROSHOT}-01234567").after == ZEROSHOT
+    assert roll_back(house.redis, PROJECT, "builtin", f"{model}-{name}-01234567").after == name
+    with pytest.raises(LearningError, match="none of"):
+        roll_back(house.redis, PROJECT, "builtin", f"{model}-a9-abcdef-01234567")
+
+
 def test_nobody_serves_a_damaged_version_by_command(house: LearningHouse, tmp_path: Path) -> None:
     name = house.served
     roll_back(house.redis, PROJECT, "builtin")
@@ -315,4 +324,4 @@ def test_what_turns_out_to_be_of_no_use_is_served_no_more_until_another_is(house
 def test_a_hold_on_the_pointer_that_nobody_here_wrote_holds_up_nobody(house: LearningHouse, kept_s: int | None) -> None:
     house.redis.set(f"zeromask:{PROJECT}:pointer", "x", ex=kept_s)
     assert serve(cache(house), house) == (house.served, 1.0)
-    assert b"without an end" in house.redis.lrange("zeromask:odd", 0, 0)[0]
+    assert b"a lock that lasts too long" in house.redis.lrange("zeromask:odd", 0, 0)[0]

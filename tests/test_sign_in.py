@@ -25,7 +25,7 @@ REFUSED = (401, 429)  # the latter after too many guesses
 
 @pytest.fixture(scope="module", name="guarded")
 def guarded_fixture(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """Halves that want a sign-in, beside the Label Studio of the other tests."""
+    """A backend and a worker with a sign-in, beside the Label Studio of the other tests."""
     state = tmp_path_factory.mktemp("guarded")
     settings = Settings(
         model="builtin", state_dir=str(state), port=free_port(), label_studio_url=house.label_studio.url,

@@ -1,4 +1,4 @@
-"""What a real recipe learned, kept on disk and read back: it says the very same, and nothing else is taken for it."""
+"""What a real recipe learned, written to disk and read back: it predicts the same; other files are refused."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env", "said"),
+    ("arguments", "env", "message"),
     [
         pytest.param(["backend"], {}, "REDIS_URL", id="backend without Redis"),
         pytest.param(["worker"], LABEL_STUDIO, "REDIS_URL", id="worker without Redis"),
@@ -50,11 +51,11 @@ LABEL_STUDIO = {"LABEL_STUDIO_URL": "http://localhost:1", "LABEL_STUDIO_API_KEY"
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_its_remedy(
-    arguments: list[str], env: dict[str, str], said: str, tmp_path: Path
+    arguments: list[str], env: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     done = run(*arguments, env={**env, "ZEROMASK_STATE_DIR": str(tmp_path)})
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -78,6 +79,32 @@ def test_up_runs_beside_a_label_studio_restarts_what_dies_and_leaves_nothing(hou
         up.send_signal(signal.SIGTERM)
         assert up.wait(timeout=PATIENCE_S) == 0
     assert not left_running([child.pid for child in family])
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"), [("up", "zeromask up: stopped.\n"), ("status", "")], ids=["up", "status"]
+)
+def test_ctrl_c_before_anything_answered_ends_a_command_in_good_order(
+    command: str, printed: str, tmp_path: Path
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(PATIENCE_S)
+        port = silent.getsockname()[1]
+        env = {**CLEAN, "LABEL_STUDIO_URL": f"http://127.0.0.1:{port}", "LABEL_STUDIO_API_KEY": TOKEN,
+               "REDIS_URL": f"redis://127.0.0.1:{port}", "ZEROMASK_STATE_DIR": str(tmp_path)}  # fmt: skip
+        waiting = subprocess.Popen([sys.executable, "-m", "plugin_config.cli", command], env=env, cwd=ROOT,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        try:
+            connection, _ = silent.accept()
+            with connection:
+                waiting.send_signal(signal.SIGINT)
+                assert waiting.communicate(timeout=PATIENCE_S)[1] == printed
+        finally:
+            waiting.kill()
+            waiting.wait()
+    assert waiting.returncode == 0
 
 
 @pytest.mark.parametrize("signs_in", [True, False])
@@ -108,7 +135,7 @@ def first_words(process: subprocess.Popen[str]) -> str:
 
 
 def live_workers(health: str) -> int | None:
-    """As the backend tells; None while it does not answer."""
+    """As the backend reports; None while it does not answer."""
     try:
         answer = httpx.get(health, timeout=2)
     except httpx.TransportError:

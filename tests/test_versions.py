@@ -27,10 +27,10 @@ PLACES = [pytest.param("{tmp}/versions", id="folder"), pytest.param("memory://{t
 
 def add(folder: VersionFolder, number: int, *, data: bytes = b"tensors", base: str = ZEROSHOT) -> Manifest:
     content = data + str(number).encode()
-    told = hashlib.sha256(content).hexdigest()
-    name = adapter_name(number, told)
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = adapter_name(number, sha256)
     manifest = Manifest(name, folder.owner, "0123", "quick", {"grid": 128}, base, "2026-11-25T12:00:00+00:00",
-                        f"digest {number}", ("1", "2"), VERDICT, told, len(content))  # fmt: skip
+                        f"digest {number}", ("1", "2"), VERDICT, sha256, len(content))  # fmt: skip
     folder.add(manifest, content)
     return manifest
 
@@ -93,7 +93,7 @@ def test_pruning_keeps_what_is_named_and_the_newest(folder: VersionFolder) -> No
         pytest.param(replace(OWNER, model="ViT-B-16/datacomp_xl_s13b_b90k"), id="model"),
     ],
 )
-def test_nobody_else_sees_or_loads_a_version(tmp_path: Path, other: Owner) -> None:
+def test_another_owner_neither_sees_nor_loads_a_version(tmp_path: Path, other: Owner) -> None:
     mine, theirs = VersionFolder(str(tmp_path), OWNER), VersionFolder(str(tmp_path), other)
     manifest = add(mine, 1)
     assert theirs.names() == []
@@ -106,7 +106,7 @@ def test_nobody_else_sees_or_loads_a_version(tmp_path: Path, other: Owner) -> No
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         pytest.param(lambda at: (at / "adapter.safetensors").write_bytes(b"tensors2"), "damaged", id="other bytes"),
         pytest.param(lambda at: os.truncate(at / "adapter.safetensors", 3), "damaged", id="cut short"),
@@ -117,11 +117,11 @@ def test_nobody_else_sees_or_loads_a_version(tmp_path: Path, other: Owner) -> No
         pytest.param(lambda at: (at / "manifest.json").write_text("[]"), "damaged", id="a list"),
     ],
 )  # fmt: skip
-def test_a_damaged_version_is_told_and_not_given(tmp_path: Path, spoil: object, told: str) -> None:
+def test_a_damaged_version_is_an_error(tmp_path: Path, spoil: object, message: str) -> None:
     folder = VersionFolder(str(tmp_path), OWNER)
     manifest = add(folder, 1)
     spoil(tmp_path / OWNER.folder / manifest.name)  # type: ignore[operator]
-    with pytest.raises(LearningError, match=told) as raised:
+    with pytest.raises(LearningError, match=message) as raised:
         folder.adapter(manifest.name)
     assert "zeromask" in raised.value.remedy or "Put it back" in raised.value.remedy
 

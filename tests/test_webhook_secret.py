@@ -1,4 +1,4 @@
-"""The webhook secret: into the webhooks that lead to this backend, into no other; what stands in the way is told."""
+"""The webhook secret: into the webhooks that lead to this backend, into no other; obstacles are reported."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def annotate(house: House, project: int) -> None:
 
 
 def events(server: Server) -> list[tuple[str, str | None]]:
-    """Annotations told of by a webhook: their path and the secret with them."""
+    """The webhooks about annotations: their path and the secret they carry."""
     sent = [asked for asked in server.asked if asked.path.endswith("/webhook")]
     told = [asked for asked in sent if json.loads(asked.body)["action"] == "ANNOTATION_CREATED"]
     return [(asked.path, asked.headers.get(SECRET_HEADER)) for asked in told]

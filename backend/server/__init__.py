@@ -1,1 +1,4 @@
-"""Waitress, made to answer whatever connections do that never finish a request. It must not know what routes do."""
+"""The HTTP server: Waitress, extended so that clients that are slow or never finish a request cannot hold up others.
+
+It must not know what the routes do.
+"""

@@ -1,4 +1,4 @@
-"""What a person may do to the queue, and what a person sees of it."""
+"""Reads and changes the queue for people: the work of `zeromask status`, `cancel`, `retry`, `pause` and `resume`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class QueueControl:
         return project in self._pending.projects()
 
     def cancel(self, project: int, tasks: Collection[int] = ()) -> int:
-        """Take back requests, of all tasks of a project or of these; what a worker holds is not stored any more.
+        """Take back requests, of all tasks of a project or of these; what a worker holds of them is not stored.
 
         Returns:
             how many were pending or leased. They may be requested again later.
@@ -127,7 +127,7 @@ class QueueControl:
     def _learning_rows(self, project: int) -> list[LearningRow]:
         """One row for each model that served the project; none where nothing was ever learned or checked."""
         found = self._learning.progress(project)
-        progress = found or Progress("idle", "not looked at yet", "")
+        progress = found or Progress("idle", "not checked yet", "")
         copies = self._adapters.copies(project)
         rows = [LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble) for copy in copies]
         return rows if found or any(row.served != ZEROSHOT or row.trouble for row in rows) else []

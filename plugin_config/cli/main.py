@@ -157,7 +157,7 @@ class CommandGroup(click.Group):
 
 @click.group(
     cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="`zeromask COMMAND --help` lists a command's options; README.md lists the settings.",
+    epilog="`zeromask COMMAND --help` lists a command's options; docs/reference/settings.md lists the settings.",
 )  # fmt: skip
 @click.pass_context
 def zeromask(context: click.Context) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -30,7 +31,7 @@ def status(*, once: bool, for_programs: bool, errors: int) -> None:
     """Show projects, workers and errors, live until Ctrl-C."""
     settings = Settings.from_env(os.environ)
     console = Console()
-    with connect_briefly(settings) as redis:
+    with suppress(KeyboardInterrupt), connect_briefly(settings) as redis:
         control = QueueControl(redis, settings)
         if for_programs:
             click.echo(json.dumps(as_json(control.state(errors=errors))))
@@ -78,19 +79,17 @@ def as_json(state: QueueState) -> dict[str, Any]:
 
 
 def _show_live(control: QueueControl, console: Console, errors: int) -> None:
+    """Show the state until Ctrl-C, which raises KeyboardInterrupt, or until the terminal is closed."""
     shown: Group | Text = render(control.state(errors=errors))
-    try:
-        # Without rich's thread: an error it meets, such as a closed terminal, would end nothing but the thread.
-        with stop_on_signals(), Live(shown, console=console, auto_refresh=False) as live:
-            while console.is_terminal:  # it is none any more once it is closed, and rich then writes nothing
-                time.sleep(_EVERY_S)
-                try:
-                    shown = render(control.state(errors=errors))
-                except QueueUnavailable as error:  # Redis may be restarting: it is asked again
-                    shown = Text(str(error), style="red")
-                live.update(shown, refresh=True)
-    except KeyboardInterrupt:
-        return
+    # Without rich's thread: an error it meets, such as a closed terminal, would end nothing but the thread.
+    with stop_on_signals(), Live(shown, console=console, auto_refresh=False) as live:
+        while console.is_terminal:  # a closed terminal is none any more, and rich writes nothing to it
+            time.sleep(_EVERY_S)
+            try:
+                shown = render(control.state(errors=errors))
+            except QueueUnavailable as error:  # Redis may be restarting: it is asked again
+                shown = Text(str(error), style="red")
+            live.update(shown, refresh=True)
 
 
 def _projects(state: QueueState) -> Table:

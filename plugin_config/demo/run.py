@@ -87,9 +87,9 @@ def demo(context: click.Context) -> None:
                 setup.console.print(_invitation(setup), markup=False, highlight=False, soft_wrap=True)
                 threading.Event().wait()
     except ZeromaskError as error:
-        if not check:
-            raise
         click.echo(f"\nzeromask demo: {error}", err=True)
+        if not check:
+            context.exit(2)
         report.problems.append(str(error))
     except KeyboardInterrupt:
         click.echo("\nStopped; nothing runs any more. `make demo` goes on from here.", err=True)

@@ -1,4 +1,4 @@
 """The client of Label Studio's API, its tokens, and what it reads: projects, tasks, annotations, webhooks.
 
-Nothing here knows queues, models or masks.
+It must not depend on the queue, on models or on masks.
 """

@@ -15,8 +15,8 @@ ANNOTATED: Mapping[str, Any] = {
 """Label Studio's filter for tasks with an annotation that is not cancelled."""
 
 
-class AsksLabelStudio(Protocol):
-    """What is needed of the client here; `client.LabelStudio` reads annotations with this module."""
+class ApiClient(Protocol):
+    """What this module needs of `client.LabelStudio`, which imports this module."""
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Make an API call; see `client.LabelStudio.request`."""
@@ -79,7 +79,7 @@ class AnnotationMark:
         return f"{self.tasks} {self.latest}"
 
 
-def annotation_mark(label_studio: AsksLabelStudio, project: int, *, tasks: int = 0, latest: str = "") -> AnnotationMark:
+def annotation_mark(label_studio: ApiClient, project: int, *, tasks: int = 0, latest: str = "") -> AnnotationMark:
     """Ask for the mark of a project: one or two small requests, however many annotations there are.
 
     Args:
@@ -124,7 +124,7 @@ def read_annotated_task(row: Any) -> AnnotatedTask:
 
 
 def _count_annotated(
-    label_studio: AsksLabelStudio, project: int, filters: Sequence[Mapping[str, Any]]
+    label_studio: ApiClient, project: int, filters: Sequence[Mapping[str, Any]]
 ) -> tuple[int, str]:
     """How many annotated tasks pass the filters, and when the latest of them changed."""
     filtered = {"conjunction": "and", "items": [ANNOTATED, *filters]}

@@ -1,4 +1,4 @@
-"""Answers of Label Studio's API: their bodies read within bounds, and errors of ours made of bad ones."""
+"""Reads answers of Label Studio's API within limits, and makes errors of those that are no success."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_json(subject: str, response: httpx.Response, body: bytes) -> Any:
 
 
 def refused(subject: str, response: httpx.Response) -> LabelStudioError:
-    """The error of a refusal or a redirect. It quotes what Label Studio answers, never what was sent.
+    """The error for a refusal or a redirect. It quotes what Label Studio answers, never what was sent.
 
     Raises:
         httpx.TransportError: the connection broke.
@@ -79,29 +79,29 @@ def refused(subject: str, response: httpx.Response) -> LabelStudioError:
 
 
 def is_down(response: httpx.Response) -> bool:
-    """Whether an answer means "not now" and not "no"."""
+    """Whether an answer says that Label Studio cannot serve the request now, not that the request is wrong."""
     return response.status_code == 429 or response.status_code >= 500
 
 
 def failing(url: str, status: int) -> LabelStudioFailing:
-    """The error of an answer that `is_down` is true of."""
+    """The error for an answer of which `is_down` is true."""
     remedy = "See its log, or that of a proxy before it; the work is kept and goes on by itself."
     return LabelStudioFailing(f"Label Studio at {url}", f"answered HTTP {status}", remedy, status=status)
 
 
 def unreachable(url: str, error: httpx.TransportError) -> LabelStudioUnreachable:
-    """The error of no answer."""
+    """The error where there was no answer."""
     remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
     return LabelStudioUnreachable(f"Label Studio at {url}", f"{type(error).__name__}: {error}", remedy)
 
 
 def not_json(subject: str, response: httpx.Response) -> LabelStudioError:
-    """The error of an answer that is not JSON, such as a login page."""
+    """The error for an answer that is not JSON, such as a login page."""
     remedy = "Check that LABEL_STUDIO_URL is Label Studio itself and not a login page or a proxy."
     return LabelStudioError(subject, "answered something that is not JSON", remedy, status=response.status_code)
 
 
 def unexpected_answer(subject: str, error: Exception) -> LabelStudioError:
-    """The error of an answer whose JSON has another form than that of the Label Studio this is written for."""
+    """The error for an answer whose JSON has another form than in the Label Studio that this is written for."""
     remedy = "This version of Label Studio is not known here; 1.23 is."
     return LabelStudioError(f"Label Studio's answer about {subject}", f"is not as expected ({error!r})", remedy)

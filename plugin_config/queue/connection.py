@@ -1,6 +1,6 @@
 """Connections to Redis, and what its errors mean: it does not answer, or it holds what this project did not write.
 
-Where a key has a wrong type it is moved away and the call is repeated once, so that one bad key stops nobody.
+Where a key has a wrong type it is moved away and the call is repeated once, so that one bad key stops nothing else.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.keys import LEARN_QUEUE, PREDICT_QUEUE, REFRESH_QUEUE, SLOTS
 
 MOST_ID = 2**63 - 1  # of a task or project: the largest id of a database
+# Names of jobs, part of what is stored in Redis. They name no module: a worker has a table of them and imports nothing.
 DRAIN_JOB = "worker.tasks.drain_project"
 REFRESH_JOB = "worker.tasks.refresh_project"
 LEARN_JOB = "worker.tasks.learn_project"

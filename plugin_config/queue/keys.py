@@ -7,7 +7,8 @@ Keys shared by all projects (`zeromask:` before each):
 
     key             type    meaning                                            written by            read by
     projects        set     ids of the projects that Label Studio has          pending               states, hints
-    unknown         zset    project that nobody has looked up yet -> moment    scripts, hints        states, scripts
+    unknown         zset    project not yet looked up in Label Studio ->       scripts, hints        states, scripts
+                            moment
     paused          set     projects of which no task is taken                 pending               states, scripts
     clock           hash    `wall`: Redis' time at the last call; `now`:       scripts               scripts
                             the queue's clock then
@@ -16,10 +17,10 @@ Keys shared by all projects (`zeromask:` before each):
     learn           zset    project -> moment its corrections are checked      learning              learning
     workers         zset    worker -> moment of its last heartbeat             presence              presence
     about           hash    worker -> JSON: model, device, what it waits for   presence              presence
-    learners        zset    } the same of the processes that learn             presence              presence
+    learners        zset    } the same for the learners                        presence              presence
     learners:about  hash    }
     odd             list    the last 100 things set aside, as JSON             quarantine            quarantine
-    odd:KEY         any     what stood under KEY and had a wrong type; a week  quarantine            (people)
+    odd:KEY         any     former value of KEY, of a wrong type; kept a week  quarantine            (people)
 
 Keys of project P (`zeromask:P:` before each):
 
@@ -34,9 +35,9 @@ Keys of project P (`zeromask:P:` before each):
     drain:SLOT      string  "state|moment it ends", see `slots`                slots                 slots
     versions        set     versions of predictions stored by this project     ledger, scripts       ledger
     served          string  the version that all tasks are to have             ledger                ledger
-    catching        set     versions not yet asked for of all tasks            ledger                ledger
+    catching        set     versions not yet requested for all tasks           ledger                ledger
     shown           string  the version that Label Studio was last set to       ledger                ledger
-    counted         string  number of tasks at the last look at all of them    ledger                ledger
+    counted         string  number of tasks when all of them were last read    ledger                ledger
     labels          hash    `version`: whose labels were checked last;         ledger                ledger
                             `remarks`: JSON list of sentences about them
     warning         string  why the project's webhooks are not let in          ledger                ledger
@@ -45,14 +46,14 @@ Keys of project P (`zeromask:P:` before each):
     doubts          zset    task whose prediction may arrive late or twice     ledger, scripts       ledger
                             -> moment from which it cannot
     refresh         string  id of the RQ job of the refresh queued last        hints                 hints
-    hinted          set     ids of tasks that webhooks call new or gone        hints                 hints
+    hinted          set     ids of tasks that webhooks call new or deleted     hints                 hints
     webhook         string  action and moment of the last webhook; a month     hints                 hints
-    learner         string  "owner|moment it ends": lease of who learns now    learning              learning
+    learner         string  "owner|moment it ends": lease of the learner       learning              learning
     learn           hash    what is known of the next check of corrections,    learning              learning
                             see `learning`
     learning        string  JSON of `learning.Progress`                        learning              learning
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
-    pointer         string  lock of who moves the served version               versions.served       versions.served
+    pointer         string  lock held while the served version is changed      versions.served       versions.served
 
 `pending.forget_project` deletes all keys of a project, and its id from the shared ones.
 """
@@ -88,8 +89,8 @@ LEARNERS_ABOUT = f"{_ROOT}learners:about"
 ODD = f"{_ROOT}odd"
 
 SLOTS = 8
-"""Drains of a project that are queued or running at a time; one more slot, of this number, is for what an annotator
-waits for.
+"""Most drains of a project that are queued or running at a time. One more slot, with this number, is for tasks that an
+annotator waits for.
 """
 
 _RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")

@@ -1,5 +1,5 @@
 """What is remembered of each project beside the states of its tasks: the versions stored, wanted and shown, remarks for
-people, and tasks whose stored predictions need another look.
+people, and tasks whose stored predictions need another check.
 
 A copy in Redis for speed; the truth is in Label Studio.
 """
@@ -43,7 +43,7 @@ class ProjectLedger:
 
     @redis_errors
     def start_rollout(self, project: int, version: str) -> None:
-        """Make this the target version of all tasks; the caller asks for them, then calls `finish_rollout`."""
+        """Make this the target version of all tasks; the caller requests them, then calls `finish_rollout`."""
         keys = ProjectKeys(project)
         pipe = self._redis.pipeline()  # both or neither
         pipe.sadd(keys.catching, version)
@@ -52,12 +52,12 @@ class ProjectLedger:
 
     @redis_errors
     def finish_rollout(self, project: int, version: str) -> None:
-        """Note that all tasks that need this version have been asked for."""
+        """Note that all tasks that need this version have been requested."""
         self._redis.srem(ProjectKeys(project).catching, version)
 
     @redis_errors
     def is_rolling_out(self, project: int, version: str) -> bool:
-        """Whether a rollout was started and not finished: a worker is at it, or died at it."""
+        """Whether a rollout was started and not finished: a worker does it now, or died during it."""
         return bool(self._redis.sismember(ProjectKeys(project).catching, version))
 
     @redis_errors

@@ -105,7 +105,7 @@ class PendingTasks(TaskStates):
             most = (MOST_PENDING, MOST_UNKNOWN, MOST_PENDING_OF_UNKNOWN) if bounded else (AHEAD_MS,) * 3
             new = int(self._run(scripts.ADD, project, project, priority * AHEAD_MS, following, *most, *part))
             if new < 0:
-                problem = "waits for as many tasks as may wait, or for too many other projects to be looked up"
+                problem = "has too many tasks pending, or too many unknown projects are waiting"
                 raise QueueFull(f"project {project}", problem, "Ask again when some are done.")
             added += new
         return added
@@ -190,11 +190,11 @@ class PendingTasks(TaskStates):
     def forget_project(self, project: int) -> None:
         """Delete everything about a project that Label Studio does not have."""
         keys = ProjectKeys(project)
-        done = [keys.done(version) for version in self._ledger.versions(project)]
         self._redis.srem(PROJECTS, project)
         self._redis.srem(PAUSED, project)
         self._redis.zrem(UNKNOWN, project)
         self._redis.zrem(LEARN, project)
+        done = [keys.done(version) for version in self._ledger.versions(project)]
         self._redis.unlink(*keys.named(), *done)
 
     @redis_errors

@@ -18,13 +18,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from plugin_config.json_records import parse_json
-from plugin_config.queue.keys import (
-    ODD,
-    SHARED_TYPES,
-    project_key_type,
-    project_pattern,
-    quarantined,
-)
+from plugin_config.queue.keys import ODD, SHARED_TYPES, project_key_type, project_pattern, quarantined
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
 """Versions learned from a project's corrections: kept on disk, served, rolled back.
 
-Nothing here knows tensors, terminals, or how anything is learned.
+It must not depend on tensors, on how a version is learned, or on how it is shown to people.
 """

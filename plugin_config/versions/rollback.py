@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from redis import Redis
 
 from plugin_config.errors import LearningError
-from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
+from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number, model_slug
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.versions.manifests import Manifest, Pointer, VersionFolder
@@ -108,7 +108,7 @@ def _require_live(redis: Redis, copy: ServedCopy) -> None:
     mine = copy.owner.model
     if live and model_slug(mine) not in map(model_slug, live):
         models = " and ".join(live)
-        problem = f"is served by model {models} now; this would move what was learned for {mine}, which nobody serves"
+        problem = f"is served by model {models} now; no worker serves {mine}, whose version this would move"
         remedy = f"Set MODEL={live[0]}, or start workers with MODEL={mine} first."
         raise LearningError(f"project {copy.owner.project}", problem, remedy)
 
@@ -127,9 +127,12 @@ def _before(folder: VersionFolder, pointer: Pointer) -> tuple[str, str]:
 
 
 def _named(folder: VersionFolder, version: str) -> str:
+    """The version that a person means; see `roll_back`."""
     known = [*folder.names(), ZEROSHOT]
+    prediction = ModelVersion.parse(version)
+    wanted = prediction.adapter if prediction else version
     for name in known:
-        if version in (name, name.partition("-")[0]) or f"-{name}-" in version:
+        if wanted in (name, name.partition("-")[0]):
             return name
     raise LearningError(f"version {version}", f"is none of {', '.join(known)}", "Choose one of them.")
 

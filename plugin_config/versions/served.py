@@ -84,7 +84,7 @@ class ServedAdapters:
 
     @contextmanager
     def pointer_lock(self, project: int) -> Iterator[None]:
-        """Hold the lock of the project's pointer: nobody else moves it meanwhile."""
+        """Hold the lock of the project's pointer: no other process moves it meanwhile."""
         key = ProjectKeys(project).pointer
         self._delete_foreign_lock(key)
         lock = self._redis.lock(key, timeout=_MOVE_S, blocking_timeout=_MOVE_S)
@@ -105,7 +105,7 @@ class ServedAdapters:
         """Delete a lock that lasts longer than ours do: another program wrote it."""
         left_ms = int(self._redis.pttl(key))
         if left_ms == _ENDLESS or left_ms > _MOVE_S * 1000:
-            report(self._redis, key, "a hold without an end")
+            report(self._redis, key, "a lock that lasts too long")
             self._redis.delete(key)
 
     def _read(self, project: int, row: Any) -> ServedCopy | None:
@@ -117,7 +117,7 @@ class ServedAdapters:
                 self._odd.clear()
             self._odd.add(project)
             log.warning("project %d: Redis' copy of what is served cannot be read (%.200r): it counts as none until a "
-                        "worker makes it anew", project, row)  # fmt: skip
+                        "worker writes it again", project, row)  # fmt: skip
         return found
 
 
