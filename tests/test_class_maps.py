@@ -9,9 +9,9 @@ import pytest
 
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.vocabulary import parse_vocabulary
+from plugin_config.vocabulary import OutputKind, parse_vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map, find_label
-from worker.label_studio.regions import RegionKind, encode_region
+from worker.label_studio.regions import encode_region
 from worker.learning.corrections.class_maps import (
     drawn_classes,
     merge_class_maps,
@@ -34,7 +34,7 @@ CAT, GRASS, DOG = range(3)
 SIZE = (60, 80)
 
 
-def region(kind: RegionKind, label: str, rows: slice, columns: slice, **more: Any) -> dict[str, Any]:
+def region(kind: OutputKind, label: str, rows: slice, columns: slice, **more: Any) -> dict[str, Any]:
     mask = np.zeros(SIZE, dtype=bool)
     mask[rows, columns] = True
     control = {"brush": "brush", "polygon": "polygon", "rectangle": "box"}[kind]

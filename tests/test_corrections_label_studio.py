@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from plugin_config.label_studio.client import StoredPrediction, Task
-from plugin_config.vocabulary import parse_vocabulary
+from plugin_config.vocabulary import OutputKind, parse_vocabulary
 from tests.house import CONFIG, SIZE, House, picture, tasks, upload
 from worker.label_studio.images import ImageLimits, decode_image
 from worker.label_studio.outcomes import RegionOutcomes
-from worker.label_studio.regions import RegionKind, encode_region
+from worker.label_studio.regions import encode_region
 from worker.label_studio.results import encode_segments
 from worker.learning.corrections.examples import content_digest
 from worker.learning.interfaces import UNLABELLED
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 VOCABULARY = parse_vocabulary(CONFIG.format(more=""))
 RED, BLUE, GREEN = range(3)
 LIMITS = ImageLimits(1_000_000, 1_000_000, 10.0, allow_private=False)
-CONTROLS: dict[RegionKind, tuple[str, str]] = {
+CONTROLS: dict[OutputKind, tuple[str, str]] = {
     "brush": ("brush", "red/thing"), "polygon": ("polygon", "blue shape"), "rectangle": ("box", "green shape"),
 }  # fmt: skip
 
@@ -55,7 +55,7 @@ def read_picture() -> NDArray[np.uint8]:
     return decode_image(picture(top=20), subject="picture", limits=LIMITS)
 
 
-def region(kind: RegionKind, rows: slice, columns: slice) -> dict[str, Any]:
+def region(kind: OutputKind, rows: slice, columns: slice) -> dict[str, Any]:
     mask = np.zeros(SIZE[::-1], dtype=bool)
     mask[rows, columns] = True
     control, label = CONTROLS[kind]

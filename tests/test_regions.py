@@ -13,7 +13,8 @@ from label_studio_sdk.label_interface import LabelInterface
 from numpy.typing import NDArray
 
 from plugin_config.errors import RegionError
-from worker.label_studio.regions import KINDS, RegionKind, decode_region, encode_region, region_label
+from plugin_config.vocabulary import OutputKind
+from worker.label_studio.regions import KINDS, decode_region, encode_region, region_label
 
 Mask = NDArray[np.bool_]
 
@@ -56,7 +57,7 @@ MASKS = {
 masks = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 
 
-def _encode(mask: Mask, kind: RegionKind, **changed: Any) -> list[dict[str, Any]]:
+def _encode(mask: Mask, kind: OutputKind, **changed: Any) -> list[dict[str, Any]]:
     arguments: dict[str, Any] = {"control": "c", "to_name": "image", "label": "cat", "score": 0.75} | changed
     return encode_region(mask, kind=kind, **arguments)
 
@@ -85,7 +86,7 @@ def _outline_distance(mask: Mask) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_empty_mask_has_no_regions(kind: RegionKind) -> None:
+def test_an_empty_mask_has_no_regions(kind: OutputKind) -> None:
     assert _encode(np.zeros((4, 5), dtype=np.bool_), kind) == []
 
 
@@ -147,7 +148,7 @@ def test_an_island_with_thousands_of_holes_takes_no_minutes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @masks
-def test_regions_are_what_label_studio_expects(mask: Mask, kind: RegionKind) -> None:
+def test_regions_are_what_label_studio_expects(mask: Mask, kind: OutputKind) -> None:
     for region in _encode(mask, kind):
         value = region["value"]
         points = value.get("points") or [[value.get("x", 0), value.get("y", 0)]]
@@ -172,7 +173,7 @@ CONFIG = """<View><Image name="image" value="$image"/><{tag} name="c" toName="im
 
 @pytest.mark.parametrize(("kind", "tag"), list(zip(KINDS, TAGS, strict=True)))
 @pytest.mark.parametrize("name", ["full frame", "island in a hole", "one pixel", "noisy"])
-def test_the_sdk_validates_every_region(name: str, kind: RegionKind, tag: str) -> None:
+def test_the_sdk_validates_every_region(name: str, kind: OutputKind, tag: str) -> None:
     interface = LabelInterface(CONFIG.format(tag=tag))
 
     def errors(label: str) -> list[str]:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.errors import RegionError
+from plugin_config.vocabulary import OUTPUT_KINDS, OutputKind
 from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle, encode_rle
 from worker.label_studio.polygons import Points, fill_ring, mask_rings
 
-RegionKind = Literal["brush", "polygon", "rectangle"]
-
-KINDS: tuple[RegionKind, ...] = ("brush", "polygon", "rectangle")
+KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 """The shapes written; a region's type is the kind, or the kind + "labels"."""
 
 TOLERANCE = 1.0
@@ -35,7 +34,7 @@ _DECIMALS = 6  # of a percent: a ten-thousandth of a pixel in an image 10,000 pi
 def encode_region(
     mask: NDArray[np.bool_],
     *,
-    kind: RegionKind,
+    kind: OutputKind,
     control: str,
     to_name: str,
     label: str,
@@ -88,7 +87,7 @@ def encode_region(
 
 
 def _values(
-    mask: NDArray[np.bool_], kind: RegionKind, tolerance: float, size: tuple[int, int] | None
+    mask: NDArray[np.bool_], kind: OutputKind, tolerance: float, size: tuple[int, int] | None
 ) -> list[dict[str, Any]]:
     """The `value` of each region, without its label. Arguments as of `encode_region`."""
     if kind == "brush":

@@ -110,8 +110,9 @@ class Admission:
             asked = ModelVersion.parse(ref.version)
             if (asked is None or asked.model != engine) and (self._project, ref.version) not in logged:
                 logged.add((self._project, ref.version))
-                log.warning("version %s was asked for, this worker serves %s and predicts at that; when both halves "
-                            "were not just restarted, set MODEL alike", ref.version, version)  # fmt: skip
+                log.warning("version %s was requested, this worker serves %s and predicts that; unless backend and "
+                            "worker were just restarted, give both the same MODEL and settings",
+                            ref.version, version)  # fmt: skip
             priority = Priority.OPENED if lease.urgent else Priority.ASKED
             self._context.pending.add(self._project, [TaskRef(version, ref.task)], priority=priority)
             del left[ref]
