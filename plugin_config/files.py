@@ -95,7 +95,7 @@ def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         aside.replace(path)
         if durable:
             _flush(path.parent)  # a rename is kept only when its folder is flushed
-    except BaseException:
+    except BaseException:  # a Ctrl-C too must leave nothing beside the file
         with suppress(OSError):
             aside.unlink()
         raise
