@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 
 from plugin_config.addresses import ALLOWED_PATHS, is_file_of_task, origin_of, read_address
-from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
+from plugin_config.certificates import trust
+from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, SettingsError
 from plugin_config.http_responses import UNCOMPRESSED, hide_location
 from plugin_config.label_studio.annotations import (
     ANNOTATED,
@@ -26,9 +27,9 @@ from plugin_config.label_studio.annotations import (
     read_annotated_task,
     read_annotation,
 )
-from plugin_config.label_studio.auth import TokenAuth, is_token
+from plugin_config.label_studio.auth import TokenAuth
+from plugin_config.label_studio.tokens import read_token
 from plugin_config.label_studio.transport import (
-    TOKEN_REMEDY,
     failing,
     is_down,
     read_body,
@@ -99,26 +100,34 @@ class LabelStudio:
         url: address with scheme, e.g. "http://localhost:8080".
         api_key: legacy token or personal access token.
         timeout_s: longest wait for an answer, seconds.
+        ca_bundle: PEM file of further authorities whose certificates are trusted; "" = none.
+
+    Raises:
+        LabelStudioError: the address or the token is none.
+        SettingsError: the bundle cannot be read, or a proxy of the environment is none.
 
     Every method raises LabelStudioUnreachable when there is no answer and LabelStudioFailing after HTTP 429 or 5xx (try
     again later), and LabelStudioError with the HTTP status when the request is refused (trying again is useless).
     """
 
-    def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0, ca_bundle: str = "") -> None:
         self.url = url.strip(" ").rstrip("/")
         try:
             self._root = read_address(self.url)
         except ValueError as error:  # without the address itself: it may hold a password
             remedy = "Set LABEL_STUDIO_URL with its scheme and without a user name, http://host:port."
             raise LabelStudioError("address of Label Studio", f"is not an address: {error}", remedy) from error
-        if not is_token(api_key):
-            raise LabelStudioError("Label Studio token", "holds characters that no token has", TOKEN_REMEDY)
         self._below = self._root.raw_path.decode("ascii").partition("?")[0].rstrip("/")
-        self._auth = TokenAuth(self.url, api_key)
-        self._client = httpx.Client(
-            base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root), headers=UNCOMPRESSED,
-            event_hooks={"response": [hide_location]},
-        )  # fmt: skip
+        self._auth = TokenAuth(self.url, read_token(api_key))
+        try:
+            self._client = httpx.Client(
+                base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root), headers=UNCOMPRESSED,
+                event_hooks={"response": [hide_location]}, verify=trust(ca_bundle),
+            )  # fmt: skip
+        except (ImportError, ValueError, httpx.InvalidURL) as error:  # httpx': of SOCKS, another scheme, a wrong port
+            problem = "name a proxy of the environment that cannot be used"
+            remedy = "Give an http:// one with its port, or unset them for zeromask."
+            raise SettingsError("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY", problem, remedy) from error
 
     def __enter__(self) -> LabelStudio:
         return self
@@ -234,19 +243,42 @@ class LabelStudio:
         """The address under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
         return f"{self.url}/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
 
-    def stream(self, url: httpx.URL, *, task: int, project: int) -> httpx.Response:
-        """Open a file of a task that Label Studio serves; the caller reads it, without decompressing, and closes it.
-        Redirects are not followed. An HTTP 500 is left to the caller: it may be about this one file.
+    def check_file(self, url: httpx.URL, *, task: int, project: int) -> None:
+        """Check that an address of Label Studio serves a file of the task.
 
         Raises:
-            ImageUnavailable: no file of this task is at the address; nothing was sent.
-            LabelStudioError: the address is not on Label Studio; nothing was sent.
+            ImageUnavailable: it does not, as far as its route tells.
         """
         if not is_file_of_task(url, below=self._below, task=task, project=project):
             problem = f"is at an address of Label Studio that holds no file of this task, {url.path[:200]!r}"
             raise ImageUnavailable(f"image of task {task}", problem, ALLOWED_PATHS)
+
+    def is_upload(self, url: httpx.URL) -> bool:
+        """Whether an address of Label Studio is of an uploaded file, of which none ever changes."""
+        return url.path.removeprefix(self._below).startswith("/data/upload/")
+
+    def stream(
+        self, url: httpx.URL, *, task: int, project: int, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """Open a file of a task that Label Studio serves; the caller reads it, without decompressing, and closes it.
+        Redirects are not followed. An HTTP 500 is left to the caller: it may be about this one file.
+
+        Args:
+            url: on Label Studio.
+            task: id of the task.
+            project: id of its project.
+            headers: sent with the request.
+
+        Raises:
+            ImageUnavailable: no file of this task is at the address; nothing was sent.
+            LabelStudioError: the token is refused; or the address is not on Label Studio, and nothing was sent.
+        """
+        self.check_file(url, task=task, project=project)
         try:
-            response = self._auth.send(self._client, self._client.build_request("GET", url))
+            response = self._auth.send(self._client, self._client.build_request("GET", url, headers=headers))
+            if response.status_code == 401:  # the token's fault, and not the file's
+                with closing(response):
+                    raise refused(f"image of task {task}", response)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
         if response.status_code in _AWAY:

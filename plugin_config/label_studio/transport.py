@@ -7,16 +7,15 @@ from typing import Any
 
 import httpx
 
+from plugin_config.certificates import tls_trouble
 from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.http_responses import CompressedResponse, ResponseTooLong, body_chunks, redirect_location
+from plugin_config.label_studio.tokens import remedy_for
 
 MOST_ANSWER_BYTES = 64_000_000
 """The longest answer that is read: several tasks with detailed brush regions fit."""
 
-TOKEN_REMEDY = (
-    "Create a personal access token under Account & Settings in Label Studio and set LABEL_STUDIO_API_KEY to it."
-)
-
+PROXY_REMEDY = "correct it, or name Label Studio's host in NO_PROXY."
 _MOST_CONTAINERS = 2_000_000
 _TOO_LARGE = "Look at the data and annotations of these tasks in Label Studio: something in them is far too large."
 
@@ -67,15 +66,24 @@ def refused(subject: str, response: httpx.Response) -> LabelStudioError:
         remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
         problem = f"is redirected to {redirect_location(response)[:200] or 'nowhere'}"
         return LabelStudioError(subject, problem, remedy, status=status)
+    detail = read_detail(subject, response)
     remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
     if status in (401, 403):
-        remedy = TOKEN_REMEDY
+        remedy = remedy_for(status, detail)
+    return LabelStudioError(subject, f"was refused (HTTP {status}) {detail[:300]}".rstrip(), remedy, status=status)
+
+
+def read_detail(subject: str, response: httpx.Response) -> str:
+    """What the answer to a refused request says; "" where it says nothing that can be read.
+
+    Raises:
+        httpx.TransportError: the connection broke.
+    """
     try:
         answer = read_json(subject, response, read_body(subject, response))
-        detail = str(answer.get("validation_errors") or answer.get("detail") or "") if isinstance(answer, dict) else ""
     except LabelStudioError:
-        detail = ""
-    return LabelStudioError(subject, f"was refused (HTTP {status}) {detail[:300]}".rstrip(), remedy, status=status)
+        return ""
+    return str(answer.get("validation_errors") or answer.get("detail") or "") if isinstance(answer, dict) else ""
 
 
 def is_down(response: httpx.Response) -> bool:
@@ -91,8 +99,14 @@ def failing(url: str, status: int) -> LabelStudioFailing:
 
 def unreachable(url: str, error: httpx.TransportError) -> LabelStudioUnreachable:
     """The error where there was no answer."""
+    subject, goes_on = f"Label Studio at {url}", "The work is kept and goes on by itself."
+    if trouble := tls_trouble(error):
+        problem, remedy = trouble
+        return LabelStudioUnreachable(subject, problem, f"{remedy} {goes_on}")
     remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
-    return LabelStudioUnreachable(f"Label Studio at {url}", f"{type(error).__name__}: {error}", remedy)
+    if isinstance(error, httpx.ProxyError):
+        remedy = f"A proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) is asked: {PROXY_REMEDY} {goes_on}"
+    return LabelStudioUnreachable(subject, f"{type(error).__name__}: {error}", remedy)
 
 
 def not_json(subject: str, response: httpx.Response) -> LabelStudioError:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from functools import cache
 from typing import Any
 
 import httpx
 
 from plugin_config.addresses import read_address
+from plugin_config.certificates import tls_trouble, trust
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable
 from plugin_config.http_responses import (
     UNCOMPRESSED,
@@ -30,6 +29,7 @@ from plugin_config.http_responses import (
     redirect_location,
 )
 from plugin_config.label_studio.client import LabelStudio, Task
+from worker.label_studio.image_cache import OFF, ImageCache, Recalled
 from worker.label_studio.images import ImageLimits, too_large
 
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure_spi"}
@@ -65,8 +65,10 @@ _V6_NOT_PUBLIC = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits) -> bytes:
-    """Fetch the file of a task's image.
+def fetch_file(
+    url: object, *, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits, cache: ImageCache = OFF
+) -> bytes:
+    """Fetch the file of a task's image, or take it from the cache where it is still the same.
 
     Raises:
         ImageUnavailable: bad address, not found, too large or private; the message names the task.
@@ -77,7 +79,7 @@ def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudi
     if not isinstance(url, str) or not url:
         remedy = "Check that the image's value in the labeling config names a key of the task's data."
         raise ImageUnavailable(subject, f"must be an address, got {url!r}", remedy)
-    return _fetch(url, task, project, label_studio, limits)
+    return _fetch(url, task, project, label_studio, limits, cache)
 
 
 def subject_of(task: int) -> str:
@@ -96,19 +98,33 @@ def address_in(task: Task, key: str) -> object:
     return task.data.get(key)
 
 
-def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits) -> bytes:
+def _fetch(
+    url: str, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits, cache: ImageCache
+) -> bytes:
     subject, deadline = subject_of(task), time.monotonic() + limits.timeout_s
+    identity = (label_studio.url, project, url)
+    recalled = cache.recall(*identity)
     try:
         if url.lstrip(" ").partition("://")[0].lower() in _CLOUD_SCHEMES:
             url = label_studio.presigned_path(url.strip(" "), task=task)
         address = label_studio.address(url)
         for _ in range(_MOST_REDIRECTS + 1):
             opened: AbstractContextManager[httpx.Response]
+            conditions, lasting = recalled.conditions(address), False
             if label_studio.is_own(address):
-                opened = closing(label_studio.stream(address, task=task, project=project))
+                label_studio.check_file(address, task=task, project=project)
+                lasting = label_studio.is_upload(address)
+                if lasting and (content := _read_recalled(recalled, subject, limits)) is not None:
+                    return content
+                opened = closing(label_studio.stream(address, task=task, project=project, headers=conditions))
             else:
-                opened = _open_foreign(address, subject, limits, deadline)
+                opened = _open_foreign(address, subject, limits, deadline, conditions)
             with opened as response:
+                if response.status_code == 304 and conditions:
+                    if (content := _read_recalled(recalled, subject, limits)) is not None:
+                        return content
+                    recalled = Recalled()  # it is damaged, and asked for without conditions
+                    continue
                 if redirect_location(response):
                     url = redirect_location(response)
                     address = read_address(url, address.copy_with(query=None, fragment=None))
@@ -119,7 +135,9 @@ def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits:
                 if response.status_code != 200:
                     remedy = "Check that the task's image exists and that the token's user may see it."
                     raise ImageUnavailable(subject, f"was answered with HTTP {response.status_code}", remedy)
-                return _read(response, subject, limits, deadline)
+                content = _read(response, subject, limits, deadline)
+                cache.keep(*identity, content=content, url=address, headers=response.headers, lasting=lasting)
+                return content
     except (ValueError, httpx.InvalidURL) as error:
         remedy = "Use http(s), a file uploaded to Label Studio, or one of its cloud storages."
         raise ImageUnavailable(subject, f"has no valid address, {url[:200]!r} ({error})", remedy) from error
@@ -127,7 +145,9 @@ def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits:
 
 
 @contextmanager
-def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: float) -> Iterator[httpx.Response]:
+def _open_foreign(
+    url: httpx.URL, subject: str, limits: ImageLimits, deadline: float, conditions: Mapping[str, str]
+) -> Iterator[httpx.Response]:
     """Open an address outside Label Studio. The connection goes to the very IP that was checked, so that a second DNS
     answer cannot lead elsewhere (DNS rebinding), and is checked again once it is established.
     """
@@ -136,14 +156,14 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
     try:
         with (
             httpx.Client(
-                verify=_certificates(), timeout=left, follow_redirects=False, trust_env=False,
+                verify=trust(limits.ca_bundle), timeout=left, follow_redirects=False, trust_env=False,
                 event_hooks={"response": [hide_location]},
             ) as client,
             _watched(left, subject, limits) as trace,
             client.stream(
                 "GET",
                 url.copy_with(host=address, fragment=None),
-                headers={"Host": url.netloc.decode("ascii"), **UNCOMPRESSED},
+                headers={"Host": url.netloc.decode("ascii"), **UNCOMPRESSED, **conditions},
                 extensions={"sni_hostname": url.raw_host.decode("ascii"), "trace": trace},
             ) as response,
         ):  # fmt: skip
@@ -151,14 +171,10 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
     except httpx.HTTPError as error:
         if time.monotonic() >= deadline:
             raise _too_slow(subject, limits) from error
+        if trouble := tls_trouble(error):
+            raise ImageHostTrouble(subject, f"cannot be fetched: its server {trouble[0]}", trouble[1]) from error
         remedy = "Open the address in a browser from the worker's machine."
         raise ImageHostTrouble(subject, f"cannot be fetched ({type(error).__name__}: {error})", remedy) from error
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Read the certificates once: it takes longer than many an image, and httpx would read them for every request."""
-    return httpx.create_ssl_context(trust_env=False)
 
 
 @contextmanager
@@ -202,6 +218,12 @@ def _public_address(url: httpx.URL, subject: str, limits: ImageLimits) -> str:
     if not limits.allow_private and not all(is_public(address) for address in addresses):
         raise ImageUnavailable(subject, f"is on a private address, {host[:200]!r}", _PRIVATE_REMEDY)
     return addresses[0]
+
+
+def _read_recalled(recalled: Recalled, subject: str, limits: ImageLimits) -> bytes | None:
+    if recalled.length > limits.most_bytes:
+        raise too_large(subject, f"{recalled.length / 1e6:.0f} MB", limits)
+    return recalled.read()
 
 
 def _read(response: httpx.Response, subject: str, limits: ImageLimits, deadline: float) -> bytes:

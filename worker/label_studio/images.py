@@ -41,12 +41,15 @@ MOST_ASPECT = 100
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Limits of one image: bytes of the file, pixels decoded, seconds to fetch, private addresses or not."""
+    """Limits of one image: bytes of the file, pixels decoded, seconds to fetch, private addresses or not, and a PEM
+    file of further authorities that its server's certificate may be of ("" = none).
+    """
 
     most_bytes: int
     most_pixels: int
     timeout_s: float
     allow_private: bool
+    ca_bundle: str = ""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ImageLimits:
@@ -56,6 +59,7 @@ class ImageLimits:
             int(settings.image_max_megapixels * 1_000_000),
             settings.image_timeout_s,
             settings.allow_private_images,
+            settings.ca_bundle,
         )
 
 

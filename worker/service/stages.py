@@ -28,7 +28,7 @@ class PredictionStages:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._images = ImageLoader(context.limits)
+        self._images = ImageLoader(context.limits, context.image_cache)
         self._posting = Posting(context)
 
     def fetch(self, leased: LeasedTask) -> FetchedTask | None:

@@ -20,6 +20,7 @@ from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
 from worker.label_studio.fetching import address_in
+from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_outcomes
@@ -71,6 +72,7 @@ def read_corrections(
     *,
     embed: Embed,
     limits: ImageLimits,
+    cache: ImageCache = OFF,
     ours: Collection[str] = (),
     longest_side: int = LONGEST_SIDE,
     only: Collection[int] | None = None,
@@ -87,6 +89,7 @@ def read_corrections(
         embed: makes embeddings of images as `worker.label_studio.images.Picture` has them, (H, W, 3) uint8 RGB each; an
             `EmbeddingCache` has most of them.
         limits: for images.
+        cache: of image files.
         ours: versions of our predictions, see `count_outcomes`.
         longest_side: pixels; larger images and their class maps are reduced to it once they are embedded.
         only: ids of the tasks to read; None = all.
@@ -94,7 +97,7 @@ def read_corrections(
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
     """
-    reader = _Reader(label_studio, project, vocabulary, embed, limits, ours, longest_side)
+    reader = _Reader(label_studio, project, vocabulary, embed, ImageLoader(limits, cache), ours, longest_side)
     ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
         for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
@@ -153,12 +156,12 @@ class _Reader:
     """Reads one task after another of one project; see `read_corrections`."""
 
     def __init__(
-        self, label_studio: LabelStudio, project: int, vocabulary: Vocabulary, embed: Embed, limits: ImageLimits,
+        self, label_studio: LabelStudio, project: int, vocabulary: Vocabulary, embed: Embed, images: ImageLoader,
         ours: Collection[str], longest_side: int,
     ) -> None:  # fmt: skip
         self._label_studio, self._project = label_studio, project
         self._vocabulary, self._embed = vocabulary, embed
-        self._images, self._ours, self._longest_side = ImageLoader(limits), ours, longest_side
+        self._images, self._ours, self._longest_side = images, ours, longest_side
 
     def read_or_explain(self, task: Task) -> Correction | UnreadTask | None:
         """None when the task gives no correction, and waiting would not change that."""

@@ -99,7 +99,7 @@ class CorrectionsReader:
         ours = context.ledger.versions(self._project)
         return read_corrections(
             context.label_studio, self._project, self._vocabulary, embed=context.embeddings.embed,
-            limits=context.limits, ours=ours, only=only,
+            limits=context.limits, cache=context.image_cache, ours=ours, only=only,
         )  # fmt: skip
 
 
