@@ -55,7 +55,8 @@ class Settings:
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
                                          "Label Studio user who may read and pre-annotate the projects.", secret=True)
     ca_bundle: str = _setting("ZEROMASK_CA_BUNDLE", "", "PEM file of your own authorities' certificates, trusted "
-                              "beside the system's, for Label Studio, images and `rediss://`. Nothing turns the check off.")
+                              "beside the system's, for Label Studio, images and `rediss://`. Nothing turns the check "
+                              "off.")
     model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, an open_clip `name/tag`, a "
                           "checkpoint file (or `name:file`), or `local-dir:folder`.")
     device: str = _setting("ZEROMASK_DEVICE", "auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")

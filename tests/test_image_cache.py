@@ -67,14 +67,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield Place(own, other, label_studio, tmp_path / "images")
 
 
-def versioned(content: Callable[[], bytes], **headers: str) -> Callable[[Asked], Answer]:
+def versioned(content: Callable[[], bytes]) -> Callable[[Asked], Answer]:
     """A server that knows ETags."""
 
     def answer(asked: Asked) -> Answer:
         tag = f'"{content().hex()}"'
         if asked.headers.get("If-None-Match") == tag:
             return Answer(304, headers={"ETag": tag})
-        return Answer(200, content(), {"ETag": tag, **{name.replace("_", "-"): value for name, value in headers.items()}})
+        return Answer(200, content(), {"ETag": tag})
 
     return answer
 
@@ -307,7 +307,7 @@ def full(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def nearly_full(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 10**12, 900 * MB))  # type: ignore[attr-defined]
+    patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 10**12, 900 * MB))
 
 
 @pytest.mark.parametrize(
