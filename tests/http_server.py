@@ -106,6 +106,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             self.do_GET()
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def _send(self, answer: Answer) -> None:
             if answer.raw:  # bytes outside HTTP's shape, dripped
                 self._drip(answer.raw, answer)
@@ -119,7 +122,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if answer.pieces:
                 self._drip(answer.body, answer)
-            else:
+            elif self.command != "HEAD":
                 self.wfile.write(answer.body)
 
         def _drip(self, content: bytes, answer: Answer) -> None:
