@@ -7,7 +7,7 @@ import ssl
 from functools import cache
 from pathlib import Path
 
-import certifi
+import httpx
 
 from plugin_config.errors import SettingsError
 
@@ -73,8 +73,8 @@ def _trust(bundle: str, system_bundle: str, system_folder: str) -> ssl.SSLContex
             check_bundle(SYSTEM_BUNDLE, system_bundle)
         context = ssl.create_default_context(cafile=system_bundle or None, capath=system_folder or None)
     else:
-        context = ssl.create_default_context()
-        context.load_verify_locations(cafile=certifi.where())
+        context = httpx.create_ssl_context(trust_env=False)  # certifi's
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if bundle:
         context.load_verify_locations(cafile=str(Path(bundle).expanduser()))
     return context

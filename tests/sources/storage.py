@@ -10,15 +10,15 @@ from xml.sax.saxutils import escape
 
 from tests.http_server import Answer, Asked
 
-BUCKET = "pictures"
 _XML = {"Content-Type": "application/xml", "Server": "MinIO"}
 _CHANGED = 1_700_000_000
 
 
-def s3(objects: Mapping[str, bytes]) -> Callable[[Asked], Answer]:
+def s3(name: str, objects: Mapping[str, bytes]) -> Callable[[Asked], Answer]:
     """Answer for the one bucket, path style. Only signed requests are answered.
 
     Args:
+        name: of the bucket.
         objects: by key.
     """
 
@@ -27,10 +27,10 @@ def s3(objects: Mapping[str, bytes]) -> Callable[[Asked], Answer]:
         if not ("X-Amz-Signature" in query or asked.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256")):
             return _error(403, "AccessDenied", "Access Denied.")
         bucket, _, key = unquote(path).strip("/").partition("/")
-        if bucket != BUCKET:
+        if bucket != name:
             return _error(404, "NoSuchBucket", "The specified bucket does not exist")
         if not key:
-            return Answer(200, _listing(objects), _XML)
+            return Answer(200, _listing(name, objects), _XML)
         if key not in objects:
             return _error(404, "NoSuchKey", "The specified key does not exist.")
         return _object(objects[key], asked)
@@ -47,7 +47,7 @@ def _object(content: bytes, asked: Asked) -> Answer:
     return Answer(200, content, headers)
 
 
-def _listing(objects: Mapping[str, bytes]) -> bytes:
+def _listing(name: str, objects: Mapping[str, bytes]) -> bytes:
     rows = "".join(
         f"<Contents><Key>{escape(key)}</Key><LastModified>2023-11-14T22:13:20.000Z</LastModified>"
         f"<ETag>&quot;{hashlib.md5(content).hexdigest()}&quot;</ETag><Size>{len(content)}</Size>"
@@ -56,7 +56,7 @@ def _listing(objects: Mapping[str, bytes]) -> bytes:
     )
     return (
         '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Name>{BUCKET}</Name><Prefix></Prefix><KeyCount>{len(objects)}</KeyCount><MaxKeys>1000</MaxKeys>"
+        f"<Name>{name}</Name><Prefix></Prefix><KeyCount>{len(objects)}</KeyCount><MaxKeys>1000</MaxKeys>"
         f"<Delimiter></Delimiter><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
     ).encode()
 

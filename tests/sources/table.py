@@ -22,7 +22,7 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import CONFIG, picture
 from tests.http_server import Answer, Asked, serving
-from tests.sources.storage import BUCKET, s3
+from tests.sources.storage import s3
 from tests.tls import Authority
 from worker.label_studio.fetching import address_in
 from worker.label_studio.image_cache import ImageCache
@@ -121,8 +121,9 @@ def sources(api: LabelStudio, way: Way, chosen: Sequence[str]) -> Iterator[Sourc
             return f"{stack.enter_context(serving(answer, host='localhost', **options)).url}/a.png"
 
         def store(content: bytes, *, presign: bool) -> None:
-            endpoint = stack.enter_context(serving(s3({f"{presign}.png": content}), host="localhost")).url
-            found.storage("s3", bucket=BUCKET, s3_endpoint=endpoint, aws_access_key_id="key", region_name="us-east-1",
+            bucket = "presigned" if presign else "proxied"  # Label Studio asks the first storage of a bucket only
+            endpoint = stack.enter_context(serving(s3(bucket, {"a b.png": content}), host="localhost")).url
+            found.storage("s3", bucket=bucket, s3_endpoint=endpoint, aws_access_key_id="key", region_name="us-east-1",
                           aws_secret_access_key="secret", presign=presign)  # fmt: skip
 
         def local(content: bytes) -> None:
