@@ -26,6 +26,7 @@ _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wa
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
     "versions", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "allow_private_images",
+    "label_studio_public_url", "contact",
 }  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -50,6 +51,9 @@ class Settings:
                               "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.",
                               secret=True)
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
+    label_studio_public_url: str = _setting("LABEL_STUDIO_PUBLIC_URL", "", "Other addresses of the same Label Studio "
+                                            "that tasks may name, comma list: `https://labels.example.com/ls`. They "
+                                            "are fetched from `LABEL_STUDIO_URL`.")
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
                                          "Label Studio user who may read and pre-annotate the projects.", secret=True)
     model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, an open_clip `name/tag`, a "
@@ -113,11 +117,16 @@ class Settings:
     image_timeout_s: float = _setting("ZEROMASK_IMAGE_TIMEOUT_S", 30.0, "Longest wait for an image, seconds.", least=1)
     allow_private_images: bool = _setting("ZEROMASK_ALLOW_PRIVATE_IMAGES", False, "Whether image URLs may point to "
                                           "private addresses other than Label Studio's own.")
+    contact: str = _setting("ZEROMASK_CONTACT", "", "Your web or mail address, for the `User-Agent` that image hosts "
+                            "see; some refuse programs without one.")
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check_range(item.metadata, getattr(self, item.name))
         _check_sign_in(self.user, self.password, self.webhook_secret)
+        if not (self.contact.isascii() and self.contact.isprintable()) or set("()\\") & set(self.contact):
+            problem = "holds signs that a header's comment cannot carry, such as umlauts or parentheses"
+            raise SettingsError("setting ZEROMASK_CONTACT", problem, "Set it to a mail address or a URL.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

@@ -54,7 +54,10 @@ class WorkerContext:
         self.hints = ProjectHints(redis)
         self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self.presence = WorkerPresence(redis, learners=learner)
-        self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        self.label_studio = LabelStudio(
+            settings.label_studio_url, settings.label_studio_api_key, public_urls=settings.label_studio_public_url,
+            contact=settings.contact,
+        )  # fmt: skip
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
         self.embeddings = EmbeddingCache(self.segmenter)
