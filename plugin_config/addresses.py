@@ -20,6 +20,7 @@ _USER_NAME = re.compile(r"[^/?#]*//[^/?#]*@")
 _SCHEME = re.compile(r"([a-z][a-z0-9+._-]*):", re.IGNORECASE | re.ASCII)
 _AROUND = "".join(map(chr, range(0x21)))  # C0 controls and the space; not NBSP and other white space of Unicode
 _TAIL = re.compile(r"[?#]")
+_LONGEST_HOST = 255  # RFC 1035
 _MOST_SPELLINGS = 4
 _MOST_SHOWN = 100
 # The routes of Label Studio that name a file, wherever in a path they begin.
@@ -48,12 +49,12 @@ def trimmed(text: str) -> str:
 
 def as_browsers_read(text: str) -> str:
     """Rewrite an http(s) or relative address as browsers read it: trimmed, and with slashes for backslashes before its
-    query.
+    query. In the query, where they stand for themselves, backslashes are escaped.
     """
     text = trimmed(text)
     tail = _TAIL.search(text)
     end = tail.start() if tail else len(text)
-    return text[:end].replace("\\", "/") + text[end:]
+    return text[:end].replace("\\", "/") + text[end:].replace("\\", "%5C")
 
 
 def scheme_of(text: str) -> str:
@@ -108,7 +109,7 @@ def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
         raise ValueError("it does not begin with http:// or https://")
     if url.userinfo:
         raise ValueError("it holds a user name")
-    if not _HOST.fullmatch(url.raw_host):
+    if not _HOST.fullmatch(url.raw_host) or len(url.raw_host) > _LONGEST_HOST:
         raise ValueError("its host is not valid" if url.raw_host else "it names no host")
     if url.port is not None and not 0 < url.port < 65536:
         raise ValueError("its port is not valid")

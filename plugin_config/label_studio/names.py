@@ -28,7 +28,7 @@ class LabelStudioNames:
     Attributes:
         root: LABEL_STUDIO_URL.
         below: its path, "" for none.
-        others: of LABEL_STUDIO_PUBLIC_URL: places, and the path below which each has Label Studio.
+        others: of LABEL_STUDIO_PUBLIC_URL: places, and the path below which each has Label Studio; longest path first.
     """
 
     root: httpx.URL
@@ -53,6 +53,7 @@ class LabelStudioNames:
                 remedy = "Set LABEL_STUDIO_PUBLIC_URL to addresses with their scheme, https://labels.example.com."
                 raise LabelStudioError(subject, f"is not an address: {error}", remedy) from error
             others.append((_place(url), _path(url).rstrip("/")))
+        others.sort(key=lambda other: -len(other[1]))
         return cls(root, _path(root).rstrip("/"), tuple(others))
 
     def own(self, url: httpx.URL) -> httpx.URL | None:
@@ -69,8 +70,8 @@ class LabelStudioNames:
         """Tasks may be written for the path that a proxy shows, or for none, and `root` have another."""
         if _is_below(path, self.below) and self.below:
             return path
-        for prefix in sorted({prefix for _, prefix in self.others if prefix}, key=len, reverse=True):
-            if _is_below(path, prefix):
+        for _, prefix in self.others:
+            if prefix and _is_below(path, prefix):
                 return self.below + path[len(prefix) :]
         is_route = self.below and label_studio_prefix(httpx.URL("http://any").copy_with(raw_path=path.encode())) == ""
         return self.below + path if is_route else path
