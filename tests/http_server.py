@@ -101,6 +101,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             self.do_GET()
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def _send(self, answer: Answer) -> None:
             if answer.raw:  # bytes outside HTTP's shape, dripped
                 self._drip(answer.raw, answer)
