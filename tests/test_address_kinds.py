@@ -249,6 +249,13 @@ def test_label_studios_sign_in_page_is_told_with_the_token(own: Server, label_st
         size("/data/a.png", label_studio)
 
 
+def test_a_file_that_is_left_to_nginx_is_told(own: Server, label_studio: LabelStudio) -> None:
+    """As Label Studio does for uploads in a cloud storage, where LABEL_STUDIO_URL goes past its nginx."""
+    own.answer = lambda asked: Answer(200, headers={"X-Accel-Redirect": "/file_download/https/bucket/a.png"})
+    with pytest.raises(ImageUnavailable, match="LABEL_STUDIO_URL to Label Studio's nginx"):
+        size("/storage-data/uploaded/?filepath=upload/3/a.png", label_studio)
+
+
 @pytest.mark.parametrize(
     ("uri", "asked_for"),
     [("s3://bucket/a b.png", "s3://bucket/a b.png"), (" gs://bucket/a.png\n", "gs://bucket/a.png"),

@@ -7,19 +7,22 @@ import io
 import re
 import tracemalloc
 from dataclasses import replace
-from urllib.parse import quote_from_bytes
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import SplitResult, quote_from_bytes, urlsplit
 
 import pytest
 from PIL import Image
 
 from plugin_config.addresses import trimmed
 from plugin_config.errors import ImageTooLarge, ImageUnavailable
-from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.client import LabelStudio, Task
 from worker.label_studio import data_uris
 from worker.label_studio.data_uris import read_data_uri
 from worker.label_studio.fetching import subject_of
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
+from worker.service import pipeline
 
 LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
 PIXEL = (  # 1 x 1, a red one, as people paste it
@@ -143,3 +146,19 @@ def test_escapes_are_decoded_wherever_the_parts_of_a_large_file_end(
     for text, content in (("%41%42%43%44%45", b"ABCDE"), ("ab%41c%4%%42%4", b"abAc%4%B%4"), ("%%%%%%%%", b"%%%%%%%%")):
         assert read(f"data:,{text}") == content
         assert read(f"data:,{text}.{text}") == content + b"." + content
+
+
+def test_no_cache_keeps_a_picture_that_is_in_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`urlsplit` remembers the texts it has read, whole."""
+    seen: list[int] = []
+
+    def split(text: str) -> SplitResult:
+        seen.append(len(text))
+        return urlsplit(text)
+
+    monkeypatch.setattr(pipeline, "urlsplit", split)
+    for url, host in ((f"data:image/png;base64,{BASE64 * 100}", ""), ("http://a.example:80/x.png", "a.example:80")):
+        plan: Any = SimpleNamespace(vocabulary=SimpleNamespace(image_key="image"))
+        leased = pipeline.LeasedTask(plan, cast("Any", None), Task(7, {"image": url}, frozenset(), 0))
+        assert leased.host == host
+    assert max(seen) <= 1000

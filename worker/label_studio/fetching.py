@@ -37,6 +37,7 @@ from worker.label_studio.refusals import (
     KINDS,
     Hop,
     is_web_page,
+    left_to_nginx,
     other_name,
     private_remedy,
     refused,
@@ -133,6 +134,8 @@ def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits:
                     continue
                 if response.status_code != 200:
                     raise refused(response, hop, subject)
+                if hop.own and "x-accel-redirect" in response.headers:
+                    raise left_to_nginx(subject)
                 content = _read(response, subject, limits, deadline)
             if is_web_page(content):
                 raise web_page(hop, subject)

@@ -127,6 +127,12 @@ def signed_out(subject: str) -> ImageUnavailable:
     return ImageUnavailable(subject, "is redirected to Label Studio's sign-in page", TOKEN_REMEDY)
 
 
+def left_to_nginx(subject: str) -> ImageUnavailable:
+    """The error where Label Studio leaves a file to the web server before it, and the answer came without that one."""
+    remedy = "Set LABEL_STUDIO_URL to Label Studio's nginx, not to the process behind it."
+    return ImageUnavailable(subject, "is for Label Studio's nginx to send, which was not asked", remedy)
+
+
 def is_web_page(content: bytes) -> bool:
     """Whether a file is HTML, whatever its server says it is."""
     return _PAGE.match(content[:4096]) is not None
