@@ -16,6 +16,7 @@ ZeromaskError
 ├── ImageUnavailable       an image cannot be fetched or read
 │   ├── ImageTooLarge            its file, or its number of pixels, is above the limit
 │   └── ImageHostTrouble         its server is slow, down or in trouble
+│       └── ImageHostBusy            it says that it gets too many requests
 ├── ModelUnavailable       a model cannot be loaded
 ├── LearningError          nothing can be learned from some corrections, or a learned version cannot be read
 ├── VersionsUnavailable    the place of the learned versions cannot be read or written
@@ -119,6 +120,10 @@ class ImageTooLarge(ImageUnavailable):
 
 class ImageHostTrouble(ImageUnavailable):
     """An image's server is slow, down or in trouble: worth trying again."""
+
+
+class ImageHostBusy(ImageHostTrouble):
+    """An image's server says that it gets too many requests: worth trying again after minutes."""
 
 
 class ModelUnavailable(ZeromaskError):

@@ -27,7 +27,7 @@ _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wa
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
     "versions", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
-    "allow_private_images",
+    "allow_private_images", "label_studio_public_url", "contact",
 }  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -52,6 +52,9 @@ class Settings:
                               "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.",
                               secret=True)
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
+    label_studio_public_url: str = _setting("LABEL_STUDIO_PUBLIC_URL", "", "Other addresses of the same Label Studio "
+                                            "that tasks may name, comma list: `https://labels.example.com/ls`. They "
+                                            "are fetched from `LABEL_STUDIO_URL`.")
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
                                          "Label Studio user who may read and pre-annotate the projects.", secret=True)
     ca_bundle: str = _setting("ZEROMASK_CA_BUNDLE", "", "PEM file of your own authorities' certificates, trusted "
@@ -120,11 +123,16 @@ class Settings:
                                    "instead of fetching them again, MB; 0 = none are kept.", least=0)
     allow_private_images: bool = _setting("ZEROMASK_ALLOW_PRIVATE_IMAGES", False, "Whether image URLs may point to "
                                           "private addresses other than Label Studio's own.")
+    contact: str = _setting("ZEROMASK_CONTACT", "", "Your web or mail address, for the `User-Agent` that image hosts "
+                            "see; some refuse programs without one.")
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check_range(item.metadata, getattr(self, item.name))
         _check_sign_in(self.user, self.password, self.webhook_secret)
+        if not (self.contact.isascii() and self.contact.isprintable()) or set("()\\") & set(self.contact):
+            problem = "holds signs that a header's comment cannot carry, such as umlauts or parentheses"
+            raise SettingsError("setting ZEROMASK_CONTACT", problem, "Set it to a mail address or a URL.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

@@ -16,9 +16,20 @@ from typing import Any
 
 import httpx
 
-from plugin_config.addresses import ALLOWED_PATHS, is_file_of_task, origin_of, read_address
+from plugin_config.addresses import (
+    ALLOWED_PATHS,
+    as_browsers_read,
+    is_file_of_task,
+    label_studio_prefix,
+    origin_of,
+    read_address,
+    scheme_of,
+    shown,
+    trimmed,
+)
 from plugin_config.certificates import trust
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, SettingsError
+from plugin_config.http_requests import user_agent
 from plugin_config.http_responses import UNCOMPRESSED, hide_location
 from plugin_config.label_studio.annotations import (
     ANNOTATED,
@@ -28,6 +39,7 @@ from plugin_config.label_studio.annotations import (
     read_annotation,
 )
 from plugin_config.label_studio.auth import TokenAuth
+from plugin_config.label_studio.names import LabelStudioNames
 from plugin_config.label_studio.tokens import read_token
 from plugin_config.label_studio.transport import (
     failing,
@@ -40,6 +52,8 @@ from plugin_config.label_studio.transport import (
 )
 
 _PAGE = 500
+_UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads
+_WITHOUT_SLASH = re.compile(r"(?:data|static|storage-data)/")
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
 
 
@@ -100,6 +114,8 @@ class LabelStudio:
         url: address with scheme, e.g. "http://localhost:8080".
         api_key: legacy token or personal access token.
         timeout_s: longest wait for an answer, seconds.
+        public_urls: other addresses of the same Label Studio, comma list.
+        contact: whom to ask about our requests; see `plugin_config.http_requests.user_agent`.
         ca_bundle: PEM file of further authorities whose certificates are trusted; "" = none.
 
     Raises:
@@ -110,19 +126,24 @@ class LabelStudio:
     again later), and LabelStudioError with the HTTP status when the request is refused (trying again is useless).
     """
 
-    def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0, ca_bundle: str = "") -> None:
+    def __init__(
+        self, url: str, api_key: str, *, timeout_s: float = 60.0, ca_bundle: str = "", public_urls: str = "",
+        contact: str = "",
+    ) -> None:  # fmt: skip
         self.url = url.strip(" ").rstrip("/")
         try:
             self._root = read_address(self.url)
         except ValueError as error:  # without the address itself: it may hold a password
             remedy = "Set LABEL_STUDIO_URL with its scheme and without a user name, http://host:port."
             raise LabelStudioError("address of Label Studio", f"is not an address: {error}", remedy) from error
-        self._below = self._root.raw_path.decode("ascii").partition("?")[0].rstrip("/")
+        self._names = LabelStudioNames.of(self._root, public_urls)
+        self.user_agent = user_agent(contact)
         self._auth = TokenAuth(self.url, read_token(api_key))
         try:
             self._client = httpx.Client(
-                base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root), headers=UNCOMPRESSED,
-                event_hooks={"response": [hide_location]}, verify=trust(ca_bundle),
+                base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root),
+                headers={**UNCOMPRESSED, "User-Agent": self.user_agent}, event_hooks={"response": [hide_location]},
+                verify=trust(ca_bundle),
             )  # fmt: skip
         except (ImportError, ValueError, httpx.InvalidURL) as error:  # httpx': of SOCKS, another scheme, a wrong port
             problem = "name a proxy of the environment that cannot be used"
@@ -227,20 +248,48 @@ class LabelStudio:
         """Delete one prediction. Not of an annotated task: annotations made from it lose `parent_prediction`."""
         self.request("DELETE", f"/api/predictions/{prediction}/")
 
-    def address(self, url: str) -> httpx.URL:
-        """The whole address of an image: one that begins with one slash is on Label Studio.
+    def address(self, url: str, base: httpx.URL | None = None) -> httpx.URL:
+        """Where an image's address leads, as a browser resolves it on a page of Label Studio. One under another name of
+        this Label Studio leads to LABEL_STUDIO_URL.
+
+        An address without scheme must begin with a slash, or be a path of an upload (`upload/...`), or of one of the
+        folders that Label Studio serves (`data/...`, `static/...`, `storage-data/...`).
+
+        Args:
+            url: from a task, or a `Location` header.
+            base: what a `Location` is relative to; None = it is from a task.
 
         Raises:
             ValueError: it is no address; `plugin_config.addresses.read_address` says why.
         """
-        return read_address(url, self._root if re.match(" */(?!/)", url) else None)
+        text = as_browsers_read(url)
+        if text.startswith("///"):  # browsers and parsers differ on what is the host
+            raise ValueError("it begins with three slashes")
+        if base is None:
+            if _UPLOADS.match(text):
+                text = f"/data/{text.removeprefix('/')}"
+            elif _WITHOUT_SLASH.match(text):
+                text = f"/{text}"
+            base = self._root if text.startswith("/") else None
+        found = read_address(text, base)
+        return self._names.own(found) or found
 
     def is_own(self, url: httpx.URL) -> bool:
-        """Whether an address is served by this Label Studio: on its scheme, host and port."""
+        """Whether an address, as `address` returns it, is served by this Label Studio: on LABEL_STUDIO_URL's origin."""
         return origin_of(url) == origin_of(self._root)
 
     def presigned_path(self, uri: str, *, task: int) -> str:
-        """The address under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
+        """The address under which Label Studio redirects to, or sends, a file in the cloud storages of the task's
+        project (`s3://`, `gs://`, ...). Its route of the project, `/projects/N/presign/`, reads the same storages.
+
+        Raises:
+            ValueError: the address names no bucket or no file.
+        """
+        uri = trimmed(uri)
+        bucket, slash, file = uri.partition("://")[2].partition("/")
+        if not (bucket and slash and file):
+            raise ValueError("it must name a bucket and a file, s3://bucket/file.png")
+        uri = scheme_of(uri) + uri[uri.index(":") :]  # Label Studio knows schemes in lower case only
         return f"{self.url}/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
 
     def check_file(self, url: httpx.URL, *, task: int, project: int) -> None:
@@ -249,13 +298,16 @@ class LabelStudio:
         Raises:
             ImageUnavailable: it does not, as far as its route tells.
         """
-        if not is_file_of_task(url, below=self._below, task=task, project=project):
-            problem = f"is at an address of Label Studio that holds no file of this task, {url.path[:200]!r}"
-            raise ImageUnavailable(f"image of task {task}", problem, ALLOWED_PATHS)
+        if not is_file_of_task(url, below=self._names.below, task=task, project=project):
+            problem = f"is at an address of Label Studio that holds no file of this task, {shown(url.path)}"
+            remedy, prefix = ALLOWED_PATHS, label_studio_prefix(url)
+            if prefix and prefix != self._names.below:
+                remedy += f" If browsers see Label Studio below {prefix[:100]}, add that to LABEL_STUDIO_PUBLIC_URL."
+            raise ImageUnavailable(f"image of task {task}", problem, remedy)
 
     def is_upload(self, url: httpx.URL) -> bool:
         """Whether an address of Label Studio is of an uploaded file, of which none ever changes."""
-        return url.path.removeprefix(self._below).startswith("/data/upload/")
+        return url.path.removeprefix(self._names.below).startswith("/data/upload/")
 
     def stream(
         self, url: httpx.URL, *, task: int, project: int, headers: Mapping[str, str] | None = None

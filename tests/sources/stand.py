@@ -21,6 +21,7 @@ WAYS = ("plain", "path prefix", "TLS, own CA")
 ACCESS_TOKEN_S = 5
 _SETTINGS = f"""from datetime import timedelta
 
+from label_studio.core.settings.base import *  # which the next line reads from the settings being made
 from label_studio.core.settings.label_studio import *
 
 SIMPLE_JWT = {{"ACCESS_TOKEN_LIFETIME": timedelta(seconds={ACCESS_TOKEN_S})}}
@@ -53,12 +54,21 @@ def label_studio(name: str, folder: Path, own: Authority) -> Iterator[Way]:
             "LABEL_STUDIO_HOST": url, "LOCAL_FILES_SERVING_ENABLED": "true", "LOCAL_FILES_DOCUMENT_ROOT": str(files),
             "DJANGO_SETTINGS_MODULE": "short_tokens", "PYTHONPATH": str(folder),
         }  # fmt: skip
-        process = subprocess.Popen(command.argv, env={**os.environ, **command.env, **more}, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)  # fmt: skip
+        with (folder / "label-studio.log").open("wb") as log:
+            process = subprocess.Popen(command.argv, env={**os.environ, **command.env, **more},
+                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       start_new_session=True)  # fmt: skip
         try:
-            wait_for(lambda: command.ready is None or command.ready(), within_s=600, told="Label Studio")
+            wait_for(lambda: process.poll() is not None or command.ready is None or command.ready(), within_s=600,
+                     told="Label Studio")  # fmt: skip
+            if process.poll() is not None:
+                raise TimeoutError(f"Label Studio ended: {_last_line(folder / "label-studio.log")}")
             yield Way(name, url, TOKEN, files, own)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return (lines or ["nothing"])[-1][:300]

@@ -56,8 +56,9 @@ class WorkerContext:
         self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self.presence = WorkerPresence(redis, learners=learner)
         self.label_studio = LabelStudio(
-            settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle
-        )
+            settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
+            public_urls=settings.label_studio_public_url, contact=settings.contact,
+        )  # fmt: skip
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
         self.embeddings = EmbeddingCache(self.segmenter)

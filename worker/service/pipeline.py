@@ -42,6 +42,9 @@ _IDLE_S = 0.5
 _LOOK_S = 0.25  # how soon a wait notices that the worker stops
 
 
+_LONGEST_START = 1000  # characters in which the host of an address ends
+
+
 @dataclass(frozen=True)
 class LeasedTask:
     """A task that this worker has leased, and its project's plan."""
@@ -65,7 +68,8 @@ class LeasedTask:
         """The host its image is fetched from; "" = Label Studio, or no valid address."""
         url = self.task.data.get(self.plan.vocabulary.image_key)
         try:
-            return urlsplit(url).netloc if isinstance(url, str) else ""
+            # `urlsplit` remembers what it has read, and a data: URI may hold a large picture.
+            return urlsplit(url[:_LONGEST_START]).netloc if isinstance(url, str) else ""
         except ValueError:  # the fetch says so
             return ""
 
