@@ -62,7 +62,8 @@ def label_studio(name: str, folder: Path, own: Authority) -> Iterator[Way]:
             wait_for(lambda: process.poll() is not None or command.ready is None or command.ready(), within_s=600,
                      told="Label Studio")  # fmt: skip
             if process.poll() is not None:
-                raise TimeoutError(f"Label Studio ended: {_last_line(folder / "label-studio.log")}")
+                told = _last_line(folder / "label-studio.log")
+                raise TimeoutError(f"Label Studio ended: {told}")
             yield Way(name, url, TOKEN, files, own)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
