@@ -32,24 +32,38 @@ def picture(asked: Asked) -> Answer:
     return Answer(200, png(), {"Content-Type": "image/png"})
 
 
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """Label Studio's place, serving a picture under every path until a test says otherwise."""
-    with serving(picture, host="localhost") as server:
-        yield server
+@pytest.fixture(scope="module", name="servers")
+def servers_fixture() -> Iterator[tuple[Server, Server]]:
+    with serving(picture, host="localhost") as own, serving(picture) as other:
+        yield own, other
 
 
-@pytest.fixture
-def other() -> Iterator[Server]:
-    """Some other server, on a private address."""
-    with serving(picture) as server:
-        yield server
-
-
-@pytest.fixture
-def label_studio(own: Server) -> Iterator[LabelStudio]:
-    with LabelStudio(own.url, TOKEN, timeout_s=5) as client:
+@pytest.fixture(scope="module", name="client")
+def client_fixture(servers: tuple[Server, Server]) -> Iterator[LabelStudio]:
+    with LabelStudio(servers[0].url, TOKEN, timeout_s=5) as client:
         yield client
+
+
+@pytest.fixture
+def own(servers: tuple[Server, Server]) -> Server:
+    """Label Studio's place, serving a picture under every path until a test says otherwise."""
+    return as_new(servers[0])
+
+
+@pytest.fixture
+def other(servers: tuple[Server, Server]) -> Server:
+    """Some other server, on a private address."""
+    return as_new(servers[1])
+
+
+@pytest.fixture
+def label_studio(client: LabelStudio, own: Server) -> LabelStudio:
+    return client
+
+
+def as_new(server: Server) -> Server:
+    server.answer, server.asked = picture, []
+    return server
 
 
 def size(url: object, label_studio: LabelStudio, limits: ImageLimits = LIMITS) -> tuple[int, ...]:
