@@ -25,6 +25,7 @@ from tests.house import (
     House,
     current_version,
     make_project,
+    personal_token,
     picture,
     retrieve,
     stored,
@@ -178,8 +179,7 @@ def test_a_project_without_usable_labels_fails_with_the_remedy(house: House) -> 
 def test_personal_access_token_works(house: House) -> None:
     owner = house.label_studio
     owner.request("POST", "/api/jwt/settings", json={"api_tokens_enabled": True, "legacy_api_tokens_enabled": True})
-    made = owner.request("POST", "/api/token/")
-    with LabelStudio(owner.url, made["token"]) as client:
+    with LabelStudio(owner.url, personal_token(owner)) as client:
         project = make_project(house, count=1)
         assert client.project(project).title == "house test"
         assert len(list(client.all_tasks(project))) == 1

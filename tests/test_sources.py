@@ -10,9 +10,9 @@ import pytest
 
 from plugin_config.errors import LabelStudioUnreachable
 from plugin_config.label_studio.client import LabelStudio
-from tests.house import TOKEN, House
+from tests.house import TOKEN, House, personal_token
 from tests.sources.proxy import ReverseProxy, reverse_proxy
-from tests.sources.table import Sources, Way, personal_token, read, read_in_threads, sources
+from tests.sources.table import Sources, Way, read, read_in_threads, sources
 from tests.tls import authority
 
 PLAIN = ["s3, presigned", "s3, through Label Studio", "http of another host"]

@@ -21,10 +21,10 @@ from rich.table import Table
 
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.supervisor import stop_on_signals
-from tests.house import TOKEN
+from tests.house import TOKEN, personal_token
 from tests.sources.gain import cache_gain
 from tests.sources.stand import ACCESS_TOKEN_S, WAYS, label_studio
-from tests.sources.table import Cell, Sources, Way, personal_token, read, read_in_threads, sources
+from tests.sources.table import Cell, Sources, Way, read, read_in_threads, sources
 from tests.tls import authority
 
 _EXPIRY_S = 3.0 * ACCESS_TOKEN_S

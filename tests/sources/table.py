@@ -67,13 +67,6 @@ class Way:
         return LabelStudio(self.url, token, ca_bundle=self.authority.bundle)
 
 
-def personal_token(api: LabelStudio) -> str:
-    """Make a personal access token; older ones of the user are revoked, because one at a time is allowed."""
-    for row in api.request("GET", "/api/token/"):
-        api.request("POST", "/api/token/blacklist/", json={"refresh": row["token"]})
-    return str(api.request("POST", "/api/token/")["token"])
-
-
 class Sources:
     """A project with one task of each source. Made in a `with` block by `sources`."""
 
