@@ -160,13 +160,13 @@ def _cell(
     folder: Path,
 ) -> Cell:  # fmt: skip
     try:
-        first = load(client, project, task, key, way, Counting(folder))
-        second = Counting(folder)
-        same = np.array_equal(first, load(client, project, task, key, way, second))
+        before, after = Counting(folder), Counting(folder)
+        first = load(client, project, task, key, way, before)
+        same = np.array_equal(first, load(client, project, task, key, way, after))
     except ZeromaskError as error:
         return Cell(source, kind, way.name, fetched=False, again="", note=str(error)[:200])
     right = same and np.array_equal(first, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
-    again = "fetched again" if second.kept else "from the cache"
+    again = "fetched again" if after.kept else "from the cache" if before.kept else "from the task"
     return Cell(source, kind, way.name, fetched=right, again=again, note="" if right else "other pixels")
 
 
