@@ -1,8 +1,8 @@
 """Colours of a picture's ICC profile -> sRGB, where they would look wildly different without.
 
-The model does not care for the exact colour, and the profiles of cameras and screens (sRGB, Display P3, Adobe RGB) change
-it little: converting by them would take longer than decoding. A profile of swapped channels, of linear light or of a
-printing press makes another picture.
+The model does not care for the exact colour, and the profiles of cameras and screens (sRGB, Display P3, Adobe RGB)
+change it little: converting by them would take longer than decoding. A profile of swapped channels, of linear light or
+of a printing press makes another picture.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -26,7 +27,7 @@ def ink_colours(strip: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def converted(pixels: NDArray[np.uint8], profile: bytes | None, *, grey: bool) -> NDArray[np.uint8]:
-    """Convert (h, w, 3) uint8 RGB to sRGB where the profile makes a wild difference; else they are returned as they are.
+    """Convert (h, w, 3) uint8 RGB to sRGB where the profile makes a wild difference; else return them as they are.
 
     Args:
         profile: of the picture; None = sRGB.
@@ -44,6 +45,20 @@ def converted(pixels: NDArray[np.uint8], profile: bytes | None, *, grey: bool) -
     for top in range(0, pixels.shape[0], step):
         found[top : top + step] = np.asarray(transform.apply(Image.fromarray(pixels[top : top + step])))
     return found
+
+
+def lightened(pixels: NDArray[np.uint8], gamma: float) -> NDArray[np.uint8]:
+    """Convert (h, w, 3) uint8 RGB of a gamma to sRGB, where that makes a wild difference.
+
+    Args:
+        gamma: the pixels are light to this power; about 0.45 is as good as sRGB.
+    """
+    known = np.linspace(0, 1, 256)
+    light = known ** (1 / gamma)
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    if np.abs(shown - known).mean() * 255 <= _MOST_DIFFERENCE:
+        return pixels
+    return np.asarray(cv2.LUT(pixels, (shown * 255).round().astype(np.uint8)), dtype=np.uint8)
 
 
 @lru_cache(maxsize=4)

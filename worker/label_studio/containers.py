@@ -10,21 +10,25 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.label_studio.exif import Exif, read_exif, tiff_fields, tiff_orientation
 from worker.label_studio.structure import MARKER, MOST_PARTS, TinyParts
 
 _MOST_PROFILE = 4_000_000  # bytes; those of printing presses have two million
 _MOST_DATA = 100_000  # chunks of pixels in a PNG
+_MOST_BLOCKS = 400_000  # of the texts in a GIF: 255 bytes each
+_GIFS = (b"GIF87a", b"GIF89a")
 _PNG, _JPEG, _TIFFS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Chunks of a PNG without which its pixels would be others. Those with a capital are needed, whatever they are.
 _DRAWING = {b"tRNS"}
+_COLOUR_CHUNKS = {b"iCCP", b"sRGB", b"gAMA"}
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 # Segments of a JPEG that a decoder needs: the colour transform stands in the last one. Shorter ones are ignored.
 _LEAST_SEGMENT = {0xE0: 14, 0xEE: 12}
 _METADATA = {*range(0xE0, 0xF0), 0xFE}
 _COLOURS, _TEXT = 0xE2, 0xE1
+_TRANSPARENCY = b"\xf9"  # a block of a GIF
 _DATA = {0xDA, 0xD9}  # a scan, or the end
 # The type of the EXIF item of an AVIF, in the box that lists its items.
 _EXIF_ITEM = re.compile(rb"infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2}(Exif)", re.DOTALL)
@@ -41,11 +45,13 @@ class PictureFile:
         parts: in order, the bytes that draw the picture.
         exif: what turns and sizes it.
         profile: the ICC profile, where the file's parts say it; None elsewhere, and where it has none.
+        gamma: of a PNG that says one and has no profile: its values are light to this power.
     """
 
     parts: tuple[bytes | memoryview, ...]
-    exif: Exif = Exif()
+    exif: Exif = field(default_factory=Exif)
     profile: bytes | None = None
+    gamma: float | None = None
 
 
 def read_container(content: bytes) -> PictureFile:
@@ -60,6 +66,8 @@ def read_container(content: bytes) -> PictureFile:
         return _read_jpeg(content)
     if content.startswith(_TIFFS):
         return _read_tiff(content)
+    if content.startswith(_GIFS):
+        return _read_gif(content)
     if content[4:8] == b"ftyp":
         return _read_avif(content)
     return PictureFile((content,))
@@ -107,24 +115,48 @@ class _Chunk:
 
 
 def _read_png(content: bytes) -> PictureFile:
-    kept = _Kept(content)
+    kept, colours = _Kept(content), _PngColours()
     kept.add(0, len(_PNG))
-    exif, profile = None, None
+    exif: Exif | None = None
     chunks = list(_chunks(content))
     first = next((place for place, chunk in enumerate(chunks) if chunk.name == b"IDAT"), len(chunks))
     animation = _Animation.of(chunks, first, content)
     for place, chunk in enumerate(chunks):
-        if chunk.name == b"eXIf" and exif is None and place < first and chunk.intact(content):
-            exif = read_exif(chunk.body(content))
-        elif chunk.name == b"iCCP" and place < first and chunk.intact(content):
-            profile = profile or _png_profile(chunk.body(content))
+        if chunk.name == b"eXIf":
+            if exif is None and place < first and chunk.intact(content):
+                exif = read_exif(chunk.body(content))
+        elif chunk.name in _COLOUR_CHUNKS:
+            if place < first and chunk.intact(content):
+                colours.found.setdefault(chunk.name, chunk.body(content))
         elif chunk.name == b"IDAT" and animation.frame:
             if place == first:
                 animation.put(kept, content)
         elif _draws(chunk, content):
             kept.add(chunk.start, chunk.end)
     # EXIF of a PNG turns it and never sizes it.
-    return PictureFile(kept.parts(), Exif(exif.orientation if exif else 1), profile)
+    return PictureFile(kept.parts(), Exif(exif.orientation if exif else 1), colours.profile(), colours.gamma())
+
+
+class _PngColours:
+    """What a PNG says of its colours: a profile, or that they are sRGB, or a gamma, in this order."""
+
+    def __init__(self) -> None:
+        self.found: dict[bytes, bytes] = {}
+
+    def profile(self) -> bytes | None:
+        _, nothing, packed = self.found.get(b"iCCP", b"").partition(b"\0")
+        if not nothing or packed[:1] != b"\0":
+            return None
+        try:
+            return zlib.decompressobj().decompress(packed[1:], _MOST_PROFILE) or None
+        except zlib.error:
+            return None
+
+    def gamma(self) -> float | None:
+        said = self.found.get(b"gAMA", b"")
+        if self.profile() or len(said) != 4 or len(self.found.get(b"sRGB", b"")) == 1:
+            return None
+        return int.from_bytes(said, "big") / 100_000 or None
 
 
 def _chunks(content: bytes) -> Iterator[_Chunk]:
@@ -146,16 +178,6 @@ def _draws(chunk: _Chunk, content: bytes) -> bool:
         least = {0: 2, 2: 6}.get(content[25], 0)  # by type of colour: a grey value, or one of each colour
         return chunk.intact(content) and chunk.end - chunk.start - 12 >= least
     return chunk.name not in _ANIMATION and not chunk.name[0] & 0x20
-
-
-def _png_profile(body: bytes) -> bytes | None:
-    _, nothing, packed = body.partition(b"\0")
-    if not nothing or packed[:1] != b"\0":
-        return None
-    try:
-        return zlib.decompressobj().decompress(packed[1:], _MOST_PROFILE) or None
-    except zlib.error:
-        return None
 
 
 @dataclass(frozen=True)
@@ -217,13 +239,33 @@ def _read_tiff(content: bytes) -> PictureFile:
     """No browser shows a TIFF. It is turned by its own field, as the programs that show it do."""
     kept, place = _Kept(content), 0
     order = "<" if content[:2] == b"II" else ">"
-    for field in sorted(tiff_fields(content), key=lambda field: field.place):
-        if field.tag in _TIFF_METADATA:
-            kept.add(place, field.place)
+    for entry in tiff_fields(content):
+        if entry.tag in _TIFF_METADATA:
+            kept.add(place, entry.place)
             kept.put(struct.pack(f"{order}H", _NO_FIELD))
-            place = field.place + 2
+            place = entry.place + 2
     kept.add(place, len(content))
     return PictureFile(kept.parts(), tiff_orientation(content))
+
+
+def _read_gif(content: bytes) -> PictureFile:
+    """Its texts go; what says which colour is transparent stays."""
+    if len(content) < 14:
+        return PictureFile((content,))
+    kept, place = _Kept(content), 13 + (3 << (content[10] & 7) + 1 if content[10] & 0x80 else 0)
+    kept.add(0, min(place, len(content)))
+    blocks = 0
+    while content[place : place + 1] == b"\x21":
+        start, place = place, place + 2
+        while place < len(content) and content[place]:
+            place, blocks = place + 1 + content[place], blocks + 1
+            if blocks > _MOST_BLOCKS:
+                raise TinyParts(_MOST_BLOCKS)
+        place += 1
+        if content[start + 1 : start + 2] == _TRANSPARENCY:
+            kept.add(start, min(place, len(content)))
+    kept.add(min(place, len(content)), len(content))
+    return PictureFile(kept.parts())
 
 
 def _read_avif(content: bytes) -> PictureFile:

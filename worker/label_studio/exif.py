@@ -1,7 +1,7 @@
 """EXIF blocks and TIFF directories -> how a browser turns and sizes the picture.
 
-The rules are Chromium's, measured: a field counts where its type and its number of values are those of the standard, and
-the first one that counts is taken. Pillow takes more: any type, XMP, texts that ImageMagick writes.
+The rules are Chromium's, measured: a field counts where its type and its number of values are those of the standard,
+and the first one that counts is taken. Pillow takes more: any type, XMP, texts that ImageMagick writes.
 """
 
 from __future__ import annotations

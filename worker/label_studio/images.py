@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from plugin_config.errors import ImageTooLarge, ImageUnavailable
 from plugin_config.settings import Settings
-from worker.label_studio.colours import converted
+from worker.label_studio.colours import converted, lightened
 from worker.label_studio.containers import PictureFile, read_container
 from worker.label_studio.deep import DeepTiff, deep_tiff, read_values
 from worker.label_studio.pixels import (
@@ -163,6 +164,8 @@ class _Opened:
         pixels = gathered(strips, full, size)
         if self.deep is None and isinstance(profile, bytes):
             pixels = converted(pixels, profile, grey=grey)
+        elif self.file.gamma:
+            pixels = lightened(pixels, self.file.gamma)
         return turned(pixels, self.orientation)
 
     def _strips(self, size: tuple[int, int]) -> tuple[tuple[int, int], Strips]:
@@ -172,7 +175,7 @@ class _Opened:
                 return self.size, tiff_strips(values, self.deep)
         if self.image is None:
             raise ValueError("its kind of values is not read")
-        if size != self.size and self.image.format == "WEBP" and not getattr(self.image, "is_animated", False):
+        if size != self.size and self.image.format == "WEBP":
             # Pillow holds a large one in memory four times.
             transparent = self.image.mode == "RGBA"
             return self.size, webp_strips(b"".join(self.file.parts), self.size, transparent=transparent)
@@ -211,7 +214,7 @@ def _image(file: CountedReads, deep: DeepTiff | None) -> Iterator[Image.Image | 
     """Open a file with Pillow; None for a TIFF of a kind that only OpenCV reads."""
     try:
         with _quietly():
-            image = Image.open(file, formats=_FORMATS)
+            image = Image.open(cast(IO[bytes], file), formats=_FORMATS)
     except UnidentifiedImageError:
         if deep is None:
             raise
@@ -228,8 +231,9 @@ def _described(file: PictureFile, image: Image.Image | None, deep: DeepTiff | No
         return _Opened(file, None, deep, deep.size, deep.size, file.exif.orientation)
     if image.format == "TIFF":
         image.info.pop("xmp", None)  # by which Pillow would turn it
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
     key = image.info.get("transparency")
-    if isinstance(key, tuple) and image.tile and image.tile[0].args == "RGB;16B":
+    if isinstance(key, tuple) and tiles and tiles[0].args == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow reads the pixels
     orientation = file.exif.orientation
     if image.format == "AVIF":  # from the properties of the image: its EXIF is left out

@@ -5,24 +5,28 @@ It goes a strip at a time: never two full copies in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from worker.label_studio.colours import ink_colours
 from worker.label_studio.deep import DeepTiff, Stretch, sampled, value_strips
 
 _STRIP_PIXELS = 2_000_000
-_TRANSPOSE = Image.Transpose
-_UPRIGHT: Mapping[int, Image.Transpose] = {  # by EXIF orientation
-    2: _TRANSPOSE.FLIP_LEFT_RIGHT, 3: _TRANSPOSE.ROTATE_180, 4: _TRANSPOSE.FLIP_TOP_BOTTOM, 5: _TRANSPOSE.TRANSPOSE,
-    6: _TRANSPOSE.ROTATE_270, 7: _TRANSPOSE.TRANSVERSE, 8: _TRANSPOSE.ROTATE_90,
-}  # fmt: skip
+_UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # by EXIF orientation
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: lambda pixels: cv2.transpose(pixels),
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
 _ON_ITS_SIDE = {5, 6, 7, 8}
-_DEEP_MODES = ("I", "F")
+_DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N", "RGB"}  # of RGB the upper 8 bits
 
 Strips = Iterable[tuple[slice, NDArray[np.uint8]]]
 """Rows of an image from top to bottom, each with its pixels: (rows, W, 3) uint8 RGB."""
@@ -54,8 +58,8 @@ def gathered(strips: Strips, full: tuple[int, int], size: tuple[int, int]) -> ND
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Turn (h, w, 3) pixels upright from an EXIF orientation."""
-    method = _UPRIGHT.get(orientation)
-    return pixels if method is None else np.asarray(Image.fromarray(pixels).transpose(method))
+    turn = _UPRIGHT.get(orientation)
+    return pixels if turn is None else np.asarray(turn(pixels), dtype=np.uint8)
 
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -71,17 +75,17 @@ def image_strips(image: Image.Image, *, profile: bytes | None, deep: DeepTiff | 
         profile: by which CMYK becomes RGB.
         deep: of a TIFF of more than 8 bits.
     """
-    bounds = tuple(image.tile[0].extents) if image.tile and image.tile[0].extents else None
+    bounds = tuple(image.tile[0].extents or ()) if isinstance(image, ImageFile.ImageFile) and image.tile else ()
     image.load()
-    if deep is not None and image.mode.startswith(_DEEP_MODES):
+    if deep is not None and image.mode in _DEEP_MODES:
         return _deep_strips(image, deep)
     # A frame of an animation may cover a part of the picture; the rest is transparent.
-    covered = bounds if image.format in {"GIF", "PNG"} and bounds != (0, 0, *image.size) else None
-    return _strips(image, profile, covered)
+    partly = image.format in {"GIF", "PNG"} and bounds and bounds != (0, 0, *image.size)
+    return _strips(image, profile, bounds if partly else None)
 
 
 def webp_strips(content: bytes, size: tuple[int, int], *, transparent: bool) -> Strips:
-    """Decode a still WebP with OpenCV, which holds its pixels once.
+    """Decode a WebP with OpenCV, which holds its pixels once; of an animation the first frame.
 
     Args:
         content: of the file.
@@ -128,7 +132,7 @@ def _rgb(strip: Image.Image, profile: bytes | None) -> Image.Image:
     if strip.mode == "CMYK":
         return ink_colours(strip, profile)
     if not strip.has_transparency_data:
-        return strip.convert("RGB")
+        return strip if strip.mode == "RGB" else strip.convert("RGB")
     if strip.mode != "RGBA":
         strip = strip.convert("RGBA")
     if strip.getchannel("A").getextrema() == (255, 255):
@@ -159,7 +163,8 @@ def _deep_strips(image: Image.Image, deep: DeepTiff) -> Iterator[tuple[slice, ND
     known = np.concatenate([sampled(_values(image, rows, deep), of=len(parts)).ravel() for rows in parts])
     stretch = Stretch.of(known, white_is_zero=deep.white_is_zero)
     for rows in parts:
-        yield rows, np.repeat(stretch(_values(image, rows, deep))[..., None], 3, axis=2)
+        strip = stretch(_values(image, rows, deep))
+        yield rows, strip if strip.ndim == 3 else np.repeat(strip[..., None], 3, axis=2)
 
 
 def _values(image: Image.Image, rows: slice, deep: DeepTiff) -> NDArray[np.generic]:

@@ -85,7 +85,7 @@ class CountedReads(io.RawIOBase):
             taken = part[self._at - start : end - start]
             found.append(taken)
             self._at += len(taken)
-        return found[0] if len(found) == 1 and isinstance(found[0], bytes) else b"".join(found)
+        return bytes(found[0]) if len(found) == 1 else b"".join(found)
 
     def header_is_read(self) -> None:
         """Raise the bound: from here on pixels are read."""
