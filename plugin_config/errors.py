@@ -29,6 +29,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from plugin_config.printable import printable
+
 
 class ZeromaskError(Exception):
     """Base of the tree. `str()` reads as one sentence a person can act on: "subject: problem. Remedy."
@@ -46,7 +48,7 @@ class ZeromaskError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.problem}. {self.remedy}"
+        return printable(f"{self.subject}: {self.problem}. {self.remedy}")
 
 
 class SettingsError(ZeromaskError):

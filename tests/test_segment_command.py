@@ -103,6 +103,45 @@ def test_plain_output_is_a_line_per_image(
     assert re.fullmatch(rf"{re.escape(str(pictures[0]))}: {counts} -> .*\n", capsys.readouterr().out)
 
 
+def test_what_is_transparent_all_over_has_no_masks(
+    pictures: list[Path], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lies under the transparent pixels is not what anybody sees."""
+    hidden = Image.open(pictures[0]).convert("RGBA")
+    hidden.putalpha(0)
+    hidden.save(tmp_path / "hidden.png")
+    asked = ["--labels", f"{WORDS},circle", "--output-dir", str(tmp_path / "out"), "--json"]
+    assert segment([str(tmp_path / "hidden.png"), str(pictures[0]), *asked]) == 0
+    none, some = json.loads(capsys.readouterr().out)["images"]
+    assert none["regions"] == 0
+    assert some["regions"] > 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])
+def test_names_that_are_no_text_are_printed_with_their_bytes_replaced(
+    encoding: str, form: tuple[str, ...], pictures: list[Path], tmp_path: Path
+) -> None:
+    names = [os.fsdecode(b"bad\xff.png"), os.fsdecode(b"bad\xfe.png"), os.fsdecode(b"no picture\xfd.png")]
+    for name in names[:2]:
+        (tmp_path / name).write_bytes(pictures[0].read_bytes())
+    (tmp_path / names[2]).write_text("no picture")
+    out = tmp_path / os.fsdecode(b"out\xfc")
+    done = run("worker.segment", *(str(tmp_path / name) for name in names), "--labels", WORDS, "--output-dir", str(out),
+               *form, PYTHONIOENCODING=encoding)  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    replaced = "?" if encoding.startswith("ascii") else "\ufffd"
+    assert f"no picture{replaced}.png" in done.stderr.replace("\n", "")
+    shown = json.loads(done.stdout)["images"][0]["image"] if form else done.stdout.splitlines()[0].partition(":")[0]
+    assert shown == str(tmp_path / ("bad\ufffd.png" if form else f"bad{replaced}.png"))
+    assert {path.name for path in out.iterdir()} == {
+        f"bad\ufffd{number}_{kind}" for number in ("", "_2") for kind in ("overlay.png", "regions.json")
+    }
+    stored = json.loads((out / "bad\ufffd_regions.json").read_text())
+    assert stored["image"] == str(tmp_path / "bad\ufffd.png")
+
+
 def test_stuff_is_one_region_however_many_parts_it_has() -> None:
     vocabulary = vocabulary_of(["star", "grass"], "polygon", ["grass", "water"])
     assert [(label.key, label.stuff) for label in vocabulary.labels] == [
