@@ -10,7 +10,8 @@ import pytest
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import OutputKind, parse_vocabulary
-from worker.label_studio.annotation_maps import counting_annotations, draw_class_map, find_label
+from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
+from worker.label_studio.picture_regions import find_label
 from worker.label_studio.regions import encode_region
 from worker.learning.corrections.class_maps import (
     drawn_classes,
@@ -89,7 +90,9 @@ def test_corners_of_a_box_hide_no_other_region() -> None:
     [
         pytest.param({}, "c", id="as it is"),
         pytest.param({"to_name": "other"}, None, id="on another image"),
-        pytest.param({"from_name": "gone"}, None, id="by a control that vanished"),
+        pytest.param({"from_name": "gone"}, "c", id="by a control that is not in the vocabulary"),
+        pytest.param({"from_name": None}, None, id="by no control"),
+        pytest.param({"value": {"brushlabels": ["cat"]}}, "c", id="by its value, where it has an alias"),
         pytest.param({"value": {"brushlabels": ["gone"]}}, None, id="of a label that vanished"),
         pytest.param({"value": {"brushlabels": ["gone", "grass", "c"]}}, "grass", id="of several the first left"),
         pytest.param({"type": "choices", "value": {"choices": ["c"]}, "from_name": "x"}, None, id="no region"),

@@ -31,7 +31,13 @@ from worker.learning.gate.splits import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
-from worker.service.trainer.corrections import Correction, UnreadTask, corrections_digest, read_corrections
+from worker.service.trainer.corrections import (
+    Correction,
+    LeftOutTask,
+    UnreadTask,
+    corrections_digest,
+    read_corrections,
+)
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/>
@@ -104,7 +110,7 @@ def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
     return [ImageEmbedding(torch.zeros(2, 3, 4), (image.shape[0], image.shape[1])) for image in images]
 
 
-def read_all(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction | UnreadTask]:
+def read_all(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction | UnreadTask | LeftOutTask]:
     return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS, **more)
 
 
@@ -154,7 +160,10 @@ def test_tasks_that_may_be_readable_later_are_told_apart_from_the_others(label_s
     label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
     found = list(read_all(label_studio))
     unread = {row.task: row.reason for row in found if isinstance(row, UnreadTask)}
-    assert list(unread) == [row.task for row in found] == [2, 3, 4]
+    assert list(unread) == [2, 3, 4]
+    assert [(row.task, row.reason) for row in found if isinstance(row, LeftOutTask)] == [
+        (1, "image of task 1: was answered with HTTP 404. Check.")
+    ], "and what is deleted is not left out"
     for task, reason in ((2, "not enough memory"), (3, "HTTP 503"), (4, "HTTP 500")):
         assert reason in unread[task]
 

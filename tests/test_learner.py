@@ -462,7 +462,7 @@ def test_images_left_out_take_turns(house: LearningHouse, monkeypatch: pytest.Mo
     assert house.learning.begin(PROJECT, house.resident.name)
     lease = LeaseGuard(house.resident, PROJECT)
     reader = reading.CorrectionsReader(house.resident, PROJECT, parse_vocabulary(CONFIG.format("cat")), lease,
-                                       patient=True, missing=missing)  # fmt: skip
+                                       patient=True, missing=missing, left_out={})  # fmt: skip
     assert not reader.retry_missing()
     assert list(reader.missing) == ["4", "2", "3"]
     house.away = frozenset({2, 3})
