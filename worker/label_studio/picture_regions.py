@@ -72,7 +72,7 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
     return [
         PictureRegion(_as_kind(item, kind), kind, _label(item, named.get(item_id(item) or "", ()), vocabulary))
         for item, kind in found
-        if _has_own_shape(item) or item_id(item) not in shaped  # else it is the label of another item's shape
+        if not (item_id(item) in shaped and _is_label_only(item))
     ]
 
 
@@ -138,14 +138,26 @@ def _value(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _is_label_only(item: Mapping[str, Any]) -> bool:
+    """Whether an item with the id of a shape is no more than its label."""
+    kind = region_kind(item)
+    return not _has_own_shape(item) and (not kind or (kind in _PICTURE_KINDS and bool(_names(item))))
+
+
 def _label(
     item: Mapping[str, Any], same_id: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
 ) -> Label | None:
-    """The label of a region: its own, else that of another item of its id."""
+    """The label of a region: its own, else that of another item of its id and shape."""
     label = find_label(item, vocabulary)
     if label is not None or _names(item):
         return label
-    return next((found for other in same_id if (found := find_label(other, vocabulary)) is not None), None)
+    others = [other for other in same_id if _is_label_only(other) or _same_shape(item, other)]
+    return next((found for other in others if (found := find_label(other, vocabulary)) is not None), None)
+
+
+def _same_shape(item: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    value, others = _value(item), _value(other)
+    return all(value.get(key) == others.get(key) for key in (*_SHAPE_KEYS, "y", "width", "radiusY", "rotation"))
 
 
 def _names(item: Mapping[str, Any]) -> list[str]:
