@@ -129,6 +129,41 @@ def test_which_annotations_count() -> None:
     assert counting_annotations([skipped]) == []
 
 
+IMPORTED: dict[str, Any] = {"imported": True, "ground_truth": True, "at": "2026-01-02T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("others", "counting"),
+    [
+        pytest.param([], [1], id="alone"),
+        pytest.param([annotation(2, at="2026-01-03T00:00:00Z")], [2], id="a later one by the same person"),
+        pytest.param([annotation(2, who=2, at="2026-01-03T00:00:00Z")], [2], id="a later one by another person"),
+        pytest.param([annotation(2, who=None, at="2026-01-03T00:00:00Z")], [2], id="by a person who is deleted"),
+        pytest.param([annotation(2, who=2, at="2026-01-03T00:00:00Z"), annotation(3, who=3)], [2, 3],
+                     id="then whoever made one counts"),
+        pytest.param([annotation(2, who=2)], [1], id="an earlier one"),
+        pytest.param([annotation(2, who=2, at="2026-01-02T00:00:00Z")], [2], id="at the same time, made later"),
+        pytest.param([annotation(2, at="2026-01-03T00:00:00Z", cancelled=True)], [1], id="a later one, skipped"),
+        pytest.param([annotation(2, at="2026-01-03T00:00:00Z", imported=True)], [1], id="another import"),
+        pytest.param([annotation(2, who=2, ground_truth=True)], [1, 2], id="an earlier ground truth by a person"),
+        pytest.param([annotation(2, who=2, ground_truth=True, at="2026-01-03T00:00:00Z")], [2],
+                     id="a later ground truth by a person"),
+        pytest.param([annotation(2, who=2, ground_truth=True, imported=True)], [1, 2], id="two imported ones"),
+    ],
+)  # fmt: skip
+def test_a_later_annotation_by_a_person_outranks_an_imported_ground_truth(
+    others: list[Annotation], counting: list[int]
+) -> None:
+    rows = [annotation(1, **IMPORTED), *others]
+    assert [row.id for row in counting_annotations(rows)] == counting
+    assert [row.id for row in counting_annotations(rows[::-1])] == counting
+
+
+def test_a_ground_truth_that_a_person_flagged_is_outranked_by_nobody() -> None:
+    flagged, later = annotation(1, ground_truth=True), annotation(2, who=2, at="2026-01-03T00:00:00Z")
+    assert counting_annotations([flagged, later]) == [flagged]
+
+
 def test_annotators_are_merged_by_majority_and_ties_are_void() -> None:
     votes = np.array([[0, 0, 0, 0, VOID, 0], [0, 0, 1, 1, 1, VOID], [0, 1, 2, 1, VOID, 1]], dtype=np.int16)[:, None]
     assert merge_class_maps(list(votes)).tolist() == [[0, 0, VOID, 1, 1, VOID]]

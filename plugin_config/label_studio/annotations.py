@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from plugin_config.json_records import json_name
 from plugin_config.label_studio.transport import unexpected_answer
 
 ANNOTATED: Mapping[str, Any] = {
@@ -113,7 +114,7 @@ def read_annotation(row: Any, task: int) -> Annotation:
         task: N.
     """
     result = row["result"]
-    malformed = "" if result is None or isinstance(result, list) else f"its result is a {type(result).__name__}"
+    malformed = "" if result is None or isinstance(result, list) else f"its result is {json_name(result)}"
     annotator = row.get("completed_by")
     if isinstance(annotator, Mapping):
         annotator = annotator.get("id")

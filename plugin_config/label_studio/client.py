@@ -19,6 +19,7 @@ import httpx
 from plugin_config.addresses import ALLOWED_PATHS, is_file_of_task, origin_of, read_address
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
 from plugin_config.http_responses import UNCOMPRESSED, hide_location
+from plugin_config.json_records import json_name
 from plugin_config.label_studio.annotations import (
     ANNOTATED,
     AnnotatedTask,
@@ -284,7 +285,7 @@ def _task(row: Any) -> Task:
         names = frozenset(name.strip() for name in versions.split(",") if name.strip())
         score = row.get("predictions_score")
         data = row.get("data") or {}
-        unreadable = "" if isinstance(data, Mapping) else f"its data is a {type(data).__name__} and no object"
+        unreadable = "" if isinstance(data, Mapping) else f"its data is {json_name(data)} and no object"
         return Task(
             int(row["id"]), {} if unreadable else dict(data), names, int(row.get("total_annotations") or 0),
             None if score is None else float(score), unreadable,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plugin_config.errors import RegionError
+from plugin_config.json_records import json_name
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.regions import region_kind
 
@@ -58,7 +59,7 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
     named: dict[str, list[Mapping[str, Any]]] = {}
     for place, item in enumerate(result):
         if not isinstance(item, Mapping):
-            raise RegionError(f"item {place + 1} of a result", f"is {_described(item)} and no region", _REMEDY)
+            raise RegionError(f"item {place + 1} of a result", f"is {json_name(item)} and no region", _REMEDY)
         if _is_elsewhere(item, vocabulary):
             continue
         if not isinstance(item.get("type"), str):
@@ -177,7 +178,3 @@ def _named(names: Sequence[str], labels: Sequence[Label]) -> Label | None:
         if len({label.texts for label in having}) == 1 or any(label.key == name for label in having):
             return having[0]
     return None
-
-
-def _described(item: object) -> str:
-    return "null" if item is None else f"a {type(item).__name__}"
