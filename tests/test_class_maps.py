@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,19 @@ def test_regions_are_drawn_small_as_they_are_large() -> None:
     small = draw(*regions, frame=(30, 40))
     assert (small == shrink_nearest(draw(*regions), (30, 40))).all()
     assert (small[5:20, 5:20] == CAT).all()
+
+
+def test_ordinary_annotations_are_drawn_as_they_always_were() -> None:
+    """Another class map for the same annotation would have every project learn again."""
+    turned = region("rectangle", "dog", slice(20, 40), slice(10, 50))
+    turned["value"]["rotation"] = 30
+    points = [[10.5, 70], [60, 55.25], [95, 90], [40, 65], [30, 99.9]]
+    crooked = region("polygon", "cat", slice(0, 9), slice(0, 9)) | {
+        "value": {"points": points, "closed": True, "polygonlabels": ["cat"]}
+    }
+    regions = [region("brush", "grass", slice(25, 60), slice(0, 70)), turned, crooked, {"type": "relation"}]
+    found = {frame: sha256(draw(*regions, frame=frame).tobytes()).hexdigest()[:12] for frame in (SIZE, (31, 41))}
+    assert found == {SIZE: "64dc519ef5a2", (31, 41): "d4627f309b29"}
 
 
 def test_which_annotations_count() -> None:

@@ -80,6 +80,8 @@ def test_an_answer_about_a_region_is_no_region_of_its_own(kind: str, first: bool
         pytest.param([region("a") | {"id": None}], [region("a") | {"id": None}], {"cat": ADDED + DELETED}, id="no ids"),
         pytest.param([region("a") | {"id": 7}], [region("a") | {"id": 7}], {"cat": ACCEPTED}, id="numbers as ids"),
         pytest.param([region("a") | {"id": [7]}], [region("a") | {"id": {}}], {"cat": ADDED + DELETED}, id="lists"),
+        pytest.param([region("a")], [region("a"), region("b", value={"points": [[1, 1]], "polygonlabels": ["cat"]})],
+                     {"cat": ACCEPTED}, id="a polygon of one point"),
         pytest.param([region("a")], [region("a"), region("a")], {"cat": ACCEPTED}, id="an id twice"),
         pytest.param([{"id": "a", "type": 7}, {}, region("a", type=None)], [region("a")], {"cat": ADDED},
                      id="a prediction that is malformed"),

@@ -65,7 +65,7 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
         if not isinstance(item.get("type"), str):
             raise RegionError(f"item {place + 1} of a result", "has no type", _REMEDY)
         kind, identity = _kind(item), item_id(item)
-        if kind is not None:
+        if kind is not None and not (kind == "polygon" and _is_stub(item)):
             found.append((item, kind))
         if identity is not None and _is_drawn(item):
             named.setdefault(identity, []).append(item)
@@ -122,6 +122,12 @@ def _kind(item: Mapping[str, Any]) -> str | None:
 def _is_drawn(item: Mapping[str, Any]) -> bool:
     """Whether an item is what an annotator drew or its label, and no answer to a question, which may have any name."""
     return region_kind(item) in _PICTURE_KINDS or str(item.get("type")).lower().endswith("labels")
+
+
+def _is_stub(item: Mapping[str, Any]) -> bool:
+    """Whether a polygon was given up before its third point."""
+    points = _value(item).get("points")
+    return isinstance(points, list | tuple) and len(points) < 3
 
 
 def _as_kind(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
