@@ -11,6 +11,7 @@ ZeromaskError
 │   └── QueueFull                too many tasks, or unknown projects, are waiting already
 ├── LabelStudioError       Label Studio refused a request
 │   ├── AnswerTooLarge           its answer is too large to be read
+│   ├── AnswerMalformed          its answer has another form than is known
 │   ├── LabelStudioFailing       it answered that it cannot serve the request now (HTTP 429 or 5xx)
 │   └── LabelStudioUnreachable   it did not answer at all
 ├── ImageUnavailable       an image cannot be fetched or read
@@ -100,6 +101,10 @@ class LabelStudioError(ZeromaskError):
 
 class AnswerTooLarge(LabelStudioError):
     """An answer of Label Studio is too large to be read: fewer things must be asked for at once."""
+
+
+class AnswerMalformed(LabelStudioError):
+    """An answer of Label Studio has another form than is known: of one thing, which is malformed, or of all."""
 
 
 class LabelStudioFailing(LabelStudioError):

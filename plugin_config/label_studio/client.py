@@ -31,6 +31,7 @@ from plugin_config.certificates import trust
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, SettingsError
 from plugin_config.http_requests import user_agent
 from plugin_config.http_responses import UNCOMPRESSED, hide_location
+from plugin_config.json_records import json_name
 from plugin_config.label_studio.annotations import (
     ANNOTATED,
     AnnotatedTask,
@@ -216,7 +217,8 @@ class LabelStudio:
     def predictions(self, task: int) -> list[StoredPrediction]:
         """Every prediction of a task, with its regions."""
         rows = self.request("GET", "/api/predictions/", params={"task": task})
-        return [_prediction(row) for row in rows]
+        with _as_expected("predictions"):
+            return [_prediction(row) for row in rows]
 
     def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
         """Every task of the project with an annotation that is not cancelled, without data, page by page."""
@@ -230,7 +232,7 @@ class LabelStudio:
         """Every submitted annotation of a task, with its regions; drafts are not among them."""
         rows = self.request("GET", f"/api/tasks/{task}/annotations/")
         with _as_expected("annotations"):
-            return [read_annotation(row) for row in rows]
+            return [read_annotation(row, task) for row in rows]
 
     def parent_predictions(self, task: int) -> frozenset[int]:
         """The predictions that annotations of a task were made from."""
@@ -341,7 +343,7 @@ class LabelStudio:
     def _tasks(self, project: int, ids: Sequence[int], *, include: str) -> list[Task]:
         query = json.dumps({"selectedItems": {"all": False, "included": list(ids)}})
         rows = self._task_page(project, page=1, page_size=len(ids), include=include, query=query)["tasks"]
-        return [_task(row) for row in rows if row["id"] in set(ids)]
+        return [task for task in map(_task, rows) if task.id in set(ids)]
 
     def _task_rows(self, project: int, *, include: str, **query: str) -> Iterator[Any]:
         page, seen, total = 1, 0, 1
@@ -356,7 +358,9 @@ class LabelStudio:
         # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.
         wanted = f"id,{include},predictions_model_versions,total_annotations"
         params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
-        return self.request("GET", "/api/tasks/", params=params)
+        answer = self.request("GET", "/api/tasks/", params=params)
+        with _as_expected("tasks"):
+            return {"tasks": list(answer["tasks"]), "total": int(answer["total"])}
 
 
 def _task(row: Any) -> Task:
@@ -364,15 +368,19 @@ def _task(row: Any) -> Task:
         versions = row.get("predictions_model_versions") or ""
         names = frozenset(name.strip() for name in versions.split(",") if name.strip())
         score = row.get("predictions_score")
+        data = row.get("data") or {}
+        unreadable = "" if isinstance(data, Mapping) else f"its data is {json_name(data)} and no object"
         return Task(
-            int(row["id"]), dict(row.get("data") or {}), names, int(row.get("total_annotations") or 0),
-            None if score is None else float(score),
+            int(row["id"]), {} if unreadable else dict(data), names, int(row.get("total_annotations") or 0),
+            None if score is None else float(score), unreadable,
         )  # fmt: skip
 
 
 def _prediction(row: Any) -> StoredPrediction:
     with _as_expected("a prediction"):
-        version, result = row.get("model_version") or "", list(row["result"])
+        # Label Studio stores null for a result that is an object, and whatever an import brought in a list.
+        stored, version = row["result"], str(row.get("model_version") or "")
+        result = [item for item in stored if isinstance(item, Mapping)] if isinstance(stored, list) else []
         return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"))
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import httpx
 
 from plugin_config.certificates import tls_trouble
-from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
+from plugin_config.errors import (
+    AnswerMalformed,
+    AnswerTooLarge,
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+)
 from plugin_config.http_responses import CompressedResponse, ResponseTooLong, body_chunks, redirect_location
 from plugin_config.label_studio.tokens import remedy_for
 
@@ -43,15 +49,18 @@ def read_json(subject: str, response: httpx.Response, body: bytes) -> Any:
     """Parse the body of an answer.
 
     Raises:
-        AnswerTooLarge: it holds millions of lists and objects.
-        LabelStudioError: it is not JSON, or is nested too deeply.
+        AnswerTooLarge: it holds millions of lists and objects, or is nested too deeply.
+        LabelStudioError: it is not JSON.
     """
     if body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:  # an empty list of two bytes takes 64 in memory
         problem = f"was answered with more than {_MOST_CONTAINERS} lists and objects"
         raise AnswerTooLarge(subject, problem, _TOO_LARGE, status=response.status_code)
     try:
         return json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        problem = "answered something that is not JSON as it is written here: it is nested too deeply"
+        raise AnswerTooLarge(subject, problem, _TOO_LARGE, status=response.status_code) from error
+    except ValueError as error:
         raise not_json(subject, response) from error
 
 
@@ -115,7 +124,7 @@ def not_json(subject: str, response: httpx.Response) -> LabelStudioError:
     return LabelStudioError(subject, "answered something that is not JSON", remedy, status=response.status_code)
 
 
-def unexpected_answer(subject: str, error: Exception) -> LabelStudioError:
+def unexpected_answer(subject: str, error: Exception) -> AnswerMalformed:
     """The error for an answer whose JSON has another form than in the Label Studio that this is written for."""
     remedy = "This version of Label Studio is not known here; 1.23 is."
-    return LabelStudioError(f"Label Studio's answer about {subject}", f"is not as expected ({error!r})", remedy)
+    return AnswerMalformed(f"Label Studio's answer about {subject}", f"is not as expected ({error!r:.200})", remedy)
