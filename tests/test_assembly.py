@@ -179,7 +179,7 @@ def test_a_score_never_falls_as_evidence_grows(name: str, stuff: bool) -> None:
 
 
 def label(key: str, *, control: str = "brush", output: str = "brush", stuff: bool = False, text: str = "") -> Label:
-    return Label(key, (text or key,), control=control, to_name="i", image_key="i", output=output, stuff=stuff)  # type: ignore[arg-type]
+    return Label(key, (text or key,), control=control, to_name="i", image_value="$i", output=output, stuff=stuff)  # type: ignore[arg-type]
 
 
 def test_one_word_is_drawn_whole_by_one_control_and_one_by_one_by_another() -> None:

@@ -64,7 +64,7 @@ def test_the_control_decides_the_output(tag: str, output: str) -> None:
     label = only_label(
         f'<View><Image name="pic" value="$photo"/><{tag} name="t" toName="pic"><Label value="a"/></{tag}></View>'
     )
-    assert (label.output, label.control, label.to_name, label.image_key) == (output, "t", "pic", "photo")
+    assert (label.output, label.control, label.to_name, label.image_value) == (output, "t", "pic", "$photo")
 
 
 def test_nested_views_and_several_controls() -> None:
@@ -81,7 +81,7 @@ def test_only_the_first_image_is_drawn_on() -> None:
       <BrushLabels name="b" toName="i"><Label value="cat"/></BrushLabels>
       <BrushLabels name="c" toName="j"><Label value="dog"/></BrushLabels></View>"""
     vocabulary = parse_vocabulary(config)
-    assert (vocabulary.image_key, [label.key for label in vocabulary.labels]) == ("a", ["cat"])
+    assert (vocabulary.image_value, [label.key for label in vocabulary.labels]) == ("$a", ["cat"])
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from plugin_config.http_responses import (
     hide_location,
     redirect_location,
 )
-from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.client import LabelStudio
 from worker.label_studio.images import ImageLimits, too_large
 
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure_spi"}
@@ -83,17 +83,6 @@ def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudi
 def subject_of(task: int) -> str:
     """Name the image of a task in errors."""
     return f"image of task {task}"
-
-
-def address_in(task: Task, key: str) -> object:
-    """The value of a task's data under the image's key, not checked yet.
-
-    Raises:
-        ImageUnavailable: the task's data could not be read.
-    """
-    if task.unreadable:
-        raise ImageUnavailable(subject_of(task.id), f"is not known: {task.unreadable}", "Then ask for the task again.")
-    return task.data.get(key)
 
 
 def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits) -> bytes:

@@ -18,10 +18,11 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from plugin_config.background import Duty, DutyWatch
-from plugin_config.errors import QueueUnavailable
+from plugin_config.errors import ImageUnavailable, QueueUnavailable
 from plugin_config.label_studio.client import Task
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Lease
+from worker.label_studio.image_address import address_in
 from worker.label_studio.images import Picture
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.text.encoder import TextClasses
@@ -63,10 +64,9 @@ class LeasedTask:
     @property
     def host(self) -> str:
         """The host its image is fetched from; "" = Label Studio, or no valid address."""
-        url = self.task.data.get(self.plan.vocabulary.image_key)
         try:
-            return urlsplit(url).netloc if isinstance(url, str) else ""
-        except ValueError:  # the fetch says so
+            return urlsplit(address_in(self.task, self.plan.vocabulary.image_value)).netloc
+        except (ImageUnavailable, ValueError):  # the fetch says so
             return ""
 
 

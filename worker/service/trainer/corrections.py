@@ -19,7 +19,7 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
-from worker.label_studio.fetching import address_in
+from worker.label_studio.image_address import address_in
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_outcomes
@@ -183,7 +183,7 @@ class _Reader:
         annotations = counting_annotations(self._label_studio.annotations(task.id))
         if not annotations:
             return None
-        url = address_in(task, self._vocabulary.image_key)
+        url = address_in(task, self._vocabulary.image_value)
         picture = self._images.load(
             url, task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
         )
