@@ -28,6 +28,7 @@ class OfferedLabel:
         texts: what to look for.
         has_prompt: whether these are its attribute `prompt`.
         stuff: whether all pixels of the label make one region.
+        semantic: whether that is because of `segments="semantic"`.
     """
 
     control: Control
@@ -35,6 +36,7 @@ class OfferedLabel:
     texts: tuple[str, ...]
     has_prompt: bool
     stuff: bool
+    semantic: bool
 
 
 def offered_labels(control: Control) -> tuple[list[OfferedLabel], list[str]]:
@@ -124,7 +126,10 @@ def _offered(control: Control, label: Tag, key: str, words: str) -> OfferedLabel
     if len(texts) > MOST_TEXTS_OF_LABEL:
         problem = f"has {len(texts):,} texts to look for; at most {MOST_TEXTS_OF_LABEL} are read"
         raise LabelingConfigError(subject, problem, "Take out some of its synonyms or prompts.")
-    return OfferedLabel(control, key, texts, bool(prompts), _is_stuff(attributes, control.tag))
+    segments = _segments(attributes, control.tag)
+    is_stuff = attributes.get("kind", "").strip().lower() == "stuff"
+    semantic = segments == "semantic"
+    return OfferedLabel(control, key, texts, bool(prompts), semantic or (segments == "panoptic" and is_stuff), semantic)
 
 
 def _prompts(attributes: Mapping[str, str]) -> tuple[str, ...]:
@@ -138,13 +143,12 @@ def _texts(words: str, attributes: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((words, *_comma_list(attributes.get("synonyms", "")), *described)))
 
 
-def _is_stuff(attributes: Mapping[str, str], control: Tag) -> bool:
+def _segments(attributes: Mapping[str, str], control: Tag) -> str:
     segments = (attributes.get("segments") or control.attributes.get("segments") or "panoptic").strip().lower()
     if segments not in SEGMENTS:
         remedy = f"Write one of {', '.join(SEGMENTS)}; see plugin_config/labeling_configs/panoptic.xml."
         raise LabelingConfigError(control.title, f"has segments={segments[:60]!r}", remedy)
-    kind = attributes.get("kind", "").strip().lower()
-    return segments == "semantic" or (segments == "panoptic" and kind == "stuff")
+    return segments
 
 
 def _comma_list(text: str) -> tuple[str, ...]:

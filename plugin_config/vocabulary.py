@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 from plugin_config.controls import OUTPUT_KINDS, Control, OutputKind, find_controls, listed_tags
 from plugin_config.errors import LabelingConfigError
@@ -112,7 +113,7 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
     found = {member: label for group in groups for member, label in _labels(group)}
     labels = [found[label] for label in offered]
     read, told = _read_only(controls.read, labels)
-    remarks += [*_undrawn(groups), *told, *map(str, controls.passed_over)]
+    remarks += [*_undrawn(controls.drawn, groups), *told, *map(str, controls.passed_over)]
     return Vocabulary((*labels, *read), _bounded(remarks))
 
 
@@ -127,7 +128,7 @@ def _row(label: Label) -> dict[str, object]:
 
 @dataclass
 class _Group:
-    """Labels of several controls that are one label; the first draws."""
+    """Labels of several controls that are one label, the one that draws before the others."""
 
     members: list[OfferedLabel]
 
@@ -135,6 +136,13 @@ class _Group:
     def texts(self) -> tuple[str, ...]:
         """A prompt where one of them has one, else the words of the one that draws."""
         return next((label.texts for label in self.members if label.has_prompt), self.members[0].texts)
+
+    @property
+    def drawing(self) -> list[OfferedLabel]:
+        """The first; with it another where one draws the whole class by `segments="semantic"`, and one its things."""
+        first = self.members[0]
+        other = (row for row in self.members if row.semantic != first.semantic and row.stuff != first.stuff)
+        return [first, *islice(other, 1)]
 
 
 def _same_labels(offered: Sequence[OfferedLabel]) -> list[_Group]:
@@ -175,40 +183,50 @@ def _same_labels(offered: Sequence[OfferedLabel]) -> list[_Group]:
 
 def _labels(group: _Group) -> Iterable[tuple[OfferedLabel, Label]]:
     """The labels of a group, each with the one it was offered as."""
-    first = group.members[0]
-    control = first.control
-    drawing = Label(
-        key=first.key,
-        texts=group.texts,
+    texts, drawing = group.texts, group.drawing
+    first = _label(drawing[0], texts)
+    yield drawing[0], first
+    for other in group.members[1:]:
+        if other in drawing:
+            yield other, _label(other, texts)
+        else:
+            yield other, replace(first, key=other.key, control=other.control.tag.name, draws=False)
+
+
+def _label(offered: OfferedLabel, texts: tuple[str, ...]) -> Label:
+    control = offered.control
+    return Label(
+        key=offered.key,
+        texts=texts,
         control=control.tag.name,
         to_name=control.image.name,
         image_value=control.image.value,
         output=control.output,
-        stuff=first.stuff,
+        stuff=offered.stuff,
     )
-    yield first, drawing
-    for other in group.members[1:]:
-        yield other, replace(drawing, key=other.key, control=other.control.tag.name, draws=False)
 
 
-def _undrawn(groups: Sequence[_Group]) -> list[str]:
+def _undrawn(controls: Sequence[Control], groups: Sequence[_Group]) -> list[str]:
     """Remarks on the labels that another control, or another label of the same words, draws."""
     remarks: list[str] = []
-    elsewhere: dict[Control, tuple[list[str], list[str]]] = {}  # control -> its labels, and what draws them
+    keys: dict[Control, list[str]] = {control: [] for control in controls}
+    drawn_by: dict[Control, list[str]] = {control: [] for control in controls}
     for group in groups:
-        first, *others = group.members
-        for other in others:
+        first, drawing = group.members[0], group.drawing
+        for other in group.members[1:]:
+            if other in drawing:
+                continue
             if other.control is first.control:
                 same = f"label {other.key[:60]!r} looks for the same as {first.key[:60]!r}, which alone is predicted"
                 remarks.append(f"{first.control.tag.title}: {same}.")
             else:
-                keys, drawing = elsewhere.setdefault(other.control, ([], []))
-                keys.append(other.key)
-                drawing.append(first.control.tag.title)
-    for control, (keys, drawing) in elsewhere.items():
-        by = " and ".join(list(dict.fromkeys(drawing))[:_MOST_DRAWING])
-        one = f"{_labels_named(keys)} predicted by {by}, one region per thing"
-        remarks.append(f"{control.tag.title}: {one}; regions drawn with this control are learned from.")
+                keys[other.control].append(other.key)
+                drawn_by[other.control].append(first.control.tag.title)
+    for control in controls:
+        if keys[control]:
+            by = " and ".join(list(dict.fromkeys(drawn_by[control]))[:_MOST_DRAWING])
+            one = f"{_labels_named(keys[control])} predicted by {by}, one region per thing"
+            remarks.append(f"{control.tag.title}: {one}; regions drawn with this control are learned from.")
     return remarks
 
 
