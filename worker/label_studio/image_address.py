@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 
 from plugin_config.errors import ImageUnavailable
 from plugin_config.label_studio.client import Task
@@ -59,8 +60,10 @@ def _written(task: Task, image_value: str, path: str) -> str:
         return found + rest
     if isinstance(found, bool):
         return f"{found}".lower() + rest
-    if isinstance(found, int | float):
-        return f"{int(found) if found == int(found) else found}{rest}"
+    if isinstance(found, int):
+        return f"{found}{rest}"
+    if isinstance(found, float) and isfinite(found):
+        return f"{int(found) if found.is_integer() else found}{rest}"
     raise _unusable(task, image_value, path + rest, found)
 
 
