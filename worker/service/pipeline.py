@@ -41,6 +41,7 @@ _MOST_BYTES = 96_000_000  # before a stage: eight images of the size that is seg
 _PROJECTS = 8  # so many may have all their tasks in the pipeline at once, while others have none there
 _IDLE_S = 0.5
 _LOOK_S = 0.25  # how soon a wait notices that the worker stops
+_LONGEST_START = 1000  # characters in which the host of an address ends
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class LeasedTask:
     def host(self) -> str:
         """The host its image is fetched from; "" = Label Studio, or no valid address."""
         try:
-            return urlsplit(address_in(self.task, self.plan.vocabulary.image_value)).netloc
+            url = address_in(self.task, self.plan.vocabulary.image_value)
+            # `urlsplit` remembers what it has read, and a data: URI may hold a large picture.
+            return urlsplit(url[:_LONGEST_START]).netloc
         except (ImageUnavailable, ValueError):  # the fetch says so
             return ""
 
