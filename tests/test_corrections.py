@@ -292,13 +292,13 @@ def test_digests_on_disk_stay_what_they_are(label_studio: StandInLabelStudio) ->
 
 
 def test_labels_of_one_name_keep_their_order_in_the_digest() -> None:
-    """Two controls may have a label of the same name, with different texts: two classes, of which the first comes first
-    in the digest however many classes lie between them.
+    """Two controls may have a label of the same name, with different prompts: two classes, of which the first comes
+    first in the digest however many classes lie between them.
     """
-    tags = "".join(f'<Label value="{label}"/>' for label in ("a", "cat", "b", "c", "d", "e", "f", "g"))
+    tags = "".join(f'<Label value="{label}" prompt="{label}"/>' for label in ("a", "cat", "b", "c", "d", "e", "f", "g"))
     vocabulary = parse_vocabulary(f'''<View><Image name="image" value="$image"/>
         <BrushLabels name="brush" toName="image">{tags}</BrushLabels>
-        <PolygonLabels name="polygon" toName="image"><Label value="cat" hint="tabby"/></PolygonLabels></View>''')
+        <PolygonLabels name="polygon" toName="image"><Label value="cat" prompt="tabby"/></PolygonLabels></View>''')
     blank = ImageEmbedding(torch.zeros(2, 3, 4), (1, 2))
     truth = np.array([[1, 8]], dtype=np.int16)
     example = Example("1", np.zeros((1, 2, 3), dtype=np.uint8), blank, vocabulary.words, truth)

@@ -91,7 +91,7 @@ def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[s
         ZeromaskError: there is no word.
     """
     labels = tuple(
-        Label(word, (word,), control="label", to_name="image", image_key="image", output=output,  # type: ignore[arg-type]
+        Label(word, (word,), control="label", to_name="image", image_value="$image", output=output,  # type: ignore[arg-type]
               stuff=word in stuff)
         for word in dict.fromkeys([*words, *stuff])
     )

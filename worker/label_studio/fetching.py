@@ -29,7 +29,7 @@ from plugin_config.http_responses import (
     hide_location,
     redirect_location,
 )
-from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.client import LabelStudio
 from worker.label_studio.data_uris import read_data_uri
 from worker.label_studio.image_cache import OFF, ImageCache, Recalled
 from worker.label_studio.images import ImageLimits, too_large
@@ -102,17 +102,6 @@ def fetch_file(
 def subject_of(task: int) -> str:
     """Name the image of a task in errors."""
     return f"image of task {task}"
-
-
-def address_in(task: Task, key: str) -> object:
-    """The value of a task's data under the image's key, not checked yet.
-
-    Raises:
-        ImageUnavailable: the task's data could not be read.
-    """
-    if task.unreadable:
-        raise ImageUnavailable(subject_of(task.id), f"is not known: {task.unreadable}", "Then ask for the task again.")
-    return task.data.get(key)
 
 
 def _fetch(

@@ -115,7 +115,7 @@ class Segmenter:
         pixels, confidence = self.pixel_classes(scores, head)
         index = {texts: number for number, texts in enumerate(scores.words)}
         labels_of: dict[SegmentRequest, list[Label]] = {}  # labels of several controls may ask for the same
-        for label in vocabulary.labels:
+        for label in vocabulary.drawn:
             labels_of.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
         # A picture of one colour, as one that is transparent all over, shows nothing, whatever is nearest to it.
         blank = image is not None and bool((image == image[:1, :1]).all())

@@ -27,7 +27,7 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
-from worker.label_studio.fetching import address_in
+from worker.label_studio.image_address import address_in
 from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
@@ -212,7 +212,7 @@ class _Reader:
         annotations = counting_annotations(self._label_studio.annotations(task.id))
         if not annotations:
             return None
-        url = address_in(task, self._vocabulary.image_key)
+        url = address_in(task, self._vocabulary.image_value)
         picture = self._images.load(
             url, task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
         )
