@@ -16,6 +16,7 @@ from plugin_config.label_studio.client import LabelStudio
 from plugin_config.vocabulary import parse_vocabulary
 from tests.sources.table import LABEL_CONFIG, Way
 from worker.label_studio.fetching import fetch_file
+from worker.label_studio.image_address import address_in
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.images import ImageLimits
 
@@ -29,14 +30,14 @@ def cache_gain(api: LabelStudio, way: Way, folder: Path) -> Mapping[str, Any]:
     files = [(f"{number}.jpg", (f"{number}.jpg", content, "image/jpeg")) for number in range(_PHOTOS)]
     api.request("POST", f"/api/projects/{project}/import", files=files)
     tasks = api.tasks(project, [task.id for task in api.all_tasks(project)])
-    key = parse_vocabulary(LABEL_CONFIG).image_key
+    value = parse_vocabulary(LABEL_CONFIG).image_value
     limits = ImageLimits(100_000_000, 100_000_000, 30.0, allow_private=False)
     times: dict[str, list[float]] = {"first": [], "second": []}
     for turn in times:
         cache = ImageCache(folder, 1_000_000_000)
         for task in tasks:
             started = time.perf_counter()
-            found = fetch_file(task.data[key], task=task.id, project=project, label_studio=api, limits=limits,
+            found = fetch_file(address_in(task, value), task=task.id, project=project, label_studio=api, limits=limits,
                                cache=cache)  # fmt: skip
             times[turn].append(time.perf_counter() - started)
             if found != content:

@@ -24,7 +24,7 @@ from tests.house import CONFIG, picture
 from tests.http_server import Answer, Asked, serving
 from tests.sources.storage import s3
 from tests.tls import Authority
-from worker.label_studio.fetching import address_in
+from worker.label_studio.image_address import address_in
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
@@ -146,23 +146,23 @@ def read(found: Sources, way: Way, tokens: Mapping[str, str], state: Path) -> li
     cells = []
     for kind, token in tokens.items():
         with way.client(token) as client:
-            key = parse_vocabulary(client.project(found.project).label_config).image_key
+            value = parse_vocabulary(client.project(found.project).label_config).image_value
             tasks = {task.id: task for task in client.tasks(found.project, list(found.tasks.values()))}
             for source, content in found.pictures.items():
                 folder = state / f"{way.name}-{kind}"
-                cells.append(_cell(source, kind, way, client, found.project, tasks[found.tasks[source]], key, content,
+                cells.append(_cell(source, kind, way, client, found.project, tasks[found.tasks[source]], value, content,
                                    folder))  # fmt: skip
     return cells
 
 
 def _cell(
-    source: str, kind: str, way: Way, client: LabelStudio, project: int, task: Task, key: str, content: bytes,
+    source: str, kind: str, way: Way, client: LabelStudio, project: int, task: Task, value: str, content: bytes,
     folder: Path,
 ) -> Cell:  # fmt: skip
     try:
         before, after = Counting(folder), Counting(folder)
-        first = load(client, project, task, key, way, before)
-        same = np.array_equal(first, load(client, project, task, key, way, after))
+        first = load(client, project, task, value, way, before)
+        same = np.array_equal(first, load(client, project, task, value, way, after))
     except ZeromaskError as error:
         return Cell(source, kind, way.name, fetched=False, again="", note=str(error)[:200])
     right = same and np.array_equal(first, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
@@ -185,17 +185,17 @@ class Counting(ImageCache):
         super().keep(*identity, content=content, url=url, headers=headers, lasting=lasting)
 
 
-def load(client: LabelStudio, project: int, task: Task, key: str, way: Way, cache: ImageCache) -> Any:
+def load(client: LabelStudio, project: int, task: Task, value: str, way: Way, cache: ImageCache) -> Any:
     """The pixels of a task's image, as the worker's first stage has them."""
     limits = ImageLimits.from_settings(Settings(allow_private_images=True, ca_bundle=way.authority.bundle))
     loader = ImageLoader(limits, cache)
-    address = address_in(task, key)
+    address = address_in(task, value)
     return loader.load(address, task=task.id, project=project, label_studio=client, urgent=False).pixels
 
 
 def read_in_threads(client: LabelStudio, found: Sources, way: Way, *, until: Callable[[], bool]) -> tuple[int, str]:
     """Fetch the uploaded file from eight threads again and again; returns how often, and the first error."""
-    key = parse_vocabulary(LABEL_CONFIG).image_key
+    value = parse_vocabulary(LABEL_CONFIG).image_value
     (task,) = client.tasks(found.project, [found.tasks["uploaded file"]])
     done, lock = [0], threading.Lock()
     errors: list[str] = []
@@ -203,7 +203,7 @@ def read_in_threads(client: LabelStudio, found: Sources, way: Way, *, until: Cal
     def work(_: int) -> None:
         while not until() and not errors:
             try:
-                load(client, found.project, task, key, way, ImageCache(Path("/dev/null"), 0))
+                load(client, found.project, task, value, way, ImageCache(Path("/dev/null"), 0))
             except ZeromaskError as error:
                 errors.append(str(error))
             with lock:
