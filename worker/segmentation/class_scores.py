@@ -38,7 +38,7 @@ class ClassScores:
     @classmethod
     def from_logits(cls, logits: Tensor) -> ClassScores:
         """Make scores of plain logits (C, ...); a class that is -inf everywhere has no score."""
-        return cls(logits, ~logits.isneginf().flatten(1).all(dim=1))
+        return cls(logits, ~logits.flatten(1).amax(dim=1).isneginf())
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.class_scores import ClassScores
-from worker.segmentation.outlines.evidence import Evidence, nearest_shares, pure_margin, read_evidence
+from worker.segmentation.outlines.evidence import Evidence, pure_margin, read_evidence
 from worker.segmentation.outlines.guided import LocalLines, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
 from worker.segmentation.outlines.spectral import low_pass
@@ -151,7 +151,7 @@ class _Refined:
         if method.fine:
             return cls._of_fine(coarse, small, (image.shape[0], image.shape[1]))
         evidence = read_evidence(coarse)
-        classes = _plausible(nearest_shares(evidence.shares))
+        classes = _plausible(evidence.valid_shares())
         evidence = evidence.of(classes)
         trust = evidence.trust if method.trust is None else method.trust
         shares = evidence.shares[:-1]
