@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worker.segmentation.class_scores import OTHERS, ClassScores
 from worker.segmentation.outlines.evidence import Evidence, pure_margin, read_evidence
-from worker.segmentation.outlines.guided import LocalLines, fit_local_lines, grow_rows
+from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
 from worker.segmentation.outlines.spectral import low_pass
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
@@ -264,8 +264,10 @@ class _Refined:
     def strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
         """All rows in strips of bounded size."""
         floats = 6 * len(self.classes) + 3  # per pixel: slopes, offset, shares, posterior; colour
+        enlarger = RowEnlarger(self.values if self.lines is None else self.lines.coefficients.flatten(0, 1), self.size)
         for part in _parts(self.size, floats, self.values.device):
-            yield part, self.rows(image, part)
+            grown = enlarger(part)
+            yield part, grown if self.lines is None else evaluate(grown, rgb_rows(image[part]).to(grown.device))
 
 
 def _with_complement(shares: Tensor) -> Tensor:
@@ -290,8 +292,9 @@ def _eigen_strength(evidence: Evidence, trust: float) -> float:
 
 
 def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    enlarger = RowEnlarger(coarse, size)
     for part in _parts(size, len(coarse), coarse.device):
-        yield part, grow_rows(coarse, part, size)
+        yield part, enlarger(part)
 
 
 def _parts(size: tuple[int, int], floats: int, device: torch.device) -> Iterator[slice]:
