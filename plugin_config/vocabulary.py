@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -97,7 +97,7 @@ class Vocabulary:
     @cached_property
     def hash(self) -> str:
         """8 hex digits that change with everything that changes predictions; the order of labels does not."""
-        rows = sorted(json.dumps(asdict(label), sort_keys=True) for label in self.labels)
+        rows = sorted(json.dumps(vars(label), sort_keys=True) for label in self.labels)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
     @cached_property
