@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,6 +15,7 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary
 from tests.models import noise
 from worker.segmentation.class_scores import OTHERS, ClassScores
+from worker.segmentation.instances import class_map
 from worker.segmentation.instances.class_map import clean
 from worker.segmentation.outlines.evidence import nearest_shares, read_evidence
 from worker.segmentation.outlines.refinement import FINE, pixel_classes, refine_logits, refine_scores
@@ -91,8 +91,8 @@ def test_of_many_classes_those_that_may_win_keep_their_logits_and_the_others_the
     kept = [k for k in found.classes if k != OTHERS]
     posterior = whole.softmax(dim=0)
     difference = (found.posterior()[own] - posterior[kept]).abs()
-    assert float(difference.max()) < 0.02
-    assert float((1 - found.posterior()[own].sum(dim=0) - (1 - posterior[kept].sum(dim=0))).abs().mean()) < 0.005
+    assert float(difference.max()) < 0.05
+    assert float(difference.mean()) < 0.002
 
 
 def test_classes_without_a_score_are_left_out_unless_they_are_asked_for() -> None:
@@ -117,10 +117,9 @@ def test_the_others_together_get_no_pixel(grid: tuple[int, int], outlines: bool)
     assert outlines or confidence.max() < 0.01, "they take their share"
 
 
-@pytest.mark.parametrize("classes", [1201, 5001])
-def test_no_tensor_has_the_size_of_labels_times_pixels(classes: int) -> None:
-    """4 megapixels. The largest is that of the patches, or a strip of the rows."""
-    size, coarse = (1732, 2309), patches(classes, grid=(24, 32))
+def test_no_tensor_has_the_size_of_labels_times_pixels() -> None:
+    """4 megapixels and 5,000 labels. The largest is that of the patches, or a strip of the rows."""
+    size, coarse = (1732, 2309), patches(5001, grid=(24, 32))
     image = noise(*size)
     with LargestTensor() as noted:
         pixel_classes(coarse, size, image)
@@ -130,19 +129,14 @@ def test_no_tensor_has_the_size_of_labels_times_pixels(classes: int) -> None:
     assert noted.numbers <= max(coarse.numel(), 4_000_000)
 
 
-def slow_clean(classes: NDArray[np.int16], min_area: int) -> NDArray[np.int16]:
-    """The same with every class looked for in the whole image: classes far apart do not meet."""
-    frame = np.pad(classes, 40, mode="edge")
-    return clean(frame, min_area=min_area)[40:-40, 40:-40]
-
-
-def test_cleaning_each_class_in_its_part_leaves_no_trace_of_the_parts() -> None:
+def test_cleaning_each_class_in_its_part_is_cleaning_it_in_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     classes = np.kron(rng.integers(0, 30, (12, 16)), np.ones((25, 25))).astype(np.int16)
-    ragged = classes.copy()
     rows, columns = rng.integers(1, 299, 600), rng.integers(1, 399, 600)
-    ragged[rows, columns] = ragged[rows - 1, columns - 1]
-    assert np.array_equal(clean(ragged, min_area=20)[30:-30, 30:-30], slow_clean(ragged, 20)[30:-30, 30:-30])
+    classes[rows, columns] = classes[rows - 1, columns - 1]
+    found = clean(classes, min_area=20)
+    monkeypatch.setattr(class_map, "_grown", lambda _crop, _margin, size: (slice(0, size[0]), slice(0, size[1])))
+    assert np.array_equal(found, clean(classes, min_area=20))
 
 
 @dataclass
