@@ -236,9 +236,9 @@ def test_posteriors_of_a_head_are_not_taken_for_what_patches_say(
     assert scores.zero_shot.grid != grid
     methods: list[Method] = []
 
-    def spied(*arguments: object, method: Method) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    def spied(*arguments: object, method: Method, without: int | None) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
         methods.append(method)
-        return pixel_classes(*arguments, method=method)  # type: ignore[arg-type]
+        return pixel_classes(*arguments, method=method, without=without)  # type: ignore[arg-type]
 
     monkeypatch.setattr("worker.segmentation.segmenter.pixel_classes", spied)
     segmenter.pixel_classes(scores, Finished(grid))

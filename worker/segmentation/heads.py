@@ -48,7 +48,8 @@ class Head(Protocol):
     """A classifier of an image's cells that has learned from corrections."""
 
     def scores(self, image: ImageScores) -> ClassScores:
-        """Score n + 1 classes, in the order of the image's, on an (h', w') grid.
+        """Score n + 1 classes, in the order of the image's, on an (h', w') grid. Of many classes it may leave out those
+        that can hardly win; see `ClassScores.classes`.
 
         On another grid than that of the zero-shot scores they are taken for posteriors that follow the outlines of the
         image already, on the same grid for patch scores. Classes that the head has never learned keep the zero-shot
@@ -87,7 +88,7 @@ def head_scores(head: Head, image: ImageScores) -> ClassScores:
     Raises:
         LearningError: the head fails, or its scores are not finite or of another number of classes.
     """
-    classes = len(image.zero_shot.logits)
+    classes = len(image.zero_shot.logits)  # (n + 1, h, w)
     try:
         found = head.scores(image)
     except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -96,7 +97,8 @@ def head_scores(head: Head, image: ImageScores) -> ClassScores:
         problem = f"does not fit the images ({type(error).__name__}: {str(error)[:200]})"
         raise LearningError("what was learned", problem, _REMEDY) from error
     logits = found.logits
-    if logits.ndim != 3 or len(logits) != classes:
+    expected = classes if found.classes is None else len(found.classes)
+    if logits.ndim != 3 or len(logits) != expected:
         problem = f"gives scores of shape {tuple(logits.shape)} for an image with {classes} classes"
         raise LearningError("what was learned", problem, _REMEDY)
     if bool(logits.isnan().any()) or bool((logits == torch.inf).any()):
