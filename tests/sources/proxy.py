@@ -60,8 +60,9 @@ def _handler(proxy: ReverseProxy, client: httpx.Client) -> type[BaseHTTPRequestH
             if not self.path.startswith(f"{proxy.below}/"):
                 self._answer(httpx.Response(404, content=b"this is not Label Studio"))
                 return
-            proxy.last = self.headers.get("Authorization") or proxy.last
-            if proxy.last == proxy.dead:
+            given = self.headers.get("Authorization", "")
+            proxy.last = given or proxy.last
+            if given and given == proxy.dead:
                 proxy.refused += 1
                 self._answer(httpx.Response(401, json={"detail": "Given token not valid for any token type"}))
                 return
