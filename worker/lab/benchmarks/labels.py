@@ -82,7 +82,7 @@ def drawn_labels(count: int) -> Vocabulary:
     phrases = [template.format(name) for template in TEMPLATES for name in names]
     rest = np.random.default_rng(0).permutation([text for text in dict.fromkeys(phrases) if text not in _FIRST])
     return Vocabulary(tuple(
-        Label(str(text), (str(text),), control="brush", to_name="image", image_key="image", output="brush")
+        Label(str(text), (str(text),), control="brush", to_name="image", image_value="$image", output="brush")
         for text in [*_FIRST, *rest][:count]
     ))  # fmt: skip
 
