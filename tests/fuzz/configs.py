@@ -14,7 +14,7 @@ from lxml import etree
 from plugin_config.errors import LabelingConfigError
 from plugin_config.vocabulary import OUTPUT_KINDS, Label, Vocabulary, parse_vocabulary
 from tests.fuzz.trial import own_memory_mb
-from tests.fuzz.verdicts import ROOT, TAKEN, Kind, Verdict, judge_error
+from tests.fuzz.verdicts import ROOT, TAKEN, Kind, Verdict, judge_error, pick
 
 SUBJECTS = ("labeling config", "label ", "labels ", "control ", "image ", "Image ", "tag ")
 _CANARY_EVERY = 25
@@ -203,7 +203,7 @@ _PREFIXES = ["", "", "", "", "\ufeff", " \n", '<?xml version="1.0"?>', '<?xml ve
              '<!DOCTYPE View [<!ENTITY a "b">]>', "<View/>", "text", "\x00"]  # fmt: skip
 _UNIT = st.floats(0, 0.999)
 _TEXT = st.one_of(
-    st.sampled_from(_TEXTS), st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12), st.text(max_size=4)
+    pick(_TEXTS), st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12), st.text(max_size=4)
 )
 _KINDS = ["rename tag", "case", "drop attribute", "set attribute", "set attribute", "rename attribute", "add attribute",
           "add attribute", "drop", "twice", "unwrap", "wrap", "move", "many", "before"]  # fmt: skip
@@ -211,7 +211,7 @@ _KINDS = ["rename tag", "case", "drop attribute", "set attribute", "set attribut
 
 def _change(kind: str) -> st.SearchStrategy[Change]:
     names = st.sampled_from(_ATTRIBUTES if "attribute" in kind else _TAGS)
-    text = st.sampled_from(_RAW) if kind == "before" else _TEXT
+    text = pick(_RAW) if kind == "before" else _TEXT
     return st.builds(Change, st.just(kind), _UNIT, names, text, _UNIT)
 
 
@@ -221,8 +221,8 @@ CASES = st.one_of(
     st.builds(Config, _BASE, _CHANGES),
     st.builds(Config, _BASE, _CHANGES),
     st.builds(
-        Config, _BASE, _CHANGES, st.sampled_from(_PREFIXES), st.one_of(st.none(), _UNIT),
-        st.one_of(st.none(), st.tuples(_UNIT, st.sampled_from([*_RAW, *_TEXTS]))),
+        Config, _BASE, _CHANGES, pick(_PREFIXES), st.one_of(st.none(), _UNIT),
+        st.one_of(st.none(), st.tuples(_UNIT, pick([*_RAW, *_TEXTS]))),
     ),
 )  # fmt: skip
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from plugin_config.errors import ZeromaskError
@@ -157,7 +157,6 @@ def judge_sentence(sentence: str, *subjects: str, secret: str = "") -> Verdict:
     return Verdict("told", sentence[:300])
 
 
-@contextmanager
-def constant(judge: Judge) -> Iterator[Judge]:
-    """A context of a part that needs no end."""
-    yield judge
+def pick(values: Sequence[str]) -> SearchStrategy[str]:
+    """One of these texts; hypothesis writes out what it may pick from, and some of these are long."""
+    return st.integers(0, len(values) - 1).map(values.__getitem__)
