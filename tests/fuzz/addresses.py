@@ -82,11 +82,19 @@ def _whole() -> st.SearchStrategy[str]:
     return st.one_of(parts, own, relative, foreign, data, st.text(max_size=30))
 
 
+def _other(number: int) -> Address:
+    return Address("", _OTHERS[number])
+
+
+_RIGHT = ["/data/upload/3/a.png", "/static/a.png", "/data/local-files/?d=a.png", "http://OWNHOST/data/upload/3/a.png",
+          "http://FOREIGNHOST/a.png", "data:image/png;base64,PIXEL", "DATA:image/png;base64,PIXEL"]  # fmt: skip
+_SPACES = ["", " ", "\n", "\t", " \r\n", "   "]
 _TEXTS = _whole()
 CASES = st.one_of(
     st.builds(Address, _TEXTS, st.none(), pick(_ANSWERS), _TEXTS, st.booleans()),
     st.builds(Address, _TEXTS, st.none(), pick(_ANSWERS), _TEXTS, st.just(True)),
-    st.builds(Address, st.just(""), st.sampled_from(range(len(_OTHERS))).map(_OTHERS.__getitem__)),
+    st.builds(Address, st.tuples(pick(_SPACES), pick(_RIGHT), pick(_SPACES)).map("".join), st.none(), pick(_ANSWERS), _TEXTS),
+    st.integers(0, len(_OTHERS) - 1).map(_other),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,8 +17,10 @@ from plugin_config.vocabulary import OUTPUT_KINDS, Label, Vocabulary, parse_voca
 from tests.fuzz.trial import own_memory_mb
 from tests.fuzz.verdicts import ROOT, TAKEN, Kind, Verdict, judge_error, pick
 
-SUBJECTS = ("labeling config", "label ", "labels ", "control ", "image ", "Image ", "tag ")
+SUBJECTS = ("labeling config", "label ", "labels ", "control ", "image ", "tag ", "Repeater", "Image ",
+            *(f"{tag} " for tag in OUTPUT_KINDS))  # fmt: skip
 _CANARY_EVERY = 25
+_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")  # of a text, which has no encoding any more
 _DRAWING = {tag.lower() for tag in OUTPUT_KINDS}
 _EXAMPLES = sorted((ROOT / "plugin_config" / "labeling_configs").glob("*.xml"))
 
@@ -265,44 +268,49 @@ class ConfigJudge:
 
 
 def judge_vocabulary(vocabulary: Vocabulary, text: str) -> Verdict:
-    """Compare a vocabulary with the config's own tags, read without the product."""
+    """Compare a vocabulary with the config's own tags, read without the product, as the editor reads them: names of
+    tags and attributes in any case.
+    """
     try:
-        root = etree.fromstring(text, etree.XMLParser(resolve_entities=False, no_network=True))
+        root = etree.fromstring(_DECLARATION.sub("", text), etree.XMLParser(resolve_entities=False, no_network=True))
     except (etree.XMLSyntaxError, ValueError) as error:
         return Verdict("silent", f"accepted though it is no XML ({error})"[:300], "no XML")
     tags = [tag for tag in root.iter() if isinstance(tag.tag, str)]
-    images = {tag.get("name") or "": tag for tag in tags if tag.tag.lower() == "image"}
-    controls = [tag for tag in tags if tag.tag.lower() in _DRAWING]
+    images = {_attribute(tag, "name"): tag for tag in tags if tag.tag.lower() == "image"}
     if not vocabulary.labels:
         return Verdict("silent", "accepted without any label", "no label")
     for label in vocabulary.labels:
-        problem = _problem(label, images, controls)
+        problem = _problem(label, images, tags)
         if problem:
             return Verdict("silent", f"{problem}: {label}"[:400], problem)
     keys = [(label.control, label.key) for label in vocabulary.labels]
     if len(set(keys)) < len(keys):
         return Verdict("silent", f"two labels of one control have one key: {keys}"[:300], "one key twice")
     first = images[vocabulary.labels[0].to_name]
-    if not (first.get("value") or "").strip() and any((value or "").strip() for value in first.attrib.values()):
+    if not _attribute(first, "value").strip():
         return Verdict("silent", f"the image has no value: {dict(first.attrib)}"[:300], "no value of the image")
     if any(tag.tag.lower() == "repeater" and first in tag.iter() for tag in tags):
         return Verdict("silent", "the image is inside a Repeater", "Repeater")
-    return _missing(vocabulary, controls) or TAKEN
+    return _missing(vocabulary, [tag for tag in tags if tag.tag.lower() in _DRAWING]) or TAKEN
 
 
-def _problem(label: Label, images: dict[str, etree._Element], controls: list[etree._Element]) -> str:
+def _attribute(tag: etree._Element, name: str) -> str:
+    return next((str(value) for key, value in tag.attrib.items() if str(key).lower() == name), "")
+
+
+def _problem(label: Label, images: dict[str, etree._Element], tags: list[etree._Element]) -> str:
     if label.to_name not in images:
         return "its image is no Image tag"
-    mine = [tag for tag in controls if tag.get("name") == label.control]
+    mine = [tag for tag in tags if _attribute(tag, "name") == label.control]
     if not mine:
-        return "its control is none that draws"
-    if not any(label.to_name in _names(tag) for tag in mine):
+        return "its control is none that the config has"
+    if not any(label.to_name in _names(tag) or not _attribute(tag, "toname") for tag in mine):
         return "its control is not of its image"
-    if not any(OUTPUT_KINDS[kind] == label.output for tag in mine for kind in OUTPUT_KINDS
-               if kind.lower() == tag.tag.lower()):  # fmt: skip
+    kinds = {kind.lower(): output for kind, output in OUTPUT_KINDS.items()}
+    if getattr(label, "draws", True) and not any(kinds.get(tag.tag.lower()) == label.output for tag in mine):
         return "its control draws otherwise"
-    if not any(label.key in (child.get("alias"), child.get("value")) for tag in mine for child in tag.iter()
-               if isinstance(child.tag, str)):  # fmt: skip
+    inner = [child for tag in mine for child in tag.iter() if isinstance(child.tag, str)]
+    if not any(label.key in (_attribute(child, "alias"), _attribute(child, "value")) for child in inner):
         return "its key is of no label of its control"
     if not label.key.strip() or not label.texts or not all(text.strip() for text in label.texts):
         return "it has nothing to look for"
@@ -311,24 +319,28 @@ def _problem(label: Label, images: dict[str, etree._Element], controls: list[etr
 
 def _missing(vocabulary: Vocabulary, controls: list[etree._Element]) -> Verdict | None:
     """A label of a control that draws on the image, and is no prompt (`smart`), which the vocabulary lacks: neither its
-    key nor its words are there, for this control or another.
+    key nor its words are there, for this control or another, and no remark names it or its control.
     """
     there = {name.strip() for label in vocabulary.labels for name in (label.key, *label.texts)}
+    remarks = " ".join(getattr(vocabulary, "remarks", ()))
     image = vocabulary.labels[0].to_name
     for control in controls:
-        if image not in _names(control) or (control.get("smart") or "").strip().lower() == "true":
+        if image not in _names(control) or _attribute(control, "smart").strip().lower() == "true":
+            continue
+        if control.tag.lower() in remarks.lower():
             continue
         for child in control:
             if not isinstance(child.tag, str) or child.tag.lower() != "label":
                 continue
-            value, alias = (child.get("value") or "").strip(), (child.get("alias") or "").strip()
-            if value and not value.startswith("$") and not {value, alias} & there:
-                return Verdict("silent", f"label {value!r} of {control.get('name')!r} is left out", "label left out")
+            value, alias = _attribute(child, "value").strip(), _attribute(child, "alias").strip()
+            if value and not value.startswith("$") and not {value, alias} & there and value[:20] not in remarks:
+                told = f"label {value!r} of {_attribute(control, 'name')!r} is left out"
+                return Verdict("silent", told, "label left out")
     return None
 
 
 def _names(control: etree._Element) -> list[str]:
-    return [name.strip() for name in (control.get("toName") or "").split(",")]
+    return [name.strip() for name in _attribute(control, "toname").split(",")]
 
 
 @contextmanager

@@ -302,7 +302,7 @@ def area_of(item: Mapping[str, Any]) -> NDArray[np.bool_] | None:
     shape = kind.removesuffix("labels")
     if shape not in _SHAPES:
         return nothing
-    if not isinstance(to_name, str) or not isinstance(value, dict):
+    if not isinstance(value, dict):
         return None
     return {"brush": _brush, "polygon": _polygon, "rectangle": _rectangle, "ellipse": _ellipse}[shape](item, value, nothing)
 

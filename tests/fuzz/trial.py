@@ -195,7 +195,7 @@ def run(kind: Kind, *, number: int, count: int, progress: Callable[[Tally], None
                 found[verdict.cause] = (seen + 1, first, smallest)
             progress(tally)
 
-        _generate(kind, note, number=number, count=count)
+        generate(kind, note, number=number, count=count)
     tally.growth_mb = bench.growth_mb
     tally.failures = _smallest(kind, found, number=number, count=count)
     if bench.growth_mb > kind.most_growth_mb:
@@ -205,9 +205,11 @@ def run(kind: Kind, *, number: int, count: int, progress: Callable[[Tally], None
     return tally
 
 
-def _generate(
+def generate(
     kind: Kind, note: Callable[[Any], None], *, number: int, count: int, phases: tuple[Phase, ...] = (Phase.generate,)
 ) -> None:
+    """Call `note` with so many inputs of a kind; the same ones for the same seed."""
+
     @seed(number)
     @settings(
         max_examples=count, database=None, deadline=None, phases=phases, suppress_health_check=list(HealthCheck),
@@ -231,7 +233,7 @@ def _smallest(kind: Kind, found: dict[str, tuple[int, Verdict, Any]], *, number:
     ends = time.monotonic() + _SHRINKING_S
     kept = {cause: (verdict, case) for cause, (_, verdict, case) in found.items()}
     with Bench(kind) as bench:
-        for cause in list(found)[:_MOST_SHRUNK]:
+        for cause in [cause for cause in found if "process died" not in cause and "no answer" not in cause][:_MOST_SHRUNK]:
 
             def again(case: Any, *, cause: str = cause) -> None:
                 if time.monotonic() > ends:
@@ -243,7 +245,7 @@ def _smallest(kind: Kind, found: dict[str, tuple[int, Verdict, Any]], *, number:
                     raise _Found
 
             with suppress(_Found, HypothesisException):  # a flaky one: the smallest so far is kept
-                _generate(kind, again, number=number, count=count, phases=(Phase.generate, Phase.shrink))
+                generate(kind, again, number=number, count=count, phases=(Phase.generate, Phase.shrink))
     return [
         Failure(kind.name, cause, times, kept[cause][0].evidence, kind.show(kept[cause][1])[:4000])
         for cause, (times, _, _) in found.items()

@@ -159,4 +159,8 @@ def judge_sentence(sentence: str, *subjects: str, secret: str = "") -> Verdict:
 
 def pick(values: Sequence[str]) -> SearchStrategy[str]:
     """One of these texts; hypothesis writes out what it may pick from, and some of these are long."""
-    return st.integers(0, len(values) - 1).map(values.__getitem__)
+
+    def text(number: int) -> str:
+        return values[number]
+
+    return st.integers(0, len(values) - 1).map(text)
