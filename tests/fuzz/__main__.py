@@ -145,7 +145,8 @@ def _commit() -> str:
     """The commit that was tried, with "+" where files differ from it; "" where there is no git."""
     try:
         told = [subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-                for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))]  # fmt: skip
+                for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain",
+                                                                    "--untracked-files=no"))]  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return ""
     return told[0] + "+" * bool(told[1])
@@ -163,7 +164,8 @@ def _table(tallies: Sequence[Tally]) -> Table:
         table.add_column(name, justify="right")
     for tally in tallies:
         counts = (tally.fates[fate] for fate in ("taken", "told", *FAILURES))
-        table.add_row(tally.kind, str(tally.tried), *map(str, counts), f"{tally.growth_mb:.0f}", f"{tally.slowest_s:.2f}",
+        table.add_row(tally.kind, str(tally.tried), *map(str, counts), f"{tally.growth_mb:.0f}",
+                      f"{tally.slowest_s:.2f}",
                       f"{tally.seconds:.0f}")  # fmt: skip
     return table
 

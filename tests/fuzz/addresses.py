@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from plugin_config.errors import ImageUnavailable, LabelStudioError
 from plugin_config.label_studio.client import LabelStudio
+from tests.attack.payloads import png
 from tests.fuzz.trial import own_memory_mb
 from tests.fuzz.verdicts import TAKEN, Kind, Verdict, judge_error, pick
 from tests.http_server import Answer, Asked, Server, serving
@@ -28,7 +29,7 @@ _OWN, _FOREIGN = b"the file of Label Studio", b"the file of the strange host"
 _CANARY_EVERY = 20
 _LIMITS = ImageLimits(100_000, 1_000_000, 2.0, allow_private=True)
 _STRICT = ImageLimits(100_000, 1_000_000, 2.0, allow_private=False)
-_PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC")
+_PIXEL = png(1, 1)
 _FILES = ("/data/", "/static/", "/storage-data/", f"/tasks/{TASK}/presign", f"/tasks/{TASK}/resolve",
           f"/projects/{PROJECT}/presign", f"/projects/{PROJECT}/resolve")  # fmt: skip
 
@@ -49,26 +50,41 @@ class Address:
     private: bool = True
 
 
-_OTHERS: list[Any] = [None, True, False, 0, 1, -1, 1.5, float("nan"), float("inf"), 10**30, [], {}, ["OWN/data/upload/3/a.png"],
+_OTHERS: list[Any] = [None, True, False, 0, 1, -1, 1.5, float("nan"), float("inf"), 10**30, [], {},
+                      ["OWN/data/upload/3/a.png"],
                       {"url": "FOREIGN/a.png"}, [None], [[]], b"bytes", (), "x" * 200_000]  # fmt: skip
 _STARTS = ["", " ", "\n", "\t ", "\u00a0", "\ufeff", "\x00", "\u3000"]
-_SCHEMES = ["http://", "https://", "//", "/", "", "HTTP://", "http:/", "http:", "http:///", "ftp://", "file://", "s3://", "gs://",
-            "azure-blob://", "azure_spi://", "data:", "blob:", "javascript:", "s3:", "S3://", "http:\\\\", "\\\\", "ht\ntp://", "ws://"]
-_HOSTS = ["OWNHOST", "FOREIGNHOST", "localhost:OWNPORT", "127.0.0.1:OWNPORT", "[::1]:OWNPORT", "127.1:FOREIGNPORT", "0x7f.1:FOREIGNPORT",
-          "OWNHOST@FOREIGNHOST", "user:pw@OWNHOST", "FOREIGNHOST#@OWNHOST", "OWNHOST.FOREIGNHOST", "", "[::1", "bucket", "a b", "é.example",
-          "xn--", "localhost:FOREIGNPORT", "169.254.169.254", "0.0.0.0:OWNPORT", "127.0.0.1:99999", "127.0.0.1:", "127.0.0.1:x",
-          "LOCALHOST.:OWNPORT", "nowhere.example", "x" * 300, "%31%32%37.0.0.1:FOREIGNPORT", "\uff11\uff12\uff17.0.0.1:FOREIGNPORT",
+_SCHEMES = ["http://", "https://", "//", "/", "", "HTTP://", "http:/", "http:", "http:///", "ftp://", "file://",
+            "s3://", "gs://",
+            "azure-blob://", "azure_spi://", "data:", "blob:", "javascript:", "s3:", "S3://", "http:\\\\", "\\\\",
+            "ht\ntp://", "ws://"]
+_HOSTS = ["OWNHOST", "FOREIGNHOST", "localhost:OWNPORT", "127.0.0.1:OWNPORT", "[::1]:OWNPORT", "127.1:FOREIGNPORT",
+          "0x7f.1:FOREIGNPORT",
+          "OWNHOST@FOREIGNHOST", "user:pw@OWNHOST", "FOREIGNHOST#@OWNHOST", "OWNHOST.FOREIGNHOST", "", "[::1",
+          "bucket", "a b", "é.example",
+          "xn--", "localhost:FOREIGNPORT", "169.254.169.254", "0.0.0.0:OWNPORT", "127.0.0.1:99999", "127.0.0.1:",
+          "127.0.0.1:x",
+          "LOCALHOST.:OWNPORT", "nowhere.example", "x" * 300, "%31%32%37.0.0.1:FOREIGNPORT",
+          "\uff11\uff12\uff17.0.0.1:FOREIGNPORT",
           "[::ffff:127.0.0.1]:FOREIGNPORT", "OWNHOST\\FOREIGNHOST", "OWNHOST\tFOREIGNHOST", "[::1%25lo]:OWNPORT"]
-_PATHS = ["/data/upload/3/a.png", "/data/local-files/?d=a.png", "/data/upload/4/a.png", "/static/a.png", "/api/users/", "/a.png", "",
-          "/data/../api/users/", "/data/%2e%2e/api/users/", "/data/upload/3/..%2f..%2fapi", "/storage-data/uploaded/?filepath=upload/3/a.png",
+_PATHS = ["/data/upload/3/a.png", "/data/local-files/?d=a.png", "/data/upload/4/a.png", "/static/a.png",
+          "/api/users/", "/a.png", "",
+          "/data/../api/users/", "/data/%2e%2e/api/users/", "/data/upload/3/..%2f..%2fapi",
+          "/storage-data/uploaded/?filepath=upload/3/a.png",
           "/storage-data/uploaded/?filepath=../a", "/tasks/7/presign/?fileuri=eA==", "/tasks/8/presign/?fileuri=eA==",
-          "/projects/3/resolve/?fileuri=eA==", "?x", "#f", "/data/upload/3/a%zz.png", "/data/upload/3/é 猫.png", "/data/upload/3/\ud800.png",
-          "/data/upload/3/a.png?x=\r\nX: y", "/\\FOREIGNHOST/a.png", "//FOREIGNHOST/a.png", "/to/a", "/data/upload/3/" + "a" * 70_000]
-_DATA = ["image/png;base64,PIXEL", "image/png;base64,", ",", "", "image/png,%89PNG", "image/png;base64,PIXEL\n", "image/png;base64,@@@@",
-         ";base64,PIXEL", "text/html;base64,PIXEL", "image/png;base64 ,PIXEL", "image/png;charset=x;base64,PIXEL", "IMAGE/PNG;BASE64,PIXEL",
+          "/projects/3/resolve/?fileuri=eA==", "?x", "#f", "/data/upload/3/a%zz.png", "/data/upload/3/é 猫.png",
+          "/data/upload/3/\ud800.png",
+          "/data/upload/3/a.png?x=\r\nX: y", "/\\FOREIGNHOST/a.png", "//FOREIGNHOST/a.png", "/to/a",
+          "/data/upload/3/" + "a" * 70_000]
+_DATA = ["image/png;base64,PIXEL", "image/png;base64,", ",", "", "image/png,%89PNG", "image/png;base64,PIXEL\n",
+         "image/png;base64,@@@@",
+         ";base64,PIXEL", "text/html;base64,PIXEL", "image/png;base64 ,PIXEL", "image/png;charset=x;base64,PIXEL",
+         "IMAGE/PNG;BASE64,PIXEL",
          "image/png;base64," + "A" * 400_000, "image/png," + "%41" * 70_000]  # fmt: skip
-_ANSWERS = ["file", "file", "file", "file", "redirect", "redirect", "redirect", "redirect", "redirect", "empty", "404", "403", "401", "500",
-            "503", "429", "204", "206", "gzip", "long", "short", "endless", "garbage", "no status", "location without", "loop", "304", "999",
+_ANSWERS = ["file", "file", "file", "file", "redirect", "redirect", "redirect", "redirect", "redirect", "empty",
+            "404", "403", "401", "500",
+            "503", "429", "204", "206", "gzip", "long", "short", "endless", "garbage", "no status",
+            "location without", "loop", "304", "999",
             "big header", "chunked wrong"]  # fmt: skip
 _ENDS = ["", "", "", " ", "\n", "\u2028", "#", "?", "\x00"]
 
@@ -93,15 +109,17 @@ _TEXTS = _whole()
 CASES = st.one_of(
     st.builds(Address, _TEXTS, st.none(), pick(_ANSWERS), _TEXTS, st.booleans()),
     st.builds(Address, _TEXTS, st.none(), pick(_ANSWERS), _TEXTS, st.just(True)),
-    st.builds(Address, st.tuples(pick(_SPACES), pick(_RIGHT), pick(_SPACES)).map("".join), st.none(), pick(_ANSWERS), _TEXTS),
+    st.builds(Address, st.tuples(pick(_SPACES), pick(_RIGHT), pick(_SPACES)).map("".join), st.none(), pick(_ANSWERS),
+              _TEXTS),
     st.integers(0, len(_OTHERS) - 1).map(_other),
 )
 
 
 class AddressJudge:
-    """Silent: bytes that are neither the file of the host that was asked nor what a data: address holds; a value that is
-    no text and gives bytes. Leaked: the strange host sees the token, or Label Studio is asked with it for anything but
-    files of the task. Refused: an address that every browser reads alike, of a host that sends the file. Harmed: a valid address, fetched in between, does not give its file.
+    """Silent: bytes that are neither the file of the host that was asked nor what a data: address holds; a value that
+    is no text and gives bytes. Leaked: the strange host sees the token, or Label Studio is asked with it for anything
+    but files of the task. Refused: an address that every browser reads alike, of a host that sends the file. Harmed: a
+    valid address, fetched in between, does not give its file.
     """
 
     def __init__(self, own: Server, foreign: Server, label_studio: LabelStudio) -> None:
@@ -127,7 +145,8 @@ class AddressJudge:
             content = self._fetch(value, _LIMITS if case.private else _STRICT)
         except (ImageUnavailable, LabelStudioError) as error:
             if self._right(value) is not None:
-                return Verdict("refused", str(error)[:300], "valid data: address" if "data:" in str(value) else "valid address")
+                kind = "valid data: address" if "data:" in str(value) else "valid address"
+                return Verdict("refused", str(error)[:300], kind)
             return self._leak() or judge_error(error, *SUBJECTS, secret=TOKEN)
         right = self._right(value)
         if right is not None and content != right:
@@ -153,10 +172,11 @@ class AddressJudge:
         if not isinstance(value, str):
             return Verdict("silent", f"{value!r} gives {content[:60]!r}", "no text gives bytes")
         if value.strip().lower().startswith("data:"):
-            return TAKEN if len(content) <= _LIMITS.most_bytes else Verdict("silent", "beyond the limit", "data beyond the limit")
+            return TAKEN if len(content) <= _LIMITS.most_bytes else Verdict("silent", "beyond the limit",
+                                                                            "data: too long")
         seen = {name: bool(server.asked) for name, server in (("own", self._own), ("foreign", self._foreign))}
         expected = [body for name, body in (("own", _OWN), ("foreign", _FOREIGN)) if seen[name]]
-        if self._case.answer in ("empty", "big header") and content == b"" or content in expected:
+        if content in expected or (self._case.answer in ("empty", "big header") and content == b""):
             if not self._case.private and seen["foreign"]:
                 return Verdict("leaked", f"a private address was fetched: {value[:200]!r}", "private address")
             return TAKEN
@@ -166,17 +186,18 @@ class AddressJudge:
     def _leak(self) -> Verdict | None:
         for asked in self._foreign.asked:
             if TOKEN in str(asked.headers) or TOKEN in asked.path or TOKEN.encode() in asked.body:
-                return Verdict("leaked", f"the strange host got {asked.path[:200]!r} with the token", "token at a strange host")
+                return Verdict("leaked", f"the strange host got {asked.path[:200]!r} with the token", "strange host")
         for asked in self._own.asked:
             path = unquote(unquote(urlsplit(asked.path).path))
             if TOKEN in str(asked.headers) and (not path.startswith(_FILES) or ".." in path):
-                return Verdict("leaked", f"Label Studio was asked with the token for {asked.path[:200]!r}", "no file")
+                return Verdict("leaked", f"the token was sent to Label Studio for {asked.path[:200]!r}", "no file")
         return None
 
     def _filled(self, text: str) -> str:
         own, foreign = urlsplit(self._own.url), urlsplit(self._foreign.url)
         names: Mapping[str, str] = {
-            "OWNHOST": own.netloc, "FOREIGNHOST": foreign.netloc, "OWNPORT": str(own.port), "FOREIGNPORT": str(foreign.port),
+            "OWNHOST": own.netloc, "FOREIGNHOST": foreign.netloc, "OWNPORT": str(own.port),
+            "FOREIGNPORT": str(foreign.port),
             "PIXEL": base64.b64encode(_PIXEL).decode(), "OWN": self._own.url, "FOREIGN": self._foreign.url,
         }  # fmt: skip
         for name, value in names.items():
@@ -195,7 +216,8 @@ class AddressJudge:
         match self._case.answer:
             case "redirect" if not again:
                 location = self._filled(self._case.location)
-                return Answer(302, headers={"Location": quote(location, safe="%/:=&?~#+!$,;'@()*[]\\ \t").replace("\n", "")})
+                location = quote(location, safe="%/:=&?~#+!$,;'@()*[]\\ \t").replace("\n", "")
+                return Answer(302, headers={"Location": location})
             case "loop":
                 return Answer(302, headers={"Location": asked.path})
             case "location without":
@@ -229,7 +251,8 @@ _real_getaddrinfo = socket.getaddrinfo
 def _resolve(host: Any, *rest: Any, **more: Any) -> Any:
     """Names of this machine and addresses as ever; nobody else's name is looked up."""
     text = host.decode() if isinstance(host, bytes) else str(host)
-    if text.rstrip(".").lower() == "localhost" or not any(char.isalpha() for char in text) or ":" in text or text.startswith("0x"):
+    is_number = ":" in text or text.startswith("0x") or not any(char.isalpha() for char in text)
+    if is_number or text.rstrip(".").lower() == "localhost":
         return _real_getaddrinfo(host, *rest, **more)
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -239,7 +262,8 @@ def judge() -> Iterator[AddressJudge]:
     """Two servers, and a client of the one that stands for Label Studio."""
     nothing = lambda _: Answer(404)  # noqa: E731
     with (
-        serving(nothing) as own, serving(nothing) as foreign, LabelStudio(own.url, TOKEN, timeout_s=3.0) as label_studio,
+        serving(nothing) as own, serving(nothing) as foreign, LabelStudio(own.url, TOKEN,
+                                                                          timeout_s=3.0) as label_studio,
         mock.patch.object(socket, "getaddrinfo", _resolve),
     ):  # fmt: skip
         yield AddressJudge(own, foreign, label_studio)
@@ -253,4 +277,5 @@ def show(case: Address) -> str:
     return f"{value[:600]} ({len(value)} characters); answered: {case.answer}{location}{private}"
 
 
-KIND = Kind("addresses", CASES, "tests.fuzz.addresses:judge", show, most_s=6.0, most_growth_mb=60.0, full=2000, short=120)
+KIND = Kind("addresses", CASES, "tests.fuzz.addresses:judge", show, most_s=6.0, most_growth_mb=60.0, full=2000,
+            short=120)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from hypothesis import strategies as st
@@ -85,7 +84,8 @@ BASES: tuple[Tag, ...] = (
           _control("BrushLabels", *_labels("dog"), to="b", name="y")),
     _view(_image(), _control("BrushLabels", *_labels("cat", "dog"), name="b"),
           _control("KeyPointLabels", *_labels("cat", "dog"), smart="true"),
-          _control("RectangleLabels", *_labels("cat", "dog"), smart="true"), _control("EllipseLabels", *_labels("cat"))),
+          _control("RectangleLabels", *_labels("cat", "dog"), smart="true"), _control("EllipseLabels",
+                                                                                      *_labels("cat"))),
     _view(_image(value="/data/upload/1/$file"), _control("PolygonLabels", *_labels("a", alias="one"),
                                                          *_labels("b", alias="two", hint="the second"))),
     _view(_image(), _control("BrushLabels", *_labels("cat", synonyms="kitten, tom", prompt="a cat, a kitten"),
@@ -124,7 +124,7 @@ def _changed(root: Tag, change: Change) -> Tag:
 def _replaced(root: Tag, target: Tag, by: tuple[Tag, ...]) -> Tag:
     if root is target:
         return by[0] if by else Tag("View")
-    children = []
+    children: list[Tag] = []
     for child in root.children:
         children += by if child is target else (_replaced(child, target, by),)
     return replace(root, children=tuple(children))
@@ -185,20 +185,27 @@ def _written(tag: Tag) -> str:
 
 _TAGS = ["View", "Image", "BrushLabels", "PolygonLabels", "RectangleLabels", "EllipseLabels", "KeyPointLabels", "Label",
          "Choices", "Choice", "Labels", "Brush", "Repeater", "HyperText", "Text", "Video", "Relations", "VectorLabels",
-         "BitmaskLabels", "Taxonomy", "Style", "Collapse", "Panel", "Filter", "x:Image", "Imàge", "ls:View", "Paragraphs",
+         "BitmaskLabels", "Taxonomy", "Style", "Collapse", "Panel", "Filter", "x:Image", "Imàge", "ls:View",
+         "Paragraphs",
          "brushlabels", "IMAGE", "Ranker", "MagicWand", "TextArea", "Pairwise", "Chat"]  # fmt: skip
 _ATTRIBUTES = ["value", "name", "toName", "alias", "valueList", "valuelist", "smart", "smartOnly", "hint", "prompt",
                "synonyms", "segments", "kind", "html", "background", "hotkey", "selected", "choice", "visibleWhen",
                "whenTagName", "perRegion", "required", "opacity", "predicted_values", "granularity", "toname", "VALUE",
-               "maxUsages", "showInline", "apiUrl", "xml:lang", "xmlns", "xmlns:x", "id", "on", "indexFlag", "mode"]  # fmt: skip
-_TEXTS = ["", " ", "  cat ", "$image", "$labels", "$", "$$", "$a.b.c", "$a[0]", "$a[0].b[1]", "$a[-1]", "$a[x]", "$ image",
+               "maxUsages", "showInline", "apiUrl", "xml:lang", "xmlns", "xmlns:x", "id", "on", "indexFlag",
+               "mode"]  # fmt: skip
+_TEXTS = ["", " ", "  cat ", "$image", "$labels", "$", "$$", "$a.b.c", "$a[0]", "$a[0].b[1]", "$a[-1]", "$a[x]",
+          "$ image",
           "{{idx}}", "$pages[{{idx}}].url", "image_{{idx}}", "a,b", "image,other", "/data/$file.png", "https://h/$a/$b",
-          "true", "false", "TRUE", "semantic", "instance", "panoptic", "Panoptic ", "stuff", "thing", "cat", "dog", "cat,dog",
+          "true", "false", "TRUE", "semantic", "instance", "panoptic", "Panoptic ", "stuff", "thing", "cat", "dog",
+          "cat,dog",
           "image", "b", "page", "é", "猫", "\u202ecat", "\u00a0", "cat\u200b", "a" * 600, "w" * 1100, "1", "-1", "null",
-          "<b>cat</b>", "&amp;", "&", "'\"", "\ud800", "\x00", "\x0b", "\ufffe", "\U0001f408", "cat\ndog", "\t", "%s", "{}",
+          "<b>cat</b>", "&amp;", "&", "'\"", "\ud800", "\x00", "\x0b", "\ufffe", "\U0001f408", "cat\ndog", "\t", "%s",
+          "{}",
           "__proto__", "constructor", "ß", "İ", "CAT", "Cat", ",".join(f"w{n}" for n in range(80))]  # fmt: skip
-_RAW = ["<!-- a comment -->", "<!-- -- -->", "<![CDATA[cat]]>", "<?pi x?>", "&nbsp;", "&#0;", "&#xD800;", "&lt;", "&eacute;",
-        "some text", "<", ">", "&", "]]>", "<br/>", "</View>", "<View>", "\x00", "\ud800", "é", "\ufeff", "<!DOCTYPE x>",
+_RAW = ["<!-- a comment -->", "<!-- -- -->", "<![CDATA[cat]]>", "<?pi x?>", "&nbsp;", "&#0;", "&#xD800;", "&lt;",
+        "&eacute;",
+        "some text", "<", ">", "&", "]]>", "<br/>", "</View>", "<View>", "\x00", "\ud800", "é", "\ufeff",
+        "<!DOCTYPE x>",
         '<Image name="image" value="$image"/>', '<Label value="cat"/>', '<Label/>', "<Label value='x' value='y'/>",
         '<Image name="two" value="$two"/>', "<View " + 'a="1" ' * 70 + "/>", "<View>" * 50]  # fmt: skip
 _PREFIXES = ["", "", "", "", "\ufeff", " \n", '<?xml version="1.0"?>', '<?xml version="1.0" encoding="utf-16"?>',

@@ -31,4 +31,5 @@ def judge() -> AbstractContextManager[Judge]:
     return nullcontext(Faulty())
 
 
-KIND = Kind("faulty", st.sampled_from(range(6)), "tests.fuzz.faulty:judge", str, most_s=1.0, most_growth_mb=10, full=6, short=6)
+KIND = Kind("faulty", st.sampled_from(range(6)), "tests.fuzz.faulty:judge", str, most_s=1.0, most_growth_mb=10,
+            full=6, short=6)

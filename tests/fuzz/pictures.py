@@ -85,7 +85,8 @@ _BASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tiff": ("TIFF", "RGB", {}), "tiff-lzw": ("TIFF", "RGB", {"compression": "tiff_lzw"}),
     "tiff-deflate": ("TIFF", "RGBA", {"compression": "tiff_adobe_deflate"}),
     "tiff-jpeg": ("TIFF", "RGB", {"compression": "jpeg"}), "tiff-packbits": ("TIFF", "L", {"compression": "packbits"}),
-    "tiff-16": ("TIFF", "I;16", {}), "tiff-float": ("TIFF", "F", {}), "tiff-fax": ("TIFF", "1", {"compression": "group4"}),
+    "tiff-16": ("TIFF", "I;16", {}), "tiff-float": ("TIFF", "F", {}), "tiff-fax": ("TIFF", "1",
+                                                                                   {"compression": "group4"}),
     "large-png": ("PNG", "L", {}), "large-jpeg": ("JPEG", "L", {}), "large-webp": ("WEBP", "RGB", {"method": 0}),
 }  # fmt: skip
 _WITH_EXIF = ("PNG", "JPEG", "WEBP")  # Pillow writes AVIF's turns elsewhere
@@ -197,13 +198,15 @@ _EXIFS = st.one_of(
 )  # fmt: skip
 CASES = st.builds(
     File, st.one_of(st.sampled_from(_SMALL), st.sampled_from(_SMALL), st.sampled_from(list(_BASES))), _EXIFS,
-    st.one_of(st.just(()), st.lists(_DAMAGE, min_size=1, max_size=3).map(tuple)), st.one_of(st.just(b""), st.binary(max_size=60)),
+    st.one_of(st.just(()), st.lists(_DAMAGE, min_size=1, max_size=3).map(tuple)), st.one_of(st.just(b""),
+                                                                                            st.binary(max_size=60)),
 )  # fmt: skip
 
 
 class PictureJudge:
-    """Silent: pixels of another size than the file's header says, of another orientation than a browser's, pixels that are not 8-bit RGB, or pixels of a file
-    that was cut off in the midst of them. Harmed: a healthy picture, tried in between, is not decoded as before.
+    """Silent: pixels of another size than the file's header says, of another orientation than a browser's, that are not
+    8-bit RGB, or of a file that was cut off in the midst of them. Refused: a valid file. Harmed: a healthy picture,
+    tried in between, is not decoded as before.
     """
 
     def __init__(self) -> None:
@@ -267,7 +270,7 @@ def _is_cut_off(file: File) -> bool:
     """
     if len(file.damages) != 1 or file.damages[0].kind != "cut" or file.tail or "frames" in file.base:
         return False
-    return file.damages[0].at < _COMPLETE and file.exif is None and not _BASES[file.base][0] == "TIFF"
+    return file.damages[0].at < _COMPLETE and file.exif is None and _BASES[file.base][0] != "TIFF"
 
 
 def _size_in_header(content: bytes) -> tuple[int, int] | None:

@@ -14,12 +14,11 @@ from unittest import mock
 import numpy as np
 import torch
 from hypothesis import strategies as st
-from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.vocabulary import parse_vocabulary
+from tests.fuzz.areas import HEIGHT, SHAPES, WIDTH, area_of, eroded
 from tests.fuzz.trial import own_memory_mb
 from tests.fuzz.verdicts import TAKEN, Kind, Verdict, judge_sentence, pick
 from worker.label_studio.image_loader import ImageLoader
@@ -29,7 +28,6 @@ from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.service.trainer.corrections import Correction, read_corrections
 
-WIDTH, HEIGHT = 64, 48
 CONFIG = """<View><Image name="image" value="$image"/>
   <BrushLabels name="b" toName="image"><Label value="cat"/><Label value="dog"/></BrushLabels>
   <PolygonLabels name="p" toName="image"><Label value="cat"/><Label value="dog"/></PolygonLabels>
@@ -38,8 +36,6 @@ CONFIG = """<View><Image name="image" value="$image"/>
   <Choices name="q" toName="image" perRegion="true"><Choice value="good"/></Choices></View>"""
 LIMITS = ImageLimits(1_000_000, 1_000_000, 1.0, allow_private=False)
 _TASKS, _DAMAGED = (1, 2, 3), 2
-_SHAPES = ("brush", "polygon", "rectangle", "ellipse")
-_FARTHEST = 1e6
 # Where the region number n of an annotation lies, percent: (left, top); each is 30 wide and 30 high.
 _PLACES = ((5, 10), (55, 10), (5, 60), (55, 60))
 
@@ -90,7 +86,8 @@ def _item(number: int, shape: str, label: str) -> dict[str, Any]:
         "rectangle": {"x": left, "y": top, "width": 30, "height": 30, "rotation": 0},
         "ellipse": {"x": left + 15, "y": top + 15, "radiusX": 15, "radiusY": 15, "rotation": 0},
     }
-    return {**same, "from_name": shape[0], "type": f"{shape}labels", "value": {**geometry[shape], f"{shape}labels": [label]}}
+    return {**same, "from_name": shape[0], "type": f"{shape}labels", "value": {**geometry[shape],
+                                                                               f"{shape}labels": [label]}}
 
 
 def rows_of(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -148,14 +145,16 @@ def _set(tree: Any, at: float, value: Any, *, drop: bool = False) -> None:
             holder[key] = value
 
 
-_ODD = ["null", "true", "0", "1", "-1", "5", "-5.5", "150", "1e308", "NaN", "Infinity", "1e-300", "1000000000000000000000",
+_ODD = ["null", "true", "0", "1", "-1", "5", "-5.5", "150", "1e308", "NaN", "Infinity", "1e-300",
+        "1000000000000000000000",
         '""', '"x"', '"12"', '"cat"', '"image"', '"brushlabels"', '"rectangle"', '"ellipselabels"', '"keypointlabels"',
         '"textarea"', '"r0"', '"b"', "[]", "{}", "[[]]", "[null]", "[1,2,3]", '["zebra"]', '["dog"]', '["cat","dog"]',
         '["zebra","cat"]', "[[1,2],[3,4]]", "[[1,2],[3,4],[5,6],null]", '{"a":1}', '{"rle":[0,0,0,1]}', "false",
         "[0,0,0,16,57,27]", "[300,-1,2.5]", '"' + "w" * 300 + '"', "[" * 60 + "]" * 60, '["\\ud800"]', "50", "64", "48",
         "49", "6400"]  # fmt: skip
 _ITEMS = ["null", "5", '"x"', "[]", "{}", '{"id":"z"}', '{"id":null,"type":"brushlabels","value":null}',
-          '{"type":"relation"}', '{"value":{"choices":["good"]}}', '{"from_name":"b","to_name":"image","type":"brushlabels"}',
+          '{"type":"relation"}', '{"value":{"choices":["good"]}}',
+          '{"from_name":"b","to_name":"image","type":"brushlabels"}',
           '{"from_name":"q","to_name":"image","type":"choices","value":{"choices":null}}']  # fmt: skip
 _ROW = ["result", "completed_by", "updated_at", "was_cancelled", "ground_truth", "parent_prediction", "id", "task"]
 _UNIT = st.floats(0, 0.999)
@@ -170,7 +169,7 @@ _CHANGE = st.one_of(
               st.sampled_from(["result", "result", "id", "task", "score", "model_version"])),
 )  # fmt: skip
 _REGION = st.tuples(
-    st.sampled_from([*_SHAPES, *_SHAPES, "answer", "relation", "elsewhere"]), st.sampled_from(["cat", "dog"])
+    st.sampled_from([*SHAPES, *SHAPES, "answer", "relation", "elsewhere"]), st.sampled_from(["cat", "dog"])
 )
 CASES = st.builds(Record, st.lists(_REGION, min_size=1, max_size=4).map(tuple),
                   st.lists(_CHANGE, max_size=3).map(tuple))  # fmt: skip
@@ -273,7 +272,7 @@ def judge_truth(case: Record, annotation: Mapping[str, Any], truth: NDArray[np.i
                 told = f"where it lies is unknown, and the rest is background: {_short(item)}"
                 return Verdict("silent", told, f"place unknown: {_kind_of(item)}")
             continue
-        inside = _eroded(area)
+        inside = eroded(area)
         covered += inside
         if (truth[inside] == UNLABELLED).any():
             told = f"{int((truth[inside] == UNLABELLED).sum())} pixels under it are background: {_short(item)}"
@@ -282,120 +281,11 @@ def judge_truth(case: Record, annotation: Mapping[str, Any], truth: NDArray[np.i
         return TAKEN
     for (shape, label), item in zip(case.regions, result, strict=True):
         area = area_of(item)
-        inside = _eroded(area) & (covered == 1) if area is not None else np.zeros((HEIGHT, WIDTH), dtype=bool)
+        inside = eroded(area) & (covered == 1) if area is not None else np.zeros((HEIGHT, WIDTH), dtype=bool)
         expected = ("cat", "dog").index(label)
-        if shape in _SHAPES[:3] and shape != "rectangle" and (truth[inside] != expected).any():
+        if shape in SHAPES[:3] and shape != "rectangle" and (truth[inside] != expected).any():
             return Verdict("refused", f"{shape} {label} is not learned as drawn", f"{shape} drawn otherwise")
     return TAKEN
-
-
-def area_of(item: Mapping[str, Any]) -> NDArray[np.bool_] | None:
-    """The pixels of a region over the picture; none for items that are no region, of another image, or without area;
-    None where its place cannot be known.
-    """
-    nothing = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    kind, value, to_name = item.get("type"), item.get("value"), item.get("to_name")
-    if to_name != "image" and isinstance(to_name, str):
-        return nothing
-    if not isinstance(kind, str):
-        return None if _has_shape(value) else nothing
-    shape = kind.removesuffix("labels")
-    if shape not in _SHAPES:
-        return nothing
-    if not isinstance(value, dict):
-        return None
-    return {"brush": _brush, "polygon": _polygon, "rectangle": _rectangle, "ellipse": _ellipse}[shape](item, value, nothing)
-
-
-def _has_shape(value: Any) -> bool:
-    return isinstance(value, dict) and bool({"points", "rle", "width", "radiusX"} & set(value))
-
-
-def _numbers(value: Mapping[str, Any], *names: str) -> list[float] | None:
-    found = [value.get(name) for name in names]
-    found += [value.get("rotation") or 0]
-    if all(type(each) in (int, float) and abs(each) <= _FARTHEST for each in found):
-        return [float(each) for each in found]
-    return None
-
-
-Area = NDArray[np.bool_]
-
-
-def _brush(item: Mapping[str, Any], value: Mapping[str, Any], nothing: Area) -> Area | None:
-    rle = value.get("rle")
-    same_size = (item.get("original_width"), item.get("original_height")) == (WIDTH, HEIGHT)
-    if not isinstance(rle, list) or not all(type(each) is int and 0 <= each < 256 for each in rle) or not same_size:
-        return None
-    if len(rle) < 8 or int.from_bytes(bytes(rle[:4]), "big") != WIDTH * HEIGHT * 4:
-        return None
-    try:
-        pixels = np.asarray(decode_rle(rle)).reshape(HEIGHT, WIDTH, 4)
-    except (IndexError, ValueError, TypeError):
-        return None
-    return np.asarray(pixels[:, :, 3] > 0)
-
-
-def _polygon(_: Mapping[str, Any], value: Mapping[str, Any], nothing: Area) -> Area | None:
-    points = value.get("points")
-    if not isinstance(points, list):
-        return None
-    pairs = [point for point in points if isinstance(point, list) and len(point) == 2
-             and all(type(each) in (int, float) and abs(each) <= _FARTHEST for each in point)]  # fmt: skip
-    if len(pairs) < len(points):
-        return None
-    if len(pairs) < 3 or value.get("closed", True) is not True:
-        return nothing
-    return _filled([(x * WIDTH / 100, y * HEIGHT / 100) for x, y in pairs])
-
-
-def _rectangle(_: Mapping[str, Any], value: Mapping[str, Any], nothing: Area) -> Area | None:
-    found = _numbers(value, "x", "y", "width", "height")
-    if found is None:
-        return None
-    left, top, width, height, turn = found
-    if width <= 0 or height <= 0:
-        return nothing
-    return _turned([(0, 0), (width, 0), (width, height), (0, height)], (left, top), turn)
-
-
-def _ellipse(_: Mapping[str, Any], value: Mapping[str, Any], nothing: Area) -> Area | None:
-    found = _numbers(value, "x", "y", "radiusX", "radiusY")
-    if found is None:
-        return None
-    left, top, across, down, turn = found
-    if across <= 0 or down <= 0:
-        return nothing
-    ring = [(across * np.cos(angle), down * np.sin(angle)) for angle in np.linspace(0, 2 * np.pi, 60, endpoint=False)]
-    return _turned(ring, (left, top), turn)
-
-
-def _turned(ring: Sequence[tuple[float, float]], origin: tuple[float, float], degrees: float) -> Area:
-    """Fill a ring, percent, turned clockwise about its origin."""
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    points = []
-    for x, y in ring:
-        across, down = x * WIDTH / 100, y * HEIGHT / 100
-        points.append((origin[0] * WIDTH / 100 + across * cos - down * sin,
-                       origin[1] * HEIGHT / 100 + across * sin + down * cos))  # fmt: skip
-    return _filled(points)
-
-
-def _filled(points: Sequence[tuple[float, float]]) -> Area:
-    near = [(float(np.clip(x, -500, 500)), float(np.clip(y, -500, 500))) for x, y in points]
-    if near != [(float(x), float(y)) for x, y in points]:
-        return np.zeros((HEIGHT, WIDTH), dtype=bool)  # far outside: clipped it would be another shape
-    image = Image.new("1", (WIDTH, HEIGHT))
-    ImageDraw.Draw(image).polygon(near, fill=1)
-    return np.asarray(image, dtype=bool)
-
-
-def _eroded(area: Area) -> Area:
-    """Without its outermost two pixels, about which ways of filling differ."""
-    for _ in range(2):
-        wide = np.pad(area, 1)
-        area = wide[1:-1, 1:-1] & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
-    return area
 
 
 def _kind_of(item: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Tries the inputs of a kind: in a process that is watched, counted, and the smallest example of every failure found."""
+"""Tries the inputs of a kind in a process that is watched, and finds the smallest example of every failure."""
 
 from __future__ import annotations
 
@@ -233,7 +233,8 @@ def _smallest(kind: Kind, found: dict[str, tuple[int, Verdict, Any]], *, number:
     ends = time.monotonic() + _SHRINKING_S
     kept = {cause: (verdict, case) for cause, (_, verdict, case) in found.items()}
     with Bench(kind) as bench:
-        for cause in [cause for cause in found if "process died" not in cause and "no answer" not in cause][:_MOST_SHRUNK]:
+        alive = [cause for cause in found if "process died" not in cause and "no answer" not in cause]
+        for cause in alive[:_MOST_SHRUNK]:
 
             def again(case: Any, *, cause: str = cause) -> None:
                 if time.monotonic() > ends:

@@ -120,7 +120,7 @@ class Tally:
 
     def figures(self) -> dict[str, Any]:
         """As JSON."""
-        counts = {fate: self.fates[fate] for fate in ("taken", "told", *FAILURES)}
+        counts: dict[str, int] = {fate: self.fates[fate] for fate in ("taken", "told", *FAILURES)}
         return {"tried": self.tried, **counts, "growth_mb": round(self.growth_mb, 1),
                 "slowest_s": round(self.slowest_s, 2), "seconds": round(self.seconds, 1)}  # fmt: skip
 

@@ -22,9 +22,12 @@ _MOST_GROWTH_MB = 600.0  # of the worker, which makes room for its model's work 
 
 # None of these leads to a picture, and none would by waiting.
 _ADDRESSES = pick([
-    "ftp://example.org/a.png", "file:///etc/passwd", "/api/users/", "/data/../api/users/", "http://[::1", "http://", "x",
-    "javascript:alert(1)", "data:image/png;base64,@@@@", "data:,", "not an address", f"{OWN}none.png", "//", "http://user@h/a",
-    "/data/upload/999999/a.png", "http://127.0.0.1:1/a.png", "s3://", "\ud83d\udc31", "/tasks/999999/presign/?fileuri=eA==",
+    "ftp://example.org/a.png", "file:///etc/passwd", "/api/users/", "/data/../api/users/", "http://[::1", "http://",
+    "x",
+    "javascript:alert(1)", "data:image/png;base64,@@@@", "data:,", "not an address", f"{OWN}none.png", "//",
+    "http://user@h/a",
+    "/data/upload/999999/a.png", "http://127.0.0.1:1/a.png", "s3://", "\ud83d\udc31",
+    "/tasks/999999/presign/?fileuri=eA==",
     "http://169.254.169.254/latest", "blob:http://h/x", "C:\\\\a.png", "?", "http://\u00e9\u0000/",
 ])  # fmt: skip
 CASES = st.one_of(pictures.CASES, pictures.CASES, _ADDRESSES)
@@ -73,7 +76,8 @@ def _addressed(it: Ground, texts: list[str]) -> int:
     """A project of these addresses, a healthy one before each: one of its own uploads."""
     project = it.pictures([picture(top=24)], name="addresses")
     (task,) = it.house.label_studio.tasks(project, it.task_ids(project))
-    rows = [{"image": url} for text in texts for url in (task.data["image"], text.replace(OWN, f"/data/upload/{project}/"))]
+    named = [text.replace(OWN, f"/data/upload/{project}/") for text in texts]
+    rows = [{"image": url} for text in named for url in (task.data["image"], text)]
     for row in rows:  # one by one: Label Studio refuses all of a list for one that it does not take
         try:
             it.house.label_studio.request("POST", f"/api/projects/{project}/import", json=[row])
@@ -94,8 +98,9 @@ def _judge(it: Ground, project: int, cases: list[Any], tally: Tally) -> None:
     for place, number in enumerate(ids):
         url = str(tasks[number].data.get("image"))
         malformed = bool(place % 2) if not isinstance(cases[:1] and cases[0], str) else url in odd or "none.png" in url
-        predicted, reason = any(row.version == version for row in it.house.label_studio.predictions(number)), reasons.get(number)
-        _note(tally, malformed=malformed, predicted=predicted, reason=reason, example=f"task {number}: {url[:200]}")
+        predicted = any(row.version == version for row in it.house.label_studio.predictions(number))
+        example = f"task {number}: {url[:200]}"
+        _note(tally, malformed=malformed, predicted=predicted, reason=reasons.get(number), example=example)
 
 
 def _note(tally: Tally, *, malformed: bool, predicted: bool, reason: str | None, example: str) -> None:
