@@ -127,7 +127,7 @@ def _try_whole(starting: _Starting, number: int) -> Tally:
 
 def report(tallies: Sequence[Tally], number: int) -> dict[str, Any]:
     """The run as JSON: the sums first, then each kind, then the smallest example of each failure."""
-    sums = {fate: sum(tally.fates[fate] for tally in tallies) for fate in FAILURES}
+    sums: dict[str, int] = {fate: sum(tally.fates[fate] for tally in tallies) for fate in FAILURES}
     return {
         "tried": sum(tally.tried for tally in tallies), **sums,
         "told": sum(tally.fates["told"] for tally in tallies), "taken": sum(tally.fates["taken"] for tally in tallies),

@@ -103,12 +103,10 @@ class WireJudge:
     def _canary(self) -> Verdict | None:
         """A valid request of another project: None where it was answered as ever."""
         number = 7_000_000 + self._tried % 5
+        route, body = "/predict", predict_body(self._tried, self._tried + 1, project=f"{number}.1")
+        expected: dict[str, Any] = {"results": [[], []], "model_version": VERSION}
         if self._tried % (2 * _CANARY_EVERY) == 0:
-            body, expected = setup_body(project=f"{number}.1"), {"model_version": VERSION}
-            route = "/setup"
-        else:
-            body, route = predict_body(self._tried, self._tried + 1, project=f"{number}.1"), "/predict"
-            expected = {"results": [[], []], "model_version": VERSION}
+            route, body, expected = "/setup", setup_body(project=f"{number}.1"), {"model_version": VERSION}
         content = json.dumps(body).encode()
         reply = self._send(_request(Request(route, ()), content), "POST")
         if reply.status != 200 or json.loads(reply.body) != expected or reply.seconds > _CANARY_S:
