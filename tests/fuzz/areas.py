@@ -49,7 +49,8 @@ def _numbers(value: Mapping[str, Any], *names: str) -> list[float] | None:
 
 def _brush(item: Mapping[str, Any], value: Mapping[str, Any], nothing: Area) -> Area | None:
     rle = value.get("rle")
-    same_size = (item.get("original_width"), item.get("original_height")) == (WIDTH, HEIGHT)
+    said = (item.get("original_width"), item.get("original_height"))
+    same_size = all(type(found) is not int or found == real for found, real in zip(said, (WIDTH, HEIGHT), strict=True))
     if not isinstance(rle, list) or not all(type(each) is int and 0 <= each < 256 for each in rle) or not same_size:
         return None
     if len(rle) < 8 or int.from_bytes(bytes(rle[:4]), "big") != WIDTH * HEIGHT * 4:
@@ -67,9 +68,11 @@ def _polygon(_: Mapping[str, Any], value: Mapping[str, Any], nothing: Area) -> A
         return None
     pairs = [point for point in points if isinstance(point, list) and len(point) == 2
              and all(type(each) in (int, float) and abs(each) <= _FARTHEST for each in point)]  # fmt: skip
+    if len(points) < 3:
+        return nothing
     if len(pairs) < len(points):
         return None
-    if len(pairs) < 3 or value.get("closed", True) is not True:
+    if value.get("closed", True) is not True:
         return nothing
     return _filled([(x * WIDTH / 100, y * HEIGHT / 100) for x, y in pairs])
 

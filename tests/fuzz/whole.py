@@ -26,7 +26,7 @@ _ADDRESSES = pick([
     "x",
     "javascript:alert(1)", "data:image/png;base64,@@@@", "data:,", "not an address", f"{OWN}none.png", "//",
     "http://user@h/a",
-    "/data/upload/999999/a.png", "http://127.0.0.1:1/a.png", "s3://", "\ud83d\udc31",
+    "/data/upload/999999/a.png", "http://127.0.0.1:1/a.png", "s3://", "\U0001f431",
     "/tasks/999999/presign/?fileuri=eA==",
     "http://169.254.169.254/latest", "blob:http://h/x", "C:\\\\a.png", "?", "http://\u00e9\u0000/",
 ])  # fmt: skip
