@@ -163,7 +163,7 @@ class Segmenter:
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
         zero_shot = ClassScores.of(logits, classes.has_text)
-        return ImageScores(embedding, image, tuple(words), zero_shot, self._photo_extractor.features)
+        return ImageScores(embedding, image, tuple(words), zero_shot, classes, self._photo_extractor.features)
 
     def pixel_classes(
         self, scores: ImageScores, head: Head | None = None, *, outlines: bool = True
@@ -182,7 +182,7 @@ class Segmenter:
             LearningError: the head gives no usable scores; see `head_scores`.
         """
         found = scores.zero_shot if head is None else head_scores(head, scores)
-        method = ADAPTIVE if found.grid == scores.zero_shot.grid else FINE
+        method = FINE if head is not None and head.fine else ADAPTIVE
         embedding = scores.embedding
         image = scores.image if outlines else None
         return pixel_classes(found.logits, embedding.size, image, embedding.affinity, method=method)

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 
 import torch
@@ -48,6 +49,17 @@ class TextClasses:
     def count(self) -> int:
         """Number of classes, C."""
         return len(self.has_text)
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """(C, D) float32 of unit length: one label vector per class, for networks that take one.
+
+        That of a label is the mean of its texts. That of the background, the last class, is its first text alone: the
+        mean of dozens of unrelated negative words means nothing. Meaningless where `has_text` is false.
+        """
+        weights = (self.owner == torch.arange(self.count, device=self.owner.device)[:, None]).float()  # (C, n)
+        weights[-1, 1 + int(weights[-1].argmax()) :] = 0
+        return F.normalize(weights @ self.embeddings, dim=-1)
 
 
 class _FairLock:
