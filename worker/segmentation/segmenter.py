@@ -13,6 +13,7 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
+from worker.segmentation.encoders.towers import Towers
 from worker.segmentation.heads import Head, ImageScores, head_scores, zero_shot_logits
 from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
@@ -48,6 +49,10 @@ class Segmenter:
         store: keeps text embeddings beyond this process; None = in memory alone.
         refiner: a model of the SAM family that may redraw things; None = none.
         least_score: segments below this score are left out; they still count in the score of the image.
+
+    Attributes:
+        encoder: the model.
+        towers: image towers at several depths, for heads that look at the image themselves.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Segmenter:
         self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
         self._photo_extractor = EfficientNetExtractor(encoder.device)
+        self.towers = Towers(encoder)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
@@ -136,6 +142,10 @@ class Segmenter:
         New labels are embedded in this thread, which takes a minute for thousands; other threads take turns with it.
         """
         return self._texts.with_background(vocabulary.words)
+
+    def classes(self, words: Sequence[tuple[str, ...]]) -> TextClasses:
+        """Embed the texts of classes and, as the last class, the background."""
+        return self._texts.with_background(words)
 
     def score(
         self,

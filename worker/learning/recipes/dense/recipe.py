@@ -1,0 +1,235 @@
+"""Dense recipes: a network of a paper, its loss and its training, put together; and adapters read again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from plugin_config.errors import LearningError
+from worker.learning.corrections.class_maps import drawn_classes, with_background
+from worker.learning.corrections.examples import with_words
+from worker.learning.interfaces import AdapterState, Example, Words
+from worker.learning.recipes.dense.adapter import LEARNED, NETWORK, TEXTS, DenseAdapter
+from worker.learning.recipes.dense.batches import Sample, entered
+from worker.learning.recipes.dense.inference import Inference
+from worker.learning.recipes.dense.labels import LabelVectors, TextVectors
+from worker.learning.recipes.dense.lseg import LSegNetwork, lseg_loss
+from worker.learning.recipes.dense.presets import (
+    LSEG_PRESETS,
+    SAZS_PRESETS,
+    SMALL,
+    Preset,
+    preset_from_json,
+    small_preset,
+)
+from worker.learning.recipes.dense.sazs import TERMS, SazsLoss, SazsNetwork
+from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features
+from worker.segmentation.encoders.towers import ENCODER, TowerConfig
+from worker.segmentation.segmenter import Segmenter
+
+_FORM = 1
+_REMEDY = "Draw a label in at least one picture and accept it."
+_AGAIN = "Learn it again."
+_ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
+
+
+@dataclass(frozen=True)
+class DenseRecipe:
+    """What the dense recipes share; each paper has a subclass.
+
+    Attributes:
+        without: parts to leave out, for ablations.
+        preset: name of the network's size: SMALL, or one of the paper's.
+        tower: name of another image tower for the small preset, as `TowerConfig` has it.
+        changes: fields of the preset that are changed, such as `block` and `block_depth`.
+        texts: take the place of the model's text tower; None = they do not.
+        training: how it is trained.
+        seed: of all randomness.
+    """
+
+    without: tuple[str, ...] = ()
+    preset: str = SMALL
+    tower: str = ENCODER
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    texts: TextVectors | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0
+    name: ClassVar[str]
+    form: ClassVar[int] = _FORM
+    presets: ClassVar[Mapping[str, Preset]]
+    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]]
+
+    def loss(self) -> DenseLoss:
+        """What is made small."""
+        raise NotImplementedError
+
+    def build(self, words: Words, segmenter: Segmenter) -> tuple[LSegNetwork, LabelVectors]:
+        """Build an untrained network, and the label vectors of some classes and the background.
+
+        Args:
+            words: the texts of each class to train with.
+            segmenter: the model.
+
+        Raises:
+            LearningError: there is no such preset.
+            ModelUnavailable: its tower cannot be loaded.
+        """
+        vectors, readable = self._vectors(words, segmenter)
+        torch.manual_seed(self.seed)
+        network = self._network(self._chosen(segmenter), vectors.shape[1], segmenter)
+        return network, LabelVectors(words, vectors.to(network.tower.device), readable).to(network.tower.device)
+
+    def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> DenseAdapter:
+        """See `worker.learning.interfaces.Recipe`."""
+        taught = taught_words(examples, words)
+        network, labels = self.build(taught, segmenter)
+        samples = [training_sample(example, taught) for example in examples]
+        trainer = self.trainer(network, labels, samples, segmenter)
+        entering = [entered(sample, self.short_side(network, segmenter)) for sample in samples]
+        while trainer.steps_done < trainer.config.steps:
+            trainer.step(*trainer.draw(entering))
+        return self.adapter(network, labels, segmenter)
+
+    def trainer(
+        self, network: LSegNetwork, labels: LabelVectors, samples: Sequence[Sample], segmenter: Segmenter
+    ) -> DenseTrainer:
+        """Prepare a training: learned vectors start at the mean features of their classes' cells.
+
+        Args:
+            network: from `build`.
+            labels: from `build`.
+            samples: what is learned from; they are looked at only where some vector is learned.
+            segmenter: the model.
+        """
+        if labels.unread:
+            adapter = self.adapter(network, labels, segmenter)
+            labels.start(mean_features(lambda image: adapter.features(image).permute(2, 0, 1), samples,
+                                       len(labels.words) + 1))  # fmt: skip
+        return DenseTrainer(network, labels, self.loss(), self.training, seed=self.seed)
+
+    def short_side(self, network: LSegNetwork, segmenter: Segmenter) -> int:
+        """Pixels of the short side at which images enter the network."""
+        preset = network.preset
+        own = segmenter.encoder.short_side if preset.tower.name == ENCODER else network.tower.native_size
+        return preset.short_side or own
+
+    def adapter(self, network: LSegNetwork, labels: LabelVectors, segmenter: Segmenter) -> DenseAdapter:
+        """What a network has learned, as a head."""
+        inference = Inference(self.short_side(network, segmenter))
+        return DenseAdapter(
+            self.name, self.form, network.eval(), segmenter.towers, inference, network.preset.fine,
+            labels.vectors_learned(), self.texts,
+        )  # fmt: skip
+
+    def load(self, state: AdapterState, segmenter: Segmenter) -> DenseAdapter:
+        """See `worker.learning.interfaces.Recipe`."""
+        if state.recipe != self.name:
+            problem = f"was made by recipe {state.recipe!r}, not {self.name!r}"
+            raise LearningError("adapter", problem, "Load it with that one.")
+        about: Mapping[str, Any] = state.about
+        if about.get("form") != self.form:
+            raise LearningError("adapter", "was learned by another release, with another network", _ANOTHER)
+        try:
+            return self._loaded(about, state.tensors, segmenter)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+            problem = f"its state is incomplete ({type(error).__name__}: {str(error)[:200]})"
+            raise LearningError("adapter", problem, _AGAIN) from error
+
+    def _loaded(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor], segmenter: Segmenter) -> DenseAdapter:
+        preset = preset_from_json(about["preset"])
+        network = self._network(preset, int(about["width"]), segmenter, holds_tower=preset.trains_tower)
+        if about["tower"] != ("" if preset.trains_tower else network.tower.fingerprint):
+            problem = f"was learned on other weights of the tower {preset.tower.name} than those loaded"
+            raise LearningError("adapter", problem, _ANOTHER)
+        stored = {name.removeprefix(NETWORK): one for name, one in tensors.items() if name.startswith(NETWORK)}
+        network.load_state_dict(stored, strict=True)
+        names = [tuple(str(text) for text in name) for name in about["learned"]]
+        learned = dict(zip(names, tensors[LEARNED], strict=True)) if names else {}
+        texts = None
+        if about["texts"] is not None:
+            texts = TextVectors(dict(zip(map(str, about["texts"]), tensors[TEXTS], strict=True)))
+        stored_inference = dict(about["inference"])
+        inference = Inference(**{**stored_inference, "scales": tuple(map(float, stored_inference["scales"]))})
+        strength = float(about["strength"])
+        if not 0 <= strength <= 1 or any(one.shape != (network.width,) for one in learned.values()):
+            raise ValueError("a strength or a learned vector")
+        return DenseAdapter(
+            self.name, self.form, network.eval(), segmenter.towers, inference, bool(about["follows_outlines"]),
+            learned, texts, strength,
+        )  # fmt: skip
+
+    def _vectors(self, words: Words, segmenter: Segmenter) -> tuple[Tensor, Tensor]:
+        if self.texts is not None:
+            return self.texts.of(words)
+        classes = segmenter.classes(words)
+        return classes.vectors, classes.has_text
+
+    def _chosen(self, segmenter: Segmenter) -> Preset:
+        if self.preset != SMALL and self.preset not in self.presets:
+            names = ", ".join((SMALL, *self.presets))
+            raise LearningError(f"preset {self.preset!r}", f"is not one of {self.name}", f"Choose one of {names}.")
+        found = small_preset(segmenter.encoder, self.tower) if self.preset == SMALL else self.presets[self.preset]
+        return replace(found, **self.changes)
+
+    def _network(
+        self, preset: Preset, width: int, segmenter: Segmenter, *, holds_tower: bool = False
+    ) -> LSegNetwork:
+        config: TowerConfig = replace(preset.tower, random=True) if holds_tower else preset.tower
+        tower = segmenter.towers.get(config)
+        return type(self).network_of(preset, tower, width).to(tower.device)
+
+
+@dataclass(frozen=True)
+class LSegRecipe(DenseRecipe):
+    """LSeg (Li et al., ICLR 2022)."""
+
+    name: ClassVar[str] = "lseg"
+    presets: ClassVar[Mapping[str, Preset]] = LSEG_PRESETS
+    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = LSegNetwork
+
+    def loss(self) -> DenseLoss:
+        """See `DenseRecipe`."""
+        return lseg_loss
+
+
+@dataclass(frozen=True)
+class SazsRecipe(DenseRecipe):
+    """SAZS (Liu et al., CVPR 2023).
+
+    Attributes:
+        weights: of the losses on boundaries; `without` sets some of them to 0.
+    """
+
+    weights: SazsLoss = field(default_factory=SazsLoss)
+    name: ClassVar[str] = "sazs"
+    presets: ClassVar[Mapping[str, Preset]] = SAZS_PRESETS
+    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = SazsNetwork
+
+    def loss(self) -> DenseLoss:
+        """See `DenseRecipe`."""
+        left_out: Any = dict.fromkeys(set(self.without) & set(TERMS), 0.0)
+        return replace(self.weights, **left_out)
+
+
+def taught_words(examples: Sequence[Example], words: Words) -> Words:
+    """The words of those classes that some example shows.
+
+    Raises:
+        LearningError: none does.
+    """
+    shown = {example.words[k] for example in examples for k in drawn_classes(example.truth)}
+    taught = tuple(texts for texts in words if texts in shown)
+    if not taught:
+        raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
+    return taught
+
+
+def training_sample(example: Example, taught: Words) -> Sample:
+    """An example as the training reads it: classes are rows of the taught words, what nobody drew on is background, and
+    pixels of any other class are VOID.
+    """
+    return Sample(example.image, with_background(with_words(example, taught).truth, len(taught)))
