@@ -19,6 +19,7 @@ from worker.learning.recipes.dense.lseg import LSegNetwork
 from worker.learning.recipes.dense.networks import PixelFeatures
 from worker.learning.recipes.dense.presets import preset_to_json
 from worker.segmentation.class_scores import ClassScores, blend
+from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.encoders.towers import Towers
 from worker.segmentation.heads import ImageScores
 
@@ -29,7 +30,7 @@ _Read = Callable[[PixelFeatures], Tensor]
 _MOST_VALUES = 64_000_000  # logits of one image held at once, 256 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no truth value to compare by
 class DenseAdapter:
     """A trained network and the label vectors that it learned.
 
@@ -60,6 +61,7 @@ class DenseAdapter:
         """See `worker.segmentation.heads.Head`; at strength 0 the scores are the zero-shot ones."""
         return self.follows_outlines and self.strength > 0
 
+    @one_thread()
     @torch.no_grad()
     def scores(self, image: ImageScores) -> ClassScores:
         """See `worker.segmentation.heads.Head`. Without the image it keeps the zero-shot scores."""
@@ -78,6 +80,7 @@ class DenseAdapter:
         zero_shot = image.zero_shot.without(silent).resized(learned.grid)
         return blend(zero_shot, learned, self.strength)
 
+    @one_thread()
     @torch.no_grad()
     def features(self, image: NDArray[np.uint8], *, at_pixels: bool = False) -> Tensor:
         """Compute features in the space of the label vectors, which need no label.

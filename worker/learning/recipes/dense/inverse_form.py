@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from worker.segmentation.encoders.acceleration import one_thread
+
 TILE = 32
 """Cells of a side of a tile."""
 
@@ -94,6 +96,7 @@ def _tiles(maps: Tensor) -> Tensor:
     return padded.unfold(2, TILE, TILE).unfold(3, TILE, TILE).reshape(-1, 1, TILE, TILE)
 
 
+@one_thread()
 def train_regressor(*, steps: int = 800, seed: int = 0) -> tuple[Regressor, float]:
     """Train a regressor on drawn edges; some 20 seconds on a CPU.
 

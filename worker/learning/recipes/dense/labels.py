@@ -37,7 +37,9 @@ class LabelVectors(nn.Module):
         self.texts: Tensor
         self.register_buffer("texts", F.normalize(for_autograd(vectors.float()), dim=1), persistent=False)
         self.unread = [row for row, known in enumerate(readable.tolist()) if not known]
-        self.learned = nn.Parameter(self.texts[self.unread].clone())
+        # Until `start`: any direction. Where a text cannot be read, its embedding is none that a class is known by.
+        anywhere = torch.randn(len(self.unread), vectors.shape[1], generator=torch.Generator().manual_seed(0))
+        self.learned = nn.Parameter(F.normalize(anywhere, dim=1))
 
     def forward(self) -> Tensor:
         """(T, D) float32 of unit length."""

@@ -28,6 +28,7 @@ from worker.learning.recipes.dense.presets import (
 )
 from worker.learning.recipes.dense.sazs import TERMS, SazsLoss, SazsNetwork
 from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features
+from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.encoders.towers import ENCODER, TowerConfig
 from worker.segmentation.segmenter import Segmenter
 
@@ -60,8 +61,15 @@ class DenseRecipe:
     seed: int = 0
     name: ClassVar[str]
     form: ClassVar[int] = _FORM
+    parts: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]]
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]]
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.without) - set(self.parts))
+        if unknown:
+            remedy = f"It has {', '.join(self.parts) or 'none'}."
+            raise LearningError(f"recipe {self.name}", f"has no part {unknown[0]!r} to leave out", remedy)
 
     def loss(self) -> DenseLoss:
         """What is made small."""
@@ -83,6 +91,7 @@ class DenseRecipe:
         network = self._network(self._chosen(segmenter), vectors.shape[1], segmenter)
         return network, LabelVectors(words, vectors.to(network.tower.device), readable).to(network.tower.device)
 
+    @one_thread()
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> DenseAdapter:
         """See `worker.learning.interfaces.Recipe`."""
         taught = taught_words(examples, words)
@@ -206,12 +215,13 @@ class SazsRecipe(DenseRecipe):
 
     weights: SazsLoss = field(default_factory=SazsLoss)
     name: ClassVar[str] = "sazs"
+    parts: ClassVar[tuple[str, ...]] = TERMS
     presets: ClassVar[Mapping[str, Preset]] = SAZS_PRESETS
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = SazsNetwork
 
     def loss(self) -> DenseLoss:
         """See `DenseRecipe`."""
-        left_out: Any = dict.fromkeys(set(self.without) & set(TERMS), 0.0)
+        left_out: Any = dict.fromkeys(self.without, 0.0)
         return replace(self.weights, **left_out)
 
 

@@ -107,7 +107,7 @@ class DenseTrainer:
             with torch.autocast(tower.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 output = self.network(tower.normalise(pixels), self.labels())
             terms = self._loss(output, truth.to(tower.device))
-        values = {name: float(value) for name, value in terms.items()}
+        values = {name: float(value.detach()) for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise LearningError("training", f"the loss of step {self.steps_done + 1} is no number", _NO_NUMBER)
         self._optimizer.zero_grad(set_to_none=True)
