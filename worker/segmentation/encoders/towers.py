@@ -245,8 +245,7 @@ def _encoder_tower(encoder: Encoder, config: TowerConfig) -> Tower:
         run = partial(_run_dilated_resnet if config.dilated else _run_resnet, stages=config.hooks or _STAGES)
         multiple = multiple if config.dilated else _LARGEST_STRIDE
     else:
-        hooks = config.hooks or _evenly(len(visual.transformer.resblocks))
-        run = partial(_run_vit, backbone=backbone, blocks=hooks)
+        run = partial(_run_vit, backbone=backbone, blocks=_blocks(len(visual.transformer.resblocks), config.hooks))
     return Tower(
         config, visual, run, mean=encoder.pixel_mean.flatten(), std=encoder.pixel_std.flatten(),
         native_size=backbone.native_size, multiple=multiple,
@@ -254,30 +253,43 @@ def _encoder_tower(encoder: Encoder, config: TowerConfig) -> Tower:
 
 
 def _evenly(depth: int) -> tuple[int, ...]:
-    """Blocks at even depths, the last one included: 5, 11, 17, 23 of 24."""
-    return tuple(dict.fromkeys(max(0, round((k + 1) * depth / _LEVELS) - 1) for k in range(_LEVELS)))
+    """Blocks at four even depths, the last one included: 5, 11, 17, 23 of 24. Of few blocks some come twice."""
+    return tuple(max(0, round((k + 1) * depth / _LEVELS) - 1) for k in range(_LEVELS))
 
 
-def _timm_hooks(trunk: Any, hooks: tuple[int, ...]) -> list[int]:
+def _blocks(depth: int, hooks: tuple[int, ...]) -> tuple[int, ...]:
+    """Raises ValueError where the hooks name blocks that are not there."""
+    if any(not 0 <= k < depth for k in hooks):
+        raise ValueError(f"it has blocks 0 to {depth - 1}, not {', '.join(map(str, hooks))}")
+    return hooks or _evenly(depth)
+
+
+def _timm_hooks(trunk: Any, hooks: tuple[int, ...]) -> tuple[int, ...]:
     """What `forward_intermediates` calls the hooks: its stages count from the stem."""
     if hasattr(trunk, "blocks"):
-        return list(hooks or _evenly(len(trunk.blocks)))
+        return _blocks(len(trunk.blocks), hooks)
+    if any(stage not in _STAGES for stage in hooks):
+        raise ValueError(f"it has stages 1 to {len(_STAGES)}, not {', '.join(map(str, hooks))}")
     first = 0 if hasattr(trunk, "stages") else 1  # a ConvNeXt has no stem among them
-    return [stage - 1 + first for stage in hooks or _STAGES]
+    return tuple(stage - 1 + first for stage in hooks or _STAGES)
 
 
-def _run_timm(trunk: Any, pixels: Tensor, *, indices: list[int]) -> TowerMaps:
+def _run_timm(trunk: Any, pixels: Tensor, *, indices: tuple[int, ...]) -> TowerMaps:
     """Read a ViT or a convolutional network of timm."""
+    once = sorted(set(indices))
+    read = partial(trunk.forward_intermediates, pixels, indices=once, intermediates_only=True)
     if not hasattr(trunk, "blocks"):
-        found = trunk.forward_intermediates(pixels, indices=indices, intermediates_only=True, stop_early=True)
-        return TowerMaps(tuple(found))
+        return TowerMaps(tuple(_in_order(read(stop_early=True), once, indices)))
     patch = trunk.patch_embed.patch_size[0]
     timm_vit.set_grid(trunk, (pixels.shape[2] // patch, pixels.shape[3] // patch))
     if not trunk.num_prefix_tokens:
-        found = trunk.forward_intermediates(pixels, indices=indices, intermediates_only=True)
-        return TowerMaps(tuple(found))
-    both = trunk.forward_intermediates(pixels, indices=indices, intermediates_only=True, return_prefix_tokens=True)
+        return TowerMaps(tuple(_in_order(read(), once, indices)))
+    both = _in_order(read(return_prefix_tokens=True), once, indices)
     return TowerMaps(tuple(one for one, _ in both), tuple(tokens[:, 0] for _, tokens in both))
+
+
+def _in_order(found: list[Any], once: list[int], indices: tuple[int, ...]) -> list[Any]:
+    return [found[once.index(k)] for k in indices]
 
 
 def _run_trunk(
