@@ -140,7 +140,6 @@ def test_presets_of_the_papers_say_what_they_are() -> None:
     assert SAZS_PRESETS["vit_l16"].tower.hooks == (11,)
     assert SAZS_PRESETS["drn"].tower.dilated
     assert all(preset.trains_tower for preset in (*LSEG_PRESETS.values(), *SAZS_PRESETS.values()))
-    assert all(preset.edges for preset in SAZS_PRESETS.values())
     for preset in (*LSEG_PRESETS.values(), *SAZS_PRESETS.values(), small_preset(builtin().encoder)):
         assert preset_from_json(preset_to_json(preset)) == preset
 
@@ -160,7 +159,7 @@ def trained(network: DenseNetwork, loss: DenseLoss) -> dict[str, Tensor]:
     ("network_of", "loss", "changes"),
     [
         pytest.param(LSegNetwork, lseg_loss, {"block": "bottleneck", "block_depth": 2}, id="lseg, with blocks"),
-        pytest.param(SazsNetwork, SazsLoss(attention_from=-9.0), {"edges": True}, id="sazs"),
+        pytest.param(SazsNetwork, SazsLoss(attention_from=-9.0), {}, id="sazs"),
     ],
 )
 def test_every_tensor_that_is_trained_has_a_gradient(
@@ -215,10 +214,10 @@ def test_what_was_made_in_inference_mode_may_be_learned_from() -> None:
         pixels, labels = pixels_of(network.tower), unit_rows(3, WIDTH)
         maps = network.tower(pixels)
     network.decode(network.read(maps), labels).logits.sum().backward()  # type: ignore[no-untyped-call]
-    network(pixels.clone(), labels).logits.sum().backward()  # type: ignore[no-untyped-call]
+    network(pixels.clone(), labels).logits.sum().backward()
 
 
 def test_sazs_has_a_boundary_logit_beside_the_labels() -> None:
-    preset, tower = small(builtin(), edges=True)
+    preset, tower = small(builtin())
     output = SazsNetwork(preset, tower, WIDTH)(pixels_of(tower), unit_rows(3, WIDTH))
     assert output.maps[EDGES].shape == (2, 1, *output.logits.shape[2:])

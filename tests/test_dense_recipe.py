@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from plugin_config.errors import LearningError
 from plugin_config.versions.manifests import VerdictRecord, VersionFolder
@@ -38,7 +38,7 @@ from worker.service.adapter_store import load_adapter, save_adapter
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = TrainingConfig(steps=6, batch=2, crop=CropConfig(64))
-RECIPES = {"lseg": LSegRecipe(training=SHORT), "sazs": SazsRecipe(training=SHORT, changes={"edges": True})}
+RECIPES = {"lseg": LSegRecipe(training=SHORT), "sazs": SazsRecipe(training=SHORT)}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_crops_are_the_same_for_the_same_seed_and_step() -> None:
     assert torch.equal(one[0], same[0])
     assert torch.equal(one[1], same[1])
     assert not torch.equal(one[0], other[0])
-    assert sorted({int(k) for k in one[1].unique() if k >= 0}) == [0, 1, 2], "each sample before any comes again"
+    assert set(one[1].flatten().tolist()) - {VOID} == {0, 1, 2}, "each sample before any comes again"
 
 
 def test_a_crop_keeps_each_pixel_with_its_class_and_voids_what_is_beyond_the_image() -> None:
@@ -139,7 +139,9 @@ def test_a_resumed_training_ends_with_the_same_weights(corrected: list[Example])
     samples = [training_sample(example, KNOWN) for example in corrected]
     unbroken, broken, resumed = (trainer_of(dropout) for _ in range(3))
     for trainer in (unbroken, broken, resumed):
-        trainer.network.decoder.dropout.p = 0.5
+        for module in trainer.network.modules():
+            if isinstance(module, nn.Dropout2d):
+                module.p = 0.5
     for _ in range(3):
         unbroken.step(*unbroken.draw(samples))
     broken.step(*broken.draw(samples))

@@ -57,9 +57,10 @@ class TextClasses:
         That of a label is the mean of its texts. That of the background, the last class, is its first text alone: the
         mean of dozens of unrelated negative words means nothing. Meaningless where `has_text` is false.
         """
-        weights = (self.owner == torch.arange(self.count, device=self.owner.device)[:, None]).float()  # (C, n)
-        weights[-1, 1 + int(weights[-1].argmax()) :] = 0
-        return F.normalize(weights @ self.embeddings, dim=-1)
+        of_background = self.owner == self.count - 1
+        kept = ~of_background | (of_background.cumsum(dim=0) == 1)
+        sums = self.embeddings.new_zeros(self.count, self.embeddings.shape[1])
+        return F.normalize(sums.index_add(0, self.owner[kept], self.embeddings[kept]), dim=-1)
 
 
 class _FairLock:

@@ -36,12 +36,12 @@ class CropConfig:
     """How crops are drawn.
 
     Attributes:
-        side: pixels of the square crops, a multiple of what the tower takes.
+        side: pixels of the square crops, a multiple of what the tower takes; 0 = chosen for the network.
         scales: smallest and largest factor on the size of the images.
         flips: whether half of the crops are mirrored.
     """
 
-    side: int
+    side: int = 0
     scales: tuple[float, float] = (0.75, 1.5)
     flips: bool = True
 

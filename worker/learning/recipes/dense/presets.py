@@ -28,7 +28,6 @@ class Preset:
         block: of LSeg's spatial regularisation, a name in `blocks.BLOCKS`; "" = none.
         block_depth: how often the block is applied.
         activation: between two of them, a name in `blocks.ACTIVATIONS`.
-        edges: whether there is a boundary head.
         fine: whether its logits follow outlines so closely that the outline stage only guides them to the pixels; see
             `worker.segmentation.heads.Head.fine`.
         short_side: pixels of the short side at which images enter; 0 = as they enter the loaded model.
@@ -40,7 +39,6 @@ class Preset:
     block: str = ""
     block_depth: int = 0
     activation: str = "lrelu"
-    edges: bool = False
     fine: bool = True
     short_side: int = 0
 
@@ -57,14 +55,13 @@ LSEG_PRESETS: Mapping[str, Preset] = {
 SAZS_PRESETS: Mapping[str, Preset] = {
     # Liu et al., CVPR 2023, as released: block 12 of a ViT-L alone, twice as fine; images of 512 pixels.
     "vit_l16": Preset(
-        replace(_VIT_L16, hooks=(11,)), DecoderConfig("reassemble", (512,), (2,)), edges=True, fine=False,
-        short_side=512,
+        replace(_VIT_L16, hooks=(11,)), DecoderConfig("reassemble", (512,), (2,)), fine=False, short_side=512
     ),
     # The paper's drn_d_105 is in no dependency of this project. ResNet-101 with the last two stages dilated is the same
     # idea and stride, and close in depth. The released dropout is .95 on PASCAL and .9 on COCO.
     "drn": Preset(
-        TowerConfig("resnet101", (4,), dilated=True), DecoderConfig("pyramid", features=512, dropout=0.95), edges=True,
-        fine=False, short_side=512,
+        TowerConfig("resnet101", (4,), dilated=True), DecoderConfig("pyramid", features=512, dropout=0.95), fine=False,
+        short_side=512,
     ),
 }  # fmt: skip
 

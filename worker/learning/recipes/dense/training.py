@@ -46,7 +46,7 @@ class TrainingConfig:
 
     steps: int = 150
     batch: int = 8
-    crop: CropConfig = field(default_factory=lambda: CropConfig(96))
+    crop: CropConfig = field(default_factory=CropConfig)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     rate: float = 2e-3
     tower_share: float = 0.1
