@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from tests.models import TINY, noise, write_config
 from worker.learning.recipes.dense.networks import DenseOutput
-from worker.learning.recipes.dense.presets import Preset, small_preset
+from worker.learning.recipes.dense.presets import Preset, small_lseg
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import Tower, TowerConfig
 from worker.segmentation.metrics import VOID
@@ -38,9 +39,11 @@ def tiny_segmenter(folder: Path, **changes: Any) -> Segmenter:
     return Segmenter(Encoder(f"local-dir:{folder}", device="cpu"))
 
 
-def small(segmenter: Segmenter, **changes: Any) -> tuple[Preset, Tower]:
-    """The small preset of a model with fewer channels still, and its tower."""
-    preset = small_preset(segmenter.encoder)
+def small(
+    segmenter: Segmenter, of: Callable[[Encoder], Preset] = small_lseg, **changes: Any
+) -> tuple[Preset, Tower]:
+    """A small preset for a model with fewer channels still, and its tower."""
+    preset = of(segmenter.encoder)
     channels = tuple(8 for _ in preset.decoder.channels)
     decoder = replace(preset.decoder, features=8, channels=channels)
     preset = replace(preset, decoder=decoder, **changes)

@@ -23,10 +23,12 @@ from worker.learning.recipes.dense.presets import (
     Preset,
     preset_from_json,
     preset_to_json,
-    small_preset,
+    small_lseg,
+    small_sazs,
 )
 from worker.learning.recipes.dense.sazs import SazsLoss, SazsNetwork
 from worker.learning.recipes.dense.training import DenseLoss
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import Level, Tower, TowerMaps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -140,7 +142,8 @@ def test_presets_of_the_papers_say_what_they_are() -> None:
     assert SAZS_PRESETS["vit_l16"].tower.hooks == (11,)
     assert SAZS_PRESETS["drn"].tower.dilated
     assert all(preset.trains_tower for preset in (*LSEG_PRESETS.values(), *SAZS_PRESETS.values()))
-    for preset in (*LSEG_PRESETS.values(), *SAZS_PRESETS.values(), small_preset(builtin().encoder)):
+    of_builtin = (small_lseg(builtin().encoder), small_sazs(builtin().encoder))
+    for preset in (*LSEG_PRESETS.values(), *SAZS_PRESETS.values(), *of_builtin):
         assert preset_from_json(preset_to_json(preset)) == preset
 
 
@@ -156,16 +159,17 @@ def trained(network: DenseNetwork, loss: DenseLoss) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("network_of", "loss", "changes"),
+    ("network_of", "of", "loss", "changes"),
     [
-        pytest.param(LSegNetwork, lseg_loss, {"block": "bottleneck", "block_depth": 2}, id="lseg, with blocks"),
-        pytest.param(SazsNetwork, SazsLoss(attention_from=-9.0), {}, id="sazs"),
+        pytest.param(LSegNetwork, small_lseg, lseg_loss, {"block": "bottleneck", "block_depth": 2}, id="lseg"),
+        pytest.param(SazsNetwork, small_sazs, SazsLoss(attention_from=-9.0), {}, id="sazs"),
     ],
 )
 def test_every_tensor_that_is_trained_has_a_gradient(
-    network_of: Callable[[Preset, Tower, int], DenseNetwork], loss: DenseLoss, changes: dict[str, Any]
+    network_of: Callable[[Preset, Tower, int], DenseNetwork], of: Callable[[Encoder], Preset], loss: DenseLoss,
+    changes: dict[str, Any],
 ) -> None:
-    preset, tower = small(builtin(), **changes)
+    preset, tower = small(builtin(), of, **changes)
     torch.manual_seed(0)
     gradients = trained(network_of(preset, tower, WIDTH), loss)
     assert gradients
@@ -198,7 +202,7 @@ def test_vits_are_decoded_too(family: str, tmp_path: Any) -> None:
     segmenter = builtin() if family == "timm" else tiny_segmenter(tmp_path)
     preset, tower = small(segmenter)
     if family == "timm":
-        preset = replace(small_preset(segmenter.encoder, "test_vit"), tower=TIMM)
+        preset = replace(small_lseg(segmenter.encoder, "test_vit"), tower=TIMM)
         tower = segmenter.towers.get(TIMM)
     network = LSegNetwork(preset, tower, 16)
     pixels = pixels_of(tower)

@@ -250,7 +250,7 @@ def test_an_unreadable_label_learns_a_vector_and_is_silent_without_examples(corr
     words = (*STRANGE[:2], ("green shape",))
     renamed = [replace(example, words=words) for example in corrected]
     adapter = RECIPES["lseg"].fit(renamed, words, builtin())
-    assert set(adapter.learned) == set(STRANGE[:2])
+    assert set(adapter.learned) == {*STRANGE[:2], ("background",)}, "that word is true of everything"
     assert adapter.taught((*words, ("red shape",))) == STRANGE[:2]
     found = adapter.scores(scores_of(corrected[0], (*words, STRANGE[2])))
     assert found.scored.tolist() == [True, True, True, False, True]

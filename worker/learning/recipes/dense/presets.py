@@ -66,19 +66,30 @@ SAZS_PRESETS: Mapping[str, Preset] = {
 }  # fmt: skip
 
 
-def small_preset(encoder: Encoder, tower: str = ENCODER) -> Preset:
-    """The preset for a frozen tower: two levels, few channels.
+def small_lseg(encoder: Encoder, tower: str = ENCODER) -> Preset:
+    """LSeg on a frozen tower: a DPT of few levels and channels.
 
     Args:
         encoder: the loaded model.
         tower: name of the tower, as `TowerConfig` has it.
     """
-    two_levels = DecoderConfig("dpt", features=32, norm="group", final_upsampling=False, aligned=True)
-    if tower == ENCODER and hasattr(encoder.visual, "layer4"):
-        return Preset(TowerConfig(hooks=(1, 4), dilated=True), two_levels, trains_tower=False)
+    decoder = DecoderConfig("dpt", features=32, norm="group", final_upsampling=False, aligned=True)
+    if _is_resnet(encoder, tower):
+        return Preset(TowerConfig(hooks=(1, 4), dilated=True), decoder, trains_tower=False)
     # The levels of a ViT have one stride; one of them becomes twice as fine.
-    four = replace(two_levels, features=64, channels=(64, 64, 64, 64), factors=(2, 1, 1, 1))
-    return Preset(TowerConfig(tower), four, trains_tower=False)
+    decoder = replace(decoder, features=64, channels=(64, 64, 64, 64), factors=(2, 1, 1, 1))
+    return Preset(TowerConfig(tower), decoder, trains_tower=False)
+
+
+def small_sazs(encoder: Encoder, tower: str = ENCODER) -> Preset:
+    """SAZS on a frozen tower: its deepest level, pooled as on the paper's DRN, with few channels."""
+    decoder = DecoderConfig("pyramid", features=32, norm="group", aligned=True)
+    chosen = TowerConfig(hooks=(4,), dilated=True) if _is_resnet(encoder, tower) else TowerConfig(tower)
+    return Preset(chosen, decoder, trains_tower=False, fine=False)
+
+
+def _is_resnet(encoder: Encoder, tower: str) -> bool:
+    return tower == ENCODER and hasattr(encoder.visual, "layer4")
 
 
 def preset_to_json(preset: Preset) -> dict[str, Any]:

@@ -24,11 +24,13 @@ from worker.learning.recipes.dense.presets import (
     SMALL,
     Preset,
     preset_from_json,
-    small_preset,
+    small_lseg,
+    small_sazs,
 )
 from worker.learning.recipes.dense.sazs import TERMS, SazsLoss, SazsNetwork
 from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features
 from worker.segmentation.encoders.acceleration import one_thread
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import ENCODER, TowerConfig
 from worker.segmentation.segmenter import Segmenter
 
@@ -72,6 +74,7 @@ class DenseRecipe:
     parts: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]]
     trainings: ClassVar[Mapping[str, TrainingConfig]]
+    small: ClassVar[Callable[[Encoder, str], Preset]]
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]]
 
     def __post_init__(self) -> None:
@@ -193,14 +196,20 @@ class DenseRecipe:
         if self.texts is not None:
             return self.texts.of(words)
         classes = segmenter.classes(words)
-        return classes.vectors, classes.has_text
+        readable = classes.has_text.clone()
+        if segmenter.encoder.logit_bias is not None:
+            # A model trained with a sigmoid loss rates every word by itself: "background" is true of grass as "grass" is,
+            # and would win where it was never learned to be wrong.
+            readable[-1] = False
+        return classes.vectors, readable
 
     def _chosen(self, segmenter: Segmenter) -> Preset:
         if self.preset != SMALL and self.preset not in self.presets:
             names = ", ".join((SMALL, *self.presets))
             raise LearningError(f"preset {self.preset!r}", f"is not one of {self.name}", f"Choose one of {names}.")
-        found = small_preset(segmenter.encoder, self.tower) if self.preset == SMALL else self.presets[self.preset]
-        return replace(found, **self.changes)
+        if self.preset == SMALL:
+            return replace(type(self).small(segmenter.encoder, self.tower), **self.changes)
+        return replace(self.presets[self.preset], **self.changes)
 
     def _network(
         self, preset: Preset, width: int, segmenter: Segmenter, *, holds_tower: bool = False
@@ -217,6 +226,7 @@ class LSegRecipe(DenseRecipe):
     name: ClassVar[str] = "lseg"
     presets: ClassVar[Mapping[str, Preset]] = LSEG_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = dict.fromkeys(LSEG_PRESETS, _LSEG_TRAINING)
+    small: ClassVar[Callable[[Encoder, str], Preset]] = small_lseg
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = LSegNetwork
 
     def loss(self) -> DenseLoss:
@@ -239,6 +249,7 @@ class SazsRecipe(DenseRecipe):
     trainings: ClassVar[Mapping[str, TrainingConfig]] = {
         "vit_l16": _SAZS_TRAINING, "drn": replace(_SAZS_TRAINING, steps=15200, rate=1e-2, tower_share=0.1),
     }  # fmt: skip
+    small: ClassVar[Callable[[Encoder, str], Preset]] = small_sazs
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = SazsNetwork
 
     def loss(self) -> DenseLoss:
