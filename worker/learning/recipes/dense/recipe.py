@@ -28,7 +28,7 @@ from worker.learning.recipes.dense.presets import (
     small_sazs,
 )
 from worker.learning.recipes.dense.sazs import TERMS, SazsLoss, SazsNetwork
-from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features
+from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features, showing
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import ENCODER, TowerConfig
@@ -42,6 +42,7 @@ _LSEG_TRAINING = TrainingConfig(steps=460, batch=20, crop=CropConfig(scales=(1.0
 # SAZS on PASCAL: 20 epochs of 2300 images for the ViT, 40 for the DRN, whose head learns ten times faster.
 _SAZS_TRAINING = TrainingConfig(steps=7600, batch=6, crop=CropConfig(scales=(0.5, 2.0)), optimizer="sgd", rate=1e-3,
                                 tower_share=1.0)  # fmt: skip
+_MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
 _FORM = 1
 _REMEDY = "Draw a label in at least one picture and accept it."
 _AGAIN = "Learn it again."
@@ -126,9 +127,10 @@ class DenseRecipe:
             samples: what is learned from; they are looked at only where some vector is learned.
             segmenter: the model.
         """
-        if labels.unread:
+        looked_at = showing(samples, labels.unread, most=_MOST_LOOKED_AT)
+        if looked_at:
             adapter = self.adapter(network, labels, segmenter)
-            labels.start(mean_features(lambda image: adapter.features(image).permute(2, 0, 1), samples,
+            labels.start(mean_features(lambda image: adapter.features(image).permute(2, 0, 1), looked_at,
                                        len(labels.words) + 1))  # fmt: skip
         return DenseTrainer(network, labels, self.loss(), self.training_of(network, segmenter), seed=self.seed)
 
@@ -198,8 +200,8 @@ class DenseRecipe:
         classes = segmenter.classes(words)
         readable = classes.has_text.clone()
         if segmenter.encoder.logit_bias is not None:
-            # A model trained with a sigmoid loss rates every word by itself: "background" is true of grass as "grass" is,
-            # and would win where it was never learned to be wrong.
+            # Trained with a sigmoid loss, a model rates words one by one: "background" is as true of grass as "grass",
+            # and would win where nothing taught it otherwise.
             readable[-1] = False
         return classes.vectors, readable
 

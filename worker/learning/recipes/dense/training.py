@@ -48,11 +48,11 @@ class TrainingConfig:
     batch: int = 8
     crop: CropConfig = field(default_factory=CropConfig)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    rate: float = 2e-3
+    rate: float = 1e-3
     tower_share: float = 0.1
     weight_decay: float = 1e-4
     power: float = 0.9
-    warmup: int = 0
+    warmup: int = 10
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
@@ -151,6 +151,15 @@ def rate_factor(config: TrainingConfig, step: int) -> float:
 def count_trained(network: nn.Module, labels: LabelVectors) -> int:
     """How many numbers are trained."""
     return sum(one.numel() for module in (network, labels) for one in module.parameters() if one.requires_grad)
+
+
+def showing(samples: Sequence[Sample], rows: Sequence[int], *, most: int) -> list[Sample]:
+    """The samples that show one of some classes, the first `most` of each."""
+    found: dict[int, Sample] = {}
+    for row in rows:
+        shown = [place for place, sample in enumerate(samples) if bool((sample.truth == row).any())]
+        found |= {place: samples[place] for place in shown[:most]}
+    return [found[place] for place in sorted(found)]
 
 
 @torch.no_grad()
