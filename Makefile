@@ -1,11 +1,11 @@
 # `make demo` shows the product, `make test` runs its tests, `make faults` breaks it, `make attack`
-# attacks it. Each sets up all it needs by itself.
+# attacks it, `make sources` fetches images from everywhere. Each sets up all it needs by itself.
 PYTHON ?= python3
 CHECK ?=
 JSON ?=
 export CHECK JSON PORT
 
-.PHONY: demo test lint faults attack environments clean
+.PHONY: demo test lint faults attack sources environments clean
 
 demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies and prints one JSON line
 	@.venv/bin/python -m plugin_config.demo
@@ -24,6 +24,9 @@ faults: environments  ## Break everything around the product and count what is l
 
 attack: environments  ## Attack the product from every side and see whether it holds; JSON=1 prints one JSON line
 	@.venv/bin/python -m tests.attack
+
+sources: environments  ## Fetch images from every source, with every token, by every way; JSON=1 prints one JSON line
+	@.venv/bin/python -m tests.sources
 
 environments:
 	@$(PYTHON) plugin_config/local/environments.py project label-studio

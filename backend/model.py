@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
     """One project as one request describes it: made for the request, dropped after it.
 
+    Attributes:
+        model_version: what its predictions will carry.
+        remarks: what of its labeling config is not served.
+
     Raises:
         LabelingConfigError: the labeling config names nothing that could be segmented.
     """
@@ -46,6 +50,7 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         super().__init__()  # without the config, which it would parse in its own way, and without the access token
         self.label_config = label_config
         vocabulary = parse_vocabulary(label_config)
+        self.remarks = list(vocabulary.remarks)
         self.model_version = str(ModelVersion.of(settings, vocabulary, adapter=queues.served_adapter(project)))
         self._project = project
         self._queues = queues

@@ -125,7 +125,11 @@ def _schemas() -> _Json:
             tasks_waiting_for_redis=whole,
         ),
         "Setup": _object(["project", "schema"], project=project, schema={**text, "description": "Labeling config"}),
-        "Version": _object(["model_version"], model_version=text),
+        "Version": _object(
+            ["model_version"],
+            model_version=text,
+            remarks={"description": "What of the labeling config is not served", "type": "array", "items": text},
+        ),
         "Predict": _object(
             ["project", "label_config", "tasks"],
             project=project,

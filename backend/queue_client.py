@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from functools import partial
 
 from backend.outbox import Outbox
 from backend.task_queue import PredictionRequest, TaskQueue
@@ -56,10 +57,10 @@ class QueueClient:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis = open_redis(settings.redis_url, connect_s=_CONNECT_S, answer_s=_ANSWER_S, one_retry=True)
-        self._bulk_redis = open_redis(
-            settings.redis_url, connect_s=_CONNECT_S, answer_s=_BULK_ANSWER_S, one_retry=True
+        connect = partial(
+            open_redis, settings.redis_url, connect_s=_CONNECT_S, one_retry=True, ca_bundle=settings.ca_bundle
         )
+        self._redis, self._bulk_redis = connect(answer_s=_ANSWER_S), connect(answer_s=_BULK_ANSWER_S)
         self._queue = TaskQueue(self._redis, self._bulk_redis, settings)
         self._states = TaskStates(self._redis)
         self._presence = WorkerPresence(self._redis)

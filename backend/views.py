@@ -36,10 +36,12 @@ class Views:
         })  # fmt: skip
 
     def on_post_setup(self, request: Request, response: Response) -> None:
-        """The version that predictions will carry."""
+        """The version that predictions will carry, and what of the labeling config is not served."""
         setup = parse_setup(request.context.body)
         request.context.project = setup.project
-        answer(response, {"model_version": self._projects.model(setup.project, setup.label_config).model_version})
+        model = self._projects.model(setup.project, setup.label_config)
+        remarks = {"remarks": model.remarks} if model.remarks else {}
+        answer(response, {"model_version": model.model_version, **remarks})
 
     def on_post_predict(self, request: Request, response: Response) -> None:
         """Exactly one empty list per task."""

@@ -1,7 +1,8 @@
 """Parsing of addresses from untrusted text, their origins, and the routes by which Label Studio serves files.
 
 Only `httpx.URL` parses addresses here, because httpx also sends the requests: a token leaks where two parsers disagree
-about where a host ends.
+about where a host ends. What browsers drop or turn before they parse is done to the text first (`as_browsers_read`), so
+that httpx sees neither.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ _SCHEME_PORTS = {"http": 80, "https": 443}
 _UNPRINTED = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls (C0, DEL, C1), surrogates, line and paragraph separators
 _HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-fA-F:.]+")  # a name or an IPv4 address, or an IPv6 one without a zone
 _USER_NAME = re.compile(r"[^/?#]*//[^/?#]*@")
+_SCHEME = re.compile(r"([a-z][a-z0-9+._-]*):", re.IGNORECASE | re.ASCII)
+_AROUND = "".join(map(chr, range(0x21)))  # C0 controls and the space; not NBSP and other white space of Unicode
+_TAIL = re.compile(r"[?#]")
+_LONGEST_HOST = 255  # RFC 1035
 _MOST_SPELLINGS = 4
+_MOST_SHOWN = 100
+# The routes of Label Studio that name a file, wherever in a path they begin.
+_ROUTE = re.compile(
+    r"/(?:data/upload/[^/?]|data/local-files/?\?(?:[^#]*&)?d=|storage-data/uploaded/?\?"
+    r"|(?:tasks|projects)/[0-9]+/(?:presign|resolve)/?\?)"
+)
 
 MOST_CHARACTERS = 65_536
 """Length of the longest address that is parsed; httpx accepts none longer."""
@@ -26,6 +37,47 @@ ALLOWED_PATHS = (
     " /storage-data/uploaded/, and presign and resolve of the task or its project."
 )
 """What `is_file_of_task` allows, as a sentence for people."""
+
+
+def trimmed(text: str) -> str:
+    """Drop what browsers drop from an address: C0 controls and spaces around it, tabs and line ends anywhere.
+
+    https://url.spec.whatwg.org/#concept-basic-url-parser, steps 1 to 3.
+    """
+    return text.strip(_AROUND).replace("\t", "").replace("\n", "").replace("\r", "")
+
+
+def as_browsers_read(text: str) -> str:
+    """Rewrite an http(s) or relative address as browsers read it: trimmed, and with slashes for backslashes before its
+    query. In the query, where they stand for themselves, backslashes are escaped.
+    """
+    text = trimmed(text)
+    tail = _TAIL.search(text)
+    end = tail.start() if tail else len(text)
+    return text[:end].replace("\\", "/") + text[end:].replace("\\", "%5C")
+
+
+def scheme_of(text: str) -> str:
+    """The scheme that a trimmed address begins with, in lower case and without its colon; "" = none, it is relative."""
+    found = _SCHEME.match(text)
+    return found[1].lower() if found else ""
+
+
+def shown(text: str) -> str:
+    """Quote an address in a message: bounded, and without a query, which may hold a signature, or any data."""
+    text = trimmed(text[:4096])
+    if scheme_of(text) == "data":
+        return "'data:...'"
+    if text.lower().startswith(("http", "/")):
+        text = _TAIL.split(text, maxsplit=1)[0]
+    text = re.sub(r"//[^/?#]*@", "//...@", text)
+    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
+
+
+def label_studio_prefix(url: httpx.URL) -> str | None:
+    """The path before a route of Label Studio that names a file; None where the address has no such route."""
+    found = _ROUTE.search(url.raw_path.decode("ascii"))
+    return None if found is None else url.raw_path[: found.start()].decode("ascii")
 
 
 def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
@@ -39,7 +91,7 @@ def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
         ValueError: too long, a character that parsers are known to drop or replace (controls, backslash), a user name
             in it, an invalid host or port, another scheme, or a relative address without a base.
     """
-    if len(text) > MOST_CHARACTERS:  # an image as data URL, for example
+    if len(text) > MOST_CHARACTERS:
         raise ValueError(f"it is longer than {MOST_CHARACTERS:,} characters")
     text = text.strip(" ")
     strange = next((char for char in text if char == "\\" or unicodedata.category(char) in _UNPRINTED), "")
@@ -52,12 +104,12 @@ def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:
         if base is not None:
             url = httpx.URL(str(base.join(url)))  # parsed again: what is checked must be what is sent
     except httpx.InvalidURL as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error)[:_MOST_SHOWN]) from error
     if url.scheme not in _SCHEME_PORTS:
         raise ValueError("it does not begin with http:// or https://")
     if url.userinfo:
         raise ValueError("it holds a user name")
-    if not _HOST.fullmatch(url.raw_host):
+    if not _HOST.fullmatch(url.raw_host) or len(url.raw_host) > _LONGEST_HOST:
         raise ValueError("its host is not valid" if url.raw_host else "it names no host")
     if url.port is not None and not 0 < url.port < 65536:
         raise ValueError("its port is not valid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import select
 import sys
@@ -20,6 +21,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
     Every command that prints starts here: the `zeromask` program, and modules that are run in a process of their own.
     """
+    _print_anything()
     status: int | None
     try:
         try:
@@ -33,6 +35,13 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         _discard(closed)
         status = CLOSED
     sys.exit(status)
+
+
+def _print_anything() -> None:
+    """What the terminal's encoding does not hold is printed replaced, not a reason to end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _closed_outputs() -> list[int]:

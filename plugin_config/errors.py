@@ -11,11 +11,13 @@ ZeromaskError
 │   └── QueueFull                too many tasks, or unknown projects, are waiting already
 ├── LabelStudioError       Label Studio refused a request
 │   ├── AnswerTooLarge           its answer is too large to be read
+│   ├── AnswerMalformed          its answer has another form than is known
 │   ├── LabelStudioFailing       it answered that it cannot serve the request now (HTTP 429 or 5xx)
 │   └── LabelStudioUnreachable   it did not answer at all
 ├── ImageUnavailable       an image cannot be fetched or read
 │   ├── ImageTooLarge            its file, or its number of pixels, is above the limit
 │   └── ImageHostTrouble         its server is slow, down or in trouble
+│       └── ImageHostBusy            it says that it gets too many requests
 ├── ModelUnavailable       a model cannot be loaded
 ├── LearningError          nothing can be learned from some corrections, or a learned version cannot be read
 ├── VersionsUnavailable    the place of the learned versions cannot be read or written
@@ -27,6 +29,8 @@ Each names its subject (which task, file, setting), what is wrong with it, and t
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from plugin_config.printable import printable
 
 
 class ZeromaskError(Exception):
@@ -45,7 +49,7 @@ class ZeromaskError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.problem}. {self.remedy}"
+        return printable(f"{self.subject}: {self.problem}. {self.remedy}")
 
 
 class SettingsError(ZeromaskError):
@@ -99,6 +103,10 @@ class AnswerTooLarge(LabelStudioError):
     """An answer of Label Studio is too large to be read: fewer things must be asked for at once."""
 
 
+class AnswerMalformed(LabelStudioError):
+    """An answer of Label Studio has another form than is known: of one thing, which is malformed, or of all."""
+
+
 class LabelStudioFailing(LabelStudioError):
     """Label Studio, or a proxy before it, answered HTTP 429 or 5xx: worth trying again. A 500 may be about the one
     thing that was asked for; the others are about Label Studio as a whole.
@@ -119,6 +127,10 @@ class ImageTooLarge(ImageUnavailable):
 
 class ImageHostTrouble(ImageUnavailable):
     """An image's server is slow, down or in trouble: worth trying again."""
+
+
+class ImageHostBusy(ImageHostTrouble):
+    """An image's server says that it gets too many requests: worth trying again after minutes."""
 
 
 class ModelUnavailable(ZeromaskError):

@@ -21,6 +21,14 @@ def parse_json(text: Any, make: Callable[[Any], T]) -> T | None:
         return None
 
 
+def json_name(value: Any) -> str:
+    """What a JSON value is, for people: "a list", "null"."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    names: dict[type[Any], str] = {dict: "an object", list: "a list", str: "a text"}
+    return names.get(type(value), "a number")
+
+
 def make_dataclass(make: type[T], row: Any, **made: Any) -> T:
     """Make a dataclass of a JSON object, after checking the type of each field.
 

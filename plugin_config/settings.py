@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from plugin_config.certificates import CA_BUNDLE, SYSTEM_BUNDLE, check_bundle
 from plugin_config.errors import SettingsError
 
 # Predictions made with different values of these are of different versions.
@@ -25,7 +26,8 @@ _MOST_SECRET_FILE = 64 * 1024  # bytes
 _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wait_tasks"}
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
-    "versions", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "allow_private_images",
+    "versions", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
+    "allow_private_images", "label_studio_public_url", "contact",
 }  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -50,8 +52,14 @@ class Settings:
                               "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.",
                               secret=True)
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
+    label_studio_public_url: str = _setting("LABEL_STUDIO_PUBLIC_URL", "", "Other addresses of the same Label Studio "
+                                            "that tasks may name, comma list: `https://labels.example.com/ls`. They "
+                                            "are fetched from `LABEL_STUDIO_URL`.")
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
                                          "Label Studio user who may read and pre-annotate the projects.", secret=True)
+    ca_bundle: str = _setting("ZEROMASK_CA_BUNDLE", "", "PEM file of your own authorities' certificates, trusted "
+                              "beside the system's, for Label Studio, images and `rediss://`. Nothing turns the check "
+                              "off.")
     model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, an open_clip `name/tag`, a "
                           "checkpoint file (or `name:file`), or `local-dir:folder`.")
     device: str = _setting("ZEROMASK_DEVICE", "auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
@@ -111,13 +119,20 @@ class Settings:
     image_max_megapixels: float = _setting("ZEROMASK_IMAGE_MAX_MEGAPIXELS", 100.0, "Largest image decoded, millions "
                                            "of pixels.", least=0.01)
     image_timeout_s: float = _setting("ZEROMASK_IMAGE_TIMEOUT_S", 30.0, "Longest wait for an image, seconds.", least=1)
+    image_cache_mb: int = _setting("ZEROMASK_IMAGE_CACHE_MB", 1000, "Image files that workers keep in the state folder "
+                                   "instead of fetching them again, MB; 0 = none are kept.", least=0)
     allow_private_images: bool = _setting("ZEROMASK_ALLOW_PRIVATE_IMAGES", False, "Whether image URLs may point to "
                                           "private addresses other than Label Studio's own.")
+    contact: str = _setting("ZEROMASK_CONTACT", "", "Your web or mail address, for the `User-Agent` that image hosts "
+                            "see; some refuse programs without one.")
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _check_range(item.metadata, getattr(self, item.name))
         _check_sign_in(self.user, self.password, self.webhook_secret)
+        if not (self.contact.isascii() and self.contact.isprintable()) or set("()\\") & set(self.contact):
+            problem = "holds signs that a header's comment cannot carry, such as umlauts or parentheses"
+            raise SettingsError("setting ZEROMASK_CONTACT", problem, "Set it to a mail address or a URL.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -132,6 +147,9 @@ class Settings:
                 text = _secret(item.metadata["env"], text, environ.get(f"{item.metadata['env']}_FILE", "").strip())
             if text:
                 values[item.name] = _parse(item.metadata["env"], text, type(item.default))
+        for env in (CA_BUNDLE, SYSTEM_BUNDLE):
+            if bundle := environ.get(env, "").strip():
+                check_bundle(env, bundle)
         return cls(**values)
 
     def require(self, *names: str) -> Settings:

@@ -1,65 +1,26 @@
-"""Labeling config -> Vocabulary: which labels to look for, in which words, and which control tag draws them.
-
-The size and shape of a config are checked first, in time linear in its length: label-studio-sdk copies the attributes
-of a tag in time quadratic in their number and climbs from every label to the root, all while it holds Python's lock, so
-a large config would stop everything else in the process. libxml2 reads in linear time (lxml comes with that SDK).
-"""
+"""Labeling config -> Vocabulary: which labels to look for, in which words, and which control tag draws them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from itertools import islice
 
-from label_studio_sdk._legacy.exceptions import (
-    LabelStudioValidationErrorSentryIgnored,
-    LabelStudioXMLSyntaxErrorSentryIgnored,
-    LSConfigParseException,
-)
-from label_studio_sdk.label_interface import LabelInterface
-from lxml import etree
-
+from plugin_config.controls import OUTPUT_KINDS, Control, OutputKind, find_controls, listed_tags
 from plugin_config.errors import LabelingConfigError
+from plugin_config.labeling_config import SUBJECT, read_config, refusal
+from plugin_config.labels import OfferedLabel, listed, offered_labels
 
-OutputKind = Literal["brush", "polygon", "rectangle"]
-OUTPUT_KINDS: dict[str, OutputKind] = {
-    "BrushLabels": "brush",
-    "PolygonLabels": "polygon",
-    "RectangleLabels": "rectangle",
-}
-# What the SDK's parsers raise (lxml's XMLSyntaxError is a SyntaxError). All mean that it is no labeling config.
-_UNREADABLE = (
-    LabelStudioXMLSyntaxErrorSentryIgnored,
-    LabelStudioValidationErrorSentryIgnored,
-    LSConfigParseException,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
+__all__ = ["OUTPUT_KINDS", "Label", "OutputKind", "Vocabulary", "parse_vocabulary"]
 
-MOST_CHARACTERS = 1_000_000
-MOST_TAGS = 12_000
-"""Tags of a labeling config: 5,000 labels for each of two controls fit."""
-MOST_ATTRIBUTES = 64
-"""Attributes of one tag; Label Studio's own tags know fewer."""
-MOST_DEPTH = 40
-"""Tags inside tags."""
-MOST_NAME_CHARACTERS = 512
-"""Characters of a tag's name, which the SDK reads again for every label inside it."""
-MOST_TEXTS_OF_LABEL = 64
 MOST_TEXTS = 20_000
 """Texts of all labels together: each is encoded by the model once per worker."""
-MOST_TEXT_CHARACTERS = 1000
-"""Characters of a text, of a region's label, and of the names that every label refers to; no model reads more."""
-
-SEGMENTS = ("semantic", "instance", "panoptic")
-_SUBJECT = "labeling config"
-_EXAMPLE = "See plugin_config/labeling_configs/brush.xml for one that works."
+_MOST_REMARKS = 12
+_MOST_DRAWING = 3  # controls named in a remark
+_RANKS = {output: rank for rank, output in enumerate(OUTPUT_KINDS.values())}
 
 
 @dataclass(frozen=True)
@@ -72,43 +33,57 @@ class Label:
             list), and the value with its `hint`, which annotators see as a tooltip.
         control: name of the control tag.
         to_name: name of the Image tag that the control draws on.
-        image_key: key of the task's data that holds the image's address.
-        output: the region type that the control draws.
+        image_value: the Image tag's `value`: an address with variables (`$image`) that the task's data fills in.
+        output: the region type that predictions of the label are drawn as.
         stuff: whether all pixels of the label make one region (semantic), or each thing its own (instance). With
             `segments="panoptic"`, the default, its `kind="stuff"` decides (sky, grass); with "semantic" every label is
             stuff, with "instance" none. `segments` is an attribute of the control, or of a label that differs.
+        draws: whether its control draws the predictions. Of several controls with a label one does; regions that
+            annotators draw with the others are read as the same label.
     """
 
     key: str
     texts: tuple[str, ...]
     control: str
     to_name: str
-    image_key: str
+    image_value: str
     output: OutputKind
     stuff: bool = False
+    draws: bool = True
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All labels of a labeling config that can be drawn on its (first) image, in the order of the config."""
+    """All labels of a labeling config that can be drawn on its (first) image, in the order of the config.
+
+    Attributes:
+        labels: the labels of each control. All that are one label for annotators have the same texts.
+        remarks: what of the config is not served, a sentence each.
+    """
 
     labels: tuple[Label, ...]
+    remarks: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def drawn(self) -> tuple[Label, ...]:
+        """The labels that predictions are made of."""
+        return tuple(label for label in self.labels if label.draws)
 
     @cached_property
     def hash(self) -> str:
         """8 hex digits that change with everything that changes predictions; the order of labels does not."""
-        rows = sorted(json.dumps(asdict(label), sort_keys=True) for label in self.labels)
+        rows = sorted(json.dumps(_row(label), sort_keys=True) for label in self.drawn)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
     @cached_property
     def words(self) -> tuple[tuple[str, ...], ...]:
-        """The texts of each class. A label that several controls have is one class, drawn by each of them."""
+        """The texts of each class. A label that several controls have is one class."""
         return tuple(dict.fromkeys(label.texts for label in self.labels))
 
     @property
-    def image_key(self) -> str:
-        """Key of the task's data that holds the address of the image."""
-        return self.labels[0].image_key
+    def image_value(self) -> str:
+        """The `value` of the Image tag: an address with variables that the task's data fills in."""
+        return self.labels[0].image_value
 
 
 def parse_vocabulary(label_config: str) -> Vocabulary:
@@ -118,144 +93,173 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         label_config: the project's labeling config, XML.
 
     Raises:
-        LabelingConfigError: not XML, beyond a limit above, no control that draws masks, polygons or boxes on an Image,
-            no labels in it, labels that come from the task's data (`value="$labels"`), or `segments` that is none of
-            SEGMENTS.
+        LabelingConfigError: not XML, beyond a limit, nothing in it can be served (the message names the tag in the way
+            and what to do), or `segments` that is none of SEGMENTS.
     """
-    interface = _interface(label_config)
-    images = {name: tag for name, tag in interface._objects.items() if tag.tag == "Image"}
-    labels: list[Label] = []
-    dynamic: list[str] = []
-    for control in interface.controls:
-        targets = [name for name in control.to_name or [] if name in images]
-        if control.tag not in OUTPUT_KINDS or not targets:
-            continue
-        if control.dynamic_value:
-            dynamic.append(control.name)
-        image_key = str(images[targets[0]].value_name or "image")
-        for name in (control.name, targets[0], image_key, (control.attr or {}).get("segments") or ""):
-            _check_length(f"control {control.name[:60]!r}", name)
-        for key, tag in (control.labels_attrs or {}).items():
-            labels.append(_label(str(key), tag.attr or {}, control, targets[0], image_key))
-    if not labels:
-        raise LabelingConfigError(_SUBJECT, _nothing_found(interface, dynamic), _EXAMPLE)
-    if sum(len(label.texts) for label in labels) > MOST_TEXTS:
+    controls = find_controls(read_config(label_config))
+    offered: list[OfferedLabel] = []
+    remarks: list[str] = []
+    for control in controls.drawn:
+        found_in_it, told = offered_labels(control)
+        offered += found_in_it
+        remarks += told
+    if not offered:
+        subject = controls.drawn[0].tag.title
+        raise refusal(subject, f"no label in it can be looked for ({'; '.join(remarks)[:300]})", "Give labels a value.")
+    if sum(len(label.texts) for label in offered) > MOST_TEXTS:
         problem = f"has more than {MOST_TEXTS:,} labels, synonyms, hints and prompts"
-        raise LabelingConfigError(_SUBJECT, problem, "Take out some, or split the project.")
-    first_image = labels[0].to_name
-    return Vocabulary(tuple(label for label in labels if label.to_name == first_image))
+        raise LabelingConfigError(SUBJECT, problem, "Take out some, or split the project.")
+    groups = _same_labels(offered)
+    found = {member: label for group in groups for member, label in _labels(group)}
+    labels = [found[label] for label in offered]
+    read, told = _read_only(controls.read, labels)
+    remarks += [*_undrawn(controls.drawn, groups), *told, *map(str, controls.passed_over)]
+    return Vocabulary((*labels, *read), _bounded(remarks))
 
 
-def check_limits(label_config: str) -> None:
-    """Refuse a labeling config that would take long to read.
+def _row(label: Label) -> dict[str, object]:
+    """A label as versions were made of it when the image's value could only be `$` and a key."""
+    row = asdict(label)
+    del row["draws"]
+    value = row.pop("image_value")
+    row["image_key"] = value[1:] if value.startswith("$") else f"${value}"
+    return row
 
-    Raises:
-        LabelingConfigError: too long, too many or too deep tags, too many attributes of one tag, or a DTD. What is no
-            XML passes: `parse_vocabulary` says so.
+
+@dataclass
+class _Group:
+    """Labels of several controls that are one label, the one that draws before the others."""
+
+    members: list[OfferedLabel]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """A prompt where one of them has one, else the words of the one that draws."""
+        return next((label.texts for label in self.members if label.has_prompt), self.members[0].texts)
+
+    @property
+    def drawing(self) -> list[OfferedLabel]:
+        """The first; with it another where one draws the whole class by `segments="semantic"`, and one its things."""
+        first = self.members[0]
+        other = (row for row in self.members if row.semantic != first.semantic and row.stuff != first.stuff)
+        return [first, *islice(other, 1)]
+
+
+def _same_labels(offered: Sequence[OfferedLabel]) -> list[_Group]:
+    """Group labels that are one for annotators: those of one name, unless each has a prompt of its own, and those of
+    the same words.
+
+    In each group that of the control which draws is the first: any before those meant as prompts, BrushLabels before
+    PolygonLabels before RectangleLabels, and the first in the config among equals.
     """
-    if len(label_config) > MOST_CHARACTERS:
-        raise _beyond_limit(f"is longer than {MOST_CHARACTERS:,} characters", "Shorten it")
-    for word in ("<!DOCTYPE", "<!ENTITY"):
-        if word in label_config:
-            raise _beyond_limit(f"holds {word}", "Write out what it stands for, without a DTD")
-    try:
-        etree.fromstring(label_config, etree.XMLParser(target=_LimitChecker(), resolve_entities=False, no_network=True))
-    except (etree.XMLSyntaxError, ValueError):
-        return
+    ranked = sorted(offered, key=lambda label: (label.control.is_prompt, _RANKS[label.control.output]))
+    groups: list[_Group] = []
+    of_key: dict[str, _Group] = {}
+    of_prompt: dict[tuple[str, tuple[str, ...]], _Group] = {}
+    unprompted: dict[str, _Group] = {}
+    for label in ranked:
+        if label.has_prompt:
+            group = of_prompt.get((label.key, label.texts)) or unprompted.pop(label.key, None)
+        else:
+            group = of_key.get(label.key)
+        if group is None:
+            group = _Group([])
+            groups.append(group)
+            of_key.setdefault(label.key, group)
+            if not label.has_prompt:
+                unprompted[label.key] = group
+        if label.has_prompt:
+            of_prompt[label.key, label.texts] = group
+        group.members.append(label)
+    merged: dict[tuple[str, ...], _Group] = {}
+    for group in groups:
+        alike = _alike(group.texts)
+        if alike in merged:
+            merged[alike].members += group.members
+        else:
+            merged[alike] = group
+    return list(merged.values())
 
 
-class _LimitChecker:
-    """Target of lxml's parser that counts tags and builds no tree, so that memory stays small."""
-
-    def __init__(self) -> None:
-        self._tags = 0
-        self._depth = 0
-
-    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        self._tags += 1
-        self._depth += 1
-        if self._tags > MOST_TAGS:
-            raise _beyond_limit(f"has more than {MOST_TAGS:,} tags", "Split the project")
-        if self._depth > MOST_DEPTH:
-            raise _beyond_limit(f"has tags more than {MOST_DEPTH} deep inside each other", "Take out some of the views")
-        if len(attributes) > MOST_ATTRIBUTES:
-            problem = f"has more than {MOST_ATTRIBUTES} attributes on one tag, {tag[:60]!r}"
-            raise _beyond_limit(problem, "Take out the rest")
-        if len(attributes.get("name", "")) > MOST_NAME_CHARACTERS:
-            raise _beyond_limit(f"has a name of more than {MOST_NAME_CHARACTERS} characters", "Shorten it")
-
-    def end(self, tag: str) -> None:
-        self._depth -= 1
-
-    def close(self) -> None:
-        """Called by lxml at the end."""
+def _labels(group: _Group) -> Iterable[tuple[OfferedLabel, Label]]:
+    """The labels of a group, each with the one it was offered as."""
+    texts, drawing = group.texts, group.drawing
+    first = _label(drawing[0], texts)
+    yield drawing[0], first
+    for other in group.members[1:]:
+        if other in drawing:
+            yield other, _label(other, texts)
+        else:
+            yield other, replace(first, key=other.key, control=other.control.tag.name, draws=False)
 
 
-def _beyond_limit(problem: str, remedy: str) -> LabelingConfigError:
-    example = "Label Studio's own tags and plugin_config/labeling_configs/brush.xml show what is enough."
-    return LabelingConfigError(_SUBJECT, problem, f"{remedy}. {example}")
-
-
-def _interface(label_config: str) -> Any:
-    if not label_config.strip():
-        raise LabelingConfigError(_SUBJECT, "is empty", _EXAMPLE)
-    check_limits(label_config)
-    try:
-        return LabelInterface(label_config)
-    except _UNREADABLE as error:
-        raise LabelingConfigError(_SUBJECT, f"cannot be read ({str(error)[:300]})", _EXAMPLE) from error
-
-
-def _label(key: str, attributes: dict[str, str], control: Any, to_name: str, image_key: str) -> Label:
-    texts = _texts(attributes.get("value", key), attributes)
-    subject = f"label {key[:60]!r}"
-    for text in (key, *texts):
-        _check_length(subject, text)
-    if len(texts) > MOST_TEXTS_OF_LABEL:
-        problem = f"has {len(texts):,} texts to look for; at most {MOST_TEXTS_OF_LABEL} are read"
-        raise LabelingConfigError(subject, problem, "Take out some of its synonyms or prompts.")
+def _label(offered: OfferedLabel, texts: tuple[str, ...]) -> Label:
+    control = offered.control
     return Label(
-        key=key,
+        key=offered.key,
         texts=texts,
-        control=control.name,
-        to_name=to_name,
-        image_key=image_key,
-        output=OUTPUT_KINDS[control.tag],
-        stuff=_is_stuff(attributes, control),
+        control=control.tag.name,
+        to_name=control.image.name,
+        image_value=control.image.value,
+        output=control.output,
+        stuff=offered.stuff,
     )
 
 
-def _check_length(subject: str, text: str) -> None:
-    if len(text) > MOST_TEXT_CHARACTERS:
-        problem = f"has a text or name of {len(text):,} characters; at most {MOST_TEXT_CHARACTERS} are read"
-        raise LabelingConfigError(subject, problem, f"Shorten the one that begins with {text[:60]!r}.")
+def _undrawn(controls: Sequence[Control], groups: Sequence[_Group]) -> list[str]:
+    """Remarks on the labels that another control, or another label of the same words, draws."""
+    remarks: list[str] = []
+    keys: dict[Control, list[str]] = {control: [] for control in controls}
+    drawn_by: dict[Control, list[str]] = {control: [] for control in controls}
+    for group in groups:
+        first, drawing = group.members[0], group.drawing
+        for other in group.members[1:]:
+            if other in drawing:
+                continue
+            if other.control is first.control:
+                same = f"label {other.key[:60]!r} looks for the same as {first.key[:60]!r}, which alone is predicted"
+                remarks.append(f"{first.control.tag.title}: {same}.")
+            else:
+                keys[other.control].append(other.key)
+                drawn_by[other.control].append(first.control.tag.title)
+    for control in controls:
+        if keys[control]:
+            by = " and ".join(list(dict.fromkeys(drawn_by[control]))[:_MOST_DRAWING])
+            one = f"{_labels_named(keys[control])} predicted by {by}, one region per thing"
+            remarks.append(f"{control.tag.title}: {one}; regions drawn with this control are learned from.")
+    return remarks
 
 
-def _texts(value: str, attributes: dict[str, str]) -> tuple[str, ...]:
-    """The texts to look for, each once."""
-    prompts = _comma_list(attributes.get("prompt", ""))
-    if prompts:
-        return tuple(dict.fromkeys(prompts))
-    hint = " ".join(attributes.get("hint", "").split()).rstrip(".")
-    described = (f"{value}, {hint}",) if hint else ()  # with the value: a hint may be "the furry ones"
-    return tuple(dict.fromkeys((value, *_comma_list(attributes.get("synonyms", "")), *described)))
+def _read_only(controls: Sequence[Control], known: Sequence[Label]) -> tuple[list[Label], list[str]]:
+    """The labels of controls whose regions are only read, as far as another control draws them, and remarks."""
+    by_key = {label.key: label for label in reversed(known)}
+    by_texts = {_alike(label.texts): label for label in reversed(known)}
+    labels: list[Label] = []
+    remarks: list[str] = []
+    for control in controls:
+        offered, told = offered_labels(control)
+        unknown: list[str] = []
+        for label in offered:
+            same = by_key.get(label.key) or by_texts.get(_alike(label.texts))
+            if same is None:
+                unknown.append(label.key)
+            else:
+                labels.append(replace(same, key=label.key, control=control.tag.name, draws=False))
+        remarks += [*told, f"{control.tag.title}: its regions are learned from, and none are predicted."]
+        if unknown:
+            remedy = f"give {'it' if len(unknown) == 1 else 'them'} to {listed_tags()}, too"
+            remarks.append(f"{control.tag.title}: {_labels_named(unknown)} in no control that draws; {remedy}.")
+    return labels, remarks
 
 
-def _is_stuff(attributes: dict[str, str], control: Any) -> bool:
-    segments = (attributes.get("segments") or (control.attr or {}).get("segments") or "panoptic").strip().lower()
-    if segments not in SEGMENTS:
-        remedy = f"Write one of {', '.join(SEGMENTS)}; see plugin_config/labeling_configs/panoptic.xml."
-        raise LabelingConfigError(f"control {control.name!r}", f"has segments={segments[:60]!r}", remedy)
-    kind = attributes.get("kind", "").strip().lower()
-    return segments == "semantic" or (segments == "panoptic" and kind == "stuff")
+def _alike(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(" ".join(text.split()) for text in texts)  # models read no more of white space
 
 
-def _comma_list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _labels_named(keys: Sequence[str]) -> str:
+    return f"label {listed(keys)} is" if len(keys) == 1 else f"labels {listed(keys)} are"
 
 
-def _nothing_found(interface: Any, dynamic: list[str]) -> str:
-    if dynamic:
-        return f"the labels of {', '.join(dynamic)[:300]} come from the task's data, which is not supported yet"
-    found = ", ".join(f"{control.tag} {control.name!r}" for control in interface.controls) or "no control at all"
-    return f"no {', '.join(OUTPUT_KINDS)} with labels over an Image; found: {found[:300]}"
+def _bounded(remarks: Sequence[str]) -> tuple[str, ...]:
+    left = len(remarks) - _MOST_REMARKS
+    return (*remarks[:_MOST_REMARKS], *([f"labeling config: {left} more remarks of this kind"] if left > 0 else []))

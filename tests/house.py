@@ -99,6 +99,13 @@ def upload(house: House, project: int, contents: list[bytes]) -> None:
     house.label_studio.request("POST", f"/api/projects/{project}/import", files=files)
 
 
+def personal_token(api: LabelStudio) -> str:
+    """Make a personal access token; older ones of the user are revoked, because one at a time is allowed."""
+    for row in api.request("GET", "/api/token/"):
+        api.request("POST", "/api/token/blacklist/", json={"refresh": row["token"]})
+    return str(api.request("POST", "/api/token/")["token"])
+
+
 def retrieve(house: House, project: int) -> None:
     """Label Studio itself asks for predictions of all tasks."""
     params = {"id": "retrieve_tasks_predictions", "project": project}

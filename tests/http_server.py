@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -52,11 +53,13 @@ def as_json(value: Any, status: int = 200) -> Answer:
 
 
 @contextmanager
-def serving(answer: Callable[[Asked], Answer], *, host: str = "127.0.0.1") -> Iterator[Server]:
-    """Serve on a free loopback port as long as the `with` block lasts."""
+def serving(
+    answer: Callable[[Asked], Answer], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
+    """Serve on a free loopback port as long as the `with` block lasts; `tls`: over TLS, with its certificate."""
     server = Server("", answer)
-    with listening(_handler(server)) as port:
-        server.url = f"http://{host}:{port}"
+    with listening(_handler(server), tls=tls) as port:
+        server.url = f"{'https' if tls else 'http'}://{host}:{port}"
         try:
             yield server
         finally:
@@ -64,9 +67,11 @@ def serving(answer: Callable[[Asked], Answer], *, host: str = "127.0.0.1") -> It
 
 
 @contextmanager
-def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+def listening(handler: type[BaseHTTPRequestHandler], *, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Listen in a thread as long as the `with` block lasts; the loopback port is chosen by the system."""
     listener = _Listener(("127.0.0.1", 0), handler)
+    if tls:  # the handshake is done by the thread of the connection: a slow client holds up nobody
+        listener.socket = tls.wrap_socket(listener.socket, server_side=True, do_handshake_on_connect=False)
     listener.daemon_threads = True
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -83,7 +88,7 @@ class _Listener(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that cut its connection is nobody's fault; anything else is told as usual."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
 
@@ -101,6 +106,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             self.do_GET()
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def _send(self, answer: Answer) -> None:
             if answer.raw:  # bytes outside HTTP's shape, dripped
                 self._drip(answer.raw, answer)
@@ -114,7 +122,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if answer.pieces:
                 self._drip(answer.body, answer)
-            else:
+            elif self.command != "HEAD":
                 self.wfile.write(answer.body)
 
         def _drip(self, content: bytes, answer: Answer) -> None:

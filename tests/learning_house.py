@@ -39,7 +39,7 @@ from worker.service import adapter_store as store
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
 from worker.service.trainer import reading, training_round
-from worker.service.trainer.corrections import Correction, UnreadTask
+from worker.service.trainer.corrections import Correction, LeftOutTask, UnreadTask
 from worker.service.trainer.learner import Learner
 
 WEIGHTS = "0123456789ab"
@@ -97,6 +97,7 @@ class LearningHouse:
     outcomes: Mapping[str, RegionOutcomes] = field(default_factory=dict)
     others: frozenset[int] = frozenset()
     away: frozenset[int] = frozenset()
+    broken: frozenset[int] = frozenset()
     reads: list[tuple[int, ...] | None] = field(default_factory=list)
     next_number: float = 0.0
     promotes: bool = True
@@ -157,14 +158,16 @@ class LearningHouse:
 
     def read(
         self, label_studio: object, project: int, vocabulary: Vocabulary, *, only: Set[int] | None = None, **_: object
-    ) -> Iterator[Correction | UnreadTask]:
-        """Stands in for the reading: tasks 1 and `others`, but those `away`; in each image the label `drawn`
-        lies where `content` says.
+    ) -> Iterator[Correction | UnreadTask | LeftOutTask]:
+        """Stands in for the reading: tasks 1 and `others`, but those `away` or `broken`; in each image the label
+        `drawn` lies where `content` says.
         """
         for task in sorted(self.away if only is None else self.away & set(only)):
             yield UnreadTask(task, f"image of task {task}: was answered with HTTP 503. Look at its server.")
+        for task in sorted(self.broken if only is None else self.broken & set(only)):
+            yield LeftOutTask(task, f"task {task}: item 1 of a result: is null and no region. Open the task.")
         self.reads.append(None if only is None else tuple(sorted(only)))
-        for task in sorted(({1, *self.others} if only is None else only) - self.away):
+        for task in sorted(({1, *self.others} if only is None else only) - self.away - self.broken):
             yield Correction(task, (task,), False, self.outcomes, self._example(task, vocabulary))
 
     def _example(self, task: int, vocabulary: Vocabulary) -> Example:

@@ -32,6 +32,7 @@ from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.label_studio.image_cache import OFF
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
 from worker.learning.interfaces import Words
@@ -187,6 +188,7 @@ class StandInContext:
         self.segmenter = self.embeddings = StandInModel()
         self.adapters = StandInAdapters()
         self.limits = ImageLimits.from_settings(self.settings)
+        self.image_cache = OFF
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.trouble, self.watch = "", DutyWatch()

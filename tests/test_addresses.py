@@ -32,6 +32,9 @@ STRANGE = [
     "\\",
 ]  # fmt: skip
 
+DROPPED_OR_TURNED = ["\t", "\n", "\r", "\\"]
+"""Those of them that browsers agree about: dropped wherever they stand, and the backslash a slash."""
+
 # OWN and OTHER stand for host:port of the two servers.
 HOSTILE = [
     *(f"/{char}/OTHER/x.png" for char in STRANGE),
@@ -150,7 +153,7 @@ def test_another_servers_pictures_still_come_without_the_token(
     assert is_untold(other)
 
 
-@pytest.mark.parametrize("char", STRANGE)
+@pytest.mark.parametrize("char", [char for char in STRANGE if char not in DROPPED_OR_TURNED])
 def test_strange_characters_are_named_before_anything_is_looked_up(
     char: str, own: Server, label_studio: LabelStudio
 ) -> None:
@@ -365,7 +368,7 @@ def test_no_composed_address_gives_the_token_away(base: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("first", ["own", "other"])
-@pytest.mark.parametrize("aim", ["/\t/127.0.0.1/x.png", "http://[::1", "http://127.0.0.1:99999/", "s3://bucket/x.png"])
+@pytest.mark.parametrize("aim", ["///127.0.0.1/x.png", "http://[::1", "http://127.0.0.1:99999/", "s3://bucket/x.png"])
 def test_a_redirect_to_no_address_is_the_pictures_fault_and_not_an_outage(
     first: str, aim: str, own: Server, other: Server, label_studio: LabelStudio
 ) -> None:

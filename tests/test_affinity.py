@@ -111,7 +111,7 @@ def test_they_reach_the_shape_stage(model: str, tower: str, monkeypatch: pytest.
         return pixel_classes(coarse, size, image, features, **method)
 
     monkeypatch.setattr(facade, "pixel_classes", note)
-    words = Vocabulary((Label("cat", ("cat",), control="b", to_name="image", image_key="image", output="brush"),))
+    words = Vocabulary((Label("cat", ("cat",), control="b", to_name="image", image_value="$image", output="brush"),))
     image = noise(64, 96)
     for encoder in (Encoder(model, device="cpu", affinity_tower=tower), Encoder(model, device="cpu")):
         segmenter = Segmenter(encoder)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plugin_config.vocabulary import Label, Vocabulary, parse_vocabulary
+from plugin_config.vocabulary import Label, parse_vocabulary
 from worker.label_studio.brush_rle import encode_rle
 from worker.label_studio.regions import decode_region
 from worker.label_studio.results import encode_segments
@@ -179,18 +179,23 @@ def test_a_score_never_falls_as_evidence_grows(name: str, stuff: bool) -> None:
 
 
 def label(key: str, *, control: str = "brush", output: str = "brush", stuff: bool = False, text: str = "") -> Label:
-    return Label(key, (text or key,), control=control, to_name="i", image_key="i", output=output, stuff=stuff)  # type: ignore[arg-type]
+    return Label(key, (text or key,), control=control, to_name="i", image_value="$i", output=output, stuff=stuff)  # type: ignore[arg-type]
 
 
 def test_one_word_is_drawn_whole_by_one_control_and_one_by_one_by_another() -> None:
     things = LEFT, disc(210, 160, 30)
     image = picture((things[0], RED), (things[1], RED))
-    both = Vocabulary((label("red shape", stuff=True), label("red shape", control="box", output="rectangle")))
+    both = parse_vocabulary(
+        """<View><Image name="i" value="$i"/>
+        <BrushLabels name="brush" toName="i" segments="semantic"><Label value="red shape"/></BrushLabels>
+        <PolygonLabels name="outline" toName="i"><Label value="red shape"/></PolygonLabels>
+        <RectangleLabels name="box" toName="i" smart="true"><Label value="red shape"/></RectangleLabels></View>"""
+    )
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
     found = segmenter.segment(segmenter.embed([image])[0], both, image).segments
-    by_control = {name: [s.mask for s in found if s.label.control == name] for name in ("brush", "box")}
-    assert [len(masks) for masks in by_control.values()] == [1, 2]
-    assert np.array_equal(by_control["brush"][0], by_control["box"][0] | by_control["box"][1])
+    by_control = {name: [s.mask for s in found if s.label.control == name] for name in ("brush", "outline", "box")}
+    assert [len(masks) for masks in by_control.values()] == [1, 2, 0]
+    assert np.array_equal(by_control["brush"][0], by_control["outline"][0] | by_control["outline"][1])
 
 
 def segments(masks: list[Mask], scores: list[float], *, output: str = "brush") -> list[LabelSegment]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import OutputKind, parse_vocabulary
-from worker.label_studio.annotation_maps import counting_annotations, draw_class_map, find_label
+from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
+from worker.label_studio.picture_regions import find_label
 from worker.label_studio.regions import encode_region
 from worker.learning.corrections.class_maps import (
     drawn_classes,
@@ -89,7 +91,9 @@ def test_corners_of_a_box_hide_no_other_region() -> None:
     [
         pytest.param({}, "c", id="as it is"),
         pytest.param({"to_name": "other"}, None, id="on another image"),
-        pytest.param({"from_name": "gone"}, None, id="by a control that vanished"),
+        pytest.param({"from_name": "gone"}, "c", id="by a control that is not in the vocabulary"),
+        pytest.param({"from_name": None}, None, id="by no control"),
+        pytest.param({"value": {"brushlabels": ["cat"]}}, "c", id="by its value, where it has an alias"),
         pytest.param({"value": {"brushlabels": ["gone"]}}, None, id="of a label that vanished"),
         pytest.param({"value": {"brushlabels": ["gone", "grass", "c"]}}, "grass", id="of several the first left"),
         pytest.param({"type": "choices", "value": {"choices": ["c"]}, "from_name": "x"}, None, id="no region"),
@@ -115,6 +119,19 @@ def test_regions_are_drawn_small_as_they_are_large() -> None:
     assert (small[5:20, 5:20] == CAT).all()
 
 
+def test_ordinary_annotations_are_drawn_as_they_always_were() -> None:
+    """Another class map for the same annotation would have every project learn again."""
+    turned = region("rectangle", "dog", slice(20, 40), slice(10, 50))
+    turned["value"]["rotation"] = 30
+    points = [[10.5, 70], [60, 55.25], [95, 90], [40, 65], [30, 99.9]]
+    crooked = region("polygon", "cat", slice(0, 9), slice(0, 9)) | {
+        "value": {"points": points, "closed": True, "polygonlabels": ["cat"]}
+    }
+    regions = [region("brush", "grass", slice(25, 60), slice(0, 70)), turned, crooked, {"type": "relation"}]
+    found = {frame: sha256(draw(*regions, frame=frame).tobytes()).hexdigest()[:12] for frame in (SIZE, (31, 41))}
+    assert found == {SIZE: "64dc519ef5a2", (31, 41): "d4627f309b29"}
+
+
 def test_which_annotations_count() -> None:
     skipped, first, again = annotation(1, cancelled=True), annotation(2), annotation(3, at="2026-01-02T00:00:00Z")
     other, gone, gone_too = annotation(4, who=2), annotation(5, who=None), annotation(6, who=None)
@@ -124,6 +141,41 @@ def test_which_annotations_count() -> None:
     assert counting_annotations([*rows, flagged]) == [flagged]
     assert counting_annotations([*rows, annotation(8, ground_truth=True, cancelled=True)]) != []
     assert counting_annotations([skipped]) == []
+
+
+IMPORTED: dict[str, Any] = {"imported": True, "ground_truth": True, "at": "2026-01-02T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("others", "counting"),
+    [
+        pytest.param([], [1], id="alone"),
+        pytest.param([annotation(2, at="2026-01-03T00:00:00Z")], [2], id="a later one by the same person"),
+        pytest.param([annotation(2, who=2, at="2026-01-03T00:00:00Z")], [2], id="a later one by another person"),
+        pytest.param([annotation(2, who=None, at="2026-01-03T00:00:00Z")], [2], id="by a person who is deleted"),
+        pytest.param([annotation(2, who=2, at="2026-01-03T00:00:00Z"), annotation(3, who=3)], [2, 3],
+                     id="then whoever made one counts"),
+        pytest.param([annotation(2, who=2)], [1], id="an earlier one"),
+        pytest.param([annotation(2, who=2, at="2026-01-02T00:00:00Z")], [2], id="at the same time, made later"),
+        pytest.param([annotation(2, at="2026-01-03T00:00:00Z", cancelled=True)], [1], id="a later one, skipped"),
+        pytest.param([annotation(2, at="2026-01-03T00:00:00Z", imported=True)], [1], id="another import"),
+        pytest.param([annotation(2, who=2, ground_truth=True)], [1, 2], id="an earlier ground truth by a person"),
+        pytest.param([annotation(2, who=2, ground_truth=True, at="2026-01-03T00:00:00Z")], [2],
+                     id="a later ground truth by a person"),
+        pytest.param([annotation(2, who=2, ground_truth=True, imported=True)], [1, 2], id="two imported ones"),
+    ],
+)  # fmt: skip
+def test_a_later_annotation_by_a_person_outranks_an_imported_ground_truth(
+    others: list[Annotation], counting: list[int]
+) -> None:
+    rows = [annotation(1, **IMPORTED), *others]
+    assert [row.id for row in counting_annotations(rows)] == counting
+    assert [row.id for row in counting_annotations(rows[::-1])] == counting
+
+
+def test_a_ground_truth_that_a_person_flagged_is_outranked_by_nobody() -> None:
+    flagged, later = annotation(1, ground_truth=True), annotation(2, who=2, at="2026-01-03T00:00:00Z")
+    assert counting_annotations([flagged, later]) == [flagged]
 
 
 def test_annotators_are_merged_by_majority_and_ties_are_void() -> None:

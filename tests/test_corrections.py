@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from plugin_config.errors import (
+    AnswerMalformed,
+    AnswerTooLarge,
     ImageHostTrouble,
     ImageUnavailable,
     LabelStudioError,
@@ -31,7 +33,13 @@ from worker.learning.gate.splits import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
-from worker.service.trainer.corrections import Correction, UnreadTask, corrections_digest, read_corrections
+from worker.service.trainer.corrections import (
+    Correction,
+    LeftOutTask,
+    UnreadTask,
+    corrections_digest,
+    read_corrections,
+)
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/>
@@ -104,7 +112,7 @@ def embed(images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
     return [ImageEmbedding(torch.zeros(2, 3, 4), (image.shape[0], image.shape[1])) for image in images]
 
 
-def read_all(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction | UnreadTask]:
+def read_all(label_studio: StandInLabelStudio, **more: Any) -> Iterator[Correction | UnreadTask | LeftOutTask]:
     return read_corrections(cast("LabelStudio", label_studio), 1, VOCABULARY, embed=embed, limits=LIMITS, **more)
 
 
@@ -154,9 +162,66 @@ def test_tasks_that_may_be_readable_later_are_told_apart_from_the_others(label_s
     label_studio.broken[5] = LabelStudioError("GET annotations", "was refused (HTTP 404)", "Check.", status=404)
     found = list(read_all(label_studio))
     unread = {row.task: row.reason for row in found if isinstance(row, UnreadTask)}
-    assert list(unread) == [row.task for row in found] == [2, 3, 4]
+    assert list(unread) == [2, 3, 4]
+    assert [(row.task, row.reason) for row in found if isinstance(row, LeftOutTask)] == [
+        (1, "image of task 1: was answered with HTTP 404. Check.")
+    ], "and what is deleted is not left out"
     for task, reason in ((2, "not enough memory"), (3, "HTTP 503"), (4, "HTTP 500")):
         assert reason in unread[task]
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        pytest.param(None, "task 2: item 2 of a result: is null and no region. Open", id="null"),
+        pytest.param("x", "task 2: item 2 of a result: is a text", id="a text"),
+        pytest.param(region() | {"value": None}, "of type 'brushlabels': it has no value", id="value null"),
+        pytest.param(region() | {"original_width": SIZE[0], "original_height": SIZE[1]}, "turned since", id="turned"),
+    ],
+)
+def test_a_malformed_item_costs_its_task_alone(label_studio: StandInLabelStudio, item: Any, reason: str) -> None:
+    label_studio.rows[2] = [replace(label_studio.rows[2][0], result=[region(), item])]
+    found = list(read_all(label_studio))
+    assert [row.task for row in found if isinstance(row, Correction)] == [1, 3, 4, 5]
+    (left_out,) = (row for row in found if isinstance(row, LeftOutTask))
+    assert left_out.reason.startswith("task 2: ") and reason in left_out.reason
+
+
+def test_a_malformed_annotation_that_does_not_count_costs_nothing(label_studio: StandInLabelStudio) -> None:
+    (good,) = label_studio.rows[2]
+    earlier = replace(good, id=19, result=[None], updated_at="2025-01-01T00:00:00Z")
+    label_studio.rows[2] = [earlier, replace(good, id=18, malformed="its result is a text", cancelled=True), good]
+    assert [row.task for row in read(label_studio)] == [1, 2, 3, 4, 5]
+    label_studio.rows[2].append(replace(good, id=21, annotator=2, result=[], malformed="its result is a text"))
+    (left_out,) = (row for row in read_all(label_studio) if isinstance(row, LeftOutTask))
+    assert left_out.reason.startswith("task 2: annotation 21: cannot be read: its result is a text and no list.")
+
+
+def test_answers_about_one_task_that_are_strange_cost_that_task(label_studio: StandInLabelStudio) -> None:
+    label_studio.broken[2] = AnswerMalformed("Label Studio's answer about annotations", "is not as expected", "Check.")
+    label_studio.broken[4] = AnswerTooLarge("GET", "was answered with more than 64 MB", "Look.", status=200)
+    found = list(read_all(label_studio))
+    assert [row.task for row in found if isinstance(row, Correction)] == [1, 3, 5]
+    reasons = [row.reason for row in found if isinstance(row, LeftOutTask)]
+    assert reasons == [
+        "task 2: Label Studio's answer about annotations: is not as expected. Check.",
+        "task 4: GET: was answered with more than 64 MB. Look.",
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), AttributeError("x"), TypeError("x"), OverflowError()])
+def test_what_nobody_thought_of_costs_its_task_alone(
+    label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.service.trainer.corrections.draw_class_map", fail)
+        found = list(read_all(label_studio))
+    assert [row.task for row in found if isinstance(row, LeftOutTask)] == [1, 2, 3, 4, 5]
+    monkeypatch.setattr("worker.service.trainer.corrections.count_outcomes", fail)
+    assert all(isinstance(row, LeftOutTask) for row in read_all(label_studio))
 
 
 def test_some_tasks_alone_are_read(label_studio: StandInLabelStudio) -> None:
@@ -227,13 +292,13 @@ def test_digests_on_disk_stay_what_they_are(label_studio: StandInLabelStudio) ->
 
 
 def test_labels_of_one_name_keep_their_order_in_the_digest() -> None:
-    """Two controls may have a label of the same name, with different texts: two classes, of which the first comes first
-    in the digest however many classes lie between them.
+    """Two controls may have a label of the same name, with different prompts: two classes, of which the first comes
+    first in the digest however many classes lie between them.
     """
-    tags = "".join(f'<Label value="{label}"/>' for label in ("a", "cat", "b", "c", "d", "e", "f", "g"))
+    tags = "".join(f'<Label value="{label}" prompt="{label}"/>' for label in ("a", "cat", "b", "c", "d", "e", "f", "g"))
     vocabulary = parse_vocabulary(f'''<View><Image name="image" value="$image"/>
         <BrushLabels name="brush" toName="image">{tags}</BrushLabels>
-        <PolygonLabels name="polygon" toName="image"><Label value="cat" hint="tabby"/></PolygonLabels></View>''')
+        <PolygonLabels name="polygon" toName="image"><Label value="cat" prompt="tabby"/></PolygonLabels></View>''')
     blank = ImageEmbedding(torch.zeros(2, 3, 4), (1, 2))
     truth = np.array([[1, 8]], dtype=np.int16)
     example = Example("1", np.zeros((1, 2, 3), dtype=np.uint8), blank, vocabulary.words, truth)

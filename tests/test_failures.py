@@ -10,6 +10,7 @@ from redis import Redis
 
 from plugin_config.errors import (
     AnswerTooLarge,
+    ImageHostBusy,
     ImageHostTrouble,
     ImageTooLarge,
     ImageUnavailable,
@@ -61,6 +62,7 @@ EXPECTED: list[tuple[Stage, Exception, Action, int, float, float, bool]] = [
     (Stage.ADMISSION, answered(401), GIVE_BACK, 0, 0, 5, True),
     (Stage.ADMISSION, named(AnswerTooLarge), GIVE_BACK, 0, 0, 5, True),
     (Stage.ADMISSION, named(VersionsUnavailable), GIVE_BACK, 0, 0, 2, True),
+    (Stage.FETCH, named(ImageHostBusy), RETRY, 5, 0, 0, False),
     (Stage.FETCH, named(ImageHostTrouble), RETRY, 3, 0, 0, False),
     (Stage.FETCH, named(ImageUnavailable), FAIL, 0, 0, 0, False),
     (Stage.FETCH, named(ImageTooLarge), FAIL, 0, 0, 0, False),

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from plugin_config.errors import ImageUnavailable, LabelStudioFailing
+from plugin_config.errors import ImageUnavailable, LabelStudioError, LabelStudioFailing
 from plugin_config.label_studio.client import LabelStudio
-from tests.http_server import Answer, Asked, Server, serving
+from tests.http_server import Answer, Asked, Server, as_json, serving
 from worker.label_studio.fetching import fetch_file, subject_of
 from worker.label_studio.images import ImageLimits, decode_image
 
@@ -144,7 +144,14 @@ def test_redirect_loops_end(where: str, own: Server, other: Server, label_studio
     assert len(server.asked) == 6
 
 
-@pytest.mark.parametrize("status", [204, 304, 401, 403, 404, 500])
+def test_a_refused_token_is_not_the_images_fault(own: Server, label_studio: LabelStudio) -> None:
+    own.answer = lambda asked: as_json({"detail": "Invalid token."}, 401)
+    with pytest.raises(LabelStudioError, match=r"HTTP 401\) Invalid token.*LABEL_STUDIO_API_KEY") as caught:
+        size("/data/a.png", label_studio)
+    assert caught.value.status == 401, "the work is kept until the token is right"
+
+
+@pytest.mark.parametrize("status", [204, 304, 403, 404, 500])
 def test_other_answers_name_their_status(status: int, own: Server, label_studio: LabelStudio) -> None:
     own.answer = lambda asked: Answer(status)
     with pytest.raises(ImageUnavailable, match=f"HTTP {status}"):

@@ -61,7 +61,9 @@ def test_an_urgent_image_does_not_wait_for_large_ones() -> None:
 def test_a_large_file_waits_for_a_slot_and_so_does_the_next_one_of_its_project(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def fetch(url: object, *, task: int, project: int, label_studio: object, limits: ImageLimits) -> bytes:
+    def fetch(
+        url: object, *, task: int, project: int, label_studio: object, limits: ImageLimits, cache: object
+    ) -> bytes:
         asked.append(limits.most_bytes)
         if len(PLAIN) > limits.most_bytes:
             raise ImageTooLarge(f"image of task {task}", "is too large", "Raise it.")

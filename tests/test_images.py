@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
 from plugin_config.settings import Settings
+from tests.picture_files import Entry, chunk, encoded, short, tiff
 from worker.label_studio import images
 from worker.label_studio.images import ImageLimits, decode_image, decode_picture, read_image
 
@@ -35,12 +35,6 @@ def upright() -> Image.Image:
         left, top = (index % 2) * half[0], (index // 2) * half[1]
         image.paste(colour, (left, top, left + half[0], top + half[1]))
     return image
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def decoded(content: bytes, limits: ImageLimits = LIMITS) -> NDArray[np.uint8]:
@@ -133,6 +127,94 @@ def test_grey_keeps_its_steps(make: Callable[[], bytes]) -> None:
     assert (pixels == pixels[..., :1]).all()
 
 
+def values(kind: str, low: float, high: float, channels: int = 1) -> NDArray[Any]:
+    """A ramp from left to right in the first channel; the others are in the middle."""
+    whole = np.full((4, 16, channels), (low + high) / 2)
+    whole[..., 0] = low + RAMP * (high - low)
+    return (whole[..., 0] if channels == 1 else whole).astype(kind)
+
+
+DEEP = [("u2", 100, 4095), ("i2", -1500, 1500), ("u4", 1e9, 4e9), ("i4", -1e6, 3e6), ("f4", -0.25, 0.75), ("f8", 0, 9)]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kind", "low", "high"), DEEP, ids=[kind for kind, _, _ in DEEP])
+def test_deep_tiffs_are_stretched_by_the_range_they_use(
+    kind: str, low: float, high: float, channels: int, order: Literal["<", ">"]
+) -> None:
+    pixels = decoded(tiff(values(kind, low, high, channels), order))
+    assert pixels.shape == (4, 16, 3)
+    assert np.abs(pixels[0, :, 0].astype(int) - RAMP * 255).max() <= 1
+    if channels == 3:
+        assert np.abs(pixels[..., 1:].astype(int) - 127).max() <= 1
+
+
+def test_one_hot_pixel_does_not_make_a_deep_tiff_black() -> None:
+    pixels = np.tile(values("u2", 0, 1000), (20, 4))
+    pixels[0, 0] = 65_535
+    found = decoded(tiff(pixels))
+    assert np.abs(found[5, :16, 0].astype(int) - RAMP * 255).max() <= 1
+
+
+def test_deep_tiffs_whose_lowest_value_is_white_are_turned_over() -> None:
+    found = decoded(tiff(values("u2", 0, 1000), white_is_zero=True))
+    assert np.abs(found[0, :, 0].astype(int) - RAMP[::-1] * 255).max() <= 1
+
+
+def test_a_fourth_channel_is_opacity_where_the_tiff_says_so() -> None:
+    pixels = values("u2", 0, 1000, 4)
+    pixels[..., 3] = 0
+    found = decoded(tiff(pixels))
+    assert (found == 255).all()
+    infrared = tiff(pixels).replace(struct.pack("<HHIHH", 338, 3, 1, 2, 0), struct.pack("<HHIHH", 338, 3, 1, 0, 0))
+    assert np.abs(decoded(infrared)[0, :, 0].astype(int) - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize(
+    ("field", "turned"),
+    [((274, 3, 1, short(6)), True), ((274, 4, 1, struct.pack("<I", 6)), False), ((274, 3, 2, short(6)), False),
+     ((34665, 4, 1, struct.pack("<I", 99_999)), False), ((270, 2, 99_999, struct.pack("<I", 3)), False)],
+    ids=["orientation", "of type LONG", "of two values", "broken exif", "broken text"],
+)  # fmt: skip
+def test_tiffs_are_turned_by_their_own_field_alone(field: Entry, turned: bool, kind: str) -> None:
+    found = decoded(tiff(values(kind, 0, 255, 3), extra=[field]))
+    assert found.shape == ((16, 4, 3) if turned else (4, 16, 3))
+
+
+def test_the_orientation_of_xmp_does_not_turn_a_tiff() -> None:
+    xmp = b"<x:xmpmeta xmlns:tiff='t'><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>"
+    assert decoded(encoded(upright(), "TIFF", tiffinfo={700: xmp})).shape == (SIZE[1], SIZE[0], 3)
+
+
+HALF = {
+    "png": lambda image: encoded(image, "PNG"),
+    "webp": lambda image: encoded(image, "WEBP", lossless=True, exact=True),
+    "animated webp": lambda image: encoded(
+        image, "WEBP", lossless=True, exact=True, save_all=True, append_images=[image.rotate(180)]
+    ),
+    "palette png": lambda image: encoded(image.quantize(256), "PNG"),
+    "tiff": lambda image: encoded(image, "TIFF"),
+    "avif": lambda image: encoded(image, "AVIF", quality=95, subsampling="4:4:4"),
+}
+
+
+@pytest.mark.parametrize("make", HALF.values(), ids=HALF)
+def test_large_pictures_are_reduced_on_white(
+    make: Callable[[Image.Image], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "WORKING_PIXELS", 20_000)
+    image = upright().resize((400, 240), Image.Resampling.NEAREST).convert("RGBA")
+    image.paste((10, 20, 30, 0), (0, 0, 200, 240))
+    picture = decode_picture(make(image), subject="t", limits=LIMITS)
+    assert picture.size == (240, 400)
+    assert picture.pixels.size < 3 * 20_001
+    found = np.array(corners(picture.pixels))
+    white = (255, 255, 255)
+    assert np.abs(found - np.array([white, CORNERS[1], white, CORNERS[3]])).max() <= 12
+
+
 def test_constant_float_pictures_are_read() -> None:
     assert decoded(encoded(Image.fromarray(np.full((4, 5), np.nan, np.float32)), "TIFF")).shape == (4, 5, 3)
 
@@ -166,10 +248,6 @@ def test_long_sides_are_refused_before_decoding(size: tuple[int, int]) -> None:
         decoded(huge_png(*size))
 
 
-def chunk(name: bytes, body: bytes = b"") -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
 def tiff_of(offsets: int) -> bytes:
     """A TIFF that says its rows lie in so many places."""
     tags = [(256, 3, 1, 9), (257, 3, 1, 9), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, offsets, 200)]
@@ -184,10 +262,14 @@ def scans(count: int) -> bytes:
 
 
 PLAIN = encoded(upright(), "PNG")
+GIF = encoded(upright(), "GIF")
+PALETTE = 13 + 3 * 2 ** ((GIF[10] & 7) + 1)
 COMMENT = b"#" + b"x" * 98 + b"\n"
 LABORIOUS: dict[str, bytes] = {
     "comment of a ppm": b"P6\n" + COMMENT * 20_000 + b"8 8\n255\n" + bytes(192),
     "chunks of a png": PLAIN[:33] + chunk(b"abCd") * 20_000 + PLAIN[33:],
+    "data in chunks of a png": PLAIN[:33] + chunk(b"IDAT") * 150_000 + PLAIN[33:],
+    "texts of a gif": GIF[:PALETTE] + b"\x21\xfe" + b"\x01x" * 450_000 + b"\0" + GIF[PALETTE:],
     "data of a png": PLAIN[:33] + chunk(b"IDAT") * 300_000 + PLAIN[33:],
     "markers of a jpeg": b"\xff\xd8" + b"\xff\xe9\x00\x02" * 20_000 + encoded(upright(), "JPEG")[2:],
     "scans of a jpeg": scans(200),

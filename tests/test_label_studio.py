@@ -25,6 +25,7 @@ from tests.house import (
     House,
     current_version,
     make_project,
+    personal_token,
     picture,
     retrieve,
     stored,
@@ -178,8 +179,7 @@ def test_a_project_without_usable_labels_fails_with_the_remedy(house: House) -> 
 def test_personal_access_token_works(house: House) -> None:
     owner = house.label_studio
     owner.request("POST", "/api/jwt/settings", json={"api_tokens_enabled": True, "legacy_api_tokens_enabled": True})
-    made = owner.request("POST", "/api/token/")
-    with LabelStudio(owner.url, made["token"]) as client:
+    with LabelStudio(owner.url, personal_token(owner)) as client:
         project = make_project(house, count=1)
         assert client.project(project).title == "house test"
         assert len(list(client.all_tasks(project))) == 1
@@ -249,3 +249,35 @@ def test_label_studio_tells_how_sure_we_were(house: House) -> None:
     for task in tasks(house, project):
         (prediction,) = house.label_studio.predictions(task.id)
         assert task.score == pytest.approx(prediction.score, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        pytest.param(CONFIG.format(more="").replace('value="$image"', 'valueList="$pages"'),
+                     "valueList is not supported yet", id="list of images"),
+        pytest.param('<View><Repeater on="$pages" indexFlag="{{idx}}"><Image name="i_{{idx}}" value="$pages[{{idx}}]"/>'
+                     '<BrushLabels name="b_{{idx}}" toName="i_{{idx}}"><Label value="cat"/></BrushLabels></Repeater>'
+                     "</View>", "Repeater: is not supported yet", id="repeater"),
+    ],
+)  # fmt: skip
+def test_a_config_that_cannot_be_served_is_refused_at_connecting(house: House, config: str, sentence: str) -> None:
+    with pytest.raises(LabelStudioError, match="Give each task one image") as caught:
+        make_project(house, count=0, config=config)
+    assert sentence in caught.value.problem
+
+
+def test_variables_of_the_value_are_filled_in_and_tags_are_read_in_any_case(house: House) -> None:
+    project = make_project(house, count=1)
+    (task,) = house.label_studio.tasks(project, [row.id for row in tasks(house, project)])
+    folder, _, name = str(task.data["image"]).rpartition("/")
+    config = CONFIG.format(more="").replace('value="$image"', f'value="{folder}/$file"')
+    lower = config.replace("BrushLabels", "brushlabels").replace("<Image", "<image")
+    house.label_studio.request("PATCH", f"/api/projects/{project}/", json={"label_config": lower})
+    house.label_studio.request("POST", f"/api/projects/{project}/import", json=[{"file": name}])
+    retrieve(house, project)
+    version = current_version(house, project)
+    imported = max(row.id for row in tasks(house, project))
+    wait_until(lambda: stored(house, project)[imported] == [version], told="a prediction")
+    types = {region["type"] for region in house.label_studio.predictions(imported)[0].result}
+    assert types == {"brushlabels", "polygonlabels", "rectanglelabels"}

@@ -12,7 +12,7 @@ import pytest
 from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, LabelStudioFailing
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
-from worker.label_studio.fetching import address_in
+from worker.label_studio.image_address import address_in
 
 PROJECT = {"id": 1, "title": "one", "label_config": "<View/>"}
 LEGACY, PERSONAL = "0123456789abcdef", "personal.access.token"
@@ -129,8 +129,8 @@ def test_a_task_too_large_to_be_read_holds_up_no_other(heavy: int, server: Serve
         found = {task.id: task for task in label_studio.tasks(1, list(range(1, 9)))}
     assert sorted(found) == list(range(1, 9))
     assert [task.id for task in found.values() if task.unreadable] == [heavy]
-    assert all(address_in(task, "image") == f"/{task.id}.png" for task in found.values() if task.id != heavy)
+    assert all(address_in(task, "$image") == f"/{task.id}.png" for task in found.values() if task.id != heavy)
     assert found[heavy].versions == {"a"}
     with pytest.raises(ImageUnavailable, match=rf"image of task {heavy}: .*more than 64 MB.*far too large"):
-        address_in(found[heavy], "image")
+        address_in(found[heavy], "$image")
     assert len(server.asked) <= 8

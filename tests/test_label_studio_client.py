@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
+from plugin_config.errors import AnswerMalformed, LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
@@ -205,7 +205,7 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
         LabelStudio(url, LEGACY)
 
 
-@pytest.mark.parametrize("token", ["\u201cabc\u201d", "abc\ndef", "Token abc"])
+@pytest.mark.parametrize("token", ["abc\u201d", "abc\ndef", "ab c", "\u200babc"])
 def test_a_token_that_is_none_is_told_and_not_repeated(token: str) -> None:
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY") as caught:
         LabelStudio("http://localhost:8080", token)
@@ -295,6 +295,73 @@ def test_annotations_are_read_with_what_tells_their_worth(server: Server) -> Non
         assert label_studio.parent_predictions(3) == {7}
     assert first == Annotation(5, 3, [{"id": "a"}], True, True, 7, 2, "2026-01-01T00:00:00Z")
     assert second == Annotation(6, 3, [], False, False, None, 4, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "imported"),
+    [
+        pytest.param({}, True, id="nobody submitted it"),
+        pytest.param({"updated_by": 1}, False, id="somebody did"),
+        pytest.param({"updated_by": 1, "import_id": 5}, False, id="imported, and submitted since"),
+        pytest.param({"completed_by": None}, False, id="by a user who is deleted"),
+        pytest.param({"completed_by": None, "import_id": 5}, True, id="imported by a user who is deleted"),
+    ],
+)
+def test_imported_annotations_are_told_by_who_submitted_them(
+    change: dict[str, Any], imported: bool, server: Server
+) -> None:
+    row = {"id": 5, "task": 3, "result": [], "completed_by": 1, "updated_by": None, "import_id": None, **change}
+    server.answer = lambda asked: as_json([row])
+    with client(server) as label_studio:
+        assert label_studio.annotations(3)[0].imported is imported
+
+
+def test_null_and_malformed_fields_of_an_annotation_are_not_known(server: Server) -> None:
+    odd: dict[str, Any] = {
+        "id": 5, "task": None, "result": {"0": 1}, "was_cancelled": None, "ground_truth": None, "updated_at": None,
+        "parent_prediction": "x", "completed_by": {"email": "a@example.com"}, "updated_by": [],
+    }  # fmt: skip
+    rows = [odd, odd | {"result": "[]", "completed_by": "x"}, odd | {"result": 7, "completed_by": True}]
+    server.answer = lambda asked: as_json(rows)
+    with client(server) as label_studio:
+        first, second, third = label_studio.annotations(3)
+    assert first == Annotation(5, 3, [], False, False, None, None, "", malformed="its result is an object")
+    assert (second.malformed, third.malformed) == ("its result is a text", "its result is a number")
+
+
+@pytest.mark.parametrize("stored", [None, {"a": 1}, "x", 7, [None, "x", 7, [1]]], ids=str)
+def test_a_prediction_whose_result_is_no_list_has_no_regions(stored: Any, server: Server) -> None:
+    row = {"id": 1, "task": 3, "result": stored, "model_version": None, "score": None}
+    server.answer = lambda asked: as_json([row, row | {"id": 2, "result": [{"id": "a"}, None]}])
+    with client(server) as label_studio:
+        first, second = label_studio.predictions(3)
+    assert (first.result, second.result) == ([], [{"id": "a"}])
+
+
+@pytest.mark.parametrize("answer", [None, 7, "x", {}, {"tasks": None}, {"tasks": 7, "total": 1}, [1]], ids=str)
+def test_strange_answers_are_told(answer: Any, server: Server) -> None:
+    server.answer = lambda asked: as_json(answer)
+    with client(server) as label_studio:
+        for ask in (lambda: label_studio.tasks(9, [1]), lambda: list(label_studio.annotated_tasks(9))):
+            with pytest.raises(AnswerMalformed):
+                ask()
+
+
+@pytest.mark.parametrize("answer", [7, "x", {"detail": 1}, [None], [7], [{"id": 1}]], ids=str)
+def test_strange_predictions_and_annotations_are_told(answer: Any, server: Server) -> None:
+    server.answer = lambda asked: as_json(answer)
+    with client(server) as label_studio:
+        for ask in (label_studio.predictions, label_studio.annotations):
+            with pytest.raises(AnswerMalformed, match="not as expected"):
+                ask(3)
+
+
+def test_a_task_whose_data_is_a_list_is_that_tasks_trouble(server: Server) -> None:
+    server.answer = lambda asked: as_json({"tasks": [{"id": 2, "data": ["a.png"]}, {"id": 3, "data": {}}], "total": 2})
+    with client(server) as label_studio:
+        odd, plain = label_studio.tasks(9, [2, 3])
+    assert (odd.data, plain.unreadable) == ({}, "")
+    assert "its data is a list" in odd.unreadable
 
 
 @pytest.mark.parametrize("row", [{}, {"id": 1}, {"id": "x", "task": 1, "result": []}, 7])

@@ -455,6 +455,52 @@ def test_an_image_that_was_left_out_is_tried_again_every_hour_and_learned_from(
     assert house.look().detail == "nothing is new"
 
 
+def test_malformed_annotations_are_named_and_hold_up_nothing(house: LearningHouse) -> None:
+    house.others, house.broken = frozenset({2, 3, 4}), frozenset({2, 4})
+    house.annotate(4, digest="one")
+    told = house.look()
+    reason = "item 1 of a result: is null and no region. Open the task"
+    named = f"2 annotated images left out until changed (task 2: {reason} | task 4: {reason})"
+    assert (told.state, told.detail) == ("idle", f"promoted at strength 1: better; {named}")
+    assert list(house.attempt.left_out) == ["2", "4"]
+    assert house.attempt.missing == {}, "they are not tried again every hour"
+    assert "from 2 images, 2 left out (task 2: item 1" in str(render(house.folder, "").caption)
+    house.reads.clear()
+    assert house.look().detail == f"nothing is new; {named}"
+    assert house.reads == []
+    house.broken = frozenset({4})
+    house.annotate(5, digest="two")
+    assert "1 annotated image left out until changed (task 4" in house.look(pressed=True).detail
+    house.broken = frozenset()
+    house.annotate(6, digest="three")
+    assert house.look(pressed=True).detail == "promoted at strength 1: better."
+    (pointer,) = Path(house.settings.versions).rglob("served.json")
+    assert "left_out" not in pointer.read_text(), "an earlier release does not know it"
+
+
+def test_what_was_left_out_for_a_while_may_be_left_out_for_good(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.others, house.away = frozenset({2}), frozenset({2})
+    house.annotate(3, digest="one")
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_PATIENCE_S", 0.0)
+        assert "1 annotated image left out, to be tried again" in house.look().detail
+    house.away, house.broken = frozenset(), frozenset({2})
+    house.mark = replace(house.mark, changed=0)
+    told = house.look(pressed=True).detail
+    assert told.startswith("nothing is new; 1 annotated image left out until changed (task 2")
+    assert (house.attempt.missing, list(house.attempt.left_out)) == ({}, ["2"])
+
+
+def test_what_is_left_out_is_told_within_bounds() -> None:
+    left_out = {str(task): f"task {task}: {'x' * 390}" for task in range(1000)}
+    told = reading.mention_missing("nothing is new", {"7": "y" * 10_000}, left_out)
+    assert "1000 or more annotated images left out until changed (task 0: x" in told
+    assert "| and tasks 5, 6, 7," in told and told.endswith("49, ...)")
+    assert len(told) < 3000
+
+
 def test_images_left_out_take_turns(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_RETRIED_AT_ONCE", 2)
     house.away = frozenset({2, 3, 4})
@@ -463,7 +509,7 @@ def test_images_left_out_take_turns(house: LearningHouse, monkeypatch: pytest.Mo
     assert house.learning.begin(PROJECT, house.resident.name)
     lease = LeaseGuard(house.resident, PROJECT)
     reader = reading.CorrectionsReader(house.resident, PROJECT, parse_vocabulary(CONFIG.format("cat")), lease,
-                                       patient=True, missing=missing)  # fmt: skip
+                                       patient=True, missing=missing, left_out={})  # fmt: skip
     assert not reader.retry_missing()
     assert list(reader.missing) == ["4", "2", "3"]
     house.away = frozenset({2, 3})

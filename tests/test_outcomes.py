@@ -53,6 +53,52 @@ def test_what_became_of_a_region(before: list[Any], after: list[Any], found: dic
     assert count_outcomes(annotation(*after), [prediction(*before)], VOCABULARY) == found
 
 
+def answer(kind: str, name: str = "a", **more: Any) -> dict[str, Any]:
+    """An answer about region `name`, which repeats its shape as the editor does."""
+    value = dict(region(name)["value"], polygonlabels=None) | {kind: ["good"]}
+    return {"id": name, "from_name": "q", "to_name": "image", "type": kind, "origin": "manual", "value": value} | more
+
+
+@pytest.mark.parametrize("kind", ["choices", "textarea", "number", "rating", "taxonomy", "datetime", "pairwise"])
+@pytest.mark.parametrize("first", [True, False], ids=["before it", "behind it"])
+def test_an_answer_about_a_region_is_no_region_of_its_own(kind: str, first: bool) -> None:
+    taken = region("a", origin="prediction")
+    items = [answer(kind), taken] if first else [taken, answer(kind)]
+    assert count_outcomes(annotation(*items), [prediction(region("a"))], VOCABULARY) == {"cat": ACCEPTED}
+    assert count_outcomes(annotation(*items), [prediction(region("a"), answer(kind))], VOCABULARY) == {"cat": ACCEPTED}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        pytest.param([region("a")], [answer("choices")], {"cat": DELETED}, id="an answer about a region deleted"),
+        pytest.param([], [answer("choices", to_name="image")], {}, id="an answer about the whole image"),
+        pytest.param([region("a")], [region("a"), {"type": "relation", "from_id": "a", "to_id": "a"}],
+                     {"cat": ACCEPTED}, id="a relation"),
+        pytest.param([region("a")], [region("a", type="polygon"), region("a", type="labels", from_name="l")],
+                     {"cat": ACCEPTED}, id="a shape and its label"),
+        pytest.param([region("a") | {"id": None}], [region("a") | {"id": None}], {"cat": ADDED + DELETED}, id="no ids"),
+        pytest.param([region("a") | {"id": 7}], [region("a") | {"id": 7}], {"cat": ACCEPTED}, id="numbers as ids"),
+        pytest.param([region("a") | {"id": [7]}], [region("a") | {"id": {}}], {"cat": ADDED + DELETED}, id="lists"),
+        pytest.param([region("a")], [region("a"), region("b", value={"points": [[1, 1]], "polygonlabels": ["cat"]})],
+                     {"cat": ACCEPTED}, id="a polygon of one point"),
+        pytest.param([region("a")], [region("a"), region("a")], {"cat": ACCEPTED}, id="an id twice"),
+        pytest.param([{"id": "a", "type": 7}, {}, region("a", type=None)], [region("a")], {"cat": ADDED},
+                     id="a prediction that is malformed"),
+        pytest.param([region("a", value=None)], [region("a")], {"cat": ADDED}, id="a prediction without a shape"),
+    ],
+)  # fmt: skip
+def test_odd_items_are_counted_once_or_not_at_all(
+    before: list[Any], after: list[Any], found: dict[str, RegionOutcomes]
+) -> None:
+    assert count_outcomes(annotation(*after), [prediction(*before)], VOCABULARY) == found
+
+
+def test_a_parent_is_not_found_by_ids_that_are_missing() -> None:
+    odd = prediction(region("a", id=None), {"type": "choices"}, number=1)
+    assert find_parent(annotation(region("a", id=None), {"id": None}, parent=None), [odd]) is None
+
+
 def test_a_prediction_that_was_deleted_since_is_replaced_by_what_the_editor_noted() -> None:
     regions = [region("a", origin="prediction"), region("b", origin="prediction-changed"), region("c", origin="manual")]
     assert count_outcomes(annotation(*regions, parent=None), [], VOCABULARY) == {"cat": RegionOutcomes(1, 1, 1, 0)}

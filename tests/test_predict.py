@@ -127,6 +127,21 @@ def test_labels_that_are_edited_back_are_told_again(context: StandInContext) -> 
         assert context.ledger.label_remarks(PROJECT) == told
 
 
+def test_what_of_the_config_is_passed_over_is_told_though_the_version_stays(
+    context: StandInContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, second = CONFIG.format("cat"), '<Image name="j" value="$j"/></View>'
+    for config, told in ((plain.replace("</View>", second), 1), (plain, 0), (plain.replace("</View>", second), 1)):
+        context.label_studio.config = config
+        context.reconcile()
+        remarks = context.ledger.label_remarks(PROJECT)
+        assert ["Image 'j': is not segmented" in remark for remark in remarks] == [True] * told
+    assert [text for text in caplog.messages if "Image 'j'" in text] == [
+        f"project {PROJECT}: {remarks[0]}"
+    ]
+    assert context.ledger.target_version(PROJECT) == version("cat")
+
+
 def test_each_project_is_told_and_the_log_once(context: StandInContext, caplog: pytest.LogCaptureFixture) -> None:
     for word in ("zeppelin", "cat", "zeppelin"):
         context.label_studio.config = CONFIG.format(word)

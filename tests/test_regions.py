@@ -229,7 +229,7 @@ def test_a_rectangle_turns_about_its_top_left_corner_in_pixels() -> None:
 
 
 REFUSED = {
-    "unknown type": _region("ellipselabels", x=1, y=1, radiusX=2, radiusY=2),
+    "unknown type": _region("vectorlabels", vertices=[]),
     "no type": {"id": "r7", "value": {"x": 1}},
     "no value": {"id": "r7", "type": "brushlabels"},
     "value is a list": {"id": "r7", "type": "brushlabels", "value": [1]},
@@ -237,7 +237,7 @@ REFUSED = {
     "brush with a broken rle": _region("brushlabels", rle=[1, 2, 3]),
     "brush of another size": _encode(np.ones((3, 3), dtype=np.bool_), "brush", region_id="r7")[0],
     "no points": _region("polygonlabels"),
-    "two points": _region("polygonlabels", points=[[0, 0], [1, 1]]),
+    "no list of points": _region("polygonlabels", points="0 0 1 1 2 2"),
     "points as text": _region("polygonlabels", points=[["a", "b"]] * 3),
     "ragged points": _region("polygonlabels", points=[[0, 0], [1, 1], [2]]),
     "endless points": _region("polygonlabels", points=[[0, 0], [1, 1], [math.inf, 2]]),
@@ -257,7 +257,7 @@ def test_a_region_that_cannot_be_drawn_is_refused_by_name(region: dict[str, Any]
 
 
 def test_the_refusal_of_a_type_says_which_are_read() -> None:
-    with pytest.raises(RegionError, match="brush, polygon, rectangle"):
+    with pytest.raises(RegionError, match="brush, polygon, rectangle, ellipse"):
         decode_region(REFUSED["unknown type"], 8, 4)
 
 

@@ -103,6 +103,64 @@ def test_plain_output_is_a_line_per_image(
     assert re.fullmatch(rf"{re.escape(str(pictures[0]))}: {counts} -> .*\n", capsys.readouterr().out)
 
 
+def test_what_is_transparent_all_over_has_no_masks(
+    pictures: list[Path], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lies under the transparent pixels is not what anybody sees."""
+    hidden = Image.open(pictures[0]).convert("RGBA")
+    hidden.putalpha(0)
+    hidden.save(tmp_path / "hidden.png")
+    asked = ["--labels", f"{WORDS},circle", "--output-dir", str(tmp_path / "out"), "--json"]
+    assert segment([str(tmp_path / "hidden.png"), str(pictures[0]), *asked]) == 0
+    none, some = json.loads(capsys.readouterr().out)["images"]
+    assert none["regions"] == 0
+    assert some["regions"] > 0
+
+
+@pytest.fixture
+def odd(pictures: list[Path], tmp_path: Path) -> list[str]:
+    """Two pictures, and a file that is none, whose names are not UTF-8."""
+    files = [tmp_path / os.fsdecode(name) for name in (b"bad\xff.png", b"bad\xfe.png", b"no picture\xfd.png")]
+    for file in files[:2]:
+        file.write_bytes(pictures[0].read_bytes())
+    files[2].write_text("no picture")
+    return [str(file) for file in files]
+
+
+def test_names_that_are_no_text_are_printed_with_their_bytes_replaced(odd: list[str], tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"out\xfc")
+    done = run("worker.segment", *odd, "--labels", WORDS, "--output-dir", str(out), PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "no picture\ufffd.png" in done.stderr.replace("\n", "")
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(tmp_path / "bad\ufffd.png")] * 2
+    assert lines[1].endswith(f"-> {tmp_path}/out\ufffd/bad\ufffd_2_overlay.png")
+    assert (out / "bad\ufffd_2_overlay.png").is_file()
+
+
+def test_names_that_are_no_text_are_replaced_in_json(
+    odd: list[str], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert segment([odd[0], odd[2], "--labels", WORDS, "--output-dir", str(out), "--json"]) == 1
+    printed = capsys.readouterr().out
+    printed.encode()
+    row, failed = json.loads(printed)["images"]
+    shown = str(tmp_path / "bad\ufffd.png")
+    assert row["image"] == shown
+    assert json.loads(Path(row["regions_file"]).read_text())["image"] == shown
+    assert "no picture\ufffd.png" in failed["error"]
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii:strict", b"bad?\n"), ("utf-8:strict", b"bad?\n")])
+def test_every_command_prints_what_its_terminal_cannot_show(encoding: str, shown: bytes) -> None:
+    code = "import sys; from plugin_config.closed_output import run_command as run; run(lambda: print(sys.argv[1]))"
+    command = [sys.executable, "-c", code, os.fsdecode(b"bad\xff")]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    assert subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60, check=True).stdout == shown
+
+
 def test_stuff_is_one_region_however_many_parts_it_has() -> None:
     vocabulary = vocabulary_of(["star", "grass"], "polygon", ["grass", "water"])
     assert [(label.key, label.stuff) for label in vocabulary.labels] == [

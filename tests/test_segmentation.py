@@ -265,7 +265,7 @@ def test_real_models_know_every_word(tmp_path: Path) -> None:
 
 
 def label(word: str, *, control: str = "brush", output: str = "brush") -> Label:
-    return Label(word, (word,), control=control, to_name="image", image_key="image", output=output)  # type: ignore[arg-type]
+    return Label(word, (word,), control=control, to_name="image", image_value="$image", output=output)  # type: ignore[arg-type]
 
 
 def vocabulary_of(*words: str) -> Vocabulary:

@@ -64,7 +64,7 @@ def test_the_control_decides_the_output(tag: str, output: str) -> None:
     label = only_label(
         f'<View><Image name="pic" value="$photo"/><{tag} name="t" toName="pic"><Label value="a"/></{tag}></View>'
     )
-    assert (label.output, label.control, label.to_name, label.image_key) == (output, "t", "pic", "photo")
+    assert (label.output, label.control, label.to_name, label.image_value) == (output, "t", "pic", "$photo")
 
 
 def test_nested_views_and_several_controls() -> None:
@@ -81,7 +81,7 @@ def test_only_the_first_image_is_drawn_on() -> None:
       <BrushLabels name="b" toName="i"><Label value="cat"/></BrushLabels>
       <BrushLabels name="c" toName="j"><Label value="dog"/></BrushLabels></View>"""
     vocabulary = parse_vocabulary(config)
-    assert (vocabulary.image_key, [label.key for label in vocabulary.labels]) == ("a", ["cat"])
+    assert (vocabulary.image_value, [label.key for label in vocabulary.labels]) == ("$a", ["cat"])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,33 @@ def test_every_shipped_config_parses(path: Path) -> None:
     vocabulary = parse_vocabulary(path.read_text())
     assert vocabulary.labels
     assert re.fullmatch(r"[0-9a-f]{8}", vocabulary.hash)
+
+
+@pytest.mark.parametrize(
+    ("config", "version"),
+    [
+        *zip([path.read_text() for path in CONFIGS], ["34490459", "d41c89cc", "cf88d8b4", "a57f32a1", "3ebd919f",
+                                                      "ccfe0e95"], strict=True),
+        (brush('<Label value="cat"/>'), "f6872f92"),
+        (brush('<Label value="cat"/>', attributes='smart="true"'), "f6872f92"),
+        (brush('<Label value="cat" alias="x/y" synonyms="a, b" hint="so."/>'), "b653d165"),
+        (brush('<Label value=" cat  dog\n"/>'), "1065d334"),
+        (brush('<Label value="cat"/>', image='<Image name="i" value="$фото"/>'), "6c77ceb5"),
+        (brush('<Label value="cat"/>', image='<Image name="i" value="$image-url"/>'), "f36b01a2"),
+        (brush('<Label value="cat"/>', image='<Image name="i" value="$a.b"/>'), "9e72ed23"),
+        (brush('<Label value="cat" kind="stuff"/><Label value="d" segments="instance"/>',
+               attributes='segments="semantic"'), "192b4363"),
+    ],
+)  # fmt: skip
+def test_the_hash_is_that_of_earlier_releases(config: str, version: str) -> None:
+    """Else every prediction of every project would be made anew, and what was learned would be learned again."""
+    assert parse_vocabulary(config).hash == version
+
+
+@pytest.mark.parametrize("value", ["image", "/x/$image", "$image/x", "$images", "x$image"])
+def test_the_hash_sees_where_the_image_is(value: str) -> None:
+    labels = '<Label value="cat"/>'
+    assert parse_vocabulary(brush(labels, image=f'<Image name="i" value="{value}"/>')).hash != "f6872f92"
 
 
 def test_the_hash_ignores_the_order_of_labels() -> None:

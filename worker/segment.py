@@ -18,6 +18,7 @@ from rich.progress import track
 
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ImageUnavailable, ZeromaskError
+from plugin_config.printable import printable
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.images import ImageLimits, read_image
@@ -72,8 +73,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             rows.append(_segment(path, stem, segmenter, vocabulary, limits))
         except (ImageUnavailable, OSError) as error:
-            console.print(str(error), style="red", markup=False)
-            rows.append({"image": str(path), "error": str(error)})
+            console.print(printable(error), style="red", markup=False)
+            rows.append({"image": printable(path), "error": printable(error)})
     _report(rows, options)
     return 1 if any("error" in row for row in rows) else 0
 
@@ -90,7 +91,7 @@ def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[s
         ZeromaskError: there is no word.
     """
     labels = tuple(
-        Label(word, (word,), control="label", to_name="image", image_key="image", output=output,  # type: ignore[arg-type]
+        Label(word, (word,), control="label", to_name="image", image_value="$image", output=output,  # type: ignore[arg-type]
               stuff=word in stuff)
         for word in dict.fromkeys([*words, *stuff])
     )
@@ -100,11 +101,13 @@ def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[s
 
 
 def output_stems(images: Sequence[Path], folder: Path) -> list[Path]:
-    """Path of each image's results without the ending: the image's name, numbered when another image has it too."""
+    """Path of each image's results without the ending: the image's name as it is printed, numbered when another image
+    has it too.
+    """
     taken: set[str] = set()
     stems = []
-    for path in images:
-        names = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
+    for stem in (printable(path.stem) for path in images):
+        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
         taken.add(name)
         stems.append(folder / name)
@@ -119,10 +122,10 @@ def _segment(
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
     result = encode_segments(found.segments)
-    regions.write_text(json.dumps({"image": str(path), "score": round(found.score, 4), "result": result}))
+    regions.write_text(json.dumps({"image": printable(path), "score": round(found.score, 4), "result": result}))
     labels = {label.key: sum(s.label.key == label.key for s in found.segments) for label in vocabulary.labels}
-    return {"image": str(path), "score": round(found.score, 4), "regions": len(result), "labels": labels,
-            "overlay": str(overlay), "regions_file": str(regions)}  # fmt: skip
+    return {"image": printable(path), "score": round(found.score, 4), "regions": len(result), "labels": labels,
+            "overlay": printable(overlay), "regions_file": printable(regions)}  # fmt: skip
 
 
 def _report(rows: Sequence[dict[str, Any]], options: SegmentOptions) -> None:

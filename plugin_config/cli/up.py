@@ -33,7 +33,10 @@ def up(model: str | None, workers: int, learners: int) -> None:
     settings.require("label_studio_url", "label_studio_api_key").require_guarded()
     keep_private(settings.state_path)
     try:
-        with LabelStudio(settings.label_studio_url, settings.label_studio_api_key, timeout_s=10) as label_studio:
+        with LabelStudio(
+            settings.label_studio_url, settings.label_studio_api_key, timeout_s=10, ca_bundle=settings.ca_bundle,
+            public_urls=settings.label_studio_public_url, contact=settings.contact,
+        ) as label_studio:  # fmt: skip
             label_studio.request("GET", "/api/projects/", params={"page_size": 1})
         with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
             services = start_services(supervisor, settings, workers=max(1, workers), learners=max(0, learners))

@@ -91,9 +91,10 @@ def _caption(pointer: Pointer, trouble: str) -> Text:
     lines = []
     if pointer.attempt is not None:
         attempt = pointer.attempt
-        images = f"{attempt.tasks - len(attempt.missing)} images"
-        if attempt.missing:
-            images += f", {len(attempt.missing)} left out ({next(iter(attempt.missing.values()))})"
+        images = f"{max(0, attempt.tasks - len(attempt.missing) - len(attempt.left_out))} images"
+        left_out = [*attempt.missing.values(), *attempt.left_out.values()]
+        if left_out:
+            images += f", {len(left_out)} left out ({left_out[0]})"
         lines.append(f"Last learned at {attempt.at} from {images}: {attempt.verdict.reason}")
         lines += _acceptance(attempt)
     if pointer.moved_by:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from plugin_config.json_records import json_name
 from plugin_config.label_studio.transport import unexpected_answer
 
 ANNOTATED: Mapping[str, Any] = {
@@ -28,22 +29,27 @@ class Annotation:
 
     Attributes:
         id: of the annotation; `task` it belongs to.
-        result: its regions and other answers, as the editor wrote them.
+        result: its regions and other answers, as the editor or an import wrote them: any JSON values.
         cancelled: the annotator skipped the task, so that it says nothing about the image.
         ground_truth: it is marked as ground truth.
         parent_prediction: the prediction it was made from; None where there was none or it is deleted since.
-        annotator: the user who made it; None where that user is deleted.
+        annotator: the user who made it; None where that user is deleted, or not known.
         updated_at: last change, ISO 8601 in UTC, so that texts compare as times do.
+        imported: it came with an imported task, and nobody submitted it in Label Studio since. (Label Studio flags such
+            annotations as ground truth unless the file says otherwise.)
+        malformed: why its result cannot be read; "" = it is a list.
     """
 
     id: int
     task: int
-    result: Sequence[Mapping[str, Any]]
+    result: Sequence[Any]
     cancelled: bool
     ground_truth: bool
     parent_prediction: int | None
     annotator: int | None
     updated_at: str
+    imported: bool = False
+    malformed: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,20 +105,30 @@ def annotation_mark(label_studio: ApiClient, project: int, *, tasks: int = 0, la
     return AnnotationMark(now, newest, newer + max(0, tasks - now))
 
 
-def read_annotation(row: Any) -> Annotation:
-    """Read a row of `/api/tasks/N/annotations/`. What Python raises on a malformed row is left to the caller."""
-    parent, annotator = row.get("parent_prediction"), row.get("completed_by")
+def read_annotation(row: Any, task: int) -> Annotation:
+    """Read a row of `/api/tasks/N/annotations/`. What Python raises on a row that is no annotation is left to the
+    caller; of an annotation that is one, what is null or malformed counts as not known.
+
+    Args:
+        row: of the answer.
+        task: N.
+    """
+    result = row["result"]
+    malformed = "" if result is None or isinstance(result, list) else f"its result is {json_name(result)}"
+    annotator = row.get("completed_by")
     if isinstance(annotator, Mapping):
-        annotator = annotator["id"]
+        annotator = annotator.get("id")
     return Annotation(
         id=int(row["id"]),
-        task=int(row["task"]),
-        result=list(row["result"] or ()),
+        task=_number(row.get("task")) or task,
+        result=result if isinstance(result, list) else [],
         cancelled=bool(row.get("was_cancelled")),
         ground_truth=bool(row.get("ground_truth")),
-        parent_prediction=int(parent) if parent else None,
-        annotator=int(annotator) if annotator else None,
+        parent_prediction=_number(row.get("parent_prediction")),
+        annotator=_number(annotator),
         updated_at=str(row.get("updated_at") or ""),
+        imported=_is_imported(row, annotator),
+        malformed=malformed,
     )
 
 
@@ -121,6 +137,20 @@ def read_annotated_task(row: Any) -> AnnotatedTask:
     ids = row.get("annotations_ids") or ""
     numbers = sorted(int(part) for part in (ids.split(",") if isinstance(ids, str) else ids))
     return AnnotatedTask(int(row["id"]), tuple(numbers), str(row["updated_at"]))
+
+
+def _is_imported(row: Mapping[str, Any], annotator: object) -> bool:
+    """Whether nobody submitted an annotation in Label Studio, which notes who does in `updated_by`. A user who was
+    deleted since is noted neither there nor as the annotator.
+    """
+    if row.get("updated_by") is not None:
+        return False
+    return row.get("import_id") is not None or ("updated_by" in row and annotator is not None)
+
+
+def _number(value: Any) -> int | None:
+    """An id; None where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _count_annotated(

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import Future
 from contextlib import closing
 
 import httpx
 
 from plugin_config.addresses import origin_of
 from plugin_config.errors import LabelStudioError
-from plugin_config.label_studio.transport import TOKEN_REMEDY, failing, is_down, not_json, read_body, read_json
+from plugin_config.label_studio.tokens import access_life_s, is_token, personal_token_refused
+from plugin_config.label_studio.transport import failing, is_down, not_json, read_body, read_detail, read_json
 
-_ACCESS_TOKEN_S = 240  # Label Studio's access tokens live 300 s
+_ACCESS_TOKEN_S = 240.0  # Label Studio's access tokens live 300 s
+_USED_SHARE = 0.8  # of an access token's life, where it tells how long that is
 
 
 class TokenAuth:
     """Signs requests, the only place that does, and only those that go to Label Studio's own origin.
 
     Legacy tokens are sent as they are. Personal access tokens are JSON web tokens that are traded for short-lived
-    access tokens. This is no `httpx.Auth`, because httpx reads the answers in between in full and decompressed.
+    access tokens, once for all threads that need a new one. This is no `httpx.Auth`, because httpx reads the answers in
+    between in full and decompressed.
 
     Args:
         url: of Label Studio.
-        api_key: a token of either kind.
+        api_key: a token of either kind, as `read_token` returns it.
     """
 
     def __init__(self, url: str, api_key: str) -> None:
@@ -30,8 +35,10 @@ class TokenAuth:
         self._origin = origin_of(httpx.URL(url))
         self._api_key = api_key
         self._personal = api_key.count(".") == 2
+        self._lock = threading.Lock()
         self._access = ""
         self._expires = 0.0
+        self._trading: Future[str] | None = None
 
     def send(self, client: httpx.Client, request: httpx.Request) -> httpx.Response:
         """Sign and send a request; get a new access token where the last one is old or refused.
@@ -50,13 +57,12 @@ class TokenAuth:
         """
         if not self._personal:
             return self._signed(client, request, f"Token {self._api_key}")
-        if time.monotonic() > self._expires:
-            self._trade(client)
-        response = self._signed(client, request, f"Bearer {self._access}")
-        if response.status_code == 401:
+        access = self._access_token(client)
+        response = self._signed(client, request, f"Bearer {access}")
+        if response.status_code == 401:  # its life may be shorter than it says, or this machine slept
             response.close()
-            self._trade(client)
-            response = self._signed(client, request, f"Bearer {self._access}")
+            access = self._access_token(client, refused=access)
+            response = self._signed(client, request, f"Bearer {access}")
         return response
 
     def _signed(self, client: httpx.Client, request: httpx.Request, token: str) -> httpx.Response:
@@ -69,7 +75,31 @@ class TokenAuth:
             remedy = "Nothing was sent. Report this: an address was taken for Label Studio's that is not."
             raise LabelStudioError("Label Studio token", f"was about to go to {request.url.host[:100]!r}", remedy)
 
-    def _trade(self, client: httpx.Client) -> None:
+    def _access_token(self, client: httpx.Client, *, refused: str = "") -> str:
+        """An access token that is none of the old ones. Threads that come while one is bought share it, or its error:
+        otherwise each of many would wait in turn for a Label Studio that does not answer.
+        """
+        with self._lock:
+            if self._access not in ("", refused) and time.monotonic() <= self._expires:
+                return self._access
+            trading, first = self._trading, self._trading is None
+            if trading is None:
+                trading = self._trading = Future()
+        if first:
+            try:
+                access, life_s = self._trade(client)
+            except BaseException as error:
+                with self._lock:
+                    self._trading = None
+                trading.set_exception(error)
+                raise
+            with self._lock:
+                self._access, self._expires, self._trading = access, time.monotonic() + life_s, None
+            trading.set_result(access)
+        return trading.result()
+
+    def _trade(self, client: httpx.Client) -> tuple[str, float]:
+        """A new access token, and for how many seconds to use it."""
         refresh = f"{self._url}/api/token/refresh/"
         request = client.build_request("POST", refresh, json={"refresh": self._api_key})
         self._check_origin(request)
@@ -79,7 +109,7 @@ class TokenAuth:
             if is_down(response):
                 raise failing(self._url, status)
             if status != 200:
-                raise LabelStudioError(subject, f"was refused (HTTP {status})", TOKEN_REMEDY, status=status)
+                raise personal_token_refused(self._api_key, status, read_detail(subject, response))
             body = read_body(subject, response)
         try:
             access = str(read_json(subject, response, body)["access"])
@@ -87,10 +117,5 @@ class TokenAuth:
             raise not_json(subject, response) from error
         if not is_token(access):
             raise not_json(subject, response)
-        self._access = access
-        self._expires = time.monotonic() + _ACCESS_TOKEN_S
-
-
-def is_token(text: str) -> bool:
-    """Whether a text can stand in a header as a token."""
-    return text.isascii() and text.isprintable() and " " not in text
+        life_s = access_life_s(access)
+        return access, min(_ACCESS_TOKEN_S, _USED_SHARE * life_s) if life_s else _ACCESS_TOKEN_S

@@ -16,9 +16,22 @@ from typing import Any
 
 import httpx
 
-from plugin_config.addresses import ALLOWED_PATHS, is_file_of_task, origin_of, read_address
-from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError
+from plugin_config.addresses import (
+    ALLOWED_PATHS,
+    as_browsers_read,
+    is_file_of_task,
+    label_studio_prefix,
+    origin_of,
+    read_address,
+    scheme_of,
+    shown,
+    trimmed,
+)
+from plugin_config.certificates import trust
+from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, SettingsError
+from plugin_config.http_requests import user_agent
 from plugin_config.http_responses import UNCOMPRESSED, hide_location
+from plugin_config.json_records import json_name
 from plugin_config.label_studio.annotations import (
     ANNOTATED,
     AnnotatedTask,
@@ -26,9 +39,10 @@ from plugin_config.label_studio.annotations import (
     read_annotated_task,
     read_annotation,
 )
-from plugin_config.label_studio.auth import TokenAuth, is_token
+from plugin_config.label_studio.auth import TokenAuth
+from plugin_config.label_studio.names import LabelStudioNames
+from plugin_config.label_studio.tokens import read_token
 from plugin_config.label_studio.transport import (
-    TOKEN_REMEDY,
     failing,
     is_down,
     read_body,
@@ -39,6 +53,8 @@ from plugin_config.label_studio.transport import (
 )
 
 _PAGE = 500
+_UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads
+_WITHOUT_SLASH = re.compile(r"(?:data|static|storage-data)/")
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
 
 
@@ -99,26 +115,41 @@ class LabelStudio:
         url: address with scheme, e.g. "http://localhost:8080".
         api_key: legacy token or personal access token.
         timeout_s: longest wait for an answer, seconds.
+        public_urls: other addresses of the same Label Studio, comma list.
+        contact: whom to ask about our requests; see `plugin_config.http_requests.user_agent`.
+        ca_bundle: PEM file of further authorities whose certificates are trusted; "" = none.
+
+    Raises:
+        LabelStudioError: the address or the token is none.
+        SettingsError: the bundle cannot be read, or a proxy of the environment is none.
 
     Every method raises LabelStudioUnreachable when there is no answer and LabelStudioFailing after HTTP 429 or 5xx (try
     again later), and LabelStudioError with the HTTP status when the request is refused (trying again is useless).
     """
 
-    def __init__(self, url: str, api_key: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, url: str, api_key: str, *, timeout_s: float = 60.0, ca_bundle: str = "", public_urls: str = "",
+        contact: str = "",
+    ) -> None:  # fmt: skip
         self.url = url.strip(" ").rstrip("/")
         try:
             self._root = read_address(self.url)
         except ValueError as error:  # without the address itself: it may hold a password
             remedy = "Set LABEL_STUDIO_URL with its scheme and without a user name, http://host:port."
             raise LabelStudioError("address of Label Studio", f"is not an address: {error}", remedy) from error
-        if not is_token(api_key):
-            raise LabelStudioError("Label Studio token", "holds characters that no token has", TOKEN_REMEDY)
-        self._below = self._root.raw_path.decode("ascii").partition("?")[0].rstrip("/")
-        self._auth = TokenAuth(self.url, api_key)
-        self._client = httpx.Client(
-            base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root), headers=UNCOMPRESSED,
-            event_hooks={"response": [hide_location]},
-        )  # fmt: skip
+        self._names = LabelStudioNames.of(self._root, public_urls)
+        self.user_agent = user_agent(contact)
+        self._auth = TokenAuth(self.url, read_token(api_key))
+        try:
+            self._client = httpx.Client(
+                base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root),
+                headers={**UNCOMPRESSED, "User-Agent": self.user_agent}, event_hooks={"response": [hide_location]},
+                verify=trust(ca_bundle),
+            )  # fmt: skip
+        except (ImportError, ValueError, httpx.InvalidURL) as error:  # httpx': of SOCKS, another scheme, a wrong port
+            problem = "name a proxy of the environment that cannot be used"
+            remedy = "Give an http:// one with its port, or unset them for zeromask."
+            raise SettingsError("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY", problem, remedy) from error
 
     def __enter__(self) -> LabelStudio:
         return self
@@ -186,7 +217,8 @@ class LabelStudio:
     def predictions(self, task: int) -> list[StoredPrediction]:
         """Every prediction of a task, with its regions."""
         rows = self.request("GET", "/api/predictions/", params={"task": task})
-        return [_prediction(row) for row in rows]
+        with _as_expected("predictions"):
+            return [_prediction(row) for row in rows]
 
     def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
         """Every task of the project with an annotation that is not cancelled, without data, page by page."""
@@ -200,7 +232,7 @@ class LabelStudio:
         """Every submitted annotation of a task, with its regions; drafts are not among them."""
         rows = self.request("GET", f"/api/tasks/{task}/annotations/")
         with _as_expected("annotations"):
-            return [read_annotation(row) for row in rows]
+            return [read_annotation(row, task) for row in rows]
 
     def parent_predictions(self, task: int) -> frozenset[int]:
         """The predictions that annotations of a task were made from."""
@@ -218,35 +250,89 @@ class LabelStudio:
         """Delete one prediction. Not of an annotated task: annotations made from it lose `parent_prediction`."""
         self.request("DELETE", f"/api/predictions/{prediction}/")
 
-    def address(self, url: str) -> httpx.URL:
-        """The whole address of an image: one that begins with one slash is on Label Studio.
+    def address(self, url: str, base: httpx.URL | None = None) -> httpx.URL:
+        """Where an image's address leads, as a browser resolves it on a page of Label Studio. One under another name of
+        this Label Studio leads to LABEL_STUDIO_URL.
+
+        An address without scheme must begin with a slash, or be a path of an upload (`upload/...`), or of one of the
+        folders that Label Studio serves (`data/...`, `static/...`, `storage-data/...`).
+
+        Args:
+            url: from a task, or a `Location` header.
+            base: what a `Location` is relative to; None = it is from a task.
 
         Raises:
             ValueError: it is no address; `plugin_config.addresses.read_address` says why.
         """
-        return read_address(url, self._root if re.match(" */(?!/)", url) else None)
+        text = as_browsers_read(url)
+        if text.startswith("///"):  # browsers and parsers differ on what is the host
+            raise ValueError("it begins with three slashes")
+        if base is None:
+            if _UPLOADS.match(text):
+                text = f"/data/{text.removeprefix('/')}"
+            elif _WITHOUT_SLASH.match(text):
+                text = f"/{text}"
+            base = self._root if text.startswith("/") else None
+        found = read_address(text, base)
+        return self._names.own(found) or found
 
     def is_own(self, url: httpx.URL) -> bool:
-        """Whether an address is served by this Label Studio: on its scheme, host and port."""
+        """Whether an address, as `address` returns it, is served by this Label Studio: on LABEL_STUDIO_URL's origin."""
         return origin_of(url) == origin_of(self._root)
 
     def presigned_path(self, uri: str, *, task: int) -> str:
-        """The address under which Label Studio redirects to a file in its cloud storages (`s3://`, `gs://`, ...)."""
+        """The address under which Label Studio redirects to, or sends, a file in the cloud storages of the task's
+        project (`s3://`, `gs://`, ...). Its route of the project, `/projects/N/presign/`, reads the same storages.
+
+        Raises:
+            ValueError: the address names no bucket or no file.
+        """
+        uri = trimmed(uri)
+        bucket, slash, file = uri.partition("://")[2].partition("/")
+        if not (bucket and slash and file):
+            raise ValueError("it must name a bucket and a file, s3://bucket/file.png")
+        uri = scheme_of(uri) + uri[uri.index(":") :]  # Label Studio knows schemes in lower case only
         return f"{self.url}/tasks/{task}/presign/?fileuri={base64.urlsafe_b64encode(uri.encode()).decode()}"
 
-    def stream(self, url: httpx.URL, *, task: int, project: int) -> httpx.Response:
+    def check_file(self, url: httpx.URL, *, task: int, project: int) -> None:
+        """Check that an address of Label Studio serves a file of the task.
+
+        Raises:
+            ImageUnavailable: it does not, as far as its route tells.
+        """
+        if not is_file_of_task(url, below=self._names.below, task=task, project=project):
+            problem = f"is at an address of Label Studio that holds no file of this task, {shown(url.path)}"
+            remedy, prefix = ALLOWED_PATHS, label_studio_prefix(url)
+            if prefix and prefix != self._names.below:
+                remedy += f" If browsers see Label Studio below {prefix[:100]}, add that to LABEL_STUDIO_PUBLIC_URL."
+            raise ImageUnavailable(f"image of task {task}", problem, remedy)
+
+    def is_upload(self, url: httpx.URL) -> bool:
+        """Whether an address of Label Studio is of an uploaded file, of which none ever changes."""
+        return url.path.removeprefix(self._names.below).startswith("/data/upload/")
+
+    def stream(
+        self, url: httpx.URL, *, task: int, project: int, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         """Open a file of a task that Label Studio serves; the caller reads it, without decompressing, and closes it.
         Redirects are not followed. An HTTP 500 is left to the caller: it may be about this one file.
 
+        Args:
+            url: on Label Studio.
+            task: id of the task.
+            project: id of its project.
+            headers: sent with the request.
+
         Raises:
             ImageUnavailable: no file of this task is at the address; nothing was sent.
-            LabelStudioError: the address is not on Label Studio; nothing was sent.
+            LabelStudioError: the token is refused; or the address is not on Label Studio, and nothing was sent.
         """
-        if not is_file_of_task(url, below=self._below, task=task, project=project):
-            problem = f"is at an address of Label Studio that holds no file of this task, {url.path[:200]!r}"
-            raise ImageUnavailable(f"image of task {task}", problem, ALLOWED_PATHS)
+        self.check_file(url, task=task, project=project)
         try:
-            response = self._auth.send(self._client, self._client.build_request("GET", url))
+            response = self._auth.send(self._client, self._client.build_request("GET", url, headers=headers))
+            if response.status_code == 401:  # the token's fault, and not the file's
+                with closing(response):
+                    raise refused(f"image of task {task}", response)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
         if response.status_code in _AWAY:
@@ -257,7 +343,7 @@ class LabelStudio:
     def _tasks(self, project: int, ids: Sequence[int], *, include: str) -> list[Task]:
         query = json.dumps({"selectedItems": {"all": False, "included": list(ids)}})
         rows = self._task_page(project, page=1, page_size=len(ids), include=include, query=query)["tasks"]
-        return [_task(row) for row in rows if row["id"] in set(ids)]
+        return [task for task in map(_task, rows) if task.id in set(ids)]
 
     def _task_rows(self, project: int, *, include: str, **query: str) -> Iterator[Any]:
         page, seen, total = 1, 0, 1
@@ -272,7 +358,9 @@ class LabelStudio:
         # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.
         wanted = f"id,{include},predictions_model_versions,total_annotations"
         params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
-        return self.request("GET", "/api/tasks/", params=params)
+        answer = self.request("GET", "/api/tasks/", params=params)
+        with _as_expected("tasks"):
+            return {"tasks": list(answer["tasks"]), "total": int(answer["total"])}
 
 
 def _task(row: Any) -> Task:
@@ -280,15 +368,19 @@ def _task(row: Any) -> Task:
         versions = row.get("predictions_model_versions") or ""
         names = frozenset(name.strip() for name in versions.split(",") if name.strip())
         score = row.get("predictions_score")
+        data = row.get("data") or {}
+        unreadable = "" if isinstance(data, Mapping) else f"its data is {json_name(data)} and no object"
         return Task(
-            int(row["id"]), dict(row.get("data") or {}), names, int(row.get("total_annotations") or 0),
-            None if score is None else float(score),
+            int(row["id"]), {} if unreadable else dict(data), names, int(row.get("total_annotations") or 0),
+            None if score is None else float(score), unreadable,
         )  # fmt: skip
 
 
 def _prediction(row: Any) -> StoredPrediction:
     with _as_expected("a prediction"):
-        version, result = row.get("model_version") or "", list(row["result"])
+        # Label Studio stores null for a result that is an object, and whatever an import brought in a list.
+        stored, version = row["result"], str(row.get("model_version") or "")
+        result = [item for item in stored if isinstance(item, Mapping)] if isinstance(stored, list) else []
         return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"))
 
 

@@ -7,16 +7,21 @@ from typing import Any
 
 import httpx
 
-from plugin_config.errors import AnswerTooLarge, LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
+from plugin_config.certificates import tls_trouble
+from plugin_config.errors import (
+    AnswerMalformed,
+    AnswerTooLarge,
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+)
 from plugin_config.http_responses import CompressedResponse, ResponseTooLong, body_chunks, redirect_location
+from plugin_config.label_studio.tokens import remedy_for
 
 MOST_ANSWER_BYTES = 64_000_000
 """The longest answer that is read: several tasks with detailed brush regions fit."""
 
-TOKEN_REMEDY = (
-    "Create a personal access token under Account & Settings in Label Studio and set LABEL_STUDIO_API_KEY to it."
-)
-
+PROXY_REMEDY = "correct it, or name Label Studio's host in NO_PROXY."
 _MOST_CONTAINERS = 2_000_000
 _TOO_LARGE = "Look at the data and annotations of these tasks in Label Studio: something in them is far too large."
 
@@ -44,15 +49,18 @@ def read_json(subject: str, response: httpx.Response, body: bytes) -> Any:
     """Parse the body of an answer.
 
     Raises:
-        AnswerTooLarge: it holds millions of lists and objects.
-        LabelStudioError: it is not JSON, or is nested too deeply.
+        AnswerTooLarge: it holds millions of lists and objects, or is nested too deeply.
+        LabelStudioError: it is not JSON.
     """
     if body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:  # an empty list of two bytes takes 64 in memory
         problem = f"was answered with more than {_MOST_CONTAINERS} lists and objects"
         raise AnswerTooLarge(subject, problem, _TOO_LARGE, status=response.status_code)
     try:
         return json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        problem = "answered something that is not JSON as it is written here: it is nested too deeply"
+        raise AnswerTooLarge(subject, problem, _TOO_LARGE, status=response.status_code) from error
+    except ValueError as error:
         raise not_json(subject, response) from error
 
 
@@ -67,15 +75,24 @@ def refused(subject: str, response: httpx.Response) -> LabelStudioError:
         remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
         problem = f"is redirected to {redirect_location(response)[:200] or 'nowhere'}"
         return LabelStudioError(subject, problem, remedy, status=status)
+    detail = read_detail(subject, response)
     remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
     if status in (401, 403):
-        remedy = TOKEN_REMEDY
+        remedy = remedy_for(status, detail)
+    return LabelStudioError(subject, f"was refused (HTTP {status}) {detail[:300]}".rstrip(), remedy, status=status)
+
+
+def read_detail(subject: str, response: httpx.Response) -> str:
+    """What the answer to a refused request says; "" where it says nothing that can be read.
+
+    Raises:
+        httpx.TransportError: the connection broke.
+    """
     try:
         answer = read_json(subject, response, read_body(subject, response))
-        detail = str(answer.get("validation_errors") or answer.get("detail") or "") if isinstance(answer, dict) else ""
     except LabelStudioError:
-        detail = ""
-    return LabelStudioError(subject, f"was refused (HTTP {status}) {detail[:300]}".rstrip(), remedy, status=status)
+        return ""
+    return str(answer.get("validation_errors") or answer.get("detail") or "") if isinstance(answer, dict) else ""
 
 
 def is_down(response: httpx.Response) -> bool:
@@ -91,8 +108,14 @@ def failing(url: str, status: int) -> LabelStudioFailing:
 
 def unreachable(url: str, error: httpx.TransportError) -> LabelStudioUnreachable:
     """The error where there was no answer."""
+    subject, goes_on = f"Label Studio at {url}", "The work is kept and goes on by itself."
+    if trouble := tls_trouble(error):
+        problem, remedy = trouble
+        return LabelStudioUnreachable(subject, problem, f"{remedy} {goes_on}")
     remedy = "Check that it runs and that LABEL_STUDIO_URL is right; the work is kept and goes on by itself."
-    return LabelStudioUnreachable(f"Label Studio at {url}", f"{type(error).__name__}: {error}", remedy)
+    if isinstance(error, httpx.ProxyError):
+        remedy = f"A proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) is asked: {PROXY_REMEDY} {goes_on}"
+    return LabelStudioUnreachable(subject, f"{type(error).__name__}: {error}", remedy)
 
 
 def not_json(subject: str, response: httpx.Response) -> LabelStudioError:
@@ -101,7 +124,7 @@ def not_json(subject: str, response: httpx.Response) -> LabelStudioError:
     return LabelStudioError(subject, "answered something that is not JSON", remedy, status=response.status_code)
 
 
-def unexpected_answer(subject: str, error: Exception) -> LabelStudioError:
+def unexpected_answer(subject: str, error: Exception) -> AnswerMalformed:
     """The error for an answer whose JSON has another form than in the Label Studio that this is written for."""
     remedy = "This version of Label Studio is not known here; 1.23 is."
-    return LabelStudioError(f"Label Studio's answer about {subject}", f"is not as expected ({error!r})", remedy)
+    return AnswerMalformed(f"Label Studio's answer about {subject}", f"is not as expected ({error!r:.200})", remedy)

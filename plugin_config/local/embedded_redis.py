@@ -128,7 +128,7 @@ def connect_briefly(settings: Settings) -> Redis:
     Raises:
         SettingsError: there is no Redis to connect to, or REDIS_URL is not the address of one.
     """
-    return open_redis(running_redis_url(settings), connect_s=2, answer_s=10)
+    return open_redis(running_redis_url(settings), connect_s=2, answer_s=10, ca_bundle=settings.ca_bundle)
 
 
 def _socket_path(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import httpx
 
 from plugin_config.errors import EnvironmentBroken
+from plugin_config.http_requests import user_agent
 from plugin_config.local.embedded_redis import embedded_redis
 from plugin_config.local.supervisor import Command, Supervisor, module_command, port_is_free
 from plugin_config.settings import Settings
@@ -70,7 +71,9 @@ def start_services(supervisor: Supervisor, settings: Settings, *, workers: int =
 def _health(backend_url: str) -> Mapping[str, int] | None:
     """What the backend's /health answers; None while it does not."""
     try:
-        answer = httpx.get(f"{backend_url}/health", timeout=2, trust_env=False)
+        answer = httpx.get(
+            f"{backend_url}/health", timeout=2, trust_env=False, headers={"User-Agent": user_agent()}
+        )
     except httpx.TransportError:
         return None
     return dict(answer.json()) if answer.status_code == 200 else None

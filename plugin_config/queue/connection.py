@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisGone
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from plugin_config.certificates import tls_trouble
 from plugin_config.errors import QueueDamaged, QueueUnavailable, SettingsError
 from plugin_config.queue.quarantine import quarantine_keys
 
@@ -30,8 +32,9 @@ _NOT_OURS = {"decode_responses", "encoding", "encoding_errors", "parser_class"}
 
 
 def open_redis(
-    url: str, *, connect_s: float, answer_s: float | None, one_retry: bool = False, health_check_s: int = 0
-) -> Redis:
+    url: str, *, connect_s: float, answer_s: float | None, one_retry: bool = False, health_check_s: int = 0,
+    ca_bundle: str = "",
+) -> Redis:  # fmt: skip
     """Make a client of the Redis at an address; it connects at its first command.
 
     Args:
@@ -41,12 +44,15 @@ def open_redis(
         one_retry: retry a broken connection once and at once, because a pooled one may be older than the last restart
             of Redis; otherwise as redis-py does, several times within seconds.
         health_check_s: seconds after which an idle connection is checked before it is used; 0 = never.
+        ca_bundle: PEM file of further authorities for `rediss://`, where the address names none; "" = none.
 
     Raises:
         SettingsError: the address is none of a Redis: another scheme, a port or database that is no number, an argument
             that redis-py does not know. The message never quotes it, because it may hold a password.
     """
     options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1, supported_errors=(RedisGone,))} if one_retry else {}
+    if ca_bundle and url.startswith("rediss:") and "ssl_ca_" not in url:
+        options["ssl_ca_certs"] = str(Path(ca_bundle).expanduser())  # beside the system's
     try:
         _check_address(url)
         client = Redis.from_url(
@@ -95,14 +101,14 @@ def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
             return method(*args, **kwargs)
         except RedisError as error:
             if not is_damage(error):
-                raise _unavailable(error) from error
+                raise unavailable(error) from error
             damage = error
         try:
             if _quarantined(args):
                 return method(*args, **kwargs)
         except RedisError as error:
             if not is_damage(error):
-                raise _unavailable(error) from error
+                raise unavailable(error) from error
             damage = error
         raise _damaged(args, damage) from damage
 
@@ -114,6 +120,13 @@ def is_damage(error: RedisError) -> bool:
     return type(error) is ResponseError and not str(error).startswith(_REFUSALS)
 
 
+def unavailable(error: RedisError) -> QueueUnavailable:
+    """The error where Redis does not answer, or refuses."""
+    if trouble := tls_trouble(error):
+        return QueueUnavailable("Redis", *trouble)
+    return QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.")
+
+
 def _quarantined(args: tuple[Any, ...]) -> bool:
     redis = getattr(args[0], "_redis", None) if args else None
     return isinstance(redis, Redis) and bool(quarantine_keys(redis, _project(args)))
@@ -121,10 +134,6 @@ def _quarantined(args: tuple[Any, ...]) -> bool:
 
 def _project(args: tuple[Any, ...]) -> int | None:
     return args[1] if len(args) > 1 and type(args[1]) is int else None
-
-
-def _unavailable(error: RedisError) -> QueueUnavailable:
-    return QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.")
 
 
 def _damaged(args: tuple[Any, ...], error: RedisError) -> QueueDamaged:

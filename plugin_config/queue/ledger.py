@@ -92,7 +92,7 @@ class ProjectLedger:
 
         Args:
             project: its id.
-            version: the version whose labels were checked.
+            version: the version whose labels were checked, and a digest of what its config has beside.
             remarks: a sentence each.
         """
         row: Any = {"version": version, "remarks": json.dumps(list(remarks))}

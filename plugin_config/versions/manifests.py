@@ -115,6 +115,7 @@ class Attempt:
         content: digest of the content of the corrections, and of `weights`; "" likewise.
         missing: task -> why it was left out, where the cause is likely to pass, such as a server that is down.
         missing_at: when these were tried last, UTC.
+        left_out: task -> why it is not learned from until somebody changes it, such as a malformed annotation.
         outcomes: label key -> how many regions of it annotators left "accepted", "changed", "deleted" or "added".
     """
 
@@ -130,6 +131,7 @@ class Attempt:
     missing: Mapping[str, str] = field(default_factory=dict)
     missing_at: str = ""
     outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,10 @@ def _short(text: str) -> str:
 
 
 def _encoded(value: Pointer | Manifest) -> bytes:
-    return json.dumps(asdict(value), indent=1).encode()
+    row = asdict(value)
+    if isinstance(value, Pointer) and value.attempt is not None and not value.attempt.left_out:
+        del row["attempt"]["left_out"]  # an earlier release, to which one may go back, does not know it
+    return json.dumps(row, indent=1).encode()
 
 
 def _decoded(make: Any, data: bytes, subject: str) -> Any:
@@ -281,8 +286,8 @@ def _pointer(row: Any) -> Pointer:
 
 
 def _check_attempt(attempt: Attempt) -> None:
-    if not all(type(why) is str for why in attempt.missing.values()):
-        raise TypeError("missing must hold texts")
+    if not all(type(why) is str for why in (*attempt.missing.values(), *attempt.left_out.values())):
+        raise TypeError("missing and left_out must hold texts")
     counts = [count for row in attempt.outcomes.values() for count in row.values()]
     if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
         raise TypeError("outcomes must hold counts")

@@ -2,24 +2,24 @@
 
 Label Studio's own files are fetched through its client, which alone has the token and sends it nowhere else. Any other
 address is resolved first and refused when it leads to a private network, so that a task cannot make the worker read
-what only this machine can see (SSRF). Every redirect is checked in the same way.
+what only this machine can see (SSRF). Every redirect is checked in the same way. `data:` URIs hold their file.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import reprlib
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from functools import cache
 from typing import Any
 
 import httpx
 
-from plugin_config.addresses import read_address
+from plugin_config.addresses import scheme_of, shown, trimmed
+from plugin_config.certificates import tls_trouble, trust
 from plugin_config.errors import ImageHostTrouble, ImageUnavailable
 from plugin_config.http_responses import (
     UNCOMPRESSED,
@@ -29,12 +29,26 @@ from plugin_config.http_responses import (
     hide_location,
     redirect_location,
 )
-from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.client import LabelStudio
+from worker.label_studio.data_uris import read_data_uri
+from worker.label_studio.image_cache import OFF, ImageCache, Recalled
 from worker.label_studio.images import ImageLimits, too_large
+from worker.label_studio.refusals import (
+    KINDS,
+    Hop,
+    is_web_page,
+    left_to_nginx,
+    other_name,
+    private_remedy,
+    refused,
+    signed_out,
+    stored_uri,
+    unfetchable,
+    web_page,
+)
 
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure_spi"}
 _AGAIN = "Retrieve predictions of the task again."
-_PRIVATE_REMEDY = "If that is meant, set ZEROMASK_ALLOW_PRIVATE_IMAGES=1."
 _MOST_REDIRECTS = 5
 _V4_NOT_PUBLIC = tuple(
     ipaddress.IPv4Network(block)
@@ -65,8 +79,10 @@ _V6_NOT_PUBLIC = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits) -> bytes:
-    """Fetch the file of a task's image.
+def fetch_file(
+    url: object, *, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits, cache: ImageCache = OFF
+) -> bytes:
+    """Fetch the file of a task's image, or take it from the cache where it is still the same.
 
     Raises:
         ImageUnavailable: bad address, not found, too large or private; the message names the task.
@@ -74,10 +90,13 @@ def fetch_file(url: object, *, task: int, project: int, label_studio: LabelStudi
         LabelStudioUnreachable, LabelStudioFailing: Label Studio serves the file, and cannot now.
     """
     subject = subject_of(task)
-    if not isinstance(url, str) or not url:
+    text = trimmed(url) if isinstance(url, str) else ""
+    if not text:
         remedy = "Check that the image's value in the labeling config names a key of the task's data."
-        raise ImageUnavailable(subject, f"must be an address, got {url!r}", remedy)
-    return _fetch(url, task, project, label_studio, limits)
+        raise ImageUnavailable(subject, f"must be an address, got {reprlib.repr(url)}", remedy)
+    if scheme_of(text) == "data":
+        return read_data_uri(text, subject=subject, limits=limits)
+    return _fetch(text, task, project, label_studio, limits, cache)
 
 
 def subject_of(task: int) -> str:
@@ -85,65 +104,90 @@ def subject_of(task: int) -> str:
     return f"image of task {task}"
 
 
-def address_in(task: Task, key: str) -> object:
-    """The value of a task's data under the image's key, not checked yet.
-
-    Raises:
-        ImageUnavailable: the task's data could not be read.
-    """
-    if task.unreadable:
-        raise ImageUnavailable(subject_of(task.id), f"is not known: {task.unreadable}", "Then ask for the task again.")
-    return task.data.get(key)
-
-
-def _fetch(url: str, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits) -> bytes:
+def _fetch(
+    url: str, task: int, project: int, label_studio: LabelStudio, limits: ImageLimits, cache: ImageCache
+) -> bytes:
     subject, deadline = subject_of(task), time.monotonic() + limits.timeout_s
+    identity = (label_studio.url, project, url)
+    recalled = cache.recall(*identity)
     try:
-        if url.lstrip(" ").partition("://")[0].lower() in _CLOUD_SCHEMES:
-            url = label_studio.presigned_path(url.strip(" "), task=task)
-        address = label_studio.address(url)
+        address = _first_address(url, task, label_studio)
+        stored = stored_uri(address) if label_studio.is_own(address) else ""
         for _ in range(_MOST_REDIRECTS + 1):
+            hop = Hop(address, label_studio.is_own(address), stored)
             opened: AbstractContextManager[httpx.Response]
-            if label_studio.is_own(address):
-                opened = closing(label_studio.stream(address, task=task, project=project))
+            conditions, lasting = recalled.conditions(address), False
+            if hop.own:
+                label_studio.check_file(address, task=task, project=project)
+                lasting = label_studio.is_upload(address)
+                if lasting and (kept := _read_recalled(recalled, subject, limits)) is not None:
+                    return kept
+                opened = closing(label_studio.stream(address, task=task, project=project, headers=conditions))
             else:
-                opened = _open_foreign(address, subject, limits, deadline)
+                opened = _open_foreign(hop, subject, label_studio.user_agent, limits, deadline, conditions)
             with opened as response:
+                if response.status_code == 304 and conditions:
+                    if (kept := _read_recalled(recalled, subject, limits)) is not None:
+                        return kept
+                    recalled = Recalled()  # it is damaged, and asked for without conditions
+                    continue
                 if redirect_location(response):
                     url = redirect_location(response)
-                    address = read_address(url, address.copy_with(query=None, fragment=None))
+                    address = label_studio.address(url, address.copy_with(query=None, fragment=None))
+                    if label_studio.is_own(address) and address.path.rstrip("/").endswith("/user/login"):
+                        raise signed_out(subject)
                     continue
-                if response.status_code == 429 or response.status_code >= 500:
-                    problem = f"was answered with HTTP {response.status_code}"
-                    raise ImageHostTrouble(subject, problem, "Look at its server.")
                 if response.status_code != 200:
-                    remedy = "Check that the task's image exists and that the token's user may see it."
-                    raise ImageUnavailable(subject, f"was answered with HTTP {response.status_code}", remedy)
-                return _read(response, subject, limits, deadline)
+                    raise refused(response, hop, subject)
+                if hop.own and "x-accel-redirect" in response.headers:
+                    raise left_to_nginx(subject)
+                content = _read(response, subject, limits, deadline)
+            if is_web_page(content):
+                raise web_page(hop, subject)
+            cache.keep(*identity, content=content, url=address, headers=response.headers, lasting=lasting)
+            return content
     except (ValueError, httpx.InvalidURL) as error:
-        remedy = "Use http(s), a file uploaded to Label Studio, or one of its cloud storages."
-        raise ImageUnavailable(subject, f"has no valid address, {url[:200]!r} ({error})", remedy) from error
+        problem = f"has no valid address, {shown(url)} ({str(error)[:200]})"
+        raise ImageUnavailable(subject, problem, KINDS) from error
     raise ImageUnavailable(subject, f"is redirected more than {_MOST_REDIRECTS} times", "Correct the address.")
 
 
+def _first_address(url: str, task: int, label_studio: LabelStudio) -> httpx.URL:
+    """Where a task's trimmed address leads.
+
+    Raises:
+        ValueError: it is not valid.
+        ImageUnavailable: it is under a scheme that is not fetched.
+    """
+    scheme = scheme_of(url)
+    if scheme in _CLOUD_SCHEMES:
+        url = label_studio.presigned_path(url, task=task)
+    elif scheme not in ("", "http", "https"):
+        raise unfetchable(scheme, url, subject_of(task))
+    return label_studio.address(url)
+
+
 @contextmanager
-def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: float) -> Iterator[httpx.Response]:
+def _open_foreign(
+    hop: Hop, subject: str, user_agent: str, limits: ImageLimits, deadline: float, conditions: Mapping[str, str]
+) -> Iterator[httpx.Response]:
     """Open an address outside Label Studio. The connection goes to the very IP that was checked, so that a second DNS
     answer cannot lead elsewhere (DNS rebinding), and is checked again once it is established.
     """
-    address = _public_address(url, subject, limits)
+    url = hop.url
+    address = _public_address(hop, subject, limits)
     left = max(0.001, deadline - time.monotonic())
     try:
         with (
             httpx.Client(
-                verify=_certificates(), timeout=left, follow_redirects=False, trust_env=False,
+                verify=trust(limits.ca_bundle), timeout=left, follow_redirects=False, trust_env=False,
                 event_hooks={"response": [hide_location]},
             ) as client,
-            _watched(left, subject, limits) as trace,
+            _watched(left, hop, subject, limits) as trace,
             client.stream(
                 "GET",
                 url.copy_with(host=address, fragment=None),
-                headers={"Host": url.netloc.decode("ascii"), **UNCOMPRESSED},
+                headers={"Host": url.netloc.decode("ascii"), "User-Agent": user_agent, **UNCOMPRESSED, **conditions},
                 extensions={"sni_hostname": url.raw_host.decode("ascii"), "trace": trace},
             ) as response,
         ):  # fmt: skip
@@ -151,18 +195,17 @@ def _open_foreign(url: httpx.URL, subject: str, limits: ImageLimits, deadline: f
     except httpx.HTTPError as error:
         if time.monotonic() >= deadline:
             raise _too_slow(subject, limits) from error
-        remedy = "Open the address in a browser from the worker's machine."
-        raise ImageHostTrouble(subject, f"cannot be fetched ({type(error).__name__}: {error})", remedy) from error
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Read the certificates once: it takes longer than many an image, and httpx would read them for every request."""
-    return httpx.create_ssl_context(trust_env=False)
+        if trouble := tls_trouble(error):
+            raise ImageHostTrouble(subject, f"cannot be fetched: its server {trouble[0]}", trouble[1]) from error
+        remedy = other_name(url) or "Open the address in a browser from the worker's machine."
+        problem = f"cannot be fetched ({type(error).__name__}: {str(error)[:200]})"
+        raise ImageHostTrouble(subject, problem, remedy) from error
 
 
 @contextmanager
-def _watched(seconds: float, subject: str, limits: ImageLimits) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+def _watched(
+    seconds: float, hop: Hop, subject: str, limits: ImageLimits
+) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
     """Yield an httpcore trace that refuses a connection to a private network, and shuts it down after `seconds`: httpx'
     own timeouts restart with every byte, so a server that sends its headers byte by byte would hold the worker.
     """
@@ -174,7 +217,7 @@ def _watched(seconds: float, subject: str, limits: ImageLimits) -> Iterator[Call
             peer = str(streams[-1].get_extra_info("server_addr")[0])
             if not limits.allow_private and not is_public(peer):
                 streams[-1].close()
-                raise ImageUnavailable(subject, f"leads to a private address, {peer}", _PRIVATE_REMEDY)
+                raise ImageUnavailable(subject, f"leads to a private address, {peer}", private_remedy(hop))
 
     def cut() -> None:
         for stream in streams[-1:]:
@@ -190,18 +233,25 @@ def _watched(seconds: float, subject: str, limits: ImageLimits) -> Iterator[Call
         timer.cancel()
 
 
-def _public_address(url: httpx.URL, subject: str, limits: ImageLimits) -> str:
+def _public_address(hop: Hop, subject: str, limits: ImageLimits) -> str:
+    url = hop.url
     host = url.raw_host.decode("ascii")  # as the certificate and the Host header name it
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        remedy = "Check the host name in the task's data."
+        remedy = other_name(url) or "Check the host name in the task's data."
         raise ImageHostTrouble(subject, f"is on a host that is not known, {host[:200]!r}", remedy) from error
     addresses = [str(entry[4][0]) for entry in found]
     if not limits.allow_private and not all(is_public(address) for address in addresses):
-        raise ImageUnavailable(subject, f"is on a private address, {host[:200]!r}", _PRIVATE_REMEDY)
+        raise ImageUnavailable(subject, f"is on a private address, {host[:200]!r}", private_remedy(hop))
     return addresses[0]
+
+
+def _read_recalled(recalled: Recalled, subject: str, limits: ImageLimits) -> bytes | None:
+    if recalled.length > limits.most_bytes:
+        raise too_large(subject, f"{recalled.length / 1e6:.0f} MB", limits)
+    return recalled.read()
 
 
 def _read(response: httpx.Response, subject: str, limits: ImageLimits, deadline: float) -> bytes:

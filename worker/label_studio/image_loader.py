@@ -16,6 +16,7 @@ from plugin_config.errors import ImageTooLarge
 from plugin_config.label_studio.client import LabelStudio
 from worker.label_studio.fair_share import FairSlots
 from worker.label_studio.fetching import fetch_file, subject_of
+from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.images import ImageLimits, Picture, decode_picture
 
 _SMALL_BYTES = 8_000_000  # a file that any thread may hold beside the others'; photographs have 3 to 6 MB
@@ -76,10 +77,11 @@ class ImageLoader:
 
     Args:
         limits: of one image.
+        cache: of files.
     """
 
-    def __init__(self, limits: ImageLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: ImageLimits, cache: ImageCache = OFF) -> None:
+        self._limits, self._cache = limits, cache
         self._budget = PixelBudget(max(_MOST_PIXELS, limits.most_pixels))
         self._slots = FairSlots(_LARGE_FILES, reserved=_LARGE_RESERVED)
         self._changed = threading.Condition()
@@ -91,7 +93,7 @@ class ImageLoader:
         Raises:
             ImageUnavailable, ImageHostTrouble, LabelStudioError: as `fetch_file` and `decode_picture`.
         """
-        fetch = partial(fetch_file, url, task=task, project=project, label_studio=label_studio)
+        fetch = partial(fetch_file, url, task=task, project=project, label_studio=label_studio, cache=self._cache)
         admit = partial(self._budget.reserve, urgent=urgent)
         if project not in self._large:
             try:

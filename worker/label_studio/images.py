@@ -9,14 +9,27 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from plugin_config.errors import ImageTooLarge, ImageUnavailable
 from plugin_config.settings import Settings
-from worker.label_studio.pixels import reduced_size, turned, upright_pixels, upright_size, webp_pixels
+from worker.label_studio.colours import converted, lightened
+from worker.label_studio.containers import PictureFile, read_container
+from worker.label_studio.deep import DeepTiff, deep_tiff, read_values
+from worker.label_studio.pixels import (
+    Strips,
+    gathered,
+    image_strips,
+    reduced_size,
+    tiff_strips,
+    turned,
+    upright_size,
+    webp_strips,
+)
 from worker.label_studio.structure import CountedReads, check_structure
 
 # What browsers show and people label, and TIFF. Pillow reads more: some by starting other programs (EPS), some at an
@@ -41,12 +54,15 @@ MOST_ASPECT = 100
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Limits of one image: bytes of the file, pixels decoded, seconds to fetch, private addresses or not."""
+    """Limits of one image: bytes of the file, pixels decoded, seconds to fetch, private addresses or not, and a PEM
+    file of further authorities that its server's certificate may be of ("" = none).
+    """
 
     most_bytes: int
     most_pixels: int
     timeout_s: float
     allow_private: bool
+    ca_bundle: str = ""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ImageLimits:
@@ -56,6 +72,7 @@ class ImageLimits:
             int(settings.image_max_megapixels * 1_000_000),
             settings.image_timeout_s,
             settings.allow_private_images,
+            settings.ca_bundle,
         )
 
 
@@ -99,8 +116,8 @@ def decode_image(content: bytes, *, subject: str, limits: ImageLimits) -> NDArra
     Raises:
         ImageUnavailable: too many pixels, a side too long, truncated, or in no format that is read here.
     """
-    with _opened(content, subject, limits) as image, _quietly():
-        return upright_pixels(image, image.size)
+    with _opened(content, subject, limits) as opened, _quietly():
+        return opened.decode(opened.shown)
 
 
 def decode_picture(content: bytes, *, subject: str, limits: ImageLimits, admit: Admit | None = None) -> Picture:
@@ -115,39 +132,77 @@ def decode_picture(content: bytes, *, subject: str, limits: ImageLimits, admit: 
     Raises:
         ImageUnavailable: as `decode_image`.
     """
-    with _opened(content, subject, limits) as image:
-        width, height = image.size
+    with _opened(content, subject, limits) as opened:
+        width, height = opened.size
         with admit(width * height) if admit else nullcontext(), _quietly():
-            return _decode(image, content)
+            smaller = min(opened.size, opened.shown, key=lambda size: size[0] * size[1])
+            pixels = opened.decode(reduced_size(smaller, WORKING_PIXELS))
+            return Picture(pixels, upright_size(opened.shown, opened.orientation))
 
 
-def _decode(image: Image.Image, content: bytes) -> Picture:
-    width, height = image.size
-    small = reduced_size((width, height), WORKING_PIXELS)
-    if small == (width, height):
-        pixels = upright_pixels(image, small)
-        return Picture(pixels, (pixels.shape[0], pixels.shape[1]))
-    if image.format == "WEBP":  # Pillow holds a large one in memory four times
-        pixels = turned(webp_pixels(content, small), image)
-    else:
-        image.draft(image.mode, small)  # a JPEG is decoded at a reduced size
-        pixels = upright_pixels(image, small)
-    return Picture(pixels, upright_size(image, (height, width)))
+@dataclass(frozen=True)
+class _Opened:
+    """A file whose header is read.
+
+    Attributes:
+        file: without what draws nothing.
+        image: as Pillow opened it; None where Pillow does not read it.
+        deep: of a TIFF of more than 8 bits.
+        size: (W, H) of its pixels.
+        shown: (W, H) in which a browser shows them, not turned.
+        orientation: as in EXIF.
+    """
+
+    file: PictureFile
+    image: Image.Image | None
+    deep: DeepTiff | None
+    size: tuple[int, int]
+    shown: tuple[int, int]
+    orientation: int
+
+    def decode(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Decode it at a size (w, h) before turning: (h, w, 3) uint8 RGB, upright."""
+        full, strips = self._strips(size)
+        profile = self.file.profile or (self.image.info.get("icc_profile") if self.image else None)
+        grey = self.image is not None and self.image.mode in {"L", "LA", "1"}
+        pixels = gathered(strips, full, size)
+        if self.deep is None and isinstance(profile, bytes):
+            pixels = converted(pixels, profile, grey=grey)
+        elif self.file.gamma:
+            pixels = lightened(pixels, self.file.gamma)
+        return turned(pixels, self.orientation)
+
+    def _strips(self, size: tuple[int, int]) -> tuple[tuple[int, int], Strips]:
+        if self.deep is not None and (self.image is None or self.deep.coloured):
+            values = read_values(b"".join(self.file.parts), self.deep)
+            if values is not None:
+                return self.size, tiff_strips(values, self.deep)
+        if self.image is None:
+            raise ValueError("its kind of values is not read")
+        if size != self.size and self.image.format == "WEBP":
+            # Pillow holds a large one in memory four times.
+            transparent = self.image.mode == "RGBA"
+            return self.size, webp_strips(b"".join(self.file.parts), self.size, transparent=transparent)
+        if size != self.size:
+            self.image.draft(self.image.mode, size)  # a JPEG is decoded at a reduced size
+        strips = image_strips(self.image, profile=self.file.profile, deep=self.deep)
+        return self.image.size, strips
 
 
 @contextmanager
-def _opened(content: bytes, subject: str, limits: ImageLimits) -> Iterator[Image.Image]:
+def _opened(content: bytes, subject: str, limits: ImageLimits) -> Iterator[_Opened]:
     """Open an image whose size is within the limits, not decoded yet; Pillow's errors become ImageUnavailable."""
     try:
         check_structure(content)
-        file = CountedReads(content)
+        container = read_container(content)
+        deep, file = deep_tiff(content), CountedReads(container.parts)
         Image.MAX_IMAGE_PIXELS = max(1, limits.most_pixels)  # else Pillow's own limit would cap the setting
-        with _quietly():
-            image = Image.open(file, formats=_FORMATS)
-        with image:
-            _check_size(image, subject, limits)
+        with _image(file, deep) as image:
+            opened = _described(container, image, deep)
+            for size in (opened.size, opened.shown):
+                _check_size(size, subject, limits)
             file.header_is_read()
-            yield image
+            yield opened
     except Image.DecompressionBombError as error:
         raise too_large(subject, "more than twice the pixels allowed", limits) from error
     except UnidentifiedImageError as error:
@@ -159,14 +214,47 @@ def _opened(content: bytes, subject: str, limits: ImageLimits) -> Iterator[Image
 
 
 @contextmanager
+def _image(file: CountedReads, deep: DeepTiff | None) -> Iterator[Image.Image | None]:
+    """Open a file with Pillow; None for a TIFF of a kind that only OpenCV reads."""
+    try:
+        with _quietly():
+            image = Image.open(cast(IO[bytes], file), formats=_FORMATS)
+    except UnidentifiedImageError:
+        if deep is None:
+            raise
+        yield None
+        return
+    with image:
+        yield image
+
+
+def _described(file: PictureFile, image: Image.Image | None, deep: DeepTiff | None) -> _Opened:
+    if image is None:
+        if deep is None:
+            raise ValueError("its kind of values is not read")
+        return _Opened(file, None, deep, deep.size, deep.size, file.exif.orientation)
+    if image.format == "TIFF":
+        image.info.pop("xmp", None)  # by which Pillow would turn it
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and tiles and tiles[0].args == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow reads the pixels
+    orientation = file.exif.orientation
+    if image.format == "AVIF":  # from the properties of the image: its EXIF is left out
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    shown = file.exif.shown_size(image.size)
+    return _Opened(file, image, deep, image.size, shown, orientation)
+
+
+@contextmanager
 def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged metadata, and about sizes, which our own limit handles
         yield
 
 
-def _check_size(image: Image.Image, subject: str, limits: ImageLimits) -> None:
-    found, (short, long) = f"{image.width} x {image.height} pixels", sorted(image.size)
+def _check_size(size: tuple[int, int], subject: str, limits: ImageLimits) -> None:
+    found, (short, long) = f"{size[0]} x {size[1]} pixels", sorted(size)
     if short * long > limits.most_pixels:
         raise too_large(subject, found, limits)
     if long > MOST_SIDE or long > MOST_ASPECT * short:

@@ -8,8 +8,8 @@ from typing import Any
 
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
-from plugin_config.vocabulary import Label, Vocabulary
-from worker.label_studio.annotation_maps import find_label
+from plugin_config.vocabulary import Vocabulary
+from worker.label_studio.picture_regions import PictureRegion, item_id, picture_regions
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,23 @@ def count_outcomes(
     """
     parent = find_parent(annotation, predictions)
     foreign = parent is not None and bool(ours) and parent.version not in ours
-    before = {} if parent is None else {str(region.get("id")): region for region in parent.result}
+    # One region for all items of an id; those without one are nobody's.
+    before = {row.identity or number: row for number, row in enumerate(_predicted(parent, vocabulary))}
+    after = {row.identity or number: row for number, row in enumerate(picture_regions(annotation.result, vocabulary))}
     found: dict[str, RegionOutcomes] = {}
     kept = set()
-    for region in annotation.result:
-        label = find_label(region, vocabulary)
-        old = before.get(str(region.get("id")))
-        old_label = None if old is None else find_label(old, vocabulary)
+    for identity, region in after.items():
+        old = before.get(identity) if isinstance(identity, str) else None
+        old_label = None if old is None else old.label
         if old_label is not None:
-            kept.add(str(region.get("id")))
-        counted = old_label if old_label is not None and not foreign else label
+            kept.add(identity)
+        counted = old_label if old_label is not None and not foreign else region.label
         if counted is not None:
-            outcome = _ADDED if foreign else _outcome(region, old, label, old_label, known=parent is not None)
+            outcome = _ADDED if foreign else _outcome(region, old, known=parent is not None)
             found[counted.key] = found.get(counted.key, RegionOutcomes()) + outcome
     for identity, region in before.items():
-        label = find_label(region, vocabulary)
-        if label is not None and identity not in kept and not foreign:
-            found[label.key] = found.get(label.key, RegionOutcomes()) + _DELETED
+        if region.label is not None and identity not in kept and not foreign:
+            found[region.label.key] = found.get(region.label.key, RegionOutcomes()) + _DELETED
     return found
 
 
@@ -83,10 +83,23 @@ def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction])
     for prediction in predictions:
         if prediction.id == annotation.parent_prediction:
             return prediction
-    ids = {region.get("id") for region in annotation.result}
-    shared = [(sum(region.get("id") in ids for region in p.result), p.id, p) for p in predictions]
+    ids = _ids(annotation.result)
+    shared = [(len(ids & _ids(prediction.result)), prediction.id, prediction) for prediction in predictions]
     best = max(shared, default=None, key=lambda row: row[:2])
     return best[2] if best is not None and best[0] else None
+
+
+def _ids(result: Sequence[Any]) -> set[str]:
+    found = {item_id(item) for item in result if isinstance(item, Mapping)}
+    return {identity for identity in found if identity is not None}
+
+
+def _predicted(prediction: StoredPrediction | None, vocabulary: Vocabulary) -> list[PictureRegion]:
+    """Regions of a prediction; what others stored in it may be malformed, which costs nothing."""
+    if prediction is None:
+        return []
+    items = [item for item in prediction.result if isinstance(item, Mapping) and isinstance(item.get("type"), str)]
+    return picture_regions(items, vocabulary)
 
 
 def sum_outcomes(parts: Iterable[Mapping[str, RegionOutcomes]]) -> dict[str, RegionOutcomes]:
@@ -98,18 +111,11 @@ def sum_outcomes(parts: Iterable[Mapping[str, RegionOutcomes]]) -> dict[str, Reg
     return total
 
 
-def _outcome(
-    region: Mapping[str, Any],
-    old: Mapping[str, Any] | None,
-    label: Label | None,
-    old_label: Label | None,
-    *,
-    known: bool,
-) -> RegionOutcomes:
-    origin = region.get("origin")
-    if old_label is None or old is None:
+def _outcome(region: PictureRegion, old: PictureRegion | None, *, known: bool) -> RegionOutcomes:
+    origin = region.item.get("origin")
+    if old is None or old.label is None:
         if known:  # its prediction is known and does not contain it
             return _ADDED
         return {"prediction": _ACCEPTED, "prediction-changed": _CHANGED}.get(str(origin), _ADDED)
-    same = old.get("value") == region.get("value") or origin == "prediction"
-    return _ACCEPTED if same and label == old_label else _CHANGED
+    same = old.item.get("value") == region.item.get("value") or origin == "prediction"
+    return _ACCEPTED if same and region.label == old.label else _CHANGED

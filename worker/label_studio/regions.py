@@ -1,4 +1,4 @@
-"""Masks to and from Label Studio regions: brush, polygon, rectangle.
+"""Masks to Label Studio regions (brush, polygon, rectangle), and these and ellipses to masks.
 
 Coordinates in a region are percent of the image's size, 0..100, x to the right and y down; masks are in pixels of the
 same image, after EXIF rotation. Source of the format: https://labelstud.io/guide/task_format and label_studio_sdk's
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from plugin_config.errors import RegionError
 from plugin_config.vocabulary import OUTPUT_KINDS, OutputKind
 from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle, encode_rle
-from worker.label_studio.polygons import Points, fill_ring, mask_rings
+from worker.label_studio.polygons import Points, mask_rings
+from worker.label_studio.shapes import ellipse_mask, polygon_mask, rectangle_mask, refusal, region_value
 
 KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 """The shapes written; a region's type is the kind, or the kind + "labels"."""
@@ -26,8 +27,10 @@ KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 TOLERANCE = 1.0
 """How far a polygon may leave the mask's outline, in pixels."""
 
-_FARTHEST = 1e6  # percent: shapes may be drawn beyond the image, but not where float arithmetic gives way
-_ELLIPSE_POINTS = 72
+_SHAPES = {"polygon": polygon_mask, "rectangle": rectangle_mask, "ellipse": ellipse_mask}
+_READ = ("brush", *_SHAPES)
+_ROUNDING = 1  # pixel by which the noted size of an image may be off
+_NO_RLE = "Open the task in Label Studio and submit it again: the editor then stores what it shows as 'rle'."
 _DECIMALS = 6  # of a percent: a ten-thousandth of a pixel in an image 10,000 pixels wide
 
 
@@ -98,49 +101,36 @@ def _values(
     return [{"points": _to_percent(ring, mask.shape), "closed": True} for ring in rings]
 
 
+def region_kind(region: Mapping[str, Any]) -> str:
+    """What a region is by its type, without "labels" behind it, in lower case; "" where that is all of it."""
+    return str(region.get("type")).lower().removesuffix("labels")
+
+
 def decode_region(region: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:
     """Draw a Label Studio region as a mask, clipped to the image.
 
     Args:
-        region: one item of a result, of type brush, polygon or rectangle, or one of these + "labels".
+        region: one item of a result, of type brush, polygon, rectangle or ellipse, or one of these + "labels".
         width: of the image after EXIF rotation, in pixels.
         height: of the image after EXIF rotation, in pixels.
 
     Returns:
-        (H, W) bool: for a brush the pixels painted at all, else those whose centre lies in the shape.
+        (H, W) bool: for a brush the pixels painted at all, else those whose centre lies in the shape. None for what has
+        no area: a brush without paint, a polygon that is open or of fewer than three points.
 
     Raises:
         RegionError: the type is not read here, the value lacks something, or a brush belongs to another image size.
     """
-    kind = str(region.get("type")).lower().removesuffix("labels")
-    value = region.get("value")
-    if kind not in KINDS:
-        raise _refusal(region, f"type {region.get('type')!r} is not read")
-    if not isinstance(value, Mapping):
-        raise _refusal(region, "it has no value")
+    kind = region_kind(region)
+    if kind not in _READ:
+        remedy = f"Regions of type {', '.join(_READ)}, each also with 'labels' behind it, are read; leave others out."
+        raise refusal(region, f"type {str(region.get('type'))[:60]!r} is not read", remedy)
+    value = region_value(region)
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise _refusal(region, f"the image must have 1 to {MAX_PIXELS} pixels, got {width} x {height}")
+        raise refusal(region, f"the image must have 1 to {MAX_PIXELS} pixels, got {width} x {height}")
     if kind == "brush":
         return _decode_brush(region, value, width, height)
-    scale = np.array([width, height]) / 100  # pixels of a percent
-    ring = _polygon_ring(region, value) * scale if kind == "polygon" else _rectangle_ring(region, value, scale)
-    return fill_ring(ring, height=height, width=width)
-
-
-def inscribed_ellipse(region: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:
-    """Draw the ellipse that touches all four sides of a rectangle region, clipped to the image; as `decode_region`.
-
-    Raises:
-        RegionError: the region is no rectangle, or its value lacks something.
-    """
-    value = region.get("value")
-    if str(region.get("type")).lower().removesuffix("labels") != "rectangle" or not isinstance(value, Mapping):
-        raise _refusal(region, "it is no rectangle")
-    corners = _rectangle_ring(region, value, np.array([width, height]) / 100)
-    across, down = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
-    turn = np.linspace(0, 2 * np.pi, _ELLIPSE_POINTS, endpoint=False)[:, None]
-    ring = (corners[0] + corners[2]) / 2 + np.cos(turn) * across + np.sin(turn) * down
-    return fill_ring(ring, height=height, width=width)
+    return _SHAPES[kind](region, height=height, width=width)
 
 
 def region_label(region: Mapping[str, Any]) -> str:
@@ -152,7 +142,7 @@ def region_label(region: Mapping[str, Any]) -> str:
     value = region.get("value")
     labels = value.get(str(region.get("type"))) if isinstance(value, Mapping) else None
     if not isinstance(labels, Sequence) or isinstance(labels, str) or not labels or not isinstance(labels[0], str):
-        raise _refusal(region, "it has no label")
+        raise refusal(region, "it has no label")
     return labels[0]
 
 
@@ -172,11 +162,6 @@ def _check_arguments(mask: NDArray[np.bool_], kind: str, label: str, score: floa
         raise RegionError(f"a new region for label {label!r}", problem, "Correct the call that makes the region.")
 
 
-def _refusal(region: Mapping[str, Any], problem: str) -> RegionError:
-    remedy = f"Regions of type {', '.join(KINDS)}, each also with 'labels' behind it, are read; leave others out."
-    return RegionError(f"region {region.get('id')!r} of type {region.get('type')!r}", problem, remedy)
-
-
 def _to_percent(ring: Points, shape: tuple[int, ...]) -> list[list[float]]:
     height, width = shape
     percent = np.clip(ring * 100 / np.array([width, height]), 0, 100)
@@ -193,37 +178,32 @@ def _box_value(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _decode_brush(region: Mapping[str, Any], value: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:
-    if "rle" not in value:
-        raise _refusal(region, "its value has no 'rle'")
+    rle = value.get("rle")
+    if rle is None:
+        raise refusal(region, "its value has no 'rle'", _NO_RLE)
+    _check_brush_size(region, width, height)
+    if rle in ([], ()):
+        return np.zeros((height, width), dtype=np.bool_)
     try:
-        return decode_rle(value["rle"], height=height, width=width)
+        return decode_rle(rle, height=height, width=width)
     except RegionError as error:
-        raise RegionError(
-            f"region {region.get('id')!r} of type {region.get('type')!r}", error.problem, error.remedy
-        ) from error
+        raise refusal(region, error.problem, error.remedy) from error
 
 
-def _polygon_ring(region: Mapping[str, Any], value: Mapping[str, Any]) -> Points:
-    """The points of a polygon, in percent."""
-    points = value.get("points")
-    if not isinstance(points, Sequence) or len(points) < 3:
-        raise _refusal(region, "its value has no 'points', three or more")
-    try:
-        ring = np.array(points, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise _refusal(region, f"its points are not pairs of numbers ({error})") from error
-    if ring.shape != (len(points), 2) or not (np.abs(ring) <= _FARTHEST).all():
-        raise _refusal(region, f"its points are not pairs of numbers within {_FARTHEST:g} percent")
-    return ring
+def _check_brush_size(region: Mapping[str, Any], width: int, height: int) -> None:
+    """Refuse a brush painted on an image of another size: its pixels lie elsewhere, even where there are as many. Where
+    the size is not noted, the number of pixels alone decides.
+    """
+    noted = [region.get(key) for key in ("original_width", "original_height")]
+    sizes = [size for size in noted if isinstance(size, int | float) and not isinstance(size, bool) and size >= 1]
+    if len(sizes) < 2 or not _differs(sizes, (width, height)):
+        return
+    was = "{:g} x {:g}".format(*sizes)
+    problem = f"it was painted on an image of {was} pixels, which has {width} x {height} now"
+    if not _differs(sizes, (height, width)):
+        problem += ": it was turned since"
+    raise refusal(region, problem, "Put the image back as it was, or paint the region again.")
 
 
-def _rectangle_ring(region: Mapping[str, Any], value: Mapping[str, Any], scale: NDArray[np.float64]) -> Points:
-    """The corners of a rectangle, in pixels. It is turned clockwise about its top-left corner."""
-    numbers = [value.get(key) for key in ("x", "y", "width", "height")] + [value.get("rotation") or 0]
-    sane = [float(number) for number in numbers if isinstance(number, int | float) and abs(number) <= _FARTHEST]
-    if len(sane) < len(numbers):
-        raise _refusal(region, f"its value must have x, y, width and height as numbers within {_FARTHEST:g} percent")
-    origin, size, turn = np.array(sane[:2]) * scale, np.array(sane[2:4]) * scale, math.radians(sane[4])
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
-    clockwise = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])  # y points down
-    return np.asarray(origin + corners @ clockwise)
+def _differs(sizes: Sequence[float], others: Sequence[float]) -> bool:
+    return any(abs(size - other) > _ROUNDING for size, other in zip(sizes, others, strict=True))

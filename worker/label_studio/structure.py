@@ -7,39 +7,85 @@ Pillow reads a file's parts in Python, some of them one by one.
 from __future__ import annotations
 
 import io
+import itertools
 import re
-import struct
+from bisect import bisect_right
+from collections.abc import Sequence
 
-# An image's header has hundreds of parts (an ICC profile or XMP comes in 64 kB each), its data some of 8 kB and more.
-_MOST_READS_OF_HEADER = 20_000
-_MOST_READS = 500_000
+from worker.label_studio.exif import tiff_fields
+
+MOST_PARTS = 20_000
+"""Of a file beside its pixels: a header has hundreds (an ICC profile or XMP comes in 64 kB each)."""
+
+_MOST_READS = 500_000  # the pixels come in some thousand parts of 8 kB and more
 _MOST_SCANS = 100  # of a progressive JPEG, each of which goes through all pixels; photographs have ten
 _MOST_NUMBERS = 200_000  # in a field of a TIFF: where its strips lie; its longest palette has 196,608
 _MOST_SEGMENTS = 100_000  # of a JPEG
-# The next marker of a JPEG, after a segment or in the data of a scan, where 0xff is followed by 0 or a restart marker.
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-_END, _SCAN = 0xD9, 0xDA
+_SCAN, _END = 0xDA, 0xD9
 _BYTES = {1, 2, 6, 7}  # types of TIFF fields whose values are bytes, which stay bytes
 
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""The next marker of a JPEG, after a segment or in the data of a scan, where 0xff is followed by 0 or a restart
+marker."""
 
-class CountedReads(io.BytesIO):
-    """A file in memory that allows a bounded number of reads.
+
+class TinyParts(ValueError):
+    """A file consists of more parts than any picture does."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"it consists of more than {most} tiny parts")
+
+
+class CountedReads(io.RawIOBase):
+    """A file in memory, made of parts of others, that allows a bounded number of reads. Nothing is copied.
 
     Raises:
-        ValueError: from `read`, when there are more.
+        TinyParts: from `read`, when there are more reads.
     """
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content)
-        self._most = _MOST_READS_OF_HEADER
+    def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
+        super().__init__()
+        self._parts = [part for part in parts if len(part)]
+        self._starts = list(itertools.accumulate((len(part) for part in self._parts), initial=0))
+        self._at = 0
+        self._most = MOST_PARTS
         self._reads = 0
+
+    def readable(self) -> bool:
+        """Whether it can be read: always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether it can be read from anywhere: always."""
+        return True
+
+    def tell(self) -> int:
+        """The place of the next byte that is read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Set the place of the next byte that is read."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._starts[-1]}[whence]
+        if start + offset < 0:
+            raise ValueError("a place before its beginning is named")
+        self._at = start + offset
+        return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as from any file, and count."""
         self._reads += 1
         if self._reads > self._most:
-            raise ValueError(f"it consists of more than {self._most} tiny parts")
-        return super().read(size)
+            raise TinyParts(self._most)
+        whole = self._starts[-1]
+        end = whole if size is None or size < 0 else min(self._at + size, whole)
+        found = []
+        while self._at < end:
+            number = bisect_right(self._starts, self._at) - 1
+            part, start = self._parts[number], self._starts[number]
+            taken = part[self._at - start : end - start]
+            found.append(taken)
+            self._at += len(taken)
+        return bytes(found[0]) if len(found) == 1 else b"".join(found)
 
     def header_is_read(self) -> None:
         """Raise the bound: from here on pixels are read."""
@@ -54,8 +100,10 @@ def check_structure(content: bytes) -> None:
     """
     if content[:2] == b"\xff\xd8":
         _check_scans(content)
-    if content[:2] in (b"II", b"MM") and _most_numbers(content) > _MOST_NUMBERS:
-        raise ValueError(f"a field of it holds more than {_MOST_NUMBERS} numbers")
+    if content[:2] in (b"II", b"MM"):
+        most = max((field.count for field in tiff_fields(content) if field.kind not in _BYTES), default=0)
+        if most > _MOST_NUMBERS:
+            raise ValueError(f"a field of it holds more than {_MOST_NUMBERS} numbers")
 
 
 def _check_scans(content: bytes) -> None:
@@ -64,27 +112,11 @@ def _check_scans(content: bytes) -> None:
     """
     place, scans = 2, 0
     for _ in range(_MOST_SEGMENTS):
-        found = _MARKER.search(content, place)
+        found = MARKER.search(content, place)
         if found is None or found[1][0] == _END:
             return
         scans += found[1][0] == _SCAN
         if scans > _MOST_SCANS:
             raise ValueError(f"it has more than {_MOST_SCANS} scans")
         place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
-    raise ValueError(f"it consists of more than {_MOST_SEGMENTS} tiny parts")
-
-
-def _most_numbers(content: bytes) -> int:
-    """The most values of a field in the first directory of a TIFF; 0 where it is broken, which its decoder reports."""
-    order = "<" if content[:2] == b"II" else ">"
-    try:
-        if struct.unpack_from(f"{order}H", content, 2)[0] == 43:  # BigTIFF
-            (place,), head, entry = struct.unpack_from(f"{order}Q", content, 8), f"{order}Q", f"{order}HHQ8x"
-        else:
-            (place,), head, entry = struct.unpack_from(f"{order}I", content, 4), f"{order}H", f"{order}HHI4x"
-        (count,) = struct.unpack_from(head, content, place)
-        first, size = place + struct.calcsize(head), struct.calcsize(entry)
-        rows = struct.iter_unpack(entry, content[first : first + size * min(count, _MOST_NUMBERS)])
-        return max((number for _, kind, number in rows if kind not in _BYTES), default=0)
-    except struct.error:
-        return 0
+    raise TinyParts(_MOST_SEGMENTS)

@@ -121,9 +121,11 @@ class Segmenter:
         pixels, confidence = self.pixel_classes(scores, head)
         index = {texts: number for number, texts in enumerate(scores.words)}
         labels_of: dict[SegmentRequest, list[Label]] = {}  # labels of several controls may ask for the same
-        for label in vocabulary.labels:
+        for label in vocabulary.drawn:
             labels_of.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
-        assembled = assemble(pixels, confidence, list(labels_of), image)
+        # A picture of one colour, as one that is transparent all over, shows nothing, whatever is nearest to it.
+        blank = image is not None and bool((image == image[:1, :1]).all())
+        assembled = [] if blank else assemble(pixels, confidence, list(labels_of), image)
         found = [segment for segment in assembled if segment.score >= self._least_score]
         faint = [segment for segment in assembled if segment.score < self._least_score]
         if self._refiner is not None and image is not None:

@@ -16,7 +16,7 @@ from plugin_config.queue.slots import URGENT_SLOT
 from worker.service.context import WorkerContext
 from worker.service.failures import Action, Stage, treat, treatment_of
 from worker.service.pipeline import LeasedTask, Pipeline
-from worker.service.plan import read_plan, report_unread_labels
+from worker.service.plan import read_plan, report_remarks
 from worker.service.posting import finish
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Admission:
         plan = read_plan(context, project)
         if context.ledger.target_version(project) != plan.version:
             context.hints.request_refresh(project)
-        report_unread_labels(context, plan)
+        report_remarks(context, plan)
         self._move_to(plan.version, left)
         tasks = {task.id: task for task in context.label_studio.tasks(project, [ref.task for ref in left])}
         work = []

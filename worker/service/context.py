@@ -17,6 +17,7 @@ from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.segmenter import Segmenter
@@ -54,12 +55,16 @@ class WorkerContext:
         self.hints = ProjectHints(redis)
         self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self.presence = WorkerPresence(redis, learners=learner)
-        self.label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        self.label_studio = LabelStudio(
+            settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
+            public_urls=settings.label_studio_public_url, contact=settings.contact,
+        )  # fmt: skip
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
         self.embeddings = EmbeddingCache(self.segmenter)
         self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner)
         self.limits = ImageLimits.from_settings(settings)
+        self.image_cache = ImageCache(settings.state_path / "images", settings.image_cache_mb * 1_000_000)
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.watch = DutyWatch()

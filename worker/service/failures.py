@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from plugin_config.errors import (
+    ImageHostBusy,
     ImageHostTrouble,
     ImageUnavailable,
     LabelingConfigError,
@@ -116,6 +117,7 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
     Row(Stage.ADMISSION, LabelStudioError, _FORGET, status=404),
     Row(Stage.ADMISSION, LabelStudioError, _REFUSED),
     Row(Stage.ADMISSION, VersionsUnavailable, _AWAY),
+    Row(Stage.FETCH, ImageHostBusy, Treatment(Action.RETRY, attempts=MAX_ATTEMPTS)),  # five tries take six minutes
     Row(Stage.FETCH, ImageHostTrouble, Treatment(Action.RETRY, attempts=_IMAGE_ATTEMPTS)),
     Row(Stage.FETCH, ImageUnavailable, _FAIL),
     Row(Stage.FETCH, LabelStudioFailing, _RETRY_500, status=500),

@@ -18,10 +18,11 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from plugin_config.background import Duty, DutyWatch
-from plugin_config.errors import QueueUnavailable
+from plugin_config.errors import ImageUnavailable, QueueUnavailable
 from plugin_config.label_studio.client import Task
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Lease
+from worker.label_studio.image_address import address_in
 from worker.label_studio.images import Picture
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.text.encoder import TextClasses
@@ -40,6 +41,7 @@ _MOST_BYTES = 96_000_000  # before a stage: eight images of the size that is seg
 _PROJECTS = 8  # so many may have all their tasks in the pipeline at once, while others have none there
 _IDLE_S = 0.5
 _LOOK_S = 0.25  # how soon a wait notices that the worker stops
+_LONGEST_START = 1000  # characters in which the host of an address ends
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class LeasedTask:
     @property
     def host(self) -> str:
         """The host its image is fetched from; "" = Label Studio, or no valid address."""
-        url = self.task.data.get(self.plan.vocabulary.image_key)
         try:
-            return urlsplit(url).netloc if isinstance(url, str) else ""
-        except ValueError:  # the fetch says so
+            url = address_in(self.task, self.plan.vocabulary.image_value)
+            # `urlsplit` remembers what it has read, and a data: URI may hold a large picture.
+            return urlsplit(url[:_LONGEST_START]).netloc
+        except (ImageUnavailable, ValueError):  # the fetch says so
             return ""
 
 

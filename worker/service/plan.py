@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,17 +59,19 @@ def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) 
 _parsed = lru_cache(maxsize=16)(parse_vocabulary)  # a config of thousands of labels takes half a second at every drain
 
 
-def report_unread_labels(context: WorkerContext, plan: Plan) -> None:
-    """Report labels that the model cannot read and has not learned: in `zeromask status` when the version is a new one,
-    and once in the log.
+def report_remarks(context: WorkerContext, plan: Plan) -> None:
+    """Report what of the labeling config is not served, and labels that the model cannot read and has not learned: in
+    `zeromask status` when the version or what is not served is new, and once in the log.
     """
-    project = plan.project.id
-    if context.ledger.label_remarks_version(project) == plan.version:
+    project, told = plan.project.id, plan.version
+    if plan.vocabulary.remarks:  # these change without a new version
+        told += f"+{hashlib.sha256(repr(plan.vocabulary.remarks).encode()).hexdigest()[:8]}"
+    if context.ledger.label_remarks_version(project) == told:
         return
     learned = plan.adapter.taught(plan.vocabulary.words) if plan.adapter else ()
-    remarks = context.segmenter.remarks(plan.vocabulary, learned)
-    context.ledger.set_label_remarks(project, plan.version, remarks)
-    if (project, plan.version) not in context.logged_versions:
-        context.logged_versions.add((project, plan.version))
+    remarks = [*plan.vocabulary.remarks, *context.segmenter.remarks(plan.vocabulary, learned)]
+    context.ledger.set_label_remarks(project, told, remarks)
+    if (project, told) not in context.logged_versions:
+        context.logged_versions.add((project, told))
         for remark in remarks:
             log.warning("project %d: %s", project, remark)

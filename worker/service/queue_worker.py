@@ -21,8 +21,7 @@ from rq.utils import now as utc_now
 from rq.worker import DequeueStrategy
 
 from plugin_config.background import DutyWatch
-from plugin_config.errors import QueueUnavailable
-from plugin_config.queue.connection import is_damage, open_redis
+from plugin_config.queue.connection import is_damage, open_redis, unavailable
 from plugin_config.queue.quarantine import quarantine_keys
 from plugin_config.settings import Settings
 from worker.service.plain_jobs import JobFunctions, PlainJob, PlainQueue
@@ -102,11 +101,13 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
         SettingsError: REDIS_URL is not the address of a Redis.
         QueueUnavailable: it does not answer.
     """
-    connection = open_redis(settings.redis_url, connect_s=5, answer_s=timeout_s, health_check_s=30)
+    connection = open_redis(
+        settings.redis_url, connect_s=5, answer_s=timeout_s, health_check_s=30, ca_bundle=settings.ca_bundle
+    )
     try:
         connection.ping()
     except RedisError as error:
-        raise QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.") from error
+        raise unavailable(error) from error
     return connection
 
 

@@ -13,7 +13,7 @@ from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
 from worker.service.failures import Action, Stage, treatment_of
-from worker.service.plan import Plan, read_plan, report_unread_labels
+from worker.service.plan import Plan, read_plan, report_remarks
 from worker.service.posting import delete_older_predictions, show_version
 from worker.service.webhook_secret import install_webhook_secret
 
@@ -30,7 +30,7 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
     try:
         plan = read_plan(context, project, from_disk=True)
         install_webhook_secret(context, project)
-        report_unread_labels(context, plan)
+        report_remarks(context, plan)
         _catch_up_with_version(context, plan)
         _catch_up_with_hints(context, plan)
         if context.settings.prelabel:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from plugin_config.errors import LearningError, QueueUnavailable
-from worker.label_studio.fetching import address_in
+from worker.label_studio.image_address import address_in
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.results import encode_segments
 from worker.service.batching import BatchSize, embed_batch, free_memory, is_out_of_memory
@@ -27,7 +27,7 @@ class PredictionStages:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._images = ImageLoader(context.limits)
+        self._images = ImageLoader(context.limits, context.image_cache)
         self._posting = Posting(context)
 
     def fetch(self, leased: LeasedTask) -> FetchedTask | None:
@@ -37,7 +37,7 @@ class PredictionStages:
         """
         started, plan, context = time.perf_counter(), leased.plan, self._context
         try:
-            url = address_in(leased.task, plan.vocabulary.image_key)
+            url = address_in(leased.task, plan.vocabulary.image_value)
             classes = context.segmenter.read_words(plan.vocabulary)
             picture = self._images.load(
                 url, task=leased.ref.task, project=leased.project, label_studio=context.label_studio,

@@ -99,7 +99,7 @@ def emulate(drawing: Drawing, labels: int, device: object = "cpu") -> EmulatedPi
     photo = Photograph("drawn", drawing.image, truth, tuple(range(labels + 1)))
     logits = emulate_evidence(photo, seed=0).logits(_NOISE)
     words = tuple(
-        Label(f"thing {k}", (f"thing {k}",), control="brush", to_name="image", image_key="image", output="brush")
+        Label(f"thing {k}", (f"thing {k}",), control="brush", to_name="image", image_value="$image", output="brush")
         for k in range(labels)
     )
     return EmulatedPicture(drawing.image, Vocabulary(words), EmulatedHead(logits.to(device)), truth)  # type: ignore[call-overload]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plugin_config.errors import ImageUnavailable
+from plugin_config.printable import printable
 from worker.lab.evaluation.photographs import FILE_VOID
 from worker.learning.corrections.examples import LONGEST_SIDE
 from worker.learning.interfaces import UNLABELLED, Words
@@ -106,4 +107,4 @@ def _read(folder: Path, stem: str, place: NDArray[np.int16], size: tuple[int, in
         values, judged = (np.array(drawn.resize(to, Image.Resampling.NEAREST)) for to in (own, size or own))
     if values.dtype != np.uint8 or values.ndim != 2:
         raise ImageUnavailable(f"mask {mask}", "it is not an 8-bit index PNG", _REMEDY)
-    return LabelledPhotograph(stem, image, place[values], place[judged])
+    return LabelledPhotograph(printable(stem), image, place[values], place[judged])

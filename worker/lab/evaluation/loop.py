@@ -91,7 +91,7 @@ class LearningLoop:
 
     def score(self, index: int, head: Head | None) -> float:
         """Score in [0, 1] that the service gives a photograph's segments, at the size at which it is learned from."""
-        labels = [Label(texts[0], texts, "label", "image", "image", "brush") for texts in self.words]
+        labels = [Label(texts[0], texts, "label", "image", "$image", "brush") for texts in self.words]
         example, vocabulary = self.train[index], Vocabulary(tuple(labels))
         return self._segmenter.segment(example.embedding, vocabulary, example.image, head=head).score
 

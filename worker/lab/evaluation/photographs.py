@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from plugin_config.errors import ImageUnavailable
+from plugin_config.printable import printable
 from worker.segmentation.metrics import VOID
 
 FILE_VOID = 255
@@ -102,10 +103,10 @@ def _read(images: Path, masks: Path, stem: str, indices: Sequence[int], *, binar
         values = np.array(drawn.resize(size, Image.Resampling.NEAREST)).astype(np.int64)
     if binary:
         values = (values > (0 if values.max() <= 1 else 127)).astype(np.int64)
-    classes = _chosen_classes(stem, values, indices)
+    classes = _chosen_classes(printable(stem), values, indices)
     place = np.full(256, VOID)
     place[list(classes)] = np.arange(len(classes))
-    return Photograph(stem, image, place[values], classes)
+    return Photograph(printable(stem), image, place[values], classes)
 
 
 def _chosen_classes(stem: str, values: NDArray[np.int64], indices: Sequence[int]) -> tuple[int, ...]:

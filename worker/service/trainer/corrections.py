@@ -9,17 +9,26 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plugin_config.errors import AnswerTooLarge, ImageHostTrouble, ImageUnavailable, LabelStudioError, RegionError
+from plugin_config.errors import (
+    AnswerMalformed,
+    AnswerTooLarge,
+    ImageHostTrouble,
+    ImageUnavailable,
+    LabelStudioError,
+    RegionError,
+)
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
-from worker.label_studio.fetching import address_in
+from worker.label_studio.image_address import address_in
+from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_outcomes
@@ -64,6 +73,14 @@ class UnreadTask:
     reason: str
 
 
+@dataclass(frozen=True)
+class LeftOutTask:
+    """An annotated task that cannot be learned from until somebody changes it, and the reason, which names it."""
+
+    task: int
+    reason: str
+
+
 def read_corrections(
     label_studio: LabelStudio,
     project: int,
@@ -71,22 +88,24 @@ def read_corrections(
     *,
     embed: Embed,
     limits: ImageLimits,
+    cache: ImageCache = OFF,
     ours: Collection[str] = (),
     longest_side: int = LONGEST_SIDE,
     only: Collection[int] | None = None,
-) -> Iterator[Correction | UnreadTask]:
+) -> Iterator[Correction | UnreadTask | LeftOutTask]:
     """Read every annotated task of a project, one at a time.
 
-    A task that cannot be read is left out, with the reason in the log: its image is gone, or one of its regions is
-    broken, so that its class map would be wrong. Only where the reason may pass an `UnreadTask` takes its place.
+    A task that cannot be read is left out: its image is gone, or an item of its annotations is broken, so that its
+    class map would be wrong. A `LeftOutTask` takes its place, or an `UnreadTask` where the reason may pass.
 
     Args:
         label_studio: the client.
         project: its id.
-        vocabulary: of the project now. Regions of labels it no longer has are ignored.
+        vocabulary: of the project now.
         embed: makes embeddings of images as `worker.label_studio.images.Picture` has them, (H, W, 3) uint8 RGB each; an
             `EmbeddingCache` has most of them.
         limits: for images.
+        cache: of image files.
         ours: versions of our predictions, see `count_outcomes`.
         longest_side: pixels; larger images and their class maps are reduced to it once they are embedded.
         only: ids of the tasks to read; None = all.
@@ -94,7 +113,7 @@ def read_corrections(
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
     """
-    reader = _Reader(label_studio, project, vocabulary, embed, limits, ours, longest_side)
+    reader = _Reader(label_studio, project, vocabulary, embed, ImageLoader(limits, cache), ours, longest_side)
     ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
         for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
@@ -141,8 +160,12 @@ def annotated_example(
         size: (H, W) of the image that was annotated, where `image` is a reduced copy of it.
 
     Raises:
-        RegionError: a region cannot be decoded.
+        RegionError: an annotation is malformed, or a region cannot be decoded.
     """
+    for row in annotations:
+        if row.malformed:
+            remedy = "Submit it again in Label Studio, or delete it."
+            raise RegionError(f"annotation {row.id}", f"cannot be read: {row.malformed} and no list", remedy)
     embedded = (image.shape[0], image.shape[1])
     frame = example_frame(size or embedded, embedded, longest_side=longest_side)
     maps = [draw_class_map(row.result, vocabulary, size or embedded, frame) for row in annotations]
@@ -153,46 +176,67 @@ class _Reader:
     """Reads one task after another of one project; see `read_corrections`."""
 
     def __init__(
-        self, label_studio: LabelStudio, project: int, vocabulary: Vocabulary, embed: Embed, limits: ImageLimits,
+        self, label_studio: LabelStudio, project: int, vocabulary: Vocabulary, embed: Embed, images: ImageLoader,
         ours: Collection[str], longest_side: int,
     ) -> None:  # fmt: skip
         self._label_studio, self._project = label_studio, project
         self._vocabulary, self._embed = vocabulary, embed
-        self._images, self._ours, self._longest_side = ImageLoader(limits), ours, longest_side
+        self._images, self._ours, self._longest_side = images, ours, longest_side
 
-    def read_or_explain(self, task: Task) -> Correction | UnreadTask | None:
-        """None when the task gives no correction, and waiting would not change that."""
+    def read_or_explain(self, task: Task) -> Correction | UnreadTask | LeftOutTask | None:
+        """None when the task has no annotation that counts, or was deleted meanwhile."""
         try:
             return self._read(task)
         except LabelStudioError as error:
-            if error.status not in (404, 500) and not isinstance(error, AnswerTooLarge):
+            if error.status == 404:
+                log.warning("task %d is not learned from: %s", task.id, error)
+                return None
+            if not (error.status == 500 or isinstance(error, AnswerTooLarge | AnswerMalformed)):
                 raise  # not about this one task
-            log.warning("task %d is not learned from: %s", task.id, error)
-            return UnreadTask(task.id, str(error)) if error.status == 500 else None
-        except (ImageUnavailable, RegionError) as error:
-            log.warning("task %d is not learned from: %s", task.id, error)
-            return UnreadTask(task.id, str(error)) if isinstance(error, ImageHostTrouble) else None
+            return self._left_out(task, f"task {task.id}: {error}", passes=error.status == 500)
+        except ImageUnavailable as error:
+            return self._left_out(task, str(error), passes=isinstance(error, ImageHostTrouble))
+        except RegionError as error:
+            return self._left_out(task, f"task {task.id}: {error}", passes=False)
         except (MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
             free_memory()
-            reason = f"its image does not go through the model ({error!r})"
-            log.warning("task %d is not learned from: %s", task.id, reason)
-            return UnreadTask(task.id, f"task {task.id}: {reason}")
+            reason = f"task {task.id}: its image does not go through the model ({error!r})"
+            return self._left_out(task, reason, passes=True)
+
+    def _left_out(self, task: Task, reason: str, *, passes: bool) -> UnreadTask | LeftOutTask:
+        log.warning("task %d is not learned from: %s", task.id, reason)
+        return UnreadTask(task.id, reason) if passes else LeftOutTask(task.id, reason)
 
     def _read(self, task: Task) -> Correction | None:
         """None when no annotation of the task counts (any more)."""
         annotations = counting_annotations(self._label_studio.annotations(task.id))
         if not annotations:
             return None
-        url = address_in(task, self._vocabulary.image_key)
+        url = address_in(task, self._vocabulary.image_value)
         picture = self._images.load(
             url, task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
         )
         (embedding,) = self._embed([picture.pixels])
-        example = annotated_example(
-            str(task.id), annotations, self._vocabulary, picture.pixels, embedding, longest_side=self._longest_side,
-            size=picture.size,
-        )  # fmt: skip
         predictions = self._label_studio.predictions(task.id)
-        outcomes = sum_outcomes(count_outcomes(row, predictions, self._vocabulary, self._ours) for row in annotations)
+        with _malformed_is_typed():
+            example = annotated_example(
+                str(task.id), annotations, self._vocabulary, picture.pixels, embedding,
+                longest_side=self._longest_side, size=picture.size,
+            )  # fmt: skip
+            counted = (count_outcomes(row, predictions, self._vocabulary, self._ours) for row in annotations)
+            outcomes = sum_outcomes(counted)
         ids = tuple(annotation.id for annotation in annotations)
         return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example)
+
+
+@contextmanager
+def _malformed_is_typed() -> Iterator[None]:
+    """Make a RegionError of what Python raises on annotations of a form that nobody thought of: they may hold any JSON,
+    and must cost no more than their task.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        log.warning("unexpected", exc_info=True)
+        problem = f"cannot be read ({type(error).__name__}: {error!s:.100})"
+        raise RegionError("its annotations", problem, "Submit them again in Label Studio, or delete them.") from error

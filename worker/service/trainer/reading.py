@@ -9,12 +9,15 @@ from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.outcomes import RegionOutcomes, sum_outcomes
 from worker.learning.interfaces import Example
 from worker.service.context import WorkerContext
-from worker.service.trainer.corrections import Correction, UnreadTask, read_corrections
+from worker.service.trainer.corrections import Correction, LeftOutTask, UnreadTask, read_corrections
 from worker.service.trainer.lease_guard import LeaseGuard
 
 _REPORT_EVERY = 10
 _RETRY_S = 3600.0
 _RETRIED_AT_ONCE = 10  # each may take ZEROMASK_IMAGE_TIMEOUT_S
+_MOST_LEFT_OUT = 1000  # named in served.json
+_MOST_CHARACTERS = 400  # of a reason
+_NAMED = 5  # of them, in the result of a round
 
 
 class RetryLater(Exception):
@@ -33,19 +36,21 @@ class CorrectionsReader:
         lease: of the project, checked while reading.
         patient: whether to raise RetryLater where an image cannot be read now; else it is left out.
         missing: what was left out the last time, task -> reason. These tasks do not cause RetryLater.
+        left_out: what could not be learned from the last time until it is changed, task -> reason.
 
     Attributes:
         missing: what is left out so far because it cannot be read now, task -> reason.
+        left_out: what cannot be learned from until somebody changes it, task -> reason; the first thousand.
         outcomes: what annotators did with the predicted regions of everything read, by label key.
     """
 
     def __init__(
         self, context: WorkerContext, project: int, vocabulary: Vocabulary, lease: LeaseGuard, *, patient: bool,
-        missing: Mapping[str, str],
+        missing: Mapping[str, str], left_out: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._context, self._project, self._vocabulary = context, project, vocabulary
         self._lease, self._patient = lease, patient
-        self.missing = dict(missing)
+        self.missing, self.left_out = dict(missing), dict(left_out)
         self.outcomes: dict[str, RegionOutcomes] = {}
 
     def retry_missing(self) -> bool:
@@ -64,7 +69,10 @@ class CorrectionsReader:
         for found in self._corrections(only={int(task) for task in tried}):
             if isinstance(found, Correction):
                 return True
-            still[str(found.task)] = found.reason
+            if isinstance(found, LeftOutTask):
+                self._leave_out(found)
+            else:
+                still[str(found.task)] = found.reason
         self.missing = {task: reason for task, reason in self.missing.items() if task not in tried} | still
         return False
 
@@ -80,7 +88,7 @@ class CorrectionsReader:
             RoundAborted: as `LeaseGuard.check`.
         """
         examples, known = [], frozenset(self.missing)
-        self.missing, self.outcomes = {}, {}
+        self.missing, self.left_out, self.outcomes = {}, {}, {}
         self._lease.report(f"reads {tasks} annotated images")
         for found in self._corrections():
             if isinstance(found, UnreadTask):
@@ -88,18 +96,25 @@ class CorrectionsReader:
                     raise RetryLater(found.reason)
                 self.missing[str(found.task)] = found.reason
                 continue
+            if isinstance(found, LeftOutTask):
+                self._leave_out(found)
+                continue
             examples.append(found.example)
             self.outcomes = sum_outcomes([self.outcomes, found.outcomes])
             if len(examples) % _REPORT_EVERY == 0:
                 self._lease.report(f"has read {len(examples)} of {tasks} annotated images")
         return examples
 
-    def _corrections(self, only: Collection[int] | None = None) -> Iterator[Correction | UnreadTask]:
+    def _leave_out(self, found: LeftOutTask) -> None:
+        if len(self.left_out) < _MOST_LEFT_OUT:
+            self.left_out[str(found.task)] = _shortened(found.reason)
+
+    def _corrections(self, only: Collection[int] | None = None) -> Iterator[Correction | UnreadTask | LeftOutTask]:
         context = self._context
         ours = context.ledger.versions(self._project)
         return read_corrections(
             context.label_studio, self._project, self._vocabulary, embed=context.embeddings.embed,
-            limits=context.limits, ours=ours, only=only,
+            limits=context.limits, cache=context.image_cache, ours=ours, only=only,
         )  # fmt: skip
 
 
@@ -108,9 +123,23 @@ def retry_is_due(tried_at: str) -> bool:
     return (datetime.now(UTC) - datetime.fromisoformat(tried_at)).total_seconds() >= _RETRY_S
 
 
-def mention_missing(detail: str, missing: Mapping[str, str]) -> str:
-    """Add to the result of a round, for people, what was left out; `missing` as `CorrectionsReader` has it."""
-    if not missing:
-        return detail
-    images = f"{len(missing)} annotated image{'s' * (len(missing) > 1)}"
-    return f"{detail.rstrip('.')}; {images} left out, to be tried again every hour ({next(iter(missing.values()))})"
+def mention_missing(detail: str, missing: Mapping[str, str], left_out: Mapping[str, str]) -> str:
+    """Add to the result of a round, for people, what was left out; the mappings as `CorrectionsReader` has them."""
+    if missing:
+        reason = _shortened(next(iter(missing.values())))
+        detail = f"{detail.rstrip('.')}; {_images(missing)} left out, to be tried again every hour ({reason})"
+    if left_out:
+        reasons = [reason.rstrip(".") for reason in list(left_out.values())[:_NAMED]]
+        more = f" | and tasks {', '.join(list(left_out)[_NAMED : 10 * _NAMED])}" if len(left_out) > _NAMED else ""
+        more += ", ..." if len(left_out) > 10 * _NAMED else ""
+        detail = f"{detail.rstrip('.')}; {_images(left_out)} left out until changed ({' | '.join(reasons)}{more})"
+    return detail
+
+
+def _images(tasks: Mapping[str, str]) -> str:
+    more = " or more" if len(tasks) >= _MOST_LEFT_OUT else ""
+    return f"{len(tasks)}{more} annotated image{'s' * (len(tasks) > 1)}"
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _MOST_CHARACTERS else f"{reason[:_MOST_CHARACTERS]}..."

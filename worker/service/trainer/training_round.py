@@ -7,7 +7,6 @@ in one move, after everything that belongs to it is written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
@@ -93,19 +92,20 @@ class TrainingRound:
         )
         weights = f"{context.segmenter.encoder.fingerprint}-{self._recipe.name}{self._recipe.form}"
         reader = CorrectionsReader(
-            context, self._id, vocabulary, self._lease, patient=self._patient, missing=last.missing if last else {}
-        )
+            context, self._id, vocabulary, self._lease, patient=self._patient, missing=last.missing if last else {},
+            left_out=last.left_out if last else {},
+        )  # fmt: skip
         retrain = last is not None and (
             last.vocabulary != vocabulary.hash
             or last.weights != weights  # adapters trained on other weights cannot be served any more
             or self._missing_is_back(project, folder, last, reader)
         )
-        early = self._too_early(mark, retrain, reader.missing)
+        early = self._too_early(mark, retrain, reader)
         if early is not None:
             return early
         digest = f"{corrections_digest(context.label_studio, self._id)}-{vocabulary.hash}"
         if last and last.digest == digest and not retrain:
-            return RoundResult("idle", mention_missing("nothing is new", reader.missing), str(mark))
+            return RoundResult("idle", mention_missing("nothing is new", reader.missing, reader.left_out), str(mark))
         if digest in pointer.rejected:  # by versions made before `content` was recorded
             return RoundResult("idle", _ROLLED_BACK, str(mark))
         folder.check_room()  # else every round would read and train, only to fail at the last step
@@ -113,20 +113,20 @@ class TrainingRound:
         attempt = Attempt(digest, mark.tasks, mark.latest, vocabulary.hash, now(), unjudged, weights=weights)
         return self._train(project, folder, pointer, attempt, vocabulary, reader)
 
-    def _too_early(self, mark: AnnotationMark, retrain: bool, missing: Mapping[str, str]) -> RoundResult | None:
+    def _too_early(self, mark: AnnotationMark, retrain: bool, reader: CorrectionsReader) -> RoundResult | None:
         """Decide from counts alone whether the round ends before anything is read.
 
         Args:
             mark: state of the annotations.
             retrain: whether the annotations there are must be learned from again, because the labels, the model or the
                 recipe changed, or an image can be read again.
-            missing: images that still cannot be read.
+            reader: knows what still cannot be read.
         """
         settings, request = self._context.settings, self._request
         if not mark.tasks:
             return RoundResult("idle", "no image is annotated", str(mark))
         if not mark.changed and not retrain:
-            return RoundResult("idle", mention_missing("nothing is new", missing), str(mark))
+            return RoundResult("idle", mention_missing("nothing is new", reader.missing, reader.left_out), str(mark))
         if request.immediate:
             return None
         if mark.changed < settings.finetune_every and not retrain:
@@ -147,7 +147,8 @@ class TrainingRound:
             return False
         back = reader.retry_missing()
         if not back:
-            self._record(project, folder, replace(last, missing=reader.missing, missing_at=now()), "")
+            still = replace(last, missing=reader.missing, missing_at=now(), left_out=reader.left_out)
+            self._record(project, folder, still, "")
         return back
 
     def _train(
@@ -159,7 +160,10 @@ class TrainingRound:
         content = f"{content_digest(examples, vocabulary)}-{attempt.weights}"
         missing_at = now() if reader.missing else ""
         outcomes = {key: asdict(found) for key, found in reader.outcomes.items()}
-        attempt = replace(attempt, content=content, missing=reader.missing, missing_at=missing_at, outcomes=outcomes)
+        attempt = replace(
+            attempt, content=content, missing=reader.missing, missing_at=missing_at, left_out=reader.left_out,
+            outcomes=outcomes,
+        )  # fmt: skip
         if last and last.content == content and last.vocabulary == vocabulary.hash:
             attempt = replace(attempt, at=last.at, verdict=last.verdict, version=last.version)
             return self._record(project, folder, attempt, "nothing is new")
@@ -185,7 +189,8 @@ class TrainingRound:
         with self._context.adapters.moving(project.id):
             self._lease.check()
             folder.point(replace(folder.pointer(), attempt=attempt))
-        return RoundResult("idle", mention_missing(detail, attempt.missing), f"{attempt.tasks} {attempt.latest}")
+        told = mention_missing(detail, attempt.missing, attempt.left_out)
+        return RoundResult("idle", told, f"{attempt.tasks} {attempt.latest}")
 
     def _conclude(
         self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, verdict: Verdict
@@ -212,7 +217,7 @@ class TrainingRound:
             context.adapters.served(project, from_disk=True)
             context.hints.request_refresh(project.id)
             self._prune(project, folder)
-        detail = mention_missing(attempt.verdict.reason, attempt.missing)
+        detail = mention_missing(attempt.verdict.reason, attempt.missing, attempt.left_out)
         return RoundResult("idle", detail, f"{attempt.tasks} {attempt.latest}")
 
     def _save(
