@@ -334,7 +334,9 @@ def test_the_outline_stage_is_chosen(
 ) -> None:
     methods = []
 
-    def spied(coarse: Tensor, size: tuple[int, int], *_: object, method: object) -> tuple[NDArray[Any], NDArray[Any]]:
+    def spied(
+        coarse: Tensor, size: tuple[int, int], *_: object, method: object, **__: object
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         methods.append(method)
         return np.zeros(size, dtype=np.int16), np.ones(size, dtype=np.float32)
 
