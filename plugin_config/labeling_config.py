@@ -91,14 +91,14 @@ def read_config(label_config: str) -> Tag:
         if word in label_config:
             raise _beyond_limit(f"holds {word}", "Write out what it stands for, without a DTD")
     builder = _Builder()
+    parser = etree.XMLParser(target=builder, resolve_entities="internal", no_network=True, encoding="utf-8")
     try:
         # as bytes, and of the encoding that they are in, whatever an XML declaration says
-        etree.fromstring(
-            label_config.encode(),
-            etree.XMLParser(target=builder, resolve_entities="internal", no_network=True, encoding="utf-8"),
-        )
+        etree.fromstring(label_config.encode(), parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise refusal(SUBJECT, f"cannot be read ({str(error)[:300]})", "") from error
+    for entry in parser.error_log:  # of prefixes that are not declared, over which a parser with a target reads on
+        raise refusal(SUBJECT, f"cannot be read ({entry.message[:300]}, line {entry.line})", "")
     return builder.root()
 
 

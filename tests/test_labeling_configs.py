@@ -274,6 +274,7 @@ REFUSED = [
     pytest.param(view(brush('<Label value="$a"/>')), "BrushLabels 'b'", "'$a'", id="words of tasks alone"),
     pytest.param(f'<View xmlns:q="http://q">{IMAGE.replace("Image", "q:Image")}{brush()}</View>', "BrushLabels 'b'",
                  "not connected", id="another namespace"),
+    pytest.param(f'<q:View>{IMAGE}{brush()}</q:View>', "labeling config", "prefix q", id="undeclared prefix"),
     pytest.param(f"{view(brush())}{view(brush())}", "labeling config", "cannot be read", id="two roots"),
     pytest.param(view('<Header value="a&nbsp;b"/>', brush()), "labeling config", "nbsp", id="entity of HTML"),
     pytest.param(view(brush(), image='<Image name="i" value="http://h/?a=1&b=2"/>'), "labeling config",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 from hypothesis import strategies as st
 from lxml import etree
@@ -283,6 +283,9 @@ def judge_vocabulary(vocabulary: Vocabulary, text: str) -> Verdict:
     except (etree.XMLSyntaxError, ValueError) as error:
         return Verdict("silent", f"accepted though it is no XML ({error})"[:300], "no XML")
     tags = [tag for tag in root.iter() if isinstance(tag.tag, str)]
+    for tag in tags:
+        if tag.prefix is None:  # `xmlns="..."` changes no name
+            tag.tag = etree.QName(tag).localname
     images = {_attribute(tag, "name"): tag for tag in tags if tag.tag.lower() == "image"}
     if not vocabulary.labels:
         return Verdict("silent", "accepted without any label", "no label")
@@ -317,11 +320,16 @@ def _problem(label: Label, images: dict[str, etree._Element], tags: list[etree._
     if getattr(label, "draws", True) and not any(kinds.get(tag.tag.lower()) == label.output for tag in mine):
         return "its control draws otherwise"
     inner = [child for tag in mine for child in tag.iter() if isinstance(child.tag, str)]
-    if not any(label.key in (_attribute(child, "alias"), _attribute(child, "value")) for child in inner):
+    if not any(label.key in (_attribute(child, "alias"), _attribute(child, "value"), _text(child)) for child in inner):
         return "its key is of no label of its control"
     if not label.key.strip() or not label.texts or not all(text.strip() for text in label.texts):
         return "it has nothing to look for"
     return ""
+
+
+def _text(tag: etree._Element) -> str:
+    """What is written in a tag, as the editor takes it for the label's value."""
+    return escape("".join([tag.text or "", *(child.tail or "" for child in tag)]).strip())
 
 
 def _missing(vocabulary: Vocabulary, controls: list[etree._Element]) -> Verdict | None:

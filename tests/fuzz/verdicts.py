@@ -142,7 +142,7 @@ def judge_error(error: ZeromaskError, *subjects: str, secret: str = "") -> Verdi
 def judge_sentence(sentence: str, *subjects: str, secret: str = "") -> Verdict:
     """The same of a sentence that people read."""
     problem = ""
-    if subjects and not sentence.startswith(subjects):
+    if subjects and not sentence.lower().startswith(tuple(subject.lower() for subject in subjects)):
         problem = f"does not begin with its subject, {' or '.join(subjects[:4])}"
     elif ": " not in sentence or not sentence.rstrip().endswith((".", ")", '"', "'", "?", "…")):
         problem = "is no sentence of subject, problem and remedy"
