@@ -292,5 +292,5 @@ def test_what_a_broken_region_holds_is_not_told_in_full() -> None:
 
 @pytest.mark.parametrize("rle", ["abc", [1, 2, 3], [0.5], [999]])
 def test_a_broken_rle_is_told_as_one_with_what_to_do(rle: Any) -> None:
-    with pytest.raises(RegionError, match="its rle cannot be read: .* Open the task in Label Studio and delete"):
+    with pytest.raises(RegionError, match=r"its rle cannot be read: .* Open the task in Label Studio and delete"):
         draw(item("brushlabels", {"format": "rle", "rle": rle}, "cat"))
