@@ -98,7 +98,7 @@ def read_config(label_config: str) -> Tag:
             etree.XMLParser(target=builder, resolve_entities="internal", no_network=True, encoding="utf-8"),
         )
     except (etree.XMLSyntaxError, ValueError) as error:
-        raise refusal(SUBJECT, f"cannot be read ({str(error)[:300]})", "") from error
+        raise refusal(SUBJECT, f"cannot be read ({' '.join(str(error).split())[:300]})", "") from error
     return builder.root()
 
 

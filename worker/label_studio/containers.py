@@ -175,8 +175,12 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
 
 
 def _transparency(chunks: list[_Chunk], content: bytes) -> _Chunk | None:
-    """The chunk that says what is transparent: the first of those before the pixels, behind the palette if it is of one.
+    """The chunk that says what is transparent: the first before the pixels, and behind the palette if there is one.
     Others count for nothing.
+
+    Args:
+        chunks: those before the pixels.
+        content: of the file.
     """
     colour, has_palette = content[25:26], False
     least = {b"\0": 2, b"\2": 6}.get(colour, 0)  # a grey value, or one of each colour
