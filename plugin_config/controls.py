@@ -70,11 +70,13 @@ class Controls:
         drawn: controls whose regions can be predicted, over one image; one or more.
         read: controls over this image whose regions are only read.
         passed_over: why other controls and images are not served.
+        elsewhere: names of the other objects, which regions may be about.
     """
 
     drawn: tuple[Control, ...]
     read: tuple[Control, ...]
     passed_over: tuple[LabelingConfigError, ...]
+    elsewhere: frozenset[str]
 
 
 def find_controls(root: Tag) -> Controls:
@@ -110,6 +112,7 @@ def find_controls(root: Tag) -> Controls:
         drawn=tuple(control for control in chosen if control.draws),
         read=tuple(control for control in chosen if not control.draws),
         passed_over=tuple({str(reason): reason for reason in [*in_the_way, *beside, *others]}.values()),
+        elsewhere=frozenset(found.objects_by_name) - {first.name},
     )
 
 
@@ -189,12 +192,21 @@ def _image_of(placed: _Placed, found: _Found) -> Tag | None:
         raise LabelingConfigError(image.tag.title, "valueList is not supported yet", _ONE_IMAGE)
     if not image.tag.value.strip():
         raise LabelingConfigError(image.tag.title, "has no value", _ONE_IMAGE)
+    if _is_no_address(image.tag.value.strip()):
+        problem = f"value={image.tag.value.strip()[:60]!r} names no key of the task's data, and is no address"
+        raise LabelingConfigError(image.tag.title, problem, 'Write the key behind a $, as in value="$image".')
     for tag in (control, image.tag):
         if not tag.name:
             raise LabelingConfigError(tag.title, "is what no region can refer to", "Give it a name.")
         if found.names[tag.name] > 1:
             raise LabelingConfigError(tag.title, "shares its name with another tag", "Give each a name of its own.")
     return image.tag
+
+
+def _is_no_address(value: str) -> bool:
+    """Whether the value of an Image is the same for every task, and can be no address: a key without its `$`."""
+    names_a_key = bool(VARIABLE.search(value)) or (value.startswith("$") and value != "$")
+    return not names_a_key and not {"/", ":"} & set(value)
 
 
 def _has_labels_of_tasks(control: Tag) -> bool:

@@ -96,9 +96,9 @@ def read_config(label_config: str) -> Tag:
         # as bytes, and of the encoding that they are in, whatever an XML declaration says
         etree.fromstring(label_config.encode(), parser)
     except (etree.XMLSyntaxError, ValueError) as error:
-        raise refusal(SUBJECT, f"cannot be read ({str(error)[:300]})", "") from error
+        raise refusal(SUBJECT, f"cannot be read ({' '.join(str(error).split())[:300]})", "") from error
     for entry in parser.error_log:  # of prefixes that are not declared, over which a parser with a target reads on
-        raise refusal(SUBJECT, f"cannot be read ({entry.message[:300]}, line {entry.line})", "")
+        raise refusal(SUBJECT, f"cannot be read ({' '.join(entry.message.split())[:300]}, line {entry.line})", "")
     return builder.root()
 
 

@@ -59,10 +59,12 @@ class Vocabulary:
     Attributes:
         labels: the labels of each control. All that are one label for annotators have the same texts.
         remarks: what of the config is not served, a sentence each.
+        elsewhere: names of its other objects; a region of any other name may lie on the image.
     """
 
     labels: tuple[Label, ...]
     remarks: tuple[str, ...] = field(default=(), compare=False)
+    elsewhere: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def drawn(self) -> tuple[Label, ...]:
@@ -79,6 +81,12 @@ class Vocabulary:
     def words(self) -> tuple[tuple[str, ...], ...]:
         """The texts of each class. A label that several controls have is one class."""
         return tuple(dict.fromkeys(label.texts for label in self.labels))
+
+    def is_elsewhere(self, to_name: str) -> bool:
+        """Whether a name is that of another object of the config; a Repeater counts them up, as `page_{{idx}}`."""
+        return to_name in self.elsewhere or any(
+            to_name.startswith(name.partition("{{")[0]) for name in self.elsewhere if "{{" in name
+        )
 
     @property
     def image_value(self) -> str:
@@ -114,7 +122,7 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
     labels = [found[label] for label in offered]
     read, told = _read_only(controls.read, labels)
     remarks += [*_undrawn(controls.drawn, groups), *told, *map(str, controls.passed_over)]
-    return Vocabulary((*labels, *read), _bounded(remarks))
+    return Vocabulary((*labels, *read), _bounded(remarks), controls.elsewhere)
 
 
 def _row(label: Label) -> dict[str, object]:

@@ -120,6 +120,15 @@ def deep_png(values: NDArray[np.int64], colour: int, *inserted: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(inserted) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
 
 
+def grey_png(bits: int, transparent: int) -> bytes:
+    """A PNG of grey levels of 2 or 4 bits, one of which is transparent."""
+    levels = (np.arange(W) % (1 << bits)).reshape(-1, 8 // bits)
+    row = b"\0" + (levels << np.arange(8 - bits, -1, -bits)).sum(axis=1).astype(np.uint8).tobytes()
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, bits, 0, 0, 0, 0))
+    key = chunk(b"tRNS", struct.pack(">H", transparent))
+    return b"\x89PNG\r\n\x1a\n" + head + key + chunk(b"IDAT", zlib.compress(row * H)) + chunk(b"IEND")
+
+
 def profile(columns: Sequence[Sequence[float]], gamma: float) -> bytes:
     """An ICC profile of a screen: the (X, Y, Z) of its red, green and blue, and its gamma."""
 

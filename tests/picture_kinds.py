@@ -26,6 +26,7 @@ from tests.picture_files import (
     fading,
     fine,
     gif,
+    grey_png,
     jpeg_with,
     long,
     picture,
@@ -129,6 +130,8 @@ def _odd_png_exif() -> Iterator[tuple[str, bytes]]:
         yield f"png, raw profile of type {kind}", png_with(chunk(b"zTXt", packed))
     yield "png, xmp", png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _XMP))
     yield "webp, xmp", encoded(picture(), "WEBP", lossless=True, xmp=_XMP)
+    yield "avif, xmp", encoded(picture(), "AVIF", quality=95, subsampling="4:4:4", xmp=_XMP)
+    yield "webp, xmp and exif", encoded(picture(), "WEBP", lossless=True, xmp=_XMP, exif=turning(3))
     yield "webp, half the density", encoded(picture(), "WEBP", lossless=True, exif=b"Exif\0\0" + dense(144, 32, 20))
 
 
@@ -205,6 +208,9 @@ def _transparent() -> Iterator[tuple[str, bytes]]:
     yield "png, palette with fewer opacities", encoded(few, "PNG", transparency=b"\x00\x80\xff")
     yield "png, one transparent grey", encoded(grey, "PNG", transparency=int(np.asarray(grey)[20, 20]))
     yield "png, one transparent colour", encoded(picture(), "PNG", transparency=tuple(int(v) for v in place))
+    yield "png, two bits, one transparent grey", grey_png(2, 1)
+    yield "png, four bits, one transparent grey", grey_png(4, 6)
+    yield from _odd_transparency(few)
     yield "png, one bit with transparency", encoded(black, "PNG", transparency=0)
     yield "webp, lossless rgba", encoded(fading(), "WEBP", lossless=True, exact=True)
     yield "webp, lossy rgba", encoded(fading(), "WEBP", quality=95)
@@ -228,6 +234,17 @@ def _transparent() -> Iterator[tuple[str, bytes]]:
     clear[..., 3] = 0
     yield "bmp, transparent all over", bmp(32, 3, clear.tobytes(), head=108, masks=masks)
     yield "bmp, 32 bits without opacity", bmp(32, 0, rows.tobytes())
+
+
+def _odd_transparency(few: Image.Image) -> Iterator[tuple[str, bytes]]:
+    key, opacities = chunk(b"tRNS", b"\0\xd6\0\xb9\0\x1a"), chunk(b"tRNS", b"\0\x40")
+    paletted = encoded(few, "PNG")
+    palette, pixels = paletted.index(b"PLTE") - 4, paletted.index(b"IDAT") - 4
+    yield "png, transparency behind the pixels", png_with(key, at_end=True)
+    yield "png, palette with opacities behind the pixels", png_with(opacities, whole=paletted, at_end=True)
+    yield "png, opacities before their palette", paletted[:palette] + opacities + paletted[palette:]
+    twice = opacities + chunk(b"tRNS", b"\xff\xff")
+    yield "png, palette with opacities twice", paletted[:pixels] + twice + paletted[pixels:]
 
 
 def _coloured() -> Iterator[tuple[str, bytes]]:

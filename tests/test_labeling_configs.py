@@ -235,6 +235,13 @@ def test_what_is_passed_over_is_told(tags: list[str], remark: str) -> None:
     assert not any("brush.xml" in told for told in vocabulary.remarks)
 
 
+@pytest.mark.parametrize(("name", "elsewhere"), [("q", True), ("page_3", True), ("i", False), ("p", False)])
+def test_names_of_other_objects_are_known(name: str, elsewhere: bool) -> None:
+    repeated = '<Repeater on="$l" indexFlag="{{idx}}"><Image name="page_{{idx}}" value="$l[{{idx}}]"/></Repeater>'
+    vocabulary = parse_vocabulary(view(brush(), '<Text name="q" value="$t"/>', repeated))
+    assert vocabulary.is_elsewhere(name) is elsewhere
+
+
 def test_thousands_of_remarks_are_a_few() -> None:
     config = view(brush(), *(control("PolygonLabels", name=f"p{number}") for number in range(3000)))
     remarks = parse_vocabulary(config).remarks
@@ -262,6 +269,11 @@ REFUSED = [
     pytest.param(view(control("EllipseLabels")), "labeling config", "EllipseLabels 'e'", id="ellipses alone"),
     pytest.param(view(brush(), image='<Image name="i"/>'), "Image 'i'", "has no value", id="image without value"),
     pytest.param(view(brush(), image='<Image name="i" value=" "/>'), "Image 'i'", "has no value", id="blank value"),
+    pytest.param(view(brush(), image='<Image name="i" value="image"/>'), "Image 'i'", "value='image' names no key",
+                 id="a key without its $"),
+    pytest.param(view(brush(), image='<Image name="i" value="{{image}}"/>'), "Image 'i'", "names no key",
+                 id="a key in braces of others"),
+    pytest.param(view(brush(), image='<Image name="i" value="$"/>'), "Image 'i'", "names no key", id="a $ alone"),
     pytest.param(view(brush(), image='<Image value="$image"/>'), "BrushLabels 'b'", "not connected", id="no name"),
     pytest.param(view(brush(), image='<Video name="i" value="$v"/>'), "BrushLabels 'b'", "Video 'i'", id="a video"),
     pytest.param(view(brush().replace('"i"', '"j"')), "BrushLabels 'b'", "toName='j'", id="points to nothing"),

@@ -70,6 +70,7 @@ UNNAMED = {
     "rectangle of a label the config no longer has": item("rectanglelabels", BOX, "horse"),
     "rectangle of no control": item("rectanglelabels", BOX, "cat", from_name=None),
     "rectangle that names no image": item("rectanglelabels", BOX, "cat", to_name=None),
+    "rectangle on an image that the config does not have": item("rectanglelabels", BOX, "cat", to_name="img"),
     "vector": item("vectorlabels", {"vertices": [{"x": x, "y": y} for x, y in RING], "closed": True}, "cat"),
     "an id that is a number": item("rectanglelabels", BOX, id=7),
     "no id": item("rectanglelabels", BOX, id=None),
@@ -164,6 +165,8 @@ NOTHING = {
     "a vector of one vertex": item("vectorlabels", {"vertices": [{"x": 1, "y": 1}], "closed": True}, "cat"),
     "a region on another image": item("rectanglelabels", BOX, "cat", to_name="other"),
     "a broken region on another image": item("rectanglelabels", None, to_name="other"),
+    "words of a text": item("hypertextlabels", {"start": 1, "end": 2}, "cat", to_name="words"),
+    "words of a text that the config does not have": item("hypertextlabels", {"start": 1}, "cat", to_name="html"),
     "a region on another page": item("rectanglelabels", BOX, "cat", item_index=2),
     "choices": item("choices", {"choices": ["cat"]}),
     "a text": item("textarea", {"text": ["cat"]}, from_name="t"),
@@ -285,3 +288,9 @@ def test_what_a_broken_region_holds_is_not_told_in_full() -> None:
     with pytest.raises(RegionError) as caught:
         draw(item("brushlabels", None, "cat", id="a" * 10**6))
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("rle", ["abc", [1, 2, 3], [0.5], [999]])
+def test_a_broken_rle_is_told_as_one_with_what_to_do(rle: Any) -> None:
+    with pytest.raises(RegionError, match=r"its rle cannot be read: .* Open the task in Label Studio and delete"):
+        draw(item("brushlabels", {"format": "rle", "rle": rle}, "cat"))

@@ -153,6 +153,20 @@ def test_names_that_are_no_text_are_replaced_in_json(
     assert "no picture\ufffd.png" in failed["error"]
 
 
+def test_names_with_line_ends_and_commands_of_terminals_are_printed_on_a_line(
+    pictures: list[Path], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, none = tmp_path / "a\nb\x1b[31m.png", tmp_path / "no\r\x9bpicture.png"
+    picture.write_bytes(pictures[0].read_bytes())
+    none.write_text("no picture")
+    assert segment([str(picture), str(none), "--labels", WORDS, "--output-dir", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
+    assert line.startswith(f"{tmp_path}/a\ufffdb\ufffd[31m.png: ")
+    assert "no\ufffd\ufffdpicture.png" in printed.err.replace("\n", "")
+    assert (tmp_path / "out" / "a\nb\x1b[31m_overlay.png").is_file()
+
+
 @pytest.mark.parametrize(("encoding", "shown"), [("ascii:strict", b"bad?\n"), ("utf-8:strict", b"bad?\n")])
 def test_every_command_prints_what_its_terminal_cannot_show(encoding: str, shown: bytes) -> None:
     code = "import sys; from plugin_config.closed_output import run_command as run; run(lambda: print(sys.argv[1]))"
@@ -227,6 +241,8 @@ def test_a_closed_pipe_ends_it_quietly(pictures: list[Path], tmp_path: Path) -> 
         (["a/cat.png", "b/cat.png", "cat.jpg"], ["cat", "cat_2", "cat_3"]),
         (["cat_2.png", "cat.png", "b/cat.png"], ["cat_2", "cat", "cat_3"]),
         (["cat.png", "cat.png"], ["cat", "cat_2"]),
+        ([f"{'a' * 250}.png", f"{'a' * 251}.png"], ["a" * 230, f"{'a' * 230}_2"]),
+        ([f"{'鳥' * 83}.png"], ["鳥" * 76]),
     ],
 )
 def test_no_two_images_share_an_output(images: list[str], stems: list[str]) -> None:

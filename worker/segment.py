@@ -18,13 +18,15 @@ from rich.progress import track
 
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ImageUnavailable, ZeromaskError
-from plugin_config.printable import printable
+from plugin_config.printable import one_line, printable
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.images import ImageLimits, read_image
 from worker.label_studio.results import encode_segments
 from worker.overlay import draw_overlay
 from worker.segmentation.segmenter import Segmenter
+
+_MOST_BYTES = 230  # of the names of results; file systems take 255
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             rows.append(_segment(path, stem, segmenter, vocabulary, limits))
         except (ImageUnavailable, OSError) as error:
-            console.print(printable(error), style="red", markup=False)
+            console.print(one_line(error), style="red", markup=False)
             rows.append({"image": printable(path), "error": printable(error)})
     _report(rows, options)
     return 1 if any("error" in row for row in rows) else 0
@@ -106,12 +108,17 @@ def output_stems(images: Sequence[Path], folder: Path) -> list[Path]:
     """
     taken: set[str] = set()
     stems = []
-    for stem in (printable(path.stem) for path in images):
+    for stem in (_shortened(printable(path.stem)) for path in images):
         names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
         taken.add(name)
         stems.append(folder / name)
     return stems
+
+
+def _shortened(stem: str) -> str:
+    """What is left of a name, so that file systems take it with a number and an ending."""
+    return stem.encode()[:_MOST_BYTES].decode(errors="ignore")
 
 
 def _segment(
@@ -136,7 +143,7 @@ def _report(rows: Sequence[dict[str, Any]], options: SegmentOptions) -> None:
     for row in rows:
         if "error" not in row:
             counts = ", ".join(f"{count} {label}" for label, count in row["labels"].items())
-            sys.stdout.write(f"{row['image']}: {counts} -> {row['overlay']}\n")
+            sys.stdout.write(f"{one_line(row['image'])}: {counts} -> {one_line(row['overlay'])}\n")
 
 
 def _parse(arguments: Sequence[str], settings: Settings) -> SegmentOptions:

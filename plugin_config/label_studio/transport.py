@@ -75,7 +75,7 @@ def refused(subject: str, response: httpx.Response) -> LabelStudioError:
         remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
         problem = f"is redirected to {redirect_location(response)[:200] or 'nowhere'}"
         return LabelStudioError(subject, problem, remedy, status=status)
-    detail = read_detail(subject, response)
+    detail = read_detail(subject, response).rstrip(".")
     remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
     if status in (401, 403):
         remedy = remedy_for(status, detail)

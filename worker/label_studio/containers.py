@@ -20,8 +20,6 @@ _MOST_DATA = 100_000  # chunks of pixels in a PNG
 _MOST_BLOCKS = 400_000  # of the texts in a GIF: 255 bytes each
 _GIFS = (b"GIF87a", b"GIF89a")
 _PNG, _JPEG, _TIFFS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Chunks of a PNG without which its pixels would be others. Those with a capital are needed, whatever they are.
-_DRAWING = {b"tRNS"}
 _COLOUR_CHUNKS = {b"iCCP", b"sRGB", b"gAMA"}
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 # Segments of a JPEG that a decoder needs: the colour transform stands in the last one. Shorter ones are ignored.
@@ -120,9 +118,12 @@ def _read_png(content: bytes) -> PictureFile:
     exif: Exif | None = None
     chunks = list(_chunks(content))
     first = next((place for place, chunk in enumerate(chunks) if chunk.name == b"IDAT"), len(chunks))
-    animation = _Animation.of(chunks, first, content)
+    animation, transparency = _Animation.of(chunks, first, content), _transparency(chunks[:first], content)
     for place, chunk in enumerate(chunks):
-        if chunk.name == b"eXIf":
+        if chunk.name == b"tRNS":
+            if chunk is transparency:
+                kept.add(chunk.start, chunk.end)
+        elif chunk.name == b"eXIf":
             if exif is None and place < first and chunk.intact(content):
                 exif = read_exif(chunk.body(content))
         elif chunk.name in _COLOUR_CHUNKS:
@@ -131,7 +132,7 @@ def _read_png(content: bytes) -> PictureFile:
         elif chunk.name == b"IDAT" and animation.frame:
             if place == first:
                 animation.put(kept, content)
-        elif _draws(chunk, content):
+        elif _draws(chunk):
             kept.add(chunk.start, chunk.end)
     # EXIF of a PNG turns it and never sizes it.
     return PictureFile(kept.parts(), Exif(exif.orientation if exif else 1), colours.profile(), colours.gamma())
@@ -173,10 +174,26 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
         place = end
 
 
-def _draws(chunk: _Chunk, content: bytes) -> bool:
-    if chunk.name in _DRAWING:
-        least = {0: 2, 2: 6}.get(content[25], 0)  # by type of colour: a grey value, or one of each colour
-        return chunk.intact(content) and chunk.end - chunk.start - 12 >= least
+def _transparency(chunks: list[_Chunk], content: bytes) -> _Chunk | None:
+    """The chunk that says what is transparent: the first before the pixels, and behind the palette if there is one.
+    Others count for nothing.
+
+    Args:
+        chunks: those before the pixels.
+        content: of the file.
+    """
+    colour, has_palette = content[25:26], False
+    least = {b"\0": 2, b"\2": 6}.get(colour, 0)  # a grey value, or one of each colour
+    for chunk in chunks:
+        has_palette = has_palette or chunk.name == b"PLTE"
+        is_key = chunk.name == b"tRNS" and chunk.end - chunk.start - 12 >= least and chunk.intact(content)
+        if is_key and (has_palette or colour != b"\3"):
+            return chunk
+    return None
+
+
+def _draws(chunk: _Chunk) -> bool:
+    """Whether the pixels would be others without a chunk. Those with a capital are needed, whatever they are."""
     return chunk.name not in _ANIMATION and not chunk.name[0] & 0x20
 
 

@@ -35,6 +35,8 @@ from worker.label_studio.structure import CountedReads, check_structure
 # What browsers show and people label, and TIFF. Pillow reads more: some by starting other programs (EPS), some at an
 # absurd cost (a comment of 30 MB in a PPM takes 15 s, byte by byte).
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
+# Greys of two and four bits, as Pillow calls them, and by what it multiplies them; not the one that is transparent.
+_SCALED = {"L;2": 85, "L;4": 17}
 # What Pillow's readers are known to raise on damaged files.
 _DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, RuntimeError, TypeError, KeyError, IndexError, EOFError, struct.error, zlib.error,
@@ -233,12 +235,13 @@ def _described(file: PictureFile, image: Image.Image | None, deep: DeepTiff | No
         if deep is None:
             raise ValueError("its kind of values is not read")
         return _Opened(file, None, deep, deep.size, deep.size, file.exif.orientation)
-    if image.format == "TIFF":
-        image.info.pop("xmp", None)  # by which Pillow would turn it
+    image.info.pop("xmp", None)  # by which Pillow would turn a TIFF or an AVIF
     tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
     key = image.info.get("transparency")
     if isinstance(key, tuple) and tiles and tiles[0].args == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow reads the pixels
+    elif isinstance(key, int) and tiles and tiles[0].args in _SCALED:
+        image.info["transparency"] = key * _SCALED[tiles[0].args] & 0xFF
     orientation = file.exif.orientation
     if image.format == "AVIF":  # from the properties of the image: its EXIF is left out
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))

@@ -64,7 +64,7 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
             continue
         if not isinstance(item.get("type"), str):
             raise RegionError(f"item {place + 1} of a result", "has no type", _REMEDY)
-        kind, identity = _kind(item), item_id(item)
+        kind, identity = _kind(item, vocabulary), item_id(item)
         if kind is not None and not (kind == "polygon" and _is_stub(item)):
             found.append((item, kind))
         if identity is not None and _is_drawn(item):
@@ -103,20 +103,22 @@ def item_id(item: Mapping[str, Any]) -> str | None:
 
 
 def _is_elsewhere(item: Mapping[str, Any], vocabulary: Vocabulary) -> bool:
-    """Whether an item is about another object than the vocabulary's picture."""
+    """Whether an item is about another object of the labeling config than the vocabulary's picture. One about an object
+    that is not in the config may be about the picture: the editor shows none of it, but somebody drew it.
+    """
     to_name, index = item.get("to_name"), item.get("item_index")
     other_page = isinstance(index, int | float) and index != 0
-    return other_page or (isinstance(to_name, str) and to_name != vocabulary.labels[0].to_name)
+    return other_page or (isinstance(to_name, str) and vocabulary.is_elsewhere(to_name))
 
 
-def _kind(item: Mapping[str, Any]) -> str | None:
+def _kind(item: Mapping[str, Any], vocabulary: Vocabulary) -> str | None:
     """The kind of region that an item is; None for one that is none."""
     kind = region_kind(item)
     if kind in _PICTURE_KINDS:
         return "brush" if kind == "magicwand" else kind
     if not kind:  # of a Labels control, which has no shape of its own
         return next((shape for key, shape in _SHAPE_KEYS.items() if key in _value(item)), None)
-    return kind if _is_drawn(item) and item.get("to_name") is not None else None
+    return kind if _is_drawn(item) and item.get("to_name") == vocabulary.labels[0].to_name else None
 
 
 def _is_drawn(item: Mapping[str, Any]) -> bool:

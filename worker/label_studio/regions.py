@@ -187,7 +187,7 @@ def _decode_brush(region: Mapping[str, Any], value: Mapping[str, Any], width: in
     try:
         return decode_rle(rle, height=height, width=width)
     except RegionError as error:
-        raise refusal(region, error.problem, error.remedy) from error
+        raise refusal(region, f"its rle cannot be read: {error.problem}") from error
 
 
 def _check_brush_size(region: Mapping[str, Any], width: int, height: int) -> None:
