@@ -280,7 +280,9 @@ def test_no_name_of_label_studio_ever_gets_the_token_but_its_own(own: Server, ot
 @pytest.mark.parametrize(
     ("path", "prefix"),
     [(UPLOAD, ""), ("/ls/data/upload/3/a.png", "/ls"), ("/a/b/tasks/7/resolve/?fileuri=x", "/a/b"),
-     ("/data/a.png", None), ("/tasks/x/resolve/?fileuri=x", None), ("/", None)],
+     ("/data/a.png", None), ("/tasks/x/resolve/?fileuri=x", None), ("/", None),
+     ("/show?next=/data/upload/3/a.png", None), ("/data/local-files/?e=a", None), ("/tasks/7/presign/", None),
+     ("/tasks/7/presign/x?fileuri=x", None)],
 )  # fmt: skip
 def test_the_path_before_a_route_is_found(path: str, prefix: str | None) -> None:
     assert label_studio_prefix(read_address(f"http://ls.example{path}")) == prefix
