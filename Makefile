@@ -1,11 +1,13 @@
 # `make demo` shows the product, `make test` runs its tests, `make faults` breaks it, `make attack`
-# attacks it, `make sources` fetches images from everywhere. Each sets up all it needs by itself.
+# attacks it, `make sources` fetches images from everywhere, `make fuzz` feeds it malformed input. Each sets up all it
+# needs by itself.
 PYTHON ?= python3
 CHECK ?=
 JSON ?=
-export CHECK JSON PORT
+SEED ?=
+export CHECK JSON PORT SEED
 
-.PHONY: demo test lint faults attack sources environments clean
+.PHONY: demo test lint faults attack sources fuzz environments clean
 
 demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies and prints one JSON line
 	@.venv/bin/python -m plugin_config.demo
@@ -27,6 +29,9 @@ attack: environments  ## Attack the product from every side and see whether it h
 
 sources: environments  ## Fetch images from every source, with every token, by every way; JSON=1 prints one JSON line
 	@.venv/bin/python -m tests.sources
+
+fuzz: environments  ## Thousands of malformed inputs of every kind; JSON=1 prints one JSON line, SEED=n tries others
+	@.venv/bin/python -m tests.fuzz
 
 environments:
 	@$(PYTHON) plugin_config/local/environments.py project label-studio

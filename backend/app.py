@@ -18,7 +18,7 @@ from backend.model import Projects
 from backend.queue_client import QueueClient
 from backend.responses import JSON, SAFE_HEADERS, fail, fail_as_http, refuse
 from backend.views import Views
-from plugin_config.errors import JobError, LabelingConfigError, QueueUnavailable, RequestRefused
+from plugin_config.errors import JobError, LabelingConfigError, QueueFull, QueueUnavailable, RequestRefused
 from plugin_config.settings import Settings
 
 # Path -> name of its views. None holds a variable, so a path that is none of these has no route.
@@ -154,7 +154,9 @@ def _answer_refusal(_: Request, response: Response, error: RequestRefused, __: d
 
 def _answer_503(request: Request, response: Response, error: QueueUnavailable, _: dict[str, Any]) -> None:
     logger.warning("request %s: %s", request.context.request_id, error)
-    fail(response, 503, "Redis does not answer; ask again when it does")
+    # Of Redis, no more than that: its errors name addresses of this network.
+    sentence = str(error) if isinstance(error, QueueFull) else "Redis: does not answer. Ask again when it does."
+    fail(response, 503, sentence)
 
 
 def _answer_500(request: Request, response: Response, error: Exception, _: dict[str, Any]) -> None:

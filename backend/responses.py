@@ -13,11 +13,17 @@ JSON = "application/json"
 # Keeps pages of other origins from reading an answer, and browsers from guessing another content type.
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
 _MAX_REASON = 300  # characters of a status line
+_PROBLEMS = {404: "no such route is here", 405: "its route does not take its method"}
 
 
 def error_body(status: int, detail: str) -> bytes:
     """The body of an error."""
     return json.dumps({"status": status, "detail": detail}).encode()
+
+
+def request_sentence(problem: str, remedy: str) -> str:
+    """The sentence of an error about a request as a whole, from what a library says of it."""
+    return f"request: {problem.rstrip('.')}. {remedy}."
 
 
 def answer(response: Response, content: dict[str, Any], *, status: int = 200) -> None:
@@ -47,5 +53,6 @@ def fail(response: Response, status: int, sentence: str) -> None:
 def fail_as_http(_: Request, response: Response, error: HTTPError, __: dict[str, Any]) -> None:
     """Answer with an error of the web framework: no such route, not this method ..."""
     status = int(code_to_http_status(error.status)[:3])
-    fail(response, status, f"{error.title}: {error.description or 'see GET /openapi.json'}")
+    problem = _PROBLEMS.get(status) or error.description or error.title or "cannot be answered"
+    fail(response, status, request_sentence(problem, "GET /openapi.json describes what is answered here"))
     response.set_headers(error.headers or {})

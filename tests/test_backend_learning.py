@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from plugin_config.errors import QueueUnavailable
-from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.hints import MOST_UNKNOWN, ProjectHints
 from plugin_config.queue.jobs import predict_queue
 from plugin_config.queue.learning import Progress, ProjectLearning
 from plugin_config.settings import Settings
@@ -103,3 +103,11 @@ def test_a_damaged_or_newer_copy_is_served_as_if_nothing_were_known(client: Clie
     assert (response.status_code, answer_of(response)) == (200, {"model_version": VERSION})
     response = client.post("/predict", json=predict_body(*range(1, 9)))
     assert (response.status_code, answer_of(response)["model_version"]) == (200, VERSION)
+
+
+def test_too_many_unknown_projects_are_no_trouble_of_redis(client: Client, hints: ProjectHints) -> None:
+    for project in range(1, MOST_UNKNOWN + 1):
+        assert hints.admit(project)
+    response = client.post("/train", json={"project": MOST_UNKNOWN + 1})
+    assert response.status_code == 503
+    assert detail(response).startswith(f"project {MOST_UNKNOWN + 1}: waits behind too many unknown projects")

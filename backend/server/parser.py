@@ -11,7 +11,7 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import FixedStreamReceiver
 
 from backend.access import AccessControl
-from backend.responses import JSON, SAFE_HEADERS, error_body
+from backend.responses import JSON, SAFE_HEADERS, error_body, request_sentence
 from backend.server.request_bodies import Body, BoundedChunks, LargeBodies
 
 _CREDENTIALS = ("HTTP_HOST", "HTTP_AUTHORIZATION", "HTTP_X_ZEROMASK_SECRET")
@@ -96,5 +96,5 @@ class _JsonError:
 
     def to_response(self, ident: str | None = None) -> tuple[str, list[tuple[str, str]], bytes]:
         error = self._error
-        body = error_body(error.code, f"{error.reason}: {error.body}")
+        body = error_body(error.code, request_sentence(str(error.body), "Send requests as HTTP clients do"))
         return f"{error.code} {error.reason}", [("Content-Type", JSON), *SAFE_HEADERS.items()], body

@@ -114,7 +114,7 @@ def read_annotation(row: Any, task: int) -> Annotation:
         task: N.
     """
     result = row["result"]
-    malformed = "" if result is None or isinstance(result, list) else f"its result is {json_name(result)}"
+    malformed = "" if isinstance(result, list) else f"its result is {json_name(result)}"
     annotator = row.get("completed_by")
     if isinstance(annotator, Mapping):
         annotator = annotator.get("id")

@@ -61,7 +61,11 @@ class QuickAdapter:
     extractor: FeatureExtractor
     classifier: Classifier
     strength: float = 1.0
-    encoder_part: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """See `worker.segmentation.heads.Head`; at strength 0 the scores are the zero-shot ones."""
+        return self.strength > 0
 
     @one_thread()
     def scores(self, image: ImageScores) -> ClassScores:
@@ -71,7 +75,7 @@ class QuickAdapter:
         features = self.extractor.extract(image, image.image)
         cells = self.extractor.cells(features, Augmentation.identity(features.patches))
         taught = self.classifier.logits(cells).reshape(-1, *features.grid).to(features.zero_shot.logits.device)
-        rows = self.extractor.rows_in(image.words)
+        rows = self.extractor.rows_in(features.words)
         learned = _with_untaught(features.zero_shot, rows, self.extractor.trust, taught)
         if self.strength == 1:
             return learned
@@ -145,7 +149,7 @@ class QuickRecipe:
         )
         return QuickAdapter(extractor if uses_tower else replace(extractor, tower=()), classifier)
 
-    def load(self, state: AdapterState) -> QuickAdapter:
+    def load(self, state: AdapterState, segmenter: Segmenter) -> QuickAdapter:
         """See `worker.learning.interfaces.Recipe`."""
         if state.recipe != self.name:
             problem = f"was made by recipe {state.recipe!r}, not {self.name!r}"
@@ -263,4 +267,4 @@ def _with_untaught(zero_shot: ClassScores, rows: Sequence[int | None], trust: fl
         mine = posterior[[k for k, other in enumerate(rows) if other == row]].sum(dim=0)  # several, if merged since
         logits[row] = (mine * kept).clamp_min(_SMALLEST).log() + level
         now_scored[row] = True
-    return ClassScores(logits, now_scored)
+    return replace(zero_shot, logits=logits, scored=now_scored)
