@@ -7,6 +7,7 @@ that httpx sees neither.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import unicodedata
 from urllib.parse import parse_qsl, unquote
@@ -25,8 +26,8 @@ _MOST_SPELLINGS = 4
 _MOST_SHOWN = 100
 # The routes of Label Studio that name a file, wherever in a path they begin.
 _ROUTE = re.compile(
-    r"/(?:data/upload/[^/?]|data/local-files/?\?(?:[^#]*&)?d=|storage-data/uploaded/?\?"
-    r"|(?:tasks|projects)/[0-9]+/(?:presign|resolve)/?\?)"
+    r"/(?:(?P<upload>data/upload/[^/])"
+    r"|(?:(?P<local>data/local-files)|storage-data/uploaded|(?:tasks|projects)/[0-9]+/(?:presign|resolve))/?$)"
 )
 
 MOST_CHARACTERS = 65_536
@@ -74,10 +75,23 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host. Names other than localhost are not looked up: they may change."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def label_studio_prefix(url: httpx.URL) -> str | None:
     """The path before a route of Label Studio that names a file; None where the address has no such route."""
-    found = _ROUTE.search(url.raw_path.decode("ascii"))
-    return None if found is None else url.raw_path[: found.start()].decode("ascii")
+    path, asked, query = url.raw_path.decode("ascii").partition("?")
+    found = _ROUTE.search(path)
+    if found is None or not (found["upload"] or asked):
+        return None
+    if found["local"] and not any(part.startswith("d=") for part in query.split("&")):
+        return None
+    return path[: found.start()]
 
 
 def read_address(text: str, base: httpx.URL | None = None) -> httpx.URL:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import math
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from plugin_config.addresses import is_loopback
 from plugin_config.certificates import CA_BUNDLE, SYSTEM_BUNDLE, check_bundle
 from plugin_config.errors import SettingsError
 
@@ -173,7 +173,7 @@ class Settings:
         if self.webhook_secret and not self.user:
             problem = "is not set, and ZEROMASK_WEBHOOK_SECRET is"
             raise SettingsError("setting ZEROMASK_USER", problem, _ALL_OR_NONE)
-        if self.signs_in or _is_loopback(self.host):
+        if self.signs_in or is_loopback(self.host):
             return self
         problem = f"is {self.host}, which others reach, and nobody has to sign in"
         remedy = (
@@ -286,14 +286,6 @@ def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
         if values[env] and len(values[env]) < least:
             remedy = "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
             raise SettingsError(f"setting {env}", f"must have at least {least} characters", remedy)
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host. Names other than localhost are not looked up: they may change."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _check_range(metadata: Mapping[str, Any], value: Any) -> None:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from plugin_config.errors import ImageHostBusy, ImageHostTrouble, ImageUnavailable
 from plugin_config.label_studio.client import LabelStudio
-from tests.http_server import Answer, Asked, Server, serving
+from tests.http_server import Answer, Server, serving
+from tests.served_pictures import FREE, LIMITS, PICTURE, TOKEN, as_new, picture
 from worker.label_studio.fetching import fetch_file, subject_of
 from worker.label_studio.images import ImageLimits, decode_image
-
-LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
-FREE = replace(LIMITS, allow_private=True)
-TOKEN = "legacy0token0secret"
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (10, 200, 30)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def picture(asked: Asked) -> Answer:
-    return Answer(200, png(), {"Content-Type": "image/png"})
 
 
 @pytest.fixture(scope="module", name="servers")
@@ -59,11 +43,6 @@ def other(servers: tuple[Server, Server]) -> Server:
 @pytest.fixture
 def label_studio(client: LabelStudio, own: Server) -> LabelStudio:
     return client
-
-
-def as_new(server: Server) -> Server:
-    server.answer, server.asked = picture, []
-    return server
 
 
 def size(url: object, label_studio: LabelStudio, limits: ImageLimits = LIMITS) -> tuple[int, ...]:
@@ -253,7 +232,7 @@ def test_a_web_page_is_told_as_one(
 
 
 def test_a_picture_that_is_sent_as_a_page_is_a_picture(other: Server, label_studio: LabelStudio) -> None:
-    other.answer = lambda asked: Answer(200, png(), {"Content-Type": "text/html"})
+    other.answer = lambda asked: Answer(200, PICTURE, {"Content-Type": "text/html"})
     assert size(f"{other.url}/a.png", label_studio, FREE) == (6, 8, 3)
 
 

@@ -158,7 +158,7 @@ def test_no_cache_keeps_a_picture_that_is_in_an_address(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(pipeline, "urlsplit", split)
     for url, host in ((f"data:image/png;base64,{BASE64 * 100}", ""), ("http://a.example:80/x.png", "a.example:80")):
-        plan: Any = SimpleNamespace(vocabulary=SimpleNamespace(image_key="image"))
+        plan: Any = SimpleNamespace(vocabulary=SimpleNamespace(image_value="$image"))
         leased = pipeline.LeasedTask(plan, cast("Any", None), Task(7, {"image": url}, frozenset(), 0))
         assert leased.host == host
     assert max(seen) <= 1000

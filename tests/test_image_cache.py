@@ -156,6 +156,15 @@ def test_presigned_addresses_change_and_the_file_is_still_known(place: Place) ->
         place.fetch("s3://b/a.png")
 
 
+def test_a_date_is_not_used_for_another_query(place: Place) -> None:
+    """The file that another query asks for may be older."""
+    aims = ["/get?file=1", "/get?file=2"]
+    place.own.answer = lambda asked: Answer(303, headers={"Location": place.other.url + aims.pop(0)})
+    place.other.answer = lambda asked: Answer(200, asked.path.encode(), {"Last-Modified": LONG_AGO})
+    assert [place.fetch("s3://b/a.png") for _ in range(2)] == [b"/get?file=1", b"/get?file=2"]
+    assert "If-Modified-Since" not in place.other.asked[1].headers
+
+
 def test_a_tag_is_not_used_for_another_address(place: Place) -> None:
     aims = ["/one.png", "/two.png"]
     place.own.answer = lambda asked: Answer(303, headers={"Location": place.other.url + aims.pop(0)})

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import io
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from plugin_config.errors import ImageUnavailable, LabelStudioError, LabelStudioFailing
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
+from tests.served_pictures import FREE, LIMITS, PICTURE, TOKEN, picture
 from worker.label_studio.fetching import fetch_file, subject_of
 from worker.label_studio.images import ImageLimits, decode_image
-
-LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
-FREE = replace(LIMITS, allow_private=True)
-TOKEN = "legacy0token0secret"
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (10, 200, 30)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def picture(asked: Asked) -> Answer:
-    return Answer(200, png(), {"Content-Type": "image/png"})
 
 
 @pytest.fixture
@@ -226,14 +211,14 @@ def test_compressed_answers_are_refused_and_nothing_is_unpacked(
 
 @pytest.mark.parametrize("coding", ["identity", "aws-chunked", ""])
 def test_codings_that_change_no_byte_are_read(coding: str, other: Server, label_studio: LabelStudio) -> None:
-    other.answer = lambda asked: Answer(200, png(), {"Content-Encoding": coding})
+    other.answer = lambda asked: Answer(200, PICTURE, {"Content-Encoding": coding})
     assert size(f"{other.url}/a.png", label_studio, FREE) == (6, 8, 3)
 
 
 @pytest.mark.parametrize("where", ["own", "other"])
 def test_a_body_that_breaks_off_is_told(where: str, own: Server, other: Server, label_studio: LabelStudio) -> None:
     server = own if where == "own" else other
-    server.answer = lambda asked: Answer(200, png(), {"Content-Length": "5000", "Connection": "close"})
+    server.answer = lambda asked: Answer(200, PICTURE, {"Content-Length": "5000", "Connection": "close"})
     with pytest.raises(ImageUnavailable, match=r"broke off|cannot be fetched"):
         size(f"{server.url}/data/a.png", label_studio, FREE)
 

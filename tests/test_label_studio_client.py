@@ -294,7 +294,7 @@ def test_annotations_are_read_with_what_tells_their_worth(server: Server) -> Non
         first, second = label_studio.annotations(3)
         assert label_studio.parent_predictions(3) == {7}
     assert first == Annotation(5, 3, [{"id": "a"}], True, True, 7, 2, "2026-01-01T00:00:00Z")
-    assert second == Annotation(6, 3, [], False, False, None, 4, "")
+    assert second == Annotation(6, 3, [], False, False, None, 4, "", malformed="its result is null")
 
 
 @pytest.mark.parametrize(

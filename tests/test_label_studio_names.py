@@ -4,39 +4,21 @@ like Label Studio's is told with the setting to change.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from plugin_config.addresses import label_studio_prefix, read_address
 from plugin_config.errors import ImageUnavailable, LabelStudioError
 from plugin_config.label_studio.client import LabelStudio
-from tests.http_server import Answer, Asked, Server, serving
+from tests.http_server import Answer, Server, serving
+from tests.served_pictures import FREE, LIMITS, PICTURE, TOKEN, as_new, picture
 from worker.label_studio.fetching import fetch_file
 from worker.label_studio.images import ImageLimits
 
-LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
-FREE = replace(LIMITS, allow_private=True)
-TOKEN = "legacy0token0secret"
 UPLOAD = "/data/upload/3/a.png"
 LOCAL = "/data/local-files/?d=set/any.png"
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]", "LOCALHOST", "localhost.", "[0:0:0:0:0:0:0:1]", "0.0.0.0"]
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (10, 200, 30)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-PICTURE = png()
-
-
-def picture(asked: Asked) -> Answer:
-    return Answer(200, PICTURE, {"Content-Type": "image/png"})
 
 
 @pytest.fixture(scope="module", name="servers")
@@ -55,11 +37,6 @@ def own(servers: tuple[Server, Server]) -> Server:
 def other(servers: tuple[Server, Server]) -> Server:
     """Another program's place on this machine."""
     return as_new(servers[1])
-
-
-def as_new(server: Server) -> Server:
-    server.answer, server.asked = picture, []
-    return server
 
 
 def port_of(server: Server) -> str:
@@ -280,7 +257,9 @@ def test_no_name_of_label_studio_ever_gets_the_token_but_its_own(own: Server, ot
 @pytest.mark.parametrize(
     ("path", "prefix"),
     [(UPLOAD, ""), ("/ls/data/upload/3/a.png", "/ls"), ("/a/b/tasks/7/resolve/?fileuri=x", "/a/b"),
-     ("/data/a.png", None), ("/tasks/x/resolve/?fileuri=x", None), ("/", None)],
+     ("/data/a.png", None), ("/tasks/x/resolve/?fileuri=x", None), ("/", None),
+     ("/show?next=/data/upload/3/a.png", None), ("/data/local-files/?e=a", None), ("/tasks/7/presign/", None),
+     ("/tasks/7/presign/x?fileuri=x", None)],
 )  # fmt: skip
 def test_the_path_before_a_route_is_found(path: str, prefix: str | None) -> None:
     assert label_studio_prefix(read_address(f"http://ls.example{path}")) == prefix

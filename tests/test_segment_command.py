@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORDS = "red striped shape,green dotted shape"
 SIZE = (240, 180)
 
+Odd = tuple[Path, subprocess.CompletedProcess[str]]
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -103,53 +105,42 @@ def test_plain_output_is_a_line_per_image(
     assert re.fullmatch(rf"{re.escape(str(pictures[0]))}: {counts} -> .*\n", capsys.readouterr().out)
 
 
-def test_what_is_transparent_all_over_has_no_masks(
-    pictures: list[Path], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What lies under the transparent pixels is not what anybody sees."""
+@pytest.fixture(scope="module")
+def odd(pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Odd:
+    """The folder and the process of one run: three files whose names are not UTF-8, one of them no picture, and one
+    that is transparent all over.
+    """
+    folder = tmp_path_factory.mktemp("odd")
+    files = [folder / os.fsdecode(name) for name in (b"bad\xff.png", b"bad\xfe.png", b"no picture\xfd.png")]
+    for file in files[:2]:
+        file.write_bytes(pictures[0].read_bytes())
+    files[2].write_text("no picture")
     hidden = Image.open(pictures[0]).convert("RGBA")
     hidden.putalpha(0)
-    hidden.save(tmp_path / "hidden.png")
-    asked = ["--labels", f"{WORDS},circle", "--output-dir", str(tmp_path / "out"), "--json"]
-    assert segment([str(tmp_path / "hidden.png"), str(pictures[0]), *asked]) == 0
-    none, some = json.loads(capsys.readouterr().out)["images"]
+    hidden.save(folder / "hidden.png")
+    out = folder / os.fsdecode(b"out\xfc")
+    return folder, run("worker.segment", *map(str, files), str(folder / "hidden.png"), "--labels", f"{WORDS},circle",
+                       "--output-dir", str(out), "--json", PYTHONIOENCODING="utf-8:strict")  # fmt: skip
+
+
+def test_what_is_transparent_all_over_has_no_masks(odd: Odd) -> None:
+    """What lies under the transparent pixels is not what anybody sees."""
+    some, _, _, none = report(odd[1])["images"]
     assert none["regions"] == 0
     assert some["regions"] > 0
 
 
-@pytest.fixture
-def odd(pictures: list[Path], tmp_path: Path) -> list[str]:
-    """Two pictures, and a file that is none, whose names are not UTF-8."""
-    files = [tmp_path / os.fsdecode(name) for name in (b"bad\xff.png", b"bad\xfe.png", b"no picture\xfd.png")]
-    for file in files[:2]:
-        file.write_bytes(pictures[0].read_bytes())
-    files[2].write_text("no picture")
-    return [str(file) for file in files]
-
-
-def test_names_that_are_no_text_are_printed_with_their_bytes_replaced(odd: list[str], tmp_path: Path) -> None:
-    out = tmp_path / os.fsdecode(b"out\xfc")
-    done = run("worker.segment", *odd, "--labels", WORDS, "--output-dir", str(out), PYTHONIOENCODING="utf-8:strict")
+def test_names_that_are_no_text_are_printed_with_their_bytes_replaced(odd: Odd) -> None:
+    folder, done = odd
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "no picture\ufffd.png" in done.stderr.replace("\n", "")
-    lines = done.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == [str(tmp_path / "bad\ufffd.png")] * 2
-    assert lines[1].endswith(f"-> {tmp_path}/out\ufffd/bad\ufffd_2_overlay.png")
-    assert (out / "bad\ufffd_2_overlay.png").is_file()
-
-
-def test_names_that_are_no_text_are_replaced_in_json(
-    odd: list[str], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert segment([odd[0], odd[2], "--labels", WORDS, "--output-dir", str(out), "--json"]) == 1
-    printed = capsys.readouterr().out
-    printed.encode()
-    row, failed = json.loads(printed)["images"]
-    shown = str(tmp_path / "bad\ufffd.png")
-    assert row["image"] == shown
-    assert json.loads(Path(row["regions_file"]).read_text())["image"] == shown
+    first, second, failed, _ = report(done)["images"]
+    assert [first["image"], second["image"]] == [str(folder / "bad\ufffd.png")] * 2
+    assert second["overlay"] == f"{folder}/out\ufffd/bad\ufffd_2_overlay.png"
+    stored = folder / os.fsdecode(b"out\xfc")
+    assert (stored / "bad\ufffd_2_overlay.png").is_file()
+    assert json.loads((stored / "bad\ufffd_regions.json").read_text())["image"] == first["image"]
     assert "no picture\ufffd.png" in failed["error"]
 
 

@@ -20,6 +20,7 @@ from plugin_config.addresses import (
     ALLOWED_PATHS,
     as_browsers_read,
     is_file_of_task,
+    is_loopback,
     label_studio_prefix,
     origin_of,
     read_address,
@@ -140,9 +141,10 @@ class LabelStudio:
         self._names = LabelStudioNames.of(self._root, public_urls)
         self.user_agent = user_agent(contact)
         self._auth = TokenAuth(self.url, read_token(api_key))
+        proxied = not is_loopback(self._root.host)  # else no proxy of the environment applies
         try:
             self._client = httpx.Client(
-                base_url=self._root, timeout=timeout_s, trust_env=not _is_loopback(self._root),
+                base_url=self._root, timeout=timeout_s, trust_env=proxied,
                 headers={**UNCOMPRESSED, "User-Agent": self.user_agent}, event_hooks={"response": [hide_location]},
                 verify=trust(ca_bundle),
             )  # fmt: skip
@@ -390,8 +392,3 @@ def _as_expected(subject: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise unexpected_answer(subject, error) from error
-
-
-def _is_loopback(url: httpx.URL) -> bool:
-    """Whether an address is of this machine, so that no proxy of the environment applies to it."""
-    return url.host in ("localhost", "::1") or url.host.startswith("127.")

@@ -60,21 +60,20 @@ class LabelStudioNames:
         """Where requests for an address under one of the names go; None = it is not Label Studio's."""
         place, path = _place(url), url.raw_path.decode("ascii")
         if place == _place(self.root):
-            return self._below(self._on_root(path))
+            return self._below(self._on_root(url, path))
         for other, prefix in self.others:
             if place == other and _is_below(path, prefix):
                 return self._below(self.below + path[len(prefix) :])
         return None
 
-    def _on_root(self, path: str) -> str:
+    def _on_root(self, url: httpx.URL, path: str) -> str:
         """Tasks may be written for the path that a proxy shows, or for none, and `root` have another."""
         if _is_below(path, self.below) and self.below:
             return path
         for _, prefix in self.others:
             if prefix and _is_below(path, prefix):
                 return self.below + path[len(prefix) :]
-        is_route = self.below and label_studio_prefix(httpx.URL("http://any").copy_with(raw_path=path.encode())) == ""
-        return self.below + path if is_route else path
+        return self.below + path if self.below and label_studio_prefix(url) == "" else path
 
     def _below(self, path: str) -> httpx.URL:
         return self.root.copy_with(raw_path=path.encode("ascii"), fragment=None)

@@ -17,7 +17,7 @@ from worker.label_studio.structure import MARKER, MOST_PARTS, TinyParts
 
 _MOST_PROFILE = 4_000_000  # bytes; those of printing presses have two million
 _MOST_DATA = 100_000  # chunks of pixels in a PNG
-_MOST_BLOCKS = 400_000  # of the texts in a GIF: 255 bytes each
+_MOST_BLOCKS = 400_000  # of the texts in a GIF: 255 bytes each, and the texts
 _GIFS = (b"GIF87a", b"GIF89a")
 _PNG, _JPEG, _TIFFS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COLOUR_CHUNKS = {b"iCCP", b"sRGB", b"gAMA"}
@@ -273,11 +273,11 @@ def _read_gif(content: bytes) -> PictureFile:
     kept.add(0, min(place, len(content)))
     blocks = 0
     while content[place : place + 1] == b"\x21":
-        start, place = place, place + 2
-        while place < len(content) and content[place]:
+        start, place, blocks = place, place + 2, blocks + 1
+        while place < len(content) and content[place] and blocks <= _MOST_BLOCKS:
             place, blocks = place + 1 + content[place], blocks + 1
-            if blocks > _MOST_BLOCKS:
-                raise TinyParts(_MOST_BLOCKS)
+        if blocks > _MOST_BLOCKS:
+            raise TinyParts(_MOST_BLOCKS)
         place += 1
         if content[start + 1 : start + 2] == _TRANSPARENCY:
             kept.add(start, min(place, len(content)))

@@ -21,6 +21,7 @@ _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _PLANES, _EXTRA, _FORMAT = 256, 
 _WHITE_IS_ZERO, _RGB = 0, 2  # photometric interpretations
 _SEPARATE = 2  # of planes: each channel is stored by itself, which OpenCV misreads
 _OPACITIES = {1, 2}  # extra samples; others are further channels, infrared say
+_MOST_SAMPLES = 4  # channels that are read
 _UNSIGNED, _SIGNED, _FRACTION = 1, 2, 3
 _LEFT_OUT = 0.1  # percent of the values, at either end
 _SAMPLED = 1_000_000  # values that the range is found from
@@ -66,10 +67,12 @@ def deep_tiff(content: bytes) -> DeepTiff | None:
     if content[:2] not in {b"II", b"MM"}:
         return None
     found: dict[int, int] = {}
+    seen: set[int] = set()
     for field in tiff_fields(content):
-        number = tiff_number(content, field)
+        number = None if field.tag in seen else tiff_number(content, field)
+        seen.add(field.tag)  # OpenCV takes the first one, too, also of a type that is not read here
         if number is not None:
-            found.setdefault(field.tag, number)
+            found[field.tag] = number
     size, bits, samples = (found.get(_WIDTH, 0), found.get(_HEIGHT, 0)), found.get(_BITS, 1), found.get(_SAMPLES, 1)
     if min(size) < 1 or bits <= 8:
         return None
@@ -105,14 +108,14 @@ def _signed(content: bytes) -> bytes:
     """The same TIFF, saying that its values are signed."""
     order = "<" if content[:2] == b"II" else ">"
     changed = bytearray(content)
-    for field in tiff_fields(content):
-        if field.tag == _FORMAT and field.kind == 3:
-            inline = 2 * field.count <= len(field.value)
-            form = f"{order}{'I' if len(field.value) == 4 else 'Q'}"
-            place = field.place + (12 if len(field.value) == 8 else 8)
-            place = place if inline else struct.unpack(form, field.value)[0]
-            if place + 2 * field.count <= len(changed):
-                struct.pack_into(f"{order}{field.count}H", changed, place, *[_SIGNED] * field.count)
+    field = next((field for field in tiff_fields(content) if field.tag == _FORMAT), None)
+    if field is not None and field.kind == 3 and field.count <= _MOST_SAMPLES:
+        inline = 2 * field.count <= len(field.value)
+        form = f"{order}{'I' if len(field.value) == 4 else 'Q'}"
+        place = field.place + (12 if len(field.value) == 8 else 8)
+        place = place if inline else struct.unpack(form, field.value)[0]
+        if place + 2 * field.count <= len(changed):
+            struct.pack_into(f"{order}{field.count}H", changed, place, *[_SIGNED] * field.count)
     return bytes(changed)
 
 

@@ -10,13 +10,15 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 _ORIENTATION, _EXIF_DIRECTORY = 0x0112, 0x8769
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _X_PIXELS, _Y_PIXELS = 0x011A, 0x011B, 0x0128, 0xA002, 0xA003
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 _INCH = 2
 _NORMAL_DPI = 72
-_MOST_FIELDS = 65_536
+_MOST_FIELDS = 65_536  # of a directory
+_MOST_EXIF_FIELDS = 10_000  # of all directories of a block: each may name one, and itself
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
@@ -72,7 +74,7 @@ def read_exif(block: bytes) -> Exif:
     if order is None or len(block) < 8:
         return Exif()
     found: dict[int, float] = {}
-    for field in _all_fields(block, order):
+    for field in islice(_all_fields(block, order), _MOST_EXIF_FIELDS):
         number = _number(field, block, order)
         if number is not None and (field.tag != _ORIENTATION or 1 <= number <= 8):
             found.setdefault(field.tag, number)
@@ -126,8 +128,7 @@ def _all_fields(block: bytes, order: str) -> Iterator[Field]:
     for field in _fields(block, order, _unsigned(block[4:8], order)):
         yield field
         if field.tag == _EXIF_DIRECTORY and field.kind == _LONG and field.count == 1:
-            inner = _fields(block, order, _unsigned(field.value, order))
-            yield from (entry for entry in inner if entry.tag != _EXIF_DIRECTORY)
+            yield from _fields(block, order, _unsigned(field.value, order))
 
 
 def _fields(content: bytes, order: str, place: int, *, head: str = "H", entry: str = "HHI4s") -> Iterator[Field]:

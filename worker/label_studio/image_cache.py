@@ -44,7 +44,8 @@ class Recalled:
         path: where it is; None = nothing is known of it.
         length: of the file, bytes.
         digest: of its content.
-        place: digest of the address, without query, that sent it.
+        place: digest of the address that sent it, without its query where the server gave an `ETag`: presigned
+            addresses have their signature in it.
         etag, modified: what its server said; "" = nothing.
     """
 
@@ -57,7 +58,7 @@ class Recalled:
 
     def conditions(self, url: httpx.URL) -> Mapping[str, str]:
         """Headers by which a server answers 304 where the file is still the same; none for another address' file."""
-        if self.path is None or self.place != _place(url):
+        if self.path is None or self.place != _place(url, with_query=not self.etag):
             return {}
         if self.etag:
             return {"If-None-Match": self.etag}
@@ -139,14 +140,15 @@ class ImageCache:
         with self._lock:
             if time.monotonic() < self._paused_until:
                 return
-        head = {"digest": _digest(content), "place": _place(url), "etag": etag, "modified": modified,
-                "bytes": len(content)}  # fmt: skip
+        head = {"digest": _digest(content), "place": _place(url, with_query=not etag), "etag": etag,
+                "modified": modified, "bytes": len(content)}  # fmt: skip
         try:
             private_folder(self._folder)
             self._make_room(len(content))
             path = self._path(identity)
             with written_whole(path) as aside, open_private(aside, "wb") as file:
-                file.write(json.dumps(head).encode() + b"\n" + content)
+                file.write(json.dumps(head).encode() + b"\n")
+                file.write(content)
         except OSError as error:
             self._pause(str(error))
 
@@ -206,9 +208,10 @@ def _validators(headers: Mapping[str, str]) -> tuple[str, str]:
         return etag, ""
 
 
-def _place(url: httpx.URL) -> str:
-    """Digest of an address without its query, in which presigned addresses have their signature."""
-    return _digest(str(url.copy_with(query=None, fragment=None)).encode())
+def _place(url: httpx.URL, *, with_query: bool) -> str:
+    """Digest of an address. Its query may say which file is meant: a date alone does not tell two of them apart."""
+    url = url.copy_with(fragment=None)
+    return _digest(str(url if with_query else url.copy_with(query=None)).encode())
 
 
 def _digest(content: bytes) -> str:

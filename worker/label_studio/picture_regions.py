@@ -22,6 +22,9 @@ _SHAPE_KEYS = {
 }  # fmt: skip
 """A key of a region's value -> the kind of region that has it, the most telling first."""
 
+_MOST_OF_ONE_ID = 20
+"""Items of one id that are asked for its label; the editor writes one for each control that says something of it."""
+
 _REMEDY = "Open the task in Label Studio and submit its annotation again, or import it anew."
 
 
@@ -67,8 +70,10 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
         kind, identity = _kind(item, vocabulary), item_id(item)
         if kind is not None and not (kind == "polygon" and _is_stub(item)):
             found.append((item, kind))
-        if identity is not None and _is_drawn(item):
-            named.setdefault(identity, []).append(item)
+        if identity is not None and _is_drawn(item) and _names(item):
+            namesakes = named.setdefault(identity, [])
+            if len(namesakes) < _MOST_OF_ONE_ID:
+                namesakes.append(item)
     shaped = {item_id(item) for item, _ in found if _has_own_shape(item)} - {None}
     return [
         PictureRegion(_as_kind(item, kind), kind, _label(item, named.get(item_id(item) or "", ()), vocabulary))

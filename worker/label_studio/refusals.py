@@ -20,10 +20,7 @@ KINDS = (
 """Which addresses are fetched, as a sentence for people."""
 
 _HOST_AND_PORT = re.compile(r"[\w.-]+:[0-9]+(?:[/?#]|$)")
-_PAGE = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|script)[\s>]",
-    re.IGNORECASE | re.DOTALL,
-)
+_PAGE = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|script)[\s>]", re.IGNORECASE)
 _STORAGES = "Settings > Cloud Storage of the project"
 _LOCAL_REMEDY = (
     "Start Label Studio with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."
@@ -135,7 +132,10 @@ def left_to_nginx(subject: str) -> ImageUnavailable:
 
 def is_web_page(content: bytes) -> bool:
     """Whether a file is HTML, whatever its server says it is."""
-    return _PAGE.match(content[:4096]) is not None
+    start = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    while start.startswith(b"<!--"):  # not in the expression, which would try every way to part many comments
+        start = start.partition(b"-->")[2].lstrip()
+    return _PAGE.match(start) is not None
 
 
 def web_page(hop: Hop, subject: str) -> ImageUnavailable:
