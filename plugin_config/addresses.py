@@ -7,7 +7,6 @@ that httpx sees neither.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import unicodedata
 from urllib.parse import parse_qsl, unquote
@@ -73,14 +72,6 @@ def shown(text: str) -> str:
         text = _TAIL.split(text, maxsplit=1)[0]
     text = re.sub(r"//[^/?#]*@", "//...@", text)
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host. Names other than localhost are not looked up: they may change."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def label_studio_prefix(url: httpx.URL) -> str | None:

@@ -7,8 +7,6 @@ import ssl
 from functools import cache
 from pathlib import Path
 
-import httpx
-
 from plugin_config.errors import SettingsError
 
 CA_BUNDLE = "ZEROMASK_CA_BUNDLE"
@@ -73,6 +71,8 @@ def _trust(bundle: str, system_bundle: str, system_folder: str) -> ssl.SSLContex
             check_bundle(SYSTEM_BUNDLE, system_bundle)
         context = ssl.create_default_context(cafile=system_bundle or None, capath=system_folder or None)
     else:
+        import httpx  # here, because settings import this module, and most commands connect to nothing
+
         context = httpx.create_ssl_context(trust_env=False)  # certifi's
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if bundle:

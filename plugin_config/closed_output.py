@@ -38,10 +38,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _print_anything() -> None:
-    """What the terminal's encoding does not hold is printed replaced, not a reason to end."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    """What the terminal's encoding does not hold is printed replaced, not a reason to end. Standard error, Python
+    writes so by itself.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _closed_outputs() -> list[int]:

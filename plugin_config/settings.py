@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import math
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from plugin_config.addresses import is_loopback
 from plugin_config.certificates import CA_BUNDLE, SYSTEM_BUNDLE, check_bundle
 from plugin_config.errors import SettingsError
 
@@ -286,6 +286,14 @@ def _check_sign_in(user: str, password: str, webhook_secret: str) -> None:
         if values[env] and len(values[env]) < least:
             remedy = "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
             raise SettingsError(f"setting {env}", f"must have at least {least} characters", remedy)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host. Names other than localhost are not looked up: they may change."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _check_range(metadata: Mapping[str, Any], value: Any) -> None:

@@ -20,7 +20,6 @@ from plugin_config.addresses import (
     ALLOWED_PATHS,
     as_browsers_read,
     is_file_of_task,
-    is_loopback,
     label_studio_prefix,
     origin_of,
     read_address,
@@ -52,6 +51,7 @@ from plugin_config.label_studio.transport import (
     unexpected_answer,
     unreachable,
 )
+from plugin_config.settings import is_loopback
 
 _PAGE = 500
 _UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads

@@ -124,7 +124,7 @@ class Segmenter:
         for label in vocabulary.drawn:
             labels_of.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
         # A picture of one colour, as one that is transparent all over, shows nothing, whatever is nearest to it.
-        blank = image is not None and bool((image == image[:1, :1]).all())
+        blank = image is not None and all(bool((rows == image[0, 0]).all()) for rows in (image[0], image))
         assembled = [] if blank else assemble(pixels, confidence, list(labels_of), image)
         found = [segment for segment in assembled if segment.score >= self._least_score]
         faint = [segment for segment in assembled if segment.score < self._least_score]
