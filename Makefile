@@ -14,8 +14,8 @@ demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies an
 
 test: environments  ## Lint, types, then every test, on a real Redis and a real Label Studio
 	@.venv/bin/python -m ruff check .
-	@.venv/bin/python -m mypy
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m mypy & types=$$!; .venv/bin/python -m pytest; tests=$$?; \
+	wait $$types || { echo "mypy found errors, see above; make lint shows them alone"; exit 1; }; exit $$tests
 
 lint: environments  ## ruff and mypy alone
 	@.venv/bin/python -m ruff check .
