@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self, cast
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Exampl
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import ImageScores
+from worker.segmentation.segmenter import Segmenter
 from worker.service import adapter_store as store
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
@@ -49,7 +51,7 @@ class OneNumber:
     """An adapter that is one number."""
 
     number: float
-    encoder_part: str = ""
+    fine: ClassVar[bool] = False
 
     def scores(self, image: ImageScores) -> ClassScores:
         return ClassScores.from_logits(image.zero_shot.logits + self.number)
@@ -64,13 +66,18 @@ class OneNumber:
         return AdapterState("number", {"number": torch.tensor([self.number])}, {"said": "so"})
 
 
+def segmenter_with(weights: str) -> Segmenter:
+    """A stand-in for a loaded model: its fingerprint alone."""
+    return cast("Segmenter", SimpleNamespace(encoder=SimpleNamespace(fingerprint=weights)))
+
+
 class NumberRecipe:
     """Makes such adapters again."""
 
     name = "number"
     form = 1
 
-    def load(self, state: AdapterState) -> OneNumber:
+    def load(self, state: AdapterState, segmenter: Segmenter) -> OneNumber:
         if "number" not in state.tensors or state.about != {"said": "so"}:
             raise LearningError("adapter", "is incomplete", "Learn it again.")
         return OneNumber(float(state.tensors["number"][0]))
@@ -111,7 +118,7 @@ class LearningHouse:
         made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
-        made.adapters = AdapterCache(self.settings, self.redis, weights=weights, learner=learner)
+        made.adapters = AdapterCache(self.settings, self.redis, segmenter_with(weights), learner=learner)
         made.stopping, made.trouble, made.watch = threading.Event(), "", DutyWatch()
         made.segmenter = made.embeddings = made
         made.encoder, made.embed, made.fingerprint = made, None, weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class LinearAdapter:
 
     weights: Tensor  # (D + 1, n + 1)
     strength: float = 1.0
-    encoder_part: str = ""
+    fine: ClassVar[bool] = False
 
     def scores(self, image: ImageScores) -> ClassScores:
         added = (_with_one(image.embedding.features) @ self.weights).permute(2, 0, 1)
@@ -96,7 +96,7 @@ class LinearRecipe:
         weights = torch.linalg.solve(x.T @ x + 0.1 * torch.eye(x.shape[1], dtype=torch.float64), x.T @ y)
         return LinearAdapter(weights.float())
 
-    def load(self, state: AdapterState) -> LinearAdapter:
+    def load(self, state: AdapterState, segmenter: Segmenter) -> LinearAdapter:
         return LinearAdapter(state.tensors["weights"], float(state.about["strength"]))
 
 

@@ -152,8 +152,6 @@ class StandInModel:
 class StandInHead:
     """Something learned that leaves the encoder as it is: a zeppelin."""
 
-    encoder_part = ""
-
     def taught(self, words: Words) -> Words:
         return tuple(texts for texts in words if "zeppelin" in texts)
 

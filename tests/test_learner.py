@@ -38,6 +38,7 @@ from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
 from worker.label_studio.outcomes import RegionOutcomes
 from worker.learning.interfaces import AdapterState
+from worker.segmentation.segmenter import Segmenter
 from worker.service.trainer import learner, reading
 from worker.service.trainer.corrections import Correction
 from worker.service.trainer.learner import Learner, learner_heartbeat
@@ -137,10 +138,10 @@ def other_form(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another release, which cannot load the first version."""
     load = NumberRecipe.load
 
-    def newer(recipe: NumberRecipe, state: AdapterState) -> OneNumber:
+    def newer(recipe: NumberRecipe, state: AdapterState, segmenter: Segmenter) -> OneNumber:
         if state.tensors["number"][0] == 1:
             raise LearningError("adapter", "was learned by another release", "Serve another.")
-        return load(recipe, state)
+        return load(recipe, state, segmenter)
 
     monkeypatch.setattr(NumberRecipe, "form", 2)
     monkeypatch.setattr(NumberRecipe, "load", newer)

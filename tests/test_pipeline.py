@@ -163,8 +163,7 @@ class HangingStages:
 
 def tasks_of(project: int, count: int, *, urgent: bool = False) -> list[Any]:
     lease = SimpleNamespace(urgent=urgent)
-    order = SimpleNamespace(encoder_part="")
-    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number, order=order) for number in range(count)]
+    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number) for number in range(count)]
 
 
 def test_pictures_that_hang_hold_up_no_other_project() -> None:

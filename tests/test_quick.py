@@ -231,17 +231,17 @@ def test_what_was_stored_is_what_comes_back(
 ) -> None:
     state = early.at_strength(0.75).state()
     stored = AdapterState(state.recipe, state.tensors, json.loads(json.dumps(dict(state.about))))
-    again = recipe_named(state.recipe).load(stored)
+    again = recipe_named(state.recipe).load(stored, segmenter)
     image = score(corrected[0], segmenter)
     assert torch.equal(again.scores(image).logits, early.at_strength(0.75).scores(image).logits)
     for lost in ("known", "encoder.middle", "tower1.directions", "weight0"):
         with pytest.raises(LearningError, match="incomplete"):
-            QuickRecipe().load(replace(state, tensors={name: t for name, t in state.tensors.items() if name != lost}))
+            QuickRecipe().load(replace(state, tensors={k: t for k, t in state.tensors.items() if k != lost}), segmenter)
     with pytest.raises(LearningError, match="made by recipe 'other'"):
-        QuickRecipe().load(replace(state, recipe="other"))
+        QuickRecipe().load(replace(state, recipe="other"), segmenter)
 
 
-def test_tensors_that_do_not_fit_each_other_are_not_loaded(early: QuickAdapter) -> None:
+def test_tensors_that_do_not_fit_each_other_are_not_loaded(early: QuickAdapter, segmenter: Segmenter) -> None:
     state = early.state()
     fewer = ("known", "encoder.middle", "weight0", "bias1", "mean", "spread", "bank.keys")
     damaged = {name: state.tensors[name][..., :-1] for name in fewer}
@@ -249,11 +249,11 @@ def test_tensors_that_do_not_fit_each_other_are_not_loaded(early: QuickAdapter) 
     damaged |= {"weight03": state.tensors["weight0"].double(), "spread3": -state.tensors["spread"]}
     for name, tensor in damaged.items():
         with pytest.raises(LearningError, match="incomplete"):
-            QuickRecipe().load(replace(state, tensors={**state.tensors, name.rstrip("23"): tensor}))
+            QuickRecipe().load(replace(state, tensors={**state.tensors, name.rstrip("23"): tensor}), segmenter)
     odd = {"trust": float("nan"), "strength": 2.0, "retrieval": -1.0, "axes": 5, "words": [[1]] * 9}
     for name, value in odd.items():
         with pytest.raises(LearningError, match="incomplete"):
-            QuickRecipe().load(replace(state, about={**state.about, name: value}))
+            QuickRecipe().load(replace(state, about={**state.about, name: value}), segmenter)
 
 
 def test_nothing_to_learn_from_is_said(corrected: list[Example], segmenter: Segmenter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import open_clip
@@ -221,19 +222,21 @@ class Finished:
     """Posteriors of a head that has learned: the right half is class 0, to the cell."""
 
     grid: tuple[int, int]
+    fine: bool
 
     def scores(self, image: ImageScores) -> ClassScores:
         right = (torch.arange(self.grid[1]) >= self.grid[1] // 2).float().expand(*self.grid)
         return ClassScores.from_logits(torch.stack([right, 1 - right]).clamp_min(1e-6).log())
 
 
-@pytest.mark.parametrize("grid", [(96, 128), (10, 14), (20, 60)], ids=str)
-def test_posteriors_of_a_head_are_not_taken_for_what_patches_say(
-    grid: tuple[int, int], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fine", [True, False], ids=["fine", "coarse"])
+@pytest.mark.parametrize("grid", [(96, 128), (10, 14), (20, 60), None], ids=str)
+def test_a_head_says_itself_whether_its_scores_are_fine(
+    grid: tuple[int, int] | None, fine: bool, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever grid is the finer: windows and long images make patches smaller than a head's cells."""
     scores = segmenter.score(segmenter.embed([noise(120, 160)])[0], [("red shape",)], noise(120, 160))
-    assert scores.zero_shot.grid != grid
+    grid = grid or scores.zero_shot.grid
     methods: list[Method] = []
 
     def spied(*arguments: object, method: Method) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
@@ -241,9 +244,9 @@ def test_posteriors_of_a_head_are_not_taken_for_what_patches_say(
         return pixel_classes(*arguments, method=method)  # type: ignore[arg-type]
 
     monkeypatch.setattr("worker.segmentation.segmenter.pixel_classes", spied)
-    segmenter.pixel_classes(scores, Finished(grid))
+    segmenter.pixel_classes(scores, Finished(grid, fine))
     segmenter.pixel_classes(scores)
-    assert methods == [FINE, ADAPTIVE]
+    assert methods == [FINE if fine else ADAPTIVE, ADAPTIVE]
 
 
 def test_one_known_word_is_enough_to_look_for(segmenter: Segmenter) -> None:
@@ -355,6 +358,7 @@ class Odd:
     """A head that gives these logits, or raises this error."""
 
     given: torch.Tensor | Exception
+    fine: ClassVar[bool] = True
 
     def scores(self, image: ImageScores) -> ClassScores:
         if isinstance(self.given, Exception):

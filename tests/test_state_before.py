@@ -147,7 +147,7 @@ def test_texts_are_not_encoded_again(segmenter: Segmenter, monkeypatch: pytest.M
 
 
 def adapters(settings: Settings, connection: Redis, segmenter: Segmenter) -> AdapterCache:
-    return AdapterCache(settings, connection, weights=segmenter.encoder.fingerprint)
+    return AdapterCache(settings, connection, segmenter)
 
 
 def project(number: int) -> Project:

@@ -14,6 +14,7 @@ from plugin_config.errors import LearningError
 from plugin_config.versions.manifests import VerdictRecord, VersionFolder
 from tests.corrections import SQUARES
 from tests.house import picture
+from tests.learning_house import segmenter_with
 from tests.test_versions import OWNER, add
 from worker.learning.interfaces import UNLABELLED, Adapter, Example
 from worker.learning.recipes import recipe_named
@@ -55,7 +56,7 @@ def test_it_says_the_very_same(tmp_path: Path, adapter: Adapter, segmenter: Segm
     folder = VersionFolder(str(tmp_path), OWNER)
     name = kept(folder, adapter, segmenter)
     assert name.startswith("a5-"), "numbers of versions that are gone are not given again"
-    manifest, loaded = load_adapter(folder, name, weights=segmenter.encoder.fingerprint)
+    manifest, loaded = load_adapter(folder, name, segmenter)
     assert (manifest.recipe, manifest.learned_from) == ("quick", ("1",))
     scores = segmenter.score(example.embedding, WORDS, example.image)
     expected = adapter.scores(scores).logits
@@ -77,10 +78,10 @@ def test_other_weights_and_strange_bytes_are_refused(tmp_path: Path, adapter: Ad
     folder = VersionFolder(str(tmp_path), OWNER)
     name = kept(folder, adapter, segmenter)
     with pytest.raises(LearningError, match="other weights"):
-        load_adapter(folder, name, weights="0")
+        load_adapter(folder, name, segmenter_with("0"))
     strange = add(folder, 1)  # whole, and no tensors
     with pytest.raises(LearningError, match="holds no tensors"):
-        load_adapter(folder, strange.name, weights=strange.weights)
+        load_adapter(folder, strange.name, segmenter_with(strange.weights))
 
 
 def test_weights_are_told_apart(segmenter: Segmenter) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -21,6 +22,7 @@ from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.fingerprints import text_fingerprint
 from worker.segmentation.encoders.text_tower import encode_tokens
 from worker.segmentation.heads import zero_shot_logits
+from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text import encoder as text_encoder
 from worker.segmentation.text import store as text_store
 from worker.segmentation.text.encoder import BACKGROUND, TEMPLATES, TextClasses, TextEncoder
@@ -361,3 +363,19 @@ def test_the_texts_used_longest_ago_leave_memory(encoder: CountingEncoder, monke
 def test_classes_without_a_known_word_are_marked(builtin: Encoder) -> None:
     words = [("red star",), ("zeppelin", "wug"), ("a photo of the zeppelin",), ("zeppelin", "red wug"), ("!",)]
     assert TextEncoder(builtin).classes(words).has_text.tolist() == [True, False, False, True, True]
+
+
+def test_a_class_has_one_vector_the_mean_of_its_texts_and_the_background_its_first_text() -> None:
+    embeddings = F.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    classes = TextClasses(embeddings, torch.tensor([0, 1, 1, 2, 2, 2]), torch.tensor([True, True, True]))
+    middle = F.normalize(embeddings[1] + embeddings[2], dim=0)
+    torch.testing.assert_close(classes.vectors, torch.stack([embeddings[0], middle, embeddings[3]]))
+
+
+def test_an_image_comes_with_the_vectors_of_its_classes(builtin: Encoder) -> None:
+    segmenter = Segmenter(builtin)
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    words = (("red circle", "scarlet circle"), ("grass",))
+    scores = segmenter.score(segmenter.embed([image])[0], words, image)
+    assert scores.classes.vectors.shape == (3, 128)
+    assert torch.equal(scores.classes.vectors, segmenter.classes(words).vectors)

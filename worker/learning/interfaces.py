@@ -46,7 +46,7 @@ class AdapterState:
 
     Attributes:
         recipe: name of the recipe that made it and can load it.
-        tensors: by name, on the CPU.
+        tensors: what was trained, by name, on the CPU.
         about: JSON that the recipe needs to load them.
     """
 
@@ -57,11 +57,6 @@ class AdapterState:
 
 class Adapter(Head, Protocol):
     """A trained head that can be stored and loaded."""
-
-    @property
-    def encoder_part(self) -> str:
-        """Names what it changes in the encoder, so that embeddings made with it are cached apart; "" = nothing."""
-        ...
 
     def taught(self, words: Words) -> Words:
         """Those of these classes that it was trained on, so that it does not depend on their texts."""
@@ -99,10 +94,14 @@ class Recipe(Protocol):
         """
         ...
 
-    def load(self, state: AdapterState) -> Adapter:
+    def load(self, state: AdapterState, segmenter: Segmenter) -> Adapter:
         """Make an adapter from what `Adapter.state` returned.
 
+        Args:
+            state: of an adapter.
+            segmenter: holds the frozen weights, which are never part of a state.
+
         Raises:
-            LearningError: the state is not one of this recipe's.
+            LearningError: the state is not one of this recipe's, or was learned on other frozen weights.
         """
         ...

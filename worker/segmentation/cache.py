@@ -25,14 +25,9 @@ class EmbeddingCache:
         self._segmenter = segmenter
         self._kept: LRUCache[str, ImageEmbedding] = LRUCache(most_bytes, getsizeof=_bytes)
 
-    def embed(self, images: Sequence[NDArray[np.uint8]], *, part: str = "") -> list[ImageEmbedding]:
-        """Embed images, (H, W, 3) uint8 RGB each; one that is in the cache costs a hash.
-
-        Args:
-            images: the images.
-            part: what an adapter changes in the encoder (`Adapter.encoder_part`): such embeddings are kept apart.
-        """
-        keys = [f"{part}{image.shape}{sha256(np.ascontiguousarray(image).data).hexdigest()}" for image in images]
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        """Embed images, (H, W, 3) uint8 RGB each; one that is in the cache costs a hash."""
+        keys = [f"{image.shape}{sha256(np.ascontiguousarray(image).data).hexdigest()}" for image in images]
         found = {key: kept for key in keys if (kept := self._kept.get(key)) is not None}
         missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         made = dict(zip(missing, self._segmenter.embed(list(missing.values())), strict=True)) if missing else {}

@@ -28,6 +28,7 @@ class ImageScores:
         image: (H, W, 3) uint8 RGB; None when only the embedding is at hand.
         words: the texts of each of n classes; the background, which has none, comes after them.
         zero_shot: n + 1 classes on the (h, w) grid of patches. Classes without a readable word have no score.
+        classes: the same n + 1 classes as text embeddings; `classes.vectors` has one label vector for each.
         photo_features: gives the feature maps of a network trained on photographs, for heads that learn from them; see
             `worker.segmentation.encoders.efficientnet.EfficientNetExtractor.features`.
     """
@@ -36,6 +37,7 @@ class ImageScores:
     image: NDArray[np.uint8] | None
     words: tuple[tuple[str, ...], ...]
     zero_shot: ClassScores
+    classes: TextClasses
     photo_features: Callable[[NDArray[np.uint8]], tuple[Tensor, ...]]
 
     @property
@@ -47,12 +49,19 @@ class ImageScores:
 class Head(Protocol):
     """A classifier of an image's cells that has learned from corrections."""
 
-    def scores(self, image: ImageScores) -> ClassScores:
-        """Score n + 1 classes, in the order of the image's, on an (h', w') grid.
+    @property
+    def fine(self) -> bool:
+        """Whether its scores follow the outlines of the image already, so that they are only guided to its pixels;
+        else they are coarse, as patch scores are, and go through the whole outline stage. The size of its grid says
+        nothing about that.
+        """
+        ...
 
-        On another grid than that of the zero-shot scores they are taken for posteriors that follow the outlines of the
-        image already, on the same grid for patch scores. Classes that the head has never learned keep the zero-shot
-        scores among themselves.
+    def scores(self, image: ImageScores) -> ClassScores:
+        """Score n + 1 classes, in the order of the image's, on an (h', w') grid of any size.
+
+        Classes that the head has never learned keep the zero-shot scores among themselves, or are scored by their
+        label vectors. A class that can be scored neither way has no score.
         """
         ...
 

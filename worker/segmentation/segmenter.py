@@ -13,6 +13,7 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
+from worker.segmentation.encoders.towers import Towers
 from worker.segmentation.heads import Head, ImageScores, head_scores, zero_shot_logits
 from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
@@ -48,6 +49,10 @@ class Segmenter:
         store: keeps text embeddings beyond this process; None = in memory alone.
         refiner: a model of the SAM family that may redraw things; None = none.
         least_score: segments below this score are left out; they still count in the score of the image.
+
+    Attributes:
+        encoder: the model.
+        towers: image towers at several depths, for heads that look at the image themselves.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Segmenter:
         self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
         self._photo_extractor = EfficientNetExtractor(encoder.device)
+        self.towers = Towers(encoder)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, model: str = "") -> Segmenter:
@@ -139,6 +145,10 @@ class Segmenter:
         """
         return self._texts.with_background(vocabulary.words)
 
+    def classes(self, words: Sequence[tuple[str, ...]]) -> TextClasses:
+        """Embed the texts of classes and, as the last class, the background."""
+        return self._texts.with_background(words)
+
     def score(
         self,
         embedding: ImageEmbedding,
@@ -165,7 +175,7 @@ class Segmenter:
             embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
         )
         zero_shot = ClassScores.of(logits, classes.has_text)
-        return ImageScores(embedding, image, tuple(words), zero_shot, self._photo_extractor.features)
+        return ImageScores(embedding, image, tuple(words), zero_shot, classes, self._photo_extractor.features)
 
     def pixel_classes(
         self, scores: ImageScores, head: Head | None = None, *, outlines: bool = True
@@ -184,7 +194,7 @@ class Segmenter:
             LearningError: the head gives no usable scores; see `head_scores`.
         """
         found = scores.zero_shot if head is None else head_scores(head, scores)
-        method = ADAPTIVE if found.grid == scores.zero_shot.grid else FINE
+        method = FINE if head is not None and head.fine else ADAPTIVE
         embedding = scores.embedding
         image = scores.image if outlines else None
         return pixel_classes(found.logits, embedding.size, image, embedding.affinity, method=method)

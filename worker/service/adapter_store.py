@@ -12,6 +12,7 @@ from plugin_config.model_version import adapter_name, adapter_number
 from plugin_config.versions.manifests import Manifest, VerdictRecord, VersionFolder, now
 from worker.learning.interfaces import Adapter, AdapterState
 from worker.learning.recipes import recipe_named
+from worker.segmentation.segmenter import Segmenter
 
 _REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
 
@@ -44,20 +45,20 @@ def save_adapter(
     return manifest
 
 
-def load_adapter(folder: VersionFolder, name: str, *, weights: str) -> tuple[Manifest, Adapter]:
+def load_adapter(folder: VersionFolder, name: str, segmenter: Segmenter) -> tuple[Manifest, Adapter]:
     """Load a version.
 
     Args:
         folder: of its project.
         name: of the version.
-        weights: fingerprint of the model that is loaded.
+        segmenter: the model that is loaded.
 
     Raises:
         LearningError: it is missing, damaged, of another project or model, or not what its recipe writes.
         VersionsUnavailable: the place does not answer.
     """
     manifest, data = folder.adapter(name)
-    if manifest.weights != weights:
+    if manifest.weights != segmenter.encoder.fingerprint:
         problem = f"was learned on other weights of {manifest.owner.model} than those loaded, or read in another way"
         raise LearningError(f"version {name}", problem, _REMEDY)
     try:
@@ -68,4 +69,4 @@ def load_adapter(folder: VersionFolder, name: str, *, weights: str) -> tuple[Man
         if values.is_floating_point() and not bool(values.isfinite().all()):
             raise LearningError(f"version {name}", f"holds no numbers (NaN or infinite) in {part!r}", _REMEDY)
     state = AdapterState(manifest.recipe, tensors, manifest.about)
-    return manifest, recipe_named(manifest.recipe).load(state)
+    return manifest, recipe_named(manifest.recipe).load(state, segmenter)

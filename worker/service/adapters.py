@@ -20,6 +20,7 @@ from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Manifest, Owner, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 from worker.learning.interfaces import Adapter
+from worker.segmentation.segmenter import Segmenter
 from worker.service.adapter_store import load_adapter
 
 log = logging.getLogger(__name__)
@@ -35,15 +36,15 @@ class AdapterCache:
     Args:
         settings: where versions are kept, and of which Label Studio and model.
         redis: a connection.
-        weights: fingerprint of the model that is loaded.
+        segmenter: the model that is loaded.
         learner: whether this process writes versions: then its disk is right whatever Redis says.
     """
 
-    def __init__(self, settings: Settings, redis: Redis, *, weights: str, learner: bool = False) -> None:
+    def __init__(self, settings: Settings, redis: Redis, segmenter: Segmenter, *, learner: bool = False) -> None:
         self._settings = settings
         self._served = ServedAdapters(redis)
         self._learners = WorkerPresence(redis, learners=True)
-        self._weights = weights
+        self._segmenter = segmenter
         self._learner = learner
         self._refused: dict[tuple[str, str], LearningError] = {}
         self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_LOADED)
@@ -94,7 +95,7 @@ class AdapterCache:
         if key in self._refused:
             raise self._refused[key]
         if key not in self._loaded:
-            self._loaded[key] = load_adapter(folder, name, weights=self._weights)
+            self._loaded[key] = load_adapter(folder, name, self._segmenter)
             log.info("project %d: version %s is loaded", folder.owner.project, name)
         return self._loaded[key]
 

@@ -62,7 +62,7 @@ class WorkerContext:
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
         self.embeddings = EmbeddingCache(self.segmenter)
-        self.adapters = AdapterCache(settings, redis, weights=self.segmenter.encoder.fingerprint, learner=learner)
+        self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner)
         self.limits = ImageLimits.from_settings(settings)
         self.image_cache = ImageCache(settings.state_path / "images", settings.image_cache_mb * 1_000_000)
         self.logged_versions: set[tuple[int, str]] = set()

@@ -332,7 +332,7 @@ class Pipeline:
             del self._at_model[stage]
 
 
-def _bucket(item: FetchedTask) -> tuple[bool, int, str]:
-    """Images in one bucket enter the same encoder at nearly the same size: the short side is fixed there."""
+def _bucket(item: FetchedTask) -> tuple[bool, int]:
+    """Images in one bucket enter the encoder at nearly the same size: the short side is fixed there."""
     height, width = item.picture.pixels.shape[:2]
-    return height <= width, round(16 * max(height, width) / min(height, width)), item.leased.plan.encoder_part
+    return height <= width, round(16 * max(height, width) / min(height, width))

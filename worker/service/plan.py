@@ -34,11 +34,6 @@ class Plan:
     adapter: Adapter | None = None
     adapter_name: str = ZEROSHOT
 
-    @property
-    def encoder_part(self) -> str:
-        """What the adapter changes in the encoder; "" = nothing."""
-        return self.adapter.encoder_part if self.adapter else ""
-
 
 def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) -> Plan:
     """Read a project from Label Studio, and which adapter is served for it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 
 from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.image_address import address_in
@@ -53,8 +52,7 @@ class PredictionStages:
     def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> list[EmbeddedTask]:
         """Encode a batch of images; those the model cannot take are settled one by one."""
         started = time.perf_counter()
-        embed = partial(self._context.embeddings.embed, part=batch[0].leased.plan.encoder_part)
-        embeddings = embed_batch([item.picture.pixels for item in batch], embed, size)
+        embeddings = embed_batch([item.picture.pixels for item in batch], self._context.embeddings.embed, size)
         spent = _ms_since(started) / len(batch)
         done = []
         for item, embedding in zip(batch, embeddings, strict=True):

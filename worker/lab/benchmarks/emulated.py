@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import open_clip
@@ -40,9 +41,10 @@ _THING = 0.5  # unit of the drawn things, as a share of the short side
 
 @dataclass(frozen=True)
 class EmulatedHead:
-    """A head that returns given (n + 1, h, w) float32 logits for any scene."""
+    """A head that returns given (n + 1, h, w) float32 logits for any scene, coarse as patch scores are."""
 
     patch_logits: Tensor
+    fine: ClassVar[bool] = False
 
     def scores(self, image: ImageScores) -> ClassScores:
         """Return the given logits."""

@@ -158,9 +158,9 @@ class _FittedRecipe:
         known = known and all(mine.truth is other.truth for mine, other in zip(examples, self.examples, strict=True))
         return self.adapter if known else self.recipe.fit(examples, words, segmenter)
 
-    def load(self, state: AdapterState) -> Adapter:
+    def load(self, state: AdapterState, segmenter: Segmenter) -> Adapter:
         """See `worker.learning.interfaces.Recipe`."""
-        return self.recipe.load(state)
+        return self.recipe.load(state, segmenter)
 
 
 class _GatedVersions:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from plugin_config.errors import LearningError
 from worker.learning.interfaces import Recipe
+from worker.learning.recipes.dense.recipe import LSegRecipe, SazsRecipe
 from worker.learning.recipes.quick import recipe as quick
 
-RECIPES = {quick.NAME: quick.QuickRecipe}
+RECIPES: Mapping[str, Callable[..., Recipe]] = {
+    quick.NAME: quick.QuickRecipe, LSegRecipe.name: LSegRecipe, SazsRecipe.name: SazsRecipe,
+}  # fmt: skip
 
 
 def recipe_named(name: str, *, without: Sequence[str] = ()) -> Recipe:

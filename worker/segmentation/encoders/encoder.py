@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -17,7 +18,7 @@ from torch import Tensor
 from plugin_config.errors import ModelUnavailable
 from plugin_config.settings import Settings
 from worker.segmentation.encoders.acceleration import AUTO, check_precision, compiled, pick_precision
-from worker.segmentation.encoders.backbones import dense_backbone
+from worker.segmentation.encoders.backbones import Backbone, dense_backbone
 from worker.segmentation.encoders.checkpoints import load_model
 from worker.segmentation.encoders.fingerprints import encoder_fingerprint, text_fingerprint
 from worker.segmentation.encoders.readouts import Readout
@@ -120,6 +121,26 @@ class Encoder:
             compile_backbone=settings.compile,
             windows=settings.windows,
         )
+
+    @property
+    def visual(self) -> Any:
+        """The image tower itself, frozen."""
+        return self._model.visual
+
+    @property
+    def backbone(self) -> Backbone:
+        """The image tower read patch by patch."""
+        return self._backbone
+
+    @property
+    def pixel_mean(self) -> Tensor:
+        """(1, 3, 1, 1) float32 mean of the pixels in [0, 1] that the image tower was trained with."""
+        return self._mean
+
+    @property
+    def pixel_std(self) -> Tensor:
+        """(1, 3, 1, 1) float32 standard deviation of the same."""
+        return self._std
 
     @property
     def readout(self) -> Readout:

@@ -28,7 +28,12 @@ def encoder_fingerprint(model: Any, *, readout: str, affinity_tower: str, window
     Returns:
         12 hex digits.
     """
-    digest = hashlib.sha256(f"{readout} {affinity_tower} {windows} {short_side}".encode())
+    return weights_fingerprint(model, f"{readout} {affinity_tower} {windows} {short_side}")
+
+
+def weights_fingerprint(model: Any, settings: str) -> str:
+    """Hash the first values of each parameter of a network, and what else decides what it gives; 12 hex digits."""
+    digest = hashlib.sha256(settings.encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().flatten()[:_SAMPLED_VALUES].cpu().double().numpy().tobytes())

@@ -46,19 +46,31 @@ def last_stage(visual: Any, pixels: Tensor) -> Tensor:
 
 def middle_stage(visual: Any, pixels: Tensor) -> Tensor:
     """Run the stages that shrink the grid: (B, 3, H, W) to (B, 8 * width, H / 8, W / 8)."""
-    shifted = F.pad(pixels, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., :-_SHIFT, :-_SHIFT]
-    hidden: Tensor = visual.layer2(visual.layer1(visual.stem(shifted)))
+    hidden: Tensor = visual.layer2(visual.layer1(visual.stem(_shifted(pixels))))
     return hidden
 
 
 def dilated_stages(visual: Any, hidden: Tensor) -> Tensor:
     """Run the last two stages dilated on the middle stage's (B, 8 * width, h, w): to (B, 32 * width, h, w)."""
-    dilation = 1
-    for stage in (visual.layer3, visual.layer4):
-        for block in stage:
-            hidden = _dilated_block(block, hidden, dilation)
-            dilation *= block.stride
-    return hidden
+    return _dilated(visual, hidden)[-1]
+
+
+def dilated_levels(visual: Any, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Run all four stages, the last two dilated, and return the map of each.
+
+    Args:
+        visual: open_clip's `ModifiedResNet`.
+        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of 8.
+
+    Returns:
+        (B, C, h, w) maps at 4, 8, 8 and 8 pixels from one position to the next, each above its pixels: the shift of the
+        input, which the dilated stages undo, is undone for the other two as well.
+    """
+    first = visual.layer1(visual.stem(_shifted(pixels)))
+    second = visual.layer2(first)
+    third, fourth = _dilated(visual, second)
+    moved = F.pad(first[..., 1:, 1:], (0, 1, 0, 1), mode="replicate")
+    return moved, _average(second, 1), third, fourth
 
 
 def project(visual: Any, hidden: Tensor) -> Tensor:
@@ -71,6 +83,21 @@ def project(visual: Any, hidden: Tensor) -> Tensor:
     weight = out.weight @ value.weight  # both are linear, so one narrow product does for both
     bias = out.weight @ value.bias + out.bias
     return F.linear(hidden.permute(0, 2, 3, 1), weight, bias)
+
+
+def _shifted(pixels: Tensor) -> Tensor:
+    return F.pad(pixels, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., :-_SHIFT, :-_SHIFT]
+
+
+def _dilated(visual: Any, hidden: Tensor) -> list[Tensor]:
+    """The maps of the last two stages, dilated."""
+    dilation, found = 1, []
+    for stage in (visual.layer3, visual.layer4):
+        for block in stage:
+            hidden = _dilated_block(block, hidden, dilation)
+            dilation *= block.stride
+        found.append(hidden)
+    return found
 
 
 def _dilated_block(block: Any, hidden: Tensor, dilation: int) -> Tensor:

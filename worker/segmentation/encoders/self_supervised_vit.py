@@ -46,7 +46,7 @@ class SelfSupervisedViT:
         try:
             model = timm.create_model(architecture, pretrained=not file, num_classes=0, dynamic_img_size=True)
             if file:
-                model.load_state_dict(_load_weights(Path(file).expanduser()), strict=True)
+                model.load_state_dict(load_tower_weights(Path(file).expanduser()), strict=True)
             self._attention = model.blocks[-1].attn
             self._width = int(self._attention.qkv.out_features) // 3
         except LOADING_ERRORS as error:
@@ -98,7 +98,7 @@ class SelfSupervisedViT:
         return (pixels.to(self._mean.device).float() / 255 - self._mean) / self._std
 
 
-def _load_weights(path: Path) -> dict[str, Tensor]:
+def load_tower_weights(path: Path) -> dict[str, Tensor]:
     """Load the weights in a file, without those of a classification head."""
     is_safetensors = path.suffix == ".safetensors"
     state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)

@@ -43,6 +43,7 @@ def token_features(
     positions: Tensor | None = None,
     readout: Readout = _VALUE,
     proxies: Tensor | None = None,
+    collected: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Project every token of the last block into the space shared with the text.
 
@@ -52,6 +53,8 @@ def token_features(
         positions: (1 + h * w, width) embeddings for this grid; interpolated here when None.
         readout: what replaces the last block's attention. With `standard`, token 0 equals `encode_image`.
         proxies: (B, h, w, P) features of another model, for a proxy readout.
+        collected: takes (B, 1 + h * w, width) tokens after those blocks that are its keys, as the tower was trained:
+            the readout changes nothing about them.
 
     Returns:
         (B, 1 + h * w, D) features, class token first, then the grid row by row; not normalised.
@@ -64,8 +67,13 @@ def token_features(
     cls = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
     tokens = visual.ln_pre(torch.cat([cls, tokens], dim=1) + positions.to(tokens.dtype))
     *blocks, last = visual.transformer.resblocks
-    for block in blocks:  # not torch's fast path, which materialises the attention matrix: a fifth slower
+    wanted = {} if collected is None else collected
+    for number, block in enumerate(blocks):  # not torch's fast path, which materialises the attention matrix: slower
         tokens = _run_block(block, tokens, grid, _STANDARD, None)
+        if number in wanted:
+            wanted[number] = tokens
+    if len(blocks) in wanted:
+        wanted[len(blocks)] = _run_block(last, tokens, grid, _STANDARD, None)
     tokens = _run_block(last, tokens, grid, readout, proxies)
     projected: Tensor = visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
     return projected

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 
 import torch
@@ -48,6 +49,18 @@ class TextClasses:
     def count(self) -> int:
         """Number of classes, C."""
         return len(self.has_text)
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """(C, D) float32 of unit length: one label vector per class, for networks that take one.
+
+        That of a label is the mean of its texts. That of the background, the last class, is its first text alone: the
+        mean of dozens of unrelated negative words means nothing. Meaningless where `has_text` is false.
+        """
+        of_background = self.owner == self.count - 1
+        kept = ~of_background | (of_background.cumsum(dim=0) == 1)
+        sums = self.embeddings.new_zeros(self.count, self.embeddings.shape[1])
+        return F.normalize(sums.index_add(0, self.owner[kept], self.embeddings[kept]), dim=-1)
 
 
 class _FairLock:

@@ -61,7 +61,11 @@ class QuickAdapter:
     extractor: FeatureExtractor
     classifier: Classifier
     strength: float = 1.0
-    encoder_part: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """See `worker.segmentation.heads.Head`; at strength 0 the scores are the zero-shot ones."""
+        return self.strength > 0
 
     @one_thread()
     def scores(self, image: ImageScores) -> ClassScores:
@@ -145,7 +149,7 @@ class QuickRecipe:
         )
         return QuickAdapter(extractor if uses_tower else replace(extractor, tower=()), classifier)
 
-    def load(self, state: AdapterState) -> QuickAdapter:
+    def load(self, state: AdapterState, segmenter: Segmenter) -> QuickAdapter:
         """See `worker.learning.interfaces.Recipe`."""
         if state.recipe != self.name:
             problem = f"was made by recipe {state.recipe!r}, not {self.name!r}"

@@ -1,0 +1,94 @@
+"""The form of every dense network: an image's features first, which know no labels, then logits for any labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.segmentation.encoders.towers import Tower, TowerMaps, for_autograd
+
+TEMPERATURE = 0.07
+"""Cosines are divided by it: LSeg's, a constant and not trained."""
+
+EDGES = "edges"
+"""Name of the map of boundary logits, (B, 1, h, w)."""
+
+
+@dataclass(frozen=True)
+class PixelFeatures:
+    """What a network makes of images before it knows any label.
+
+    Attributes:
+        embedding: (B, D, h, w) float32 in the space of the label vectors, not normalised.
+        maps: further maps by name, (B, ..., h', w') each, such as EDGES.
+    """
+
+    embedding: Tensor
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DenseOutput:
+    """What a network says about images and labels.
+
+    Attributes:
+        logits: (B, T, h, w) float32; softmax over T is the class posterior.
+        maps: further maps by name, such as EDGES, or logits of a decoder's earlier layers.
+    """
+
+    logits: Tensor
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class DenseNetwork(nn.Module):
+    """A decoder on an image tower. Subclasses implement `read` and, where logits are no plain cosines, `decode`.
+
+    A frozen tower is shared and no part of `state_dict()`; one that is trained is the network's own copy.
+
+    Args:
+        tower: of the images.
+        trains_tower: whether the tower's weights are trained too.
+    """
+
+    def __init__(self, tower: Tower, *, trains_tower: bool = False) -> None:
+        super().__init__()
+        self.tower = tower.trainable_copy() if trains_tower else tower
+        self.trains_tower = trains_tower
+        if trains_tower:
+            self.tower_module: nn.Module = self.tower.module  # so that torch finds its parameters
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> DenseOutput:
+        """Score labels in images.
+
+        Args:
+            pixels: (B, 3, H, W) float32 from `tower.normalise`; H and W multiples of `tower.multiple`.
+            labels: (T, D) float32 label vectors in any order.
+        """
+        return self.decode(self.encode(pixels), labels)
+
+    def encode(self, pixels: Tensor) -> PixelFeatures:
+        """Compute the features of images, which do not depend on labels."""
+        if self.trains_tower:
+            return self.read(self.tower(for_autograd(pixels)))
+        with torch.no_grad():
+            maps = self.tower(pixels)
+        return self.read(maps)
+
+    def read(self, maps: TowerMaps) -> PixelFeatures:
+        """Compute the same from the tower's maps, which may come from a cache."""
+        raise NotImplementedError
+
+    def decode(self, features: PixelFeatures, labels: Tensor) -> DenseOutput:
+        """Score labels, (T, D), in images whose features are known."""
+        return DenseOutput(correlate(features.embedding, labels), features.maps)
+
+
+def correlate(embedding: Tensor, labels: Tensor) -> Tensor:
+    """Cosines of pixels (B, D, h, w) and labels (T, D) over the temperature: (B, T, h, w) float32."""
+    pixels = F.normalize(for_autograd(embedding).float(), dim=1)
+    words = F.normalize(for_autograd(labels).to(pixels), dim=1)
+    return torch.einsum("bdhw,td->bthw", pixels, words) / TEMPERATURE

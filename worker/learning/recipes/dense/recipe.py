@@ -1,0 +1,280 @@
+"""Dense recipes: a network of a paper, its loss and its training, put together; and adapters read again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from plugin_config.errors import LearningError
+from worker.learning.corrections.class_maps import drawn_classes, with_background
+from worker.learning.corrections.examples import with_words
+from worker.learning.interfaces import AdapterState, Example, Words
+from worker.learning.recipes.dense.adapter import LEARNED, NETWORK, TEXTS, DenseAdapter
+from worker.learning.recipes.dense.batches import CropConfig, Sample, entered
+from worker.learning.recipes.dense.inference import Inference
+from worker.learning.recipes.dense.labels import LabelVectors, TextVectors
+from worker.learning.recipes.dense.lseg import LSegNetwork, lseg_loss
+from worker.learning.recipes.dense.presets import (
+    LSEG_PRESETS,
+    SAZS_PRESETS,
+    SMALL,
+    Preset,
+    preset_from_json,
+    small_lseg,
+    small_sazs,
+)
+from worker.learning.recipes.dense.sazs import TERMS, SazsLoss, SazsNetwork
+from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features, showing
+from worker.segmentation.encoders.acceleration import one_thread
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.towers import ENCODER, TowerConfig
+from worker.segmentation.segmenter import Segmenter
+
+# As released, but for the schedule: the learning rate falls with the steps, not the epochs, and there is no rotation.
+# LSeg's zero-shot models: .004 / 16 a sample for the tower, ten times that for the rest; four epochs of 2300 images,
+# as its code breaks off after them.
+_LSEG_TRAINING = TrainingConfig(steps=460, batch=20, crop=CropConfig(scales=(1.0, 1.0), flips=False), optimizer="sgd",
+                                rate=0.05, tower_share=0.1)  # fmt: skip
+# SAZS on PASCAL: 20 epochs of 2300 images for the ViT, 40 for the DRN, whose head learns ten times faster.
+_SAZS_TRAINING = TrainingConfig(steps=7600, batch=6, crop=CropConfig(scales=(0.5, 2.0)), optimizer="sgd", rate=1e-3,
+                                tower_share=1.0)  # fmt: skip
+_MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
+_FORM = 1
+_REMEDY = "Draw a label in at least one picture and accept it."
+_AGAIN = "Learn it again."
+_ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
+
+
+@dataclass(frozen=True)
+class DenseRecipe:
+    """What the dense recipes share; each paper has a subclass.
+
+    Attributes:
+        without: parts to leave out, for ablations.
+        preset: name of the network's size: SMALL, or one of the paper's.
+        tower: name of another image tower for the small preset, as `TowerConfig` has it.
+        changes: fields of the preset that are changed, such as `block` and `block_depth`.
+        texts: take the place of the model's text tower; None = they do not.
+        training: how it is trained; None = as the paper says, or, for the small preset, in a minute on a CPU.
+        seed: of all randomness.
+    """
+
+    without: tuple[str, ...] = ()
+    preset: str = SMALL
+    tower: str = ENCODER
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    texts: TextVectors | None = None
+    training: TrainingConfig | None = None
+    seed: int = 0
+    name: ClassVar[str]
+    form: ClassVar[int] = _FORM
+    parts: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Mapping[str, Preset]]
+    trainings: ClassVar[Mapping[str, TrainingConfig]]
+    small: ClassVar[Callable[[Encoder, str], Preset]]
+    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]]
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.without) - set(self.parts))
+        if unknown:
+            remedy = f"It has {', '.join(self.parts) or 'none'}."
+            raise LearningError(f"recipe {self.name}", f"has no part {unknown[0]!r} to leave out", remedy)
+
+    def loss(self) -> DenseLoss:
+        """What is made small."""
+        raise NotImplementedError
+
+    def build(self, words: Words, segmenter: Segmenter) -> tuple[LSegNetwork, LabelVectors]:
+        """Build an untrained network, and the label vectors of some classes and the background.
+
+        Args:
+            words: the texts of each class to train with.
+            segmenter: the model.
+
+        Raises:
+            LearningError: there is no such preset.
+            ModelUnavailable: its tower cannot be loaded.
+        """
+        vectors, readable = self._vectors(words, segmenter)
+        torch.manual_seed(self.seed)
+        network = self._network(self._chosen(segmenter), vectors.shape[1], segmenter)
+        return network, LabelVectors(words, vectors.to(network.tower.device), readable).to(network.tower.device)
+
+    @one_thread()
+    def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> DenseAdapter:
+        """See `worker.learning.interfaces.Recipe`."""
+        taught = taught_words(examples, words)
+        network, labels = self.build(taught, segmenter)
+        samples = [training_sample(example, taught) for example in examples]
+        trainer = self.trainer(network, labels, samples, segmenter)
+        entering = [entered(sample, self.short_side(network, segmenter)) for sample in samples]
+        while trainer.steps_done < trainer.config.steps:
+            trainer.step(*trainer.draw(entering))
+        return self.adapter(network, labels, segmenter)
+
+    def trainer(
+        self, network: LSegNetwork, labels: LabelVectors, samples: Sequence[Sample], segmenter: Segmenter
+    ) -> DenseTrainer:
+        """Prepare a training: learned vectors start at the mean features of their classes' cells.
+
+        Args:
+            network: from `build`.
+            labels: from `build`.
+            samples: what is learned from; they are looked at only where some vector is learned.
+            segmenter: the model.
+        """
+        looked_at = showing(samples, labels.unread, most=_MOST_LOOKED_AT)
+        if looked_at:
+            adapter = self.adapter(network, labels, segmenter)
+            labels.start(mean_features(lambda image: adapter.features(image).permute(2, 0, 1), looked_at,
+                                       len(labels.words) + 1))  # fmt: skip
+        return DenseTrainer(network, labels, self.loss(), self.training_of(network, segmenter), seed=self.seed)
+
+    def training_of(self, network: LSegNetwork, segmenter: Segmenter) -> TrainingConfig:
+        """How a network is trained, with the side of the crops filled in."""
+        config = self.training or self.trainings.get(self.preset, TrainingConfig())
+        short = self.short_side(network, segmenter)
+        side = config.crop.side or (short // 2 if self.preset == SMALL else short)
+        multiple = network.tower.multiple
+        side = max(1, round(side / multiple)) * multiple
+        return replace(config, crop=replace(config.crop, side=side))
+
+    def short_side(self, network: LSegNetwork, segmenter: Segmenter) -> int:
+        """Pixels of the short side at which images enter the network."""
+        preset = network.preset
+        own = segmenter.encoder.short_side if preset.tower.name == ENCODER else network.tower.native_size
+        return preset.short_side or own
+
+    def adapter(self, network: LSegNetwork, labels: LabelVectors, segmenter: Segmenter) -> DenseAdapter:
+        """What a network has learned, as a head."""
+        inference = Inference(self.short_side(network, segmenter))
+        return DenseAdapter(
+            self.name, self.form, network.eval(), segmenter.towers, inference, network.preset.fine,
+            labels.vectors_learned(), self.texts,
+        )  # fmt: skip
+
+    def load(self, state: AdapterState, segmenter: Segmenter) -> DenseAdapter:
+        """See `worker.learning.interfaces.Recipe`."""
+        if state.recipe != self.name:
+            problem = f"was made by recipe {state.recipe!r}, not {self.name!r}"
+            raise LearningError("adapter", problem, "Load it with that one.")
+        about: Mapping[str, Any] = state.about
+        if about.get("form") != self.form:
+            raise LearningError("adapter", "was learned by another release, with another network", _ANOTHER)
+        try:
+            return self._loaded(about, state.tensors, segmenter)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+            problem = f"its state is incomplete ({type(error).__name__}: {str(error)[:200]})"
+            raise LearningError("adapter", problem, _AGAIN) from error
+
+    def _loaded(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor], segmenter: Segmenter) -> DenseAdapter:
+        preset = preset_from_json(about["preset"])
+        network = self._network(preset, int(about["width"]), segmenter, holds_tower=preset.trains_tower)
+        if about["tower"] != ("" if preset.trains_tower else network.tower.fingerprint):
+            problem = f"was learned on other weights of the tower {preset.tower.name} than those loaded"
+            raise LearningError("adapter", problem, _ANOTHER)
+        stored = {name.removeprefix(NETWORK): one for name, one in tensors.items() if name.startswith(NETWORK)}
+        network.load_state_dict(stored, strict=True)
+        names = [tuple(str(text) for text in name) for name in about["learned"]]
+        learned = dict(zip(names, tensors[LEARNED], strict=True)) if names else {}
+        texts = None
+        if about["texts"] is not None:
+            texts = TextVectors(dict(zip(map(str, about["texts"]), tensors[TEXTS], strict=True)))
+        stored_inference = dict(about["inference"])
+        inference = Inference(**{**stored_inference, "scales": tuple(map(float, stored_inference["scales"]))})
+        strength = float(about["strength"])
+        if not 0 <= strength <= 1 or any(one.shape != (network.width,) for one in learned.values()):
+            raise ValueError("a strength or a learned vector")
+        return DenseAdapter(
+            self.name, self.form, network.eval(), segmenter.towers, inference, bool(about["follows_outlines"]),
+            learned, texts, strength,
+        )  # fmt: skip
+
+    def _vectors(self, words: Words, segmenter: Segmenter) -> tuple[Tensor, Tensor]:
+        if self.texts is not None:
+            return self.texts.of(words)
+        classes = segmenter.classes(words)
+        readable = classes.has_text.clone()
+        if segmenter.encoder.logit_bias is not None:
+            # Trained with a sigmoid loss, a model rates words one by one: "background" is as true of grass as "grass",
+            # and would win where nothing taught it otherwise.
+            readable[-1] = False
+        return classes.vectors, readable
+
+    def _chosen(self, segmenter: Segmenter) -> Preset:
+        if self.preset != SMALL and self.preset not in self.presets:
+            names = ", ".join((SMALL, *self.presets))
+            raise LearningError(f"preset {self.preset!r}", f"is not one of {self.name}", f"Choose one of {names}.")
+        if self.preset == SMALL:
+            return replace(type(self).small(segmenter.encoder, self.tower), **self.changes)
+        return replace(self.presets[self.preset], **self.changes)
+
+    def _network(
+        self, preset: Preset, width: int, segmenter: Segmenter, *, holds_tower: bool = False
+    ) -> LSegNetwork:
+        config: TowerConfig = replace(preset.tower, random=True) if holds_tower else preset.tower
+        tower = segmenter.towers.get(config)
+        return type(self).network_of(preset, tower, width).to(tower.device)
+
+
+@dataclass(frozen=True)
+class LSegRecipe(DenseRecipe):
+    """LSeg (Li et al., ICLR 2022)."""
+
+    name: ClassVar[str] = "lseg"
+    presets: ClassVar[Mapping[str, Preset]] = LSEG_PRESETS
+    trainings: ClassVar[Mapping[str, TrainingConfig]] = dict.fromkeys(LSEG_PRESETS, _LSEG_TRAINING)
+    small: ClassVar[Callable[[Encoder, str], Preset]] = small_lseg
+    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = LSegNetwork
+
+    def loss(self) -> DenseLoss:
+        """See `DenseRecipe`."""
+        return lseg_loss
+
+
+@dataclass(frozen=True)
+class SazsRecipe(DenseRecipe):
+    """SAZS (Liu et al., CVPR 2023).
+
+    Attributes:
+        weights: of the losses on boundaries; `without` sets some of them to 0.
+    """
+
+    weights: SazsLoss = field(default_factory=SazsLoss)
+    name: ClassVar[str] = "sazs"
+    parts: ClassVar[tuple[str, ...]] = TERMS
+    presets: ClassVar[Mapping[str, Preset]] = SAZS_PRESETS
+    trainings: ClassVar[Mapping[str, TrainingConfig]] = {
+        "vit_l16": _SAZS_TRAINING, "drn": replace(_SAZS_TRAINING, steps=15200, rate=1e-2, tower_share=0.1),
+    }  # fmt: skip
+    small: ClassVar[Callable[[Encoder, str], Preset]] = small_sazs
+    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = SazsNetwork
+
+    def loss(self) -> DenseLoss:
+        """See `DenseRecipe`."""
+        left_out: Any = dict.fromkeys(self.without, 0.0)
+        return replace(self.weights, **left_out)
+
+
+def taught_words(examples: Sequence[Example], words: Words) -> Words:
+    """The words of those classes that some example shows.
+
+    Raises:
+        LearningError: none does.
+    """
+    shown = {example.words[k] for example in examples for k in drawn_classes(example.truth)}
+    taught = tuple(texts for texts in words if texts in shown)
+    if not taught:
+        raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
+    return taught
+
+
+def training_sample(example: Example, taught: Words) -> Sample:
+    """An example as the training reads it: classes are rows of the taught words, what nobody drew on is background, and
+    pixels of any other class are VOID.
+    """
+    return Sample(example.image, with_background(with_words(example, taught).truth, len(taught)))
