@@ -1,11 +1,13 @@
 # `make demo` shows the product, `make test` runs its tests, `make faults` breaks it, `make attack`
-# attacks it, `make sources` fetches images from everywhere. Each sets up all it needs by itself.
+# attacks it, `make sources` fetches images from everywhere, `make papers` measures the papers' rows. Each sets up all
+# it needs by itself.
 PYTHON ?= python3
 CHECK ?=
 JSON ?=
+ONLY ?=
 export CHECK JSON PORT
 
-.PHONY: demo test lint faults attack sources environments clean
+.PHONY: demo test lint faults attack sources papers environments clean
 
 demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies and prints one JSON line
 	@.venv/bin/python -m plugin_config.demo
@@ -27,6 +29,9 @@ attack: environments  ## Attack the product from every side and see whether it h
 
 sources: environments  ## Fetch images from every source, with every token, by every way; JSON=1 prints one JSON line
 	@.venv/bin/python -m tests.sources
+
+papers: environments  ## Train and judge the rows of docs/research/papers.md; ONLY=lseg,sazs, JSON=1 as above
+	@.venv/bin/python -m worker.lab.papers $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json)
 
 environments:
 	@$(PYTHON) plugin_config/local/environments.py project label-studio

@@ -34,8 +34,8 @@ UNSEEN_WORDS = ("ring", "heart", "sand")
 SCENES = 400
 """Drawn scenes to train with, and to test with, unless another number is asked for."""
 
-_SIZE, _UNIT = (128, 160), (70.0, 110.0)  # pixels; of the scenes, smallest and largest
-_THINGS = 4  # of a scene, so that each label is dealt equally often
+_SIZE, _UNIT = (144, 192), (30.0, 50.0)  # pixels; of the scenes, smallest and largest
+_THINGS = 8  # of a scene, so that each label is dealt equally often
 _TRAINING, _TEST = 0, 1  # of the seeds
 _DECK = 1_000_003  # a number that no scene has
 _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."

@@ -61,6 +61,16 @@ def harmonic_mean(seen: float, unseen: float) -> float:
     return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
 
 
+def boundary_f2(predicted: NDArray[np.int16], truth: NDArray[np.int16]) -> float:
+    """Boundary F within 2 pixels of two class maps (H, W), over all classes that either of them shows."""
+    present = np.unique(np.concatenate([predicted.ravel(), truth[truth >= 0]]))
+    place = np.full(int(present.max()) + 1, VOID, dtype=np.int64)
+    place[present] = np.arange(len(present))
+    known = np.where(truth >= 0, place[np.maximum(truth, 0)], VOID)
+    # At least three, because of two classes `boundary_f` judges the second alone.
+    return boundary_f(place[predicted], known, max(3, len(present)), radius=_RADIUS)
+
+
 @dataclass(frozen=True)
 class ZeroShotFigures:
     """What was measured; all in [0, 1].
@@ -138,8 +148,7 @@ class ZeroShotEvaluator:
             image, found, fine = self._scored(number, one, head)
             predicted = self._predict(number, image, found, fine=fine, inference=inference, truth=truth)
             total += confusion(truth, predicted, count + 1)
-            classes = count + self._data.has_background
-            boundaries.append(boundary_f(predicted.astype(np.int64), truth.astype(np.int64), classes, radius=_RADIUS))
+            boundaries.append(boundary_f2(predicted, truth))
             for offset, sums in curve.items():
                 changed = self._lowered(found, offset)
                 sums += self._confusion(number, image, changed, truth, fine=fine, inference=inference)
