@@ -34,7 +34,10 @@ UNSEEN_WORDS = ("ring", "heart", "sand")
 SCENES = 400
 """Drawn scenes to train with, and to test with, unless another number is asked for."""
 
-_SIZE, _UNIT = (144, 192), (30.0, 50.0)  # pixels; of the scenes, smallest and largest
+_SIZE = (144, 192)  # pixels of a scene
+# Smallest and largest unit, pixels: things of a few patches, which a training-free model finds but does not delineate;
+# a texture shows on larger ones only.
+_UNITS = {WORDS: (30.0, 50.0), PAIRS: (42.0, 66.0)}
 _THINGS = 8  # of a scene, so that each label is dealt equally often
 _TRAINING, _TEST = 0, 1  # of the seeds
 _DECK = 1_000_003  # a number that no scene has
@@ -173,7 +176,7 @@ class DrawnScenes(Sequence[LabelledImage]):
         rng = np.random.default_rng((*self._seed, index))
         things = [self._thing(rng, index * _THINGS + k) for k in range(_THINGS)]
         ground = STUFF[self._dealt(index, len(STUFF))]
-        scene = draw_scene(rng, _SIZE, things, unit=float(rng.uniform(*_UNIT)), ground=ground)
+        scene = draw_scene(rng, _SIZE, things, unit=float(rng.uniform(*_UNITS[self._name])), ground=ground)
         return LabelledImage(scene.image, self._truth(scene))
 
     def _dealt(self, position: int, cards: int) -> int:
