@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(
 
     def breaking(self: DenseTrainer, pixels: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
         if self.steps_done == 3:
-            next(iter(self.network.decoder.parameters())).data.fill_(torch.nan)  # type: ignore[operator,union-attr,arg-type]
+            next(iter(self.network.decoder.parameters())).data.fill_(torch.nan)  # type: ignore[union-attr]
         return step(self, pixels, truth)
 
     monkeypatch.setattr(DenseTrainer, "step", breaking)

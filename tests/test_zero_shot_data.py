@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,8 @@ def test_data_that_cannot_be(data: str, unseen: list[str], problem: str) -> None
 
 def test_text_vectors_are_read(tmp_path: Path) -> None:
     path = tmp_path / "vectors.npz"
-    np.savez(path, **{"cow": np.array([3.0, 4.0]), "traffic light": np.array([0.0, 1.0])})
+    vectors: dict[str, Any] = {"cow": np.array([3.0, 4.0]), "traffic light": np.array([0.0, 1.0])}
+    np.savez(path, **vectors)
     found, known = read_text_vectors(path, ["cow"]).of([("traffic light",), ("cow",), ("dog",)])
     assert known.tolist() == [True, True, False, False]
     assert found[1].tolist() == pytest.approx([0.6, 0.8])

@@ -76,5 +76,5 @@ def write_coco(root: Path, *, fold: int = 1, images: int = 3) -> Path:
         path = root / "splits" / "coco" / part / f"fold{fold}.pkl"
         path.parent.mkdir(parents=True, exist_ok=True)
         classes = [k for k in range(80) if (k % 4 == fold) == (part == "val")]
-        path.write_bytes(pickle.dumps({k: names for k in classes}))
+        path.write_bytes(pickle.dumps(dict.fromkeys(classes, names)))
     return root

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import overload
 from zipfile import BadZipFile
@@ -39,6 +40,7 @@ _SIZE = (144, 192)  # pixels of a scene
 # a texture shows on larger ones only.
 _UNITS = {WORDS: (30.0, 50.0), PAIRS: (42.0, 66.0)}
 _THINGS = 8  # of a scene, so that each label is dealt equally often
+_GROUNDS = (*permutations(STUFF, 2), *((stuff,) for stuff in 3 * STUFF))  # one stuff as often as two
 _TRAINING, _TEST = 0, 1  # of the seeds
 _DECK = 1_000_003  # a number that no scene has
 _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."
@@ -175,7 +177,7 @@ class DrawnScenes(Sequence[LabelledImage]):
             raise IndexError(index)
         rng = np.random.default_rng((*self._seed, index))
         things = [self._thing(rng, index * _THINGS + k) for k in range(_THINGS)]
-        ground = STUFF[self._dealt(index, len(STUFF))]
+        ground = _GROUNDS[self._dealt(index, len(_GROUNDS))]
         scene = draw_scene(rng, _SIZE, things, unit=float(rng.uniform(*_UNITS[self._name])), ground=ground)
         return LabelledImage(scene.image, self._truth(scene))
 

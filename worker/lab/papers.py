@@ -26,7 +26,7 @@ from plugin_config.errors import SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, read_text_vectors, training_samples
 from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, as_json
-from worker.lab.papers_page import FIGURES, MeasuredRow, Papers, read_papers, write_papers
+from worker.lab.papers_page import FIGURES, MeasuredRow, read_papers, write_papers
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import entered
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
@@ -172,13 +172,12 @@ def main(arguments: Sequence[str]) -> int:
         if options.page:
             write_papers(papers, options.results, options.page_file)
             return 0
-        rows = [one for tasks in _tasks(options) for one in _measured(tasks, papers, options)]
+        live = [row for tasks in _tasks(options) for row in _measured(tasks)]
+        papers = papers.with_rows(_merged(papers.measured, live))
         if options.store:
-            papers = papers.with_rows(_merged(rows))
             write_papers(papers, options.results, options.page_file)
-        asked = {row.key for row in rows}
-        shown = papers.with_rows(_merged(rows)).measured
-        summaries = [row.summary() for row in shown if row.key in asked]
+        asked = {row.key for row in live}
+        summaries = [row.summary() for row in papers.measured if row.key in asked]
     except ZeromaskError as error:
         sys.stderr.write(f"papers: {error}\n")
         return 2
@@ -203,27 +202,23 @@ def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
             yield [replace(plain, split=split) for split in options.splits]
 
 
-def _measured(tasks: Sequence[Measurement], papers: Papers, options: argparse.Namespace) -> list[MeasuredRow]:
-    """The rows of one seed, each with the seeds that the file holds."""
-    stored = {row.key: row for row in papers.measured}
+def _measured(tasks: Sequence[Measurement]) -> list[MeasuredRow]:
+    """The rows of one seed."""
     today = datetime.now(UTC).date().isoformat()
-    rows = []
-    for task, found in zip(tasks, _side_by_side(tasks), strict=True):
-        for paper, name, figures in found:
-            row = MeasuredRow(paper, name, task.split, command_of(task))
-            before = stored.get(row.key)
-            seeds: Mapping[str, Mapping[str, Any]] = before.seeds if before is not None else {}
-            rows.append(replace(row, date=today, seeds={**seeds, str(task.seed): figures}))
-    return rows
+    return [
+        MeasuredRow(paper, name, task.split, command_of(task), today, {str(task.seed): figures})
+        for task, found in zip(tasks, _side_by_side(tasks), strict=True)
+        for paper, name, figures in found
+    ]
 
 
-def _merged(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
-    """One row for each key, with the seeds of all."""
-    found: dict[tuple[str, str, str], MeasuredRow] = {}
-    for row in rows:
+def _merged(stored: Sequence[MeasuredRow], live: Sequence[MeasuredRow]) -> list[MeasuredRow]:
+    """The rows that were measured live, with the seeds of all; a seed that is stored too is the live one."""
+    found: dict[tuple[str, str, str], MeasuredRow] = {row.key: row for row in stored}
+    for row in live:
         before = found.get(row.key)
         found[row.key] = row if before is None else replace(row, seeds={**before.seeds, **row.seeds})
-    return list(found.values())
+    return [found[key] for key in dict.fromkeys(row.key for row in live)]
 
 
 def _side_by_side(tasks: Sequence[Measurement]) -> list[list[tuple[str, str, dict[str, Any]]]]:

@@ -26,8 +26,8 @@ _INTRO = """# The four papers: measured, published, not measured
 <!-- Made of docs/results/papers.json by `python -m worker.lab.papers --page`; change that file, not this one. -->
 
 Seen and unseen are class means of IoU under one argmax over all labels; hIoU is their harmonic mean; BF@2 is the
-boundary F within 2 pixels. Published figures stand on other data and under other protocols: they are not comparable with those
-measured here, nor always with each other. [How to measure](../guide/measuring.md).
+boundary F within 2 pixels. Published figures stand on other data and under other protocols: they are not comparable
+with those measured here, nor always with each other. [How to measure](../guide/measuring.md).
 """
 
 

@@ -79,8 +79,9 @@ def random_scene(
 
 
 def draw_scene(
-    rng: np.random.Generator, size: tuple[int, int], things: Sequence[Thing], *, unit: float, ground: str | None = None
-) -> Scene:
+    rng: np.random.Generator, size: tuple[int, int], things: Sequence[Thing], *, unit: float,
+    ground: Sequence[str] | None = None,
+) -> Scene:  # fmt: skip
     """Draw the given things on stuff; a thing that finds no free place is left out.
 
     Args:
@@ -88,7 +89,7 @@ def draw_scene(
         size: (H, W) in pixels.
         things: what to paint, first to last.
         unit: pixels that object sizes are relative to.
-        ground: the stuff that covers the whole ground, or one side of it; None = any.
+        ground: the stuff that covers it all, or two that share it; None = one or two by chance.
     """
     image, stuff = _paint_ground(rng, size, unit, ground)
     instances = np.zeros(size, dtype=np.int32)
@@ -163,15 +164,14 @@ def draw_touching(
 
 
 def _paint_ground(
-    rng: np.random.Generator, size: tuple[int, int], unit: float, ground: str | None = None
+    rng: np.random.Generator, size: tuple[int, int], unit: float, ground: Sequence[str] | None = None
 ) -> tuple[Bytes, Bytes]:
     first, second = (int(k) for k in rng.choice(len(STUFF), 2, replace=False))
     if ground is not None:
-        asked = STUFF.index(ground)
-        first, second = asked, first if second == asked else second
+        first, second = STUFF.index(ground[0]), STUFF.index(ground[-1])
     image = paint_stuff(rng, STUFF[first], size, unit)
     stuff = np.full(size, first, dtype=np.uint8)
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 if ground is None else len(ground) == 1:
         return image, stuff
     angle, wave = rng.uniform(0, 2 * np.pi), unit * rng.uniform(0.3, 0.8)
     y, x = np.ogrid[: size[0], : size[1]]
