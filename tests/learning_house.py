@@ -28,6 +28,7 @@ from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
+from worker.label_studio.image_cache import OFF
 from worker.label_studio.outcomes import RegionOutcomes
 from worker.learning.gate.decision import Verdict
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example
@@ -113,7 +114,7 @@ class LearningHouse:
     def make_resident(self, name: str, *, learner: bool = True, weights: str = WEIGHTS) -> WorkerContext:
         made: Any = type("StandInContext", (), {})()
         made.name, made.redis, made.settings = name, self.redis, self.settings
-        made.label_studio, made.limits = self.label_studio, None
+        made.label_studio, made.limits, made.image_cache = self.label_studio, None, OFF
         made.learning = ProjectLearning(self.redis, lease_s=30)
         made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)

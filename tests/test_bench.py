@@ -82,6 +82,7 @@ ENGINE = {
 }  # fmt: skip
 REGIONS = {f"{what}_{mask}_{unit}" for what in ("encode", "decode") for mask in ("smooth", "noisy")
            for unit in ("ms", "speedup")} | {"sdk_decodes_alike"}  # fmt: skip
+LABELS = {f"labels_1200_64x40{masks}{head}" for masks in ("", "_masks") for head in ("", "_learned")}
 TEXT = {"text_ms", "text_speedup", "text_start_ms", "text_restart_ms", "fingerprint_ms", "negatives"}
 
 
@@ -89,13 +90,13 @@ def test_the_quick_bench_runs_every_figure_and_compares(tmp_path: Path, capsys: 
     """Its figures mean nothing; that all come out, of the real path, does."""
     earlier = tmp_path / "earlier.json"
     earlier.write_text(json.dumps({"encoder_ms": 0.001, "model": "other", "unheard_of": 3.0}))
-    only = [argument for name in ("engine", "regions", "text") for argument in ("--only", name)]
+    only = [argument for name in ("engine", "labels", "regions", "text") for argument in ("--only", name)]
     arguments = ["--quick", *only, "--device", "cpu", "--json", "--compare", str(earlier)]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     figures = json.loads(out)
-    assert set(figures) == ENGINE | REGIONS | TEXT | {"compared"}
+    assert set(figures) == ENGINE | LABELS | REGIONS | TEXT | {"compared"}
     facts = {name: figures[name] for name in ("model", "weights", "picture", "device", "threads")}
     assert facts == {"model": "tiny", "weights": "random", "picture": "160x128", "device": "cpu", "threads": 1}
     numbers = {name: value for name, value in figures.items() if name not in facts and name != "compared"}

@@ -256,6 +256,10 @@ def test_tensors_that_do_not_fit_each_other_are_not_loaded(early: QuickAdapter, 
             QuickRecipe().load(replace(state, about={**state.about, name: value}), segmenter)
 
 
+def test_its_scores_are_fine_unless_they_are_the_zero_shot_ones(early: QuickAdapter) -> None:
+    assert [early.at_strength(strength).fine for strength in (0.0, 0.25, 1.0)] == [False, True, True]
+
+
 def test_nothing_to_learn_from_is_said(corrected: list[Example], segmenter: Segmenter) -> None:
     blank = replace(corrected[0], truth=np.full_like(corrected[0].truth, UNLABELLED))
     with pytest.raises(LearningError, match="no label of the project is drawn"):

@@ -117,29 +117,48 @@ def test_what_is_transparent_all_over_has_no_masks(
     assert some["regions"] > 0
 
 
-@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
-@pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])
-def test_names_that_are_no_text_are_printed_with_their_bytes_replaced(
-    encoding: str, form: tuple[str, ...], pictures: list[Path], tmp_path: Path
-) -> None:
-    names = [os.fsdecode(b"bad\xff.png"), os.fsdecode(b"bad\xfe.png"), os.fsdecode(b"no picture\xfd.png")]
-    for name in names[:2]:
-        (tmp_path / name).write_bytes(pictures[0].read_bytes())
-    (tmp_path / names[2]).write_text("no picture")
+@pytest.fixture
+def odd(pictures: list[Path], tmp_path: Path) -> list[str]:
+    """Two pictures, and a file that is none, whose names are not UTF-8."""
+    files = [tmp_path / os.fsdecode(name) for name in (b"bad\xff.png", b"bad\xfe.png", b"no picture\xfd.png")]
+    for file in files[:2]:
+        file.write_bytes(pictures[0].read_bytes())
+    files[2].write_text("no picture")
+    return [str(file) for file in files]
+
+
+def test_names_that_are_no_text_are_printed_with_their_bytes_replaced(odd: list[str], tmp_path: Path) -> None:
     out = tmp_path / os.fsdecode(b"out\xfc")
-    done = run("worker.segment", *(str(tmp_path / name) for name in names), "--labels", WORDS, "--output-dir", str(out),
-               *form, PYTHONIOENCODING=encoding)  # fmt: skip
+    done = run("worker.segment", *odd, "--labels", WORDS, "--output-dir", str(out), PYTHONIOENCODING="utf-8:strict")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    replaced = "?" if encoding.startswith("ascii") else "\ufffd"
-    assert f"no picture{replaced}.png" in done.stderr.replace("\n", "")
-    shown = json.loads(done.stdout)["images"][0]["image"] if form else done.stdout.splitlines()[0].partition(":")[0]
-    assert shown == str(tmp_path / ("bad\ufffd.png" if form else f"bad{replaced}.png"))
-    assert {path.name for path in out.iterdir()} == {
-        f"bad\ufffd{number}_{kind}" for number in ("", "_2") for kind in ("overlay.png", "regions.json")
-    }
-    stored = json.loads((out / "bad\ufffd_regions.json").read_text())
-    assert stored["image"] == str(tmp_path / "bad\ufffd.png")
+    assert "no picture\ufffd.png" in done.stderr.replace("\n", "")
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(tmp_path / "bad\ufffd.png")] * 2
+    assert lines[1].endswith(f"-> {tmp_path}/out\ufffd/bad\ufffd_2_overlay.png")
+    assert (out / "bad\ufffd_2_overlay.png").is_file()
+
+
+def test_names_that_are_no_text_are_replaced_in_json(
+    odd: list[str], tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert segment([odd[0], odd[2], "--labels", WORDS, "--output-dir", str(out), "--json"]) == 1
+    printed = capsys.readouterr().out
+    printed.encode()
+    row, failed = json.loads(printed)["images"]
+    shown = str(tmp_path / "bad\ufffd.png")
+    assert row["image"] == shown
+    assert json.loads(Path(row["regions_file"]).read_text())["image"] == shown
+    assert "no picture\ufffd.png" in failed["error"]
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii:strict", b"bad?\n"), ("utf-8:strict", b"bad?\n")])
+def test_every_command_prints_what_its_terminal_cannot_show(encoding: str, shown: bytes) -> None:
+    code = "import sys; from plugin_config.closed_output import run_command as run; run(lambda: print(sys.argv[1]))"
+    command = [sys.executable, "-c", code, os.fsdecode(b"bad\xff")]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    assert subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60, check=True).stdout == shown
 
 
 def test_stuff_is_one_region_however_many_parts_it_has() -> None:

@@ -239,9 +239,9 @@ def test_a_head_says_itself_whether_its_scores_are_fine(
     grid = grid or scores.zero_shot.grid
     methods: list[Method] = []
 
-    def spied(*arguments: object, method: Method) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    def spied(*arguments: object, method: Method, without: int | None) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
         methods.append(method)
-        return pixel_classes(*arguments, method=method)  # type: ignore[arg-type]
+        return pixel_classes(*arguments, method=method, without=without)  # type: ignore[arg-type]
 
     monkeypatch.setattr("worker.segmentation.segmenter.pixel_classes", spied)
     segmenter.pixel_classes(scores, Finished(grid, fine))

@@ -17,19 +17,23 @@ _HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive
 
 @dataclass
 class ReverseProxy:
-    """Where it listens, where it leads, and what is to become of the next requests.
+    """Where it listens, where it leads, and which token it refuses.
 
     Attributes:
         url: the public address.
         target: where Label Studio listens; set once that is known.
         below: the path of `url`, which Label Studio is not shown.
-        refuse: how many of the next requests with a token are answered 401.
+        last: the `Authorization` of the last request.
+        dead: the `Authorization` that is answered 401, as Label Studio does after an access token's end.
+        refused: how many requests were.
     """
 
     url: str = ""
     target: str = ""
     below: str = ""
-    refuse: int = 0
+    last: str = ""
+    dead: str = ""
+    refused: int = 0
 
 
 @contextmanager
@@ -56,8 +60,10 @@ def _handler(proxy: ReverseProxy, client: httpx.Client) -> type[BaseHTTPRequestH
             if not self.path.startswith(f"{proxy.below}/"):
                 self._answer(httpx.Response(404, content=b"this is not Label Studio"))
                 return
-            if proxy.refuse > 0 and self.headers.get("Authorization", "").startswith("Bearer "):
-                proxy.refuse -= 1
+            given = self.headers.get("Authorization", "")
+            proxy.last = given or proxy.last
+            if given and given == proxy.dead:
+                proxy.refused += 1
                 self._answer(httpx.Response(401, json={"detail": "Given token not valid for any token type"}))
                 return
             kept = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}

@@ -18,6 +18,7 @@ from plugin_config.errors import ZeromaskError
 from worker.lab.benchmarks.brush_encoding import region_figures
 from worker.lab.benchmarks.drain import drain_figures
 from worker.lab.benchmarks.engine import QUICK, EngineSize, engine_figures
+from worker.lab.benchmarks.labels import label_figures
 from worker.lab.benchmarks.targets import TARGETS, Figure, compared, read_figures, table
 from worker.lab.benchmarks.text_encoding import text_figures
 from worker.lab.benchmarks.throughput import queue_figures
@@ -53,6 +54,7 @@ Measurement = Callable[[BenchOptions], Mapping[str, Figure]]
 
 FIGURES: Mapping[str, Measurement] = {
     "engine": lambda options: engine_figures(options.size, options.device, options.console),
+    "labels": lambda options: label_figures(options.repeats, options.device, options.console, quick=options.quick),
     "regions": lambda options: region_figures(options.repeats, options.size.shrink, options.console),
     "text": lambda options: text_figures(options.size.model, options.repeats, options.device, options.console),
     "queue": lambda options: queue_figures(options.seconds, options.repeats, options.console),

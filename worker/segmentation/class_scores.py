@@ -7,12 +7,15 @@ head has learned it from corrections.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from worker.segmentation.pictures import resize_map
+
+OTHERS = -1
+"""In the place of a class: all those together that have no logits of their own; see `ClassScores.classes`."""
 
 _SMALLEST = 1e-9  # posterior: keeps logarithms finite
 
@@ -25,10 +28,14 @@ class ClassScores:
         logits: (C, ...) float32, most often (C, h, w) on a grid over an image; softmax over C is the class posterior.
             Classes without a score are -inf everywhere: they get no pixel and take no share from others.
         scored: (C,) bool, on the device of the logits: which classes have a score. The background always has one.
+        classes: where only some classes of a large vocabulary have logits of their own: the C classes, in order.
+            OTHERS stands for the rest, which gets no pixel but takes its share; it comes before the background. None =
+            all classes have logits.
     """
 
     logits: Tensor
     scored: Tensor
+    classes: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, logits: Tensor, scored: Tensor) -> ClassScores:
@@ -38,26 +45,31 @@ class ClassScores:
     @classmethod
     def from_logits(cls, logits: Tensor) -> ClassScores:
         """Make scores of plain logits (C, ...); a class that is -inf everywhere has no score."""
-        return cls(logits, ~logits.isneginf().flatten(1).all(dim=1))
+        return cls(logits, ~logits.flatten(1).amax(dim=1).isneginf())
 
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) cells, of scores on a grid."""
         return self.logits.shape[1], self.logits.shape[2]
 
+    @property
+    def others(self) -> int | None:
+        """The row of OTHERS; None where every class has logits of its own."""
+        return self.classes.index(OTHERS) if self.classes is not None and OTHERS in self.classes else None
+
     def without(self, classes: Sequence[int]) -> ClassScores:
         """The same where these classes have no score."""
         scored = self.scored.clone()
         scored[list(classes)] = False
-        return ClassScores.of(self.logits, scored)
+        return replace(ClassScores.of(self.logits, scored), classes=self.classes)
 
     def cropped(self, window: tuple[slice, slice]) -> ClassScores:
         """Rows and columns of the grid."""
-        return ClassScores(self.logits[:, *window], self.scored)
+        return replace(self, logits=self.logits[:, *window])
 
     def resized(self, size: tuple[int, int]) -> ClassScores:
         """The same on another grid (h', w'), bilinear; averaged where that is the coarser."""
-        return ClassScores.of(resize_map(self.logits, size), self.scored)
+        return replace(ClassScores.of(resize_map(self.logits, size), self.scored), classes=self.classes)
 
     def posterior(self) -> Tensor:
         """(C, ...) float32 probabilities; 0 for classes without a score."""
@@ -82,7 +94,7 @@ def blend(zero_shot: ClassScores, learned: ClassScores, strength: float) -> Clas
     alone = learned.logits.log_softmax(dim=0)
     rest = (1 - learned.posterior().masked_fill(both, 0.0).sum(dim=0)).clamp_min(_SMALLEST)
     between = torch.lerp(zero_shot.logits, learned.logits, strength).masked_fill(~both, -torch.inf)
-    return ClassScores(torch.where(both, between.log_softmax(dim=0) + rest.log(), alone), learned.scored)
+    return replace(learned, logits=torch.where(both, between.log_softmax(dim=0) + rest.log(), alone))
 
 
 def _column(classes: Tensor, like: Tensor) -> Tensor:

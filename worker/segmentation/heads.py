@@ -58,7 +58,8 @@ class Head(Protocol):
         ...
 
     def scores(self, image: ImageScores) -> ClassScores:
-        """Score n + 1 classes, in the order of the image's, on an (h', w') grid of any size.
+        """Score n + 1 classes, in the order of the image's, on an (h', w') grid of any size. Of many, it may leave
+        out those that can hardly win; see `ClassScores.classes`.
 
         Classes that the head has never learned keep the zero-shot scores among themselves, or are scored by their
         label vectors. A class that can be scored neither way has no score.
@@ -96,7 +97,7 @@ def head_scores(head: Head, image: ImageScores) -> ClassScores:
     Raises:
         LearningError: the head fails, or its scores are not finite or of another number of classes.
     """
-    classes = len(image.zero_shot.logits)
+    classes = len(image.zero_shot.logits)  # (n + 1, h, w)
     try:
         found = head.scores(image)
     except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -105,7 +106,8 @@ def head_scores(head: Head, image: ImageScores) -> ClassScores:
         problem = f"does not fit the images ({type(error).__name__}: {str(error)[:200]})"
         raise LearningError("what was learned", problem, _REMEDY) from error
     logits = found.logits
-    if logits.ndim != 3 or len(logits) != classes:
+    expected = classes if found.classes is None else len(found.classes)
+    if logits.ndim != 3 or len(logits) != expected:
         problem = f"gives scores of shape {tuple(logits.shape)} for an image with {classes} classes"
         raise LearningError("what was learned", problem, _REMEDY)
     if bool(logits.isnan().any()) or bool((logits == torch.inf).any()):

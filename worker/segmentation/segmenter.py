@@ -197,7 +197,10 @@ class Segmenter:
         method = FINE if head is not None and head.fine else ADAPTIVE
         embedding = scores.embedding
         image = scores.image if outlines else None
-        return pixel_classes(found.logits, embedding.size, image, embedding.affinity, method=method)
+        classes, confidence = pixel_classes(
+            found.logits, embedding.size, image, embedding.affinity, method=method, without=found.others
+        )
+        return classes if found.classes is None else np.array(found.classes, np.int16)[classes], confidence
 
     def remarks(self, vocabulary: Vocabulary, taught: Collection[tuple[str, ...]] = ()) -> list[str]:
         """Warn about labels in words that the model cannot read: at most two sentences, each naming a few labels.

@@ -5,6 +5,8 @@ Cleaning works on the map and not on masks: every pixel keeps exactly one class,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -30,41 +32,61 @@ def clean(classes: ClassMap, *, min_area: int) -> ClassMap:
     Returns:
         (H, W), a new map. Where all components are specks, nothing but the smoothing is applied.
     """
-    return _without_specks(_smooth(classes), min_area)
+    radius = min(_MAX_RADIUS, max(1, round(min(classes.shape) / _SIDE_PER_RADIUS)))
+    # Smoothing moves no class further than this, so that each is looked for in its part of the image only.
+    parts = {index: _grown(class_crop(classes, index)[1], radius, classes.shape) for index in present_classes(classes)}
+    return _without_specks(_smooth(classes, parts, 2 * radius + 1), parts, min_area)
 
 
-def _smooth(classes: ClassMap) -> ClassMap:
+def _grown(crop: Crop, margin: int, size: tuple[int, ...]) -> Crop:
+    rows, columns = (
+        slice(max(0, part.start - margin), min(side, part.stop + margin))
+        for part, side in zip(crop, size, strict=True)
+    )
+    return rows, columns
+
+
+def _smooth(classes: ClassMap, parts: Mapping[int, Crop], side: int) -> ClassMap:
     """Give each pixel the class of the majority of its window, except where that would erase a thin part.
 
     What a class loses in one connected piece longer than two windows is not a ragged border but a pole, a wire, a leg.
+
+    Args:
+        parts: where each class may have pixels before and after.
+        side: of the window, pixels.
     """
-    radius = min(_MAX_RADIUS, max(1, round(min(classes.shape) / _SIDE_PER_RADIUS)))
-    side = 2 * radius + 1
     smooth = classes.copy()
-    for index in present_classes(classes):
-        share = cv2.blur((classes == index).view(np.uint8) * 255, (side, side), borderType=cv2.BORDER_REPLICATE)
-        smooth[share >= 128] = index
+    for index, part in parts.items():
+        mask = (classes[part] == index).view(np.uint8) * 255
+        smooth[part][cv2.blur(mask, (side, side), borderType=cv2.BORDER_REPLICATE) >= 128] = index
     lost = np.where(smooth != classes, classes, _NO_CLASS)
-    for index in present_classes(classes):
-        lost_mask, crop = class_crop(lost, index)
+    for index, part in parts.items():
+        lost_mask, crop = class_crop(lost[part], index)
         if lost_mask.size:
             _, numbered, stats, _ = cv2.connectedComponentsWithStats(lost_mask, connectivity=8)
             is_thin_part = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) > 2 * side
             is_thin_part[0] = False
-            smooth[crop][is_thin_part[numbered]] = index
+            if is_thin_part.any():
+                smooth[part][crop][is_thin_part[numbered]] = index
     return smooth
 
 
-def _without_specks(classes: ClassMap, min_area: int) -> ClassMap:
-    """Give every component below `min_area` pixels the class of the nearest pixel of a larger one."""
+def _without_specks(classes: ClassMap, parts: Mapping[int, Crop], min_area: int) -> ClassMap:
+    """Give every component below `min_area` pixels the class of the nearest pixel of a larger one.
+
+    Args:
+        parts: where each class may have pixels.
+    """
     specks = np.zeros(classes.shape, dtype=np.uint8)
-    for index in present_classes(classes):
-        mask, crop = class_crop(classes, index)
+    for index, part in parts.items():
+        mask, crop = class_crop(classes[part], index)
+        if not mask.size:
+            continue
         _, numbered, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         small = (stats[:, cv2.CC_STAT_AREA] < min_area).astype(np.uint8)
         small[0] = 0
         if small.any():
-            specks[crop] |= small[numbered]
+            specks[part][crop] |= small[numbered]
     if not specks.any() or specks.all():
         return classes
     # OpenCV labels each pixel with the nearest pixel of value 0: these are the pixels outside all specks.

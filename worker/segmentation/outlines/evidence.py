@@ -9,7 +9,7 @@ from torch import Tensor
 
 _PURE = 0.7  # quantile of the patches at which the margin is that of a patch with one class in it
 _LEAST_NOISE = 0.02  # lower estimates are not distinguishable from no noise
-_FEW_CLASSES = 64  # the classes of a patch are searched among so many first
+_FEW_CLASSES = (16, 64)  # the classes of a patch are searched among so many first
 _LEAST_TRUST, _MOST_TRUST = 0.003, 1.0
 # The dependence of trust on noise and crowding was fitted on photographs; see docs/research/outlines.md.
 _TRUST, _NOISE_UNIT, _NOISE_POWER, _CROWD_POWER = 0.06, 0.1, 4, 3
@@ -29,6 +29,7 @@ class Evidence:
         noise: standard deviation of the noise in the shares, estimated from the negative ones.
         crowding: effective number of classes in the image: perplexity of their total areas.
         margin: logits between the best and the second-best class of a patch that shows one class.
+        valid: (C, h, w) float32 the nearest shares that are possible; None = they are computed where they are needed.
     """
 
     shares: Tensor
@@ -36,6 +37,7 @@ class Evidence:
     noise: float
     crowding: float
     margin: float
+    valid: Tensor | None = None
 
     @property
     def trust(self) -> float:
@@ -48,11 +50,18 @@ class Evidence:
         if len(classes) == len(self.shares):
             return self
         kept = self.shares[classes]
-        return replace(self, shares=kept + (1 - kept.sum(dim=0)) / len(kept))
+        return replace(self, shares=kept + (1 - kept.sum(dim=0)) / len(kept), valid=None)
+
+    def valid_shares(self) -> Tensor:
+        """(C, h, w) float32 nearest shares that are possible: none negative, with sum 1."""
+        return nearest_shares(self.shares) if self.valid is None else self.valid
 
 
 def read_evidence(coarse: Tensor) -> Evidence:
-    """Turn patch logits (C, h, w), C at least 2, on a scale where softmax gives the posterior, into shares."""
+    """Turn patch logits (C, h, w), C at least 2, on a scale where softmax gives the posterior, into shares.
+
+    There may be thousands of classes on some thousand patches: each step here is one pass over all of them.
+    """
     count = coarse.shape[0]
     top_two = coarse.topk(2, dim=0).values
     best = top_two[0]
@@ -60,12 +69,15 @@ def read_evidence(coarse: Tensor) -> Evidence:
     scale = max(float(torch.quantile(margin.flatten(), _PURE)), 1e-6)
     shares = (coarse - coarse.mean(dim=0)) / scale + 1 / count
     impossible = shares.clamp_max(0.0).square().sum() / (shares < 0).sum().clamp_min(1)
-    area = nearest_shares(shares).mean(dim=(1, 2))
+    valid = nearest_shares(shares)
+    area = valid.mean(dim=(1, 2))
     crowding = float(torch.exp(-(area * area.clamp_min(1e-9).log()).sum()))
     # A model may also have been trained to give shares as posteriors. Then its logits jump at borders.
     saturated = min(1.0, max(0.0, (_border_step(coarse) / scale - _SHARE_STEP) / (_POSTERIOR_STEP - _SHARE_STEP)))
-    shares = torch.lerp(shares, coarse.softmax(dim=0), saturated)
-    return Evidence(shares, scale, float(impossible.sqrt()), crowding, pure_margin(top_two))
+    if saturated:
+        shares = torch.lerp(shares, coarse.softmax(dim=0), saturated)
+        valid = nearest_shares(shares)
+    return Evidence(shares, scale, float(impossible.sqrt()), crowding, pure_margin(top_two), valid)
 
 
 def pure_margin(top_two: Tensor) -> float:
@@ -75,31 +87,42 @@ def pure_margin(top_two: Tensor) -> float:
 
 def nearest_shares(shares: Tensor) -> Tensor:
     """Project shares to the nearest valid ones (none negative, sum 1): sparsemax (Martins and Astudillo, 2016)."""
-    above, support = _support(shares, min(len(shares), _FEW_CLASSES))
-    if len(shares) > _FEW_CLASSES and int(support.max()) >= _FEW_CLASSES:  # a patch shows few of thousands of classes
-        above, support = _support(shares, len(shares))
-    return (shares - above.gather(0, support - 1) / support).clamp_min(0.0)
+    flat = shares.flatten(1)
+    level, rows = torch.empty_like(flat[0]), torch.arange(flat.shape[1], device=flat.device)
+    for most in (*_FEW_CLASSES, len(flat)):  # a patch shows few of thousands of classes, and few patches show more
+        level[rows], support = _level(flat if len(rows) == flat.shape[1] else flat[:, rows], min(most, len(flat)))
+        rows = rows[support >= most]
+        if most >= len(flat) or not len(rows):
+            break
+    return (flat - level).clamp_min_(0.0).reshape(shares.shape)
 
 
-def _support(shares: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Sums of the largest shares minus 1, (most, ...), and how many classes have a share, (1, ...), at most `most`."""
+def _level(shares: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """What sparsemax subtracts from (C, n) shares, (n,), and how many classes keep a share, (n,), at most `most`."""
     falling = shares.topk(most, dim=0).values
     above = falling.cumsum(dim=0) - 1
-    rank = torch.arange(1, most + 1, device=shares.device).view(-1, *[1] * (shares.dim() - 1))
-    return above, (falling * rank > above).sum(dim=0, keepdim=True)
+    rank = torch.arange(1, most + 1, device=shares.device)[:, None]
+    support = (falling * rank > above).sum(dim=0)
+    return above.gather(0, support[None] - 1)[0] / support, support
 
 
 def _border_step(coarse: Tensor) -> float:
     """Median change, from one patch to the next, of the margin between the two classes that meet there; 0 if none."""
-    winner = coarse.argmax(dim=0)
+    winner = coarse.max(dim=0).indices  # the same as `argmax`, which takes twice as long
     steps = []
     for here, there in (((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
                         ((slice(None), slice(None, -1)), (slice(None), slice(1, None)))):  # fmt: skip
         meeting = winner[here] != winner[there]
         first, second = winner[here][meeting], winner[there][meeting]  # (n,)
-        one, other = coarse[:, *here][:, meeting], coarse[:, *there][:, meeting]  # (C, n)
-        before = one.gather(0, first[None]) - one.gather(0, second[None])
-        after = other.gather(0, first[None]) - other.gather(0, second[None])
-        steps.append((before - after)[0])
+        (row, column), (next_row, next_column) = _places(winner, here)[:, meeting], _places(winner, there)[:, meeting]
+        before = coarse[first, row, column] - coarse[second, row, column]
+        after = coarse[first, next_row, next_column] - coarse[second, next_row, next_column]
+        steps.append(before - after)
     found = torch.cat(steps)
     return float(found.median()) if found.numel() else 0.0
+
+
+def _places(winner: Tensor, part: tuple[slice, slice]) -> Tensor:
+    """(2, h', w') int64 row and column of each patch in a part of the grid."""
+    rows, columns = (torch.arange(side, device=winner.device) for side in winner.shape)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[:, *part]

@@ -34,12 +34,16 @@ class LocalLines:
             height: of the whole large image; None = that of `image`.
         """
         size = (height or image.shape[1], image.shape[2])
-        grown = grow_rows(self.coefficients.flatten(0, 1), rows or slice(0, image.shape[1]), size)
-        parts = grown.reshape(4, -1, *grown.shape[1:])
-        values: Tensor = parts[3]
-        for channel in range(3):
-            values.addcmul_(parts[channel], image[channel])
-        return values
+        return evaluate(grow_rows(self.coefficients.flatten(0, 1), rows or slice(0, image.shape[1]), size), image)
+
+
+def evaluate(coefficients: Tensor, image: Tensor) -> Tensor:
+    """Evaluate linear functions (4 K, H, W), as in `LocalLines`, at the colours (3, H, W): (K, H, W), in place."""
+    parts = coefficients.reshape(4, -1, *coefficients.shape[1:])
+    values: Tensor = parts[3]
+    for channel in range(3):
+        values.addcmul_(parts[channel], image[channel])
+    return values
 
 
 def fit_local_lines(values: Tensor, image: Tensor, *, radius: int, smoothness: float) -> LocalLines:
@@ -93,18 +97,46 @@ def _box(size: int, radius: int) -> Tensor:
 
 def grow_rows(values: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
     """Some rows (K, rows, W) of the bilinear enlargement of (K, h, w) to size (H, W), half-pixel centres."""
-    height, width = size
-    if rows == slice(0, height):
-        return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
-    small = values.shape[1]
-    place = torch.arange(rows.start, rows.stop, device=values.device, dtype=torch.float32)
-    centre = ((place + 0.5) * small / height - 0.5).clamp_min(0.0)
-    top = centre.floor().long().clamp_max(small - 1)
-    first, last = int(top[0]), min(int(top[-1]) + 1, small - 1)
-    needed = values[None, :, first : last + 1]
-    wide = F.interpolate(needed, size=(last + 1 - first, width), mode="bilinear", align_corners=False)[0]
-    # Only two weights a row are not 0; a matrix product is still several times faster than gathering rows.
-    below, mix = (centre - top)[:, None], torch.zeros(len(place), last + 1 - first, device=values.device)
-    mix.scatter_add_(1, (top - first)[:, None], 1 - below)
-    mix.scatter_add_(1, ((top + 1).clamp_max(small - 1) - first)[:, None], below)
-    return mix @ wide
+    return RowEnlarger(values, size)(rows)
+
+
+class RowEnlarger:
+    """Holds the wide rows that the next strip of an enlargement needs again: strips are thinner than cells.
+
+    Args:
+        values: (K, h, w) float32.
+        size: (H, W) to enlarge them to, bilinear, half-pixel centres.
+    """
+
+    def __init__(self, values: Tensor, size: tuple[int, int]) -> None:
+        self._values, self._size = values, size
+        self._first, self._wide = 0, values.new_empty(len(values), 0, size[1])
+
+    def __call__(self, rows: slice) -> Tensor:
+        """(K, rows, W); strips come from top to bottom."""
+        if rows == slice(0, self._size[0]):
+            return F.interpolate(self._values[None], size=self._size, mode="bilinear", align_corners=False)[0]
+        small, device = self._values.shape[1], self._values.device
+        place = torch.arange(rows.start, rows.stop, device=device, dtype=torch.float32)
+        centre = ((place + 0.5) * small / self._size[0] - 0.5).clamp_min(0.0)
+        top = centre.floor().long().clamp_max(small - 1)
+        first, last = int(top[0]), min(int(top[-1]) + 1, small - 1)
+        wide = self._wide_rows(first, last)
+        # Only two weights a row are not 0; a matrix product is still several times faster than gathering rows.
+        below, mix = (centre - top)[:, None], torch.zeros(len(place), last + 1 - first, device=device)
+        mix.scatter_add_(1, (top - first)[:, None], 1 - below)
+        mix.scatter_add_(1, ((top + 1).clamp_max(small - 1) - first)[:, None], below)
+        return mix @ wide
+
+    def _wide_rows(self, first: int, last: int) -> Tensor:
+        """(K, last + 1 - first, W): these rows of the values, enlarged along the row."""
+        known = self._wide[:, max(0, first - self._first) :]
+        start = first + known.shape[1]
+        if start <= last:
+            size = (last + 1 - start, self._size[1])
+            more = F.interpolate(
+                self._values[None, :, start : last + 1], size=size, mode="bilinear", align_corners=False
+            )
+            known = torch.cat([known, more[0]], dim=1)
+        self._first, self._wide = first, known
+        return known

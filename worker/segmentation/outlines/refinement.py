@@ -7,7 +7,7 @@ Memory is bounded for any image size and number of classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.segmentation.class_scores import ClassScores
-from worker.segmentation.outlines.evidence import Evidence, nearest_shares, pure_margin, read_evidence
-from worker.segmentation.outlines.guided import LocalLines, fit_local_lines, grow_rows
+from worker.segmentation.class_scores import OTHERS, ClassScores
+from worker.segmentation.outlines.evidence import Evidence, pure_margin, read_evidence
+from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
 from worker.segmentation.outlines.spectral import low_pass
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
@@ -28,6 +28,8 @@ _CPU_STRIP_VALUES = 4_000_000  # more do not fit in the processor's cache
 _WORKING_SIDE = 512  # pixels, of the long side of the image that graphs are built from
 _PLAUSIBLE = 0.1  # a class whose share is lower in every patch is taken as absent
 _MOST_REFINED = 24  # classes
+_MANY = 64  # classes; of more, most are put together where each would cost as much as one that is there
+_NEAREST = 32  # classes that come nearest to winning a patch have logits of their own all the same
 _RADIUS, _SMOOTHNESS = 4, 3e-4  # of the guided step: cells, variance of colour in [0, 1]
 _SPECTRAL_NOISE = (0.20, 0.23)  # noise from which eigenvectors are used, and from which with full strength
 _SPECTRAL_TRUST = 0.1  # trust above which they are not used
@@ -93,6 +95,55 @@ def refine_logits(
     return whole
 
 
+def refine_scores(
+    coarse: ClassScores, image: NDArray[np.uint8], features: Tensor | None = None, *, keep: Collection[int] = ()
+) -> ClassScores:
+    """Upsample the scores of patches to pixels, as `refine_logits`; of many classes only those that may win.
+
+    Up to 64 classes all have logits of their own. Of more, these have: the classes that are refined, the 32 that come
+    nearest to winning a patch, `keep`, and the background. All others are put together in the patches, and their one
+    logit is interpolated. So time and memory do not grow with the vocabulary times the pixels.
+
+    Args:
+        coarse: (C, h, w) of patches.
+        image: (H, W, 3) uint8 RGB, any size.
+        features: as for `refine_logits`.
+        keep: classes that have logits of their own in any case.
+
+    Returns:
+        On (H, W); see `ClassScores.classes`.
+    """
+    if len(coarse.logits) <= _MANY:
+        return ClassScores(refine_logits(coarse.logits, image, features), coarse.scored)
+    size = (image.shape[0], image.shape[1])
+    scored = coarse.scored.nonzero()[:, 0]
+    logits = coarse.logits[scored]
+    result = _Refined.of(logits, image, features, ADAPTIVE) if len(logits) > 1 else None
+    refined = scored if result is None else scored[result.classes]
+    behind = (logits - logits.amax(dim=0)).flatten(1).amax(dim=1)
+    nearest = scored[behind.topk(min(len(scored), _NEAREST)).indices]
+    own = sorted({*refined.tolist(), *nearest.tolist(), *keep, len(coarse.logits) - 1})
+    has_score = coarse.scored[own]
+    whole = _bilinear(coarse.logits[own], size).masked_fill_(~has_score[:, None, None], -torch.inf)
+    others = sorted(set(scored.tolist()) - set(own))
+    together = _bilinear(coarse.logits[others].logsumexp(dim=0, keepdim=True), size)
+    if result is not None:  # classes that are not refined keep their distance to the best one
+        fine = result.rows(image, slice(0, size[0]))
+        shift = fine.amax(dim=0) - whole.amax(dim=0)
+        whole += shift
+        together += shift
+        place = {k: row for row, k in enumerate(own)}
+        whole[[place[k] for k in refined.tolist()]] = fine
+    if not others:
+        return ClassScores(whole, has_score, tuple(own))
+    one = torch.ones_like(has_score[:1])
+    return ClassScores(
+        torch.cat([whole[:-1], together, whole[-1:]]),
+        torch.cat([has_score[:-1], one, has_score[-1:]]),
+        (*own[:-1], OTHERS, own[-1]),
+    )
+
+
 def pixel_classes(
     coarse: Tensor,
     size: tuple[int, int],
@@ -100,6 +151,7 @@ def pixel_classes(
     features: Tensor | None = None,
     *,
     method: Method = ADAPTIVE,
+    without: int | None = None,
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
     """Find the best class of each pixel and its posterior, in strips of rows: no (C, H, W) array is ever allocated.
 
@@ -109,23 +161,27 @@ def pixel_classes(
         size: (H, W) of the image, pixels.
         image: (H, W, 3) uint8 RGB, whose outlines are followed; None = bilinear.
         features: as for `refine_logits`.
+        without: a class that takes its share of the posterior and gets no pixel (`ClassScores.others`).
 
     Returns:
         (H, W) int16 class of each pixel, and (H, W) float32 posterior of that class in (0, 1].
     """
     classes = np.empty(size, dtype=np.int16)
     confidence = np.empty(size, dtype=np.float32)
-    scored = ClassScores.from_logits(coarse).scored.nonzero()[:, 0]
-    coarse = coarse[scored]
-    if image is None or len(coarse) == 1:
-        rows, strips = scored, _plain_strips(coarse, size)
+    rows = ClassScores.from_logits(coarse).scored.nonzero()[:, 0]
+    logits = coarse[rows]
+    if without is not None:
+        rows = rows[rows != without]
+        logits = torch.cat([coarse[rows], coarse[without : without + 1]])
+    if image is None or len(rows) == 1:
+        strips = _plain_strips(logits, size)
     else:
-        refined = _Refined.of(coarse, image, features, method)
-        rows, strips = scored[refined.classes], refined.strips(image)
-    for part, logits in strips:
-        best, index = logits.max(dim=0)
+        refined = _Refined.of(logits, image, features, method, own=len(rows))
+        rows, strips = rows[refined.classes], refined.strips(image)
+    for part, values in strips:
+        best, index = values[: len(rows)].max(dim=0)
         classes[part] = rows[index].to(torch.int16).cpu().numpy()
-        confidence[part] = logits.sub_(best).exp_().sum(dim=0).reciprocal_().cpu().numpy()
+        confidence[part] = values.sub_(best).exp_().sum(dim=0).reciprocal_().cpu().numpy()
     return classes, confidence
 
 
@@ -146,12 +202,22 @@ class _Refined:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, coarse: Tensor, image: NDArray[np.uint8], features: Tensor | None, method: Method) -> _Refined:
+    def of(
+        cls,
+        coarse: Tensor,
+        image: NDArray[np.uint8],
+        features: Tensor | None,
+        method: Method,
+        *,
+        own: int | None = None,
+    ) -> _Refined:
+        """Refine the first `own` of some classes (None = all); what comes after them only takes its share."""
         small = shrink(image, _WORKING_SIDE)
         if method.fine:
-            return cls._of_fine(coarse, small, (image.shape[0], image.shape[1]))
+            return cls._of_fine(coarse, small, (image.shape[0], image.shape[1]), own)
+        coarse = coarse[:own]
         evidence = read_evidence(coarse)
-        classes = _plausible(nearest_shares(evidence.shares))
+        classes = _plausible(evidence.valid_shares())
         evidence = evidence.of(classes)
         trust = evidence.trust if method.trust is None else method.trust
         shares = evidence.shares[:-1]
@@ -167,13 +233,13 @@ class _Refined:
         return cls._in_logits(classes, values, lines, (image.shape[0], image.shape[1]), evidence.margin)
 
     @classmethod
-    def _of_fine(cls, logits: Tensor, small: NDArray[np.uint8], size: tuple[int, int]) -> _Refined:
-        posterior = logits.softmax(dim=0)
+    def _of_fine(cls, logits: Tensor, small: NDArray[np.uint8], size: tuple[int, int], own: int | None) -> _Refined:
+        posterior = logits.softmax(dim=0)[:own]
         classes = _plausible(posterior)
         values = posterior[classes[:-1]]
         guide = rgb_picture(small, (logits.shape[1], logits.shape[2])).to(logits.device)
         lines = fit_local_lines(values, guide, radius=_RADIUS, smoothness=_SMOOTHNESS)
-        return cls._in_logits(classes, values, lines, size, pure_margin(logits.topk(2, dim=0).values))
+        return cls._in_logits(classes, values, lines, size, pure_margin(logits[:own].topk(2, dim=0).values))
 
     @classmethod
     def _in_logits(
@@ -198,8 +264,10 @@ class _Refined:
     def strips(self, image: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
         """All rows in strips of bounded size."""
         floats = 6 * len(self.classes) + 3  # per pixel: slopes, offset, shares, posterior; colour
+        enlarger = RowEnlarger(self.values if self.lines is None else self.lines.coefficients.flatten(0, 1), self.size)
         for part in _parts(self.size, floats, self.values.device):
-            yield part, self.rows(image, part)
+            grown = enlarger(part)
+            yield part, grown if self.lines is None else evaluate(grown, rgb_rows(image[part]).to(grown.device))
 
 
 def _with_complement(shares: Tensor) -> Tensor:
@@ -224,8 +292,9 @@ def _eigen_strength(evidence: Evidence, trust: float) -> float:
 
 
 def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    enlarger = RowEnlarger(coarse, size)
     for part in _parts(size, len(coarse), coarse.device):
-        yield part, grow_rows(coarse, part, size)
+        yield part, enlarger(part)
 
 
 def _parts(size: tuple[int, int], floats: int, device: torch.device) -> Iterator[slice]:

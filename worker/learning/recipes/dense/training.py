@@ -48,7 +48,7 @@ class TrainingConfig:
     batch: int = 8
     crop: CropConfig = field(default_factory=CropConfig)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    rate: float = 1e-3
+    rate: float = 5e-4
     tower_share: float = 0.1
     weight_decay: float = 1e-4
     power: float = 0.9

@@ -19,10 +19,10 @@ from worker.learning.recipes.quick.augmentation import Augmentation
 from worker.learning.recipes.quick.classifier import CellInputs
 from worker.learning.recipes.quick.ensemble import ColumnDropout
 from worker.learning.recipes.quick.pca import PCA
-from worker.segmentation.class_scores import ClassScores
+from worker.segmentation.class_scores import OTHERS, ClassScores
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
-from worker.segmentation.outlines.refinement import refine_logits
+from worker.segmentation.outlines.refinement import refine_scores
 from worker.segmentation.pictures import resize, resize_map, shrink
 
 GRID_SIDE = 128
@@ -43,11 +43,13 @@ class ImageFeatures:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        words: the texts of each of its n classes.
+        words: the texts of each of its n classes; of many, of those that have logits of their own, and none for the
+            others together.
         patches: (h, w) grid of the encoder.
         encoder: (K, h, w) float32 principal components of the encoder's features.
         tower: (P, h', w') float32 principal components of the photograph network's features, on one grid.
-        zero_shot: n + 1 classes on the grid of cells: along the outlines, where the words are trusted at all.
+        zero_shot: n + 1 classes on the grid of cells: along the outlines, where the words are trusted at all. See
+            `ClassScores.classes`.
     """
 
     image: NDArray[np.uint8]
@@ -129,15 +131,17 @@ class FeatureExtractor:
     def extract(self, scores: ImageScores, image: NDArray[np.uint8]) -> ImageFeatures:
         """Compute what is the same for all augmentations of an image, (H, W, 3) uint8 RGB."""
         grid = cell_grid((image.shape[0], image.shape[1]))
-        zero_shot = scores.zero_shot
-        if not self.trust and set(range(len(scores.words))) <= set(self.rows_in(scores.words)):
+        zero_shot, words = scores.zero_shot, scores.words
+        taught = {k for k in self.rows_in(words) if k is not None}
+        if not self.trust and len(taught) == len(words):
             on_cells = zero_shot.resized(grid)
         else:
-            refined = refine_logits(zero_shot.logits, resize(image, grid), scores.embedding.affinity)
-            on_cells = ClassScores(refined, zero_shot.scored)
+            on_cells = refine_scores(zero_shot, resize(image, grid), scores.embedding.affinity, keep=taught)
+        if on_cells.classes is not None:
+            words = tuple(() if k == OTHERS else words[k] for k in on_cells.classes[:-1])
         encoder = torch.zeros(0, 1, 1) if self.encoder is None else self.encoder.project(scores.features)
         tower = self._tower_features(scores, image)
-        return ImageFeatures(image, scores.words, zero_shot.grid, encoder, tower, on_cells)
+        return ImageFeatures(image, words, zero_shot.grid, encoder, tower, on_cells)
 
     def _tower_features(self, scores: ImageScores, image: NDArray[np.uint8]) -> Tensor:
         """See `ImageFeatures.tower`."""
@@ -205,7 +209,10 @@ def match_classes(mine: Words, words: Words) -> list[int | None]:
     are another class of `mine`: a car and a truck may both be called vehicle.
     """
     exact = {texts: k for k, texts in enumerate(words)}
-    free = [(k, set(texts)) for k, texts in enumerate(words) if texts not in mine]
+    if all(own in exact for own in mine):
+        return [exact[own] for own in mine]
+    taken = set(mine)
+    free = [(k, set(texts)) for k, texts in enumerate(words) if texts not in taken]
     return [exact.get(own, next((k for k, texts in free if texts & set(own)), None)) for own in mine]
 
 

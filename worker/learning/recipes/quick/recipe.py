@@ -75,7 +75,7 @@ class QuickAdapter:
         features = self.extractor.extract(image, image.image)
         cells = self.extractor.cells(features, Augmentation.identity(features.patches))
         taught = self.classifier.logits(cells).reshape(-1, *features.grid).to(features.zero_shot.logits.device)
-        rows = self.extractor.rows_in(image.words)
+        rows = self.extractor.rows_in(features.words)
         learned = _with_untaught(features.zero_shot, rows, self.extractor.trust, taught)
         if self.strength == 1:
             return learned
@@ -267,4 +267,4 @@ def _with_untaught(zero_shot: ClassScores, rows: Sequence[int | None], trust: fl
         mine = posterior[[k for k, other in enumerate(rows) if other == row]].sum(dim=0)  # several, if merged since
         logits[row] = (mine * kept).clamp_min(_SMALLEST).log() + level
         now_scored[row] = True
-    return ClassScores(logits, now_scored)
+    return replace(zero_shot, logits=logits, scored=now_scored)
