@@ -131,7 +131,8 @@ def test_a_row_is_really_trained_and_judged(
 ) -> None:
     last = VARIANTS[-1]
     monkeypatch.setattr(command, "VARIANTS", (VARIANTS[0], replace(last, inferences=("network",))))
-    found = command.measure(Measurement(("lseg", "sazs"), "words", 0, scenes=2, steps=1))
+    task = Measurement(("lseg", "sazs"), "words", 0, scenes=2, steps=1)
+    found = command.measure(task)
     assert [(paper, row) for paper, row, _ in found] == [
         ("lseg", "training-free"), ("sazs", f"{last.name}, network alone")
     ]  # fmt: skip
@@ -139,6 +140,8 @@ def test_a_row_is_really_trained_and_judged(
         assert figures["hiou"] == pytest.approx(harmonic_mean(figures["seen"], figures["unseen"]), abs=2e-4)
     assert found[0][2] != found[1][2]
     assert "hIoU" in capsys.readouterr().err
+    assert len(command.measure(replace(task, minutes=1e-9))) == 0  # no time for any
+    assert "words: no time is left for lseg: training-free" in capsys.readouterr().err
 
 
 def test_what_lies_elsewhere_on_each_machine_is_not_in_a_command() -> None:

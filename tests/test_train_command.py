@@ -185,6 +185,27 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_no_folder(
     assert not folder.exists()
 
 
+def test_a_place_that_is_no_folder_is_refused_before_the_training(
+    data: ZeroShotSet, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(EnvironmentBroken, match=r"file is no folder\. Name another --output-dir"):
+            TrainingRun(LSEG, data, builtin(), folder)
+
+
+def test_ctrl_c_ends_it_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DenseTrainer, "step", pressed)
+    assert train.main(arguments(write_photos(tmp_path / "photos"), tmp_path / "out")) == 130
+    assert "Go on from the last checkpoint with --resume" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(
     data: ZeroShotSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

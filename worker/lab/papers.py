@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -37,6 +38,7 @@ from worker.segmentation.segmenter import Segmenter
 PHOTOGRAPHS = "photographs"
 _INFERENCES = {"network": "network alone", "outlines": "with the outline stage", "oracle": "oracle (sees the truth)",
                "strange": "another image's outlines"}  # fmt: skip
+_LIVE_MINUTES = 13.5
 _LOWERED = (1.0, 2.0, 4.0)  # logits, on photographs
 
 
@@ -68,18 +70,18 @@ def _block(name: str, depth: int) -> LSegRecipe:
 
 
 _ALL = ("network", "outlines", "oracle")
+# The ones that matter most come first: what no time is left for is read from the file.
 VARIANTS = (
     Variant("lseg", "training-free", None),
     Variant("lseg", "lseg", LSegRecipe(), on_photographs=True),
+    Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
+    Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
     Variant("lseg", "lseg, one DepthwiseBlock", _block("depthwise", 1)),
     Variant("lseg", "lseg, two DepthwiseBlocks", _block("depthwise", 2)),
     Variant("lseg", "lseg, one BottleneckBlock", _block("bottleneck", 1)),
     Variant("lseg", "lseg, two BottleneckBlocks", _block("bottleneck", 2)),
-    Variant("sazs", "training-free", None, _ALL),
-    Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
     Variant("sazs", "+ edges", SazsRecipe(without=("attention", "shape")), _ALL),
     Variant("sazs", "+ edges, attention", SazsRecipe(without=("shape",)), _ALL),
-    Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
 )
 
 
@@ -93,6 +95,7 @@ class Measurement:
         seed: of the trainings.
         scenes: drawn to train with and to judge each.
         steps: of each training; None = the recipe's.
+        minutes: no training is begun that would most likely not end within them.
         photos, unseen, tower, text_vectors: of photographs.
         device: as the setting.
     """
@@ -102,6 +105,7 @@ class Measurement:
     seed: int
     scenes: int = SCENES
     steps: int | None = None
+    minutes: float = math.inf
     photos: Path | None = None
     unseen: tuple[str, ...] = ()
     tower: str = ENCODER
@@ -121,14 +125,24 @@ class Measurement:
 
 
 def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
-    """Measure all rows of a split with one seed: (paper, row, figures)."""
+    """Measure the rows of a split with one seed, as many as there is time for: (paper, row, figures)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(1)
+    started = time.monotonic()
     settings = replace(Settings.from_env({}), device=task.device)
     segmenter = Segmenter.from_settings(settings, model="builtin")
     data = task.data()
     evaluator = ZeroShotEvaluator(segmenter, data)
-    return [found for variant in task.variants() for found in _judge(task, variant, data, segmenter, evaluator)]
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    longest = 0.0
+    for variant in task.variants():
+        begun = time.monotonic()
+        if begun - started + longest > task.minutes * 60:
+            sys.stderr.write(f"{task.split}: no time is left for {variant.paper}: {variant.name}\n")
+            continue
+        found += _judge(task, variant, data, segmenter, evaluator)
+        longest = max(longest, time.monotonic() - begun)
+    return found
 
 
 def _judge(
@@ -176,8 +190,9 @@ def main(arguments: Sequence[str]) -> int:
         papers = papers.with_rows(_merged(papers.measured, live))
         if options.store:
             write_papers(papers, options.results, options.page_file)
-        asked = {row.key for row in live}
-        summaries = [row.summary() for row in papers.measured if row.key in asked]
+        asked, splits = _papers(options), {PHOTOGRAPHS} if options.photos is not None else set(options.splits)
+        shown = [row for row in papers.measured if row.paper in asked and row.split in splits]
+        summaries = [row.summary() for row in shown]
     except ZeromaskError as error:
         sys.stderr.write(f"papers: {error}\n")
         return 2
@@ -185,16 +200,27 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
-    """What is measured side by side, one list for each seed."""
+def _papers(options: argparse.Namespace) -> tuple[str, ...]:
+    """The papers that were asked for.
+
+    Raises:
+        SettingsError: one of them has no rows that are measured here.
+    """
     known = tuple(dict.fromkeys(variant.paper for variant in VARIANTS))
     papers = tuple(name.strip() for name in options.only.split(",") if name.strip()) or known
     strange = [name for name in papers if name not in known]
     if strange:
         problem = f"{strange[0]!r} is no paper with rows measured here"
         raise SettingsError("--only", problem, f"Choose {', '.join(known)}.")
+    return papers
+
+
+def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
+    """What is measured side by side, one list for each seed."""
+    papers = _papers(options)
+    minutes = options.minutes or (math.inf if options.store else _LIVE_MINUTES)
     for seed in options.seeds:
-        plain = Measurement(papers, "", seed, options.scenes, options.steps, device=options.device)
+        plain = Measurement(papers, "", seed, options.scenes, options.steps, minutes, device=options.device)
         if options.photos is not None:
             yield [replace(plain, split=PHOTOGRAPHS, photos=options.photos, unseen=tuple(options.unseen.split(",")),
                            tower=options.tower, text_vectors=options.text_vectors)]  # fmt: skip
@@ -256,6 +282,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=int, default=[0], help="measured live (default: 0)")
     add("--scenes", type=int, default=SCENES, help="drawn to learn from and to judge (default: %(default)s)")
     add("--steps", type=int, help="of each training (default: the recipe's)")
+    add("--minutes", type=float, help=f"begin no training that would not end within them (default: {_LIVE_MINUTES:g}, "
+        "or all with --store); the other rows are read from the file")  # fmt: skip
     add("--photos", type=Path, metavar="SET", help="a folder of photographs instead of drawn scenes")
     add("--unseen", default="", metavar="A,B", help="labels of --photos that training must not see")
     add("--tower", default=ENCODER, help="image tower of --photos: NAME or NAME:FILE")

@@ -35,9 +35,11 @@ from worker.learning.recipes.dense.training import TrainingConfig
 from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
+_INTERRUPTED = 130  # as a shell has it
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Train what the command line asks for. Returns 0; 2 when it could not start or finish."""
+    """Train what the command line asks for. Returns 0; 2 when it could not start or finish, 130 after Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     console = Console(stderr=True)
     try:
@@ -49,6 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask train: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("zeromask train: stopped. Go on from the last checkpoint with --resume.\n")
+        return _INTERRUPTED
     if options.json:
         sys.stdout.write(json.dumps(result.as_json()) + "\n")
     else:

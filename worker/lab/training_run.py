@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -104,6 +105,7 @@ class TrainingRun:
         settings: Mapping[str, Any] | None = None, resume: bool = False,
     ) -> None:  # fmt: skip
         self._recipe, self._data, self._segmenter, self._folder = recipe, data, segmenter, folder
+        _check_place(folder)
         if not resume:
             _refuse_to_overwrite(folder)
         stored = _read_checkpoint(folder) if resume else None
@@ -224,6 +226,14 @@ def _settings(
         "weights": segmenter.encoder.fingerprint, **set_settings(data), **further,
     }  # fmt: skip
     return dict(json.loads(json.dumps(found)))
+
+
+def _check_place(folder: Path) -> None:
+    """An hour of training is not to end with a folder that cannot be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        problem = f"{there} is {'not writable' if there.is_dir() else 'no folder'}"
+        raise EnvironmentBroken(f"folder {folder}", problem, "Name another --output-dir.")
 
 
 def _refuse_to_overwrite(folder: Path) -> None:

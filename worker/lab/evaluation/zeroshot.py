@@ -136,7 +136,7 @@ def _fit(wanted: NDArray[np.bool_], known: NDArray[np.bool_], mask: NDArray[np.b
 
 
 class ZeroShotEvaluator:
-    """Judges heads on the test images of a data set, through the product's own pipeline. Embeddings of the model and
+    """Judges heads on the test images of a data set, through the product's own pipeline. Images, embeddings and
     eigenvector masks are kept from one head to the next.
 
     Args:
@@ -149,6 +149,7 @@ class ZeroShotEvaluator:
         self._segmenter, self._data = segmenter, data
         self._count = min(limit or len(data.test), len(data.test))
         self._classes = segmenter.classes(data.words)
+        self._images: dict[int, LabelledImage] = {}
         self._embeddings: dict[int, ImageEmbedding] = {}
         self._masks: dict[int, NDArray[np.bool_]] = {}
 
@@ -175,7 +176,9 @@ class ZeroShotEvaluator:
         curve = {offset: _Counts(count) for offset in lowered}
         boundaries = []
         for number in progress(range(self._count)):
-            one = self._data.test[number]
+            if number not in self._images:  # drawn only once
+                self._images[number] = self._data.test[number]
+            one = self._images[number]
             truth = with_background(one.truth, count)
             image, found, fine = self._scored(number, one, head)
             predict = partial(self._predict, number, image, fine=fine, inference=inference)
