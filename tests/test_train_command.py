@@ -264,6 +264,8 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(
     assert left == files
     again = TrainingRun(LSEG, data, builtin(), folder, resume=True)
     assert again.trainer.steps_done == 1
+    again.save()
+    assert (folder / LOG).read_bytes() == log
 
 
 def test_a_disk_that_is_full_from_the_start_leaves_no_folder(
