@@ -1,13 +1,14 @@
 # `make demo` shows the product, `make test` runs its tests, `make faults` breaks it, `make attack`
-# attacks it, `make sources` fetches images from everywhere, `make fuzz` feeds it malformed input. Each sets up all it
-# needs by itself.
+# attacks it, `make sources` fetches images from everywhere, `make fuzz` feeds it malformed input, `make papers` measures
+# the papers' rows. Each sets up all it needs by itself.
 PYTHON ?= python3
 CHECK ?=
 JSON ?=
 SEED ?=
+ONLY ?=
 export CHECK JSON PORT SEED
 
-.PHONY: demo test lint faults attack sources fuzz environments clean
+.PHONY: demo test lint faults attack sources fuzz papers environments clean
 
 demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies and prints one JSON line
 	@.venv/bin/python -m plugin_config.demo
@@ -32,6 +33,9 @@ sources: environments  ## Fetch images from every source, with every token, by e
 
 fuzz: environments  ## Thousands of malformed inputs of every kind; JSON=1 prints one JSON line, SEED=n tries others
 	@.venv/bin/python -m tests.fuzz
+
+papers: environments  ## Train and judge the rows of docs/research/papers.md; ONLY=lseg,sazs, JSON=1 as above
+	@.venv/bin/python -m worker.lab.papers $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json)
 
 environments:
 	@$(PYTHON) plugin_config/local/environments.py project label-studio

@@ -23,7 +23,9 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.images import ImageLimits, read_image
 from worker.label_studio.results import encode_segments
+from worker.learning.adapter_files import load_adapter_folder
 from worker.overlay import draw_overlay
+from worker.segmentation.heads import Head
 from worker.segmentation.segmenter import Segmenter
 
 _MOST_BYTES = 230  # of the names of results; file systems take 255
@@ -38,6 +40,7 @@ class SegmentOptions:
         words: labels whose things are segmented one by one.
         stuff: labels of which all is one region.
         model: as the MODEL setting.
+        adapter: folder that `zeromask train` wrote; None = zero-shot.
         output_dir: folder of overlays and regions.
         output: region type: brush, polygon or rectangle.
         json: whether to print one JSON line.
@@ -47,6 +50,7 @@ class SegmentOptions:
     words: tuple[str, ...]
     stuff: tuple[str, ...]
     model: str
+    adapter: Path | None
     output_dir: Path
     output: str
     json: bool
@@ -62,18 +66,19 @@ def main(arguments: Sequence[str]) -> int:
         options = _parse(arguments, settings)
         vocabulary = vocabulary_of(options.words, options.output, options.stuff)
         segmenter = Segmenter.from_settings(settings, model=options.model)
+        adapter = load_adapter_folder(options.adapter, segmenter) if options.adapter is not None else None
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask segment: {error}", style="red", markup=False)
         return 2
-    for remark in segmenter.remarks(vocabulary):
+    for remark in segmenter.remarks(vocabulary, adapter.taught(vocabulary.words) if adapter is not None else ()):
         console.print(remark, style="yellow", markup=False)
     rows: list[dict[str, Any]] = []
     limits = ImageLimits.from_settings(settings)
     outputs = list(zip(options.images, output_stems(options.images, options.output_dir), strict=True))
     for path, stem in track(outputs, "Segmenting", console=console, disable=not console.is_terminal):
         try:
-            rows.append(_segment(path, stem, segmenter, vocabulary, limits))
+            rows.append(_segment(path, stem, segmenter, vocabulary, limits, adapter))
         except (ImageUnavailable, OSError) as error:
             console.print(one_line(error), style="red", markup=False)
             rows.append({"image": printable(path), "error": printable(error)})
@@ -122,10 +127,10 @@ def _shortened(stem: str) -> str:
 
 
 def _segment(
-    path: Path, stem: Path, segmenter: Segmenter, vocabulary: Vocabulary, limits: ImageLimits
+    path: Path, stem: Path, segmenter: Segmenter, vocabulary: Vocabulary, limits: ImageLimits, head: Head | None
 ) -> dict[str, Any]:
     image = read_image(path, limits)
-    found = segmenter.segment(segmenter.embed([image])[0], vocabulary, image)
+    found = segmenter.segment(segmenter.embed([image])[0], vocabulary, image, head=head)
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
     result = encode_segments(found.segments)
@@ -152,12 +157,14 @@ def _parse(arguments: Sequence[str], settings: Settings) -> SegmentOptions:
     parser.add_argument("--labels", required=True, help='words to segment, separated by commas: "cat,grass"')
     parser.add_argument("--stuff", default="", help='words of which all is one region: "grass,sky"')
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="what `zeromask train` wrote (default: zero-shot)")
     parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="default: %(default)s")
     parser.add_argument("--output", choices=("brush", "polygon", "rectangle"), default="brush", help="region type")
     parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
     found = parser.parse_args(arguments)
     words, stuff = (_words(text) for text in (found.labels, found.stuff))
-    return SegmentOptions(tuple(found.images), words, stuff, found.model, found.output_dir, found.output, found.json)
+    return SegmentOptions(tuple(found.images), words, stuff, found.model, found.adapter, found.output_dir,
+                          found.output, found.json)  # fmt: skip
 
 
 def _words(text: str) -> tuple[str, ...]:

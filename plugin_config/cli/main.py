@@ -112,6 +112,7 @@ COMMANDS = (
     CommandEntry("segment", "masks for pictures on disk, without Label Studio", "worker.segment"),
     CommandEntry("bench", "how fast the product is, as ratios within one run", "worker.lab.bench"),
     CommandEntry("evaluate", "measure quality, on drawn scenes or your own pictures", "worker.lab.evaluate"),
+    CommandEntry("train", "train a dense recipe on drawn scenes or your own photographs", "worker.lab.train"),
     CommandEntry("demo", "what `make demo` runs", "plugin_config.demo"),
 )
 

@@ -7,7 +7,7 @@ itself is in `worker.segmentation.metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,12 +39,26 @@ def boundary_f(predicted: NDArray[np.int64], truth: NDArray[np.int64], count: in
     Returns:
         F in [0, 1].
     """
-    void = (truth == VOID).astype(np.uint8)
-    near, far = cv2.dilate(void, _disc(3)) > 0, cv2.dilate(void, _disc(6)) > 0
+    classes = range(1 if count == 2 else 0, count)
+    return masks_boundary_f(((predicted == c, truth == c) for c in classes), truth == VOID, radius=radius)
+
+
+def masks_boundary_f(
+    pairs: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]], void: NDArray[np.bool_], *, radius: int
+) -> float:
+    """The same of predicted and true masks, which may overlap.
+
+    Args:
+        pairs: (H, W) predicted and true mask of each class.
+        void: (H, W), pixels that are not judged.
+        radius: of the disc, pixels.
+    """
+    unknown = void.astype(np.uint8)
+    near, far = cv2.dilate(unknown, _disc(3)) > 0, cv2.dilate(unknown, _disc(6)) > 0
     matched = np.zeros(2)
     total = np.zeros(2)
-    for c in range(1 if count == 2 else 0, count):
-        real, drawn = _border(truth == c) & ~near, _border(predicted == c)
+    for predicted, truth in pairs:
+        real, drawn = _border(truth) & ~near, _border(predicted)
         judged = drawn & ~far
         matched += [(judged & _within(real, radius)).sum(), (real & _within(drawn, radius)).sum()]
         total += [judged.sum(), real.sum()]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
 from plugin_config.errors import LearningError
 from plugin_config.model_version import adapter_name, adapter_number
 from plugin_config.versions.manifests import Manifest, VerdictRecord, VersionFolder, now
-from worker.learning.interfaces import Adapter, AdapterState
-from worker.learning.recipes import recipe_named
+from worker.learning.adapter_files import pack_tensors, unpack_adapter
+from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
 
 _REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
@@ -34,7 +31,7 @@ def save_adapter(
         VersionsUnavailable: it could not be written.
     """
     state = adapter.state()
-    data = save({name: values.detach().contiguous() for name, values in state.tensors.items()})
+    data = pack_tensors(state)
     checksum = hashlib.sha256(data).hexdigest()
     number = 1 + max([newest, *map(adapter_number, folder.names())])
     manifest = Manifest(
@@ -61,12 +58,5 @@ def load_adapter(folder: VersionFolder, name: str, segmenter: Segmenter) -> tupl
     if manifest.weights != segmenter.encoder.fingerprint:
         problem = f"was learned on other weights of {manifest.owner.model} than those loaded, or read in another way"
         raise LearningError(f"version {name}", problem, _REMEDY)
-    try:
-        tensors = load(data)
-    except (SafetensorError, ValueError) as error:
-        raise LearningError(f"version {name}", f"holds no tensors ({error})", _REMEDY) from error
-    for part, values in tensors.items():
-        if values.is_floating_point() and not bool(values.isfinite().all()):
-            raise LearningError(f"version {name}", f"holds no numbers (NaN or infinite) in {part!r}", _REMEDY)
-    state = AdapterState(manifest.recipe, tensors, manifest.about)
-    return manifest, recipe_named(manifest.recipe).load(state, segmenter)
+    adapter = unpack_adapter(f"version {name}", manifest.recipe, manifest.about, data, segmenter, remedy=_REMEDY)
+    return manifest, adapter

@@ -78,7 +78,10 @@ def random_scene(
     return draw_scene(rng, size, [random_thing(rng, split, unnamed=unnamed) for _ in range(count)], unit=unit)
 
 
-def draw_scene(rng: np.random.Generator, size: tuple[int, int], things: Sequence[Thing], *, unit: float) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, size: tuple[int, int], things: Sequence[Thing], *, unit: float,
+    ground: Sequence[str] | None = None,
+) -> Scene:  # fmt: skip
     """Draw the given things on stuff; a thing that finds no free place is left out.
 
     Args:
@@ -86,8 +89,9 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], things: Sequence
         size: (H, W) in pixels.
         things: what to paint, first to last.
         unit: pixels that object sizes are relative to.
+        ground: the stuff that covers it all, or two that share it; None = one or two by chance.
     """
-    image, stuff = _paint_ground(rng, size, unit)
+    image, stuff = _paint_ground(rng, size, unit, ground)
     instances = np.zeros(size, dtype=np.int32)
     placed: list[Thing] = []
     for thing in things:
@@ -159,11 +163,15 @@ def draw_touching(
     return Scene(_light(rng, image), instances, tuple(placed), stuff)
 
 
-def _paint_ground(rng: np.random.Generator, size: tuple[int, int], unit: float) -> tuple[Bytes, Bytes]:
+def _paint_ground(
+    rng: np.random.Generator, size: tuple[int, int], unit: float, ground: Sequence[str] | None = None
+) -> tuple[Bytes, Bytes]:
     first, second = (int(k) for k in rng.choice(len(STUFF), 2, replace=False))
+    if ground is not None:
+        first, second = STUFF.index(ground[0]), STUFF.index(ground[-1])
     image = paint_stuff(rng, STUFF[first], size, unit)
     stuff = np.full(size, first, dtype=np.uint8)
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 if ground is None else len(ground) == 1:
         return image, stuff
     angle, wave = rng.uniform(0, 2 * np.pi), unit * rng.uniform(0.3, 0.8)
     y, x = np.ogrid[: size[0], : size[1]]

@@ -1,0 +1,277 @@
+"""Images with a class for each pixel, and labels of which some are never shown in training: drawn, or photographs.
+
+Whatever the source, the truth of all labels is kept; `training_samples` makes VOID of every pixel of an unseen label,
+so that no loss can reach it, as a class or as background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import overload
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plugin_config.errors import ImageUnavailable, LearningError, ModelUnavailable, SettingsError
+from worker.lab.drawn_world.composition_trials import pair_label
+from worker.lab.drawn_world.scenes import Scene, draw_scene
+from worker.lab.drawn_world.world import COLOURS, SHAPES, STUFF, TEXTURES, Thing, random_thing
+from worker.lab.evaluation.labelled_set import read_labelled_set
+from worker.learning.corrections.class_maps import drawn_classes, renumber, with_background
+from worker.learning.interfaces import UNLABELLED, Words
+from worker.learning.recipes.dense.batches import Sample
+from worker.learning.recipes.dense.labels import TextVectors
+from worker.segmentation.metrics import VOID
+
+WORDS, PAIRS = "drawn:words", "drawn:pairs"
+UNSEEN_WORDS = ("ring", "heart", "sand")
+"""Words of the drawn world without masks in training."""
+
+SCENES = 400
+"""Drawn scenes to train with, and to test with, unless another number is asked for."""
+
+_SIZE = (144, 192)  # pixels of a scene
+# Smallest and largest unit, pixels: things of a few patches, which a training-free model finds but does not delineate;
+# a texture shows on larger ones only.
+_UNITS = {WORDS: (30.0, 50.0), PAIRS: (42.0, 66.0)}
+_THINGS = 8  # of a scene, so that each label is dealt equally often
+_GROUNDS = (*permutations(STUFF, 2), *((stuff,) for stuff in 3 * STUFF))  # one stuff as often as two
+_TRAINING, _TEST = 0, 1  # of the seeds
+_DECK = 1_000_003  # a number that no scene has
+_REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and the class of each pixel.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) int16: index of a label, UNLABELLED where the background is, or VOID.
+    """
+
+    image: NDArray[np.uint8]
+    truth: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class ZeroShotSet:
+    """Labels, those of them that training never shows, and the images.
+
+    Attributes:
+        name: as it was asked for.
+        labels: in the order of the truth's indices.
+        unseen: indices of the labels without masks in training.
+        has_background: whether pixels may have none of the labels.
+        training: images to learn from; their truth is of all labels, so `training_samples` is what learns.
+        test: images to measure on.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    unseen: tuple[int, ...]
+    has_background: bool
+    training: Sequence[LabelledImage]
+    test: Sequence[LabelledImage]
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Indices of the labels with masks in training."""
+        return tuple(k for k in range(len(self.labels)) if k not in self.unseen)
+
+    @property
+    def words(self) -> Words:
+        """The texts of all labels."""
+        return tuple((label,) for label in self.labels)
+
+    @property
+    def seen_words(self) -> Words:
+        """The texts of the labels that are trained with."""
+        return tuple((self.labels[k],) for k in self.seen)
+
+    @property
+    def unseen_labels(self) -> list[str]:
+        """The labels without masks in training."""
+        return [self.labels[k] for k in self.unseen]
+
+
+def training_samples(data: ZeroShotSet) -> list[Sample]:
+    """The training images as a network learns from them: rows of the seen labels, the background after them, and VOID.
+    Images that show nothing to learn are left out.
+    """
+    seen = data.seen
+    rows = [seen.index(k) if k in seen else VOID for k in range(len(data.labels))]
+    samples = [Sample(one.image, with_background(renumber(one.truth, rows), len(seen))) for one in data.training]
+    return [sample for sample in samples if drawn_classes(sample.truth)]
+
+
+def zero_shot_set(data: str, *, unseen: Sequence[str] = (), scenes: int = SCENES, seed: int = 0) -> ZeroShotSet:
+    """Open a data set.
+
+    Args:
+        data: WORDS, PAIRS, or the folder of a photo set.
+        unseen: labels of a photo set that training must not see; the drawn sets have their own.
+        scenes: to draw for training and for testing each.
+        seed: of the drawn training scenes; test scenes are the same for every seed.
+
+    Raises:
+        ImageUnavailable: the folder is no set.
+        SettingsError: an unseen label is no class, or no seen one is left.
+    """
+    if data in (WORDS, PAIRS):
+        if any(unseen):
+            remedy = f"Leave --unseen away, or name a folder of photographs instead of {data}."
+            raise SettingsError("--unseen", f"{data} has unseen labels of its own", remedy)
+        return drawn_set(data, scenes=scenes, seed=seed)
+    if data.startswith("drawn:"):
+        raise SettingsError(f"data {data!r}", "is not known", f"Choose {WORDS}, {PAIRS} or a folder of photographs.")
+    return photo_set(Path(data), unseen)
+
+
+def drawn_set(name: str, *, scenes: int = SCENES, seed: int = 0) -> ZeroShotSet:
+    """The drawn world as words (its shapes and stuff) or as pairs (colour x texture of shapes on a background)."""
+    labels: tuple[str, ...]
+    if name == WORDS:
+        labels = (*SHAPES, *STUFF)
+        unseen = tuple(k for k, label in enumerate(labels) if label in UNSEEN_WORDS)
+    else:
+        things = [Thing(colour, texture, SHAPES[0]) for colour in COLOURS for texture in TEXTURES]
+        labels = tuple(pair_label(thing, "colour_texture") for thing in things)
+        unseen = tuple(k for k, thing in enumerate(things) if thing.is_unseen_texture)
+    training, test = (
+        DrawnScenes(name, labels, scenes, (part, seed if part == _TRAINING else 0)) for part in (_TRAINING, _TEST)
+    )
+    return ZeroShotSet(name, labels, unseen, name == PAIRS, training, test)
+
+
+class DrawnScenes(Sequence[LabelledImage]):
+    """Scenes drawn when they are asked for; each is a function of the seed and its number alone. Every label is dealt
+    equally often, unseen ones too.
+
+    Args:
+        name: WORDS or PAIRS.
+        labels: in the order of the truth's indices.
+        count: how many scenes.
+        seed: numbers that tell these scenes from others.
+    """
+
+    def __init__(self, name: str, labels: tuple[str, ...], count: int, seed: tuple[int, ...]) -> None:
+        self._name, self._labels, self._count, self._seed = name, labels, count, seed
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> LabelledImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LabelledImage]: ...
+    def __getitem__(self, index: int | slice) -> LabelledImage | Sequence[LabelledImage]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        rng = np.random.default_rng((*self._seed, index))
+        things = [self._thing(rng, index * _THINGS + k) for k in range(_THINGS)]
+        ground = _GROUNDS[self._dealt(index, len(_GROUNDS))]
+        scene = draw_scene(rng, _SIZE, things, unit=float(rng.uniform(*_UNITS[self._name])), ground=ground)
+        return LabelledImage(scene.image, self._truth(scene))
+
+    def _dealt(self, position: int, cards: int) -> int:
+        """The card at a position of one deck after the other, each shuffled."""
+        deck, place = divmod(position, cards)
+        return int(np.random.default_rng((*self._seed, _DECK, cards, deck)).permutation(cards)[place])
+
+    def _thing(self, rng: np.random.Generator, position: int) -> Thing:
+        """Nothing about a thing but its label may be held out of the builtin's training."""
+        if self._name == PAIRS:
+            colour, texture = divmod(self._dealt(position, len(self._labels)), len(TEXTURES))
+            thing = Thing(COLOURS[colour], TEXTURES[texture], SHAPES[0])
+            while True:
+                thing = Thing(thing.colour, thing.texture, SHAPES[int(rng.integers(len(SHAPES)))])
+                if not thing.is_unseen_shape:
+                    return thing
+        shape = SHAPES[self._dealt(position, len(SHAPES))]
+        while True:
+            free = random_thing(rng, "seen")
+            thing = Thing(free.colour, free.texture, shape)
+            if not thing.is_unseen_shape:
+                return thing
+
+    def _truth(self, scene: Scene) -> NDArray[np.int16]:
+        if self._name == PAIRS:
+            named = [self._labels.index(pair_label(thing, "colour_texture")) for thing in scene.objects]
+            return np.array([UNLABELLED, *named], dtype=np.int16)[scene.instances]
+        named = [SHAPES.index(thing.shape) for thing in scene.objects]
+        stuff = len(SHAPES) + scene.stuff.astype(np.int16)
+        return np.where(scene.instances > 0, np.array([0, *named], dtype=np.int16)[scene.instances], stuff)
+
+
+def photo_set(folder: Path, unseen: Sequence[str], *, parts: tuple[str, str] = ("train", "test")) -> ZeroShotSet:
+    """Read a folder of photographs; labels that no photograph of its two parts shows are left out.
+
+    Args:
+        folder: holds images/, masks/, classes.json and split.json.
+        unseen: labels that training must not see.
+        parts: of split.json, to train and to test with.
+
+    Raises:
+        ImageUnavailable: the folder is no set.
+        SettingsError: an unseen label is no class, or no seen one is left.
+    """
+    found = read_labelled_set(folder, parts, None)
+    images = {part: [LabelledImage(photo.image, photo.truth) for photo in found.parts[part]] for part in parts}
+    shown = sorted({k for part in parts for one in images[part] for k in drawn_classes(one.truth)})
+    labels = tuple(found.words[k][0] for k in shown)
+    if not labels:
+        raise ImageUnavailable(f"set {folder}", "its masks show no label", _REMEDY)
+    wanted = list(dict.fromkeys(name.replace("_", " ").strip() for name in unseen if name.strip()))
+    strange = [name for name in wanted if name not in labels]
+    if strange:
+        problem = f"{strange[0]!r} is no label that the photographs of {folder} show"
+        raise SettingsError("--unseen", problem, f"Choose among {', '.join(labels)}.")
+    if not wanted:
+        raise SettingsError("--unseen", "no label is named", f"Choose some of {', '.join(labels)}.")
+    if len(wanted) == len(labels):
+        raise SettingsError("--unseen", "no label is left to learn from", "Name fewer labels than the set has.")
+    rows = [shown.index(k) if k in shown else VOID for k in range(len(found.words))]
+    training, test = (
+        [LabelledImage(one.image, renumber(one.truth, rows)) for one in images[part]] for part in parts
+    )
+    places = tuple(sorted(labels.index(name) for name in wanted))
+    return ZeroShotSet(str(folder), labels, places, found.has_background, training, test)
+
+
+def read_text_vectors(path: Path, labels: Sequence[str]) -> TextVectors:
+    """Read vectors by text from an NPZ file.
+
+    Args:
+        path: of the file: one array (D,) for each text.
+        labels: that must have a vector.
+
+    Raises:
+        ModelUnavailable: the file cannot be read, or holds no such vectors.
+        LearningError: a label has none.
+    """
+    remedy = "Store one array (D,) of floats for each label: numpy.savez(FILE, **{'cow': vector, ...})."
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {str(name): np.asarray(stored[name], dtype=np.float32) for name in stored.files}
+    except (OSError, ValueError, AttributeError, TypeError, BadZipFile) as error:
+        raise ModelUnavailable(f"text vectors {path}", f"they cannot be read ({error})", remedy) from error
+    widths = {vector.shape for vector in found.values()}
+    if len(widths) != 1 or len(next(iter(widths))) != 1 or not all(np.isfinite(one).all() for one in found.values()):
+        raise ModelUnavailable(f"text vectors {path}", "they are not vectors of one length, all of numbers", remedy)
+    without = [label for label in labels if label not in found]
+    if without:
+        raise LearningError(f"label {without[0]!r}", f"has no vector in {path}", "Add one, or leave the label out.")
+    return TextVectors({name: torch.from_numpy(vector) for name, vector in found.items()})
+
+
+def set_settings(data: ZeroShotSet) -> Mapping[str, object]:
+    """What tells one data set from another, as JSON."""
+    return {"data": data.name, "unseen": data.unseen_labels, "images": len(data.training)}

@@ -1,0 +1,301 @@
+"""`make papers`: train and judge every row of docs/research/papers.md that this project measures itself.
+
+One seed is measured live; the seeds that docs/results/papers.json holds are read from it, but for the one that is live.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plugin_config.closed_output import run_command
+from plugin_config.errors import SettingsError, ZeromaskError
+from plugin_config.settings import Settings
+from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, read_text_vectors, training_samples
+from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, as_json
+from worker.lab.papers_page import FIGURES, MeasuredRow, read_papers, write_papers
+from worker.learning.recipes.dense.adapter import DenseAdapter
+from worker.learning.recipes.dense.batches import entered
+from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
+from worker.learning.recipes.dense.training import TrainingConfig
+from worker.segmentation.encoders.towers import ENCODER
+from worker.segmentation.segmenter import Segmenter
+
+PHOTOGRAPHS = "photographs"
+_INFERENCES = {"network": "network alone", "outlines": "with the outline stage", "oracle": "oracle (sees the truth)",
+               "strange": "another image's outlines"}  # fmt: skip
+_LIVE_MINUTES = 13.5
+_LOWERED = (1.0, 2.0, 4.0)  # logits, on photographs
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training, and how it is judged.
+
+    Attributes:
+        paper: whose rows these are.
+        name: of the rows.
+        recipe: what is trained; None = training-free.
+        inferences: names in `zeroshot.INFERENCES`, a row for each; the row of "outlines" alone has just the name.
+        on_photographs: whether it is one of the few that photographs are for.
+    """
+
+    paper: str
+    name: str
+    recipe: DenseRecipe | None
+    inferences: tuple[str, ...] = ("outlines",)
+    on_photographs: bool = False
+
+    def row(self, inference: str) -> str:
+        """Name of a row."""
+        return self.name if self.inferences == ("outlines",) else f"{self.name}, {_INFERENCES[inference]}"
+
+
+def _block(name: str, depth: int) -> LSegRecipe:
+    return LSegRecipe(changes={"block": name, "block_depth": depth})
+
+
+_ALL = ("network", "outlines", "oracle")
+# The ones that matter most come first: what no time is left for is read from the file.
+VARIANTS = (
+    Variant("lseg", "training-free", None),
+    Variant("lseg", "lseg", LSegRecipe(), on_photographs=True),
+    Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
+    Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
+    Variant("lseg", "lseg, one DepthwiseBlock", _block("depthwise", 1)),
+    Variant("lseg", "lseg, two DepthwiseBlocks", _block("depthwise", 2)),
+    Variant("lseg", "lseg, one BottleneckBlock", _block("bottleneck", 1)),
+    Variant("lseg", "lseg, two BottleneckBlocks", _block("bottleneck", 2)),
+    Variant("sazs", "+ edges", SazsRecipe(without=("attention", "shape")), _ALL),
+    Variant("sazs", "+ edges, attention", SazsRecipe(without=("shape",)), _ALL),
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one process measures.
+
+    Attributes:
+        papers: whose rows.
+        split: words, pairs or photographs.
+        seed: of the trainings.
+        scenes: drawn to train with and to judge each.
+        steps: of each training; None = the recipe's.
+        minutes: no training is begun that would most likely not end within them.
+        photos, unseen, tower, text_vectors: of photographs.
+        device: as the setting.
+    """
+
+    papers: tuple[str, ...]
+    split: str
+    seed: int
+    scenes: int = SCENES
+    steps: int | None = None
+    minutes: float = math.inf
+    photos: Path | None = None
+    unseen: tuple[str, ...] = ()
+    tower: str = ENCODER
+    text_vectors: Path | None = None
+    device: str = "auto"
+
+    def data(self) -> ZeroShotSet:
+        """The images."""
+        if self.photos is not None:
+            return photo_set(self.photos, self.unseen)
+        return drawn_set(SPLITS[self.split], scenes=self.scenes, seed=self.seed)
+
+    def variants(self) -> tuple[Variant, ...]:
+        """The trainings."""
+        fitting = [one for one in VARIANTS if one.paper in self.papers]
+        return tuple(one for one in fitting if self.photos is None or one.on_photographs)
+
+
+def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
+    """Measure the rows of a split with one seed, as many as there is time for: (paper, row, figures)."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    settings = replace(Settings.from_env({}), device=task.device)
+    segmenter = Segmenter.from_settings(settings, model="builtin")
+    data = task.data()
+    evaluator = ZeroShotEvaluator(segmenter, data)
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    longest = 0.0
+    for variant in task.variants():
+        begun = time.monotonic()
+        if begun - started + longest > task.minutes * 60:
+            sys.stderr.write(f"{task.split}: no time is left for {variant.paper}: {variant.name}\n")
+            continue
+        found += _judge(task, variant, data, segmenter, evaluator)
+        longest = max(longest, time.monotonic() - begun)
+    return found
+
+
+def _judge(
+    task: Measurement, variant: Variant, data: ZeroShotSet, segmenter: Segmenter, evaluator: ZeroShotEvaluator
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    started = time.monotonic()
+    adapter = None if variant.recipe is None else train_variant(task, variant.recipe, data, segmenter)
+    for inference in variant.inferences:
+        photographs = task.photos is not None
+        lowered = _LOWERED if photographs and inference == "outlines" else ()
+        found = evaluator.figures(adapter, inference=inference, lowered=lowered, unseen_alone=bool(lowered))
+        summary = as_json(found, data)
+        kept = (*FIGURES, "lowered", "unseen_alone", "scenes")
+        figures = {name: value for name, value in summary.items() if name in kept}
+        seconds = time.monotonic() - started
+        sys.stderr.write(f"{task.split}, seed {task.seed}: {variant.paper}: {variant.row(inference)}: "
+                         f"hIoU {figures['hiou']:.3f}, {seconds:.0f} s\n")  # fmt: skip
+        yield variant.paper, variant.row(inference), figures
+
+
+def train_variant(task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter) -> DenseAdapter:
+    """Train a recipe on the seen labels of the data."""
+    texts = read_text_vectors(task.text_vectors, data.labels) if task.text_vectors is not None else None
+    recipe = replace(recipe, seed=task.seed, tower=task.tower, texts=texts)
+    if task.steps is not None:
+        recipe = replace(recipe, training=TrainingConfig(steps=task.steps))
+    samples = training_samples(data)
+    network, labels = recipe.build(data.seen_words, segmenter)
+    trainer = recipe.trainer(network, labels, samples, segmenter)
+    entering = [entered(sample, recipe.short_side(network, segmenter)) for sample in samples]
+    while trainer.steps_done < trainer.config.steps:
+        trainer.step(*trainer.draw(entering))
+    return recipe.adapter(network, labels, segmenter)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print. Returns 0; 2 when something could not be measured."""
+    options = _parser().parse_args(arguments)
+    try:
+        papers = read_papers(options.results)
+        if options.page:
+            write_papers(papers, options.results, options.page_file)
+            return 0
+        live = [row for tasks in _tasks(options) for row in _measured(tasks)]
+        papers = papers.with_rows(_merged(papers.measured, live))
+        if options.store:
+            write_papers(papers, options.results, options.page_file)
+        asked, splits = _papers(options), {PHOTOGRAPHS} if options.photos is not None else set(options.splits)
+        shown = [row for row in papers.measured if row.paper in asked and row.split in splits]
+        summaries = [row.summary() for row in shown]
+    except ZeromaskError as error:
+        sys.stderr.write(f"papers: {error}\n")
+        return 2
+    sys.stdout.write(json.dumps({"rows": summaries}) + "\n" if options.json else table(summaries))
+    return 0
+
+
+def _papers(options: argparse.Namespace) -> tuple[str, ...]:
+    """The papers that were asked for.
+
+    Raises:
+        SettingsError: one of them has no rows that are measured here.
+    """
+    known = tuple(dict.fromkeys(variant.paper for variant in VARIANTS))
+    papers = tuple(name.strip() for name in options.only.split(",") if name.strip()) or known
+    strange = [name for name in papers if name not in known]
+    if strange:
+        problem = f"{strange[0]!r} is no paper with rows measured here"
+        raise SettingsError("--only", problem, f"Choose {', '.join(known)}.")
+    return papers
+
+
+def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
+    """What is measured side by side, one list for each seed."""
+    papers = _papers(options)
+    minutes = options.minutes or (math.inf if options.store else _LIVE_MINUTES)
+    for seed in options.seeds:
+        plain = Measurement(papers, "", seed, options.scenes, options.steps, minutes, device=options.device)
+        if options.photos is not None:
+            yield [replace(plain, split=PHOTOGRAPHS, photos=options.photos, unseen=tuple(options.unseen.split(",")),
+                           tower=options.tower, text_vectors=options.text_vectors)]  # fmt: skip
+        else:
+            yield [replace(plain, split=split) for split in options.splits]
+
+
+def _measured(tasks: Sequence[Measurement]) -> list[MeasuredRow]:
+    """The rows of one seed."""
+    today = datetime.now(UTC).date().isoformat()
+    return [
+        MeasuredRow(paper, name, task.split, command_of(task), today, {str(task.seed): figures})
+        for task, found in zip(tasks, _side_by_side(tasks), strict=True)
+        for paper, name, figures in found
+    ]
+
+
+def _merged(stored: Sequence[MeasuredRow], live: Sequence[MeasuredRow]) -> list[MeasuredRow]:
+    """The rows that were measured live, with the seeds of all; a seed that is stored too is the live one."""
+    found: dict[tuple[str, str, str], MeasuredRow] = {row.key: row for row in stored}
+    for row in live:
+        before = found.get(row.key)
+        found[row.key] = row if before is None else replace(row, seeds={**before.seeds, **row.seeds})
+    return [found[key] for key in dict.fromkeys(row.key for row in live)]
+
+
+def _side_by_side(tasks: Sequence[Measurement]) -> list[list[tuple[str, str, dict[str, Any]]]]:
+    """A process for each task; processes are started anew, since torch's threads do not survive a fork."""
+    if len(tasks) == 1 or (os.cpu_count() or 1) == 1:
+        return [measure(task) for task in tasks]
+    with ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(measure, tasks))
+
+
+def command_of(task: Measurement) -> str:
+    """The command that measures a row, with words for what lies elsewhere on each machine."""
+    if task.photos is None:
+        return "make papers ONLY=lseg,sazs"
+    tower = task.tower.partition(":")[0] + (":WEIGHTS" if ":" in task.tower else "")
+    return ("python -m worker.lab.papers --photos SET --unseen "
+            f"{','.join(task.unseen)} --tower {tower} --text-vectors VECTORS")  # fmt: skip
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the rows for a person."""
+    lines = [f"{'':<58}  seen unseen  hIoU  BF@2   ±"]
+    for row in rows:
+        figures = " ".join("    -" if row[name] is None else f"{row[name]:.3f}" for name in (*FIGURES, "stderr"))
+        lines.append(f"{row['split'] + ', ' + row['paper'] + ': ' + row['row']:<58} {figures}")
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m worker.lab.papers", description=__doc__.split("\n", 1)[0]
+                                     if __doc__ else "")  # fmt: skip
+    add = parser.add_argument
+    add("--only", default="", metavar="A,B", help="papers (default: all that are trained here)")
+    add("--splits", nargs="+", choices=tuple(SPLITS), default=list(SPLITS), help="of the drawn world")
+    add("--seeds", nargs="+", type=int, default=[0], help="measured live (default: 0)")
+    add("--scenes", type=int, default=SCENES, help="drawn to learn from and to judge (default: %(default)s)")
+    add("--steps", type=int, help="of each training (default: the recipe's)")
+    add("--minutes", type=float, help=f"begin no training that would not end within them (default: {_LIVE_MINUTES:g}, "
+        "or all with --store); the other rows are read from the file")  # fmt: skip
+    add("--photos", type=Path, metavar="SET", help="a folder of photographs instead of drawn scenes")
+    add("--unseen", default="", metavar="A,B", help="labels of --photos that training must not see")
+    add("--tower", default=ENCODER, help="image tower of --photos: NAME or NAME:FILE")
+    add("--text-vectors", type=Path, metavar="FILE", help="NPZ of label -> vector")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--store", action="store_true", help="write what was measured to the file, and the page")
+    add("--page", action="store_true", help="write the page from the file, and measure nothing")
+    add("--results", type=Path, default=Path("docs/results/papers.json"), help="the file (default: %(default)s)")
+    add("--page-file", type=Path, default=Path("docs/research/papers.md"), help="the page (default: %(default)s)")
+    add("--json", action="store_true", help="one JSON line on the standard output, last")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))

@@ -1,0 +1,165 @@
+"""`zeromask train`: a dense recipe learns from drawn scenes or your photographs, and becomes an adapter folder."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from plugin_config.closed_output import run_command
+from plugin_config.errors import LearningError, SettingsError, ZeromaskError
+from plugin_config.settings import Settings
+from worker.lab.dense_data import PAIRS, SCENES, WORDS, read_text_vectors, zero_shot_set
+from worker.lab.training_run import Report, TrainingResult, TrainingRun
+from worker.learning.recipes import RECIPES
+from worker.learning.recipes.dense.blocks import ACTIVATIONS, BLOCKS
+from worker.learning.recipes.dense.labels import TextVectors
+from worker.learning.recipes.dense.presets import SMALL
+from worker.learning.recipes.dense.recipe import DenseRecipe
+from worker.learning.recipes.dense.training import TrainingConfig
+from worker.segmentation.encoders.towers import ENCODER
+from worker.segmentation.segmenter import Segmenter
+
+_INTERRUPTED = 130  # as a shell has it
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train what the command line asks for. Returns 0; 2 when it could not start or finish, 130 after Ctrl-C."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    console = Console(stderr=True)
+    try:
+        settings = Settings.from_env(os.environ)
+        options = _parser(settings).parse_args(arguments)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        result = _train(options, replace(settings, device=options.device), arguments, console)
+    except ZeromaskError as error:
+        sys.stderr.write(f"zeromask train: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("zeromask train: stopped. Go on from the last checkpoint with --resume.\n")
+        return _INTERRUPTED
+    if options.json:
+        sys.stdout.write(json.dumps(result.as_json()) + "\n")
+    else:
+        loss = "none" if result.loss is None else f"{result.loss:.4f}"
+        sys.stdout.write(f"{result.recipe}: {result.steps} steps in {result.seconds:.0f} s, {result.parameters} "
+                         f"parameters, loss {loss} -> {result.adapter}\n")  # fmt: skip
+    return 0
+
+
+def _train(
+    options: argparse.Namespace, settings: Settings, arguments: Sequence[str], console: Console
+) -> TrainingResult:
+    _check_numbers(options)
+    data = zero_shot_set(options.data, unseen=options.unseen.split(","), scenes=options.scenes, seed=options.seed)
+    texts = read_text_vectors(options.text_vectors, data.labels) if options.text_vectors else None
+    recipe = recipe_of(options, texts)
+    segmenter = Segmenter.from_settings(settings, model=options.model)
+    further = {"text vectors": _digest(options.text_vectors) if options.text_vectors else None}
+    run = TrainingRun(recipe, data, segmenter, options.output_dir, settings=further, resume=options.resume)
+    with _shown(console, run) as report:
+        run.train(minutes=options.minutes, report=report)
+    return run.finish(command=shlex.join(["zeromask", "train", *arguments]))
+
+
+def recipe_of(options: argparse.Namespace, texts: TextVectors | None) -> DenseRecipe:
+    """The recipe of the command line, with its numbers for the training.
+
+    Raises:
+        LearningError: there is no such recipe, or it has no such part.
+    """
+    dense = {name: made for name, made in RECIPES.items() if isinstance(made, type) and issubclass(made, DenseRecipe)}
+    if options.recipe not in dense:
+        also = "learns from corrections in Label Studio" if options.recipe in RECIPES else "is not known"
+        raise LearningError(f"recipe {options.recipe!r}", also, f"Choose one of {', '.join(dense)}.")
+    changes: dict[str, Any] = {}
+    if options.block:
+        changes = {"block": options.block, "block_depth": options.block_depth, "activation": options.activation}
+    recipe = dense[options.recipe](without=tuple(options.without), preset=options.preset, tower=options.tower,
+                                   changes=changes, texts=texts, seed=options.seed)  # fmt: skip
+    given = {name: vars(options)[name] for name in ("steps", "batch", "rate", "precision")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return recipe
+    return replace(recipe, training=replace(recipe.trainings.get(recipe.preset, TrainingConfig()), **given))
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for name in ("steps", "batch", "rate", "minutes", "scenes", "block_depth"):
+        value = vars(options)[name]
+        if value is not None and not value > 0:  # NaN is not, either
+            option = f"--{name.replace('_', '-')}"
+            raise SettingsError(option, f"{value} is not above 0", "Give a larger one, or leave it away.")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def _shown(console: Console, run: TrainingRun) -> Iterator[Report]:
+    """A bar with the loss and the pictures per second, on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Training", total=run.trainer.config.steps, completed=run.trainer.steps_done)
+        last = time.monotonic()
+
+        def report(done: int, steps: int, loss: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            pace = run.pictures_a_step / max(now - last, 1e-6)
+            last = now
+            progress.update(task, completed=done, description=f"loss {loss:.3f}, {pace:.1f} pictures/s")
+
+        yield report
+
+
+def _parser(settings: Settings) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="zeromask train", description="Train a dense recipe; see "
+                                     "docs/guide/dense.md.")  # fmt: skip
+    add = parser.add_argument
+    add("--recipe", required=True, help="what learns: lseg or sazs")
+    add("--data", required=True, metavar="D", help=f"{WORDS}, {PAIRS}, or a folder with images/, masks/, "
+        "classes.json and split.json")  # fmt: skip
+    add("--output-dir", type=Path, required=True, help="folder of the checkpoint, log.csv and the adapter")
+    add("--unseen", default="", metavar="A,B", help="labels of a folder whose masks are not learned from")
+    add("--text-vectors", type=Path, metavar="FILE", help="NPZ of label -> vector, in place of the text tower")
+    add("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
+    add("--tower", default=ENCODER, help="image tower of the small preset: a name of timm, or NAME:FILE "
+        "(default: the model's own)")  # fmt: skip
+    add("--preset", default=SMALL, help="size of the network (default: %(default)s)")
+    add("--block", choices=sorted(BLOCKS), default="", help="LSeg's spatial regularisation (default: none)")
+    add("--block-depth", type=int, default=1, help="how often it is applied (default: %(default)s)")
+    add("--activation", choices=sorted(ACTIVATIONS), default="lrelu", help="between two (default: %(default)s)")
+    add("--without", nargs="+", default=[], metavar="PART", help="parts of the recipe to leave out")
+    add("--steps", type=int, help="of the training (default: the preset's)")
+    add("--minutes", type=float, default=math.inf, help="stop after this long; go on later with --resume")
+    add("--batch", type=int, help="crops per step (default: the preset's)")
+    add("--rate", type=float, help="learning rate (default: the preset's)")
+    add("--precision", choices=("fp32", "bf16"), help="of the network in training (default: fp32)")
+    add("--scenes", type=int, default=SCENES, help="drawn scenes to learn from (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of drawn scenes, weights and crops (default: %(default)s)")
+    add("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--resume", action="store_true", help="go on from the checkpoint in --output-dir, with the same settings")
+    add("--json", action="store_true", help="one JSON line on the standard output, last")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
