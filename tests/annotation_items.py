@@ -11,8 +11,8 @@ from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.brush_rle import encode_rle
 
 HEIGHT, WIDTH = 32, 48
-CONFIG = """<View><Image name="image" value="$image"/><Image name="other" value="$other"/>
-  <Text name="words" value="$words"/>
+CONFIG = """<View><Image name="image" value="$image"/><Image name="other" value="$image"/>
+  <Text name="words" value="$image"/>
   <BrushLabels name="b" toName="image"><Label value="cat"/><Label value="dog"/></BrushLabels>
   <PolygonLabels name="p" toName="image"><Label value="cat"/></PolygonLabels>
   <RectangleLabels name="r" toName="image"><Label value="cat"/></RectangleLabels>
