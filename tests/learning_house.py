@@ -30,13 +30,13 @@ from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.label_studio.image_cache import OFF
 from worker.label_studio.outcomes import RegionOutcomes
+from worker.learning import adapter_files
 from worker.learning.gate.decision import Verdict
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.segmenter import Segmenter
-from worker.service import adapter_store as store
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
 from worker.service.trainer import reading, training_round
@@ -219,6 +219,6 @@ def learning_house_fixture(redis: Redis, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(training_round, "corrections_digest", lambda *_: house.digest)
     monkeypatch.setattr(reading, "read_corrections", house.read)
     monkeypatch.setattr(training_round, "recipe_named", recipe_named)
-    monkeypatch.setattr(store, "recipe_named", recipe_named)
+    monkeypatch.setattr(adapter_files, "recipe_named", recipe_named)
     monkeypatch.setattr(training_round, "judge", house.judge)
     yield house
