@@ -279,7 +279,8 @@ def _size_in_header(content: bytes) -> tuple[int, int] | None:
         if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR":
             return _turned(struct.unpack_from(">II", content, 16))
         if content[:4] == b"GIF8":
-            return None if content[6:10] == bytes(4) else _turned(struct.unpack_from("<HH", content, 6))
+            size = _turned(struct.unpack_from("<HH", content, 6))
+            return size if all(size) else None  # a browser takes the first frame's, then
         if content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X":
             return int.from_bytes(content[27:30], "little") + 1, int.from_bytes(content[24:27], "little") + 1
         if content[:2] == b"BM" and content[14:15] == b"\x28":
