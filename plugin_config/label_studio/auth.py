@@ -88,7 +88,7 @@ class TokenAuth:
         if first:
             try:
                 access, life_s = self._trade(client)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is: threads that wait for this trade must not wait for ever
                 with self._lock:
                     self._trading = None
                 trading.set_exception(error)
