@@ -36,6 +36,7 @@ from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Exampl
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import ImageScores
+from worker.segmentation.outlines.refinement import ADAPTIVE, Method
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
@@ -52,7 +53,7 @@ class OneNumber:
     """An adapter that is one number."""
 
     number: float
-    fine: ClassVar[bool] = False
+    refinement: ClassVar[Method] = ADAPTIVE
 
     def scores(self, image: ImageScores) -> ClassScores:
         return ClassScores.from_logits(image.zero_shot.logits + self.number)

@@ -17,6 +17,7 @@ from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
+from worker.segmentation.outlines.refinement import ADAPTIVE, Method
 from worker.segmentation.segmenter import Segmenter
 
 DRAWN = ("red shape", "blue shape", "green shape")
@@ -49,7 +50,7 @@ class LinearAdapter:
 
     weights: Tensor  # (D + 1, n + 1)
     strength: float = 1.0
-    fine: ClassVar[bool] = False
+    refinement: ClassVar[Method] = ADAPTIVE
 
     def scores(self, image: ImageScores) -> ClassScores:
         added = (_with_one(image.embedding.features) @ self.weights).permute(2, 0, 1)

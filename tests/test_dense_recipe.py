@@ -32,7 +32,7 @@ from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig,
 from worker.segmentation.encoders.towers import Tower
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
-from worker.segmentation.outlines.refinement import ADAPTIVE, FINE
+from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, POSTERIORS
 from worker.service.adapter_store import load_adapter, save_adapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -238,8 +238,9 @@ def test_strength_0_is_the_zero_shot_model_and_between_is_between(
 ) -> None:
     image = scores_of(corrected[0])
     assert torch.equal(learned.at_strength(0).scores(image).logits, image.zero_shot.logits)
-    assert not learned.at_strength(0).fine
-    assert learned.fine
+    assert learned.at_strength(0).refinement == ADAPTIVE
+    assert learned.refinement == POSTERIORS
+    assert learned.with_outlines(followed=True).refinement == FINE
     whole, half = learned.scores(image), learned.at_strength(0.5).scores(image)
     zero = image.zero_shot.resized(whole.grid)
     wanted = ((whole.logits + zero.logits) / 2).softmax(dim=0)
@@ -342,7 +343,7 @@ def test_the_outline_stage_is_chosen(
 
     monkeypatch.setattr("worker.segmentation.segmenter.pixel_classes", spied)
     builtin().pixel_classes(scores_of(corrected[0]), learned.with_outlines(followed=followed))
-    assert methods == [FINE if followed else ADAPTIVE]
+    assert methods == [FINE if followed else POSTERIORS]
 
 
 @pytest.mark.parametrize(

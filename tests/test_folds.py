@@ -31,6 +31,7 @@ from worker.lab.evaluation.fold_lists import (
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
+from worker.segmentation.outlines.refinement import FINE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,7 +103,7 @@ def test_what_training_may_see_is_the_other_folds(tmp_path: Path) -> None:
 class Stripes:
     """A head that says where the classes are: everywhere, or nowhere."""
 
-    fine = True
+    refinement = FINE
 
     def __init__(self, winner: int) -> None:
         self.winner = winner

@@ -106,7 +106,7 @@ def test_one_seed_is_measured_and_the_stored_ones_are_read(
     write_papers(Papers((kept, other), (), ("something",)), file, page_file)
     asked: list[Measurement] = []
 
-    def measured(tasks: list[Measurement]) -> list[list[tuple[str, str, dict[str, Any]]]]:
+    def measured(tasks: list[Measurement], pool: object) -> list[list[tuple[str, str, dict[str, Any]]]]:
         asked.extend(tasks)
         return [[("lseg", "lseg", seed(0.7))] for _ in tasks]
 

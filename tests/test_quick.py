@@ -25,6 +25,7 @@ from worker.learning.recipes.quick.retrieval import MemoryBank
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import Head, ImageScores
 from worker.segmentation.metrics import VOID
+from worker.segmentation.outlines.refinement import ADAPTIVE, FINE
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -257,7 +258,7 @@ def test_tensors_that_do_not_fit_each_other_are_not_loaded(early: QuickAdapter, 
 
 
 def test_its_scores_are_fine_unless_they_are_the_zero_shot_ones(early: QuickAdapter) -> None:
-    assert [early.at_strength(strength).fine for strength in (0.0, 0.25, 1.0)] == [False, True, True]
+    assert [early.at_strength(strength).refinement for strength in (0.0, 0.25, 1.0)] == [ADAPTIVE, FINE, FINE]
 
 
 def test_nothing_to_learn_from_is_said(corrected: list[Example], segmenter: Segmenter) -> None:

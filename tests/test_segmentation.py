@@ -22,7 +22,7 @@ from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
 from worker.segmentation.heads import ImageScores, zero_shot_logits
-from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, Method, pixel_classes
+from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, POSTERIORS, Method, pixel_classes
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text.encoder import TextClasses, TextEncoder
 
@@ -222,17 +222,17 @@ class Finished:
     """Posteriors of a head that has learned: the right half is class 0, to the cell."""
 
     grid: tuple[int, int]
-    fine: bool
+    refinement: Method
 
     def scores(self, image: ImageScores) -> ClassScores:
         right = (torch.arange(self.grid[1]) >= self.grid[1] // 2).float().expand(*self.grid)
         return ClassScores.from_logits(torch.stack([right, 1 - right]).clamp_min(1e-6).log())
 
 
-@pytest.mark.parametrize("fine", [True, False], ids=["fine", "coarse"])
+@pytest.mark.parametrize("refinement", [FINE, POSTERIORS, ADAPTIVE], ids=["fine", "posteriors", "patches"])
 @pytest.mark.parametrize("grid", [(96, 128), (10, 14), (20, 60), None], ids=str)
-def test_a_head_says_itself_whether_its_scores_are_fine(
-    grid: tuple[int, int] | None, fine: bool, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+def test_a_head_says_itself_how_its_scores_are_refined(
+    grid: tuple[int, int] | None, refinement: Method, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever grid is the finer: windows and long images make patches smaller than a head's cells."""
     scores = segmenter.score(segmenter.embed([noise(120, 160)])[0], [("red shape",)], noise(120, 160))
@@ -244,9 +244,9 @@ def test_a_head_says_itself_whether_its_scores_are_fine(
         return pixel_classes(*arguments, method=method, without=without)  # type: ignore[arg-type]
 
     monkeypatch.setattr("worker.segmentation.segmenter.pixel_classes", spied)
-    segmenter.pixel_classes(scores, Finished(grid, fine))
+    segmenter.pixel_classes(scores, Finished(grid, refinement))
     segmenter.pixel_classes(scores)
-    assert methods == [FINE if fine else ADAPTIVE, ADAPTIVE]
+    assert methods == [refinement, ADAPTIVE]
 
 
 def test_one_known_word_is_enough_to_look_for(segmenter: Segmenter) -> None:
@@ -358,7 +358,7 @@ class Odd:
     """A head that gives these logits, or raises this error."""
 
     given: torch.Tensor | Exception
-    fine: ClassVar[bool] = True
+    refinement: ClassVar[Method] = FINE
 
     def scores(self, image: ImageScores) -> ClassScores:
         if isinstance(self.given, Exception):

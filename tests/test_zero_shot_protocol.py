@@ -25,6 +25,7 @@ from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
+from worker.segmentation.outlines.refinement import FINE, Method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +37,7 @@ class Knowing:
     data: ZeroShotSet
     says: dict[int, int]
     weight: float = 9.0
-    fine: ClassVar[bool] = True
+    refinement: ClassVar[Method] = FINE
 
     def __post_init__(self) -> None:
         self.truths: Iterator[NDArray[np.int16]] = iter([one.truth for one in self.data.test])

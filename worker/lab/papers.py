@@ -13,9 +13,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, read_text_vectors, training_samples
-from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, as_json
+from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, ZeroShotFigures, as_json
 from worker.lab.papers_page import FIGURES, MeasuredRow, read_papers, write_papers
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import entered
@@ -112,6 +113,11 @@ class Measurement:
     text_vectors: Path | None = None
     device: str = "auto"
 
+    @property
+    def test(self) -> Measurement:
+        """The same for every training: what is judged on."""
+        return replace(self, papers=(), seed=0, steps=None, minutes=math.inf)
+
     def data(self) -> ZeroShotSet:
         """The images."""
         if self.photos is not None:
@@ -129,10 +135,8 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(1)
     started = time.monotonic()
-    settings = replace(Settings.from_env({}), device=task.device)
-    segmenter = Segmenter.from_settings(settings, model="builtin")
+    segmenter, evaluator = _judging(task.test)
     data = task.data()
-    evaluator = ZeroShotEvaluator(segmenter, data)
     found: list[tuple[str, str, dict[str, Any]]] = []
     longest = 0.0
     for variant in task.variants():
@@ -145,6 +149,18 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
+@lru_cache(maxsize=len(SPLITS))
+def _judging(test: Measurement) -> tuple[Segmenter, ZeroShotEvaluator]:
+    """The model and the test images, which are the same for every seed."""
+    segmenter = Segmenter.from_settings(replace(Settings.from_env({}), device=test.device), model="builtin")
+    return segmenter, ZeroShotEvaluator(segmenter, test.data())
+
+
+@lru_cache
+def _training_free(test: Measurement, inference: str, lowered: tuple[float, ...]) -> ZeroShotFigures:
+    return _judging(test)[1].figures(None, inference=inference, lowered=lowered, unseen_alone=bool(lowered))
+
+
 def _judge(
     task: Measurement, variant: Variant, data: ZeroShotSet, segmenter: Segmenter, evaluator: ZeroShotEvaluator
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -153,7 +169,10 @@ def _judge(
     for inference in variant.inferences:
         photographs = task.photos is not None
         lowered = _LOWERED if photographs and inference == "outlines" else ()
-        found = evaluator.figures(adapter, inference=inference, lowered=lowered, unseen_alone=bool(lowered))
+        if adapter is None:
+            found = _training_free(task.test, inference, lowered)
+        else:
+            found = evaluator.figures(adapter, inference=inference, lowered=lowered, unseen_alone=bool(lowered))
         summary = as_json(found, data)
         kept = (*FIGURES, "lowered", "unseen_alone", "scenes")
         figures = {name: value for name, value in summary.items() if name in kept}
@@ -186,10 +205,11 @@ def main(arguments: Sequence[str]) -> int:
         if options.page:
             write_papers(papers, options.results, options.page_file)
             return 0
-        live = [row for tasks in _tasks(options) for row in _measured(tasks)]
-        papers = papers.with_rows(_merged(papers.measured, live))
-        if options.store:
-            write_papers(papers, options.results, options.page_file)
+        with ProcessPoolExecutor(min(len(SPLITS), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+            for tasks in _tasks(options):
+                papers = papers.with_rows(_merged(papers.measured, _measured(tasks, pool)))
+                if options.store:  # after each seed: the next one takes as long again
+                    write_papers(papers, options.results, options.page_file)
         asked, splits = _papers(options), {PHOTOGRAPHS} if options.photos is not None else set(options.splits)
         shown = [row for row in papers.measured if row.paper in asked and row.split in splits]
         summaries = [row.summary() for row in shown]
@@ -228,12 +248,12 @@ def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
             yield [replace(plain, split=split) for split in options.splits]
 
 
-def _measured(tasks: Sequence[Measurement]) -> list[MeasuredRow]:
+def _measured(tasks: Sequence[Measurement], pool: Executor) -> list[MeasuredRow]:
     """The rows of one seed."""
     today = datetime.now(UTC).date().isoformat()
     return [
         MeasuredRow(paper, name, task.split, command_of(task), today, {str(task.seed): figures})
-        for task, found in zip(tasks, _side_by_side(tasks), strict=True)
+        for task, found in zip(tasks, _side_by_side(tasks, pool), strict=True)
         for paper, name, figures in found
     ]
 
@@ -247,12 +267,9 @@ def _merged(stored: Sequence[MeasuredRow], live: Sequence[MeasuredRow]) -> list[
     return [found[key] for key in dict.fromkeys(row.key for row in live)]
 
 
-def _side_by_side(tasks: Sequence[Measurement]) -> list[list[tuple[str, str, dict[str, Any]]]]:
+def _side_by_side(tasks: Sequence[Measurement], pool: Executor) -> list[list[tuple[str, str, dict[str, Any]]]]:
     """A process for each task; processes are started anew, since torch's threads do not survive a fork."""
-    if len(tasks) == 1 or (os.cpu_count() or 1) == 1:
-        return [measure(task) for task in tasks]
-    with ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn")) as pool:
-        return list(pool.map(measure, tasks))
+    return [measure(task) for task in tasks] if len(tasks) == 1 else list(pool.map(measure, tasks))
 
 
 def command_of(task: Measurement) -> str:

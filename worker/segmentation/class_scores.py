@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worker.segmentation.pictures import resize_map
@@ -70,6 +71,14 @@ class ClassScores:
     def resized(self, size: tuple[int, int]) -> ClassScores:
         """The same on another grid (h', w'), bilinear; averaged where that is the coarser."""
         return replace(ClassScores.of(resize_map(self.logits, size), self.scored), classes=self.classes)
+
+    def averaged(self, most: tuple[int, int]) -> ClassScores:
+        """The same with at most so many rows and columns (h', w'): a cell's posterior is the mean of those in it."""
+        grid = (min(self.grid[0], most[0]), min(self.grid[1], most[1]))
+        if grid == self.grid:
+            return self
+        mean = F.interpolate(self.posterior()[None], size=grid, mode="area")[0]
+        return replace(ClassScores.of(mean.clamp_min(_SMALLEST).log(), self.scored), classes=self.classes)
 
     def posterior(self) -> Tensor:
         """(C, ...) float32 probabilities; 0 for classes without a score."""

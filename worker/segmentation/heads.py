@@ -14,6 +14,7 @@ from torch import Tensor
 from plugin_config.errors import LearningError
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.outlines.refinement import Method
 from worker.segmentation.text.encoder import TextClasses
 
 _REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
@@ -50,10 +51,10 @@ class Head(Protocol):
     """A classifier of an image's cells that has learned from corrections."""
 
     @property
-    def fine(self) -> bool:
-        """Whether its scores follow the outlines of the image already, so that they are only guided to its pixels;
-        else they are coarse, as patch scores are, and go through the whole outline stage. The size of its grid says
-        nothing about that.
+    def refinement(self) -> Method:
+        """How its scores come to the pixels: FINE where they follow the outlines of the image already, so that they are
+        only guided; POSTERIORS or ADAPTIVE where they are coarse and go through the whole outline stage, as a cell's
+        posteriors or as patch logits. The size of its grid says nothing about that.
         """
         ...
 

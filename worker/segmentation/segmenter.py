@@ -17,7 +17,7 @@ from worker.segmentation.encoders.towers import Towers
 from worker.segmentation.heads import Head, ImageScores, head_scores, zero_shot_logits
 from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
-from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, pixel_classes
+from worker.segmentation.outlines.refinement import ADAPTIVE, pixel_classes
 from worker.segmentation.text.encoder import TextClasses, TextEncoder
 from worker.segmentation.text.store import TEXTS_FOLDER, TextStore
 
@@ -194,9 +194,11 @@ class Segmenter:
             LearningError: the head gives no usable scores; see `head_scores`.
         """
         found = scores.zero_shot if head is None else head_scores(head, scores)
-        method = FINE if head is not None and head.fine else ADAPTIVE
+        method = ADAPTIVE if head is None else head.refinement
         embedding = scores.embedding
         image = scores.image if outlines else None
+        if image is not None and method.posteriors:
+            found = found.averaged(scores.zero_shot.grid)
         classes, confidence = pixel_classes(
             found.logits, embedding.size, image, embedding.affinity, method=method, without=found.others
         )

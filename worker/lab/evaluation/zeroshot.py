@@ -27,6 +27,7 @@ from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import Head, ImageScores, head_scores
 from worker.segmentation.metrics import VOID, confusion, iou_of_counts, mask_iou
+from worker.segmentation.outlines.refinement import ADAPTIVE, Method
 from worker.segmentation.outlines.spectral import eigen_masks
 from worker.segmentation.segmenter import Segmenter
 
@@ -47,7 +48,7 @@ class GivenScores:
     """A head whose scores are known, so that one image is looked at once and judged in several ways."""
 
     given: ClassScores
-    fine: bool
+    refinement: Method
 
     def scores(self, image: ImageScores) -> ClassScores:
         """See `worker.segmentation.heads.Head`."""
@@ -180,8 +181,8 @@ class ZeroShotEvaluator:
                 self._images[number] = self._data.test[number]
             one = self._images[number]
             truth = with_background(one.truth, count)
-            image, found, fine = self._scored(number, one, head)
-            predict = partial(self._predict, number, image, fine=fine, inference=inference)
+            image, found, refinement = self._scored(number, one, head)
+            predict = partial(self._predict, number, image, refinement=refinement, inference=inference)
             predicted = predict(found)
             if inference == "oracle":
                 masks = self._oracle(number, one, predicted)
@@ -202,7 +203,7 @@ class ZeroShotEvaluator:
             _means(alone.ious(), unseen)[1] if unseen_alone else None,
         )  # fmt: skip
 
-    def _scored(self, number: int, one: LabelledImage, head: Head | None) -> tuple[ImageScores, ClassScores, bool]:
+    def _scored(self, number: int, one: LabelledImage, head: Head | None) -> tuple[ImageScores, ClassScores, Method]:
         if number not in self._embeddings:
             self._embeddings[number] = self._segmenter.embed([one.image])[0]
         image = self._segmenter.score(self._embeddings[number], self._data.words, one.image, classes=self._classes)
@@ -213,15 +214,15 @@ class ZeroShotEvaluator:
             raise LearningError(f"labels of {self._data.name}", problem, remedy)
         if not self._data.has_background:  # every pixel has a label, so the background is no answer
             found = found.without([len(self._data.labels)])
-        return image, found, head is not None and head.fine
+        return image, found, ADAPTIVE if head is None else head.refinement
 
     def _predict(
-        self, number: int, image: ImageScores, found: ClassScores, *, fine: bool, inference: str
+        self, number: int, image: ImageScores, found: ClassScores, *, refinement: Method, inference: str
     ) -> NDArray[np.int16]:
         if inference == "strange":
             image = replace(image, image=self._other(number))
         outlines = inference in ("outlines", "strange")
-        return self._segmenter.pixel_classes(image, GivenScores(found, fine), outlines=outlines)[0]
+        return self._segmenter.pixel_classes(image, GivenScores(found, refinement), outlines=outlines)[0]
 
     def _lowered(self, found: ClassScores, offset: float) -> ClassScores:
         logits = found.logits.clone()

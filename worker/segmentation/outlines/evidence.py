@@ -70,8 +70,7 @@ def read_evidence(coarse: Tensor) -> Evidence:
     shares = (coarse - coarse.mean(dim=0)) / scale + 1 / count
     impossible = shares.clamp_max(0.0).square().sum() / (shares < 0).sum().clamp_min(1)
     valid = nearest_shares(shares)
-    area = valid.mean(dim=(1, 2))
-    crowding = float(torch.exp(-(area * area.clamp_min(1e-9).log()).sum()))
+    crowding = _perplexity(valid)
     # A model may also have been trained to give shares as posteriors. Then its logits jump at borders.
     saturated = min(1.0, max(0.0, (_border_step(coarse) / scale - _SHARE_STEP) / (_POSTERIOR_STEP - _SHARE_STEP)))
     if saturated:
@@ -80,9 +79,26 @@ def read_evidence(coarse: Tensor) -> Evidence:
     return Evidence(shares, scale, float(impossible.sqrt()), crowding, pure_margin(top_two), valid)
 
 
+def read_posteriors(coarse: Tensor, own: int | None = None) -> Evidence:
+    """Take the softmax of patch logits (C, h, w), C at least 2, as shares: what a cross-entropy on pixels trains.
+
+    Args:
+        coarse: logits.
+        own: classes after the first `own` only take their share; None = all are wanted.
+    """
+    shares = coarse.softmax(dim=0)[:own]
+    margin = pure_margin(coarse[:own].topk(2, dim=0).values)
+    return Evidence(shares, margin, _LEAST_NOISE, _perplexity(shares), margin, shares)
+
+
 def pure_margin(top_two: Tensor) -> float:
     """Estimate `Evidence.margin` from the (2, h, w) best and second-best logits of each patch."""
     return max(float(torch.quantile((top_two[0] - top_two[1]).flatten(), _PURE)), 1e-6)
+
+
+def _perplexity(shares: Tensor) -> float:
+    area = shares.mean(dim=(1, 2))
+    return float(torch.exp(-(area * area.clamp_min(1e-9).log()).sum()))
 
 
 def nearest_shares(shares: Tensor) -> Tensor:

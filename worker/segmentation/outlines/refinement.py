@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.class_scores import OTHERS, ClassScores
-from worker.segmentation.outlines.evidence import Evidence, pure_margin, read_evidence
+from worker.segmentation.outlines.evidence import Evidence, pure_margin, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
 from worker.segmentation.outlines.spectral import low_pass
@@ -47,6 +47,7 @@ class Method:
         guided: whether the guided filter follows the pixels' colours at the end.
         trust: weight of the evidence against smoothness; None = from the evidence.
         fine: the logits are posteriors on a grid so fine that the guided filter alone is needed.
+        posteriors: the softmax of a cell is the share of it that each class covers; else its logits are linear in that.
     """
 
     eigenvectors: int = 30
@@ -55,10 +56,12 @@ class Method:
     guided: bool = True
     trust: float | None = None
     fine: bool = False
+    posteriors: bool = False
 
 
 ADAPTIVE = Method()
 FINE = Method(fine=True)  # for learned heads with a grid finer than the patches
+POSTERIORS = Method(posteriors=True, eigen_strength=0.0, trust=0.01)  # for networks trained with a cross-entropy
 SPECTRAL = Method(eigen_strength=_SPECTRAL_STRENGTH)  # slow: eigenvectors for every image
 
 
@@ -215,8 +218,8 @@ class _Refined:
         small = shrink(image, _WORKING_SIDE)
         if method.fine:
             return cls._of_fine(coarse, small, (image.shape[0], image.shape[1]), own)
+        evidence = read_posteriors(coarse, own) if method.posteriors else read_evidence(coarse[:own])
         coarse = coarse[:own]
-        evidence = read_evidence(coarse)
         classes = _plausible(evidence.valid_shares())
         evidence = evidence.of(classes)
         trust = evidence.trust if method.trust is None else method.trust

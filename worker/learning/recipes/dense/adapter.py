@@ -22,6 +22,7 @@ from worker.segmentation.class_scores import ClassScores, blend
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.encoders.towers import Towers
 from worker.segmentation.heads import ImageScores
+from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, POSTERIORS, Method
 
 NETWORK, LEARNED, TEXTS = "network.", "learned", "texts"
 """Names of stored tensors: the network's begin with the first; vectors learned for labels; vectors of given texts."""
@@ -40,7 +41,7 @@ class DenseAdapter:
         network: trained, in evaluation mode.
         towers: where the maps of shared towers are cached.
         inference: how images enter.
-        follows_outlines: whether its logits do; see `worker.segmentation.heads.Head.fine`.
+        follows_outlines: whether its logits do; see `worker.segmentation.heads.Head.refinement`.
         learned: (D,) vectors of labels whose words the model cannot read, by their texts.
         texts: take the place of the model's text tower; None = they do not.
         strength: see `worker.learning.interfaces.Adapter`.
@@ -57,9 +58,11 @@ class DenseAdapter:
     strength: float = 1.0
 
     @property
-    def fine(self) -> bool:
+    def refinement(self) -> Method:
         """See `worker.segmentation.heads.Head`; at strength 0 the scores are the zero-shot ones."""
-        return self.follows_outlines and self.strength > 0
+        if self.strength == 0:
+            return ADAPTIVE
+        return FINE if self.follows_outlines else POSTERIORS
 
     @one_thread()
     @torch.no_grad()
@@ -110,7 +113,7 @@ class DenseAdapter:
         return replace(self, inference=inference)
 
     def with_outlines(self, *, followed: bool) -> DenseAdapter:
-        """The same, whose logits are taken to follow outlines already, or go through the whole outline stage."""
+        """The same, whose logits are taken to follow outlines already, or to be posteriors of patches."""
         return replace(self, follows_outlines=followed)
 
     def state(self) -> AdapterState:

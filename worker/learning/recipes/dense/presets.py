@@ -29,7 +29,7 @@ class Preset:
         block_depth: how often the block is applied.
         activation: between two of them, a name in `blocks.ACTIVATIONS`.
         fine: whether its logits follow outlines so closely that the outline stage only guides them to the pixels; see
-            `worker.segmentation.heads.Head.fine`.
+            `worker.segmentation.heads.Head.refinement`.
         short_side: pixels of the short side at which images enter; 0 = as they enter the loaded model.
     """
 
@@ -75,10 +75,10 @@ def small_lseg(encoder: Encoder, tower: str = ENCODER) -> Preset:
     """
     decoder = DecoderConfig("dpt", features=32, norm="group", final_upsampling=False, aligned=True)
     if _is_resnet(encoder, tower):
-        return Preset(TowerConfig(hooks=(1, 4), dilated=True), decoder, trains_tower=False)
+        return Preset(TowerConfig(hooks=(1, 4), dilated=True), decoder, trains_tower=False, fine=False)
     # The levels of a ViT have one stride; one of them becomes twice as fine.
     decoder = replace(decoder, features=64, channels=(64, 64, 64, 64), factors=(2, 1, 1, 1))
-    return Preset(TowerConfig(tower), decoder, trains_tower=False)
+    return Preset(TowerConfig(tower), decoder, trains_tower=False, fine=False)
 
 
 def small_sazs(encoder: Encoder, tower: str = ENCODER) -> Preset:

@@ -35,6 +35,7 @@ from worker.segmentation.class_scores import ClassScores, blend
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
+from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, Method
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
@@ -63,9 +64,9 @@ class QuickAdapter:
     strength: float = 1.0
 
     @property
-    def fine(self) -> bool:
+    def refinement(self) -> Method:
         """See `worker.segmentation.heads.Head`; at strength 0 the scores are the zero-shot ones."""
-        return self.strength > 0
+        return FINE if self.strength > 0 else ADAPTIVE
 
     @one_thread()
     def scores(self, image: ImageScores) -> ClassScores:
