@@ -52,8 +52,8 @@ def test_every_row_that_is_measured_here_has_its_place() -> None:
     expected = {
         (variant.paper, variant.row(inference), split)
         for variant in VARIANTS
-        for inference in variant.inferences
         for split in ("words", "pairs", *(("photographs",) if variant.on_photographs else ()))
+        for inference in variant.judged(photographs=split == "photographs")
     }
     assert named == expected
     assert len(STORED.measured) == len(named)

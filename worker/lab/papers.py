@@ -37,8 +37,9 @@ from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
 PHOTOGRAPHS = "photographs"
+_UNBLENDED = "unblended"
 _INFERENCES = {"network": "network alone", "outlines": "with the outline stage", "oracle": "oracle (sees the truth)",
-               "strange": "another image's outlines"}  # fmt: skip
+               "strange": "another image's outlines", _UNBLENDED: "not blended with zero-shot"}  # fmt: skip
 _LIVE_MINUTES = 13.5
 _LOWERED = (1.0, 2.0, 4.0)  # logits, on photographs
 
@@ -51,7 +52,8 @@ class Variant:
         paper: whose rows these are.
         name: of the rows.
         recipe: what is trained; None = training-free.
-        inferences: names in `zeroshot.INFERENCES`, a row for each; the row of "outlines" alone has just the name.
+        inferences: names in `zeroshot.INFERENCES`, a row for each; of LSeg the row of "outlines", as it is served, has
+            just the name, and there is _UNBLENDED. SAZS is never blended.
         on_photographs: whether it is one of the few that photographs are for.
     """
 
@@ -63,7 +65,12 @@ class Variant:
 
     def row(self, inference: str) -> str:
         """Name of a row."""
-        return self.name if self.inferences == ("outlines",) else f"{self.name}, {_INFERENCES[inference]}"
+        served = self.paper == "lseg" and inference == "outlines"
+        return self.name if served else f"{self.name}, {_INFERENCES[inference]}"
+
+    def judged(self, *, photographs: bool) -> tuple[str, ...]:
+        """The inferences; on photographs nothing is blended."""
+        return tuple(one for one in self.inferences if not (photographs and one == _UNBLENDED))
 
 
 def _block(name: str, depth: int) -> LSegRecipe:
@@ -74,7 +81,7 @@ _ALL = ("network", "outlines", "oracle")
 # The ones that matter most come first: what no time is left for is read from the file.
 VARIANTS = (
     Variant("lseg", "training-free", None),
-    Variant("lseg", "lseg", LSegRecipe(), on_photographs=True),
+    Variant("lseg", "lseg", LSegRecipe(), ("outlines", _UNBLENDED), on_photographs=True),
     Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
     Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
     Variant("lseg", "lseg, one DepthwiseBlock", _block("depthwise", 1)),
@@ -97,6 +104,7 @@ class Measurement:
         scenes: drawn to train with and to judge each.
         steps: of each training; None = the recipe's.
         minutes: no training is begun that would most likely not end within them.
+        names: of the trainings; none = all.
         photos, unseen, tower, text_vectors: of photographs.
         device: as the setting.
     """
@@ -107,6 +115,7 @@ class Measurement:
     scenes: int = SCENES
     steps: int | None = None
     minutes: float = math.inf
+    names: tuple[str, ...] = ()
     photos: Path | None = None
     unseen: tuple[str, ...] = ()
     tower: str = ENCODER
@@ -116,7 +125,7 @@ class Measurement:
     @property
     def test(self) -> Measurement:
         """The same for every training: what is judged on."""
-        return replace(self, papers=(), seed=0, steps=None, minutes=math.inf)
+        return replace(self, papers=(), seed=0, steps=None, minutes=math.inf, names=())
 
     def data(self) -> ZeroShotSet:
         """The images."""
@@ -127,6 +136,7 @@ class Measurement:
     def variants(self) -> tuple[Variant, ...]:
         """The trainings."""
         fitting = [one for one in VARIANTS if one.paper in self.papers]
+        fitting = [one for one in fitting if not self.names or one.name in self.names]
         return tuple(one for one in fitting if self.photos is None or one.on_photographs)
 
 
@@ -166,13 +176,15 @@ def _judge(
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     started = time.monotonic()
     adapter = None if variant.recipe is None else train_variant(task, variant.recipe, data, segmenter)
-    for inference in variant.inferences:
-        photographs = task.photos is not None
+    photographs = task.photos is not None
+    for inference in variant.judged(photographs=photographs):
         lowered = _LOWERED if photographs and inference == "outlines" else ()
         if adapter is None:
             found = _training_free(task.test, inference, lowered)
         else:
-            found = evaluator.figures(adapter, inference=inference, lowered=lowered, unseen_alone=bool(lowered))
+            head = adapter.at_strength(1) if variant.paper == "sazs" or inference == _UNBLENDED else adapter
+            asked = "outlines" if inference == _UNBLENDED else inference
+            found = evaluator.figures(head, inference=asked, lowered=lowered, unseen_alone=bool(lowered))
         summary = as_json(found, data)
         kept = (*FIGURES, "lowered", "unseen_alone", "scenes")
         figures = {name: value for name, value in summary.items() if name in kept}
@@ -240,7 +252,8 @@ def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
     papers = _papers(options)
     minutes = options.minutes or (math.inf if options.store else _LIVE_MINUTES)
     for seed in options.seeds:
-        plain = Measurement(papers, "", seed, options.scenes, options.steps, minutes, device=options.device)
+        plain = Measurement(papers, "", seed, options.scenes, options.steps, minutes, tuple(options.names),
+                            device=options.device)  # fmt: skip
         if options.photos is not None:
             yield [replace(plain, split=PHOTOGRAPHS, photos=options.photos, unseen=tuple(options.unseen.split(",")),
                            tower=options.tower, text_vectors=options.text_vectors)]  # fmt: skip
@@ -298,6 +311,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--splits", nargs="+", choices=tuple(SPLITS), default=list(SPLITS), help="of the drawn world")
     add("--seeds", nargs="+", type=int, default=[0], help="measured live (default: 0)")
     add("--scenes", type=int, default=SCENES, help="drawn to learn from and to judge (default: %(default)s)")
+    add("--names", nargs="+", default=[], choices=sorted({variant.name for variant in VARIANTS}), metavar="NAME",
+        help="of the trainings (default: all)")
     add("--steps", type=int, help="of each training (default: the recipe's)")
     add("--minutes", type=float, help=f"begin no training that would not end within them (default: {_LIVE_MINUTES:g}, "
         "or all with --store); the other rows are read from the file")  # fmt: skip

@@ -42,7 +42,7 @@ class CropConfig:
     """
 
     side: int = 0
-    scales: tuple[float, float] = (0.75, 1.5)
+    scales: tuple[float, float] = (0.8, 1.25)
     flips: bool = True
 
 

@@ -42,6 +42,8 @@ _LSEG_TRAINING = TrainingConfig(steps=460, batch=20, crop=CropConfig(scales=(1.0
 # SAZS on PASCAL: 20 epochs of 2300 images for the ViT, 40 for the DRN, whose head learns ten times faster.
 _SAZS_TRAINING = TrainingConfig(steps=7600, batch=6, crop=CropConfig(scales=(0.5, 2.0)), optimizer="sgd", rate=1e-3,
                                 tower_share=1.0)  # fmt: skip
+_CROP = 0.75  # of the short side, for the small presets: few things are cut
+_STRENGTH = 0.8  # where the loaded model can do the same untrained: a fifth of it keeps what training forgets
 _MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
 _FORM = 1
 _REMEDY = "Draw a label in at least one picture and accept it."
@@ -138,7 +140,7 @@ class DenseRecipe:
         """How a network is trained, with the side of the crops filled in."""
         config = self.training or self.trainings.get(self.preset, TrainingConfig())
         short = self.short_side(network, segmenter)
-        side = config.crop.side or (short // 2 if self.preset == SMALL else short)
+        side = config.crop.side or (_CROP * short if self.preset == SMALL else short)
         multiple = network.tower.multiple
         side = max(1, round(side / multiple)) * multiple
         return replace(config, crop=replace(config.crop, side=side))
@@ -150,11 +152,12 @@ class DenseRecipe:
         return preset.short_side or own
 
     def adapter(self, network: LSegNetwork, labels: LabelVectors, segmenter: Segmenter) -> DenseAdapter:
-        """What a network has learned, as a head."""
+        """What a network has learned, as a head. On the model's own tower it is blended with the untrained model."""
         inference = Inference(self.short_side(network, segmenter))
+        own = self.preset == SMALL and self.tower == ENCODER and self.texts is None
         return DenseAdapter(
             self.name, self.form, network.eval(), segmenter.towers, inference, network.preset.fine,
-            labels.vectors_learned(), self.texts,
+            labels.vectors_learned(), self.texts, _STRENGTH if own else 1.0,
         )  # fmt: skip
 
     def load(self, state: AdapterState, segmenter: Segmenter) -> DenseAdapter:

@@ -44,11 +44,11 @@ class TrainingConfig:
         precision: "fp32" or "bf16", of the network.
     """
 
-    steps: int = 150
-    batch: int = 8
+    steps: int = 300
+    batch: int = 4
     crop: CropConfig = field(default_factory=CropConfig)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    rate: float = 5e-4
+    rate: float = 7e-4
     tower_share: float = 0.1
     weight_decay: float = 1e-4
     power: float = 0.9
