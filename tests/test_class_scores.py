@@ -60,6 +60,16 @@ def test_a_coarser_grid_averages() -> None:
     assert float(small.mean()) == pytest.approx(float(values.mean()), rel=1e-5)
 
 
+def test_cells_are_put_together_by_their_posteriors(zero_shot: ClassScores) -> None:
+    """An average of logits would give a cell to the class that is surest of its part."""
+    sure = torch.tensor([[9.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])[:, None]
+    found = ClassScores.from_logits(sure).averaged((1, 1))
+    torch.testing.assert_close(found.posterior()[:, 0, 0], sure.softmax(dim=0).mean(dim=(1, 2)))
+    assert zero_shot.averaged((2, 9)).grid == (2, 7)
+    assert zero_shot.averaged((2, 9)).scored.tolist() == [True, False, False, True]
+    assert zero_shot.averaged((5, 7)) is zero_shot
+
+
 def test_a_crop_keeps_the_classes(zero_shot: ClassScores) -> None:
     found = zero_shot.cropped((slice(1, 3), slice(2, 6)))
     assert found.grid == (2, 4)

@@ -19,10 +19,10 @@ from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import zero_shot_logits
 from worker.segmentation.metrics import confusion, mean_iou
-from worker.segmentation.outlines.evidence import nearest_shares, read_evidence
+from worker.segmentation.outlines.evidence import nearest_shares, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import average_matrix, propagate
-from worker.segmentation.outlines.refinement import FINE, SPECTRAL, Method, pixel_classes, refine_logits
+from worker.segmentation.outlines.refinement import FINE, POSTERIORS, SPECTRAL, Method, pixel_classes, refine_logits
 from worker.segmentation.outlines.spectral import eigen_masks, eigen_segments
 from worker.segmentation.pictures import rgb_rows
 from worker.segmentation.text.encoder import BACKGROUND, TextEncoder
@@ -203,6 +203,25 @@ def test_shares_scale_noise_and_crowding_are_read_off_the_logits() -> None:
         read_evidence(coarse_of(truth, 3, 16, sigma=0.05)).trust
         > read_evidence(coarse_of(truth, 3, 16, sigma=0.2)).trust
     )
+
+
+def test_posteriors_that_are_shares_are_refined_as_shares() -> None:
+    """A network trained with a cross-entropy on pixels says in its softmax what part of a patch a class covers."""
+    image, truth = scene()
+    shares = (coarse_of(truth, 3, 8) / 10).clamp_min(1e-3)
+    trained = (shares / shares.sum(dim=0)).log()
+    torch.testing.assert_close(read_posteriors(trained).shares, trained.softmax(dim=0))
+    quality = {}
+    for name, method in (("posteriors", POSTERIORS), ("fine", FINE)):
+        found, _ = pixel_classes(trained, truth.shape, image, method=method)
+        quality[name] = mean_iou(confusion(truth, found, 3))
+    assert quality["posteriors"] > quality["fine"] + 0.05
+    # The pole, where a patch's posterior never reaches one half, is what trust keeps.
+    kept, _ = pixel_classes(trained, truth.shape, image, method=replace(POSTERIORS, trust=1.0))
+    assert mean_iou(confusion(truth, kept, 3)) > 0.95
+    more = torch.cat([trained, trained[:1]])  # a class that only takes its share
+    assert len(read_posteriors(more, 3).shares) == 3
+    torch.testing.assert_close(read_posteriors(more, 3).shares, more.softmax(dim=0)[:3])
 
 
 def test_trust_does_not_depend_on_the_scale_of_the_logits() -> None:

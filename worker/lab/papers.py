@@ -106,6 +106,7 @@ class Measurement:
         minutes: no training is begun that would most likely not end within them.
         names: of the trainings; none = all.
         photos, unseen, tower, text_vectors: of photographs.
+        short_side: pixels at which they enter the tower; 0 = as it was trained.
         device: as the setting.
     """
 
@@ -120,6 +121,7 @@ class Measurement:
     unseen: tuple[str, ...] = ()
     tower: str = ENCODER
     text_vectors: Path | None = None
+    short_side: int = 0
     device: str = "auto"
 
     @property
@@ -197,15 +199,16 @@ def _judge(
 def train_variant(task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter) -> DenseAdapter:
     """Train a recipe on the seen labels of the data."""
     texts = read_text_vectors(task.text_vectors, data.labels) if task.text_vectors is not None else None
-    recipe = replace(recipe, seed=task.seed, tower=task.tower, texts=texts)
+    entering = {"short_side": task.short_side} if task.short_side else {}
+    recipe = replace(recipe, seed=task.seed, tower=task.tower, texts=texts, changes={**recipe.changes, **entering})
     if task.steps is not None:
         recipe = replace(recipe, training=TrainingConfig(steps=task.steps))
     samples = training_samples(data)
     network, labels = recipe.build(data.seen_words, segmenter)
     trainer = recipe.trainer(network, labels, samples, segmenter)
-    entering = [entered(sample, recipe.short_side(network, segmenter)) for sample in samples]
+    resized = [entered(sample, recipe.short_side(network, segmenter)) for sample in samples]
     while trainer.steps_done < trainer.config.steps:
-        trainer.step(*trainer.draw(entering))
+        trainer.step(*trainer.draw(resized))
     return recipe.adapter(network, labels, segmenter)
 
 
@@ -256,7 +259,8 @@ def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
                             device=options.device)  # fmt: skip
         if options.photos is not None:
             yield [replace(plain, split=PHOTOGRAPHS, photos=options.photos, unseen=tuple(options.unseen.split(",")),
-                           tower=options.tower, text_vectors=options.text_vectors)]  # fmt: skip
+                           tower=options.tower, text_vectors=options.text_vectors,
+                           short_side=options.short_side)]  # fmt: skip
         else:
             yield [replace(plain, split=split) for split in options.splits]
 
@@ -291,7 +295,7 @@ def command_of(task: Measurement) -> str:
         return "make papers ONLY=lseg,sazs"
     tower = task.tower.partition(":")[0] + (":WEIGHTS" if ":" in task.tower else "")
     return ("python -m worker.lab.papers --photos SET --unseen "
-            f"{','.join(task.unseen)} --tower {tower} --text-vectors VECTORS")  # fmt: skip
+            f"{','.join(task.unseen)} --tower {tower} --text-vectors VECTORS --short-side {task.short_side}")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -320,6 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--unseen", default="", metavar="A,B", help="labels of --photos that training must not see")
     add("--tower", default=ENCODER, help="image tower of --photos: NAME or NAME:FILE")
     add("--text-vectors", type=Path, metavar="FILE", help="NPZ of label -> vector")
+    add("--short-side", type=int, default=0, metavar="PIXELS", help="at which photographs enter the tower")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     add("--store", action="store_true", help="write what was measured to the file, and the page")
     add("--page", action="store_true", help="write the page from the file, and measure nothing")

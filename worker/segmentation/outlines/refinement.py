@@ -61,7 +61,7 @@ class Method:
 
 ADAPTIVE = Method()
 FINE = Method(fine=True)  # for learned heads with a grid finer than the patches
-POSTERIORS = Method(posteriors=True, eigen_strength=0.0, trust=0.01)  # for networks trained with a cross-entropy
+POSTERIORS = Method(posteriors=True, eigen_strength=0.0, trust=0.1)  # for networks trained with a cross-entropy
 SPECTRAL = Method(eigen_strength=_SPECTRAL_STRENGTH)  # slow: eigenvectors for every image
 
 
