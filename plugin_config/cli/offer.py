@@ -59,8 +59,8 @@ class AdapterFiles:
 
 
 @click.command(
-    epilog="PROJECT is the project's number in Label Studio, as in the address of its page; DIR is what `zeromask train "
-    "--output-dir` wrote. The verdict is also shown by `zeromask versions`."
+    epilog="PROJECT is the project's number in Label Studio, as in the address of its page; DIR is what `zeromask "
+    "train --output-dir` wrote. The verdict is also shown by `zeromask versions`."
 )
 @click.argument("project", type=int)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -76,8 +76,8 @@ def offer(project: int, folder: Path, *, for_programs: bool) -> None:
             with _shown() as tell:
                 answer = _wait(redis, project, asked, tell)
         except KeyboardInterrupt:
-            click.echo(f"zeromask offer: stopped waiting. It is judged all the same; see `zeromask versions {project}`.",
-                       err=True)  # fmt: skip
+            told = f"It is judged all the same; see `zeromask versions {project}`."
+            click.echo(f"zeromask offer: stopped waiting. {told}", err=True)
             raise SystemExit(_INTERRUPTED) from None
     if answer.refusal:
         raise LearningError(*answer.refusal)

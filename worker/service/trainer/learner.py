@@ -24,7 +24,7 @@ from plugin_config.errors import (
 from plugin_config.model_version import model_slug
 from plugin_config.queue.jobs import LEARN_JOB, LearnProject, enqueue_learning, learn_queue
 from plugin_config.queue.learning import LearningLease, Progress, State
-from plugin_config.queue.offers import Offer, ProjectOffers
+from plugin_config.queue.offers import ProjectOffers
 from plugin_config.versions.manifests import now
 from worker.service.context import WorkerContext
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
@@ -66,11 +66,10 @@ class Learner:
         if request is None:
             return
         self._project = job.project
+        result: RoundResult | None
         try:
-            offer = self._offers.waiting(job.project)
-            if offer is not None and model_slug(offer.model) == model_slug(self._context.settings.model):
-                result, failed = self._judge_offer(job.project, offer, request), False
-            else:
+            result, failed = self._judge_offer(job.project, request), False
+            if result is None:
                 result, failed = self._run_round(job.project, request)
         except RoundAborted as reason:
             log.warning("project %d: %s; the round will start again", job.project, reason)
@@ -94,8 +93,11 @@ class Learner:
         """The project being worked on, for people; "" = none."""
         return "" if self._project is None else f"project {self._project}"
 
-    def _judge_offer(self, project: int, offer: Offer, request: LearningLease) -> RoundResult:
-        """A round for an offer; corrections that are new are looked at after a pause."""
+    def _judge_offer(self, project: int, request: LearningLease) -> RoundResult | None:
+        """A round for an offer, None where none waits; corrections that are new are looked at after a pause."""
+        offer = self._offers.waiting(project)
+        if offer is None or model_slug(offer.model) != model_slug(self._context.settings.model):
+            return None
         offered = OfferRound(self._context, project, offer)
         answer = offered.run()
         self._offers.answer(project, offer, answer)

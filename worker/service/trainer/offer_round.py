@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from dataclasses import replace
 
-from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable, ZeromaskError
+from plugin_config.errors import LearningError, QueueUnavailable, ZeromaskError
 from plugin_config.label_studio.annotations import annotation_mark
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.offers import Offer, OfferAnswer
@@ -72,7 +72,7 @@ class OfferRound:
         folder.check_room()
         examples = self._read(plan)
         verdict = self._judge(plan, folder, examples, adapter, recipe)
-        source = f"offered, {offer.source}"
+        source = f"offered: {offer.source}"
         verdict = replace(verdict, figures={**verdict.figures, "source": source})
         made = Contender(recipe, source, now(), VerdictRecord(False, ""), content=offer.name)
 

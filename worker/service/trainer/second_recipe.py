@@ -98,8 +98,8 @@ class DenseTraining:
     @property
     def told(self) -> str:
         """How far it is, for people."""
-        config = self._trainer.config
-        return f"{self.recipe.name} has taken {self._trainer.steps_done} of {config.steps} steps in {self.seconds:.0f} s"
+        steps = f"{self._trainer.steps_done} of {self._trainer.config.steps} steps"
+        return f"{self.recipe.name} has taken {steps} in {self.seconds:.0f} s"
 
     def learn(self, lease: LeaseGuard, *, for_s: float) -> None:
         """Take steps for a while; between them the lease is checked.
