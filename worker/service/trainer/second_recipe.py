@@ -102,7 +102,7 @@ class DenseTraining:
         return f"{self.recipe.name} has taken {steps} in {self.seconds:.0f} s"
 
     def learn(self, lease: LeaseGuard, *, for_s: float) -> None:
-        """Take steps for a while; between them the lease is checked.
+        """Take steps for a while, one at least; between them the lease is checked.
 
         Raises:
             LearningError: the loss is no number.
@@ -112,11 +112,13 @@ class DenseTraining:
         before = self.seconds
         on_cpu = self._network.tower.device.type == "cpu"
         lease.report(self.told)
-        while not self.over and time.monotonic() - started < for_s:
+        while True:
             with one_thread() if on_cpu else nullcontext():
                 self._trainer.step(*self._trainer.draw(self._entering))
             self.touched = time.monotonic()
             self.seconds = before + self.touched - started
+            if self.over or self.touched - started >= for_s:
+                return
             if self.touched - checked >= _CHECK_EVERY_S:
                 lease.report(self.told)
                 checked = self.touched
