@@ -165,7 +165,8 @@ def _wait(redis: Redis, project: int, asked: Offer, tell: Callable[[Text], objec
             problem = f"was replaced by another offer to project {project}" if waiting else "is gone from Redis"
             raise LearningError("the offer", problem, "Offer it again.")
         progress = learning.progress(project)
-        tell(Text("waits for the learner" if progress is None else f"{progress.state}: {progress.detail}"))
+        busy = progress is not None and progress.state == "learning"
+        tell(Text(progress.detail if progress and busy else "waits for the learner"))
         seen = time.monotonic() if presence.count() else seen
         if time.monotonic() - seen > _ALONE_S:
             remedy = "Start `zeromask worker --queue finetune`: it is judged then; see `zeromask versions`."
