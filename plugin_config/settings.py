@@ -26,7 +26,7 @@ _MOST_SECRET_FILE = 64 * 1024  # bytes
 _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wait_tasks"}
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
-    "versions", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
+    "versions", "recipe", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
     "allow_private_images", "label_studio_public_url", "contact",
 }  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
@@ -111,6 +111,8 @@ class Settings:
                                   "annotations for changes without a webhook.", least=1, most=86400)
     versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
                              "or an fsspec URL such as `s3://bucket/zeromask`; empty = `versions` in the state folder.")
+    recipe: str = _setting("ZEROMASK_RECIPE", "quick", "What learns from corrections: `quick`; `lseg` or `sazs` learn "
+                           "beside it from 20 corrected images on (docs/guide/dense.md).")
     finetune_every: int = _setting("ZEROMASK_FINETUNE_EVERY", 3, "New or changed annotated images after which a "
                                    "project learns.", least=1)
     finetune_quiet_s: float = _setting("ZEROMASK_FINETUNE_QUIET_S", 10.0, "Seconds without a new annotation before "

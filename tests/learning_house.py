@@ -40,7 +40,7 @@ from worker.segmentation.outlines.refinement import ADAPTIVE, Method
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
-from worker.service.trainer import reading, training_round
+from worker.service.trainer import offer_round, reading, training_round
 from worker.service.trainer.corrections import Correction, LeftOutTask, UnreadTask
 from worker.service.trainer.learner import Learner
 
@@ -191,7 +191,8 @@ class LearningHouse:
         return told
 
     def judge(
-        self, recipe: Any, learn: Any, hold_out: Any, served: Any, words: Any, segmenter: Any, *, seen: Any
+        self, recipe: Any, learn: Any, hold_out: Any, served: Any, words: Any, segmenter: Any, *, seen: Any,
+        candidate: Any = None, offered: bool = False,
     ) -> Verdict:
         """Stands in for the gate."""
         self.judged.append((served, tuple(seen)))
@@ -202,8 +203,8 @@ class LearningHouse:
             return Verdict(True, None, 0.0, "went back to the zero-shot model: better.", {})
         self.next_number += 1
         figures: Mapping[str, Any] = {"mean_iou": {"served": 0.1, "candidate": 0.9}}
-        made = cast("Adapter", OneNumber(self.next_number))
-        return Verdict(True, made, 1.0, "promoted at strength 1: better.", figures, ("1", "2"))
+        made = candidate or cast("Adapter", OneNumber(self.next_number))
+        return Verdict(True, made, 1.0, "promoted at strength 1: better.", figures, () if offered else ("1", "2"))
 
 
 @pytest.fixture(name="learning_house")
@@ -216,10 +217,11 @@ def learning_house_fixture(redis: Redis, tmp_path: Path, monkeypatch: pytest.Mon
             raise LearningError(f"recipe {name!r}", "is not known", "Choose another.")
         return NumberRecipe()
 
-    monkeypatch.setattr(training_round, "annotation_mark", lambda *_, **__: house.mark)
+    for module in (training_round, offer_round):
+        monkeypatch.setattr(module, "annotation_mark", lambda *_, **__: house.mark)
+        monkeypatch.setattr(module, "recipe_named", recipe_named)
+        monkeypatch.setattr(module, "judge", house.judge)
     monkeypatch.setattr(training_round, "corrections_digest", lambda *_: house.digest)
     monkeypatch.setattr(reading, "read_corrections", house.read)
-    monkeypatch.setattr(training_round, "recipe_named", recipe_named)
     monkeypatch.setattr(adapter_files, "recipe_named", recipe_named)
-    monkeypatch.setattr(training_round, "judge", house.judge)
     yield house

@@ -69,6 +69,34 @@ def test_what_was_promoted_is_better_on_photographs_never_seen(
     assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.25
 
 
+class FineAdapter(LinearAdapter):
+    """The same, said to follow outlines already."""
+
+    fine = True
+
+
+def test_where_scores_are_fine_all_are_judged_as_they_are_served(known: list[Example], segmenter: Segmenter) -> None:
+    """Outlines lift the zero-shot model and not scores that follow them: a gain before that step may be none after."""
+    learned = LinearRecipe().fit(known[:6], KNOWN, segmenter)
+    found = []
+    for candidate in (learned, FineAdapter(learned.weights)):
+        verdict = judge(LinearRecipe(), known[:6], known[6:], None, KNOWN, segmenter, candidate=candidate)
+        found.append(verdict.figures["mean_iou"]["served"])
+    assert found[1] > found[0] + 0.02, found
+
+
+def test_what_was_trained_elsewhere_is_judged_on_all_where_few_are_held_out(
+    served: Verdict, strange: list[Example], segmenter: Segmenter
+) -> None:
+    """It learned from other pictures; so what is served next may be compared on any of these."""
+    verdict = judge(LinearRecipe(), strange[8:], strange[6:8], None, STRANGE, segmenter, candidate=served.adapter,
+                    offered=True)  # fmt: skip
+    assert verdict.promoted
+    assert verdict.figures["judged_on"] == {"held_out": 2, "cross_validated": 0, "other": 4}
+    assert "2 held-out photographs and 4 other photographs" in verdict.reason
+    assert verdict.learned_from == ()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_what_is_not_better_than_zero_shot_is_not_promoted(
     count: int, known: list[Example], segmenter: Segmenter

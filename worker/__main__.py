@@ -22,6 +22,7 @@ from worker.service.pipeline import Stages
 from worker.service.queue_worker import connect
 from worker.service.stages import PredictionStages
 from worker.service.trainer.learner import run_learner
+from worker.service.trainer.second_recipe import check_recipe
 from worker.service.worker import run_worker
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str], *, stages: Callable[[WorkerContext], Stages] 
     try:
         settings, learns = _parse(arguments)
         settings.require("redis_url", "label_studio_url", "label_studio_api_key")
+        if learns:
+            check_recipe(settings.recipe)
         keep_private(settings.state_path)
         if settings.threads:
             torch.set_num_threads(settings.threads)

@@ -64,6 +64,12 @@ def _versions() -> tuple[click.Command, ...]:
     return versions, rollback
 
 
+def _offer() -> tuple[click.Command, ...]:
+    from plugin_config.cli.offer import offer
+
+    return (offer,)
+
+
 def _status() -> tuple[click.Command, ...]:
     from plugin_config.cli.status import status
 
@@ -104,6 +110,7 @@ COMMANDS = (
     CommandEntry("worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)", "worker"),
     CommandEntry("versions", "versions learned from a project's corrections", _versions),
     CommandEntry("rollback", "serve an older version again", _versions),
+    CommandEntry("offer", "let a project's learner judge an adapter that `train` wrote", _offer),
     CommandEntry("status", "projects, tasks by state, pace, workers and last errors, live", _status),
     CommandEntry("cancel", "drop a project's pending tasks", _queue),
     CommandEntry("retry", "queue a project's failed tasks again", _queue),

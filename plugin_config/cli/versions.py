@@ -64,6 +64,7 @@ def as_json(folder: VersionFolder, trouble: str) -> dict[str, Any]:
         "project": folder.owner.project, "served": pointer.served, "moved_by": pointer.moved_by,
         "moved_at": pointer.moved_at, "trouble": trouble,
         "attempt": None if pointer.attempt is None else asdict(pointer.attempt),
+        "contenders": {kind: asdict(found) for kind, found in pointer.contenders.items()},
         "versions": [asdict(row) for row in rows if isinstance(row, Manifest)],
         "damaged": [str(row) for row in rows if not isinstance(row, Manifest)],
     }  # fmt: skip
@@ -79,9 +80,8 @@ def render(folder: VersionFolder, trouble: str) -> Table:
     table.add_row(_mark(pointer, ZEROSHOT), ZEROSHOT, "", "", "", "the model as it came")
     for row in manifests(folder):
         if isinstance(row, Manifest):
-            images = f"{len(row.learned_from)} images"
-            table.add_row(_mark(pointer, row.name), row.name, row.at[:16].replace("T", " "), images, row.base,
-                          Text(row.verdict.reason))  # fmt: skip
+            table.add_row(_mark(pointer, row.name), row.name, row.at[:16].replace("T", " "), Text(_learned_from(row)),
+                          row.base, Text(row.verdict.reason))  # fmt: skip
         else:
             table.add_row("", row.subject.removeprefix("version "), "", "", "", Text(str(row), style="red"))
     return table
@@ -97,6 +97,7 @@ def _caption(pointer: Pointer, trouble: str) -> Text:
             images += f", {len(left_out)} left out ({left_out[0]})"
         lines.append(f"Last learned at {attempt.at} from {images}: {attempt.verdict.reason}")
         lines += _acceptance(attempt)
+    lines += [f"{found.source}, at {found.at}: {found.verdict.reason}" for found in pointer.contenders.values()]
     if pointer.moved_by:
         lines.append(f"Served since {pointer.moved_at}, as the {pointer.moved_by} decided.")
     caption = Text("\n".join(lines))
@@ -114,6 +115,11 @@ def _acceptance(attempt: Attempt) -> list[str]:
             rows.append((counts["accepted"] / predicted, f"{key} {counts['accepted']} of {predicted}"))
     labels = ", ".join(label for _, label in sorted(rows))
     return [f"Predicted regions that annotators left as they were: {labels}"] if labels else []
+
+
+def _learned_from(version: Manifest) -> str:
+    images, source = f"{len(version.learned_from)} images", str(version.verdict.figures.get("source", ""))
+    return ", ".join([source, images] if source and version.learned_from else [source or images])
 
 
 def _mark(pointer: Pointer, name: str) -> str:

@@ -54,6 +54,8 @@ Keys of project P (`zeromask:P:` before each):
     learning        string  JSON of `learning.Progress`                        learning              learning
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
     pointer         string  lock held while the served version is changed      versions.served       versions.served
+    offer           string  JSON of the `offers.Offer` that waits              offers                offers
+    offered         string  JSON of the last `offers.OfferAnswer`              offers                offers
 
 `pending.forget_project` deletes all keys of a project, and its id from the shared ones.
 """
@@ -148,6 +150,8 @@ class ProjectKeys:
     learning = _Key("string")
     adapters = _Key("hash")
     pointer = _Key("string")
+    offer = _Key("string")
+    offered = _Key("string")
 
     @property
     def prefix(self) -> str:

@@ -3,6 +3,7 @@
     <place>/<Label Studio>/<project>/<model>/served.json               the pointer, and the last attempt to learn
     <place>/<Label Studio>/<project>/<model>/<version>/adapter.safetensors
     <place>/<Label Studio>/<project>/<model>/<version>/manifest.json   written last: without it there is no version
+    <place>/<Label Studio>/<project>/<model>/offer-<name>/             an adapter folder that waits for its verdict
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import logging
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from plugin_config.errors import LearningError
+from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.json_records import make_dataclass
 from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
 from plugin_config.versions.storage import Storage
@@ -24,7 +26,11 @@ from plugin_config.versions.storage import Storage
 log = logging.getLogger(__name__)
 
 KEPT = 5
+OFFERED = "offered"
+"""Of contenders: those that a person offered."""
+
 _POINTER, _MANIFEST, _ADAPTER = "served.json", "manifest.json", "adapter.safetensors"
+_OFFER, _OFFERED_RECORD = "offer-", "adapter.json"
 _PROBE, _PROBE_BYTES = "room.probe", 4 << 20
 _MOST_BYTES = 64 << 20
 _REMEDY = "Serve another one with `zeromask rollback`, or put the file back; see `zeromask versions`."
@@ -135,6 +141,27 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Contender:
+    """An adapter that did not come from the recipe `quick`, as the gate judged it last.
+
+    Attributes:
+        recipe: that made it.
+        source: where it comes from, for people: "offered, lseg of drawn:words", "learned beside quick".
+        at: when it was judged, UTC.
+        verdict: of the gate.
+        version: name of the version where one was made.
+        content: digest of the corrections it was judged on, and where it learned from them of its recipe.
+    """
+
+    recipe: str
+    source: str
+    at: str
+    verdict: VerdictRecord
+    version: str = ""
+    content: str = ""
+
+
+@dataclass(frozen=True)
 class Pointer:
     """Which version is served.
 
@@ -146,6 +173,7 @@ class Pointer:
         rejected: digests of corrections whose version a person rolled back from; learning from the same corrections
             does not promote it again.
         attempt: the last one.
+        contenders: the last of each kind: OFFERED, or the name of the recipe that learns beside `quick`.
     """
 
     served: str = ZEROSHOT
@@ -155,6 +183,7 @@ class Pointer:
     newest: int = 0
     rejected: tuple[str, ...] = ()
     attempt: Attempt | None = None
+    contenders: Mapping[str, Contender] = field(default_factory=dict)
 
     def moved(self, served: str, *, by: str) -> Pointer:
         """The pointer to another version."""
@@ -227,6 +256,43 @@ class VersionFolder:
         self._storage.write(f"{manifest.name}/{_ADAPTER}", data)
         self._storage.write(f"{manifest.name}/{_MANIFEST}", _encoded(manifest))
 
+    def add_offer(self, name: str, record: bytes, data: bytes) -> None:
+        """Keep an adapter folder until a learner has judged it; what earlier offers left goes.
+
+        Args:
+            name: `offer-...`.
+            record: its adapter.json.
+            data: its tensors.
+        """
+        for left in self._storage.folders():
+            if left.startswith(_OFFER):
+                self.delete_offer(left)
+        try:
+            self._storage.write(f"{name}/{_ADAPTER}", data)
+            self._storage.write(f"{name}/{_OFFERED_RECORD}", record)
+        except VersionsUnavailable:
+            with suppress(VersionsUnavailable):
+                self.delete_offer(name)
+            raise
+
+    def offer(self, name: str) -> tuple[bytes, bytes]:
+        """Read an offer: its adapter.json and its tensors.
+
+        Raises:
+            LearningError: it is not there, or not whole.
+        """
+        record = self._storage.read(f"{name}/{_OFFERED_RECORD}", most=_MOST_BYTES)
+        data = None if record is None else self._storage.read(f"{name}/{_ADAPTER}")
+        if record is None or data is None:
+            problem = f"its files are not in {self._storage.address(name)}, where the learner looks"
+            remedy = "Offer it from a machine or container that sees the same ZEROMASK_VERSIONS."
+            raise LearningError("the offer", problem, remedy)
+        return record, data
+
+    def delete_offer(self, name: str) -> None:
+        """Delete the files of an offer, if there are any."""
+        self._storage.delete_folder(name)
+
     def check_room(self) -> None:
         """Write a file of a version's size and delete it again: cheaper than learning what cannot be stored."""
         try:
@@ -259,6 +325,8 @@ def _encoded(value: Pointer | Manifest) -> bytes:
     row = asdict(value)
     if isinstance(value, Pointer) and value.attempt is not None and not value.attempt.left_out:
         del row["attempt"]["left_out"]  # an earlier release, to which one may go back, does not know it
+    if isinstance(value, Pointer) and not value.contenders:
+        del row["contenders"]  # likewise
     return json.dumps(row, indent=1).encode()
 
 
@@ -279,7 +347,11 @@ def _pointer(row: Any) -> Pointer:
         made = make_dataclass(Attempt, attempt, verdict=make_dataclass(VerdictRecord, attempt["verdict"]))
     if made is not None:
         _check_attempt(made)
-    pointer = make_dataclass(Pointer, row, attempt=made)
+    contenders = {
+        str(kind): make_dataclass(Contender, found, verdict=make_dataclass(VerdictRecord, found["verdict"]))
+        for kind, found in row.get("contenders", {}).items()
+    }
+    pointer = make_dataclass(Pointer, {**row, "contenders": contenders}, attempt=made, contenders=contenders)
     if pointer.served != ZEROSHOT and not adapter_number(pointer.served):
         raise ValueError(f"served {pointer.served!r} is no version")
     return pointer

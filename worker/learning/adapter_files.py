@@ -129,18 +129,40 @@ def read_adapter_record(folder: Path) -> AdapterRecord:
         LearningError: the folder holds none, or one of another release.
     """
     try:
-        found = json.loads((folder / MANIFEST).read_text())
-        form = found.pop("form")
-        record = AdapterRecord(**found)
-        fits = form == FORM and Path(record.file).name == record.file and isinstance(record.about, dict)
+        text = (folder / MANIFEST).read_bytes()
     except FileNotFoundError as error:
         remedy = "Name the folder that `zeromask train --output-dir` wrote."
         raise LearningError(f"folder {folder}", f"holds no adapter: there is no {MANIFEST}", remedy) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
         problem = f"its {MANIFEST} cannot be read ({type(error).__name__}: {error})"
         raise LearningError(f"folder {folder}", problem, _AGAIN) from error
+    return parse_adapter_record(f"folder {folder}", text)
+
+
+def parse_adapter_record(subject: str, text: bytes) -> AdapterRecord:
+    """Parse what a folder says about its adapter.
+
+    Args:
+        subject: what the error is about.
+        text: of its `MANIFEST`.
+
+    Raises:
+        LearningError: it is none, or of another release.
+    """
+    try:
+        found = json.loads(text)
+        form = found.pop("form")
+        record = AdapterRecord(**found)
+        texts = (record.recipe, record.model, record.weights, record.file, record.sha256)
+        fits = (
+            form == FORM and all(type(one) is str for one in texts) and Path(record.file).name == record.file
+            and isinstance(record.about, dict) and isinstance(record.training, dict)
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"its {MANIFEST} cannot be read ({type(error).__name__}: {error})"
+        raise LearningError(subject, problem, _AGAIN) from error
     if not fits:
-        raise LearningError(f"folder {folder}", f"its {MANIFEST} is not of this release", _AGAIN)
+        raise LearningError(subject, f"its {MANIFEST} is not of this release", _AGAIN)
     return record
 
 
@@ -151,16 +173,40 @@ def load_adapter_folder(folder: Path, segmenter: Segmenter) -> Adapter:
         LearningError: there is none, it is damaged, or was trained on other weights than those loaded.
     """
     record = read_adapter_record(folder)
-    encoder = segmenter.encoder
-    if record.weights != encoder.fingerprint:
-        problem = f"was trained on other weights ({record.model}) than those loaded ({encoder.name})"
-        remedy = f"Give --model {record.model} and the settings it was trained under, or train another."
-        raise LearningError(f"adapter {folder}", problem, remedy)
+    subject = f"adapter {folder}"
+    remedy = f"Give --model {record.model} and the settings it was trained under, or train another."
+    _check_weights(subject, record, segmenter, remedy)
     try:
         path = folder / record.file
         data = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
     except OSError as error:
-        raise LearningError(f"adapter {folder}", f"its tensors cannot be read ({error})", _AGAIN) from error
+        raise LearningError(subject, f"its tensors cannot be read ({error})", _AGAIN) from error
+    return load_recorded_adapter(subject, record, data, segmenter, remedy=remedy)
+
+
+def load_recorded_adapter(
+    subject: str, record: AdapterRecord, data: bytes, segmenter: Segmenter, *, remedy: str
+) -> Adapter:
+    """Load an adapter whose two files are read already.
+
+    Args:
+        subject: what the error is about.
+        record: what its folder says about it.
+        data: its tensors.
+        segmenter: the model that is loaded.
+        remedy: where it was trained on other weights.
+
+    Raises:
+        LearningError: it is damaged, or was trained on other weights than those loaded.
+    """
+    _check_weights(subject, record, segmenter, remedy)
     if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise LearningError(f"adapter {folder}", f"{record.file} is damaged: it is not what was written", _AGAIN)
-    return unpack_adapter(f"adapter {folder}", record.recipe, record.about, data, segmenter, remedy=_AGAIN)
+        raise LearningError(subject, f"{record.file} is damaged: it is not what was written", _AGAIN)
+    return unpack_adapter(subject, record.recipe, record.about, data, segmenter, remedy=_AGAIN)
+
+
+def _check_weights(subject: str, record: AdapterRecord, segmenter: Segmenter, remedy: str) -> None:
+    encoder = segmenter.encoder
+    if record.weights != encoder.fingerprint:
+        problem = f"was trained on other weights ({record.model}) than those loaded ({encoder.name})"
+        raise LearningError(subject, problem, remedy)

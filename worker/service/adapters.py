@@ -25,7 +25,7 @@ from worker.service.adapter_store import load_adapter
 
 log = logging.getLogger(__name__)
 
-_MOST_LOADED = 8
+_MOST_LOADED, _MOST_BYTES = 8, 1 << 30  # one is held however large it is
 _MOST_REFUSED = 1000
 _ONE_PLACE = "Give all workers the same ZEROMASK_VERSIONS."
 
@@ -47,7 +47,7 @@ class AdapterCache:
         self._segmenter = segmenter
         self._learner = learner
         self._refused: dict[tuple[str, str], LearningError] = {}
-        self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_LOADED)
+        self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_BYTES, _room_for)
 
     def folder(self, project: Project) -> VersionFolder:
         """Where the project's versions are kept."""
@@ -141,3 +141,8 @@ class AdapterCache:
         except LearningError as error:
             return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error))
         return ServedCopy(pointer.served, serial, place, folder.owner)
+
+
+def _room_for(loaded: tuple[Manifest, Adapter]) -> int:
+    """Bytes that a version counts for in the cache."""
+    return min(_MOST_BYTES, max(loaded[0].size, _MOST_BYTES // _MOST_LOADED))

@@ -16,7 +16,13 @@ from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
 from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, Baselines, Candidate
 from worker.learning.gate.evaluator import Evaluator
-from worker.learning.gate.splits import EvaluationImage, EvaluationSplit, evaluation_split, held_out_images
+from worker.learning.gate.splits import (
+    EvaluationImage,
+    EvaluationSplit,
+    evaluation_split,
+    held_out_images,
+    offered_images,
+)
 from worker.learning.gate.swaps import suspect_swaps, swap_hint
 from worker.learning.interfaces import Adapter, Example, Recipe, Words
 from worker.segmentation.encoders.acceleration import one_thread
@@ -61,11 +67,13 @@ def judge(
     *,
     seen: Collection[str] = (),
     candidate: Adapter | None = None,
+    offered: bool = False,
 ) -> Verdict:
     """Train, evaluate, and promote the best strength or none.
 
     Args:
-        recipe: fitted once on all of `train`, and up to five times on parts of it for cross-validation.
+        recipe: fitted once on all of `train`, and up to five times on parts of it for cross-validation;
+            not where there is a `candidate`.
         train: what may be learned from; `worker.learning.gate.splits.hold_out_split` makes the two parts.
         hold_out: what may not.
         served: what is served now; None = the zero-shot model.
@@ -73,22 +81,25 @@ def judge(
         segmenter: the frozen model.
         seen: keys of the examples that `served` was trained on.
         candidate: trained on `train` already; then nothing is fitted and only `hold_out` evaluates.
+        offered: whether the candidate was trained elsewhere, on none of the examples: then those of `train` evaluate
+            too where the held-out ones are few or lack a label.
 
     Raises:
-        ValueError: a candidate was given and nothing is held out.
+        ValueError: a candidate that was trained on `train` was given and nothing is held out.
     """
-    if candidate is not None and not hold_out:
+    if candidate is not None and not hold_out and not offered:
         raise ValueError("a candidate that is fitted already can only be judged on held-out examples, got none")
     train, hold_out = ([with_words(example, words) for example in part] for part in (train, hold_out))
     corrected = {label for example in train for label in drawn_classes(example.truth)}
     if not corrected:
         return _keep(served, "no correction shows a label yet")
-    evaluator = Evaluator(segmenter, words, corrected)
+    fine = any(head.fine for head in (served, candidate) if head is not None)
+    evaluator = Evaluator(segmenter, words, corrected, outlines=fine)
     names = [texts[0] for texts in words]
+    split = evaluation_split(train, hold_out, seen)
     if candidate is not None:
-        split = EvaluationSplit(tuple(held_out_images(hold_out, seen)), ())
-    else:
-        split = evaluation_split(train, hold_out, seen)
+        images = offered_images(train, hold_out, seen) if offered else held_out_images(hold_out, seen)
+        split = EvaluationSplit(tuple(images), ())
     try:
         suspicion, swapped = suspect_swaps(
             evaluator, None if candidate else recipe, train, hold_out, served, set(seen), names
@@ -97,14 +108,15 @@ def judge(
             return _keep(served, suspicion, {"swapped": swapped})
         if not evaluator.shows_label(split.images):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
-        trained = candidate or recipe.fit(train, words, segmenter)
-        fold_adapters = [recipe.fit(examples, words, segmenter) for examples in split.training_sets]
+        sets = [train] if candidate is not None else [train, *split.training_sets]
+        trained, *fold_adapters = [candidate or recipe.fit(examples, words, segmenter) for examples in sets]
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))
     baselines = Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
     evaluated = [baselines.evaluate(strength, trained, fold_adapters) for strength in STRENGTHS]
     candidates = [baselines.evaluate_zero_shot(), *evaluated]
-    return _decide(baselines, candidates, served, tuple(example.key for example in train), names)
+    keys = () if offered else tuple(example.key for example in train)
+    return _decide(baselines, candidates, served, keys, names)
 
 
 def _decide(
@@ -144,8 +156,11 @@ def _count_images(images: Sequence[EvaluationImage]) -> str:
 
 
 def _judged_on(images: Sequence[EvaluationImage]) -> dict[str, int]:
-    held_out, crossed = (len({i.example.key for i in images if (i.fold is None) == held}) for held in (True, False))
-    return {"held_out": held_out, "cross_validated": crossed}
+    held_out, crossed = (
+        len({i.example.key for i in images if not i.elsewhere and (i.fold is None) == held}) for held in (True, False)
+    )
+    other = len({image.example.key for image in images if image.elsewhere})
+    return {"held_out": held_out, "cross_validated": crossed} | ({"other": other} if other else {})
 
 
 def _figures(

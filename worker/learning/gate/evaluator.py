@@ -1,7 +1,8 @@
 """Predictions and confusions of heads on corrected images.
 
 Everything is computed on a small grid and before outlines are followed, a step that is the same for every head: seconds
-on a CPU for dozens of images.
+on a CPU for dozens of images. Where a head with fine scores takes part it is not the same (`Head.fine`): what is gained
+before it may be lost in it. Then all heads are evaluated as they are served, in pixels along the outlines.
 """
 
 from __future__ import annotations
@@ -50,16 +51,18 @@ class Evaluator:
         segmenter: the frozen model.
         words: the texts of each class, n of them; the background is class n.
         corrected: classes that some correction shows.
+        outlines: whether heads are evaluated after outlines are followed; about .3 s for each prediction.
     """
 
-    def __init__(self, segmenter: Segmenter, words: Words, corrected: set[int]) -> None:
+    def __init__(self, segmenter: Segmenter, words: Words, corrected: set[int], *, outlines: bool = False) -> None:
         self.classes = len(words) + 1
         self.segmenter = segmenter
         self.words = words
+        self._outlines = outlines
         self._background = len(words)
         self._uncorrected = np.array([k not in corrected for k in range(len(words))] + [False])
         self._scores: dict[str, ImageScores] = {}
-        self._zero_shot: dict[str, GridPrediction] = {}
+        self._zero_shot: dict[tuple[str, bool], GridPrediction] = {}
 
     def shows_label(self, images: Sequence[EvaluationImage]) -> bool:
         """Whether some cell of the images has a label to evaluate."""
@@ -70,7 +73,7 @@ class Evaluator:
         self, images: Sequence[EvaluationImage], head_of: Callable[[EvaluationImage], Head | None]
     ) -> list[GridPrediction]:
         """Predict each image with the head `head_of` chooses for it; None is the zero-shot model."""
-        return [self._predict(image.example, head_of(image)) for image in images]
+        return [self._predict(image.example, head_of(image), outlines=self._outlines) for image in images]
 
     def confusions(
         self, images: Sequence[EvaluationImage], predictions: Sequence[GridPrediction]
@@ -100,7 +103,7 @@ class Evaluator:
         """
         cells = kept = 0
         for image, prediction in zip(images, predictions, strict=True):
-            zero_shot = self._predict(image.example, None)
+            zero_shot = self._predict(image.example, None, outlines=self._outlines)
             counted = (self._truth(image.example) == self._background) & self._uncorrected[zero_shot.classes]
             counted &= zero_shot.posterior >= _CONFIDENT
             cells += int(counted.sum())
@@ -116,7 +119,7 @@ class Evaluator:
         counts = np.zeros((self.classes, self.classes))
         cells = np.zeros(self.classes)
         for example in examples:
-            truth, prediction = self._truth(example), self._predict(example, head)
+            truth, prediction = self._truth(example), self._predict(example, head, outlines=False)
             cells += np.bincount(truth[truth >= 0], minlength=self.classes)
             counted = np.where(prediction.posterior >= _CONFIDENT, truth, VOID) if certain else truth
             counts += confusion(counted, prediction.classes, self.classes)
@@ -130,18 +133,22 @@ class Evaluator:
         return with_background(shrink_nearest(example.truth, _grid(example.truth.shape)), self._background)
 
     @torch.no_grad()
-    def _predict(self, example: Example, head: Head | None) -> GridPrediction:
-        if head is None and example.key in self._zero_shot:
-            return self._zero_shot[example.key]
+    def _predict(self, example: Example, head: Head | None, *, outlines: bool) -> GridPrediction:
+        if head is None and (example.key, outlines) in self._zero_shot:
+            return self._zero_shot[example.key, outlines]
         if example.key not in self._scores:
             self._scores[example.key] = self.segmenter.score(example.embedding, self.words, example.image)
-        image = self._scores[example.key]
-        scores = image.zero_shot if head is None else head.scores(image)
-        posteriors = scores.resized(_grid(example.truth.shape)).posterior()  # (n + 1, h, w)
-        posterior, classes = (values.cpu().numpy() for values in torch.max(posteriors, dim=0))
-        prediction = GridPrediction(classes.astype(np.int16), posterior)
+        image, grid = self._scores[example.key], _grid(example.truth.shape)
+        if outlines:
+            pixels, confidence = self.segmenter.pixel_classes(image, head)
+            prediction = GridPrediction(shrink_nearest(pixels, grid), shrink_nearest(confidence, grid))
+        else:
+            scores = image.zero_shot if head is None else head.scores(image)
+            posteriors = scores.resized(grid).posterior()  # (n + 1, h, w)
+            posterior, classes = (values.cpu().numpy() for values in torch.max(posteriors, dim=0))
+            prediction = GridPrediction(classes.astype(np.int16), posterior)
         if head is None:
-            self._zero_shot[example.key] = prediction
+            self._zero_shot[example.key, outlines] = prediction
         return prediction
 
 

@@ -38,10 +38,12 @@ class EvaluationImage:
         example: the image; pixels that must not be evaluated are VOID.
         fold: index of its training set in `EvaluationSplit.training_sets`; None = all training examples, because the
             image is held out.
+        elsewhere: whether it is one that may be learned from, but is not by what was learned elsewhere.
     """
 
     example: Example
     fold: int | None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,16 @@ def held_out_images(hold_out: Sequence[Example], seen: Collection[str] = ()) -> 
     return [EvaluationImage(example, None) for example in _first_by_hash(e for e in hold_out if e.key not in seen)]
 
 
+def offered_images(
+    train: Sequence[Example], hold_out: Sequence[Example], seen: Collection[str] = ()
+) -> list[EvaluationImage]:
+    """Plan how to evaluate what was learned elsewhere, from none of these images: the held-out ones evaluate, and of
+    the others those that would be cross-validated, see `evaluation_split`.
+    """
+    held_out = held_out_images(hold_out, seen)
+    return [*held_out, *(EvaluationImage(example, None, True) for example in _crossed(train, held_out))]
+
+
 def evaluation_split(
     train: Sequence[Example], hold_out: Sequence[Example], seen: Collection[str] = ()
 ) -> EvaluationSplit:
@@ -101,14 +113,18 @@ def evaluation_split(
         seen: keys of the examples that the served adapter was trained on; such a held-out image is not evaluated.
     """
     held_out = held_out_images(hold_out, seen)
-    covered = {label for image in held_out for label in drawn_classes(image.example.truth)}
-    crossed = list(train)
-    if len(held_out) >= FEWEST_HELD_OUT:
-        crossed = [example for example in train if drawn_classes(example.truth) - covered]
-    crossed = _first_by_hash(crossed)
+    crossed = _crossed(train, held_out)
     between, sets = _folds_between(train, crossed)
     within, more = _folds_within(train, crossed, first=len(sets))
     return EvaluationSplit((*held_out, *between, *within), (*sets, *more))
+
+
+def _crossed(train: Sequence[Example], held_out: Sequence[EvaluationImage]) -> list[Example]:
+    """Those of the examples to learn from that evaluate beside the held-out images."""
+    covered = {label for image in held_out for label in drawn_classes(image.example.truth)}
+    if len(held_out) < FEWEST_HELD_OUT:
+        return _first_by_hash(train)
+    return _first_by_hash(example for example in train if drawn_classes(example.truth) - covered)
 
 
 def _first_by_hash(examples: Iterable[Example]) -> list[Example]:

@@ -21,15 +21,19 @@ from plugin_config.errors import (
     VersionsUnavailable,
     ZeromaskError,
 )
+from plugin_config.model_version import model_slug
 from plugin_config.queue.jobs import LEARN_JOB, LearnProject, enqueue_learning, learn_queue
 from plugin_config.queue.learning import LearningLease, Progress, State
+from plugin_config.queue.offers import ProjectOffers
 from plugin_config.versions.manifests import now
 from worker.service.context import WorkerContext
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
 from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
 from worker.service.trainer.lease_guard import RoundAborted
+from worker.service.trainer.offer_round import OfferRound
 from worker.service.trainer.reading import RetryLater
+from worker.service.trainer.second_recipe import SecondRecipe
 from worker.service.trainer.training_round import RoundResult, TrainingRound
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,8 @@ class Learner:
         self._project: int | None = None
         self._last_detail: dict[int, str] = {}
         self._waiting_since: dict[int, float] = {}
+        self._offers = ProjectOffers(context.redis)
+        self._second = SecondRecipe(context)
 
     def learn(self, job: LearnProject) -> None:
         """Run a round for a project, unless another process does.
@@ -60,8 +66,11 @@ class Learner:
         if request is None:
             return
         self._project = job.project
+        result: RoundResult | None
         try:
-            result, failed = self._run_round(job.project, request)
+            result, failed = self._judge_offer(job.project, request), False
+            if result is None:
+                result, failed = self._run_round(job.project, request)
         except RoundAborted as reason:
             log.warning("project %d: %s; the round will start again", job.project, reason)
             result, failed = RoundResult("waiting", "will start again", request.mark, 0.0), False
@@ -84,6 +93,22 @@ class Learner:
         """The project being worked on, for people; "" = none."""
         return "" if self._project is None else f"project {self._project}"
 
+    def _judge_offer(self, project: int, request: LearningLease) -> RoundResult | None:
+        """A round for an offer, None where none waits; corrections that are new are looked at after a pause."""
+        offer = self._offers.waiting(project)
+        if offer is None or model_slug(offer.model) != model_slug(self._context.settings.model):
+            return None
+        offered = OfferRound(self._context, project, offer)
+        answer = offered.run()
+        self._offers.answer(project, offer, answer)
+        offered.clean_up()
+        if answer.refusal:
+            told = str(LearningError(*answer.refusal))
+            log.warning("project %d: %s", project, told)
+        else:
+            told = answer.reason
+        return RoundResult("idle", f"of the offer: {told}", request.mark, self._context.settings.finetune_quiet_s)
+
     def _end(self, project: int, request: LearningLease, result: RoundResult, *, failed: bool) -> None:
         changed = self._last_detail.get(project) != result.detail  # most rounds find the same as the one before
         self._last_detail[project] = result.detail
@@ -99,6 +124,7 @@ class Learner:
         patient = now_s - self._waiting_since.get(project, now_s) < _PATIENCE_S
         try:
             result = TrainingRound(self._context, project, request, patient=patient).run()
+            result = self._second.advance(project, result)
         except RetryLater as reason:
             return self._retry_later(project, request, str(reason)), False
         except (LabelStudioUnreachable, LabelStudioFailing) as error:

@@ -6,29 +6,25 @@ in one move, after everything that belongs to it is written.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, replace
 
-from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavailable
 from plugin_config.label_studio.annotations import AnnotationMark, annotation_mark
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT, adapter_number
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.learning import LearningLease, State
-from plugin_config.versions.manifests import Attempt, Manifest, Pointer, VerdictRecord, VersionFolder, now
+from plugin_config.versions.manifests import Attempt, Pointer, VerdictRecord, VersionFolder, now
 from plugin_config.vocabulary import Vocabulary
 from worker.learning.corrections.examples import content_digest
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.gate.splits import hold_out_split
-from worker.learning.interfaces import Adapter, Example
+from worker.learning.interfaces import Example
 from worker.learning.recipes import recipe_named
-from worker.service.adapter_store import save_adapter
 from worker.service.context import WorkerContext
 from worker.service.plan import read_plan
 from worker.service.trainer.corrections import corrections_digest
 from worker.service.trainer.lease_guard import LeaseGuard
+from worker.service.trainer.promotion import Promotion
 from worker.service.trainer.reading import CorrectionsReader, mention_missing, retry_is_due
-
-log = logging.getLogger(__name__)
 
 RECIPE = "quick"
 _ROLLED_BACK = "these corrections made a version that was rolled back; others are waited for"
@@ -171,8 +167,7 @@ class TrainingRound:
             attempt = replace(attempt, verdict=VerdictRecord(False, _ROLLED_BACK))
             return self._record(project, folder, attempt, _ROLLED_BACK)
         verdict = self._judge(project, folder, examples, vocabulary)
-        record = VerdictRecord(verdict.promoted, verdict.reason, dict(verdict.figures))
-        return self._conclude(project, folder, pointer, replace(attempt, verdict=record), verdict)
+        return self._conclude(project, folder, pointer, attempt, verdict)
 
     def _judge(
         self, project: Project, folder: VersionFolder, examples: list[Example], vocabulary: Vocabulary
@@ -195,52 +190,11 @@ class TrainingRound:
     def _conclude(
         self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, verdict: Verdict
     ) -> RoundResult:
-        """Store what was promoted, then move the pointer and record the attempt, in one write."""
-        context, target, newest = self._context, None, before.newest
-        if verdict.promoted:
-            target = ZEROSHOT
-            if verdict.adapter is not None:
-                manifest = self._save(project, folder, before, attempt, verdict.adapter, verdict.learned_from)
-                target, newest = manifest.name, manifest.number
-                attempt = replace(attempt, version=target)
-        with context.adapters.moving(project.id):
-            self._lease.check()
-            pointer = folder.pointer()
-            if target is not None and pointer.serial != before.serial:
-                reason = f"{pointer.served} was chosen while this was learned: {attempt.verdict.reason}"
-                attempt = replace(attempt, verdict=replace(attempt.verdict, promoted=False, reason=reason))
-                target = None
-            pointer = replace(pointer, attempt=attempt, newest=max(newest, pointer.newest))
-            folder.point(pointer if target is None else pointer.moved(target, by="gate"))
-        log.info("project %d: %s", project.id, attempt.verdict.reason)
-        if target is not None:
-            context.adapters.served(project, from_disk=True)
-            context.hints.request_refresh(project.id)
-            self._prune(project, folder)
-        detail = mention_missing(attempt.verdict.reason, attempt.missing, attempt.left_out)
+        """Carry out the verdict and record the attempt, in one write."""
+        def note(pointer: Pointer, record: VerdictRecord, version: str) -> Pointer:
+            return replace(pointer, attempt=replace(attempt, verdict=record, version=version))
+
+        promotion = Promotion(self._context, project, folder, self._lease)
+        record = promotion.carry_out(verdict, before, digest=attempt.content, note=note)
+        detail = mention_missing(record.reason, attempt.missing, attempt.left_out)
         return RoundResult("idle", detail, f"{attempt.tasks} {attempt.latest}")
-
-    def _save(
-        self, project: Project, folder: VersionFolder, before: Pointer, attempt: Attempt, adapter: Adapter,
-        learned_from: tuple[str, ...],
-    ) -> Manifest:  # fmt: skip
-        self._lease.report("keeps the new version")
-        # The version to go back to: not one that cannot be loaded any more.
-        base, _ = self._context.adapters.served(project)
-        return save_adapter(
-            folder, adapter, newest=before.newest, weights=self._context.segmenter.encoder.fingerprint, base=base,
-            digest=attempt.content, learned_from=learned_from, verdict=attempt.verdict,
-        )  # fmt: skip
-
-    def _prune(self, project: Project, folder: VersionFolder) -> None:
-        """Delete old versions: all but what is served, what was served before it, and the newest few. The pointer is
-        locked meanwhile: else a version that a person has just gone back to would be deleted.
-        """
-        try:
-            with self._context.adapters.moving(project.id):
-                served = folder.pointer().served
-                before = folder.manifest(served).base if adapter_number(served) else ZEROSHOT
-                for name in folder.prune({served, before}):
-                    log.info("project %d: version %s is deleted: old and not served", project.id, name)
-        except (LearningError, VersionsUnavailable, QueueUnavailable) as error:  # the next promotion tries again
-            log.warning("project %d: %s", project.id, error)

@@ -1,0 +1,117 @@
+"""Adapters that a person offers to a project: the one that waits for a learner, and what became of the last one.
+
+An offer stays asked for until a learner has answered it, so a learner that dies meanwhile costs nothing. A newer one
+takes the place of one that still waits. The files of an offer lie beside the project's versions, which every learner
+sees; see `plugin_config.versions.manifests`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis import Redis
+
+from plugin_config.json_records import make_dataclass, parse_json
+from plugin_config.queue.connection import redis_errors
+from plugin_config.queue.keys import ProjectKeys
+from plugin_config.queue.scripts import CLOCK
+
+_NAME = re.compile(r"offer-[0-9a-f]{12}")  # it becomes part of a path
+
+# ARGV: project, offer. A check that was requested for later is due now; the learner keeps its pause.
+_ASK = CLOCK + """
+redis.call('SET', P .. 'offer', ARGV[2])
+local asked = num(redis.call('ZSCORE', LEARN, ARGV[1]))
+if not asked or asked > now then redis.call('ZADD', LEARN, now, ARGV[1]) end
+return 1
+"""
+
+# ARGV: offer as it was read, answer. A newer offer stays.
+_ANSWER = CLOCK + """
+redis.call('SET', P .. 'offered', ARGV[2])
+if redis.call('GET', P .. 'offer') == ARGV[1] then redis.call('DEL', P .. 'offer') end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An adapter that waits for its verdict.
+
+    Attributes:
+        name: `offer-<12 hex digits>`, another one each time; the folder of its files.
+        model: the MODEL that it was trained on; learners of other models leave it alone.
+        source: where it comes from, for people.
+        at: when it was offered, UTC.
+    """
+
+    name: str
+    model: str
+    source: str
+    at: str
+
+
+@dataclass(frozen=True)
+class OfferAnswer:
+    """What became of an offer.
+
+    Attributes:
+        name: of the offer.
+        promoted: whether it is served from now on.
+        reason: the verdict of the gate; "" = there is none, because the offer was refused.
+        served: name of what is served from now on.
+        refusal: subject, problem and remedy of the error that ended it; () = it was judged.
+    """
+
+    name: str
+    promoted: bool
+    reason: str
+    served: str
+    refusal: tuple[str, ...] = ()
+
+
+class ProjectOffers:
+    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    @redis_errors
+    def ask(self, project: int, offer: Offer) -> None:
+        """Ask the project's learner to judge an offer whose files are there."""
+        self._redis.eval(_ASK, 1, ProjectKeys(project).prefix, project, json.dumps(asdict(offer)))
+
+    @redis_errors
+    def waiting(self, project: int) -> Offer | None:
+        """The offer that waits; None where there is none, or one that cannot be read."""
+        found: Any = self._redis.get(ProjectKeys(project).offer)
+        return None if found is None else parse_json(found, _offer)
+
+    @redis_errors
+    def answer(self, project: int, offer: Offer, answer: OfferAnswer) -> None:
+        """Note what became of an offer; it waits no more."""
+        row = json.dumps(asdict(answer))
+        self._redis.eval(_ANSWER, 1, ProjectKeys(project).prefix, json.dumps(asdict(offer)), row)
+
+    @redis_errors
+    def answered(self, project: int) -> OfferAnswer | None:
+        """What became of the last offer; None where nothing did, or where it cannot be read."""
+        found: Any = self._redis.get(ProjectKeys(project).offered)
+        return None if found is None else parse_json(found, _answer)
+
+
+def _offer(row: Any) -> Offer:
+    offer = make_dataclass(Offer, row)
+    if not _NAME.fullmatch(offer.name):
+        raise ValueError(offer.name)
+    return offer
+
+
+def _answer(row: Any) -> OfferAnswer:
+    answer = make_dataclass(OfferAnswer, row)
+    if len(answer.refusal) not in (0, 3):
+        raise ValueError(answer.refusal)
+    return answer

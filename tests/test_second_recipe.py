@@ -1,0 +1,256 @@
+"""A dense recipe that learns beside `quick`: in slices, broken off without harm, and judged by the same gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from plugin_config.errors import LearningError, SettingsError
+from plugin_config.model_version import ZEROSHOT
+from plugin_config.queue.jobs import LearnProject
+from plugin_config.versions.manifests import Contender
+from plugin_config.versions.rollback import roll_back
+from tests.dense_world import builtin
+from tests.learning_house import LearningHouse, learning_house_fixture
+from tests.learning_world import STRANGE, corrected_scenes
+from tests.stand_ins import PROJECT
+from worker.learning import adapter_files
+from worker.learning.gate.decision import Verdict
+from worker.learning.gate.splits import hold_out_split, is_held_out
+from worker.learning.interfaces import Example
+from worker.learning.recipes.dense.recipe import LSegRecipe
+from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig
+from worker.service.adapters import AdapterCache
+from worker.service.context import WorkerContext
+from worker.service.trainer import reading, second_recipe
+from worker.service.trainer.corrections import Correction
+from worker.service.trainer.learner import Learner
+
+__all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+STEPS = 3
+CONFIG = """<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i">
+  <Label value="wug"/><Label value="dax"/><Label value="fep"/></BrushLabels></View>"""
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """22 corrected pictures of things whose words the model does not know; there are five different ones."""
+    drawn = corrected_scenes(builtin(), 5, words=STRANGE)
+    return [replace(drawn[number % 5], key=str(number)) for number in range(22)]
+
+
+@pytest.fixture
+def house(
+    learning_house: LearningHouse, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LearningHouse]:
+    house = learning_house
+    house.promotes = False  # what quick learns is never better
+    house.settings = replace(house.settings, recipe="lseg", finetune_every=1)
+    house.label_studio.config = CONFIG
+    start_learner(house)
+    house.label_studio.data = dict.fromkeys(range(1, 30), "x")
+    correct(house, examples, monkeypatch)
+    recipe = LSegRecipe(training=TrainingConfig(steps=STEPS, batch=2, warmup=1))
+    monkeypatch.setattr(second_recipe, "recipe_named", lambda name: recipe)
+    monkeypatch.setattr(adapter_files, "recipe_named", lambda name: recipe)
+    yield house
+
+
+@pytest.fixture
+def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate that promotes whatever the second recipe has learned."""
+    def judge(*_: object, candidate: Any, **__: object) -> Verdict:
+        return Verdict(True, candidate, 1.0, "promoted at strength 1: better.", {})
+
+    monkeypatch.setattr(second_recipe, "judge", judge)
+
+
+def start_learner(house: LearningHouse, name: str = "me") -> None:
+    """A learner with the builtin model starts."""
+    context: Any = house.make_resident(name)
+    context.segmenter = builtin()
+    context.adapters = AdapterCache(house.settings, house.redis, builtin(), learner=True)
+    house.resident = cast("WorkerContext", context)
+    house.learner = Learner(house.resident)
+
+
+def correct(house: LearningHouse, examples: Sequence[Example], patch: pytest.MonkeyPatch) -> None:
+    """So many images are corrected by now."""
+    def read(*_: object, **__: object) -> Iterator[Correction]:
+        house.reads.append(None)
+        for example in examples:
+            yield Correction(int(example.key), (1,), False, {}, example)
+
+    patch.setattr(reading, "read_corrections", read)
+    house.annotate(len(examples), digest=f"{len(examples)} images")
+
+
+def contender(house: LearningHouse) -> Contender | None:
+    return house.folder.pointer().contenders.get("lseg")
+
+
+def test_it_learns_beside_quick_and_is_served_where_it_is_better(house: LearningHouse, examples: list[Example]) -> None:
+    told = house.look()
+    assert (told.state, told.detail.startswith("lseg: promoted at strength")) == ("idle", True), told
+    train, held_out = hold_out_split(examples)
+    manifest, _ = house.resident.adapters.adapter(house.folder, house.served)
+    assert (manifest.recipe, set(manifest.learned_from)) == ("lseg", {example.key for example in train})
+    assert manifest.verdict.figures["judged_on"] == {"held_out": len(held_out), "cross_validated": 0}
+    assert house.attempt.verdict.reason == "kept what is served: no better.", "quick's verdict stays beside it"
+    reads, serial = len(house.reads), house.folder.pointer().serial
+    house.look()
+    assert (len(house.reads), house.folder.pointer().serial) == (reads, serial), "the same corrections teach nothing"
+
+
+@pytest.mark.usefixtures("quick_gate")
+def test_it_takes_slices_and_quick_goes_first_in_between(
+    house: LearningHouse, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_recipe, "SLICE_S", 0.0)
+    told = house.look()
+    assert (told.state, told.detail) == (
+        "learning", f"{told.detail.partition(';')[0]}; kept what is served: no better.",
+    )  # fmt: skip
+    assert "lseg has taken 1 of 3 steps" in told.detail
+    assert house.learning.due() == [PROJECT], "it goes on at once"
+    correct(house, [*examples, replace(examples[0], key="40")], monkeypatch)
+    house.learner.learn(LearnProject(project=PROJECT))
+    assert len(house.judged) == 2, "quick has learned from the new one"
+    assert "2 of 3 steps" in getattr(house.learning.progress(PROJECT), "detail", "")
+    house.learner.learn(LearnProject(project=PROJECT))
+    first = contender(house)
+    assert first is not None
+    assert first.verdict.promoted
+    for _ in range(STEPS):
+        house.look()
+    second = contender(house)
+    assert second is not None
+    assert second.content != first.content, "then it learns from the new one too"
+
+
+@pytest.mark.usefixtures("quick_gate")
+def test_stopped_in_the_middle_it_begins_anew_and_what_is_served_stays(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_recipe, "SLICE_S", 0.0)
+    house.look()
+    house.resident.stopping.set()
+    assert "will start again" in house.look().detail
+    assert (house.served, contender(house)) == (ZEROSHOT, None)
+    start_learner(house, "another")
+    assert "1 of 3 steps" in house.look().detail
+    house.look()
+    house.look()
+    assert house.served.startswith("a1-")
+
+
+@pytest.mark.usefixtures("quick_gate")
+def test_one_that_was_taken_over_in_the_middle_moves_nothing(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DenseTrainer.step
+    taken: list[object] = []
+
+    def slow(trainer: DenseTrainer, *batch: Any) -> dict[str, float]:
+        if not taken:
+            taken.append(house.redis.set(f"zeromask:{PROJECT}:learner", "another|99999999999999"))
+        return step(trainer, *batch)
+
+    monkeypatch.setattr(DenseTrainer, "step", slow)
+    monkeypatch.setattr(second_recipe, "_CHECK_EVERY_S", 0.0)
+    house.look()
+    assert (house.served, contender(house)) == (ZEROSHOT, None)
+
+
+@pytest.mark.usefixtures("quick_gate")
+def test_it_stops_when_its_time_is_over_and_is_judged_as_it_is(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_recipe, "MOST_S", 0.0)
+    steps: list[int] = []
+    step = DenseTrainer.step
+
+    def counted(trainer: DenseTrainer, *batch: Any) -> dict[str, float]:
+        steps.append(trainer.steps_done)
+        return step(trainer, *batch)
+
+    monkeypatch.setattr(DenseTrainer, "step", counted)
+    house.look()
+    assert (steps, contender(house) is not None) == ([0], True)
+
+
+def nothing_drawn(examples: list[Example]) -> list[Example]:
+    return [replace(example, truth=example.truth * 0 - 1) for example in examples]
+
+
+def few(examples: list[Example]) -> list[Example]:
+    return examples[:19]
+
+
+def none_held_out(examples: list[Example]) -> list[Example]:
+    keys = [key for key in map(str, range(100, 200)) if not is_held_out(key)]
+    return [replace(examples[0], key=key) for key in keys[:21]]
+
+
+@pytest.mark.parametrize(
+    ("of", "reason"),
+    [
+        pytest.param(few, "", id="too few"),
+        pytest.param(nothing_drawn, "no label of the project is drawn", id="nothing drawn"),
+        pytest.param(none_held_out, "0 of 21 corrected images are held out", id="none held out"),
+    ],
+)
+def test_where_nothing_can_be_learned_the_reason_is_told_once(
+    of: Callable[[list[Example]], list[Example]], reason: str, house: LearningHouse, examples: list[Example],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    correct(house, of(examples), monkeypatch)
+    house.look()
+    found = contender(house)
+    assert (found is None) == (reason == "")
+    assert found is None or reason in found.verdict.reason
+    reads = len(house.reads)
+    house.look()
+    assert (len(house.reads), house.served) == (reads, ZEROSHOT)
+
+
+def test_a_loss_that_is_no_number_is_told_and_quick_goes_on(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_number(*_: object) -> None:
+        raise LearningError("training", "the loss of step 1 is no number", "Lower the learning rate.")
+
+    monkeypatch.setattr(DenseTrainer, "step", no_number)
+    told = house.look()
+    assert "no number" in told.detail
+    assert "kept what is served: no better." in told.detail
+    assert house.served == ZEROSHOT
+
+
+@pytest.mark.usefixtures("quick_gate")
+def test_what_a_person_took_back_does_not_come_back(house: LearningHouse) -> None:
+    house.look()
+    assert house.served != ZEROSHOT
+    roll_back(house.redis, PROJECT, "builtin")
+    house.look()
+    assert house.served == ZEROSHOT
+
+
+def test_without_the_setting_nothing_of_it_happens(house: LearningHouse) -> None:
+    house.settings = replace(house.settings, recipe="quick")
+    start_learner(house)
+    house.look()
+    assert (contender(house), len(house.reads)) == (None, 1)
+
+
+def test_a_recipe_that_cannot_learn_in_the_background_is_refused_at_the_start() -> None:
+    for name in ("quick", "lseg", "sazs"):
+        second_recipe.check_recipe(name)
+    with pytest.raises(SettingsError, match="ZEROMASK_RECIPE: must be one of quick, lseg, sazs, got 'zegclp'"):
+        second_recipe.check_recipe("zegclp")

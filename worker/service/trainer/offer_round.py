@@ -1,0 +1,131 @@
+"""One offer to a project, judged: an adapter that was trained elsewhere, on the project's corrections."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+
+from plugin_config.errors import LearningError, QueueUnavailable, ZeromaskError
+from plugin_config.label_studio.annotations import annotation_mark
+from plugin_config.model_version import ZEROSHOT
+from plugin_config.queue.offers import Offer, OfferAnswer
+from plugin_config.versions.manifests import OFFERED, Contender, Pointer, VerdictRecord, VersionFolder, now
+from worker.learning.adapter_files import load_recorded_adapter, parse_adapter_record
+from worker.learning.gate.decision import Verdict, judge
+from worker.learning.gate.splits import HOLD_OUT_FROM, hold_out_split
+from worker.learning.interfaces import Adapter, Example
+from worker.learning.recipes import recipe_named
+from worker.service.context import WorkerContext
+from worker.service.plan import Plan, read_plan
+from worker.service.trainer.lease_guard import LeaseGuard, RoundAborted
+from worker.service.trainer.promotion import Promotion
+from worker.service.trainer.reading import CorrectionsReader
+
+log = logging.getLogger(__name__)
+
+_SUBJECT = "the adapter offered"
+
+
+class OfferRound:
+    """Judges one offer, under the project's lease.
+
+    Args:
+        context: of this process.
+        project: its id.
+        offer: that waits.
+    """
+
+    def __init__(self, context: WorkerContext, project: int, offer: Offer) -> None:
+        self._context, self._id, self._offer = context, project, offer
+        self._lease = LeaseGuard(context, project)
+
+    def run(self) -> OfferAnswer:
+        """Judge the offer and carry out the verdict. Whatever hinders that ends the offer, with a reason: a person
+        waits for it, and can offer again.
+
+        Raises:
+            RoundAborted, QueueUnavailable: as `LeaseGuard.check`; the offer still waits.
+        """
+        name, refusal = self._offer.name, ("", "", "")
+        try:
+            return self._answer()
+        except (RoundAborted, QueueUnavailable):
+            raise
+        except ZeromaskError as error:
+            refusal = (error.subject, error.problem, error.remedy)
+        except Exception as error:  # the last resort, or the offer would be tried for ever
+            log.exception("project %d: the offer fails", self._id)
+            problem = f"fails on this project ({type(error).__name__}: {str(error)[:200]})"
+            refusal = (_SUBJECT, problem, "The traceback is in the learner's log.")
+        return OfferAnswer(name, False, "", "", refusal)
+
+    def _answer(self) -> OfferAnswer:
+        context, offer = self._context, self._offer
+        plan = read_plan(context, self._id, from_disk=True)
+        folder = context.adapters.folder(plan.project)
+        pointer = folder.pointer()
+        before = pointer.contenders.get(OFFERED)
+        if before is not None and before.content == offer.name:  # a process died right after it had noted the verdict
+            return OfferAnswer(offer.name, before.verdict.promoted, before.verdict.reason, pointer.served)
+        adapter, recipe = self._load(folder)
+        folder.check_room()
+        examples = self._read(plan)
+        verdict = self._judge(plan, folder, examples, adapter, recipe)
+        source = f"offered: {offer.source}"
+        verdict = replace(verdict, figures={**verdict.figures, "source": source})
+        made = Contender(recipe, source, now(), VerdictRecord(False, ""), content=offer.name)
+
+        def note(pointer: Pointer, record: VerdictRecord, version: str) -> Pointer:
+            contender = replace(made, verdict=record, version=version)
+            return replace(pointer, contenders={**pointer.contenders, OFFERED: contender})
+
+        promotion = Promotion(context, plan.project, folder, self._lease)
+        record = promotion.carry_out(verdict, pointer, digest=offer.name, note=note)
+        return OfferAnswer(offer.name, record.promoted, record.reason, folder.pointer().served)
+
+    def clean_up(self) -> None:
+        """Delete the offer's files once it is answered. What cannot be deleted now goes with the next offer."""
+        with suppress(ZeromaskError):
+            folder = self._context.adapters.folder(self._context.label_studio.project(self._id))
+            folder.delete_offer(self._offer.name)
+
+    def _load(self, folder: VersionFolder) -> tuple[Adapter, str]:
+        self._lease.report(f"loads an adapter that is offered: {self._offer.source}")
+        text, data = folder.offer(self._offer.name)
+        record = parse_adapter_record(_SUBJECT, text)
+        remedy = "Train one under the settings of the learner: MODEL, its files, and ZEROMASK_READOUT and the like."
+        adapter = load_recorded_adapter(_SUBJECT, record, data, self._context.segmenter, remedy=remedy)
+        return adapter, record.recipe
+
+    def _read(self, plan: Plan) -> list[Example]:
+        context = self._context
+        tasks = annotation_mark(context.label_studio, self._id, tasks=0, latest="").tasks
+        self._require_enough(tasks)
+        reader = CorrectionsReader(
+            context, self._id, plan.vocabulary, self._lease, patient=False, missing={}, left_out={}
+        )  # fmt: skip
+        examples = reader.read(tasks)
+        left_out = [*reader.missing.values(), *reader.left_out.values()]
+        self._require_enough(len(examples), left_out[0] if left_out else "")
+        return examples
+
+    def _require_enough(self, images: int, left_out: str = "") -> None:
+        if images >= HOLD_OUT_FROM:
+            return
+        more = f"; others are left out ({left_out.rstrip('.')})" if left_out else ""
+        problem = f"has {images} corrected image{'s' * (images != 1)}, and an offer is judged from {HOLD_OUT_FROM} on"
+        remedy = f"Correct {HOLD_OUT_FROM - images} more in Label Studio, then offer it again."
+        raise LearningError(f"project {self._id}", f"{problem}{more}", remedy)
+
+    def _judge(
+        self, plan: Plan, folder: VersionFolder, examples: list[Example], adapter: Adapter, recipe: str
+    ) -> Verdict:
+        context = self._context
+        train, held_out = hold_out_split(examples)
+        self._lease.report(f"judges an adapter that is offered: {len(held_out)} of {len(examples)} corrected images "
+                           "are held out")  # fmt: skip
+        name, served = context.adapters.served(plan.project)
+        seen = () if name == ZEROSHOT else context.adapters.adapter(folder, name)[0].learned_from
+        return judge(recipe_named(recipe), train, held_out, served, plan.vocabulary.words, context.segmenter, seen=seen,
+                     candidate=adapter, offered=True)  # fmt: skip
