@@ -13,6 +13,7 @@ from functools import cached_property
 from plugin_config.control_tags import LABELLING_TAGS, OUTPUT_KINDS, OUTPUTS, RANKS, SHAPE_TAGS, OutputKind, listed_tags
 from plugin_config.errors import LabelingConfigError
 from plugin_config.labeling_config import EXAMPLE, SUBJECT, Tag
+from plugin_config.options import OUTPUT, read_option
 from plugin_config.task_tags import labels_variable, repeater_flag
 from plugin_config.task_variables import VARIABLE
 
@@ -291,6 +292,10 @@ def _control(placed: _Placed, image: Tag, found: _Found) -> Control:
     """
     tag = placed.tag
     shape = _shape_for(tag, image, found) if tag.kind == "labels" else tag
+    wanted = read_option(OUTPUT, tag)
+    if wanted and wanted != OUTPUTS.get(shape.kind):
+        problem = f"has output={wanted!r}, and draws {OUTPUTS.get(shape.kind, 'nothing')} alone"
+        raise LabelingConfigError(tag.title, problem, "Take the attribute out, or take another control.")
     refusal = _why_unanswered(tag) if tag.kind == "choices" else _why_undrawn(shape)
     if refusal is not None:
         raise refusal
@@ -318,6 +323,12 @@ def _shape_for(labels: Tag, image: Tag, found: _Found) -> Tag:
                 shapes += [] if refusal else [placed.tag]
         except LabelingConfigError as refusal:
             refusals.append(refusal)
+    wanted = read_option(OUTPUT, labels)
+    if wanted and shapes and all(OUTPUTS[tag.kind] != wanted for tag in shapes):
+        known = ", ".join(dict.fromkeys(OUTPUTS[tag.kind] for tag in shapes))
+        problem = f"has output={wanted!r}, which no tag beside it draws"
+        raise LabelingConfigError(labels.title, problem, f"Write {known}.")
+    shapes = [tag for tag in shapes if wanted in (None, OUTPUTS[tag.kind])]
     if shapes:
         return min(shapes, key=lambda tag: (OUTPUTS[tag.kind] == "keypoint", is_prompt(tag), RANKS[OUTPUTS[tag.kind]]))
     if refusals:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from plugin_config.control_tags import RANKS
 from plugin_config.errors import LabelingConfigError
 from plugin_config.labeling_config import Tag
 
@@ -129,13 +130,18 @@ LEAST_AREA = Option(
     "min_area", "a control or a label", "pixels of the image, `400`, or a share of it, `0.5%`", "0",
     "smaller regions are left out; specks of less than 0.05 % of the image always are", _area, LeastArea(),
 )  # fmt: skip
+OUTPUT = Option(
+    "output", "a control", ", ".join(f"`{kind}`" for kind in RANKS), "the most exact shape beside it",
+    "of a `Labels` control: which of the shape tags beside it draws. Other controls draw one kind alone",
+    _one_of(*RANKS),
+)  # fmt: skip
 SKIP = Option(
     "model_skip", "a control or a label", "`true`, `false`", "`false`",
     "`true`: for annotators alone. It gets no region unless another control has the label, and what they draw is "
     "learned from", _switch, False, ("skip",),
 )  # fmt: skip
 
-OPTIONS: tuple[Option, ...] = (SYNONYMS, HINT, PROMPT, NEGATIVE, KIND, SEGMENT, THRESHOLD, LEAST_AREA, SKIP)
+OPTIONS: tuple[Option, ...] = (SYNONYMS, HINT, PROMPT, NEGATIVE, KIND, SEGMENT, THRESHOLD, LEAST_AREA, OUTPUT, SKIP)
 """Every option, in the order of the documentation."""
 
 CONTROL_OPTIONS = frozenset(

@@ -89,7 +89,9 @@ class _Filling:
                 continue
             children = tuple(self.tags(tag.children, {}))
             if tag.kind in LABELLING_TAGS and labels_variable(tag):
-                children += tuple(self._labels(tag))
+                rest = {name: text for name, text in tag.attributes.items() if name != "value"}
+                yield replace(tag, attributes=rest, text="", children=(*children, *self._labels(tag)))
+                continue
             unchanged = len(children) == len(tag.children) and all(map(_is, children, tag.children))
             yield tag if unchanged else replace(tag, children=children)
 

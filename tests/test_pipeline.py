@@ -152,8 +152,8 @@ class HangingStages:
         self.hold = threading.Event()
         self.hanging, self.fetched = threading.Semaphore(0), threading.Semaphore(0)
 
-    def fetch(self, leased: Any) -> None:
-        if leased.project == 1:
+    def fetch(self, turn: ImageTurn) -> None:
+        if turn.leased.project == 1:
             self.hanging.release()
             self.hold.wait(30)
         else:
