@@ -136,7 +136,8 @@ class StandInModel:
         return None
 
     def segment(
-        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None, classes: Any = None
+        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None,
+        classes: Any = None, size: Any = None,
     ) -> Segmentation:
         assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
         self.heads.append(head)
