@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -60,12 +61,12 @@ def test_tasks_of_two_images_are_predicted_and_learned_from(house: House) -> Non
     check_corrections(house, project, first, third, prediction.result)
 
 
-def place(region: dict[str, Any]) -> tuple[str, int | None, str]:
+def place(region: Mapping[str, Any]) -> tuple[str, int | None, str]:
     (label,) = region["value"][region["type"]]
     return region["to_name"], region.get("item_index"), label
 
 
-def check_corrections(house: House, project: int, first: int, third: int, predicted: list[dict[str, Any]]) -> None:
+def check_corrections(house: House, project: int, first: int, third: int, predicted: Sequence[Any]) -> None:
     """An annotator deletes the blue shape of the first page, and submits; another annotates a task without labels."""
     kept = [region for region in predicted if place(region) != ("pages", 0, "blue")]
     for task, result in ((first, kept), (third, [])):
