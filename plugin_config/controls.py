@@ -246,7 +246,7 @@ def _control(placed: Placed, image: Tag, found: _Found) -> Control:
     if wanted and wanted != OUTPUTS.get(shape.kind):
         problem = f"has output={wanted!r}, and draws {OUTPUTS.get(shape.kind, 'nothing')} alone"
         raise LabelingConfigError(tag.title, problem, "Take the attribute out, or take another control.")
-    refusal = _why_unanswered(tag) if tag.kind == "choices" else _why_undrawn(shape)
+    refusal = _why_unanswered(tag, image) if tag.kind == "choices" else _why_undrawn(shape)
     if refusal is not None:
         raise refusal
     if not placed.labels and not labels_variable(tag):
@@ -299,13 +299,16 @@ def _why_undrawn(shape: Tag) -> LabelingConfigError | None:
     return None
 
 
-def _why_unanswered(choices: Tag) -> LabelingConfigError | None:
-    """Why Choices are not answered for the image as a whole; None = they are."""
+def _why_unanswered(choices: Tag, image: Tag) -> LabelingConfigError | None:
+    """Why Choices are not answered for an image as a whole; None = they are."""
+    has_list, per_item = bool(image.attributes.get("valuelist", "").strip()), _is_true(choices, "peritem")
     when = choices.attributes.get("visiblewhen", "").strip().lower()
     if _is_true(choices, "perregion"):
         problem = "asks about single regions (perRegion)"
-    elif _is_true(choices, "peritem"):
-        problem = "asks about single items (perItem)"
+    elif per_item and not has_list:
+        problem = "asks about single items (perItem) of no list"
+    elif has_list and not per_item:
+        problem = "asks about all images of a list together, without perItem,"
     elif when and when != "no-region-selected":
         problem = "is shown only sometimes (visibleWhen)"
     elif _is_true(choices, "allownested"):
