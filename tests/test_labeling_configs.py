@@ -270,6 +270,10 @@ def test_what_only_the_reading_of_annotations_needs_keeps_the_version() -> None:
     ("tags", "remark"),
     [
         pytest.param(['<Image name="j" value="$b"/>'], "Image 'j': is not segmented", id="second image"),
+        pytest.param(['<TextArea name="t" toName="i"/>'], "TextArea 't': is left to annotators", id="a question"),
+        pytest.param([f'<Rating name="t{number}" toName="i"/>' for number in range(7)],
+                     "Rating 't4' and 2 more: are left to annotators", id="questions"),
+        pytest.param(['<Brush name="x" toName="i"/>'], "Brush 'x': is left to annotators", id="a shape without labels"),
         pytest.param(['<Image name="j" valueList="b"/>', control("BrushLabels", name="c").replace('"i"', '"j"')],
                      "Image 'j': valueList='b' is no variable", id="second image with no list"),
         pytest.param([control("BitmaskLabels")], "BitmaskLabels 'x': label 'cat' is predicted by BrushLabels",
