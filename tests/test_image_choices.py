@@ -41,7 +41,7 @@ def question(*words: str, multiple: bool = True) -> Choices:
     ],
 )
 def test_what_is_there_is_chosen(scores: dict[str, float], several: tuple[str, ...] | None, one: str | None) -> None:
-    by_texts = {(word,): score for word, score in scores.items()}
+    by_texts: dict[tuple[str, ...], float] = {(word,): score for word, score in scores.items()}
     found = [answer_choices(question("a", "b", "c", multiple=multiple), by_texts, least_score=0.5)
              for multiple in (True, False)]  # fmt: skip
     assert [answer and answer.keys for answer in found] == [several, (one,) if one else None]

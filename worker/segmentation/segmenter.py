@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import Choices, Label, Vocabulary
+from plugin_config.vocabulary import Choice, Choices, Label, Vocabulary
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
@@ -270,7 +270,8 @@ class Segmenter:
         partly: dict[str, list[str]] = {}
         never: dict[str, list[str]] = {}
         of_choices = [choice for choices in vocabulary.choices for choice in choices.choices]
-        for row in (*vocabulary.labels, *of_choices):
+        rows: list[Label | Choice] = [*vocabulary.labels, *of_choices]
+        for row in rows:
             words = [] if row.texts in taught else self._unknown_of(row.texts)
             if words and self._texts.has_known_words(row.texts):
                 partly[row.key] = words
