@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from typing import Any
 
 import cv2
@@ -295,3 +296,40 @@ def test_a_result_counts_regions_and_bytes_of_every_kind() -> None:
         assert len(encode_segments(segments, most_regions=2)) == 4, "two regions of two items"
         whole = encode_segments(segments)
         assert len(encode_segments(segments, most_bytes=len(json.dumps(whole)) - 1)) < len(whole)
+
+
+ODD_VALUES: list[Any] = [
+    None, True, "1", "", -1e300, math.nan, math.inf, [], {}, [1], {"x": 1}, {"x": 1, "y": "2"}, 10**400,
+]  # fmt: skip
+
+
+def test_whatever_is_wrong_with_a_bitmask_or_a_vector_is_a_refusal() -> None:
+    rng = np.random.default_rng(7)
+    content = base64.b64decode(encode_bitmask(blob()).partition(",")[2])
+    refused = 0
+    for _ in range(300):
+        broken = bytearray(content)
+        for place in rng.integers(0, len(broken), size=int(rng.integers(1, 4))):
+            broken[place] = int(rng.integers(0, 256))
+        url = "data:image/png;base64," + base64.b64encode(broken[: int(rng.integers(1, len(broken) + 1))]).decode()
+        refused += refuses({"id": "r", "type": "bitmask", "value": {"imageDataURL": url}})
+    curve = {"isBezier": True, "controlPoint1": {"x": 1, "y": 2}, "controlPoint2": {"x": 3, "y": 4}}
+    for odd in ODD_VALUES:
+        for key in ("id", "x", "y", "prevPointId", "isBezier", "controlPoint1", "controlPoint2"):
+            vertices = [SQUARE[0], SQUARE[1] | curve | {key: odd}, SQUARE[2]]
+            refused += refuses({"id": "r", "type": "vector", "value": {"vertices": vertices, "closed": True}})
+        for value in ({"vertices": odd, "closed": True}, {"vertices": [odd] * 3, "closed": True},
+                      {"vertices": SQUARE, "closed": odd}, {"imageDataURL": odd}, odd):  # fmt: skip
+            refused += refuses({"id": "r", "type": "vector", "value": value})
+            refused += refuses({"id": "r", "type": "bitmask", "value": value})
+    assert refused > 300
+
+
+def refuses(region: dict[str, Any]) -> bool:
+    try:
+        mask = decode_region(region, WIDTH, HEIGHT)
+    except RegionError as error:
+        assert "'r'" in error.subject
+        return bool(error.remedy)
+    assert mask.shape == SIZE
+    return False
