@@ -64,7 +64,9 @@ CONFIG = """<View><Image name="page" valueList="$pages"/><Image name="other" val
 def test_a_folder_is_segmented_by_a_labeling_config(pictures: list[Path], tmp_path: Path) -> None:
     """The regions are valid for the config, and what of it is not filled is told."""
     config = tmp_path / "config.xml"
-    config.write_text(CONFIG)
+    choices = '<Choice value="red striped shape"/><Choice value="x" prompt="yellow grass"/>'
+    written = CONFIG.replace("</View>", f'<Choices name="q" toName="page" perItem="true">{choices}</Choices></View>')
+    config.write_text(written)
     done = run("worker.segment", str(pictures[0].parent), "--config", str(config), "--labels", "green dotted shape",
                "--output-dir", str(tmp_path / "out"), "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -75,9 +77,11 @@ def test_a_folder_is_segmented_by_a_labeling_config(pictures: list[Path], tmp_pa
     (row,) = printed["images"]
     result = json.loads(Path(row["regions_file"]).read_text())["result"]
     assert {(region["from_name"], region["to_name"], region["item_index"]) for region in result} == {
-        ("box", "page", 0), ("ring", "page", 0),
+        ("box", "page", 0), ("ring", "page", 0), ("q", "page", 0),
     }  # fmt: skip
-    assert LabelInterface(CONFIG).validate_prediction({"result": result, "score": 0.5}, return_errors=True) == []
+    assert row["choices"] == {"q": ["red striped shape"]}
+    assert row["regions"] == len(result) - 1
+    assert LabelInterface(written).validate_prediction({"result": result, "score": 0.5}, return_errors=True) == []
 
 
 @pytest.mark.parametrize(

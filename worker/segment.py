@@ -20,13 +20,14 @@ from rich.console import Console
 from rich.progress import track
 
 from plugin_config.closed_output import run_command
+from plugin_config.control_tags import OUTPUT_KINDS
 from plugin_config.errors import ImageUnavailable, LabelingConfigError, ZeromaskError
 from plugin_config.labeling_config import SUBJECT
 from plugin_config.printable import one_line, printable
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary, parse_vocabulary
 from worker.label_studio.images import ImageLimits, read_image
-from worker.label_studio.results import encode_segments
+from worker.label_studio.results import encode_answers, encode_segments
 from worker.learning.adapter_files import load_adapter_folder
 from worker.overlay import draw_overlay
 from worker.segmentation.heads import Head
@@ -164,12 +165,16 @@ def _segment(
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
     result = encode_segments(found.segments)
+    regions_found = len({region["id"] for region in result})
+    result += encode_answers(found.answers)
     if vocabulary.item_index is not None:
         result = [{**region, "item_index": vocabulary.item_index} for region in result]
     regions.write_text(json.dumps({"image": printable(path), "score": round(found.score, 4), "result": result}))
     labels = {label.key: sum(s.label.key == label.key for s in found.segments) for label in vocabulary.labels}
-    return {"image": printable(path), "score": round(found.score, 4), "regions": len(result), "labels": labels,
-            "overlay": printable(overlay), "regions_file": printable(regions)}  # fmt: skip
+    answers = {answer.choices.control: list(answer.keys) for answer in found.answers}
+    return {"image": printable(path), "score": round(found.score, 4), "regions": regions_found, "labels": labels,
+            **({"choices": answers} if vocabulary.choices else {}), "overlay": printable(overlay),
+            "regions_file": printable(regions)}  # fmt: skip
 
 
 def _report(
@@ -182,7 +187,9 @@ def _report(
         return
     for row in rows:
         if "error" not in row:
-            counts = ", ".join(f"{count} {label}" for label, count in row["labels"].items())
+            told = [f"{count} {label}" for label, count in row["labels"].items()]
+            told += [f"{name}: {' and '.join(keys)}" for name, keys in row.get("choices", {}).items()]
+            counts = ", ".join(told)
             sys.stdout.write(f"{one_line(row['image'])}: {counts} -> {one_line(row['overlay'])}\n")
 
 
@@ -196,7 +203,7 @@ def _parse(arguments: Sequence[str], settings: Settings) -> SegmentOptions:
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="what `zeromask train` wrote (default: zero-shot)")
     parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="default: %(default)s")
-    parser.add_argument("--output", choices=("brush", "polygon", "rectangle"), default="brush", help="region type")
+    parser.add_argument("--output", choices=tuple(OUTPUT_KINDS.values()), default="brush", help="region type")
     parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
     found = parser.parse_args(arguments)
     words, stuff = (_words(text) for text in (found.labels, found.stuff))
