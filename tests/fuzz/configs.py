@@ -202,7 +202,8 @@ _TEXTS = ["", " ", "  cat ", "$image", "$labels", "$", "$$", "$a.b.c", "$a[0]", 
           "image", "b", "page", "é", "猫", "\u202ecat", "\u00a0", "cat\u200b", "a" * 600, "w" * 1100, "1", "-1", "null",
           "<b>cat</b>", "&amp;", "&", "'\"", "\ud800", "\x00", "\x0b", "\ufffe", "\U0001f408", "cat\ndog", "\t", "%s",
           "{}",
-          "0.5", "5%", "polygon", "__proto__", "constructor", "ß", "İ", "CAT", "Cat", ",".join(f"w{n}" for n in range(80))]  # fmt: skip
+          "0.5", "5%", "polygon",
+          "__proto__", "constructor", "ß", "İ", "CAT", "Cat", ",".join(f"w{n}" for n in range(80))]  # fmt: skip
 _RAW = ["<!-- a comment -->", "<!-- -- -->", "<![CDATA[cat]]>", "<?pi x?>", "&nbsp;", "&#0;", "&#xD800;", "&lt;",
         "&eacute;",
         "some text", "<", ">", "&", "]]>", "<br/>", "</View>", "<View>", "\x00", "\ud800", "é", "\ufeff",
