@@ -135,7 +135,7 @@ class TextEncoder:
     def _with_background(self, words: tuple[tuple[str, ...], ...], negatives: tuple[str, ...]) -> TextClasses:
         taken = {text.lower() for texts in words for text in texts}
         given = [word for word in negatives if word.lower() not in taken and self.knows_all_words(word)]
-        # All of these texts are kept: the model may not know the first, and the others were chosen because it knows them.
+        # All are kept: the model may not know the first text, and the others were chosen because it knows them.
         background = tuple(dict.fromkeys([BACKGROUND, *self._negatives(words), *given]))
         return self._classes([*words, background], [*map(self._known_texts, words), background])
 
