@@ -113,7 +113,7 @@ class TextEncoder:
         self._vocabularies: LRUCache[object, TextClasses] = LRUCache(_VOCABULARY_CACHE_BYTES, getsizeof=_bytes)
         self._vocabularies_condition = threading.Condition()
 
-    def with_background(self, words: Sequence[Sequence[str]]) -> TextClasses:
+    def with_background(self, words: Sequence[Sequence[str]], negatives: Sequence[str] = ()) -> TextClasses:
         """Embed the classes of a vocabulary and, as the last class, the background.
 
         The background also has the negative words as texts, except those that a label means: the last word of one of
@@ -125,20 +125,29 @@ class TextEncoder:
 
         Args:
             words: the texts of each class.
+            negatives: further texts of the background, whatever is close to them; those that are texts of a class are
+                passed over.
         """
-        return self._with_background(tuple(tuple(texts) for texts in words))
+        return self._with_background(tuple(tuple(texts) for texts in words), tuple(negatives))
 
     # With a condition, a second thread that asks for a vocabulary waits for the first one to embed it.
     @cachedmethod(attrgetter("_vocabularies"), condition=attrgetter("_vocabularies_condition"))
-    def _with_background(self, words: tuple[tuple[str, ...], ...]) -> TextClasses:
-        return self.classes([*words, (BACKGROUND, *self._negatives(words))])
+    def _with_background(self, words: tuple[tuple[str, ...], ...], negatives: tuple[str, ...]) -> TextClasses:
+        taken = {text.lower() for texts in words for text in texts}
+        given = [word for word in negatives if word.lower() not in taken and self.knows_all_words(word)]
+        # All are kept: the model may not know the first text, and the others were chosen because it knows them.
+        background = tuple(dict.fromkeys([BACKGROUND, *self._negatives(words), *given]))
+        return self._classes([*words, background], [*map(self._known_texts, words), background])
 
     def classes(self, texts_by_class: Sequence[Sequence[str]]) -> TextClasses:
         """Embed the texts of each class; the score of a class is that of its best text.
 
         Texts with unknown words are left out where a class has others.
         """
-        kept = [self._known_texts(texts) for texts in texts_by_class]
+        return self._classes(texts_by_class, [self._known_texts(texts) for texts in texts_by_class])
+
+    def _classes(self, texts_by_class: Sequence[Sequence[str]], kept: Sequence[Sequence[str]]) -> TextClasses:
+        """`kept`: the texts of each class that are embedded."""
         owner = [index for index, texts in enumerate(kept) for _ in texts]
         embeddings = self._embed([text for texts in kept for text in texts])
         has_text = [self.has_known_words(texts) for texts in texts_by_class]
