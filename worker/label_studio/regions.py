@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 from plugin_config.errors import RegionError
 from plugin_config.vocabulary import OUTPUT_KINDS, OutputKind
 from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle, encode_rle
-from worker.label_studio.polygons import Points, mask_rings
+from worker.label_studio.polygons import Points, default_tolerance, mask_rings
 from worker.label_studio.region_ids import new_region_id
 from worker.label_studio.shapes import ellipse_mask, polygon_mask, rectangle_mask, refusal, region_value
 
 KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 """The shapes written; a region's type is the kind, or the kind + "labels"."""
-
-TOLERANCE = 1.0
-"""How far a polygon may leave the mask's outline, in pixels."""
 
 _SHAPES = {"polygon": polygon_mask, "rectangle": rectangle_mask, "ellipse": ellipse_mask}
 _READ = ("brush", *_SHAPES)
@@ -43,7 +40,7 @@ def encode_region(
     label: str,
     score: float,
     region_id: str | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Describe one mask as the regions of a Label Studio result.
@@ -57,8 +54,8 @@ def encode_region(
         label: the key the labeling config expects: a label's alias where it has one, else its value.
         score: confidence in [0, 1], the same for each region.
         region_id: of the first region; the following get new ids, as all do for None, see `new_region_id`.
-        tolerance: in pixels of the mask, at least 0, for polygons only: no pixel further from the outline changes. 0 is
-            exact.
+        tolerance: in pixels of the mask, at least 0, for polygons only: see `mask_rings`. 0 is exact; None is
+            `default_tolerance`.
         size: (H, W) of the image in pixels, where the mask is of a reduced copy of it: a brush is enlarged to it, and
             shapes are in percent.
 
@@ -68,7 +65,9 @@ def encode_region(
     Raises:
         RegionError: an argument is not as described.
     """
-    _check_arguments(mask, kind, label, score, tolerance)
+    _check_arguments(mask, kind, label, score, tolerance or 0.0)
+    if tolerance is None:
+        tolerance = default_tolerance(*mask.shape)
     if not mask.any():
         return []
     height, width = size or mask.shape
