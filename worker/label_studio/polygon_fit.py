@@ -142,7 +142,8 @@ class _Outlines:
     def _reach(self, places: Ints, errors: Floats) -> Ints:
         """(N,) sides of the longest run from each side that fits well enough, by bisection; at most half a ring."""
         most = errors[self.ring] ** 2
-        least, longest = np.ones(len(places), dtype=np.int64), self.count[self.ring] // 2
+        least: Ints = np.ones(len(places), dtype=np.int64)
+        longest: Ints = self.count[self.ring] // 2
         while (least < longest).any():
             tried = (least + longest + 1) // 2
             fits = self._misfit(places, places + tried) <= most * tried
@@ -152,7 +153,8 @@ class _Outlines:
     def _walk(self, ring: Ints, start: Ints, reach: Ints) -> NDArray[np.bool_]:
         """(N,) whether a run starts with each side, when rings are walked from their starts by `reach`."""
         is_end = np.zeros(len(self.ring), dtype=np.bool_)
-        place, stop = start.copy(), start + self.count[ring]
+        place: Ints = start.copy()
+        stop: Ints = start + self.count[ring]
         while place.size:
             side = self._side(ring, place)
             is_end[side] = True
@@ -286,7 +288,7 @@ class _Outlines:
 
     def _side(self, ring: Ints, place: Ints) -> Ints:
         """Side at a place, which may be up to a lap before or behind the two laps."""
-        return self.first[ring] + (place - 2 * self.first[ring]) % self.count[ring]
+        return np.asarray(self.first[ring] + (place - 2 * self.first[ring]) % self.count[ring])
 
     def _sorted(self, ring: Ints, places: Ints) -> tuple[Ints, Ints]:
         """Sides at places, ascending, and the order that sorts them."""
@@ -306,7 +308,7 @@ class _Outlines:
         sums = self.sums[stop] - self.sums[start]
         x, y, xx, yy, xy = sums.T
         xx, yy, xy = xx - x * x / count, yy - y * y / count, xy - x * y / count
-        return np.maximum((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), 0)
+        return np.asarray(np.maximum((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), 0))
 
 
 def chord_distance(points: Points, starts: Points, stops: Points) -> Floats:
