@@ -18,6 +18,7 @@ from plugin_config.control_tags import OUTPUT_KINDS, OutputKind
 from plugin_config.errors import RegionError
 from worker.label_studio.bitmasks import decode_bitmask
 from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle
+from worker.label_studio.polygons import default_tolerance
 from worker.label_studio.region_ids import new_region_id
 from worker.label_studio.region_values import mask_values
 from worker.label_studio.shapes import ellipse_mask, polygon_mask, rectangle_mask, refusal, region_value
@@ -25,9 +26,6 @@ from worker.label_studio.vectors import vector_area
 
 KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 """The shapes written; a region's type is the kind, or the kind + "labels"."""
-
-TOLERANCE = 1.0
-"""How far a polygon may leave the mask's outline, in pixels."""
 
 _SHAPES = {"polygon": polygon_mask, "rectangle": rectangle_mask, "ellipse": ellipse_mask, "vector": vector_area}
 _READ = ("brush", "bitmask", *_SHAPES)
@@ -44,7 +42,7 @@ def encode_region(
     label: str,
     score: float,
     region_id: str | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     size: tuple[int, int] | None = None,
     shape: str = "",
 ) -> list[dict[str, Any]]:
@@ -60,8 +58,8 @@ def encode_region(
         label: the key the labeling config expects: a label's alias where it has one, else its value.
         score: confidence in [0, 1], the same for each region.
         region_id: of the first region; the following get new ids, as all do for None, see `new_region_id`.
-        tolerance: in pixels of the mask, at least 0, for polygons and vectors: no pixel further from the outline
-            changes. 0 is exact.
+        tolerance: in pixels of the mask, at least 0, for polygons and vectors: see `mask_rings`. 0 is exact; None is
+            `default_tolerance`.
         size: (H, W) of the image in pixels, where the mask is of a reduced copy of it: a brush or bitmask is enlarged
             to it, and shapes are in percent.
         shape: name of the tag that draws the regions of a Labels control; "" = `control` draws them itself. With it
@@ -74,7 +72,9 @@ def encode_region(
     Raises:
         RegionError: an argument is not as described.
     """
-    _check_arguments(mask, kind, label, score, tolerance)
+    _check_arguments(mask, kind, label, score, tolerance or 0.0)
+    if tolerance is None:
+        tolerance = default_tolerance(*mask.shape)
     if not mask.any():
         return []
     height, width = size or mask.shape

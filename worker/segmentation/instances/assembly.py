@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from worker.segmentation.instances.acceptance import ACCEPTANCE_MODEL, EvidenceExtractor, SegmentEvidence
 from worker.segmentation.instances.class_map import Crop, class_components, clean, present_classes
 from worker.segmentation.instances.splitting import CUT_RULE, CutRule, split_component
+from worker.segmentation.instances.tidying import tidy_thing
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def assemble(
     ]
     if image is not None and rule is not None:
         candidates = list(_split_things(candidates, image, min_area, rule))
+    candidates = [_tidied(candidate, classes.shape) for candidate in candidates]
     candidates.sort(key=lambda candidate: -candidate.area)
     if len(candidates) > _MAX_SEGMENTS:
         log.warning("%d segments found; the %d largest are kept", len(candidates), _MAX_SEGMENTS)
@@ -134,6 +136,14 @@ def _split_things(
             area = int(np.count_nonzero(part.mask))
             if area >= min_area:
                 yield _Candidate(candidate.request, part.mask, candidate.crop, area, part.cut_margin)
+
+
+def _tidied(candidate: _Candidate, size: tuple[int, ...]) -> _Candidate:
+    """A thing without frayed arms and islands much smaller than itself; stuff as it is."""
+    if candidate.request.stuff:
+        return candidate
+    mask = tidy_thing(candidate.mask, candidate.crop, size)
+    return replace(candidate, mask=mask, area=int(np.count_nonzero(mask)))
 
 
 def _segment(candidate: _Candidate, extractor: EvidenceExtractor, size: tuple[int, ...]) -> Segment:
