@@ -1,4 +1,4 @@
-"""A trained adapter offered to a project of a real Label Studio: refused, served, shown, kept by new labels, taken back.
+"""A trained adapter offered to a project of a real Label Studio: refused, served, shown, taken back.
 
 `python -m tests.offered` is the longer round, with words that the model reads and a label that was never trained with.
 """
