@@ -1,4 +1,7 @@
-"""A trained adapter offered to a project of a real Label Studio: served, shown, open to a new label, rolled back."""
+"""A trained adapter offered to a project of a real Label Studio: refused, served, shown, taken back.
+
+`python -m tests.offered` is the longer round, with words that the model reads and a label that was never trained with.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from plugin_config.model_version import ZEROSHOT
 from tests.dense_world import builtin
 from tests.faults.stand import stand
 from tests.house import House, current_version
-from tests.offered.drawn_round import DrawnProject, command, config_of, mask_of, offer, wait_learner
+from tests.offered.drawn_round import DrawnProject, command, config_of, offer, wait_learner
 from tests.test_learning_loop import Running
 from worker.lab.dense_data import LabelledImage
 from worker.learning.adapter_files import save_adapter_folder
@@ -49,7 +52,7 @@ def write_adapter(folder: Path) -> None:
     save_adapter_folder(folder, recipe.fit(examples, words[:3], builtin()), builtin(), {"data": "drawn squares"})
 
 
-def test_an_offer_is_judged_served_open_to_new_labels_and_rolled_back(
+def test_an_offer_is_judged_served_and_rolled_back(
     house: House, tmp_path: Path, one_thread: None
 ) -> None:
     write_adapter(tmp_path / "run")
@@ -75,10 +78,6 @@ def test_an_offer_is_judged_served_open_to_new_labels_and_rolled_back(
         it.house.label_studio.request("PATCH", f"/api/projects/{project}/", json=body)
         more = current_version(it.house, made.project, adapter=told["served"])
         made.wait_stored(it, free, more)
-        for number in free:
-            (prediction,) = it.house.label_studio.predictions(made.ids[number])
-            truth = made.images[number].truth == 3
-            found = mask_of(prediction, "yellow shape", truth.shape)
-            assert (found & truth).sum() > 0.7 * (found | truth).sum(), "a label that nobody has taught"
+        assert made.mean_iou(it.house, free, NAMES[:3]) > 0.7, "a label more costs the others nothing"
         assert f"{ZEROSHOT} is served again" in command(it, "rollback", project)
         made.wait_stored(it, free, current_version(it.house, made.project, adapter=ZEROSHOT))

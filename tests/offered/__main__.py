@@ -12,13 +12,15 @@ import platform
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from plugin_config.local.supervisor import stop_on_signals
 from plugin_config.model_version import ZEROSHOT
-from tests.faults.stand import LabelStudioServer, label_studio, stand
+from tests.faults.stand import Serving, label_studio, stand
 from tests.house import current_version
 from tests.offered.drawn_round import (
     ROOT,
@@ -37,6 +39,13 @@ _ADDED = "heart"  # never trained with, and not among the labels at first
 _WORKER = "worker-1"
 
 
+@dataclass
+class Running:
+    """A Label Studio that was started elsewhere."""
+
+    url: str
+
+
 def main() -> int:
     """Run the round; returns 0 where everything but the verdict went as it must: the verdict may be either."""
     parser = argparse.ArgumentParser(prog="python -m tests.offered", description=(__doc__ or "").splitlines()[0])
@@ -44,9 +53,12 @@ def main() -> int:
     parser.add_argument("--free", type=int, default=12, help="tasks that are not (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=600, help="of the training (default: %(default)s)")
     parser.add_argument("--adapter", type=Path, help="a folder that is trained already")
+    parser.add_argument("--url", default="", help="of a Label Studio of the tests that runs already")
     parser.add_argument("--store", action="store_true", help="keep the figures in docs/results/offer.json")
     options = parser.parse_args()
-    with stop_on_signals(), label_studio() as server, tempfile.TemporaryDirectory(prefix="zm-offer-") as folder:
+    with stop_on_signals(), ExitStack() as held:
+        server: Serving = Running(options.url) if options.url else held.enter_context(label_studio())
+        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="zm-offer-"))
         told = measure(server, options, Path(folder))
     line = json.dumps(told)
     if options.store:
@@ -55,7 +67,7 @@ def main() -> int:
     return 0
 
 
-def measure(server: LabelStudioServer, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(server: Serving, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The round, as JSON."""
     data = drawn_set("drawn:words", scenes=options.corrected + options.free)
     labels = [label for label in data.labels if label != _ADDED]
