@@ -37,9 +37,11 @@ from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
 PHOTOGRAPHS = "photographs"
-_UNBLENDED = "unblended"
+_UNBLENDED, _ONE_VIEW = "unblended", "one_view"
 _INFERENCES = {"network": "network alone", "outlines": "with the outline stage", "oracle": "oracle (sees the truth)",
-               "strange": "another image's outlines", _UNBLENDED: "not blended with zero-shot"}  # fmt: skip
+               "strange": "another image's outlines", _UNBLENDED: "not blended with zero-shot",
+               _ONE_VIEW: "each image seen once"}  # fmt: skip
+_OF_LSEG = (_UNBLENDED, _ONE_VIEW)
 _LIVE_MINUTES = 13.5
 _LOWERED = (1.0, 2.0, 4.0)  # logits, on photographs
 
@@ -53,7 +55,7 @@ class Variant:
         name: of the rows.
         recipe: what is trained; None = training-free.
         inferences: names in `zeroshot.INFERENCES`, a row for each; of LSeg the row of "outlines", as it is served, has
-            just the name, and there is _UNBLENDED. SAZS is never blended.
+            just the name, and there are _UNBLENDED and _ONE_VIEW. SAZS is never blended.
         on_photographs: whether it is one of the few that photographs are for.
     """
 
@@ -70,7 +72,7 @@ class Variant:
 
     def judged(self, *, photographs: bool) -> tuple[str, ...]:
         """The inferences; on photographs nothing is blended."""
-        return tuple(one for one in self.inferences if not (photographs and one == _UNBLENDED))
+        return tuple(one for one in self.inferences if not (photographs and one in _OF_LSEG))
 
 
 def _block(name: str, depth: int) -> LSegRecipe:
@@ -81,7 +83,7 @@ _ALL = ("network", "outlines", "oracle")
 # The ones that matter most come first: what no time is left for is read from the file.
 VARIANTS = (
     Variant("lseg", "training-free", None),
-    Variant("lseg", "lseg", LSegRecipe(), ("outlines", _UNBLENDED), on_photographs=True),
+    Variant("lseg", "lseg", LSegRecipe(), ("outlines", *_OF_LSEG), on_photographs=True),
     Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
     Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
     Variant("lseg", "lseg, one DepthwiseBlock", _block("depthwise", 1)),
@@ -185,7 +187,9 @@ def _judge(
             found = _training_free(task.test, inference, lowered)
         else:
             head = adapter.at_strength(1) if variant.paper == "sazs" or inference == _UNBLENDED else adapter
-            asked = "outlines" if inference == _UNBLENDED else inference
+            if inference == _ONE_VIEW:
+                head = head.with_inference(replace(head.inference, flip=False))
+            asked = "outlines" if inference in _OF_LSEG else inference
             found = evaluator.figures(head, inference=asked, lowered=lowered, unseen_alone=bool(lowered))
         summary = as_json(found, data)
         kept = (*FIGURES, "lowered", "unseen_alone", "scenes")

@@ -93,8 +93,8 @@ def judge(
     corrected = {label for example in train for label in drawn_classes(example.truth)}
     if not corrected:
         return _keep(served, "no correction shows a label yet")
-    fine = any(head.fine for head in (served, candidate) if head is not None)
-    evaluator = Evaluator(segmenter, words, corrected, outlines=fine)
+    in_pixels = any(head.refinement.posteriors for head in (served, candidate) if head is not None)
+    evaluator = Evaluator(segmenter, words, corrected, outlines=in_pixels)
     names = [texts[0] for texts in words]
     split = evaluation_split(train, hold_out, seen)
     if candidate is not None:

@@ -77,6 +77,7 @@ class DenseRecipe:
     parts: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Preset]]
     trainings: ClassVar[Mapping[str, TrainingConfig]]
+    flips: ClassVar[bool] = False
     small: ClassVar[Callable[[Encoder, str], Preset]]
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]]
 
@@ -153,7 +154,7 @@ class DenseRecipe:
 
     def adapter(self, network: LSegNetwork, labels: LabelVectors, segmenter: Segmenter) -> DenseAdapter:
         """What a network has learned, as a head. On the model's own tower it is blended with the untrained model."""
-        inference = Inference(self.short_side(network, segmenter))
+        inference = Inference(self.short_side(network, segmenter), flip=self.flips)
         own = self.preset == SMALL and self.tower == ENCODER and self.texts is None
         return DenseAdapter(
             self.name, self.form, network.eval(), segmenter.towers, inference, network.preset.fine,
@@ -231,6 +232,7 @@ class LSegRecipe(DenseRecipe):
     name: ClassVar[str] = "lseg"
     presets: ClassVar[Mapping[str, Preset]] = LSEG_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = dict.fromkeys(LSEG_PRESETS, _LSEG_TRAINING)
+    flips: ClassVar[bool] = True  # each image is seen mirrored too, as in the paper's evaluation
     small: ClassVar[Callable[[Encoder, str], Preset]] = small_lseg
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = LSegNetwork
 
