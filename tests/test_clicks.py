@@ -117,9 +117,19 @@ def test_a_box_bounds_the_mask(discs: ClickScene) -> None:
     left, top, right, bottom = box_of(BLUE)
     whole = segment_prompt(discs, Prompt(boxes=((left - 3, top - 3, right + 3, bottom + 3),)), class_index=1)
     assert mask_iou(whole.mask, BLUE) > 0.8
-    half = segment_prompt(discs, Prompt((middle(BLUE),), boxes=((left, top, 160.0, bottom),)), class_index=1)
-    assert half.mask[:, :160].any()
-    assert not half.mask[:, 161:].any()
+    half = segment_prompt(discs, Prompt(((145.0, 120.0),), boxes=((left, top, 160.0, bottom),)), class_index=1)
+    assert mask_iou(half.mask[:, :160], BLUE[:, :160]) > 0.7
+    assert not half.mask[:, 160:].any()
+
+
+def test_a_click_outside_of_the_box_lifts_the_bound(discs: ClickScene) -> None:
+    box = (60.0, 90.0, 100.0, 140.0)
+    bounded, lifted = (
+        segment_prompt(discs, Prompt(points, boxes=(box,)), class_index=0).mask
+        for points in (((80.0, 120.0),), ((80.0, 120.0), (120.0, 120.0)))
+    )
+    assert not bounded[:, 100:].any()
+    assert lifted[120, 120]
 
 
 def test_what_is_taken_is_left_alone(discs: ClickScene) -> None:

@@ -16,6 +16,7 @@ from worker.segmentation.clicks.evidence import describe_cells, read_marks
 from worker.segmentation.clicks.model import ClickModel
 from worker.segmentation.clicks.prompts import Prompt
 from worker.segmentation.clicks.scene import ClickScene
+from worker.segmentation.clicks.second_look import describe_again
 from worker.segmentation.clicks.segmentation import cell_probabilities
 from worker.segmentation.clicks.superpixels import Floats
 
@@ -26,6 +27,8 @@ _PREDICTED, _SPOILED, _BOXED = 0.25, 0.25, 0.15  # of the prompts begin with the
 _ONE_CLICK, _MORE = 0.5, 0.5  # prompts of one click; parameter of the geometric number of the others
 _BOX_ERROR = 0.06  # standard deviation of a box's sides, relative to its size
 _ACCUMULATED = 0.8  # of the later clicks correct what the earlier ones gave
+_EMULATED = 0.6  # of the prompts on photographs: the builtin model reads no words of photographs, others do
+_PATCH, _SHORT_SIDE = 16, 448  # pixels, of the emulated model
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ClickExample:
     """A described prompt.
 
     Attributes:
-        described: (n, f) float16, as `describe_cells` gives it.
+        described: (n, f) float16, as `describe_cells` or `describe_again` gives it.
         truth: (n,) float32 share of each cell that belongs to the thing.
         area: (n,) float32 pixels.
     """
@@ -45,11 +48,12 @@ class ClickExample:
 
 @dataclass(frozen=True)
 class ReadyPicture:
-    """A picture with all that prompts on it need."""
+    """A picture with all that prompts on it need; of photographs, the model that predicted has read no words."""
 
     picture: Picture
     scene: ClickScene
     prediction: Prediction
+    is_photograph: bool
 
 
 def click_examples(
@@ -61,18 +65,26 @@ def click_examples(
         ready: the pictures.
         count: of the examples.
         rng: decides everything.
-        model: answers the earlier clicks of a prompt; None = they are answered by spoiled masks.
+        model: whose first look answers the earlier clicks of a prompt, and is described; None = earlier clicks are
+            answered by spoiled masks, and the first look itself is described.
     """
     ready = [one for one in ready if one.picture.things]
     while count:
         one = ready[rng.integers(len(ready))]
         thing = one.picture.things[rng.integers(len(one.picture.things))]
+        if one.is_photograph and rng.random() < _EMULATED:
+            one = replace(one, scene=_with_emulated_words(one, thing.index, rng))
         index = None if rng.random() < _NO_LABEL else thing.index
         prompt, current = _prompt(one, thing, index, rng, model)
         if not prompt.positive and not prompt.boxes and current is None:
             continue
         cells = one.scene.cells
-        described = describe_cells(one.scene, read_marks(one.scene, prompt, current), index)
+        marks = read_marks(one.scene, prompt, current)
+        if model is None:
+            described = describe_cells(one.scene, marks, index)
+        else:
+            guess = cell_probabilities(one.scene, prompt, index, current, model)
+            described = describe_again(one.scene, marks, index, guess)
         small = cv2.resize(thing.mask.astype(np.float32), cells.labels.shape[::-1], interpolation=cv2.INTER_AREA)
         yield ClickExample(described.astype(np.float16), cells.mean(small), cells.area)
         count -= 1
@@ -103,6 +115,20 @@ def _prompt(
             mask = _spoiled(one, truth, rng) if model is None else _answered(one.scene, prompt, index, current, model)
             current = mask if rng.random() < _ACCUMULATED and mask.any() else current
     return prompt, current
+
+
+def _with_emulated_words(one: ReadyPicture, index: int, rng: np.random.Generator) -> ClickScene:
+    """The scene with a posterior of one class as a patch model might give it: shares of patches, and smooth noise."""
+    truth = np.any([thing.mask for thing in one.picture.things if thing.index == index], axis=0)
+    scale = _SHORT_SIDE / min(truth.shape) / _PATCH
+    grid = (max(4, round(truth.shape[1] * scale)), max(4, round(truth.shape[0] * scale)))
+    small = cv2.resize(truth.astype(np.float32), grid, interpolation=cv2.INTER_AREA)
+    share = cv2.GaussianBlur(small, (0, 0), rng.uniform(0.5, 1.2), borderType=cv2.BORDER_REPLICATE)
+    noise = cv2.GaussianBlur(rng.standard_normal(share.shape).astype(np.float32), (0, 0), 1.5)
+    logits = (share + rng.uniform(0.05, 0.4) * noise / (noise.std() + 1e-6) - 0.5) * rng.uniform(4, 10)
+    cells = one.scene.cells
+    grown = cv2.resize(logits, cells.labels.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return replace(one.scene, posterior=cells.mean(1 / (1 + np.exp(-grown)))[None], rows={index: 0})
 
 
 def _boxed(truth: Mask, rng: np.random.Generator) -> Prompt:

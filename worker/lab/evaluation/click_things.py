@@ -77,7 +77,7 @@ def drawn_pictures(count: int, *, seed: int) -> Iterator[Picture]:
         yield Picture(f"drawn scene {number}", drawn.scene.image, words, _large(things))
 
 
-def photographs(folder: Path, part: str) -> Iterator[Picture]:
+def read_photographs(folder: Path, part: str) -> Iterator[Picture]:
     """Read the photographs of one part of a set, or of all ("").
 
     Raises:

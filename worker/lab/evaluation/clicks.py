@@ -22,7 +22,7 @@ from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
 from worker.lab.evaluation.click_methods import METHODS
 from worker.lab.evaluation.click_robot import GOAL, MOST_CLICKS, Robot
-from worker.lab.evaluation.click_things import Picture, drawn_pictures, photographs, predict
+from worker.lab.evaluation.click_things import Picture, drawn_pictures, predict, read_photographs
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
 from worker.learning.recipes import recipe_named
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _sets(options: argparse.Namespace, head: Head | None) -> Iterator[tuple[str, list[Picture], Head | None]]:
     if options.photos is not None:
-        yield options.photos.name, list(photographs(options.photos, options.part))[: options.limit or None], head
+        yield options.photos.name, list(read_photographs(options.photos, options.part))[: options.limit or None], head
     if options.drawn:
         yield "drawn", list(drawn_pictures(options.limit or 40, seed=options.seed)), None
 
@@ -180,5 +180,6 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Format the figures for a person."""
     lines = []
     for name, found in results.items():
-        lines += [f"{name}: {found['n']} things", *(f"  {key:<24}{value}" for key, value in found.items() if key != "n")]
+        lines.append(f"{name}: {found['n']} things")
+        lines += [f"  {key:<24}{value}" for key, value in found.items() if key != "n"]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""Fit the network of `worker.segmentation.clicks.model`: `python -m worker.lab.evaluation.fit_clicks FILE`.
+"""Fit the networks of `worker.segmentation.clicks.model`: `python -m worker.lab.evaluation.fit_clicks FILE`.
 
-On drawn scenes that no protocol uses, and on photographs with instances where they are given. A second round is fitted
-on prompts in which earlier clicks were answered by the first round's network.
+On drawn scenes that no protocol uses, and on photographs with instances where they are given. The second network is
+fitted on guesses of the first, which also answers the earlier clicks of its prompts.
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from worker.lab.evaluation.click_examples import ClickExample, ReadyPicture, click_examples
-from worker.lab.evaluation.click_things import Picture, drawn_pictures, photographs, predict
+from worker.lab.evaluation.click_things import Picture, drawn_pictures, predict, read_photographs
 from worker.lab.evaluation.panoptic_scenes import FIT_SEED
-from worker.segmentation.clicks.model import ClickModel
+from worker.segmentation.clicks.model import FIRST, SECOND, ClickModel, Layers
 from worker.segmentation.clicks.scene import prepare
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
+
+Arrays = NDArray[np.float32]
 
 UNITS = 24
 _LEAST_DEVIATION = 0.05
@@ -40,7 +44,7 @@ class Network(nn.Module):
         self.mean = torch.from_numpy(rows.mean(axis=0))
         self.deviation = torch.from_numpy(rows.std(axis=0) + np.float32(_LEAST_DEVIATION))
         sizes = (rows.shape[1], UNITS, UNITS, 1)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
 
     def forward(self, described: Tensor) -> Tensor:
         """Logits (n,) of cells (n, f)."""
@@ -50,11 +54,11 @@ class Network(nn.Module):
         found: Tensor = self.layers[-1](values)[:, 0]
         return found
 
-    def arrays(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-        """As `ClickModel.of` reads them."""
+    def arrays(self) -> dict[str, Arrays]:
+        """As `Layers.of` reads them."""
         found = {"mean": self.mean, "deviation": self.deviation}
         for number, layer in enumerate(self.layers):
-            found |= {f"weight{number}": layer.weight.detach(), f"bias{number}": layer.bias.detach()}  # type: ignore[dict-item]
+            found |= {f"{name}{number}": values.detach() for name, values in layer.named_parameters()}
         return {name: np.ascontiguousarray(values.numpy()) for name, values in found.items()}
 
 
@@ -70,10 +74,10 @@ def loss_of(logits: Tensor, example: ClickExample) -> Tensor:
     return _CROSS_ENTROPY * entropy + 1 - shared / union
 
 
-def fit(examples: Sequence[ClickExample], *, epochs: int, seed: int, network: Network | None = None) -> Network:
-    """Train a network, or train one further; the same examples and seed give the same one."""
+def fit(examples: Sequence[ClickExample], *, epochs: int, seed: int) -> Network:
+    """Train a network; the same examples and seed give the same one."""
     torch.manual_seed(seed)
-    network = network or Network(examples)
+    network = Network(examples)
     optimiser = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
     steps = epochs * -(-len(examples) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
@@ -92,12 +96,12 @@ def fit(examples: Sequence[ClickExample], *, epochs: int, seed: int, network: Ne
     return network
 
 
-def ready_pictures(segmenter: Segmenter, pictures: Iterable[Picture]) -> list[ReadyPicture]:
-    """Prepare pictures for clicks, zero-shot."""
+def ready_pictures(segmenter: Segmenter, pictures: Iterable[Picture], *, photographs: bool) -> list[ReadyPicture]:
+    """Prepare drawn scenes or photographs for clicks, zero-shot."""
     found = []
     for picture in pictures:
         scores, prediction = predict(segmenter, picture, None)
-        found.append(ReadyPicture(picture, prepare(segmenter, scores), prediction))
+        found.append(ReadyPicture(picture, prepare(segmenter, scores), prediction, photographs))
     return found
 
 
@@ -113,19 +117,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the examples and the weights (default: %(default)s)")
     options = parser.parse_args(arguments)
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
-    sources: list[Iterable[Picture]] = [photographs(folder, options.part) for folder in options.photos]
-    sources.append(drawn_pictures(options.scenes, seed=FIT_SEED))
-    ready = [ready_pictures(segmenter, pictures) for pictures in sources]
-    examples: list[ClickExample] = []
-    network: Network | None = None
-    for number in range(2):
-        model = None if network is None else ClickModel.of(network.arrays())
-        rng = np.random.default_rng((options.seed, number))
-        for pictures in ready:
-            examples += click_examples(pictures, options.examples, rng, model)
-        network = fit(examples, epochs=options.epochs, seed=options.seed, network=network)
-        sys.stderr.write(f"round {number + 1}: {len(examples)} examples\n")
-        save_file(network.arrays(), options.file)
+    ready = [ready_pictures(segmenter, read_photographs(folder, options.part), photographs=True)
+             for folder in options.photos]  # fmt: skip
+    ready.append(ready_pictures(segmenter, drawn_pictures(options.scenes, seed=FIT_SEED), photographs=False))
+    arrays: dict[str, Arrays] = {}
+    model: ClickModel | None = None
+    for look in (FIRST, SECOND):
+        rng = np.random.default_rng((options.seed, len(arrays)))
+        examples = [example for some in ready for example in click_examples(some, options.examples, rng, model)]
+        found = fit(examples, epochs=options.epochs, seed=options.seed).arrays()
+        model = ClickModel(Layers.of(found))
+        arrays |= {look + name: values for name, values in found.items()}
+        sys.stderr.write(f"{look} {len(examples)} examples\n")
+    save_file(arrays, options.file)
     return 0
 
 

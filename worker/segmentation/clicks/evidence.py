@@ -1,4 +1,4 @@
-"""What each cell of an image has to do with the clicks: the inputs of the model that decides which cells are the thing."""
+"""What each cell of an image has to do with the clicks: what the first look of the model sees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.segmentation.clicks.superpixels import Floats, Ints, Superpixels
 _STEP = 0.02  # added to the cost of each edge, so that a path costs something where nothing changes
 _MOST_STEPS = 120  # cells that a path may cross
 _FAR = 3.0  # distance of what has no path, or no click to come from
-_COLOUR_UNIT = 20.0  # Lab
+COLOUR_UNIT = 20.0  # Lab
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ def describe_cells(scene: ClickScene, marks: Marks, class_index: int | None) -> 
     for points in (positive, negative):
         lengths = path_lengths(cells, costs, points)
         columns += [np.log1p(4 * row) for row in lengths]
-        columns += [_area_nearer(cells, row) for row in lengths[:3]]
+        columns += [area_nearer(cells, row) for row in lengths[:3]]
         columns.append(np.log1p(4 * widest_step(cells, points)))
-        columns.append(_nearest(cells.centre, points, 1.0))
-        columns.append(_nearest(cells.colour / _COLOUR_UNIT, points, _FAR))
-        columns += [_alike(values, points) for values in scene.features]
+        columns.append(nearest(cells.centre, points, 1.0))
+        columns.append(nearest(cells.colour / COLOUR_UNIT, points, _FAR))
+        columns += [similarity(values, points) for values in scene.features]
     one = np.ones(cells.count, dtype=np.float32)
     at_click = float(likely[positive].mean()) if known and len(positive) else 0.0
     columns += [
         likely, one * at_click, likely * at_click, one * known,
         2 * marks.current - marks.corrects, marks.depth, one * marks.corrects,
         one * (float(marks.current[marks.positive].mean()) if len(marks.positive) else 0.5),
-        marks.inside, one * marks.boxed, *_in_box(cells, marks),
+        marks.inside, one * marks.boxed, *in_box(cells, marks),
         one * (len(marks.positive) == 0), one * (len(marks.negative) == 0),
         one * np.log1p(len(marks.positive)), one * np.log1p(len(marks.negative)),
     ]  # fmt: skip
@@ -107,10 +107,10 @@ def seeds(scene: ClickScene, marks: Marks) -> tuple[Ints, Ints]:
     positive, negative = marks.positive, marks.negative
     if not len(positive):
         if marks.boxed:
-            across, down = _in_box(scene.cells, marks)
+            across, down = in_box(scene.cells, marks)
             positive = np.argsort(np.maximum(across, down) + (marks.current < 0.5) * marks.corrects)[:3]
         elif marks.corrects:
-            away = _nearest(scene.cells.centre, negative, 1.0)
+            away = nearest(scene.cells.centre, negative, 1.0)
             positive = np.argsort(-np.where(marks.current > 0.5, marks.depth + 2 * np.minimum(away, 0.5), -9))[:3]
     if marks.boxed:
         outside = np.flatnonzero(marks.inside < 0.05)
@@ -121,7 +121,7 @@ def seeds(scene: ClickScene, marks: Marks) -> tuple[Ints, Ints]:
 def edge_costs(scene: ClickScene, likely: Floats) -> Floats:
     """(4, e) float32 cost of crossing each border: by mean colour, by gradient, by features, by the class."""
     one, other = scene.cells.ends
-    colour = np.sqrt(np.square(scene.cells.colour[one] - scene.cells.colour[other]).sum(axis=1)) / _COLOUR_UNIT
+    colour = np.sqrt(np.square(scene.cells.colour[one] - scene.cells.colour[other]).sum(axis=1)) / COLOUR_UNIT
     alike = sum((values[one] * values[other]).sum(axis=1) for values in scene.features[:2]) / 2
     return np.stack([colour, scene.cells.gradient / 5, 1 - alike, np.abs(likely[one] - likely[other])]) + _STEP
 
@@ -135,8 +135,13 @@ def path_lengths(cells: Superpixels, costs: Floats, points: Ints) -> Floats:
 
 def widest_step(cells: Superpixels, points: Ints) -> Floats:
     """Least of the highest gradients that a path to every cell must cross: (n,)."""
+    return least_step(cells, cells.gradient / 5, points)
+
+
+def least_step(cells: Superpixels, costs: Floats, points: Ints) -> Floats:
+    """Least of the highest costs, of (e,), that a path from some cells to every cell must cross: (n,)."""
     found = np.full((1, cells.count), _FAR, dtype=np.float32)
-    step = np.pad(cells.gradient / 5, (0, 1))[cells.neighbours.edge][None]
+    step = np.pad(costs, (0, 1))[cells.neighbours.edge][None]
     return _spread(found, points, cells.neighbours.cell, lambda before: np.maximum(before, step, out=before))[0]
 
 
@@ -154,7 +159,7 @@ def _spread(found: Floats, points: Ints, near: Ints, cross: Callable[[Floats], F
     return found
 
 
-def _nearest(values: Floats, points: Ints, far: float) -> Floats:
+def nearest(values: Floats, points: Ints, far: float) -> Floats:
     """Distance of (n, D) values to those of the nearest of some cells."""
     if not len(points):
         return np.full(len(values), far, dtype=np.float32)
@@ -164,7 +169,7 @@ def _nearest(values: Floats, points: Ints, far: float) -> Floats:
     return np.sqrt(np.maximum(square.min(axis=1), 0)).astype(np.float32)
 
 
-def _area_nearer(cells: Superpixels, distance: Floats) -> Floats:
+def area_nearer(cells: Superpixels, distance: Floats) -> Floats:
     """Logarithm of the share of the image that is no farther than each cell, 0 for all of it, -1 for a thousandth."""
     order = np.argsort(distance)
     share = np.empty(cells.count, dtype=np.float32)
@@ -172,7 +177,7 @@ def _area_nearer(cells: Superpixels, distance: Floats) -> Floats:
     return np.maximum(np.log10(share) / 3, -1.2)
 
 
-def _alike(values: Floats, points: Ints) -> Floats:
+def similarity(values: Floats, points: Ints) -> Floats:
     """Cosine of (n, D) unit vectors with the most similar of some cells."""
     if not len(points):
         return np.zeros(len(values), dtype=np.float32)
@@ -180,7 +185,12 @@ def _alike(values: Floats, points: Ints) -> Floats:
     return np.asarray((values @ values[most].T).max(axis=1))
 
 
-def _in_box(cells: Superpixels, marks: Marks) -> tuple[Floats, Floats]:
+def distances(values: Floats, point: Floats) -> Floats:
+    """(n,) of (n, D) values to a point (D,)."""
+    return np.asarray(np.sqrt(np.square(values - point).sum(axis=1)), dtype=np.float32)
+
+
+def in_box(cells: Superpixels, marks: Marks) -> tuple[Floats, Floats]:
     """How far each cell is from the middle of the boxes' extent, across and down, 1 at the edges; 0 without boxes."""
     if not marks.boxed:
         zero = np.zeros(cells.count, dtype=np.float32)

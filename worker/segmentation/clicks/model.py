@@ -1,10 +1,11 @@
-"""The small network that decides from its description how likely a cell belongs to the thing that is clicked on.
+"""Two small networks that decide from descriptions of the cells which of them are the thing that is clicked on.
 
-Its weights are shipped; `python -m worker.lab.evaluation.fit_clicks` makes them.
+Their weights are shipped; `python -m worker.lab.evaluation.fit_clicks` makes them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import as_file, files
@@ -15,11 +16,14 @@ from safetensors.numpy import load_file
 from worker.segmentation.clicks.superpixels import Floats
 
 WEIGHTS = "weights.safetensors"
-"""File of the shipped weights, in this package."""
+"""File of the shipped weights, in this package: those of the first look and of the second."""
+
+FIRST, SECOND = "first.", "second."
+"""What the names of their arrays begin with."""
 
 
 @dataclass(frozen=True)
-class ClickModel:
+class Layers:
     """Fully connected layers with rectified units between them, on standardised inputs.
 
     Attributes:
@@ -33,19 +37,12 @@ class ClickModel:
     layers: tuple[tuple[Floats, Floats], ...]
 
     @staticmethod
-    @lru_cache(maxsize=1)
-    def shipped() -> ClickModel:
-        """The one whose weights are shipped."""
-        with as_file(files(__package__) / WEIGHTS) as path:
-            return ClickModel.of(load_file(path))
-
-    @staticmethod
-    def of(arrays: dict[str, Floats]) -> ClickModel:
-        """Make one of named arrays: mean, deviation, weight0, bias0, weight1, ..."""
+    def of(arrays: Mapping[str, Floats]) -> Layers:
+        """Make them of named arrays: mean, deviation, weight0, bias0, weight1, ..."""
         arrays = {name: values.astype(np.float32) for name, values in arrays.items()}
         count = sum(name.startswith("weight") for name in arrays)
         layers = tuple((arrays[f"weight{k}"], arrays[f"bias{k}"]) for k in range(count))
-        return ClickModel(arrays["mean"], arrays["deviation"], layers)
+        return Layers(arrays["mean"], arrays["deviation"], layers)
 
     def logits(self, described: Floats) -> Floats:
         """Log-odds (n,) of cells (n, f) to belong to the thing."""
@@ -54,3 +51,28 @@ class ClickModel:
             values = np.maximum(values @ weights.T + bias, 0)
         weights, bias = self.layers[-1]
         return np.asarray((values @ weights.T + bias)[:, 0])
+
+
+@dataclass(frozen=True)
+class ClickModel:
+    """Both networks.
+
+    Attributes:
+        first: guesses from the clicks.
+        second: decides from the guess; None while only the first is fitted.
+    """
+
+    first: Layers
+    second: Layers | None = None
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def shipped() -> ClickModel:
+        """The one whose weights are shipped."""
+        with as_file(files(__package__) / WEIGHTS) as path:
+            arrays = load_file(path)
+        first, second = (
+            {name.removeprefix(look): values for name, values in arrays.items() if name.startswith(look)}
+            for look in (FIRST, SECOND)
+        )
+        return ClickModel(Layers.of(first), Layers.of(second))

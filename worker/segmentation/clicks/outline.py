@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from worker.segmentation.clicks.scene import ClickScene
 from worker.segmentation.clicks.superpixels import Floats
 from worker.segmentation.outlines.guided import fit_local_lines
-from worker.segmentation.pictures import resize, rgb_picture
+from worker.segmentation.pictures import rgb_picture
 
 Mask = NDArray[np.bool_]
 

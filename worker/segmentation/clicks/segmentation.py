@@ -7,19 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin_config.errors import PromptError
-from worker.segmentation.clicks.evidence import describe_cells, read_marks, seeds
+from worker.segmentation.clicks.evidence import Marks, describe_cells, read_marks
 from worker.segmentation.clicks.model import ClickModel
 from worker.segmentation.clicks.outline import look_closer
 from worker.segmentation.clicks.prompts import Prompt, PromptedMask, pixel_of, pixels_in
 from worker.segmentation.clicks.redrawing import redraw
 from worker.segmentation.clicks.scene import ClickScene
-from worker.segmentation.clicks.smoothing import smooth
+from worker.segmentation.clicks.second_look import describe_again
 from worker.segmentation.clicks.superpixels import Floats
 
 Mask = NDArray[np.bool_]
 
 _SPECK = 0.02  # share of the mask: smaller pieces without a click, and smaller holes, are noise
 _SURE = 6.0  # log-odds of cells that are clicked on
+_MOST_LOGIT = 15.0
 
 
 def segment_prompt(
@@ -74,11 +75,19 @@ def cell_probabilities(
     model: ClickModel | None = None,
 ) -> Floats:
     """How likely each cell belongs to what is clicked on, (n,) float32; see `segment_prompt`."""
+    model = model or ClickModel.shipped()
     marks = read_marks(scene, prompt, current)
-    logits = (model or ClickModel.shipped()).logits(describe_cells(scene, marks, class_index))
+    likely = _sure(marks, model.first.logits(describe_cells(scene, marks, class_index)))
+    if model.second is not None:
+        likely = _sure(marks, model.second.logits(describe_again(scene, marks, class_index, likely)))
+    return likely
+
+
+def _sure(marks: Marks, logits: Floats) -> Floats:
+    """Log-odds to probabilities; those of the cells that are clicked on are known."""
     logits[marks.positive] = np.maximum(logits[marks.positive], _SURE)
     logits[marks.negative] = np.minimum(logits[marks.negative], -_SURE)
-    return smooth(scene.cells, 1 / (1 + np.exp(-np.clip(logits, -15, 15))))
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -_MOST_LOGIT, _MOST_LOGIT))))
 
 
 def _check(scene: ClickScene, prompt: Prompt, taken: Mask | None, current: Mask | None) -> None:
@@ -127,7 +136,7 @@ def _tidied(mask: Mask, prompt: Prompt, size: tuple[int, int], current: Mask | N
 
 
 def _without_pinholes(mask: Mask, prompt: Prompt, size: tuple[int, int]) -> Mask:
-    count, numbered, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    _, numbered, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] < _SPECK * max(1, np.count_nonzero(mask))
     small[0] = False
     for point in prompt.negative:

@@ -88,9 +88,11 @@ def superpixels(image: RGBImage, count: int = CELLS) -> Superpixels:
     """Cut an image, (h, w, 3) uint8 RGB, into about `count` cells by a watershed from a grid of seeds."""
     blurred = cv2.GaussianBlur(image, (0, 0), _SMOOTHING)
     lab = cv2.cvtColor(blurred.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    scaled = np.clip(lab * np.float32([2.0, 2.0, 2.0]) + np.float32([20.0, 128.0, 128.0]), 0, 255).astype(np.uint8)
+    scaled = np.clip(2 * lab + np.float32([20, 128, 128]), 0, 255).astype(np.uint8)
     seeds = _seeds(lab, count)
-    markers = cv2.watershed(scaled, seeds)
+    # A watershed leaves out the border of its image, so it gets one of one more pixel.
+    framed = cv2.copyMakeBorder(scaled, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    markers = cv2.watershed(framed, np.pad(seeds, 1))[1:-1, 1:-1]
     labels = _without_gaps(markers, lab, int(seeds.max()))
     return _measured(labels, lab)
 
@@ -120,7 +122,6 @@ def _seeds(lab: Floats, count: int) -> NDArray[np.int32]:
 def _without_gaps(markers: NDArray[np.int32], lab: Floats, count: int) -> NDArray[np.int32]:
     """Give the lines between basins to the neighbouring cell of the nearest mean colour."""
     labels = np.where(markers > 0, markers, 0).astype(np.int32)
-    labels[[0, -1]], labels[:, [0, -1]] = 0, 0
     for _ in range(_ROUNDS):
         waiting = labels == 0
         if not waiting.any():
