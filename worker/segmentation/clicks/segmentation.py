@@ -61,6 +61,8 @@ def segment_prompt(
     probability = np.zeros(scene.size, dtype=np.float32)
     probability[window.rows, window.columns] = window.likely
     mask = (probability > 0.5) & ~forbidden
+    if current is not None and prompt.negative:
+        mask &= ~_rejected(scene, prompt, current)
     mask = _tidied(mask, prompt, scene, current)
     mask = _obeying(mask & ~forbidden, prompt, scene, forbidden)
     if scene.session is not None and mask.any():
@@ -139,6 +141,23 @@ def _tidied(mask: Mask, prompt: Prompt, scene: ClickScene, current: Mask | None)
         crop = (slice(top, top + height), slice(left, left + width))
         found[crop] &= ~_others(numbered[crop] == number, crop, prompt, scene, current)
     return _without_pinholes(found, prompt, size)
+
+
+def _rejected(scene: ClickScene, prompt: Prompt, current: Mask) -> Mask:
+    """(H, W) bool things in the mask that is corrected which have a click outside, and none inside."""
+    found = np.zeros(scene.size, dtype=np.bool_)
+    _, numbered, stats, _ = cv2.connectedComponentsWithStats(current.astype(np.uint8), connectivity=8)
+    negative, positive = ({pixel_of(p, scene.size) for p in points} for points in (prompt.negative, prompt.positive))
+    for number in {int(numbered[pixel]) for pixel in negative} - {0}:
+        left, top, width, height = (int(value) for value in stats[number, :4])
+        crop = (slice(top, top + height), slice(left, left + width))
+        parts = split_component(numbered[crop] == number, scene.image[crop])
+        for part in parts if len(parts) > 1 else []:
+            whole = np.zeros(scene.size, dtype=np.bool_)
+            whole[crop] = part.mask
+            if any(whole[pixel] for pixel in negative) and not any(whole[pixel] for pixel in positive):
+                found |= whole
+    return found
 
 
 def _others(piece: Mask, crop: Crop, prompt: Prompt, scene: ClickScene, current: Mask | None) -> Mask:
