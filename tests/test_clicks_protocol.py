@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.lab.evaluate import main
-from worker.lab.evaluation.click_robot import GOAL, Robot
+from worker.lab.evaluation.click_robot import Robot
 from worker.lab.evaluation.clicks import Sessions
 from worker.lab.evaluation.fit_clicks import main as fit_main
 from worker.lab.evaluation.panoptic_scenes import STUFF_FROM, panoptic_scene
 from worker.segmentation.clicks.model import FIRST, SECOND
-from worker.segmentation.clicks.prompts import Prompt, pixel_of
+from worker.segmentation.clicks.prompts import Prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,13 +29,8 @@ def square(left: int, top: int, side: int) -> Mask:
     return mask
 
 
-def patient(prompt: Prompt, current: Mask | None) -> Mask:
-    """Answers every click with a small square around it, beside what is there."""
-    mask = square(0, 0, 0) if current is None else current.copy()
-    for points, inside in ((prompt.positive, True), (prompt.negative, False)):
-        for row, column in (pixel_of(point, (60, 80)) for point in points):
-            mask[max(0, row - 4) : row + 5, max(0, column - 4) : column + 5] = inside
-    return mask
+def empty(prompt: Prompt, current: Mask | None) -> Mask:
+    return square(0, 0, 0)
 
 
 def test_the_robot_clicks_in_the_middle_of_the_largest_error() -> None:
@@ -46,11 +41,14 @@ def test_the_robot_clicks_in_the_middle_of_the_largest_error() -> None:
 
 
 def test_the_robot_stops_at_the_goal_and_gives_up() -> None:
-    ious = Robot(0.0, 1).correct(patient, square(10, 10, 20), None)
-    assert ious[0] == 0.0
-    assert ious[-1] >= GOAL > max(ious[:-1])
-    assert len(Robot(0.0, 1, 3).correct(patient, square(10, 10, 40), None)) == 4
-    assert Robot(0.0, 1).correct(patient, square(10, 10, 20), square(10, 10, 20)) == [1.0]
+    truth = square(10, 10, 20)
+
+    def third_time_right(prompt: Prompt, current: Mask | None) -> Mask:
+        return truth if len(prompt.positive) == 3 else square(0, 0, 0)
+
+    assert Robot(0.0, 1).correct(third_time_right, truth, None) == [0.0, 0.0, 0.0, 1.0]
+    assert Robot(0.0, 1, 2).correct(third_time_right, truth, None) == [0.0, 0.0, 0.0]
+    assert Robot(0.0, 1).correct(empty, truth, square(10, 10, 19)) == [0.9025]
 
 
 def test_jitter_moves_clicks_and_the_seed_repeats_them() -> None:

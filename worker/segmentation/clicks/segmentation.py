@@ -57,6 +57,10 @@ def segment_prompt(
     if bound is not None:
         forbidden |= ~bound
     likely = cell_probabilities(scene, prompt, class_index, current)
+    if current is not None and _is_elsewhere(current, prompt):
+        fresh = cell_probabilities(scene, prompt, class_index, None)
+        if _certainty(scene, fresh) > _certainty(scene, likely):
+            likely, current = fresh, None
     window = look_closer(scene, likely)
     probability = np.zeros(scene.size, dtype=np.float32)
     probability[window.rows, window.columns] = window.likely
@@ -93,6 +97,19 @@ def _sure(marks: Marks, logits: Floats) -> Floats:
     logits[marks.positive] = np.maximum(logits[marks.positive], _SURE)
     logits[marks.negative] = np.minimum(logits[marks.negative], -_SURE)
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -_MOST_LOGIT, _MOST_LOGIT))))
+
+
+def _is_elsewhere(current: Mask, prompt: Prompt) -> bool:
+    """Whether a mask may be that of another thing: no click is in it."""
+    size = (current.shape[0], current.shape[1])
+    return bool(prompt.positive) and not any(current[pixel_of(p, size)] for p in (*prompt.positive, *prompt.negative))
+
+
+def _certainty(scene: ClickScene, likely: Floats) -> float:
+    """IoU to be expected of the cells that are likelier than not."""
+    share = scene.cells.area * likely
+    inside = likely > 0.5
+    return float(share[inside].sum() / (scene.cells.area[inside].sum() + share[~inside].sum()))
 
 
 def _check(scene: ClickScene, prompt: Prompt, taken: Mask | None, current: Mask | None) -> None:
