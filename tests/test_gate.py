@@ -17,6 +17,7 @@ from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
+from worker.segmentation.outlines.refinement import POSTERIORS
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,17 +70,17 @@ def test_what_was_promoted_is_better_on_photographs_never_seen(
     assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.25
 
 
-class FineAdapter(LinearAdapter):
-    """The same, said to follow outlines already."""
+class PosteriorAdapter(LinearAdapter):
+    """The same, whose scores are said to be posteriors."""
 
-    fine = True
+    refinement = POSTERIORS
 
 
-def test_where_scores_are_fine_all_are_judged_as_they_are_served(known: list[Example], segmenter: Segmenter) -> None:
-    """Outlines lift the zero-shot model and not scores that follow them: a gain before that step may be none after."""
+def test_posteriors_are_judged_as_they_are_served(known: list[Example], segmenter: Segmenter) -> None:
+    """Outlines lift some scores more than others: a gain before that step may be none after."""
     learned = LinearRecipe().fit(known[:6], KNOWN, segmenter)
     found = []
-    for candidate in (learned, FineAdapter(learned.weights)):
+    for candidate in (learned, PosteriorAdapter(learned.weights)):
         verdict = judge(LinearRecipe(), known[:6], known[6:], None, KNOWN, segmenter, candidate=candidate)
         found.append(verdict.figures["mean_iou"]["served"])
     assert found[1] > found[0] + 0.02, found

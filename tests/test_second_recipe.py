@@ -13,6 +13,7 @@ from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.jobs import LearnProject
 from plugin_config.versions.manifests import Contender
 from plugin_config.versions.rollback import roll_back
+from plugin_config.vocabulary import Vocabulary
 from tests.dense_world import builtin
 from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.learning_world import STRANGE, corrected_scenes
@@ -82,10 +83,10 @@ def start_learner(house: LearningHouse, name: str = "me") -> None:
 
 def correct(house: LearningHouse, examples: Sequence[Example], patch: pytest.MonkeyPatch) -> None:
     """So many images are corrected by now."""
-    def read(*_: object, **__: object) -> Iterator[Correction]:
+    def read(_: object, __: int, vocabulary: Vocabulary, **___: object) -> Iterator[Correction]:
         house.reads.append(None)
         for example in examples:
-            yield Correction(int(example.key), (1,), False, {}, example)
+            yield Correction(int(example.key), (1,), False, {}, example, vocabulary)
 
     patch.setattr(reading, "read_corrections", read)
     house.annotate(len(examples), digest=f"{len(examples)} images")

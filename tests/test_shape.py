@@ -213,11 +213,11 @@ def test_posteriors_that_are_shares_are_refined_as_shares() -> None:
     torch.testing.assert_close(read_posteriors(trained).shares, trained.softmax(dim=0))
     quality = {}
     for name, method in (("posteriors", POSTERIORS), ("fine", FINE)):
-        found, _ = pixel_classes(trained, truth.shape, image, method=method)
+        found, _ = pixel_classes(trained, (112, 144), image, method=method)
         quality[name] = mean_iou(confusion(truth, found, 3))
     assert quality["posteriors"] > quality["fine"] + 0.05
     # The pole, where a patch's posterior never reaches one half, is what trust keeps.
-    kept, _ = pixel_classes(trained, truth.shape, image, method=replace(POSTERIORS, trust=1.0))
+    kept, _ = pixel_classes(trained, (112, 144), image, method=replace(POSTERIORS, trust=1.0))
     assert mean_iou(confusion(truth, kept, 3)) > 0.95
     more = torch.cat([trained, trained[:1]])  # a class that only takes its share
     assert len(read_posteriors(more, 3).shares) == 3

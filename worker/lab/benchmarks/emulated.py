@@ -24,6 +24,7 @@ from worker.lab.drawn_world.world import random_thing
 from worker.lab.evaluation.photographs import Photograph, emulate_evidence
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.heads import ImageScores
+from worker.segmentation.outlines.refinement import ADAPTIVE, Method
 
 PRESENT = 5
 """Things in a drawn image, and labels that it shows."""
@@ -44,7 +45,7 @@ class EmulatedHead:
     """A head that returns given (n + 1, h, w) float32 logits for any scene, coarse as patch scores are."""
 
     patch_logits: Tensor
-    fine: ClassVar[bool] = False
+    refinement: ClassVar[Method] = ADAPTIVE
 
     def scores(self, image: ImageScores) -> ClassScores:
         """Return the given logits."""
