@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from cachetools import LRUCache, TTLCache
@@ -135,7 +134,7 @@ class ClickScenes:
         self._context.click = f"task {loaded.image.task.id}: its outlines are found"
         scores = segmenter.score(loaded.embedding, vocabulary.words, loaded.picture.pixels, classes=loaded.classes)
         try:
-            with turns.heads if plan.adapter else nullcontext():
+            with turns.heads:
                 clicks = prepare(segmenter, scores, plan.adapter)
         except LearningError as error:
             self.refuse(plan, error)
