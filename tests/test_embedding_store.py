@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worker.segmentation import embedding_store
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.embedding_store import EmbeddingStore
 from worker.segmentation.encoders.encoder import ImageEmbedding
@@ -123,7 +122,7 @@ def test_the_folder_is_bounded_and_what_was_used_last_stays(tmp_path: Path) -> N
 def test_a_full_disk_means_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(embedding_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     cache, store = cache_of(tmp_path, CountingSegmenter())
     for image in IMAGES:
         assert cache.embed([image])
