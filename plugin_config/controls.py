@@ -7,14 +7,15 @@ else among the remarks on the project.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from plugin_config.control_tags import LABELLING_TAGS, OUTPUT_KINDS, OUTPUTS, RANKS, SHAPE_TAGS, OutputKind, listed_tags
 from plugin_config.errors import LabelingConfigError
+from plugin_config.image_tags import Placed, check_address, check_repeaters
 from plugin_config.labeling_config import EXAMPLE, SUBJECT, Tag
 from plugin_config.options import OUTPUT, read_option
-from plugin_config.task_tags import labels_variable, repeater_flag
+from plugin_config.task_tags import labels_variable
 from plugin_config.task_variables import VARIABLE
 
 _WITH_LABELS = frozenset(tag.lower() for tag in OUTPUT_KINDS)
@@ -23,7 +24,7 @@ _CONTROLS = LABELLING_TAGS
 _TEXTS = frozenset({"text", "hypertext"})
 _OBJECTS = _TEXTS | {"audio", "audioplus", "chat", "custominterface", "image", "list", "pairwise", "paragraphs", "pdf",
                      "ranker", "table", "timeseries", "video"}  # fmt: skip
-_ONE_IMAGE = 'Write the key of its address behind a $, as in value="$image".'
+_MOST_NAMED = 5  # tags in a remark
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,7 @@ def find_controls(root: Tag) -> Controls:
     names = {control.image.name for control in served}
     others = [_other_image(placed.tag) for placed in found.objects
               if placed.tag.kind == "image" and placed.tag.name not in names]  # fmt: skip
+    others += _left_to_annotators(found, served)
     return Controls(
         drawn=tuple(control for control in served if control.tag.kind != "choices"),
         choices=tuple(control for control in served if control.tag.kind == "choices"),
@@ -138,25 +140,16 @@ def find_controls(root: Tag) -> Controls:
     )
 
 
-@dataclass
-class _Placed:
-    """A tag, the Repeaters that it stands in, and the labels or choices in it."""
-
-    tag: Tag
-    repeaters: tuple[Tag, ...]
-    labels: list[Tag] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class _Found:
     """The tags that matter, in the order of the config."""
 
-    objects: list[_Placed]
-    controls: list[_Placed]
-    shapes: list[_Placed]
+    objects: list[Placed]
+    controls: list[Placed]
+    shapes: list[Placed]
     others: list[Tag]
 
-    def add(self, tag: Tag, *, repeaters: tuple[Tag, ...] = (), control: _Placed | None = None) -> None:
+    def add(self, tag: Tag, *, repeaters: tuple[Tag, ...] = (), control: Placed | None = None) -> None:
         """Add a tag and all that is in it. `control`: the one whose labels these are."""
         if tag.kind in ("label", "choice"):
             if control is not None and (control.tag.kind == "choices") == (tag.kind == "choice"):
@@ -164,12 +157,12 @@ class _Found:
                 # The editor shows choices inside a choice as parts of it, which cannot be chosen.
                 control = None if tag.kind == "choice" else control
         elif tag.kind in _CONTROLS:
-            control = _Placed(tag, repeaters)
+            control = Placed(tag, repeaters)
             self.controls.append(control)
         elif tag.kind in _SHAPES:
-            self.shapes.append(_Placed(tag, repeaters))
+            self.shapes.append(Placed(tag, repeaters))
         elif tag.kind in _OBJECTS:
-            self.objects.append(_Placed(tag, repeaters))
+            self.objects.append(Placed(tag, repeaters))
         elif "toname" in tag.attributes:
             self.others.append(tag)
         for child in tag.children:
@@ -183,7 +176,7 @@ class _Found:
         return Counter(tag.name for tag in tags if tag.name)
 
     @cached_property
-    def objects_by_name(self) -> dict[str, _Placed]:
+    def objects_by_name(self) -> dict[str, Placed]:
         """The objects that controls can be connected to."""
         return {placed.tag.name: placed for placed in self.objects if placed.tag.name}
 
@@ -194,16 +187,14 @@ class _Found:
         return names if len(names) == 1 else []
 
 
-def _images_of(placed: _Placed, found: _Found) -> list[_Placed]:
+def _images_of(placed: Placed, found: _Found) -> list[Placed]:
     """The Images that a control draws on; none where it is about something else and would draw nothing here.
 
     Raises:
         LabelingConfigError: it would draw, and is connected to none.
     """
     control = placed.tag
-    targets = [part.strip() for part in control.attributes.get("toname", "").split(",") if part.strip()]
-    targets = list(dict.fromkeys(targets)) or found.lone_object
-    objects = [found.objects_by_name[name] for name in targets if name in found.objects_by_name]
+    objects = [found.objects_by_name[name] for name in _targets(control, found) if name in found.objects_by_name]
     images = [row for row in objects if row.tag.kind == "image"]
     if not images and control.kind in _WITH_LABELS:
         shown = ", ".join(row.tag.title for row in objects) or f"toName={control.attributes.get('toname', '')[:60]!r}"
@@ -213,66 +204,25 @@ def _images_of(placed: _Placed, found: _Found) -> list[_Placed]:
     return images
 
 
-def _check_image(placed: _Placed, image: _Placed, found: _Found) -> None:
+def _targets(control: Tag, found: _Found) -> list[str]:
+    """The names in a control's toName; without it the object that the editor connects it to."""
+    targets = [part.strip() for part in control.attributes.get("toname", "").split(",") if part.strip()]
+    return list(dict.fromkeys(targets)) or found.lone_object
+
+
+def _check_image(placed: Placed, image: Placed, found: _Found) -> None:
     """Check that a control can draw on an Image.
 
     Raises:
         LabelingConfigError: it cannot.
     """
-    _check_address(image.tag)
+    check_address(image.tag)
     for tag in (placed.tag, image.tag):
         if not tag.name:
             raise LabelingConfigError(tag.title, "is what no region can refer to", "Give it a name.")
         if found.names[tag.name] > 1:
             raise LabelingConfigError(tag.title, "shares its name with another tag", "Give each a name of its own.")
-    _check_repeaters(placed, image)
-
-
-def _check_address(image: Tag) -> None:
-    """Check that an Image has an address in every task.
-
-    Raises:
-        LabelingConfigError: it cannot have one.
-    """
-    listed, value = image.attributes.get("valuelist", "").strip(), image.value.strip()
-    if listed:
-        if not VARIABLE.fullmatch(listed):
-            problem = f"valueList={listed[:60]!r} is no variable, which alone can be a list of images"
-            raise LabelingConfigError(image.title, problem, 'Write the key behind a $, as in valueList="$images".')
-        return
-    if not value:
-        raise LabelingConfigError(image.title, "has no value", _ONE_IMAGE)
-    if _is_no_address(value):
-        problem = f"value={value[:60]!r} names no key of the task's data, and is no address"
-        raise LabelingConfigError(image.title, problem, 'Write the key behind a $, as in value="$image".')
-
-
-def _check_repeaters(placed: _Placed, image: _Placed) -> None:
-    """Check that a control and its Image are a pair in each turn of the Repeaters that they stand in.
-
-    Raises:
-        LabelingConfigError: they are not.
-    """
-    if placed.repeaters[: len(image.repeaters)] != image.repeaters:
-        problem = f"is not in the Repeater that its {image.tag.title} stands in"
-        raise LabelingConfigError(placed.tag.title, problem, "Put both into it.")
-    if image.repeaters and not placed.tag.attributes.get("toname", "").strip():
-        raise LabelingConfigError(placed.tag.title, "has no toName", f"Write toName={image.tag.name[:60]!r} into it.")
-    for row in (placed, image):
-        for repeater in row.repeaters:
-            flag, on = repeater_flag(repeater), repeater.attributes.get("on", "")
-            if flag not in row.tag.name:
-                problem = "has the same name in each turn of its Repeater"
-                raise LabelingConfigError(row.tag.title, problem, f"Write {flag[:60]} into its name and into toName.")
-            if not VARIABLE.search(on):
-                problem = f"on={on[:60]!r} names no list of the task's data ({row.tag.title} stands in it)"
-                raise LabelingConfigError("Repeater", problem, 'Write the key behind a $, as in on="$images".')
-
-
-def _is_no_address(value: str) -> bool:
-    """Whether the value of an Image is the same for every task, and can be no address: a key without its `$`."""
-    names_a_key = bool(VARIABLE.search(value)) or (value.startswith("$") and value != "$")
-    return not names_a_key and not {"/", ":"} & set(value)
+    check_repeaters(placed, image)
 
 
 def _has_labels_of_tasks(control: Tag) -> bool:
@@ -284,7 +234,7 @@ def _labels_of_tasks(control: Tag) -> LabelingConfigError:
     return LabelingConfigError(control.title, problem, 'Write the key behind a $, as in value="$labels".')
 
 
-def _control(placed: _Placed, image: Tag, found: _Found) -> Control:
+def _control(placed: Placed, image: Tag, found: _Found) -> Control:
     """Make a control of its tag.
 
     Raises:
@@ -296,7 +246,7 @@ def _control(placed: _Placed, image: Tag, found: _Found) -> Control:
     if wanted and wanted != OUTPUTS.get(shape.kind):
         problem = f"has output={wanted!r}, and draws {OUTPUTS.get(shape.kind, 'nothing')} alone"
         raise LabelingConfigError(tag.title, problem, "Take the attribute out, or take another control.")
-    refusal = _why_unanswered(tag) if tag.kind == "choices" else _why_undrawn(shape)
+    refusal = _why_unanswered(tag, image) if tag.kind == "choices" else _why_undrawn(shape)
     if refusal is not None:
         raise refusal
     if not placed.labels and not labels_variable(tag):
@@ -349,13 +299,16 @@ def _why_undrawn(shape: Tag) -> LabelingConfigError | None:
     return None
 
 
-def _why_unanswered(choices: Tag) -> LabelingConfigError | None:
-    """Why Choices are not answered for the image as a whole; None = they are."""
+def _why_unanswered(choices: Tag, image: Tag) -> LabelingConfigError | None:
+    """Why Choices are not answered for an image as a whole; None = they are."""
+    has_list, per_item = bool(image.attributes.get("valuelist", "").strip()), _is_true(choices, "peritem")
     when = choices.attributes.get("visiblewhen", "").strip().lower()
     if _is_true(choices, "perregion"):
         problem = "asks about single regions (perRegion)"
-    elif _is_true(choices, "peritem"):
-        problem = "asks about single items (perItem)"
+    elif per_item and not has_list:
+        problem = "asks about single items (perItem) of no list"
+    elif has_list and not per_item:
+        problem = "asks about all images of a list together, without perItem,"
     elif when and when != "no-region-selected":
         problem = "is shown only sometimes (visibleWhen)"
     elif _is_true(choices, "allownested"):
@@ -373,6 +326,21 @@ def _is_true(tag: Tag, attribute: str) -> bool:
 def _other_image(image: Tag) -> LabelingConfigError:
     problem = "is not segmented, because no control that is predicted is connected to it"
     return LabelingConfigError(image.title, problem, "Put its name into the toName of one.")
+
+
+def _left_to_annotators(found: _Found, served: list[Control]) -> list[LabelingConfigError]:
+    """What is told of the other controls of the images: questions, and tags of shapes that no labels are for."""
+    used = {control.shape.name for control in served}
+    shapes = [placed.tag for placed in found.shapes if placed.tag.name not in used]
+    images = {control.image.name for control in served}
+    left = [tag for tag in [*found.others, *shapes] if images & set(_targets(tag, found))]
+    if not left:
+        return []
+    titles = ", ".join(tag.title for tag in left[:_MOST_NAMED])
+    more = f" and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
+    remedy = "Labels and choices are predicted."
+    return [LabelingConfigError(titles + more, "are left to annotators" if more or len(left) > 1
+                                else "is left to annotators", remedy)]  # fmt: skip
 
 
 def _nothing_found(found: _Found) -> LabelingConfigError:

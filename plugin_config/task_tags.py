@@ -38,6 +38,20 @@ def labels_variable(control: Tag) -> str:
     return found[1] if found else ""
 
 
+def repeated_variables(root: Tag) -> list[str]:
+    """The variables of all Repeaters in a config, as they are in the first turn of those around them."""
+    found = []
+    for child in root.children:
+        inside = child
+        if child.kind == "repeater":
+            variable = VARIABLE.fullmatch(child.attributes.get("on", ""))
+            found += [variable[1]] if variable else []
+            flag = repeater_flag(child)
+            inside = replace(child, children=tuple(_turned(inner, flag, 0) for inner in child.children))
+        found += repeated_variables(inside)
+    return found
+
+
 @dataclass(frozen=True)
 class FilledConfig:
     """A labeling config as it is for one task.

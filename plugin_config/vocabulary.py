@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,123 +16,14 @@ from plugin_config.labeling_config import SUBJECT, Tag, read_config, refusal
 from plugin_config.labels import OfferedLabel, offered_labels
 from plugin_config.options import CONTROL_OPTIONS, SKIP, read_option
 from plugin_config.same_labels import LabelGroup, same_labels, undrawn_remarks
-from plugin_config.task_tags import fill_config
+from plugin_config.task_tags import fill_config, repeated_variables
+from plugin_config.vocabulary_rows import AskedLabels, Choice, Choices, ImageTag, Label, choices_row, label_row
 
 __all__ = ["OUTPUT_KINDS", "Choice", "Choices", "Label", "OutputKind", "Vocabulary", "joined", "parse_vocabulary"]
 
 MOST_TEXTS = 20_000
 """Texts of all labels together: each is encoded by the model once per worker."""
 _MOST_REMARKS = 12
-
-
-@dataclass(frozen=True)
-class Label:
-    """One label of one control.
-
-    Attributes:
-        key: what regions of the label carry: its `alias`, or its `value` where it has none.
-        texts: what to look for: its `prompt` attribute (comma list), or without one its value, its `synonyms` (comma
-            list), and the value with its `hint`, which annotators see as a tooltip.
-        control: name of the control tag.
-        to_name: name of the Image tag that the control draws on.
-        image_value: the Image tag's `value`: an address with variables (`$image`) that the task's data fills in; or its
-            `valueList`, a variable that has a list of addresses.
-        output: the region type that predictions of the label are drawn as.
-        stuff: whether all pixels of the label make one region (semantic), or each thing its own (instance). With
-            `segments="panoptic"`, the default, its `kind="stuff"` decides (sky, grass); with "semantic" every label is
-            stuff, with "instance" none. `segments` is an attribute of the control, or of a label that differs.
-        draws: whether its control draws the predictions. Of several controls with a label one does; regions that
-            annotators draw with the others are read as the same label.
-        shape: name of the tag that draws the regions of a Labels control (Brush, Polygon and so on), which has no
-            labels; "" = the control does.
-        image_list: whether `image_value` is a `valueList`.
-        least_score: regions of a lower score are left out; None = the setting ZEROMASK_LEAST_SCORE.
-        least_pixels: regions of a smaller area are left out, pixels of the image as it is stored.
-        least_share: regions of a smaller area are left out, as a share of the image's.
-        negatives: words that are rivals of the labels: what looks more like them is background.
-        skip: whether nothing is predicted for the label because it is for annotators alone. It is looked for
-            nevertheless, as a rival of the others, and learned.
-    """
-
-    key: str
-    texts: tuple[str, ...]
-    control: str
-    to_name: str
-    image_value: str
-    output: OutputKind
-    stuff: bool = False
-    draws: bool = True
-    shape: str = ""
-    image_list: bool = False
-    least_score: float | None = None
-    least_pixels: float = 0.0
-    least_share: float = 0.0
-    negatives: tuple[str, ...] = ()
-    skip: bool = False
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One choice of a Choices control.
-
-    Attributes:
-        key: what the answer carries: its `alias`, or its `value` where it has none.
-        texts: what to look for; see `Label`.
-    """
-
-    key: str
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A question about the image as a whole.
-
-    Attributes:
-        control: name of the Choices tag.
-        to_name: name of the Image tag that it is about.
-        image_value: the Image tag's `value` or `valueList`; see `Label`.
-        multiple: whether several may be chosen.
-        choices: what can be chosen, one or more, in the order of the config.
-        image_list: whether `image_value` is a `valueList`.
-    """
-
-    control: str
-    to_name: str
-    image_value: str
-    multiple: bool
-    choices: tuple[Choice, ...]
-    image_list: bool = False
-
-
-@dataclass(frozen=True)
-class ImageTag:
-    """An Image of a labeling config: its name, and its `value`, or its `valueList` where that is a list."""
-
-    name: str
-    value: str
-    is_list: bool
-
-
-@dataclass(frozen=True)
-class AskedLabels:
-    """A control that has labels from the data of each task (`value="$labels"`).
-
-    Attributes:
-        variable: that has them, without its `$`.
-        control: name of the control.
-        to_name: name of the Image tag that it labels.
-        image_value: the Image tag's `value` or `valueList`; see `Label`.
-        output: the region type, or "choices".
-        options: attributes of the control that change predictions, with their values.
-    """
-
-    variable: str
-    control: str
-    to_name: str
-    image_value: str
-    output: str
-    options: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -168,8 +59,9 @@ class Vocabulary:
     @cached_property
     def hash(self) -> str:
         """8 hex digits that change with everything that changes predictions; the order of labels does not."""
-        rows = sorted(json.dumps(_row(label), sort_keys=True) for label in self.labels if label.draws or label.skip)
-        rows += sorted(json.dumps(_choices_row(choices), sort_keys=True) for choices in self.choices)
+        looked_for = (label for label in self.labels if label.draws or label.skip)
+        rows = sorted(json.dumps(label_row(label), sort_keys=True) for label in looked_for)
+        rows += sorted(json.dumps(choices_row(choices), sort_keys=True) for choices in self.choices)
         rows += sorted(json.dumps(asdict(asked), sort_keys=True) for asked in self.asked)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
@@ -217,6 +109,20 @@ class Vocabulary:
             raise TaskDataError(f"task {task}", problem, "Correct the task's data, or the labeling config.") from error
         names = {image.name for image in self.images} | {asked.to_name for asked in self.asked}
         return replace(found, elsewhere=found.elsewhere | self.elsewhere | names), filled.remarks
+
+    def for_sample(self, labels: Sequence[str]) -> Vocabulary:
+        """What concerns the first image of a task that has one item in each list and these labels of its own.
+
+        Raises:
+            TaskDataError: there is nothing to predict.
+        """
+        data: dict[str, Any] = {asked.variable: list(labels) for asked in self.asked}
+        if self.template is not None:
+            data.update({variable: [None] for variable in repeated_variables(self.template)})
+        filled, _ = self.for_task(0, data)
+        first = filled.images[0]
+        part = filled.of_image(first)
+        return part.at(0) if first.is_list else part
 
     def of_image(self, image: ImageTag) -> Vocabulary:
         """What concerns one of the images alone."""
@@ -333,28 +239,6 @@ def _choices(controls: Sequence[Control]) -> tuple[tuple[Choices, ...], list[str
             image = control.image.name
             found.append(Choices(control.tag.name, image, control.image_value, multiple, choices, control.image_list))
     return tuple(found), remarks
-
-
-def _row(label: Label) -> dict[str, object]:
-    """A label as versions were made of it when the image's value could only be `$` and a key."""
-    row = asdict(label)
-    del row["draws"]
-    for later in _LATER_FIELDS:  # labels without these had their versions before there were these
-        if row[later.name] == later.default:
-            del row[later.name]
-    value = row.pop("image_value")
-    row["image_key"] = value[1:] if value.startswith("$") else f"${value}"
-    return row
-
-
-def _choices_row(choices: Choices) -> dict[str, object]:
-    row = asdict(choices)
-    if not choices.image_list:
-        del row["image_list"]
-    return row
-
-
-_LATER_FIELDS = fields(Label)[8:]
 
 
 def _labels(group: LabelGroup) -> Iterable[tuple[OfferedLabel, Label]]:

@@ -214,6 +214,12 @@ def test_choices_are_questions_about_the_image() -> None:
     assert (alone.labels, alone.choices, alone.image_value, alone.to_name) == ((), (choices,), "$image", "i")
 
 
+def test_choices_about_each_image_of_a_list() -> None:
+    each = CHOICES.replace("<Choices", '<Choices perItem="true"')
+    (choices,) = parse_vocabulary(view(each, image='<Image name="i" valueList="$pages"/>')).choices
+    assert choices.image_list
+
+
 def test_a_choice_inside_a_choice_is_none() -> None:
     nested = CHOICES.replace('<Choice value="cat"/>', '<Choice value="cat"><Choice value="tom"/></Choice>')
     (choices,) = parse_vocabulary(view(nested)).choices
@@ -264,6 +270,10 @@ def test_what_only_the_reading_of_annotations_needs_keeps_the_version() -> None:
     ("tags", "remark"),
     [
         pytest.param(['<Image name="j" value="$b"/>'], "Image 'j': is not segmented", id="second image"),
+        pytest.param(['<TextArea name="t" toName="i"/>'], "TextArea 't': is left to annotators", id="a question"),
+        pytest.param([f'<Rating name="t{number}" toName="i"/>' for number in range(7)],
+                     "Rating 't4' and 2 more: are left to annotators", id="questions"),
+        pytest.param(['<Brush name="x" toName="i"/>'], "Brush 'x': is left to annotators", id="a shape without labels"),
         pytest.param(['<Image name="j" valueList="b"/>', control("BrushLabels", name="c").replace('"i"', '"j"')],
                      "Image 'j': valueList='b' is no variable", id="second image with no list"),
         pytest.param([control("BitmaskLabels")], "BitmaskLabels 'x': label 'cat' is predicted by BrushLabels",
@@ -275,6 +285,8 @@ def test_what_only_the_reading_of_annotations_needs_keeps_the_version() -> None:
         pytest.param([control("KeyPointLabels")], "points are not learned from", id="points"),
         pytest.param([CHOICES.replace("<Choices", '<Choices perRegion="true"')], "single regions", id="perRegion"),
         pytest.param([CHOICES.replace("<Choices", '<Choices perItem="true"')], "single items", id="perItem"),
+        pytest.param(['<Image name="j" valueList="$b"/>', CHOICES.replace('"i"', '"j"')], "images of a list together",
+                     id="one question about a list"),
         pytest.param([CHOICES.replace("<Choices", '<Choices visibleWhen="choice-selected"')], "only sometimes",
                      id="shown sometimes"),
         pytest.param([CHOICES.replace("<Choices", '<Choices allowNested="true"')], "choices inside", id="nested"),

@@ -10,6 +10,10 @@ import pytest
 from plugin_config.errors import LabelingConfigError
 from plugin_config.options import OPTIONS, options_table
 from plugin_config.vocabulary import Label, parse_vocabulary
+from tests.house import picture
+from worker.label_studio.images import ImageLimits, decode_image
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.segmenter import Segmenter
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "controls.md"
 
@@ -138,3 +142,28 @@ def test_every_option_has_a_name_of_its_own() -> None:
 
 def test_the_documentation_has_the_table_of_the_code() -> None:
     assert options_table() in PAGE.read_text(), f"write this into {PAGE}:\n{options_table()}"
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(Encoder("builtin", device="cpu"))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_options_leave_regions_out(segmenter: Segmenter) -> None:
+    """Red, blue and green squares, 47 x 47 pixels each, 8 % of the image."""
+    image = decode_image(picture(top=20), subject="picture", limits=ImageLimits(1_000_000, 1_000_000, 1.0,
+                                                                               allow_private=False))  # fmt: skip
+    embedding = segmenter.embed([image])[0]
+
+    def found(red: str, *, size: tuple[int, int] | None = None) -> set[str]:
+        config = f"""<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i">
+          <Label value="red shape" {red}/><Label value="blue shape"/></BrushLabels></View>"""
+        segments = segmenter.segment(embedding, parse_vocabulary(config), image, size=size).segments
+        return {segment.label.key for segment in segments}
+
+    both = {"red shape", "blue shape"}
+    assert found("") == found('min_area="3%"') == found('min_area="1500"') == found('model_score_threshold="0"') == both
+    for option in ('min_area="20%"', 'min_area="5000"', 'model_score_threshold="1"', 'model_skip="true"'):
+        assert found(option) == {"blue shape"}, option
+    assert found('min_area="5000"', size=(image.shape[0] * 2, image.shape[1] * 2)) == both, "of the stored image"

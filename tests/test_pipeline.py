@@ -152,12 +152,13 @@ class HangingStages:
         self.hold = threading.Event()
         self.hanging, self.fetched = threading.Semaphore(0), threading.Semaphore(0)
 
-    def fetch(self, turn: ImageTurn) -> None:
+    def fetch(self, turn: ImageTurn) -> FetchedTask | None:
         if turn.leased.project == 1:
             self.hanging.release()
             self.hold.wait(30)
         else:
             self.fetched.release()
+        return None
 
     def give_back(self, leased: Any, *, posting: bool) -> None:
         """Nobody's."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
 from worker.label_studio.regions import decode_region
@@ -53,6 +54,50 @@ def report(done: subprocess.CompletedProcess[str]) -> Any:
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stdout + done.stderr
     return json.loads(lines[0])
+
+
+CONFIG = """<View><Image name="page" valueList="$pages"/><Image name="other" value="$other"/>
+  <RectangleLabels name="box" toName="page,other"><Label value="red striped shape" alias="red"/></RectangleLabels>
+  <PolygonLabels name="ring" toName="page" value="$labels"/><TextArea name="note" toName="page"/></View>"""
+
+
+def test_a_folder_is_segmented_by_a_labeling_config(pictures: list[Path], tmp_path: Path) -> None:
+    """The regions are valid for the config, and what of it is not filled is told."""
+    config = tmp_path / "config.xml"
+    choices = '<Choice value="red striped shape"/><Choice value="x" prompt="yellow grass"/>'
+    written = CONFIG.replace("</View>", f'<Choices name="q" toName="page" perItem="true">{choices}</Choices></View>')
+    config.write_text(written)
+    done = run("worker.segment", str(pictures[0].parent), "--config", str(config), "--labels", "green dotted shape",
+               "--output-dir", str(tmp_path / "out"), "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = report(done)
+    assert printed["labels"] == ["red", "green dotted shape"]
+    assert [remark.partition(":")[0] for remark in printed["remarks"]] == ["TextArea 'note'"]
+    assert "TextArea 'note': is left to annotators" in " ".join(done.stderr.split())
+    (row,) = printed["images"]
+    result = json.loads(Path(row["regions_file"]).read_text())["result"]
+    assert {(region["from_name"], region["to_name"], region["item_index"]) for region in result} == {
+        ("box", "page", 0), ("ring", "page", 0), ("q", "page", 0),
+    }  # fmt: skip
+    assert row["choices"] == {"q": ["red striped shape"]}
+    assert row["regions"] == len(result) - 1
+    assert LabelInterface(written).validate_prediction({"result": result, "score": 0.5}, return_errors=True) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        pytest.param([], "leaves its labels to each task. Name some: --labels", id="labels of tasks"),
+        pytest.param(["--config", "none.xml"], "none.xml", id="no such file"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_told(
+    more: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.xml"
+    config.write_text(CONFIG.replace('alias="red"/>', "/>").replace('<Label value="red striped shape" />', ""))
+    assert segment([str(tmp_path / "a.png"), "--config", str(config), "--model", "builtin", *more]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_every_image_gets_an_overlay_and_its_regions(pictures: list[Path], tmp_path: Path) -> None:

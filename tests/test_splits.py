@@ -80,6 +80,18 @@ def test_every_image_is_evaluated_by_what_was_learned_from_others() -> None:
         assert image.example.key not in keys(planned.training_sets[image.fold])
 
 
+def test_images_of_one_task_are_evaluated_by_what_was_learned_from_other_tasks() -> None:
+    pages = [example(f"{task}/page/{number}", 0) for task in range(4) for number in range(3)]
+    split = evaluation_split(pages, [])
+    assert len(split.images) == 12
+    for image in split.images:
+        assert image.fold is not None
+        learned = {key.partition("/")[0] for key in keys(split.training_sets[image.fold])}
+        assert image.example.key.partition("/")[0] not in learned
+    assert len(evaluation_split(pages[:3], []).images) == 3, "the images of a single task evaluate each other"
+    assert {is_held_out(page.key) for page in pages[:3]} == {is_held_out("0")}
+
+
 def test_labels_that_one_image_alone_shows_are_evaluated_within_it() -> None:
     planned = evaluation_split([example("x", 0, 1), example("y", 0), example("z", 0)], [])
     images = [(t, planned.training_sets[t.fold]) for t in planned.images if t.fold is not None and t.example.key == "x"]

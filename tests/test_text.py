@@ -162,6 +162,16 @@ def test_a_label_is_never_suppressed_by_its_own_word(
     assert texts._negatives([label, ("cat",)]) == texts._negatives([("cat",), label])
 
 
+def test_negative_words_of_labels_are_texts_of_the_background(builtin: Encoder) -> None:
+    """Also those that are close to a label, and of a model that gets no others; texts of labels are passed over."""
+    texts, words = TextEncoder(builtin, negatives=()), (("red shape",), ("blue shape",))
+    plain = texts.with_background(words)
+    given = texts.with_background(words, ("green shape", "Blue shape", "wug", "green dotted shape"))
+    assert (given.owner == 2).sum() == 3
+    assert torch.equal(given.embeddings[:3], plain.embeddings), "labels keep their embeddings"
+    assert torch.equal(given.vectors, plain.vectors)
+
+
 def test_a_negative_that_means_what_a_label_means_is_dropped() -> None:
     """In a space where all texts share most of their direction, as those of real models do."""
     common = torch.zeros(6)

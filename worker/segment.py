@@ -1,4 +1,7 @@
-"""`zeromask segment`: images and words in, overlays and Label Studio regions out, without Label Studio or Redis."""
+"""`zeromask segment`: images and words, or a labeling config, in; overlays and Label Studio regions out.
+
+It needs neither Label Studio nor Redis.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,20 @@ from rich.console import Console
 from rich.progress import track
 
 from plugin_config.closed_output import run_command
-from plugin_config.errors import ImageUnavailable, ZeromaskError
+from plugin_config.control_tags import OUTPUT_KINDS
+from plugin_config.errors import ImageUnavailable, LabelingConfigError, ZeromaskError
+from plugin_config.labeling_config import SUBJECT
 from plugin_config.printable import one_line, printable
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import Label, Vocabulary
+from plugin_config.vocabulary import Label, Vocabulary, parse_vocabulary
 from worker.label_studio.images import ImageLimits, read_image
-from worker.label_studio.results import encode_segments
+from worker.label_studio.results import encode_answers, encode_segments
 from worker.learning.adapter_files import load_adapter_folder
 from worker.overlay import draw_overlay
 from worker.segmentation.heads import Head
 from worker.segmentation.segmenter import Segmenter
 
+_IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MOST_BYTES = 230  # of the names of results; file systems take 255
 
 
@@ -37,7 +43,8 @@ class SegmentOptions:
 
     Attributes:
         images: files to segment.
-        words: labels whose things are segmented one by one.
+        config: labeling config whose labels are segmented; None = the words are.
+        words: labels whose things are segmented one by one; with a config, those that it leaves to each task.
         stuff: labels of which all is one region.
         model: as the MODEL setting.
         adapter: folder that `zeromask train` wrote; None = zero-shot.
@@ -47,6 +54,7 @@ class SegmentOptions:
     """
 
     images: tuple[Path, ...]
+    config: Path | None
     words: tuple[str, ...]
     stuff: tuple[str, ...]
     model: str
@@ -64,14 +72,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = Settings.from_env(os.environ)
         options = _parse(arguments, settings)
-        vocabulary = vocabulary_of(options.words, options.output, options.stuff)
+        vocabulary, told = _vocabulary(options)
         segmenter = Segmenter.from_settings(settings, model=options.model)
         adapter = load_adapter_folder(options.adapter, segmenter) if options.adapter is not None else None
         options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask segment: {error}", style="red", markup=False)
         return 2
-    for remark in segmenter.remarks(vocabulary, adapter.taught(vocabulary.words) if adapter is not None else ()):
+    taught = adapter.taught(vocabulary.words) if adapter is not None else ()
+    for remark in (*told, *segmenter.remarks(vocabulary, taught)):
         console.print(remark, style="yellow", markup=False)
     rows: list[dict[str, Any]] = []
     limits = ImageLimits.from_settings(settings)
@@ -82,8 +91,30 @@ def main(arguments: Sequence[str]) -> int:
         except (ImageUnavailable, OSError) as error:
             console.print(one_line(error), style="red", markup=False)
             rows.append({"image": printable(path), "error": printable(error)})
-    _report(rows, options)
+    _report(rows, options, vocabulary, told)
     return 1 if any("error" in row for row in rows) else 0
+
+
+def _vocabulary(options: SegmentOptions) -> tuple[Vocabulary, tuple[str, ...]]:
+    """The labels to segment, and remarks on what of a labeling config is not served.
+
+    Raises:
+        ZeromaskError: there are none.
+        OSError: the config cannot be read.
+    """
+    if options.config is None:
+        return vocabulary_of(options.words, options.output, options.stuff), ()
+    project = parse_vocabulary(options.config.read_text(errors="replace"))
+    if project.asked and not (options.words or project.labels or project.choices):
+        raise LabelingConfigError(SUBJECT, "leaves its labels to each task", 'Name some: --labels "cat,grass".')
+    vocabulary, told = project.for_sample(options.words), list(project.remarks)
+    if options.words and not project.asked:
+        told.append("--labels: the labeling config leaves no labels to tasks, so its own are looked for.")
+    others = [image.name for image in project.images if image.name != vocabulary.to_name]
+    if others and project.template is None:
+        told.append(f"Each picture is taken as Image {vocabulary.to_name!r}; "
+                    f"a task has {', '.join(map(repr, others[:5]))}, too.")  # fmt: skip
+    return vocabulary, tuple(told)
 
 
 def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[str] = ()) -> Vocabulary:
@@ -134,37 +165,64 @@ def _segment(
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
     result = encode_segments(found.segments)
+    regions_found = len({region["id"] for region in result})
+    result += encode_answers(found.answers)
+    if vocabulary.item_index is not None:
+        result = [{**region, "item_index": vocabulary.item_index} for region in result]
     regions.write_text(json.dumps({"image": printable(path), "score": round(found.score, 4), "result": result}))
     labels = {label.key: sum(s.label.key == label.key for s in found.segments) for label in vocabulary.labels}
-    return {"image": printable(path), "score": round(found.score, 4), "regions": len(result), "labels": labels,
-            "overlay": printable(overlay), "regions_file": printable(regions)}  # fmt: skip
+    answers = {answer.choices.control: list(answer.keys) for answer in found.answers}
+    return {"image": printable(path), "score": round(found.score, 4), "regions": regions_found, "labels": labels,
+            **({"choices": answers} if vocabulary.choices else {}), "overlay": printable(overlay),
+            "regions_file": printable(regions)}  # fmt: skip
 
 
-def _report(rows: Sequence[dict[str, Any]], options: SegmentOptions) -> None:
+def _report(
+    rows: Sequence[dict[str, Any]], options: SegmentOptions, vocabulary: Vocabulary, remarks: Sequence[str]
+) -> None:
     if options.json:
-        labels = list(dict.fromkeys([*options.words, *options.stuff]))
-        sys.stdout.write(json.dumps({"model": options.model, "labels": labels, "images": rows}) + "\n")
+        labels = list(dict.fromkeys(label.key for label in vocabulary.labels))
+        of_config = {"remarks": list(remarks)} if options.config is not None else {}
+        sys.stdout.write(json.dumps({"model": options.model, "labels": labels, **of_config, "images": rows}) + "\n")
         return
     for row in rows:
         if "error" not in row:
-            counts = ", ".join(f"{count} {label}" for label, count in row["labels"].items())
+            told = [f"{count} {label}" for label, count in row["labels"].items()]
+            told += [f"{name}: {' and '.join(keys)}" for name, keys in row.get("choices", {}).items()]
+            counts = ", ".join(told)
             sys.stdout.write(f"{one_line(row['image'])}: {counts} -> {one_line(row['overlay'])}\n")
 
 
 def _parse(arguments: Sequence[str], settings: Settings) -> SegmentOptions:
     parser = argparse.ArgumentParser(prog="zeromask segment", description="Masks for the words you name.")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    parser.add_argument("--labels", required=True, help='words to segment, separated by commas: "cat,grass"')
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="labeling config, XML, whose labels to segment")
+    parser.add_argument("--labels", default="", help='words to segment, separated by commas: "cat,grass"; with '
+                        "--config those that its tasks bring along")  # fmt: skip
     parser.add_argument("--stuff", default="", help='words of which all is one region: "grass,sky"')
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="what `zeromask train` wrote (default: zero-shot)")
     parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="default: %(default)s")
-    parser.add_argument("--output", choices=("brush", "polygon", "rectangle"), default="brush", help="region type")
+    parser.add_argument("--output", choices=tuple(OUTPUT_KINDS.values()), default="brush", help="region type")
     parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
     found = parser.parse_args(arguments)
     words, stuff = (_words(text) for text in (found.labels, found.stuff))
-    return SegmentOptions(tuple(found.images), words, stuff, found.model, found.adapter, found.output_dir,
+    if found.config is not None and (stuff or found.output != "brush"):
+        parser.error("--stuff and --output stand in the labeling config where there is one (kind, segments, controls)")
+    images = tuple(image for path in found.images for image in _images_in(path))
+    return SegmentOptions(images, found.config, words, stuff, found.model, found.adapter, found.output_dir,
                           found.output, found.json)  # fmt: skip
+
+
+def _images_in(path: Path) -> list[Path]:
+    """The files of a folder that are images by their names, in order; a file itself."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES)
+    if not found:
+        endings = ", ".join(sorted(_IMAGE_SUFFIXES))
+        raise ImageUnavailable(f"folder {printable(path)}", "holds no images", f"Names of images end in {endings}.")
+    return found
 
 
 def _words(text: str) -> tuple[str, ...]:

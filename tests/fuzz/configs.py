@@ -11,13 +11,14 @@ from xml.sax.saxutils import escape, quoteattr
 from hypothesis import strategies as st
 from lxml import etree
 
-from plugin_config.errors import LabelingConfigError
+from plugin_config.control_tags import SHAPE_TAGS
+from plugin_config.errors import LabelingConfigError, TaskDataError
 from plugin_config.vocabulary import OUTPUT_KINDS, Label, Vocabulary, parse_vocabulary
 from tests.fuzz.trial import own_memory_mb
 from tests.fuzz.verdicts import ROOT, TAKEN, Kind, Verdict, judge_error, pick
 
 SUBJECTS = ("labeling config", "label ", "labels ", "control ", "image ", "tag ", "Repeater", "Image ",
-            *(f"{tag} " for tag in OUTPUT_KINDS))  # fmt: skip
+            *(f"{tag} " for tag in (*OUTPUT_KINDS, *SHAPE_TAGS, "Labels", "Choices")))  # fmt: skip
 _CANARY_EVERY = 25
 _DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")  # of a text, which has no encoding any more
 _DRAWING = {tag.lower() for tag in OUTPUT_KINDS}
@@ -92,22 +93,22 @@ BASES: tuple[Tag, ...] = (
                              segments="instance"), Tag("Style", (), (), ".x{color:red}")),
     _view(_image(), Tag("Labels", (("name", "l"), ("toName", "image")), _labels("cat")),
           Tag("Brush", (("name", "br"), ("toName", "image"))), _control("BrushLabels", *_labels("dog"))),
-)  # fmt: skip
-
-
-_UNSERVED = {  # number of a base -> the word by which it has to be refused, where it is not served
-    len(BASES): ("valueList", _view(Tag("Image", (("name", "image"), ("valueList", "$pages"))),
-                                    _control("RectangleLabels", *_labels("cat", "dog")))),
-    len(BASES) + 1: ("Repeater", _view(Tag("Repeater", (("on", "$document"), ("indexFlag", "{{idx}}")), (
+    _view(Tag("Image", (("name", "image"), ("valueList", "$pages"))), _control("RectangleLabels",
+                                                                               *_labels("cat", "dog"))),
+    _view(Tag("Repeater", (("on", "$document"), ("indexFlag", "{{idx}}")), (
         _image("page_{{idx}}", "$document[{{idx}}].page"),
-        _control("BrushLabels", *_labels("cat", "dog"), name="labels_{{idx}}", to="page_{{idx}}"))))),
-    len(BASES) + 2: ("task's data", _view(_image(), _control("BrushLabels", value="$labels"))),
-}  # fmt: skip
+        _control("BrushLabels", *_labels("cat", "dog"), name="labels_{{idx}}", to="page_{{idx}}")))),
+    _view(_image(), _control("BrushLabels", value="$labels")),
+    _view(_image("a", "$a"), _image("b", "$b"), _control("BrushLabels", *_labels("cat"), to="a,b", min_area="2%"),
+          _control("Choices", Tag("Choice", (("value", "good"),)), to="b", name="q")),
+)  # fmt: skip
+_DATA = {"pages": ["/a.png", "/b.png"], "document": [{"page": "/a.png"}, {}], "labels": ["cat", {"value": "dog"}, ""],
+         "image": "/a.png", "a": "/a.png", "b": None}  # fmt: skip
 
 
 def base_of(config: Config) -> Tag:
     """The valid config that a case begins with."""
-    return _UNSERVED[config.base][1] if config.base in _UNSERVED else BASES[config.base]
+    return BASES[config.base]
 
 
 def _tags(root: Tag) -> list[Tag]:
@@ -192,7 +193,7 @@ _ATTRIBUTES = ["value", "name", "toName", "alias", "valueList", "valuelist", "sm
                "synonyms", "segments", "kind", "html", "background", "hotkey", "selected", "choice", "visibleWhen",
                "whenTagName", "perRegion", "required", "opacity", "predicted_values", "granularity", "toname", "VALUE",
                "maxUsages", "showInline", "apiUrl", "xml:lang", "xmlns", "xmlns:x", "id", "on", "indexFlag",
-               "mode"]  # fmt: skip
+               "mode", "model_skip", "skip", "min_area", "model_score_threshold", "negative", "output"]  # fmt: skip
 _TEXTS = ["", " ", "  cat ", "$image", "$labels", "$", "$$", "$a.b.c", "$a[0]", "$a[0].b[1]", "$a[-1]", "$a[x]",
           "$ image",
           "{{idx}}", "$pages[{{idx}}].url", "image_{{idx}}", "a,b", "image,other", "/data/$file.png", "https://h/$a/$b",
@@ -201,6 +202,7 @@ _TEXTS = ["", " ", "  cat ", "$image", "$labels", "$", "$$", "$a.b.c", "$a[0]", 
           "image", "b", "page", "é", "猫", "\u202ecat", "\u00a0", "cat\u200b", "a" * 600, "w" * 1100, "1", "-1", "null",
           "<b>cat</b>", "&amp;", "&", "'\"", "\ud800", "\x00", "\x0b", "\ufffe", "\U0001f408", "cat\ndog", "\t", "%s",
           "{}",
+          "0.5", "5%", "polygon",
           "__proto__", "constructor", "ß", "İ", "CAT", "Cat", ",".join(f"w{n}" for n in range(80))]  # fmt: skip
 _RAW = ["<!-- a comment -->", "<!-- -- -->", "<![CDATA[cat]]>", "<?pi x?>", "&nbsp;", "&#0;", "&#xD800;", "&lt;",
         "&eacute;",
@@ -225,7 +227,7 @@ def _change(kind: str) -> st.SearchStrategy[Change]:
     return st.builds(Change, st.just(kind), _UNIT, names, text, _UNIT)
 
 
-_BASE = st.one_of(st.integers(0, len(BASES) - 1), st.integers(0, len(BASES) - 1), st.sampled_from(list(_UNSERVED)))
+_BASE = st.integers(0, len(BASES) - 1)
 _CHANGES = st.lists(st.one_of(list(map(_change, _KINDS))), max_size=4).map(tuple)
 CASES = st.one_of(
     st.builds(Config, _BASE, _CHANGES),
@@ -239,9 +241,9 @@ CASES = st.one_of(
 
 class ConfigJudge:
     """Silent: a config that is accepted though it cannot be read as XML; whose image, control or label is none that the
-    config has; whose pages or images come from a list (`valueList`, a Repeater) of which nothing is said; or of which a
-    label that could be drawn is missing from the vocabulary. Refused: a valid config, unchanged. Harmed: a valid config
-    between them is read differently; also a hash that differs between two readings.
+    config has; whose images in a Repeater would share a name; or of which a label that could be drawn is missing from
+    the vocabulary. Refused: a valid config, unchanged. Harmed: a valid config between them is read differently; also a
+    hash that differs between two readings.
     """
 
     def __init__(self) -> None:
@@ -263,14 +265,18 @@ class ConfigJudge:
             return self._judge_refusal(case, text, error)
         if vocabulary.hash != parse_vocabulary(text).hash:
             return Verdict("harmed", "its hash differs between two readings", "hash")
+        try:
+            vocabulary.for_task(1, _DATA)
+        except TaskDataError as error:
+            told = judge_error(error, "task 1")
+            if told.fate != "told":
+                return told
         return judge_vocabulary(vocabulary, text)
 
     def _judge_refusal(self, case: Config, text: str, error: LabelingConfigError) -> Verdict:
         unchanged = text == _written(base_of(case))
-        if unchanged and case.base not in _UNSERVED:
+        if unchanged:
             return Verdict("refused", str(error)[:300], "a valid config")
-        if unchanged and _UNSERVED[case.base][0] not in str(error):
-            return Verdict("unclear", f"does not say {_UNSERVED[case.base][0]}: {error}"[:300], _UNSERVED[case.base][0])
         return judge_error(error, *SUBJECTS)
 
 
@@ -287,20 +293,22 @@ def judge_vocabulary(vocabulary: Vocabulary, text: str) -> Verdict:
         if tag.prefix is None:  # `xmlns="..."` changes no name
             tag.tag = etree.QName(tag).localname
     images = {_attribute(tag, "name"): tag for tag in tags if tag.tag.lower() == "image"}
-    if not vocabulary.labels:
+    if not vocabulary.labels and not vocabulary.choices and not vocabulary.asked:
         return Verdict("silent", "accepted without any label", "no label")
     for label in vocabulary.labels:
         problem = _problem(label, images, tags)
         if problem:
             return Verdict("silent", f"{problem}: {label}"[:400], problem)
-    keys = [(label.control, label.key) for label in vocabulary.labels]
+    keys = [(label.control, label.to_name, label.key) for label in vocabulary.labels]
     if len(set(keys)) < len(keys):
         return Verdict("silent", f"two labels of one control have one key: {keys}"[:300], "one key twice")
-    first = images[vocabulary.labels[0].to_name]
-    if not _attribute(first, "value").strip():
-        return Verdict("silent", f"the image has no value: {dict(first.attrib)}"[:300], "no value of the image")
-    if any(tag.tag.lower() == "repeater" and first in tag.iter() for tag in tags):
-        return Verdict("silent", "the image is inside a Repeater", "Repeater")
+    for name in {image.name for image in vocabulary.images}:
+        image = images[name]
+        if not (_attribute(image, "value") or _attribute(image, "valuelist") or _text(image)).strip():
+            return Verdict("silent", f"the image has no value: {dict(image.attrib)}"[:300], "no value of the image")
+        around = [tag for tag in tags if tag.tag.lower() == "repeater" and image in tag.iter()]
+        if any((_attribute(tag, "indexflag") or "{{idx}}") not in name for tag in around):
+            return Verdict("silent", "images in a Repeater share a name", "Repeater")
     return _missing(vocabulary, [tag for tag in tags if tag.tag.lower() in _DRAWING]) or TAKEN
 
 
@@ -316,8 +324,9 @@ def _problem(label: Label, images: dict[str, etree._Element], tags: list[etree._
         return "its control is none that the config has"
     if not any(label.to_name in _names(tag) or not _attribute(tag, "toname") for tag in mine):
         return "its control is not of its image"
-    kinds = {kind.lower(): output for kind, output in OUTPUT_KINDS.items()}
-    if getattr(label, "draws", True) and not any(kinds.get(tag.tag.lower()) == label.output for tag in mine):
+    kinds = {kind.lower(): output for kind, output in (OUTPUT_KINDS | SHAPE_TAGS).items()}
+    drawing = [tag for tag in tags if _attribute(tag, "name") == label.shape] if label.shape else mine
+    if label.draws and not any(kinds.get(tag.tag.lower()) == label.output for tag in drawing):
         return "its control draws otherwise"
     inner = [child for tag in mine for child in tag.iter() if isinstance(child.tag, str)]
     if not any(label.key in (_attribute(child, "alias"), _attribute(child, "value"), _text(child)) for child in inner):
@@ -338,9 +347,9 @@ def _missing(vocabulary: Vocabulary, controls: list[etree._Element]) -> Verdict 
     """
     there = {name.strip() for label in vocabulary.labels for name in (label.key, *label.texts)}
     remarks = " ".join(getattr(vocabulary, "remarks", ()))
-    image = vocabulary.labels[0].to_name
+    served = {image.name for image in vocabulary.images}
     for control in controls:
-        if image not in _names(control) or _attribute(control, "smart").strip().lower() == "true":
+        if not served & set(_names(control)) or _attribute(control, "smart").strip().lower() == "true":
             continue
         if control.tag.lower() in remarks.lower():
             continue

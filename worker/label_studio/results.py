@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from worker.label_studio.region_ids import new_region_id
 from worker.label_studio.regions import encode_region
+from worker.segmentation.image_choices import ChoiceAnswer
 from worker.segmentation.segmenter import LabelSegment
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,21 @@ def encode_segments(
         log.warning("%d of %d segments left out: a result holds at most %d regions and %.1f MB",
                     len(encoded) - len(kept), len(encoded), most_regions, most_bytes / 1e6)  # fmt: skip
     return [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
+
+
+def encode_answers(answers: Iterable[ChoiceAnswer]) -> list[dict[str, Any]]:
+    """Encode answers to questions about an image, as Label Studio stores those of its Choices."""
+    return [
+        {
+            "id": new_region_id(),
+            "from_name": answer.choices.control,
+            "to_name": answer.choices.to_name,
+            "type": "choices",
+            "value": {"choices": list(answer.keys)},
+            "score": answer.score,
+        }
+        for answer in answers
+    ]
 
 
 def json_bytes_bound(regions: Iterable[Mapping[str, Any]]) -> int:

@@ -18,7 +18,7 @@ from plugin_config.queue.clicks import ClickAnswer, ClickQueue, ClickRequest
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.prompts import DrawnMasks, LabelPrompt, drawing_label, read_prompt
-from worker.label_studio.results import encode_segments
+from worker.label_studio.results import encode_answers, encode_segments
 from worker.segmentation.clicks.prompts import pixel_of, pixels_in
 from worker.segmentation.clicks.segmentation import segment_prompt
 from worker.segmentation.segmenter import LabelSegment
@@ -154,7 +154,8 @@ class ClickWork:
             except LearningError as error:
                 self._scenes.refuse(plan, error)
                 raise
-            drawn += _on_item(encode_segments(found.segments, size=size), image.vocabulary)
+            result = [*encode_segments(found.segments, size=size), *encode_answers(found.answers)]
+            drawn += _on_item(result, image.vocabulary)
             scores.append(found.score)
         return ClickAnswer(drawn, sum(scores) / len(scores), plan.version)
 

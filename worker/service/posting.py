@@ -102,8 +102,8 @@ class Posting:
                 raise LabelStudioError(f"task {ref.task}", problem, "See Label Studio's log.")
         self._outage.over()
         self._context.trouble = ""
-        finish(self._context, leased)
         self._tell_left_out(drawn)
+        finish(self._context, leased)
         return True
 
     def _tell_left_out(self, drawn: DrawnTask) -> None:

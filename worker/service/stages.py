@@ -10,8 +10,8 @@ from typing import Any
 
 from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.image_loader import ImageLoader
-from worker.label_studio.results import MOST_BYTES, MOST_REGIONS, encode_segments, json_bytes_bound
-from worker.segmentation.segmenter import LabelSegment
+from worker.label_studio.results import MOST_BYTES, MOST_REGIONS, encode_answers, encode_segments, json_bytes_bound
+from worker.segmentation.segmenter import Segmentation
 from worker.service.batching import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.service.context import WorkerContext
 from worker.service.failures import UNEXPECTED, Action, Stage, Treatment, treat, treatment_of
@@ -80,7 +80,7 @@ class PredictionStages:
                     embedded.embedding, vocabulary, embedded.picture.pixels, head=plan.adapter,
                     classes=embedded.classes, size=embedded.picture.size,
                 )  # fmt: skip
-            result = self._encode(turn, found.segments, embedded.picture.size)
+            result = self._encode(turn, found, embedded.picture.size)
         except Exception as error:
             if treatment_of(Stage.DRAW, error) is None:
                 raise
@@ -90,15 +90,15 @@ class PredictionStages:
             return self._treat(Stage.DRAW, turn, error)
         return turn.spent("segment", _ms_since(started)).drawn(result, found.score)
 
-    def _encode(
-        self, turn: ImageTurn, segments: Sequence[LabelSegment], size: tuple[int, int]
-    ) -> list[dict[str, Any]]:
-        """Encode the segments of one image as regions, within its part of what is left of the result's bounds."""
+    def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""
         images, index = turn.leased.images.images, turn.image.vocabulary.item_index
         left = len(images) - turn.number
         regions = min(MOST_REGIONS, (MOST_REGIONS_OF_TASK - len(turn.result)) // left)
         spent = json_bytes_bound(turn.result)
-        result = encode_segments(segments, size=size, most_regions=regions, most_bytes=(MOST_BYTES - spent) // left)
+        most_bytes = (MOST_BYTES - spent) // left
+        result = encode_segments(found.segments, size=size, most_regions=regions, most_bytes=most_bytes)
+        result += encode_answers(found.answers)
         return result if index is None else [{**region, "item_index": index} for region in result]
 
     def post(self, drawn: DrawnTask) -> None:

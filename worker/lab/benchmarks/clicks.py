@@ -36,7 +36,8 @@ def click_figures(
         click_idle_p50_ms, click_idle_p95_ms, click_busy_p50_ms, click_busy_p95_ms: of the clicks that follow;
         click_busy_p95_over_idle: one over the other; click_pending: tasks that still waited at the end.
     """
-    with bench_services(tasks=tasks, picture=blotches(*size), model="builtin", image_cache_mb=0, click_wait_s=60.0) as services:
+    picture, settings = blotches(*size), {"model": "builtin", "image_cache_mb": 0, "click_wait_s": 60.0}
+    with bench_services(tasks=tasks, picture=picture, **settings) as services:
         url = f"http://127.0.0.1:{services.settings.port}"
         services.start("backend", "backend", ready=lambda: answers_http(f"{url}/health"))
         services.start_workers(1, "worker")

@@ -122,10 +122,13 @@ def _first_by_hash(examples: Iterable[Example]) -> list[Example]:
 def _folds_between(
     train: Sequence[Example], crossed: Sequence[Example]
 ) -> tuple[list[EvaluationImage], list[tuple[Example, ...]]]:
-    tasks = list(dict.fromkeys(_task_of(example.key) for example in crossed))
+    units = [_task_of(example.key) for example in crossed]
+    if len(set(units)) < _FOLDS:  # so few tasks that their images have to evaluate each other
+        units = [example.key for example in crossed]
+    order = list(dict.fromkeys(units))
     groups = [
-        [example for example in crossed if _task_of(example.key) in tasks[start::_FOLDS]]
-        for start in range(min(_FOLDS, len(tasks)))
+        [example for example, unit in zip(crossed, units, strict=True) if unit in order[start::_FOLDS]]
+        for start in range(min(_FOLDS, len(order)))
     ]
     images: list[EvaluationImage] = []
     sets: list[tuple[Example, ...]] = []

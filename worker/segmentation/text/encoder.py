@@ -135,14 +135,19 @@ class TextEncoder:
     def _with_background(self, words: tuple[tuple[str, ...], ...], negatives: tuple[str, ...]) -> TextClasses:
         taken = {text.lower() for texts in words for text in texts}
         given = [word for word in negatives if word.lower() not in taken and self.knows_all_words(word)]
-        return self.classes([*words, tuple(dict.fromkeys([BACKGROUND, *self._negatives(words), *given]))])
+        # All of these texts are kept: the model may not know the first, and the others were chosen because it knows them.
+        background = tuple(dict.fromkeys([BACKGROUND, *self._negatives(words), *given]))
+        return self._classes([*words, background], [*map(self._known_texts, words), background])
 
     def classes(self, texts_by_class: Sequence[Sequence[str]]) -> TextClasses:
         """Embed the texts of each class; the score of a class is that of its best text.
 
         Texts with unknown words are left out where a class has others.
         """
-        kept = [self._known_texts(texts) for texts in texts_by_class]
+        return self._classes(texts_by_class, [self._known_texts(texts) for texts in texts_by_class])
+
+    def _classes(self, texts_by_class: Sequence[Sequence[str]], kept: Sequence[Sequence[str]]) -> TextClasses:
+        """`kept`: the texts of each class that are embedded."""
         owner = [index for index, texts in enumerate(kept) for _ in texts]
         embeddings = self._embed([text for texts in kept for text in texts])
         has_text = [self.has_known_words(texts) for texts in texts_by_class]

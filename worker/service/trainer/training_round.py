@@ -82,6 +82,8 @@ class TrainingRound:
         context = self._context
         plan = read_plan(context, self._id, from_disk=True)
         project, vocabulary = plan.project, plan.vocabulary
+        if not vocabulary.labels and all(asked.output == "choices" for asked in vocabulary.asked):
+            return RoundResult("idle", "the labeling config has choices alone, which are not learned from", "")
         if context.ledger.target_version(self._id) not in ("", plan.version):
             context.hints.request_refresh(self._id)  # a process died right after it had moved the pointer
         folder = context.adapters.folder(project)
