@@ -25,6 +25,7 @@ from worker.lab.evaluation.click_robot import GOAL, MOST_CLICKS, Robot
 from worker.lab.evaluation.click_things import Picture, drawn_pictures, predict, read_photographs
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
+from worker.lab.evaluation.panoptic_scenes import TrueSegment
 from worker.learning.recipes import recipe_named
 from worker.segmentation.clicks.prompts import Prompt
 from worker.segmentation.clicks.scene import prepare
@@ -93,7 +94,7 @@ def evaluate_clicks(
         started = time.perf_counter()
         scene = prepare(segmenter, scores, head)
         sessions.preparing.append(1000 * (time.perf_counter() - started))
-        for thing in picture.things[:most_things]:
+        for thing in _spread(picture.things, most_things):
 
             def answer(
                 prompt: Prompt, current: Any, scene: Any = scene, prediction: Any = prediction, index: int = thing.index
@@ -111,6 +112,11 @@ def evaluate_clicks(
             sessions.from_nothing.append(_clicks(fresh, robot.most_clicks))
             sessions.from_prediction.append(_clicks(corrected, robot.most_clicks))
     return sessions.figures(robot.spent)
+
+
+def _spread(things: Sequence[TrueSegment], most: int | None) -> Sequence[TrueSegment]:
+    """At most some things, every so many from the first one."""
+    return things if not most else things[:: max(1, -(-len(things) // most))]
 
 
 def _clicks(ious: Sequence[float], most: int) -> int:
@@ -134,7 +140,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
         "in its inner half (default: %(default)s)")  # fmt: skip
     add("--clicks", type=int, default=MOST_CLICKS, help="most clicks on a thing (default: %(default)s)")
     add("--limit", type=int, default=0, metavar="N", help="pictures (default: all photographs, 40 drawn scenes)")
-    add("--things", type=int, default=0, metavar="N", help="things of a picture, the first ones (default: all)")
+    add("--things", type=int, default=0, metavar="N", help="most things of a picture, evenly from its list (default: "
+        "all)")  # fmt: skip
     add("--seed", type=int, default=1, help="of the clicks and the drawn scenes (default: %(default)s)")
     add("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     add("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")

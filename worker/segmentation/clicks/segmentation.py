@@ -15,10 +15,13 @@ from worker.segmentation.clicks.redrawing import redraw
 from worker.segmentation.clicks.scene import ClickScene
 from worker.segmentation.clicks.second_look import describe_again
 from worker.segmentation.clicks.superpixels import Floats
+from worker.segmentation.instances.class_map import Crop
+from worker.segmentation.instances.splitting import split_component
 
 Mask = NDArray[np.bool_]
 
 _SPECK = 0.02  # share of the mask: smaller pieces without a click, and smaller holes, are noise
+_PIECE = 0.25  # share of the largest piece from which another one is kept where there is no click
 _SURE = 6.0  # log-odds of cells that are clicked on
 _MOST_LOGIT = 15.0
 
@@ -58,7 +61,7 @@ def segment_prompt(
     probability = np.zeros(scene.size, dtype=np.float32)
     probability[window.rows, window.columns] = window.likely
     mask = (probability > 0.5) & ~forbidden
-    mask = _tidied(mask, prompt, scene.size, current)
+    mask = _tidied(mask, prompt, scene, current)
     mask = _obeying(mask & ~forbidden, prompt, scene, forbidden)
     if scene.session is not None and mask.any():
         redrawn = redraw(scene.session, prompt, mask, probability, forbidden)
@@ -114,25 +117,46 @@ def _bound(scene: ClickScene, prompt: Prompt) -> Mask | None:
     return inside if all(inside[pixel_of(point, scene.size)] for point in prompt.positive) else None
 
 
-def _tidied(mask: Mask, prompt: Prompt, size: tuple[int, int], current: Mask | None) -> Mask:
-    """Keep the pieces that are clicked on, or the large ones where there is no click, and close small holes."""
+def _tidied(mask: Mask, prompt: Prompt, scene: ClickScene, current: Mask | None) -> Mask:
+    """Keep the things that are clicked on, or the large pieces where nothing is, and close small holes."""
+    size = scene.size
     count, numbered, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count < 2:
         return mask
     areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
     areas[0] = 0
     clicked = {int(numbered[pixel_of(point, size)]) for point in prompt.positive} - {0}
-    keep = np.zeros(count, dtype=np.bool_)
+    keep = areas >= (_SPECK if current is not None else _PIECE) * areas.max()
     if clicked:
+        # A mask that is corrected keeps its other large pieces.
+        old = np.zeros(count) if current is None else np.bincount(numbered[current], minlength=count)
+        keep &= old > areas / 2
         keep[list(clicked)] = True
-        if current is not None and current.any():  # a mask that is corrected keeps its other large pieces
-            kept_area = np.bincount(numbered.ravel(), (current & mask).ravel(), minlength=count)
-            keep |= (kept_area > 0.5 * areas) & (areas > _SPECK * areas.sum())
-    else:
-        keep = areas >= 0.25 * areas.max()
     keep[0] = False
     found = keep[numbered]
+    for number in sorted(clicked):
+        left, top, width, height = (int(value) for value in stats[number, :4])
+        crop = (slice(top, top + height), slice(left, left + width))
+        found[crop] &= ~_others(numbered[crop] == number, crop, prompt, scene, current)
     return _without_pinholes(found, prompt, size)
+
+
+def _others(piece: Mask, crop: Crop, prompt: Prompt, scene: ClickScene, current: Mask | None) -> Mask:
+    """(h, w) bool parts of a piece that are other things than the one that is clicked on: nobody clicked on them, and
+    most of them was not in the mask that is corrected."""
+    found = np.zeros(piece.shape, dtype=np.bool_)
+    if prompt.boxes:
+        return found
+    parts = split_component(piece, scene.image[crop])
+    for part in parts if len(parts) > 1 else []:
+        whole = np.zeros(scene.size, dtype=np.bool_)
+        whole[crop] = part.mask
+        corrected = current is not None and np.count_nonzero(whole & current) > np.count_nonzero(whole) / 2
+        rejected = any(whole[pixel_of(point, scene.size)] for point in prompt.negative)
+        if any(whole[pixel_of(point, scene.size)] for point in prompt.positive) or (corrected and not rejected):
+            continue
+        found |= part.mask
+    return found
 
 
 def _without_pinholes(mask: Mask, prompt: Prompt, size: tuple[int, int]) -> Mask:
