@@ -118,9 +118,10 @@ def test_so_many_clicks_wait_and_no_more(queue: ClickQueue, monkeypatch: pytest.
 
 def test_a_click_for_which_nobody_waits_any_more_is_dropped(queue: ClickQueue) -> None:
     queue.ask(request(1), patience_s=0.02)
-    queue.ask(request(2), patience_s=5)
+    queue.ask(request(2), patience_s=60)
     time.sleep(0.05)
-    assert [queue.take(timeout_s=0.01), queue.take(timeout_s=0.01)] == [None, request(2)]
+    taken = [queue.take(timeout_s=0.01), queue.take(timeout_s=0.01)]
+    assert sorted(taken, key=str) == [request(2), None], "the list of clicks may be gone as a whole, too"
 
 
 @pytest.mark.parametrize(
