@@ -20,6 +20,7 @@ from plugin_config.background import Duty, DutyWatch
 from plugin_config.errors import QueueUnavailable
 from worker.service.batching import BatchSize
 from worker.service.inbox import Inbox, SharedInbox
+from worker.service.model_turns import ModelTurns
 from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn, LeasedTask
 
 log = logging.getLogger(__name__)
@@ -70,11 +71,13 @@ class Pipeline:
         batch: most images in one forward pass.
         stopping: set when the worker is to end: tasks that have not been in the model are given back.
         watch: reports threads in trouble.
+        turns: lets clicks go before the next batch and the next drawing.
     """
 
     def __init__(
-        self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event, watch: DutyWatch | None = None
-    ) -> None:
+        self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event, watch: DutyWatch | None = None,
+        turns: ModelTurns | None = None,
+    ) -> None:  # fmt: skip
         self._stages = stages
         self._capacity = capacity
         self._stopping = stopping
@@ -96,7 +99,7 @@ class Pipeline:
             for step, threads in steps.items()
             for number in range(threads)
         ]
-        self._watch = watch or DutyWatch()
+        self._watch, self._turns = watch or DutyWatch(), turns or ModelTurns()
         for thread in self._threads:
             thread.start()
         self._watch.expect_alive(self._threads)
@@ -185,6 +188,8 @@ class Pipeline:
             1 if full else self._size.size, timeout_s=_LOOK_S if full else _IDLE_S, alike=_bucket,
             only_urgent=self._can_be_drawn if full else None,
         )  # fmt: skip
+        if batch:
+            self._turns.let_clicks_go_first()
         batch = [item for item in batch if not self._turned_back(item.leased)]
         started = time.monotonic()
         done: Sequence[EmbeddedTask | ImageTurn | DrawnTask] = ()
@@ -221,6 +226,7 @@ class Pipeline:
 
     def _draw(self) -> None:
         for embedded in self._to_draw.get(timeout_s=_IDLE_S):
+            self._turns.let_clicks_go_first()
             started = time.monotonic()
             with self._model("draw"):
                 drawn = self._step(embedded.leased, self._stages.draw, embedded)

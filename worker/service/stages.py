@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from plugin_config.errors import LearningError, QueueUnavailable
@@ -74,10 +75,11 @@ class PredictionStages:
         started, turn, leased, plan = time.perf_counter(), embedded.turn, embedded.leased, embedded.leased.plan
         try:
             vocabulary = turn.image.vocabulary
-            found = self._context.segmenter.segment(
-                embedded.embedding, vocabulary, embedded.picture.pixels, head=plan.adapter, classes=embedded.classes,
-                size=embedded.picture.size,
-            )  # fmt: skip
+            with self._context.turns.heads if plan.adapter else nullcontext():
+                found = self._context.segmenter.segment(
+                    embedded.embedding, vocabulary, embedded.picture.pixels, head=plan.adapter,
+                    classes=embedded.classes, size=embedded.picture.size,
+                )  # fmt: skip
             result = self._encode(turn, found, embedded.picture.size)
         except Exception as error:
             if treatment_of(Stage.DRAW, error) is None:
