@@ -9,23 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
+from plugin_config.control_tags import OUTPUT_KINDS, OUTPUTS, RANKS, SHAPE_TAGS, OutputKind, listed_tags
 from plugin_config.errors import LabelingConfigError
 from plugin_config.labeling_config import EXAMPLE, SUBJECT, Tag
 from plugin_config.task_variables import VARIABLE
 
-OutputKind = Literal["brush", "polygon", "rectangle"]
-OUTPUT_KINDS: dict[str, OutputKind] = {
-    "BrushLabels": "brush",
-    "PolygonLabels": "polygon",
-    "RectangleLabels": "rectangle",
-}
-"""The controls whose regions are predicted, by their tags; of several with the same label, the first of these does."""
-
-_OUTPUTS = {tag.lower(): output for tag, output in OUTPUT_KINDS.items()}
-_READ_ALONE = frozenset({"ellipselabels"})  # annotators' regions are read, none are predicted
-_OTHER_LABELS = frozenset({"labels", "keypointlabels", "bitmasklabels", "vectorlabels"})
+_WITH_LABELS = frozenset(tag.lower() for tag in OUTPUT_KINDS)
+_SHAPES = frozenset(tag.lower() for tag in SHAPE_TAGS)
+_CONTROLS = _WITH_LABELS | {"labels", "choices"}
 _TEXTS = frozenset({"text", "hypertext"})
 _OBJECTS = _TEXTS | {"audio", "audioplus", "chat", "custominterface", "image", "list", "pairwise", "paragraphs", "pdf",
                      "ranker", "table", "timeseries", "video"}  # fmt: skip
@@ -34,32 +26,32 @@ _ONE_IMAGE = 'Give each task one image, in value="$image".'
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A control with labels over an image.
+    """A control with labels over an image, or with choices for it.
 
     Attributes:
         tag: the control.
-        image: the Image that it draws on.
-        labels: the Label tags in it, one or more.
+        image: the Image that it labels.
+        labels: the Label or Choice tags in it, one or more.
+        shape: the tag that draws its regions: itself, or beside a Labels control a Brush, a Polygon and so on. Choices
+            have no regions.
     """
 
     tag: Tag
     image: Tag
     labels: tuple[Tag, ...]
-
-    @property
-    def draws(self) -> bool:
-        """Whether its regions can be predicted."""
-        return self.tag.kind in _OUTPUTS
+    shape: Tag
 
     @property
     def output(self) -> OutputKind:
         """The region type of a control that draws."""
-        return _OUTPUTS[self.tag.kind]
+        return OUTPUTS[self.shape.kind]
 
     @property
-    def is_prompt(self) -> bool:
-        """Whether its regions are meant as prompts for a model: `smart="true"` or `smartOnly="true"`."""
-        return any(self.tag.attributes.get(name, "").strip().lower() == "true" for name in ("smart", "smartonly"))
+    def rank(self) -> tuple[bool, bool, int]:
+        """Of several controls with the same label, the one of the lowest rank draws: one that tells an area, and no
+        prompt where there is another.
+        """
+        return self.output == "keypoint", is_prompt(self.shape) or is_prompt(self.tag), RANKS[self.output]
 
 
 @dataclass(frozen=True)
@@ -67,50 +59,55 @@ class Controls:
     """What a labeling config has for its image.
 
     Attributes:
-        drawn: controls whose regions can be predicted, over one image; one or more.
-        read: controls over this image whose regions are only read.
+        drawn: controls whose regions can be predicted, over one image.
+        choices: Choices that are answered for this image as a whole. One of both has one or more.
         passed_over: why other controls and images are not served.
         elsewhere: names of the other objects, which regions may be about.
     """
 
     drawn: tuple[Control, ...]
-    read: tuple[Control, ...]
+    choices: tuple[Control, ...]
     passed_over: tuple[LabelingConfigError, ...]
     elsewhere: frozenset[str]
 
 
+def is_prompt(tag: Tag) -> bool:
+    """Whether regions of a tag are meant as prompts for a model: `smart="true"` or `smartOnly="true"`."""
+    return any(_is_true(tag, name) for name in ("smart", "smartonly"))
+
+
 def find_controls(root: Tag) -> Controls:
-    """Find the controls that can be served, over the image of the first of them that draws.
+    """Find the controls that can be served, over the image of the first of them that draws, else of the first Choices.
 
     Raises:
         LabelingConfigError: there is none; the message names the tag that stands in the way.
     """
-    found = _Found([], [], [])
+    found = _Found([], [], [], [])
     found.add(root)
     served: list[Control] = []
     in_the_way: list[LabelingConfigError] = []  # of controls whose regions could be predicted
     beside: list[LabelingConfigError] = []
     for placed in found.controls:
-        reasons = in_the_way if placed.tag.kind in _OUTPUTS else beside
+        reasons = in_the_way if placed.tag.kind in _WITH_LABELS and not is_prompt(placed.tag) else beside
         try:
             image = _image_of(placed, found)
             if image is None:
                 continue
-            served.append(_control(placed, image))
+            served.append(_control(placed, image, found))
             if _has_labels_of_tasks(placed.tag):
                 reasons.append(_labels_of_tasks(placed.tag))
         except LabelingConfigError as reason:
             reasons.append(reason)
-    first = next((control.image for control in served if control.draws), None)
+    drawing = [control for control in served if control.tag.kind != "choices"]
+    first = next((control.image for control in [*drawing, *served]), None)
     if first is None:
         refusal = next(iter([*in_the_way, *beside]), _nothing_found(found))
         raise LabelingConfigError(refusal.subject, refusal.problem, f"{refusal.remedy} {EXAMPLE}".strip())
-    chosen = [control for control in served if control.image is first]
     others = [_other_image(placed.tag, first) for placed in found.objects
               if placed.tag.kind == "image" and placed.tag is not first]  # fmt: skip
     return Controls(
-        drawn=tuple(control for control in chosen if control.draws),
-        read=tuple(control for control in chosen if not control.draws),
+        drawn=tuple(control for control in drawing if control.image is first),
+        choices=tuple(control for control in served if control.image is first and control.tag.kind == "choices"),
         passed_over=tuple({str(reason): reason for reason in [*in_the_way, *beside, *others]}.values()),
         elsewhere=frozenset(found.objects_by_name) - {first.name},
     )
@@ -118,7 +115,7 @@ def find_controls(root: Tag) -> Controls:
 
 @dataclass
 class _Placed:
-    """A tag, whether it stands in a Repeater, and the labels in it."""
+    """A tag, whether it stands in a Repeater, and the labels or choices in it."""
 
     tag: Tag
     repeated: bool
@@ -131,16 +128,21 @@ class _Found:
 
     objects: list[_Placed]
     controls: list[_Placed]
+    shapes: list[_Placed]
     others: list[Tag]
 
     def add(self, tag: Tag, *, repeated: bool = False, control: _Placed | None = None) -> None:
         """Add a tag and all that is in it. `control`: the one whose labels these are."""
-        if tag.kind == "label":
-            if control is not None:
+        if tag.kind in ("label", "choice"):
+            if control is not None and (control.tag.kind == "choices") == (tag.kind == "choice"):
                 control.labels.append(tag)
-        elif tag.kind in _OUTPUTS or tag.kind in _READ_ALONE or tag.kind in _OTHER_LABELS:
+                # The editor shows choices inside a choice as parts of it, which cannot be chosen.
+                control = None if tag.kind == "choice" else control
+        elif tag.kind in _CONTROLS:
             control = _Placed(tag, repeated)
             self.controls.append(control)
+        elif tag.kind in _SHAPES:
+            self.shapes.append(_Placed(tag, repeated))
         elif tag.kind in _OBJECTS:
             self.objects.append(_Placed(tag, repeated))
         elif "toname" in tag.attributes:
@@ -151,7 +153,7 @@ class _Found:
     @cached_property
     def names(self) -> Counter[str]:
         """How often each name is given."""
-        tags = [*(row.tag for row in [*self.objects, *self.controls]), *self.others]
+        tags = [*(row.tag for row in [*self.objects, *self.controls, *self.shapes]), *self.others]
         return Counter(tag.name for tag in tags if tag.name)
 
     @cached_property
@@ -178,7 +180,7 @@ def _image_of(placed: _Placed, found: _Found) -> Tag | None:
     objects = [found.objects_by_name[name] for name in targets if name in found.objects_by_name]
     image = next((row for row in objects if row.tag.kind == "image"), None)
     if image is None:
-        if control.kind not in _OUTPUTS:
+        if control.kind not in _WITH_LABELS:
             return None
         shown = ", ".join(row.tag.title for row in objects) or f"toName={control.attributes.get('toname', '')[:60]!r}"
         raise LabelingConfigError(
@@ -218,26 +220,80 @@ def _labels_of_tasks(control: Tag) -> LabelingConfigError:
     return LabelingConfigError(control.title, problem, "Write them into the labeling config.")
 
 
-def _control(placed: _Placed, image: Tag) -> Control:
+def _control(placed: _Placed, image: Tag, found: _Found) -> Control:
     """Make a control of its tag.
 
     Raises:
-        LabelingConfigError: it has no labels, or draws what is not supported.
+        LabelingConfigError: it has no labels, or nothing of it can be predicted.
     """
     tag = placed.tag
-    if tag.kind == "labels":
-        remedy = f"Put the labels into {listed_tags()}, and leave out the tags of the shapes."
-        raise LabelingConfigError(
-            tag.title, "labels apart from the shapes (Brush, Polygon, Rectangle) are not supported yet", remedy
-        )
-    if tag.kind in _OTHER_LABELS:
-        remedy = f"Labels to be predicted need {listed_tags()}."
-        raise LabelingConfigError(tag.title, "its regions are neither predicted nor learned from", remedy)
+    shape = _shape_for(tag, image, found) if tag.kind == "labels" else tag
+    refusal = _why_unanswered(tag) if tag.kind == "choices" else _why_undrawn(shape)
+    if refusal is not None:
+        raise refusal
     if not placed.labels:
         if _has_labels_of_tasks(tag):
             raise _labels_of_tasks(tag)
-        raise LabelingConfigError(tag.title, "has no labels", "Write them into it.")
-    return Control(tag, image, tuple(placed.labels))
+        problem = "has no choices" if tag.kind == "choices" else "has no labels"
+        raise LabelingConfigError(tag.title, problem, "Write them into it.")
+    return Control(tag, image, tuple(placed.labels), shape)
+
+
+def _shape_for(labels: Tag, image: Tag, found: _Found) -> Tag:
+    """The tag that draws the regions of a Labels control: of those over its image, that of the lowest rank.
+
+    Raises:
+        LabelingConfigError: there is none, or none of them can be predicted.
+    """
+    refusals: list[LabelingConfigError] = []
+    shapes: list[Tag] = []
+    for placed in found.shapes:
+        try:
+            if _image_of(placed, found) is image:
+                refusal = _why_undrawn(placed.tag)
+                refusals += [refusal] if refusal else []
+                shapes += [] if refusal else [placed.tag]
+        except LabelingConfigError as refusal:
+            refusals.append(refusal)
+    if shapes:
+        return min(shapes, key=lambda tag: (OUTPUTS[tag.kind] == "keypoint", is_prompt(tag), RANKS[OUTPUTS[tag.kind]]))
+    if refusals:
+        raise refusals[0]
+    remedy = f"Put one of {', '.join(SHAPE_TAGS)} beside it, or its labels into {listed_tags()}."
+    raise LabelingConfigError(labels.title, f"has no tag that draws its regions on {image.title}", remedy)
+
+
+def _why_undrawn(shape: Tag) -> LabelingConfigError | None:
+    """Why no regions of a tag are predicted; None = they are."""
+    output = OUTPUTS[shape.kind]
+    if output == "keypoint" and is_prompt(shape):
+        problem = "its points are prompts, neither predicted nor learned from"
+        return LabelingConfigError(shape.title, problem, f"Labels to be predicted need {listed_tags()}.")
+    if output == "vector" and (not _is_true(shape, "closable") or _is_true(shape, "skeleton")):
+        problem = "draws lines, which are neither predicted nor learned from"
+        return LabelingConfigError(shape.title, problem, 'Outlines are, with closable="true" and without skeleton.')
+    return None
+
+
+def _why_unanswered(choices: Tag) -> LabelingConfigError | None:
+    """Why Choices are not answered for the image as a whole; None = they are."""
+    when = choices.attributes.get("visiblewhen", "").strip().lower()
+    if _is_true(choices, "perregion"):
+        problem = "asks about single regions (perRegion)"
+    elif _is_true(choices, "peritem"):
+        problem = "asks about single items (perItem)"
+    elif when and when != "no-region-selected":
+        problem = "is shown only sometimes (visibleWhen)"
+    elif _is_true(choices, "allownested"):
+        problem = "has choices inside choices (allowNested)"
+    else:
+        return None
+    remedy = "Choices about the whole image, always shown, are answered."
+    return LabelingConfigError(choices.title, f"{problem} and is not answered", remedy)
+
+
+def _is_true(tag: Tag, attribute: str) -> bool:
+    return tag.attributes.get(attribute, "").strip().lower() == "true"
 
 
 def _other_image(image: Tag, first: Tag) -> LabelingConfigError:
@@ -246,14 +302,8 @@ def _other_image(image: Tag, first: Tag) -> LabelingConfigError:
 
 
 def _nothing_found(found: _Found) -> LabelingConfigError:
-    controls = [tag.title for tag in [*(row.tag for row in found.controls), *found.others]]
+    controls = [tag.title for tag in [*(row.tag for row in [*found.controls, *found.shapes]), *found.others]]
     shown = ", ".join(controls) or "no control at all"
     return LabelingConfigError(
-        SUBJECT, f"no {', '.join(OUTPUT_KINDS)} with labels over an Image; found: {shown[:300]}", ""
+        SUBJECT, f"no {', '.join(OUTPUT_KINDS)}, Labels or Choices over an Image; found: {shown[:300]}", ""
     )
-
-
-def listed_tags() -> str:
-    """The tags of OUTPUT_KINDS, for a sentence."""
-    *most, last = OUTPUT_KINDS
-    return f"{', '.join(most)} or {last}"

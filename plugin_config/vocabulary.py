@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 
-from plugin_config.controls import OUTPUT_KINDS, Control, OutputKind, find_controls, listed_tags
+from plugin_config.control_tags import OUTPUT_KINDS, OutputKind
+from plugin_config.controls import Control, find_controls
 from plugin_config.errors import LabelingConfigError
 from plugin_config.labeling_config import SUBJECT, read_config, refusal
 from plugin_config.labels import OfferedLabel, listed, offered_labels
 
-__all__ = ["OUTPUT_KINDS", "Label", "OutputKind", "Vocabulary", "parse_vocabulary"]
+__all__ = ["OUTPUT_KINDS", "Choice", "Choices", "Label", "OutputKind", "Vocabulary", "parse_vocabulary"]
 
 MOST_TEXTS = 20_000
 """Texts of all labels together: each is encoded by the model once per worker."""
 _MOST_REMARKS = 12
 _MOST_DRAWING = 3  # controls named in a remark
-_RANKS = {output: rank for rank, output in enumerate(OUTPUT_KINDS.values())}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Label:
             stuff, with "instance" none. `segments` is an attribute of the control, or of a label that differs.
         draws: whether its control draws the predictions. Of several controls with a label one does; regions that
             annotators draw with the others are read as the same label.
+        shape: name of the tag that draws the regions of a Labels control (Brush, Polygon and so on), which has no
+            labels; "" = the control does.
     """
 
     key: str
@@ -50,21 +52,56 @@ class Label:
     output: OutputKind
     stuff: bool = False
     draws: bool = True
+    shape: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice of a Choices control.
+
+    Attributes:
+        key: what the answer carries: its `alias`, or its `value` where it has none.
+        texts: what to look for; see `Label`.
+    """
+
+    key: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A question about the image as a whole.
+
+    Attributes:
+        control: name of the Choices tag.
+        to_name: name of the Image tag that it is about.
+        image_value: the Image tag's `value`; see `Label`.
+        multiple: whether several may be chosen.
+        choices: what can be chosen, one or more, in the order of the config.
+    """
+
+    control: str
+    to_name: str
+    image_value: str
+    multiple: bool
+    choices: tuple[Choice, ...]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All labels of a labeling config that can be drawn on its (first) image, in the order of the config.
+    """All labels and choices of a labeling config for its (first) image, in the order of the config; one or more.
 
     Attributes:
         labels: the labels of each control. All that are one label for annotators have the same texts.
         remarks: what of the config is not served, a sentence each.
         elsewhere: names of its other objects; a region of any other name may lie on the image.
+        choices: the Choices about the image as a whole.
     """
 
     labels: tuple[Label, ...]
     remarks: tuple[str, ...] = field(default=(), compare=False)
     elsewhere: frozenset[str] = field(default=frozenset(), compare=False)
+    choices: tuple[Choices, ...] = ()
 
     @property
     def drawn(self) -> tuple[Label, ...]:
@@ -75,6 +112,7 @@ class Vocabulary:
     def hash(self) -> str:
         """8 hex digits that change with everything that changes predictions; the order of labels does not."""
         rows = sorted(json.dumps(_row(label), sort_keys=True) for label in self.drawn)
+        rows += sorted(json.dumps(asdict(choices), sort_keys=True) for choices in self.choices)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
     @cached_property
@@ -91,7 +129,16 @@ class Vocabulary:
     @property
     def image_value(self) -> str:
         """The `value` of the Image tag: an address with variables that the task's data fills in."""
-        return self.labels[0].image_value
+        return self._any.image_value
+
+    @property
+    def to_name(self) -> str:
+        """Name of the Image tag."""
+        return self._any.to_name
+
+    @property
+    def _any(self) -> Label | Choices:
+        return self.labels[0] if self.labels else self.choices[0]
 
 
 def parse_vocabulary(label_config: str) -> Vocabulary:
@@ -111,24 +158,42 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         found_in_it, told = offered_labels(control)
         offered += found_in_it
         remarks += told
-    if not offered:
-        subject = controls.drawn[0].tag.title
+    choices, told = _choices(controls.choices)
+    remarks += told
+    if not offered and not choices:
+        subject = [*controls.drawn, *controls.choices][0].tag.title
         raise refusal(subject, f"no label in it can be looked for ({'; '.join(remarks)[:300]})", "Give labels a value.")
-    if sum(len(label.texts) for label in offered) > MOST_TEXTS:
+    texts = [len(label.texts) for label in offered] + [len(one.texts) for row in choices for one in row.choices]
+    if sum(texts) > MOST_TEXTS:
         problem = f"has more than {MOST_TEXTS:,} labels, synonyms, hints and prompts"
         raise LabelingConfigError(SUBJECT, problem, "Take out some, or split the project.")
     groups = _same_labels(offered)
     found = {member: label for group in groups for member, label in _labels(group)}
     labels = [found[label] for label in offered]
-    read, told = _read_only(controls.read, labels)
-    remarks += [*_undrawn(controls.drawn, groups), *told, *map(str, controls.passed_over)]
-    return Vocabulary((*labels, *read), _bounded(remarks), controls.elsewhere)
+    remarks += [*_undrawn(controls.drawn, groups), *map(str, controls.passed_over)]
+    return Vocabulary(tuple(labels), _bounded(remarks), controls.elsewhere, choices)
+
+
+def _choices(controls: Sequence[Control]) -> tuple[tuple[Choices, ...], list[str]]:
+    """The questions of Choices controls, and remarks on choices that are left out."""
+    found: list[Choices] = []
+    remarks: list[str] = []
+    for control in controls:
+        offered, told = offered_labels(control)
+        remarks += told
+        if offered:
+            multiple = control.tag.attributes.get("choice", "").strip().lower() == "multiple"
+            choices = tuple(Choice(label.key, label.texts) for label in offered)
+            found.append(Choices(control.tag.name, control.image.name, control.image.value, multiple, choices))
+    return tuple(found), remarks
 
 
 def _row(label: Label) -> dict[str, object]:
     """A label as versions were made of it when the image's value could only be `$` and a key."""
     row = asdict(label)
     del row["draws"]
+    if not label.shape:
+        del row["shape"]
     value = row.pop("image_value")
     row["image_key"] = value[1:] if value.startswith("$") else f"${value}"
     return row
@@ -157,10 +222,10 @@ def _same_labels(offered: Sequence[OfferedLabel]) -> list[_Group]:
     """Group labels that are one for annotators: those of one name, unless each has a prompt of its own, and those of
     the same words.
 
-    In each group that of the control which draws is the first: any before those meant as prompts, BrushLabels before
-    PolygonLabels before RectangleLabels, and the first in the config among equals.
+    In each group that of the control which draws is the first, by `Control.rank`, and the first in the config among
+    equals.
     """
-    ranked = sorted(offered, key=lambda label: (label.control.is_prompt, _RANKS[label.control.output]))
+    ranked = sorted(offered, key=lambda label: label.control.rank)
     groups: list[_Group] = []
     of_key: dict[str, _Group] = {}
     of_prompt: dict[tuple[str, tuple[str, ...]], _Group] = {}
@@ -198,7 +263,10 @@ def _labels(group: _Group) -> Iterable[tuple[OfferedLabel, Label]]:
         if other in drawing:
             yield other, _label(other, texts)
         else:
-            yield other, replace(first, key=other.key, control=other.control.tag.name, draws=False)
+            control = other.control
+            yield other, replace(
+                first, key=other.key, control=control.tag.name, draws=False, shape=_shape_name(control)
+            )
 
 
 def _label(offered: OfferedLabel, texts: tuple[str, ...]) -> Label:
@@ -211,7 +279,12 @@ def _label(offered: OfferedLabel, texts: tuple[str, ...]) -> Label:
         image_value=control.image.value,
         output=control.output,
         stuff=offered.stuff,
+        shape=_shape_name(control),
     )
+
+
+def _shape_name(control: Control) -> str:
+    return "" if control.shape is control.tag else control.shape.name
 
 
 def _undrawn(controls: Sequence[Control], groups: Sequence[_Group]) -> list[str]:
@@ -234,30 +307,9 @@ def _undrawn(controls: Sequence[Control], groups: Sequence[_Group]) -> list[str]
         if keys[control]:
             by = " and ".join(list(dict.fromkeys(drawn_by[control]))[:_MOST_DRAWING])
             one = f"{_labels_named(keys[control])} predicted by {by}, one region per thing"
-            remarks.append(f"{control.tag.title}: {one}; regions drawn with this control are learned from.")
+            read = "points are not" if control.output == "keypoint" else "regions drawn with this control are"
+            remarks.append(f"{control.tag.title}: {one}; {read} learned from.")
     return remarks
-
-
-def _read_only(controls: Sequence[Control], known: Sequence[Label]) -> tuple[list[Label], list[str]]:
-    """The labels of controls whose regions are only read, as far as another control draws them, and remarks."""
-    by_key = {label.key: label for label in reversed(known)}
-    by_texts = {_alike(label.texts): label for label in reversed(known)}
-    labels: list[Label] = []
-    remarks: list[str] = []
-    for control in controls:
-        offered, told = offered_labels(control)
-        unknown: list[str] = []
-        for label in offered:
-            same = by_key.get(label.key) or by_texts.get(_alike(label.texts))
-            if same is None:
-                unknown.append(label.key)
-            else:
-                labels.append(replace(same, key=label.key, control=control.tag.name, draws=False))
-        remarks += [*told, f"{control.tag.title}: its regions are learned from, and none are predicted."]
-        if unknown:
-            remedy = f"give {'it' if len(unknown) == 1 else 'them'} to {listed_tags()}, too"
-            remarks.append(f"{control.tag.title}: {_labels_named(unknown)} in no control that draws; {remedy}.")
-    return labels, remarks
 
 
 def _alike(texts: Sequence[str]) -> tuple[str, ...]:

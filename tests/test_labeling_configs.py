@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plugin_config.errors import LabelingConfigError
-from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from plugin_config.vocabulary import Choice, Vocabulary, parse_vocabulary
 from tests.backend_client import (
     Client,
     answer_of,
@@ -20,6 +20,7 @@ __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest f
 
 IMAGE = '<Image name="i" value="$image"/>'
 CAT = '<Label value="cat"/>'
+CHOICES = '<Choices name="q" toName="i"><Choice value="cat"/><Choice value="dog" alias="d" hint="barks"/></Choices>'
 PAIR = '<Label value="cat"/><Label value="dog"/>'
 
 
@@ -165,10 +166,63 @@ SMART = 'smart="true"'
                       control("RectangleLabels", more='segments="semantic"')], [("b", "cat")], id="stuff in both"),
         pytest.param([brush(), control("EllipseLabels"), control("KeyPointLabels", more=SMART)], [("b", "cat")],
                      id="ellipse and key points"),
+        pytest.param([control("EllipseLabels"), control("BitmaskLabels")], [("b", "cat")], id="the bitmask"),
+        pytest.param([control("KeyPointLabels"), brush(more=SMART)], [("b", "cat")], id="a smart area before a point"),
+        pytest.param([control("KeyPointLabels"), brush('<Label value="dog"/>')], [("b", "dog"), ("k", "cat")],
+                     id="a point where no area has the label"),
+        pytest.param([control("VectorLabels", more='closable="true"')], [("v", "cat")], id="a closed vector"),
+        pytest.param([control("Labels"), '<Brush name="x" toName="i"/>'], [("l", "cat")], id="Labels and a shape"),
+        pytest.param([control("Labels"), '<Brush name="x" toName="i"/>', control("RectangleLabels")], [("l", "cat")],
+                     id="Labels with a brush, and rectangles"),
     ],
 )  # fmt: skip
 def test_one_control_draws_each_label(tags: list[str], drawn: list[tuple[str, str]]) -> None:
     assert sorted(drawing(view(*tags))) == sorted(drawn)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "shape", "output"),
+    [
+        pytest.param('<Rectangle name="x" toName="i"/><Polygon name="y" toName="i"/>', "y", "polygon", id="polygon"),
+        pytest.param('<Brush name="x" toName="i" smart="true"/><Ellipse name="y" toName="i"/>', "y", "ellipse",
+                     id="no prompt"),
+        pytest.param('<KeyPoint name="x" toName="i"/><Brush name="y" toName="i" smart="true"/>', "y", "brush",
+                     id="a smart area before a point"),
+        pytest.param('<KeyPoint name="y" toName="i"/><KeyPoint name="x" toName="i" smart="true"/>', "y", "keypoint",
+                     id="points"),
+        pytest.param('<Vector name="x" toName="i"/><vector name="y" toname="i" closable="true"/>', "y", "vector",
+                     id="closable"),
+        pytest.param('<Brush name="x" toName="q"/><Bitmask name="y"/>', "y", "bitmask", id="over the one image"),
+    ],
+)
+def test_labels_are_drawn_by_the_shape_beside_them(shapes: str, shape: str, output: str) -> None:
+    (label,) = parse_vocabulary(view(control("Labels"), shapes)).labels
+    assert (label.control, label.shape, label.output) == ("l", shape, output)
+
+
+def test_choices_are_questions_about_the_image() -> None:
+    vocabulary = parse_vocabulary(view(brush(), CHOICES))
+    (choices,) = vocabulary.choices
+    assert (choices.control, choices.to_name, choices.image_value, choices.multiple) == ("q", "i", "$image", False)
+    assert choices.choices == (Choice("cat", ("cat",)), Choice("d", ("dog", "dog, barks")))
+    assert vocabulary.labels == parse_vocabulary(view(brush())).labels
+    assert vocabulary.hash != parse_vocabulary(view(brush())).hash
+    several = parse_vocabulary(view(brush(), CHOICES.replace("<Choices", '<Choices choice="multiple"')))
+    assert several.choices[0].multiple
+    assert several.hash != vocabulary.hash
+    alone = parse_vocabulary(view(CHOICES))
+    assert (alone.labels, alone.choices, alone.image_value, alone.to_name) == ((), (choices,), "$image", "i")
+
+
+def test_a_choice_inside_a_choice_is_none() -> None:
+    nested = CHOICES.replace('<Choice value="cat"/>', '<Choice value="cat"><Choice value="tom"/></Choice>')
+    (choices,) = parse_vocabulary(view(nested)).choices
+    assert [choice.key for choice in choices.choices] == ["cat", "d"]
+
+
+def test_choices_of_a_text_are_not_ours() -> None:
+    text = '<Text name="t" value="$t"/>'
+    assert parse_vocabulary(view(brush(), text, CHOICES.replace('"i"', '"t"'))).choices == ()
 
 
 def test_annotators_may_draw_a_label_with_every_control_that_has_it() -> None:
@@ -183,15 +237,15 @@ def test_annotators_may_draw_a_label_with_every_control_that_has_it() -> None:
     )
     assert shown(vocabulary) == [
         ("b", "cat", True), ("b", "dog", True), ("r", "cat", False), ("r", "dog", False), ("p", "tom", False),
-        ("e", "dog", False),
+        ("e", "dog", False), ("e", "elk", True),
     ]  # fmt: skip
-    assert vocabulary.words == (("cat",), ("dog",))
-    assert {label.output for label in vocabulary.labels} == {"brush"}
+    assert vocabulary.words == (("cat",), ("dog",), ("elk",))
+    assert {label.output for label in vocabulary.drawn} == {"brush", "ellipse"}
     assert [remark.partition(":")[0] for remark in vocabulary.remarks] == [
-        "RectangleLabels 'r'", "PolygonLabels 'p'", "EllipseLabels 'e'", "EllipseLabels 'e'", "KeyPointLabels 'k'",
+        "RectangleLabels 'r'", "PolygonLabels 'p'", "EllipseLabels 'e'", "KeyPointLabels 'k'",
     ]  # fmt: skip
     assert "'cat' and 'dog' are predicted by BrushLabels 'b', one region per thing" in vocabulary.remarks[0]
-    assert "'elk' is in no control that draws" in vocabulary.remarks[3]
+    assert "its points are prompts" in vocabulary.remarks[3]
 
 
 def test_a_prompt_counts_for_every_control_that_has_the_label() -> None:
@@ -214,9 +268,20 @@ def test_what_only_the_reading_of_annotations_needs_keeps_the_version() -> None:
                      "Image 'j': is not segmented", id="second image with a control"),
         pytest.param(['<Image name="j" valueList="$b"/>', control("BrushLabels", name="c").replace('"i"', '"j"')],
                      "Image 'j': valueList is not supported yet", id="second image with a list"),
-        pytest.param([control("BitmaskLabels")], "BitmaskLabels 'x'", id="bitmask"),
-        pytest.param([control("VectorLabels")], "VectorLabels 'x'", id="vector"),
-        pytest.param([control("Labels")], "Labels 'x': labels apart from the shapes", id="labels apart"),
+        pytest.param([control("BitmaskLabels")], "BitmaskLabels 'x': label 'cat' is predicted by BrushLabels",
+                     id="bitmask"),
+        pytest.param([control("VectorLabels")], "VectorLabels 'x': draws lines", id="vector"),
+        pytest.param([control("VectorLabels", more='closable="true" skeleton="true"')], "VectorLabels 'x': draws lines",
+                     id="skeletons"),
+        pytest.param([control("KeyPointLabels", more=SMART)], "KeyPointLabels 'k': its points are prompts", id="smart"),
+        pytest.param([control("KeyPointLabels")], "points are not learned from", id="points"),
+        pytest.param([CHOICES.replace("<Choices", '<Choices perRegion="true"')], "single regions", id="perRegion"),
+        pytest.param([CHOICES.replace("<Choices", '<Choices perItem="true"')], "single items", id="perItem"),
+        pytest.param([CHOICES.replace("<Choices", '<Choices visibleWhen="choice-selected"')], "only sometimes",
+                     id="shown sometimes"),
+        pytest.param([CHOICES.replace("<Choices", '<Choices allowNested="true"')], "choices inside", id="nested"),
+        pytest.param(['<Choices name="q" toName="i"/>'], "Choices 'q': has no choices", id="no choices"),
+        pytest.param([control("Labels")], "Labels 'x': has no tag that draws its regions", id="labels apart"),
         pytest.param([control("PolygonLabels", "", more='value="$labels"')], "come from the task's data", id="dynamic"),
         pytest.param([control("PolygonLabels", '<Label value="elk"/>', more='value="$labels"')],
                      "come from the task's data", id="dynamic labels beside written ones"),
@@ -260,13 +325,20 @@ REFUSED = [
         f"{PAIR}</BrushLabels></Repeater></View>", "Repeater", "labels_{{idx}}", id="repeater"),
     pytest.param(view(f"<Repeater on='$d'><View>{brush()}</View></Repeater>"), "Repeater", "'b'", id="it repeated"),
     pytest.param(view(brush("", more='value="$labels"')), "BrushLabels 'b'", "come from the task's data", id="dynamic"),
-    pytest.param(view(control("Labels"), '<Brush name="x" toName="i"/>'), "Labels 'l'", "apart from the shapes",
-                 id="Labels and Brush"),
-    pytest.param(view(control("Labels"), '<Rectangle name="x" toName="i"/><Polygon name="y" toName="i"/>'),
-                 "Labels 'l'", "apart from the shapes", id="Labels and others"),
-    pytest.param(view(control("KeyPointLabels")), "KeyPointLabels 'k'", "neither predicted", id="key points alone"),
-    pytest.param(view(control("BitmaskLabels")), "BitmaskLabels 'b'", "neither predicted", id="bitmask alone"),
-    pytest.param(view(control("EllipseLabels")), "labeling config", "EllipseLabels 'e'", id="ellipses alone"),
+    pytest.param(view(control("Labels")), "Labels 'l'", "has no tag that draws its regions", id="Labels alone"),
+    pytest.param(view(control("Labels"), '<KeyPoint name="x" toName="i" smart="true"/>'), "KeyPoint 'x'", "prompts",
+                 id="Labels and prompts"),
+    pytest.param(view(control("Labels"), '<Vector name="x" toName="i"/>'), "Vector 'x'", "lines",
+                 id="Labels and lines"),
+    pytest.param(view(control("Labels"), '<Brush name="l" toName="i"/>'), "Labels 'l'", "shares its name",
+                 id="Labels and a Brush of its name"),
+    pytest.param(view(control("Labels"), '<Brush name="x" toName="j"/>'), "Labels 'l'", "has no tag that draws",
+                 id="Labels and a Brush of another image"),
+    pytest.param(view('<Brush name="x" toName="i"/>'), "labeling config", "Brush 'x'", id="a Brush without Labels"),
+    pytest.param(view(control("KeyPointLabels", more=SMART)), "KeyPointLabels 'k'", "prompts", id="prompts alone"),
+    pytest.param(view(control("VectorLabels")), "VectorLabels 'v'", "lines", id="lines alone"),
+    pytest.param(view(CHOICES.replace("<Choices", '<Choices perRegion="true"')), "Choices 'q'", "single regions",
+                 id="choices of regions alone"),
     pytest.param(view(brush(), image='<Image name="i"/>'), "Image 'i'", "has no value", id="image without value"),
     pytest.param(view(brush(), image='<Image name="i" value=" "/>'), "Image 'i'", "has no value", id="blank value"),
     pytest.param(view(brush(), image='<Image name="i" value="image"/>'), "Image 'i'", "value='image' names no key",

@@ -16,6 +16,7 @@ VOCABULARY = parse_vocabulary(
     <Label value="cat"/><Label value="dog"/></PolygonLabels></View>"""
 )
 ACCEPTED, CHANGED = RegionOutcomes(accepted=1), RegionOutcomes(changed=1)
+LONG = "0f" * 16  # an id as earlier versions made them, of the first island of a mask; "-1" followed for the next
 ADDED, DELETED = RegionOutcomes(added=1), RegionOutcomes(deleted=1)
 
 
@@ -83,6 +84,8 @@ def test_an_answer_about_a_region_is_no_region_of_its_own(kind: str, first: bool
         pytest.param([region("a")], [region("a"), region("b", value={"points": [[1, 1]], "polygonlabels": ["cat"]})],
                      {"cat": ACCEPTED}, id="a polygon of one point"),
         pytest.param([region("a")], [region("a"), region("a")], {"cat": ACCEPTED}, id="an id twice"),
+        pytest.param([region(LONG), region(f"{LONG}-1", "dog")], [region(LONG), region(f"{LONG}-1", "dog", x=1)],
+                     {"cat": ACCEPTED, "dog": CHANGED}, id="islands by an earlier version"),
         pytest.param([{"id": "a", "type": 7}, {}, region("a", type=None)], [region("a")], {"cat": ADDED},
                      id="a prediction that is malformed"),
         pytest.param([region("a", value=None)], [region("a")], {"cat": ADDED}, id="a prediction without a shape"),

@@ -103,7 +103,7 @@ def test_brushes(region: dict[str, Any], label: int | None) -> None:
 
 
 def test_an_ellipse_without_a_label_of_ours_is_void() -> None:
-    for labels in ((), ("bird",)):
+    for labels in ((), ("horse",)):
         found = draw(item("ellipselabels", ELLIPSE, *labels))
         assert (found == VOID).sum() == pytest.approx(np.pi * 12 * 8, rel=0.03)
 

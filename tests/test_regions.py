@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import cv2
@@ -184,11 +185,12 @@ def test_the_sdk_validates_every_region(name: str, kind: OutputKind, tag: str) -
     assert errors("Cat")  # the alias is the key: the check above can fail
 
 
-def test_ids_are_unique_or_as_told() -> None:
+def test_ids_are_unique_and_of_the_editors_kind_or_as_told() -> None:
     ids = [region["id"] for _ in range(200) for region in _encode(MASKS["two islands"], "polygon")]
     assert len(set(ids)) == 400
-    assert min(map(len, ids)) >= 12
-    assert [region["id"] for region in _encode(MASKS["two islands"], "polygon", region_id="r")] == ["r", "r-1"]
+    assert all(re.fullmatch("[A-Za-z0-9_-]{10}", identity) for identity in ids)
+    first, second = [region["id"] for region in _encode(MASKS["two islands"], "polygon", region_id="r")]
+    assert first == "r" and re.fullmatch("[A-Za-z0-9_-]{10}", second)
 
 
 def _region(kind: str, **value: Any) -> dict[str, Any]:

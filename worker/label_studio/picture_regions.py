@@ -93,7 +93,7 @@ def find_label(region: Mapping[str, Any], vocabulary: Vocabulary) -> Label | Non
         that the labeling config no longer has.
     """
     control = region.get("from_name")
-    if region.get("to_name") != vocabulary.labels[0].to_name or not isinstance(control, str) or not _is_drawn(region):
+    if region.get("to_name") != vocabulary.to_name or not isinstance(control, str) or not _is_drawn(region):
         return None
     names = _names(region)
     own = {label.key: label for label in vocabulary.labels if label.control == control}
@@ -123,7 +123,7 @@ def _kind(item: Mapping[str, Any], vocabulary: Vocabulary) -> str | None:
         return "brush" if kind == "magicwand" else kind
     if not kind:  # of a Labels control, which has no shape of its own
         return next((shape for key, shape in _SHAPE_KEYS.items() if key in _value(item)), None)
-    return kind if _is_drawn(item) and item.get("to_name") == vocabulary.labels[0].to_name else None
+    return kind if _is_drawn(item) and item.get("to_name") == vocabulary.to_name else None
 
 
 def _is_drawn(item: Mapping[str, Any]) -> bool:

@@ -8,7 +8,6 @@ same image, after EXIF rotation. Source of the format: https://labelstud.io/guid
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from plugin_config.errors import RegionError
 from plugin_config.vocabulary import OUTPUT_KINDS, OutputKind
 from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle, encode_rle
 from worker.label_studio.polygons import Points, mask_rings
+from worker.label_studio.region_ids import new_region_id
 from worker.label_studio.shapes import ellipse_mask, polygon_mask, rectangle_mask, refusal, region_value
 
 KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
@@ -56,7 +56,7 @@ def encode_region(
         to_name: name of the Image tag.
         label: the key the labeling config expects: a label's alias where it has one, else its value.
         score: confidence in [0, 1], the same for each region.
-        region_id: of the first region; the following get "-1", "-2", ... behind it. None: globally unique ids are made.
+        region_id: of the first region; the following get new ids, as all do for None, see `new_region_id`.
         tolerance: in pixels of the mask, at least 0, for polygons only: no pixel further from the outline changes. 0 is
             exact.
         size: (H, W) of the image in pixels, where the mask is of a reduced copy of it: a brush is enlarged to it, and
@@ -72,10 +72,9 @@ def encode_region(
     if not mask.any():
         return []
     height, width = size or mask.shape
-    first = region_id or uuid.uuid4().hex
     return [
         {
-            "id": f"{first}-{number}" if number else first,
+            "id": new_region_id() if number or not region_id else region_id,
             "from_name": control,
             "to_name": to_name,
             "type": f"{kind}labels",
