@@ -71,6 +71,7 @@
       suggestion: !!shown().suggestions?.has(region.id),
     })),
     drawn,
+    selected: number => regions()[number].inSelection,
     setHidden(id, hidden) {
       const region = regionOf(id);
       if (region.hidden !== hidden) region.toggleHidden();

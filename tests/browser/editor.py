@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 """(H, W) bool, in pixels of the image."""
 
 WINDOW = (1280, 900)
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 """Longest wait for the editor: it is there in 3 s on a free machine."""
 
 _SCRIPT = Path(__file__).with_name("editor.js")
@@ -103,6 +103,11 @@ class Editor:
         shot = self.page.screenshot(clip=clip)  # type: ignore[arg-type]  # its TypedDict
         return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
 
+    def picture_to(self, path: Path) -> None:
+        """Write what the window shows as a small PNG file."""
+        shot = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+        shot.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+
     def place(self) -> dict[str, float]:
         """Where the image lies in the window: left, top, width, height, and window pixels of an image pixel, scale."""
         place: dict[str, float] = self.page.evaluate("() => zeromask.place()")
@@ -127,11 +132,25 @@ class Editor:
         self.page.mouse.up()
         self.frames()
 
-    def submit(self, *, button: str = "Submit") -> None:
+    def choose(self, tool: str) -> None:
+        """Press a button of the editor by its name: "eraser", "Undo"."""
+        self.page.get_by_label(tool, exact=True).click()
+        self.frames()
+
+    def select(self, number: int) -> str:
+        """Click on a region in the list of regions, 0 = the first. Returns the id that the Info panel shows."""
+        row = self.page.locator(".lsf-outliner-item").nth(number)
+        details = self.page.locator(".lsf-detailed-region__head > span")
+        if not self.page.evaluate("number => zeromask.selected(number)", number):
+            row.click()
+        self.frames()
+        return details.inner_text().strip()
+
+    def submit(self) -> None:
         """Press the button that stores the annotation, and wait until Label Studio has it."""
         with self.page.expect_response(lambda answer: "/annotations" in answer.url
                                        and answer.request.method in ("POST", "PATCH")):  # fmt: skip
-            self.page.get_by_role("button", name=button, exact=True).click()
+            self.page.get_by_label("Submit current annotation").click()
 
 
 @contextmanager

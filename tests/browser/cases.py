@@ -1,0 +1,127 @@
+"""Every kind of region, on one picture of the drawn world: the labeling config, and the masks that are to be seen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.lab.drawn_world.scenes import Scene, draw_apart
+from worker.lab.drawn_world.world import Thing
+from worker.label_studio.regions import decode_region
+from worker.label_studio.results import encode_segments
+from worker.segmentation.segmenter import LabelSegment
+
+Mask = NDArray[np.bool_]
+
+SIZE = (640, 480)
+"""Width and height of the picture, in pixels."""
+
+THINGS = (
+    Thing("red", "striped", "star"),
+    Thing("blue", "plain", "circle"),
+    Thing("yellow", "dotted", "heart"),
+    Thing("purple", "plain", "ring"),  # with a hole
+)
+_COLOURS = ("#ff9500", "#00e5ff", "#ff2d95", "#39ff14")
+_SEED, _UNIT, _AREA = 18, 240.0, 14_000.0
+_CONFIG = '<View><Image name="image" value="$image"/>\n{tags}</View>'
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of region.
+
+    Attributes:
+        name: its name in tables, the file name of its picture.
+        tags: the control tags, with `{labels}` where the labels stand.
+        least: of the intersection over union of what is drawn and what is told, from 0 to 1.
+        keeps: whether the region is to keep the mask; else it says less (a box, a point), and what is drawn is compared
+            with the region's own shape.
+    """
+
+    name: str
+    tags: str
+    least: float = 0.98
+    keeps: bool = True
+
+    @property
+    def config(self) -> str:
+        """The labeling config, with a label for each thing of the picture."""
+        rows = "".join(f'<Label value="{thing}" background="{colour}"/>'
+                       for thing, colour in zip(THINGS, _COLOURS, strict=True))  # fmt: skip
+        return _CONFIG.format(tags=self.tags.format(labels=rows))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The labels of the config."""
+        return parse_vocabulary(self.config)
+
+
+def _own(tag: str) -> str:
+    return f'<{tag} name="control" toName="image">{{labels}}</{tag}>'
+
+
+def _pair(tag: str) -> str:
+    return f'<Labels name="label" toName="image">{{labels}}</Labels><{tag} name="control" toName="image"/>'
+
+
+CASES = (
+    Case("BrushLabels", _own("BrushLabels")),
+    Case("BitmaskLabels", _own("BitmaskLabels")),
+    Case("PolygonLabels", _own("PolygonLabels")),
+    Case("VectorLabels", _own("VectorLabels").replace("toName", 'closable="true" toName')),
+    Case("RectangleLabels", _own("RectangleLabels"), keeps=False),
+    Case("EllipseLabels", _own("EllipseLabels"), keeps=False),
+    Case("KeyPointLabels", _own("KeyPointLabels"), least=0.90, keeps=False),
+    Case("Labels + Brush", _pair("Brush")),
+    Case("Labels + Polygon", _pair("Polygon")),
+    Case("Labels + Rectangle", _pair("Rectangle"), keeps=False),
+    Case("Labels + Ellipse", _pair("Ellipse"), keeps=False),
+)
+"""All kinds whose regions lie on an image. A keypoint is a disc of some window pixels, so its outline counts more."""
+
+
+@cache
+def scene() -> Scene:
+    """The picture and its truth."""
+    return draw_apart(np.random.default_rng(_SEED), SIZE[::-1], THINGS, unit=_UNIT, area=_AREA)
+
+
+def picture() -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(scene().image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def masks() -> tuple[Mask, ...]:
+    """(H, W) of each of THINGS."""
+    return tuple(scene().instances == number for number in range(1, len(THINGS) + 1))
+
+
+def results(case: Case) -> list[tuple[Mask, list[dict[str, Any]]]]:
+    """Of each thing what is to be seen, (H, W), and the items of the result that say so."""
+    found = []
+    for label, mask in zip(case.vocabulary.labels, masks(), strict=True):
+        regions = encode_segments([LabelSegment(label, mask, 0.9)], size=mask.shape)
+        told = mask if case.keeps else shape_of(regions)
+        found.append((told, regions))
+    return found
+
+
+def shape_of(regions: list[dict[str, Any]]) -> Mask:
+    """(H, W) of what the regions of one thing say, by our own reader."""
+    drawn: list[Mask] = [decode_region(region, *SIZE) for region in regions if _has_place(region)]
+    return np.any(drawn, axis=0)
+
+
+def _has_place(region: Mapping[str, Any]) -> bool:
+    return str(region["type"]) not in ("labels", "choices")
