@@ -110,6 +110,22 @@ class JsonReader:
             return Skipped.OBJECT if opening == "{" else Skipped.LIST
         raise _not_json()
 
+    def whole(self, most: int) -> tuple[Any, int]:
+        """The next value itself, an object or a list too, where its text has at most `most` characters; else as `value`
+        reads it. Returns it and the number of characters, 0 for one that was skipped.
+        """
+        wanted, found = 0, _LARGE
+        while found is _LARGE:
+            self._fill(wanted)
+            self.peek()
+            start, found = self._at, self._decode_buffered()
+            if found is not _LARGE:
+                return found, self._at - start
+            if wanted >= most:
+                return self.value(), 0
+            wanted = min(most, max(2 * wanted, _CHUNK))
+        return found, 0
+
     def text(self) -> Any:
         """The next value as `value` reads it, but a long string itself.
 
@@ -175,19 +191,26 @@ class JsonReader:
         """The next value, decoded; `_LARGE`, and nothing read, when it is too large for that."""
         for wanted in (0, _CHUNK):
             self._fill(wanted)
-            try:
-                found, end = _DECODER.raw_decode(self._text, self._at)
-            except RecursionError as error:
-                raise _too_deep() from error
-            except json.JSONDecodeError as error:
-                if self._ended:
-                    raise _not_json() from error
-            except ValueError as error:  # NaN, or a whole number of more digits than Python reads
+            found = self._decode_buffered()
+            if found is not _LARGE:
+                return found
+        return _LARGE
+
+    def _decode_buffered(self) -> Any:
+        """The next value, decoded; `_LARGE`, and nothing read, when the buffer does not hold all of it."""
+        try:
+            found, end = _DECODER.raw_decode(self._text, self._at)
+        except RecursionError as error:
+            raise _too_deep() from error
+        except json.JSONDecodeError as error:
+            if self._ended:
                 raise _not_json() from error
-            else:
-                if end + _CUT < len(self._text) or self._ended:
-                    self._at = end
-                    return found
+        except ValueError as error:  # NaN, or a whole number of more digits than Python reads
+            raise _not_json() from error
+        else:
+            if end + _CUT < len(self._text) or self._ended:
+                self._at = end
+                return found
         return _LARGE
 
     def _fill_until_text_ends(self) -> None:

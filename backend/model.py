@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,15 +24,18 @@ from label_studio_ml.model import LabelStudioMLBase  # noqa: E402
 if _torch is None:
     del sys.modules["torch"]
 
+from backend.payloads import PredictPayload  # noqa: E402
 from backend.queue_client import QueueClient  # noqa: E402
 from backend.task_queue import PredictionRequest  # noqa: E402
 from plugin_config.errors import QueueUnavailable  # noqa: E402
 from plugin_config.label_studio.webhook_actions import Effect, effect_of  # noqa: E402
 from plugin_config.model_version import ModelVersion  # noqa: E402
+from plugin_config.queue.clicks import ClickAnswer  # noqa: E402
 from plugin_config.settings import Settings  # noqa: E402
 from plugin_config.vocabulary import parse_vocabulary  # noqa: E402
 
 _MAX_REMEMBERED = 1000
+_SETUP_COUNTS_S = 2.0  # Label Studio sends /setup milliseconds before a /predict whose answer it stores
 parsed = lru_cache(maxsize=4)(parse_vocabulary)
 """Parsing, remembered: every request brings its labeling config, and one of 1,200 labels takes 0.1 s."""
 
@@ -58,21 +62,52 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         self._project = project
         self._queues = queues
 
-    def predict(self, tasks: Sequence[int], *, interactive: bool = False, **_: Any) -> list[list[dict[str, Any]]]:
+    def predict(self, tasks: Sequence[int], **_: Any) -> list[list[dict[str, Any]]]:
         """Request predictions of tasks, by id. Returns one empty list per task: "accepted, will be stored later".
 
         Anything else than empty lists would be stored a second time beside the worker's, and a `{"result": []}` would
         keep Label Studio from ever asking for the task again.
         """
-        if interactive:
-            logger.info("project %d: interactive request for %d task(s) answered empty", self._project, len(tasks))
-            return [[] for _ in tasks]
         request = PredictionRequest(self._project, self.model_version, tuple(dict.fromkeys(tasks)))
         try:
             self._queues.request_predictions(request)
         except QueueUnavailable as error:
             logger.warning("project %d: %d task(s) wait for Redis. %s", self._project, len(tasks), error)
         return [[] for _ in tasks]
+
+    def answer_click(self, payload: PredictPayload, *, large: bool) -> list[dict[str, Any]]:
+        """Wait for the mask of what was clicked on in the first task, the only one Label Studio sends.
+
+        An empty `result` tells the editor that there is no mask; where suggestions are accepted by themselves, it takes
+        the prompt away. An empty list in its place would leave the prompt there. `large`: whether its body was.
+        """
+        answers = [ClickAnswer(version=self.model_version)] * len(payload.tasks)
+        if payload.tasks:
+            answers[0] = self._queues.clicks.ask(
+                payload, kind="mask", version=self.model_version, redis_up=self._queues.status().redis, large=large
+            )
+        return [_as_prediction(answer) for answer in answers]
+
+    def answer_test(self, payload: PredictPayload) -> list[Any]:
+        """Answer Label Studio's "Send Test Request" with the masks of its task, which Label Studio shows and does not
+        store; a worker stores them as always, where they are not stored yet.
+        """
+        stored = self.model_version in payload.first.versions
+        if not stored:
+            self.predict(payload.tasks)
+        answer = self._queues.clicks.ask(
+            payload, kind="prediction", version=self.model_version, redis_up=self._queues.status().redis, noted=stored
+        )
+        if not stored and not answer.result:
+            return [[]]
+        if not stored:  # in case it was no test
+            self._queues.expect_second(self._project, self.model_version, payload.tasks[0])
+        return [_as_prediction(answer)]
+
+
+def _as_prediction(answer: ClickAnswer) -> dict[str, Any]:
+    reason = {"reason": answer.reason} if answer.reason else {}
+    return {"result": list(answer.result), "score": answer.score, "model_version": answer.version, **reason}
 
 
 class Projects:
@@ -82,6 +117,28 @@ class Projects:
         self._settings = settings
         self._queues = queues
         self._versions: dict[int, str] = {}
+        self._set_up: dict[int, float] = {}
+
+    def set_up(self, project: int, label_config: str) -> PreannotationBackend:
+        """The model of a project that Label Studio prepares for its next requests.
+
+        Raises:
+            LabelingConfigError: the labeling config names nothing that could be segmented.
+        """
+        model = self.model(project, label_config)
+        if len(self._set_up) >= _MAX_REMEMBERED:
+            self._set_up.clear()
+        self._set_up[project] = time.monotonic()
+        return model
+
+    def is_test(self, payload: PredictPayload, version: str) -> bool:
+        """Whether Label Studio shows the answer to a request, and stores nothing of it: its "Send Test Request" sends
+        one task, whether that has predictions of this version or not, and sends no /setup before.
+        """
+        if payload.interactive or len(payload.tasks) != 1:
+            return False
+        since = time.monotonic() - self._set_up.get(payload.project, float("-inf"))
+        return version in payload.first.versions or since > _SETUP_COUNTS_S
 
     def model(self, project: int, label_config: str) -> PreannotationBackend:
         """The model of a project: works while Redis is away, and loads no weights.

@@ -112,6 +112,12 @@ def _schemas() -> _Json:
                       "anyOf": [{"type": "string", "pattern": _PROJECT}, identifier]}  # fmt: skip
     project_object: _Json = {"anyOf": [*project["anyOf"], _object(["id"], id=project)]}
     whole: _Json = {"type": "integer", "minimum": 0}
+    prediction = {
+        **_object(["result", "score", "model_version"], score={"type": "number"}, model_version=text,
+                  result={"type": "array", "items": {"type": "object"}},
+                  reason={**text, "description": "Why the result is empty"}),
+        "description": "The answer to a click, or to Label Studio's test request",
+    }  # fmt: skip
     click: _Json = {"description": "Not null where somebody clicked in an image"}
     return {
         "Error": _object(["status", "detail"], status={"type": "integer"}, detail=text),
@@ -139,7 +145,7 @@ def _schemas() -> _Json:
         ),
         "Accepted": _object(
             ["results", "model_version"],
-            results={"type": "array", "items": {"type": "array", "maxItems": 0}},
+            results={"type": "array", "items": {"anyOf": [{"type": "array", "maxItems": 0}, prediction]}},
             model_version=text,
         ),
         "Webhook": _object(

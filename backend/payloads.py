@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from backend.click_payloads import Region, TaskInside, read_regions, read_task
 from backend.json_stream import REMEDY, JsonReader, Readable, duplicate
 from plugin_config.errors import JobError
 
@@ -37,12 +38,16 @@ class PredictPayload:
 
     Attributes:
         interactive: whether somebody clicked in an image and waits for the answer.
+        prompts: what was clicked on, of an interactive request.
+        first: what the first task holds, as far as a click needs it.
     """
 
     project: int
     label_config: str
     tasks: tuple[int, ...]
     interactive: bool
+    prompts: tuple[Region, ...] = ()
+    first: TaskInside = field(default_factory=TaskInside)
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,23 @@ def parse_setup(stream: Readable) -> SetupPayload:
 
 
 def parse_predict(stream: Readable) -> PredictPayload:
-    """Parse the body of /predict: of each task its id and nothing else.
+    """Parse the body of /predict: of each task its id, and of the first what a click needs.
 
     Raises:
         JobError: not JSON, a field is missing, there twice or of the wrong type, or there are too many tasks; the
             message names it.
     """
     body = _read(stream, {
-        "tasks": _tasks, "project": JsonReader.value, "label_config": JsonReader.text, "params": _context,
+        "tasks": _tasks, "project": JsonReader.value, "label_config": JsonReader.text, "params": _prompts,
     })  # fmt: skip
-    tasks = _field(body, "tasks")
-    if not isinstance(tasks, tuple):
-        raise _wrong("tasks", "a list of tasks", tasks)
-    interactive = body.get("params") is not None
-    return PredictPayload(project_id(_field(body, "project")), _text(body, "label_config"), tasks, interactive)
+    found = _field(body, "tasks")
+    if not isinstance(found, _Tasks):
+        raise _wrong("tasks", "a list of tasks", found)
+    prompts = body.get("params")
+    return PredictPayload(
+        project_id(_field(body, "project")), _text(body, "label_config"), found.ids, prompts is not None, prompts or (),
+        found.first,
+    )  # fmt: skip
 
 
 def parse_webhook(stream: Readable) -> WebhookPayload:
@@ -135,26 +143,52 @@ def _read(stream: Readable, fields: Mapping[str, _ReadField]) -> dict[str, Any]:
     return body
 
 
+class _Tasks:
+    """The ids of a list of tasks, and what the first of them holds."""
+
+    def __init__(self, reader: JsonReader) -> None:
+        self.first = TaskInside()
+        self.ids = tuple(self._read(reader))
+
+    def _read(self, reader: JsonReader) -> Iterator[int]:
+        for count, _ in enumerate(reader.items()):
+            is_task = reader.peek() == "{"
+            if is_task and count == 0:
+                number, self.first = read_task(reader)
+            else:
+                number = reader.field_of_object("id")
+            if not is_task or not _is_id(number):
+                raise _wrong("tasks", "objects with a positive whole number as `id`", number)
+            if count == _MAX_TASKS:
+                raise JobError("request body", f"asks for more than {_MAX_TASKS} tasks", "Ask for fewer at a time.")
+            yield number
+
+
 def _tasks(reader: JsonReader) -> Any:
-    return tuple(_task_ids(reader)) if reader.peek() == "[" else reader.value()
+    return _Tasks(reader) if reader.peek() == "[" else reader.value()
 
 
-def _task_ids(reader: JsonReader) -> Iterator[int]:
-    for count, _ in enumerate(reader.items()):
-        is_task = reader.peek() == "{"
-        number = reader.field_of_object("id")
-        if not is_task or not _is_id(number):
-            raise _wrong("tasks", "objects with a positive whole number as `id`", number)
-        if count == _MAX_TASKS:
-            raise JobError("request body", f"asks for more than {_MAX_TASKS} tasks", "Ask for fewer at a time.")
-        yield number
-
-
-def _context(reader: JsonReader) -> Any:
-    """`params.context`, which holds the click of an interactive request; None when there is none."""
-    if reader.peek() in ("{", "n"):
-        return reader.field_of_object("context")
-    raise _wrong("params", "an object", reader.value())
+def _prompts(reader: JsonReader) -> tuple[Region, ...] | None:
+    """The regions of `params.context`, which holds the click of an interactive request; None when there is none."""
+    if reader.peek() == "n":
+        reader.value()
+        return None
+    if reader.peek() != "{":
+        raise _wrong("params", "an object", reader.value())
+    found: tuple[Region, ...] | None = None
+    for name in reader.fields():
+        if name != "context":
+            reader.value()
+        elif reader.peek() == "{":
+            found = ()
+            for part in reader.fields():
+                if part == "result":
+                    found = read_regions(reader)
+                else:
+                    reader.value()
+        else:
+            found = None if reader.value() is None else ()
+    return found
 
 
 def _project(reader: JsonReader) -> int:

@@ -6,6 +6,7 @@ half a second.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -13,13 +14,14 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
 
+from backend.clicks import ClickDesk
 from backend.outbox import Outbox
 from backend.task_queue import PredictionRequest, TaskQueue
 from plugin_config.errors import QueueFull, QueueUnavailable
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.connection import open_redis
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import learn_job_id
+from plugin_config.queue.jobs import TaskRef, learn_job_id
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.presence import WorkerPresence
@@ -34,6 +36,8 @@ _BULK_ANSWER_S = 10.0
 _STATUS_S = 0.08
 _MAX_REMEMBERED = 1000
 _OUTBOX = "asked.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class QueueClient:
     Args:
         settings: `redis_url`, the state folder of the outbox, and the limits of a request.
 
+    Attributes:
+        clicks: where somebody waits for a mask.
+
     Raises:
         SettingsError: `redis_url` is not the address of a Redis.
     """
@@ -62,6 +69,7 @@ class QueueClient:
         )
         self._redis, self._bulk_redis = connect(answer_s=_ANSWER_S), connect(answer_s=_BULK_ANSWER_S)
         self._queue = TaskQueue(self._redis, self._bulk_redis, settings)
+        self.clicks = ClickDesk(settings)
         self._states = TaskStates(self._redis)
         self._presence = WorkerPresence(self._redis)
         self._hints = ProjectHints(self._redis)
@@ -76,6 +84,7 @@ class QueueClient:
     def close(self) -> None:
         """Send nothing more and disconnect from Redis; what is left in the outbox is sent by the next backend."""
         self._outbox.close()
+        self.clicks.close()
         for redis in (self._redis, self._bulk_redis):
             redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
 
@@ -91,6 +100,13 @@ class QueueClient:
             if request.tasks and not self._outbox.put(request):
                 raise QueueUnavailable("Redis", "has been away for too long", "Start it, and ask again.") from None
             raise
+
+    def expect_second(self, project: int, version: str, task: int) -> None:
+        """Note that a prediction may be stored beside the worker's: it is looked for, and one of the two deleted."""
+        try:
+            self._ledger.add_unconfirmed(project, TaskRef(version, task))
+        except QueueUnavailable as error:
+            logger.warning("project %d, task %d: %s", project, task, error)
 
     def outbox_tasks(self) -> int:
         """How many tasks were requested while Redis was away, and wait for it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from typing import Any
 
 from falcon import Request, Response
@@ -12,6 +14,7 @@ from backend.openapi import document
 from backend.payloads import parse_predict, parse_project, parse_setup, parse_webhook, project_id
 from backend.queue_client import QueueClient
 from backend.responses import answer
+from backend.server.request_bodies import LARGE, LARGE_READ_AT_ONCE
 from plugin_config.errors import JobError
 
 
@@ -22,6 +25,7 @@ class Views:
         self._projects = projects
         self._queues = queues
         self._metrics = metrics
+        self._reading = threading.BoundedSemaphore(LARGE_READ_AT_ONCE)
 
     def on_get_health(self, _: Request, response: Response) -> None:
         """UP as long as requests are answered: a Redis that is away is reported, and no reason to restart."""
@@ -39,16 +43,24 @@ class Views:
         """The version that predictions will carry, and what of the labeling config is not served."""
         setup = parse_setup(request.context.body)
         request.context.project = setup.project
-        model = self._projects.model(setup.project, setup.label_config)
+        model = self._projects.set_up(setup.project, setup.label_config)
         remarks = {"remarks": model.remarks} if model.remarks else {}
         answer(response, {"model_version": model.model_version, **remarks})
 
     def on_post_predict(self, request: Request, response: Response) -> None:
-        """Exactly one empty list per task."""
-        predict = parse_predict(request.context.body)
+        """Exactly one empty list per task; the mask of a click; the masks of a test request."""
+        large = (request.content_length or 0) > LARGE
+        with self._reading if large else nullcontext():
+            predict = parse_predict(request.context.body)
         request.context.project, request.context.tasks = predict.project, len(predict.tasks)
         model = self._projects.model(predict.project, predict.label_config)
-        results = model.predict(predict.tasks, interactive=predict.interactive)
+        results: list[Any]
+        if predict.interactive:
+            results = model.answer_click(predict, large=large)
+        elif self._projects.is_test(predict, model.model_version):
+            results = model.answer_test(predict)
+        else:
+            results = model.predict(predict.tasks)
         answer(response, {"results": results, "model_version": model.model_version})
 
     def on_post_webhook(self, request: Request, response: Response) -> None:

@@ -21,7 +21,8 @@ ZeromaskError
 ├── ModelUnavailable       a model cannot be loaded
 ├── LearningError          nothing can be learned from some corrections, or a learned version cannot be read
 ├── VersionsUnavailable    the place of the learned versions cannot be read or written
-└── RegionError            a mask or a region cannot be encoded or decoded
+├── RegionError            a mask or a region cannot be encoded or decoded
+└── PromptError            clicks and boxes from which no mask can be made
 
 Each names its subject (which task, file, setting), what is wrong with it, and the remedy.
 """
@@ -147,3 +148,7 @@ class VersionsUnavailable(ZeromaskError):
 
 class RegionError(ZeromaskError):
     """A mask or a Label Studio region cannot be encoded or decoded."""
+
+
+class PromptError(ZeromaskError):
+    """Clicks and boxes from which no mask can be made: outside of the image, of no size, or contradicting."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,8 @@ from plugin_config.errors import EnvironmentBroken
 
 ASIDE = ".aside"
 """Suffix of a file that is still being written."""
+
+_ABANDONED_S = 3600.0  # a file still being written for longer was left behind by a killed process
 
 PRIVATE_UMASK = 0o077
 """The permissions that no file of this project grants: all of the group and of others."""
@@ -107,6 +110,28 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def trim_folder(folder: Path, most_bytes: int) -> None:
+    """Delete the files of a cache that were used longest ago, by their times, until the others fit, and what a killed
+    process left behind. Several processes may do this at a time.
+
+    Raises:
+        OSError: the folder cannot be read, or a file cannot be deleted.
+    """
+    found, now = [], time.time()
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # another process trims, too
+            status = entry.stat(follow_symlinks=False)
+            abandoned = entry.name.endswith(ASIDE) and now - status.st_mtime > _ABANDONED_S
+            found.append((-1.0 if abandoned else status.st_mtime, status.st_size, entry.path))
+    total = sum(size for _, size, _ in found)
+    for used, size, path in sorted(found):
+        if total <= most_bytes and used >= 0:
+            break
+        with suppress(FileNotFoundError):
+            Path(path).unlink()
+        total -= size
 
 
 def close_to_others(folder: Path) -> None:

@@ -23,11 +23,11 @@ _ALL_OR_NONE = "Set all three of ZEROMASK_USER, ZEROMASK_PASSWORD and ZEROMASK_W
 _LEAST_SECRET = {"ZEROMASK_PASSWORD": 12, "ZEROMASK_WEBHOOK_SECRET": 16}
 _MOST_SECRET_FILE = 64 * 1024  # bytes
 # Settings that only the backend or only the worker (a learner too) gets; all others are for both.
-_FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wait_tasks"}
+_FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wait_tasks", "click_wait_s"}
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
     "versions", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
-    "allow_private_images", "label_studio_public_url", "contact",
+    "allow_private_images", "label_studio_public_url", "contact", "interactive", "embedding_cache_mb",
 }  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -101,6 +101,10 @@ class Settings:
     predict_wait_s: float = _setting("ZEROMASK_PREDICT_WAIT_S", 1.4, "Longest wait, seconds, of a request for a "
                                      "handful of tasks until their masks are stored.", least=0, most=1.5)
     predict_wait_tasks: int = _setting("ZEROMASK_PREDICT_WAIT_TASKS", 5, "How many tasks are a handful.", least=0)
+    click_wait_s: float = _setting("ZEROMASK_CLICK_WAIT_S", 20.0, "Longest wait, seconds, of a click with a smart tool "
+                                   "for its mask; Label Studio's page gives up after some 90.", least=1, most=60)
+    interactive: bool = _setting("ZEROMASK_INTERACTIVE", True, "Whether a worker answers clicks of smart tools between "
+                                 "two images. Workers of `--queue interactive` do nothing else.")
     prelabel: bool = _setting("ZEROMASK_PRELABEL", False, "Whether new tasks are predicted without a request.")
     drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=64)
     batch: int = _setting("ZEROMASK_BATCH", 8, "Most images in one forward; fewer where memory or time is short.",
@@ -121,6 +125,9 @@ class Settings:
     image_timeout_s: float = _setting("ZEROMASK_IMAGE_TIMEOUT_S", 30.0, "Longest wait for an image, seconds.", least=1)
     image_cache_mb: int = _setting("ZEROMASK_IMAGE_CACHE_MB", 1000, "Image files that workers keep in the state folder "
                                    "instead of fetching them again, MB; 0 = none are kept.", least=0)
+    embedding_cache_mb: int = _setting("ZEROMASK_EMBEDDING_CACHE_MB", 2000, "Image embeddings that workers keep in the "
+                                       "state folder for clicks, new labels and each other, MB; 0 = none are kept.",
+                                       least=0)
     allow_private_images: bool = _setting("ZEROMASK_ALLOW_PRIVATE_IMAGES", False, "Whether image URLs may point to "
                                           "private addresses other than Label Studio's own.")
     contact: str = _setting("ZEROMASK_CONTACT", "", "Your web or mail address, for the `User-Agent` that image hosts "

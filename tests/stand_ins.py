@@ -44,6 +44,7 @@ from worker.service.leases import Leases
 from worker.service.pipeline import Pipeline
 from worker.service.reconcile import reconcile
 from worker.service.stages import PredictionStages
+from worker.service.turns import ModelTurns
 
 CONFIG = (
     '<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i"><Label value="{}"/></BrushLabels></View>'
@@ -192,9 +193,10 @@ class StandInContext:
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.trouble, self.watch = "", DutyWatch()
+        self.redis, self.turns, self.click = redis, ModelTurns(), ""
         self.pipeline = Pipeline(
             PredictionStages(cast("WorkerContext", self)), capacity=16, batch=8, stopping=self.stopping,
-            watch=self.watch,
+            watch=self.watch, turns=self.turns,
         )  # fmt: skip
 
     def ask(self, *tasks: int, word: str = "cat") -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-_OURS = re.compile(r"spool|heartbeat|keeper|supervisor|(fetch|embed|draw|post)-\d+")
+_OURS = re.compile(r"spool|heartbeat|keeper|supervisor|(fetch|embed|draw|post|click)-\d+")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.settings import Settings
 from worker.service.context import WorkerContext
+from worker.service.interactive import run_clicker
 from worker.service.pipeline import Stages
 from worker.service.queue_worker import connect
 from worker.service.stages import PredictionStages
@@ -43,17 +44,19 @@ def main(arguments: Sequence[str], *, stages: Callable[[WorkerContext], Stages] 
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _limit_freed_memory()
     try:
-        settings, learns = _parse(arguments)
+        settings, work = _parse(arguments)
         settings.require("redis_url", "label_studio_url", "label_studio_api_key")
         keep_private(settings.state_path)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        context = WorkerContext(settings, connect(settings, timeout_s=_REDIS_TIMEOUT_S), learner=learns)
+        context = WorkerContext(settings, connect(settings, timeout_s=_REDIS_TIMEOUT_S), learner=work == "finetune")
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask worker: {error}\n")
         return 2
-    if learns:
+    if work == "finetune":
         run_learner(context, connect(settings))
+    elif work == "interactive":
+        run_clicker(context)
     else:
         run_worker(context, stages(context), connect(settings))
     return 0
@@ -72,14 +75,14 @@ def _limit_freed_memory() -> None:
         log.info("the number of heaps is left as it is (%s)", error)
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
+def _parse(arguments: Sequence[str]) -> tuple[Settings, str]:
     settings = Settings.from_env(os.environ)
     parser = argparse.ArgumentParser(prog="zeromask worker", description="One worker; its settings are in README.md.")
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
-    queue_help = "predict images, or learn from corrections in the background (default: %(default)s)"
-    parser.add_argument("--queue", choices=("predict", "finetune"), default="predict", help=queue_help)
+    queue_help = "predict images, learn from corrections in the background, or answer clicks (default: %(default)s)"
+    parser.add_argument("--queue", choices=("predict", "finetune", "interactive"), default="predict", help=queue_help)
     found = parser.parse_args(arguments)
-    return replace(settings, model=found.model), found.queue == "finetune"
+    return replace(settings, model=found.model), str(found.queue)
 
 
 if __name__ == "__main__":

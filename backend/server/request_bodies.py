@@ -16,6 +16,7 @@ from waitress.utilities import BadRequest
 from plugin_config.errors import RequestRefused
 
 LARGE = 1024 * 1024  # bytes; more takes so long to read that small requests should not wait behind it
+LARGE_READ_AT_ONCE = 2
 _IN_MEMORY = 512 * 1024  # bytes of a body; a larger one goes to disk
 _DECODED_AT_ONCE = 2 * 1024  # bytes of a chunked body
 # A body of more pieces than this must have this many bytes in each, on average: pieces of one byte cost the event loop

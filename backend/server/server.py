@@ -17,16 +17,17 @@ from waitress.adjustments import Adjustments
 from waitress.task import ThreadedTaskDispatcher
 
 from backend.access import AccessControl
+from backend.clicks import MOST_LARGE_WAITING, MOST_WAITING
 from backend.server.connections import ACCEPTED_AT_ONCE, Channel, ConnectionLimits, Listener
-from backend.server.request_bodies import Body, LargeBodies
+from backend.server.request_bodies import LARGE_READ_AT_ONCE, Body, LargeBodies
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-_THREADS = 16
-_LARGE_THREADS = 2
+_THREADS = 16 + MOST_WAITING
+_LARGE_THREADS = LARGE_READ_AT_ONCE + MOST_LARGE_WAITING
 _HEALTH_THREADS = 2
 _MAX_LARGE_BODIES = 24
 _MB = 1024 * 1024

@@ -19,6 +19,12 @@ Keys shared by all projects (`zeromask:` before each):
     about           hash    worker -> JSON: model, device, what it waits for   presence              presence
     learners        zset    } the same for the learners                        presence              presence
     learners:about  hash    }
+    clicks          list    clicks that wait for a worker, "moment until which  clicks                clicks
+                            somebody waits|JSON of `clicks.ClickRequest`"
+    clicks:ID       any     list of one: the answer to a click; half a minute  clicks                clicks
+    unanswered      list    the last 100 clicks without a mask, as JSON        clicks                clicks
+    clickers        zset    } as `workers`, of those that answer clicks        presence              presence
+    clickers:about  hash    }
     odd             list    the last 100 things set aside, as JSON             quarantine            quarantine
     odd:KEY         any     former value of KEY, of a wrong type; kept a week  quarantine            (people)
 
@@ -86,6 +92,10 @@ WORKERS = f"{_ROOT}workers"
 WORKERS_ABOUT = f"{_ROOT}about"
 LEARNERS = f"{_ROOT}learners"
 LEARNERS_ABOUT = f"{_ROOT}learners:about"
+CLICKS = f"{_ROOT}clicks"
+UNANSWERED = f"{_ROOT}unanswered"
+CLICKERS = f"{_ROOT}clickers"
+CLICKERS_ABOUT = f"{_ROOT}clickers:about"
 ODD = f"{_ROOT}odd"
 
 SLOTS = 8
@@ -97,6 +107,7 @@ _RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "cancele
 SHARED_TYPES: Mapping[str, RedisType] = {
     PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
     WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash", ODD: "list",
+    CLICKS: "list", UNANSWERED: "list", CLICKERS: "zset", CLICKERS_ABOUT: "hash",
     "rq:queues": "set", "rq:workers": "set",
     **{f"rq:queue:{queue}": "list" for queue in QUEUES},
     **{f"rq:queue:{queue}:intermediate": "list" for queue in QUEUES},
@@ -184,6 +195,11 @@ def project_key_type(key: str) -> RedisType | None:
 def project_pattern(project: int) -> str:
     """Pattern of all keys of a project."""
     return f"{ProjectKeys(project).prefix}*"
+
+
+def click_answer(click: str) -> str:
+    """Key of the answer to a click."""
+    return f"{CLICKS}:{click}"
 
 
 def quarantined(key: str) -> str:

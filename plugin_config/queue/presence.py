@@ -11,9 +11,10 @@ from redis import Redis
 
 from plugin_config.json_records import parse_json
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.keys import LEARNERS, LEARNERS_ABOUT, WORKERS, WORKERS_ABOUT
+from plugin_config.queue.keys import CLICKERS, CLICKERS_ABOUT, LEARNERS, LEARNERS_ABOUT, WORKERS, WORKERS_ABOUT
 
-_ALIVE_MS = 15_000
+ALIVE_MS = 15_000
+"""How long a worker counts as alive after a heartbeat."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,19 @@ class WorkerPresence:
     Args:
         redis: the connection.
         learners: of the processes that learn, not of those that predict.
+        clickers: of those that answer clicks, which may predict, too.
     """
 
-    def __init__(self, redis: Redis, *, learners: bool = False) -> None:
+    def __init__(self, redis: Redis, *, learners: bool = False, clickers: bool = False) -> None:
         self._redis = redis
-        self._heartbeats = LEARNERS if learners else WORKERS
-        self._about = LEARNERS_ABOUT if learners else WORKERS_ABOUT
+        self._heartbeats = CLICKERS if clickers else LEARNERS if learners else WORKERS
+        self._about = CLICKERS_ABOUT if clickers else LEARNERS_ABOUT if learners else WORKERS_ABOUT
 
     @redis_errors
     def heartbeat(self, worker: str, about: Mapping[str, str] | None = None) -> None:
         """Note that a worker is alive, and what it says about itself."""
         now = self._now_ms()
-        gone = self._redis.zrangebyscore(self._heartbeats, "-inf", now - _ALIVE_MS)
+        gone = self._redis.zrangebyscore(self._heartbeats, "-inf", now - ALIVE_MS)
         pipe = self._redis.pipeline()
         if gone:
             pipe.zrem(self._heartbeats, *gone)
@@ -82,7 +84,7 @@ class WorkerPresence:
 
     def _window(self) -> tuple[int, int]:
         now = self._now_ms()  # a heartbeat far ahead is from before the clock was set back, and proves nothing
-        return now - _ALIVE_MS, now + _ALIVE_MS
+        return now - ALIVE_MS, now + ALIVE_MS
 
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from plugin_config.files import ASIDE, open_private, private_folder, written_whole
+from plugin_config.files import open_private, private_folder, trim_folder, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ _SHARE_PER_FILE = 8  # a file larger than this part of the cache would drive out
 _SHARE_PER_LOOK = 20  # after writing this part of the cache a process looks what the others have written
 _LEAST_FREE = 1_000_000_000  # bytes of the disk that are left to learned versions, logs and the queue
 _PAUSE_S = 600.0  # without keeping anything, once the disk refused
-_ABANDONED_S = 3600.0  # a file still being written for longer was left behind by a killed process
 _SETTLED_S = 60.0  # a file may change twice within the second that `Last-Modified` counts in (RFC 9110, 8.8.2.2)
 
 
@@ -155,7 +154,7 @@ class ImageCache:
     def _make_room(self, length: int) -> None:
         free = shutil.disk_usage(self._folder).free
         if free < _LEAST_FREE + length:
-            self._trim(self._most // 2)
+            trim_folder(self._folder, self._most // 2)
             raise OSError(f"only {free // 1_000_000} MB of the disk are free")
         with self._lock:
             self._unseen += length
@@ -163,23 +162,7 @@ class ImageCache:
             if due:
                 self._unseen = length
         if due:
-            self._trim(self._most - self._most // _SHARE_PER_LOOK)
-
-    def _trim(self, most: int) -> None:
-        """Delete those used longest ago until the others fit."""
-        found, now = [], time.time()
-        for entry in os.scandir(self._folder):
-            with suppress(FileNotFoundError):  # another process trims, too
-                status = entry.stat(follow_symlinks=False)
-                abandoned = entry.name.endswith(ASIDE) and now - status.st_mtime > _ABANDONED_S
-                found.append((-1.0 if abandoned else status.st_mtime, status.st_size, entry.path))
-        total = sum(size for _, size, _ in found)
-        for used, size, path in sorted(found):
-            if total <= most and used >= 0:
-                break
-            with suppress(FileNotFoundError):
-                Path(path).unlink()
-            total -= size
+            trim_folder(self._folder, self._most - self._most // _SHARE_PER_LOOK)
 
     def _pause(self, why: str) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ project whose adapter cannot be loaded is served zero-shot, and `zeromask status
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import AbstractContextManager
 
 from cachetools import LRUCache
@@ -31,7 +32,7 @@ _ONE_PLACE = "Give all workers the same ZEROMASK_VERSIONS."
 
 
 class AdapterCache:
-    """Holds the adapters used last. For one thread, except `refuse`.
+    """Holds the adapters used last. Safe to share between threads.
 
     Args:
         settings: where versions are kept, and of which Label Studio and model.
@@ -46,6 +47,7 @@ class AdapterCache:
         self._learners = WorkerPresence(redis, learners=True)
         self._segmenter = segmenter
         self._learner = learner
+        self._lock = threading.RLock()  # of what is loaded and refused
         self._refused: dict[tuple[str, str], LearningError] = {}
         self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_LOADED)
 
@@ -69,6 +71,10 @@ class AdapterCache:
             VersionsUnavailable: the place of the versions does not answer, or is not the one they are served from.
             QueueUnavailable: Redis does not answer.
         """
+        with self._lock:
+            return self._find_served(project, from_disk=from_disk)
+
+    def _find_served(self, project: Project, *, from_disk: bool) -> tuple[str, Adapter | None]:
         folder = self.folder(project)
         copy = self._served.copy(project.id, self._settings.model)
         if copy is not None and copy.owner != folder.owner:  # the project's number was given to a new one
@@ -92,12 +98,13 @@ class AdapterCache:
             VersionsUnavailable: the place does not answer.
         """
         key = (folder.owner.folder, name)
-        if key in self._refused:
-            raise self._refused[key]
-        if key not in self._loaded:
-            self._loaded[key] = load_adapter(folder, name, self._segmenter)
-            log.info("project %d: version %s is loaded", folder.owner.project, name)
-        return self._loaded[key]
+        with self._lock:
+            if key in self._refused:
+                raise self._refused[key]
+            if key not in self._loaded:
+                self._loaded[key] = load_adapter(folder, name, self._segmenter)
+                log.info("project %d: version %s is loaded", folder.owner.project, name)
+            return self._loaded[key]
 
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
         """Stop serving a version that cannot be used: the project is served zero-shot until it has another version, or

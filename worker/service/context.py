@@ -20,9 +20,11 @@ from plugin_config.settings import Settings
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
+from worker.segmentation.embedding_store import EMBEDDINGS_FOLDER, EmbeddingStore
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.leases import Leases
+from worker.service.turns import ModelTurns
 
 
 class WorkerContext:
@@ -33,6 +35,7 @@ class WorkerContext:
         logged_versions: project and version that a warning was logged about, so that it is logged once.
         stopping: set when the process is to end.
         watch: reports work and threads in trouble.
+        click: what is done for an annotator who waits, for `zeromask status`; "" = nothing.
         trouble: what keeps this process from working, for `zeromask status`; "" = nothing.
 
     Args:
@@ -61,17 +64,19 @@ class WorkerContext:
         )  # fmt: skip
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
-        self.embeddings = EmbeddingCache(self.segmenter)
+        store = EmbeddingStore(settings.state_path / EMBEDDINGS_FOLDER, settings.embedding_cache_mb * 1_000_000)
+        self.embeddings = EmbeddingCache(self.segmenter, store=store)
+        self.turns = ModelTurns()
         self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner)
         self.limits = ImageLimits.from_settings(settings)
         self.image_cache = ImageCache(settings.state_path / "images", settings.image_cache_mb * 1_000_000)
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.watch = DutyWatch()
-        self.trouble = ""
+        self.click = self.trouble = ""
 
     def about(self) -> dict[str, str]:
         """The row of this process in `zeromask status`."""
         device, held = str(self.segmenter.encoder.device), str(self.leases.held())
         trouble = "; ".join(part for part in (self.trouble, self.watch.trouble()) if part)
-        return {"model": self.settings.model, "device": device, "tasks": held, "trouble": trouble}
+        return {"model": self.settings.model, "device": device, "tasks": held, "click": self.click, "trouble": trouble}

@@ -29,6 +29,7 @@ from worker.segmentation.text.encoder import TextClasses
 from worker.service.batching import BatchSize
 from worker.service.inbox import Inbox, SharedInbox
 from worker.service.plan import Plan
+from worker.service.turns import ModelTurns
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +150,13 @@ class Pipeline:
         batch: most images in one forward pass.
         stopping: set when the worker is to end: tasks that have not been in the model are given back.
         watch: reports threads in trouble.
+        turns: lets clicks go before the next batch and the next drawing.
     """
 
     def __init__(
-        self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event, watch: DutyWatch | None = None
-    ) -> None:
+        self, stages: Stages, *, capacity: int, batch: int, stopping: threading.Event, watch: DutyWatch | None = None,
+        turns: ModelTurns | None = None,
+    ) -> None:  # fmt: skip
         self._stages = stages
         self._capacity = capacity
         self._stopping = stopping
@@ -175,7 +178,7 @@ class Pipeline:
             for step, threads in steps.items()
             for number in range(threads)
         ]
-        self._watch = watch or DutyWatch()
+        self._watch, self._turns = watch or DutyWatch(), turns or ModelTurns()
         for thread in self._threads:
             thread.start()
         self._watch.expect_alive(self._threads)
@@ -258,6 +261,7 @@ class Pipeline:
                 self._to_embed.put(fetched, urgent=leased.lease.urgent, size=fetched.picture.pixels.nbytes)
 
     def _embed(self) -> None:
+        self._turns.let_clicks_go_first()
         # While the next stage is full, only opened tasks are taken.
         full = self._to_draw.full()
         batch = self._to_embed.get(
@@ -288,6 +292,7 @@ class Pipeline:
         return self._to_draw.has_room(item.leased.project, size=item.picture.pixels.nbytes, urgent=True)
 
     def _draw(self) -> None:
+        self._turns.let_clicks_go_first()
         for embedded in self._to_draw.get(timeout_s=_IDLE_S):
             started = time.monotonic()
             with self._model("draw"):

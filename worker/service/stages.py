@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.image_address import address_in
@@ -67,10 +68,11 @@ class PredictionStages:
         """Segment the image by its project's labels and encode the masks as regions."""
         started, leased, plan = time.perf_counter(), embedded.leased, embedded.leased.plan
         try:
-            found = self._context.segmenter.segment(
-                embedded.embedding, plan.vocabulary, embedded.picture.pixels, head=plan.adapter,
-                classes=embedded.classes,
-            )  # fmt: skip
+            with self._context.turns.heads if plan.adapter else nullcontext():
+                found = self._context.segmenter.segment(
+                    embedded.embedding, plan.vocabulary, embedded.picture.pixels, head=plan.adapter,
+                    classes=embedded.classes,
+                )  # fmt: skip
             result = encode_segments(found.segments, size=embedded.picture.size)
         except Exception as error:  # what is in no row is raised again
             if isinstance(error, LearningError):  # the adapter was loaded, and cannot be used

@@ -8,9 +8,11 @@ import os
 from redis import Redis
 
 from plugin_config.queue.jobs import DRAIN_JOB, REFRESH_JOB, DrainProject, RefreshProject, predict_queue, refresh_queue
+from plugin_config.queue.presence import WorkerPresence
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
+from worker.service.interactive import ClickThread, sign_of_clicks
 from worker.service.pipeline import Pipeline, Stages
 from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
@@ -31,9 +33,12 @@ def run_worker(context: WorkerContext, stages: Stages, connection: Redis) -> Non
     settings = context.settings
     pipeline = Pipeline(
         stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
-        stopping=context.stopping, watch=context.watch,
+        stopping=context.stopping, watch=context.watch, turns=context.turns,
     )  # fmt: skip
+    clicks = ClickThread(context) if settings.interactive else None
     heartbeat = worker_heartbeat(context, pipeline)
+    if clicks is not None:
+        clicks.start()
     heartbeat.start()
     encoder = context.segmenter.encoder
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
@@ -43,6 +48,8 @@ def run_worker(context: WorkerContext, stages: Stages, connection: Redis) -> Non
         functions = worker_functions(context, pipeline)
         work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch)
     finally:
+        if clicks is not None:
+            clicks.stop()
         pipeline.close(grace_s=_GRACE_S)
         heartbeat.stop()
 
@@ -75,13 +82,19 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
         for project in context.pending.projects():
             context.hints.request_refresh(project)
 
+    clickers = WorkerPresence(context.redis, clickers=True)
     beat_s = min(_LONGEST_BEAT_S, context.settings.lease_s / 4)
     duties = (
         PeriodicDuty("the watchdog", end_if_stuck),  # first: Redis may be away
         PeriodicDuty("the renewal of leases", context.leases.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
+        *([sign_of_clicks(context, clickers, every_s=beat_s)] if context.settings.interactive else []),
         PeriodicDuty("the sweep", sweep),
         PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=context.settings.reconcile_s),
     )
-    leave = context.presence.remove
-    return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=lambda: leave(context.name))
+
+    def leave() -> None:
+        clickers.remove(context.name)
+        context.presence.remove(context.name)
+
+    return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=leave)

@@ -1,0 +1,153 @@
+"""What a click needs of its task and project, kept for the clicks that follow: a second click on an image asks Label
+Studio for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from cachetools import LRUCache, TTLCache
+
+from plugin_config.errors import ImageUnavailable, LearningError
+from plugin_config.label_studio.client import Task
+from plugin_config.queue.clicks import ClickRequest
+from worker.label_studio.image_address import address_in
+from worker.label_studio.image_loader import ImageLoader
+from worker.label_studio.images import Picture
+from worker.segmentation.clicks.scene import ClickScene, prepare
+from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.text.encoder import TextClasses
+from worker.service.context import WorkerContext
+from worker.service.plan import Plan, read_plan
+
+log = logging.getLogger(__name__)
+
+_PLAN_S, _TASK_S = 60.0, 300.0
+_MOST_PLANS, _MOST_TASKS = 50, 500
+_MOST_SCENE_BYTES = 400_000_000
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its image, embedded, and the texts of its project's labels."""
+
+    plan: Plan
+    task: Task
+    picture: Picture
+    embedding: ImageEmbedding
+    classes: TextClasses
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image ready to be clicked on.
+
+    Attributes:
+        plan: of its project.
+        clicks: what the clicks need of it.
+        size: (H, W) of the image file, pixels: the frame Label Studio draws regions in.
+    """
+
+    plan: Plan
+    clicks: ClickScene
+    size: tuple[int, int]
+
+
+class ClickScenes:
+    """Reads projects, tasks and images for one worker's clicks, and keeps them for a while. For one thread.
+
+    Args:
+        context: of the process; its `click` tells what is being done.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._images = ImageLoader(context.limits, context.image_cache)
+        self._plans: TTLCache[tuple[int, str, str], Plan] = TTLCache(_MOST_PLANS, _PLAN_S)
+        self._tasks: TTLCache[tuple[int, int], Task] = TTLCache(_MOST_TASKS, _TASK_S)
+        self._scenes: LRUCache[tuple[int, int, str, str], tuple[float, Scene]] = LRUCache(
+            _MOST_SCENE_BYTES, getsizeof=lambda row: row[1].clicks.bytes
+        )
+
+    def scene(self, request: ClickRequest) -> Scene:
+        """The scene of a task, made at the first click on it.
+
+        Raises:
+            ZeromaskError: the project, the task or its image cannot be had.
+            LearningError: what was learned gives no scores; it is not used again.
+        """
+        plan = self._plan(request)
+        key = (request.project, request.task, plan.version, request.config)
+        made_at, scene = self._scenes.get(key) or (0.0, None)
+        if scene is not None and time.monotonic() - made_at < _TASK_S:
+            return scene
+        started = time.perf_counter()
+        loaded = self.load(request)
+        embedded = time.perf_counter()
+        scene = self._made(loaded)
+        log.info("task %d: first click on its image: %.0f ms until it was embedded, %.0f ms for its outlines",
+                 request.task, (embedded - started) * 1000, (time.perf_counter() - embedded) * 1000)  # fmt: skip
+        if scene.clicks.bytes <= self._scenes.maxsize:
+            self._scenes[key] = (time.monotonic(), scene)
+        return scene
+
+    def load(self, request: ClickRequest) -> LoadedTask:
+        """Read a task and its image, and embed both image and labels, as far as no cache has them.
+
+        Raises:
+            ZeromaskError: as `scene`.
+        """
+        context, plan = self._context, self._plan(request)
+        context.click = f"task {request.task}: its image is read"
+        task = self._task(request)
+        url = address_in(task, plan.vocabulary.image_value)
+        picture = self._images.load(
+            url, task=request.task, project=request.project, label_studio=context.label_studio, urgent=True
+        )
+        classes = context.segmenter.read_words(plan.vocabulary)
+        context.click = f"task {request.task}: its image is embedded"
+        embedding = context.embeddings.embed([picture.pixels])[0]
+        return LoadedTask(plan, task, picture, embedding, classes)
+
+    def refuse(self, plan: Plan, error: LearningError) -> None:
+        """Stop using what a project has learned: it cannot be used."""
+        log.error("project %d: %s", plan.project.id, error)
+        self._context.adapters.refuse(plan.project, plan.adapter_name, error)
+        self._plans.clear()
+
+    def _made(self, loaded: LoadedTask) -> Scene:
+        plan, segmenter, turns = loaded.plan, self._context.segmenter, self._context.turns
+        self._context.click = f"task {loaded.task.id}: its outlines are found"
+        scores = segmenter.score(
+            loaded.embedding, plan.vocabulary.words, loaded.picture.pixels, classes=loaded.classes
+        )
+        try:
+            with turns.heads if plan.adapter else nullcontext():
+                clicks = prepare(segmenter, scores, plan.adapter)
+        except LearningError as error:
+            self.refuse(plan, error)
+            raise
+        return Scene(plan, clicks, loaded.picture.size)
+
+    def _plan(self, request: ClickRequest) -> Plan:
+        """The project's plan, read again when the labeling config or the version is another, and once a minute."""
+        key = (request.project, request.version, request.config)
+        plan = self._plans.get(key)
+        if plan is None:
+            self._context.click = f"project {request.project}: is read"
+            plan = self._plans[key] = read_plan(self._context, request.project)
+        return plan
+
+    def _task(self, request: ClickRequest) -> Task:
+        key = (request.project, request.task)
+        task = self._tasks.get(key)
+        if task is None:
+            found = self._context.label_studio.tasks(request.project, [request.task])
+            if not found:
+                remedy = "Reload the page."
+                raise ImageUnavailable(f"task {request.task}", f"is not in project {request.project} any more", remedy)
+            task = self._tasks[key] = found[0]
+        return task

@@ -1,0 +1,233 @@
+"""Answers clicks: in a thread beside the batches, or in a process that does nothing else."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plugin_config.errors import JobError, LearningError, QueueUnavailable, ZeromaskError
+from plugin_config.queue.clicks import ClickAnswer, ClickQueue, ClickRequest
+from plugin_config.queue.presence import WorkerPresence
+from worker.label_studio.prompts import DrawnMasks, LabelPrompt, drawing_label, read_prompt
+from worker.label_studio.results import encode_segments
+from worker.segmentation.clicks.prompts import pixel_of, pixels_in
+from worker.segmentation.clicks.segmentation import segment_prompt
+from worker.segmentation.segmenter import LabelSegment
+from worker.service.batching import free_memory, is_out_of_memory
+from worker.service.click_scenes import ClickScenes, Scene
+from worker.service.context import WorkerContext
+from worker.service.heartbeat import Heartbeat, PeriodicDuty
+
+log = logging.getLogger(__name__)
+
+_TAKE_S = 0.5  # how soon the thread notices that the worker stops
+_AWAY_S = 0.5
+_BEAT_S = 3.0
+_READ_S = 1.5  # for regions that are there already; the rest of very many is not left alone
+_COVERS_BOX = 0.5  # a region that covers more of a box is what the box means
+
+Mask = NDArray[np.bool_]
+
+
+class ClickWork:
+    """Answers the clicks of one worker. For one thread.
+
+    Args:
+        context: of the process.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._scenes = ClickScenes(context)
+        self._drawn = DrawnMasks()
+
+    def answer(self, request: ClickRequest) -> ClickAnswer:
+        """Answer a click; whatever goes wrong is the reason of an empty answer."""
+        started = time.perf_counter()
+        try:
+            found = self._mask(request) if request.kind == "mask" else self._prediction(request)
+        except ZeromaskError as error:
+            found = ClickAnswer(reason=str(error))
+        except Exception as error:  # the last resort: an annotator waits, and the thread must go on
+            if is_out_of_memory(error):
+                free_memory()
+                found = ClickAnswer(reason=f"task {request.task}: its image does not fit the memory")
+            else:
+                log.exception("task %d: unexpected", request.task)
+                found = ClickAnswer(reason=f"unexpected {type(error).__name__}; the worker's log tells where")
+        finally:
+            self._context.click = ""
+        log.info("task %d: %s, %d regions, %.0f ms%s", request.task, request.kind, len(found.result),
+                 (time.perf_counter() - started) * 1000, f": {found.reason}" if found.reason else "")  # fmt: skip
+        return found
+
+    def _mask(self, request: ClickRequest) -> ClickAnswer:
+        """Draw the one thing that is clicked on."""
+        scene = self._scenes.scene(request)
+        vocabulary, shape = scene.plan.vocabulary, scene.clicks.size
+        meant = read_prompt(request.prompts, vocabulary, shape)
+        meant.prompt.check(shape)
+        others = [region for region in request.drawn if str(region.get("id")) not in meant.ids]
+        others += [region for region in request.prompts if str(region.get("id")) not in meant.ids]
+        taken, corrected, current = self._taken(others, meant, scene)
+        found = segment_prompt(
+            scene.clicks, meant.prompt, class_index=vocabulary.words.index(meant.label.texts), taken=taken,
+            current=current,
+        )  # fmt: skip
+        label = meant.label
+        if corrected is not None:
+            label = replace(label, key=_key(corrected) or label.key, control=str(corrected["from_name"]))
+        if not found.mask.any():
+            return ClickAnswer(version=scene.plan.version, reason=f"nothing of label {label.key[:60]!r} is there")
+        result = encode_segments([LabelSegment(label, found.mask, found.score)], size=scene.size)
+        if corrected is not None and result:  # the editor puts it in the place of the region of this id
+            result[0]["id"] = str(corrected["id"])
+        return ClickAnswer(result, found.score, scene.plan.version)
+
+    def _taken(
+        self, regions: Sequence[Any], meant: LabelPrompt, scene: Scene
+    ) -> tuple[Mask | None, Any | None, Mask | None]:
+        """What is drawn already: the pixels that are left alone; and, where there are only clicks outside of the thing,
+        the region of this label that they correct, and its mask.
+
+        A region that is clicked on is no obstacle: the annotator sees it, and means something in it.
+        """
+        prompt, shape = meant.prompt, scene.clicks.size
+        correcting = not prompt.positive and not prompt.boxes
+        taken = np.zeros(shape, dtype=np.bool_)
+        found: tuple[Any | None, Mask | None] = (None, None)
+        until = time.monotonic() + _READ_S
+        for region in regions:
+            if time.monotonic() > until:
+                log.warning("task with %d regions: some of them are not left alone", len(regions))
+                break
+            mask = self._drawn.mask(region, size=scene.size, shape=shape)
+            if mask is None:
+                continue
+            if correcting and found[0] is None and _holds(mask, prompt.negative) and self._is_of(region, meant, scene):
+                found = region, mask
+            elif not _holds(mask, prompt.positive) and not any(_covers(mask, box) for box in prompt.boxes):
+                taken |= mask
+        if found[1] is not None:
+            taken &= ~found[1]
+        return (taken if taken.any() else None), *found
+
+    def _is_of(self, region: Any, meant: LabelPrompt, scene: Scene) -> bool:
+        """Whether a region is of the label that is meant, and its control can draw it again."""
+        try:
+            label = drawing_label(scene.plan.vocabulary, _key(region), str(region.get("from_name")))
+        except ZeromaskError:
+            return False
+        return label.texts == meant.label.texts and label.control == region.get("from_name")
+
+    def _prediction(self, request: ClickRequest) -> ClickAnswer:
+        """All masks of a task: those that are stored, else made now, without storing them."""
+        context, project = self._context, request.project
+        stored = [row for row in context.label_studio.predictions(request.task) if row.version == request.version]
+        if stored:
+            return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version)
+        loaded = self._scenes.load(request)
+        context.click = f"task {request.task}: its masks are drawn"
+        plan = loaded.plan
+        try:
+            with context.turns.heads if plan.adapter else nullcontext():
+                found = context.segmenter.segment(
+                    loaded.embedding, plan.vocabulary, loaded.picture.pixels, head=plan.adapter, classes=loaded.classes
+                )
+        except LearningError as error:
+            self._scenes.refuse(plan, error)
+            raise
+        log.debug("project %d: a test request", project)
+        return ClickAnswer(encode_segments(found.segments, size=loaded.picture.size), found.score, plan.version)
+
+
+class ClickThread(threading.Thread):
+    """Takes clicks and answers them, until `stop`.
+
+    Args:
+        context: of the process.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__(name="click-0", daemon=True)
+        self._context = context
+        self._queue = ClickQueue(context.redis)
+        self._work = ClickWork(context)
+        self._ended = threading.Event()
+        self._duty = context.watch.duty("the answers to clicks")
+
+    def run(self) -> None:
+        """Answer clicks through restarts of Redis."""
+        self._context.watch.expect_alive([self])
+        while not self._ended.is_set():
+            try:
+                if not self._duty.run(self._answer_next):
+                    self._ended.wait(self._duty.pause_s())
+            except QueueUnavailable as error:  # Redis may be restarting
+                log.warning("clicks: %s", error)
+                self._ended.wait(_AWAY_S)
+
+    def stop(self) -> None:
+        """End the thread after the click it is at."""
+        self._context.watch.release([self])
+        self._ended.set()
+        self.join(timeout=2 * _TAKE_S)
+
+    def _answer_next(self) -> None:
+        try:
+            request = self._queue.take(timeout_s=_TAKE_S)
+        except JobError as error:  # it is gone from the queue
+            log.error("%s", error)
+            return
+        if request is not None:
+            with self._context.turns.click():
+                self._queue.answer(request.id, self._work.answer(request))
+
+
+def run_clicker(context: WorkerContext) -> None:
+    """Answer clicks and do nothing else; ends on SIGTERM or SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: context.stopping.set())
+    clickers = WorkerPresence(context.redis, clickers=True)
+    duties = [sign_of_clicks(context, clickers, every_s=_BEAT_S)]
+    heartbeat = Heartbeat(duties, every_s=_BEAT_S, watch=context.watch, leave=lambda: clickers.remove(context.name))
+    thread = ClickThread(context)
+    thread.start()
+    heartbeat.start()
+    log.info("ready: model %s on %s answers clicks, worker %s", context.segmenter.encoder.name,
+             context.segmenter.encoder.device, context.name)  # fmt: skip
+    context.stopping.wait()
+    heartbeat.stop()
+    thread.stop()
+
+
+def sign_of_clicks(context: WorkerContext, clickers: WorkerPresence, *, every_s: float) -> PeriodicDuty:
+    """The duty that shows the backend that this process answers clicks."""
+    return PeriodicDuty(
+        "the sign that clicks are answered", lambda: clickers.heartbeat(context.name, context.about()),
+        longest_pause_s=every_s,
+    )  # fmt: skip
+
+
+def _holds(mask: Mask, points: Sequence[tuple[float, float]]) -> bool:
+    shape = (mask.shape[0], mask.shape[1])
+    return any(bool(mask[pixel_of(point, shape)]) for point in points)
+
+
+def _covers(mask: Mask, box: tuple[float, float, float, float]) -> bool:
+    return float(mask[pixels_in(box, (mask.shape[0], mask.shape[1]))].mean()) > _COVERS_BOX
+
+
+def _key(region: Any) -> str:
+    value = region.get("value")
+    found = value.get(str(region.get("type"))) if isinstance(value, dict) else None
+    return str(found[0]) if isinstance(found, list) and found else ""

@@ -1,0 +1,39 @@
+"""Turns at the model: a click goes before the next batch, and never waits for more than the one that has begun."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST_S = 2.0  # clicks without end must not stop the batches
+
+
+class ModelTurns:
+    """Safe to share between threads.
+
+    Attributes:
+        heads: held by whoever scores an image with what was learned: its caches are for one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self.heads = threading.Lock()
+        self._clicks = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def click(self) -> Iterator[None]:
+        """Work for an annotator who waits."""
+        with self._changed:
+            self._clicks += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._clicks -= 1
+                self._changed.notify_all()
+
+    def let_clicks_go_first(self) -> None:
+        """Wait before a batch until no click is being worked on, for two seconds at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._clicks, timeout=_LONGEST_S)
