@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -28,8 +30,9 @@ _COMMAND = "python -m tests.browser"
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON line at the end.")
 @click.option("--store", is_flag=True, help="Write docs/results, the pictures and the tables of the documentation.")
 @click.option("--only", default="", help="These kinds alone, by commas: BrushLabels; brush with --limits.")
+@click.option("--url", default="", help="Of a Label Studio of the tests that runs already; one is started otherwise.")
 @click.option("--limits", "of_limits", is_flag=True, help="Try how many regions the browser bears instead.")
-def main(as_json: bool, store: bool, only: str, of_limits: bool) -> None:
+def main(as_json: bool, store: bool, only: str, url: str, of_limits: bool) -> None:
     """See each kind of region in a browser.
 
     The exit status is 0 when all is as it must be, 1 when not, 2 when there is no browser.
@@ -37,7 +40,7 @@ def main(as_json: bool, store: bool, only: str, of_limits: bool) -> None:
     console = Console(stderr=True)
     names = {name.strip() for name in only.split(",") if name.strip()}
     try:
-        with stop_on_signals(), label_studio() as server, LabelStudio(server.url, TOKEN) as api:
+        with stop_on_signals(), _address(url) as address, LabelStudio(address, TOKEN) as api:
             found = _limits(api, console, names, store) if of_limits else _kinds(api, console, names, store)
     except (NoBrowser, ZeromaskError) as reason:
         console.print(str(reason), markup=False)
@@ -45,6 +48,15 @@ def main(as_json: bool, store: bool, only: str, of_limits: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
     sys.exit(int(bool(found.get("faults"))))
+
+
+@contextmanager
+def _address(url: str) -> Iterator[str]:
+    if url:
+        yield url
+    else:
+        with label_studio() as server:
+            yield server.url
 
 
 def _kinds(api: LabelStudio, console: Console, names: set[str], store: bool) -> dict[str, Any]:
