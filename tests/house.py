@@ -80,14 +80,16 @@ def picture(top: int) -> bytes:
 
 def make_project(
     house: House, *, count: int = 3, config: str = CONFIG.format(more=""), name: str = "test",
-    sign_in: tuple[str, str] = ("", ""),
+    sign_in: tuple[str, str] = ("", ""), interactive: bool = False,
 ) -> int:  # fmt: skip
-    """A project of `count` pictures, connected to the backend; `sign_in`: its user and password, where it has them."""
+    """A project of `count` pictures, connected to the backend; `sign_in`: its user and password, where it has them;
+    `interactive`: its smart tools ask the backend.
+    """
     body: dict[str, Any] = {"title": f"house {name}", "label_config": config, "show_collab_predictions": True}
     project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
     if count:
         upload(house, project, [picture(top=20 + 2 * i) for i in range(count)])
-    body = {"project": project, "url": house.services.backend_url, "title": "Zeromask"}
+    body = {"project": project, "url": house.services.backend_url, "title": "Zeromask", "is_interactive": interactive}
     if all(sign_in):
         body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": sign_in[0], "basic_auth_pass": sign_in[1]}
     house.label_studio.request("POST", "/api/ml/", json=body)

@@ -41,10 +41,10 @@ from worker.service import failures, posting
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
 from worker.service.leases import Leases
+from worker.service.model_turns import ModelTurns
 from worker.service.pipeline import Pipeline
 from worker.service.reconcile import reconcile
 from worker.service.stages import PredictionStages
-from worker.service.turns import ModelTurns
 
 CONFIG = (
     '<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i"><Label value="{}"/></BrushLabels></View>'

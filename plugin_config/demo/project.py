@@ -101,9 +101,12 @@ class DemoProject:
         for hook in self._webhooks():
             if hook["url"] != f"{backend_url}/webhook":
                 self._label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
+        body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": True}  # its smart tools ask
         if not any(row["url"] == backend_url for row in rows):
-            body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": False}
             self._label_studio.request("POST", "/api/ml/", json=body)
+        for row in rows:
+            if row["url"] == backend_url and not row.get("is_interactive", False):
+                self._label_studio.request("PATCH", f"/api/ml/{row['id']}", json=body)
         if not any(hook["url"] == f"{backend_url}/webhook" for hook in self._webhooks()):
             remedy = "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
             raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)

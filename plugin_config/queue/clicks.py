@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -58,7 +58,7 @@ class ClickRequest:
         version: that predictions of the project carry, as the backend knows it.
         config: digest of the labeling config the backend was sent.
         prompts: regions that point at the thing, as Label Studio's editor writes them.
-        drawn: regions that are there already.
+        drawn: regions that are there already; an `rle` in them is a text, its bytes in base64.
     """
 
     id: str
@@ -140,7 +140,7 @@ class ClickQueue:
         Raises:
             QueueFull: too many clicks wait.
         """
-        content = json.dumps(asdict(request), separators=(",", ":"))
+        content = json.dumps(vars(request), separators=(",", ":"))
         patience_ms = int(patience_s * 1000)
         workers = int(self._redis.eval(_ASK, 2, CLICKS, CLICKERS, patience_ms, ALIVE_MS, MOST_WAITING, content))
         if workers < 0:
@@ -173,7 +173,7 @@ class ClickQueue:
     @redis_errors
     def answer(self, click: str, answer: ClickAnswer) -> None:
         """Answer a click."""
-        key, content = click_answer(click), json.dumps(asdict(answer), separators=(",", ":"))
+        key, content = click_answer(click), json.dumps(vars(answer), separators=(",", ":"))
         pipe = self._redis.pipeline()
         pipe.rpush(key, content)
         pipe.expire(key, _ANSWER_KEPT_S)

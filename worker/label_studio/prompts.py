@@ -6,6 +6,7 @@ control apart from its labels sends two regions of one id, the shape and the lab
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -123,7 +124,7 @@ class DrawnMasks:
         """The mask of a region; None for what covers nothing pixel by pixel, or cannot be read.
 
         Args:
-            region: as Label Studio has it.
+            region: as Label Studio has it; its `rle` may be a text, the bytes in base64.
             size: (H, W) of the image file, pixels.
             shape: (h, w) of the image as it is segmented: the mask has this shape.
         """
@@ -133,8 +134,8 @@ class DrawnMasks:
         packed = self._kept.get(key)
         if packed is None:
             try:
-                mask = decode_region(region, size[1], size[0])
-            except RegionError:  # what cannot be read takes nothing away
+                mask = decode_region(_unpacked(region), size[1], size[0])
+            except (RegionError, ValueError):  # what cannot be read takes nothing away
                 return None
             if size != shape:
                 reduced = cv2.resize(mask.view(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
@@ -143,6 +144,14 @@ class DrawnMasks:
             if packed.nbytes <= self._kept.maxsize:
                 self._kept[key] = packed
         return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).view(np.bool_)
+
+
+def _unpacked(region: Region) -> Region:
+    """Raises ValueError where the text is no base64."""
+    value = region.get("value")
+    if not isinstance(value, Mapping) or not isinstance(value.get("rle"), str):
+        return region
+    return {**region, "value": {**value, "rle": base64.b64decode(value["rle"], validate=True)}}
 
 
 def _marks(regions: Sequence[Region]) -> list[_Mark]:

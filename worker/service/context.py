@@ -24,7 +24,7 @@ from worker.segmentation.embedding_store import EMBEDDINGS_FOLDER, EmbeddingStor
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.leases import Leases
-from worker.service.turns import ModelTurns
+from worker.service.model_turns import ModelTurns
 
 
 class WorkerContext:

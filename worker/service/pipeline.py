@@ -28,8 +28,8 @@ from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.text.encoder import TextClasses
 from worker.service.batching import BatchSize
 from worker.service.inbox import Inbox, SharedInbox
+from worker.service.model_turns import ModelTurns
 from worker.service.plan import Plan
-from worker.service.turns import ModelTurns
 
 log = logging.getLogger(__name__)
 
@@ -261,13 +261,14 @@ class Pipeline:
                 self._to_embed.put(fetched, urgent=leased.lease.urgent, size=fetched.picture.pixels.nbytes)
 
     def _embed(self) -> None:
-        self._turns.let_clicks_go_first()
         # While the next stage is full, only opened tasks are taken.
         full = self._to_draw.full()
         batch = self._to_embed.get(
             1 if full else self._size.size, timeout_s=_LOOK_S if full else _IDLE_S, alike=_bucket,
             only_urgent=self._can_be_drawn if full else None,
         )  # fmt: skip
+        if batch:
+            self._turns.let_clicks_go_first()
         batch = [item for item in batch if not self._turned_back(item.leased)]
         started = time.monotonic()
         done: Sequence[EmbeddedTask] = ()
@@ -292,8 +293,8 @@ class Pipeline:
         return self._to_draw.has_room(item.leased.project, size=item.picture.pixels.nbytes, urgent=True)
 
     def _draw(self) -> None:
-        self._turns.let_clicks_go_first()
         for embedded in self._to_draw.get(timeout_s=_IDLE_S):
+            self._turns.let_clicks_go_first()
             started = time.monotonic()
             with self._model("draw"):
                 drawn = self._step(embedded.leased, self._stages.draw, embedded)

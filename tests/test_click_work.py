@@ -1,0 +1,321 @@
+"""A worker's answers to clicks, with stand-ins for Label Studio and the model: whatever is wrong is a reason."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from plugin_config.errors import ImageUnavailable, LearningError
+from plugin_config.model_version import ModelVersion
+from plugin_config.queue.clicks import ClickQueue, ClickRequest
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.settings import Settings
+from plugin_config.vocabulary import parse_vocabulary
+from tests import stand_ins
+from tests.house import wait_until
+from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
+from worker.label_studio.brush_rle import encode_rle
+from worker.label_studio.image_loader import ImageLoader
+from worker.label_studio.images import Picture
+from worker.label_studio.regions import decode_region
+from worker.segmentation.clicks.prompts import Prompt, PromptedMask, pixel_of
+from worker.segmentation.clicks.scene import ClickScene
+from worker.service import click_scenes, interactive
+from worker.service.context import WorkerContext
+from worker.service.interactive import ClickThread, ClickWork
+from worker.service.model_turns import ModelTurns
+
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
+
+CONFIG = """<View><Image name="i" value="$image"/>
+  <KeyPointLabels name="k" toName="i" smart="true"><Label value="cat"/><Label value="dog"/></KeyPointLabels>
+  <RectangleLabels name="r" toName="i" smart="true"><Label value="cat"/><Label value="dog"/></RectangleLabels>
+  <BrushLabels name="b" toName="i"><Label value="cat" alias="felis"/></BrushLabels>
+  <PolygonLabels name="p" toName="i"><Label value="dog"/></PolygonLabels></View>"""
+SHAPE = (40, 60)
+
+
+def region(kind: str, label: str = "cat", name: str = "p1", **value: Any) -> dict[str, Any]:
+    control = {"keypoint": "k", "rectangle": "r", "ellipse": "e", "brush": "b", "polygon": "p"}.get(kind, "?")
+    return {"id": name, "type": f"{kind}labels", "from_name": control, "to_name": "i",
+            "value": {**value, f"{kind}labels": [label]}}  # fmt: skip
+
+
+def point(x: float, y: float, label: str = "cat", *, positive: bool = True, name: str = "p1") -> dict[str, Any]:
+    """A click at a pixel of the image."""
+    place = {"x": 100 * x / SHAPE[1], "y": 100 * y / SHAPE[0]}
+    return {**region("keypoint", label, name, **place), "is_positive": positive}
+
+
+def drawn(left: int, right: int, label: str = "felis", name: str = "d1") -> dict[str, Any]:
+    """A brush region over all rows of some columns."""
+    mask = np.zeros(SHAPE, dtype=np.bool_)
+    mask[:, left:right] = True
+    return {**region("brush", label, name, format="rle", rle=list(encode_rle(mask))),
+            "original_width": SHAPE[1], "original_height": SHAPE[0]}  # fmt: skip
+
+
+def asked(*prompts: Any, task: int = 1, **changes: Any) -> ClickRequest:
+    made = ClickRequest("0" * 32, "mask", PROJECT, task, "some-version", "00ff", prompts)
+    return replace(made, **changes)
+
+
+@pytest.fixture(name="house")
+def house_fixture(context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInContext]:
+    """Pictures of SHAPE, and a click library that paints a block of five by five pixels, as far as it is free."""
+    context.label_studio.config = CONFIG
+    calls = SimpleNamespace(scenes=0, taken=None, current=None, prompt=None, index=None)
+
+    def read(self: ImageLoader, url: object, **_: Any) -> Picture:
+        if url == "gone":
+            raise ImageUnavailable("image of task 1", "is gone", "Put it back.")
+        if url == "vast":
+            raise MemoryError
+        pixels = np.full((*SHAPE, 3), 200, dtype=np.uint8)
+        return Picture(pixels, (2 * SHAPE[0], 2 * SHAPE[1]) if url == "large" else SHAPE)
+
+    def prepare(segmenter: Any, scores: Any, head: Any) -> ClickScene:
+        calls.scenes += 1
+        if head is not None:
+            raise LearningError("version v", "gives no usable scores", "Learn again.")
+        return ClickScene(SHAPE, scores)
+
+    def segment(scene: ClickScene, prompt: Prompt, *, class_index: int, taken: Any, current: Any) -> PromptedMask:
+        calls.taken, calls.current, calls.prompt, calls.index = taken, current, prompt, class_index
+        mask = np.zeros(SHAPE, dtype=np.bool_) if current is None else current.copy()
+        for place in prompt.positive:
+            row, column = pixel_of(place, SHAPE)
+            mask[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = True
+        for box in prompt.boxes:
+            left, top, right, bottom = map(round, box)
+            mask[top:bottom, left:right] = True
+        for place in prompt.negative:
+            mask[pixel_of(place, SHAPE)] = False
+        return PromptedMask(mask if taken is None else mask & ~taken, 0.75)
+
+    monkeypatch.setattr(ImageLoader, "load", read)
+    monkeypatch.setattr(click_scenes, "prepare", prepare)
+    monkeypatch.setattr(interactive, "segment_prompt", segment)
+    cast("Any", context.segmenter).score = lambda embedding, words, image, classes: image
+    cast("Any", context).calls = calls
+    yield context
+
+
+@pytest.fixture(name="work")
+def work_fixture(house: StandInContext) -> ClickWork:
+    return ClickWork(cast("WorkerContext", house))
+
+
+def calls_of(house: StandInContext) -> Any:
+    return cast("Any", house).calls
+
+
+@pytest.mark.parametrize(
+    ("prompt", "control", "kind", "label"),
+    [
+        pytest.param(point(30, 20), "b", "brush", "felis", id="keypoint, by the value"),
+        pytest.param(point(30, 20, "dog"), "p", "polygon", "dog", id="another label's control"),
+        pytest.param(region("rectangle", x=10, y=10, width=50, height=50), "b", "brush", "felis", id="rectangle"),
+        pytest.param(region("ellipse", x=50, y=50, radiusX=20, radiusY=20), "b", "brush", "felis", id="ellipse"),
+    ],
+)
+def test_the_mask_goes_to_the_control_that_draws_the_label(
+    work: ClickWork, prompt: Any, control: str, kind: str, label: str
+) -> None:
+    answer = work.answer(asked(prompt))
+    assert (answer.reason, answer.score) == ("", 0.75)
+    [found] = answer.result
+    assert (found["from_name"], found["to_name"], found["type"]) == (control, "i", f"{kind}labels")
+    assert found["value"][f"{kind}labels"] == [label]
+    assert decode_region(found, SHAPE[1], SHAPE[0])[20, 30]
+    assert answer.version == str(ModelVersion.of(Settings(model="builtin"), parse_vocabulary(CONFIG)))
+
+
+def test_a_label_apart_from_its_keypoint_is_read(work: ClickWork) -> None:
+    shape = {"id": "a", "type": "keypoint", "from_name": "kp", "to_name": "i", "value": {"x": 50, "y": 50}}
+    label = {"id": "a", "type": "labels", "from_name": "l", "to_name": "i", "value": {"x": 50, "labels": ["dog"]}}
+    assert work.answer(asked(shape, label)).result[0]["value"]["polygonlabels"] == ["dog"]
+    assert work.answer(asked({**shape, "value": {"x": 50, "y": 50, "labels": ["dog"]}})).result
+
+
+def test_only_smart_controls_are_answered_in_their_own_kind(house: StandInContext, work: ClickWork) -> None:
+    house.label_studio.config = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i"
+        smart="true"><Label value="cat"/></RectangleLabels></View>"""
+    [found] = work.answer(asked(region("rectangle", x=10, y=10, width=50, height=50))).result
+    assert (found["from_name"], found["type"]) == ("r", "rectanglelabels")
+
+
+def test_clicks_outside_of_the_thing_and_those_of_another_label_are_told_apart(
+    house: StandInContext, work: ClickWork
+) -> None:
+    clicks = point(5, 5, "dog", name="x"), point(30, 20, name="y"), point(31, 20, positive=False, name="z")
+    assert work.answer(asked(*clicks)).result
+    prompt = calls_of(house).prompt
+    assert (prompt.positive, prompt.negative) == (((30.0, 20.0),), ((31.0, 20.0),))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        pytest.param([point(90, 20)], "outside of the image", id="beyond the right edge"),
+        pytest.param([point(-1, 20)], "outside of the image", id="before the left edge"),
+        pytest.param([region("rectangle", x=10, y=10, width=0, height=20)], "no size", id="flat box"),
+        pytest.param([region("rectangle", x=10, y=10, width=-5, height=20)], "no size", id="negative box"),
+        pytest.param([region("rectangle", x=120, y=10, width=5, height=20)], "outside", id="box outside"),
+        pytest.param([region("ellipse", x=50, y=50, radiusX=0, radiusY=9)], "no size", id="flat ellipse"),
+        pytest.param([point(30, 20, "zebra")], "label 'zebra'", id="unknown label"),
+        pytest.param([region("keypoint", x=50)], "has no y", id="half a place"),
+        pytest.param([region("keypoint", x="50", y=float("nan"))], "has no x", id="a text as place"),
+        pytest.param([region("keypoint", x=True, y=1)], "has no x", id="a bool as place"),
+        pytest.param([region("lasso", x=1, y=1)], "no point and no box (lassolabels)", id="unknown tool"),
+        pytest.param([{}], "no point and no box", id="nothing"),
+        pytest.param([], "no point and no box (nothing)", id="no prompt"),
+        pytest.param([{"id": "a", "type": "keypoint", "value": {"x": 1, "y": 1}}], "carries no label", id="no label"),
+        pytest.param([{**point(3, 3), "to_name": "j"}], "image 'j'", id="another image"),
+        pytest.param([{**region("rectangle", x=1, y=1, width=5, height=5), "is_positive": False}], "outside", id="no"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_an_empty_answer_with_the_reason(work: ClickWork, prompts: Any, says: str) -> None:
+    answer = work.answer(asked(*prompts))
+    assert answer.result == ()
+    assert says in answer.reason
+
+
+def test_a_task_or_an_image_that_is_gone_and_a_label_studio_that_refuses(
+    house: StandInContext, work: ClickWork
+) -> None:
+    house.label_studio.data = {1: "gone", 2: "vast"}
+    assert "is gone" in work.answer(asked(point(3, 3))).reason
+    assert "memory" in work.answer(asked(point(3, 3), task=2)).reason
+    assert "not in project 1 any more" in work.answer(asked(point(3, 3), task=3)).reason
+    house.label_studio.refuses = True
+    assert "HTTP 401" in work.answer(asked(point(3, 3), config="other")).reason
+    house.label_studio.refuses, house.label_studio.config = False, "<View/>"
+    assert "labeling config" in work.answer(asked(point(3, 3), config="third")).reason
+    cast("Any", house.label_studio).project = lambda project: 1 / 0
+    assert work.answer(asked(point(3, 3), config="fourth")).reason.startswith("unexpected ZeroDivisionError")
+    assert house.click == ""
+
+
+def test_a_second_click_asks_label_studio_for_nothing_and_a_changed_config_does(
+    house: StandInContext, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert work.answer(asked(point(3, 3))).result
+    asks = list[str]()
+    monkeypatch.setattr(house.label_studio, "tasks", lambda *_: asks.append("tasks"))
+    monkeypatch.setattr(house.label_studio, "project", lambda *_: asks.append("project"))
+    monkeypatch.setattr(house.embeddings, "embed", lambda *_: asks.append("embed"))
+    assert work.answer(asked(point(30, 20))).result
+    assert (asks, calls_of(house).scenes) == ([], 1)
+    work.answer(asked(point(30, 20), config="another"))
+    assert asks == ["project"]
+
+
+def test_what_is_drawn_is_left_alone_but_not_what_is_clicked_on(house: StandInContext, work: ClickWork) -> None:
+    other, under = drawn(31, 60, name="d1"), drawn(0, 30, "dog", name="d2")
+    [found] = work.answer(asked(point(30, 20), drawn=(other, under))).result
+    mask = decode_region(found, SHAPE[1], SHAPE[0])
+    assert (bool(mask[20, 30]), bool(mask[20, 31]), bool(mask[20, 28])) == (True, False, False)
+    assert calls_of(house).taken[:, 31:].all() and calls_of(house).taken[:, :30].all()
+    assert work.answer(asked(point(40, 20), drawn=(other,))).result, "it lies under the click"
+    assert calls_of(house).taken is None
+    box = region("rectangle", x=50, y=0, width=50, height=100)
+    work.answer(asked(box, drawn=(other,)))
+    assert calls_of(house).taken is None, "it fills the box"
+    box = region("rectangle", x=0, y=0, width=99, height=9)
+    unread = ({**other, "value": {"rle": "%"}}, {**other, "value": {}}, box)
+    assert work.answer(asked(point(30, 20), drawn=unread)).result
+    assert calls_of(house).taken is None
+
+
+def test_prompts_that_come_back_as_drawn_regions_are_no_obstacle(house: StandInContext, work: ClickWork) -> None:
+    click = point(30, 20)
+    assert work.answer(asked(click, drawn(0, 3, name="d"), drawn=(click,))).result
+    assert calls_of(house).taken[:, :3].all()
+
+
+def test_a_click_outside_of_the_thing_corrects_the_region_under_it(house: StandInContext, work: ClickWork) -> None:
+    wrong = drawn(20, 40, name="keepThisId")
+    click = point(30, 20, positive=False)
+    [found] = work.answer(asked(click, drawn=(drawn(0, 10, name="o"), wrong))).result
+    assert (found["id"], found["from_name"]) == ("keepThisId", "b")
+    mask = decode_region(found, SHAPE[1], SHAPE[0])
+    assert (bool(mask[20, 30]), bool(mask[20, 31])) == (False, True)
+    assert calls_of(house).taken[:, :10].all() and not calls_of(house).taken[:, 20:40].any()
+    work.answer(asked(point(30, 20, "dog", positive=False), drawn=(wrong,)))
+    assert calls_of(house).current is None, "of another label"
+
+
+def test_large_images_are_answered_in_their_own_size(house: StandInContext, work: ClickWork) -> None:
+    house.label_studio.data[1] = "large"
+    [found] = work.answer(asked(point(30, 20))).result
+    assert (found["original_width"], found["original_height"]) == (2 * SHAPE[1], 2 * SHAPE[0])
+    assert decode_region(found, 2 * SHAPE[1], 2 * SHAPE[0])[40, 60]
+
+
+def test_what_was_learned_and_gives_no_scores_is_not_used_again(house: StandInContext, work: ClickWork) -> None:
+    house.adapters.name = "v-1"
+    assert "no usable scores" in work.answer(asked(point(3, 3))).reason
+    assert house.adapters.refused
+    assert work.answer(asked(point(3, 3))).result, "zero-shot from now on"
+
+
+def test_a_test_request_gets_what_is_stored_else_masks_made_now(house: StandInContext, work: ClickWork) -> None:
+    made = work.answer(asked(kind="prediction"))
+    assert made.result and not made.reason
+    assert house.stored() == []
+    house.label_studio.create_prediction(1, [{"id": "x"}], score=0.5, version=version())
+    answer = work.answer(asked(kind="prediction", version=version()))
+    assert (answer.result, answer.score, answer.version) == (({"id": "x"},), 0.5, version())
+
+
+def test_the_thread_answers_through_redis_and_ends(house: StandInContext, redis: Redis) -> None:
+    WorkerPresence(redis, clickers=True).heartbeat("me")
+    queue, thread = ClickQueue(redis), ClickThread(cast("WorkerContext", house))
+    thread.start()
+    try:
+        redis.rpush("zeromask:clicks", "nonsense")
+        assert queue.ask(asked(point(3, 3)), patience_s=10)
+        answer = queue.wait("0" * 32, timeout_s=10)
+        assert answer is not None and answer.result
+    finally:
+        thread.stop()
+    assert not thread.is_alive()
+
+
+def test_a_batch_waits_for_the_click_and_clicks_without_end_do_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, order = ModelTurns(), list[str]()
+
+    def batch() -> None:
+        turns.let_clicks_go_first()
+        order.append("batch")
+
+    with turns.click():
+        thread = threading.Thread(target=batch)
+        thread.start()
+        time.sleep(0.05)
+        order.append("click")
+    thread.join()
+    assert order == ["click", "batch"]
+    monkeypatch.setattr("worker.service.model_turns._LONGEST_S", 0.05)
+    with turns.click():
+        batch()
+    assert order[-1] == "batch"
+
+
+def test_the_pipeline_begins_no_batch_during_a_click(house: StandInContext) -> None:
+    house.label_studio.config = stand_ins.CONFIG.format("cat")
+    with house.turns.click():
+        house.ask(1)
+        house.begin()
+        time.sleep(0.3)
+        assert house.stored() == []
+    wait_until(lambda: len(house.label_studio.stored) == 1, within_s=10)
