@@ -288,8 +288,9 @@ def _shape_name(control: Control) -> str:
 
 
 def _undrawn(controls: Sequence[Control], groups: Sequence[_Group]) -> list[str]:
-    """Remarks on the labels that another control, or another label of the same words, draws."""
+    """Remarks on the labels that another control, or another label of the same words, draws, or that points do."""
     remarks: list[str] = []
+    points: dict[Control, list[str]] = {}
     keys: dict[Control, list[str]] = {control: [] for control in controls}
     drawn_by: dict[Control, list[str]] = {control: [] for control in controls}
     for group in groups:
@@ -303,7 +304,12 @@ def _undrawn(controls: Sequence[Control], groups: Sequence[_Group]) -> list[str]
             else:
                 keys[other.control].append(other.key)
                 drawn_by[other.control].append(first.control.tag.title)
+        if first.control.output == "keypoint":
+            points.setdefault(first.control, []).append(first.key)
     for control in controls:
+        if control in points:
+            told = f"{_labels_named(points[control])} predicted as points, which tell no area"
+            remarks.append(f"{control.tag.title}: {told}; an image with points alone is not learned from.")
         if keys[control]:
             by = " and ".join(list(dict.fromkeys(drawn_by[control]))[:_MOST_DRAWING])
             one = f"{_labels_named(keys[control])} predicted by {by}, one region per thing"

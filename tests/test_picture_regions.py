@@ -71,7 +71,7 @@ UNNAMED = {
     "rectangle of no control": item("rectanglelabels", BOX, "cat", from_name=None),
     "rectangle that names no image": item("rectanglelabels", BOX, "cat", to_name=None),
     "rectangle on an image that the config does not have": item("rectanglelabels", BOX, "cat", to_name="img"),
-    "vector": item("vectorlabels", {"vertices": [{"x": x, "y": y} for x, y in RING], "closed": True}, "cat"),
+    "vector of no label": item("vectorlabels", {"vertices": [{"x": x, "y": y} for x, y in RING], "closed": True}),
     "an id that is a number": item("rectanglelabels", BOX, id=7),
     "no id": item("rectanglelabels", BOX, id=None),
     "labels of a Labels control without another item": item("labels", BOX, "horse"),
@@ -213,7 +213,7 @@ def test_vectors_are_unknown_where_they_may_lie() -> None:
     assert (found[8, 12:36] == VOID).all()
     assert found[14, 20] == UNLABELLED
     curved = [*corners[:2], corners[2] | {"isBezier": True, "controlPoint1": {"x": 0, "y": 99}}]
-    found = draw(item("vectorlabels", {"vertices": curved, "closed": True}, "cat"))
+    found = draw(item("vectorlabels", {"vertices": curved, "closed": False}, "cat"))
     assert found[28, 4] == found[14, 30] == VOID
     assert share(found, CAT) == 0
 

@@ -12,13 +12,14 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, picture_regions
 from worker.label_studio.regions import decode_region
-from worker.label_studio.shapes import inscribed_ellipse, is_open, keypoint_mask, polygon_line, refusal, vector_mask
+from worker.label_studio.shapes import inscribed_ellipse, is_open, keypoint_mask, polygon_line, refusal
+from worker.label_studio.vectors import is_outline, vector_mask
 from worker.learning.corrections.class_maps import ClassMap, shrink_nearest
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.metrics import VOID
 
-_LEARNED = ("brush", "polygon", "rectangle", "ellipse")
-"""Kinds of regions whose pixels are known exactly; others are VOID at most."""
+_LEARNED = ("brush", "bitmask", "polygon", "rectangle", "ellipse", "vector")
+"""Kinds of regions whose pixels are known exactly, vectors where they are outlines; others are VOID at most."""
 
 _UNREAD = "Draw it with BrushLabels or PolygonLabels; background is not learned where a region may lie."
 
@@ -46,7 +47,8 @@ def draw_class_map(
 
     A rectangle paints only its inscribed ellipse: the object rarely fills the box. The corners are VOID unless another
     region covers them. A region that says that something is there, but not what, is VOID; a line or a point is so where
-    no other region lies.
+    no other region lies. Points of a label that is predicted as points do not say how far a thing reaches: beside them
+    nothing is background, all that no region covers is VOID.
 
     Args:
         regions: the result of an annotation.
@@ -64,8 +66,9 @@ def draw_class_map(
         mask = _draw_region(region, size, frame)
         if _is_line(region):
             beneath |= mask
+            beneath |= region.kind == "keypoint" and region.label is not None and region.label.output == "keypoint"
             continue
-        label = region.label if region.kind in _LEARNED else None
+        label = region.label if _is_exact(region) else None
         if label is not None and region.kind == "rectangle":
             inside = inscribed_ellipse(region.item, height=frame[0], width=frame[1])
             beneath |= mask & ~inside
@@ -83,15 +86,19 @@ def _draw_region(region: PictureRegion, size: tuple[int, int], frame: tuple[int,
     height, width = frame
     if region.kind == "keypoint":
         return keypoint_mask(region.item, height=height, width=width)
-    if region.kind == "vector":
+    if region.kind == "vector" and not is_outline(region.item):
         return vector_mask(region.item, height=height, width=width)
     if region.kind not in _LEARNED:
         raise refusal(region.item, "regions of this type are not read", _UNREAD)
-    if region.kind == "brush":  # its pixels are those of the full image
+    if region.kind in ("brush", "bitmask"):  # its pixels are those of the full image
         return np.asarray(shrink_nearest(decode_region(region.item, size[1], size[0]), frame))
     if _is_line(region):
         return polygon_line(region.item, height=height, width=width)
     return decode_region(region.item, width, height)
+
+
+def _is_exact(region: PictureRegion) -> bool:
+    return region.kind in _LEARNED and (region.kind != "vector" or is_outline(region.item))
 
 
 def _is_line(region: PictureRegion) -> bool:

@@ -1,4 +1,4 @@
-"""Masks to Label Studio regions (brush, polygon, rectangle), and these and ellipses to masks.
+"""Masks to Label Studio regions of every kind, and those that have an area to masks.
 
 Coordinates in a region are percent of the image's size, 0..100, x to the right and y down; masks are in pixels of the
 same image, after EXIF rotation. Source of the format: https://labelstud.io/guide/task_format and label_studio_sdk's
@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plugin_config.control_tags import OUTPUT_KINDS, OutputKind
 from plugin_config.errors import RegionError
-from plugin_config.vocabulary import OUTPUT_KINDS, OutputKind
-from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle, encode_rle
-from worker.label_studio.polygons import Points, mask_rings
+from worker.label_studio.bitmasks import decode_bitmask
+from worker.label_studio.brush_rle import MAX_PIXELS, decode_rle
 from worker.label_studio.region_ids import new_region_id
+from worker.label_studio.region_values import mask_values
 from worker.label_studio.shapes import ellipse_mask, polygon_mask, rectangle_mask, refusal, region_value
+from worker.label_studio.vectors import vector_area
 
 KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 """The shapes written; a region's type is the kind, or the kind + "labels"."""
@@ -27,11 +29,10 @@ KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 TOLERANCE = 1.0
 """How far a polygon may leave the mask's outline, in pixels."""
 
-_SHAPES = {"polygon": polygon_mask, "rectangle": rectangle_mask, "ellipse": ellipse_mask}
-_READ = ("brush", *_SHAPES)
+_SHAPES = {"polygon": polygon_mask, "rectangle": rectangle_mask, "ellipse": ellipse_mask, "vector": vector_area}
+_READ = ("brush", "bitmask", *_SHAPES)
 _ROUNDING = 1  # pixel by which the noted size of an image may be off
 _NO_RLE = "Open the task in Label Studio and submit it again: the editor then stores what it shows as 'rle'."
-_DECIMALS = 6  # of a percent: a ten-thousandth of a pixel in an image 10,000 pixels wide
 
 
 def encode_region(
@@ -45,25 +46,30 @@ def encode_region(
     region_id: str | None = None,
     tolerance: float = TOLERANCE,
     size: tuple[int, int] | None = None,
+    shape: str = "",
 ) -> list[dict[str, Any]]:
     """Describe one mask as the regions of a Label Studio result.
 
     Args:
         mask: (H, W) bool, in pixels of the image after EXIF rotation; its shape is the image's size, or see `size`.
-        kind: "brush" keeps every pixel, "polygon" gives one region per island (a hole is cut open to the outside),
-            "rectangle" one box around all of the mask.
+        kind: "brush" and "bitmask" keep every pixel; "polygon" and "vector" give one region per island (a hole is cut
+            open to the outside); "rectangle" is the box, "ellipse" the best ellipse and "keypoint" one inner point of
+            all of the mask.
         control: name of the control tag (`from_name`).
         to_name: name of the Image tag.
         label: the key the labeling config expects: a label's alias where it has one, else its value.
         score: confidence in [0, 1], the same for each region.
         region_id: of the first region; the following get new ids, as all do for None, see `new_region_id`.
-        tolerance: in pixels of the mask, at least 0, for polygons only: no pixel further from the outline changes. 0 is
-            exact.
-        size: (H, W) of the image in pixels, where the mask is of a reduced copy of it: a brush is enlarged to it, and
-            shapes are in percent.
+        tolerance: in pixels of the mask, at least 0, for polygons and vectors: no pixel further from the outline
+            changes. 0 is exact.
+        size: (H, W) of the image in pixels, where the mask is of a reduced copy of it: a brush or bitmask is enlarged
+            to it, and shapes are in percent.
+        shape: name of the tag that draws the regions of a Labels control; "" = `control` draws them itself. With it
+            each region is two items of one id, as the editor stores them: that of the shape and, with the same shape in
+            it, that of the label.
 
     Returns:
-        No regions for an empty mask. `origin` is left out: the editor sets it when an annotator takes the region over.
+        No items for an empty mask. `origin` is left out: the editor sets it when an annotator takes the region over.
 
     Raises:
         RegionError: an argument is not as described.
@@ -72,32 +78,21 @@ def encode_region(
     if not mask.any():
         return []
     height, width = size or mask.shape
-    return [
-        {
-            "id": new_region_id() if number or not region_id else region_id,
-            "from_name": control,
+    items: list[dict[str, Any]] = []
+    for value in mask_values(mask, kind, tolerance=tolerance, size=size):
+        common = {
+            "id": new_region_id() if items or not region_id else region_id,
             "to_name": to_name,
-            "type": f"{kind}labels",
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
-            "value": value | {f"{kind}labels": [label]},
             "score": float(score),
         }
-        for number, value in enumerate(_values(mask, kind, tolerance, size))
-    ]
-
-
-def _values(
-    mask: NDArray[np.bool_], kind: OutputKind, tolerance: float, size: tuple[int, int] | None
-) -> list[dict[str, Any]]:
-    """The `value` of each region, without its label. Arguments as of `encode_region`."""
-    if kind == "brush":
-        return [{"format": "rle", "rle": encode_rle(mask, size=size)}]
-    if kind == "rectangle":
-        return [_box_value(mask)]
-    rings = mask_rings(mask, tolerance=tolerance)
-    return [{"points": _to_percent(ring, mask.shape), "closed": True} for ring in rings]
+        labelled = "labels" if shape else f"{kind}labels"
+        if shape:
+            items.append(common | {"from_name": shape, "type": kind, "value": value})
+        items.append(common | {"from_name": control, "type": labelled, "value": value | {labelled: [label]}})
+    return items
 
 
 def region_kind(region: Mapping[str, Any]) -> str:
@@ -109,16 +104,18 @@ def decode_region(region: Mapping[str, Any], width: int, height: int) -> NDArray
     """Draw a Label Studio region as a mask, clipped to the image.
 
     Args:
-        region: one item of a result, of type brush, polygon, rectangle or ellipse, or one of these + "labels".
+        region: one item of a result, of type brush, bitmask, polygon, vector, rectangle or ellipse, or one of these +
+            "labels".
         width: of the image after EXIF rotation, in pixels.
         height: of the image after EXIF rotation, in pixels.
 
     Returns:
-        (H, W) bool: for a brush the pixels painted at all, else those whose centre lies in the shape. None for what has
-        no area: a brush without paint, a polygon that is open or of fewer than three points.
+        (H, W) bool: for a brush or bitmask the pixels painted at all, else those whose centre lies in the shape. None
+        for what has no area: a brush without paint, a polygon or vector that is open or of fewer than three points.
 
     Raises:
-        RegionError: the type is not read here, the value lacks something, or a brush belongs to another image size.
+        RegionError: the type is not read here, the value lacks something, or what is painted belongs to another image
+            size.
     """
     kind = region_kind(region)
     if kind not in _READ:
@@ -127,8 +124,8 @@ def decode_region(region: Mapping[str, Any], width: int, height: int) -> NDArray
     value = region_value(region)
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise refusal(region, f"the image must have 1 to {MAX_PIXELS} pixels, got {width} x {height}")
-    if kind == "brush":
-        return _decode_brush(region, value, width, height)
+    if kind in ("brush", "bitmask"):
+        return _decode_painted(region, value, width, height)
     return _SHAPES[kind](region, height=height, width=width)
 
 
@@ -161,37 +158,25 @@ def _check_arguments(mask: NDArray[np.bool_], kind: str, label: str, score: floa
         raise RegionError(f"a new region for label {label!r}", problem, "Correct the call that makes the region.")
 
 
-def _to_percent(ring: Points, shape: tuple[int, ...]) -> list[list[float]]:
-    height, width = shape
-    percent = np.clip(ring * 100 / np.array([width, height]), 0, 100)
-    return [[round(x, _DECIMALS), round(y, _DECIMALS)] for x, y in percent.tolist()]
-
-
-def _box_value(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Percent of the half-open pixel box around a mask that is not empty."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
-    (left, top), (right, bottom) = _to_percent(box, mask.shape)
-    size = {"width": round(right - left, _DECIMALS), "height": round(bottom - top, _DECIMALS)}
-    return {"x": left, "y": top, **size, "rotation": 0}
-
-
-def _decode_brush(region: Mapping[str, Any], value: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:
+def _decode_painted(region: Mapping[str, Any], value: Mapping[str, Any], width: int, height: int) -> NDArray[np.bool_]:
+    is_brush = region_kind(region) == "brush"
     rle = value.get("rle")
-    if rle is None:
+    if is_brush and rle is None:
         raise refusal(region, "its value has no 'rle'", _NO_RLE)
-    _check_brush_size(region, width, height)
-    if rle in ([], ()):
+    _check_painted_size(region, width, height)
+    if is_brush and rle in ([], ()):
         return np.zeros((height, width), dtype=np.bool_)
     try:
-        return decode_rle(rle, height=height, width=width)
+        if is_brush:
+            return decode_rle(rle, height=height, width=width)  # type: ignore[arg-type]
+        return decode_bitmask(value.get("imageDataURL"), height=height, width=width)
     except RegionError as error:
-        raise refusal(region, f"its rle cannot be read: {error.problem}") from error
+        raise refusal(region, f"its {'rle' if is_brush else 'bitmask'} cannot be read: {error.problem}") from error
 
 
-def _check_brush_size(region: Mapping[str, Any], width: int, height: int) -> None:
-    """Refuse a brush painted on an image of another size: its pixels lie elsewhere, even where there are as many. Where
-    the size is not noted, the number of pixels alone decides.
+def _check_painted_size(region: Mapping[str, Any], width: int, height: int) -> None:
+    """Refuse what was painted on an image of another size: its pixels lie elsewhere, even where there are as many.
+    Where the size is not noted, the number of pixels alone decides.
     """
     noted = [region.get(key) for key in ("original_width", "original_height")]
     sizes = [size for size in noted if isinstance(size, int | float) and not isinstance(size, bool) and size >= 1]

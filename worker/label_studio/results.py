@@ -18,6 +18,7 @@ MOST_BYTES = 4_000_000
 """JSON of one result; Label Studio stores it whole and sends it whole to every annotator who opens the task."""
 
 _BYTE_BYTES, _POINT_BYTES, _FRAME_BYTES = 5, 27, 1000  # "255, "; "[12.345678, 12.345678], "; everything else
+_VERTEX_BYTES = 110  # {"id": "v123", "prevPointId": "v122", "x": 12.345678, "y": 12.345678, "isBezier": false},
 
 
 def encode_segments(
@@ -46,7 +47,7 @@ def encode_segments(
     sizes = [sum(map(_json_bytes_bound, regions)) for _, regions in encoded]
     kept, regions_left, bytes_left = set[int](), most_regions, most_bytes
     for number in sorted(range(len(encoded)), key=lambda k: -worth[k]):
-        count = len(encoded[number][1])
+        count = len({region["id"] for region in encoded[number][1]})  # with a Labels control each is two items
         if count <= regions_left and sizes[number] <= bytes_left:
             kept.add(number)
             regions_left, bytes_left = regions_left - count, bytes_left - sizes[number]
@@ -58,7 +59,8 @@ def encode_segments(
 
 def _json_bytes_bound(region: Mapping[str, Any]) -> int:
     value = region["value"]
-    return _FRAME_BYTES + _BYTE_BYTES * len(value.get("rle", ())) + _POINT_BYTES * len(value.get("points", ()))
+    points = _POINT_BYTES * len(value.get("points", ())) + _VERTEX_BYTES * len(value.get("vertices", ()))
+    return _FRAME_BYTES + _BYTE_BYTES * len(value.get("rle", ())) + points + len(value.get("imageDataURL", ""))
 
 
 def _regions(segment: LabelSegment, size: tuple[int, int] | None) -> list[dict[str, Any]]:
@@ -70,4 +72,5 @@ def _regions(segment: LabelSegment, size: tuple[int, int] | None) -> list[dict[s
         label=segment.label.key,
         score=segment.score,
         size=size,
+        shape=segment.label.shape,
     )

@@ -58,7 +58,7 @@ def polygon_mask(region: Mapping[str, Any], *, height: int, width: int) -> Mask:
     Raises:
         RegionError: its points are not pairs of numbers.
     """
-    ring = _polygon_points(region) * _scale(height, width)
+    ring = _polygon_points(region) * percent_scale(height, width)
     if is_open(region) or len(ring) < 3:
         return np.zeros((height, width), dtype=np.bool_)
     return fill_ring(ring, height=height, width=width)
@@ -70,7 +70,7 @@ def rectangle_mask(region: Mapping[str, Any], *, height: int, width: int) -> Mas
     Raises:
         RegionError: its value lacks a number.
     """
-    return fill_ring(_rectangle_ring(region, _scale(height, width)), height=height, width=width)
+    return fill_ring(_rectangle_ring(region, percent_scale(height, width)), height=height, width=width)
 
 
 def inscribed_ellipse(region: Mapping[str, Any], *, height: int, width: int) -> Mask:
@@ -79,7 +79,7 @@ def inscribed_ellipse(region: Mapping[str, Any], *, height: int, width: int) -> 
     Raises:
         RegionError: its value lacks a number.
     """
-    corners = _rectangle_ring(region, _scale(height, width))
+    corners = _rectangle_ring(region, percent_scale(height, width))
     across, down = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
     return fill_ring(_ellipse_ring((corners[0] + corners[2]) / 2, across, down), height=height, width=width)
 
@@ -91,7 +91,7 @@ def ellipse_mask(region: Mapping[str, Any], *, height: int, width: int) -> Mask:
         RegionError: its value lacks a number.
     """
     x, y, radius_x, radius_y, rotation = _numbers(region, "x", "y", "radiusX", "radiusY")
-    scale = _scale(height, width)
+    scale = percent_scale(height, width)
     across, down = np.diag(np.array([radius_x, radius_y]) * scale) @ _clockwise(rotation)
     return fill_ring(_ellipse_ring(np.array([x, y]) * scale, across, down), height=height, width=width)
 
@@ -117,7 +117,7 @@ def polygon_line(region: Mapping[str, Any], *, height: int, width: int) -> Mask:
     Raises:
         RegionError: its points are not pairs of numbers.
     """
-    return line_mask(_polygon_points(region) * _scale(height, width), height=height, width=width)
+    return line_mask(_polygon_points(region) * percent_scale(height, width), height=height, width=width)
 
 
 def keypoint_mask(region: Mapping[str, Any], *, height: int, width: int) -> Mask:
@@ -130,52 +130,43 @@ def keypoint_mask(region: Mapping[str, Any], *, height: int, width: int) -> Mask
     size = region_value(region).get("width")
     radius = abs(float(size)) * width / 100 if _is_number(size) else 0.0
     radius = max(radius, LINE_PIXELS / 2)
-    ring = _ellipse_ring(np.array([x, y]) * _scale(height, width), np.array([radius, 0.0]), np.array([0.0, radius]))
+    centre = np.array([x, y]) * percent_scale(height, width)
+    ring = _ellipse_ring(centre, np.array([radius, 0.0]), np.array([0.0, radius]))
     return fill_ring(ring, height=height, width=width)
-
-
-def vector_mask(region: Mapping[str, Any], *, height: int, width: int) -> Mask:
-    """Pixels that a vector region may cover: its inside or its line, and where it is curved all that its vertices and
-    control points enclose, in which a Bezier curve lies.
-
-    Raises:
-        RegionError: its vertices are not what the editor writes.
-    """
-    vertices = region_value(region).get("vertices")
-    if not _is_list(vertices) or not all(isinstance(vertex, Mapping) for vertex in vertices):
-        raise refusal(region, "its value has no 'vertices'")
-    controls = [vertex[key] for vertex in vertices for key in ("controlPoint1", "controlPoint2") if vertex.get(key)]
-    rows = [(row.get("x"), row.get("y")) if isinstance(row, Mapping) else () for row in (*vertices, *controls)]
-    points = _pairs(region, rows, "its vertices") * _scale(height, width)
-    if len(points) < 2:
-        return np.zeros((height, width), dtype=np.bool_)
-    if controls:
-        points = cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
-    elif is_open(region):
-        return line_mask(points, height=height, width=width)
-    return fill_ring(points, height=height, width=width)
 
 
 def _shown(value: object) -> str:
     return repr(value)[:_SHOWN] if value is None or isinstance(value, str | int | float) else type(value).__name__
 
 
-def _scale(height: int, width: int) -> NDArray[np.float64]:
-    """Pixels of a percent, across and down."""
+def percent_scale(height: int, width: int) -> NDArray[np.float64]:
+    """Pixels of a percent: (2,), across and down."""
     return np.array([width, height]) / 100
 
 
 def _polygon_points(region: Mapping[str, Any]) -> Points:
     """The points of a polygon, in percent."""
     points = region_value(region).get("points")
-    if not _is_list(points):
+    if not is_list(points):
         raise refusal(region, "its value has no 'points'")
-    return _pairs(region, points, "its points")
+    return checked_points(region, points, "its points")
 
 
-def _pairs(region: Mapping[str, Any], rows: Sequence[Any], subject: str) -> Points:
-    """(N, 2): points in percent, after each was checked."""
-    if not all(_is_list(row) and len(row) == 2 and all(map(_is_number, row)) for row in rows):
+def checked_points(region: Mapping[str, Any], rows: Sequence[Any], subject: str) -> Points:
+    """Check the points of a region.
+
+    Args:
+        region: whose they are.
+        rows: pairs of percents.
+        subject: how the refusal calls them.
+
+    Returns:
+        (N, 2), in percent.
+
+    Raises:
+        RegionError: they are not pairs of numbers within reason.
+    """
+    if not all(is_list(row) and len(row) == 2 and all(map(_is_number, row)) for row in rows):
         raise refusal(region, f"{subject} are not pairs of numbers within {_FARTHEST:g} percent")
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
@@ -215,5 +206,5 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _FARTHEST
 
 
-def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
