@@ -14,7 +14,7 @@ import torch
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.lab.evaluation import compose, fold, learn, panoptic, refine, zeroshot
+from worker.lab.evaluation import clicks, compose, fold, learn, panoptic, refine, zeroshot
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Protocol:
 PROTOCOLS = (
     Protocol("compose", compose.MEANING, compose.add_arguments, compose.run),
     Protocol("panoptic", panoptic.MEANING, panoptic.add_arguments, panoptic.run),
+    Protocol("clicks", clicks.MEANING, clicks.add_arguments, clicks.run),
     Protocol("refine", refine.MEANING, refine.add_arguments, refine.run),
     Protocol("zeroshot", zeroshot.MEANING, zeroshot.add_arguments, zeroshot.run),
     Protocol("fold", fold.MEANING, fold.add_arguments, fold.run),

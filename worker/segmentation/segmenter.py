@@ -53,6 +53,7 @@ class Segmenter:
     Attributes:
         encoder: the model.
         towers: image towers at several depths, for heads that look at the image themselves.
+        refiner: a model of the SAM family that may redraw things; None = none.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Segmenter:
         least_score: float = LEAST_SCORE,
     ) -> None:
         self.encoder = encoder
-        self._refiner = refiner
+        self.refiner = refiner
         self._least_score = least_score
         self._texts = TextEncoder(encoder, store=store)
         self._photo_extractor = EfficientNetExtractor(encoder.device)
@@ -128,8 +129,8 @@ class Segmenter:
         assembled = [] if blank else assemble(pixels, confidence, list(labels_of), image)
         found = [segment for segment in assembled if segment.score >= self._least_score]
         faint = [segment for segment in assembled if segment.score < self._least_score]
-        if self._refiner is not None and image is not None:
-            found = refine_things(found, confidence, image, self._refiner)
+        if self.refiner is not None and image is not None:
+            found = refine_things(found, confidence, image, self.refiner)
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found

@@ -37,7 +37,7 @@ def evaluate_photographs(folder: Path) -> dict[str, object]:
     evaluators = {name: PanopticEvaluator(_NO_CLASS, frozenset(range(_NO_CLASS))) for name in rules}
     things = 0
     for stem in stems:
-        image, classes, truth = _read(folder, stem)
+        image, classes, truth = read_photographed_things(folder, stem)
         things += len(truth)
         wanted = [SegmentRequest(int(index), stuff=False) for index in np.unique(classes) if index != _NO_CLASS]
         confidence = np.ones(classes.shape, dtype=np.float32)
@@ -49,7 +49,7 @@ def evaluate_photographs(folder: Path) -> dict[str, object]:
     return {"photographs": len(stems), "things": things, **rounded}
 
 
-def _read(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[TrueSegment]]:
+def read_photographed_things(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[TrueSegment]]:
     """Read an image, the class of each pixel (_NO_CLASS where there is none) and every thing with its class."""
     try:
         file = next(iter(sorted((folder / "images").glob(f"{stem}.*"))))

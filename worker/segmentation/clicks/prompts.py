@@ -80,8 +80,8 @@ def pixels_in(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def _between(low: float, high: float, side: int) -> slice:
-    first = min(max(0, round(low)), side - 1)
-    return slice(first, max(first + 1, min(side, round(high))))
+    first = min(max(0, math.floor(low + 0.5)), side - 1)
+    return slice(first, max(first + 1, min(side, math.floor(high + 0.5))))
 
 
 def _check_box(box: Box, size: tuple[int, int]) -> None:

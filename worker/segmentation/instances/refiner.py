@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -36,12 +36,14 @@ class Prompt:
     Attributes:
         logits: (H, W) float32 in [-10, 10], above 0 inside the mask of the thing.
         box: (left, top, right, bottom) float, half-open, around the mask.
-        points: (n, 2) float32 x and y of one to three points deep inside the mask.
+        points: (n, 2) float32 x and y of one to three points deep inside the mask, or of all the clicks inside.
+        negatives: (n, 2) float32 x and y of clicks outside of the thing; none where nobody clicked.
     """
 
     logits: NDArray[np.float32]
     box: tuple[float, float, float, float]
     points: NDArray[np.float32]
+    negatives: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.float32))
 
 
 @dataclass(frozen=True)
