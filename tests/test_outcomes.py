@@ -26,7 +26,8 @@ def region(name: str, label: str = "cat", *, x: float = 0.0, **more: Any) -> dic
 
 
 def brush(name: str, rle: list[int], **more: Any) -> dict[str, Any]:
-    return region(name, **more) | {"type": "brushlabels", "value": {"format": "rle", "rle": rle, "brushlabels": ["cat"]}}
+    value = {"format": "rle", "rle": rle, "brushlabels": ["cat"]}
+    return region(name, **more) | {"type": "brushlabels", "value": value}
 
 
 def vector(name: str, *, x: float = 0.0, **more: Any) -> dict[str, Any]:

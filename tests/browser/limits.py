@@ -28,9 +28,11 @@ from worker.label_studio.regions import encode_region
 KINDS: tuple[OutputKind, ...] = ("brush", "bitmask", "polygon", "rectangle", "ellipse", "keypoint")
 COUNTS = (10, 100, 500)
 SIZES = ((1920, 1080), (4000, 3000))
-MOST_SECONDS = 240.0
+MOST_CPU_S = 90.0
 MOST_GIGABYTES = 6.0
-"""Where a trial is ended, and larger ones of its kind are not begun."""
+"""Of the page's process: where a trial is ended, and larger ones of its kind are not begun."""
+
+_PATIENCE_S = 1200.0  # on a machine that does much else
 
 _TAGS = {kind: tag for tag, kind in OUTPUT_KINDS.items()}
 _LOOK_S = 0.1
@@ -45,7 +47,7 @@ class Trial:
         count: how many.
         size: (W, H) of the image in pixels.
         json_mb: size of the result.
-        open_s: from the address of the task to everything drawn; None where it was ended.
+        open_s: from the address of the task to everything drawn; None where it was ended before.
         select_s: from a click on a region in the list to its details; None as above.
         submit_s: from the click on Submit to Label Studio's answer; None as above.
         open_cpu_s, select_cpu_s, submit_cpu_s: what of these the page's main thread was busy: what they would take on a
@@ -124,7 +126,7 @@ def _try(
     with _watched() as watch:
         try:
             with editor(running, label_studio.url) as window:
-                window.page.set_default_timeout(MOST_SECONDS * 1000)
+                window.page.set_default_timeout(_PATIENCE_S * 1000)
                 clock = _MainThread(window)
                 watch.most = 0.0
                 seconds.append(clock.timed(lambda: window.open(project, task, regions=len(result))))
@@ -168,10 +170,18 @@ class _Watch:
         while not self.over.wait(_LOOK_S):
             sizes = {process: size for process in _chromium() if (size := _resident(process))}
             self.most = max(self.most, sum(sizes.values()) / 1e9)
-            if self.most > MOST_GIGABYTES and not self.reason:
-                self.reason = f"ended at {MOST_GIGABYTES:g} GB"
-                with _gone():
-                    max(sizes, key=lambda process: sizes[process]).kill()
+            page = max(sizes, key=lambda process: sizes[process], default=None)
+            if page is None or self.reason:
+                continue
+            if self.most > MOST_GIGABYTES:
+                self._end(page, f"{MOST_GIGABYTES:g} GB")
+            elif _cpu_s(page) > MOST_CPU_S:
+                self._end(page, f"{MOST_CPU_S:g} s of CPU")
+
+    def _end(self, page: psutil.Process, reason: str) -> None:
+        self.reason = f"ended at {reason}"
+        with _gone():
+            page.kill()
 
 
 @contextmanager
@@ -200,6 +210,13 @@ def _resident(process: psutil.Process) -> int:
     with _gone():
         return int(process.memory_full_info().pss)
     return 0
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    with _gone():
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 @contextmanager
