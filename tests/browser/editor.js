@@ -43,9 +43,12 @@
     const context = canvas.getContext("2d", {willReadFrequently: true});
     for (const node of areas(region)) {
       const kept = node.fill ? {fill: node.fill(), strokeEnabled: node.strokeEnabled()} : {};
+      const highlight = node.findOne?.(".highlight");  // of a brush that is selected
+      highlight?.hide();
       if (node.fill) node.setAttrs({fill: kept.fill && "black", strokeEnabled: false});
       context.drawImage(node.toCanvas({...at, pixelRatio: width / at.width}), 0, 0, width, height);
       node.setAttrs(kept);
+      highlight?.show();
     }
     const pixels = context.getImageData(0, 0, width, height).data;
     let most = 0;

@@ -28,6 +28,7 @@ PATIENCE_S = 60.0
 """Longest wait for the editor: it is there in 3 s on a free machine."""
 
 _SCRIPT = Path(__file__).with_name("editor.js")
+_LOOKS, _LOOK_MS = 50, 200.0
 _LEVELS = 3  # of 255 by which a pixel must change to have been changed by a region
 _OUTLINE = 5  # window pixels by which an outline or a handle may go beyond its region
 
@@ -69,6 +70,16 @@ class Editor:
         width, height, text = self.page.evaluate("id => zeromask.drawn(id)", region)
         bits = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
         return np.unpackbits(bits, count=width * height).reshape(height, width).astype(np.bool_)
+
+    def settled(self, region: str) -> Mask:
+        """What `drawn` tells once it stays the same: the editor draws what was edited when it has time."""
+        drawn = self.drawn(region)
+        for _ in range(_LOOKS):
+            self.page.wait_for_timeout(_LOOK_MS)
+            before, drawn = drawn, self.drawn(region)
+            if np.array_equal(before, drawn):
+                break
+        return drawn
 
     def seen(self, region: str, mask: Mask) -> tuple[float, float]:
         """What of the window changes when a region is hidden.
@@ -145,6 +156,26 @@ class Editor:
             row.click()
         self.frames()
         return details.inner_text().strip()
+
+    def label(self, text: str, *, of: int = 0) -> None:
+        """Click on a label below the image; `of`: the how-manieth control with such a label, from 0."""
+        self.page.locator(".lsf-label", has_text=text).nth(of).click()
+        self.frames()
+
+    def smart_tool(self, tool: str) -> None:
+        """Switch Auto-Annotation on where it is off, and choose a smart tool by its name: "key-point-tool"."""
+        smart = self.page.locator(".lsf-tool_smart").first
+        if not smart.is_visible():
+            self.page.get_by_test_id("bottombar-auto-annotation-toggle").click(force=True)
+        smart.hover()
+        self.page.locator(f".lsf-toolbar__smart [aria-label={tool}]").click()
+        self.frames()
+
+    def accept(self) -> None:
+        """Accept what a smart tool suggests."""
+        self.page.get_by_test_id("bottombar-accept-suggestions-button").click()
+        self.page.wait_for_function("() => !zeromask.regions().some(region => region.suggestion)")
+        self.frames()
 
     def submit(self) -> None:
         """Press the button that stores the annotation, and wait until Label Studio has it."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -77,14 +78,14 @@ def trials(
     counts: Sequence[int] = COUNTS, sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> Iterator[Trial]:
     """Try each kind on each size with ever more regions, until one is too much."""
-    for size in sizes:
-        content = _image(size)
-        for kind in kinds:
-            for count in counts:
-                found = _try(running, label_studio, kind, count, size, content)
-                yield found
-                if found.ended:
-                    break
+    too_much = set[tuple[str, tuple[int, int]]]()
+    images = {size: _image(size) for size in sizes}
+    for count, size, kind in product(counts, sizes, kinds):
+        if (kind, size) not in too_much:
+            found = _try(running, label_studio, kind, count, size, images[size])
+            yield found
+            if found.ended:
+                too_much.add((kind, size))
 
 
 def blobs(count: int, size: tuple[int, int]) -> Iterator[Mask]:
