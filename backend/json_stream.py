@@ -119,11 +119,12 @@ class JsonReader:
             self._fill(wanted)
             self.peek()
             start, found = self._at, self._decode_buffered()
+            size = self._at - start
             if found is not _LARGE:
-                return found, self._at - start
-            if wanted >= most:
+                return (found, size) if size <= most else (_stand_in(found), 0)
+            if wanted > most + _CUT:
                 return self.value(), 0
-            wanted = min(most, max(2 * wanted, _CHUNK))
+            wanted = min(most + _CUT + 1, max(2 * wanted, _CHUNK))
         return found, 0
 
     def text(self) -> Any:

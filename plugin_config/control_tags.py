@@ -29,6 +29,10 @@ RANKS: dict[OutputKind, int] = {kind: rank for rank, kind in enumerate(OUTPUT_KI
 """Of several controls with the same label, the one of the lowest rank draws."""
 
 
+LABELLING_TAGS = frozenset(tag.lower() for tag in (*OUTPUT_KINDS, "Labels", "Choices"))
+"""Kinds of the tags that have labels or choices in them, `Tag.kind`."""
+
+
 def listed_tags() -> str:
     """The tags of OUTPUT_KINDS, for a sentence."""
     *most, last = OUTPUT_KINDS

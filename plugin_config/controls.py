@@ -10,18 +10,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from plugin_config.control_tags import OUTPUT_KINDS, OUTPUTS, RANKS, SHAPE_TAGS, OutputKind, listed_tags
+from plugin_config.control_tags import LABELLING_TAGS, OUTPUT_KINDS, OUTPUTS, RANKS, SHAPE_TAGS, OutputKind, listed_tags
 from plugin_config.errors import LabelingConfigError
 from plugin_config.labeling_config import EXAMPLE, SUBJECT, Tag
+from plugin_config.options import OUTPUT, read_option
+from plugin_config.task_tags import labels_variable, repeater_flag
 from plugin_config.task_variables import VARIABLE
 
 _WITH_LABELS = frozenset(tag.lower() for tag in OUTPUT_KINDS)
 _SHAPES = frozenset(tag.lower() for tag in SHAPE_TAGS)
-_CONTROLS = _WITH_LABELS | {"labels", "choices"}
+_CONTROLS = LABELLING_TAGS
 _TEXTS = frozenset({"text", "hypertext"})
 _OBJECTS = _TEXTS | {"audio", "audioplus", "chat", "custominterface", "image", "list", "pairwise", "paragraphs", "pdf",
                      "ranker", "table", "timeseries", "video"}  # fmt: skip
-_ONE_IMAGE = 'Give each task one image, in value="$image".'
+_ONE_IMAGE = 'Write the key of its address behind a $, as in value="$image".'
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +32,8 @@ class Control:
 
     Attributes:
         tag: the control.
-        image: the Image that it labels.
-        labels: the Label or Choice tags in it, one or more.
+        image: the Image that it labels; a control with several in its toName is as many of these.
+        labels: the Label or Choice tags in it, one or more; none only where tasks bring them along.
         shape: the tag that draws its regions: itself, or beside a Labels control a Brush, a Polygon and so on. Choices
             have no regions.
     """
@@ -40,6 +42,21 @@ class Control:
     image: Tag
     labels: tuple[Tag, ...]
     shape: Tag
+
+    @property
+    def image_list(self) -> bool:
+        """Whether the Image has a list of addresses (`valueList`) and not one."""
+        return bool(self.image.attributes.get("valuelist", "").strip())
+
+    @property
+    def image_value(self) -> str:
+        """The Image's `valueList`, or else its `value`."""
+        return self.image.attributes["valuelist"].strip() if self.image_list else self.image.value
+
+    @property
+    def labels_from(self) -> str:
+        """The variable in the tasks' data that has further labels, without its `$`; "" = there is none."""
+        return labels_variable(self.tag)
 
     @property
     def output(self) -> OutputKind:
@@ -56,19 +73,21 @@ class Control:
 
 @dataclass(frozen=True)
 class Controls:
-    """What a labeling config has for its image.
+    """What a labeling config has for its images.
 
     Attributes:
-        drawn: controls whose regions can be predicted, over one image.
-        choices: Choices that are answered for this image as a whole. One of both has one or more.
+        drawn: controls whose regions can be predicted.
+        choices: Choices that are answered for an image as a whole. One of both has one or more.
         passed_over: why other controls and images are not served.
         elsewhere: names of the other objects, which regions may be about.
+        repeated: whether a Repeater holds one of these controls.
     """
 
     drawn: tuple[Control, ...]
     choices: tuple[Control, ...]
     passed_over: tuple[LabelingConfigError, ...]
     elsewhere: frozenset[str]
+    repeated: bool
 
 
 def is_prompt(tag: Tag) -> bool:
@@ -77,7 +96,7 @@ def is_prompt(tag: Tag) -> bool:
 
 
 def find_controls(root: Tag) -> Controls:
-    """Find the controls that can be served, over the image of the first of them that draws, else of the first Choices.
+    """Find the controls that can be served, and their images.
 
     Raises:
         LabelingConfigError: there is none; the message names the tag that stands in the way.
@@ -87,38 +106,44 @@ def find_controls(root: Tag) -> Controls:
     served: list[Control] = []
     in_the_way: list[LabelingConfigError] = []  # of controls whose regions could be predicted
     beside: list[LabelingConfigError] = []
+    repeated = False
     for placed in found.controls:
         reasons = in_the_way if placed.tag.kind in _WITH_LABELS and not is_prompt(placed.tag) else beside
         try:
-            image = _image_of(placed, found)
-            if image is None:
-                continue
-            served.append(_control(placed, image, found))
-            if _has_labels_of_tasks(placed.tag):
-                reasons.append(_labels_of_tasks(placed.tag))
+            images = _images_of(placed, found)
         except LabelingConfigError as reason:
             reasons.append(reason)
-    drawing = [control for control in served if control.tag.kind != "choices"]
-    first = next((control.image for control in [*drawing, *served]), None)
-    if first is None:
+            continue
+        for image in images:
+            try:
+                _check_image(placed, image, found)
+                served.append(_control(placed, image.tag, found))
+                repeated = repeated or bool(placed.repeaters)
+                if _has_labels_of_tasks(placed.tag) and not labels_variable(placed.tag):
+                    reasons.append(_labels_of_tasks(placed.tag))
+            except LabelingConfigError as reason:
+                reasons.append(reason)
+    if not served:
         refusal = next(iter([*in_the_way, *beside]), _nothing_found(found))
         raise LabelingConfigError(refusal.subject, refusal.problem, f"{refusal.remedy} {EXAMPLE}".strip())
-    others = [_other_image(placed.tag, first) for placed in found.objects
-              if placed.tag.kind == "image" and placed.tag is not first]  # fmt: skip
+    names = {control.image.name for control in served}
+    others = [_other_image(placed.tag) for placed in found.objects
+              if placed.tag.kind == "image" and placed.tag.name not in names]  # fmt: skip
     return Controls(
-        drawn=tuple(control for control in drawing if control.image is first),
-        choices=tuple(control for control in served if control.image is first and control.tag.kind == "choices"),
+        drawn=tuple(control for control in served if control.tag.kind != "choices"),
+        choices=tuple(control for control in served if control.tag.kind == "choices"),
         passed_over=tuple({str(reason): reason for reason in [*in_the_way, *beside, *others]}.values()),
-        elsewhere=frozenset(found.objects_by_name) - {first.name},
+        elsewhere=frozenset(found.objects_by_name) - names,
+        repeated=repeated,
     )
 
 
 @dataclass
 class _Placed:
-    """A tag, whether it stands in a Repeater, and the labels or choices in it."""
+    """A tag, the Repeaters that it stands in, and the labels or choices in it."""
 
     tag: Tag
-    repeated: bool
+    repeaters: tuple[Tag, ...]
     labels: list[Tag] = field(default_factory=list)
 
 
@@ -131,7 +156,7 @@ class _Found:
     shapes: list[_Placed]
     others: list[Tag]
 
-    def add(self, tag: Tag, *, repeated: bool = False, control: _Placed | None = None) -> None:
+    def add(self, tag: Tag, *, repeaters: tuple[Tag, ...] = (), control: _Placed | None = None) -> None:
         """Add a tag and all that is in it. `control`: the one whose labels these are."""
         if tag.kind in ("label", "choice"):
             if control is not None and (control.tag.kind == "choices") == (tag.kind == "choice"):
@@ -139,16 +164,17 @@ class _Found:
                 # The editor shows choices inside a choice as parts of it, which cannot be chosen.
                 control = None if tag.kind == "choice" else control
         elif tag.kind in _CONTROLS:
-            control = _Placed(tag, repeated)
+            control = _Placed(tag, repeaters)
             self.controls.append(control)
         elif tag.kind in _SHAPES:
-            self.shapes.append(_Placed(tag, repeated))
+            self.shapes.append(_Placed(tag, repeaters))
         elif tag.kind in _OBJECTS:
-            self.objects.append(_Placed(tag, repeated))
+            self.objects.append(_Placed(tag, repeaters))
         elif "toname" in tag.attributes:
             self.others.append(tag)
         for child in tag.children:
-            self.add(child, repeated=repeated or tag.kind == "repeater", control=control)
+            inside = (*repeaters, tag) if tag.kind == "repeater" else repeaters
+            self.add(child, repeaters=inside, control=control)
 
     @cached_property
     def names(self) -> Counter[str]:
@@ -168,41 +194,79 @@ class _Found:
         return names if len(names) == 1 else []
 
 
-def _image_of(placed: _Placed, found: _Found) -> Tag | None:
-    """The Image that a control draws on; None where it is about something else and would draw nothing here.
+def _images_of(placed: _Placed, found: _Found) -> list[_Placed]:
+    """The Images that a control draws on; none where it is about something else and would draw nothing here.
 
     Raises:
-        LabelingConfigError: it cannot be drawn on.
+        LabelingConfigError: it would draw, and is connected to none.
     """
     control = placed.tag
     targets = [part.strip() for part in control.attributes.get("toname", "").split(",") if part.strip()]
-    targets = targets or found.lone_object
+    targets = list(dict.fromkeys(targets)) or found.lone_object
     objects = [found.objects_by_name[name] for name in targets if name in found.objects_by_name]
-    image = next((row for row in objects if row.tag.kind == "image"), None)
-    if image is None:
-        if control.kind not in _WITH_LABELS:
-            return None
+    images = [row for row in objects if row.tag.kind == "image"]
+    if not images and control.kind in _WITH_LABELS:
         shown = ", ".join(row.tag.title for row in objects) or f"toName={control.attributes.get('toname', '')[:60]!r}"
         raise LabelingConfigError(
             control.title, f"is not connected to an Image ({shown[:200]})", "Give its toName the name of an Image."
         )
-    if placed.repeated or image.repeated:
-        raise LabelingConfigError(
-            "Repeater", f"is not supported yet ({control.title} or its Image stands in it)", _ONE_IMAGE
-        )
-    if image.tag.attributes.get("valuelist", "").strip():
-        raise LabelingConfigError(image.tag.title, "valueList is not supported yet", _ONE_IMAGE)
-    if not image.tag.value.strip():
-        raise LabelingConfigError(image.tag.title, "has no value", _ONE_IMAGE)
-    if _is_no_address(image.tag.value.strip()):
-        problem = f"value={image.tag.value.strip()[:60]!r} names no key of the task's data, and is no address"
-        raise LabelingConfigError(image.tag.title, problem, 'Write the key behind a $, as in value="$image".')
-    for tag in (control, image.tag):
+    return images
+
+
+def _check_image(placed: _Placed, image: _Placed, found: _Found) -> None:
+    """Check that a control can draw on an Image.
+
+    Raises:
+        LabelingConfigError: it cannot.
+    """
+    _check_address(image.tag)
+    for tag in (placed.tag, image.tag):
         if not tag.name:
             raise LabelingConfigError(tag.title, "is what no region can refer to", "Give it a name.")
         if found.names[tag.name] > 1:
             raise LabelingConfigError(tag.title, "shares its name with another tag", "Give each a name of its own.")
-    return image.tag
+    _check_repeaters(placed, image)
+
+
+def _check_address(image: Tag) -> None:
+    """Check that an Image has an address in every task.
+
+    Raises:
+        LabelingConfigError: it cannot have one.
+    """
+    listed, value = image.attributes.get("valuelist", "").strip(), image.value.strip()
+    if listed:
+        if not VARIABLE.fullmatch(listed):
+            problem = f"valueList={listed[:60]!r} is no variable, which alone can be a list of images"
+            raise LabelingConfigError(image.title, problem, 'Write the key behind a $, as in valueList="$images".')
+        return
+    if not value:
+        raise LabelingConfigError(image.title, "has no value", _ONE_IMAGE)
+    if _is_no_address(value):
+        problem = f"value={value[:60]!r} names no key of the task's data, and is no address"
+        raise LabelingConfigError(image.title, problem, 'Write the key behind a $, as in value="$image".')
+
+
+def _check_repeaters(placed: _Placed, image: _Placed) -> None:
+    """Check that a control and its Image are a pair in each turn of the Repeaters that they stand in.
+
+    Raises:
+        LabelingConfigError: they are not.
+    """
+    if placed.repeaters[: len(image.repeaters)] != image.repeaters:
+        problem = f"is not in the Repeater that its {image.tag.title} stands in"
+        raise LabelingConfigError(placed.tag.title, problem, "Put both into it.")
+    if image.repeaters and not placed.tag.attributes.get("toname", "").strip():
+        raise LabelingConfigError(placed.tag.title, "has no toName", f"Write toName={image.tag.name[:60]!r} into it.")
+    for row in (placed, image):
+        for repeater in row.repeaters:
+            flag, on = repeater_flag(repeater), repeater.attributes.get("on", "")
+            if flag not in row.tag.name:
+                problem = "has the same name in each turn of its Repeater"
+                raise LabelingConfigError(row.tag.title, problem, f"Write {flag[:60]} into its name and into toName.")
+            if not VARIABLE.search(on):
+                problem = f"on={on[:60]!r} names no list of the task's data ({row.tag.title} stands in it)"
+                raise LabelingConfigError("Repeater", problem, 'Write the key behind a $, as in on="$images".')
 
 
 def _is_no_address(value: str) -> bool:
@@ -216,8 +280,8 @@ def _has_labels_of_tasks(control: Tag) -> bool:
 
 
 def _labels_of_tasks(control: Tag) -> LabelingConfigError:
-    problem = "labels that come from the task's data are not supported yet"
-    return LabelingConfigError(control.title, problem, "Write them into the labeling config.")
+    problem = f"value={control.value[:60]!r} is no variable, which alone can be a list of labels of the task's data"
+    return LabelingConfigError(control.title, problem, 'Write the key behind a $, as in value="$labels".')
 
 
 def _control(placed: _Placed, image: Tag, found: _Found) -> Control:
@@ -228,10 +292,14 @@ def _control(placed: _Placed, image: Tag, found: _Found) -> Control:
     """
     tag = placed.tag
     shape = _shape_for(tag, image, found) if tag.kind == "labels" else tag
+    wanted = read_option(OUTPUT, tag)
+    if wanted and wanted != OUTPUTS.get(shape.kind):
+        problem = f"has output={wanted!r}, and draws {OUTPUTS.get(shape.kind, 'nothing')} alone"
+        raise LabelingConfigError(tag.title, problem, "Take the attribute out, or take another control.")
     refusal = _why_unanswered(tag) if tag.kind == "choices" else _why_undrawn(shape)
     if refusal is not None:
         raise refusal
-    if not placed.labels:
+    if not placed.labels and not labels_variable(tag):
         if _has_labels_of_tasks(tag):
             raise _labels_of_tasks(tag)
         problem = "has no choices" if tag.kind == "choices" else "has no labels"
@@ -249,12 +317,18 @@ def _shape_for(labels: Tag, image: Tag, found: _Found) -> Tag:
     shapes: list[Tag] = []
     for placed in found.shapes:
         try:
-            if _image_of(placed, found) is image:
+            if any(row.tag is image for row in _images_of(placed, found)):
                 refusal = _why_undrawn(placed.tag)
                 refusals += [refusal] if refusal else []
                 shapes += [] if refusal else [placed.tag]
         except LabelingConfigError as refusal:
             refusals.append(refusal)
+    wanted = read_option(OUTPUT, labels)
+    if wanted and shapes and all(OUTPUTS[tag.kind] != wanted for tag in shapes):
+        known = ", ".join(dict.fromkeys(OUTPUTS[tag.kind] for tag in shapes))
+        problem = f"has output={wanted!r}, which no tag beside it draws"
+        raise LabelingConfigError(labels.title, problem, f"Write {known}.")
+    shapes = [tag for tag in shapes if wanted in (None, OUTPUTS[tag.kind])]
     if shapes:
         return min(shapes, key=lambda tag: (OUTPUTS[tag.kind] == "keypoint", is_prompt(tag), RANKS[OUTPUTS[tag.kind]]))
     if refusals:
@@ -296,9 +370,9 @@ def _is_true(tag: Tag, attribute: str) -> bool:
     return tag.attributes.get(attribute, "").strip().lower() == "true"
 
 
-def _other_image(image: Tag, first: Tag) -> LabelingConfigError:
-    remedy = "Give each task one image, or make a project for each."
-    return LabelingConfigError(image.title, f"is not segmented, because only one image is, {first.title}", remedy)
+def _other_image(image: Tag) -> LabelingConfigError:
+    problem = "is not segmented, because no control that is predicted is connected to it"
+    return LabelingConfigError(image.title, problem, "Put its name into the toName of one.")
 
 
 def _nothing_found(found: _Found) -> LabelingConfigError:

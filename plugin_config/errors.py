@@ -14,6 +14,7 @@ ZeromaskError
 │   ├── AnswerMalformed          its answer has another form than is known
 │   ├── LabelStudioFailing       it answered that it cannot serve the request now (HTTP 429 or 5xx)
 │   └── LabelStudioUnreachable   it did not answer at all
+├── TaskDataError          the data of a task lacks what its project's labeling config asks for
 ├── ImageUnavailable       an image cannot be fetched or read
 │   ├── ImageTooLarge            its file, or its number of pixels, is above the limit
 │   └── ImageHostTrouble         its server is slow, down or in trouble
@@ -116,6 +117,10 @@ class LabelStudioFailing(LabelStudioError):
 
 class LabelStudioUnreachable(LabelStudioError):
     """Label Studio did not answer at all: worth trying again, nothing is wrong with the request."""
+
+
+class TaskDataError(ZeromaskError):
+    """The data of a task lacks what its project's labeling config asks for, or has it in another form."""
 
 
 class ImageUnavailable(ZeromaskError):

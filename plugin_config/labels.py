@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plugin_config.controls import Control
 from plugin_config.errors import LabelingConfigError
 from plugin_config.labeling_config import Tag
+from plugin_config.options import (
+    HINT,
+    KIND,
+    LEAST_AREA,
+    NEGATIVE,
+    PROMPT,
+    SEGMENT,
+    SKIP,
+    SYNONYMS,
+    THRESHOLD,
+    LeastArea,
+    read_option,
+)
 from plugin_config.task_variables import VARIABLE
 
 MOST_TEXTS_OF_LABEL = 64
 MOST_TEXT_CHARACTERS = 1000
 """Characters of a text, of a region's label, and of the names that every label refers to; no model reads more."""
 
-SEGMENTS = ("semantic", "instance", "panoptic")
 _MOST_NAMES = 5  # in a sentence
 
 
@@ -29,6 +41,10 @@ class OfferedLabel:
         has_prompt: whether these are its attribute `prompt`.
         stuff: whether all pixels of the label make one region.
         semantic: whether that is because of `segments="semantic"`.
+        least_score: below which its regions are left out; None = the setting's.
+        least_area: below which they are.
+        negatives: rival words.
+        skip: whether it is for annotators alone.
     """
 
     control: Control
@@ -37,6 +53,10 @@ class OfferedLabel:
     has_prompt: bool
     stuff: bool
     semantic: bool
+    least_score: float | None
+    least_area: LeastArea
+    negatives: tuple[str, ...]
+    skip: bool
 
 
 def offered_labels(control: Control) -> tuple[list[OfferedLabel], list[str]]:
@@ -46,18 +66,20 @@ def offered_labels(control: Control) -> tuple[list[OfferedLabel], list[str]]:
         those that annotators can use and that have words, in order, and a remark on each kind of the others.
 
     Raises:
-        LabelingConfigError: a label is beyond a limit, or `segments` is none of SEGMENTS.
+        LabelingConfigError: a label is beyond a limit, or an option has a value that it cannot have.
     """
     title = control.tag.title
-    for name in (control.tag.name, control.image.name, control.image.value, control.tag.attributes.get("segments", "")):
+    for name in (control.tag.name, control.image.name, control.image_value, control.tag.attributes.get("segments", "")):
         check_length(title, name)
+    for option in (SEGMENT, THRESHOLD, LEAST_AREA, NEGATIVE, SKIP):
+        read_option(option, control.tag)  # a wrong value is told even where each label has its own
     offered: list[OfferedLabel] = []
     remarks: list[str] = []
     without_words: list[str] = []
     first: dict[str, Tag] = {}  # name in a region -> the label that the editor shows for it
     for label in control.labels:
         key, words = label.attributes.get("alias") or label.value, _shown_words(label)
-        if not key.strip() or not (words or _prompts(label.attributes)):
+        if not key.strip() or not (words or PROMPT.read(label.attributes.get("prompt", ""))):
             without_words.append(key)
             continue
         for alternative in (label.attributes.get("alias", ""), label.value):
@@ -66,7 +88,7 @@ def offered_labels(control: Control) -> tuple[list[OfferedLabel], list[str]]:
         if first[key] is not label:
             remarks.append(_collision(title, label, first[key], key))
             continue
-        offered.append(_offered(control, label, key, words))
+        offered.append(_offered(control, label, key, words, remarks))
     if without_words:
         named = listed([key for key in without_words if key.strip()])
         told = f"labels whose words the task's data gives: {named}" if named else "labels without a value"
@@ -117,39 +139,37 @@ def _called(label: Tag) -> str:
     return f"{label.value[:60]!r} (alias {alias[:60]!r})" if alias else repr(label.value[:60])
 
 
-def _offered(control: Control, label: Tag, key: str, words: str) -> OfferedLabel:
-    attributes, subject = label.attributes, f"label {key[:60]!r}"
-    prompts = _prompts(attributes)
-    texts = prompts or _texts(words, attributes)
-    for text in (key, *texts):
+def _offered(control: Control, label: Tag, key: str, words: str, remarks: list[str]) -> OfferedLabel:
+    tag, subject = control.tag, f"label {key[:60]!r}"
+    prompts = read_option(PROMPT, tag, label)
+    texts = prompts or _texts(words, read_option(SYNONYMS, tag, label), read_option(HINT, tag, label))
+    negatives = read_option(NEGATIVE, tag, label)
+    for text in (key, *texts, *negatives):
         check_length(subject, text)
-    if len(texts) > MOST_TEXTS_OF_LABEL:
-        problem = f"has {len(texts):,} texts to look for; at most {MOST_TEXTS_OF_LABEL} are read"
-        raise LabelingConfigError(subject, problem, "Take out some of its synonyms or prompts.")
-    segments = _segments(attributes, control.tag)
-    is_stuff = attributes.get("kind", "").strip().lower() == "stuff"
+    if len(texts) > MOST_TEXTS_OF_LABEL or len(negatives) > MOST_TEXTS_OF_LABEL:
+        problem = f"has {max(len(texts), len(negatives)):,} texts to look for; at most {MOST_TEXTS_OF_LABEL} are read"
+        raise LabelingConfigError(subject, problem, "Take out some of its synonyms, prompts or negative words.")
+    segments = read_option(SEGMENT, tag, label)
     semantic = segments == "semantic"
-    return OfferedLabel(control, key, texts, bool(prompts), semantic or (segments == "panoptic" and is_stuff), semantic)
+    stuff = semantic or (segments == "panoptic" and _kind(control, label, remarks) == "stuff")
+    return OfferedLabel(
+        control, key, texts, bool(prompts), stuff, semantic,
+        least_score=read_option(THRESHOLD, tag, label), least_area=read_option(LEAST_AREA, tag, label),
+        negatives=negatives, skip=read_option(SKIP, tag, label),
+    )  # fmt: skip
 
 
-def _prompts(attributes: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_comma_list(attributes.get("prompt", ""))))
+def _kind(control: Control, label: Tag, remarks: list[str]) -> str:
+    """The kind of a label; a word that is none was always read as the default, and is told."""
+    try:
+        found: str = read_option(KIND, control.tag, label)
+    except LabelingConfigError as error:
+        remarks.append(f"{error.subject}: {error.problem}, which counts as {KIND.without}. {error.remedy}")
+        return str(KIND.without)
+    return found
 
 
-def _texts(words: str, attributes: Mapping[str, str]) -> tuple[str, ...]:
+def _texts(words: str, synonyms: tuple[str, ...], hint: str) -> tuple[str, ...]:
     """The texts to look for, each once."""
-    hint = " ".join(attributes.get("hint", "").split()).rstrip(".")
     described = (f"{words}, {hint}",) if hint else ()  # with the words: a hint may be "the furry ones"
-    return tuple(dict.fromkeys((words, *_comma_list(attributes.get("synonyms", "")), *described)))
-
-
-def _segments(attributes: Mapping[str, str], control: Tag) -> str:
-    segments = (attributes.get("segments") or control.attributes.get("segments") or "panoptic").strip().lower()
-    if segments not in SEGMENTS:
-        remedy = f"Write one of {', '.join(SEGMENTS)}; see plugin_config/labeling_configs/panoptic.xml."
-        raise LabelingConfigError(control.title, f"has segments={segments[:60]!r}", remedy)
-    return segments
-
-
-def _comma_list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(dict.fromkeys((words, *synonyms, *described)))

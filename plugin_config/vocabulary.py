@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import islice
+from typing import Any
 
 from plugin_config.control_tags import OUTPUT_KINDS, OutputKind
-from plugin_config.controls import Control, find_controls
-from plugin_config.errors import LabelingConfigError
-from plugin_config.labeling_config import SUBJECT, read_config, refusal
-from plugin_config.labels import OfferedLabel, listed, offered_labels
+from plugin_config.controls import Control, Controls, find_controls
+from plugin_config.errors import LabelingConfigError, TaskDataError
+from plugin_config.labeling_config import SUBJECT, Tag, read_config, refusal
+from plugin_config.labels import OfferedLabel, offered_labels
+from plugin_config.options import CONTROL_OPTIONS, SKIP, read_option
+from plugin_config.same_labels import LabelGroup, same_labels, undrawn_remarks
+from plugin_config.task_tags import fill_config
 
-__all__ = ["OUTPUT_KINDS", "Choice", "Choices", "Label", "OutputKind", "Vocabulary", "parse_vocabulary"]
+__all__ = ["OUTPUT_KINDS", "Choice", "Choices", "Label", "OutputKind", "Vocabulary", "joined", "parse_vocabulary"]
 
 MOST_TEXTS = 20_000
 """Texts of all labels together: each is encoded by the model once per worker."""
 _MOST_REMARKS = 12
-_MOST_DRAWING = 3  # controls named in a remark
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Label:
             list), and the value with its `hint`, which annotators see as a tooltip.
         control: name of the control tag.
         to_name: name of the Image tag that the control draws on.
-        image_value: the Image tag's `value`: an address with variables (`$image`) that the task's data fills in.
+        image_value: the Image tag's `value`: an address with variables (`$image`) that the task's data fills in; or its
+            `valueList`, a variable that has a list of addresses.
         output: the region type that predictions of the label are drawn as.
         stuff: whether all pixels of the label make one region (semantic), or each thing its own (instance). With
             `segments="panoptic"`, the default, its `kind="stuff"` decides (sky, grass); with "semantic" every label is
@@ -42,6 +45,13 @@ class Label:
             annotators draw with the others are read as the same label.
         shape: name of the tag that draws the regions of a Labels control (Brush, Polygon and so on), which has no
             labels; "" = the control does.
+        image_list: whether `image_value` is a `valueList`.
+        least_score: regions of a lower score are left out; None = the setting ZEROMASK_LEAST_SCORE.
+        least_pixels: regions of a smaller area are left out, pixels of the image as it is stored.
+        least_share: regions of a smaller area are left out, as a share of the image's.
+        negatives: words that are rivals of the labels: what looks more like them is background.
+        skip: whether nothing is predicted for the label because it is for annotators alone. It is looked for
+            nevertheless, as a rival of the others, and learned.
     """
 
     key: str
@@ -53,6 +63,12 @@ class Label:
     stuff: bool = False
     draws: bool = True
     shape: str = ""
+    image_list: bool = False
+    least_score: float | None = None
+    least_pixels: float = 0.0
+    least_share: float = 0.0
+    negatives: tuple[str, ...] = ()
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,9 +91,10 @@ class Choices:
     Attributes:
         control: name of the Choices tag.
         to_name: name of the Image tag that it is about.
-        image_value: the Image tag's `value`; see `Label`.
+        image_value: the Image tag's `value` or `valueList`; see `Label`.
         multiple: whether several may be chosen.
         choices: what can be chosen, one or more, in the order of the config.
+        image_list: whether `image_value` is a `valueList`.
     """
 
     control: str
@@ -85,23 +102,63 @@ class Choices:
     image_value: str
     multiple: bool
     choices: tuple[Choice, ...]
+    image_list: bool = False
+
+
+@dataclass(frozen=True)
+class ImageTag:
+    """An Image of a labeling config: its name, and its `value`, or its `valueList` where that is a list."""
+
+    name: str
+    value: str
+    is_list: bool
+
+
+@dataclass(frozen=True)
+class AskedLabels:
+    """A control that has labels from the data of each task (`value="$labels"`).
+
+    Attributes:
+        variable: that has them, without its `$`.
+        control: name of the control.
+        to_name: name of the Image tag that it labels.
+        image_value: the Image tag's `value` or `valueList`; see `Label`.
+        output: the region type, or "choices".
+        options: attributes of the control that change predictions, with their values.
+    """
+
+    variable: str
+    control: str
+    to_name: str
+    image_value: str
+    output: str
+    options: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All labels and choices of a labeling config for its (first) image, in the order of the config; one or more.
+    """All labels and choices of a labeling config, in the order of its images and in these of the config.
+
+    That of a project may leave something to its tasks: `for_task` fills it in, and `of_image` has what concerns one
+    image, which is what a picture is segmented by.
 
     Attributes:
-        labels: the labels of each control. All that are one label for annotators have the same texts.
+        labels: the labels of each control. All that are one label of an image for annotators have the same texts.
         remarks: what of the config is not served, a sentence each.
         elsewhere: names of its other objects; a region of any other name may lie on the image.
-        choices: the Choices about the image as a whole.
+        choices: the Choices about an image as a whole.
+        asked: controls that have labels from the data of each task.
+        item_index: place of the image in a `valueList`, where this is the vocabulary of one such image.
+        template: the config, where tasks fill something in: labels, or the turns of a Repeater.
     """
 
     labels: tuple[Label, ...]
     remarks: tuple[str, ...] = field(default=(), compare=False)
     elsewhere: frozenset[str] = field(default=frozenset(), compare=False)
     choices: tuple[Choices, ...] = ()
+    asked: tuple[AskedLabels, ...] = ()
+    item_index: int | None = None
+    template: Tag | None = field(default=None, compare=False, repr=False)
 
     @property
     def drawn(self) -> tuple[Label, ...]:
@@ -111,8 +168,9 @@ class Vocabulary:
     @cached_property
     def hash(self) -> str:
         """8 hex digits that change with everything that changes predictions; the order of labels does not."""
-        rows = sorted(json.dumps(_row(label), sort_keys=True) for label in self.drawn)
-        rows += sorted(json.dumps(asdict(choices), sort_keys=True) for choices in self.choices)
+        rows = sorted(json.dumps(_row(label), sort_keys=True) for label in self.labels if label.draws or label.skip)
+        rows += sorted(json.dumps(_choices_row(choices), sort_keys=True) for choices in self.choices)
+        rows += sorted(json.dumps(asdict(asked), sort_keys=True) for asked in self.asked)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
     @cached_property
@@ -120,8 +178,65 @@ class Vocabulary:
         """The texts of each class. A label that several controls have is one class."""
         return tuple(dict.fromkeys(label.texts for label in self.labels))
 
+    @cached_property
+    def negatives(self) -> tuple[str, ...]:
+        """The rival words of all labels that are predicted."""
+        return tuple(dict.fromkeys(word for label in self.drawn for word in label.negatives))
+
+    @cached_property
+    def images(self) -> tuple[ImageTag, ...]:
+        """The images that have labels or choices."""
+        rows: tuple[Label | Choices, ...] = (*self.labels, *self.choices)
+        return tuple(dict.fromkeys(ImageTag(row.to_name, row.image_value, row.image_list) for row in rows))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every task has one image, with these labels."""
+        return self.template is None and len(self.images) == 1 and not self.images[0].is_list
+
+    def for_task(self, task: int, data: Mapping[str, Any]) -> tuple[Vocabulary, tuple[str, ...]]:
+        """Fill in what the config leaves to a task.
+
+        Args:
+            task: its id.
+            data: of the task.
+
+        Returns:
+            the vocabulary of the task, and what of its data is left out, a sentence each.
+
+        Raises:
+            TaskDataError: the data does not have what the config asks for.
+        """
+        if self.template is None:
+            return self, ()
+        filled = fill_config(self.template, task, data)
+        try:
+            found = _vocabulary(find_controls(filled.root))
+        except LabelingConfigError as error:
+            problem = f"its data leaves nothing to predict ({error.subject}: {error.problem})"
+            raise TaskDataError(f"task {task}", problem, "Correct the task's data, or the labeling config.") from error
+        names = {image.name for image in self.images} | {asked.to_name for asked in self.asked}
+        return replace(found, elsewhere=found.elsewhere | self.elsewhere | names), filled.remarks
+
+    def of_image(self, image: ImageTag) -> Vocabulary:
+        """What concerns one of the images alone."""
+        others = {other.name for other in self.images if other != image}
+        if not others:
+            return self
+        return replace(
+            self, labels=tuple(label for label in self.labels if label.to_name == image.name),
+            choices=tuple(choices for choices in self.choices if choices.to_name == image.name),
+            elsewhere=self.elsewhere | others,
+        )  # fmt: skip
+
+    def at(self, item_index: int) -> Vocabulary:
+        """The same for one image of a `valueList`."""
+        return replace(self, item_index=item_index)
+
     def is_elsewhere(self, to_name: str) -> bool:
         """Whether a name is that of another object of the config; a Repeater counts them up, as `page_{{idx}}`."""
+        if any(image.name == to_name for image in self.images):
+            return False
         return to_name in self.elsewhere or any(
             to_name.startswith(name.partition("{{")[0]) for name in self.elsewhere if "{{" in name
         )
@@ -149,9 +264,22 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
 
     Raises:
         LabelingConfigError: not XML, beyond a limit, nothing in it can be served (the message names the tag in the way
-            and what to do), or `segments` that is none of SEGMENTS.
+            and what to do), or an option has a value that it cannot have.
     """
-    controls = find_controls(read_config(label_config))
+    root = read_config(label_config)
+    controls = find_controls(root)
+    found = _vocabulary(controls)
+    return replace(found, template=root) if found.asked or controls.repeated else found
+
+
+def joined(parts: Sequence[Vocabulary]) -> Vocabulary:
+    """The first vocabulary, with the labels that only others have behind its own."""
+    labels = tuple(dict.fromkeys(label for part in parts for label in part.labels))
+    return parts[0] if labels == parts[0].labels else replace(parts[0], labels=labels)
+
+
+def _vocabulary(controls: Controls) -> Vocabulary:
+    """Make a vocabulary of the controls that can be served. Raises as `parse_vocabulary`."""
     offered: list[OfferedLabel] = []
     remarks: list[str] = []
     for control in controls.drawn:
@@ -160,18 +288,34 @@ def parse_vocabulary(label_config: str) -> Vocabulary:
         remarks += told
     choices, told = _choices(controls.choices)
     remarks += told
-    if not offered and not choices:
+    asked = tuple(_asked(control) for control in (*controls.drawn, *controls.choices) if control.labels_from)
+    if not offered and not choices and not asked:
         subject = [*controls.drawn, *controls.choices][0].tag.title
         raise refusal(subject, f"no label in it can be looked for ({'; '.join(remarks)[:300]})", "Give labels a value.")
-    texts = [len(label.texts) for label in offered] + [len(one.texts) for row in choices for one in row.choices]
+    texts = [len(label.texts) + len(label.negatives) for label in offered]
+    texts += [len(one.texts) for row in choices for one in row.choices]
     if sum(texts) > MOST_TEXTS:
         problem = f"has more than {MOST_TEXTS:,} labels, synonyms, hints and prompts"
         raise LabelingConfigError(SUBJECT, problem, "Take out some, or split the project.")
-    groups = _same_labels(offered)
+    images = dict.fromkeys(control.image.name for control in controls.drawn)
+    of_image = [[label for label in offered if label.control.image.name == image] for image in images]
+    groups = [group for labels in of_image for group in same_labels(labels)]
     found = {member: label for group in groups for member, label in _labels(group)}
-    labels = [found[label] for label in offered]
-    remarks += [*_undrawn(controls.drawn, groups), *map(str, controls.passed_over)]
-    return Vocabulary(tuple(labels), _bounded(remarks), controls.elsewhere, choices)
+    labels = tuple(found[label] for labels in of_image for label in labels)
+    if not choices and not asked and not any(label.draws for label in labels):
+        raise refusal(SUBJECT, "leaves every label to annotators (model_skip)", "Take that off the labels to predict.")
+    remarks += [*undrawn_remarks(controls.drawn, groups), *map(str, controls.passed_over)]
+    return Vocabulary(labels, _bounded(list(dict.fromkeys(remarks))), controls.elsewhere, choices, asked)
+
+
+def _asked(control: Control) -> AskedLabels:
+    """What is known of a control's labels before a task brings them along."""
+    output = "choices" if control.tag.kind == "choices" else control.output
+    attributes = control.tag.attributes
+    options = tuple((name, text) for name in sorted(CONTROL_OPTIONS) if (text := attributes.get(name, "").strip()))
+    return AskedLabels(
+        control.labels_from, control.tag.name, control.image.name, control.image_value, output, options
+    )
 
 
 def _choices(controls: Sequence[Control]) -> tuple[tuple[Choices, ...], list[str]]:
@@ -179,12 +323,15 @@ def _choices(controls: Sequence[Control]) -> tuple[tuple[Choices, ...], list[str
     found: list[Choices] = []
     remarks: list[str] = []
     for control in controls:
+        if read_option(SKIP, control.tag):
+            continue
         offered, told = offered_labels(control)
         remarks += told
-        if offered:
+        choices = tuple(Choice(label.key, label.texts) for label in offered if not label.skip)
+        if choices:
             multiple = control.tag.attributes.get("choice", "").strip().lower() == "multiple"
-            choices = tuple(Choice(label.key, label.texts) for label in offered)
-            found.append(Choices(control.tag.name, control.image.name, control.image.value, multiple, choices))
+            image = control.image.name
+            found.append(Choices(control.tag.name, image, control.image_value, multiple, choices, control.image_list))
     return tuple(found), remarks
 
 
@@ -192,73 +339,29 @@ def _row(label: Label) -> dict[str, object]:
     """A label as versions were made of it when the image's value could only be `$` and a key."""
     row = asdict(label)
     del row["draws"]
-    if not label.shape:
-        del row["shape"]
+    for later in _LATER_FIELDS:  # labels without these had their versions before there were these
+        if row[later.name] == later.default:
+            del row[later.name]
     value = row.pop("image_value")
     row["image_key"] = value[1:] if value.startswith("$") else f"${value}"
     return row
 
 
-@dataclass
-class _Group:
-    """Labels of several controls that are one label, the one that draws before the others."""
-
-    members: list[OfferedLabel]
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """A prompt where one of them has one, else the words of the one that draws."""
-        return next((label.texts for label in self.members if label.has_prompt), self.members[0].texts)
-
-    @property
-    def drawing(self) -> list[OfferedLabel]:
-        """The first; with it another where one draws the whole class by `segments="semantic"`, and one its things."""
-        first = self.members[0]
-        other = (row for row in self.members if row.semantic != first.semantic and row.stuff != first.stuff)
-        return [first, *islice(other, 1)]
+def _choices_row(choices: Choices) -> dict[str, object]:
+    row = asdict(choices)
+    if not choices.image_list:
+        del row["image_list"]
+    return row
 
 
-def _same_labels(offered: Sequence[OfferedLabel]) -> list[_Group]:
-    """Group labels that are one for annotators: those of one name, unless each has a prompt of its own, and those of
-    the same words.
-
-    In each group that of the control which draws is the first, by `Control.rank`, and the first in the config among
-    equals.
-    """
-    ranked = sorted(offered, key=lambda label: label.control.rank)
-    groups: list[_Group] = []
-    of_key: dict[str, _Group] = {}
-    of_prompt: dict[tuple[str, tuple[str, ...]], _Group] = {}
-    unprompted: dict[str, _Group] = {}
-    for label in ranked:
-        if label.has_prompt:
-            group = of_prompt.get((label.key, label.texts)) or unprompted.pop(label.key, None)
-        else:
-            group = of_key.get(label.key)
-        if group is None:
-            group = _Group([])
-            groups.append(group)
-            of_key.setdefault(label.key, group)
-            if not label.has_prompt:
-                unprompted[label.key] = group
-        if label.has_prompt:
-            of_prompt[label.key, label.texts] = group
-        group.members.append(label)
-    merged: dict[tuple[str, ...], _Group] = {}
-    for group in groups:
-        alike = _alike(group.texts)
-        if alike in merged:
-            merged[alike].members += group.members
-        else:
-            merged[alike] = group
-    return list(merged.values())
+_LATER_FIELDS = fields(Label)[8:]
 
 
-def _labels(group: _Group) -> Iterable[tuple[OfferedLabel, Label]]:
+def _labels(group: LabelGroup) -> Iterable[tuple[OfferedLabel, Label]]:
     """The labels of a group, each with the one it was offered as."""
     texts, drawing = group.texts, group.drawing
-    first = _label(drawing[0], texts)
-    yield drawing[0], first
+    first = _label(group.members[0], texts)
+    yield group.members[0], first
     for other in group.members[1:]:
         if other in drawing:
             yield other, _label(other, texts)
@@ -276,54 +379,22 @@ def _label(offered: OfferedLabel, texts: tuple[str, ...]) -> Label:
         texts=texts,
         control=control.tag.name,
         to_name=control.image.name,
-        image_value=control.image.value,
+        image_value=control.image_value,
         output=control.output,
         stuff=offered.stuff,
+        draws=not offered.skip,
         shape=_shape_name(control),
+        image_list=control.image_list,
+        least_score=offered.least_score,
+        least_pixels=offered.least_area.pixels,
+        least_share=offered.least_area.share,
+        negatives=offered.negatives,
+        skip=offered.skip,
     )
 
 
 def _shape_name(control: Control) -> str:
     return "" if control.shape is control.tag else control.shape.name
-
-
-def _undrawn(controls: Sequence[Control], groups: Sequence[_Group]) -> list[str]:
-    """Remarks on the labels that another control, or another label of the same words, draws, or that points do."""
-    remarks: list[str] = []
-    points: dict[Control, list[str]] = {}
-    keys: dict[Control, list[str]] = {control: [] for control in controls}
-    drawn_by: dict[Control, list[str]] = {control: [] for control in controls}
-    for group in groups:
-        first, drawing = group.members[0], group.drawing
-        for other in group.members[1:]:
-            if other in drawing:
-                continue
-            if other.control is first.control:
-                same = f"label {other.key[:60]!r} looks for the same as {first.key[:60]!r}, which alone is predicted"
-                remarks.append(f"{first.control.tag.title}: {same}.")
-            else:
-                keys[other.control].append(other.key)
-                drawn_by[other.control].append(first.control.tag.title)
-        if first.control.output == "keypoint":
-            points.setdefault(first.control, []).append(first.key)
-    for control in controls:
-        if control in points:
-            told = f"{_labels_named(points[control])} predicted as points, which tell no area"
-            remarks.append(f"{control.tag.title}: {told}; an image with points alone is not learned from.")
-        if keys[control]:
-            by = " and ".join(list(dict.fromkeys(drawn_by[control]))[:_MOST_DRAWING])
-            one = f"{_labels_named(keys[control])} predicted by {by}, one region per thing"
-            read = "points are not" if control.output == "keypoint" else "regions drawn with this control are"
-            remarks.append(f"{control.tag.title}: {one}; {read} learned from.")
-    return remarks
-
-
-def _alike(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(" ".join(text.split()) for text in texts)  # models read no more of white space
-
-
-def _labels_named(keys: Sequence[str]) -> str:
-    return f"label {listed(keys)} is" if len(keys) == 1 else f"labels {listed(keys)} are"
 
 
 def _bounded(remarks: Sequence[str]) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ class LearningHouse:
             yield LeftOutTask(task, f"task {task}: item 1 of a result: is null and no region. Open the task.")
         self.reads.append(None if only is None else tuple(sorted(only)))
         for task in sorted(({1, *self.others} if only is None else only) - self.away - self.broken):
-            yield Correction(task, (task,), False, self.outcomes, self._example(task, vocabulary))
+            yield Correction(task, (task,), False, self.outcomes, self._example(task, vocabulary), vocabulary)
 
     def _example(self, task: int, vocabulary: Vocabulary) -> Example:
         rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)

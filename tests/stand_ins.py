@@ -63,6 +63,7 @@ class StandInLabelStudio:
         self.config = CONFIG.format("cat")
         self.gone = self.refuses = False
         self.data = dict.fromkeys(range(1, count + 1), "x")
+        self.data_of: dict[int, dict[str, Any]] = {}  # of tasks that have more than an image
         self.stored: list[StoredPrediction] = []
         self.ids = itertools.count(1)
         self._writing = threading.Lock()  # four threads post: an append beside a delete's new list would be lost
@@ -87,7 +88,8 @@ class StandInLabelStudio:
     def all_tasks(self, project: int) -> Iterator[Task]:
         for task in self.data:
             versions = frozenset(row.version for row in self.stored if row.task == task)
-            yield Task(task, {"image": self.data[task]}, versions, int(task in self.annotated), self.scores.get(task))
+            data = self.data_of.get(task, {"image": self.data[task]})
+            yield Task(task, data, versions, int(task in self.annotated), self.scores.get(task))
 
     def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
         self.before_tasks()
@@ -137,7 +139,8 @@ class StandInModel:
         return None
 
     def segment(
-        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None, classes: Any = None
+        self, embedding: Any, vocabulary: Vocabulary, image: NDArray[np.uint8], *, head: Any = None,
+        classes: Any = None, size: Any = None,
     ) -> Segmentation:
         assert embedding is image  # this stand-in's embedding is the picture: each goes with its own
         self.heads.append(head)

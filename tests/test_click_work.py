@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,18 +12,28 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from plugin_config.background import DutyWatch
 from plugin_config.errors import ImageUnavailable, LearningError
 from plugin_config.model_version import ModelVersion
 from plugin_config.queue.clicks import ClickQueue, ClickRequest
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
-from tests import stand_ins
 from tests.house import wait_until
-from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
+from tests.stand_ins import (
+    PROJECT,
+    StandInAdapters,
+    StandInContext,
+    StandInLabelStudio,
+    StandInModel,
+    context_fixture,
+    version,
+)
 from worker.label_studio.brush_rle import encode_rle
+from worker.label_studio.image_cache import OFF
 from worker.label_studio.image_loader import ImageLoader
-from worker.label_studio.images import Picture
+from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.regions import decode_region
 from worker.segmentation.clicks.prompts import Prompt, PromptedMask, pixel_of
 from worker.segmentation.clicks.scene import ClickScene
@@ -68,11 +77,25 @@ def asked(*prompts: Any, task: int = 1, **changes: Any) -> ClickRequest:
     return replace(made, **changes)
 
 
+class ClickHouse:
+    """What `WorkerContext` has for clicks, with stand-ins for the model and Label Studio, and without a pipeline."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis, self.name, self.settings = redis, "me", Settings(model="builtin")
+        self.pending = PendingTasks(redis, drain_tasks=8, lease_s=30)
+        self.label_studio, self.adapters = StandInLabelStudio(8), StandInAdapters()
+        self.segmenter = self.embeddings = StandInModel()
+        self.limits, self.image_cache = ImageLimits.from_settings(self.settings), OFF
+        self.turns, self.watch, self.click = ModelTurns(), DutyWatch(), ""
+        self.calls: Any = SimpleNamespace(scenes=0, taken=None, current=None, prompt=None, index=None)
+
+
 @pytest.fixture(name="house")
-def house_fixture(context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInContext]:
+def house_fixture(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> ClickHouse:
     """Pictures of SHAPE, and a click library that paints a block of five by five pixels, as far as it is free."""
+    context = ClickHouse(redis)
     context.label_studio.config = CONFIG
-    calls = SimpleNamespace(scenes=0, taken=None, current=None, prompt=None, index=None)
+    calls = context.calls
 
     def read(self: ImageLoader, url: object, **_: Any) -> Picture:
         if url == "gone":
@@ -82,11 +105,11 @@ def house_fixture(context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> I
         pixels = np.full((*SHAPE, 3), 200, dtype=np.uint8)
         return Picture(pixels, (2 * SHAPE[0], 2 * SHAPE[1]) if url == "large" else SHAPE)
 
-    def prepare(segmenter: Any, scores: Any, head: Any) -> ClickScene:
+    def prepare(segmenter: Any, scores: Any, head: Any) -> Any:
         calls.scenes += 1
         if head is not None:
             raise LearningError("version v", "gives no usable scores", "Learn again.")
-        return ClickScene(SHAPE, scores)
+        return SimpleNamespace(size=SHAPE, bytes=1000)
 
     def segment(scene: ClickScene, prompt: Prompt, *, class_index: int, taken: Any, current: Any) -> PromptedMask:
         calls.taken, calls.current, calls.prompt, calls.index = taken, current, prompt, class_index
@@ -105,17 +128,12 @@ def house_fixture(context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(click_scenes, "prepare", prepare)
     monkeypatch.setattr(interactive, "segment_prompt", segment)
     cast("Any", context.segmenter).score = lambda embedding, words, image, classes: image
-    cast("Any", context).calls = calls
-    yield context
+    return context
 
 
 @pytest.fixture(name="work")
-def work_fixture(house: StandInContext) -> ClickWork:
+def work_fixture(house: ClickHouse) -> ClickWork:
     return ClickWork(cast("WorkerContext", house))
-
-
-def calls_of(house: StandInContext) -> Any:
-    return cast("Any", house).calls
 
 
 @pytest.mark.parametrize(
@@ -146,7 +164,7 @@ def test_a_label_apart_from_its_keypoint_is_read(work: ClickWork) -> None:
     assert work.answer(asked({**shape, "value": {"x": 50, "y": 50, "labels": ["dog"]}})).result
 
 
-def test_only_smart_controls_are_answered_in_their_own_kind(house: StandInContext, work: ClickWork) -> None:
+def test_only_smart_controls_are_answered_in_their_own_kind(house: ClickHouse, work: ClickWork) -> None:
     house.label_studio.config = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i"
         smart="true"><Label value="cat"/></RectangleLabels></View>"""
     [found] = work.answer(asked(region("rectangle", x=10, y=10, width=50, height=50))).result
@@ -154,11 +172,11 @@ def test_only_smart_controls_are_answered_in_their_own_kind(house: StandInContex
 
 
 def test_clicks_outside_of_the_thing_and_those_of_another_label_are_told_apart(
-    house: StandInContext, work: ClickWork
+    house: ClickHouse, work: ClickWork
 ) -> None:
     clicks = point(5, 5, "dog", name="x"), point(30, 20, name="y"), point(31, 20, positive=False, name="z")
     assert work.answer(asked(*clicks)).result
-    prompt = calls_of(house).prompt
+    prompt = house.calls.prompt
     assert (prompt.positive, prompt.negative) == (((30.0, 20.0),), ((31.0, 20.0),))
 
 
@@ -190,7 +208,7 @@ def test_what_cannot_be_meant_is_an_empty_answer_with_the_reason(work: ClickWork
 
 
 def test_a_task_or_an_image_that_is_gone_and_a_label_studio_that_refuses(
-    house: StandInContext, work: ClickWork
+    house: ClickHouse, work: ClickWork
 ) -> None:
     house.label_studio.data = {1: "gone", 2: "vast"}
     assert "is gone" in work.answer(asked(point(3, 3))).reason
@@ -206,7 +224,7 @@ def test_a_task_or_an_image_that_is_gone_and_a_label_studio_that_refuses(
 
 
 def test_a_second_click_asks_label_studio_for_nothing_and_a_changed_config_does(
-    house: StandInContext, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert work.answer(asked(point(3, 3))).result
     asks = list[str]()
@@ -214,70 +232,70 @@ def test_a_second_click_asks_label_studio_for_nothing_and_a_changed_config_does(
     monkeypatch.setattr(house.label_studio, "project", lambda *_: asks.append("project"))
     monkeypatch.setattr(house.embeddings, "embed", lambda *_: asks.append("embed"))
     assert work.answer(asked(point(30, 20))).result
-    assert (asks, calls_of(house).scenes) == ([], 1)
+    assert (asks, house.calls.scenes) == ([], 1)
     work.answer(asked(point(30, 20), config="another"))
     assert asks == ["project"]
 
 
-def test_what_is_drawn_is_left_alone_but_not_what_is_clicked_on(house: StandInContext, work: ClickWork) -> None:
+def test_what_is_drawn_is_left_alone_but_not_what_is_clicked_on(house: ClickHouse, work: ClickWork) -> None:
     other, under = drawn(31, 60, name="d1"), drawn(0, 30, "dog", name="d2")
     [found] = work.answer(asked(point(30, 20), drawn=(other, under))).result
     mask = decode_region(found, SHAPE[1], SHAPE[0])
     assert (bool(mask[20, 30]), bool(mask[20, 31]), bool(mask[20, 28])) == (True, False, False)
-    assert calls_of(house).taken[:, 31:].all() and calls_of(house).taken[:, :30].all()
+    assert house.calls.taken[:, 31:].all() and house.calls.taken[:, :30].all()
     assert work.answer(asked(point(40, 20), drawn=(other,))).result, "it lies under the click"
-    assert calls_of(house).taken is None
+    assert house.calls.taken is None
     box = region("rectangle", x=50, y=0, width=50, height=100)
     work.answer(asked(box, drawn=(other,)))
-    assert calls_of(house).taken is None, "it fills the box"
+    assert house.calls.taken is None, "it fills the box"
     box = region("rectangle", x=0, y=0, width=99, height=9)
     unread = ({**other, "value": {"rle": "%"}}, {**other, "value": {}}, box)
     assert work.answer(asked(point(30, 20), drawn=unread)).result
-    assert calls_of(house).taken is None
+    assert house.calls.taken is None
 
 
-def test_prompts_that_come_back_as_drawn_regions_are_no_obstacle(house: StandInContext, work: ClickWork) -> None:
+def test_prompts_that_come_back_as_drawn_regions_are_no_obstacle(house: ClickHouse, work: ClickWork) -> None:
     click = point(30, 20)
     assert work.answer(asked(click, drawn(0, 3, name="d"), drawn=(click,))).result
-    assert calls_of(house).taken[:, :3].all()
+    assert house.calls.taken[:, :3].all()
 
 
-def test_a_click_outside_of_the_thing_corrects_the_region_under_it(house: StandInContext, work: ClickWork) -> None:
+def test_a_click_outside_of_the_thing_corrects_the_region_under_it(house: ClickHouse, work: ClickWork) -> None:
     wrong = drawn(20, 40, name="keepThisId")
     click = point(30, 20, positive=False)
     [found] = work.answer(asked(click, drawn=(drawn(0, 10, name="o"), wrong))).result
     assert (found["id"], found["from_name"]) == ("keepThisId", "b")
     mask = decode_region(found, SHAPE[1], SHAPE[0])
     assert (bool(mask[20, 30]), bool(mask[20, 31])) == (False, True)
-    assert calls_of(house).taken[:, :10].all() and not calls_of(house).taken[:, 20:40].any()
+    assert house.calls.taken[:, :10].all() and not house.calls.taken[:, 20:40].any()
     work.answer(asked(point(30, 20, "dog", positive=False), drawn=(wrong,)))
-    assert calls_of(house).current is None, "of another label"
+    assert house.calls.current is None, "of another label"
 
 
-def test_large_images_are_answered_in_their_own_size(house: StandInContext, work: ClickWork) -> None:
+def test_large_images_are_answered_in_their_own_size(house: ClickHouse, work: ClickWork) -> None:
     house.label_studio.data[1] = "large"
     [found] = work.answer(asked(point(30, 20))).result
     assert (found["original_width"], found["original_height"]) == (2 * SHAPE[1], 2 * SHAPE[0])
     assert decode_region(found, 2 * SHAPE[1], 2 * SHAPE[0])[40, 60]
 
 
-def test_what_was_learned_and_gives_no_scores_is_not_used_again(house: StandInContext, work: ClickWork) -> None:
+def test_what_was_learned_and_gives_no_scores_is_not_used_again(house: ClickHouse, work: ClickWork) -> None:
     house.adapters.name = "v-1"
     assert "no usable scores" in work.answer(asked(point(3, 3))).reason
     assert house.adapters.refused
     assert work.answer(asked(point(3, 3))).result, "zero-shot from now on"
 
 
-def test_a_test_request_gets_what_is_stored_else_masks_made_now(house: StandInContext, work: ClickWork) -> None:
+def test_a_test_request_gets_what_is_stored_else_masks_made_now(house: ClickHouse, work: ClickWork) -> None:
     made = work.answer(asked(kind="prediction"))
     assert made.result and not made.reason
-    assert house.stored() == []
+    assert house.label_studio.stored == []
     house.label_studio.create_prediction(1, [{"id": "x"}], score=0.5, version=version())
     answer = work.answer(asked(kind="prediction", version=version()))
     assert (answer.result, answer.score, answer.version) == (({"id": "x"},), 0.5, version())
 
 
-def test_the_thread_answers_through_redis_and_ends(house: StandInContext, redis: Redis) -> None:
+def test_the_thread_answers_through_redis_and_ends(house: ClickHouse, redis: Redis) -> None:
     WorkerPresence(redis, clickers=True).heartbeat("me")
     queue, thread = ClickQueue(redis), ClickThread(cast("WorkerContext", house))
     thread.start()
@@ -311,11 +329,10 @@ def test_a_batch_waits_for_the_click_and_clicks_without_end_do_not_stop_it(monke
     assert order[-1] == "batch"
 
 
-def test_the_pipeline_begins_no_batch_during_a_click(house: StandInContext) -> None:
-    house.label_studio.config = stand_ins.CONFIG.format("cat")
-    with house.turns.click():
-        house.ask(1)
-        house.begin()
+def test_the_pipeline_begins_no_batch_during_a_click(context: StandInContext) -> None:
+    with context.turns.click():
+        context.ask(1)
+        context.begin()
         time.sleep(0.3)
-        assert house.stored() == []
-    wait_until(lambda: len(house.label_studio.stored) == 1, within_s=10)
+        assert context.stored() == []
+    wait_until(lambda: len(context.label_studio.stored) == 1, within_s=10)

@@ -23,12 +23,12 @@ from plugin_config.errors import (
 )
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
-from plugin_config.vocabulary import parse_vocabulary
+from plugin_config.vocabulary import joined, parse_vocabulary
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.outcomes import RegionOutcomes
 from worker.label_studio.regions import encode_region
-from worker.learning.corrections.examples import content_digest
+from worker.learning.corrections.examples import content_digest, with_words
 from worker.learning.gate.splits import hash_share
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
@@ -134,6 +134,76 @@ def test_each_annotated_task_becomes_an_example(label_studio: StandInLabelStudio
     assert example.words == VOCABULARY.words
     assert (example.truth == 0).sum() == 100
     assert (example.truth == UNLABELLED).sum() == 500
+
+
+SEVERAL = parse_vocabulary(
+    """<View><Image name="page" valueList="$pages"/><Image name="image" value="$image"/>
+    <BrushLabels name="brush" toName="page,image"><Label value="cat"/></BrushLabels>
+    <BrushLabels name="more" toName="image"><Label value="dog"/></BrushLabels></View>"""
+)
+
+
+def several(label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch, *pages: str) -> list[Any]:
+    """Read one task of these pages and another image; its region lies on the second page."""
+    label_studio.rows = {1: label_studio.rows[1]}
+    task = Task(1, {"pages": list(pages), "image": "/4.png"}, frozenset(), 1)
+    monkeypatch.setattr(label_studio, "tasks", lambda project, ids: [task])
+    label_studio.result[:] = [region() | {"to_name": "page", "item_index": 1}]
+    return list(read_corrections(cast("LabelStudio", label_studio), 1, SEVERAL, embed=embed, limits=LIMITS))
+
+
+def test_each_image_of_a_task_is_an_example_of_its_own(
+    label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = several(label_studio, monkeypatch, "/1.png", "/2.png", "/3.png")
+    assert [row.example.key for row in found] == ["1/page/0", "1/page/1", "1/page/2", "1/image/0"]
+    assert [int((row.example.truth == 0).sum()) for row in found] == [0, 100, 0, 0]
+    assert [row.example.words for row in found] == [(("cat",),)] * 3 + [(("cat",), ("dog",))]
+    assert [row.outcomes for row in found] == [{}, {"cat": RegionOutcomes(accepted=1)}, {}, {}]
+    assert len({hash_share(row.example.key) for row in found}) == 1, "all of a task are held out, or none"
+    assert joined([SEVERAL, *(row.vocabulary for row in found)]) is SEVERAL
+
+
+def test_an_image_that_cannot_be_read_does_not_lose_the_others_of_its_task(
+    label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, second, down, other = several(label_studio, monkeypatch, "gone", "/2.png", "down")
+    assert isinstance(gone, LeftOutTask)
+    assert isinstance(down, UnreadTask)
+    assert (second.example.key, other.example.key) == ("1/page/1", "1/image/0")
+
+
+def test_a_malformed_annotation_is_told_once_for_all_images(
+    label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.rows[1][0] = replace(label_studio.rows[1][0], malformed="its result is a text")
+    (told,) = several(label_studio, monkeypatch, "/1.png", "/2.png")
+    assert isinstance(told, LeftOutTask)
+    assert "its result is a text" in told.reason
+
+
+def test_labels_of_tasks_are_learned_under_their_words(
+    label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = """<View><Image name="image" value="$image"/>
+      <BrushLabels name="brush" toName="image" value="$labels"><Label value="cow"/></BrushLabels></View>"""
+    given = {1: [{"value": "Cat", "alias": "cat"}], 2: None, 3: ["dog", "cat"]}
+    label_studio.rows = {task: label_studio.rows[task] for task in given}
+    monkeypatch.setattr(label_studio, "tasks", lambda project, ids: [
+        Task(task, {"image": f"/{task}.png", "labels": labels}, frozenset(), 1) for task, labels in given.items()
+    ])  # fmt: skip
+    vocabulary = parse_vocabulary(config)
+    found = list(read_corrections(cast("LabelStudio", label_studio), 1, vocabulary, embed=embed, limits=LIMITS))
+    first, left_out, third = found
+    assert isinstance(left_out, LeftOutTask)
+    assert left_out.reason.startswith("task 2: BrushLabels 'brush' has its labels from 'labels', which is null")
+    assert isinstance(first, Correction)
+    assert isinstance(third, Correction)
+    assert [row.example.words[np.bincount(row.example.truth[row.example.truth >= 0]).argmax()]
+            for row in (first, third)] == [("Cat",), ("cat",)]  # fmt: skip
+    learned = joined([vocabulary, first.vocabulary, third.vocabulary])
+    assert learned.words == (("cow",), ("Cat",), ("dog",), ("cat",))
+    assert with_words(third.example, learned.words).truth.max() == 3
 
 
 def test_tasks_are_read_one_at_a_time(label_studio: StandInLabelStudio) -> None:

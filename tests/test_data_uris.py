@@ -17,12 +17,14 @@ from PIL import Image
 from plugin_config.addresses import trimmed
 from plugin_config.errors import ImageTooLarge, ImageUnavailable
 from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.vocabulary import parse_vocabulary
+from tests.stand_ins import CONFIG
 from worker.label_studio import data_uris
 from worker.label_studio.data_uris import read_data_uri
 from worker.label_studio.fetching import subject_of
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
-from worker.service import pipeline
+from worker.service import turns
 
 LIMITS = ImageLimits(most_bytes=200_000, most_pixels=500_000, timeout_s=5.0, allow_private=False)
 PIXEL = (  # 1 x 1, a red one, as people paste it
@@ -156,9 +158,9 @@ def test_no_cache_keeps_a_picture_that_is_in_an_address(monkeypatch: pytest.Monk
         seen.append(len(text))
         return urlsplit(text)
 
-    monkeypatch.setattr(pipeline, "urlsplit", split)
+    monkeypatch.setattr(turns, "urlsplit", split)
     for url, host in ((f"data:image/png;base64,{BASE64 * 100}", ""), ("http://a.example:80/x.png", "a.example:80")):
-        plan: Any = SimpleNamespace(vocabulary=SimpleNamespace(image_value="$image"))
-        leased = pipeline.LeasedTask(plan, cast("Any", None), Task(7, {"image": url}, frozenset(), 0))
-        assert leased.host == host
+        plan: Any = SimpleNamespace(vocabulary=parse_vocabulary(CONFIG))
+        leased = turns.LeasedTask(plan, cast("Any", None), Task(7, {"image": url}, frozenset(), 0))
+        assert turns.ImageTurn(leased).host == host
     assert max(seen) <= 1000

@@ -83,6 +83,19 @@ def test_it_agrees_with_reading_at_once() -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
+def test_values_are_read_whole_up_to_a_size() -> None:
+    chance = random.Random(3)
+    for _ in range(200):
+        values = [made_up(chance) for _ in range(4)]
+        texts = [json.dumps(value, separators=(",", ":")) for value in values]
+        reader = JsonReader(Dripping(f"[{','.join(texts)}]".encode(), chance.choice([1, 7, 1000])))
+        for (number, text), _ in zip(enumerate(texts), reader.items(), strict=False):
+            read, size = reader.whole(40)
+            assert size == (len(text) if len(text) <= 40 else 0)
+            assert read == values[number] if size else stands_for(values[number], read)
+
+
+@pytest.mark.usefixtures("small_pieces")
 def test_ids_are_found_in_tasks_of_any_size() -> None:
     chance = random.Random(2)
     for _ in range(200):

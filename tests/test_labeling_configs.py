@@ -264,10 +264,8 @@ def test_what_only_the_reading_of_annotations_needs_keeps_the_version() -> None:
     ("tags", "remark"),
     [
         pytest.param(['<Image name="j" value="$b"/>'], "Image 'j': is not segmented", id="second image"),
-        pytest.param(['<Image name="j" value="$b"/>', control("BrushLabels", name="c").replace('"i"', '"j"')],
-                     "Image 'j': is not segmented", id="second image with a control"),
-        pytest.param(['<Image name="j" valueList="$b"/>', control("BrushLabels", name="c").replace('"i"', '"j"')],
-                     "Image 'j': valueList is not supported yet", id="second image with a list"),
+        pytest.param(['<Image name="j" valueList="b"/>', control("BrushLabels", name="c").replace('"i"', '"j"')],
+                     "Image 'j': valueList='b' is no variable", id="second image with no list"),
         pytest.param([control("BitmaskLabels")], "BitmaskLabels 'x': label 'cat' is predicted by BrushLabels",
                      id="bitmask"),
         pytest.param([control("VectorLabels")], "VectorLabels 'x': draws lines", id="vector"),
@@ -282,12 +280,19 @@ def test_what_only_the_reading_of_annotations_needs_keeps_the_version() -> None:
         pytest.param([CHOICES.replace("<Choices", '<Choices allowNested="true"')], "choices inside", id="nested"),
         pytest.param(['<Choices name="q" toName="i"/>'], "Choices 'q': has no choices", id="no choices"),
         pytest.param([control("Labels")], "Labels 'x': has no tag that draws its regions", id="labels apart"),
-        pytest.param([control("PolygonLabels", "", more='value="$labels"')], "come from the task's data", id="dynamic"),
-        pytest.param([control("PolygonLabels", '<Label value="elk"/>', more='value="$labels"')],
-                     "come from the task's data", id="dynamic labels beside written ones"),
+        pytest.param([control("PolygonLabels", "", more='value="x $labels"')], "value='x $labels' is no variable",
+                     id="no variable"),
+        pytest.param([control("PolygonLabels", '<Label value="elk"/>', more='value="x $labels"')],
+                     "value='x $labels' is no variable", id="no variable beside written labels"),
         pytest.param([control("PolygonLabels", "")], "PolygonLabels 'x': has no labels", id="no labels"),
         pytest.param([control("PolygonLabels").replace('"i"', '"q"')], "toName='q'", id="points to nothing"),
-        pytest.param([f'<Repeater on="$l">{control("PolygonLabels")}</Repeater>'], "Repeater: is not", id="repeater"),
+        pytest.param([f'<Repeater on="$l">{control("PolygonLabels")}</Repeater>'],
+                     "PolygonLabels 'x': has the same name in each turn", id="one name in each turn"),
+        pytest.param(['<Repeater on="$l"><Image name="j{{idx}}" value="$l[{{idx}}]"/></Repeater>',
+                      control("PolygonLabels").replace('"i"', '"j{{idx}}"')],
+                     "PolygonLabels 'x': is not in the Repeater that its Image 'j{{idx}}'", id="outside of it"),
+        pytest.param(['<Repeater on="$l"><Image name="j{{idx}}" value="$l[{{idx}}]"/></Repeater>'],
+                     "Image 'j{{idx}}': is not segmented", id="repeated image"),
     ],
 )  # fmt: skip
 def test_what_is_passed_over_is_told(tags: list[str], remark: str) -> None:
@@ -315,16 +320,22 @@ def test_thousands_of_remarks_are_a_few() -> None:
 
 
 REFUSED = [
-    pytest.param(view(brush(), image='<Image name="i" valueList="$pages"/>'), "Image 'i'",
-                 "valueList is not supported yet", id="list of images"),
-    pytest.param(view(brush(), image='<image name="i" valuelist="$pages" value="$image"/>'), "image 'i'",
-                 "valueList is not supported yet", id="list in lower case"),
+    pytest.param(view(brush(), image='<Image name="i" valueList="pages"/>'), "Image 'i'",
+                 "valueList='pages' is no variable", id="a list without a $"),
+    pytest.param(view(brush(), image='<image name="i" valuelist="/x/$pages" value="$image"/>'), "image 'i'",
+                 "valueList='/x/$pages' is no variable", id="text around a list"),
     pytest.param(
-        '<View><Repeater on="$document" indexFlag="{{idx}}" mode="pagination"><Image name="page_{{idx}}" '
-        'value="$document[{{idx}}].page"/><BrushLabels name="labels_{{idx}}" toName="page_{{idx}}">'
-        f"{PAIR}</BrushLabels></Repeater></View>", "Repeater", "labels_{{idx}}", id="repeater"),
-    pytest.param(view(f"<Repeater on='$d'><View>{brush()}</View></Repeater>"), "Repeater", "'b'", id="it repeated"),
-    pytest.param(view(brush("", more='value="$labels"')), "BrushLabels 'b'", "come from the task's data", id="dynamic"),
+        '<View><Repeater on="document"><Image name="page_{{idx}}" value="$document[{{idx}}].page"/>'
+        f'<BrushLabels name="labels_{{{{idx}}}}" toName="page_{{{{idx}}}}">{PAIR}</BrushLabels></Repeater></View>',
+        "Repeater", "on='document' names no list", id="a repeater without a $"),
+    pytest.param(f'<View><Repeater on="$d"><Image name="p{{{{idx}}}}" value="$d[{{{{idx}}}}]"/>'
+                 f'<BrushLabels name="b{{{{idx}}}}">{CAT}</BrushLabels></Repeater></View>', "BrushLabels 'b{{idx}}'",
+                 "has no toName", id="a repeated control without toName"),
+    pytest.param(view(f"<Repeater on='$d'><View>{brush()}</View></Repeater>"), "BrushLabels 'b'",
+                 "the same name in each turn", id="it repeated"),
+    pytest.param(view(brush("", more='value="my $labels"')), "BrushLabels 'b'", "value='my $labels' is no variable",
+                 id="text around the labels"),
+    pytest.param(view(brush(more='model_skip="true"')), "labeling config", "every label to annotators", id="skip"),
     pytest.param(view(control("Labels")), "Labels 'l'", "has no tag that draws its regions", id="Labels alone"),
     pytest.param(view(control("Labels"), '<KeyPoint name="x" toName="i" smart="true"/>'), "KeyPoint 'x'", "prompts",
                  id="Labels and prompts"),

@@ -26,9 +26,11 @@ from tests.stand_ins import (
     context_fixture,
     version,
 )
+from worker.label_studio.images import Picture
 from worker.segmentation.segmenter import Segmentation
 from worker.service.batching import BatchSize, embed_batch
 from worker.service.pipeline import Pipeline, Stages
+from worker.service.turns import EmbeddedTask, FetchedTask, ImageTurn
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
@@ -150,8 +152,8 @@ class HangingStages:
         self.hold = threading.Event()
         self.hanging, self.fetched = threading.Semaphore(0), threading.Semaphore(0)
 
-    def fetch(self, leased: Any) -> None:
-        if leased.project == 1:
+    def fetch(self, turn: ImageTurn) -> None:
+        if turn.leased.project == 1:
             self.hanging.release()
             self.hold.wait(30)
         else:
@@ -162,8 +164,9 @@ class HangingStages:
 
 
 def tasks_of(project: int, count: int, *, urgent: bool = False) -> list[Any]:
+    images = SimpleNamespace(images=[SimpleNamespace(address=lambda: "http://h/a.png")])
     lease = SimpleNamespace(urgent=urgent)
-    return [SimpleNamespace(project=project, host="h", lease=lease, ref=number) for number in range(count)]
+    return [SimpleNamespace(project=project, images=images, lease=lease, ref=number) for number in range(count)]
 
 
 def test_pictures_that_hang_hold_up_no_other_project() -> None:
@@ -194,14 +197,14 @@ class BlockedStages(HangingStages):
         super().__init__()
         self.embedded = threading.Semaphore(0)
 
-    def fetch(self, leased: Any) -> Any:
-        pixels = SimpleNamespace(nbytes=12_000_000, shape=(2000, 2000, 3))
-        return SimpleNamespace(leased=leased, picture=SimpleNamespace(pixels=pixels))
+    def fetch(self, turn: ImageTurn) -> FetchedTask:
+        pixels: Any = SimpleNamespace(nbytes=12_000_000, shape=(2000, 2000, 3))
+        return FetchedTask(turn, Picture(pixels, (2000, 2000)))
 
     def embed(self, batch: Any, size: BatchSize) -> Any:
         for _ in batch:
             self.embedded.release()
-        return batch
+        return [EmbeddedTask(item.turn, item.picture, cast("Any", None), None) for item in batch]
 
     def draw(self, embedded: Any) -> None:
         self.hold.wait(30)

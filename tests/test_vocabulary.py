@@ -76,12 +76,16 @@ def test_nested_views_and_several_controls() -> None:
     assert {(label.control, label.key) for label in labels} == {("b", "sky"), ("r", "car")}
 
 
-def test_only_the_first_image_is_drawn_on() -> None:
+def test_each_image_has_the_labels_of_its_controls() -> None:
     config = """<View><Image name="i" value="$a"/><Image name="j" value="$b"/>
       <BrushLabels name="b" toName="i"><Label value="cat"/></BrushLabels>
       <BrushLabels name="c" toName="j"><Label value="dog"/></BrushLabels></View>"""
     vocabulary = parse_vocabulary(config)
-    assert (vocabulary.image_value, [label.key for label in vocabulary.labels]) == ("$a", ["cat"])
+    found = [vocabulary.of_image(image) for image in vocabulary.images]
+    assert [(part.image_value, part.words) for part in found] == [("$a", (("cat",),)), ("$b", (("dog",),))]
+    assert [part.is_elsewhere("j") for part in found] == [True, False]
+    assert vocabulary.words == (("cat",), ("dog",))
+    assert vocabulary.remarks == ()
 
 
 @pytest.mark.parametrize(
@@ -123,11 +127,6 @@ def test_an_external_entity_does_not_read_files(tmp_path: Path) -> None:
     except LabelingConfigError as error:
         found = str(error)
     assert "hunter2" not in found
-
-
-def test_labels_from_the_task_are_said_to_be_unsupported() -> None:
-    with pytest.raises(LabelingConfigError, match="come from the task's data"):
-        parse_vocabulary(brush("", attributes='value="$labels"'))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from redis import Redis
 
 from plugin_config.model_version import ZEROSHOT
+from plugin_config.queue.clicks import ClickQueue, UnansweredClick
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.learning import Progress, ProjectLearning
@@ -70,6 +71,8 @@ class QueueState:
     learning: tuple[LearningRow, ...] = ()
     learners: tuple[WorkerState, ...] = ()
     quarantined: tuple[QuarantineEntry, ...] = ()
+    clickers: tuple[WorkerState, ...] = ()
+    unanswered: tuple[UnansweredClick, ...] = ()
 
 
 class QueueControl:
@@ -80,6 +83,8 @@ class QueueControl:
         self._pending = PendingTasks(redis, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
         self._presence = WorkerPresence(redis)
         self._learners = WorkerPresence(redis, learners=True)
+        self._clickers = WorkerPresence(redis, clickers=True)
+        self._clicks = ClickQueue(redis)
         self._learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self._adapters = ServedAdapters(redis)
         self._ledger = ProjectLedger(redis)
@@ -122,6 +127,8 @@ class QueueControl:
             learning=tuple(row for project in known for row in self._learning_rows(project)),
             learners=tuple(self._learners.workers()),
             quarantined=tuple(quarantine_entries(self._redis, errors)),
+            clickers=tuple(self._clickers.workers()),
+            unanswered=tuple(self._clicks.unanswered(errors)),
         )
 
     def _learning_rows(self, project: int) -> list[LearningRow]:

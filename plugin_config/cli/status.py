@@ -45,7 +45,8 @@ def render(state: QueueState) -> Group:
     """The state as tables for a terminal."""
     learning = [_learning(state)] if state.learning else []
     odd = [_odd(state)] if state.quarantined else []
-    return Group(_projects(state), *learning, _workers(state), _errors(state), *odd)
+    clicks = [_unanswered(state)] if state.unanswered else []
+    return Group(_projects(state), *learning, _workers(state), _errors(state), *clicks, *odd)
 
 
 def as_json(state: QueueState) -> dict[str, Any]:
@@ -62,6 +63,12 @@ def as_json(state: QueueState) -> dict[str, Any]:
         ],
         "workers": [{"name": row.name, "age_s": round(row.age_s, 1), **row.about} for row in state.workers],
         "learners": [{"name": row.name, "age_s": round(row.age_s, 1), **row.about} for row in state.learners],
+        "clickers": [{"name": row.name, "age_s": round(row.age_s, 1), **row.about} for row in state.clickers],
+        "unanswered_clicks": [
+            {"at": row.at.isoformat(timespec="seconds"), "project": row.project, "task": row.task,
+             "reason": row.reason}
+            for row in state.unanswered
+        ],
         "learning": [
             {"project": row.project, "model": row.model, "served": row.served, "state": row.progress.state,
              "detail": row.progress.detail, "at": row.progress.at, "trouble": row.trouble}
@@ -106,13 +113,26 @@ def _projects(state: QueueState) -> Table:
 
 
 def _workers(state: QueueState) -> Table:
-    table = Table(title=f"Workers: {len(state.workers)}", title_justify="left")
-    for name in ("worker", "model", "on", "holds", "seen", "waits for"):
+    clicks = {row.name for row in state.clickers}
+    rows = [*state.workers, *(row for row in state.clickers if row.name not in {one.name for one in state.workers})]
+    unanswered = "" if clicks or not rows else "; none answers clicks: see ZEROMASK_INTERACTIVE"
+    table = Table(title=f"Workers: {len(rows)}{unanswered}", title_justify="left")
+    for name in ("worker", "model", "on", "holds", "clicks", "seen", "waits for"):
         table.add_column(name)
-    for row in state.workers:
+    for row in rows:
         about = row.about
         table.add_row(row.name, about.get("model", ""), about.get("device", ""), about.get("tasks", ""),
-                      f"{row.age_s:.0f} s ago", Text(about.get("trouble", ""), style="yellow"))  # fmt: skip
+                      Text(about.get("click", "") or ("yes" if row.name in clicks else "no")), f"{row.age_s:.0f} s ago",
+                      Text(about.get("trouble", ""), style="yellow"))  # fmt: skip
+    return table
+
+
+def _unanswered(state: QueueState) -> Table:
+    table = Table(title="Last clicks and test requests without a mask", title_justify="left")
+    for name in ("when (UTC)", "project", "task", "reason"):
+        table.add_column(name)
+    for row in state.unanswered:
+        table.add_row(f"{row.at:%m-%d %H:%M:%S}", str(row.project), str(row.task), Text(row.reason))
     return table
 
 

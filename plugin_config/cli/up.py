@@ -23,7 +23,11 @@ from plugin_config.settings import Settings
     "--learners", default=1, show_default=True,
     help="processes that learn from corrections, each with a model of its own",
 )  # fmt: skip
-def up(model: str | None, workers: int, learners: int) -> None:
+@click.option(
+    "--clickers", default=0, show_default=True,
+    help="processes that only answer clicks, each with a model of its own; without any, the workers do",
+)  # fmt: skip
+def up(model: str | None, workers: int, learners: int, clickers: int) -> None:
     """Run Redis, backend and workers beside Label Studio, until Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s up %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -39,7 +43,9 @@ def up(model: str | None, workers: int, learners: int) -> None:
         ) as label_studio:  # fmt: skip
             label_studio.request("GET", "/api/projects/", params={"page_size": 1})
         with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
-            services = start_services(supervisor, settings, workers=max(1, workers), learners=max(0, learners))
+            services = start_services(
+                supervisor, settings, workers=max(1, workers), learners=max(0, learners), clickers=max(0, clickers)
+            )
             click.echo(next_step(settings, services))
             threading.Event().wait()
     except KeyboardInterrupt:
@@ -57,6 +63,7 @@ def next_step(settings: Settings, services: Services) -> str:
         f"\nZeromask runs with model {settings.model}.\n"
         f"In Label Studio ({settings.label_studio_url}): project -> Settings -> Model -> Connect Model,\n"
         f"address {services.backend_url}{signing_in}, then select tasks -> Actions -> Retrieve Predictions.\n"
+        "For clicks with smart tools, switch on Interactive preannotations there, too.\n"
         "Label Studio must allow private addresses: set ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false in\n"
         "its environment.\n"
         f"Logs: {settings.state_path / 'logs'}. Ctrl-C stops everything."

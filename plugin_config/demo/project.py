@@ -101,7 +101,7 @@ class DemoProject:
         for hook in self._webhooks():
             if hook["url"] != f"{backend_url}/webhook":
                 self._label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
-        body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": True}  # its smart tools ask
+        body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": True}
         if not any(row["url"] == backend_url for row in rows):
             self._label_studio.request("POST", "/api/ml/", json=body)
         for row in rows:

@@ -28,9 +28,11 @@ class Services:
     backend_url: str
 
 
-def start_services(supervisor: Supervisor, settings: Settings, *, workers: int = 1, learners: int = 1) -> Services:
+def start_services(
+    supervisor: Supervisor, settings: Settings, *, workers: int = 1, learners: int = 1, clickers: int = 0
+) -> Services:
     """Start Redis (unless REDIS_URL names one), the backend and the workers, and wait until each is ready; then start
-    the learners, without waiting for them.
+    the learners, and workers that only answer clicks, without waiting for them.
 
     Raises:
         EnvironmentBroken: a port is taken, or a process does not become ready.
@@ -64,6 +66,10 @@ def start_services(supervisor: Supervisor, settings: Settings, *, workers: int =
     for number in range(1, learners + 1):
         name = f"learner-{number}" if learners > 1 else "learner"
         argv = [*module_command("worker"), "--queue", "finetune"]
+        supervisor.launch(Command(name, argv, settings.environment("worker")))
+    for number in range(1, clickers + 1):
+        name = f"clicks-{number}" if clickers > 1 else "clicks"
+        argv = [*module_command("worker"), "--queue", "interactive"]
         supervisor.launch(Command(name, argv, settings.environment("worker")))
     return Services(redis_url, backend_url)
 

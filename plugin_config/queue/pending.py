@@ -138,6 +138,11 @@ class PendingTasks(TaskStates):
         return self._settle(project, owner, ref, "failed", reason[:500])
 
     @redis_errors
+    def note(self, project: int, ref: TaskRef, reason: str) -> None:
+        """Show something about a task that has not failed among the last errors."""
+        self._run(scripts.NOTE, project, ref.encode(), reason[:500])
+
+    @redis_errors
     def give_back(self, project: int, owner: str, ref: TaskRef, *, delay_s: float = 0.0) -> bool:
         """Return a task that is not at fault: due after `delay_s`, or as before. False when the lease was lost."""
         return self._settle(project, owner, ref, "again", int(delay_s * 1000))

@@ -46,16 +46,25 @@ local function sound(hashes, zsets, sets)
 end
 """
 
-_FAIL = """
-local function fail(member, reason)
-  redis.call('HDEL', P .. 'tries', member)
-  redis.call('HDEL', P .. 'deaths', member)
-  redis.call('HSET', P .. 'failed', member, reason)
+_NOTE = """
+local function note(member, reason)
   local row = {at = wall, project = tonumber(string.match(P, ':(%d+):')), task = member, reason = reason}
   redis.call('LPUSH', ERRORS, cjson.encode(row))
   redis.call('LTRIM', ERRORS, 0, 99)
 end
 """
+
+_FAIL = _NOTE + """
+local function fail(member, reason)
+  redis.call('HDEL', P .. 'tries', member)
+  redis.call('HDEL', P .. 'deaths', member)
+  redis.call('HSET', P .. 'failed', member, reason)
+  note(member, reason)
+end
+"""
+
+# ARGV: member, what people should know about it.
+NOTE = CLOCK + _NOTE + "note(ARGV[1], ARGV[2])"
 
 # ARGV: project, how far ahead of now (ms), how many follow in further calls, most pending tasks, most unknown projects,
 # most pending tasks of all those, members. The order of the members is kept, 64 in a millisecond. A project is unknown

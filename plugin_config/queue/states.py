@@ -97,6 +97,12 @@ class TaskStates:
         return {ref: decode(rows[member]) for member, ref in valid_members(self._redis, key, rows, parse_ref)}
 
     @redis_errors
+    def tries(self, project: int, ref: TaskRef) -> int:
+        """How often a task was tried already."""
+        found: Any = self._redis.hget(ProjectKeys(project).tries, ref.encode())
+        return int(found) if found is not None and found.isdigit() else 0
+
+    @redis_errors
     def last_failures(self, most: int) -> list[TaskFailure]:
         """The last failures of all projects, newest first; at most `most` rows are read, unreadable ones left out."""
         rows: Any = self._redis.lrange(ERRORS, 0, most - 1) if most else []

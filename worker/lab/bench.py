@@ -16,6 +16,7 @@ from rich.console import Console
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from worker.lab.benchmarks.brush_encoding import region_figures
+from worker.lab.benchmarks.clicks import click_figures
 from worker.lab.benchmarks.drain import drain_figures
 from worker.lab.benchmarks.engine import QUICK, EngineSize, engine_figures
 from worker.lab.benchmarks.labels import label_figures
@@ -31,7 +32,7 @@ class BenchOptions:
     Attributes:
         seconds: length of one measurement of the queue.
         repeats: measurements of each figure.
-        tasks: in the queue of the `drain` figures.
+        tasks: in the queue of the `drain` figures; of the `clicks` figures, 10,000 at most.
         quick: use small models and images; the figures then mean nothing.
         device: of the `engine` and `text` figures: auto, cpu, cuda or cuda:N.
         console: where progress is shown.
@@ -58,6 +59,7 @@ FIGURES: Mapping[str, Measurement] = {
     "regions": lambda options: region_figures(options.repeats, options.size.shrink, options.console),
     "text": lambda options: text_figures(options.size.model, options.repeats, options.device, options.console),
     "queue": lambda options: queue_figures(options.seconds, options.repeats, options.console),
+    "clicks": lambda options: click_figures(min(options.tasks, 10_000), 20 if options.quick else 100, options.console),
     "drain": lambda options: drain_figures(options.tasks, options.console),
 }
 

@@ -11,6 +11,7 @@ from plugin_config.task_variables import ABSENT, VARIABLE, value_at
 from worker.label_studio.fetching import subject_of
 
 _MOST_KEYS = 5  # in a sentence
+_REMEDY = "Correct the task's data, or the Image's value in the labeling config."
 _KINDS = ((bool, "true or false"), (int, "a number"), (float, "a number"), (Mapping, "an object"))
 
 
@@ -43,6 +44,38 @@ def address_in(task: Task, image_value: str) -> str:
         raise
 
 
+def address_count(task: Task, value_list: str) -> int:
+    """How many images an Image tag's `valueList` stands for in a task: as many as its list has items.
+
+    What is no list counts as one image, as in the editor; `address_at` tells where it is no address.
+    """
+    variable = VARIABLE.fullmatch(value_list)
+    found = value_at(task.data, variable[1]) if variable else ABSENT
+    return max(1, len(found)) if isinstance(found, list) else 1
+
+
+def address_at(task: Task, value_list: str, index: int) -> str:
+    """The address of one image of an Image tag's `valueList`.
+
+    Args:
+        task: whose data is asked.
+        value_list: of the labeling config: a variable.
+        index: of the image, from 0.
+
+    Raises:
+        ImageUnavailable: the task's data could not be read, or does not have the list, or no address there.
+    """
+    variable = VARIABLE.fullmatch(value_list)
+    path = variable[1] if variable else value_list
+    found = value_at(task.data, path)
+    if not isinstance(found, list):
+        return address_in(task, value_list)
+    if index < len(found):
+        return _checked(task, value_list, f"{path}[{index}]", found[index])
+    problem = "has no image: the list is empty" if not found else f"has {len(found)} images, none at {index}"
+    raise ImageUnavailable(subject_of(task.id), f"{path[:200]!r} of its data {problem}", _REMEDY)
+
+
 def _checked(task: Task, image_value: str, path: str, found: object) -> str:
     """What a variable stands for that is the whole address."""
     if isinstance(found, str) and found.strip():
@@ -73,9 +106,8 @@ def _unusable(task: Task, image_value: str, path: str, found: object) -> ImageUn
     if found is ABSENT:
         problem = f"the task's data does not have (it has {keys or 'nothing'})"
     elif isinstance(found, list):
-        problem = "is a list; several images in one task are not supported yet"
+        problem = "is a list; several images are read from an Image's valueList"
     else:
         kind = next((name for kind, name in _KINDS if isinstance(found, kind)), "null" if found is None else "empty")
         problem = f"is {kind}"
-    remedy = "Correct the task's data, or the Image's value in the labeling config."
-    return ImageUnavailable(subject_of(task.id), f"has no address: {asked}, which {problem}", remedy)
+    return ImageUnavailable(subject_of(task.id), f"has no address: {asked}, which {problem}", _REMEDY)

@@ -112,8 +112,8 @@ def _is_elsewhere(item: Mapping[str, Any], vocabulary: Vocabulary) -> bool:
     that is not in the config may be about the picture: the editor shows none of it, but somebody drew it.
     """
     to_name, index = item.get("to_name"), item.get("item_index")
-    other_page = isinstance(index, int | float) and index != 0
-    return other_page or (isinstance(to_name, str) and vocabulary.is_elsewhere(to_name))
+    page = index if isinstance(index, int | float) else 0
+    return page != (vocabulary.item_index or 0) or (isinstance(to_name, str) and vocabulary.is_elsewhere(to_name))
 
 
 def _kind(item: Mapping[str, Any], vocabulary: Vocabulary) -> str | None:

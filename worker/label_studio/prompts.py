@@ -19,10 +19,11 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from plugin_config.controls import listed_tags
+from plugin_config.control_tags import listed_tags
 from plugin_config.errors import PromptError, RegionError
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.regions import decode_region, region_kind
+from worker.label_studio.task_images import TaskImage
 from worker.segmentation.clicks.prompts import Box, Point, Prompt
 
 Region = Mapping[str, Any]
@@ -62,12 +63,31 @@ class _Mark:
     positive: bool
 
 
+def clicked_image(regions: Sequence[Region], images: Sequence[TaskImage]) -> TaskImage:
+    """The image that the last region of a click is on.
+
+    Args:
+        regions: as for `read_prompt`.
+        images: of the task, one or more.
+
+    Raises:
+        PromptError: it is on none of them.
+    """
+    last = next((region for region in reversed(regions) if region_kind(region)), {})
+    name, index = last.get("to_name"), last.get("item_index") or 0
+    for image in images:
+        if name in (None, "", image.vocabulary.to_name) and index == (image.vocabulary.item_index or 0):
+            return image
+    item = f", item {index}" if index else ""
+    raise PromptError("the click", f"is on image {str(name)[:60]!r}{item}, which is not segmented", _POINT)
+
+
 def read_prompt(regions: Sequence[Region], vocabulary: Vocabulary, shape: tuple[int, int]) -> LabelPrompt:
     """Read the regions of a click; all are of the label that the last one carries.
 
     Args:
         regions: as Label Studio's editor sends them, in percent of the image.
-        vocabulary: of the project.
+        vocabulary: of the image.
         shape: (h, w) of the image as it is segmented, pixels.
 
     Raises:
@@ -79,8 +99,6 @@ def read_prompt(regions: Sequence[Region], vocabulary: Vocabulary, shape: tuple[
         raise PromptError("the click", f"holds no point and no box ({kinds})", _POINT)
     last = marks[-1]
     label = _label(last, vocabulary)
-    if last.to_name and last.to_name != label.to_name:
-        raise PromptError("the click", f"is on image {last.to_name[:60]!r}, which is not segmented", _POINT)
     meant = [mark for mark in marks if (mark.label, mark.to_name) == (last.label, last.to_name)]
     points = [(mark, _point(mark, shape)) for mark in meant if mark.kind in _POINTS]
     boxes = [_box(mark, shape) for mark in meant if mark.kind in _BOXES]

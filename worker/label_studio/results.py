@@ -44,7 +44,7 @@ def encode_segments(
     """
     encoded = [(segment, _regions(segment, size)) for segment in segments]
     worth = [float(segment.mask.sum()) * segment.score for segment, _ in encoded]
-    sizes = [sum(map(_json_bytes_bound, regions)) for _, regions in encoded]
+    sizes = [json_bytes_bound(regions) for _, regions in encoded]
     kept, regions_left, bytes_left = set[int](), most_regions, most_bytes
     for number in sorted(range(len(encoded)), key=lambda k: -worth[k]):
         count = len({region["id"] for region in encoded[number][1]})  # with a Labels control each is two items
@@ -57,7 +57,12 @@ def encode_segments(
     return [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
 
 
-def _json_bytes_bound(region: Mapping[str, Any]) -> int:
+def json_bytes_bound(regions: Iterable[Mapping[str, Any]]) -> int:
+    """An upper bound on the bytes of regions as JSON; numbers are counted, not written out."""
+    return sum(map(_bytes_of, regions))
+
+
+def _bytes_of(region: Mapping[str, Any]) -> int:
     value = region["value"]
     points = _POINT_BYTES * len(value.get("points", ())) + _VERTEX_BYTES * len(value.get("vertices", ()))
     return _FRAME_BYTES + _BYTE_BYTES * len(value.get("rle", ())) + points + len(value.get("imageDataURL", ""))

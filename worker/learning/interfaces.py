@@ -26,7 +26,8 @@ class Example:
     """One annotated image.
 
     Attributes:
-        key: identifies it for ever, such as a task's id; the hold-out split hashes it.
+        key: identifies it for ever, such as a task's id; the hold-out split hashes what is before a "/", so that the
+            images of a task, "7/left/0" and "7/right/0", stay together.
         image: (H, W, 3) uint8 RGB.
         embedding: of the image.
         words: the texts of each class in `truth`.

@@ -103,6 +103,7 @@ class Segmenter:
         *,
         head: Head | None = None,
         classes: TextClasses | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Segmentation:
         """Segment an embedded image: the cheap half, once per vocabulary. Masks are in the pixels of the image.
 
@@ -113,12 +114,14 @@ class Segmenter:
                 hold embeddings alone. None = masks as smooth as the patches.
             head: what was learned from corrections; None = zero-shot.
             classes: text embeddings of the vocabulary from `read_words`; None = they are made now.
+            size: (H, W) of the image as it is stored, pixels, where `image` is a reduced copy: least areas of labels
+                are in its pixels.
 
         Raises:
             ValueError: the image is not of the size that was embedded.
             LearningError: the head gives no usable scores; see `head_scores`.
         """
-        scores = self.score(embedding, vocabulary.words, image, classes=classes)
+        scores = self.score(embedding, vocabulary.words, image, classes=classes or self.read_words(vocabulary))
         pixels, confidence = self.pixel_classes(scores, head)
         index = {texts: number for number, texts in enumerate(scores.words)}
         labels_of: dict[SegmentRequest, list[Label]] = {}  # labels of several controls may ask for the same
@@ -127,24 +130,30 @@ class Segmenter:
         # A picture of one colour, as one that is transparent all over, shows nothing, whatever is nearest to it.
         blank = image is not None and all(bool((rows == image[0, 0]).all()) for rows in (image[0], image))
         assembled = [] if blank else assemble(pixels, confidence, list(labels_of), image)
-        found = [segment for segment in assembled if segment.score >= self._least_score]
-        faint = [segment for segment in assembled if segment.score < self._least_score]
+        least = min((self._least(label) for label in vocabulary.drawn), default=self._least_score)
+        found = [segment for segment in assembled if segment.score >= least]
+        faint = [segment for segment in assembled if segment.score < least]
         if self.refiner is not None and image is not None:
             found = refine_things(found, confidence, image, self.refiner)
+        area = None if size is None else size[0] * size[1]
         segments = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
             for label in labels_of[SegmentRequest(segment.index, segment.stuff)]
+            if segment.score >= self._least(label) and _is_large_enough(segment.mask, label, area)
         ]
         no_label_scored = head is None and not bool(scores.zero_shot.scored[:-1].any())
         return Segmentation(tuple(segments), 0.0 if no_label_scored else _image_score([*found, *faint], confidence))
 
+    def _least(self, label: Label) -> float:
+        return self._least_score if label.least_score is None else label.least_score
+
     def read_words(self, vocabulary: Vocabulary) -> TextClasses:
-        """Embed the texts of a vocabulary for `segment`.
+        """Embed the texts of a vocabulary for `segment`, and the negative words of its labels.
 
         New labels are embedded in this thread, which takes a minute for thousands; other threads take turns with it.
         """
-        return self._texts.with_background(vocabulary.words)
+        return self._texts.with_background(vocabulary.words, vocabulary.negatives)
 
     def classes(self, words: Sequence[tuple[str, ...]]) -> TextClasses:
         """Embed the texts of classes and, as the last class, the background."""
@@ -239,6 +248,14 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) > _MOST_NAMES:
         shown.append(f"{len(names) - _MOST_NAMES} more")
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _is_large_enough(mask: NDArray[np.bool_], label: Label, area: int | None) -> bool:
+    """Whether a segment has the least area of a label. `area`: of the stored image, pixels; None = the mask's."""
+    if not label.least_pixels and not label.least_share:
+        return True
+    share = float(mask.mean())
+    return share >= label.least_share and share * (area or mask.size) >= label.least_pixels
 
 
 def _image_score(found: Sequence[Segment], confidence: NDArray[np.float32]) -> float:

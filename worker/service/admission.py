@@ -15,9 +15,10 @@ from plugin_config.queue.pending import Lease, Priority
 from plugin_config.queue.slots import URGENT_SLOT
 from worker.service.context import WorkerContext
 from worker.service.failures import Action, Stage, treat, treatment_of
-from worker.service.pipeline import LeasedTask, Pipeline
+from worker.service.pipeline import Pipeline
 from worker.service.plan import read_plan, report_remarks
 from worker.service.posting import finish
+from worker.service.turns import LeasedTask
 
 log = logging.getLogger(__name__)
 

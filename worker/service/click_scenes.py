@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from cachetools import LRUCache, TTLCache
@@ -14,9 +13,11 @@ from cachetools import LRUCache, TTLCache
 from plugin_config.errors import ImageUnavailable, LearningError
 from plugin_config.label_studio.client import Task
 from plugin_config.queue.clicks import ClickRequest
-from worker.label_studio.image_address import address_in
+from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import Picture
+from worker.label_studio.prompts import clicked_image
+from worker.label_studio.task_images import TaskImage, images_of
 from worker.segmentation.clicks.scene import ClickScene, prepare
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.text.encoder import TextClasses
@@ -31,11 +32,11 @@ _MOST_SCENE_BYTES = 400_000_000
 
 
 @dataclass(frozen=True)
-class LoadedTask:
-    """A task with its image, embedded, and the texts of its project's labels."""
+class LoadedImage:
+    """A task with one of its images, embedded, and the texts of the labels that are looked for in it."""
 
     plan: Plan
-    task: Task
+    image: TaskImage
     picture: Picture
     embedding: ImageEmbedding
     classes: TextClasses
@@ -47,11 +48,13 @@ class Scene:
 
     Attributes:
         plan: of its project.
+        vocabulary: the labels that are looked for in it.
         clicks: what the clicks need of it.
         size: (H, W) of the image file, pixels: the frame Label Studio draws regions in.
     """
 
     plan: Plan
+    vocabulary: Vocabulary
     clicks: ClickScene
     size: tuple[int, int]
 
@@ -68,24 +71,25 @@ class ClickScenes:
         self._images = ImageLoader(context.limits, context.image_cache)
         self._plans: TTLCache[tuple[int, str, str], Plan] = TTLCache(_MOST_PLANS, _PLAN_S)
         self._tasks: TTLCache[tuple[int, int], Task] = TTLCache(_MOST_TASKS, _TASK_S)
-        self._scenes: LRUCache[tuple[int, int, str, str], tuple[float, Scene]] = LRUCache(
+        self._scenes: LRUCache[tuple[int, str, str, str], tuple[float, Scene]] = LRUCache(
             _MOST_SCENE_BYTES, getsizeof=lambda row: row[1].clicks.bytes
         )
 
     def scene(self, request: ClickRequest) -> Scene:
-        """The scene of a task, made at the first click on it.
+        """The scene of the image that is clicked on, made at the first click on it.
 
         Raises:
-            ZeromaskError: the project, the task or its image cannot be had.
+            ZeromaskError: the project, the task or its image cannot be had, or the click is on no image.
             LearningError: what was learned gives no scores; it is not used again.
         """
         plan = self._plan(request)
-        key = (request.project, request.task, plan.version, request.config)
+        image = clicked_image(request.prompts, self.images(request))
+        key = (request.project, image.key, plan.version, request.config)
         made_at, scene = self._scenes.get(key) or (0.0, None)
         if scene is not None and time.monotonic() - made_at < _TASK_S:
             return scene
         started = time.perf_counter()
-        loaded = self.load(request)
+        loaded = self.load(request, image)
         embedded = time.perf_counter()
         scene = self._made(loaded)
         log.info("task %d: first click on its image: %.0f ms until it was embedded, %.0f ms for its outlines",
@@ -94,23 +98,29 @@ class ClickScenes:
             self._scenes[key] = (time.monotonic(), scene)
         return scene
 
-    def load(self, request: ClickRequest) -> LoadedTask:
-        """Read a task and its image, and embed both image and labels, as far as no cache has them.
+    def images(self, request: ClickRequest) -> tuple[TaskImage, ...]:
+        """The images of a task, one or more.
 
         Raises:
-            ZeromaskError: as `scene`.
+            ZeromaskError: the project or the task cannot be had, or its data has no image.
         """
-        context, plan = self._context, self._plan(request)
+        return images_of(self._task(request), self._plan(request).vocabulary).images
+
+    def load(self, request: ClickRequest, image: TaskImage) -> LoadedImage:
+        """Read an image and embed it and its labels, as far as no cache has them.
+
+        Raises:
+            ZeromaskError: the image cannot be had.
+        """
+        context = self._context
         context.click = f"task {request.task}: its image is read"
-        task = self._task(request)
-        url = address_in(task, plan.vocabulary.image_value)
         picture = self._images.load(
-            url, task=request.task, project=request.project, label_studio=context.label_studio, urgent=True
+            image.address(), task=request.task, project=request.project, label_studio=context.label_studio, urgent=True
         )
-        classes = context.segmenter.read_words(plan.vocabulary)
+        classes = context.segmenter.read_words(image.vocabulary)
         context.click = f"task {request.task}: its image is embedded"
         embedding = context.embeddings.embed([picture.pixels])[0]
-        return LoadedTask(plan, task, picture, embedding, classes)
+        return LoadedImage(self._plan(request), image, picture, embedding, classes)
 
     def refuse(self, plan: Plan, error: LearningError) -> None:
         """Stop using what a project has learned: it cannot be used."""
@@ -118,19 +128,18 @@ class ClickScenes:
         self._context.adapters.refuse(plan.project, plan.adapter_name, error)
         self._plans.clear()
 
-    def _made(self, loaded: LoadedTask) -> Scene:
+    def _made(self, loaded: LoadedImage) -> Scene:
         plan, segmenter, turns = loaded.plan, self._context.segmenter, self._context.turns
-        self._context.click = f"task {loaded.task.id}: its outlines are found"
-        scores = segmenter.score(
-            loaded.embedding, plan.vocabulary.words, loaded.picture.pixels, classes=loaded.classes
-        )
+        vocabulary = loaded.image.vocabulary
+        self._context.click = f"task {loaded.image.task.id}: its outlines are found"
+        scores = segmenter.score(loaded.embedding, vocabulary.words, loaded.picture.pixels, classes=loaded.classes)
         try:
-            with turns.heads if plan.adapter else nullcontext():
+            with turns.heads:
                 clicks = prepare(segmenter, scores, plan.adapter)
         except LearningError as error:
             self.refuse(plan, error)
             raise
-        return Scene(plan, clicks, loaded.picture.size)
+        return Scene(plan, vocabulary, clicks, loaded.picture.size)
 
     def _plan(self, request: ClickRequest) -> Plan:
         """The project's plan, read again when the labeling config or the version is another, and once a minute."""

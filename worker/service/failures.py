@@ -20,6 +20,7 @@ from plugin_config.errors import (
     QueueDamaged,
     QueueUnavailable,
     RegionError,
+    TaskDataError,
     VersionsUnavailable,
 )
 from plugin_config.queue.jobs import TaskRef
@@ -120,6 +121,7 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
     Row(Stage.FETCH, ImageHostBusy, Treatment(Action.RETRY, attempts=MAX_ATTEMPTS)),  # five tries take six minutes
     Row(Stage.FETCH, ImageHostTrouble, Treatment(Action.RETRY, attempts=_IMAGE_ATTEMPTS)),
     Row(Stage.FETCH, ImageUnavailable, _FAIL),
+    Row(Stage.FETCH, TaskDataError, _FAIL),
     Row(Stage.FETCH, LabelStudioFailing, _RETRY_500, status=500),
     Row(Stage.FETCH, LabelStudioError, _LATER),
     Row(Stage.FETCH, OutOfMemory, _no_memory("its image, or a text of its labels, does not fit the memory")),

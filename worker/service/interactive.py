@@ -6,9 +6,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from plugin_config.errors import JobError, LearningError, QueueUnavailable, ZeromaskError
 from plugin_config.queue.clicks import ClickAnswer, ClickQueue, ClickRequest
 from plugin_config.queue.presence import WorkerPresence
+from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.prompts import DrawnMasks, LabelPrompt, drawing_label, read_prompt
 from worker.label_studio.results import encode_segments
 from worker.segmentation.clicks.prompts import pixel_of, pixels_in
@@ -33,6 +33,7 @@ _TAKE_S = 0.5  # how soon the thread notices that the worker stops
 _AWAY_S = 0.5
 _BEAT_S = 3.0
 _READ_S = 1.5  # for regions that are there already; the rest of very many is not left alone
+_MOST_IMAGES = 4  # of a task in the answer to a test request
 _COVERS_BOX = 0.5  # a region that covers more of a box is what the box means
 
 Mask = NDArray[np.bool_]
@@ -73,25 +74,23 @@ class ClickWork:
     def _mask(self, request: ClickRequest) -> ClickAnswer:
         """Draw the one thing that is clicked on."""
         scene = self._scenes.scene(request)
-        vocabulary, shape = scene.plan.vocabulary, scene.clicks.size
+        vocabulary, shape = scene.vocabulary, scene.clicks.size
         meant = read_prompt(request.prompts, vocabulary, shape)
         meant.prompt.check(shape)
-        others = [region for region in request.drawn if str(region.get("id")) not in meant.ids]
-        others += [region for region in request.prompts if str(region.get("id")) not in meant.ids]
+        others = [region for region in (*request.drawn, *request.prompts)
+                  if str(region.get("id")) not in meant.ids and self._is_on(region, vocabulary)]  # fmt: skip
         taken, corrected, current = self._taken(others, meant, scene)
         found = segment_prompt(
             scene.clicks, meant.prompt, class_index=vocabulary.words.index(meant.label.texts), taken=taken,
             current=current,
         )  # fmt: skip
-        label = meant.label
-        if corrected is not None:
-            label = replace(label, key=_key(corrected) or label.key, control=str(corrected["from_name"]))
         if not found.mask.any():
-            return ClickAnswer(version=scene.plan.version, reason=f"nothing of label {label.key[:60]!r} is there")
-        result = encode_segments([LabelSegment(label, found.mask, found.score)], size=scene.size)
+            return ClickAnswer(version=scene.plan.version, reason=f"nothing of label {meant.label.key[:60]!r} is there")
+        result = encode_segments([LabelSegment(meant.label, found.mask, found.score)], size=scene.size)
         if corrected is not None and result:  # the editor puts it in the place of the region of this id
-            result[0]["id"] = str(corrected["id"])
-        return ClickAnswer(result, found.score, scene.plan.version)
+            first = result[0]["id"]
+            result = [{**row, "id": str(corrected["id"])} if row["id"] == first else row for row in result]
+        return ClickAnswer(_on_item(result, vocabulary), found.score, scene.plan.version)
 
     def _taken(
         self, regions: Sequence[Any], meant: LabelPrompt, scene: Scene
@@ -124,30 +123,40 @@ class ClickWork:
     def _is_of(self, region: Any, meant: LabelPrompt, scene: Scene) -> bool:
         """Whether a region is of the label that is meant, and its control can draw it again."""
         try:
-            label = drawing_label(scene.plan.vocabulary, _key(region), str(region.get("from_name")))
+            label = drawing_label(scene.vocabulary, _key(region), str(region.get("from_name")))
         except ZeromaskError:
             return False
-        return label.texts == meant.label.texts and label.control == region.get("from_name")
+        return label == meant.label and region.get("from_name") in (label.control, label.shape)
+
+    def _is_on(self, region: Any, vocabulary: Vocabulary) -> bool:
+        """Whether a region is on the image of a vocabulary."""
+        index = vocabulary.item_index or 0
+        return region.get("to_name") == vocabulary.to_name and (region.get("item_index") or 0) == index
 
     def _prediction(self, request: ClickRequest) -> ClickAnswer:
         """All masks of a task: those that are stored, else made now, without storing them."""
-        context, project = self._context, request.project
+        context = self._context
         stored = [row for row in context.label_studio.predictions(request.task) if row.version == request.version]
         if stored:
             return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version)
-        loaded = self._scenes.load(request)
-        context.click = f"task {request.task}: its masks are drawn"
-        plan = loaded.plan
-        try:
-            with context.turns.heads if plan.adapter else nullcontext():
-                found = context.segmenter.segment(
-                    loaded.embedding, plan.vocabulary, loaded.picture.pixels, head=plan.adapter, classes=loaded.classes
-                )
-        except LearningError as error:
-            self._scenes.refuse(plan, error)
-            raise
-        log.debug("project %d: a test request", project)
-        return ClickAnswer(encode_segments(found.segments, size=loaded.picture.size), found.score, plan.version)
+        drawn: list[Any] = []
+        scores: list[float] = []
+        for image in self._scenes.images(request)[:_MOST_IMAGES]:
+            loaded = self._scenes.load(request, image)
+            context.click = f"task {request.task}: its masks are drawn"
+            plan, size = loaded.plan, loaded.picture.size
+            try:
+                with context.turns.heads if plan.adapter else nullcontext():
+                    found = context.segmenter.segment(
+                        loaded.embedding, image.vocabulary, loaded.picture.pixels, head=plan.adapter,
+                        classes=loaded.classes, size=size,
+                    )  # fmt: skip
+            except LearningError as error:
+                self._scenes.refuse(plan, error)
+                raise
+            drawn += _on_item(encode_segments(found.segments, size=size), image.vocabulary)
+            scores.append(found.score)
+        return ClickAnswer(drawn, sum(scores) / len(scores), plan.version)
 
 
 class ClickThread(threading.Thread):
@@ -216,6 +225,12 @@ def sign_of_clicks(context: WorkerContext, clickers: WorkerPresence, *, every_s:
         "the sign that clicks are answered", lambda: clickers.heartbeat(context.name, context.about()),
         longest_pause_s=every_s,
     )  # fmt: skip
+
+
+def _on_item(result: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> list[Mapping[str, Any]]:
+    """Regions with their image's place in its list, where there is a list."""
+    index = vocabulary.item_index
+    return list(result) if index is None else [{**region, "item_index": index} for region in result]
 
 
 def _holds(mask: Mask, points: Sequence[tuple[float, float]]) -> bool:

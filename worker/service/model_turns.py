@@ -13,7 +13,8 @@ class ModelTurns:
     """Safe to share between threads.
 
     Attributes:
-        heads: held by whoever scores an image with what was learned: its caches are for one thread at a time.
+        heads: held by whoever scores an image with what was learned, or prepares one for clicks: the caches of towers
+            and of the photograph network are for one thread at a time.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,10 @@
 """The worker's pipeline: fetch, embed, draw and post at the same time, each in threads of its own.
 
 While one batch is in the model, the images of the next are fetched and the masks of the last are posted. Images of any
-task and project share a batch when they have the same shape. The pipeline is bounded in tasks and in bytes; tasks that
-annotators have opened go first at every stage. No project delays another for long: each has a share of the pipeline and
-of the threads that fetch, and its turns at the model depend on what its tasks cost there.
+task and project share a batch when they have the same shape; a task with several images is here with one at a time.
+The pipeline is bounded in tasks and in bytes; tasks that annotators have opened go first at every stage. No project
+delays another for long: each has a share of the pipeline and of the threads that fetch, and its turns at the model
+depend on what its tasks cost there.
 """
 
 from __future__ import annotations
@@ -11,25 +12,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Protocol, TypeVar
 
 from plugin_config.background import Duty, DutyWatch
-from plugin_config.errors import ImageUnavailable, QueueUnavailable
-from plugin_config.label_studio.client import Task
-from plugin_config.queue.jobs import TaskRef
-from plugin_config.queue.pending import Lease
-from worker.label_studio.image_address import address_in
-from worker.label_studio.images import Picture
-from worker.segmentation.encoders.encoder import ImageEmbedding
-from worker.segmentation.text.encoder import TextClasses
+from plugin_config.errors import QueueUnavailable
 from worker.service.batching import BatchSize
 from worker.service.inbox import Inbox, SharedInbox
 from worker.service.model_turns import ModelTurns
-from worker.service.plan import Plan
+from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn, LeasedTask
 
 log = logging.getLogger(__name__)
 
@@ -42,93 +34,22 @@ _MOST_BYTES = 96_000_000  # before a stage: eight images of the size that is seg
 _PROJECTS = 8  # so many may have all their tasks in the pipeline at once, while others have none there
 _IDLE_S = 0.5
 _LOOK_S = 0.25  # how soon a wait notices that the worker stops
-_LONGEST_START = 1000  # characters in which the host of an address ends
-
-
-@dataclass(frozen=True)
-class LeasedTask:
-    """A task that this worker has leased, and its project's plan."""
-
-    plan: Plan
-    lease: Lease
-    task: Task
-
-    @property
-    def project(self) -> int:
-        """The project's id."""
-        return self.plan.project.id
-
-    @property
-    def ref(self) -> TaskRef:
-        """The task and the version it was asked for at."""
-        return self.lease.ref
-
-    @property
-    def host(self) -> str:
-        """The host its image is fetched from; "" = Label Studio, or no valid address."""
-        try:
-            url = address_in(self.task, self.plan.vocabulary.image_value)
-            # `urlsplit` remembers what it has read, and a data: URI may hold a large picture.
-            return urlsplit(url[:_LONGEST_START]).netloc
-        except (ImageUnavailable, ValueError):  # the fetch says so
-            return ""
-
-
-@dataclass(frozen=True)
-class FetchedTask:
-    """A task with its image.
-
-    Attributes:
-        leased: the task.
-        picture: its image.
-        classes: the texts of its project's labels, encoded.
-        ms: stage -> how long it took, milliseconds.
-    """
-
-    leased: LeasedTask
-    picture: Picture
-    classes: TextClasses | None = None
-    ms: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EmbeddedTask:
-    """A task with its image's embedding. Attributes as of `FetchedTask`."""
-
-    leased: LeasedTask
-    picture: Picture
-    embedding: ImageEmbedding
-    classes: TextClasses | None
-    ms: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class DrawnTask:
-    """A task with the regions to post.
-
-    Attributes:
-        leased: the task.
-        result: regions as Label Studio stores them.
-        score: confidence of the whole prediction, 0 to 1.
-        ms: stage -> how long it took, milliseconds.
-    """
-
-    leased: LeasedTask
-    result: Sequence[Mapping[str, Any]]
-    score: float
-    ms: Mapping[str, float]
 
 
 class Stages(Protocol):
-    """What is done with a task. A stage that returns None for it has settled it."""
+    """What is done with a task. A stage that returns None for it has settled it; else what it returns says where the
+    task goes next: on to the following stage, to the first one with its next image, or to the last one.
+    """
 
-    def fetch(self, leased: LeasedTask) -> FetchedTask | None:
-        """Read its image."""
+    def fetch(self, turn: ImageTurn) -> FetchedTask | ImageTurn | DrawnTask | None:
+        """Read an image."""
 
-    def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> Sequence[EmbeddedTask]:
+    def embed(
+        self, batch: Sequence[FetchedTask], size: BatchSize
+    ) -> Sequence[EmbeddedTask | ImageTurn | DrawnTask]:
         """Encode images; tasks that are missing in the result are settled."""
 
-    def draw(self, embedded: EmbeddedTask) -> DrawnTask | None:
+    def draw(self, embedded: EmbeddedTask) -> ImageTurn | DrawnTask | None:
         """Segment the image and encode the masks as regions."""
 
     def post(self, drawn: DrawnTask) -> None:
@@ -166,8 +87,8 @@ class Pipeline:
         self._kept_for, self._kept_until = 0, 0.0
         self._moved = threading.Condition()
         self._at_model: dict[str, float] = {}
-        self._to_fetch: SharedInbox[LeasedTask] = SharedInbox(
-            _FETCHERS, reserved=_FETCHERS_RESERVED, whose=lambda leased: (leased.project, leased.host)
+        self._to_fetch: SharedInbox[ImageTurn] = SharedInbox(
+            _FETCHERS, reserved=_FETCHERS_RESERVED, whose=lambda turn: (turn.leased.project, turn.host)
         )
         self._to_embed: Inbox[FetchedTask] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
         self._to_draw: Inbox[EmbeddedTask] = Inbox(_MOST_BYTES, whose=lambda item: item.leased.project)
@@ -213,7 +134,7 @@ class Pipeline:
         with self._moved:
             self._tasks.update((id(leased), leased) for leased in work)
         for leased in work:
-            self._to_fetch.put(leased, urgent=leased.lease.urgent)
+            self._pass_on(ImageTurn(leased))
 
     def wait_empty(self, timeout_s: float) -> bool:
         """Wait until no task is left; False after the time."""
@@ -253,12 +174,12 @@ class Pipeline:
             return False
 
     def _fetch(self) -> None:
-        with self._to_fetch.taken(timeout_s=_IDLE_S) as leased:
-            if leased is None or self._turned_back(leased):
+        with self._to_fetch.taken(timeout_s=_IDLE_S) as turn:
+            if turn is None or self._turned_back(turn.leased):
                 return
-            fetched = self._step(leased, self._stages.fetch, leased)
+            fetched = self._step(turn.leased, self._stages.fetch, turn)
             if fetched is not None:
-                self._to_embed.put(fetched, urgent=leased.lease.urgent, size=fetched.picture.pixels.nbytes)
+                self._pass_on(fetched)
 
     def _embed(self) -> None:
         # While the next stage is full, only opened tasks are taken.
@@ -271,7 +192,7 @@ class Pipeline:
             self._turns.let_clicks_go_first()
         batch = [item for item in batch if not self._turned_back(item.leased)]
         started = time.monotonic()
-        done: Sequence[EmbeddedTask] = ()
+        done: Sequence[EmbeddedTask | ImageTurn | DrawnTask] = ()
         try:
             with self._model("embed"):
                 done = self._stages.embed(batch, self._size) if batch else ()
@@ -281,13 +202,24 @@ class Pipeline:
                 self._stages.unexpected(item.leased, error)
         for item in batch:
             self._to_embed.charge(item, (time.monotonic() - started) / len(batch))
-        went_on = {id(embedded.leased) for embedded in done}
+        went_on = {id(item.leased) for item in done}
         for item in batch:
             if id(item.leased) not in went_on:
                 self._finished(item.leased)
-        for embedded in done:
-            urgent, size = embedded.leased.lease.urgent, embedded.picture.pixels.nbytes
-            self._to_draw.put(embedded, urgent=urgent, size=size, waits=False)
+        for following in done:
+            self._pass_on(following)
+
+    def _pass_on(self, item: ImageTurn | FetchedTask | EmbeddedTask | DrawnTask) -> None:
+        """Put a task before the stage that it goes to next."""
+        urgent = item.leased.lease.urgent
+        if isinstance(item, ImageTurn):
+            self._to_fetch.put(item, urgent=urgent)
+        elif isinstance(item, FetchedTask):
+            self._to_embed.put(item, urgent=urgent, size=item.picture.pixels.nbytes)
+        elif isinstance(item, EmbeddedTask):
+            self._to_draw.put(item, urgent=urgent, size=item.picture.pixels.nbytes, waits=False)
+        else:
+            self._to_post.put(item, urgent=urgent)
 
     def _can_be_drawn(self, item: FetchedTask) -> bool:
         return self._to_draw.has_room(item.leased.project, size=item.picture.pixels.nbytes, urgent=True)
@@ -300,14 +232,14 @@ class Pipeline:
                 drawn = self._step(embedded.leased, self._stages.draw, embedded)
             self._to_draw.charge(embedded, time.monotonic() - started)
             if drawn is not None:
-                self._to_post.put(drawn, urgent=drawn.leased.lease.urgent)
+                self._pass_on(drawn)
 
     def _post(self) -> None:
         for drawn in self._to_post.get(timeout_s=_IDLE_S):
             self._step(drawn.leased, self._stages.post, drawn)
 
-    def _step(self, leased: LeasedTask, stage: Callable[[T], R | None], item: T) -> R | None:
-        result = None
+    def _step(self, leased: LeasedTask, stage: Callable[[T], R], item: T) -> R | None:
+        result: R | None = None
         try:
             result = stage(item)
         except Exception as error:  # the last resort: a fault of ours with one task must not cost the others

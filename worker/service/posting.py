@@ -22,8 +22,8 @@ from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
 from worker.service.failures import WAIT_FOR_LABEL_STUDIO, Action, Stage, treat, treatment_of
-from worker.service.pipeline import DrawnTask, LeasedTask
 from worker.service.plan import Plan
+from worker.service.turns import DrawnTask, LeasedTask
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,18 @@ class Posting:
         self._outage.over()
         self._context.trouble = ""
         finish(self._context, leased)
+        self._tell_left_out(drawn)
         return True
+
+    def _tell_left_out(self, drawn: DrawnTask) -> None:
+        """Note what of a task is not in its prediction, for `zeromask status`."""
+        if drawn.left_out:
+            reason = f"predicted without {'; '.join(drawn.left_out)}"
+            log.warning("task %d: %s", drawn.leased.ref.task, reason)
+            try:
+                self._context.pending.note(drawn.leased.project, drawn.leased.ref, reason)
+            except QueueUnavailable as error:
+                log.warning("task %d: %s", drawn.leased.ref.task, error)
 
     def _treat(self, leased: LeasedTask, error: ZeromaskError) -> Action:
         """Do what the table says. Returns HOLD when the post is to be repeated; else the task is settled.

@@ -6,18 +6,22 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from plugin_config.errors import LearningError, QueueUnavailable
-from worker.label_studio.image_address import address_in
 from worker.label_studio.image_loader import ImageLoader
-from worker.label_studio.results import encode_segments
+from worker.label_studio.results import MOST_BYTES, MOST_REGIONS, encode_segments, json_bytes_bound
+from worker.segmentation.segmenter import LabelSegment
 from worker.service.batching import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.service.context import WorkerContext
-from worker.service.failures import UNEXPECTED, Stage, treat, treatment_of
-from worker.service.pipeline import DrawnTask, EmbeddedTask, FetchedTask, LeasedTask
+from worker.service.failures import UNEXPECTED, Action, Stage, Treatment, treat, treatment_of
 from worker.service.posting import Posting
+from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn, LeasedTask
 
 log = logging.getLogger(__name__)
+
+MOST_REGIONS_OF_TASK = 500
+"""Regions of all images of a task: the editor draws those of the image that is shown, and lists all."""
 
 
 class PredictionStages:
@@ -31,57 +35,71 @@ class PredictionStages:
         self._images = ImageLoader(context.limits, context.image_cache)
         self._posting = Posting(context)
 
-    def fetch(self, leased: LeasedTask) -> FetchedTask | None:
-        """Read the image and encode the labels' texts.
+    def fetch(self, turn: ImageTurn) -> FetchedTask | ImageTurn | DrawnTask | None:
+        """Read the image and encode the texts of its labels.
 
         The texts are encoded here, in one of many threads, so that thousands of new labels delay nobody else's images.
         """
-        started, plan, context = time.perf_counter(), leased.plan, self._context
+        started, leased, context = time.perf_counter(), turn.leased, self._context
         try:
-            url = address_in(leased.task, plan.vocabulary.image_value)
-            classes = context.segmenter.read_words(plan.vocabulary)
+            image = turn.image
+            url = image.address()
+            classes = context.segmenter.read_words(image.vocabulary)
             picture = self._images.load(
                 url, task=leased.ref.task, project=leased.project, label_studio=context.label_studio,
                 urgent=leased.lease.urgent,
             )  # fmt: skip
-        except Exception as error:  # what is in no row is raised again
-            if not self._treat(Stage.FETCH, leased, error):
+        except Exception as error:
+            if treatment_of(Stage.FETCH, error) is None:
                 raise
-            return None
-        return FetchedTask(leased, picture, classes, {"fetch": _ms_since(started)})
+            return self._treat(Stage.FETCH, turn, error)
+        return FetchedTask(turn.spent("fetch", _ms_since(started)), picture, classes)
 
-    def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> list[EmbeddedTask]:
-        """Encode a batch of images; those the model cannot take are settled one by one."""
+    def embed(
+        self, batch: Sequence[FetchedTask], size: BatchSize
+    ) -> list[EmbeddedTask | ImageTurn | DrawnTask]:
+        """Encode a batch of images; those the model cannot take are treated one by one."""
         started = time.perf_counter()
         embeddings = embed_batch([item.picture.pixels for item in batch], self._context.embeddings.embed, size)
         spent = _ms_since(started) / len(batch)
-        done = []
+        done: list[EmbeddedTask | ImageTurn | DrawnTask] = []
         for item, embedding in zip(batch, embeddings, strict=True):
-            if isinstance(embedding, Exception):
-                self._treat(Stage.EMBED, item.leased, embedding)
-            else:
-                ms = {**item.ms, "embed": spent}
-                done.append(EmbeddedTask(item.leased, item.picture, embedding, item.classes, ms))
+            if not isinstance(embedding, Exception):
+                done.append(EmbeddedTask(item.turn.spent("embed", spent), item.picture, embedding, item.classes))
+            elif (after := self._treat(Stage.EMBED, item.turn, embedding)) is not None:
+                done.append(after)
         return done
 
-    def draw(self, embedded: EmbeddedTask) -> DrawnTask | None:
-        """Segment the image by its project's labels and encode the masks as regions."""
-        started, leased, plan = time.perf_counter(), embedded.leased, embedded.leased.plan
+    def draw(self, embedded: EmbeddedTask) -> ImageTurn | DrawnTask | None:
+        """Segment the image by its labels and encode the masks as regions."""
+        started, turn, leased, plan = time.perf_counter(), embedded.turn, embedded.leased, embedded.leased.plan
         try:
+            vocabulary = turn.image.vocabulary
             with self._context.turns.heads if plan.adapter else nullcontext():
                 found = self._context.segmenter.segment(
-                    embedded.embedding, plan.vocabulary, embedded.picture.pixels, head=plan.adapter,
-                    classes=embedded.classes,
+                    embedded.embedding, vocabulary, embedded.picture.pixels, head=plan.adapter,
+                    classes=embedded.classes, size=embedded.picture.size,
                 )  # fmt: skip
-            result = encode_segments(found.segments, size=embedded.picture.size)
-        except Exception as error:  # what is in no row is raised again
+            result = self._encode(turn, found.segments, embedded.picture.size)
+        except Exception as error:
+            if treatment_of(Stage.DRAW, error) is None:
+                raise
             if isinstance(error, LearningError):  # the adapter was loaded, and cannot be used
                 log.error("project %d: %s", leased.project, error)
                 self._context.adapters.refuse(plan.project, plan.adapter_name, error)
-            if not self._treat(Stage.DRAW, leased, error):
-                raise
-            return None
-        return DrawnTask(leased, result, found.score, {**embedded.ms, "segment": _ms_since(started)})
+            return self._treat(Stage.DRAW, turn, error)
+        return turn.spent("segment", _ms_since(started)).drawn(result, found.score)
+
+    def _encode(
+        self, turn: ImageTurn, segments: Sequence[LabelSegment], size: tuple[int, int]
+    ) -> list[dict[str, Any]]:
+        """Encode the segments of one image as regions, within its part of what is left of the result's bounds."""
+        images, index = turn.leased.images.images, turn.image.vocabulary.item_index
+        left = len(images) - turn.number
+        regions = min(MOST_REGIONS, (MOST_REGIONS_OF_TASK - len(turn.result)) // left)
+        spent = json_bytes_bound(turn.result)
+        result = encode_segments(segments, size=size, most_regions=regions, most_bytes=(MOST_BYTES - spent) // left)
+        return result if index is None else [{**region, "item_index": index} for region in result]
 
     def post(self, drawn: DrawnTask) -> None:
         """Store the regions as a prediction."""
@@ -100,15 +118,35 @@ class PredictionStages:
         """Fail this one task after a fault of the program."""
         treat(self._context, UNEXPECTED, error, leased.project, leased.ref)
 
-    def _treat(self, stage: Stage, leased: LeasedTask, error: Exception) -> bool:
-        """Returns whether the error is in the table, and the task settled."""
-        treatment = treatment_of(stage, error)
-        if treatment is None:
-            return False
+    def _treat(self, stage: Stage, turn: ImageTurn, error: Exception) -> ImageTurn | DrawnTask | None:
+        """Do what the table says.
+
+        A broken image of several is left out, once trying again does not help.
+
+        Returns:
+            what comes next; None = the task is settled.
+        """
+        treatment, leased = treatment_of(stage, error) or UNEXPECTED, turn.leased
         if is_out_of_memory(error):
             free_memory()
-        treat(self._context, treatment, error, leased.project, leased.ref)
-        return True
+        if not leased.has_several_images or not self._is_final(treatment, leased):
+            treat(self._context, treatment, error, leased.project, leased.ref)
+            return None
+        reason = f"{turn.image.title}: {treatment.reason.format(error=error, kind=type(error).__name__)}"
+        after = turn.without(reason)
+        if isinstance(after, DrawnTask) and after.failed:
+            self._context.leases.fail(leased.project, leased.ref, "; ".join(after.left_out))
+            return None
+        return after
+
+    def _is_final(self, treatment: Treatment, leased: LeasedTask) -> bool:
+        """Whether a treatment would fail the task."""
+        if treatment.action is not Action.RETRY:
+            return treatment.action is Action.FAIL
+        try:
+            return self._context.pending.tries(leased.project, leased.ref) + 1 >= treatment.attempts
+        except QueueUnavailable:
+            return False
 
 
 def _ms_since(started: float) -> float:

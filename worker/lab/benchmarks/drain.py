@@ -23,8 +23,8 @@ from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches
 from worker.label_studio.images import Picture
 from worker.service.batching import BatchSize
-from worker.service.pipeline import DrawnTask, EmbeddedTask, FetchedTask, LeasedTask
 from worker.service.stages import PredictionStages
+from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn
 
 _STUB = "worker.lab.benchmarks.drain"
 _MB = 1024 * 1024
@@ -34,22 +34,22 @@ _STILL_S = 120.0
 class StubbedPixels(PredictionStages):
     """The worker's stages without fetching and without a model; leases and posts are the real ones."""
 
-    def fetch(self, leased: LeasedTask) -> FetchedTask | None:
+    def fetch(self, turn: ImageTurn) -> FetchedTask:
         """Return an image of one pixel."""
-        return FetchedTask(leased, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
+        return FetchedTask(turn, Picture(np.zeros((1, 1, 3), dtype=np.uint8), (1, 1)))
 
-    def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> list[EmbeddedTask]:
+    def embed(self, batch: Sequence[FetchedTask], size: BatchSize) -> list[EmbeddedTask | ImageTurn | DrawnTask]:
         """Return no embeddings."""
         size.took(len(batch), 0.0)
         no_embedding: Any = None
-        return [EmbeddedTask(item.leased, item.picture, no_embedding, item.classes, item.ms) for item in batch]
+        return [EmbeddedTask(item.turn, item.picture, no_embedding, item.classes) for item in batch]
 
-    def draw(self, embedded: EmbeddedTask) -> DrawnTask | None:
+    def draw(self, embedded: EmbeddedTask) -> ImageTurn | DrawnTask:
         """Return one small box."""
         box = {"x": 10, "y": 10, "width": 10, "height": 10, "rotation": 0, "rectanglelabels": ["red shape"]}
         region = {"id": str(embedded.leased.ref.task), "type": "rectanglelabels", "from_name": "brush",
                   "to_name": "image", "value": box}  # fmt: skip
-        return DrawnTask(embedded.leased, [region], 0.5, embedded.ms)
+        return embedded.turn.drawn([region], 0.5)
 
 
 def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:

@@ -73,8 +73,12 @@ def is_held_out(key: str) -> bool:
 
 
 def hash_share(key: str) -> float:
-    """Hash a key to a pseudo-random number in [0, 1) that never changes."""
-    return int.from_bytes(hashlib.sha256(f"hold out {key}".encode()).digest()[:6]) / 2**48
+    """Hash a key to a pseudo-random number in [0, 1) that never changes; all images of a task have one number."""
+    return int.from_bytes(hashlib.sha256(f"hold out {_task_of(key)}".encode()).digest()[:6]) / 2**48
+
+
+def _task_of(key: str) -> str:
+    return key.partition("/")[0]
 
 
 def held_out_images(hold_out: Sequence[Example], seen: Collection[str] = ()) -> list[EvaluationImage]:
@@ -118,7 +122,11 @@ def _first_by_hash(examples: Iterable[Example]) -> list[Example]:
 def _folds_between(
     train: Sequence[Example], crossed: Sequence[Example]
 ) -> tuple[list[EvaluationImage], list[tuple[Example, ...]]]:
-    groups = [crossed[start::_FOLDS] for start in range(min(_FOLDS, len(crossed)))]
+    tasks = list(dict.fromkeys(_task_of(example.key) for example in crossed))
+    groups = [
+        [example for example in crossed if _task_of(example.key) in tasks[start::_FOLDS]]
+        for start in range(min(_FOLDS, len(tasks)))
+    ]
     images: list[EvaluationImage] = []
     sets: list[tuple[Example, ...]] = []
     for group in groups:

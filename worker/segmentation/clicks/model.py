@@ -75,4 +75,4 @@ class ClickModel:
             {name.removeprefix(look): values for name, values in arrays.items() if name.startswith(look)}
             for look in (FIRST, SECOND)
         )
-        return ClickModel(Layers.of(first), Layers.of(second))
+        return ClickModel(Layers.of(first), Layers.of(second) if second else None)

@@ -113,7 +113,7 @@ class TextEncoder:
         self._vocabularies: LRUCache[object, TextClasses] = LRUCache(_VOCABULARY_CACHE_BYTES, getsizeof=_bytes)
         self._vocabularies_condition = threading.Condition()
 
-    def with_background(self, words: Sequence[Sequence[str]]) -> TextClasses:
+    def with_background(self, words: Sequence[Sequence[str]], negatives: Sequence[str] = ()) -> TextClasses:
         """Embed the classes of a vocabulary and, as the last class, the background.
 
         The background also has the negative words as texts, except those that a label means: the last word of one of
@@ -125,13 +125,17 @@ class TextEncoder:
 
         Args:
             words: the texts of each class.
+            negatives: further texts of the background, whatever is close to them; those that are texts of a class are
+                passed over.
         """
-        return self._with_background(tuple(tuple(texts) for texts in words))
+        return self._with_background(tuple(tuple(texts) for texts in words), tuple(negatives))
 
     # With a condition, a second thread that asks for a vocabulary waits for the first one to embed it.
     @cachedmethod(attrgetter("_vocabularies"), condition=attrgetter("_vocabularies_condition"))
-    def _with_background(self, words: tuple[tuple[str, ...], ...]) -> TextClasses:
-        return self.classes([*words, (BACKGROUND, *self._negatives(words))])
+    def _with_background(self, words: tuple[tuple[str, ...], ...], negatives: tuple[str, ...]) -> TextClasses:
+        taken = {text.lower() for texts in words for text in texts}
+        given = [word for word in negatives if word.lower() not in taken and self.knows_all_words(word)]
+        return self.classes([*words, tuple(dict.fromkeys([BACKGROUND, *self._negatives(words), *given]))])
 
     def classes(self, texts_by_class: Sequence[Sequence[str]]) -> TextClasses:
         """Embed the texts of each class; the score of a class is that of its best text.

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +24,25 @@ from plugin_config.errors import (
     ImageUnavailable,
     LabelStudioError,
     RegionError,
+    TaskDataError,
 )
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
-from worker.label_studio.image_address import address_in
 from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_outcomes
+from worker.label_studio.task_images import TaskImage, images_of
 from worker.learning.corrections.examples import LONGEST_SIDE, example_frame, make_example
 from worker.learning.interfaces import Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.service.batching import free_memory
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Embed = Callable[[Sequence[NDArray[np.uint8]]], list[ImageEmbedding]]
 
@@ -46,7 +51,7 @@ _TASKS_AT_ONCE = 50
 
 @dataclass(frozen=True)
 class Correction:
-    """One annotated task.
+    """One annotated image of a task.
 
     Attributes:
         task: its id.
@@ -54,6 +59,7 @@ class Correction:
         ground_truth: whether they are flagged as ground truth.
         outcomes: what annotators did with the predicted regions, by label key.
         example: to learn from.
+        vocabulary: the labels that the image may have.
     """
 
     task: int
@@ -61,6 +67,7 @@ class Correction:
     ground_truth: bool
     outcomes: Mapping[str, RegionOutcomes]
     example: Example
+    vocabulary: Vocabulary
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,10 @@ def read_corrections(
     longest_side: int = LONGEST_SIDE,
     only: Collection[int] | None = None,
 ) -> Iterator[Correction | UnreadTask | LeftOutTask]:
-    """Read every annotated task of a project, one at a time.
+    """Read every annotated task of a project, one image at a time: a task with several gives one correction for each.
 
-    A task that cannot be read is left out: its image is gone, or an item of its annotations is broken, so that its
-    class map would be wrong. A `LeftOutTask` takes its place, or an `UnreadTask` where the reason may pass.
+    An image that cannot be read is left out: it is gone, or an item of its annotations is broken, so that its class map
+    would be wrong. A `LeftOutTask` takes its place, or an `UnreadTask` where the reason may pass.
 
     Args:
         label_studio: the client.
@@ -117,9 +124,7 @@ def read_corrections(
     ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
         for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
-            found = reader.read_or_explain(task)
-            if found is not None:
-                yield found
+            yield from reader.read(task)
 
 
 def corrections_digest(label_studio: LabelStudio, project: int) -> str:
@@ -183,10 +188,25 @@ class _Reader:
         self._vocabulary, self._embed = vocabulary, embed
         self._images, self._ours, self._longest_side = images, ours, longest_side
 
-    def read_or_explain(self, task: Task) -> Correction | UnreadTask | LeftOutTask | None:
-        """None when the task has no annotation that counts, or was deleted meanwhile."""
+    def read(self, task: Task) -> Iterator[Correction | UnreadTask | LeftOutTask]:
+        """Nothing when the task has no annotation that counts, or was deleted meanwhile."""
+        opened = self._tried(task, lambda: self._open(task))
+        if not isinstance(opened, _OpenedTask):
+            yield from [opened] if opened is not None else []
+            return
+        told: set[str] = set()  # an annotation that cannot be read is the same trouble for every image
+        for image in opened.images:
+            found = self._tried(task, partial(self._read, opened, image))
+            if isinstance(found, Correction):
+                yield found
+            elif found is not None and found.reason not in told:
+                told.add(found.reason)
+                yield found
+
+    def _tried(self, task: Task, read: Callable[[], T]) -> T | UnreadTask | LeftOutTask | None:
+        """What `read` returns, or why it cannot; None when the task was deleted meanwhile."""
         try:
-            return self._read(task)
+            return read()
         except LabelStudioError as error:
             if error.status == 404:
                 log.warning("task %d is not learned from: %s", task.id, error)
@@ -194,7 +214,7 @@ class _Reader:
             if not (error.status == 500 or isinstance(error, AnswerTooLarge | AnswerMalformed)):
                 raise  # not about this one task
             return self._left_out(task, f"task {task.id}: {error}", passes=error.status == 500)
-        except ImageUnavailable as error:
+        except (ImageUnavailable, TaskDataError) as error:
             return self._left_out(task, str(error), passes=isinstance(error, ImageHostTrouble))
         except RegionError as error:
             return self._left_out(task, f"task {task.id}: {error}", passes=False)
@@ -207,26 +227,39 @@ class _Reader:
         log.warning("task %d is not learned from: %s", task.id, reason)
         return UnreadTask(task.id, reason) if passes else LeftOutTask(task.id, reason)
 
-    def _read(self, task: Task) -> Correction | None:
+    def _open(self, task: Task) -> _OpenedTask | None:
         """None when no annotation of the task counts (any more)."""
         annotations = counting_annotations(self._label_studio.annotations(task.id))
         if not annotations:
             return None
-        url = address_in(task, self._vocabulary.image_value)
+        images = images_of(task, self._vocabulary).images
+        return _OpenedTask(task, annotations, self._label_studio.predictions(task.id), images)
+
+    def _read(self, opened: _OpenedTask, image: TaskImage) -> Correction:
+        task, annotations, vocabulary = opened.task, opened.annotations, image.vocabulary
         picture = self._images.load(
-            url, task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
+            image.address(), task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
         )
         (embedding,) = self._embed([picture.pixels])
-        predictions = self._label_studio.predictions(task.id)
         with _malformed_is_typed():
             example = annotated_example(
-                str(task.id), annotations, self._vocabulary, picture.pixels, embedding,
+                image.key, annotations, vocabulary, picture.pixels, embedding,
                 longest_side=self._longest_side, size=picture.size,
             )  # fmt: skip
-            counted = (count_outcomes(row, predictions, self._vocabulary, self._ours) for row in annotations)
+            counted = (count_outcomes(row, opened.predictions, vocabulary, self._ours) for row in annotations)
             outcomes = sum_outcomes(counted)
         ids = tuple(annotation.id for annotation in annotations)
-        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example)
+        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example, vocabulary)
+
+
+@dataclass(frozen=True)
+class _OpenedTask:
+    """An annotated task with its annotations that count, its predictions and its images."""
+
+    task: Task
+    annotations: Sequence[Annotation]
+    predictions: Sequence[StoredPrediction]
+    images: Sequence[TaskImage]
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 
-from plugin_config.vocabulary import Vocabulary
+from plugin_config.vocabulary import Vocabulary, joined
 from worker.label_studio.outcomes import RegionOutcomes, sum_outcomes
+from worker.learning.corrections.examples import with_words
 from worker.learning.interfaces import Example
 from worker.service.context import WorkerContext
 from worker.service.trainer.corrections import Correction, LeftOutTask, UnreadTask, read_corrections
@@ -42,13 +43,15 @@ class CorrectionsReader:
         missing: what is left out so far because it cannot be read now, task -> reason.
         left_out: what cannot be learned from until somebody changes it, task -> reason; the first thousand.
         outcomes: what annotators did with the predicted regions of everything read, by label key.
+        vocabulary: of the project, with the labels that tasks bring along themselves once these are read.
     """
 
     def __init__(
         self, context: WorkerContext, project: int, vocabulary: Vocabulary, lease: LeaseGuard, *, patient: bool,
         missing: Mapping[str, str], left_out: Mapping[str, str],
     ) -> None:  # fmt: skip
-        self._context, self._project, self._vocabulary = context, project, vocabulary
+        self._context, self._project = context, project
+        self._asked = self.vocabulary = vocabulary
         self._lease, self._patient = lease, patient
         self.missing, self.left_out = dict(missing), dict(left_out)
         self.outcomes: dict[str, RegionOutcomes] = {}
@@ -87,7 +90,7 @@ class CorrectionsReader:
             LabelStudioError: as `read_corrections`.
             RoundAborted: as `LeaseGuard.check`.
         """
-        examples, known = [], frozenset(self.missing)
+        examples, parts, known = [], [self._asked], frozenset(self.missing)
         self.missing, self.left_out, self.outcomes = {}, {}, {}
         self._lease.report(f"reads {tasks} annotated images")
         for found in self._corrections():
@@ -100,10 +103,12 @@ class CorrectionsReader:
                 self._leave_out(found)
                 continue
             examples.append(found.example)
+            parts.append(found.vocabulary)
             self.outcomes = sum_outcomes([self.outcomes, found.outcomes])
             if len(examples) % _REPORT_EVERY == 0:
                 self._lease.report(f"has read {len(examples)} of {tasks} annotated images")
-        return examples
+        self.vocabulary = joined(parts)
+        return [with_words(example, self.vocabulary.words) for example in examples]
 
     def _leave_out(self, found: LeftOutTask) -> None:
         if len(self.left_out) < _MOST_LEFT_OUT:
@@ -113,7 +118,7 @@ class CorrectionsReader:
         context = self._context
         ours = context.ledger.versions(self._project)
         return read_corrections(
-            context.label_studio, self._project, self._vocabulary, embed=context.embeddings.embed,
+            context.label_studio, self._project, self._asked, embed=context.embeddings.embed,
             limits=context.limits, cache=context.image_cache, ours=ours, only=only,
         )  # fmt: skip
 

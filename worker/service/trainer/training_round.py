@@ -157,6 +157,7 @@ class TrainingRound:
     ) -> RoundResult:  # fmt: skip
         """Read the corrections, and train unless the same ones were learned from before. `attempt`: as far as known."""
         last, examples = pointer.attempt, reader.read(attempt.tasks)
+        vocabulary, asked = reader.vocabulary, vocabulary
         content = f"{content_digest(examples, vocabulary)}-{attempt.weights}"
         missing_at = now() if reader.missing else ""
         outcomes = {key: asdict(found) for key, found in reader.outcomes.items()}
@@ -164,7 +165,7 @@ class TrainingRound:
             attempt, content=content, missing=reader.missing, missing_at=missing_at, left_out=reader.left_out,
             outcomes=outcomes,
         )  # fmt: skip
-        if last and last.content == content and last.vocabulary == vocabulary.hash:
+        if last and last.content == content and last.vocabulary == asked.hash:
             attempt = replace(attempt, at=last.at, verdict=last.verdict, version=last.version)
             return self._record(project, folder, attempt, "nothing is new")
         if content in pointer.rejected:

@@ -1,0 +1,172 @@
+"""A task on its way through the pipeline, for one of its images after another.
+
+A task with several images goes from the first stage to the last but one once for each of them, and is posted once: the
+pipeline holds no more of it at a time than of a task with one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from plugin_config.errors import ImageUnavailable, TaskDataError
+from plugin_config.label_studio.client import Task
+from plugin_config.queue.jobs import TaskRef
+from plugin_config.queue.pending import Lease
+from worker.label_studio.images import Picture
+from worker.label_studio.task_images import TaskImage, TaskImages, images_of
+from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.text.encoder import TextClasses
+from worker.service.plan import Plan
+
+_LONGEST_START = 1000  # characters in which the host of an address ends
+
+
+@dataclass(frozen=True)
+class LeasedTask:
+    """A task that this worker has leased, and its project's plan."""
+
+    plan: Plan
+    lease: Lease
+    task: Task
+
+    @property
+    def project(self) -> int:
+        """The project's id."""
+        return self.plan.project.id
+
+    @property
+    def ref(self) -> TaskRef:
+        """The task and the version it was asked for at."""
+        return self.lease.ref
+
+    @cached_property
+    def images(self) -> TaskImages:
+        """Its images.
+
+        Raises:
+            TaskDataError, ImageUnavailable: as `images_of`.
+        """
+        return images_of(self.task, self.plan.vocabulary)
+
+    @property
+    def has_several_images(self) -> bool:
+        """Whether one of them may fail without the others; False too where they are not known."""
+        try:
+            return len(self.images.images) > 1
+        except (TaskDataError, ImageUnavailable):
+            return False
+
+
+@dataclass(frozen=True)
+class ImageTurn:
+    """A leased task that is to be segmented in one of its images.
+
+    Attributes:
+        leased: the task.
+        number: of the image, from 0.
+        result: regions of the images before it, as Label Studio stores them.
+        scores: of those among them that were segmented.
+        failures: why others were not, a sentence each.
+        ms: stage -> how long it took so far, milliseconds.
+    """
+
+    leased: LeasedTask
+    number: int = 0
+    result: tuple[Mapping[str, Any], ...] = ()
+    scores: tuple[float, ...] = ()
+    failures: tuple[str, ...] = ()
+    ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def image(self) -> TaskImage:
+        """The image. Raises as `LeasedTask.images`."""
+        return self.leased.images.images[self.number]
+
+    @property
+    def host(self) -> str:
+        """The host the image is fetched from; "" = Label Studio, or no valid address."""
+        try:
+            # `urlsplit` remembers what it has read, and a data: URI may hold a large picture.
+            return urlsplit(self.image.address()[:_LONGEST_START]).netloc
+        except (ImageUnavailable, TaskDataError, ValueError):  # the fetch says so
+            return ""
+
+    def spent(self, stage: str, ms: float) -> ImageTurn:
+        """This turn after some time at a stage, milliseconds."""
+        return replace(self, ms={**self.ms, stage: self.ms.get(stage, 0.0) + ms})
+
+    def drawn(self, result: Sequence[Mapping[str, Any]], score: float) -> ImageTurn | DrawnTask:
+        """What comes after the image was segmented."""
+        return replace(self, result=(*self.result, *result), scores=(*self.scores, score))._after()
+
+    def without(self, reason: str) -> ImageTurn | DrawnTask:
+        """What comes after the image failed."""
+        return replace(self, failures=(*self.failures, reason))._after()
+
+    def _after(self) -> ImageTurn | DrawnTask:
+        images = self.leased.images
+        if self.number + 1 < len(images.images):
+            return replace(self, number=self.number + 1)
+        score = sum(self.scores) / len(self.scores) if self.scores else 0.0
+        left_out = (*images.left_out, *self.failures)
+        return DrawnTask(self.leased, self.result, score, self.ms, left_out, failed=not self.scores)
+
+
+@dataclass(frozen=True)
+class FetchedTask:
+    """A task with one of its images.
+
+    Attributes:
+        turn: the task and the image's place in it.
+        picture: the image.
+        classes: the texts of the image's labels, encoded.
+    """
+
+    turn: ImageTurn
+    picture: Picture
+    classes: TextClasses | None = None
+
+    @property
+    def leased(self) -> LeasedTask:
+        """The task."""
+        return self.turn.leased
+
+
+@dataclass(frozen=True)
+class EmbeddedTask:
+    """A task with the embedding of one of its images. Attributes as of `FetchedTask`."""
+
+    turn: ImageTurn
+    picture: Picture
+    embedding: ImageEmbedding
+    classes: TextClasses | None
+
+    @property
+    def leased(self) -> LeasedTask:
+        """The task."""
+        return self.turn.leased
+
+
+@dataclass(frozen=True)
+class DrawnTask:
+    """A task with the regions to post.
+
+    Attributes:
+        leased: the task.
+        result: regions of all its images as Label Studio stores them.
+        score: confidence of the whole prediction, 0 to 1.
+        ms: stage -> how long it took, milliseconds.
+        left_out: what of the task is not predicted, a sentence each.
+        failed: whether no image could be segmented, so that there is nothing to post.
+    """
+
+    leased: LeasedTask
+    result: Sequence[Mapping[str, Any]]
+    score: float
+    ms: Mapping[str, float]
+    left_out: tuple[str, ...] = ()
+    failed: bool = False
