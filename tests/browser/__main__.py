@@ -17,8 +17,9 @@ from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.supervisor import stop_on_signals
 from tests.browser import limits, stored
 from tests.browser.cases import CASES
-from tests.browser.controls import see
+from tests.browser.controls import Row, see
 from tests.browser.editor import browser, editor
+from tests.browser.edits import Edit, edit
 from tests.browser_pictures import NoBrowser
 from tests.faults.stand import label_studio
 from tests.house import TOKEN
@@ -60,17 +61,21 @@ def _address(url: str) -> Iterator[str]:
 
 
 def _kinds(api: LabelStudio, console: Console, names: set[str], store: bool) -> dict[str, Any]:
-    rows, faults = [], list[str]()
+    rows, made, faults = list[Row](), list[Edit](), list[str]()
     with browser() as running, editor(running, api.url) as window:
         for case in (case for case in CASES if not names or case.name in names):
             shot = stored.IMAGES / f"{case.name.lower().replace(' + ', '_')}.png" if store else None
             row = see(case, api, window, shot=shot)
-            console.print(row, row.faults(case))
+            done = edit(case, api, window)
+            console.print(row, done)
             rows.append(row)
-            faults += row.faults(case)
-    if store:
-        stored.store_controls(rows, {}, command=f"{_COMMAND} --store")
-    return {"controls": [asdict(row) for row in rows], "faults": faults}
+            made.append(done)
+            faults += [*row.faults(case), *done.faults()]
+            if store:
+                stored.store_controls(rows, made, command=f"{_COMMAND} --store")
+    for fault in faults:
+        console.print(fault, markup=False)
+    return {"controls": [asdict(row) for row in rows], "edits": [asdict(row) for row in made], "faults": faults}
 
 
 def _limits(api: LabelStudio, console: Console, names: set[str], store: bool) -> dict[str, Any]:

@@ -74,6 +74,7 @@
       suggestion: !!shown().suggestions?.has(region.id),
     })),
     drawn,
+    suggested: () => regions().some(region => shown().suggestions.has(region.id) && isDrawn(region)),
     selected: number => regions()[number].inSelection,
     setHidden(id, hidden) {
       const region = regionOf(id);

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from plugin_config.demo.setup import PASSWORD, USER
@@ -28,6 +28,8 @@ PATIENCE_S = 60.0
 """Longest wait for the editor: it is there in 3 s on a free machine."""
 
 _SCRIPT = Path(__file__).with_name("editor.js")
+_EDITOR: FloatRect = {"x": 240, "y": 90, "width": 1040, "height": 560}  # the window without its lists of tasks
+_COLOURS = 64
 _LOOKS, _LOOK_MS = 50, 200.0
 _LEVELS = 3  # of 255 by which a pixel must change to have been changed by a region
 _OUTLINE = 5  # window pixels by which an outline or a handle may go beyond its region
@@ -109,15 +111,15 @@ class Editor:
     def picture(self) -> NDArray[np.uint8]:
         """(H, W, 3) of the window where the image lies."""
         place = self.place()
-        clip = {"x": round(place["left"]), "y": round(place["top"]),
-                "width": round(place["width"]), "height": round(place["height"])}  # fmt: skip
-        shot = self.page.screenshot(clip=clip)  # type: ignore[arg-type]  # its TypedDict
+        clip: FloatRect = {"x": round(place["left"]), "y": round(place["top"]),
+                           "width": round(place["width"]), "height": round(place["height"])}  # fmt: skip
+        shot = self.page.screenshot(clip=clip)
         return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
 
     def picture_to(self, path: Path) -> None:
-        """Write what the window shows as a small PNG file."""
-        shot = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
-        shot.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+        """Write what the editor shows as a small PNG file."""
+        shot = Image.open(io.BytesIO(self.page.screenshot(clip=_EDITOR))).convert("RGB")
+        shot.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
     def place(self) -> dict[str, float]:
         """Where the image lies in the window: left, top, width, height, and window pixels of an image pixel, scale."""
