@@ -29,7 +29,7 @@ PATIENCE_S = 60.0
 
 _SCRIPT = Path(__file__).with_name("editor.js")
 _EDITOR: FloatRect = {"x": 240, "y": 90, "width": 1040, "height": 560}  # the window without its lists of tasks
-_COLOURS = 64
+_COLOURS = 40
 _LOOKS, _LOOK_MS = 50, 200.0
 _LEVELS = 3  # of 255 by which a pixel must change to have been changed by a region
 _OUTLINE = 5  # window pixels by which an outline or a handle may go beyond its region
