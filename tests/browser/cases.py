@@ -15,8 +15,9 @@ from PIL import Image
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.lab.drawn_world.scenes import Scene, draw_apart
 from worker.lab.drawn_world.world import Thing
-from worker.label_studio.regions import decode_region
+from worker.label_studio.regions import decode_region, region_kind
 from worker.label_studio.results import encode_segments
+from worker.label_studio.shapes import keypoint_mask
 from worker.segmentation.segmenter import LabelSegment
 
 Mask = NDArray[np.bool_]
@@ -143,9 +144,12 @@ def results(case: Case) -> list[Told]:
 
 def shape_of(regions: list[dict[str, Any]]) -> Mask:
     """(H, W) of what the regions of one thing say, by our own reader."""
-    drawn: list[Mask] = [decode_region(region, *SIZE) for region in regions if _has_place(region)]
-    return np.any(drawn, axis=0)
+    drawn: Mask = np.any([read(region) for region in regions if region["type"] != "labels"], axis=0)
+    return drawn
 
 
-def _has_place(region: Mapping[str, Any]) -> bool:
-    return str(region["type"]) not in ("labels", "choices")
+def read(region: Mapping[str, Any]) -> Mask:
+    """(H, W) of what a region says; of a point, which tells no area, the disc that the editor shows."""
+    if region_kind(region) == "keypoint":
+        return keypoint_mask(region, height=SIZE[1], width=SIZE[0])
+    return decode_region(region, *SIZE)

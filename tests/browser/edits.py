@@ -10,14 +10,14 @@ import numpy as np
 
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import LabelStudio
-from tests.browser.cases import SIZE, Case, Mask, results
+from tests.browser.cases import SIZE, Case, Mask, read, results
 from tests.browser.controls import iou, placed, predict
 from tests.browser.editor import Editor
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes
-from worker.label_studio.regions import decode_region
 
-LEAST_READ = 0.97
-"""Of the intersection over union of what the editor drew and what is read: edges of a stroke are half transparent."""
+LEAST_READ, LEAST_DISC = 0.97, 0.70
+"""Of the intersection over union of what the editor drew and what is read: edges of a stroke are half transparent, and
+a point's disc keeps its size while the picture is zoomed."""
 
 _PAINTED = ("brushregion", "bitmaskregion")
 
@@ -46,10 +46,11 @@ class Edit:
 
     def faults(self) -> list[str]:
         """What is not as it must be."""
+        least = LEAST_DISC if self.control.startswith("KeyPoint") else LEAST_READ
         wrong = {
             f"undone: IoU {self.undone:.3f} with what was there": self.undone < 1,
             "nothing was changed": self.changed > 0.99,
-            f"read: IoU {self.read:.3f} with what was drawn": self.read < LEAST_READ,
+            f"read: IoU {self.read:.3f} with what was drawn": self.read < least,
             "the region lost its id": not self.kept,
             "outcomes are told wrong": not self.told,
         }
@@ -92,11 +93,11 @@ def edit_open(case: Case, label_studio: LabelStudio, editor: Editor, task: int, 
     (prediction,) = label_studio.predictions(task)
     found = annotations(label_studio, task)[-1]
     items = [item for item in found.result if item["id"] == name]
-    read = max((iou(decode_region(item, *SIZE), after) for item in items if item["type"] != "labels"), default=0.0)
+    seen = max((iou(read(item), after) for item in items if item["type"] != "labels"), default=0.0)
     outcomes = count_outcomes(found, [prediction], case.vocabulary)
     label = next(str(region["label"]) for region in editor.regions() if region["id"] == name)
     told = {key: row for key, row in outcomes.items() if row != RegionOutcomes(accepted=1)}
-    return Edit(case.name, what, round(undone, 4), round(iou(after, before), 4), round(read, 4), bool(items),
+    return Edit(case.name, what, round(undone, 4), round(iou(after, before), 4), round(seen, 4), bool(items),
                 told == {label: RegionOutcomes(changed=1)})  # fmt: skip
 
 
