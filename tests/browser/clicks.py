@@ -10,7 +10,7 @@ import numpy as np
 from tests.browser.cases import SIZE, THINGS, masks, picture
 from tests.browser.controls import iou, make_task
 from tests.browser.editor import Editor
-from tests.browser.edits import annotations
+from tests.browser.edits import stored_annotations
 from tests.house import House
 from worker.label_studio.regions import decode_region
 
@@ -65,7 +65,7 @@ def click(house: House, editor: Editor, task: int, *, thing: int = 1) -> Click:
     editor.accept()
     left = tuple(str(region["type"]) for region in editor.regions())
     editor.submit()
-    items = annotations(house.label_studio, task)[-1].result
+    items = stored_annotations(house.label_studio, task)[-1].result
     read = [decode_region(item, *SIZE) for item in items if item["type"] == "brushlabels"]
     return Click(round(answer_s, 2), suggested, max((iou(one, mask) for one in read), default=0.0),
                  (left, tuple(str(item["type"]) for item in items)))  # fmt: skip

@@ -91,7 +91,7 @@ def edit_open(case: Case, label_studio: LabelStudio, editor: Editor, task: int, 
     after = editor.settled(name)
     editor.submit()
     (prediction,) = label_studio.predictions(task)
-    found = annotations(label_studio, task)[-1]
+    found = stored_annotations(label_studio, task)[-1]
     items = [item for item in found.result if item["id"] == name]
     seen = max((iou(read(item), after) for item in items if item["type"] != "labels"), default=0.0)
     outcomes = count_outcomes(found, [prediction], case.vocabulary)
@@ -101,7 +101,7 @@ def edit_open(case: Case, label_studio: LabelStudio, editor: Editor, task: int, 
                 told == {label: RegionOutcomes(changed=1)})  # fmt: skip
 
 
-def annotations(label_studio: LabelStudio, task: int) -> list[Annotation]:
+def stored_annotations(label_studio: LabelStudio, task: int) -> list[Annotation]:
     """The annotations of a task, oldest first."""
     rows = sorted(label_studio.request("GET", f"/api/tasks/{task}/annotations/"), key=lambda row: int(row["id"]))
     return [_annotation(row) for row in rows]

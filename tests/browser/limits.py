@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 
@@ -136,9 +136,13 @@ def _try(
                 seconds.append(clock.timed(window.submit))
         except PlaywrightError as error:
             ended = watch.reason or error.message.splitlines()[0][:100]
-    walls, busy = ([*(round(row[k], 2) for row in seconds), None, None, None][:3] for k in (0, 1))
-    return Trial(kind, count, size, round(len(json.dumps(result)) / 1e6, 3), *walls, *busy, heap,
-                 round(watch.most, 2), ended)  # fmt: skip
+    walls, busy = ([*(round(row[k], 2) for row in seconds), None, None, None] for k in (0, 1))
+    return Trial(
+        kind, count, size, json_mb=round(len(json.dumps(result)) / 1e6, 3),
+        open_s=walls[0], select_s=walls[1], submit_s=walls[2],
+        open_cpu_s=busy[0], select_cpu_s=busy[1], submit_cpu_s=busy[2],
+        heap_mb=heap, memory_gb=round(watch.most, 2), ended=ended,
+    )  # fmt: skip
 
 
 class _MainThread:
@@ -181,7 +185,7 @@ class _Watch:
 
     def _end(self, page: psutil.Process, reason: str) -> None:
         self.reason = f"ended at {reason}"
-        with _gone():
+        with suppress(psutil.Error):
             page.kill()
 
 
@@ -200,30 +204,23 @@ def _watched() -> Iterator[_Watch]:
 def _chromium() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
-        with _gone():
+        with suppress(psutil.Error):  # it may just have ended
             if "chrom" in process.name():
                 found.append(process)
     return found
 
 
 def _resident(process: psutil.Process) -> int:
-    """Bytes of a process, what it shares counted in part."""
-    with _gone():
+    """Bytes of a process, what it shares counted in part; 0 for one that has ended."""
+    try:
         return int(process.memory_full_info().pss)
-    return 0
+    except psutil.Error:
+        return 0
 
 
 def _cpu_s(process: psutil.Process) -> float:
-    with _gone():
-        times = process.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    """Around what may ask a process that has just ended."""
     try:
-        yield
+        times = process.cpu_times()
     except psutil.Error:
-        return
+        return 0.0
+    return float(times.user + times.system)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -52,8 +51,9 @@ def filled(text: str) -> str:
     tables = {"controls": _controls_table(read(CONTROLS)), "limits": _limits_table(read(LIMITS))}
     for name, table in tables.items():
         first, last = _MARKS[0].format(name=name), _MARKS[1].format(name=name)
-        between = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
-        text = between.sub(lambda _, whole=f"{first}\n{table}\n{last}": whole, text)  # type: ignore[misc]
+        before, found, rest = text.partition(first)
+        if found:
+            text = f"{before}{first}\n{table}\n{last}{rest.partition(last)[2]}"
     return text
 
 
@@ -82,7 +82,7 @@ def _limits_table(found: Mapping[str, Any]) -> str:
 
 
 def _kind(name: str) -> int:
-    return [*KINDS].index(name) if name in KINDS else len(KINDS)  # type: ignore[arg-type]
+    return [str(kind) for kind in KINDS].index(name)
 
 
 def _seconds(value: float | None) -> str:
