@@ -8,7 +8,7 @@ SEED ?=
 ONLY ?=
 export CHECK JSON PORT SEED
 
-.PHONY: demo test lint faults attack sources fuzz papers environments clean
+.PHONY: demo test lint faults attack sources fuzz papers browser environments clean
 
 demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies and prints one JSON line
 	@.venv/bin/python -m plugin_config.demo
@@ -36,6 +36,9 @@ fuzz: environments  ## Thousands of malformed inputs of every kind; JSON=1 print
 
 papers: environments  ## Train and judge the rows of docs/research/papers.md; ONLY=lseg,sazs, JSON=1 as above
 	@.venv/bin/python -m worker.lab.papers $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json)
+
+browser: environments  ## Each kind of region seen in a real browser; JSON=1 prints one JSON line
+	@.venv/bin/python -m tests.browser $(if $(JSON),--json)
 
 environments:
 	@$(PYTHON) plugin_config/local/environments.py project label-studio

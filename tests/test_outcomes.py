@@ -25,6 +25,17 @@ def region(name: str, label: str = "cat", *, x: float = 0.0, **more: Any) -> dic
     return {"id": name, "from_name": "polygon", "to_name": "image", "type": "polygonlabels", "value": value} | more
 
 
+def brush(name: str, rle: list[int], **more: Any) -> dict[str, Any]:
+    value = {"format": "rle", "rle": rle, "brushlabels": ["cat"]}
+    return region(name, **more) | {"type": "brushlabels", "value": value}
+
+
+def vector(name: str, *, x: float = 0.0, **more: Any) -> dict[str, Any]:
+    vertices = [{"id": name, "x": x, "y": 0}, {"id": name, "x": 50, "y": 0}, {"id": name, "x": 0, "y": 50}]
+    value = {"vertices": vertices, "closed": True, "vectorlabels": ["cat"]}
+    return region(name, **more) | {"type": "vectorlabels", "value": value}
+
+
 def annotation(*regions: dict[str, Any], parent: int | None = 1) -> Annotation:
     return Annotation(1, 1, regions, False, False, parent, 1, "2026-01-01T00:00:00Z")
 
@@ -38,7 +49,10 @@ def prediction(*regions: dict[str, Any], number: int = 1, version: str = "ours")
     [
         pytest.param([region("a")], [region("a")], {"cat": ACCEPTED}, id="the same"),
         pytest.param([region("a")], [region("a", x=1)], {"cat": CHANGED}, id="another outline"),
-        pytest.param([region("a")], [region("a", x=1, origin="prediction")], {"cat": ACCEPTED}, id="untouched"),
+        pytest.param([region("a")], [region("a", x=1e-9, origin="prediction")], {"cat": ACCEPTED}, id="untouched"),
+        pytest.param([region("a")], [region("a", x=1, origin="prediction")], {"cat": CHANGED}, id="a point dragged"),
+        pytest.param([brush("a", [1])], [brush("a", [2], origin="prediction")], {"cat": ACCEPTED}, id="other bytes"),
+        pytest.param([vector("a")], [vector("a", x=1, origin="prediction")], {"cat": CHANGED}, id="a vertex dragged"),
         pytest.param([region("a")], [region("a", x=1, origin="prediction-changed")], {"cat": CHANGED}, id="touched"),
         pytest.param([region("a")], [region("a", "dog", origin="prediction")], {"cat": CHANGED}, id="another label"),
         pytest.param([region("a")], [], {"cat": DELETED}, id="deleted"),

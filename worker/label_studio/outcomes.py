@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from plugin_config.label_studio.annotations import Annotation
@@ -36,6 +37,7 @@ _ACCEPTED, _CHANGED, _ADDED, _DELETED = (
     RegionOutcomes(added=1),
     RegionOutcomes(deleted=1),
 )
+_POINT_MOVED = 1e-3  # percent of the image: less is rounding
 
 
 def count_outcomes(
@@ -44,7 +46,8 @@ def count_outcomes(
     """Compare an annotation with the prediction it was made from, region by region.
 
     A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was changed: an
-    unchanged brush may still be stored as other bytes.
+    unchanged brush may still be stored as other bytes. Points of a polygon that were dragged it does not note (Label
+    Studio 1.23), so these are compared.
 
     Args:
         annotation: not cancelled.
@@ -117,5 +120,31 @@ def _outcome(region: PictureRegion, old: PictureRegion | None, *, known: bool) -
         if known:  # its prediction is known and does not contain it
             return _ADDED
         return {"prediction": _ACCEPTED, "prediction-changed": _CHANGED}.get(str(origin), _ADDED)
-    same = old.item.get("value") == region.item.get("value") or origin == "prediction"
+    same = old.item.get("value") == region.item.get("value") or (
+        origin == "prediction" and _same_points(old.item.get("value"), region.item.get("value"))
+    )
     return _ACCEPTED if same and region.label == old.label else _CHANGED
+
+
+def _same_points(one: object, other: object) -> bool:
+    """Whether two values have the same points, as far as they are drawn by points."""
+    before, after = _points(one), _points(other)
+    if before is None or after is None:
+        return before is after
+    return len(before) == len(after) and all(
+        abs(x - y) <= _POINT_MOVED for x, y in zip(chain(*before), chain(*after), strict=True)
+    )
+
+
+def _points(value: object) -> list[tuple[float, float]] | None:
+    """The corners of a polygon or vector, in percent; None for what has none, or malformed ones."""
+    if not isinstance(value, Mapping):
+        return None
+    rows = value.get("points", value.get("vertices"))
+    if not isinstance(rows, Sequence):
+        return None
+    try:
+        return [(float(row["x"]), float(row["y"])) if isinstance(row, Mapping) else (float(row[0]), float(row[1]))
+                for row in rows]  # fmt: skip
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
