@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], *, stages: Callable[[WorkerContext], Stages] 
     try:
         settings, work = _parse(arguments)
         settings.require("redis_url", "label_studio_url", "label_studio_api_key")
-        if learns:
+        if work == "finetune":
             check_recipe(settings.recipe)
         keep_private(settings.state_path)
         if settings.threads:
