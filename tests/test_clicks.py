@@ -220,7 +220,7 @@ def test_clicks_go_through_a_refiner_where_one_is_installed(discs: ClickScene) -
     box = box_of(RED)
     found = segment_prompt(scene, Prompt((middle(RED),), ((150.0, 120.0),), (box,)), class_index=0)
     (asked,) = refiner.asked
-    assert np.array_equal(found.mask, disc(*map(int, middle(RED)), 20))
+    assert np.array_equal(found.mask, disc(int(middle(RED)[0]), int(middle(RED)[1]), 20))
     assert found.score == 0.9
     assert asked.points.tolist() == [list(middle(RED))]
     assert asked.negatives.tolist() == [[150.0, 120.0]]

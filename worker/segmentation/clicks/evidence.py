@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.segmentation.clicks.prompts import Prompt, pixel_of, pixels_in
+from worker.segmentation.clicks.prompts import Point, Prompt, pixel_of, pixels_in
 from worker.segmentation.clicks.scene import ClickScene
 from worker.segmentation.clicks.superpixels import Floats, Ints, Superpixels
 
@@ -46,13 +46,13 @@ def read_marks(scene: ClickScene, prompt: Prompt, current: NDArray[np.bool_] | N
     """Find the cells of a checked prompt, and those of the (H, W) bool mask that it corrects."""
     cells, size = scene.cells, scene.size
     scale = np.array(cells.labels.shape) / size
-    sides = [
-        np.array(
-            list(dict.fromkeys(int(cells.labels[tuple((np.add(pixel_of(p, size), 0.5) * scale).astype(int))])
-                               for p in points)), dtype=np.int64)
-        for points in (prompt.positive, prompt.negative)
-    ]  # fmt: skip
-    inside = np.ones(cells.count, dtype=np.float32)
+
+    def cells_of(points: Sequence[Point]) -> Ints:
+        pixels = [((np.array(pixel_of(point, size)) + 0.5) * scale).astype(int) for point in points]
+        return np.array(list(dict.fromkeys(int(cells.labels[row, column]) for row, column in pixels)), dtype=np.int64)
+
+    positive, negative = cells_of(prompt.positive), cells_of(prompt.negative)
+    inside: Floats = np.ones(cells.count, dtype=np.float32)
     if prompt.boxes:
         drawn = np.zeros(size, dtype=np.float32)
         for box in prompt.boxes:
@@ -60,13 +60,13 @@ def read_marks(scene: ClickScene, prompt: Prompt, current: NDArray[np.bool_] | N
         inside = _shares(drawn, cells)
     if current is None or not current.any():
         zero = np.zeros(cells.count, dtype=np.float32)
-        return Marks(*sides, inside, bool(prompt.boxes), zero, False, zero)
+        return Marks(positive, negative, inside, bool(prompt.boxes), zero, False, zero)
     small = _resized(current.astype(np.float32), cells)
     there = (small >= 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(there, cv2.DIST_L2, 3) - cv2.distanceTransform(1 - there, cv2.DIST_L2, 3)
     radius = max(2.0, (float(small.sum()) / np.pi) ** 0.5)
-    return Marks(*sides, inside, bool(prompt.boxes), cells.mean(small), True,
-                 np.clip(cells.mean(depth.astype(np.float32)) / radius, -2, 2))  # fmt: skip
+    deep = np.clip(cells.mean(depth.astype(np.float32)) / radius, -2, 2)
+    return Marks(positive, negative, inside, bool(prompt.boxes), cells.mean(small), True, deep)
 
 
 def describe_cells(scene: ClickScene, marks: Marks, class_index: int | None) -> Floats:
@@ -123,7 +123,8 @@ def edge_costs(scene: ClickScene, likely: Floats) -> Floats:
     one, other = scene.cells.ends
     colour = np.sqrt(np.square(scene.cells.colour[one] - scene.cells.colour[other]).sum(axis=1)) / COLOUR_UNIT
     alike = sum((values[one] * values[other]).sum(axis=1) for values in scene.features[:2]) / 2
-    return np.stack([colour, scene.cells.gradient / 5, 1 - alike, np.abs(likely[one] - likely[other])]) + _STEP
+    costs = np.stack([colour, scene.cells.gradient / 5, 1 - alike, np.abs(likely[one] - likely[other])]) + _STEP
+    return np.asarray(costs, dtype=np.float32)
 
 
 def path_lengths(cells: Superpixels, costs: Floats, points: Ints) -> Floats:
@@ -135,14 +136,15 @@ def path_lengths(cells: Superpixels, costs: Floats, points: Ints) -> Floats:
 
 def widest_step(cells: Superpixels, points: Ints) -> Floats:
     """Least of the highest gradients that a path to every cell must cross: (n,)."""
-    return least_step(cells, cells.gradient / 5, points)
+    return least_step(cells, np.asarray(cells.gradient / 5, dtype=np.float32), points)
 
 
 def least_step(cells: Superpixels, costs: Floats, points: Ints) -> Floats:
     """Least of the highest costs, of (e,), that a path from some cells to every cell must cross: (n,)."""
-    found = np.full((1, cells.count), _FAR, dtype=np.float32)
+    found: Floats = np.full((1, cells.count), _FAR, dtype=np.float32)
     step = np.pad(costs, (0, 1))[cells.neighbours.edge][None]
-    return _spread(found, points, cells.neighbours.cell, lambda before: np.maximum(before, step, out=before))[0]
+    found = _spread(found, points, cells.neighbours.cell, lambda before: np.maximum(before, step, out=before))
+    return np.asarray(found[0])
 
 
 def _spread(found: Floats, points: Ints, near: Ints, cross: Callable[[Floats], Floats]) -> Floats:
@@ -151,7 +153,7 @@ def _spread(found: Floats, points: Ints, near: Ints, cross: Callable[[Floats], F
         return found
     found[:, points] = 0
     for number in range(_MOST_STEPS):
-        better = cross(found.take(near, axis=1)).min(axis=1)
+        better: Floats = cross(found.take(near, axis=1)).min(axis=1)
         np.minimum(better, found, out=better)
         if number % 4 == 3 and np.array_equal(better, found):
             break
@@ -166,7 +168,7 @@ def nearest(values: Floats, points: Ints, far: float) -> Floats:
     most = points if len(points) <= 64 else points[:: len(points) // 64]
     own = values[most]
     square = np.square(values).sum(axis=1)[:, None] + np.square(own).sum(axis=1) - 2 * values @ own.T
-    return np.sqrt(np.maximum(square.min(axis=1), 0)).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(square.min(axis=1), 0)), dtype=np.float32)
 
 
 def area_nearer(cells: Superpixels, distance: Floats) -> Floats:

@@ -48,5 +48,5 @@ def look_closer(scene: ClickScene, likely: Floats) -> Window:
     lines = fit_local_lines(
         torch.from_numpy(rough)[None], rgb_picture(part, size), radius=_RADIUS, smoothness=_SMOOTHNESS
     )
-    fine = lines.at(rgb_picture(part, part.shape[:2]))[0].numpy()
+    fine = lines.at(rgb_picture(part, (part.shape[0], part.shape[1])))[0].numpy()
     return Window(full_rows, full_columns, np.clip(fine, 0, 1))

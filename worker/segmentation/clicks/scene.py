@@ -52,8 +52,8 @@ class ClickScene:
     @property
     def bytes(self) -> int:
         """About how much memory it takes, for a cache."""
-        arrays = (self.image, self.posterior, self.cells.labels, self.cells.ends, *self.features)
-        return sum(array.nbytes for array in arrays)
+        cells = self.cells.labels.nbytes + self.cells.ends.nbytes
+        return self.image.nbytes + self.posterior.nbytes + cells + sum(values.nbytes for values in self.features)
 
     def posterior_of(self, index: int | None) -> Floats | None:
         """(n,) float32 of a class; None of no class, or of one without a score."""
@@ -87,7 +87,8 @@ def prepare(segmenter: Segmenter, scores: ImageScores, head: Head | None = None)
 def _at_cells(values: Tensor, cells: Superpixels) -> Floats:
     """Sample a map (D, h, w) at the centres of the cells: (n, D) of unit length, the mean of the image taken out."""
     height, width = cells.labels.shape
-    place = torch.from_numpy(cells.centre * (max(height, width) * 2 / np.float32([width, height])) - 1)
+    scale = 2 * max(height, width) / np.array([width, height])
+    place = torch.from_numpy((cells.centre * scale - 1).astype(np.float32))
     grown = values.detach().float().cpu()[None]
     sampled = F.grid_sample(grown, place[None, None], mode="bilinear", padding_mode="border", align_corners=False)
     found = sampled[0, :, 0].T

@@ -152,7 +152,7 @@ def _tidied(mask: Mask, prompt: Prompt, scene: ClickScene, current: Mask | None)
         keep &= old > areas / 2
         keep[list(clicked)] = True
     keep[0] = False
-    found = keep[numbered]
+    found: Mask = keep[numbered]
     for number in sorted(clicked):
         left, top, width, height = (int(value) for value in stats[number, :4])
         crop = (slice(top, top + height), slice(left, left + width))
@@ -201,7 +201,7 @@ def _without_pinholes(mask: Mask, prompt: Prompt, size: tuple[int, int]) -> Mask
     small[0] = False
     for point in prompt.negative:
         small[numbered[pixel_of(point, size)]] = False
-    return mask | small[numbered]
+    return np.asarray(mask | small[numbered])
 
 
 def _obeying(mask: Mask, prompt: Prompt, scene: ClickScene, forbidden: Mask) -> Mask:
@@ -226,7 +226,7 @@ def _cell_at(scene: ClickScene, pixel: tuple[int, int]) -> Mask:
     scale = np.array(labels.shape) / scene.size
     row, column = ((np.array(pixel) + 0.5) * scale).astype(int)
     cell = (labels == labels[row, column]).astype(np.uint8)
-    grown = cv2.resize(cell, scene.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    grown: Mask = cv2.resize(cell, scene.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
     grown[pixel] = True
     return grown
 

@@ -88,7 +88,7 @@ def superpixels(image: RGBImage, count: int = CELLS) -> Superpixels:
     """Cut an image, (h, w, 3) uint8 RGB, into about `count` cells by a watershed from a grid of seeds."""
     blurred = cv2.GaussianBlur(image, (0, 0), _SMOOTHING)
     lab = cv2.cvtColor(blurred.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    scaled = np.clip(2 * lab + np.float32([20, 128, 128]), 0, 255).astype(np.uint8)
+    scaled = np.clip(2 * lab + np.array([20, 128, 128]), 0, 255).astype(np.uint8)
     seeds = _seeds(lab, count)
     # A watershed leaves out the border of its image, so it gets one of one more pixel.
     framed = cv2.copyMakeBorder(scaled, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
