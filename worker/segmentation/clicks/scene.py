@@ -16,7 +16,7 @@ from worker.segmentation.class_scores import OTHERS
 from worker.segmentation.clicks.superpixels import Floats, Superpixels, superpixels
 from worker.segmentation.heads import Head, ImageScores, head_scores
 from worker.segmentation.instances.refiner import RefinerSession
-from worker.segmentation.outlines.refinement import refine_scores
+from worker.segmentation.outlines.refinement import ADAPTIVE, refine_scores
 from worker.segmentation.pictures import shrink
 from worker.segmentation.segmenter import Segmenter
 
@@ -100,7 +100,7 @@ def _posterior(
 ) -> tuple[Floats, Mapping[int, int]]:
     """See `ClickScene.posterior` and `ClickScene.rows`."""
     found = scores.zero_shot if head is None else head_scores(head, scores)
-    if head is None or not head.fine:
+    if head is None or head.refinement == ADAPTIVE:
         # `refine_scores` speaks of the classes by their rows, which are those of the vocabulary where none is left out.
         refined = refine_scores(found, shrink(image, _POSTERIOR_SIDE), scores.embedding.affinity)
         if found.classes is not None:
