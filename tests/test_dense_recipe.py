@@ -227,6 +227,7 @@ def test_a_label_that_was_never_trained_is_scored_by_its_vector(
     learned: DenseAdapter, corrected: list[Example]
 ) -> None:
     more = (*KNOWN, ("yellow shape",))
+    learned = learned.at_strength(1)
     found, before = learned.scores(scores_of(corrected[0], more)), learned.scores(scores_of(corrected[0]))
     assert bool(found.scored.all())
     torch.testing.assert_close(found.logits[[0, 1, 2, 4]], before.logits)
@@ -241,7 +242,8 @@ def test_strength_0_is_the_zero_shot_model_and_between_is_between(
     assert learned.at_strength(0).refinement == ADAPTIVE
     assert learned.refinement == POSTERIORS
     assert learned.with_outlines(followed=True).refinement == FINE
-    whole, half = learned.scores(image), learned.at_strength(0.5).scores(image)
+    assert learned.strength == 0.8  # a fifth of the untrained model keeps what training forgets
+    whole, half = learned.at_strength(1).scores(image), learned.at_strength(0.5).scores(image)
     zero = image.zero_shot.resized(whole.grid)
     wanted = ((whole.logits + zero.logits) / 2).softmax(dim=0)
     torch.testing.assert_close(half.posterior(), wanted, rtol=0, atol=1e-4)
@@ -284,8 +286,19 @@ def test_rows_of_the_labels() -> None:
     torch.testing.assert_close(labels().norm(dim=1), torch.ones(3))
     assert [name for name, _ in labels.named_parameters()] == ["learned"]
     assert set(labels.state_dict()) == {"learned"}
-    labels.start(torch.eye(3, 8))
+    labels.start(torch.eye(3, 8) * torch.tensor([[0.0], [1.0], [0.0]]))
     torch.testing.assert_close(labels()[1], torch.eye(3, 8)[1])
+
+
+def test_beside_texts_a_mean_feature_does_not_win_everywhere() -> None:
+    """Features of images are near each other, and far from all texts."""
+    directions = unit_rows(4, 64)
+    texts = F.normalize(0.5 * directions + torch.eye(64)[0], dim=1)
+    features = F.normalize(0.3 * directions + torch.eye(64)[1], dim=1)  # one for each class
+    labels = LabelVectors((("a",), ("b",), ("wug",)), texts, torch.tensor([True, True, False, True]))
+    labels.start(features)
+    assert (features @ labels().T).argmax(dim=1).tolist() == [0, 1, 2, 3]
+    assert (features @ F.normalize(features, dim=1)[2] > (features @ texts.T).amax(dim=1)).all(), "it would have won"
 
 
 def test_vectors_of_another_text_tower(corrected: list[Example]) -> None:

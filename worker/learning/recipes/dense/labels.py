@@ -20,6 +20,9 @@ BACKGROUND_TEXTS = (BACKGROUND,)
 """What the background is called among learned vectors and text vectors."""
 
 
+_LEAST_SPREAD = 1e-3
+
+
 class LabelVectors(nn.Module):
     """Holds the label vectors of a training, the background last.
 
@@ -50,9 +53,20 @@ class LabelVectors(nn.Module):
 
     @torch.no_grad()
     def start(self, means: Tensor) -> None:
-        """Start the learned vectors at (T, D) mean features of the classes' cells; a mean of 0 changes nothing."""
+        """Start the learned vectors at (T, D) mean features of the classes' cells; a mean of 0 changes nothing.
+
+        Features of images are nearer to each other than to any text (the modality gap: Liang et al., NeurIPS 2022), so
+        a mean as it is would win everywhere. Beside texts, means are moved to where these are: around their centre, and
+        as far from it on average.
+        """
+        shown = means.any(dim=1).nonzero()[:, 0]
+        read = [row for row in range(len(self.texts)) if row not in self.unread]
+        if len(shown) > 1 and len(read) > 1:
+            centre, texts = means[shown].mean(dim=0), self.texts[read]
+            spread, wanted = (_spread(rows) for rows in (means[shown], texts))
+            means = texts.mean(dim=0) + (means - centre) * wanted / spread.clamp_min(_LEAST_SPREAD)
         for place, row in enumerate(self.unread):
-            if bool(means[row].any()):
+            if row in shown:
                 self.learned[place] = F.normalize(means[row], dim=0)
 
     def vectors_learned(self) -> dict[tuple[str, ...], Tensor]:
@@ -60,6 +74,11 @@ class LabelVectors(nn.Module):
         names = [*self.words, BACKGROUND_TEXTS]
         found = F.normalize(self.learned.detach(), dim=1)
         return {names[row]: found[place].clone() for place, row in enumerate(self.unread)}
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Mean distance of rows from their centre."""
+    return (rows - rows.mean(dim=0)).norm(dim=1).mean()
 
 
 @dataclass(frozen=True)
