@@ -18,7 +18,8 @@ from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.acceptance import ACCEPTANCE_MODEL, AcceptanceWeights, SegmentEvidence
 from worker.segmentation.instances.assembly import SegmentRequest, assemble
 from worker.segmentation.instances.class_map import clean
-from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence, split_component
+from worker.segmentation.instances.cut_evidence import CutEvidence
+from worker.segmentation.instances.splitting import CUT_RULE, split_component
 from worker.segmentation.segmenter import LabelSegment, Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,10 +116,9 @@ def test_what_is_too_thin_or_small_is_left_alone(mask: Mask) -> None:
 
 
 def test_every_evidence_counts_the_way_it_must() -> None:
-    for weights in (CUT_RULE.alike, CUT_RULE.unlike):
-        assert max(weights.cut, weights.neck) < 0
-        assert min(weights.contrast, weights.edge) > 0
-        assert {item.name for item in fields(CutEvidence)} == set(vars(weights)) - {"bias"}
+    assert max(CUT_RULE.neck, CUT_RULE.neck_squared) <= 0
+    assert min(CUT_RULE.contrast, CUT_RULE.edge, CUT_RULE.crease, CUT_RULE.convexity, CUT_RULE.balance) >= 0
+    assert {item.name for item in fields(CutEvidence)} == set(vars(CUT_RULE)) - {"bias"}
 
 
 def test_specks_and_pinholes_go_to_what_surrounds_them_and_holes_stay() -> None:
