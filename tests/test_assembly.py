@@ -116,9 +116,10 @@ def test_what_is_too_thin_or_small_is_left_alone(mask: Mask) -> None:
 
 
 def test_every_evidence_counts_the_way_it_must() -> None:
-    assert max(CUT_RULE.neck, CUT_RULE.neck_squared) <= 0
-    assert min(CUT_RULE.contrast, CUT_RULE.edge, CUT_RULE.crease, CUT_RULE.convexity, CUT_RULE.balance) >= 0
-    assert {item.name for item in fields(CutEvidence)} == set(vars(CUT_RULE)) - {"bias"}
+    for weights in (CUT_RULE.alike, CUT_RULE.unlike):
+        assert max(weights.neck, weights.neck_squared) <= 0
+        assert min(weights.contrast, weights.edge, weights.crease, weights.convexity, weights.balance) >= 0
+        assert {item.name for item in fields(CutEvidence)} == set(vars(weights)) - {"bias"}
 
 
 def test_specks_and_pinholes_go_to_what_surrounds_them_and_holes_stay() -> None:

@@ -141,15 +141,18 @@ def test_fits_find_the_rule_that_made_the_examples_and_keep_the_signs() -> None:
     rng = np.random.default_rng(0)
     even = CutEvidence(neck=0.5, neck_squared=0.25, contrast=0.5, edge=0.0, crease=1.0, convexity=0.5, balance=-0.5)
     sources: list[list[tuple[CutEvidence, bool]]] = [[], []]
-    for k in range(600):
+    for k in range(1200):
         neck, edge = rng.uniform(0, 1.2), rng.normal()
-        evidence = replace(even, neck=neck, neck_squared=neck**2, edge=edge)
+        contrast = (0.5, 3.0)[k % 2]
+        evidence = replace(even, neck=neck, neck_squared=neck**2, edge=edge, contrast=contrast)
         sources[k % 6 == 0].append((evidence, bool(1.5 - 3 * neck - edge + rng.logistic() > 0)))
-    rule = fit_cut_rule(sources)
-    assert rule.contrast == 0  # never varied among these
-    assert rule.edge == pytest.approx(0, abs=0.05)  # here it speaks against a cut, which it must not
-    wide, narrow = replace(even, neck=1.0, neck_squared=1.0), replace(even, neck=0.2, neck_squared=0.04)
-    assert rule.log_odds(narrow) > 0 > rule.log_odds(wide)
+    rule = fit_cut_rule(sources, [1.0, 2.0])
+    assert rule.alike.contrast == 0  # never varied among these
+    assert rule.alike.edge == pytest.approx(0, abs=0.05)  # here it speaks against a cut, which it must not
+    for contrast in (0.5, 3.0):
+        wide = replace(even, neck=1.0, neck_squared=1.0, contrast=contrast)
+        narrow = replace(even, neck=0.2, neck_squared=0.04, contrast=contrast)
+        assert rule.log_odds(narrow) > 0 > rule.log_odds(wide)
     segments = []
     for k in range(600):
         seen = SegmentEvidence(posterior=rng.uniform(0.3, 1), contrast=rng.normal(), size=-5.0, cut_margin=3.0)

@@ -2,8 +2,8 @@
 
 It draws scenes that neither training nor the panoptic protocol uses, segments them with the builtin model, and prints
 the two rules that `splitting.CUT_RULE` and `acceptance.ACCEPTANCE_MODEL` hold as constants. The cut rule is fitted on
-the `train` parts of sets of photographs with instances too: on their true class maps, and on those of an emulated patch
-model. Every source counts the same, however many cuts it has.
+the `train` parts of sets of photographs with instances too, on their true class maps. Every source counts the same,
+however many cuts it has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -24,22 +24,21 @@ from rich.progress import track
 
 from worker.lab.evaluation.panoptic_scenes import FIT_SEED, STUFF_FROM, PanopticScene, TrueSegment, panoptic_scene
 from worker.lab.evaluation.photographed_things import read_things
-from worker.lab.evaluation.photographs import Photograph, emulate_evidence, read_set
+from worker.lab.evaluation.photographs import read_set
 from worker.lab.metrics import ACCEPTABLE_IOU, iou_table
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.acceptance import AcceptanceModel, AcceptanceWeights, SegmentEvidence
 from worker.segmentation.instances.assembly import SegmentRequest, assemble
 from worker.segmentation.instances.class_map import class_components, clean
 from worker.segmentation.instances.cut_evidence import CutEvidence
-from worker.segmentation.instances.splitting import Cut, CutRule, propose_cuts
+from worker.segmentation.instances.splitting import ALIKE_CONTRAST, Cut, CutRule, CutWeights, propose_cuts
 from worker.segmentation.metrics import mask_iou
-from worker.segmentation.outlines.refinement import pixel_classes
 from worker.segmentation.segmenter import Segmenter
 
 _GAIN = 0.15  # of IoU summed over the true things: from here on a cut is right
 _KEPT = 0.85  # share of each true thing that a right cut leaves on one side
 _CUT_SIGNS = {"neck": -1, "neck_squared": -1, "contrast": 1, "edge": 1, "crease": 1, "convexity": 1, "balance": 1}
-_NOISE = 0.3  # of the emulated patch model, in shares of a patch
+_DRAWN_SHARE = 4.0  # drawn scenes count as much as four sets of photographs: nothing else shows colours without light
 _MOST_DEPTH = 4  # of cuts of parts of cuts that are examples
 _DECAY = 1e-3
 _ROUNDS = 300
@@ -76,9 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     numbers = track(range(options.scenes), "drawing", console=console, disable=not console.is_terminal)
     segmented = [class_map(segmenter, panoptic_scene(FIT_SEED, number)) for number in numbers]
     sources = {"drawn": [example for one in segmented for example in scene_examples(*one[:2])]}
-    for folder in options.photos:
-        sources |= photograph_examples(folder)
-    cut_rule = fit_cut_rule(list(sources.values()))
+    sources |= {folder.name: list(photograph_examples(folder)) for folder in options.photos}
+    cut_rule = fit_cut_rule(list(sources.values()), shares=[_DRAWN_SHARE] + [1.0] * len(options.photos))
     rule = fit_acceptance(list(acceptance_examples(segmented, cut_rule)))
     counts = {name: [len(cuts), sum(right for _, right in cuts)] for name, cuts in sources.items()}
     summary = {"scenes": options.scenes, "cuts_and_right": counts, "cut_rule": asdict(cut_rule),
@@ -100,25 +98,15 @@ def scene_examples(drawn: PanopticScene, classes: NDArray[np.int16]) -> Iterator
     return cut_examples(drawn.scene.image, classes, things)
 
 
-def photograph_examples(folder: Path) -> Mapping[str, list[CutExample]]:
-    """The proposed cuts of the `train` part of a set: on its true class maps, and on emulated ones.
+def photograph_examples(folder: Path) -> Iterator[CutExample]:
+    """Yield the proposed cuts of the true class maps of a set's `train` part.
 
     Raises:
         ImageUnavailable: the folder is not a set with instances.
     """
-    found: dict[str, list[CutExample]] = {f"{folder.name} {kind}": [] for kind in ("true", "emulated")}
-    for number, photo in enumerate(read_set(folder, "train", sys.maxsize)):
+    for photo in read_set(folder, "train", sys.maxsize):
         things = read_things(folder, photo.stem, photo.truth)
-        maps = photo.truth.astype(np.int16), _emulated(photo, number)
-        for cuts, classes in zip(found.values(), maps, strict=True):
-            cuts += cut_examples(photo.image, classes, things)
-    return found
-
-
-def _emulated(photo: Photograph, seed: int) -> NDArray[np.int16]:
-    logits = emulate_evidence(photo, seed=seed).logits(_NOISE)
-    height, width = photo.truth.shape
-    return pixel_classes(logits, (height, width), photo.image)[0]
+        yield from cut_examples(photo.image, photo.truth.astype(np.int16), things)
 
 
 def cut_examples(
@@ -190,18 +178,31 @@ def wanted_of(drawn: PanopticScene) -> list[SegmentRequest]:
     return [SegmentRequest(index, index >= STUFF_FROM) for index in range(len(drawn.labels))]
 
 
-def fit_cut_rule(sources: Sequence[Sequence[CutExample]]) -> CutRule:
-    """Fit a logistic regression of whether a cut is right, whose weights have the signs of _CUT_SIGNS.
+def fit_cut_rule(sources: Sequence[Sequence[CutExample]], shares: Sequence[float]) -> CutRule:
+    """Fit logistic regressions of whether a cut is right: one for sides that look alike, one for the others.
+
+    The weights have the signs of _CUT_SIGNS.
 
     Args:
-        sources: examples; each source counts the same.
+        sources: examples.
+        shares: how much each source counts, however many examples it has.
     """
-    rows = np.array([list(vars(evidence).values()) for cuts in sources for evidence, _ in cuts])
-    right = np.array([is_right for cuts in sources for _, is_right in cuts])
-    share = np.concatenate([np.full(len(cuts), 1 / len(cuts)) for cuts in sources if cuts])
+    weighted = [
+        (evidence, right, share / len(cuts))
+        for cuts, share in zip(sources, shares, strict=True)
+        for evidence, right in cuts
+    ]
+    alike = [example for example in weighted if example[0].contrast < ALIKE_CONTRAST]
+    unlike = [example for example in weighted if example[0].contrast >= ALIKE_CONTRAST]
+    return CutRule(_cut_weights(alike), _cut_weights(unlike))
+
+
+def _cut_weights(examples: Sequence[tuple[CutEvidence, bool, float]]) -> CutWeights:
+    rows = np.array([list(vars(evidence).values()) for evidence, _, _ in examples])
+    right, share = (np.array([example[k] for example in examples]) for k in (1, 2))
     signs = np.array([_CUT_SIGNS[item.name] for item in fields(CutEvidence)])
     weights, bias = _logistic(rows, right, signs, share)
-    return CutRule(_round(bias), *(_round(weight) for weight in weights))
+    return CutWeights(_round(bias), *(_round(weight) for weight in weights))
 
 
 def fit_acceptance(examples: Sequence[tuple[SegmentEvidence, bool, bool]]) -> AcceptanceModel:

@@ -28,7 +28,7 @@ _COMPACT, _UNIFORM = 0.94, 3.0  # solidity above, and feature deviation below wh
 
 
 @dataclass(frozen=True)
-class CutRule:
+class CutWeights:
     """Logistic model of whether a cut separates two things, linear in its evidence. Positive weights speak for it."""
 
     bias: float
@@ -41,15 +41,38 @@ class CutRule:
     balance: float
 
     def log_odds(self, evidence: CutEvidence) -> float:
-        """Log-odds that the cut separates two things; above 0, cut."""
+        """Log-odds; above 0 means more likely than not."""
         weighted: list[float] = [getattr(self, name) * value for name, value in vars(evidence).items()]
         return self.bias + sum(weighted)
 
 
+@dataclass(frozen=True)
+class CutRule:
+    """When to cut: one model for sides that look alike, where the outline decides, and one for the others."""
+
+    alike: CutWeights
+    unlike: CutWeights
+
+    def log_odds(self, evidence: CutEvidence) -> float:
+        """Log-odds that the cut separates two things; above 0, cut."""
+        weights = self.alike if evidence.contrast < ALIKE_CONTRAST else self.unlike
+        return weights.log_odds(evidence)
+
+
+ALIKE_CONTRAST = 2.0
+"""Contrast below which two sides look alike: light alone makes as much of a difference on one rounded thing."""
+
 # Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md describes the data.
 CUT_RULE = CutRule(
-    bias=1.0, neck=-2.2, neck_squared=-2.0, contrast=0.3, edge=1.1, crease=0.43, convexity=0.9, balance=0.7
-)
+    alike=CutWeights(
+        bias=0.2467, neck=0.0, neck_squared=-2.7101, contrast=0.5455, edge=1.4852, crease=0.1475, convexity=0.9367,
+        balance=0.6474,
+    ),
+    unlike=CutWeights(
+        bias=-1.5099, neck=-0.2509, neck_squared=-1.6152, contrast=0.6962, edge=0.6443, crease=0.3828,
+        convexity=1.1484, balance=0.819,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
