@@ -57,7 +57,7 @@ def rounded(side: int, ellipses: list[Ellipse], *, crease: float = 0.0) -> tuple
 
 
 PAIR: list[Ellipse] = [(0.33, 0.42, 0.21, 0.12, 50), (0.61, 0.52, 0.21, 0.12, 110)]
-THREE: list[Ellipse] = [(0.26, 0.3, 0.16, 0.13, 10), (0.55, 0.36, 0.17, 0.13, 60), (0.47, 0.67, 0.17, 0.14, 0)]
+THREE: list[Ellipse] = [(0.2, 0.42, 0.15, 0.09, 50), (0.41, 0.5, 0.15, 0.09, 110), (0.62, 0.42, 0.15, 0.09, 50)]
 
 
 @pytest.mark.parametrize("side", [120, 600])
@@ -104,7 +104,8 @@ def test_a_cut_in_doubt_lowers_the_score() -> None:
         found = assemble(classes, np.full(classes.shape, 0.95, np.float32), [SegmentRequest(0, stuff=False)], image)
         scores.append(min(segment.score for segment in found))
     clear, doubtful = scores
-    assert doubtful < clear - 0.05
+    assert clear > 0.85
+    assert doubtful < 0.65  # whether this is one thing or two is a coin's toss
 
 
 def test_the_rule_wants_more_of_a_seam_where_there_is_less_of_a_neck() -> None:

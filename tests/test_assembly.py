@@ -176,7 +176,8 @@ def test_a_score_never_falls_as_evidence_grows(name: str, stuff: bool) -> None:
     ]
     assert scores == sorted(scores)
     assert 0 < scores[0] <= scores[-1] < 1
-    assert {item.name for item in fields(AcceptanceWeights)} == set(vars(EVIDENCE)) | {"bias"}
+    assert {item.name for item in fields(AcceptanceWeights)} == set(vars(EVIDENCE)) - {"cut_margin"} | {"bias"}
+    assert scores[-1] <= replace(EVIDENCE, cut_margin=3.0).cut_certainty
 
 
 def label(key: str, *, control: str = "brush", output: str = "brush", stuff: bool = False, text: str = "") -> Label:

@@ -54,6 +54,11 @@ def test_two_things_in_one_mask_are_two_misses() -> None:
     assert figures(truth, truth, [0.9, 0.9])["pq_things"] == 1.0
 
 
+def test_ap_is_the_mean_over_ten_ious() -> None:
+    result = figures([strip(0, 0, 72)], [strip(0, 0, 100)], [0.9])  # matches at 0.5 to 0.7, which is five of ten
+    assert (result["ap50"], result["ap"]) == (1.0, pytest.approx(0.5))
+
+
 def test_the_right_place_with_the_wrong_class_is_no_hit() -> None:
     assert figures([strip(1, 0, 10)], [strip(0, 0, 10)], [0.9])["pq"] == 0.0
 
@@ -160,7 +165,7 @@ def test_fits_find_the_rule_that_made_the_examples_and_keep_the_signs() -> None:
     fitted = fit_acceptance(segments)
     for weights in (fitted.thing, fitted.stuff):
         assert weights.posterior > 2
-        assert min(weights.contrast, weights.size, weights.cut_margin) >= 0
+        assert min(weights.contrast, weights.size) >= 0
 
 
 def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,16 +214,19 @@ def fit_acceptance(examples: Sequence[tuple[SegmentEvidence, bool, bool]]) -> Ac
 
 
 def _acceptance_weights(examples: Sequence[tuple[SegmentEvidence, bool]]) -> AcceptanceWeights:
-    rows = np.array([list(vars(evidence).values()) for evidence, _ in examples])
+    names = [item.name for item in fields(AcceptanceWeights) if item.name != "bias"]
+    rows = np.array([[getattr(evidence, name) for name in names] for evidence, _ in examples])
     accepted = np.array([is_accepted for _, is_accepted in examples])
+    certainty = np.array([evidence.cut_certainty for evidence, _ in examples])
     signs, share = np.ones(rows.shape[1], dtype=np.int64), np.ones(len(rows))
-    weights, bias = _logistic(rows, accepted, signs, share)
+    weights, bias = _logistic(rows, accepted, signs, share, certainty)
     return AcceptanceWeights(_round(bias), *(_round(weight) for weight in weights))
 
 
 def _logistic(
-    rows: NDArray[np.float64], right: NDArray[np.bool_], signs: NDArray[np.int64], share: NDArray[np.float64]
-) -> tuple[list[float], float]:
+    rows: NDArray[np.float64], right: NDArray[np.bool_], signs: NDArray[np.int64], share: NDArray[np.float64],
+    most: NDArray[np.float64] | None = None,
+) -> tuple[list[float], float]:  # fmt: skip
     """Weights and bias of least log loss with a small L2 term.
 
     Args:
@@ -231,10 +234,12 @@ def _logistic(
         right: (N,).
         signs: (F,): 1 or -1 constrains a weight, 0 does not.
         share: (N,), how much each row counts.
+        most: (N,), factor of each probability, at most 1; None = 1.
     """
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     inputs, target = torch.from_numpy((rows - mean) / spread), torch.from_numpy(right.astype(np.float64))
     bound, counts = torch.from_numpy(signs.astype(np.float64)), torch.from_numpy(share / share.sum())
+    factor = torch.log(torch.from_numpy(np.ones(len(rows)) if most is None else most))
     raw = torch.zeros(rows.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([raw], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
 
@@ -244,7 +249,8 @@ def _logistic(
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
         odds = inputs @ weights() + raw[0]
-        losses = F.binary_cross_entropy_with_logits(odds, target, reduction="none")
+        log_right = (F.logsigmoid(odds) + factor).clamp(max=-1e-9)
+        losses = -torch.where(target > 0, log_right, torch.log1p(-log_right.exp()))
         value = (losses * counts).sum() + _DECAY * weights().square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
