@@ -74,7 +74,7 @@ class AcceptanceModel:
 
 # Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md describes the data.
 ACCEPTANCE_MODEL = AcceptanceModel(
-    thing=AcceptanceWeights(bias=1.0289, posterior=5.179, contrast=0.4002, size=0.7484),
+    thing=AcceptanceWeights(bias=4.0, posterior=5.179, contrast=0.4002, size=0.7484),
     stuff=AcceptanceWeights(bias=1.2921, posterior=8.128, contrast=0.0, size=1.1523),
 )
 
