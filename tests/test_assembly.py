@@ -18,7 +18,8 @@ from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.acceptance import ACCEPTANCE_MODEL, AcceptanceWeights, SegmentEvidence
 from worker.segmentation.instances.assembly import SegmentRequest, assemble
 from worker.segmentation.instances.class_map import clean
-from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence, split_component
+from worker.segmentation.instances.cut_evidence import CutEvidence
+from worker.segmentation.instances.splitting import CUT_RULE, split_component
 from worker.segmentation.segmenter import LabelSegment, Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,8 +117,8 @@ def test_what_is_too_thin_or_small_is_left_alone(mask: Mask) -> None:
 
 def test_every_evidence_counts_the_way_it_must() -> None:
     for weights in (CUT_RULE.alike, CUT_RULE.unlike):
-        assert max(weights.cut, weights.neck) < 0
-        assert min(weights.contrast, weights.edge) > 0
+        assert max(weights.neck, weights.neck_squared) <= 0
+        assert min(weights.contrast, weights.edge, weights.crease, weights.convexity, weights.balance) >= 0
         assert {item.name for item in fields(CutEvidence)} == set(vars(weights)) - {"bias"}
 
 
@@ -175,7 +176,8 @@ def test_a_score_never_falls_as_evidence_grows(name: str, stuff: bool) -> None:
     ]
     assert scores == sorted(scores)
     assert 0 < scores[0] <= scores[-1] < 1
-    assert {item.name for item in fields(AcceptanceWeights)} == set(vars(EVIDENCE)) | {"bias"}
+    assert {item.name for item in fields(AcceptanceWeights)} == set(vars(EVIDENCE)) - {"cut_margin"} | {"bias"}
+    assert scores[-1] <= replace(EVIDENCE, cut_margin=3.0).cut_certainty
 
 
 def label(key: str, *, control: str = "brush", output: str = "brush", stuff: bool = False, text: str = "") -> Label:

@@ -83,6 +83,28 @@ def test_least_certain_first_and_the_table(tmp_path: Path, capsys: pytest.Captur
     assert [line.split()[0] for line in lines] == ["photographs", "none", "1", "2"]
 
 
+def test_things_are_found_one_by_one_after_learning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_set(tmp_path / "set", train=2, test=2)
+    asked = ["--photos", str(folder), "--learn", "train", "--test", "test", "--model", "builtin", "--instances"]
+    assert main([*asked, "--shots", "2"]) == 2
+    assert "instances" in capsys.readouterr().err, "there are none yet"
+    (folder / "instances").mkdir()
+    for number in range(4):
+        drawn = annotation_scene(np.random.default_rng((9, number)), LABELS, number=number, size=(96, 128), unit=80)
+        cv2.imwrite(str(folder / "instances" / f"p{number}.png"), drawn.instances.astype(np.uint8))
+    assert main([*asked, "--shots", "2", "--orders", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["photographs"] == found["shots"] == 2
+    assert set(found["per_label"]) <= {"wug", "some dax"}
+    assert found["ap50"] == pytest.approx(np.mean([row["ap50"] for row in found["per_label"].values()]), abs=1e-4)
+    assert [row["ap50"] for row in found["orders"]] == [found["ap50"]]
+    assert 0.4 < found["ap"] <= found["ap50"] <= 1
+    assert 0.4 < found["pq"] <= 1
+    assert sorted(found["orders"][0]["learned"]) == ["p0", "p1"]
+    assert main([*asked, "--counts", "1", "2"]) == 2
+    assert "--shots" in capsys.readouterr().err
+
+
 def test_models_are_judged_under_the_settings_of_the_environment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.lab.evaluate import main
-from worker.lab.evaluation.fit_assembly import cut_examples, fit_acceptance, fit_cut_rule, wanted_of
+from worker.lab.evaluation.fit_assembly import fit_acceptance, fit_cut_rule, scene_examples, wanted_of
 from worker.lab.evaluation.panoptic_scenes import FIT_SEED, STUFF_FROM, TrueSegment, panoptic_scene
 from worker.lab.metrics import PanopticEvaluator, average_precision, calibration_error, reliability
 from worker.segmentation.instances.acceptance import SegmentEvidence
 from worker.segmentation.instances.assembly import assemble
-from worker.segmentation.instances.splitting import CUT_RULE, CutEvidence
+from worker.segmentation.instances.cut_evidence import CutEvidence
+from worker.segmentation.instances.splitting import CUT_RULE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,6 +52,12 @@ def test_two_things_in_one_mask_are_two_misses() -> None:
     truth = [strip(0, 0, 10), strip(0, 10, 20)]
     assert figures([strip(0, 0, 20)], truth, [0.9])["pq_things"] == 0.0
     assert figures(truth, truth, [0.9, 0.9])["pq_things"] == 1.0
+
+
+def test_ap_is_the_mean_over_ten_ious() -> None:
+    result = figures([strip(0, 0, 72)], [strip(0, 0, 100)], [0.9])  # matches at 0.5 to 0.7, which is five of ten
+    assert result["ap50"] == 1.0
+    assert result["ap"] == pytest.approx(0.5)
 
 
 def test_the_right_place_with_the_wrong_class_is_no_hit() -> None:
@@ -129,7 +136,7 @@ def test_examples_of_cuts_know_right_from_wrong() -> None:
         classes = np.full(asked.scene.instances.shape, 12, dtype=np.int16)
         for segment in asked.truth:
             classes[segment.mask] = segment.index
-        found += list(cut_examples(asked, classes))
+        found += list(scene_examples(asked, classes))
     right = [evidence.contrast for evidence, is_right in found if is_right]
     wrong = [evidence.contrast for evidence, is_right in found if not is_right]
     assert len(right) >= 5
@@ -138,17 +145,20 @@ def test_examples_of_cuts_know_right_from_wrong() -> None:
 
 def test_fits_find_the_rule_that_made_the_examples_and_keep_the_signs() -> None:
     rng = np.random.default_rng(0)
-    cuts = []
-    for contrast in (0.5, 3.0):
-        for _ in range(300):
-            neck, edge = rng.uniform(0, 1.5), rng.normal()
-            evidence = CutEvidence(cut=rng.normal(-3, 0.7), neck=neck, contrast=contrast, edge=edge)
-            cuts.append((evidence, bool(1.5 - 3 * evidence.neck + rng.logistic() > 0)))
-    rule = fit_cut_rule(cuts)
-    assert rule.alike.neck < -2
+    even = CutEvidence(neck=0.5, neck_squared=0.25, contrast=0.5, edge=0.0, crease=1.0, convexity=0.5, balance=-0.5)
+    sources: list[list[tuple[CutEvidence, bool]]] = [[], []]
+    for k in range(1200):
+        neck, edge = rng.uniform(0, 1.2), rng.normal()
+        contrast = (0.5, 3.0)[k % 2]
+        evidence = replace(even, neck=neck, neck_squared=neck**2, edge=edge, contrast=contrast)
+        sources[k % 6 == 0].append((evidence, bool(1.5 - 3 * neck - edge + rng.logistic() > 0)))
+    rule = fit_cut_rule(sources, [1.0, 2.0])
     assert rule.alike.contrast == 0  # never varied among these
-    even = CutEvidence(cut=-3.0, neck=0.5, contrast=0.5, edge=0.0)
-    assert rule.log_odds(even) > rule.log_odds(replace(even, neck=1.0))
+    assert rule.alike.edge == pytest.approx(0, abs=0.05)  # here it speaks against a cut, which it must not
+    for contrast in (0.5, 3.0):
+        wide = replace(even, neck=1.0, neck_squared=1.0, contrast=contrast)
+        narrow = replace(even, neck=0.2, neck_squared=0.04, contrast=contrast)
+        assert rule.log_odds(narrow) > 0 > rule.log_odds(wide)
     segments = []
     for k in range(600):
         seen = SegmentEvidence(posterior=rng.uniform(0.3, 1), contrast=rng.normal(), size=-5.0, cut_margin=3.0)
@@ -156,7 +166,7 @@ def test_fits_find_the_rule_that_made_the_examples_and_keep_the_signs() -> None:
     fitted = fit_acceptance(segments)
     for weights in (fitted.thing, fitted.stuff):
         assert weights.posterior > 2
-        assert min(weights.contrast, weights.size, weights.cut_margin) >= 0
+        assert min(weights.contrast, weights.size) >= 0
 
 
 def test_the_command_prints_the_figures_as_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,8 @@
 """Metrics that only the laboratory needs: boundary F of class maps; PQ, AP and calibration of segments.
 
 Panoptic quality after Kirillov et al. (CVPR 2019) with its factors SQ and RQ; average precision as COCO computes it
-(101 recall points) at IoU 0.5; expected calibration error after Guo et al. (ICML 2017) in ten bins of equal width. IoU
-itself is in `worker.segmentation.metrics`.
+(101 recall points), at IoU 0.5 and as the mean over 0.5 to 0.95; expected calibration error after Guo et al. (ICML
+2017) in ten bins of equal width. IoU itself is in `worker.segmentation.metrics`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ACCEPTABLE_IOU = 0.75
 """A segment with at least this IoU counts as one that an annotator would accept as it is."""
 
 _MATCH_IOU = 0.5
+_AP_IOUS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 _BINS = 10
 
 
@@ -114,14 +115,14 @@ class PanopticEvaluator:
         classes: how many classes there are.
         things: indices of those that are countable; the others are stuff.
         counts: of each class.
-        scores: of each class, (score, whether it matched) of every predicted segment.
+        scores: of each class, (score, best IoU) of every predicted segment.
         accepted: (score, whether its IoU is ACCEPTABLE_IOU or more) of every predicted segment.
     """
 
     classes: int
     things: frozenset[int]
     counts: list[ClassCounts] = field(init=False)
-    scores: list[list[tuple[float, bool]]] = field(init=False)
+    scores: list[list[tuple[float, float]]] = field(init=False)
     accepted: list[tuple[float, bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,7 +141,7 @@ class PanopticEvaluator:
             of_class.predicted += 1
             of_class.matched += best > _MATCH_IOU
             of_class.iou += best if best > _MATCH_IOU else 0.0
-            self.scores[segment.index].append((score, best > _MATCH_IOU))
+            self.scores[segment.index].append((score, best))
             self.accepted.append((score, best >= ACCEPTABLE_IOU))
         for segment in truth:
             self.counts[segment.index].true += 1
@@ -151,8 +152,18 @@ class PanopticEvaluator:
         total = sum(row.predicted + row.true for row in rows)
         return 2 * sum(row.iou for row in rows) / total if total else 1.0
 
+    def class_precisions(self, index: int) -> dict[str, float]:
+        """ap50 of one class, and ap: the mean over IoUs of 0.5 to 0.95."""
+        true = self.counts[index].true
+        by_iou = [
+            average_precision([(score, best > least) for score, best in self.scores[index]], true)
+            for least in _AP_IOUS
+        ]
+        return {"ap50": by_iou[0], "ap": _mean(by_iou)}
+
     def figures(self) -> dict[str, float]:
-        """pq, sq and rq over the classes that occur, for things and for stuff; ap50 of things; ece of the scores."""
+        """pq, sq and rq over the classes that occur, for things and for stuff; ap50 and ap of things; ece of the
+        scores."""
         present = [k for k, of_class in enumerate(self.counts) if of_class.true]
         things = [k for k in present if k in self.things]
         parts = {"": present, "_things": things, "_stuff": [k for k in present if k not in self.things]}
@@ -160,7 +171,8 @@ class PanopticEvaluator:
         for name, classes in parts.items():
             rows = [self.counts[k].figures() for k in classes]
             figures |= {f"{key}{name}": _mean([row[key] for row in rows]) for key in ("pq", "sq", "rq")}
-        figures["ap50"] = _mean([average_precision(self.scores[k], self.counts[k].true) for k in things])
+        precisions = [self.class_precisions(k) for k in things]
+        figures |= {key: _mean([row[key] for row in precisions]) for key in ("ap50", "ap")}
         figures["ece"] = calibration_error(self.accepted)
         figures["accepted"] = _mean([float(accepted) for _, accepted in self.accepted])
         figures["mean_score"] = _mean([score for score, _ in self.accepted])

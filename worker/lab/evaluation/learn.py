@@ -22,7 +22,10 @@ from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.settings import Settings
 from worker.lab.charts import line_chart
 from worker.lab.evaluation.labelled_set import read_labelled_set
+from worker.lab.evaluation.learned_things import evaluate_learned_things
+from worker.lab.evaluation.learned_things import table as things_table
 from worker.lab.evaluation.loop import LearningLoop, Refit, TestScores, run_loop
+from worker.learning.interfaces import Recipe
 from worker.learning.recipes import RECIPES, recipe_named
 from worker.learning.recipes.quick.recipe import PARTS
 from worker.overlay import Painting, draw_sheet
@@ -44,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
                         "scored (default: all)")  # fmt: skip
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 5, 9], help="photographs annotated; a number "
                         "larger than the part means all of it (default: 1 3 5 9)")  # fmt: skip
+    parser.add_argument("--shots", type=int, metavar="N", help="the same as --counts N")
+    parser.add_argument("--instances", action="store_true", help="score the things one by one (AP50, AP, PQ) against "
+                        "the set's instances/, not the pixels")  # fmt: skip
     parser.add_argument("--recipe", default="quick", choices=tuple(RECIPES), help="what learns (default: %(default)s)")
     parser.add_argument("--order", default="random", choices=("active", "random"), help="in which photographs are "
                         "annotated: least certain first, or at random (default: %(default)s)")  # fmt: skip
@@ -57,14 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Run the loop; a table (or one JSON line) on stdout, progress on stderr."""
-    if min(options.counts) < 1 or options.orders < 1 or min(options.size or [1]) < 1:
-        raise SettingsError("--counts, --orders and --size", "must be at least 1", "Give positive numbers.")
+    wanted = options.counts if options.shots is None else [options.shots]
+    if min(wanted) < 1 or options.orders < 1 or min(options.size or [1]) < 1:
+        raise SettingsError("--counts, --shots, --orders and --size", "must be at least 1", "Give positive numbers.")
     photographs = read_labelled_set(options.photos, [options.learn, options.test], options.size and tuple(options.size))
     segmenter = Segmenter(Encoder.from_settings(settings))
     outlines = "shape" not in options.without
     loop = LearningLoop(segmenter, photographs, learn=options.learn, test=options.test, outlines=outlines)
     recipe = recipe_named(options.recipe, without=[part for part in options.without if part != "shape"])
-    counts = sorted({min(count, len(loop.train)) for count in options.counts})
+    counts = sorted({min(count, len(loop.train)) for count in wanted})
+    if options.instances:
+        return _run_instances(options, loop, recipe, segmenter, counts)
     orders: list[int | None] = [None] if options.order == "active" else list(range(options.orders))
     refits: dict[int, list[Refit]] = {count: [] for count in counts}
     console = Console(stderr=True)
@@ -80,6 +89,20 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     sys.stdout.write(json.dumps(summary) + "\n" if options.json else table(zero_shot, refits))
     if options.output_dir:
         write(options.output_dir, summary, refits, loop)
+    return 0
+
+
+def _run_instances(
+    options: argparse.Namespace, loop: LearningLoop, recipe: Recipe, segmenter: Segmenter, counts: Sequence[int]
+) -> int:
+    """Find things one by one after learning from one number of photographs; a table or one JSON line on stdout."""
+    if len(counts) > 1 or options.order == "active" or options.output_dir or "shape" in options.without:
+        problem = "learns from one number of photographs in random orders, along outlines, and writes no folder"
+        raise SettingsError("--instances", problem, "Give --shots N and none of --order active, --output-dir, "
+                            "--without shape.")  # fmt: skip
+    orders = range(options.orders)
+    found = evaluate_learned_things(loop, recipe, segmenter, options.photos, shots=counts[0], orders=orders)
+    sys.stdout.write(json.dumps(found) + "\n" if options.json else things_table(found))
     return 0
 
 

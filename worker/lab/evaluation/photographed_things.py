@@ -49,27 +49,71 @@ def evaluate_photographs(folder: Path) -> dict[str, object]:
     return {"photographs": len(stems), "things": things, **rounded}
 
 
+def read_things(
+    folder: Path, stem: str, classes: NDArray[np.int64] | NDArray[np.int16]
+) -> list[TrueSegment]:
+    """Read the things of a photograph, at the size at which the class of each pixel is known.
+
+    Args:
+        folder: of the set.
+        stem: of the photograph.
+        classes: (H, W) class of each pixel; negative = none.
+
+    Raises:
+        ImageUnavailable: it has no instances that can be read.
+    """
+    try:
+        numbers = _read_numbers(folder / "instances" / f"{stem}.png")
+    except OSError as error:
+        problem = f"its instances cannot be read ({error})"
+        raise ImageUnavailable(f"photograph {stem} of {folder}", problem, _REMEDY) from error
+    rows, columns = (  # of the nearest pixels
+        ((np.arange(to) + 0.5) * size / to).astype(np.int64)
+        for size, to in zip(numbers.shape, classes.shape, strict=True)
+    )
+    return _things_of(numbers[rows[:, None], columns], classes)
+
+
+def _read_numbers(file: Path) -> NDArray[np.int64]:
+    """Read instances/STEM.png: (H, W) number of each pixel's thing, 0 = none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Image.open(file) as drawn:
+        numbers = np.asarray(drawn, dtype=np.int64)
+    return numbers if numbers.ndim == 2 else np.asarray(numbers[..., :3] @ np.array([1, 256, 65536]))
+
+
+def _things_of(numbers: NDArray[np.int64], classes: NDArray[np.int64] | NDArray[np.int16]) -> list[TrueSegment]:
+    """Make a segment of each number: its most frequent class, and its pixels of that class.
+
+    Args:
+        numbers: (H, W) number of each pixel's thing, 0 = none.
+        classes: (H, W) class of each pixel; negative = none.
+    """
+    things = []
+    for number in np.unique(numbers[numbers > 0]):
+        thing = (numbers == number) & (classes >= 0)
+        if thing.any():
+            index = int(np.bincount(classes[thing]).argmax())
+            things.append(TrueSegment(index, thing & (classes == index)))
+    return things
+
+
 def read_photographed_things(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[TrueSegment]]:
     """Read an image, the class of each pixel (_NO_CLASS where there is none) and every thing with its class."""
     try:
         file = next(iter(sorted((folder / "images").glob(f"{stem}.*"))))
         image = np.asarray(Image.open(file).convert("RGB"))
         mask = np.asarray(Image.open(folder / "masks" / f"{stem}.png"))
-        numbers = np.asarray(Image.open(folder / "instances" / f"{stem}.png"), dtype=np.int64)
+        numbers = _read_numbers(folder / "instances" / f"{stem}.png")
     except (OSError, StopIteration) as error:
         raise ImageUnavailable(f"photograph {stem} of {folder}", f"it cannot be read ({error})", _REMEDY) from error
-    if numbers.ndim == 3:
-        numbers = numbers[..., :3] @ np.array([1, 256, 65536])
     if mask.ndim != 2 or mask.shape != numbers.shape:
         raise ImageUnavailable(f"photograph {stem} of {folder}", "its mask and instances differ in size", _REMEDY)
     if image.shape[:2] != mask.shape:
         image = np.asarray(cv2.resize(image, mask.shape[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    classes = mask.astype(np.int16)
-    classes[(mask == 0) | (mask == FILE_VOID)] = _NO_CLASS
-    truth = []
-    for number in np.unique(numbers[numbers > 0]):
-        thing = (numbers == number) & (classes != _NO_CLASS)
-        if thing.any():
-            index = int(np.bincount(classes[thing]).argmax())
-            truth.append(TrueSegment(index, thing & (classes == index)))
-    return image, classes, truth
+    none = (mask == 0) | (mask == FILE_VOID)
+    truth = _things_of(numbers, np.where(none, np.int16(-1), mask.astype(np.int16)))
+    return image, np.where(none, np.int16(_NO_CLASS), mask.astype(np.int16)), truth

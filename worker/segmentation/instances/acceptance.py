@@ -1,6 +1,8 @@
-"""The acceptance score: how likely an annotator accepts a segment as it is, by a logistic model of cheap evidence.
+"""The acceptance score: how likely an annotator accepts a segment as it is.
 
-Accepting means an IoU of 0.75 or more with what the annotator would draw.
+Accepting means an IoU of 0.75 or more with what the annotator would draw. The score is the probability that the cuts
+around the segment are right, times the probability that it is accepted if they are: a logistic model of cheap evidence.
+A segment that might be two things thus never scores as high as one that is clearly one.
 """
 
 from __future__ import annotations
@@ -34,20 +36,28 @@ class SegmentEvidence:
     cut_margin: float
 
 
+    @property
+    def cut_certainty(self) -> float:
+        """Probability that the least certain decision to cut or not to cut is right, 0.5 to 1."""
+        return float(1 / (1 + np.exp(-self.cut_margin)))
+
+
 @dataclass(frozen=True)
 class AcceptanceWeights:
-    """A logistic model of acceptance. No weight of evidence is negative, so no score falls as evidence grows."""
+    """A logistic model of acceptance where the cuts are right.
+
+    No weight of evidence is negative, so no score falls as evidence grows.
+    """
 
     bias: float
     posterior: float
     contrast: float
     size: float
-    cut_margin: float
 
     def probability(self, evidence: SegmentEvidence) -> float:
         """Probability of acceptance, in (0, 1)."""
-        weighted: list[float] = [getattr(self, name) * value for name, value in vars(evidence).items()]
-        return float(1 / (1 + np.exp(-self.bias - sum(weighted))))
+        weighted = self.posterior * evidence.posterior + self.contrast * evidence.contrast + self.size * evidence.size
+        return float(evidence.cut_certainty / (1 + np.exp(-self.bias - weighted)))
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,8 @@ class AcceptanceModel:
 
 # Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md describes the data.
 ACCEPTANCE_MODEL = AcceptanceModel(
-    thing=AcceptanceWeights(bias=1.0289, posterior=5.179, contrast=0.4002, size=0.7484, cut_margin=0.4858),
-    stuff=AcceptanceWeights(bias=1.2921, posterior=8.128, contrast=0.0, size=1.1523, cut_margin=0.0),
+    thing=AcceptanceWeights(bias=4.0, posterior=5.179, contrast=0.4002, size=0.7484),
+    stuff=AcceptanceWeights(bias=1.2921, posterior=8.128, contrast=0.0, size=1.1523),
 )
 
 _NO_CONTRAST = 0.0  # without an image, or without a border inside it

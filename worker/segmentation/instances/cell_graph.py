@@ -52,20 +52,11 @@ class CellGraph:
         ends: (2, E) int64 numbers of the cells that each edge joins.
         weights: (E,) float64.
         count: number of cells, N.
-        adjacent: (E,) bool: whether the two cells touch; longer edges also bridge notches of the outline.
     """
 
     ends: NDArray[np.int64]
     weights: NDArray[np.float64]
     count: int
-    adjacent: Mask
-
-    def unweighted_cut(self, side: Mask) -> float:
-        """Normalised cut between the cells of `side`, (N,) bool, and the others, over adjacent cells of weight 1."""
-        one, other = side[self.ends[:, self.adjacent]]
-        between, within = int(np.count_nonzero(one != other)), int(np.count_nonzero(one & other))
-        volume, total = between + 2 * within, 2 * one.size
-        return float(between / max(volume, 1) + between / max(total - volume, 1))
 
     @cached_property
     def degree(self) -> NDArray[np.float64]:
@@ -141,4 +132,4 @@ def build_graph(cells: Cells) -> CellGraph:
     features = cells.features[cells.inside]
     squared_distance = np.square(features[one] - features[other]).sum(axis=-1)
     weights = (np.exp(squared_distance / (-2 * _SCALE**2)) + _FLOOR) / _DISTANCES[offset]
-    return CellGraph(np.stack([one, other]), weights, position.size, (_DISTANCES < 2)[offset])
+    return CellGraph(np.stack([one, other]), weights, position.size)

@@ -1,8 +1,9 @@
-"""Splitting a component in which several things of one class touch, by normalised cuts of its cell graph.
+"""Splitting a component in which several things of one class touch.
 
-A component of the class map becomes a graph of some hundred cells, weighted by the similarity of colour and texture.
-Its Fiedler vector (Shi and Malik, "Normalized Cuts and Image Segmentation", TPAMI 2000) proposes where to cut; a
-logistic model of four measurements, fitted on drawn scenes, decides whether to cut.
+Two proposals say where to cut a component of the class map: the Fiedler vector of its cell graph, weighted by the
+similarity of colour and texture (Shi and Malik, "Normalized Cuts and Image Segmentation", TPAMI 2000), and the
+narrowest chords of its outline. A logistic model of what `cut_evidence` measures, fitted on scenes and photographs,
+chooses among them and decides whether to cut.
 """
 
 from __future__ import annotations
@@ -14,42 +15,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worker.segmentation.instances.cell_graph import CellGraph, Cells, Floats, Mask, build_graph, sample_cells
+from worker.segmentation.instances.cell_graph import CellGraph, Cells, Mask, build_graph
+from worker.segmentation.instances.chords import narrow_chords
+from worker.segmentation.instances.cut_evidence import CutComponent, CutEvidence, solidity
 
 _COLUMNS, _ITERATIONS = 3, 4  # of inverse subspace iteration
 _SHIFT = 1e-4
 _MIN_SHARE = 0.08  # of a component: no part is smaller
 _MAX_PARTS = 8
-_NECK_PIXELS = 4000  # to which a component is subsampled before its neck is measured
+_CHORDS = 3  # examined per component
 _COMPACT, _UNIFORM = 0.94, 3.0  # solidity above, and feature deviation below which a component is one thing
 
 
 @dataclass(frozen=True)
-class CutEvidence:
-    """Measurements of one cut.
-
-    Attributes:
-        cut: log of its normalised cut over adjacent cells of equal weight: how narrow the neck is that it crosses.
-        neck: width of the component at the cut relative to that of its narrower side; about 1 without a neck.
-        contrast: distance of the mean features of the two sides, in units of their standard deviation.
-        edge: log of the image gradient along the cut relative to that elsewhere in the component.
-    """
-
-    cut: float
-    neck: float
-    contrast: float
-    edge: float
-
-
-@dataclass(frozen=True)
 class CutWeights:
-    """Logistic model of whether a cut separates two things, linear in its evidence."""
+    """Logistic model of whether a cut separates two things, linear in its evidence. Positive weights speak for it."""
 
     bias: float
-    cut: float
     neck: float
+    neck_squared: float
     contrast: float
     edge: float
+    crease: float
+    convexity: float
+    balance: float
 
     def log_odds(self, evidence: CutEvidence) -> float:
         """Log-odds; above 0 means more likely than not."""
@@ -70,14 +59,20 @@ class CutRule:
         return weights.log_odds(evidence)
 
 
-ALIKE_CONTRAST = 1.0
-"""Contrast below which two sides look alike."""
+ALIKE_CONTRAST = 2.0
+"""Contrast below which two sides look alike: light alone makes as much of a difference on one rounded thing."""
 
 # Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md describes the data.
 CUT_RULE = CutRule(
-    alike=CutWeights(bias=0.3755, cut=-0.1568, neck=-3.5695, contrast=1.0626, edge=1.373),
-    unlike=CutWeights(bias=-3.0531, cut=-0.6593, neck=-1.0262, contrast=0.6532, edge=1.2207),
-)
+    alike=CutWeights(
+        bias=0.2467, neck=0.0, neck_squared=-2.7101, contrast=0.5455, edge=1.4852, crease=0.1475, convexity=0.9367,
+        balance=0.6474,
+    ),
+    unlike=CutWeights(
+        bias=-1.5099, neck=-0.2509, neck_squared=-1.6152, contrast=0.6962, edge=0.6443, crease=0.3828,
+        convexity=1.1484, balance=0.819,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +86,14 @@ class Part:
 
     mask: Mask
     cut_margin: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A proposed cut: (h, w) bool mask of one side, and the evidence for it."""
+
+    side: Mask
+    evidence: CutEvidence
 
 
 def split_component(mask: Mask, image: NDArray[np.uint8], rule: CutRule = CUT_RULE) -> list[Part]:
@@ -107,30 +110,51 @@ def split_component(mask: Mask, image: NDArray[np.uint8], rule: CutRule = CUT_RU
     waiting, done = [Part(mask, np.inf)], list[Part]()
     while waiting:
         part = waiting.pop()
-        proposal = propose_cut(part.mask, image) if len(done) + len(waiting) + 1 < _MAX_PARTS else None
-        log_odds = rule.log_odds(proposal[1]) if proposal else -np.inf
+        cuts = propose_cuts(part.mask, image) if len(done) + len(waiting) + 1 < _MAX_PARTS else []
+        best = max(cuts, key=lambda cut: rule.log_odds(cut.evidence), default=None)
+        log_odds = rule.log_odds(best.evidence) if best else -np.inf
         cut_margin = min(part.cut_margin, abs(log_odds))
-        if proposal is None or log_odds <= 0:
+        if best is None or log_odds <= 0:
             done.append(Part(part.mask, cut_margin))
         else:
-            waiting += [Part(side, cut_margin) for side in (proposal[0], part.mask & ~proposal[0])]
+            waiting += [Part(side, cut_margin) for side in (best.side, part.mask & ~best.side)]
     return done
 
 
-def propose_cut(mask: Mask, image: NDArray[np.uint8]) -> tuple[Mask, CutEvidence] | None:
-    """Find the best cut of a component.
+def propose_cuts(mask: Mask, image: NDArray[np.uint8]) -> list[Cut]:
+    """Find up to four cuts of a component: the lowest normalised one and the narrowest chords.
 
     Args:
         mask: (h, w) bool.
         image: (h, w, 3) uint8 RGB, the same pixels.
 
     Returns:
-        (h, w) bool mask of one side, and the evidence for the cut; None if the component is too small, clearly one
-        thing, or has no cut that leaves two parts of a fair size.
+        The cuts; none if the component is too small, clearly one thing, or has no cut that leaves two connected parts
+        of a fair size.
     """
-    cells = sample_cells(mask, image)
-    if cells is None or _is_clearly_one(cells):
-        return None
+    component = CutComponent.of(mask, image)
+    if component is None or _is_clearly_one(component.cells):
+        return []
+    sides = [_normalised_cut(component), *narrow_chords(component.grid, most=_CHORDS, least_share=_MIN_SHARE)]
+    cuts = []
+    for proposed in sides:
+        side = None if proposed is None else _make_sides_connected(proposed, component.grid)
+        evidence = None if side is None else component.evidence(side)
+        if side is not None and evidence is not None:
+            pixels = component.to_pixels(side)
+            if pixels.any() and not np.array_equal(pixels, mask):
+                cuts.append(Cut(pixels, evidence))
+    return cuts
+
+
+def _is_clearly_one(cells: Cells) -> bool:
+    """Whether a component is compact and uniform; this saves most single things the eigenvector."""
+    return solidity(cells.inside) > _COMPACT and float(cells.features[cells.inside].std(axis=0).max()) < _UNIFORM
+
+
+def _normalised_cut(component: CutComponent) -> Mask | None:
+    """One side of the lowest normalised cut of the cell graph, on the component's grid, or None."""
+    cells = component.cells
     graph = build_graph(cells)
     vector = _fiedler_vector(graph)
     threshold = _lowest_cut(vector, graph)
@@ -139,15 +163,7 @@ def propose_cut(mask: Mask, image: NDArray[np.uint8]) -> tuple[Mask, CutEvidence
     side = np.zeros(cells.inside.shape, dtype=np.bool_)
     side[cells.inside] = vector > threshold
     connected = _make_sides_connected(side, cells.inside)
-    if connected is None:
-        return None
-    pixels = _to_pixels(connected, cells, mask)
-    return pixels, _evidence(connected, cells, graph, _neck(pixels, mask))
-
-
-def _is_clearly_one(cells: Cells) -> bool:
-    """Whether a component is compact and uniform; this saves most single things the eigenvector."""
-    return _solidity(cells.inside) > _COMPACT and float(cells.features[cells.inside].std(axis=0).max()) < _UNIFORM
+    return None if connected is None else component.from_cells(connected)
 
 
 def _fiedler_vector(graph: CellGraph) -> NDArray[np.float64]:
@@ -204,64 +220,3 @@ def _largest(mask: Mask) -> Mask:
     if count <= 2:
         return mask
     return np.asarray(numbered == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()))
-
-
-def _to_pixels(side: Mask, cells: Cells, mask: Mask) -> Mask:
-    """Upsample one side from cells to pixels, (h, w) bool, with a border smoothed over about one cell."""
-    crop = mask[cells.crop]
-    signed = np.where(side, 1.0, -1.0) * cells.inside
-    grown = cv2.resize(cv2.GaussianBlur(signed, (0, 0), 0.8), crop.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    whole = np.zeros(mask.shape, dtype=np.bool_)
-    whole[cells.crop] = crop & (grown > 0)
-    return whole
-
-
-def _evidence(side: Mask, cells: Cells, graph: CellGraph, neck: float) -> CutEvidence:
-    other = cells.inside & ~side
-    border = (_grown(side) & other) | (_grown(other) & side)
-    one, two = cells.features[side], cells.features[other]
-    spread = np.sqrt(0.5 * (one.var(axis=0) + two.var(axis=0))) + 2.0
-    core = ~_grown(~np.pad(cells.inside, 1))[1:-1, 1:-1]  # the gradient is high all along the component's outline
-    along = border & core if (border & core).any() else border
-    gradient, elsewhere = _mean(cells.gradient[along]), _mean(cells.gradient[core & ~border])
-    return CutEvidence(
-        cut=float(np.log(graph.unweighted_cut(side[cells.inside]) + 1e-3)),
-        neck=neck,
-        contrast=float(np.linalg.norm((one.mean(axis=0) - two.mean(axis=0)) / spread)),
-        edge=float(np.log((gradient + 1.0) / (elsewhere + 1.0))),
-    )
-
-
-def _grown(mask: Mask) -> Mask:
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if values.size else 0.0
-
-
-def _neck(side: Mask, mask: Mask) -> float:
-    """Width of the mask along the border of a side, relative to the width of the narrower side, on a grid of pixels."""
-    step = max(1, int((np.count_nonzero(mask) / _NECK_PIXELS) ** 0.5))
-    whole = mask[::step, ::step]
-    one = side[::step, ::step]
-    other = whole & ~one
-    border = (_grown(one) & other) | (_grown(other) & one)
-    return _widest(whole, border) / max(1.0, min(_widest(one, one), _widest(other, other)))
-
-
-def _widest(mask: Mask, among: Mask) -> float:
-    """Diameter, in pixels of the mask, of the largest disc inside it whose centre is `among` these pixels."""
-    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    return 2 * float(depth[among].max(initial=0.5)) - 1
-
-
-def _solidity(mask: Mask) -> float:
-    """Area relative to that of the convex hull, holes counted as filled."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    contour = max(contours, key=len)
-    hull = cv2.convexHull(contour)
-    # OpenCV's contour runs through the centres of the border cells, which leaves out half a cell along its length.
-    filled, convex = (cv2.contourArea(part) + cv2.arcLength(part, True) / 2 + 1 for part in (contour, hull))
-    return float(min(1.0, filled / convex))
