@@ -19,6 +19,7 @@ LEAST_READ, LEAST_DISC = 0.97, 0.70
 """Of the intersection over union of what the editor drew and what is read: edges of a stroke are half transparent, and
 a point's disc keeps its size while the picture is zoomed."""
 
+_MARGIN = 25.0  # pixels: handles of the window's parts lie over the edges of the image
 _PAINTED = ("brushregion", "bitmaskregion")
 
 
@@ -121,7 +122,7 @@ def _edit_of(editor: Editor, name: str, mask: Mask) -> tuple[str, Callable[[], N
 
         def erase() -> None:
             editor.choose("eraser")
-            editor.drag((x - half, y), (x, y), (x + half, y))
+            editor.drag((max(x - half, _MARGIN), y), (x, y), (min(x + half, SIZE[0] - _MARGIN), y))
 
         return "eraser", erase
     (value, *_) = editor.page.evaluate("id => zeromask.values(id)", name)
