@@ -78,7 +78,7 @@ class LabelVectors(nn.Module):
 
 def _spread(rows: Tensor) -> Tensor:
     """Mean distance of rows from their centre."""
-    return (rows - rows.mean(dim=0)).norm(dim=1).mean()
+    return torch.as_tensor((rows - rows.mean(dim=0)).norm(dim=1).mean())
 
 
 @dataclass(frozen=True)
