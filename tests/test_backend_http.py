@@ -102,7 +102,7 @@ def test_setup_tells_the_version_of_the_vocabulary(client: Client) -> None:
 
 
 def test_setup_of_a_config_without_labels_says_why_where_label_studio_shows_it(client: Client) -> None:
-    schema = '<View><Image name="i" value="$x"/><Choices name="wähl" toName="i"><Choice value="a"/></Choices></View>'
+    schema = '<View><Image name="i" value="$x"/><TextArea name="wähl" toName="i"/></View>'
     response = client.post("/setup", json=setup_body(schema=schema))
     assert response.status_code == 400
     assert "no BrushLabels" in detail(response)
@@ -139,9 +139,11 @@ def test_a_handful_goes_ahead_of_the_bulk(client: Client, pending: PendingTasks)
     assert pending.take(7, "w", limit=1) == [Lease(TaskRef(VERSION, 40), urgent=True)]
 
 
-def test_a_click_asks_for_nothing_yet(client: Client, pending: PendingTasks) -> None:
+def test_a_click_that_no_worker_answers_is_told_so_and_queues_nothing(client: Client, pending: PendingTasks) -> None:
     body = predict_body(1, params={"context": {"result": []}})
-    assert answer_of(client.post("/predict", json=body))["results"] == [[]]
+    (found,) = answer_of(client.post("/predict", json=body))["results"]
+    assert found["result"] == []
+    assert "no worker that answers clicks is running" in found["reason"]
     assert pending.counts(7).pending == 0
 
 
