@@ -104,11 +104,11 @@ def test_the_protocol_prints_one_json_line(
     photographs: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--protocol", "clicks", "--photos", str(photographs), "--part", "test", "--method", method, "--json",
-               "--model", "builtin", "--device", "cpu", "--clicks", "3", "--things", "3"]  # fmt: skip
+               "--model", "builtin", "--device", "cpu", "--clicks", "2", "--things", "2"]  # fmt: skip
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
     assert found.keys() >= KEYS
-    assert found["n"] == 3
+    assert found["n"] == 2
     assert 0 <= found["iou_before"] <= 1
     if method == "zeromask":
         assert found["iou_1_from_nothing"] > 0.4
@@ -125,7 +125,7 @@ def test_the_networks_can_be_fitted_again(photographs: Path, tmp_path: Path) -> 
     from safetensors.numpy import load_file
 
     file = tmp_path / "weights.safetensors"
-    command = [str(file), "--photos", str(photographs), "--scenes", "1", "--examples", "6", "--epochs", "1"]
+    command = [str(file), "--photos", str(photographs), "--scenes", "1", "--examples", "3", "--epochs", "1"]
     assert fit_main(command) == 0
     arrays = load_file(file)
     assert {name.split(".")[0] + "." for name in arrays} == {FIRST, SECOND}
