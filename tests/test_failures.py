@@ -24,6 +24,7 @@ from plugin_config.errors import (
     QueueFull,
     QueueUnavailable,
     RegionError,
+    TaskDataError,
     VersionsUnavailable,
     ZeromaskError,
 )
@@ -66,6 +67,7 @@ EXPECTED: list[tuple[Stage, Exception, Action, int, float, float, bool]] = [
     (Stage.FETCH, named(ImageHostTrouble), RETRY, 3, 0, 0, False),
     (Stage.FETCH, named(ImageUnavailable), FAIL, 0, 0, 0, False),
     (Stage.FETCH, named(ImageTooLarge), FAIL, 0, 0, 0, False),
+    (Stage.FETCH, named(TaskDataError), FAIL, 0, 0, 0, False),
     (Stage.FETCH, NO_ANSWER, GIVE_BACK, 0, 5, 0, True),
     (Stage.FETCH, answered(500), RETRY, 5, 0, 0, False),
     (Stage.FETCH, answered(429), GIVE_BACK, 0, 5, 0, True),
