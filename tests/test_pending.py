@@ -234,7 +234,7 @@ def test_workers_that_live_are_counted(presence: WorkerPresence, monkeypatch: py
         ("a", {"model": "of a"}), ("b", {"model": "of b"})]  # fmt: skip
     presence.remove("b")
     assert presence.count() == 1
-    monkeypatch.setattr(presence_module, "_ALIVE_MS", 20)
+    monkeypatch.setattr(presence_module, "ALIVE_MS", 20)
     time.sleep(0.05)
     assert presence.count() == 0
     assert presence.workers() == []
