@@ -295,6 +295,13 @@ def test_a_test_request_gets_what_is_stored_else_masks_made_now(house: ClickHous
     assert (answer.result, answer.score, answer.version) == (({"id": "x"},), 0.5, version())
 
 
+def test_a_test_request_gets_nothing_of_another_projects_task(house: ClickHouse, work: ClickWork) -> None:
+    house.label_studio.create_prediction(99, [{"id": "x"}], score=0.5, version=version())
+    answer = work.answer(asked(kind="prediction", task=99, version=version()))
+    assert not answer.result
+    assert "is not in project" in answer.reason
+
+
 def test_the_thread_answers_through_redis_and_ends(house: ClickHouse, redis: Redis) -> None:
     WorkerPresence(redis, clickers=True).heartbeat("me")
     queue, thread = ClickQueue(redis), ClickThread(cast("WorkerContext", house))

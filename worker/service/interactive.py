@@ -136,12 +136,13 @@ class ClickWork:
     def _prediction(self, request: ClickRequest) -> ClickAnswer:
         """All masks of a task: those that are stored, else made now, without storing them."""
         context = self._context
+        images = self._scenes.images(request)  # first: a task of another project is none of this one's business
         stored = [row for row in context.label_studio.predictions(request.task) if row.version == request.version]
         if stored:
             return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version)
         drawn: list[Any] = []
         scores: list[float] = []
-        for image in self._scenes.images(request)[:_MOST_IMAGES]:
+        for image in images[:_MOST_IMAGES]:
             loaded = self._scenes.load(request, image)
             context.click = f"task {request.task}: its masks are drawn"
             plan, size = loaded.plan, loaded.picture.size
