@@ -88,7 +88,7 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
             )
         return [_as_prediction(answer) for answer in answers]
 
-    def answer_test(self, payload: PredictPayload) -> list[Any]:
+    def answer_test(self, payload: PredictPayload, *, large: bool) -> list[Any]:
         """Answer Label Studio's "Send Test Request" with the masks of its task, which Label Studio shows and does not
         store; a worker stores them as always, where they are not stored yet.
         """
@@ -96,8 +96,9 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         if not stored:
             self.predict(payload.tasks)
         answer = self._queues.clicks.ask(
-            payload, kind="prediction", version=self.model_version, redis_up=self._queues.status().redis, noted=stored
-        )
+            payload, kind="prediction", version=self.model_version, redis_up=self._queues.status().redis, large=large,
+            noted=stored,
+        )  # fmt: skip
         if not stored and not answer.result:
             return [[]]
         if not stored:  # in case it was no test

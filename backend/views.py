@@ -58,7 +58,7 @@ class Views:
         if predict.interactive:
             results = model.answer_click(predict, large=large)
         elif self._projects.is_test(predict, model.model_version):
-            results = model.answer_test(predict)
+            results = model.answer_test(predict, large=large)
         else:
             results = model.predict(predict.tasks)
         answer(response, {"results": results, "model_version": model.model_version})

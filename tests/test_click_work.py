@@ -249,7 +249,9 @@ def test_what_is_drawn_is_left_alone_but_not_what_is_clicked_on(house: ClickHous
     work.answer(asked(box, drawn=(other,)))
     assert house.calls.taken is None, "it fills the box"
     box = region("rectangle", x=0, y=0, width=99, height=9)
-    unread = ({**other, "value": {"rle": "%"}}, {**other, "value": {}}, box)
+    zigzag = {"points": 2000 * [[0, 0], [99, 99]], "polygonlabels": ["cat"]}
+    endless = {**other, "type": "polygonlabels", "value": zigzag}
+    unread = ({**other, "value": {"rle": "%"}}, {**other, "value": {}}, box, endless)
     assert work.answer(asked(point(30, 20), drawn=unread)).result
     assert house.calls.taken is None
 
@@ -270,6 +272,12 @@ def test_a_click_outside_of_the_thing_corrects_the_region_under_it(house: ClickH
     assert house.calls.taken[:, :10].all() and not house.calls.taken[:, 20:40].any()
     work.answer(asked(point(30, 20, "dog", positive=False), drawn=(wrong,)))
     assert house.calls.current is None, "of another label"
+
+
+def test_a_click_on_another_page_is_none_on_this_one(house: ClickHouse, work: ClickWork) -> None:
+    there = {**point(3, 3), "item_index": 1}
+    work.answer(asked(there, point(30, 20)))
+    assert house.calls.prompt.positive == ((30.0, 20.0),)
 
 
 def test_large_images_are_answered_in_their_own_size(house: ClickHouse, work: ClickWork) -> None:
@@ -330,9 +338,13 @@ def test_a_batch_waits_for_the_click_and_clicks_without_end_do_not_stop_it(monke
         order.append("click")
     thread.join()
     assert order == ["click", "batch"]
-    monkeypatch.setattr("worker.service.model_turns._LONGEST_S", 0.05)
+    monkeypatch.setattr("worker.service.model_turns._LONGEST_S", 0.2)
     with turns.click():
         batch()
+        began = time.monotonic()
+        for _ in range(5):
+            batch()
+        assert time.monotonic() - began < 0.8, "one long click holds up one batch, not each"
     assert order[-1] == "batch"
 
 

@@ -32,6 +32,8 @@ _POINTS, _BOXES = ("keypoint",), ("rectangle", "ellipse")
 _MASKS = ("brush", "bitmask", "polygon", "vector")
 """Regions that say pixel by pixel what they cover; boxes hold other things, too."""
 
+_PAINTED = ("brush", "bitmask")
+_MOST_POINTS = 2000  # of a shape: more take seconds to fill, while an annotator waits
 _MOST_MASK_BYTES = 64_000_000
 _CHOOSE = "Choose a label before you click."
 _POINT = "Click with a smart keypoint, or draw a smart rectangle."
@@ -146,22 +148,30 @@ class DrawnMasks:
             size: (H, W) of the image file, pixels.
             shape: (h, w) of the image as it is segmented: the mask has this shape.
         """
-        if region_kind(region) not in _MASKS:
+        if region_kind(region) not in _MASKS or _points_in(region) > _MOST_POINTS:
             return None
+        # Shapes are in percent: they are drawn as large as they are wanted. Brushes are as large as the image.
+        frame = size if region_kind(region) in _PAINTED else shape
         key = hashlib.blake2b(json.dumps([region, size, shape], sort_keys=True).encode(), digest_size=16).hexdigest()
         packed = self._kept.get(key)
         if packed is None:
             try:
-                mask = decode_region(_unpacked(region), size[1], size[0])
+                mask = decode_region(_unpacked(region), frame[1], frame[0])
             except (RegionError, ValueError):  # what cannot be read takes nothing away
                 return None
-            if size != shape:
+            if frame != shape:
                 reduced = cv2.resize(mask.view(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
                 mask = np.asarray(reduced, dtype=np.bool_)
             packed = np.packbits(mask)
             if packed.nbytes <= self._kept.maxsize:
                 self._kept[key] = packed
         return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).view(np.bool_)
+
+
+def _points_in(region: Region) -> int:
+    value = region.get("value")
+    rows = value.get("points", value.get("vertices")) if isinstance(value, Mapping) else None
+    return len(rows) if isinstance(rows, list) else 0
 
 
 def _unpacked(region: Region) -> Region:

@@ -79,16 +79,17 @@ def images_of(task: Task, vocabulary: Vocabulary) -> TaskImages:
         raise ImageUnavailable(subject_of(task.id), f"is not known: {task.unreadable}", "Then ask for the task again.")
     filled, left_out = vocabulary.for_task(task.id, task.data)
     parts = [part for image in filled.images for part in _items(task, filled.of_image(image))]
-    if len(parts) > MOST_IMAGES:
-        told = f"{len(parts) - MOST_IMAGES} of {len(parts)} images are left out: the first {MOST_IMAGES} are read"
+    total = sum(address_count(task, image.value) if image.is_list else 1 for image in filled.images)
+    if total > MOST_IMAGES:
+        told = f"{total - MOST_IMAGES} of {total} images are left out: the first {MOST_IMAGES} are read"
         left_out = (*left_out, told)
     several = len(parts) > 1
     return TaskImages(tuple(TaskImage(task, part, several) for part in parts[:MOST_IMAGES]), left_out)
 
 
 def _items(task: Task, vocabulary: Vocabulary) -> list[Vocabulary]:
-    """The vocabulary of each item of an Image tag, whose only image is that of `vocabulary`."""
+    """The vocabulary of each item of an Image tag, whose only image is that of `vocabulary`; of very many the first."""
     (image,) = vocabulary.images
     if not image.is_list:
         return [vocabulary]
-    return [vocabulary.at(number) for number in range(address_count(task, image.value))]
+    return [vocabulary.at(number) for number in range(min(MOST_IMAGES, address_count(task, image.value)))]

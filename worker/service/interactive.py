@@ -75,7 +75,8 @@ class ClickWork:
         """Draw the one thing that is clicked on."""
         scene = self._scenes.scene(request)
         vocabulary, shape = scene.vocabulary, scene.clicks.size
-        meant = read_prompt(request.prompts, vocabulary, shape)
+        on_page = [row for row in request.prompts if (row.get("item_index") or 0) == (vocabulary.item_index or 0)]
+        meant = read_prompt(on_page, vocabulary, shape)
         meant.prompt.check(shape)
         others = [region for region in (*request.drawn, *request.prompts)
                   if str(region.get("id")) not in meant.ids and self._is_on(region, vocabulary)]  # fmt: skip
@@ -104,6 +105,7 @@ class ClickWork:
         correcting = not prompt.positive and not prompt.boxes
         taken = np.zeros(shape, dtype=np.bool_)
         found: tuple[Any | None, Mask | None] = (None, None)
+        keys = {str(region.get("id")): _key(region) for region in regions if _key(region)}  # of pairs, the Labels' item
         until = time.monotonic() + _READ_S
         for region in regions:
             if time.monotonic() > until:
@@ -112,7 +114,9 @@ class ClickWork:
             mask = self._drawn.mask(region, size=scene.size, shape=shape)
             if mask is None:
                 continue
-            if correcting and found[0] is None and _holds(mask, prompt.negative) and self._is_of(region, meant, scene):
+            key = keys.get(str(region.get("id")), "")
+            wrong = correcting and found[0] is None and _holds(mask, prompt.negative)
+            if wrong and self._is_of(region, key, meant, scene):
                 found = region, mask
             elif not _holds(mask, prompt.positive) and not any(_covers(mask, box) for box in prompt.boxes):
                 taken |= mask
@@ -120,10 +124,10 @@ class ClickWork:
             taken &= ~found[1]
         return (taken if taken.any() else None), *found
 
-    def _is_of(self, region: Any, meant: LabelPrompt, scene: Scene) -> bool:
+    def _is_of(self, region: Any, key: str, meant: LabelPrompt, scene: Scene) -> bool:
         """Whether a region is of the label that is meant, and its control can draw it again."""
         try:
-            label = drawing_label(scene.vocabulary, _key(region), str(region.get("from_name")))
+            label = drawing_label(scene.vocabulary, key, str(region.get("from_name")))
         except ZeromaskError:
             return False
         return label == meant.label and region.get("from_name") in (label.control, label.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,13 +20,15 @@ class ModelTurns:
 
     def __init__(self) -> None:
         self.heads = threading.Lock()
-        self._clicks = 0
+        self._clicks, self._since = 0, 0.0
         self._changed = threading.Condition()
 
     @contextmanager
     def click(self) -> Iterator[None]:
         """Work for an annotator who waits."""
         with self._changed:
+            if not self._clicks:
+                self._since = time.monotonic()
             self._clicks += 1
         try:
             yield
@@ -35,6 +38,9 @@ class ModelTurns:
                 self._changed.notify_all()
 
     def let_clicks_go_first(self) -> None:
-        """Wait before a batch until no click is being worked on, for two seconds at most."""
+        """Wait before a batch until no click is being worked on, for the first two seconds of one at most: an image
+        that is long in coming holds up one batch and not each.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._clicks, timeout=_LONGEST_S)
+            left = self._since + _LONGEST_S - time.monotonic()
+            self._changed.wait_for(lambda: not self._clicks, timeout=max(0.0, left))

@@ -213,6 +213,7 @@ class Pipeline:
         """Put a task before the stage that it goes to next."""
         urgent = item.leased.lease.urgent
         if isinstance(item, ImageTurn):
+            _ = item.host  # found before the inbox is locked
             self._to_fetch.put(item, urgent=urgent)
         elif isinstance(item, FetchedTask):
             self._to_embed.put(item, urgent=urgent, size=item.picture.pixels.nbytes)

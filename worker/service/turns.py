@@ -86,9 +86,11 @@ class ImageTurn:
         """The image. Raises as `LeasedTask.images`."""
         return self.leased.images.images[self.number]
 
-    @property
+    @cached_property
     def host(self) -> str:
-        """The host the image is fetched from; "" = Label Studio, or no valid address."""
+        """The host the image is fetched from; "" = Label Studio, or no valid address. First asked for outside of the
+        inbox's lock: thousands of labels in the task's data take half a second.
+        """
         try:
             # `urlsplit` remembers what it has read, and a data: URI may hold a large picture.
             return urlsplit(self.image.address()[:_LONGEST_START]).netloc
