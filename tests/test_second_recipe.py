@@ -221,13 +221,17 @@ def test_where_nothing_can_be_learned_the_reason_is_told_once(
     assert (len(house.reads), house.served) == (reads, ZEROSHOT)
 
 
-def test_a_loss_that_is_no_number_is_told_and_quick_goes_on(
-    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [
+    LearningError("training", "the loss of step 1 is no number", "Lower the learning rate."),
+    RuntimeError("DefaultCPUAllocator: not enough memory, no number"),
+], ids=["no number", "no memory"])  # fmt: skip
+def test_a_training_that_fails_is_told_and_quick_goes_on(
+    error: Exception, house: LearningHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_number(*_: object) -> None:
-        raise LearningError("training", "the loss of step 1 is no number", "Lower the learning rate.")
+    def fails(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(DenseTrainer, "step", no_number)
+    monkeypatch.setattr(DenseTrainer, "step", fails)
     told = house.look()
     assert "no number" in told.detail
     assert "kept what is served: no better." in told.detail

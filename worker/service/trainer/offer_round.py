@@ -101,7 +101,8 @@ class OfferRound:
     def _read(self, plan: Plan) -> list[Example]:
         context = self._context
         tasks = annotation_mark(context.label_studio, self._id, tasks=0, latest="").tasks
-        self._require_enough(tasks)
+        if plan.vocabulary.is_plain:  # each task is one image
+            self._require_enough(tasks)
         reader = CorrectionsReader(
             context, self._id, plan.vocabulary, self._lease, patient=False, missing={}, left_out={}
         )  # fmt: skip

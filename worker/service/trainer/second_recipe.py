@@ -25,6 +25,7 @@ from worker.learning.recipes.dense.batches import entered
 from worker.learning.recipes.dense.recipe import DenseRecipe, taught_words, training_sample
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.segmenter import Segmenter
+from worker.service.batching import free_memory
 from worker.service.context import WorkerContext
 from worker.service.plan import Plan, read_plan
 from worker.service.trainer.lease_guard import LeaseGuard
@@ -41,6 +42,7 @@ MOST_S = 600.0
 """Seconds of training in all: what is learned by then is judged."""
 
 _CHECK_EVERY_S = 1.0
+_MOST_REASON = 300  # characters of an error of torch
 _FORGOTTEN_S = 600.0  # a training whose project gets no round any more makes room for another one's
 
 
@@ -159,9 +161,10 @@ class SecondRecipe:
             return quick
         try:
             training.learn(turn.lease, for_s=SLICE_S)
-        except LearningError as error:
-            self._training = None
-            return turn.note(training.content, _not_promoted(str(error)), quick)
+        except (LearningError, MemoryError, RuntimeError) as error:  # such as too little memory
+            self._training = None  # with its network and images: `quick` needs the memory
+            free_memory()
+            return turn.note(training.content, _not_promoted(str(error)[:_MOST_REASON]), quick)
         if not training.over:
             return replace(quick, state="learning", detail=f"{training.told}; {quick.detail}", again_s=0.0)
         self._training = None
@@ -206,7 +209,7 @@ class _Turn:
         content = f"{attempt.content}+{recipe.name}{recipe.form}"
         last = pointer.contenders.get(self.name)
         done = content in pointer.rejected or (last is not None and last.content == content)
-        if done or attempt.tasks < HOLD_OUT_FROM:
+        if done or (self.plan.vocabulary.is_plain and attempt.tasks < HOLD_OUT_FROM):  # each task is one image
             return None
         self.folder.check_room()
         examples = self._read(attempt)
@@ -218,8 +221,8 @@ class _Turn:
         words, segmenter = self.plan.vocabulary.words, self.context.segmenter
         try:
             return DenseTraining(self.folder.owner, content, train, held_out, recipe, segmenter, words)
-        except (LearningError, ModelUnavailable) as error:
-            self.note(content, _not_promoted(str(error)))
+        except (LearningError, ModelUnavailable, MemoryError, RuntimeError) as error:
+            self.note(content, _not_promoted(str(error)[:_MOST_REASON]))
             return None
 
     def judge(self, training: DenseTraining, quick: RoundResult) -> RoundResult:
