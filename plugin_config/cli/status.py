@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +19,8 @@ from plugin_config.cli.control import ProjectState, QueueControl, QueueState
 from plugin_config.errors import QueueUnavailable
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.local.supervisor import stop_on_signals
+from plugin_config.queue.clicks import UnansweredClick
+from plugin_config.queue.states import TaskFailure
 from plugin_config.settings import Settings
 
 _EVERY_S = 1.0
@@ -45,8 +48,9 @@ def render(state: QueueState) -> Group:
     """The state as tables for a terminal."""
     learning = [_learning(state)] if state.learning else []
     odd = [_odd(state)] if state.quarantined else []
-    clicks = [_unanswered(state)] if state.unanswered else []
-    return Group(_projects(state), *learning, _workers(state), _errors(state), *clicks, *odd)
+    errors = _reasons("Last errors; `zeromask retry PROJECT` queues these tasks again", state.errors)
+    clicks = [_reasons("Last clicks and test requests without a mask", state.unanswered)] if state.unanswered else []
+    return Group(_projects(state), *learning, _workers(state), errors, *clicks, *odd)
 
 
 def as_json(state: QueueState) -> dict[str, Any]:
@@ -127,15 +131,6 @@ def _workers(state: QueueState) -> Table:
     return table
 
 
-def _unanswered(state: QueueState) -> Table:
-    table = Table(title="Last clicks and test requests without a mask", title_justify="left")
-    for name in ("when (UTC)", "project", "task", "reason"):
-        table.add_column(name)
-    for row in state.unanswered:
-        table.add_row(f"{row.at:%m-%d %H:%M:%S}", str(row.project), str(row.task), Text(row.reason))
-    return table
-
-
 def _learning(state: QueueState) -> Table:
     missing = "" if state.learners else "; no learner runs: start `zeromask worker --queue finetune`"
     troubles = "".join(f"; {row.name}: {row.about['trouble']}" for row in state.learners if row.about.get("trouble"))
@@ -151,11 +146,11 @@ def _learning(state: QueueState) -> Table:
     return table
 
 
-def _errors(state: QueueState) -> Table:
-    table = Table(title="Last errors; `zeromask retry PROJECT` queues these tasks again", title_justify="left")
+def _reasons(title: str, rows: Sequence[TaskFailure | UnansweredClick]) -> Table:
+    table = Table(title=title, title_justify="left")
     for name in ("when (UTC)", "project", "task", "reason"):
         table.add_column(name)
-    for row in state.errors:
+    for row in rows:
         table.add_row(f"{row.at:%m-%d %H:%M:%S}", str(row.project), str(row.task), Text(row.reason))
     return table
 

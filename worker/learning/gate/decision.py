@@ -26,6 +26,7 @@ from worker.learning.gate.splits import (
 from worker.learning.gate.swaps import suspect_swaps, swap_hint
 from worker.learning.interfaces import Adapter, Example, Recipe, Words
 from worker.segmentation.encoders.acceleration import one_thread
+from worker.segmentation.outlines.refinement import ADAPTIVE
 from worker.segmentation.segmenter import Segmenter
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -93,7 +94,9 @@ def judge(
     corrected = {label for example in train for label in drawn_classes(example.truth)}
     if not corrected:
         return _keep(served, "no correction shows a label yet")
-    in_pixels = any(head.refinement.posteriors for head in (served, candidate) if head is not None)
+    in_pixels = (served is not None and served.refinement.posteriors) or (
+        candidate is not None and candidate.refinement != ADAPTIVE
+    )  # else the outline stage treats all heads much alike
     evaluator = Evaluator(segmenter, words, corrected, outlines=in_pixels)
     names = [texts[0] for texts in words]
     split = evaluation_split(train, hold_out, seen)

@@ -1,9 +1,8 @@
 """Predictions and confusions of heads on corrected images.
 
 Everything is computed on a small grid and before outlines are followed, a step that is the same for every head: seconds
-on a CPU for dozens of images. Where a head whose scores are posteriors takes part it is not the same
-(`Head.refinement`): what is gained before it may be lost in it. Then all heads are evaluated as they are served, in
-pixels along the outlines.
+on a CPU for dozens of images. For a dense network it is not the same (`Head.refinement`): what is gained before it may
+be lost in it. Where one takes part, all heads are evaluated as they are served, in pixels along the outlines.
 """
 
 from __future__ import annotations
