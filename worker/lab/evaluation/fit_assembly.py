@@ -39,6 +39,7 @@ _GAIN = 0.15  # of IoU summed over the true things: from here on a cut is right
 _KEPT = 0.85  # share of each true thing that a right cut leaves on one side
 _CUT_SIGNS = {"neck": -1, "neck_squared": -1, "contrast": 1, "edge": 1, "crease": 1, "convexity": 1, "balance": 1}
 _DRAWN_SHARE = 4.0  # drawn scenes count as much as four sets of photographs: nothing else shows colours without light
+_CAUTION = 0.1, 0.5  # log-odds, of sides alike and unlike: many things have several colours, and a wrong cut spoils two
 _MOST_DEPTH = 4  # of cuts of parts of cuts that are examples
 _DECAY = 1e-3
 _ROUNDS = 300
@@ -181,7 +182,7 @@ def wanted_of(drawn: PanopticScene) -> list[SegmentRequest]:
 def fit_cut_rule(sources: Sequence[Sequence[CutExample]], shares: Sequence[float]) -> CutRule:
     """Fit logistic regressions of whether a cut is right: one for sides that look alike, one for the others.
 
-    The weights have the signs of _CUT_SIGNS.
+    The weights have the signs of _CUT_SIGNS. A cut must be more likely right than wrong, by _CAUTION.
 
     Args:
         sources: examples.
@@ -194,15 +195,15 @@ def fit_cut_rule(sources: Sequence[Sequence[CutExample]], shares: Sequence[float
     ]
     alike = [example for example in weighted if example[0].contrast < ALIKE_CONTRAST]
     unlike = [example for example in weighted if example[0].contrast >= ALIKE_CONTRAST]
-    return CutRule(_cut_weights(alike), _cut_weights(unlike))
+    return CutRule(*(_cut_weights(examples, caution) for examples, caution in zip((alike, unlike), _CAUTION, strict=True)))
 
 
-def _cut_weights(examples: Sequence[tuple[CutEvidence, bool, float]]) -> CutWeights:
+def _cut_weights(examples: Sequence[tuple[CutEvidence, bool, float]], caution: float) -> CutWeights:
     rows = np.array([list(vars(evidence).values()) for evidence, _, _ in examples])
     right, share = (np.array([example[k] for example in examples]) for k in (1, 2))
     signs = np.array([_CUT_SIGNS[item.name] for item in fields(CutEvidence)])
     weights, bias = _logistic(rows, right, signs, share)
-    return CutWeights(_round(bias), *(_round(weight) for weight in weights))
+    return CutWeights(_round(bias - caution), *(_round(weight) for weight in weights))
 
 
 def fit_acceptance(examples: Sequence[tuple[SegmentEvidence, bool, bool]]) -> AcceptanceModel:

@@ -74,8 +74,8 @@ class AcceptanceModel:
 
 # Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md describes the data.
 ACCEPTANCE_MODEL = AcceptanceModel(
-    thing=AcceptanceWeights(bias=4.0, posterior=5.179, contrast=0.4002, size=0.7484),
-    stuff=AcceptanceWeights(bias=1.2921, posterior=8.128, contrast=0.0, size=1.1523),
+    thing=AcceptanceWeights(bias=7.3792, posterior=8.3829, contrast=1.2366, size=1.7849),
+    stuff=AcceptanceWeights(bias=1.2707, posterior=8.219, contrast=0.0, size=1.1588),
 )
 
 _NO_CONTRAST = 0.0  # without an image, or without a border inside it

@@ -65,12 +65,12 @@ ALIKE_CONTRAST = 2.0
 # Fitted by `python -m worker.lab.evaluation.fit_assembly`; docs/research/instances.md describes the data.
 CUT_RULE = CutRule(
     alike=CutWeights(
-        bias=0.2467, neck=0.0, neck_squared=-2.7101, contrast=0.5455, edge=1.4852, crease=0.1475, convexity=0.9367,
-        balance=0.6474,
+        bias=0.1351, neck=-0.3715, neck_squared=-2.6962, contrast=0.6224, edge=1.2905, crease=0.3547,
+        convexity=0.8416, balance=0.7223,
     ),
     unlike=CutWeights(
-        bias=-1.5099, neck=-0.2509, neck_squared=-1.6152, contrast=0.6962, edge=0.6443, crease=0.3828,
-        convexity=1.1484, balance=0.819,
+        bias=-2.5411, neck=-0.2776, neck_squared=-1.625, contrast=0.774, edge=0.8258, crease=0.6171,
+        convexity=1.3881, balance=0.9371,
     ),
 )  # fmt: skip
 
