@@ -132,6 +132,26 @@ def test_a_shape_has_the_label_of_another_item_of_its_id(shape: Any, labels: Any
     assert share(draw(shape), VOID, inside) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "inside"),
+    [
+        pytest.param("brushlabels", brush()["value"], left_quarter(), id="a brush"),
+        pytest.param("polygonlabels", {"points": RING, "closed": True}, middle(), id="a polygon"),
+    ],
+)
+@pytest.mark.parametrize("active", ["keypointlabels", "rectanglelabels", "ellipselabels"])
+def test_labels_of_other_controls_that_were_active_make_no_second_region(
+    kind: str, value: Any, inside: Any, active: str
+) -> None:
+    """The editor writes such items of a mask that a smart click is answered with, when a label was chosen meanwhile."""
+    shape, labels = item(kind, value, "dog"), item(active, value, "cat")
+    for items in ((shape, labels), (labels, shape)):
+        assert ((draw(*items) == DOG) == inside).all()
+        assert [(region.kind, region.item) for region in picture_regions(items, VOCABULARY)] == [(kind[:-6], shape)]
+    with pytest.raises(RegionError):
+        draw(labels)
+
+
 @pytest.mark.parametrize(("kind", "value"), [("rectangle", BOX), ("ellipse", ELLIPSE)])
 def test_a_box_and_an_ellipse_have_the_label_of_a_labels_control(kind: str, value: Any) -> None:
     found = draw(item(kind, value), item("labels", value, "cat"))

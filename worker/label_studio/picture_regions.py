@@ -101,6 +101,11 @@ def find_label(region: Mapping[str, Any], vocabulary: Vocabulary) -> Label | Non
     return found or _named(names, list(own.values())) or _named(names, vocabulary.labels)
 
 
+def shape_kind(item: Mapping[str, Any]) -> str | None:
+    """The kind of shape that an item has in its value, whatever its type; None where it has none that is known."""
+    return next((shape for key, shape in _SHAPE_KEYS.items() if key in _value(item)), None)
+
+
 def item_id(item: Mapping[str, Any]) -> str | None:
     """The id of an item as text; None where it has none."""
     identity = item.get("id")
@@ -122,7 +127,7 @@ def _kind(item: Mapping[str, Any], vocabulary: Vocabulary) -> str | None:
     if kind in _PICTURE_KINDS:
         return "brush" if kind == "magicwand" else kind
     if not kind:  # of a Labels control, which has no shape of its own
-        return next((shape for key, shape in _SHAPE_KEYS.items() if key in _value(item)), None)
+        return shape_kind(item)
     return kind if _is_drawn(item) and item.get("to_name") == vocabulary.to_name else None
 
 
@@ -143,8 +148,13 @@ def _as_kind(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def _has_own_shape(item: Mapping[str, Any]) -> bool:
-    """Whether an item has a shape, and is not the item of a Labels control, which repeats another's."""
-    return bool(region_kind(item)) and any(key in _value(item) for key in _SHAPE_KEYS)
+    """Whether an item has a shape, and does not repeat another's: those of a Labels control do, and those of any other
+    control whose label is active while the editor makes the region, as a KeyPointLabels item with the paint of a brush.
+    """
+    kind, shape = region_kind(item), shape_kind(item)
+    if kind not in _SHAPE_KEYS.values():
+        return bool(kind) and shape is not None
+    return kind == shape
 
 
 def _value(item: Mapping[str, Any]) -> Mapping[str, Any]:
