@@ -118,16 +118,12 @@ def test_a_click_on_one_of_several_images_is_answered_there(house: House) -> Non
     data = {"pages": [address(20), address(90)], "sheets": [{"url": address(20)}, {"url": address(90)}]}
     house.label_studio.request("POST", f"/api/projects/{project}/import", json=[{"data": data}])
     (task,) = (row.id for row in tasks(house, project))
-    second = {"item_index": 1}
-    for place, control, image, more in (
-        ((30, 40), "point", "image", {}), ((30, 110), "point", "image", second), ((30, 110), "dot_1", "sheet_1", {})
-    ):  # fmt: skip
-        mark = point(*place, from_name=control, to_name=image, **more)
+    of_list, in_turn = ("point", "image", "brush"), ("dot_1", "sheet_1", "paint_1")
+    for y, (control, image, draws), index in ((40, of_list, 0), (110, of_list, 1), (110, in_turn, None)):
+        mark = point(30, y, from_name=control, to_name=image, item_index=index)
         [region] = click(house, project, task, {"result": [mark]})["data"]["result"]
-        drawn_by = "brush" if control == "point" else "paint_1"
-        assert (region["from_name"], region["to_name"]) == (drawn_by, image)
-        assert region.get("item_index") == (None if control == "dot_1" else more.get("item_index", 0))
-        mask, top = decode_region(region, *SIZE), place[1] - 20
+        assert (region["from_name"], region["to_name"], region.get("item_index")) == (draws, image, index)
+        mask, top = decode_region(region, *SIZE), y - 20
         assert mask[top : top + 47, RED[0] : RED[0] + 47].mean() > 0.9, "of the picture that was clicked on"
 
 
