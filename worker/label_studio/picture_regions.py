@@ -74,11 +74,15 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
             namesakes = named.setdefault(identity, [])
             if len(namesakes) < _MOST_OF_ONE_ID:
                 namesakes.append(item)
-    shaped = {item_id(item) for item, _ in found if _has_own_shape(item)} - {None}
+    shaped: dict[str | None, list[Mapping[str, Any]]] = {}
+    for item, _ in found:
+        if item_id(item) is not None and _has_own_shape(item):
+            shaped.setdefault(item_id(item), []).append(item)
     return [
         PictureRegion(_as_kind(item, kind), kind, _label(item, named.get(item_id(item) or "", ()), vocabulary))
         for item, kind in found
         if not (item_id(item) in shaped and _is_label_only(item))
+        and not _repeats(item, shaped.get(item_id(item), ())[:_MOST_OF_ONE_ID])
     ]
 
 
@@ -148,13 +152,16 @@ def _as_kind(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def _has_own_shape(item: Mapping[str, Any]) -> bool:
-    """Whether an item has a shape, and does not repeat another's: those of a Labels control do, and those of any other
-    control whose label is active while the editor makes the region, as a KeyPointLabels item with the paint of a brush.
+    """Whether an item has a shape, and is not the item of a Labels control, which repeats another's."""
+    return bool(region_kind(item)) and shape_kind(item) is not None
+
+
+def _repeats(item: Mapping[str, Any], shaped: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an item has the shape of another item of its id, which is of that kind: the editor writes an item of
+    KeyPointLabels with the paint of a brush where a label of that control was chosen, too, when the region came.
     """
-    kind, shape = region_kind(item), shape_kind(item)
-    if kind not in _SHAPE_KEYS.values():
-        return bool(kind) and shape is not None
-    return kind == shape
+    shape = shape_kind(item)
+    return region_kind(item) != shape and any(region_kind(row) == shape and _same_shape(item, row) for row in shaped)
 
 
 def _value(item: Mapping[str, Any]) -> Mapping[str, Any]:
