@@ -227,6 +227,17 @@ def test_a_point_makes_a_small_disc_unknown_and_hides_nothing() -> None:
     assert draw(brush("dog"), inside).tolist() == draw(brush("dog")).tolist()
 
 
+def test_a_click_whose_answer_was_not_accepted_makes_nothing_background() -> None:
+    click = item("keypointlabels", {"x": 10, "y": 50, "width": 1}, "dog", is_positive=True)
+    assert share(draw(click), VOID) == 1
+    assert draw(brush("dog", id="b1"), click).tolist() == draw(brush("dog")).tolist(), "it is answered"
+    beside = draw(item("rectanglelabels", BOX, "cat", id="r1"), click)
+    assert (beside == CAT).any() and not (beside == UNLABELLED).any()
+    unnamed = item("keypoint", {"x": 10, "y": 50, "width": 1}, is_positive=False)
+    assert share(draw(unnamed), VOID) == 1
+    assert draw(brush("dog", id="b1"), unnamed).tolist() == draw(brush("dog")).tolist()
+
+
 def test_vectors_are_unknown_where_they_may_lie() -> None:
     corners = [{"x": x, "y": y} for x, y in [[25, 25], [75, 25], [75, 75]]]
     found = draw(item("vectorlabels", {"vertices": corners, "closed": False}, "cat"))
