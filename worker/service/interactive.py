@@ -34,7 +34,7 @@ _TAKE_S = 0.5  # how soon the thread notices that the worker stops
 _AWAY_S = 0.5
 _BEAT_S = 3.0
 _READ_S = 1.5  # for regions that are there already; the rest of very many is not left alone
-_UNSAVED_S, _MOST_UNSAVED = 10.0, 100  # the editor saves a draft five seconds after a region came
+_UNSAVED_S, _MOST_UNSAVED = 10.0, 20  # the editor saves drafts some seconds after a change
 _MOST_IMAGES = 4  # of a task in the answer to a test request
 _COVERS_BOX = 0.5  # a region that covers more of a box is what the box means
 
