@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,17 +17,22 @@ from redis import Redis
 
 from plugin_config.background import DutyWatch
 from plugin_config.errors import ImageUnavailable, LearningError
-from plugin_config.model_version import ModelVersion
+from plugin_config.labeling_config import Tag
+from plugin_config.model_version import ZEROSHOT, ModelVersion
 from plugin_config.queue.clicks import ClickQueue, ClickRequest
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.task_tags import FilledConfig, fill_config
+from plugin_config.versions.manifests import Owner
+from plugin_config.versions.served import ServedAdapters, ServedCopy
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import wait_until
 from tests.stand_ins import (
     PROJECT,
     StandInAdapters,
     StandInContext,
+    StandInHead,
     StandInLabelStudio,
     StandInModel,
     context_fixture,
@@ -164,6 +172,18 @@ def test_a_label_apart_from_its_keypoint_is_read(work: ClickWork) -> None:
     assert work.answer(asked({**shape, "value": {"x": 50, "y": 50, "labels": ["dog"]}})).result
 
 
+@pytest.mark.parametrize("other", ["brushlabels", "rectanglelabels"])
+def test_a_label_that_is_chosen_in_another_control_too_does_not_hide_the_click(
+    house: ClickHouse, work: ClickWork, other: str
+) -> None:
+    click = point(30, 20)
+    place = {name: click["value"][name] for name in ("x", "y")}
+    repeated = {**click, "type": other, "from_name": other[0], "value": {**place, other: ["felis"]}}
+    for prompts in ((click, repeated), (repeated, click)):
+        assert work.answer(asked(*prompts)).result[0]["value"]["brushlabels"] == ["felis"]
+        assert house.calls.prompt.positive == ((30.0, 20.0),)
+
+
 def test_only_smart_controls_are_answered_in_their_own_kind(house: ClickHouse, work: ClickWork) -> None:
     house.label_studio.config = """<View><Image name="i" value="$image"/><RectangleLabels name="r" toName="i"
         smart="true"><Label value="cat"/></RectangleLabels></View>"""
@@ -237,6 +257,87 @@ def test_a_second_click_asks_label_studio_for_nothing_and_a_changed_config_does(
     assert asks == ["project"]
 
 
+def serve(house: ClickHouse, name: str) -> None:
+    """A learner promotes a version, or a person goes back to one."""
+    house.adapters.name, house.adapters.head = name, StandInHead()
+    owner = Owner("http://label-studio", PROJECT, "", "builtin")
+    ServedAdapters(house.redis).write(PROJECT, ServedCopy(name, 1, "/versions", owner))
+
+
+def test_a_click_on_a_kept_image_uses_what_is_served_now(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = list[str]()
+
+    def prepare(segmenter: Any, scores: Any, head: Any) -> Any:
+        used.append(ZEROSHOT if head is None else house.adapters.name)
+        return SimpleNamespace(size=SHAPE, bytes=1000)
+
+    monkeypatch.setattr(click_scenes, "prepare", prepare)
+    served = [ZEROSHOT, "a1-00000a", "a2-00000b", "a1-00000a", ZEROSHOT]
+    for name in served:
+        serve(house, name)
+        for _ in range(2):  # the backend still names the version before
+            answer = work.answer(asked(point(3, 3)))
+            found = ModelVersion.parse(answer.version)
+            assert found is not None and found.adapter == name
+    assert used == served
+
+
+def test_a_version_that_is_promoted_while_an_image_is_fetched_is_used_from_the_next_click_on(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, read_words = list[bool](), house.segmenter.read_words
+
+    def prepare(segmenter: Any, scores: Any, head: Any) -> Any:
+        used.append(head is not None)
+        return SimpleNamespace(size=SHAPE, bytes=1000)
+
+    monkeypatch.setattr(click_scenes, "prepare", prepare)
+    monkeypatch.setattr(house.segmenter, "read_words", lambda words: serve(house, "a1-00000a"))
+    assert ZEROSHOT in work.answer(asked(point(3, 3))).version
+    monkeypatch.setattr(house.segmenter, "read_words", read_words)
+    assert "a1-00000a" in work.answer(asked(point(3, 3))).version
+    serve(house, ZEROSHOT)
+    assert ZEROSHOT in work.answer(asked(point(3, 3))).version
+    assert used == [False, True, False]
+
+
+def test_what_is_served_no_more_leaves_the_memory(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(click_scenes, "prepare", lambda *_: SimpleNamespace(size=SHAPE, bytes=1000))
+    serve(house, "a1-00000a")
+    before = weakref.ref(house.adapters.head)
+    assert work.answer(asked(point(3, 3))).result
+    serve(house, "a2-00000b")
+    assert work.answer(asked(point(3, 3), task=2)).result
+    gc.collect()
+    assert before() is None
+
+
+def test_thousands_of_labels_of_a_task_are_read_once_and_not_at_every_click(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = list[int]()
+
+    def counted(root: Tag, task: int, data: Mapping[str, Any]) -> FilledConfig:
+        reads.append(task)
+        return fill_config(root, task, data)
+
+    monkeypatch.setattr("plugin_config.vocabulary.fill_config", counted)
+    house.label_studio.config = CONFIG.replace('<Label value="cat" alias="felis"/>', "").replace(
+        '<BrushLabels name="b" toName="i">', '<BrushLabels name="b" toName="i" value="$labels">'
+    )
+    labels = ["cat", *(f"thing {number}" for number in range(4_999))]
+    for task, names in ((1, labels), (2, labels), (3, [*labels[:-1], "another"])):
+        house.label_studio.data_of[task] = {"image": "x", "labels": names}
+    for task in (1, 1, 2, 2, 3, 1):  # of another config digest: the plan is read again, the labels are not
+        [found] = work.answer(asked(point(30, 20), task=task, config=f"{task:04x}")).result
+        assert found["value"]["brushlabels"] == ["cat"]
+    assert reads == [1, 3], "tasks of the same labels share them"
+
+
 def test_what_is_drawn_is_left_alone_but_not_what_is_clicked_on(house: ClickHouse, work: ClickWork) -> None:
     other, under = drawn(31, 60, name="d1"), drawn(0, 30, "dog", name="d2")
     [found] = work.answer(asked(point(30, 20), drawn=(other, under))).result
@@ -272,6 +373,35 @@ def test_a_click_outside_of_the_thing_corrects_the_region_under_it(house: ClickH
     assert house.calls.taken[:, :10].all() and not house.calls.taken[:, 20:40].any()
     work.answer(asked(point(30, 20, "dog", positive=False), drawn=(wrong,)))
     assert house.calls.current is None, "of another label"
+
+
+def test_clicks_after_one_outside_of_the_thing_correct_the_same_region(house: ClickHouse, work: ClickWork) -> None:
+    wrong = drawn(20, 40, name="keepThisId")
+    outside, inside = point(30, 20, positive=False, name="p1"), point(50, 20, name="p2")
+    [found] = work.answer(asked(outside, inside, drawn=(wrong,))).result
+    assert found["id"] == "keepThisId"
+    mask = decode_region(found, SHAPE[1], SHAPE[0])
+    assert (bool(mask[20, 30]), bool(mask[20, 31]), bool(mask[20, 50])) == (False, True, True)
+    [other] = work.answer(asked(inside, outside, drawn=(wrong,))).result
+    assert other["id"] != "keepThisId", "it begins with a click inside of another thing"
+
+
+def test_what_was_answered_a_moment_ago_is_corrected_before_a_draft_has_it(
+    house: ClickHouse, work: ClickWork
+) -> None:
+    old = drawn(0, 60, name="predicted1")  # what Label Studio sends without a draft
+    [first] = work.answer(asked(point(30, 20))).result
+    for column in (30, 29):
+        [found] = work.answer(asked(point(column, 20, positive=False), drawn=(old,))).result
+        assert found["id"] == first["id"]
+    mask = decode_region(found, SHAPE[1], SHAPE[0])
+    assert [bool(mask[20, column]) for column in (28, 29, 30, 31)] == [True, False, False, True]
+    elsewhere = work.answer(asked(point(5, 5, positive=False), drawn=(old,))).result
+    assert elsewhere[0]["id"] == "predicted1"
+    assert work.answer(asked(point(33, 20), task=2)).result
+    assert house.calls.taken is None
+    work.answer(asked(point(36, 20), task=2))
+    assert house.calls.taken is None, "the first may not have been accepted"
 
 
 def test_a_click_on_another_page_is_none_on_this_one(house: ClickHouse, work: ClickWork) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plugin_config.queue.clicks import ClickQueue
-from tests.house import SIZE, House, make_project, tasks, wait_predicted, wait_until
-from worker.label_studio.regions import decode_region
+from plugin_config.vocabulary import parse_vocabulary
+from tests.house import SIZE, House, make_project, picture, tasks, wait_predicted, wait_until
+from worker.label_studio.prompts import drawing_label
+from worker.label_studio.regions import decode_region, encode_region
 
 CONFIG = """<View><Image name="image" value="$image"/>
   <KeyPointLabels name="point" toName="image" smart="true">
@@ -26,6 +30,26 @@ def point(x: float, y: float, label: str = "red shape", **changes: Any) -> dict[
     return {"id": "Ab3-_xYz09", "type": "keypointlabels", "from_name": "point", "to_name": "image", "origin": "manual",
             "original_width": SIZE[0], "original_height": SIZE[1], "image_rotation": 0, "is_positive": True,
             "value": value, **changes}  # fmt: skip
+
+
+PAIR = """<View><Image name="image" value="$image"/>
+  <Labels name="label" toName="image"><Label value="red shape"/><Label value="blue shape"/></Labels>
+  <Brush name="brush" toName="image"/><KeyPoint name="point" toName="image" smart="true"/></View>"""
+PAGES = """<View>
+  <Image name="image" valueList="$pages"/>
+  <BrushLabels name="brush" toName="image"><Label value="red shape"/></BrushLabels>
+  <KeyPointLabels name="point" toName="image" smart="true"><Label value="red shape"/></KeyPointLabels>
+  <Repeater on="$sheets" indexFlag="{{idx}}" mode="pagination">
+    <View><Image name="sheet_{{idx}}" value="$sheets[{{idx}}].url"/></View>
+    <BrushLabels name="paint_{{idx}}" toName="sheet_{{idx}}"><Label value="red shape"/></BrushLabels>
+    <KeyPointLabels name="dot_{{idx}}" toName="sheet_{{idx}}" smart="true"><Label value="red shape"/></KeyPointLabels>
+  </Repeater></View>"""
+RED = (8, 20)
+"""Left and top of the red square, 47 pixels wide, in the first picture."""
+
+
+def address(top: int) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture(top=top)).decode()}"
 
 
 @pytest.fixture(scope="module", name="project")
@@ -61,6 +85,46 @@ def test_a_click_is_answered_with_a_mask_of_the_control_that_draws(house: House,
     assert time.monotonic() - started < 5
     assert again["data"]["result"][0]["value"]["brushlabels"] == ["blue shape"]
     assert click(house, project, second, {"result": [point(30, 40)]})["data"]["result"]
+
+
+@pytest.mark.parametrize("config", [pytest.param(CONFIG, id="BrushLabels"), pytest.param(PAIR, id="Labels + Brush")])
+def test_a_click_outside_of_the_thing_corrects_a_region_of_the_draft(house: House, project: int, config: str) -> None:
+    """The red square and grey to the right of it, painted by hand; the click says that the grey is none of it."""
+    if config is PAIR:
+        project = make_project(house, count=1, config=config, name="click pairs", interactive=True)
+    task = tasks(house, project)[0].id
+    mask = np.zeros((SIZE[1], SIZE[0]), dtype=np.bool_)
+    mask[RED[1] : RED[1] + 47, RED[0] : RED[0] + 60] = True
+    label = drawing_label(parse_vocabulary(config), "red shape", "point")
+    drawn = encode_region(mask, kind="brush", control=label.control, to_name="image", label=label.key, score=1.0,
+                          region_id="drawn-byMe", shape=label.shape)  # fmt: skip
+    house.label_studio.request("POST", f"/api/tasks/{task}/drafts", json={"result": drawn, "lead_time": 1})
+    marks = [point(62, 40, is_positive=False)]
+    if config is PAIR:
+        place = {name: marks[0]["value"][name] for name in ("x", "y", "width")} | {"labels": ["red shape"]}
+        both = (("keypoint", "point"), ("labels", "label"))
+        marks = [{**marks[0], "type": kind, "from_name": name, "value": place} for kind, name in both]
+    found = click(house, project, task, {"result": marks})["data"]["result"]
+    assert [row["id"] for row in found] == ["drawn-byMe"] * len(drawn), "the editor puts it in the place of this region"
+    assert [(row["from_name"], row["type"]) for row in found] == [(row["from_name"], row["type"]) for row in drawn]
+    for row in found:
+        left = decode_region({**row, "type": "brush"}, *SIZE)
+        assert (bool(left[40, 62]), bool(left[40, 30])) == (False, True)
+        assert left[RED[1] : RED[1] + 47, RED[0] : RED[0] + 47].mean() > 0.9
+
+
+def test_a_click_on_one_of_several_images_is_answered_there(house: House) -> None:
+    project = make_project(house, count=0, config=PAGES, name="click pages", interactive=True)
+    data = {"pages": [address(20), address(90)], "sheets": [{"url": address(20)}, {"url": address(90)}]}
+    house.label_studio.request("POST", f"/api/projects/{project}/import", json=[{"data": data}])
+    (task,) = (row.id for row in tasks(house, project))
+    of_list, in_turn = ("point", "image", "brush"), ("dot_1", "sheet_1", "paint_1")
+    for y, (control, image, draws), index in ((40, of_list, 0), (110, of_list, 1), (110, in_turn, None)):
+        mark = point(30, y, from_name=control, to_name=image, item_index=index)
+        [region] = click(house, project, task, {"result": [mark]})["data"]["result"]
+        assert (region["from_name"], region["to_name"], region.get("item_index")) == (draws, image, index)
+        mask, top = decode_region(region, *SIZE), y - 20
+        assert mask[top : top + 47, RED[0] : RED[0] + 47].mean() > 0.9, "of the picture that was clicked on"
 
 
 def test_what_cannot_be_answered_is_empty_and_told(house: House, project: int) -> None:

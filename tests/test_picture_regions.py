@@ -132,6 +132,26 @@ def test_a_shape_has_the_label_of_another_item_of_its_id(shape: Any, labels: Any
     assert share(draw(shape), VOID, inside) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "inside"),
+    [
+        pytest.param("brushlabels", brush()["value"], left_quarter(), id="a brush"),
+        pytest.param("polygonlabels", {"points": RING, "closed": True}, middle(), id="a polygon"),
+    ],
+)
+@pytest.mark.parametrize("active", ["keypointlabels", "rectanglelabels", "ellipselabels"])
+def test_labels_of_other_controls_that_were_active_make_no_second_region(
+    kind: str, value: Any, inside: Any, active: str
+) -> None:
+    """The editor writes such items of a mask that a smart click is answered with, when a label was chosen meanwhile."""
+    shape, labels = item(kind, value, "dog"), item(active, value, "cat")
+    for items in ((shape, labels), (labels, shape)):
+        assert ((draw(*items) == DOG) == inside).all()
+        assert [(region.kind, region.item) for region in picture_regions(items, VOCABULARY)] == [(kind[:-6], shape)]
+    with pytest.raises(RegionError):
+        draw(labels)
+
+
 @pytest.mark.parametrize(("kind", "value"), [("rectangle", BOX), ("ellipse", ELLIPSE)])
 def test_a_box_and_an_ellipse_have_the_label_of_a_labels_control(kind: str, value: Any) -> None:
     found = draw(item(kind, value), item("labels", value, "cat"))
@@ -205,6 +225,17 @@ def test_a_point_makes_a_small_disc_unknown_and_hides_nothing() -> None:
     assert draw(item("keypointlabels", {"x": 50, "y": 50}))[16, 24] == VOID
     inside = item("keypointlabels", {"x": 10, "y": 50, "width": 5}, "cat")
     assert draw(brush("dog"), inside).tolist() == draw(brush("dog")).tolist()
+
+
+def test_a_click_whose_answer_was_not_accepted_makes_nothing_background() -> None:
+    click = item("keypointlabels", {"x": 10, "y": 50, "width": 1}, "dog", is_positive=True)
+    assert share(draw(click), VOID) == 1
+    assert draw(brush("dog", id="b1"), click).tolist() == draw(brush("dog")).tolist(), "it is answered"
+    beside = draw(item("rectanglelabels", BOX, "cat", id="r1"), click)
+    assert (beside == CAT).any() and not (beside == UNLABELLED).any()
+    unnamed = item("keypoint", {"x": 10, "y": 50, "width": 1}, is_positive=False)
+    assert share(draw(unnamed), VOID) == 1
+    assert draw(brush("dog", id="b1"), unnamed).tolist() == draw(brush("dog")).tolist()
 
 
 def test_vectors_are_unknown_where_they_may_lie() -> None:

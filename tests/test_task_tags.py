@@ -9,6 +9,7 @@ import pytest
 from plugin_config.errors import ImageUnavailable, TaskDataError
 from plugin_config.label_studio.client import Task
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.label_studio import task_images
 from worker.label_studio.task_images import TaskImage, images_of
 
 PAIR = '<Label value="cat"/><Label value="dog"/>'
@@ -109,6 +110,19 @@ def test_labels_of_the_task_come_behind_those_of_the_config() -> None:
     labels = [(label.key, label.texts) for label in image.vocabulary.labels]
     assert labels == [("cat", ("cat", "cat, furry")), ("cow", ("cow",)), ("ox", ("Ox", "bull"))]
     assert image.key == "5"
+
+
+def test_labels_that_were_read_are_kept_up_to_a_number() -> None:
+    kept = task_images._kept
+    vocabulary = parse_vocabulary(DYNAMIC.format(""))
+    for place in range(30):
+        data = {"image": f"/{place}.png", "labels": [f"{place} {number}" for number in range(2_000)]}
+        images_of(task(**data), vocabulary)
+    assert 40_000 < kept.currsize <= kept.maxsize
+    first = images_of(task(image="/a.png", labels=["cat"]), vocabulary).images[0]
+    again, other = (images_of(task(image="/b.png", labels=[name]), vocabulary).images[0] for name in ("cat", "dog"))
+    assert again.vocabulary is first.vocabulary and again.address() == "/b.png"
+    assert other.vocabulary.words == (("dog",),)
 
 
 def test_choices_may_come_from_the_task_too() -> None:

@@ -75,6 +75,8 @@
     })),
     drawn,
     suggested: () => regions().some(region => shown().suggestions.has(region.id) && isDrawn(region)),
+    // Whether what a smart tool was answered with is there, and drawn.
+    answered: () => !window.Htx.awaitingSuggestions && regions().every(isDrawn),
     selected: number => regions()[number].inSelection,
     setHidden(id, hidden) {
       const region = regionOf(id);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,13 @@ class Editor:
         place = self.place()
         return place["left"] + x * place["scale"], place["top"] + y * place["scale"]
 
-    def click(self, x: float, y: float) -> None:
-        """Click on a point of the image, in its pixels."""
-        self.page.mouse.click(*self.at(x, y))
+    def click(self, x: float, y: float, *, keys: Sequence[str] = (), count: int = 1) -> None:
+        """Click on a point of the image, in its pixels; `keys` are held meanwhile, `count`: 2 = a double click."""
+        for key in keys:
+            self.page.keyboard.down(key)
+        self.page.mouse.click(*self.at(x, y), click_count=count)
+        for key in keys:
+            self.page.keyboard.up(key)
 
     def drag(self, *points: tuple[float, float]) -> None:
         """Drag the mouse along points of the image, in its pixels."""
@@ -179,11 +183,16 @@ class Editor:
         self.page.wait_for_function("() => !zeromask.regions().some(region => region.suggestion)")
         self.frames()
 
-    def submit(self) -> None:
+    def accept_by_itself(self) -> None:
+        """Switch Auto-Accept Suggestions on where it is off, and off where it is on."""
+        self.page.get_by_test_id("bottombar-auto-accept-toggle").click(force=True)
+        self.frames()
+
+    def submit(self, *, presses: int = 1) -> None:
         """Press the button that stores the annotation, and wait until Label Studio has it."""
         with self.page.expect_response(lambda answer: "/annotations" in answer.url
                                        and answer.request.method in ("POST", "PATCH")):  # fmt: skip
-            self.page.get_by_label("Submit current annotation").click()
+            self.page.get_by_label("Submit current annotation").click(click_count=presses)
 
 
 @contextmanager

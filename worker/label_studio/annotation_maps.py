@@ -48,7 +48,8 @@ def draw_class_map(
     A rectangle paints only its inscribed ellipse: the object rarely fills the box. The corners are VOID unless another
     region covers them. A region that says that something is there, but not what, is VOID; a line or a point is so where
     no other region lies. Points of a label that is predicted as points do not say how far a thing reaches: beside them
-    nothing is background, all that no region covers is VOID.
+    nothing is background, all that no region covers is VOID. Nor does a click of a smart tool that was left behind,
+    because nobody accepted its answer, unless a region of its label covers it.
 
     Args:
         regions: the result of an annotation.
@@ -62,11 +63,14 @@ def draw_class_map(
     index = {texts: number for number, texts in enumerate(vocabulary.words)}
     beneath = np.zeros(frame, dtype=np.bool_)
     layers: list[tuple[int, NDArray[np.bool_]]] = []
+    clicks: list[tuple[int | None, NDArray[np.bool_]]] = []
     for region in picture_regions(regions, vocabulary):
         mask = _draw_region(region, size, frame)
         if _is_line(region):
             beneath |= mask
             beneath |= region.kind == "keypoint" and region.label is not None and region.label.output == "keypoint"
+            if region.kind == "keypoint" and "is_positive" in region.item:
+                clicks.append((None if region.label is None else index[region.label.texts], mask))
             continue
         label = region.label if _is_exact(region) else None
         if label is not None and region.kind == "rectangle":
@@ -77,6 +81,9 @@ def draw_class_map(
     class_map = np.full(frame, UNLABELLED, dtype=np.int16)
     for number, mask in sorted(layers, key=lambda layer: -np.count_nonzero(layer[1])):
         class_map[mask] = number
+    for clicked, mask in clicks:
+        there = class_map[mask] >= 0 if clicked is None else class_map[mask] == clicked
+        beneath |= not there.any()
     class_map[beneath & (class_map == UNLABELLED)] = VOID
     return class_map
 

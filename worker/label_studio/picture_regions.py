@@ -74,11 +74,15 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
             namesakes = named.setdefault(identity, [])
             if len(namesakes) < _MOST_OF_ONE_ID:
                 namesakes.append(item)
-    shaped = {item_id(item) for item, _ in found if _has_own_shape(item)} - {None}
+    shaped: dict[str | None, list[Mapping[str, Any]]] = {}
+    for item, _ in found:
+        if item_id(item) is not None and _has_own_shape(item):
+            shaped.setdefault(item_id(item), []).append(item)
     return [
         PictureRegion(_as_kind(item, kind), kind, _label(item, named.get(item_id(item) or "", ()), vocabulary))
         for item, kind in found
         if not (item_id(item) in shaped and _is_label_only(item))
+        and not _repeats(item, shaped.get(item_id(item), ())[:_MOST_OF_ONE_ID])
     ]
 
 
@@ -99,6 +103,11 @@ def find_label(region: Mapping[str, Any], vocabulary: Vocabulary) -> Label | Non
     own = {label.key: label for label in vocabulary.labels if label.control == control}
     found = next((own[name] for name in names if name in own), None)
     return found or _named(names, list(own.values())) or _named(names, vocabulary.labels)
+
+
+def shape_kind(item: Mapping[str, Any]) -> str | None:
+    """The kind of shape that an item has in its value, whatever its type; None where it has none that is known."""
+    return next((shape for key, shape in _SHAPE_KEYS.items() if key in _value(item)), None)
 
 
 def item_id(item: Mapping[str, Any]) -> str | None:
@@ -122,7 +131,7 @@ def _kind(item: Mapping[str, Any], vocabulary: Vocabulary) -> str | None:
     if kind in _PICTURE_KINDS:
         return "brush" if kind == "magicwand" else kind
     if not kind:  # of a Labels control, which has no shape of its own
-        return next((shape for key, shape in _SHAPE_KEYS.items() if key in _value(item)), None)
+        return shape_kind(item)
     return kind if _is_drawn(item) and item.get("to_name") == vocabulary.to_name else None
 
 
@@ -144,7 +153,15 @@ def _as_kind(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 def _has_own_shape(item: Mapping[str, Any]) -> bool:
     """Whether an item has a shape, and is not the item of a Labels control, which repeats another's."""
-    return bool(region_kind(item)) and any(key in _value(item) for key in _SHAPE_KEYS)
+    return bool(region_kind(item)) and shape_kind(item) is not None
+
+
+def _repeats(item: Mapping[str, Any], shaped: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an item has the shape of another item of its id, which is of that kind: the editor writes an item of
+    KeyPointLabels with the paint of a brush where a label of that control was chosen, too, when the region came.
+    """
+    shape = shape_kind(item)
+    return region_kind(item) != shape and any(region_kind(row) == shape and _same_shape(item, row) for row in shaped)
 
 
 def _value(item: Mapping[str, Any]) -> Mapping[str, Any]:

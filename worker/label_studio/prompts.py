@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from plugin_config.control_tags import listed_tags
 from plugin_config.errors import PromptError, RegionError
 from plugin_config.vocabulary import Label, Vocabulary
+from worker.label_studio.picture_regions import shape_kind
 from worker.label_studio.regions import decode_region, region_kind
 from worker.label_studio.task_images import TaskImage
 from worker.segmentation.clicks.prompts import Box, Point, Prompt
@@ -47,11 +48,14 @@ class LabelPrompt:
         label: the one that the mask is drawn as.
         prompt: in pixels of the image as it is segmented.
         ids: of the regions that point.
+        corrects: whether it begins with a point outside of the thing: then the region under that point is corrected,
+            and the other points say more of it.
     """
 
     label: Label
     prompt: Prompt
     ids: frozenset[str]
+    corrects: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def read_prompt(regions: Sequence[Region], vocabulary: Vocabulary, shape: tuple[
         tuple(point for mark, point in points if not mark.positive),
         tuple(boxes),
     )
-    return LabelPrompt(label, prompt, frozenset(mark.id for mark in meant))
+    corrects = not boxes and not meant[0].positive
+    return LabelPrompt(label, prompt, frozenset(mark.id for mark in meant), corrects)
 
 
 def drawing_label(vocabulary: Vocabulary, key: str, control: str) -> Label:
@@ -194,6 +199,8 @@ def _marks(regions: Sequence[Region]) -> list[_Mark]:
         if region_kind(region) in ("", "labels"):
             continue
         name = str(region.get("id"))
+        if name in marks and shape_kind(region) != region_kind(region):
+            continue  # the label of another control that is active too, on the mark that is read already
         label, control = labels.get(name, ("", str(region.get("from_name", ""))))
         value = region["value"] if isinstance(region.get("value"), Mapping) else {}
         marks[name] = _Mark(

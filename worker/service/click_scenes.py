@@ -13,6 +13,7 @@ from cachetools import LRUCache, TTLCache
 from plugin_config.errors import ImageUnavailable, LearningError
 from plugin_config.label_studio.client import Task
 from plugin_config.queue.clicks import ClickRequest
+from plugin_config.versions.served import ServedAdapters
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import Picture
@@ -33,9 +34,8 @@ _MOST_SCENE_BYTES = 400_000_000
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A task with one of its images, embedded, and the texts of the labels that are looked for in it."""
+    """One image of a task, embedded, and the texts of the labels that are looked for in it."""
 
-    plan: Plan
     image: TaskImage
     picture: Picture
     embedding: ImageEmbedding
@@ -47,13 +47,14 @@ class Scene:
     """An image ready to be clicked on.
 
     Attributes:
-        plan: of its project.
+        version: that the answers are stamped with. It names the adapter, which is not held here: one that is served no
+            more is to leave the memory.
         vocabulary: the labels that are looked for in it.
         clicks: what the clicks need of it.
         size: (H, W) of the image file, pixels: the frame Label Studio draws regions in.
     """
 
-    plan: Plan
+    version: str
     vocabulary: Vocabulary
     clicks: ClickScene
     size: tuple[int, int]
@@ -69,7 +70,8 @@ class ClickScenes:
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
         self._images = ImageLoader(context.limits, context.image_cache)
-        self._plans: TTLCache[tuple[int, str, str], Plan] = TTLCache(_MOST_PLANS, _PLAN_S)
+        self._served = ServedAdapters(context.redis)
+        self._plans: TTLCache[tuple[int, str], Plan] = TTLCache(_MOST_PLANS, _PLAN_S)
         self._tasks: TTLCache[tuple[int, int], Task] = TTLCache(_MOST_TASKS, _TASK_S)
         self._scenes: LRUCache[tuple[int, str, str, str], tuple[float, Scene]] = LRUCache(
             _MOST_SCENE_BYTES, getsizeof=lambda row: row[1].clicks.bytes
@@ -82,8 +84,8 @@ class ClickScenes:
             ZeromaskError: the project, the task or its image cannot be had, or the click is on no image.
             LearningError: what was learned gives no scores; it is not used again.
         """
-        plan = self._plan(request)
-        image = clicked_image(request.prompts, self.images(request))
+        plan = self.plan(request)
+        image = clicked_image(request.prompts, self.images(request, plan))
         key = (request.project, image.key, plan.version, request.config)
         made_at, scene = self._scenes.get(key) or (0.0, None)
         if scene is not None and time.monotonic() - made_at < _TASK_S:
@@ -91,20 +93,37 @@ class ClickScenes:
         started = time.perf_counter()
         loaded = self.load(request, image)
         embedded = time.perf_counter()
-        scene = self._made(loaded)
+        scene = self._made(loaded, plan)
         log.info("task %d: first click on its image: %.0f ms until it was embedded, %.0f ms for its outlines",
                  request.task, (embedded - started) * 1000, (time.perf_counter() - embedded) * 1000)  # fmt: skip
         if scene.clicks.bytes <= self._scenes.maxsize:
             self._scenes[key] = (time.monotonic(), scene)
         return scene
 
-    def images(self, request: ClickRequest) -> tuple[TaskImage, ...]:
+    def plan(self, request: ClickRequest) -> Plan:
+        """The project's plan, read again when the labeling config or the served adapter is another, and once a minute.
+        An answer takes it once: the adapter may change while an image is fetched.
+
+        Raises:
+            ZeromaskError: the project cannot be had.
+        """
+        key = (request.project, request.config)
+        plan = self._plans.get(key)
+        # Not what the backend knew when it was asked: it may have waited, or not reached Redis.
+        served = self._served.served(request.project, self._context.settings.model)
+        if plan is None or plan.adapter_name != served:
+            self._context.click = f"project {request.project}: is read"
+            plan = self._plans[key] = read_plan(self._context, request.project)
+            self._drop_scenes(request.project, but=plan.version)
+        return plan
+
+    def images(self, request: ClickRequest, plan: Plan) -> tuple[TaskImage, ...]:
         """The images of a task, one or more.
 
         Raises:
-            ZeromaskError: the project or the task cannot be had, or its data has no image.
+            ZeromaskError: the task cannot be had, or its data has no image.
         """
-        return images_of(self._task(request), self._plan(request).vocabulary).images
+        return images_of(self._task(request), plan.vocabulary).images
 
     def load(self, request: ClickRequest, image: TaskImage) -> LoadedImage:
         """Read an image and embed it and its labels, as far as no cache has them.
@@ -120,7 +139,7 @@ class ClickScenes:
         classes = context.segmenter.read_words(image.vocabulary)
         context.click = f"task {request.task}: its image is embedded"
         embedding = context.embeddings.embed([picture.pixels])[0]
-        return LoadedImage(self._plan(request), image, picture, embedding, classes)
+        return LoadedImage(image, picture, embedding, classes)
 
     def refuse(self, plan: Plan, error: LearningError) -> None:
         """Stop using what a project has learned: it cannot be used."""
@@ -128,8 +147,8 @@ class ClickScenes:
         self._context.adapters.refuse(plan.project, plan.adapter_name, error)
         self._plans.clear()
 
-    def _made(self, loaded: LoadedImage) -> Scene:
-        plan, segmenter, turns = loaded.plan, self._context.segmenter, self._context.turns
+    def _made(self, loaded: LoadedImage, plan: Plan) -> Scene:
+        segmenter, turns = self._context.segmenter, self._context.turns
         vocabulary = loaded.image.vocabulary
         self._context.click = f"task {loaded.image.task.id}: its outlines are found"
         scores = segmenter.score(loaded.embedding, vocabulary.words, loaded.picture.pixels, classes=loaded.classes)
@@ -139,16 +158,12 @@ class ClickScenes:
         except LearningError as error:
             self.refuse(plan, error)
             raise
-        return Scene(plan, vocabulary, clicks, loaded.picture.size)
+        return Scene(plan.version, vocabulary, clicks, loaded.picture.size)
 
-    def _plan(self, request: ClickRequest) -> Plan:
-        """The project's plan, read again when the labeling config or the version is another, and once a minute."""
-        key = (request.project, request.version, request.config)
-        plan = self._plans.get(key)
-        if plan is None:
-            self._context.click = f"project {request.project}: is read"
-            plan = self._plans[key] = read_plan(self._context, request.project)
-        return plan
+    def _drop_scenes(self, project: int, *, but: str) -> None:
+        """Drop the scenes of a project's other versions."""
+        for key in [key for key in self._scenes if key[0] == project and key[2] != but]:
+            del self._scenes[key]
 
     def _task(self, request: ClickRequest) -> Task:
         key = (request.project, request.task)

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+from cachetools import TTLCache
 from numpy.typing import NDArray
 
 from plugin_config.errors import JobError, LearningError, QueueUnavailable, ZeromaskError
@@ -33,6 +34,7 @@ _TAKE_S = 0.5  # how soon the thread notices that the worker stops
 _AWAY_S = 0.5
 _BEAT_S = 3.0
 _READ_S = 1.5  # for regions that are there already; the rest of very many is not left alone
+_UNSAVED_S, _MOST_UNSAVED = 10.0, 20  # the editor saves drafts some seconds after a change
 _MOST_IMAGES = 4  # of a task in the answer to a test request
 _COVERS_BOX = 0.5  # a region that covers more of a box is what the box means
 
@@ -50,6 +52,7 @@ class ClickWork:
         self._context = context
         self._scenes = ClickScenes(context)
         self._drawn = DrawnMasks()
+        self._answered: TTLCache[tuple[int, int, str, int | None], Sequence[Any]] = TTLCache(_MOST_UNSAVED, _UNSAVED_S)
 
     def answer(self, request: ClickRequest) -> ClickAnswer:
         """Answer a click; whatever goes wrong is the reason of an empty answer."""
@@ -80,44 +83,49 @@ class ClickWork:
         meant.prompt.check(shape)
         others = [region for region in (*request.drawn, *request.prompts)
                   if str(region.get("id")) not in meant.ids and self._is_on(region, vocabulary)]  # fmt: skip
-        taken, corrected, current = self._taken(others, meant, scene)
+        image = (request.project, request.task, vocabulary.to_name, vocabulary.item_index)
+        taken, corrected, current = self._taken(others, self._answered.get(image, ()), meant, scene)
         found = segment_prompt(
             scene.clicks, meant.prompt, class_index=vocabulary.words.index(meant.label.texts), taken=taken,
             current=current,
         )  # fmt: skip
         if not found.mask.any():
-            return ClickAnswer(version=scene.plan.version, reason=f"nothing of label {meant.label.key[:60]!r} is there")
+            return ClickAnswer(version=scene.version, reason=f"nothing of label {meant.label.key[:60]!r} is there")
         result = encode_segments([LabelSegment(meant.label, found.mask, found.score)], size=scene.size)
         if corrected is not None and result:  # the editor puts it in the place of the region of this id
             first = result[0]["id"]
             result = [{**row, "id": str(corrected["id"])} if row["id"] == first else row for row in result]
-        return ClickAnswer(_on_item(result, vocabulary), found.score, scene.plan.version)
+        self._answered[image] = result
+        return ClickAnswer(_on_item(result, vocabulary), found.score, scene.version)
 
     def _taken(
-        self, regions: Sequence[Any], meant: LabelPrompt, scene: Scene
+        self, regions: Sequence[Any], answered: Sequence[Any], meant: LabelPrompt, scene: Scene
     ) -> tuple[Mask | None, Any | None, Mask | None]:
-        """What is drawn already: the pixels that are left alone; and, where there are only clicks outside of the thing,
-        the region of this label that they correct, and its mask.
+        """What is drawn already: the pixels that are left alone; and, where the first click is outside of the thing,
+        the region of this label that it corrects, and its mask.
 
-        A region that is clicked on is no obstacle: the annotator sees it, and means something in it.
+        A region that is clicked on is no obstacle: the annotator sees it, and means something in it. What was answered
+        a moment ago can be corrected before a draft has it, and is else no obstacle either: it may not be accepted.
         """
         prompt, shape = meant.prompt, scene.clicks.size
-        correcting = not prompt.positive and not prompt.boxes
         taken = np.zeros(shape, dtype=np.bool_)
         found: tuple[Any | None, Mask | None] = (None, None)
-        keys = {str(region.get("id")): _key(region) for region in regions if _key(region)}  # of pairs, the Labels' item
+        rows = (*answered, *regions)
+        keys = {str(region.get("id")): _key(region) for region in rows if _key(region)}  # of pairs, the Labels' item
         until = time.monotonic() + _READ_S
-        for region in regions:
+        for place, region in enumerate(rows):
             if time.monotonic() > until:
                 log.warning("task with %d regions: some of them are not left alone", len(regions))
                 break
             mask = self._drawn.mask(region, size=scene.size, shape=shape)
             if mask is None:
                 continue
-            key = keys.get(str(region.get("id")), "")
-            wrong = correcting and found[0] is None and _holds(mask, prompt.negative)
+            key = _key(region) or keys.get(str(region.get("id")), "")
+            wrong = meant.corrects and found[0] is None and _holds(mask, prompt.negative)
             if wrong and self._is_of(region, key, meant, scene):
                 found = region, mask
+            elif place < len(answered) or (found[0] is not None and region.get("id") == found[0].get("id")):
+                continue
             elif not _holds(mask, prompt.positive) and not any(_covers(mask, box) for box in prompt.boxes):
                 taken |= mask
         if found[1] is not None:
@@ -140,7 +148,8 @@ class ClickWork:
     def _prediction(self, request: ClickRequest) -> ClickAnswer:
         """All masks of a task: those that are stored, else made now, without storing them."""
         context = self._context
-        images = self._scenes.images(request)  # first: a task of another project is none of this one's business
+        plan = self._scenes.plan(request)
+        images = self._scenes.images(request, plan)  # first: a task of another project is none of this one's business
         stored = [row for row in context.label_studio.predictions(request.task) if row.version == request.version]
         if stored:
             return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version)
@@ -149,7 +158,7 @@ class ClickWork:
         for image in images[:_MOST_IMAGES]:
             loaded = self._scenes.load(request, image)
             context.click = f"task {request.task}: its masks are drawn"
-            plan, size = loaded.plan, loaded.picture.size
+            size = loaded.picture.size
             try:
                 with context.turns.heads if plan.adapter else nullcontext():
                     found = context.segmenter.segment(
