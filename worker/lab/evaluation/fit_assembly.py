@@ -195,7 +195,7 @@ def fit_cut_rule(sources: Sequence[Sequence[CutExample]], shares: Sequence[float
     ]
     alike = [example for example in weighted if example[0].contrast < ALIKE_CONTRAST]
     unlike = [example for example in weighted if example[0].contrast >= ALIKE_CONTRAST]
-    return CutRule(*(_cut_weights(examples, caution) for examples, caution in zip((alike, unlike), _CAUTION, strict=True)))
+    return CutRule(_cut_weights(alike, _CAUTION[0]), _cut_weights(unlike, _CAUTION[1]))
 
 
 def _cut_weights(examples: Sequence[tuple[CutEvidence, bool, float]], caution: float) -> CutWeights:
