@@ -49,7 +49,9 @@ class Row:
 class Serving(Protocol):
     """A Label Studio that runs somewhere."""
 
-    url: str
+    @property
+    def url(self) -> str:
+        """Its address."""
 
 
 @dataclass(frozen=True)
