@@ -8,6 +8,7 @@ import pytest
 
 from tests.__main__ import BESIDE, WAITING, main
 
+INTERRUPTS = ("timeit", "-n", "1", "-r", "1", "import os, signal; os.kill(os.getppid(), signal.SIGINT)")
 FAILS, PRINTS = ("json.tool", "no-such-file"), ("platform",)
 
 
@@ -35,3 +36,8 @@ def test_a_step_that_fails_is_named_and_the_others_run(
     out = capfd.readouterr().out
     assert out.count(platform.platform()) == [*waiting, *beside].count(PRINTS)
     assert out.endswith("failed: json.tool no-such-file\n") is bool(status)
+
+
+def test_nothing_more_begins_after_ctrl_c(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([INTERRUPTS, PRINTS], []) == 1
+    assert platform.platform() not in capfd.readouterr().out
