@@ -15,8 +15,7 @@ demo: environments  ## A real Label Studio with masks in it; CHECK=1 verifies an
 
 test: environments  ## Lint, types, then every test, on a real Redis and a real Label Studio
 	@.venv/bin/python -m ruff check .
-	@.venv/bin/python -m mypy & types=$$!; .venv/bin/python -m pytest; tests=$$?; \
-	wait $$types || { echo "mypy found errors, see above; make lint shows them alone"; exit 1; }; exit $$tests
+	@.venv/bin/python -m tests
 
 lint: environments  ## ruff and mypy alone
 	@.venv/bin/python -m ruff check .

@@ -26,6 +26,16 @@ from tests.threads import none_left
 __all__ = ["house_fixture"]  # pytest finds the fixture by its being here
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests on the Label Studio of the run, which `make test` runs beside the others. Their modules have
+    imported House, unlike those that call something else a house.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and "house" in item.fixturenames and hasattr(item.module, "House"):
+            item.add_marker("label_studio")
+
+
 @pytest.fixture(autouse=True)
 def no_thread_outlives_its_test() -> Iterator[None]:
     """Fails a test that leaves a thread of the product alive; those of wider fixtures began before it."""

@@ -99,6 +99,8 @@ class LearningHouse:
     outcomes: Mapping[str, RegionOutcomes] = field(default_factory=dict)
     others: frozenset[int] = frozenset()
     away: frozenset[int] = frozenset()
+    several: frozenset[int] = frozenset()
+    away_images: frozenset[str] = frozenset()
     broken: frozenset[int] = frozenset()
     reads: list[tuple[int, ...] | None] = field(default_factory=list)
     next_number: float = 0.0
@@ -162,22 +164,27 @@ class LearningHouse:
         self, label_studio: object, project: int, vocabulary: Vocabulary, *, only: Set[int] | None = None, **_: object
     ) -> Iterator[Correction | UnreadTask | LeftOutTask]:
         """Stands in for the reading: tasks 1 and `others`, but those `away` or `broken`; in each image the label
-        `drawn` lies where `content` says.
+        `drawn` lies where `content` says. Those in `several` have three images each,
+        which may be in `away_images` alone.
         """
         for task in sorted(self.away if only is None else self.away & set(only)):
-            yield UnreadTask(task, f"image of task {task}: was answered with HTTP 503. Look at its server.")
+            yield _unread(task, str(task))
         for task in sorted(self.broken if only is None else self.broken & set(only)):
             yield LeftOutTask(task, f"task {task}: item 1 of a result: is null and no region. Open the task.")
         self.reads.append(None if only is None else tuple(sorted(only)))
         for task in sorted(({1, *self.others} if only is None else only) - self.away - self.broken):
-            yield Correction(task, (task,), False, self.outcomes, self._example(task, vocabulary), vocabulary)
+            for key in [f"{task}/page/{number}" for number in range(3)] if task in self.several else [str(task)]:
+                if key in self.away_images:
+                    yield _unread(task, key)
+                else:
+                    yield Correction(task, (task,), False, self.outcomes, self._example(key, vocabulary), vocabulary)
 
-    def _example(self, task: int, vocabulary: Vocabulary) -> Example:
+    def _example(self, key: str, vocabulary: Vocabulary) -> Example:
         rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)
         labels = [number for number, texts in enumerate(vocabulary.words) if texts[0] == self.drawn]
         truth = np.where(rows[:, None] % 2, labels[0] if labels else UNLABELLED, UNLABELLED).astype(np.int16)
         image = np.zeros((*truth.shape, 3), dtype=np.uint8)
-        return Example(str(task), image, cast("ImageEmbedding", None), vocabulary.words, truth)
+        return Example(key, image, cast("ImageEmbedding", None), vocabulary.words, truth)
 
     def look(self, *, pressed: bool = False) -> Progress:
         """A webhook came, and the pause after it is over."""
@@ -205,6 +212,10 @@ class LearningHouse:
         figures: Mapping[str, Any] = {"mean_iou": {"served": 0.1, "candidate": 0.9}}
         made = candidate or cast("Adapter", OneNumber(self.next_number))
         return Verdict(True, made, 1.0, "promoted at strength 1: better.", figures, () if offered else ("1", "2"))
+
+
+def _unread(task: int, key: str) -> UnreadTask:
+    return UnreadTask(task, f"image of task {task}: was answered with HTTP 503. Look at its server.", key)
 
 
 @pytest.fixture(name="learning_house")

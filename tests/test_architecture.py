@@ -285,6 +285,7 @@ def test_importing_our_packages_gives_ours(package: str, tmp_path: Path) -> None
     ("module", "absent"),
     [
         pytest.param("backend.__main__", GPU | FLASK | {"worker"}, id="backend"),
+        pytest.param("worker.__main__", GPU | {"backend"}, id="worker: what is missing is told before torch loads"),
         pytest.param("plugin_config.queue.pending", GPU | WEB | {"backend", "worker"}, id="shared: pending"),
         pytest.param("plugin_config.vocabulary", GPU | WEB | {"backend", "worker"}, id="shared: vocabulary"),
         pytest.param("worker.learning.recipes", WEB | {"redis", "rq", "backend"}, id="both libraries"),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +24,6 @@ from worker.lab.benchmarks.two_stage import Crops, Proposals, proposals
 from worker.label_studio.images import ImageLimits, decode_image
 from worker.segmentation.outlines.refinement import pixel_classes
 
-ROOT = Path(__file__).resolve().parent.parent
 LIMITS = ImageLimits(most_bytes=10_000_000, most_pixels=10_000_000, timeout_s=5, allow_private=False)
 
 
@@ -175,13 +171,9 @@ def test_two_stages_judge_each_crop_by_itself() -> None:
         assert left - 4 <= 4 * across <= right
 
 
-def test_a_small_drain_loses_nothing(tmp_path: Path) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("ZEROMASK_", "REDIS_URL"))}
-    env["ZEROMASK_STATE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-m", "plugin_config.cli", "bench", "--only", "drain", "--tasks", "500", "--json"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
+def test_a_small_drain_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "drain", "--tasks", "500", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
     assert (figures["posted"], figures["duplicated"], figures["failed"], figures["lost"]) == (500, 0, 0, 0)
     assert figures["bytes_per_task"] <= 300
     assert figures["drained_per_s"] > 0

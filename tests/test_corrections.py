@@ -167,9 +167,10 @@ def test_each_image_of_a_task_is_an_example_of_its_own(
 def test_an_image_that_cannot_be_read_does_not_lose_the_others_of_its_task(
     label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone, second, down, other = several(label_studio, monkeypatch, "gone", "/2.png", "down")
+    gone, second, down, too, other = several(label_studio, monkeypatch, "gone", "/2.png", "down", "down")
     assert isinstance(gone, LeftOutTask)
-    assert isinstance(down, UnreadTask)
+    assert [isinstance(row, UnreadTask) for row in (down, too)] == [True, True]
+    assert (down.key, too.key) == ("1/page/2", "1/page/3"), "each is tried again by itself"
     assert (second.example.key, other.example.key) == ("1/page/1", "1/image/0")
 
 
@@ -233,6 +234,7 @@ def test_tasks_that_may_be_readable_later_are_told_apart_from_the_others(label_s
     found = list(read_all(label_studio))
     unread = {row.task: row.reason for row in found if isinstance(row, UnreadTask)}
     assert list(unread) == [2, 3, 4]
+    assert [row.key for row in found if isinstance(row, UnreadTask)] == ["2", "3", "4"]
     assert [(row.task, row.reason) for row in found if isinstance(row, LeftOutTask)] == [
         (1, "image of task 1: was answered with HTTP 404. Check.")
     ], "and what is deleted is not left out"

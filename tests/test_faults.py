@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults import rows
 from tests.faults.learning_rows import finetune_killed
-from tests.faults.stand import Row, Serving
+from tests.faults.stand import Furnished, Row, Serving, stand
 from tests.house import House
 
 
@@ -23,17 +23,27 @@ class Running:
     url: str
 
 
+KILLED = ((rows.redis_killed, 0.34), (rows.worker_killed, 0.1), (rows.backend_restarted, 0.5))
+"""Faults that one product meets one after the other, and how many of each."""
+
+
+def test_a_killed_redis_worker_and_backend_lose_and_double_nothing(house: House) -> None:
+    with stand(Running(house.label_studio.url), workers=2) as it:
+        for fault, scale in KILLED:
+            check(fault(Furnished(house.label_studio.url, it), scale))
+
+
 @pytest.mark.parametrize(
     ("fault", "scale"),
     [
-        pytest.param(rows.worker_killed, 0.1, id="worker kill -9"),
-        pytest.param(rows.redis_killed, 0.34, id="Redis kill and restart"),
         pytest.param(rows.answers_lost, 0.3, id="500s and lost answers"),
-        pytest.param(rows.backend_restarted, 0.5, id="backend restart"),
         pytest.param(rows.webhooks_repeated, 0.3, id="duplicate webhooks"),
         pytest.param(finetune_killed, 0.1, id="fine-tune kill -9"),
     ],
 )
 def test_a_fault_loses_and_doubles_nothing(house: House, fault: Callable[[Serving, float], Row], scale: float) -> None:
-    row = fault(Running(house.label_studio.url), scale)
+    check(fault(Running(house.label_studio.url), scale))
+
+
+def check(row: Row) -> None:
     assert (row.predicted, row.failed, row.duplicated, row.lost) == (row.submitted, 0, 0, 0), row

@@ -455,6 +455,46 @@ def test_an_image_that_was_left_out_is_tried_again_every_hour_and_learned_from(
     assert house.look().detail == "nothing is new"
 
 
+def test_a_broken_image_beside_others_of_its_task_does_not_have_everything_read_every_hour(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.others, house.several = frozenset({2, 3}), frozenset({2})
+    house.away_images = frozenset({"2/page/0", "2/page/2"})
+    house.annotate(3, digest="one")
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_PATIENCE_S", 0.0)
+        assert "2 annotated images left out" in house.look().detail
+    assert "from 2 images, 2 left out" in str(render(house.folder, "").caption)
+    house.mark = replace(house.mark, changed=0)
+    house.reads.clear()
+    for _ in range(3):
+        assert "nothing is new; 2 annotated images left out" in house.look(pressed=True).detail
+    assert house.reads == [(2,)] * 3, "its other image can be read, as it could before"
+    assert list(house.attempt.missing) == ["2/page/0", "2/page/2"]
+    house.away_images, house.content = frozenset({"2/page/0"}), "one more"
+    assert house.look(pressed=True).detail.startswith("promoted at strength 1: better; 1 annotated image left out")
+    assert house.reads[3:] == [(2,), None]
+    assert list(house.attempt.missing) == ["2/page/0"]
+
+
+def test_a_task_of_several_images_that_an_earlier_release_left_out_is_read_again_once(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.others, house.several, house.away_images = frozenset({2, 3}), frozenset({2}), frozenset({"2/page/0"})
+    house.annotate(3, digest="one")
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "_PATIENCE_S", 0.0)
+        house.look()
+    pointer = house.folder.pointer()
+    left_out = replace(pointer, attempt=replace(house.attempt, missing={"2": "was answered with HTTP 503"}))
+    house.folder.point(left_out)
+    house.mark = replace(house.mark, changed=0)
+    house.reads.clear()
+    for _ in range(3):
+        house.look(pressed=True)
+    assert house.reads == [(2,), None, (2,), (2,)]
+
+
 def test_malformed_annotations_are_named_and_hold_up_nothing(house: LearningHouse) -> None:
     house.others, house.broken = frozenset({2, 3, 4}), frozenset({2, 4})
     house.annotate(4, digest="one")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,10 +24,12 @@ from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.jobs import LearnProject
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.offers import Offer, OfferAnswer, ProjectOffers
+from plugin_config.queue.pending import MAX_ATTEMPTS
 from plugin_config.versions.manifests import OFFERED, Pointer, VersionFolder
 from plugin_config.versions.rollback import roll_back
 from plugin_config.versions.storage import Storage
 from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture
+from tests.queue_states import time_passes
 from tests.stand_ins import PROJECT
 from worker.learning.adapter_files import save_adapter_folder
 from worker.segmentation.segmenter import Segmenter
@@ -228,6 +232,72 @@ def test_one_that_is_told_to_stop_leaves_the_offer_asked_for(house: LearningHous
     assert ProjectOffers(house.redis).waiting(PROJECT) == asked
     assert ProjectOffers(house.redis).answered(PROJECT) is None
     assert house.served == ZEROSHOT
+    assert ProjectOffers(house.redis).begin(PROJECT, asked, "next") == 0, "it has not died"
+
+
+def die(house: LearningHouse, name: str) -> None:
+    """A learner in a process of its own is killed by the system while it judges; then its lease runs out."""
+    house.learning.request_after_pause(PROJECT, quiet_s=0)  # annotators go on: the deaths of rounds count from 0 again
+    pid = os.fork()
+    if pid == 0:
+        try:
+            house.resident.name = name
+            house.while_judging = lambda: os.kill(os.getpid(), signal.SIGKILL)
+            house.learner.learn(LearnProject(project=PROJECT))
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    time_passes(house.redis, 31)
+
+
+def test_an_offer_that_kills_its_learners_is_refused_in_the_end(house: LearningHouse, tmp_path: Path) -> None:
+    ask(house, write_folder(tmp_path / "run"))
+    for number in range(MAX_ATTEMPTS):
+        assert ProjectOffers(house.redis).answered(PROJECT) is None
+        die(house, f"learner {number}")
+    subject, problem, remedy = answered(house).refusal
+    assert (subject, problem.partition(":")[0]) == ("the adapter offered", "ended 5 learners that judged it")
+    assert "memory" in remedy and "offer it again" in remedy
+    assert house.judged == [], "it did not come near the one that answers"
+    assert not house.redis.exists(ProjectKeys(PROJECT).offer, ProjectKeys(PROJECT).judging)
+    assert not list(Path(house.settings.versions_url).rglob("offer-*"))
+    ask(house, write_folder(tmp_path / "other"), "offer-ba9876543210")
+    assert answered(house).promoted, "another offer begins anew"
+
+
+def test_one_death_less_is_judged(house: LearningHouse, tmp_path: Path) -> None:
+    asked = ask(house, write_folder(tmp_path / "run"))
+    for number in range(MAX_ATTEMPTS - 1):
+        ProjectOffers(house.redis).begin(PROJECT, asked, f"learner {number}")
+    assert answered(house).promoted
+
+
+def test_deaths_of_one_offer_are_not_those_of_the_next(redis: Redis) -> None:
+    offers = ProjectOffers(redis)
+    first, second = (Offer(f"offer-{digit * 12}", "m", "s", "t") for digit in "ab")
+    assert [offers.begin(PROJECT, first, name) for name in ("one", "two", "two", "three")] == [0, 1, 1, 2]
+    assert offers.begin(PROJECT, second, "three") == 0
+    assert offers.begin(PROJECT, second, "four") == 1
+
+
+def test_a_learner_that_was_interrupted_alive_is_not_counted(redis: Redis) -> None:
+    offers, offer = ProjectOffers(redis), Offer(f"offer-{'a' * 12}", "m", "s", "t")
+    offers.begin(PROJECT, offer, "one")
+    offers.interrupt(PROJECT, "one")
+    assert offers.begin(PROJECT, offer, "two") == 0
+    offers.interrupt(PROJECT, "one")  # late: it has lost its lease
+    assert offers.begin(PROJECT, offer, "three") == 1
+
+
+@pytest.mark.parametrize("deaths", ["x", "nan", "-7", "1e999", ""])
+def test_garbage_among_the_deaths_refuses_nothing(deaths: str, house: LearningHouse, tmp_path: Path) -> None:
+    asked = ask(house, write_folder(tmp_path / "run"))
+    key = ProjectKeys(PROJECT).judging
+    house.redis.hset(key, mapping={"offer": asked.name, "learner": "dead", "deaths": deaths})
+    assert answered(house).promoted
+    house.redis.lpush(key, "a list")
+    ask(house, tmp_path / "run", "offer-ba9876543210")
+    assert answered(house).promoted
 
 
 def test_a_learner_of_another_model_leaves_it_alone(house: LearningHouse, tmp_path: Path) -> None:

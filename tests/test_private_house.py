@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import psutil
+import pytest
 
 from plugin_config.local.embedded_redis import running_redis_url
 from plugin_config.settings import Settings, setting_names
 from tests.house import TOKEN, House, make_project, retrieve, wait_predicted
 from tests.modes import modes, open_to_others
+
+
+def test_what_stands_on_the_house_runs_beside_the_others(house: House, request: pytest.FixtureRequest) -> None:
+    assert request.node.get_closest_marker("label_studio")
 
 
 def test_nothing_in_the_state_folder_is_open_to_others(house: House) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from plugin_config.cli.main import COMMANDS
+from tests.browser import stored
+from tests.browser.summary import GROUPS, summary_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,6 +41,24 @@ def test_links_lead_somewhere(page: Path, target: str) -> None:
         text = found.read_text(encoding="utf-8")
         titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
         assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_table_of_controls_is_that_of_the_stored_results() -> None:
+    found = stored.read(stored.CONTROLS)
+    assert summary_table(found) in README
+    assert stored.filled(README) == README, "run python -m tests.browser --store"
+    assert [row["control"] for row in found["controls"]] == [name for group in GROUPS for name in group]
+
+
+def test_the_worst_figure_of_a_row_counts() -> None:
+    good = {"regions": 4, "stored": 4, "valid": True, "iou": 1.0, "against": "mask"}
+    bad = good | {"control": "BitmaskLabels", "stored": 3, "iou": 0.51}
+    edits = [{"control": "BrushLabels", "read": 0.97}, {"control": "BitmaskLabels", "read": 0.99}]
+    found = {"controls": [good | {"control": "BrushLabels"}, bad, good | {"control": "KeyPointLabels"}], "edits": edits}
+    assert summary_table(found).splitlines()[2:] == [
+        "| `BrushLabels`, `BitmaskLabels` | no | yes | 0.510 of the mask | 0.970 |",
+        "| `KeyPointLabels` | yes | no | 1.000 of the mask |  |",
+    ]
 
 
 def test_it_is_short() -> None:

@@ -9,22 +9,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
+from redis import Redis
 
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.settings import Settings
-from worker.service.context import WorkerContext
-from worker.service.interactive import run_clicker
-from worker.service.pipeline import Stages
 from worker.service.queue_worker import connect
-from worker.service.stages import PredictionStages
-from worker.service.trainer.learner import run_learner
-from worker.service.trainer.second_recipe import check_recipe
-from worker.service.worker import run_worker
+
+if TYPE_CHECKING:
+    from worker.service.context import WorkerContext
+    from worker.service.pipeline import Stages
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +31,12 @@ _ARENA_MAX, _ARENAS = -8, 2  # glibc's M_ARENA_MAX
 _BLOCK_BYTES = 64 << 20  # more than glibc ever keeps for later, 32 MB
 
 
-def main(arguments: Sequence[str], *, stages: Callable[[WorkerContext], Stages] = PredictionStages) -> int:
+def main(arguments: Sequence[str], *, stages: Callable[[WorkerContext], Stages] | None = None) -> int:
     """Run a worker with the settings of environment and command line. Returns 0; 2 when it could not start.
 
     Args:
         arguments: the command line.
-        stages: makes the stages of the pipeline; benchmarks pass quicker ones.
+        stages: makes the stages of the pipeline, `PredictionStages` by default; benchmarks pass quicker ones.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s worker %(levelname)s %(message)s")
     for noisy in ("httpx", "rq.worker", "huggingface_hub", "PIL"):
@@ -47,22 +45,44 @@ def main(arguments: Sequence[str], *, stages: Callable[[WorkerContext], Stages] 
     try:
         settings, work = _parse(arguments)
         settings.require("redis_url", "label_studio_url", "label_studio_api_key")
-        if work == "finetune":
-            check_recipe(settings.recipe)
-        keep_private(settings.state_path)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        context = WorkerContext(settings, connect(settings, timeout_s=_REDIS_TIMEOUT_S), learner=work == "finetune")
+        run = _with_model(settings, connect(settings, timeout_s=_REDIS_TIMEOUT_S), work, stages)
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask worker: {error}\n")
         return 2
-    if work == "finetune":
-        run_learner(context, connect(settings))
-    elif work == "interactive":
-        run_clicker(context)
-    else:
-        run_worker(context, stages(context), connect(settings))
+    run()
     return 0
+
+
+def _with_model(
+    settings: Settings, redis: Redis, work: str, stages: Callable[[WorkerContext], Stages] | None
+) -> Callable[[], object]:
+    """Load the model; returns what works off the queue.
+
+    Raises:
+        SettingsError, ModelUnavailable: as `check_recipe` and `WorkerContext`.
+    """
+    # Imported here: torch and the libraries of the model take seconds, and what is missing is told before.
+    import torch
+
+    from worker.service.context import WorkerContext
+    from worker.service.interactive import run_clicker
+    from worker.service.stages import PredictionStages
+    from worker.service.trainer.learner import run_learner
+    from worker.service.trainer.second_recipe import check_recipe
+    from worker.service.worker import run_worker
+
+    learner = work == "finetune"
+    if learner:
+        check_recipe(settings.recipe)
+    keep_private(settings.state_path)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    context = WorkerContext(settings, redis, learner=learner)
+    if learner:
+        return lambda: run_learner(context, connect(settings))
+    if work == "interactive":
+        return lambda: run_clicker(context)
+    return lambda: run_worker(context, (stages or PredictionStages)(context), connect(settings))
 
 
 def _limit_freed_memory() -> None:

@@ -91,7 +91,8 @@ def _caption(pointer: Pointer, trouble: str) -> Text:
     lines = []
     if pointer.attempt is not None:
         attempt = pointer.attempt
-        images = f"{max(0, attempt.tasks - len(attempt.missing) - len(attempt.left_out))} images"
+        unread = {key.partition("/")[0] for key in (*attempt.missing, *attempt.left_out)}
+        images = f"{max(0, attempt.tasks - len(unread))} images"
         left_out = [*attempt.missing.values(), *attempt.left_out.values()]
         if left_out:
             images += f", {len(left_out)} left out ({left_out[0]})"

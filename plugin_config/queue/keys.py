@@ -61,6 +61,8 @@ Keys of project P (`zeromask:P:` before each):
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
     pointer         string  lock held while the served version is changed      versions.served       versions.served
     offer           string  JSON of the `offers.Offer` that waits              offers                offers
+    judging         hash    the offer that is judged, by which learner, and    offers                offers
+                            how many died at it; see `offers`
     offered         string  JSON of the last `offers.OfferAnswer`              offers                offers
 
 `pending.forget_project` deletes all keys of a project, and its id from the shared ones.
@@ -162,6 +164,7 @@ class ProjectKeys:
     adapters = _Key("hash")
     pointer = _Key("string")
     offer = _Key("string")
+    judging = _Key("hash")
     offered = _Key("string")
 
     @property

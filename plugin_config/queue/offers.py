@@ -1,8 +1,14 @@
 """Adapters that a person offers to a project: the one that waits for a learner, and what became of the last one.
 
-An offer stays asked for until a learner has answered it, so a learner that dies meanwhile costs nothing. A newer one
-takes the place of one that still waits. The files of an offer lie beside the project's versions, which every learner
-sees; see `plugin_config.versions.manifests`.
+An offer stays asked for until a learner has answered it, so a learner that dies meanwhile costs nothing; such deaths
+are counted, because the offer may be their cause. A newer one takes the place of one that still waits. The files of an
+offer lie beside the project's versions, which every learner sees; see `plugin_config.versions.manifests`.
+
+Fields of the hash `judging` of a project:
+
+    offer        name of the offer that a learner began to judge last
+    learner      the learner that judges it; none once it was interrupted
+    deaths       learners that began to judge it and did not come to an end
 """
 
 from __future__ import annotations
@@ -29,10 +35,29 @@ if not asked or asked > now then redis.call('ZADD', LEARN, now, ARGV[1]) end
 return 1
 """
 
+# ARGV: name of the offer, learner. Another learner that judged it and did not say that it stops has died. One that
+# begins again itself has not: Redis was away.
+_BEGIN = CLOCK + """
+local held = redis.call('HMGET', P .. 'judging', 'offer', 'learner')
+if held[1] ~= ARGV[1] then
+  redis.call('DEL', P .. 'judging')
+elseif held[2] and held[2] ~= ARGV[2] then
+  one_more(P .. 'judging', 'deaths')
+end
+redis.call('HSET', P .. 'judging', 'offer', ARGV[1], 'learner', ARGV[2])
+return math.floor(num(redis.call('HGET', P .. 'judging', 'deaths')) or 0)
+"""
+
+# ARGV: learner. Another one may have begun meanwhile.
+_INTERRUPT = CLOCK + """
+if redis.call('HGET', P .. 'judging', 'learner') == ARGV[1] then redis.call('HDEL', P .. 'judging', 'learner') end
+return 1
+"""
+
 # ARGV: offer as it was read, answer. A newer offer stays.
 _ANSWER = CLOCK + """
 redis.call('SET', P .. 'offered', ARGV[2])
-if redis.call('GET', P .. 'offer') == ARGV[1] then redis.call('DEL', P .. 'offer') end
+if redis.call('GET', P .. 'offer') == ARGV[1] then redis.call('DEL', P .. 'offer', P .. 'judging') end
 return 1
 """
 
@@ -89,6 +114,17 @@ class ProjectOffers:
         """The offer that waits; None where there is none, or one that cannot be read."""
         found: Any = self._redis.get(ProjectKeys(project).offer)
         return None if found is None else parse_json(found, _offer)
+
+    @redis_errors
+    def begin(self, project: int, offer: Offer, learner: str) -> int:
+        """Note that the learner that holds the project judges an offer. Returns how many have died at that so far."""
+        deaths: Any = self._redis.eval(_BEGIN, 1, ProjectKeys(project).prefix, offer.name, learner)
+        return int(deaths)
+
+    @redis_errors
+    def interrupt(self, project: int, learner: str) -> None:
+        """Note that a learner leaves its offer to the next one, alive."""
+        self._redis.eval(_INTERRUPT, 1, ProjectKeys(project).prefix, learner)
 
     @redis_errors
     def answer(self, project: int, offer: Offer, answer: OfferAnswer) -> None:

@@ -119,7 +119,8 @@ class Attempt:
         version: name of the version where one was made.
         weights: fingerprint of the model and form of the recipe; "" = of a release that did not record it.
         content: digest of the content of the corrections, and of `weights`; "" likewise.
-        missing: task -> why it was left out, where the cause is likely to pass, such as a server that is down.
+        missing: id of a task, or key of one of its several images, "task/...", -> why it was left out, where the cause
+            is likely to pass, such as a server that is down.
         missing_at: when these were tried last, UTC.
         left_out: task -> why it is not learned from until somebody changes it, such as a malformed annotation.
         outcomes: label key -> how many regions of it annotators left "accepted", "changed", "deleted" or "added".

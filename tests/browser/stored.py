@@ -13,6 +13,7 @@ from plugin_config.local.environments import LABEL_STUDIO
 from tests.browser.controls import Row
 from tests.browser.edits import Edit
 from tests.browser.limits import KINDS, Trial
+from tests.browser.summary import summary_table
 from tests.browser_pictures import chromium, version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,7 @@ CONTROLS = ROOT / "docs" / "results" / "controls.json"
 LIMITS = ROOT / "docs" / "results" / "browser_limits.json"
 IMAGES = ROOT / "docs" / "images" / "controls"
 PAGE = ROOT / "docs" / "reference" / "controls.md"
+README = ROOT / "README.md"
 _MARKS = "<!-- {name}: written by tests/browser/stored.py -->", "<!-- end of {name} -->"
 
 
@@ -30,7 +32,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def store_controls(rows: Sequence[Row], edits: Sequence[Edit], *, command: str) -> None:
-    """Keep what came of kinds of regions and write the page's tables; kinds that were not tried keep their rows."""
+    """Keep what came of kinds of regions and write the pages' tables; kinds that were not tried keep their rows."""
     before = read(CONTROLS)
     found = {
         "controls": _merged(before.get("controls", []), rows, key=lambda row: row["control"]),
@@ -47,12 +49,16 @@ def store_limits(found: Sequence[Trial], *, command: str) -> None:
 
 
 def filled(text: str) -> str:
-    """The text of the page with what is stored in its tables."""
-    tables = {"controls": _controls_table(read(CONTROLS)), "limits": _limits_table(read(LIMITS))}
+    """The text of a page with what is stored in its tables."""
+    found = read(CONTROLS)
+    tables = {
+        "controls": _controls_table(found), "summary": f"{summary_table(found)}\n\n{_when(found)}",
+        "limits": _limits_table(read(LIMITS)),
+    }  # fmt: skip
     for name, table in tables.items():
         first, last = _MARKS[0].format(name=name), _MARKS[1].format(name=name)
-        before, found, rest = text.partition(first)
-        if found:
+        before, mark, rest = text.partition(first)
+        if mark:
             text = f"{before}{first}\n{table}\n{last}{rest.partition(last)[2]}"
     return text
 
@@ -109,5 +115,6 @@ def _write(path: Path, command: str, found: Mapping[str, Any]) -> None:
     for name, rows in found.items():
         lines.append(f',\n "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]")
     path.write_text("".join(lines) + "\n}\n")
-    if PAGE.exists():
-        PAGE.write_text(filled(PAGE.read_text()))
+    for page in (PAGE, README):
+        if page.exists():
+            page.write_text(filled(page.read_text()))

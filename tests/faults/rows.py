@@ -34,7 +34,7 @@ Fault = Callable[[LabelStudioServer, float], Row]
 def worker_killed(server: Serving, scale: float) -> Row:
     """kill -9 of a worker that holds tasks, again and again, two workers."""
     kills, wave, chance = max(2, round(20 * scale)), 12, random.Random(7)
-    with stand(server, workers=2, drain_tasks=4) as it:
+    with stand(server, workers=2) as it:
         project = it.project(kills * wave, name="killed")
         ids = it.task_ids(project)
         for number in range(kills):

@@ -49,7 +49,17 @@ class Row:
 class Serving(Protocol):
     """A Label Studio that runs somewhere."""
 
+    @property
+    def url(self) -> str:
+        """Its address."""
+
+
+@dataclass(frozen=True)
+class Furnished:
+    """A Label Studio with a product beside it that is broken more than once: `stand` goes on with it."""
+
     url: str
+    stand: Stand
 
 
 class LabelStudioServer:
@@ -192,6 +202,10 @@ def stand(
     """Start Redis, backend, workers and learners of their own. `through`: the address by which the workers reach Label
     Studio; `env`: more environment for all of them; `changes`: other settings.
     """  # fmt: skip
+    own = learners or through or env or changes
+    if isinstance(server, Furnished) and workers <= len(server.stand.workers) and not own:
+        yield server.stand
+        return
     with tempfile.TemporaryDirectory(prefix="zm-f-") as folder:
         state = Path(folder)
         settings = Settings(

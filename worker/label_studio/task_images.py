@@ -70,6 +70,11 @@ class TaskImages:
     left_out: tuple[str, ...] = ()
 
 
+def task_of(key: str) -> int:
+    """The id of the task of an image, of its `TaskImage.key`."""
+    return int(key.partition("/")[0])
+
+
 def images_of(task: Task, vocabulary: Vocabulary) -> TaskImages:
     """Find the images of a task, at most MOST_IMAGES.
 

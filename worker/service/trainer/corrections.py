@@ -72,17 +72,25 @@ class Correction:
 
 @dataclass(frozen=True)
 class UnreadTask:
-    """An annotated task that cannot be read now, and the reason, which may pass: a server in trouble, a Label Studio
-    that fails on this task, too little memory.
+    """An annotated task, or one of its images, that cannot be read now, and the reason, which may pass: a server in
+    trouble, a Label Studio that fails on this task, too little memory.
+
+    Attributes:
+        task: its id.
+        reason: for people; it names the task.
+        key: of the image, see `TaskImage.key`; the task's id where it is about the whole task.
     """
 
     task: int
     reason: str
+    key: str
 
 
 @dataclass(frozen=True)
 class LeftOutTask:
-    """An annotated task that cannot be learned from until somebody changes it, and the reason, which names it."""
+    """An annotated task, or one of its images, that cannot be learned from until somebody changes it, and the reason,
+    which names the task.
+    """
 
     task: int
     reason: str
@@ -190,21 +198,21 @@ class _Reader:
 
     def read(self, task: Task) -> Iterator[Correction | UnreadTask | LeftOutTask]:
         """Nothing when the task has no annotation that counts, or was deleted meanwhile."""
-        opened = self._tried(task, lambda: self._open(task))
+        opened = self._tried(task, str(task.id), lambda: self._open(task))
         if not isinstance(opened, _OpenedTask):
             yield from [opened] if opened is not None else []
             return
         told: set[str] = set()  # an annotation that cannot be read is the same trouble for every image
         for image in opened.images:
-            found = self._tried(task, partial(self._read, opened, image))
-            if isinstance(found, Correction):
+            found = self._tried(task, image.key, partial(self._read, opened, image))
+            if isinstance(found, Correction | UnreadTask):
                 yield found
             elif found is not None and found.reason not in told:
                 told.add(found.reason)
                 yield found
 
-    def _tried(self, task: Task, read: Callable[[], T]) -> T | UnreadTask | LeftOutTask | None:
-        """What `read` returns, or why it cannot; None when the task was deleted meanwhile."""
+    def _tried(self, task: Task, key: str, read: Callable[[], T]) -> T | UnreadTask | LeftOutTask | None:
+        """What `read` returns, or why it cannot; None when the task was deleted meanwhile. `key`: of what is read."""
         try:
             return read()
         except LabelStudioError as error:
@@ -213,19 +221,19 @@ class _Reader:
                 return None
             if not (error.status == 500 or isinstance(error, AnswerTooLarge | AnswerMalformed)):
                 raise  # not about this one task
-            return self._left_out(task, f"task {task.id}: {error}", passes=error.status == 500)
+            return self._left_out(task, key, f"task {task.id}: {error}", passes=error.status == 500)
         except (ImageUnavailable, TaskDataError) as error:
-            return self._left_out(task, str(error), passes=isinstance(error, ImageHostTrouble))
+            return self._left_out(task, key, str(error), passes=isinstance(error, ImageHostTrouble))
         except RegionError as error:
-            return self._left_out(task, f"task {task.id}: {error}", passes=False)
+            return self._left_out(task, key, f"task {task.id}: {error}", passes=False)
         except (MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
             free_memory()
             reason = f"task {task.id}: its image does not go through the model ({error!r})"
-            return self._left_out(task, reason, passes=True)
+            return self._left_out(task, key, reason, passes=True)
 
-    def _left_out(self, task: Task, reason: str, *, passes: bool) -> UnreadTask | LeftOutTask:
+    def _left_out(self, task: Task, key: str, reason: str, *, passes: bool) -> UnreadTask | LeftOutTask:
         log.warning("task %d is not learned from: %s", task.id, reason)
-        return UnreadTask(task.id, reason) if passes else LeftOutTask(task.id, reason)
+        return UnreadTask(task.id, reason, key) if passes else LeftOutTask(task.id, reason)
 
     def _open(self, task: Task) -> _OpenedTask | None:
         """None when no annotation of the task counts (any more)."""

@@ -98,8 +98,13 @@ class Learner:
         offer = self._offers.waiting(project)
         if offer is None or model_slug(offer.model) != model_slug(self._context.settings.model):
             return None
-        offered = OfferRound(self._context, project, offer)
-        answer = offered.run()
+        owner = self._context.name
+        offered = OfferRound(self._context, project, offer, deaths=self._offers.begin(project, offer, owner))
+        try:
+            answer = offered.run()
+        except RoundAborted:
+            self._offers.interrupt(project, owner)
+            raise
         self._offers.answer(project, offer, answer)
         offered.clean_up()
         if answer.refusal:

@@ -10,6 +10,7 @@ from plugin_config.errors import LearningError, QueueUnavailable, ZeromaskError
 from plugin_config.label_studio.annotations import annotation_mark
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.offers import Offer, OfferAnswer
+from plugin_config.queue.pending import MAX_ATTEMPTS
 from plugin_config.versions.manifests import OFFERED, Contender, Pointer, VerdictRecord, VersionFolder, now
 from worker.learning.adapter_files import load_recorded_adapter, parse_adapter_record
 from worker.learning.gate.decision import Verdict, judge
@@ -34,10 +35,11 @@ class OfferRound:
         context: of this process.
         project: its id.
         offer: that waits.
+        deaths: how many learners died while they judged it; from `MAX_ATTEMPTS` on it is refused.
     """
 
-    def __init__(self, context: WorkerContext, project: int, offer: Offer) -> None:
-        self._context, self._id, self._offer = context, project, offer
+    def __init__(self, context: WorkerContext, project: int, offer: Offer, *, deaths: int = 0) -> None:
+        self._context, self._id, self._offer, self._deaths = context, project, offer, deaths
         self._lease = LeaseGuard(context, project)
 
     def run(self) -> OfferAnswer:
@@ -68,6 +70,7 @@ class OfferRound:
         before = pointer.contenders.get(OFFERED)
         if before is not None and before.content == offer.name:  # a process died right after it had noted the verdict
             return OfferAnswer(offer.name, before.verdict.promoted, before.verdict.reason, pointer.served)
+        self._require_harmless()
         adapter, recipe = self._load(folder)
         folder.check_room()
         examples = self._read(plan)
@@ -89,6 +92,14 @@ class OfferRound:
         with suppress(ZeromaskError):
             folder = self._context.adapters.folder(self._context.label_studio.project(self._id))
             folder.delete_offer(self._offer.name)
+
+    def _require_harmless(self) -> None:
+        """What ends a process natively raises no error, and would end one learner after the other."""
+        if self._deaths < MAX_ATTEMPTS:
+            return
+        problem = f"ended {self._deaths} learners that judged it: it crashes them, or needs more memory than is there"
+        remedy = "See the end of the learner's log, and `dmesg`; offer it again with more memory, or a smaller one."
+        raise LearningError(_SUBJECT, problem, remedy)
 
     def _load(self, folder: VersionFolder) -> tuple[Adapter, str]:
         self._lease.report(f"loads an adapter that is offered: {self._offer.source}")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from plugin_config.vocabulary import Vocabulary, joined
 from worker.label_studio.outcomes import RegionOutcomes, sum_outcomes
+from worker.label_studio.task_images import task_of
 from worker.learning.corrections.examples import with_words
 from worker.learning.interfaces import Example
 from worker.service.context import WorkerContext
@@ -36,11 +37,12 @@ class CorrectionsReader:
         vocabulary: of the project now.
         lease: of the project, checked while reading.
         patient: whether to raise RetryLater where an image cannot be read now; else it is left out.
-        missing: what was left out the last time, task -> reason. These tasks do not cause RetryLater.
+        missing: what was left out the last time, key of the image or id of the task -> reason. It does not cause
+            RetryLater.
         left_out: what could not be learned from the last time until it is changed, task -> reason.
 
     Attributes:
-        missing: what is left out so far because it cannot be read now, task -> reason.
+        missing: what is left out so far because it cannot be read now, key of the image or id of the task -> reason.
         left_out: what cannot be learned from until somebody changes it, task -> reason; the first thousand.
         outcomes: what annotators did with the predicted regions of everything read, by label key.
         vocabulary: of the project, with the labels that tasks bring along themselves once these are read.
@@ -66,17 +68,20 @@ class CorrectionsReader:
             LabelStudioError: as `read_corrections`.
             RoundAborted: as `LeaseGuard.check`.
         """
-        tried = list(self.missing)[:_RETRIED_AT_ONCE]
+        before = self.missing
+        tried = list(before)[:_RETRIED_AT_ONCE]
         self._lease.report(f"tries again to read {len(tried)} annotated images that were left out")
         still: dict[str, str] = {}
-        for found in self._corrections(only={int(task) for task in tried}):
+        for found in self._corrections(only=set(map(task_of, tried))):
             if isinstance(found, Correction):
-                return True
-            if isinstance(found, LeftOutTask):
+                # Other images of the same task could be read before: they are no reason to read everything again.
+                if found.example.key in before or str(found.task) in before:
+                    return True
+            elif isinstance(found, LeftOutTask):
                 self._leave_out(found)
             else:
-                still[str(found.task)] = found.reason
-        self.missing = {task: reason for task, reason in self.missing.items() if task not in tried} | still
+                still[found.key] = found.reason
+        self.missing = {key: reason for key, reason in before.items() if key not in tried} | still
         return False
 
     def read(self, tasks: int) -> list[Example]:
@@ -95,9 +100,10 @@ class CorrectionsReader:
         self._lease.report(f"reads {tasks} annotated images")
         for found in self._corrections():
             if isinstance(found, UnreadTask):
-                if self._patient and str(found.task) not in known:
+                if self._patient and known.isdisjoint((found.key, str(found.task))):
                     raise RetryLater(found.reason)
-                self.missing[str(found.task)] = found.reason
+                few = len(self.missing) < _MOST_LEFT_OUT  # else not each image by itself: served.json has a bound
+                self.missing[found.key if few else str(found.task)] = found.reason
                 continue
             if isinstance(found, LeftOutTask):
                 self._leave_out(found)
