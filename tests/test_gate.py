@@ -11,6 +11,8 @@ import pytest
 
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
+from worker.learning.gate.candidates import fall_objections
+from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.interfaces import UNLABELLED, Example, Words
 from worker.segmentation.class_scores import ClassScores
@@ -317,3 +319,16 @@ def test_void_is_never_judged(strange: list[Example], segmenter: Segmenter) -> N
     with_void = judge(LinearRecipe(), strange[:6], [*strange[6:9], *void], None, STRANGE, segmenter)
     without = judge(LinearRecipe(), strange[:6], strange[6:9], None, STRANGE, segmenter)
     assert with_void.figures["labels"] == without.figures["labels"]
+
+
+@pytest.mark.parametrize(("found", "objections"), [(3, []), (40, ["background would fall from 0.40 to 0.00"])])
+def test_a_background_that_is_hardly_found_may_fall(found: int, objections: list[str]) -> None:
+    before = np.array([[9900, 0], [100 - found, found]])  # rows are the truth: a label, then the background
+    after = np.array([[9900, 0], [100, 0]])
+    assert fall_objections(Comparison.of([before] * 6, [after] * 6), ["wug", "background"]) == objections
+
+
+def test_a_label_may_not_fall_however_little_of_it_is_found() -> None:
+    before, after = np.array([[6, 94], [0, 900]]), np.array([[0, 100], [0, 900]])
+    falls = fall_objections(Comparison.of([before] * 6, [after] * 6), ["wug", "background"])
+    assert falls == ["wug would fall from 0.06 to 0.00"]

@@ -113,7 +113,7 @@ class TrainingRun:
         if not samples:
             raise LearningError(f"data {data.name}", "no image shows a label to learn", "Name fewer labels as unseen.")
         self.network, self.labels = recipe.build(data.seen_words, segmenter)
-        config = recipe.training_of(self.network, segmenter)
+        config = recipe.training_of(self.network, self.labels, segmenter)
         self._settings = _settings(recipe, data, segmenter, {"training": asdict(config), **(settings or {})})
         if stored is not None:
             _refuse_other_settings(folder, json.loads(stored["settings"]), self._settings)

@@ -26,6 +26,10 @@ BOOTSTRAP_ALPHA = 0.05
 MOST_DROP = 0.03
 """IoU that a single label may lose; a larger drop is an objection where 9 of 10 resamples agree that it falls."""
 
+LEAST_BACKGROUND = 0.25
+"""IoU of the background below which it may fall: what is served does not find it anyway, most often because labels fill
+the images, and nobody sees it. Masks that spread over it count against their labels."""
+
 LEAST_AGREEMENT = 0.8
 """Share of the zero-shot model's certain predictions of uncorrected labels that must stay, times its mean recall on the
 corrected labels."""
@@ -129,10 +133,21 @@ class Baselines:
 
     def _objections(self, versus_served: Comparison, least_gain: float) -> list[str]:
         objections = _gain_objections(versus_served, "what is served", least_gain)
-        before, after = versus_served.ious
-        for label in versus_served.harmed(drop=MOST_DROP, share=_HARM_SHARE):
-            objections.append(f"{self._names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}")
-        return objections
+        return objections + fall_objections(versus_served, self._names)
+
+
+def fall_objections(versus_served: Comparison, names: Sequence[str]) -> list[str]:
+    """Object to each class that would lose more than `MOST_DROP`, but for a background that is hardly found anyway.
+
+    Args:
+        versus_served: a candidate against what is served.
+        names: of each class, the background last.
+    """
+    before, after = versus_served.ious
+    falling = versus_served.harmed(drop=MOST_DROP, share=_HARM_SHARE)
+    background = len(names) - 1
+    counted = [label for label in falling if label != background or before[label] >= LEAST_BACKGROUND]
+    return [f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted]
 
 
 def _gain_objections(comparison: Comparison, baseline: str, least_gain: float) -> list[str]:

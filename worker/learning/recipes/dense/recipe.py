@@ -78,6 +78,7 @@ class DenseRecipe:
     presets: ClassVar[Mapping[str, Preset]]
     trainings: ClassVar[Mapping[str, TrainingConfig]]
     flips: ClassVar[bool] = False
+    steps_per_label: ClassVar[int] = 0
     small: ClassVar[Callable[[Encoder, str], Preset]]
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]]
 
@@ -135,11 +136,12 @@ class DenseRecipe:
             adapter = self.adapter(network, labels, segmenter)
             labels.start(mean_features(lambda image: adapter.features(image).permute(2, 0, 1), looked_at,
                                        len(labels.words) + 1))  # fmt: skip
-        return DenseTrainer(network, labels, self.loss(), self.training_of(network, segmenter), seed=self.seed)
+        return DenseTrainer(network, labels, self.loss(), self.training_of(network, labels, segmenter), seed=self.seed)
 
-    def training_of(self, network: LSegNetwork, segmenter: Segmenter) -> TrainingConfig:
-        """How a network is trained, with the side of the crops filled in."""
-        config = self.training or self.trainings.get(self.preset, TrainingConfig())
+    def training_of(self, network: LSegNetwork, labels: LabelVectors, segmenter: Segmenter) -> TrainingConfig:
+        """How a network is trained, with the side of the crops filled in; more labels take more steps unless told."""
+        many = max(TrainingConfig().steps, self.steps_per_label * len(labels.words))
+        config = self.training or self.trainings.get(self.preset, TrainingConfig(steps=many))
         short = self.short_side(network, segmenter)
         side = config.crop.side or (_CROP * short if self.preset == SMALL else short)
         multiple = network.tower.multiple
@@ -233,6 +235,7 @@ class LSegRecipe(DenseRecipe):
     presets: ClassVar[Mapping[str, Preset]] = LSEG_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = dict.fromkeys(LSEG_PRESETS, _LSEG_TRAINING)
     flips: ClassVar[bool] = True  # each image is seen mirrored too, as in the paper's evaluation
+    steps_per_label: ClassVar[int] = 20  # 500 steps: more for 24 pairs, less for 9 words
     small: ClassVar[Callable[[Encoder, str], Preset]] = small_lseg
     network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = LSegNetwork
 
