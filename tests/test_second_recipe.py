@@ -255,7 +255,7 @@ def test_without_the_setting_nothing_of_it_happens(house: LearningHouse) -> None
 
 
 def test_a_recipe_that_cannot_learn_in_the_background_is_refused_at_the_start() -> None:
-    for name in ("quick", "lseg", "sazs"):
+    for name in ("quick", "lseg", "sazs", "zegclip"):
         second_recipe.check_recipe(name)
-    with pytest.raises(SettingsError, match="ZEROMASK_RECIPE: must be one of quick, lseg, sazs, got 'zegclp'"):
+    with pytest.raises(SettingsError, match="ZEROMASK_RECIPE: must be one of quick, lseg, sazs, zegclip, got 'zegclp'"):
         second_recipe.check_recipe("zegclp")

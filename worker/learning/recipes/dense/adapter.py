@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -104,15 +104,15 @@ class DenseAdapter:
         """See `worker.learning.interfaces.Adapter`."""
         return tuple(texts for texts in words if texts in self.learned) if self.strength else ()
 
-    def at_strength(self, strength: float) -> DenseAdapter:
+    def at_strength(self, strength: float) -> Self:
         """See `worker.learning.interfaces.Adapter`."""
         return replace(self, strength=strength)
 
-    def with_inference(self, inference: Inference) -> DenseAdapter:
+    def with_inference(self, inference: Inference) -> Self:
         """The same with other views of each image."""
         return replace(self, inference=inference)
 
-    def with_outlines(self, *, followed: bool) -> DenseAdapter:
+    def with_outlines(self, *, followed: bool) -> Self:
         """The same, whose logits are taken to follow outlines already, or to be posteriors of patches."""
         return replace(self, follows_outlines=followed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,9 @@ _LSEG_TRAINING = TrainingConfig(steps=460, batch=20, crop=CropConfig(scales=(1.0
 # SAZS on PASCAL: 20 epochs of 2300 images for the ViT, 40 for the DRN, whose head learns ten times faster.
 _SAZS_TRAINING = TrainingConfig(steps=7600, batch=6, crop=CropConfig(scales=(0.5, 2.0)), optimizer="sgd", rate=1e-3,
                                 tower_share=1.0)  # fmt: skip
+Hidden = Literal["ignored", "unlabelled", "unseen"]
+"""Pixels that pseudo-labels are for: none, all without a class, or, leaked, those that truly show an unseen label."""
+
 _CROP = 0.75  # of the short side, for the small presets: few things are cut
 _STRENGTH = 0.8  # where the loaded model can do the same untrained: a fifth of it keeps what training forgets
 _MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
@@ -97,6 +100,15 @@ class DenseRecipe:
     def title(self) -> str:
         """What it is called in print: its name, and whatever of its training nobody may overlook."""
         return self.name
+
+    @property
+    def hidden(self) -> Hidden:
+        """Which pixels pseudo-labels are for."""
+        return "ignored"
+
+    def told(self, unseen: Words) -> Self:
+        """The same, told the texts of labels whose masks nobody shows it, where it has a use for them."""
+        return self
 
     def settings(self) -> Mapping[str, Any]:
         """Further JSON that decides the weights, beside what all recipes have."""

@@ -15,12 +15,14 @@ from torch import Tensor
 from worker.learning.interfaces import AdapterState, Words
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.inference import Inference, average_views, window_starts
+from worker.learning.recipes.dense.networks import PixelFeatures
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.segmentation.encoders.tiling import Tiling, average_windows, harmonise_scores
 
 LOWERED = 0.1
 """What is taken from the probabilities of labels whose masks training showed."""
 
+_MOST_SCORES = 32_000_000  # of labels, heads and cells held at once, 128 MB
 _LEAST = 0.01  # probability beyond which a logit goes on straight
 
 _Look = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -74,6 +76,12 @@ class ZegclipAdapter(DenseAdapter):
             image, whole, tower.multiple, lambda pixels: window_scores(pixels, self.inference, tower.multiple, look)
         )
         return posterior_logits(scores, exclusive=exclusive)
+
+    def _logits(self, features: PixelFeatures, labels: Tensor) -> Tensor:
+        """See `DenseAdapter`; labels never see each other, so that of very many some at a time are scored."""
+        cells = features.embedding.shape[2] * features.embedding.shape[3]
+        parts = torch.split(labels, max(1, _MOST_SCORES // (self.network.preset.heads * cells)))
+        return torch.cat([self.network.decode(features, part).logits for part in parts], dim=1)
 
 
 def probabilities(logits: Tensor, *, exclusive: bool) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.learning.recipes.dense.presets import NetworkPreset
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import ENCODER, TowerConfig
 
@@ -52,7 +51,7 @@ PAPER_SIDE = 512
 
 _OVERLAP = 86 / PAPER_SIDE  # windows every 426 pixels
 
-ZEGCLIP_PRESETS: Mapping[str, NetworkPreset] = {
+ZEGCLIP_PRESETS: Mapping[str, ZegclipPreset] = {
     # Zhou et al., CVPR 2023, on the ViT-B/16 of CLIP.
     "voc": ZegclipPreset(TowerConfig(), prompts=10, short_side=PAPER_SIDE, window=PAPER_SIDE, overlap=_OVERLAP),
     "coco": ZegclipPreset(TowerConfig(), prompts=100, short_side=PAPER_SIDE, window=PAPER_SIDE, overlap=_OVERLAP),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from worker.learning.recipes.dense.batches import CropConfig
 from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, LabelVectors
 from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput
 from worker.learning.recipes.dense.presets import NetworkPreset
-from worker.learning.recipes.dense.recipe import DenseRecipe
+from worker.learning.recipes.dense.recipe import DenseRecipe, Hidden
 from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, rate_factor
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.learning.recipes.dense.zegclip_adapter import LOWERED, ZegclipAdapter
@@ -26,6 +27,7 @@ from worker.learning.recipes.dense.zegclip_presets import (
     small_zegclip,
     zegclip_preset_from_json,
 )
+from worker.learning.recipes.dense.zegclip_released import ReleasedWeights
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
@@ -36,9 +38,6 @@ _PAPER_TRAINING = TrainingConfig(
 )  # fmt: skip
 PROMPTS, NON_EXCLUSIVE, DESCRIPTOR = "prompts", "non_exclusive", "descriptor"
 """The paper's three designs; each may be left out."""
-
-Hidden = Literal["ignored", "unlabelled", "unseen"]
-"""Pixels that pseudo-labels are for: none, all without a class, or, leaked, those that truly show an unseen label."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,14 @@ class ZegclipRecipe(DenseRecipe):
 
     @property
     def hidden(self) -> Hidden:
-        """Which pixels pseudo-labels are for."""
+        """See `DenseRecipe`."""
         if not self.transductive:
             return "ignored"
         return "unseen" if self.leaked else "unlabelled"
+
+    def told(self, unseen: Words) -> Self:
+        """See `DenseRecipe`."""
+        return replace(self, unseen=unseen) if self.transductive else self
 
     def settings(self) -> Mapping[str, Any]:
         """See `DenseRecipe`."""
@@ -127,6 +130,28 @@ class ZegclipRecipe(DenseRecipe):
         whole = ZegclipAdapter.of(replace(found, strength=1.0), seen=seen, lowered=lowered, leaked=self.leaked)
         preset = whole.network.preset
         return replace(whole, inference=replace(found.inference, window=preset.window, overlap=preset.overlap))
+
+    def released(self, path: Path, seen: Words, segmenter: Segmenter) -> ZegclipAdapter:
+        """Make an adapter of a checkpoint of the authors, on the model it was trained on.
+
+        Args:
+            path: of the checkpoint.
+            seen: texts of the labels whose masks its training showed.
+            segmenter: the model.
+
+        Raises:
+            LearningError: it cannot be read, is of another width, or was trained on another image tower.
+            ModelUnavailable: the loaded model has no class token.
+        """
+        if not seen:
+            raise LearningError("labels", "there are none that the checkpoint was trained with", "Name at least one.")
+        found = ReleasedWeights.read(path)
+        vectors, readable = self._vectors(seen, segmenter)
+        network = self._network(found.preset, found.width, segmenter)
+        found.check(network.tower.module, vectors.shape[1])
+        found.load_into(network)
+        adapter = self.adapter(network, LabelVectors(seen, vectors, readable), segmenter)
+        return replace(adapter, seen=seen, learned={})
 
     def _loaded(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor], segmenter: Segmenter) -> ZegclipAdapter:
         seen = tuple(tuple(str(text) for text in texts) for texts in about["seen"])
