@@ -23,6 +23,10 @@ from tests.models import noise
 from tests.zero_shot_sets import write_photos
 from worker.lab import train
 from worker.lab.dense_data import LabelledImage, ZeroShotSet, training_set
+from worker.lab.evaluation import beside_quick
+from worker.lab.evaluation.beside_quick import learn_beside_quick
+from worker.lab.evaluation.labelled_set import read_labelled_set
+from worker.lab.evaluation.loop import LearningLoop
 from worker.lab.training_run import TrainingRun
 from worker.learning.adapter_files import load_adapter_folder, read_adapter_record
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example
@@ -269,7 +273,24 @@ def test_the_second_half_begins_anew_and_goes_on_the_same_after_a_break(vit: Seg
     assert (adapter.lowered, adapter.seen, adapter.leaked) == (0.0, (("a",), ("b",), BACKGROUND_TEXTS), False)
 
 
-# The command
+# The commands
+
+
+def test_it_learns_beside_quick_on_photographs(
+    vit: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One round of each, judged on the photographs that neither learned from, as the service does."""
+    stems = write_photos(tmp_path / "set", train=6, test=2)
+    loop = LearningLoop(vit, read_labelled_set(stems, ["train", "test"], None), learn="train", test="test")
+    with pytest.raises(LearningError, match="0 of 6 are held out, 3 are needed"):
+        learn_beside_quick(loop, RECIPE, vit)
+    monkeypatch.setattr(beside_quick, "hold_out_split", lambda examples: (examples[:3], examples[3:]))
+    found = learn_beside_quick(loop, RECIPE, vit)
+    assert set(found) == {"recipe", "miou", "quick_miou", "promoted", "reason", "seconds"}
+    assert found["promoted"] is False, "four steps on random weights are no match for quick"
+    assert found["quick_miou"] > found["miou"]
+    assert "mean IoU would go from" in found["reason"]
+    assert beside_quick.beside_quick_table(found).startswith("zegclip: mIoU 0.")
 
 
 def arguments(photos: Path, folder: Path, model: str, *more: str) -> list[str]:
