@@ -503,6 +503,12 @@ def test_the_command_makes_an_adapter_of_it(
     ("change", "problem"),
     [
         pytest.param(lambda state: state.pop("decode_head.q_proj.weight"), "is none of ZegCLIP", id="another paper"),
+        pytest.param(lambda state: state.update({"decode_head.q_proj.bias": torch.full((16,), torch.nan)}),
+                     "weights that are no numbers", id="no numbers"),
+        pytest.param(lambda state: [state.pop(name) for name in [*state] if ".layers." in name],
+                     "it has 0 layers and 5 prompts", id="no layer"),
+        pytest.param(lambda state: state.update({"backbone.deep_prompt_embeddings": torch.ones(3)}),
+                     "is none of ZegCLIP", id="prompts of another form"),
         pytest.param(lambda state: state.pop("backbone.prompt_norm.bias"), "does not fit the network", id="a gap"),
         pytest.param(lambda state: state.update({"backbone.ln_pre.bias": torch.ones(32)}),
                      "on another image tower than the one loaded: ln_pre.bias", id="another tower"),

@@ -72,6 +72,11 @@ class ReleasedWeights:
             problem = f"is none of ZegCLIP ({type(error).__name__}: {str(error)[:200]})"
             raise LearningError(f"checkpoint {path}", problem, _INTACT) from error
         layers = {name.removeprefix(_LAYERS).split(".")[0] for name in tensors if name.startswith(_LAYERS)}
+        if not layers or not prompts:
+            problem = f"is none of ZegCLIP: it has {len(layers)} layers and {prompts} prompts"
+            raise LearningError(f"checkpoint {path}", problem, _INTACT)
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):
+            raise LearningError(f"checkpoint {path}", "holds weights that are no numbers", _INTACT)
         preset = replace(ZEGCLIP_PRESETS["voc"], prompts=prompts, layers=len(layers), short_side=pixels, window=pixels,
                          released_grid=side)  # fmt: skip
         return cls(path, width, preset, tensors)
