@@ -34,6 +34,7 @@ from worker.learning.recipes import recipe_named
 from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, TextVectors
+from worker.learning.recipes.dense.recipe import training_sample
 from worker.learning.recipes.dense.training import TrainingConfig
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.learning.recipes.dense.zegclip_adapter import (
@@ -168,6 +169,17 @@ def test_windows_are_averaged_and_made_to_agree() -> None:
     assert window_scores(picture[:, :32, :32], inference, 8, constant).shape == (3, 4, 4)
 
 
+def test_a_picture_in_windows_has_the_grid_of_one_pass(
+    vit: Segmenter, learned: ZegclipAdapter, corrected: list[Example]
+) -> None:
+    image = scores_of(vit, corrected[0], NEW)
+    whole = learned.with_inference(Inference(128)).scores(image)
+    cut = learned.with_inference(Inference(128, window=64, overlap=0.5)).scores(image)
+    assert cut.grid == whole.grid == (8, 11)
+    assert bool(cut.logits.isfinite().all())
+    assert not torch.equal(cut.logits, whole.logits)
+
+
 def test_it_is_stored_and_loaded_with_the_same_scores(
     vit: Segmenter, learned: ZegclipAdapter, corrected: list[Example]
 ) -> None:
@@ -181,6 +193,18 @@ def test_it_is_stored_and_loaded_with_the_same_scores(
     assert torch.equal(again.scores(image).logits, learned.scores(image).logits)
     with pytest.raises(LearningError, match="incomplete"):
         recipe_named("zegclip").load(replace(stored, about={**stored.about, "seen": 3}), vit)
+
+
+@pytest.mark.parametrize("without", [(), ("prompts", "non_exclusive", "descriptor")], ids=["whole", "fixed"])
+def test_training_makes_the_loss_smaller(
+    vit: Segmenter, corrected: list[Example], without: tuple[str, ...]
+) -> None:
+    recipe = ZegclipRecipe(training=replace(SHORT, steps=20, rate=5e-3, warmup=0), without=without)
+    network, labels = recipe.build(KNOWN, vit)
+    trainer = recipe.trainer(network, labels, [], vit)
+    batch = trainer.draw([training_sample(example, KNOWN) for example in corrected])
+    losses = [trainer.step(*batch)["total"] for _ in range(10)]
+    assert losses[-1] < 0.99 * losses[0]
 
 
 def test_parts_of_it_are_left_out(vit: Segmenter) -> None:
