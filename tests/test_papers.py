@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from plugin_config.errors import EnvironmentBroken
+from tests.dense_world import tiny_segmenter
 from worker.lab import papers as command
 from worker.lab.evaluation.zeroshot import harmonic_mean
 from worker.lab.papers import VARIANTS, Measurement
 from worker.lab.papers_page import PAGE, RESULTS, MeasuredRow, Papers, page, read_papers, write_papers
+from worker.segmentation.encoders import checkpoints
 
 STORED = read_papers()
 
@@ -142,6 +144,21 @@ def test_a_row_is_really_trained_and_judged(
     assert "hIoU" in capsys.readouterr().err
     assert len(command.measure(replace(task, minutes=1e-9))) == 0  # no time for any
     assert "words: no time is left for lseg: training-free" in capsys.readouterr().err
+
+
+def test_zegclip_is_measured_on_a_vit_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Measurement(("zegclip",), "pairs", 0, scenes=2, steps=2, names=("fine_tuned", "transductive"))
+    monkeypatch.setitem(checkpoints._SHIPPED, "builtin-vit", tmp_path / "none")
+    assert command.measure(task) == []
+    assert "pairs: zegclip: fine_tuned: model builtin-vit: there is no open_clip_config.json" in capsys.readouterr().err
+    tiny_segmenter(tmp_path / "vit")
+    monkeypatch.setitem(checkpoints._SHIPPED, "builtin-vit", tmp_path / "vit")
+    assert [(paper, row) for paper, row, _ in command.measure(task)] == [
+        ("zegclip", "fine_tuned"), ("zegclip", "transductive")
+    ]  # fmt: skip
+    assert command.measure(replace(task, split="words")) == []
 
 
 def test_what_lies_elsewhere_on_each_machine_is_not_in_a_command() -> None:
