@@ -115,8 +115,8 @@ class Settings:
                                   "annotations for changes without a webhook.", least=1, most=86400)
     versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
                              "or an fsspec URL such as `s3://bucket/zeromask`; empty = `versions` in the state folder.")
-    recipe: str = _setting("ZEROMASK_RECIPE", "quick", "What learns from corrections: `quick`; `lseg` or `sazs` learn "
-                           "beside it from 20 corrected images on (docs/guide/dense.md).")
+    recipe: str = _setting("ZEROMASK_RECIPE", "quick", "What learns from corrections: `quick`; `lseg`, `sazs` or "
+                           "`zegclip` learn beside it from 20 corrected images on (docs/guide/dense.md).")
     finetune_every: int = _setting("ZEROMASK_FINETUNE_EVERY", 3, "New or changed annotated images after which a "
                                    "project learns.", least=1)
     finetune_quiet_s: float = _setting("ZEROMASK_FINETUNE_QUIET_S", 10.0, "Seconds without a new annotation before "

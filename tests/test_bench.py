@@ -70,6 +70,7 @@ def test_the_counting_server_is_read_by_our_own_client() -> None:
 
 ENGINE = {
     "model", "weights", "picture", "device", "threads", "encoder_ms", "image_to_regions_ms", "overhead", "images_per_s",
+    "zegclip_overhead",
     "shape_ms", "cache_hit_ms", "cache_hit_speedup", "regions", "one_stage_speedup", "one_stage_speedup_20",
     "one_stage_speedup_50", "one_stage_speedup_100", "pamr_ms", "pamr_present_ms", "shape_speedup",
     "shape_speedup_present", "labels_5_overhead", "labels_20_overhead", "labels_40_overhead", "labels_80_overhead",

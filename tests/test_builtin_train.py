@@ -10,10 +10,23 @@ import torch
 
 from plugin_config.errors import ModelUnavailable
 from worker.lab.drawn_world.batches import draw_batch
-from worker.lab.drawn_world.objective import attribute_loss, dense_loss, pair_truth, truth_of
+from worker.lab.drawn_world.export import export
+from worker.lab.drawn_world.objective import attribute_loss, dense_features, dense_loss, pair_truth, see, truth_of
 from worker.lab.drawn_world.phrases import concept_codes
-from worker.lab.drawn_world.train import TrainingConfig, TrainingState, load, new_state, rate_at, save, train_step
+from worker.lab.drawn_world.train import (
+    TOWERS,
+    TrainingConfig,
+    TrainingState,
+    load,
+    new_state,
+    rate_at,
+    save,
+    train_step,
+)
 from worker.lab.drawn_world.world import parse_label
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.token_towers import token_tower
+from worker.segmentation.encoders.towers import TowerConfig, Towers
 
 
 def _steps(config: TrainingConfig, state: TrainingState, count: int) -> TrainingState:
@@ -24,11 +37,12 @@ def _steps(config: TrainingConfig, state: TrainingState, count: int) -> Training
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_killed_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    config = TrainingConfig(tmp_path, steps=4, patches=128)
+@pytest.mark.parametrize("tower", [*TOWERS])
+def test_a_killed_run_resumes_as_if_it_had_never_stopped(tower: str, tmp_path: Path) -> None:
+    config = TrainingConfig(tmp_path, steps=4, patches=128, tower=tower)
     straight = _steps(config, new_state(config), 4)
     killed = _steps(config, new_state(config), 2)
-    save(killed, tmp_path / "checkpoint.pt")
+    save(killed, tmp_path / "checkpoint.pt", tower=tower)
     del killed
     resumed = _steps(config, load(config, tmp_path / "checkpoint.pt"), 2)
     for side in ("model", "average"):
@@ -40,6 +54,28 @@ def test_a_killed_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None
 def test_resuming_from_nothing_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="without --resume"):
         load(TrainingConfig(tmp_path), tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_vit_is_trained_on_what_the_service_reads_and_exported_for_it(tmp_path: Path) -> None:
+    config = TrainingConfig(tmp_path, steps=2, patches=128, tower="vit")
+    state = _steps(config, new_state(config), 1)
+    pixels = torch.from_numpy(draw_batch(1, 0, progress=0.0, patches=128).pixels)
+    pixels = torch.nn.functional.interpolate(pixels, size=(96, 96))
+    seen = see(state.average.eval(), pixels, whole=True)
+    assert seen.whole is not None
+    with torch.no_grad():
+        torch.testing.assert_close(seen.patches, dense_features(state.average, pixels))
+        torch.testing.assert_close(seen.whole, state.average.encode_image(pixels, normalize=True))
+    save(state, tmp_path / "checkpoint.pt", tower="vit")
+    with pytest.raises(ModelUnavailable, match=r"is of a vit, not a resnet\. Give --tower vit"):
+        load(TrainingConfig(tmp_path), tmp_path / "checkpoint.pt")
+    path = export(tmp_path / "checkpoint.pt", tmp_path / "vit")
+    assert path.stat().st_size <= 4_000_000
+    encoder = Encoder(f"local-dir:{tmp_path / 'vit'}", device="cpu", precision="fp32")
+    assert (encoder.patch, encoder.native_size, encoder.readout.name) == (8, 96, "value")
+    assert encoder.unknown_words("a red wug") == ["wug"]
+    assert token_tower(Towers(encoder).get(TowerConfig())).depth == 5
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:

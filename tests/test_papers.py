@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from plugin_config.errors import EnvironmentBroken
+from tests.dense_world import tiny_segmenter
 from worker.lab import papers as command
 from worker.lab.evaluation.zeroshot import harmonic_mean
 from worker.lab.papers import VARIANTS, Measurement
 from worker.lab.papers_page import PAGE, RESULTS, MeasuredRow, Papers, page, read_papers, write_papers
+from worker.segmentation.encoders import checkpoints
 
 STORED = read_papers()
 
@@ -52,7 +54,7 @@ def test_every_row_that_is_measured_here_has_its_place() -> None:
     expected = {
         (variant.paper, variant.row(inference), split)
         for variant in VARIANTS
-        for split in ("words", "pairs", *(("photographs",) if variant.on_photographs else ()))
+        for split in (*variant.splits, *(("photographs",) if variant.on_photographs else ()))
         for inference in variant.judged(photographs=split == "photographs")
     }
     assert named == expected
@@ -122,14 +124,14 @@ def test_one_seed_is_measured_and_the_stored_ones_are_read(
     stored = read_papers(file).measured[0].seeds
     assert {name: one["hiou"] for name, one in stored.items()} == {"0": 0.7, "1": 0.5, "2": 0.6, "3": 0.7}
     assert page_file.read_text() == page(read_papers(file))
-    assert command.main(["--only", "zegclip", *where]) == 2
-    assert "'zegclip' is no paper with rows measured here" in capsys.readouterr().err
+    assert command.main(["--only", "pading", *where]) == 2
+    assert "'pading' is no paper with rows measured here" in capsys.readouterr().err
 
 
 def test_a_row_is_really_trained_and_judged(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = VARIANTS[-1]
+    last = next(one for one in VARIANTS if one.paper == "sazs")
     monkeypatch.setattr(command, "VARIANTS", (VARIANTS[0], replace(last, inferences=("network",))))
     task = Measurement(("lseg", "sazs"), "words", 0, scenes=2, steps=1)
     found = command.measure(task)
@@ -144,8 +146,24 @@ def test_a_row_is_really_trained_and_judged(
     assert "words: no time is left for lseg: training-free" in capsys.readouterr().err
 
 
+def test_zegclip_is_measured_on_a_vit_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Measurement(("zegclip",), "pairs", 0, scenes=2, steps=2, names=("fine_tuned", "transductive"))
+    monkeypatch.setitem(checkpoints._SHIPPED, "builtin-vit", tmp_path / "none")
+    assert command.measure(task) == []
+    assert "pairs: zegclip: fine_tuned: model builtin-vit: there is no open_clip_config.json" in capsys.readouterr().err
+    tiny_segmenter(tmp_path / "vit")
+    monkeypatch.setitem(checkpoints._SHIPPED, "builtin-vit", tmp_path / "vit")
+    assert [(paper, row) for paper, row, _ in command.measure(task)] == [
+        ("zegclip", "fine_tuned"), ("zegclip", "transductive")
+    ]  # fmt: skip
+    assert command.measure(replace(task, split="words")) == []
+
+
 def test_what_lies_elsewhere_on_each_machine_is_not_in_a_command() -> None:
     task = Measurement(("lseg",), "photographs", 0, photos=Path("/some/where"), unseen=("cow",),
                        tower="vit:/some/weights.safetensors", text_vectors=Path("/some/vectors.npz"))  # fmt: skip
-    assert "/some" not in command.command_of(task)
-    assert "--unseen cow --tower vit:WEIGHTS" in command.command_of(task)
+    assert "/some" not in command.command_of(task, "lseg")
+    assert command.command_of(Measurement(("zegclip",), "pairs", 0), "zegclip") == "make papers ONLY=zegclip"
+    assert "--unseen cow --tower vit:WEIGHTS" in command.command_of(task, "lseg")

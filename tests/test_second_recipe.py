@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from plugin_config.queue.jobs import LearnProject
 from plugin_config.versions.manifests import Contender
 from plugin_config.versions.rollback import roll_back
 from plugin_config.vocabulary import Vocabulary
-from tests.dense_world import builtin
+from tests.dense_world import builtin, tiny_segmenter
 from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.learning_world import STRANGE, corrected_scenes
 from tests.stand_ins import PROJECT
@@ -24,6 +25,8 @@ from worker.learning.gate.splits import hold_out_split, is_held_out
 from worker.learning.interfaces import Example
 from worker.learning.recipes.dense.recipe import LSegRecipe
 from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig
+from worker.learning.recipes.dense.zegclip_recipe import ZegclipRecipe
+from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
 from worker.service.trainer import reading, second_recipe
@@ -72,11 +75,11 @@ def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_recipe, "judge", judge)
 
 
-def start_learner(house: LearningHouse, name: str = "me") -> None:
-    """A learner with the builtin model starts."""
+def start_learner(house: LearningHouse, name: str = "me", segmenter: Segmenter | None = None) -> None:
+    """A learner with a model starts: the builtin one unless another is given."""
     context: Any = house.make_resident(name)
-    context.segmenter = builtin()
-    context.adapters = AdapterCache(house.settings, house.redis, builtin(), learner=True)
+    context.segmenter = segmenter or builtin()
+    context.adapters = AdapterCache(house.settings, house.redis, context.segmenter, learner=True)
     house.resident = cast("WorkerContext", context)
     house.learner = Learner(house.resident)
 
@@ -247,6 +250,45 @@ def test_what_a_person_took_back_does_not_come_back(house: LearningHouse) -> Non
     assert house.served == ZEROSHOT
 
 
+def learns_zegclip(house: LearningHouse, monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter) -> None:
+    """The learner starts with ZegCLIP as its second recipe."""
+    recipe = ZegclipRecipe(training=TrainingConfig(steps=STEPS, batch=2, warmup=1))
+    monkeypatch.setattr(second_recipe, "recipe_named", lambda name: recipe)
+    monkeypatch.setattr(adapter_files, "recipe_named", lambda name: recipe)
+    house.settings = replace(house.settings, recipe="zegclip")
+    start_learner(house, segmenter=segmenter)
+
+
+def test_zegclip_on_a_model_without_a_class_token_says_so_and_what_is_served_stays(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learns_zegclip(house, monkeypatch, builtin())
+    house.look()
+    made = house.folder.pointer().contenders["zegclip"]
+    assert "kept what is served: tower encoder: a ModifiedResNet is no plain ViT" in made.verdict.reason
+    assert "MODEL=ViT-B-16" in made.verdict.reason
+    assert house.served == ZEROSHOT
+    reads = len(house.reads)
+    house.look()
+    assert len(house.reads) == reads, "the same corrections are not tried again"
+
+
+@pytest.mark.usefixtures("quick_gate")
+def test_zegclip_is_learned_and_served_on_a_vit(
+    house: LearningHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit = tiny_segmenter(tmp_path)
+    drawn = corrected_scenes(vit, 2, words=STRANGE)
+    correct(house, [replace(drawn[number % 2], key=str(number)) for number in range(22)], monkeypatch)
+    learns_zegclip(house, monkeypatch, vit)
+    told = house.look()
+    assert told.detail.startswith("zegclip: promoted at strength 1")
+    manifest, adapter = house.resident.adapters.adapter(house.folder, house.served)
+    assert manifest.recipe == "zegclip"
+    scores = adapter.scores(vit.score(drawn[0].embedding, (*STRANGE, ("a label added later",)), drawn[0].image))
+    assert bool(scores.scored.all())
+
+
 def test_without_the_setting_nothing_of_it_happens(house: LearningHouse) -> None:
     house.settings = replace(house.settings, recipe="quick")
     start_learner(house)
@@ -255,7 +297,7 @@ def test_without_the_setting_nothing_of_it_happens(house: LearningHouse) -> None
 
 
 def test_a_recipe_that_cannot_learn_in_the_background_is_refused_at_the_start() -> None:
-    for name in ("quick", "lseg", "sazs"):
+    for name in ("quick", "lseg", "sazs", "zegclip"):
         second_recipe.check_recipe(name)
-    with pytest.raises(SettingsError, match="ZEROMASK_RECIPE: must be one of quick, lseg, sazs, got 'zegclp'"):
+    with pytest.raises(SettingsError, match="ZEROMASK_RECIPE: must be one of quick, lseg, sazs, zegclip, got 'zegclp'"):
         second_recipe.check_recipe("zegclp")

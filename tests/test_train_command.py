@@ -23,6 +23,7 @@ from worker.lab.training_run import CHECKPOINT, LOG, TrainingRun
 from worker.learning.adapter_files import MANIFEST, load_adapter_folder, read_adapter_record
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import CropConfig
+from worker.learning.recipes.dense.lseg import LSegNetwork
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
 from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig
 from worker.segment import main as segment
@@ -105,6 +106,7 @@ def test_the_command_trains_and_its_adapter_segments(
     assert record.training["command"].startswith("zeromask train --recipe lseg")
     loaded = load_adapter_folder(folder, builtin())
     assert isinstance(loaded, DenseAdapter)
+    assert isinstance(loaded.network, LSegNetwork)
     assert loaded.network.preset.block == "bottleneck"
     image = next((photos / "images").iterdir())
     asked = [str(image), "--labels", "circle,square", "--model", "builtin", "--output-dir", str(tmp_path / "masks")]
@@ -230,7 +232,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(
 
 def test_weights_that_are_no_numbers_are_never_saved(data: ZeroShotSet, tmp_path: Path) -> None:
     run = TrainingRun(LSEG, data, builtin(), tmp_path / "run")
-    next(iter(run.network.decoder.parameters())).data.fill_(torch.inf)
+    next(iter(run.network.parameters())).data.fill_(torch.inf)
     with pytest.raises(LearningError, match="weights after step 0 are no numbers"):
         run.save()
     assert not (tmp_path / "run").exists()

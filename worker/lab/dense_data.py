@@ -24,8 +24,9 @@ from worker.lab.drawn_world.world import COLOURS, SHAPES, STUFF, TEXTURES, Thing
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.learning.corrections.class_maps import drawn_classes, renumber, with_background
 from worker.learning.interfaces import UNLABELLED, Words
-from worker.learning.recipes.dense.batches import Sample
+from worker.learning.recipes.dense.batches import HIDDEN, Sample
 from worker.learning.recipes.dense.labels import TextVectors
+from worker.learning.recipes.dense.recipe import Hidden
 from worker.segmentation.metrics import VOID
 
 WORDS, PAIRS = "drawn:words", "drawn:pairs"
@@ -95,6 +96,11 @@ class ZeroShotSet:
         return tuple((self.labels[k],) for k in self.seen)
 
     @property
+    def unseen_words(self) -> Words:
+        """The texts of the others."""
+        return tuple((self.labels[k],) for k in self.unseen)
+
+    @property
     def unseen_labels(self) -> list[str]:
         """The labels without masks in training."""
         return [self.labels[k] for k in self.unseen]
@@ -108,6 +114,32 @@ def training_samples(data: ZeroShotSet) -> list[Sample]:
     rows = [seen.index(k) if k in seen else VOID for k in range(len(data.labels))]
     samples = [Sample(one.image, with_background(renumber(one.truth, rows), len(seen))) for one in data.training]
     return [sample for sample in samples if drawn_classes(sample.truth)]
+
+
+def training_set(data: ZeroShotSet, hidden: Hidden = "ignored") -> tuple[Words, list[Sample]]:
+    """The labels that a network learns and its images, some pixels of which may be given pseudo-labels.
+
+    Args:
+        data: the images.
+        hidden: which pixels are HIDDEN instead of VOID. Whatever the truth of an unseen label is, it says no more than
+            that, and where all pixels without a class are hidden, not even that.
+
+    Returns:
+        The texts of the seen labels, and with hidden pixels after them those of the unseen ones; and the images, whose
+        truth is rows of these, the background after them.
+    """
+    if hidden == "ignored":
+        return data.seen_words, training_samples(data)
+    words = (*data.seen_words, *data.unseen_words)
+    rows = [data.seen.index(k) if k in data.seen else HIDDEN for k in range(len(data.labels))]
+    samples = []
+    for one in data.training:
+        truth = with_background(renumber(one.truth, rows), len(words))
+        if hidden == "unlabelled":
+            truth = np.where(truth == VOID, np.int16(HIDDEN), truth)
+        if drawn_classes(truth) or bool((truth == HIDDEN).any()):
+            samples.append(Sample(one.image, truth))
+    return words, samples
 
 
 def zero_shot_set(data: str, *, unseen: Sequence[str] = (), scenes: int = SCENES, seed: int = 0) -> ZeroShotSet:

@@ -24,15 +24,16 @@ from typing import Any
 import torch
 
 from plugin_config.closed_output import run_command
-from plugin_config.errors import SettingsError, ZeromaskError
+from plugin_config.errors import ModelUnavailable, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
-from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, read_text_vectors, training_samples
+from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, read_text_vectors, training_set
 from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, ZeroShotFigures, as_json
 from worker.lab.papers_page import FIGURES, MeasuredRow, read_papers, write_papers
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import entered
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
 from worker.learning.recipes.dense.training import TrainingConfig
+from worker.learning.recipes.dense.zegclip_recipe import DESCRIPTOR, NON_EXCLUSIVE, PROMPTS, ZegclipRecipe
 from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
@@ -54,9 +55,11 @@ class Variant:
         paper: whose rows these are.
         name: of the rows.
         recipe: what is trained; None = training-free.
-        inferences: names in `zeroshot.INFERENCES`, a row for each; of LSeg the row of "outlines", as it is served, has
-            just the name, and there are _UNBLENDED and _ONE_VIEW. SAZS is never blended.
+        inferences: names in `zeroshot.INFERENCES`, a row for each; the row of "outlines", as it is served, has just
+            the name, but for SAZS; of LSeg there are _UNBLENDED and _ONE_VIEW. SAZS is never blended.
         on_photographs: whether it is one of the few that photographs are for.
+        model: whose tower it is trained on, but for photographs.
+        splits: of the drawn world that it is measured on.
     """
 
     paper: str
@@ -64,10 +67,12 @@ class Variant:
     recipe: DenseRecipe | None
     inferences: tuple[str, ...] = ("outlines",)
     on_photographs: bool = False
+    model: str = "builtin"
+    splits: tuple[str, ...] = ("words", "pairs")
 
     def row(self, inference: str) -> str:
         """Name of a row."""
-        served = self.paper == "lseg" and inference == "outlines"
+        served = self.paper != "sazs" and inference == "outlines"
         return self.name if served else f"{self.name}, {_INFERENCES[inference]}"
 
     def judged(self, *, photographs: bool) -> tuple[str, ...]:
@@ -79,13 +84,25 @@ def _block(name: str, depth: int) -> LSegRecipe:
     return LSegRecipe(changes={"block": name, "block_depth": depth})
 
 
+def _zegclip(name: str, recipe: DenseRecipe, *, on_photographs: bool = False) -> Variant:
+    return Variant("zegclip", name, recipe, on_photographs=on_photographs, model="builtin-vit", splits=("pairs",))
+
+
 _ALL = ("network", "outlines", "oracle")
+_ALONE = (PROMPTS, NON_EXCLUSIVE, DESCRIPTOR)
 # The ones that matter most come first: what no time is left for is read from the file.
 VARIANTS = (
     Variant("lseg", "training-free", None),
     Variant("lseg", "lseg", LSegRecipe(), ("outlines", *_OF_LSEG), on_photographs=True),
     Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
     Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
+    _zegclip("fine_tuned", ZegclipRecipe(without=_ALONE, changes={"trains_tower": True}), on_photographs=True),
+    _zegclip("dpt_nel_rd", ZegclipRecipe(), on_photographs=True),
+    _zegclip("transductive", ZegclipRecipe(transductive=True)),
+    _zegclip("lseg", LSegRecipe()),
+    _zegclip("fixed", ZegclipRecipe(without=_ALONE)),
+    _zegclip("dpt", ZegclipRecipe(without=(NON_EXCLUSIVE, DESCRIPTOR))),
+    _zegclip("dpt_nel", ZegclipRecipe(without=(DESCRIPTOR,))),
     Variant("lseg", "lseg, one DepthwiseBlock", _block("depthwise", 1)),
     Variant("lseg", "lseg, two DepthwiseBlocks", _block("depthwise", 2)),
     Variant("lseg", "lseg, one BottleneckBlock", _block("bottleneck", 1)),
@@ -141,7 +158,9 @@ class Measurement:
         """The trainings."""
         fitting = [one for one in VARIANTS if one.paper in self.papers]
         fitting = [one for one in fitting if not self.names or one.name in self.names]
-        return tuple(one for one in fitting if self.photos is None or one.on_photographs)
+        if self.photos is not None:
+            return tuple(one for one in fitting if one.on_photographs)
+        return tuple(one for one in fitting if self.split in one.splits)
 
 
 def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
@@ -149,7 +168,6 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(1)
     started = time.monotonic()
-    segmenter, evaluator = _judging(task.test)
     data = task.data()
     found: list[tuple[str, str, dict[str, Any]]] = []
     longest = 0.0
@@ -158,21 +176,26 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
         if begun - started + longest > task.minutes * 60:
             sys.stderr.write(f"{task.split}: no time is left for {variant.paper}: {variant.name}\n")
             continue
+        try:
+            segmenter, evaluator = _judging(task.test, variant.model if task.photos is None else "builtin")
+        except ModelUnavailable as error:
+            sys.stderr.write(f"{task.split}: {variant.paper}: {variant.name}: {error}\n")
+            continue
         found += _judge(task, variant, data, segmenter, evaluator)
         longest = max(longest, time.monotonic() - begun)
     return found
 
 
-@lru_cache(maxsize=len(SPLITS))
-def _judging(test: Measurement) -> tuple[Segmenter, ZeroShotEvaluator]:
+@lru_cache(maxsize=2 * len(SPLITS))
+def _judging(test: Measurement, model: str) -> tuple[Segmenter, ZeroShotEvaluator]:
     """The model and the test images, which are the same for every seed."""
-    segmenter = Segmenter.from_settings(replace(Settings.from_env({}), device=test.device), model="builtin")
+    segmenter = Segmenter.from_settings(replace(Settings.from_env({}), device=test.device), model=model)
     return segmenter, ZeroShotEvaluator(segmenter, test.data())
 
 
 @lru_cache
 def _training_free(test: Measurement, inference: str, lowered: tuple[float, ...]) -> ZeroShotFigures:
-    return _judging(test)[1].figures(None, inference=inference, lowered=lowered, unseen_alone=bool(lowered))
+    return _judging(test, "builtin")[1].figures(None, inference=inference, lowered=lowered, unseen_alone=bool(lowered))
 
 
 def _judge(
@@ -207,8 +230,9 @@ def train_variant(task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, seg
     recipe = replace(recipe, seed=task.seed, tower=task.tower, texts=texts, changes={**recipe.changes, **entering})
     if task.steps is not None:
         recipe = replace(recipe, training=TrainingConfig(steps=task.steps))
-    samples = training_samples(data)
-    network, labels = recipe.build(data.seen_words, segmenter)
+    recipe = recipe.told(data.unseen_words)
+    words, samples = training_set(data, recipe.hidden)
+    network, labels = recipe.build(words, segmenter)
     trainer = recipe.trainer(network, labels, samples, segmenter)
     resized = [entered(sample, recipe.short_side(network, segmenter)) for sample in samples]
     while trainer.steps_done < trainer.config.steps:
@@ -273,7 +297,7 @@ def _measured(tasks: Sequence[Measurement], pool: Executor) -> list[MeasuredRow]
     """The rows of one seed."""
     today = datetime.now(UTC).date().isoformat()
     return [
-        MeasuredRow(paper, name, task.split, command_of(task), today, {str(task.seed): figures})
+        MeasuredRow(paper, name, task.split, command_of(task, paper), today, {str(task.seed): figures})
         for task, found in zip(tasks, _side_by_side(tasks, pool), strict=True)
         for paper, name, figures in found
     ]
@@ -293,10 +317,10 @@ def _side_by_side(tasks: Sequence[Measurement], pool: Executor) -> list[list[tup
     return [measure(task) for task in tasks] if len(tasks) == 1 else list(pool.map(measure, tasks))
 
 
-def command_of(task: Measurement) -> str:
+def command_of(task: Measurement, paper: str) -> str:
     """The command that measures a row, with words for what lies elsewhere on each machine."""
     if task.photos is None:
-        return "make papers ONLY=lseg,sazs"
+        return f"make papers ONLY={paper if paper == 'zegclip' else 'lseg,sazs'}"
     tower = task.tower.partition(":")[0] + (":WEIGHTS" if ":" in task.tower else "")
     return ("python -m worker.lab.papers --photos SET --unseen "
             f"{','.join(task.unseen)} --tower {tower} --text-vectors VECTORS --short-side {task.short_side}")

@@ -24,17 +24,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from plugin_config.closed_output import run_command
 from plugin_config.errors import LearningError, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
-from worker.lab.dense_data import PAIRS, SCENES, WORDS, read_text_vectors, zero_shot_set
+from worker.lab.dense_data import PAIRS, SCENES, WORDS, ZeroShotSet, read_text_vectors, zero_shot_set
 from worker.lab.training_run import Report, TrainingResult, TrainingRun
+from worker.lab.zegclip_count import count_zegclip
+from worker.learning.adapter_files import save_adapter_folder
 from worker.learning.recipes import RECIPES
 from worker.learning.recipes.dense.blocks import ACTIVATIONS, BLOCKS
 from worker.learning.recipes.dense.labels import TextVectors
 from worker.learning.recipes.dense.presets import SMALL
 from worker.learning.recipes.dense.recipe import DenseRecipe
 from worker.learning.recipes.dense.training import TrainingConfig
+from worker.learning.recipes.dense.zegclip_recipe import NON_EXCLUSIVE, ZegclipRecipe
 from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
+_OF_ZEGCLIP = ("transductive", "leaked", "as_released", "exclusive", "counting", "released")
 _INTERRUPTED = 130  # as a shell has it
 
 
@@ -44,9 +48,11 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(stderr=True)
     try:
         settings = Settings.from_env(os.environ)
-        options = _parser(settings).parse_args(arguments)
+        options = _parser(settings, trains="--count" not in arguments).parse_args(arguments)
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        if options.count:
+            return _count(options)
         result = _train(options, replace(settings, device=options.device), arguments, console)
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask train: {error}\n")
@@ -71,11 +77,42 @@ def _train(
     texts = read_text_vectors(options.text_vectors, data.labels) if options.text_vectors else None
     recipe = recipe_of(options, texts)
     segmenter = Segmenter.from_settings(settings, model=options.model)
+    if isinstance(recipe, ZegclipRecipe) and options.released is not None:
+        return _import(options, recipe, data, segmenter, shlex.join(["zeromask", "train", *arguments]))
     further = {"text vectors": _digest(options.text_vectors) if options.text_vectors else None}
+    recipe = recipe.told(data.unseen_words)
     run = TrainingRun(recipe, data, segmenter, options.output_dir, settings=further, resume=options.resume)
     with _shown(console, run) as report:
         run.train(minutes=options.minutes, report=report)
     return run.finish(command=shlex.join(["zeromask", "train", *arguments]))
+
+
+def _count(options: argparse.Namespace) -> int:
+    """Print how large a network of a paper is and what a window costs; nothing is trained or loaded."""
+    recipe = recipe_of(options, None)
+    if recipe.name != ZegclipRecipe.name:
+        remedy = "Leave --count away: a training prints its parameters, too."
+        raise LearningError(f"recipe {recipe.name}", "is not counted by itself", remedy)
+    found = count_zegclip(options.preset, counting=options.counting)
+    if options.json:
+        sys.stdout.write(json.dumps(found.as_json()) + "\n")
+    else:
+        sys.stdout.write(f"{found.recipe}, {found.preset}: {found.parameters} parameters, {found.live_parameters} of "
+                         f"them live, {found.gmacs:.1f} GMAC at {found.pixels} pixels with {found.labels} labels\n"
+                         )  # fmt: skip
+    return 0
+
+
+def _import(
+    options: argparse.Namespace, recipe: ZegclipRecipe, data: ZeroShotSet, segmenter: Segmenter, command: str
+) -> TrainingResult:
+    """Make an adapter folder of a checkpoint of the authors, without any training."""
+    adapter = recipe.released(options.released, data.seen_words, segmenter)
+    about = {"recipe": recipe.name, "released": options.released.name, "command": command, "unseen": data.unseen_labels,
+             "labels": [data.labels[k] for k in data.seen]}  # fmt: skip
+    save_adapter_folder(options.output_dir, adapter, segmenter, about)
+    parameters = sum(one.numel() for one in adapter.network.parameters())
+    return TrainingResult(recipe.title, 0, 0.0, parameters, None, str(options.output_dir))
 
 
 def recipe_of(options: argparse.Namespace, texts: TextVectors | None) -> DenseRecipe:
@@ -93,11 +130,28 @@ def recipe_of(options: argparse.Namespace, texts: TextVectors | None) -> DenseRe
         changes = {"block": options.block, "block_depth": options.block_depth, "activation": options.activation}
     recipe = dense[options.recipe](without=tuple(options.without), preset=options.preset, tower=options.tower,
                                    changes=changes, texts=texts, seed=options.seed)  # fmt: skip
+    asked = [name for name in _OF_ZEGCLIP if vars(options)[name]]
+    if isinstance(recipe, ZegclipRecipe):
+        recipe = _zegclip(recipe, options)
+    elif asked:
+        option = f"--{asked[0].replace('_', '-')}"
+        raise SettingsError(option, f"recipe {recipe.name} has no use for it", "Leave it away, or train zegclip.")
     given = {name: vars(options)[name] for name in ("steps", "batch", "rate", "precision")}
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return recipe
     return replace(recipe, training=replace(recipe.trainings.get(recipe.preset, TrainingConfig()), **given))
+
+
+def _zegclip(recipe: ZegclipRecipe, options: argparse.Namespace) -> ZegclipRecipe:
+    """The options that ZegCLIP alone has."""
+    if options.block:
+        raise SettingsError("--block", "recipe zegclip has no use for it", "Leave it away, or train lseg.")
+    left_out = dict.fromkeys((*recipe.without, *((NON_EXCLUSIVE,) if options.exclusive else ())))
+    return replace(
+        recipe, without=tuple(left_out), changes={"counting": True} if options.counting else {},
+        transductive=options.transductive, leaked=options.leaked, as_released=options.as_released,
+    )  # fmt: skip
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -130,14 +184,14 @@ def _shown(console: Console, run: TrainingRun) -> Iterator[Report]:
         yield report
 
 
-def _parser(settings: Settings) -> argparse.ArgumentParser:
+def _parser(settings: Settings, *, trains: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zeromask train", description="Train a dense recipe; see "
                                      "docs/guide/dense.md.")  # fmt: skip
     add = parser.add_argument
-    add("--recipe", required=True, help="what learns: lseg or sazs")
-    add("--data", required=True, metavar="D", help=f"{WORDS}, {PAIRS}, or a folder with images/, masks/, "
+    add("--recipe", required=True, help="what learns: lseg, sazs or zegclip")
+    add("--data", required=trains, metavar="D", help=f"{WORDS}, {PAIRS}, or a folder with images/, masks/, "
         "classes.json and split.json")  # fmt: skip
-    add("--output-dir", type=Path, required=True, help="folder of the checkpoint, log.csv and the adapter")
+    add("--output-dir", type=Path, required=trains, help="folder of the checkpoint, log.csv and the adapter")
     add("--unseen", default="", metavar="A,B", help="labels of a folder whose masks are not learned from")
     add("--text-vectors", type=Path, metavar="FILE", help="NPZ of label -> vector, in place of the text tower")
     add("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
@@ -148,6 +202,14 @@ def _parser(settings: Settings) -> argparse.ArgumentParser:
     add("--block-depth", type=int, default=1, help="how often it is applied (default: %(default)s)")
     add("--activation", choices=sorted(ACTIVATIONS), default="lrelu", help="between two (default: %(default)s)")
     add("--without", nargs="+", default=[], metavar="PART", help="parts of the recipe to leave out")
+    add("--exclusive", action="store_true", help="zegclip: one softmax over all labels, not a sigmoid for each")
+    add("--transductive", action="store_true", help="zegclip: names of unseen labels are known; pseudo-labels in the "
+        "second half")  # fmt: skip
+    add("--leaked", action="store_true", help="with it: pseudo-labels go to pixels that truly show an unseen label")
+    add("--as-released", action="store_true", help="zegclip: ignored pixels are negatives of every label")
+    add("--counting", action="store_true", help="zegclip: hold the weights, too, that no mask depends on")
+    add("--released", type=Path, metavar="FILE", help="zegclip: make an adapter of the authors' checkpoint, untrained")
+    add("--count", action="store_true", help="zegclip: print parameters and GMACs of the preset, and train nothing")
     add("--steps", type=int, help="of the training (default: the preset's)")
     add("--minutes", type=float, default=math.inf, help="stop after this long; go on later with --resume")
     add("--batch", type=int, help="crops per step (default: the preset's)")

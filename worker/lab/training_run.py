@@ -24,7 +24,7 @@ import torch
 
 from plugin_config.errors import EnvironmentBroken, LearningError
 from plugin_config.files import written_whole
-from worker.lab.dense_data import ZeroShotSet, set_settings, training_samples
+from worker.lab.dense_data import ZeroShotSet, set_settings, training_set
 from worker.learning.adapter_files import save_adapter_folder
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import entered
@@ -53,7 +53,7 @@ class TrainingResult:
     """What a training came to.
 
     Attributes:
-        recipe: its name.
+        recipe: its title.
         steps: done so far, also by runs before this one.
         seconds: of training, also of runs before this one.
         parameters: how many numbers are trained.
@@ -109,10 +109,10 @@ class TrainingRun:
         if not resume:
             _refuse_to_overwrite(folder)
         stored = _read_checkpoint(folder) if resume else None
-        samples = training_samples(data)
+        words, samples = training_set(data, recipe.hidden)
         if not samples:
             raise LearningError(f"data {data.name}", "no image shows a label to learn", "Name fewer labels as unseen.")
-        self.network, self.labels = recipe.build(data.seen_words, segmenter)
+        self.network, self.labels = recipe.build(words, segmenter)
         config = recipe.training_of(self.network, self.labels, segmenter)
         self._settings = _settings(recipe, data, segmenter, {"training": asdict(config), **(settings or {})})
         if stored is not None:
@@ -201,7 +201,7 @@ class TrainingRun:
         """
         losses = [row["total"] for row in self._progress.rows[-_LAST:]]
         result = TrainingResult(
-            self._recipe.name, self.trainer.steps_done, self._progress.seconds,
+            self._recipe.title, self.trainer.steps_done, self._progress.seconds,
             count_trained(self.network, self.labels), sum(losses) / len(losses) if losses else None, str(self._folder),
         )  # fmt: skip
         about = {**self._settings, "command": command, "steps": result.steps, "loss": result.loss,
@@ -223,7 +223,7 @@ def _settings(
     found = {
         "recipe": recipe.name, "seed": recipe.seed, "preset": recipe.preset, "tower": recipe.tower,
         "changes": dict(recipe.changes), "without": list(recipe.without), "model": segmenter.encoder.name,
-        "weights": segmenter.encoder.fingerprint, **set_settings(data), **further,
+        "weights": segmenter.encoder.fingerprint, **set_settings(data), **recipe.settings(), **further,
     }  # fmt: skip
     return dict(json.loads(json.dumps(found)))
 

@@ -23,9 +23,12 @@ from worker.lab.benchmarks.timing import Timings, time_in_turns
 from worker.lab.benchmarks.two_stage import Crops, Proposals, proposals
 from worker.lab.evaluation.baselines import FULL_DILATIONS, pamr
 from worker.label_studio.results import encode_segments
+from worker.learning.recipes.dense.zegclip import ZegclipNetwork
+from worker.learning.recipes.dense.zegclip_presets import small_zegclip
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.encoders.checkpoints import resolve
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.towers import TowerConfig
 from worker.segmentation.outlines.refinement import pixel_classes
 from worker.segmentation.segmenter import LabelSegment, Segmenter
 
@@ -69,6 +72,7 @@ def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[s
         encoder_ms: a bare open_clip forward of prepared pixels, at the same number of tokens.
         image_to_regions_ms: from (H, W, 3) pixels to Label Studio brush regions, 20 labels, 5 of them in the image;
             overhead: that over encoder_ms. images_per_s: its inverse, one image at a time.
+        zegclip_overhead: ZegCLIP's tower with prompts and decoder, 20 labels, over encoder_ms.
         shape_ms: patch logits to pixel classes; pamr_ms, pamr_present_ms: PAMR at full resolution on the same classes,
             and on the six that are present; shape_speedup, shape_speedup_present: these over shape_ms.
         one_stage_speedup_20, _50, _100: from pixels to regions with that many given proposals, each cropped and
@@ -114,6 +118,7 @@ class _Bench:
             {
                 "encoder": bare,
                 "whole": lambda: self._regions(shown),
+                "zegclip": self._zegclip(),
                 "shape": lambda: pixel_classes(logits, size, shown.image),
                 "embed": lambda: self._segmenter.embed([shown.image]),
                 "hit": lambda: cache.embed([shown.image]),
@@ -122,10 +127,21 @@ class _Bench:
         )  # fmt: skip
         return {
             "encoder_ms": times.ms("encoder"), "image_to_regions_ms": times.ms("whole"),
-            "overhead": times.ratio("whole", "encoder"), "images_per_s": 1000 / times.ms("whole"),
+            "overhead": times.ratio("whole", "encoder"), "zegclip_overhead": times.ratio("zegclip", "encoder"),
+            "images_per_s": 1000 / times.ms("whole"),
             "shape_ms": times.ms("shape"), "cache_hit_ms": times.ms("hit"),
             "cache_hit_speedup": times.ratio("embed", "hit"), "regions": len(self._regions(shown)),
         }  # fmt: skip
+
+    def _zegclip(self) -> Callable[[], object]:
+        """ZegCLIP's network on prepared pixels and the usual labels: the tower with prompts, and the decoder."""
+        encoder = self._segmenter.encoder
+        width = encoder.embed_texts(["thing"]).shape[1]
+        tower = self._segmenter.towers.get(TowerConfig())
+        network = ZegclipNetwork(small_zegclip(encoder), tower, width).to(encoder.device).eval()
+        pixels = torch.zeros(1, 3, self._size.height, self._size.width, device=encoder.device)
+        labels = torch.ones(_USUAL_LABELS, width, device=encoder.device)
+        return torch.inference_mode()(lambda: network(pixels, labels))
 
     def stages(self, crops: Crops) -> dict[str, Figure]:
         """Time one stage against two, and the outline stage against PAMR."""

@@ -23,7 +23,7 @@ from worker.lab.drawn_world.batches import MEAN, STD
 from worker.lab.drawn_world.measure import EncodeTexts, best_bias_shift, figures
 from worker.lab.drawn_world.objective import Clip, encode_texts
 from worker.lab.drawn_world.phrases import known_tokens, tokenize, tokenizer
-from worker.lab.drawn_world.train import MODEL_CFG
+from worker.lab.drawn_world.train import MODEL_CFG, TOWERS
 from worker.lab.drawn_world.world import SYNONYMS
 
 WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "builtin" / "weights"
@@ -78,7 +78,7 @@ def export(checkpoint: Path, output_dir: Path, *, bias_shift: float = 0.0) -> Pa
     saved = torch.load(checkpoint, weights_only=True)
     output_dir.mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": preprocess}
+    config = {"model_cfg": TOWERS[saved.get("tower", "resnet")], "preprocess_cfg": preprocess}
     (output_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     saved["average"]["logit_bias"] += bias_shift
     write_weights(full_state(saved["average"]), output_dir / WEIGHTS_FILE)

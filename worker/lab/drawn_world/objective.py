@@ -16,6 +16,7 @@ from torch import Tensor
 from worker.lab.drawn_world.batches import MAX_THINGS, TrainingBatch
 from worker.lab.drawn_world.world import COLOURS, SHAPES, STUFF, TEXTURES, UNSEEN_COLOUR_SHAPES, UNSEEN_COLOUR_TEXTURES
 from worker.segmentation.encoders.resnet import dilated_stages, last_stage, middle_stage, project
+from worker.segmentation.encoders.vit import has_class_token, token_features
 
 Clip = Any
 """An `open_clip.CLIP`; open_clip ships no types."""
@@ -55,6 +56,8 @@ def encode_texts(model: Clip, tokens: Tensor) -> Tensor:
 
 def dense_features(model: Clip, pixels: Tensor) -> Tensor:
     """Unit patch features (B, P, D) float32, as the service computes them."""
+    if has_class_token(model.visual):
+        return F.normalize(token_features(model.visual, pixels)[:, 1:], dim=-1)
     return patch_features(model, last_stage(model.visual, pixels))
 
 
@@ -66,6 +69,37 @@ def patch_features(model: Clip, places: Tensor) -> Tensor:
 def picture_features(model: Clip, places: Tensor) -> Tensor:
     """Unit features (B, D) of whole native-size images, as `encode_image` pools them from every fourth place."""
     return F.normalize(model.visual.attnpool(places[..., 1::4, 1::4]), dim=-1)
+
+
+@dataclass(frozen=True)
+class SeenImages:
+    """What an image tower makes of a batch in training.
+
+    Attributes:
+        middle: (B, P, C) float32 features of the patches halfway up the tower.
+        patches: (B, P, D) float32 features of unit length, as `dense_features` gives them.
+        whole: (B, D) float32 features of unit length of whole images, as `encode_image` gives them; None = not asked.
+    """
+
+    middle: Tensor
+    patches: Tensor
+    whole: Tensor | None
+
+
+def see(model: Clip, pixels: Tensor, *, whole: bool) -> SeenImages:
+    """Run the image tower, a ResNet or a ViT, on (B, 3, H, W) float32 pixels; `whole` ones have the native size."""
+    visual = model.visual
+    if has_class_token(visual):
+        depth = len(visual.transformer.resblocks)
+        collected = dict.fromkeys({depth // 2, depth - 1} if whole else {depth // 2}, pixels)
+        patches = F.normalize(token_features(visual, pixels, collected=collected)[:, 1:], dim=-1)
+        pooled = visual.ln_post(collected[depth - 1][:, 0]) @ visual.proj if whole else None
+        unit = None if pooled is None else F.normalize(pooled, dim=-1)
+        return SeenImages(collected[depth // 2][:, 1:], patches, unit)
+    middle = middle_stage(visual, pixels.to(memory_format=torch.channels_last))
+    places = dilated_stages(visual, middle)
+    unit = picture_features(model, places) if whole else None
+    return SeenImages(middle.permute(0, 2, 3, 1).flatten(1, 2), patch_features(model, places), unit)
 
 
 def pair_truth(attributes: Tensor, present: Tensor, concepts: Tensor) -> Tensor:
@@ -188,18 +222,16 @@ def batch_loss(
     attributes, concepts = torch.from_numpy(batch.attributes), torch.from_numpy(batch.concepts)
     truth = truth_of(attributes, torch.from_numpy(batch.present), concepts)
     texts = encode_texts(model, torch.from_numpy(batch.tokens))
-    middle = middle_stage(model.visual, pixels.to(memory_format=torch.channels_last))
-    places = dilated_stages(model.visual, middle)
-    patches = patch_features(model, places)
+    seen = see(model, pixels, whole=with_image)
     scale = model.logit_scale.exp()
-    logits = scale * (patches @ texts.T) + model.logit_bias  # (B, P, T)
+    logits = scale * (seen.patches @ texts.T) + model.logit_bias  # (B, P, T)
     dense = dense_loss(logits, shares, truth)
     words = attribute_loss(logits, shares, attributes)
-    probed = probe_loss(probe(middle.permute(0, 2, 3, 1).flatten(1, 2)), shares, attributes)
+    probed = probe_loss(probe(seen.middle), shares, attributes)
     loss = 3 * dense + words + PROBE_SHARE * probed
     parts = {"dense": dense.item(), "words": words.item(), "probe": probed.item()}
-    if with_image:
-        scores = scale * (picture_features(model, places) @ texts.T) + model.logit_bias  # (B, T)
+    if seen.whole is not None:
+        scores = scale * (seen.whole @ texts.T) + model.logit_bias  # (B, T)
         image = image_loss(scores, shares, truth)
         loss = loss + IMAGE_SHARE * image
         parts["image"] = image.item()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from plugin_config.errors import ModelUnavailable
 from plugin_config.files import written_whole
-from worker.lab.drawn_world.batches import TrainingBatch, draw_batch
+from worker.lab.drawn_world.batches import PATCH, TrainingBatch, draw_batch
 from worker.lab.drawn_world.measure import EncodeTexts, figures
 from worker.lab.drawn_world.objective import Clip, batch_loss, encode_texts
 from worker.lab.drawn_world.phrases import CONTEXT_LENGTH, compact, known_tokens, tokenize
@@ -36,6 +36,12 @@ MODEL_CFG = {
     "vision_cfg": {"image_size": NATIVE, "layers": [2, 3, 6, 1], "width": WIDTH, "head_width": 64},
     "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
+# A plain ViT with as wide features halfway up; it is for networks that put tokens of their own into one.
+VIT_CFG = {
+    **MODEL_CFG,
+    "vision_cfg": {"image_size": NATIVE, "layers": 5, "width": 8 * WIDTH, "head_width": 32, "patch_size": PATCH},
+}
+TOWERS = {"resnet": MODEL_CFG, "vit": VIT_CFG}
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class TrainingConfig:
         patches: patches per step.
         learning_rate: peak of the schedule.
         report_every: steps between measurements on unseen compositions.
+        tower: the image tower, a name in TOWERS.
     """
 
     output_dir: Path
@@ -59,6 +66,7 @@ class TrainingConfig:
     patches: int = 20 * 144
     learning_rate: float = 2e-3
     report_every: int = 500
+    tower: str = "resnet"
 
 
 @dataclass
@@ -83,8 +91,9 @@ class TrainingState:
 def new_state(config: TrainingConfig) -> TrainingState:
     """Initialise a model whose token table holds only the tokens that occur in training."""
     torch.manual_seed(config.seed)
-    text_cfg = {**MODEL_CFG["text_cfg"], "vocab_size": len(known_tokens())}  # type: ignore[dict-item]
-    model = open_clip.CLIP(**{**MODEL_CFG, "text_cfg": text_cfg})
+    model_cfg = TOWERS[config.tower]
+    text_cfg = {**model_cfg["text_cfg"], "vocab_size": len(known_tokens())}  # type: ignore[dict-item]
+    model = open_clip.CLIP(**{**model_cfg, "text_cfg": text_cfg})
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     probe = nn.Linear(8 * WIDTH, len(TEXTURES))
@@ -97,9 +106,10 @@ def new_state(config: TrainingConfig) -> TrainingState:
     return TrainingState(model, copy.deepcopy(model), probe, optimizer)
 
 
-def save(state: TrainingState, path: Path) -> None:
-    """Write a checkpoint atomically."""
+def save(state: TrainingState, path: Path, *, tower: str = "resnet") -> None:
+    """Write a checkpoint atomically; `tower` is a name in TOWERS."""
     checkpoint = {
+        "tower": tower,
         "model": state.model.state_dict(),
         "average": state.average.state_dict(),
         "probe": state.probe.state_dict(),
@@ -114,11 +124,15 @@ def load(config: TrainingConfig, path: Path) -> TrainingState:
     """Read a checkpoint back.
 
     Raises:
-        ModelUnavailable: there is none.
+        ModelUnavailable: there is none, or it is of another tower.
     """
     if not path.is_file():
         raise ModelUnavailable(f"checkpoint {path}", "it does not exist", "Start without --resume.")
     saved = torch.load(path, weights_only=True)
+    tower = saved.get("tower", "resnet")
+    if tower != config.tower:
+        remedy = f"Give --tower {tower}, or another --output-dir."
+        raise ModelUnavailable(f"checkpoint {path}", f"is of a {tower}, not a {config.tower}", remedy)
     state = new_state(config)
     state.model.load_state_dict(saved["model"])
     state.average.load_state_dict(saved["average"])
@@ -183,10 +197,10 @@ def train(config: TrainingConfig, state: TrainingState) -> None:
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             if time.monotonic() - last_saved > 60:
-                save(state, path)
+                save(state, path, tower=config.tower)
                 last_saved = time.monotonic()
         upcoming.cancel()
-    save(state, path)
+    save(state, path, tower=config.tower)
 
 
 def _draw_next(config: TrainingConfig, step: int) -> TrainingBatch:
@@ -204,6 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report-every", type=int, default=TrainingConfig.report_every,
                         help="steps between measurements")  # fmt: skip
     parser.add_argument("--patches", type=int, default=TrainingConfig.patches, help="patches per step")
+    parser.add_argument("--learning-rate", type=float, default=TrainingConfig.learning_rate,
+                        help="peak of the schedule")  # fmt: skip
+    parser.add_argument("--tower", choices=tuple(TOWERS), default=TrainingConfig.tower, help="the image tower")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output-dir")
     options = vars(parser.parse_args(arguments))
     torch.set_num_threads(options.pop("threads"))

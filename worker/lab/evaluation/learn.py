@@ -21,18 +21,21 @@ from rich.progress import Progress
 from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.settings import Settings
 from worker.lab.charts import line_chart
+from worker.lab.evaluation.beside_quick import beside_quick_table, learn_beside_quick
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.learned_things import evaluate_learned_things
 from worker.lab.evaluation.learned_things import table as things_table
 from worker.lab.evaluation.loop import LearningLoop, Refit, TestScores, run_loop
 from worker.learning.interfaces import Recipe
 from worker.learning.recipes import RECIPES, recipe_named
+from worker.learning.recipes.dense.recipe import DenseRecipe
 from worker.learning.recipes.quick.recipe import PARTS
 from worker.overlay import Painting, draw_sheet
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
 MEANING = "photographs annotated, learned from, and others pre-annotated: does learning pay?"
+_COUNTS = [1, 3, 5, 9]
 _SHOWN = 6  # photographs of the contact sheet
 
 
@@ -45,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels of a photograph that are "
                         "scored (default: all)")  # fmt: skip
-    parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 5, 9], help="photographs annotated; a number "
-                        "larger than the part means all of it (default: 1 3 5 9)")  # fmt: skip
+    parser.add_argument("--counts", type=int, nargs="+", help="photographs annotated; a number "
+                        "larger than the part means all of it (default: 1 3 5 9; for a recipe that learns beside quick "
+                        "all, in one round of each)")  # fmt: skip
     parser.add_argument("--shots", type=int, metavar="N", help="the same as --counts N")
     parser.add_argument("--instances", action="store_true", help="score the things one by one (AP50, AP, PQ) against "
                         "the set's instances/, not the pixels")  # fmt: skip
@@ -63,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Run the loop; a table (or one JSON line) on stdout, progress on stderr."""
-    wanted = options.counts if options.shots is None else [options.shots]
+    wanted = options.counts or _COUNTS if options.shots is None else [options.shots]
     if min(wanted) < 1 or options.orders < 1 or min(options.size or [1]) < 1:
         raise SettingsError("--counts, --shots, --orders and --size", "must be at least 1", "Give positive numbers.")
     photographs = read_labelled_set(options.photos, [options.learn, options.test], options.size and tuple(options.size))
@@ -71,6 +75,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     outlines = "shape" not in options.without
     loop = LearningLoop(segmenter, photographs, learn=options.learn, test=options.test, outlines=outlines)
     recipe = recipe_named(options.recipe, without=[part for part in options.without if part != "shape"])
+    if isinstance(recipe, DenseRecipe) and not (options.counts or options.shots or options.instances):
+        found = learn_beside_quick(loop, recipe, segmenter)
+        sys.stdout.write(json.dumps(found) + "\n" if options.json else beside_quick_table(found))
+        return 0
     counts = sorted({min(count, len(loop.train)) for count in wanted})
     if options.instances:
         return _run_instances(options, loop, recipe, segmenter, counts)

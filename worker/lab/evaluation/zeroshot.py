@@ -287,7 +287,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                                        disable=not console.is_terminal),
     )  # fmt: skip
     summary = as_json(found, data)
-    summary |= {"model": settings.model, "adapter": str(options.adapter or ""), "inference": options.inference}
+    leaked = options.adapter is not None and bool(read_adapter_record(options.adapter).training.get("leaked"))
+    adapter = f"{options.adapter or ''}{' (leaked)' if leaked else ''}"
+    summary |= {"model": settings.model, "adapter": adapter, "inference": options.inference}
     sys.stdout.write(json.dumps(summary) + "\n" if options.json else table(summary))
     return 0
 
@@ -341,7 +343,8 @@ def as_json(found: ZeroShotFigures, data: ZeroShotSet) -> dict[str, Any]:
 
 def table(summary: Mapping[str, Any]) -> str:
     """Format the figures for a person."""
-    lines = [f"{summary['split']}: {summary['scenes']} images, unseen: {', '.join(summary['unseen_labels'])}",
+    lines = [f"{summary['split']}: {summary['scenes']} images, unseen: {', '.join(summary['unseen_labels'])}"
+             f"{'; leaked: training knew where these are' if summary.get('adapter', '').endswith('(leaked)') else ''}",
              f"{'':<28} seen  unseen    hIoU    BF@2"]  # fmt: skip
     rows = [("one argmax over all labels", summary)]
     rows += [(f"seen labels lowered by {row['offset']:g}", row) for row in summary.get("lowered", ())]

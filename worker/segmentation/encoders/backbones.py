@@ -12,7 +12,7 @@ from torch import Tensor
 from plugin_config.errors import ModelUnavailable
 from worker.segmentation.encoders import convnext, resnet, timm_vit
 from worker.segmentation.encoders.readouts import AUTO, Readout, Source, choose_readout
-from worker.segmentation.encoders.vit import interpolate_positions, token_features
+from worker.segmentation.encoders.vit import has_class_token, interpolate_positions, token_features
 
 _CACHED_POSITION_GRIDS = 64
 _VALUES_ALONE: frozenset[Source] = frozenset()  # a convolutional tower has no queries or keys to compare
@@ -120,8 +120,7 @@ def dense_backbone(visual: Any, model: str, *, readout: str = AUTO, proxies: boo
             return ConvBackbone(visual, chosen, patch=convnext.PATCH, dense=convnext.dense_features)
     if all(hasattr(visual, part) for part in ("layer4", "attnpool")) and visual.attnpool is not None:
         return ConvBackbone(visual, choose(offered=_VALUES_ALONE), patch=resnet.PATCH, dense=resnet.dense_features)
-    is_vit = all(hasattr(visual, part) for part in ("conv1", "class_embedding", "transformer", "ln_post"))
-    if is_vit and getattr(visual, "attn_pool", None) is None and getattr(visual, "pool_type", "tok") == "tok":
+    if has_class_token(visual):
         return VitBackbone(visual, choose(offered=timm_vit.TOKEN_POOL))
     kind = type(visual).__name__ if trunk is None else f"{type(visual).__name__} around {type(trunk).__name__}"
     raise ModelUnavailable(

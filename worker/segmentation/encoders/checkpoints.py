@@ -20,7 +20,9 @@ from plugin_config.errors import ModelUnavailable
 log = logging.getLogger(__name__)
 
 BUILTIN = "builtin"
-_BUILTIN_DIR = Path(__file__).resolve().parents[2] / "builtin" / "weights"
+BUILTIN_VIT = "builtin-vit"
+_BUILTIN = Path(__file__).resolve().parents[2] / "builtin"
+_SHIPPED = {BUILTIN: _BUILTIN / "weights", BUILTIN_VIT: _BUILTIN / "vit"}
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
 LOADING_ERRORS = (  # open_clip and torch raise the last five for a file that holds something else
     OSError, RuntimeError, ValueError, pickle.UnpicklingError, httpx.HTTPError, SafetensorError,
@@ -55,7 +57,7 @@ def load_model(model: str) -> tuple[Any, Any]:
     """Load a model and its tokenizer, on the CPU, in float32, in evaluation mode.
 
     Args:
-        model: `builtin`, open_clip `name/tag`, `name:file`, a checkpoint file, or `local-dir:folder`.
+        model: `builtin`, `builtin-vit`, open_clip `name/tag`, `name:file`, a checkpoint file, or `local-dir:folder`.
 
     Returns:
         The open_clip model, and its tokenizer.
@@ -121,8 +123,8 @@ def resolve(model: str) -> ModelSource:
     Raises:
         ModelUnavailable: there is no such name, tag, file or folder, or the file's architecture cannot be determined.
     """
-    if model == BUILTIN:
-        return _local_dir(_BUILTIN_DIR, model)
+    if model in _SHIPPED:
+        return _local_dir(_SHIPPED[model], model)
     if model.startswith("local-dir:"):
         return _local_dir(Path(model.removeprefix("local-dir:")).expanduser(), model)
     name, _, file = model.partition(":")

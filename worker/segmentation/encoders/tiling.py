@@ -232,13 +232,29 @@ def harmonise(features: Tensor, guide: Tensor, tiling: Tiling) -> Tensor:
     Returns:
         (h, w, D) float32.
     """
+    return harmonise_scores(features, features, tiling, guide=guide)
+
+
+def harmonise_scores(scores: Tensor, features: Tensor, tiling: Tiling, *, guide: Tensor | None = None) -> Tensor:
+    """Smooth what windows say about patches, as `harmonise` does, by how much their features disagree.
+
+    Args:
+        scores: (h, w, C) float32 average over the windows of anything about patches.
+        features: (h, w, D) float32 average of unit features, from `average_windows`.
+        tiling: where the windows lie.
+        guide: (h, w, P) float32 whose cosines give the edges; None = the features.
+
+    Returns:
+        (h, w, C) float32.
+    """
     smoothness = _SMOOTHNESS * disagreement(features, tiling)
     if smoothness == 0:
-        return features
+        return scores
+    guide = features if guide is None else guide
     centred = guide.float() - guide.float().mean(dim=(0, 1))
     edges = _edge_matrix(F.normalize(centred, dim=-1), _dominant_windows(tiling, features).flatten())
-    degree = torch.sparse.mm(edges, features.new_ones(edges.shape[1], 1))[:, 0]
-    flat = features.flatten(0, 1).T.contiguous()  # (D, N)
+    degree = torch.sparse.mm(edges, scores.new_ones(edges.shape[1], 1))[:, 0]
+    flat = scores.flatten(0, 1).T.contiguous()  # (C, N)
 
     def system(values: Tensor) -> Tensor:
         product: Tensor = values + smoothness * (degree * values - torch.sparse.mm(edges, values.T.contiguous()).T)
@@ -247,7 +263,7 @@ def harmonise(features: Tensor, guide: Tensor, tiling: Tiling) -> Tensor:
     solved = conjugate_gradients(
         system, flat, flat, 1 + smoothness * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE
     )
-    return solved.T.reshape(features.shape)
+    return solved.T.reshape(scores.shape)
 
 
 def _edge_matrix(unit: Tensor, window: Tensor) -> Tensor:

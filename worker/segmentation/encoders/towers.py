@@ -4,7 +4,7 @@ any other of timm. Towers are frozen and shared; their maps are cached by what t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -142,6 +142,13 @@ class Tower:
     def __call__(self, pixels: Tensor) -> TowerMaps:
         """Compute the maps of (B, 3, H, W) float32 pixels from `normalise`; H and W multiples of `multiple`."""
         return self._run(self.module, pixels)
+
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> Tower:
+        """The same tower with another (3,) mean and standard deviation of the pixels, in [0, 1]."""
+        return Tower(
+            self.config, self.module, self._run, mean=self._mean.new_tensor(mean), std=self._std.new_tensor(std),
+            native_size=self.native_size, multiple=self.multiple,
+        )  # fmt: skip
 
     def trainable_copy(self) -> Tower:
         """A copy whose weights may be trained: the shared one stays as it is."""

@@ -36,6 +36,38 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([positions[:1], patches.flatten(2)[0].T])  # (1 + h * w, width)
 
 
+def has_class_token(visual: Any) -> bool:
+    """Whether an image tower is open_clip's own ViT, pooled by its class token."""
+    if not all(hasattr(visual, part) for part in ("conv1", "class_embedding", "transformer", "ln_post")):
+        return False
+    return getattr(visual, "attn_pool", None) is None and getattr(visual, "pool_type", "tok") == "tok"
+
+
+def first_tokens(visual: Any, pixels: Tensor, *, positions: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+    """Turn pixels into what the first block takes.
+
+    Args:
+        visual: open_clip's own `VisionTransformer` with a class-token pool.
+        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of the patch size.
+        positions: (1 + h * w, width) embeddings for this grid; interpolated here when None.
+
+    Returns:
+        (B, 1 + h * w, width) tokens, class token first, then the grid row by row; and the grid (h, w) of patches.
+    """
+    tokens = visual.conv1(pixels)  # (B, width, h, w)
+    grid = (tokens.shape[2], tokens.shape[3])
+    if positions is None:
+        positions = interpolate_positions(visual.positional_embedding, grid)
+    tokens = tokens.flatten(2).transpose(1, 2)  # (B, h * w, width)
+    cls = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
+    return visual.ln_pre(torch.cat([cls, tokens], dim=1) + positions.to(tokens.dtype)), grid
+
+
+def run_block(block: Any, tokens: Tensor) -> Tensor:
+    """Run one block as it was trained, on (B, N, width) tokens of any kind."""
+    return _run_block(block, tokens, (0, 0), _STANDARD, None)  # attention between all tokens needs no grid
+
+
 def token_features(
     visual: Any,
     pixels: Tensor,
@@ -59,13 +91,7 @@ def token_features(
     Returns:
         (B, 1 + h * w, D) features, class token first, then the grid row by row; not normalised.
     """
-    tokens = visual.conv1(pixels)  # (B, width, h, w)
-    grid = (tokens.shape[2], tokens.shape[3])
-    if positions is None:
-        positions = interpolate_positions(visual.positional_embedding, grid)
-    tokens = tokens.flatten(2).transpose(1, 2)  # (B, h * w, width)
-    cls = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
-    tokens = visual.ln_pre(torch.cat([cls, tokens], dim=1) + positions.to(tokens.dtype))
+    tokens, grid = first_tokens(visual, pixels, positions=positions)
     *blocks, last = visual.transformer.resblocks
     wanted = {} if collected is None else collected
     for number, block in enumerate(blocks):  # not torch's fast path, which materialises the attention matrix: slower

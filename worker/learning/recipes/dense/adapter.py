@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,9 +14,8 @@ from torch import Tensor
 
 from worker.learning.interfaces import AdapterState, Words
 from worker.learning.recipes.dense.inference import Inference, average_views
-from worker.learning.recipes.dense.labels import TextVectors, label_rows
-from worker.learning.recipes.dense.lseg import LSegNetwork
-from worker.learning.recipes.dense.networks import PixelFeatures
+from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, TextVectors, label_rows
+from worker.learning.recipes.dense.networks import DenseNetwork, PixelFeatures
 from worker.learning.recipes.dense.presets import preset_to_json
 from worker.segmentation.class_scores import ClassScores, blend
 from worker.segmentation.encoders.acceleration import one_thread
@@ -49,7 +48,7 @@ class DenseAdapter:
 
     recipe: str
     form: int
-    network: LSegNetwork
+    network: DenseNetwork
     towers: Towers
     inference: Inference
     follows_outlines: bool
@@ -72,7 +71,8 @@ class DenseAdapter:
             return image.zero_shot
         vectors, known = label_rows(image, self.learned, self.texts)
         labels = vectors[known].to(self.network.tower.device)
-        found = self._averaged(image.image, lambda features: self._logits(features, labels))
+        names = [name for name, one in zip((*image.words, BACKGROUND_TEXTS), known.tolist(), strict=True) if one]
+        found = self._label_logits(image.image, labels, names)
         logits = found.new_full((len(known), *found.shape[1:]), -torch.inf)
         logits[known.to(found.device)] = found
         scored = known.to(image.zero_shot.scored.device)
@@ -104,15 +104,15 @@ class DenseAdapter:
         """See `worker.learning.interfaces.Adapter`."""
         return tuple(texts for texts in words if texts in self.learned) if self.strength else ()
 
-    def at_strength(self, strength: float) -> DenseAdapter:
+    def at_strength(self, strength: float) -> Self:
         """See `worker.learning.interfaces.Adapter`."""
         return replace(self, strength=strength)
 
-    def with_inference(self, inference: Inference) -> DenseAdapter:
+    def with_inference(self, inference: Inference) -> Self:
         """The same with other views of each image."""
         return replace(self, inference=inference)
 
-    def with_outlines(self, *, followed: bool) -> DenseAdapter:
+    def with_outlines(self, *, followed: bool) -> Self:
         """The same, whose logits are taken to follow outlines already, or to be posteriors of patches."""
         return replace(self, follows_outlines=followed)
 
@@ -132,6 +132,10 @@ class DenseAdapter:
         }  # fmt: skip
         return AdapterState(self.recipe, tensors, about)
 
+    def _label_logits(self, image: NDArray[np.uint8], labels: Tensor, names: Sequence[tuple[str, ...]]) -> Tensor:
+        """(T, h, w) logits of labels (T, D), whose texts are the names, averaged over the views of an image."""
+        return self._averaged(image, lambda features: self._logits(features, labels))
+
     def _averaged(self, image: NDArray[np.uint8], read: _Read) -> Tensor:
         multiple = self.network.tower.multiple
         return average_views(image, self.inference, multiple, lambda pixels: read(self._see(pixels))[0])
@@ -139,7 +143,7 @@ class DenseAdapter:
     def _see(self, pixels: Tensor) -> PixelFeatures:
         """Features of (3, H, W) uint8 pixels; the maps of a shared tower come from the cache where they are there."""
         network = self.network.eval()
-        if network.trains_tower:
+        if not network.shares_maps:
             return network.encode(network.tower.normalise(pixels[None]))
         return network.read(self.towers.maps(network.tower, pixels))
 

@@ -14,6 +14,9 @@ from torch import Tensor
 from worker.learning.corrections.class_maps import ClassMap
 from worker.segmentation.metrics import VOID
 
+HIDDEN = -3
+"""Class of pixels without one that a pseudo-label may be given to; what lies beyond an image is VOID all the same."""
+
 _PADDING = 127  # of images; their class is VOID there
 
 
@@ -24,7 +27,7 @@ class Sample:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         truth: (H, W) int16: a row of the label vectors, the background among them, or VOID, which pixels of unseen
-            classes must be.
+            classes must be; or HIDDEN, where the loss knows what that is.
     """
 
     image: NDArray[np.uint8]

@@ -82,8 +82,8 @@ def _windowed(pixels: Tensor, inference: Inference, multiple: int, run: Callable
         return run(pixels)
     side = (min(window, height), min(window, width))
     total = weight = torch.zeros(0)
-    for top in _starts(height, side[0], inference.overlap, multiple):
-        for left in _starts(width, side[1], inference.overlap, multiple):
+    for top in window_starts(height, side[0], inference.overlap, multiple):
+        for left in window_starts(width, side[1], inference.overlap, multiple):
             found = run(pixels[:, top : top + side[0], left : left + side[1]])
             rows, columns = found.shape[1] / side[0], found.shape[2] / side[1]  # cells per pixel
             if not len(total):
@@ -96,7 +96,7 @@ def _windowed(pixels: Tensor, inference: Inference, multiple: int, run: Callable
     return total / weight
 
 
-def _starts(length: int, side: int, overlap: float, multiple: int) -> list[int]:
+def window_starts(length: int, side: int, overlap: float, multiple: int) -> list[int]:
     """Where windows begin, in multiples; the last one ends with the image."""
     step = max(multiple, round(side * (1 - overlap) / multiple) * multiple)
     return [*range(0, length - side, step), length - side]

@@ -26,9 +26,10 @@ class LSegNetwork(DenseNetwork):
         width: D of the label vectors.
     """
 
+    preset: Preset
+
     def __init__(self, preset: Preset, tower: Tower, width: int) -> None:
-        super().__init__(tower, trains_tower=preset.trains_tower)
-        self.preset, self.width = preset, width
+        super().__init__(preset, tower, width)
         self.decoder = Decoder(preset.decoder, tower.levels, aligned_width=tower.aligned_width, width=width)
         self.blocks = None
         if preset.block and preset.block_depth:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.learning.recipes.dense.presets import NetworkPreset
 from worker.segmentation.encoders.towers import Tower, TowerMaps, for_autograd
 
 TEMPERATURE = 0.07
@@ -24,7 +25,7 @@ class PixelFeatures:
 
     Attributes:
         embedding: (B, D, h, w) float32 in the space of the label vectors, not normalised.
-        maps: further maps by name, (B, ..., h', w') each, such as EDGES.
+        maps: further tensors by name, one row for each image: maps (B, ..., h', w') such as EDGES, or class tokens.
     """
 
     embedding: Tensor
@@ -50,15 +51,25 @@ class DenseNetwork(nn.Module):
     A frozen tower is shared and no part of `state_dict()`; one that is trained is the network's own copy.
 
     Args:
+        preset: of what form and size.
         tower: of the images.
+        width: D of the label vectors.
+
+    Attributes:
+        preset, width: as given.
         trains_tower: whether the tower's weights are trained too.
+        shares_maps: whether `read` takes the maps that a frozen tower makes for all networks.
     """
 
-    def __init__(self, tower: Tower, *, trains_tower: bool = False) -> None:
+    preset: NetworkPreset
+
+    def __init__(self, preset: NetworkPreset, tower: Tower, width: int) -> None:
         super().__init__()
-        self.tower = tower.trainable_copy() if trains_tower else tower
-        self.trains_tower = trains_tower
-        if trains_tower:
+        self.preset, self.width = preset, width
+        self.tower = tower.trainable_copy() if preset.trains_tower else tower
+        self.trains_tower = preset.trains_tower
+        self.shares_maps = not preset.trains_tower
+        if preset.trains_tower:
             self.tower_module: nn.Module = self.tower.module  # so that torch finds its parameters
 
     def forward(self, pixels: Tensor, labels: Tensor) -> DenseOutput:

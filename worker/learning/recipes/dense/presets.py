@@ -6,8 +6,8 @@ A preset is data. Adapters store theirs, so that the network can be built again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import Field, asdict, dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 from worker.learning.recipes.dense.decoders import DecoderConfig
 from worker.segmentation.encoders.encoder import Encoder
@@ -15,6 +15,32 @@ from worker.segmentation.encoders.towers import ENCODER, TowerConfig
 
 SMALL = "small"
 """Name of the preset for whatever tower there is; every paper has one of this name."""
+
+
+class NetworkPreset(Protocol):
+    """What the presets of all networks, which are frozen dataclasses, have in common; see `Preset`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def tower(self) -> TowerConfig:
+        """The image tower, and where it is read."""
+        ...
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether the tower's weights are trained too."""
+        ...
+
+    @property
+    def fine(self) -> bool:
+        """Whether the logits follow outlines."""
+        ...
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of the short side at which images enter; 0 = as they enter the loaded model."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +118,7 @@ def _is_resnet(encoder: Encoder, tower: str) -> bool:
     return tower == ENCODER and hasattr(encoder.visual, "layer4")
 
 
-def preset_to_json(preset: Preset) -> dict[str, Any]:
+def preset_to_json(preset: NetworkPreset) -> dict[str, Any]:
     """The preset as JSON."""
     return asdict(preset)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,11 +18,12 @@ from worker.learning.recipes.dense.batches import CropConfig, Sample, entered
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import LabelVectors, TextVectors
 from worker.learning.recipes.dense.lseg import LSegNetwork, lseg_loss
+from worker.learning.recipes.dense.networks import DenseNetwork
 from worker.learning.recipes.dense.presets import (
     LSEG_PRESETS,
     SAZS_PRESETS,
     SMALL,
-    Preset,
+    NetworkPreset,
     preset_from_json,
     small_lseg,
     small_sazs,
@@ -42,6 +43,9 @@ _LSEG_TRAINING = TrainingConfig(steps=460, batch=20, crop=CropConfig(scales=(1.0
 # SAZS on PASCAL: 20 epochs of 2300 images for the ViT, 40 for the DRN, whose head learns ten times faster.
 _SAZS_TRAINING = TrainingConfig(steps=7600, batch=6, crop=CropConfig(scales=(0.5, 2.0)), optimizer="sgd", rate=1e-3,
                                 tower_share=1.0)  # fmt: skip
+Hidden = Literal["ignored", "unlabelled", "unseen"]
+"""Pixels that pseudo-labels are for: none, all without a class, or, leaked, those that truly show an unseen label."""
+
 _CROP = 0.75  # of the short side, for the small presets: few things are cut
 _STRENGTH = 0.8  # where the loaded model can do the same untrained: a fifth of it keeps what training forgets
 _MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
@@ -75,12 +79,13 @@ class DenseRecipe:
     name: ClassVar[str]
     form: ClassVar[int] = _FORM
     parts: ClassVar[tuple[str, ...]] = ()
-    presets: ClassVar[Mapping[str, Preset]]
+    presets: ClassVar[Mapping[str, NetworkPreset]]
     trainings: ClassVar[Mapping[str, TrainingConfig]]
     flips: ClassVar[bool] = False
     steps_per_label: ClassVar[int] = 0
-    small: ClassVar[Callable[[Encoder, str], Preset]]
-    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]]
+    small: ClassVar[Callable[[Encoder, str], NetworkPreset]]
+    network_of: ClassVar[Callable[[Any, Any, int], DenseNetwork]]
+    preset_from_json: ClassVar[Callable[[Mapping[str, Any]], NetworkPreset]] = preset_from_json
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.without) - set(self.parts))
@@ -92,7 +97,25 @@ class DenseRecipe:
         """What is made small."""
         raise NotImplementedError
 
-    def build(self, words: Words, segmenter: Segmenter) -> tuple[LSegNetwork, LabelVectors]:
+    @property
+    def title(self) -> str:
+        """What it is called in print: its name, and whatever of its training nobody may overlook."""
+        return self.name
+
+    @property
+    def hidden(self) -> Hidden:
+        """Which pixels pseudo-labels are for."""
+        return "ignored"
+
+    def told(self, unseen: Words) -> Self:
+        """The same, told the texts of labels whose masks nobody shows it, where it has a use for them."""
+        return self
+
+    def settings(self) -> Mapping[str, Any]:
+        """Further JSON that decides the weights, beside what all recipes have."""
+        return {}
+
+    def build(self, words: Words, segmenter: Segmenter) -> tuple[DenseNetwork, LabelVectors]:
         """Build an untrained network, and the label vectors of some classes and the background.
 
         Args:
@@ -121,7 +144,7 @@ class DenseRecipe:
         return self.adapter(network, labels, segmenter)
 
     def trainer(
-        self, network: LSegNetwork, labels: LabelVectors, samples: Sequence[Sample], segmenter: Segmenter
+        self, network: DenseNetwork, labels: LabelVectors, samples: Sequence[Sample], segmenter: Segmenter
     ) -> DenseTrainer:
         """Prepare a training: learned vectors start at the mean features of their classes' cells.
 
@@ -136,9 +159,9 @@ class DenseRecipe:
             adapter = self.adapter(network, labels, segmenter)
             labels.start(mean_features(lambda image: adapter.features(image).permute(2, 0, 1), looked_at,
                                        len(labels.words) + 1))  # fmt: skip
-        return DenseTrainer(network, labels, self.loss(), self.training_of(network, labels, segmenter), seed=self.seed)
+        return self._trainer(network, labels, self.training_of(network, labels, segmenter))
 
-    def training_of(self, network: LSegNetwork, labels: LabelVectors, segmenter: Segmenter) -> TrainingConfig:
+    def training_of(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> TrainingConfig:
         """How a network is trained, with the side of the crops filled in; more labels take more steps unless told."""
         many = max(TrainingConfig().steps, self.steps_per_label * len(labels.words))
         config = self.training or self.trainings.get(self.preset, TrainingConfig(steps=many))
@@ -148,13 +171,13 @@ class DenseRecipe:
         side = max(1, round(side / multiple)) * multiple
         return replace(config, crop=replace(config.crop, side=side))
 
-    def short_side(self, network: LSegNetwork, segmenter: Segmenter) -> int:
+    def short_side(self, network: DenseNetwork, segmenter: Segmenter) -> int:
         """Pixels of the short side at which images enter the network."""
         preset = network.preset
         own = segmenter.encoder.short_side if preset.tower.name == ENCODER else network.tower.native_size
         return preset.short_side or own
 
-    def adapter(self, network: LSegNetwork, labels: LabelVectors, segmenter: Segmenter) -> DenseAdapter:
+    def adapter(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> DenseAdapter:
         """What a network has learned, as a head. On the model's own tower it is blended with the untrained model."""
         inference = Inference(self.short_side(network, segmenter), flip=self.flips)
         own = self.preset == SMALL and self.tower == ENCODER and self.texts is None
@@ -178,7 +201,7 @@ class DenseRecipe:
             raise LearningError("adapter", problem, _AGAIN) from error
 
     def _loaded(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor], segmenter: Segmenter) -> DenseAdapter:
-        preset = preset_from_json(about["preset"])
+        preset = type(self).preset_from_json(about["preset"])
         network = self._network(preset, int(about["width"]), segmenter, holds_tower=preset.trains_tower)
         if about["tower"] != ("" if preset.trains_tower else network.tower.fingerprint):
             problem = f"was learned on other weights of the tower {preset.tower.name} than those loaded"
@@ -200,6 +223,9 @@ class DenseRecipe:
             learned, texts, strength,
         )  # fmt: skip
 
+    def _trainer(self, network: DenseNetwork, labels: LabelVectors, config: TrainingConfig) -> DenseTrainer:
+        return DenseTrainer(network, labels, self.loss(), config, seed=self.seed)
+
     def _vectors(self, words: Words, segmenter: Segmenter) -> tuple[Tensor, Tensor]:
         if self.texts is not None:
             return self.texts.of(words)
@@ -211,7 +237,7 @@ class DenseRecipe:
             readable[-1] = False
         return classes.vectors, readable
 
-    def _chosen(self, segmenter: Segmenter) -> Preset:
+    def _chosen(self, segmenter: Segmenter) -> NetworkPreset:
         if self.preset != SMALL and self.preset not in self.presets:
             names = ", ".join((SMALL, *self.presets))
             raise LearningError(f"preset {self.preset!r}", f"is not one of {self.name}", f"Choose one of {names}.")
@@ -220,8 +246,8 @@ class DenseRecipe:
         return replace(self.presets[self.preset], **self.changes)
 
     def _network(
-        self, preset: Preset, width: int, segmenter: Segmenter, *, holds_tower: bool = False
-    ) -> LSegNetwork:
+        self, preset: NetworkPreset, width: int, segmenter: Segmenter, *, holds_tower: bool = False
+    ) -> DenseNetwork:
         config: TowerConfig = replace(preset.tower, random=True) if holds_tower else preset.tower
         tower = segmenter.towers.get(config)
         return type(self).network_of(preset, tower, width).to(tower.device)
@@ -232,12 +258,12 @@ class LSegRecipe(DenseRecipe):
     """LSeg (Li et al., ICLR 2022)."""
 
     name: ClassVar[str] = "lseg"
-    presets: ClassVar[Mapping[str, Preset]] = LSEG_PRESETS
+    presets: ClassVar[Mapping[str, NetworkPreset]] = LSEG_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = dict.fromkeys(LSEG_PRESETS, _LSEG_TRAINING)
     flips: ClassVar[bool] = True  # each image is seen mirrored too, as in the paper's evaluation
     steps_per_label: ClassVar[int] = 20  # 500 steps: more for 24 pairs, less for 9 words
-    small: ClassVar[Callable[[Encoder, str], Preset]] = small_lseg
-    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = LSegNetwork
+    small: ClassVar[Callable[[Encoder, str], NetworkPreset]] = small_lseg
+    network_of: ClassVar[Callable[[Any, Any, int], DenseNetwork]] = LSegNetwork
 
     def loss(self) -> DenseLoss:
         """See `DenseRecipe`."""
@@ -255,12 +281,12 @@ class SazsRecipe(DenseRecipe):
     weights: SazsLoss = field(default_factory=SazsLoss)
     name: ClassVar[str] = "sazs"
     parts: ClassVar[tuple[str, ...]] = TERMS
-    presets: ClassVar[Mapping[str, Preset]] = SAZS_PRESETS
+    presets: ClassVar[Mapping[str, NetworkPreset]] = SAZS_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = {
         "vit_l16": _SAZS_TRAINING, "drn": replace(_SAZS_TRAINING, steps=15200, rate=1e-2, tower_share=0.1),
     }  # fmt: skip
-    small: ClassVar[Callable[[Encoder, str], Preset]] = small_sazs
-    network_of: ClassVar[Callable[[Preset, Any, int], LSegNetwork]] = SazsNetwork
+    small: ClassVar[Callable[[Encoder, str], NetworkPreset]] = small_sazs
+    network_of: ClassVar[Callable[[Any, Any, int], DenseNetwork]] = SazsNetwork
 
     def loss(self) -> DenseLoss:
         """See `DenseRecipe`."""

@@ -99,14 +99,14 @@ class DenseTrainer:
         """
         self.network.train()
         tower, precision = self.network.tower, self.config.precision
-        factor = rate_factor(self.config, self.steps_done)
+        factor = self._rate_factor()
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         with torch.random.fork_rng():
             torch.manual_seed(self._seed * _SEED_STEP + self.steps_done)
             with torch.autocast(tower.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 output = self.network(tower.normalise(pixels), self.labels())
-            terms = self._loss(output, truth.to(tower.device))
+            terms = self._terms(output, truth.to(tower.device))
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise LearningError("training", f"the loss of step {self.steps_done + 1} is no number", _NO_NUMBER)
@@ -115,6 +115,14 @@ class DenseTrainer:
         self._optimizer.step()
         self.steps_done += 1
         return values
+
+    def _rate_factor(self) -> float:
+        """Share of the learning rate at this step."""
+        return rate_factor(self.config, self.steps_done)
+
+    def _terms(self, output: DenseOutput, truth: Tensor) -> Mapping[str, Tensor]:
+        """The terms of the loss at this step."""
+        return self._loss(output, truth)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, for `torch.save`; loads with `weights_only=True`."""

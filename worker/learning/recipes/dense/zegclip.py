@@ -1,0 +1,91 @@
+"""ZegCLIP: Towards adapting CLIP for zero-shot semantic segmentation (Zhou et al., CVPR 2023).
+
+A frozen ViT reads the image with trained prompts in every block; the query of a label is its vector beside the product
+of its vector and the image's; a decoder compares queries and patches. Any labels may be given at any time.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput, PixelFeatures
+from worker.learning.recipes.dense.zegclip_decoder import DeepPrompts, TextPatchDecoder, start_narrow
+from worker.learning.recipes.dense.zegclip_presets import ZegclipPreset
+from worker.segmentation.encoders.token_towers import token_tower
+from worker.segmentation.encoders.towers import Tower, TowerMaps, for_autograd
+
+CLASS_TOKEN = "class_token"
+"""Name of the (B, D) class tokens among the features, in the space of the label vectors, not normalised."""
+
+
+class ZegclipNetwork(DenseNetwork):
+    """Holds the prompts, the decoder and, where it is trained, the tower.
+
+    Where the tower shares no space with the label vectors, a trained projection leads there.
+
+    Args:
+        preset: of what form and size.
+        tower: a ViT with a class token.
+        width: D of the label vectors.
+
+    Raises:
+        ModelUnavailable: the tower is no ViT with a class token.
+    """
+
+    preset: ZegclipPreset
+
+    def __init__(self, preset: ZegclipPreset, tower: Tower, width: int) -> None:
+        if preset.released_grid:  # the authors' code normalises as for ImageNet, though CLIP was not trained so
+            tower = tower.normalised_by(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        super().__init__(preset, tower, width)
+        self.shares_maps = False  # prompts change what the tower sees
+        self._tokens = tokens = token_tower(self.tower, grid_as_released=preset.released_grid)
+        self.prompts = None
+        if preset.prompts:
+            self.prompts = DeepPrompts(preset.prompts, depth=tokens.depth, width=tokens.width, patch=tower.multiple)
+        self.project = None
+        if not tokens.shares_text or tokens.out_width != width:
+            self.project = nn.Linear(tokens.out_width, width)
+        self.query = nn.Linear(2 * width if preset.descriptor else width, width)
+        self.query.apply(start_narrow)
+        heads = gcd(preset.heads, width)
+        self.decoder = TextPatchDecoder(width, layers=preset.layers, heads=heads, counting=preset.counting)
+
+    def encode(self, pixels: Tensor) -> PixelFeatures:
+        """See `DenseNetwork`. Also (B, D) class tokens."""
+        prefix = self._tokens.prefix
+        tokens, grid = self._tokens.start(for_autograd(pixels))
+        cells = grid[0] * grid[1]
+        for block in range(self._tokens.depth):
+            if self.prompts is not None:
+                prompts = self.prompts(block, len(tokens)).to(tokens.dtype)
+                tokens = torch.cat([tokens[:, :prefix], prompts, tokens[:, -cells:]], dim=1)
+            tokens = self._tokens.block(block, tokens)
+        tokens = torch.cat([tokens[:, :1], tokens[:, -cells:]], dim=1)  # (B, 1 + h * w, width)
+        if self.prompts is not None:
+            tokens = self.prompts.norm(tokens)
+        tokens = self._tokens.finish(tokens)
+        if self.project is not None:
+            tokens = self.project(tokens)
+        patches = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, *grid)
+        return PixelFeatures(patches, {CLASS_TOKEN: tokens[:, 0]})
+
+    def read(self, maps: TowerMaps) -> PixelFeatures:
+        """Maps of the tower as it was trained are of no use: prompts change them."""
+        raise NotImplementedError
+
+    def decode(self, features: PixelFeatures, labels: Tensor) -> DenseOutput:
+        """See `DenseNetwork`. The sigmoid of a logit, or with an exclusive preset the softmax, is the mask."""
+        patches = F.normalize(for_autograd(features.embedding).float(), dim=1)  # (B, D, h, w)
+        image = F.normalize(for_autograd(features.maps[CLASS_TOKEN]).float(), dim=1)  # (B, D)
+        words = F.normalize(for_autograd(labels).to(patches), dim=1)  # (T, D)
+        queries = words.expand(len(image), -1, -1)
+        if self.preset.descriptor:
+            queries = torch.cat([words * image[:, None], queries], dim=2)  # (B, T, 2 D)
+        logits = self.decoder(self.query(queries), patches.flatten(2).transpose(1, 2))
+        return DenseOutput(logits.reshape(*logits.shape[:2], *patches.shape[2:]), features.maps)

@@ -1,0 +1,109 @@
+"""ZegCLIP's loss: each label by itself, so that an unseen one is not pushed down because a seen one is there.
+
+What differs from the authors' code: their focal term takes pixels that are to be ignored, those of unseen labels among
+them, as negatives of every seen label. Here they are masked out; `as_released` takes them so, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.learning.recipes.dense.batches import HIDDEN
+from worker.learning.recipes.dense.lseg import cross_entropy
+from worker.learning.recipes.dense.networks import DenseOutput
+from worker.segmentation.metrics import VOID
+
+_ALPHA, _GAMMA = 0.25, 2.0  # of the focal term (Lin et al., ICCV 2017)
+
+
+@dataclass(frozen=True)
+class ZegclipLoss:
+    """L = 100 focal + dice, over a sigmoid for each label.
+
+    Attributes:
+        focal: weight of the focal term.
+        exclusive: whether the cross-entropy of one softmax over all labels takes their place.
+        as_released: whether pixels without a class are negatives of every label in the focal term.
+        unseen: rows of the labels that are known by name alone; they take part where pseudo-labels do.
+        pseudo: whether pixels that are HIDDEN get the unseen label that the network itself finds likeliest there.
+    """
+
+    focal: float = 100.0
+    exclusive: bool = False
+    as_released: bool = False
+    unseen: tuple[int, ...] = ()
+    pseudo: bool = False
+
+    def __call__(self, output: DenseOutput, truth: Tensor) -> dict[str, Tensor]:
+        """Compute the terms and their "total".
+
+        Args:
+            output: of all labels, the background last.
+            truth: (B, H, W) int64: a row of the label vectors, VOID, or HIDDEN.
+        """
+        logits = output.logits.float()
+        if logits.shape[-2:] != truth.shape[-2:]:
+            logits = F.interpolate(logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
+        if self.pseudo:
+            truth = pseudo_labelled(logits, truth, self.unseen)
+        elif self.unseen:
+            logits, truth = _without(logits, truth, self.unseen)
+        truth = truth.masked_fill(truth == HIDDEN, VOID)
+        if self.exclusive:
+            align = cross_entropy(logits, truth)
+            return {"align": align, "total": align}
+        targets = torch.stack([truth == row for row in range(logits.shape[1])], dim=1).float()  # (B, T, H, W)
+        judged = torch.ones_like(truth, dtype=torch.bool) if self.as_released else truth != VOID
+        masks = targets.flatten(2).amax(dim=2).sum().clamp_min(1)
+        focal = focal_loss(logits, targets, judged) / masks
+        dice = dice_loss(logits, targets, judged) / masks
+        return {"focal": focal, "dice": dice, "total": self.focal * focal + dice}
+
+
+def focal_loss(logits: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+    """Focal cross-entropy of sigmoids, the mean over the judged pixels of an image, summed over labels and images.
+
+    Args:
+        logits: (B, T, H, W) float32.
+        targets: the same shape, 0 or 1.
+        judged: (B, H, W) bool.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    probabilities = logits.sigmoid()
+    wrong = torch.where(targets > 0, 1 - probabilities, probabilities)
+    weight = torch.where(targets > 0, _ALPHA, 1 - _ALPHA)
+    values = (weight * wrong**_GAMMA * entropy * judged[:, None]).sum(dim=(1, 2, 3))
+    return (values / judged.sum(dim=(1, 2)).clamp_min(1)).sum()
+
+
+def dice_loss(logits: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+    """One minus the dice coefficient of a mask and its sigmoids, summed over the labels that an image shows."""
+    probabilities = (logits.sigmoid() * judged[:, None]).flatten(2)
+    wanted = targets.flatten(2)
+    both = (probabilities * wanted).sum(dim=2)
+    dice = 1 - (2 * both + 1) / (probabilities.sum(dim=2) + wanted.sum(dim=2) + 1)
+    return (dice * (wanted.amax(dim=2) > 0)).sum()
+
+
+def pseudo_labelled(logits: Tensor, truth: Tensor, unseen: tuple[int, ...]) -> Tensor:
+    """Give pixels that are HIDDEN the likeliest of some labels, for want of anything but the network itself.
+
+    Args:
+        logits: (B, T, H, W) float32.
+        truth: (B, H, W) int64.
+        unseen: rows of these labels.
+    """
+    rows = torch.tensor(unseen, device=truth.device)
+    return torch.where(truth == HIDDEN, rows[logits.detach()[:, rows].argmax(dim=1)], truth)
+
+
+def _without(logits: Tensor, truth: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Logits and truth as if there were no such labels, which no pixel has."""
+    kept = [row for row in range(logits.shape[1]) if row not in rows]
+    places = truth.new_full((logits.shape[1],), VOID)
+    places[kept] = torch.arange(len(kept), device=truth.device)
+    return logits[:, kept], torch.where(truth >= 0, places[truth.clamp_min(0)], truth)

@@ -1,0 +1,208 @@
+"""ZegCLIP's recipe: its network, loss and training put together, inductive or with the names of unseen labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from plugin_config.errors import LearningError
+from worker.learning.interfaces import Words
+from worker.learning.recipes.dense.batches import CropConfig
+from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, LabelVectors
+from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput
+from worker.learning.recipes.dense.presets import NetworkPreset
+from worker.learning.recipes.dense.recipe import DenseRecipe, Hidden
+from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, rate_factor
+from worker.learning.recipes.dense.zegclip import ZegclipNetwork
+from worker.learning.recipes.dense.zegclip_adapter import LOWERED, ZegclipAdapter
+from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss
+from worker.learning.recipes.dense.zegclip_presets import (
+    PAPER_SIDE,
+    ZEGCLIP_PRESETS,
+    ZegclipPreset,
+    small_zegclip,
+    zegclip_preset_from_json,
+)
+from worker.learning.recipes.dense.zegclip_released import ReleasedWeights
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.segmenter import Segmenter
+
+# As released, but that crops are of any class mixture, colours stay, and the learning rate falls to 0, not to 1e-6.
+_PAPER_TRAINING = TrainingConfig(
+    steps=20_000, batch=16, crop=CropConfig(PAPER_SIDE, (0.5, 2.0)), optimizer="adamw", rate=2e-4, tower_share=1.0,
+    weight_decay=0.01, warmup=1500,
+)  # fmt: skip
+PROMPTS, NON_EXCLUSIVE, DESCRIPTOR = "prompts", "non_exclusive", "descriptor"
+"""The paper's three designs; each may be left out."""
+
+
+@dataclass(frozen=True)
+class ZegclipRecipe(DenseRecipe):
+    """ZegCLIP (Zhou et al., CVPR 2023).
+
+    Attributes:
+        unseen: texts of labels that are known in training by name alone; they need `transductive`.
+        transductive: whether the second half of the training gives them pseudo-labels.
+        leaked: whether these go to pixels that truly show an unseen label, and to no other: as in the released
+            configuration, and no fair setting.
+        as_released: whether ignored pixels are negatives of every label.
+    """
+
+    unseen: Words = ()
+    transductive: bool = False
+    leaked: bool = False
+    as_released: bool = False
+    name: ClassVar[str] = "zegclip"
+    parts: ClassVar[tuple[str, ...]] = (PROMPTS, NON_EXCLUSIVE, DESCRIPTOR)
+    presets: ClassVar[Mapping[str, NetworkPreset]] = ZEGCLIP_PRESETS
+    trainings: ClassVar[Mapping[str, TrainingConfig]] = {
+        "voc": _PAPER_TRAINING, "coco": replace(_PAPER_TRAINING, steps=80_000),
+    }  # fmt: skip
+    small: ClassVar[Callable[[Encoder, str], NetworkPreset]] = small_zegclip
+    network_of: ClassVar[Callable[[Any, Any, int], DenseNetwork]] = ZegclipNetwork
+    preset_from_json: ClassVar[Callable[[Mapping[str, Any]], NetworkPreset]] = zegclip_preset_from_json
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.leaked and not self.transductive:
+            raise LearningError("recipe zegclip", "has no pseudo-labels to leak", "Give --transductive with --leaked.")
+
+    @property
+    def title(self) -> str:
+        """See `DenseRecipe`."""
+        kinds = [name for name, is_so in (("transductive", self.transductive), ("leaked", self.leaked)) if is_so]
+        return ", ".join((self.name, *kinds))
+
+    @property
+    def hidden(self) -> Hidden:
+        """See `DenseRecipe`."""
+        if not self.transductive:
+            return "ignored"
+        return "unseen" if self.leaked else "unlabelled"
+
+    def told(self, unseen: Words) -> Self:
+        """See `DenseRecipe`."""
+        return replace(self, unseen=unseen) if self.transductive else self
+
+    def settings(self) -> Mapping[str, Any]:
+        """See `DenseRecipe`."""
+        return {"transductive": self.transductive, "leaked": self.leaked, "as_released": self.as_released}
+
+    def loss(self) -> DenseLoss:
+        """See `DenseRecipe`; without pseudo-labels."""
+        return ZegclipLoss(exclusive=NON_EXCLUSIVE in self.without, as_released=self.as_released)
+
+    def build(self, words: Words, segmenter: Segmenter) -> tuple[DenseNetwork, LabelVectors]:
+        """See `DenseRecipe`.
+
+        Args:
+            words: the texts of each label, where it is transductive the unseen ones among them.
+            segmenter: the model.
+
+        Raises:
+            LearningError: there is no such preset; the labels are none, or one is there twice; it is transductive and
+                none is unseen, or the other way round.
+            ModelUnavailable: the tower cannot be loaded, or has no class token.
+        """
+        if not words:
+            raise LearningError("labels", "there are none to learn", "Name at least one.")
+        twice = [texts for number, texts in enumerate(words) if texts in words[:number]]
+        if twice:
+            kind = "both seen and unseen" if twice[0] in self.unseen else "there twice"
+            raise LearningError(f"label {twice[0][0]!r}", f"is {kind}", "Name each label once.")
+        if self.transductive and not self.unseen:
+            remedy = "Name unseen labels, or train without --transductive."
+            raise LearningError("recipe zegclip", "is transductive, and no unseen label is named", remedy)
+        if self.unseen and not self.transductive:
+            remedy = "Give --transductive, or leave their names away: any label has masks once it is trained."
+            raise LearningError("recipe zegclip", "is given names of unseen labels that it has no use for", remedy)
+        return super().build(words, segmenter)
+
+    def adapter(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> ZegclipAdapter:
+        """See `DenseRecipe`. Nothing is blended; with names of unseen labels, seen ones need no lowering."""
+        found = super().adapter(network, labels, segmenter)
+        seen = (*(texts for texts in labels.words if texts not in self.unseen), BACKGROUND_TEXTS)
+        lowered = 0.0 if self.transductive else LOWERED
+        whole = ZegclipAdapter.of(replace(found, strength=1.0), seen=seen, lowered=lowered, leaked=self.leaked)
+        preset = whole.network.preset
+        return replace(whole, inference=replace(found.inference, window=preset.window, overlap=preset.overlap))
+
+    def released(self, path: Path, seen: Words, segmenter: Segmenter) -> ZegclipAdapter:
+        """Make an adapter of a checkpoint of the authors, on the model it was trained on.
+
+        Args:
+            path: of the checkpoint.
+            seen: texts of the labels whose masks its training showed.
+            segmenter: the model.
+
+        Raises:
+            LearningError: it cannot be read, is of another width, or was trained on another image tower.
+            ModelUnavailable: the loaded model has no class token.
+        """
+        if not seen:
+            raise LearningError("labels", "there are none that the checkpoint was trained with", "Name at least one.")
+        found = ReleasedWeights.read(path)
+        vectors, readable = self._vectors(seen, segmenter)
+        network = self._network(found.preset, found.width, segmenter)
+        found.check(network.tower.module, vectors.shape[1])
+        found.load_into(network)
+        adapter = self.adapter(network, LabelVectors(seen, vectors, readable), segmenter)
+        return replace(adapter, seen=seen, learned={})
+
+    def _loaded(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor], segmenter: Segmenter) -> ZegclipAdapter:
+        seen = tuple(tuple(str(text) for text in texts) for texts in about["seen"])
+        found = super()._loaded(about, tensors, segmenter)
+        return ZegclipAdapter.of(found, seen=seen, lowered=float(about["lowered"]), leaked=bool(about["leaked"]))
+
+    def _chosen(self, segmenter: Segmenter) -> NetworkPreset:
+        preset = super()._chosen(segmenter)
+        if not isinstance(preset, ZegclipPreset):
+            raise TypeError(f"preset must be ZegCLIP's, got {type(preset).__name__}")
+        prompts = 0 if PROMPTS in self.without else preset.prompts
+        exclusive = preset.exclusive or NON_EXCLUSIVE in self.without
+        descriptor = preset.descriptor and DESCRIPTOR not in self.without
+        return replace(preset, prompts=prompts, exclusive=exclusive, descriptor=descriptor)
+
+    def _trainer(self, network: DenseNetwork, labels: LabelVectors, config: TrainingConfig) -> DenseTrainer:
+        rows = tuple(row for row, texts in enumerate(labels.words) if texts in self.unseen)
+        loss = ZegclipLoss(exclusive=NON_EXCLUSIVE in self.without, as_released=self.as_released, unseen=rows)
+        return ZegclipTrainer(network, labels, loss, config, seed=self.seed)
+
+
+class ZegclipTrainer(DenseTrainer):
+    """Trains ZegCLIP. Where names of unseen labels are known, the first half of the steps knows nothing of them; the
+    second half begins with a new optimizer and has its own rise and fall of the learning rate.
+    """
+
+    def __init__(
+        self, network: DenseNetwork, labels: LabelVectors, loss: ZegclipLoss, config: TrainingConfig, *, seed: int = 0
+    ) -> None:
+        super().__init__(network, labels, loss, config, seed=seed)
+        self._own_loss = loss
+        self._half = config.steps // 2
+
+    @property
+    def gives_pseudo_labels(self) -> bool:
+        """Whether the next step does."""
+        return bool(self._own_loss.unseen) and self.steps_done >= self._half
+
+    def step(self, pixels: Tensor, truth: Tensor) -> dict[str, float]:
+        """See `DenseTrainer`."""
+        if self.gives_pseudo_labels and self.steps_done == self._half:
+            self._optimizer.state.clear()
+        return super().step(pixels, truth)
+
+    def _rate_factor(self) -> float:
+        if not self._own_loss.unseen:
+            return super()._rate_factor()
+        if not self.gives_pseudo_labels:
+            return rate_factor(replace(self.config, steps=self._half), self.steps_done)
+        rest = replace(self.config, steps=self.config.steps - self._half)
+        return rate_factor(rest, self.steps_done - self._half)
+
+    def _terms(self, output: DenseOutput, truth: Tensor) -> Mapping[str, Tensor]:
+        return replace(self._own_loss, pseudo=self.gives_pseudo_labels)(output, truth)
