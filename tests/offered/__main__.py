@@ -78,6 +78,8 @@ def measure(server: Serving, options: argparse.Namespace, folder: Path) -> dict[
         train = ["train", "--recipe", "lseg", "--data", "drawn:words", "--steps", str(options.steps), "--model",
                  "builtin", "--output-dir", str(folder / "run"), "--json"]  # fmt: skip
         trained = None if options.adapter else json.loads(command(it, *train))
+        if trained is not None:
+            del trained["adapter"]  # a folder of this run
         made = DrawnProject.make(it.house, images, data.labels, config_of(labels))
         made.wait_stored(it, [*corrected, *free], made.served_version(it))
         before, memory = made.mean_iou(it.house, free, labels), memory_mb(it, _WORKER)
