@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import fields, replace
 
 import cv2
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from plugin_config.control_tags import OutputKind
 from plugin_config.vocabulary import Label, parse_vocabulary
 from worker.label_studio.brush_rle import encode_rle
 from worker.label_studio.regions import decode_region
-from worker.label_studio.results import encode_segments
+from worker.label_studio.results import MOST_CANVAS_PIXELS, encode_segments
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.instances.acceptance import ACCEPTANCE_MODEL, AcceptanceWeights, SegmentEvidence
 from worker.segmentation.instances.assembly import SegmentRequest, assemble
@@ -224,6 +226,23 @@ def test_a_result_holds_at_most_so_many_regions_and_a_polygon_counts_its_islands
     assert len(encode_segments(found)) == 21
     kept = encode_segments(found, most_regions=20)
     assert [region["score"] for region in kept] == [0.1]
+
+
+@pytest.mark.parametrize("output", ["brush", "bitmask"])
+def test_a_result_holds_no_more_canvases_than_the_editor_bears(
+    output: OutputKind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For each such region of an image the editor holds a canvas of the image's size."""
+    found = segments([disc(20 + 40 * k, 130, 12 + k) for k in range(6)], [0.9] * 6, output=output)
+    large = math.isqrt(int(MOST_CANVAS_PIXELS[output] / 4))  # pixels of its sides
+    with caplog.at_level(logging.WARNING):
+        kept = encode_segments(found, size=(large, large))
+    assert len(kept) == 4
+    assert "2 of 6 segments left out" in caplog.text
+    assert f"{MOST_CANVAS_PIXELS[output] / 1e6:.0f} megapixels of {output} canvases" in caplog.text
+    assert len(encode_segments(found, size=(8 * large, large))) == 1, "one is shown, however large the image is"
+    boxes = segments([disc(20 + 40 * k, 130, 12 + k) for k in range(6)], [0.9] * 6, output="rectangle")
+    assert len(encode_segments(boxes, size=(large, large))) == 6, "a rectangle has no canvas"
 
 
 @pytest.mark.parametrize("output", ["brush", "polygon"])

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from plugin_config.control_tags import OutputKind
 from worker.label_studio.region_ids import new_region_id
 from worker.label_studio.regions import encode_region
 from worker.segmentation.image_choices import ChoiceAnswer
@@ -14,7 +15,11 @@ from worker.segmentation.segmenter import LabelSegment
 log = logging.getLogger(__name__)
 
 MOST_REGIONS = 100
-"""Regions of one result: the editor holds a canvas of the image's size for each brush region."""
+"""Regions of one result."""
+
+MOST_CANVAS_PIXELS: Mapping[OutputKind, float] = {"brush": 125e6, "bitmask": 25e6}
+"""Pixels of all canvases of one result. For each region of these kinds the editor holds one of the image's size; with
+more, its page takes too long or too much memory (docs/results/browser_limits.json)."""
 
 MOST_BYTES = 4_000_000
 """JSON of one result; Label Studio stores it whole and sends it whole to every annotator who opens the task."""
@@ -32,8 +37,8 @@ def encode_segments(
 ) -> list[dict[str, Any]]:
     """Encode the segments of an image, each as the kind of region its label's control draws.
 
-    Where the result would be too large, the segments with the largest area times score are kept, the others are left
-    out whole; a warning says how many.
+    Where the result would be too large, or more than the editor bears, the segments with the largest area times score
+    are kept, the others are left out whole; a warning says how many.
 
     Args:
         segments: of the image.
@@ -47,15 +52,20 @@ def encode_segments(
     encoded = [(segment, _regions(segment, size)) for segment in segments]
     worth = [float(segment.mask.sum()) * segment.score for segment, _ in encoded]
     sizes = [json_bytes_bound(regions) for _, regions in encoded]
-    kept, regions_left, bytes_left = set[int](), most_regions, most_bytes
+    kept, regions_left, bytes_left, canvas_left = set[int](), most_regions, most_bytes, 1.0
     for number in sorted(range(len(encoded)), key=lambda k: -worth[k]):
-        count = len({region["id"] for region in encoded[number][1]})  # with a Labels control each is two items
-        if count <= regions_left and sizes[number] <= bytes_left:
+        segment, regions = encoded[number]
+        count = len({region["id"] for region in regions})  # with a Labels control each is two items
+        canvas = count * _canvas_share(segment.label.output, size or segment.mask.shape)
+        bearable = canvas <= canvas_left or not kept  # one is shown, however large the image is
+        if count <= regions_left and sizes[number] <= bytes_left and bearable:
             kept.add(number)
             regions_left, bytes_left = regions_left - count, bytes_left - sizes[number]
+            canvas_left -= canvas
     if len(kept) < len(encoded):
-        log.warning("%d of %d segments left out: a result holds at most %d regions and %.1f MB",
-                    len(encoded) - len(kept), len(encoded), most_regions, most_bytes / 1e6)  # fmt: skip
+        each = (f"{most / 1e6:.0f} megapixels of {kind} canvases" for kind, most in MOST_CANVAS_PIXELS.items())
+        most = f"{most_regions} regions, {most_bytes / 1e6:.1f} MB and {', '.join(each)}"
+        log.warning("%d of %d segments left out: a result holds at most %s", len(encoded) - len(kept), len(encoded), most)
     return [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
 
 
@@ -77,6 +87,11 @@ def encode_answers(answers: Iterable[ChoiceAnswer]) -> list[dict[str, Any]]:
 def json_bytes_bound(regions: Iterable[Mapping[str, Any]]) -> int:
     """An upper bound on the bytes of regions as JSON; numbers are counted, not written out."""
     return sum(map(_bytes_of, regions))
+
+
+def _canvas_share(kind: OutputKind, size: tuple[int, ...]) -> float:
+    """What a region of an image of (H, W) takes of the canvases that the editor bears; 0 for kinds without any."""
+    return size[0] * size[1] / MOST_CANVAS_PIXELS[kind] if kind in MOST_CANVAS_PIXELS else 0.0
 
 
 def _bytes_of(region: Mapping[str, Any]) -> int:
