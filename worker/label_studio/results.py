@@ -65,7 +65,8 @@ def encode_segments(
     if len(kept) < len(encoded):
         each = (f"{most / 1e6:.0f} megapixels of {kind} canvases" for kind, most in MOST_CANVAS_PIXELS.items())
         most = f"{most_regions} regions, {most_bytes / 1e6:.1f} MB and {', '.join(each)}"
-        log.warning("%d of %d segments left out: a result holds at most %s", len(encoded) - len(kept), len(encoded), most)
+        left_out = len(encoded) - len(kept)
+        log.warning("%d of %d segments left out: a result holds at most %s", left_out, len(encoded), most)
     return [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
 
 
