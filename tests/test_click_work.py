@@ -404,6 +404,19 @@ def test_what_was_answered_a_moment_ago_is_corrected_before_a_draft_has_it(
     assert house.calls.taken is None, "the first may not have been accepted"
 
 
+def test_clicks_that_follow_a_correction_without_a_draft_correct_the_same_region(
+    house: ClickHouse, work: ClickWork
+) -> None:
+    old = drawn(0, 60, name="predicted1")
+    [first] = work.answer(asked(point(30, 20))).result
+    outside, inside = point(30, 20, positive=False, name="p1"), point(33, 20, name="p2")
+    work.answer(asked(outside, drawn=(old,)))
+    [found] = work.answer(asked(outside, inside, drawn=(old,))).result
+    assert found["id"] == first["id"]
+    mask = decode_region(found, SHAPE[1], SHAPE[0])
+    assert (bool(mask[20, 30]), bool(mask[20, 33])) == (False, True)
+
+
 def test_a_click_on_another_page_is_none_on_this_one(house: ClickHouse, work: ClickWork) -> None:
     there = {**point(3, 3), "item_index": 1}
     work.answer(asked(there, point(30, 20)))

@@ -238,6 +238,13 @@ def test_a_click_whose_answer_was_not_accepted_makes_nothing_background() -> Non
     assert draw(brush("dog", id="b1"), unnamed).tolist() == draw(brush("dog")).tolist()
 
 
+def test_a_click_outside_of_what_is_drawn_takes_nothing_from_the_background() -> None:
+    outside = item("keypointlabels", {"x": 90, "y": 50, "width": 1}, "dog", is_positive=False)
+    found = draw(brush("dog", id="b1"), outside)
+    assert share(found, UNLABELLED) > 0.4
+    assert share(draw(outside), VOID) == 1, "alone, nobody accepted what it was to correct"
+
+
 def test_vectors_are_unknown_where_they_may_lie() -> None:
     corners = [{"x": x, "y": y} for x, y in [[25, 25], [75, 25], [75, 75]]]
     found = draw(item("vectorlabels", {"vertices": corners, "closed": False}, "cat"))

@@ -63,14 +63,15 @@ def draw_class_map(
     index = {texts: number for number, texts in enumerate(vocabulary.words)}
     beneath = np.zeros(frame, dtype=np.bool_)
     layers: list[tuple[int, NDArray[np.bool_]]] = []
-    clicks: list[tuple[int | None, NDArray[np.bool_]]] = []
+    clicks: list[tuple[bool, int | None, NDArray[np.bool_]]] = []
     for region in picture_regions(regions, vocabulary):
         mask = _draw_region(region, size, frame)
         if _is_line(region):
             beneath |= mask
             beneath |= region.kind == "keypoint" and region.label is not None and region.label.output == "keypoint"
             if region.kind == "keypoint" and "is_positive" in region.item:
-                clicks.append((None if region.label is None else index[region.label.texts], mask))
+                wanted = region.item["is_positive"] is not False
+                clicks.append((wanted, None if region.label is None else index[region.label.texts], mask))
             continue
         label = region.label if _is_exact(region) else None
         if label is not None and region.kind == "rectangle":
@@ -81,7 +82,9 @@ def draw_class_map(
     class_map = np.full(frame, UNLABELLED, dtype=np.int16)
     for number, mask in sorted(layers, key=lambda layer: -np.count_nonzero(layer[1])):
         class_map[mask] = number
-    for clicked, mask in clicks:
+    for wanted, clicked, mask in clicks:
+        if not wanted and layers:  # outside of what is drawn, as it says
+            continue
         there = class_map[mask] >= 0 if clicked is None else class_map[mask] == clicked
         beneath |= not there.any()
     class_map[beneath & (class_map == UNLABELLED)] = VOID

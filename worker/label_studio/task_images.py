@@ -17,7 +17,7 @@ from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.fetching import subject_of
 from worker.label_studio.image_address import address_at, address_count, address_in
 
-_MOST_KEPT = 50_000  # labels and choices of filled-in vocabularies: 17 MB
+_MOST_KEPT = 50_000  # labels and choices of filled-in vocabularies: 17 MB of large ones, 40 MB of many small ones
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ class ClickWork:
         if corrected is not None and result:  # the editor puts it in the place of the region of this id
             first = result[0]["id"]
             result = [{**row, "id": str(corrected["id"])} if row["id"] == first else row for row in result]
-        self._answered[image] = result
+        # The region that was corrected stays, below its correction: the next click may be meant for what was cut off.
+        self._answered[image] = result if corrected is None else [*result, corrected]
         return ClickAnswer(_on_item(result, vocabulary), found.score, scene.version)
 
     def _taken(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 
 from redis import Redis
 
@@ -102,8 +103,9 @@ class Learner:
         offered = OfferRound(self._context, project, offer, deaths=self._offers.begin(project, offer, owner))
         try:
             answer = offered.run()
-        except RoundAborted:
-            self._offers.interrupt(project, owner)
+        except (RoundAborted, QueueUnavailable):  # this learner lives
+            with suppress(QueueUnavailable):
+                self._offers.interrupt(project, owner)
             raise
         self._offers.answer(project, offer, answer)
         offered.clean_up()

@@ -46,6 +46,7 @@ _SAZS_TRAINING = TrainingConfig(steps=7600, batch=6, crop=CropConfig(scales=(0.5
 Hidden = Literal["ignored", "unlabelled", "unseen"]
 """Pixels that pseudo-labels are for: none, all without a class, or, leaked, those that truly show an unseen label."""
 
+_MOST_STEPS = 1000  # unless told: two to five minutes, before a learner's time is over
 _CROP = 0.75  # of the short side, for the small presets: few things are cut
 _STRENGTH = 0.8  # where the loaded model can do the same untrained: a fifth of it keeps what training forgets
 _MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
@@ -163,7 +164,7 @@ class DenseRecipe:
 
     def training_of(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> TrainingConfig:
         """How a network is trained, with the side of the crops filled in; more labels take more steps unless told."""
-        many = max(TrainingConfig().steps, self.steps_per_label * len(labels.words))
+        many = min(max(TrainingConfig().steps, self.steps_per_label * len(labels.words)), _MOST_STEPS)
         config = self.training or self.trainings.get(self.preset, TrainingConfig(steps=many))
         short = self.short_side(network, segmenter)
         side = config.crop.side or (_CROP * short if self.preset == SMALL else short)
