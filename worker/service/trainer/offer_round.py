@@ -97,8 +97,7 @@ class OfferRound:
         """What ends a process natively raises no error, and would end one learner after the other."""
         if self._deaths < MAX_ATTEMPTS:
             return
-        problem = (f"ended {self._deaths} learners that judged it: it crashes them, needs more memory than is there, or "
-                   "they were stopped by force")  # fmt: skip
+        problem = f"ended {self._deaths} learners that judged it: it crashes them, fills the memory, or they were killed"
         remedy = "See the end of the learner's log, and `dmesg`; offer it again with more memory, or a smaller one."
         raise LearningError(_SUBJECT, problem, remedy)
 
