@@ -97,7 +97,7 @@ class OfferRound:
         """What ends a process natively raises no error, and would end one learner after the other."""
         if self._deaths < MAX_ATTEMPTS:
             return
-        problem = f"ended {self._deaths} learners that judged it (a crash, too little memory, or a kill)"
+        problem = f"ended {self._deaths} learners that judged it: by a crash, for want of memory, or they were killed"
         remedy = "See the end of the learner's log, and `dmesg`; offer it again with more memory, or a smaller one."
         raise LearningError(_SUBJECT, problem, remedy)
 
