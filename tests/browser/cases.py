@@ -15,6 +15,7 @@ from PIL import Image
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.lab.drawn_world.scenes import Scene, draw_apart
 from worker.lab.drawn_world.world import Thing
+from worker.label_studio.polygons import LEAST_IOU
 from worker.label_studio.regions import decode_region, region_kind
 from worker.label_studio.results import encode_segments
 from worker.label_studio.shapes import keypoint_mask
@@ -75,17 +76,18 @@ def _pair(tag: str) -> str:
 CASES = (
     Case("BrushLabels", _own("BrushLabels")),
     Case("BitmaskLabels", _own("BitmaskLabels")),
-    Case("PolygonLabels", _own("PolygonLabels")),
-    Case("VectorLabels", _own("VectorLabels").replace("toName", 'closable="true" toName')),
+    Case("PolygonLabels", _own("PolygonLabels"), least=LEAST_IOU),
+    Case("VectorLabels", _own("VectorLabels").replace("toName", 'closable="true" toName'), least=LEAST_IOU),
     Case("RectangleLabels", _own("RectangleLabels")),
     Case("EllipseLabels", _own("EllipseLabels")),
     Case("KeyPointLabels", _own("KeyPointLabels"), least=0.70),
     Case("Labels + Brush", _pair("Brush")),
-    Case("Labels + Polygon", _pair("Polygon")),
+    Case("Labels + Polygon", _pair("Polygon"), least=LEAST_IOU),
     Case("Labels + Rectangle", _pair("Rectangle")),
     Case("Labels + Ellipse", _pair("Ellipse")),
 )
-"""All kinds whose regions lie on an image. The disc of a keypoint keeps its size while the picture is zoomed."""
+"""All kinds whose regions lie on an image. Polygons have few points and promise LEAST_IOU. The disc of a keypoint keeps
+its size while the picture is zoomed."""
 
 MIXED = Case("three kinds", "\n".join(
     f'<{tag} name="{name}" toName="image">{{{label}}}</{tag}>'
