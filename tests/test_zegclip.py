@@ -5,6 +5,7 @@ nothing, and pseudo-labels that see no truth.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,7 +184,7 @@ def test_the_dead_weights_of_the_paper_are_held_and_change_nothing(vit: Segmente
 def test_the_networks_of_the_paper_are_as_large_as_the_paper_says(
     preset: str, dead: int, live: int, gmacs: float
 ) -> None:
-    found = count_zegclip(preset, counting=True)
+    found = count_zegclip(preset)
     assert (found.parameters, found.live_parameters) == (dead, live)
     assert found.gmacs == pytest.approx(gmacs, rel=0.01)
 
@@ -207,6 +208,13 @@ def test_a_tower_without_a_class_token_is_refused(vit: Segmenter) -> None:
     averaged.module.pool_type = "avg"
     with pytest.raises(ModelUnavailable, match="no plain ViT with a class token"):
         token_tower(averaged)
+
+
+def test_a_vit_of_timm_inside_a_model_of_open_clip_is_refused_with_what_to_name_instead(tmp_path: Path) -> None:
+    changes = {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160}
+    wrapped = tiny_segmenter(tmp_path, **changes).towers.get(TowerConfig())
+    with pytest.raises(ModelUnavailable, match=r"a ViT of timm inside a model of open_clip .* by --tower NAME"):
+        token_tower(wrapped)
 
 
 def test_the_positions_and_the_class_token_of_the_released_weights(vit: Segmenter) -> None:

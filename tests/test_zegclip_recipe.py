@@ -21,14 +21,14 @@ from tests.dense_world import builtin, tiny_segmenter, unit_rows
 from tests.learning_world import KNOWN, corrected_scenes
 from tests.models import noise
 from tests.zero_shot_sets import write_photos
-from worker.lab import train
+from worker.lab import evaluate, train
 from worker.lab.dense_data import LabelledImage, ZeroShotSet, training_set
 from worker.lab.evaluation import beside_quick
 from worker.lab.evaluation.beside_quick import learn_beside_quick
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
 from worker.lab.training_run import TrainingRun
-from worker.learning.adapter_files import load_adapter_folder, read_adapter_record
+from worker.learning.adapter_files import MANIFEST, load_adapter_folder, read_adapter_record
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample
@@ -369,6 +369,29 @@ def test_the_second_half_begins_anew_and_goes_on_the_same_after_a_break(vit: Seg
     assert (adapter.lowered, adapter.seen, adapter.leaked) == (0.0, (("a",), ("b",), BACKGROUND_TEXTS), False)
 
 
+def test_seen_labels_are_lowered_until_pseudo_labels_are_given(vit: Segmenter) -> None:
+    recipe, trainer, samples = transductive(vit, steps=2)
+    lowered = []
+    for _ in range(2):
+        lowered.append(recipe.adapter(trainer.network, trainer.labels, vit).lowered)
+        trainer.step(*trainer.draw(samples))
+    lowered.append(recipe.adapter(trainer.network, trainer.labels, vit).lowered)
+    assert lowered == [LOWERED, LOWERED, 0.0]
+    recipe, resumed, _ = transductive(vit, steps=2)
+    resumed.restore(trainer.state())
+    assert recipe.adapter(resumed.network, resumed.labels, vit).lowered == 0.0
+
+
+def test_the_network_and_the_loss_agree_on_what_is_exclusive(vit: Segmenter) -> None:
+    for more in ({"changes": {"exclusive": True}}, {"without": ("non_exclusive",)}, {}):
+        recipe = replace(RECIPE, **more)  # type: ignore[arg-type]
+        network, labels = recipe.build(KNOWN, vit)
+        assert isinstance(network, ZegclipNetwork)
+        trainer = recipe.trainer(network, labels, [], vit)
+        assert isinstance(trainer, ZegclipTrainer)
+        assert network.preset.exclusive == trainer._own_loss.exclusive == recipe.loss().exclusive == bool(more)
+
+
 # The commands
 
 
@@ -387,6 +410,17 @@ def test_it_learns_beside_quick_on_photographs(
     assert found["quick_miou"] > found["miou"]
     assert "mean IoU would go from" in found["reason"]
     assert beside_quick.beside_quick_table(found).startswith("zegclip: mIoU 0.")
+
+
+@pytest.mark.parametrize(
+    "more", [["--output-dir", "out"], ["--no-gate"], ["--order", "active"], ["--orders", "3"]], ids=lambda more: more[0]
+)
+def test_one_round_beside_quick_takes_no_option_of_a_learning_curve(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--learn", "train", "--photos", "nowhere", "--test", "test", "--recipe", "zegclip", "--model", "builtin"]
+    assert evaluate.main([*asked, *more]) == 2
+    assert f"{more[0]}: recipe zegclip learns beside quick in one round" in capsys.readouterr().err
 
 
 def arguments(photos: Path, folder: Path, model: str, *more: str) -> list[str]:
@@ -429,9 +463,12 @@ def test_the_counts_are_printed_without_a_model(capsys: pytest.CaptureFixture[st
     asked = ["--recipe", "zegclip", "--preset", "voc", "--count"]
     assert train.main([*asked, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["parameters"], printed["live_parameters"]) == (8_039_168, 8_039_168)
-    assert train.main([*asked, "--counting"]) == 0
+    assert (printed["parameters"], printed["live_parameters"]) == (13_821_184, 8_039_168)
+    assert train.main(asked) == 0
     assert "13821184 parameters, 8039168 of them live" in capsys.readouterr().out
+    for more in (["--without", "prompts"], ["--exclusive"], ["--steps", "2"]):
+        assert train.main([*asked, *more]) == 2
+        assert f"{more[0]}: it changes nothing of what --count counts" in capsys.readouterr().err
     assert train.main([*asked, "--preset", "small"]) == 2
     assert "Choose one of voc, coco" in capsys.readouterr().err
     assert train.main(["--recipe", "lseg", "--count"]) == 2
@@ -593,6 +630,41 @@ def test_the_command_makes_an_adapter_of_it(
     loaded = load_adapter_folder(tmp_path / "out", vit)
     assert isinstance(loaded, ZegclipAdapter)
     assert loaded.seen == (("grass",), ("circle",), ("water",))
+    assert (loaded.lowered, loaded.leaked) == (LOWERED, False)
+
+
+def test_a_checkpoint_of_a_leaked_training_is_called_so_wherever_it_is_judged(
+    vit: Segmenter, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, path, folder = write_photos(tmp_path / "photos"), written(tmp_path, released_state(vit)), tmp_path / "out"
+    asked = [*arguments(photos, folder, model), "--released", str(path), "--transductive", "--leaked"]
+    assert train.main(asked) == 0
+    assert capsys.readouterr().out.startswith("zegclip, transductive, leaked: ")
+    training = read_adapter_record(folder).training
+    assert (training["transductive"], training["leaked"], training["as_released"]) == (True, True, False)
+    loaded = load_adapter_folder(folder, vit)
+    assert isinstance(loaded, ZegclipAdapter)
+    assert (loaded.lowered, loaded.leaked) == (0.0, True)
+    judged = ["--protocol", "zeroshot", "--photos", str(photos), "--unseen", "square", "--model", model]
+    judged += ["--adapter", str(folder), "--inference", "network"]
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["training"].pop("leaked")  # what the adapter itself says counts
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert evaluate.main([*judged, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapter"] == f"{folder} (leaked)"
+    assert evaluate.main(judged) == 0
+    assert "leaked: training knew where these are" in capsys.readouterr().out
+
+
+def test_a_checkpoint_takes_the_place_of_no_training(
+    vit: Segmenter, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, path, folder = write_photos(tmp_path / "photos"), written(tmp_path, released_state(vit)), tmp_path / "out"
+    assert train.main(arguments(photos, folder, model)) == 0
+    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+    assert train.main([*arguments(photos, folder, model), "--released", str(path)]) == 2
+    assert "holds a training already" in capsys.readouterr().err
+    assert {one.name: one.read_bytes() for one in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(
