@@ -19,7 +19,7 @@ from worker.lab.zegclip_count import count_zegclip
 from worker.learning.recipes.dense.batches import HIDDEN
 from worker.learning.recipes.dense.networks import DenseOutput
 from worker.learning.recipes.dense.zegclip import CLASS_TOKEN, ZegclipNetwork
-from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss
+from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss, dice_loss, focal_loss
 from worker.learning.recipes.dense.zegclip_presets import (
     ZEGCLIP_PRESETS,
     ZegclipPreset,
@@ -260,6 +260,29 @@ def test_what_the_terms_are() -> None:
     dice = 1 - (2 * (p * y).sum(dim=(2, 3)) + 1) / (p.sum(dim=(2, 3)) + y.sum(dim=(2, 3)) + 1)
     torch.testing.assert_close(terms["dice"].detach(), dice.sum() / 3)
     torch.testing.assert_close(terms["total"], 100 * terms["focal"] + terms["dice"])
+
+
+def test_little_is_held_for_each_label_and_pixel() -> None:
+    truth = torch.cat([squares(SIZE, count=3), torch.full((1, *SIZE), VOID)])
+    logits = torch.randn(4, 3, *SIZE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    held: dict[int, int] = {}
+
+    def hold(one: Tensor) -> Tensor:
+        held[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda one: one):
+        terms = ZegclipLoss()(output_of(logits), truth)
+    assert sum(held.values()) < 2 * 4 * logits.numel(), "bytes: the logits, the truth, and no more"
+    terms["total"].backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    p, judged = logits.detach().requires_grad_(), truth != VOID
+    y = torch.stack([truth == row for row in range(3)], dim=1).float()
+    masks = y.flatten(2).amax(dim=2).sum()
+    whole = 100 * focal_loss(p, y, judged) / masks + dice_loss(p, y, judged) / masks
+    torch.testing.assert_close(terms["total"], whole)
+    whole.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(logits.grad, p.grad)
 
 
 def test_a_label_that_no_pixel_has_is_a_negative_of_the_focal_term_alone() -> None:

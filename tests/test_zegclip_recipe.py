@@ -384,7 +384,7 @@ def test_seen_labels_are_lowered_until_pseudo_labels_are_given(vit: Segmenter) -
 
 def test_the_network_and_the_loss_agree_on_what_is_exclusive(vit: Segmenter) -> None:
     for more in ({"changes": {"exclusive": True}}, {"without": ("non_exclusive",)}, {}):
-        recipe = replace(RECIPE, **more)  # type: ignore[arg-type]
+        recipe = replace(RECIPE, **more)
         network, labels = recipe.build(KNOWN, vit)
         assert isinstance(network, ZegclipNetwork)
         trainer = recipe.trainer(network, labels, [], vit)

@@ -16,7 +16,7 @@ from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, LabelVectors
 from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput
 from worker.learning.recipes.dense.presets import NetworkPreset
 from worker.learning.recipes.dense.recipe import DenseRecipe, Hidden
-from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, rate_factor
+from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig, rate_factor
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.learning.recipes.dense.zegclip_adapter import LOWERED, ZegclipAdapter
 from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss
@@ -92,7 +92,7 @@ class ZegclipRecipe(DenseRecipe):
         """See `DenseRecipe`."""
         return {"transductive": self.transductive, "leaked": self.leaked, "as_released": self.as_released}
 
-    def loss(self) -> DenseLoss:
+    def loss(self) -> ZegclipLoss:
         """See `DenseRecipe`; without pseudo-labels."""
         return self._loss_of()
 
