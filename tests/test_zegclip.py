@@ -5,6 +5,7 @@ nothing, and pseudo-labels that see no truth.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from worker.lab.zegclip_count import count_zegclip
 from worker.learning.recipes.dense.batches import HIDDEN
 from worker.learning.recipes.dense.networks import DenseOutput
 from worker.learning.recipes.dense.zegclip import CLASS_TOKEN, ZegclipNetwork
-from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss
+from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss, dice_loss, focal_loss
 from worker.learning.recipes.dense.zegclip_presets import (
     ZEGCLIP_PRESETS,
     ZegclipPreset,
@@ -183,7 +184,7 @@ def test_the_dead_weights_of_the_paper_are_held_and_change_nothing(vit: Segmente
 def test_the_networks_of_the_paper_are_as_large_as_the_paper_says(
     preset: str, dead: int, live: int, gmacs: float
 ) -> None:
-    found = count_zegclip(preset, counting=True)
+    found = count_zegclip(preset)
     assert (found.parameters, found.live_parameters) == (dead, live)
     assert found.gmacs == pytest.approx(gmacs, rel=0.01)
 
@@ -207,6 +208,13 @@ def test_a_tower_without_a_class_token_is_refused(vit: Segmenter) -> None:
     averaged.module.pool_type = "avg"
     with pytest.raises(ModelUnavailable, match="no plain ViT with a class token"):
         token_tower(averaged)
+
+
+def test_a_vit_of_timm_inside_a_model_of_open_clip_is_refused_with_what_to_name_instead(tmp_path: Path) -> None:
+    changes = {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160}
+    wrapped = tiny_segmenter(tmp_path, **changes).towers.get(TowerConfig())
+    with pytest.raises(ModelUnavailable, match=r"a ViT of timm inside a model of open_clip .* by --tower NAME"):
+        token_tower(wrapped)
 
 
 def test_the_positions_and_the_class_token_of_the_released_weights(vit: Segmenter) -> None:
@@ -252,6 +260,29 @@ def test_what_the_terms_are() -> None:
     dice = 1 - (2 * (p * y).sum(dim=(2, 3)) + 1) / (p.sum(dim=(2, 3)) + y.sum(dim=(2, 3)) + 1)
     torch.testing.assert_close(terms["dice"].detach(), dice.sum() / 3)
     torch.testing.assert_close(terms["total"], 100 * terms["focal"] + terms["dice"])
+
+
+def test_little_is_held_for_each_label_and_pixel() -> None:
+    truth = torch.cat([squares(SIZE, count=3), torch.full((1, *SIZE), VOID)])
+    logits = torch.randn(4, 3, *SIZE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    held: dict[int, int] = {}
+
+    def hold(one: Tensor) -> Tensor:
+        held[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda one: one):
+        terms = ZegclipLoss()(output_of(logits), truth)
+    assert sum(held.values()) < 2 * 4 * logits.numel(), "bytes: the logits, the truth, and no more"
+    terms["total"].backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    p, judged = logits.detach().requires_grad_(), truth != VOID
+    y = torch.stack([truth == row for row in range(3)], dim=1).float()
+    masks = y.flatten(2).amax(dim=2).sum()
+    whole = 100 * focal_loss(p, y, judged) / masks + dice_loss(p, y, judged) / masks
+    torch.testing.assert_close(terms["total"], whole)
+    whole.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(logits.grad, p.grad)
 
 
 def test_a_label_that_no_pixel_has_is_a_negative_of_the_focal_term_alone() -> None:

@@ -21,14 +21,14 @@ from tests.dense_world import builtin, tiny_segmenter, unit_rows
 from tests.learning_world import KNOWN, corrected_scenes
 from tests.models import noise
 from tests.zero_shot_sets import write_photos
-from worker.lab import train
+from worker.lab import evaluate, train
 from worker.lab.dense_data import LabelledImage, ZeroShotSet, training_set
 from worker.lab.evaluation import beside_quick
 from worker.lab.evaluation.beside_quick import learn_beside_quick
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
 from worker.lab.training_run import TrainingRun
-from worker.learning.adapter_files import load_adapter_folder, read_adapter_record
+from worker.learning.adapter_files import MANIFEST, load_adapter_folder, read_adapter_record
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample
@@ -113,6 +113,24 @@ def test_lowering_changes_the_order_neither_among_seen_nor_among_unseen_labels(
     assert bool((lowered[[0, 1, 2, 5]] < plain[[0, 1, 2, 5]]).all())
 
 
+def test_a_seen_label_with_a_synonym_more_is_seen(learned: ZegclipAdapter) -> None:
+    assert learned.has_seen(KNOWN[0])
+    assert learned.has_seen((*KNOWN[0], "crimson shape"))
+    assert learned.has_seen(BACKGROUND_TEXTS)
+    assert not learned.has_seen(NEW)
+    assert not learned.has_seen(("red",)), "a text, not a part of one"
+
+
+def test_the_scores_of_a_label_with_a_synonym_more_are_lowered(
+    vit: Segmenter, learned: ZegclipAdapter, corrected: list[Example]
+) -> None:
+    words = ((*KNOWN[0], *NEW), *KNOWN[1:], NEW)
+    image = vit.score(corrected[0].embedding, words, corrected[0].image)
+    lowered, plain = (replace(learned, lowered=by).scores(image).logits for by in (0.1, 0.0))
+    assert bool((lowered[0] < plain[0]).all())
+    torch.testing.assert_close(lowered[3], plain[3])
+
+
 def test_of_very_many_labels_some_at_a_time_are_scored(
     vit: Segmenter, learned: ZegclipAdapter, corrected: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +141,7 @@ def test_of_very_many_labels_some_at_a_time_are_scored(
 
 
 def test_any_number_has_a_logit_and_a_larger_one_a_larger_logit() -> None:
-    scores = torch.linspace(-0.1, 1.0, 221)[:, None]
+    scores = torch.linspace(-0.1, 1.1, 241)[:, None]
     for exclusive in (False, True):
         logits = posterior_logits(scores, exclusive=exclusive)
         assert bool((logits[1:] > logits[:-1]).all())
@@ -131,15 +149,50 @@ def test_any_number_has_a_logit_and_a_larger_one_a_larger_logit() -> None:
     logits = torch.tensor([-3.0, 0.5, 2.0])[:, None, None]
     back = posterior_logits(probabilities(logits, exclusive=False), exclusive=False)
     torch.testing.assert_close(back, logits)
-    logits = logits.clamp_min(-1)  # no probability below 1 %
     shared = posterior_logits(probabilities(logits, exclusive=True), exclusive=True)
     torch.testing.assert_close(shared.softmax(dim=0), logits.softmax(dim=0))
 
 
-def test_the_posterior_is_that_of_exactly_one_label() -> None:
-    chance = torch.tensor([0.7, 0.2, 0.4])
-    alone = torch.stack([chance[k] * (1 - chance).prod() / (1 - chance[k]) for k in range(3)])
-    torch.testing.assert_close(posterior_logits(chance, exclusive=False).softmax(dim=0), alone / alone.sum())
+def exactly_one(chance: Tensor) -> Tensor:
+    """The posterior of (T,) labels that are there or not each by itself, given that exactly one is there."""
+    odds = chance.double() / (1 - chance.double())
+    return (odds / odds.sum()).float()
+
+
+@pytest.mark.parametrize(
+    "chance",
+    [
+        pytest.param([0.7, 0.2, 0.4], id="likely ones"),
+        pytest.param([0.2, *[1e-4] * 200], id="200 labels that are not there"),
+        pytest.param([0.009, 0.003, 0.0005], id="below 1 %"),
+        pytest.param([0.999, 0.995, 0.5], id="above 99 %"),
+    ],
+)
+def test_the_posterior_is_that_of_exactly_one_label(chance: list[float]) -> None:
+    found = posterior_logits(torch.tensor(chance), exclusive=False).softmax(dim=0)
+    torch.testing.assert_close(found, exactly_one(torch.tensor(chance)), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("exclusive", [False, True], ids=["each by itself", "exclusive"])
+def test_seen_labels_are_lowered_together(exclusive: bool) -> None:
+    scores = torch.rand(6, 50, 40, generator=torch.Generator().manual_seed(0)) ** 3  # many below 1 %, many below 10 %
+    seen = torch.tensor([True, True, False, True, False, False])
+    plain = posterior_logits(scores, exclusive=exclusive)
+    found = posterior_logits(scores, exclusive=exclusive, seen=seen, lowered=LOWERED)
+    taken = scores - LOWERED * seen[:, None, None]
+    assert torch.equal(found.argmax(dim=0), taken.argmax(dim=0)), "the likeliest is that of the paper"
+    for kind in (seen, ~seen):
+        torch.testing.assert_close(found[kind].softmax(dim=0), plain[kind].softmax(dim=0))
+    assert bool((found[seen] < plain[seen]).all())
+    assert torch.equal(found[~seen], plain[~seen])
+    assert bool((found.abs() < 30).all()), "none is beyond all measure"
+
+
+def test_where_all_labels_are_seen_lowering_changes_no_posterior() -> None:
+    chance = torch.tensor([0.09, 0.03, 0.02])
+    found = posterior_logits(chance, exclusive=False, seen=torch.ones(3, dtype=torch.bool), lowered=LOWERED)
+    torch.testing.assert_close(found.softmax(dim=0), exactly_one(chance))
+    assert float(found.softmax(dim=0)[0]) == pytest.approx(0.66, abs=0.005)
 
 
 def test_windows_are_averaged_and_made_to_agree() -> None:
@@ -167,6 +220,25 @@ def test_windows_are_averaged_and_made_to_agree() -> None:
     assert smoothed.shape == whole.shape
     assert float(smoothed.std()) < float(whole.std()), "cells that are alike were made to agree"
     assert window_scores(picture[:, :32, :32], inference, 8, constant).shape == (3, 4, 4)
+
+
+def test_a_label_more_changes_no_score_in_windows_however_hard_it_is_to_agree_on() -> None:
+    inference = Inference(64, window=32, overlap=0.5)
+    picture = torch.from_numpy(noise(96, 96).copy()).permute(2, 0, 1)
+
+    def seen(more: bool) -> Tensor:
+        number = iter(range(100))
+
+        def look(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            cells = F.avg_pool2d(pixels[None].float() / 255, 8)[0]
+            turned = cells + 0.1 + 0.5 * unit_rows(1, 3, seed=next(number))[0][:, None, None]
+            rough = 100 * ((cells[:1] * 1e4).long() % 2)
+            easy = 0.5 + 0.01 * cells
+            return torch.cat([easy, rough]) if more else easy, F.normalize(turned, dim=0)
+
+        return window_scores(picture, inference, 8, look)
+
+    torch.testing.assert_close(seen(more=True)[:3], seen(more=False), rtol=0, atol=1e-6)
 
 
 def test_a_picture_in_windows_has_the_grid_of_one_pass(
@@ -297,6 +369,29 @@ def test_the_second_half_begins_anew_and_goes_on_the_same_after_a_break(vit: Seg
     assert (adapter.lowered, adapter.seen, adapter.leaked) == (0.0, (("a",), ("b",), BACKGROUND_TEXTS), False)
 
 
+def test_seen_labels_are_lowered_until_pseudo_labels_are_given(vit: Segmenter) -> None:
+    recipe, trainer, samples = transductive(vit, steps=2)
+    lowered = []
+    for _ in range(2):
+        lowered.append(recipe.adapter(trainer.network, trainer.labels, vit).lowered)
+        trainer.step(*trainer.draw(samples))
+    lowered.append(recipe.adapter(trainer.network, trainer.labels, vit).lowered)
+    assert lowered == [LOWERED, LOWERED, 0.0]
+    recipe, resumed, _ = transductive(vit, steps=2)
+    resumed.restore(trainer.state())
+    assert recipe.adapter(resumed.network, resumed.labels, vit).lowered == 0.0
+
+
+def test_the_network_and_the_loss_agree_on_what_is_exclusive(vit: Segmenter) -> None:
+    for more in ({"changes": {"exclusive": True}}, {"without": ("non_exclusive",)}, {}):
+        recipe = replace(RECIPE, **more)
+        network, labels = recipe.build(KNOWN, vit)
+        assert isinstance(network, ZegclipNetwork)
+        trainer = recipe.trainer(network, labels, [], vit)
+        assert isinstance(trainer, ZegclipTrainer)
+        assert network.preset.exclusive == trainer._own_loss.exclusive == recipe.loss().exclusive == bool(more)
+
+
 # The commands
 
 
@@ -315,6 +410,17 @@ def test_it_learns_beside_quick_on_photographs(
     assert found["quick_miou"] > found["miou"]
     assert "mean IoU would go from" in found["reason"]
     assert beside_quick.beside_quick_table(found).startswith("zegclip: mIoU 0.")
+
+
+@pytest.mark.parametrize(
+    "more", [["--output-dir", "out"], ["--no-gate"], ["--order", "active"], ["--orders", "3"]], ids=lambda more: more[0]
+)
+def test_one_round_beside_quick_takes_no_option_of_a_learning_curve(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--learn", "train", "--photos", "nowhere", "--test", "test", "--recipe", "zegclip", "--model", "builtin"]
+    assert evaluate.main([*asked, *more]) == 2
+    assert f"{more[0]}: recipe zegclip learns beside quick in one round" in capsys.readouterr().err
 
 
 def arguments(photos: Path, folder: Path, model: str, *more: str) -> list[str]:
@@ -357,9 +463,12 @@ def test_the_counts_are_printed_without_a_model(capsys: pytest.CaptureFixture[st
     asked = ["--recipe", "zegclip", "--preset", "voc", "--count"]
     assert train.main([*asked, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["parameters"], printed["live_parameters"]) == (8_039_168, 8_039_168)
-    assert train.main([*asked, "--counting"]) == 0
+    assert (printed["parameters"], printed["live_parameters"]) == (13_821_184, 8_039_168)
+    assert train.main(asked) == 0
     assert "13821184 parameters, 8039168 of them live" in capsys.readouterr().out
+    for more in (["--without", "prompts"], ["--exclusive"], ["--steps", "2"]):
+        assert train.main([*asked, *more]) == 2
+        assert f"{more[0]}: it changes nothing of what --count counts" in capsys.readouterr().err
     assert train.main([*asked, "--preset", "small"]) == 2
     assert "Choose one of voc, coco" in capsys.readouterr().err
     assert train.main(["--recipe", "lseg", "--count"]) == 2
@@ -521,6 +630,41 @@ def test_the_command_makes_an_adapter_of_it(
     loaded = load_adapter_folder(tmp_path / "out", vit)
     assert isinstance(loaded, ZegclipAdapter)
     assert loaded.seen == (("grass",), ("circle",), ("water",))
+    assert (loaded.lowered, loaded.leaked) == (LOWERED, False)
+
+
+def test_a_checkpoint_of_a_leaked_training_is_called_so_wherever_it_is_judged(
+    vit: Segmenter, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, path, folder = write_photos(tmp_path / "photos"), written(tmp_path, released_state(vit)), tmp_path / "out"
+    asked = [*arguments(photos, folder, model), "--released", str(path), "--transductive", "--leaked"]
+    assert train.main(asked) == 0
+    assert capsys.readouterr().out.startswith("zegclip, transductive, leaked: ")
+    training = read_adapter_record(folder).training
+    assert (training["transductive"], training["leaked"], training["as_released"]) == (True, True, False)
+    loaded = load_adapter_folder(folder, vit)
+    assert isinstance(loaded, ZegclipAdapter)
+    assert (loaded.lowered, loaded.leaked) == (0.0, True)
+    judged = ["--protocol", "zeroshot", "--photos", str(photos), "--unseen", "square", "--model", model]
+    judged += ["--adapter", str(folder), "--inference", "network"]
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["training"].pop("leaked")  # what the adapter itself says counts
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert evaluate.main([*judged, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapter"] == f"{folder} (leaked)"
+    assert evaluate.main(judged) == 0
+    assert "leaked: training knew where these are" in capsys.readouterr().out
+
+
+def test_a_checkpoint_takes_the_place_of_no_training(
+    vit: Segmenter, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, path, folder = write_photos(tmp_path / "photos"), written(tmp_path, released_state(vit)), tmp_path / "out"
+    assert train.main(arguments(photos, folder, model)) == 0
+    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+    assert train.main([*arguments(photos, folder, model), "--released", str(path)]) == 2
+    assert "holds a training already" in capsys.readouterr().err
+    assert {one.name: one.read_bytes() for one in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(

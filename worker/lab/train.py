@@ -25,7 +25,7 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import LearningError, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import PAIRS, SCENES, WORDS, ZeroShotSet, read_text_vectors, zero_shot_set
-from worker.lab.training_run import Report, TrainingResult, TrainingRun
+from worker.lab.training_run import Report, TrainingResult, TrainingRun, refuse_to_overwrite
 from worker.lab.zegclip_count import count_zegclip
 from worker.learning.adapter_files import save_adapter_folder
 from worker.learning.recipes import RECIPES
@@ -39,6 +39,8 @@ from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
 _OF_ZEGCLIP = ("transductive", "leaked", "as_released", "exclusive", "counting", "released")
+_NOT_COUNTED = ("without", "exclusive", "steps", "batch", "rate", "precision", "transductive", "leaked", "as_released",
+                "released")  # fmt: skip
 _INTERRUPTED = 130  # as a shell has it
 
 
@@ -93,7 +95,11 @@ def _count(options: argparse.Namespace) -> int:
     if recipe.name != ZegclipRecipe.name:
         remedy = "Leave --count away: a training prints its parameters, too."
         raise LearningError(f"recipe {recipe.name}", "is not counted by itself", remedy)
-    found = count_zegclip(options.preset, counting=options.counting)
+    given = [name for name in _NOT_COUNTED if vars(options)[name]]
+    if given:
+        problem = "it changes nothing of what --count counts, the network of the paper as it is"
+        raise SettingsError(f"--{given[0].replace('_', '-')}", problem, "Leave one of the two away.")
+    found = count_zegclip(options.preset)
     if options.json:
         sys.stdout.write(json.dumps(found.as_json()) + "\n")
     else:
@@ -107,9 +113,10 @@ def _import(
     options: argparse.Namespace, recipe: ZegclipRecipe, data: ZeroShotSet, segmenter: Segmenter, command: str
 ) -> TrainingResult:
     """Make an adapter folder of a checkpoint of the authors, without any training."""
+    refuse_to_overwrite(options.output_dir)
     adapter = recipe.released(options.released, data.seen_words, segmenter)
     about = {"recipe": recipe.name, "released": options.released.name, "command": command, "unseen": data.unseen_labels,
-             "labels": [data.labels[k] for k in data.seen]}  # fmt: skip
+             "labels": [data.labels[k] for k in data.seen], **recipe.settings()}  # fmt: skip
     save_adapter_folder(options.output_dir, adapter, segmenter, about)
     parameters = sum(one.numel() for one in adapter.network.parameters())
     return TrainingResult(recipe.title, 0, 0.0, parameters, None, str(options.output_dir))

@@ -105,9 +105,10 @@ class TrainingRun:
         settings: Mapping[str, Any] | None = None, resume: bool = False,
     ) -> None:  # fmt: skip
         self._recipe, self._data, self._segmenter, self._folder = recipe, data, segmenter, folder
-        _check_place(folder)
-        if not resume:
-            _refuse_to_overwrite(folder)
+        if resume:
+            _check_place(folder)
+        else:
+            refuse_to_overwrite(folder)
         stored = _read_checkpoint(folder) if resume else None
         words, samples = training_set(data, recipe.hidden)
         if not samples:
@@ -236,7 +237,14 @@ def _check_place(folder: Path) -> None:
         raise EnvironmentBroken(f"folder {folder}", problem, "Name another --output-dir.")
 
 
-def _refuse_to_overwrite(folder: Path) -> None:
+def refuse_to_overwrite(folder: Path) -> None:
+    """Refuse a folder that nothing may be begun in.
+
+    Raises:
+        EnvironmentBroken: it cannot be made, or written to.
+        LearningError: it holds a training.
+    """
+    _check_place(folder)
     if (folder / CHECKPOINT).exists():
         problem = "holds a training already"
         raise LearningError(f"folder {folder}", problem, "Go on with --resume, or name another --output-dir.")

@@ -27,7 +27,7 @@ class NetworkCount:
         recipe, preset: which network.
         labels: scored in the window.
         pixels: of the side of the window.
-        parameters: how many numbers are trained, or held to be counted.
+        parameters: how many numbers are trained or, though no mask depends on them, held, as the paper counts them.
         live_parameters: those of them that masks depend on.
         gmacs: billions of multiplications with additions of one window, the text tower not counted.
     """
@@ -45,12 +45,11 @@ class NetworkCount:
         return {**asdict(self), "gmacs": round(self.gmacs, 1)}
 
 
-def count_zegclip(preset: str, *, counting: bool = False) -> NetworkCount:
+def count_zegclip(preset: str) -> NetworkCount:
     """Count the network of a preset of the paper, on the ViT-B/16 of CLIP.
 
     Args:
         preset: voc or coco.
-        counting: whether weights that no mask depends on count, as the paper counts them.
 
     Raises:
         LearningError: there is no such preset.
@@ -58,9 +57,9 @@ def count_zegclip(preset: str, *, counting: bool = False) -> NetworkCount:
     if preset not in ZEGCLIP_PRESETS:
         known = ", ".join(ZEGCLIP_PRESETS)
         raise LearningError(f"preset {preset!r}", "is of no fixed size to count", f"Choose one of {known}.")
-    networks = {held: _network(preset, counting=held) for held in {False, counting}}
-    parameters, live = _trained(networks[counting]), _trained(networks[False])
-    network, labels = networks[counting].requires_grad_(False), PAPER_LABELS[preset]
+    network, labels = _network(preset, counting=True), PAPER_LABELS[preset]
+    parameters, live = _trained(network), _trained(_network(preset, counting=False))
+    network.requires_grad_(False)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
         network.eval()(torch.zeros(1, 3, PAPER_SIDE, PAPER_SIDE), torch.zeros(labels, network.width))
     operations = counter.get_total_flops()

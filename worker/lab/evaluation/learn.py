@@ -36,6 +36,7 @@ from worker.segmentation.segmenter import Segmenter
 
 MEANING = "photographs annotated, learned from, and others pre-annotated: does learning pay?"
 _COUNTS = [1, 3, 5, 9]
+_ORDERS = 10
 _SHOWN = 6  # photographs of the contact sheet
 
 
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--recipe", default="quick", choices=tuple(RECIPES), help="what learns (default: %(default)s)")
     parser.add_argument("--order", default="random", choices=("active", "random"), help="in which photographs are "
                         "annotated: least certain first, or at random (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--orders", type=int, default=10, help="random orders (default: %(default)s)")
+    parser.add_argument("--orders", type=int, default=_ORDERS, help="random orders (default: %(default)s)")
     parser.add_argument("--no-gate", action="store_true", help="do not ask the gate, which learns three times more")
     parser.add_argument("--without", nargs="+", default=[], choices=(*PARTS, "shape"),
                         help="parts left out, to see what they are worth")  # fmt: skip
@@ -70,12 +71,15 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     wanted = options.counts or _COUNTS if options.shots is None else [options.shots]
     if min(wanted) < 1 or options.orders < 1 or min(options.size or [1]) < 1:
         raise SettingsError("--counts, --shots, --orders and --size", "must be at least 1", "Give positive numbers.")
+    recipe = recipe_named(options.recipe, without=[part for part in options.without if part != "shape"])
+    one_round = isinstance(recipe, DenseRecipe) and not (options.counts or options.shots or options.instances)
+    if one_round:
+        _check_one_round(options)
     photographs = read_labelled_set(options.photos, [options.learn, options.test], options.size and tuple(options.size))
     segmenter = Segmenter(Encoder.from_settings(settings))
     outlines = "shape" not in options.without
     loop = LearningLoop(segmenter, photographs, learn=options.learn, test=options.test, outlines=outlines)
-    recipe = recipe_named(options.recipe, without=[part for part in options.without if part != "shape"])
-    if isinstance(recipe, DenseRecipe) and not (options.counts or options.shots or options.instances):
+    if one_round:
         found = learn_beside_quick(loop, recipe, segmenter)
         sys.stdout.write(json.dumps(found) + "\n" if options.json else beside_quick_table(found))
         return 0
@@ -98,6 +102,15 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if options.output_dir:
         write(options.output_dir, summary, refits, loop)
     return 0
+
+
+def _check_one_round(options: argparse.Namespace) -> None:
+    given = {"--output-dir": options.output_dir, "--no-gate": options.no_gate, "--order": options.order == "active",
+             "--orders": options.orders != _ORDERS}  # fmt: skip
+    unused = [option for option, is_given in given.items() if is_given]
+    if unused:
+        problem = f"recipe {options.recipe} learns beside quick in one round, from all photographs, through the gate"
+        raise SettingsError(unused[0], problem, "Leave it away, or give --counts for a learning curve.")
 
 
 def _run_instances(

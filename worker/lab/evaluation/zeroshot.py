@@ -23,6 +23,7 @@ from worker.lab.dense_data import PAIRS, SCENES, WORDS, LabelledImage, ZeroShotS
 from worker.lab.metrics import boundary_f, masks_boundary_f
 from worker.learning.adapter_files import load_adapter_folder, read_adapter_record
 from worker.learning.corrections.class_maps import with_background
+from worker.learning.recipes.dense.zegclip_adapter import ZegclipAdapter
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import Head, ImageScores, head_scores
@@ -287,7 +288,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                                        disable=not console.is_terminal),
     )  # fmt: skip
     summary = as_json(found, data)
-    leaked = options.adapter is not None and bool(read_adapter_record(options.adapter).training.get("leaked"))
+    leaked = isinstance(head, ZegclipAdapter) and head.leaked
     adapter = f"{options.adapter or ''}{' (leaked)' if leaked else ''}"
     summary |= {"model": settings.model, "adapter": adapter, "inference": options.inference}
     sys.stdout.write(json.dumps(summary) + "\n" if options.json else table(summary))

@@ -232,25 +232,30 @@ def harmonise(features: Tensor, guide: Tensor, tiling: Tiling) -> Tensor:
     Returns:
         (h, w, D) float32.
     """
-    return harmonise_scores(features, features, tiling, guide=guide)
+    return _harmonised(features, features, guide, tiling, tolerance=_TOLERANCE)
 
 
-def harmonise_scores(scores: Tensor, features: Tensor, tiling: Tiling, *, guide: Tensor | None = None) -> Tensor:
+def harmonise_scores(scores: Tensor, features: Tensor, tiling: Tiling) -> Tensor:
     """Smooth what windows say about patches, as `harmonise` does, by how much their features disagree.
+
+    Every channel takes the same number of steps, whatever the others are: a channel more changes none of them.
 
     Args:
         scores: (h, w, C) float32 average over the windows of anything about patches.
         features: (h, w, D) float32 average of unit features, from `average_windows`.
         tiling: where the windows lie.
-        guide: (h, w, P) float32 whose cosines give the edges; None = the features.
 
     Returns:
         (h, w, C) float32.
     """
+    return _harmonised(scores, features, features, tiling, tolerance=0.0)
+
+
+def _harmonised(scores: Tensor, features: Tensor, guide: Tensor, tiling: Tiling, *, tolerance: float) -> Tensor:
+    """See `harmonise`; `tolerance` is that of `conjugate_gradients`."""
     smoothness = _SMOOTHNESS * disagreement(features, tiling)
     if smoothness == 0:
         return scores
-    guide = features if guide is None else guide
     centred = guide.float() - guide.float().mean(dim=(0, 1))
     edges = _edge_matrix(F.normalize(centred, dim=-1), _dominant_windows(tiling, features).flatten())
     degree = torch.sparse.mm(edges, scores.new_ones(edges.shape[1], 1))[:, 0]
@@ -261,7 +266,7 @@ def harmonise_scores(scores: Tensor, features: Tensor, tiling: Tiling, *, guide:
         return product
 
     solved = conjugate_gradients(
-        system, flat, flat, 1 + smoothness * degree, iterations=_ITERATIONS, tolerance=_TOLERANCE
+        system, flat, flat, 1 + smoothness * degree, iterations=_ITERATIONS, tolerance=tolerance
     )
     return solved.T.reshape(scores.shape)
 

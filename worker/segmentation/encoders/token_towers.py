@@ -122,6 +122,10 @@ def token_tower(tower: Tower, *, grid_as_released: int = 0) -> TokenTower:
         return NativeTokens(module, grid_as_released=grid_as_released)
     if isinstance(module, VisionTransformer) and module.cls_token is not None:
         return TimmTokens(module)
+    if isinstance(getattr(module, "trunk", None), VisionTransformer):
+        problem = "a ViT of timm inside a model of open_clip is not read token by token"
+        remedy = "Name a ViT of timm by --tower NAME or NAME:FILE, or choose a model whose ViT is open_clip's own."
+        raise ModelUnavailable(f"tower {tower.config.name}", problem, remedy)
     kind = type(getattr(module, "trunk", module)).__name__
     raise ModelUnavailable(f"tower {tower.config.name}", f"a {kind} is no plain ViT with a class token", _REMEDY)
 

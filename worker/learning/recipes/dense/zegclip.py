@@ -33,6 +33,9 @@ class ZegclipNetwork(DenseNetwork):
         tower: a ViT with a class token.
         width: D of the label vectors.
 
+    Attributes:
+        pseudo_labelled: whether training has given it pseudo-labels; its trainer says so, and no state holds it.
+
     Raises:
         ModelUnavailable: the tower is no ViT with a class token.
     """
@@ -44,6 +47,7 @@ class ZegclipNetwork(DenseNetwork):
             tower = tower.normalised_by(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         super().__init__(preset, tower, width)
         self.shares_maps = False  # prompts change what the tower sees
+        self.pseudo_labelled = False
         self._tokens = tokens = token_tower(self.tower, grid_as_released=preset.released_grid)
         self.prompts = None
         if preset.prompts:

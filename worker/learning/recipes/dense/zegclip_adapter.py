@@ -23,7 +23,8 @@ LOWERED = 0.1
 """What is taken from the probabilities of labels whose masks training showed."""
 
 _MOST_SCORES = 32_000_000  # of labels, heads and cells held at once, 128 MB
-_LEAST = 0.01  # probability beyond which a logit goes on straight
+_LEAST = 1e-4  # probabilities nearer than this to 0 or 1 are taken for this near
+_SLOPE = 10.0  # of what goes on beyond, so that even there a larger number has a larger logit
 
 _Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -35,7 +36,7 @@ class ZegclipAdapter(DenseAdapter):
     Attributes:
         network: trained, in evaluation mode.
         seen: texts of the labels whose masks training showed, the background among them.
-        lowered: taken from their probabilities in every window, so that unseen labels are not drowned out.
+        lowered: taken from their probabilities, so that unseen labels are not drowned out; see `posterior_logits`.
         leaked: whether training was told which pixels show unseen labels.
     """
 
@@ -56,6 +57,14 @@ class ZegclipAdapter(DenseAdapter):
         common = {field.name: getattr(adapter, field.name) for field in fields(DenseAdapter)}
         return cls(**common, seen=seen, lowered=lowered, leaked=leaked)
 
+    def has_seen(self, texts: Sequence[str]) -> bool:
+        """Whether training showed masks of a label: one of its texts is enough, so that a synonym more changes nothing.
+
+        Args:
+            texts: its words.
+        """
+        return not {text for known in self.seen for text in known}.isdisjoint(texts)
+
     def state(self) -> AdapterState:
         """See `worker.learning.interfaces.Adapter`."""
         state = super().state()
@@ -64,18 +73,18 @@ class ZegclipAdapter(DenseAdapter):
 
     def _label_logits(self, image: NDArray[np.uint8], labels: Tensor, names: Sequence[tuple[str, ...]]) -> Tensor:
         exclusive, tower = self.network.preset.exclusive, self.network.tower
-        offsets = torch.tensor([self.lowered if name in self.seen else 0.0 for name in names], device=tower.device)
+        seen = torch.tensor([self.has_seen(texts) for texts in names], device=tower.device)
 
         def look(pixels: Tensor) -> tuple[Tensor, Tensor]:
             found = self._see(pixels)
             scores = probabilities(self._logits(found, labels)[0].float(), exclusive=exclusive)
-            return scores - offsets[:, None, None], F.normalize(found.embedding[0].float(), dim=0)
+            return scores, F.normalize(found.embedding[0].float(), dim=0)
 
         whole = replace(self.inference, window=0)
         scores = average_views(
             image, whole, tower.multiple, lambda pixels: window_scores(pixels, self.inference, tower.multiple, look)
         )
-        return posterior_logits(scores, exclusive=exclusive)
+        return posterior_logits(scores, exclusive=exclusive, seen=seen, lowered=self.lowered)
 
     def _logits(self, features: PixelFeatures, labels: Tensor) -> Tensor:
         """See `DenseAdapter`; labels never see each other, so that of very many some at a time are scored."""
@@ -89,21 +98,36 @@ def probabilities(logits: Tensor, *, exclusive: bool) -> Tensor:
     return logits.softmax(dim=0) if exclusive else logits.sigmoid()
 
 
-def posterior_logits(scores: Tensor, *, exclusive: bool) -> Tensor:
+def posterior_logits(
+    scores: Tensor, *, exclusive: bool, seen: Tensor | None = None, lowered: float = 0.0
+) -> Tensor:
     """Turn probabilities of labels into logits whose softmax is their posterior.
 
     Of labels that are there or not each by itself, given that a cell has exactly one, the posterior of each is
-    proportional to its odds, so the logits are those of the sigmoids; of exclusive labels they are logarithms. A
-    probability that was lowered may be below 0: from 1 % on and from 99 % on the curve goes on straight, so that any
-    number has a logit, and a larger one a larger logit.
+    proportional to its odds, so the logits are those of the sigmoids; of exclusive labels they are logarithms.
+
+    Seen labels are lowered together, so that the posterior among themselves stays what it is: in every cell by as many
+    logits as put the likeliest of them where its lowered probability would be. The likeliest label of all is then that
+    of the lowered probabilities, as in the paper.
 
     Args:
-        scores: (T, ...) float32.
+        scores: (T, ...) float32 probabilities; a little beyond 0 and 1 is allowed.
         exclusive: whether they come from one softmax.
+        seen: (T,) bool, labels to lower; None = none.
+        lowered: what is taken from the probabilities of these.
     """
+    logits = _logits_of(scores, exclusive=exclusive)
+    if seen is None or not lowered or not bool(seen.any()):
+        return logits
+    best = scores[seen].amax(dim=0)
+    shift = _logits_of(best, exclusive=exclusive) - _logits_of(best - lowered, exclusive=exclusive)
+    return torch.where(seen.reshape(-1, *(1,) * best.dim()), logits - shift, logits)
+
+
+def _logits_of(scores: Tensor, *, exclusive: bool) -> Tensor:
+    """Logit or logarithm of any numbers, rising everywhere."""
     kept = scores.clamp(_LEAST, 1 if exclusive else 1 - _LEAST)
-    slope = 1 / kept if exclusive else 1 / (kept * (1 - kept))
-    return (kept.log() if exclusive else kept.logit()) + slope * (scores - kept)
+    return (kept.log() if exclusive else kept.logit()) + _SLOPE * (scores - kept)
 
 
 def window_scores(pixels: Tensor, inference: Inference, multiple: int, look: _Look) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from worker.learning.recipes.dense.batches import HIDDEN
 from worker.learning.recipes.dense.lseg import cross_entropy
@@ -56,12 +57,22 @@ class ZegclipLoss:
         if self.exclusive:
             align = cross_entropy(logits, truth)
             return {"align": align, "total": align}
-        targets = torch.stack([truth == row for row in range(logits.shape[1])], dim=1).float()  # (B, T, H, W)
-        judged = torch.ones_like(truth, dtype=torch.bool) if self.as_released else truth != VOID
-        masks = targets.flatten(2).amax(dim=2).sum().clamp_min(1)
-        focal = focal_loss(logits, targets, judged) / masks
-        dice = dice_loss(logits, targets, judged) / masks
+        # One image at a time, computed again for its gradient: the inner values of many labels would fill the memory.
+        each = [
+            checkpoint(self._of_image, *one, use_reentrant=False, preserve_rng_state=False)
+            for one in zip(torch.split(logits, 1), torch.split(truth, 1), strict=True)
+        ]
+        focal, dice, masks = torch.stack(each).sum(dim=0)
+        focal, dice = focal / masks.clamp_min(1), dice / masks.clamp_min(1)
         return {"focal": focal, "dice": dice, "total": self.focal * focal + dice}
+
+    def _of_image(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """(3,): focal and dice of (1, T, H, W) logits and (1, H, W) truth, and how many labels it shows."""
+        rows = torch.arange(logits.shape[1], device=truth.device).reshape(1, -1, 1, 1)
+        targets = (truth[:, None] == rows).float()  # (1, T, H, W)
+        judged = torch.ones_like(truth, dtype=torch.bool) if self.as_released else truth != VOID
+        masks = targets.flatten(2).amax(dim=2).sum()
+        return torch.stack([focal_loss(logits, targets, judged), dice_loss(logits, targets, judged), masks])
 
 
 def focal_loss(logits: Tensor, targets: Tensor, judged: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, LabelVectors
 from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput
 from worker.learning.recipes.dense.presets import NetworkPreset
 from worker.learning.recipes.dense.recipe import DenseRecipe, Hidden
-from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, rate_factor
+from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig, rate_factor
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.learning.recipes.dense.zegclip_adapter import LOWERED, ZegclipAdapter
 from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss
@@ -92,9 +92,14 @@ class ZegclipRecipe(DenseRecipe):
         """See `DenseRecipe`."""
         return {"transductive": self.transductive, "leaked": self.leaked, "as_released": self.as_released}
 
-    def loss(self) -> DenseLoss:
+    def loss(self) -> ZegclipLoss:
         """See `DenseRecipe`; without pseudo-labels."""
-        return ZegclipLoss(exclusive=NON_EXCLUSIVE in self.without, as_released=self.as_released)
+        return self._loss_of()
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one softmax over all labels takes the place of a sigmoid for each, in the network and in the loss."""
+        return NON_EXCLUSIVE in self.without or bool(self.changes.get("exclusive", False))
 
     def build(self, words: Words, segmenter: Segmenter) -> tuple[DenseNetwork, LabelVectors]:
         """See `DenseRecipe`.
@@ -123,13 +128,13 @@ class ZegclipRecipe(DenseRecipe):
         return super().build(words, segmenter)
 
     def adapter(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> ZegclipAdapter:
-        """See `DenseRecipe`. Nothing is blended; with names of unseen labels, seen ones need no lowering."""
+        """See `DenseRecipe`. Nothing is blended; once pseudo-labels were given, seen labels need no lowering."""
         found = super().adapter(network, labels, segmenter)
         seen = (*(texts for texts in labels.words if texts not in self.unseen), BACKGROUND_TEXTS)
-        lowered = 0.0 if self.transductive else LOWERED
-        whole = ZegclipAdapter.of(replace(found, strength=1.0), seen=seen, lowered=lowered, leaked=self.leaked)
-        preset = whole.network.preset
-        return replace(whole, inference=replace(found.inference, window=preset.window, overlap=preset.overlap))
+        whole = ZegclipAdapter.of(replace(found, strength=1.0), seen=seen, lowered=LOWERED, leaked=self.leaked)
+        preset, lowered = whole.network.preset, 0.0 if whole.network.pseudo_labelled else LOWERED
+        inference = replace(found.inference, window=preset.window, overlap=preset.overlap)
+        return replace(whole, inference=inference, lowered=lowered)
 
     def released(self, path: Path, seen: Words, segmenter: Segmenter) -> ZegclipAdapter:
         """Make an adapter of a checkpoint of the authors, on the model it was trained on.
@@ -151,7 +156,7 @@ class ZegclipRecipe(DenseRecipe):
         found.check(network.tower.module, vectors.shape[1])
         found.load_into(network)
         adapter = self.adapter(network, LabelVectors(seen, vectors, readable), segmenter)
-        return replace(adapter, seen=seen, learned={})
+        return replace(adapter, seen=seen, learned={}, lowered=0.0 if self.transductive else LOWERED)
 
     def _loaded(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor], segmenter: Segmenter) -> ZegclipAdapter:
         seen = tuple(tuple(str(text) for text in texts) for texts in about["seen"])
@@ -163,14 +168,15 @@ class ZegclipRecipe(DenseRecipe):
         if not isinstance(preset, ZegclipPreset):
             raise TypeError(f"preset must be ZegCLIP's, got {type(preset).__name__}")
         prompts = 0 if PROMPTS in self.without else preset.prompts
-        exclusive = preset.exclusive or NON_EXCLUSIVE in self.without
         descriptor = preset.descriptor and DESCRIPTOR not in self.without
-        return replace(preset, prompts=prompts, exclusive=exclusive, descriptor=descriptor)
+        return replace(preset, prompts=prompts, exclusive=self.exclusive, descriptor=descriptor)
+
+    def _loss_of(self, unseen: tuple[int, ...] = ()) -> ZegclipLoss:
+        return ZegclipLoss(exclusive=self.exclusive, as_released=self.as_released, unseen=unseen)
 
     def _trainer(self, network: DenseNetwork, labels: LabelVectors, config: TrainingConfig) -> DenseTrainer:
         rows = tuple(row for row, texts in enumerate(labels.words) if texts in self.unseen)
-        loss = ZegclipLoss(exclusive=NON_EXCLUSIVE in self.without, as_released=self.as_released, unseen=rows)
-        return ZegclipTrainer(network, labels, loss, config, seed=self.seed)
+        return ZegclipTrainer(network, labels, self._loss_of(rows), config, seed=self.seed)
 
 
 class ZegclipTrainer(DenseTrainer):
@@ -194,7 +200,18 @@ class ZegclipTrainer(DenseTrainer):
         """See `DenseTrainer`."""
         if self.gives_pseudo_labels and self.steps_done == self._half:
             self._optimizer.state.clear()
-        return super().step(pixels, truth)
+        terms = super().step(pixels, truth)
+        self._tell_network()
+        return terms
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `DenseTrainer`."""
+        super().restore(state)
+        self._tell_network()
+
+    def _tell_network(self) -> None:
+        if isinstance(self.network, ZegclipNetwork):
+            self.network.pseudo_labelled = bool(self._own_loss.unseen) and self.steps_done > self._half
 
     def _rate_factor(self) -> float:
         if not self._own_loss.unseen:
