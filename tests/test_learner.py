@@ -417,7 +417,7 @@ def test_an_image_host_that_is_gone_for_good_does_not_hold_up_learning(
     assert told.startswith("promoted at strength 1: better; 1 annotated image left out"), told
     assert "image of task 2: was answered with HTTP 503" in told
     assert list(house.attempt.missing) == ["2"]
-    assert "from 2 images, 1 left out (image of task 2: was answered with HTTP 503" in str(
+    assert "from 2 tasks, 1 left out (image of task 2: was answered with HTTP 503" in str(
         render(house.folder, "").caption
     )
     house.reads.clear()
@@ -464,7 +464,7 @@ def test_a_broken_image_beside_others_of_its_task_does_not_have_everything_read_
     with monkeypatch.context() as patch:
         patch.setattr(learner, "_PATIENCE_S", 0.0)
         assert "2 annotated images left out" in house.look().detail
-    assert "from 2 images, 2 left out" in str(render(house.folder, "").caption)
+    assert "from 2 tasks, 2 left out" in str(render(house.folder, "").caption)
     house.mark = replace(house.mark, changed=0)
     house.reads.clear()
     for _ in range(3):
@@ -504,7 +504,7 @@ def test_malformed_annotations_are_named_and_hold_up_nothing(house: LearningHous
     assert (told.state, told.detail) == ("idle", f"promoted at strength 1: better; {named}")
     assert list(house.attempt.left_out) == ["2", "4"]
     assert house.attempt.missing == {}, "they are not tried again every hour"
-    assert "from 2 images, 2 left out (task 2: item 1" in str(render(house.folder, "").caption)
+    assert "from 2 tasks, 2 left out (task 2: item 1" in str(render(house.folder, "").caption)
     house.reads.clear()
     assert house.look().detail == f"nothing is new; {named}"
     assert house.reads == []

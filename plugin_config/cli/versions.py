@@ -95,7 +95,7 @@ def _caption(pointer: Pointer, trouble: str) -> Text:
         images = f"{max(0, attempt.tasks - len(unread))} tasks"
         left_out = [*attempt.missing.values(), *attempt.left_out.values()]
         if left_out:
-            images += f", {len(left_out)} {'image' if len(left_out) == 1 else 'images'} left out ({left_out[0]})"
+            images += f", {len(left_out)} left out ({left_out[0]})"
         lines.append(f"Last learned at {attempt.at} from {images}: {attempt.verdict.reason}")
         lines += _acceptance(attempt)
     lines += [f"{found.source}, at {found.at}: {found.verdict.reason}" for found in pointer.contenders.values()]
