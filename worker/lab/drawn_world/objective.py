@@ -22,7 +22,7 @@ Clip = Any
 """An `open_clip.CLIP`; open_clip ships no types."""
 
 HARD_NEGATIVE = 3.0
-IMAGE_SHARE, PROBE_SHARE = 0.1, 0.3
+IMAGE_SHARE, PROBE_SHARE, TOKENS_SHARE = 0.1, 0.3, 0.5
 # Colour, texture, shape, at the end of the shipped run; earlier they were larger, see docs/research/builtin.md.
 KIND_WEIGHTS = (0.1, 0.5, 0.15)
 SURE_SHARE = 0.6
@@ -79,11 +79,14 @@ class SeenImages:
         middle: (B, P, C) float32 features of the patches halfway up the tower.
         patches: (B, P, D) float32 features of unit length, as `dense_features` gives them.
         whole: (B, D) float32 features of unit length of whole images, as `encode_image` gives them; None = not asked.
+        tokens: (B, P, D) float32 of unit length, a ViT's patch tokens after its last block as it is, which is what
+            networks read that put tokens of their own into it; None of a ResNet.
     """
 
     middle: Tensor
     patches: Tensor
     whole: Tensor | None
+    tokens: Tensor | None = None
 
 
 def see(model: Clip, pixels: Tensor, *, whole: bool) -> SeenImages:
@@ -91,11 +94,10 @@ def see(model: Clip, pixels: Tensor, *, whole: bool) -> SeenImages:
     visual = model.visual
     if has_class_token(visual):
         depth = len(visual.transformer.resblocks)
-        collected = dict.fromkeys({depth // 2, depth - 1} if whole else {depth // 2}, pixels)
+        collected = dict.fromkeys((depth // 2, depth - 1), pixels)
         patches = F.normalize(token_features(visual, pixels, collected=collected)[:, 1:], dim=-1)
-        pooled = visual.ln_post(collected[depth - 1][:, 0]) @ visual.proj if whole else None
-        unit = None if pooled is None else F.normalize(pooled, dim=-1)
-        return SeenImages(collected[depth // 2][:, 1:], patches, unit)
+        tokens = F.normalize(visual.ln_post(collected[depth - 1]) @ visual.proj, dim=-1)
+        return SeenImages(collected[depth // 2][:, 1:], patches, tokens[:, 0] if whole else None, tokens[:, 1:])
     middle = middle_stage(visual, pixels.to(memory_format=torch.channels_last))
     places = dilated_stages(visual, middle)
     unit = picture_features(model, places) if whole else None
@@ -224,12 +226,19 @@ def batch_loss(
     texts = encode_texts(model, torch.from_numpy(batch.tokens))
     seen = see(model, pixels, whole=with_image)
     scale = model.logit_scale.exp()
-    logits = scale * (seen.patches @ texts.T) + model.logit_bias  # (B, P, T)
-    dense = dense_loss(logits, shares, truth)
-    words = attribute_loss(logits, shares, attributes)
+
+    def compared(patches: Tensor) -> tuple[Tensor, Tensor]:
+        logits = scale * (patches @ texts.T) + model.logit_bias  # (B, P, T)
+        return dense_loss(logits, shares, truth), attribute_loss(logits, shares, attributes)
+
+    dense, words = compared(seen.patches)
     probed = probe_loss(probe(seen.middle), shares, attributes)
     loss = 3 * dense + words + PROBE_SHARE * probed
     parts = {"dense": dense.item(), "words": words.item(), "probe": probed.item()}
+    if seen.tokens is not None:
+        token_dense, token_words = compared(seen.tokens)
+        loss = loss + TOKENS_SHARE * (3 * token_dense + token_words)
+        parts["tokens"] = token_words.item()
     if seen.whole is not None:
         scores = scale * (seen.whole @ texts.T) + model.logit_bias  # (B, T)
         image = image_loss(scores, shares, truth)

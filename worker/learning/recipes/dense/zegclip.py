@@ -14,7 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput, PixelFeatures
-from worker.learning.recipes.dense.zegclip_decoder import DeepPrompts, TextPatchDecoder, start_narrow
+from worker.learning.recipes.dense.zegclip_decoder import DeepPrompts, TextPatchDecoder, start_as_cosines, start_narrow
 from worker.learning.recipes.dense.zegclip_presets import ZegclipPreset
 from worker.segmentation.encoders.token_towers import token_tower
 from worker.segmentation.encoders.towers import Tower, TowerMaps, for_autograd
@@ -59,6 +59,10 @@ class ZegclipNetwork(DenseNetwork):
         self.query.apply(start_narrow)
         heads = gcd(preset.heads, width)
         self.decoder = TextPatchDecoder(width, layers=preset.layers, heads=heads, counting=preset.counting)
+
+    def start_as_cosines(self, labels: Tensor, *, scale: float, bias: float) -> None:
+        """See `zegclip_decoder.start_as_cosines`."""
+        start_as_cosines(self.query, self.decoder, F.normalize(labels.detach().float(), dim=1), scale=scale, bias=bias)
 
     def encode(self, pixels: Tensor) -> PixelFeatures:
         """See `DenseNetwork`. Also (B, D) class tokens."""

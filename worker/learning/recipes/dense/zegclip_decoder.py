@@ -15,6 +15,7 @@ from torch import Tensor, nn
 _DROPOUT = 0.1
 _WIDENING = 4  # of the feed-forward part
 _SPREAD, _AT_WIDTH = 0.02, 512  # standard deviation of the weights at the start, in the paper's width
+_KEY_BIAS = 10.0  # keys of patches are 1 long: what these say in the direction of the bias is little beside it
 
 
 class TextPatchDecoder(nn.Module):
@@ -25,10 +26,14 @@ class TextPatchDecoder(nn.Module):
         layers: how many.
         heads: of each.
         counting: whether weights are held that no mask depends on.
+
+    Attributes:
+        heads: as given.
     """
 
     def __init__(self, width: int, *, layers: int, heads: int, counting: bool = False) -> None:
         super().__init__()
+        self.heads = heads
         self.layers = nn.ModuleList(
             DecoderLayer(width, heads, updates=number < layers - 1, counting=counting) for number in range(layers)
         )
@@ -87,6 +92,34 @@ def start_narrow(module: nn.Module) -> None:
         width = min(module.in_features, module.out_features)
         nn.init.trunc_normal_(module.weight, std=_SPREAD * (_AT_WIDTH / width) ** 0.5)
         nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def start_as_cosines(query: nn.Linear, decoder: TextPatchDecoder, labels: Tensor, *, scale: float, bias: float) -> None:
+    """Start where the mask of a label is `scale` times the cosine of patch and label vector, plus `bias`.
+
+    That is what the model says untrained. From the paper's start, where all masks are alike, it takes thousands of
+    steps until they differ at all.
+
+    Args:
+        query: makes a query of what ends with a label's vector.
+        decoder: whose masks are meant.
+        labels: (T, D) unit vectors of some labels; the bias lies where they have least to say.
+        scale: above 0.
+        bias: of all masks.
+    """
+    width, last = query.out_features, decoder.layers[-1]
+    query.weight[:, -width:].copy_(torch.eye(width))
+    for layer in decoder.layers[:-1]:  # what these add to a query is learned from 0 on
+        nn.init.zeros_(layer.out.weight)
+        nn.init.zeros_(layer.narrow.weight)
+    spread = decoder.heads * (width / decoder.heads) ** 0.5  # what a product of query and key is divided by
+    gain = (scale * spread / width**0.5) ** 0.5  # a query has the length of the root of the width
+    silent = torch.linalg.svd(labels.cpu().double(), full_matrices=True).Vh[-1].to(query.weight)  # (D,)
+    far = _KEY_BIAS * gain
+    for part, length in ((last.query, bias * spread / far), (last.key, far)):
+        part.weight.copy_(gain * torch.eye(width))
+        part.bias.copy_(length * silent)
 
 
 class DeepPrompts(nn.Module):

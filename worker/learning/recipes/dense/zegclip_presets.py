@@ -22,6 +22,8 @@ class ZegclipPreset:
         heads: of its attention; a divisor of them where the width of the label vectors asks for it.
         exclusive: whether one softmax over all labels takes the place of a sigmoid for each.
         counting: whether weights are held that no mask depends on, as in the authors' code.
+        aligned: whether its masks start as what the model says untrained; see `zegclip_decoder.start_as_cosines`. The
+            paper's start near 0.
         trains_tower: whether the tower's weights are trained too.
         fine: see `presets.Preset`; masks of a ViT are coarse.
         short_side: pixels of the short side at which images enter; 0 = as they enter the loaded model.
@@ -38,6 +40,7 @@ class ZegclipPreset:
     heads: int = 8
     exclusive: bool = False
     counting: bool = False
+    aligned: bool = False
     trains_tower: bool = False
     fine: bool = False
     short_side: int = 0
@@ -67,7 +70,7 @@ def small_zegclip(encoder: Encoder, tower: str = ENCODER) -> ZegclipPreset:
         encoder: the loaded model.
         tower: name of the tower, as `TowerConfig` has it.
     """
-    return ZegclipPreset(TowerConfig(tower))
+    return ZegclipPreset(TowerConfig(tower), aligned=True)
 
 
 def zegclip_preset_from_json(stored: Mapping[str, Any]) -> ZegclipPreset:

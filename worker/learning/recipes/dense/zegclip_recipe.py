@@ -14,7 +14,7 @@ from worker.learning.interfaces import Words
 from worker.learning.recipes.dense.batches import CropConfig
 from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, LabelVectors
 from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput
-from worker.learning.recipes.dense.presets import NetworkPreset
+from worker.learning.recipes.dense.presets import SMALL, NetworkPreset
 from worker.learning.recipes.dense.recipe import DenseRecipe, Hidden
 from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig, rate_factor
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
@@ -36,6 +36,7 @@ _PAPER_TRAINING = TrainingConfig(
     steps=20_000, batch=16, crop=CropConfig(PAPER_SIDE, (0.5, 2.0)), optimizer="adamw", rate=2e-4, tower_share=1.0,
     weight_decay=0.01, warmup=1500,
 )  # fmt: skip
+_MOST_SCALE = 30.0  # of a model trained with a softmax: its sigmoids would start at 0 and 1
 PROMPTS, NON_EXCLUSIVE, DESCRIPTOR = "prompts", "non_exclusive", "descriptor"
 """The paper's three designs; each may be left out."""
 
@@ -60,7 +61,7 @@ class ZegclipRecipe(DenseRecipe):
     parts: ClassVar[tuple[str, ...]] = (PROMPTS, NON_EXCLUSIVE, DESCRIPTOR)
     presets: ClassVar[Mapping[str, NetworkPreset]] = ZEGCLIP_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = {
-        "voc": _PAPER_TRAINING, "coco": replace(_PAPER_TRAINING, steps=80_000),
+        SMALL: TrainingConfig(rate=5e-4), "voc": _PAPER_TRAINING, "coco": replace(_PAPER_TRAINING, steps=80_000),
     }  # fmt: skip
     small: ClassVar[Callable[[Encoder, str], NetworkPreset]] = small_zegclip
     network_of: ClassVar[Callable[[Any, Any, int], DenseNetwork]] = ZegclipNetwork
@@ -125,7 +126,11 @@ class ZegclipRecipe(DenseRecipe):
         if self.unseen and not self.transductive:
             remedy = "Give --transductive, or leave their names away: any label has masks once it is trained."
             raise LearningError("recipe zegclip", "is given names of unseen labels that it has no use for", remedy)
-        return super().build(words, segmenter)
+        network, labels = super().build(words, segmenter)
+        if isinstance(network, ZegclipNetwork) and network.preset.aligned:
+            scale, bias = segmenter.encoder.logit_scale, segmenter.encoder.logit_bias
+            network.start_as_cosines(labels(), scale=min(scale, _MOST_SCALE), bias=bias or 0.0)
+        return network, labels
 
     def adapter(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> ZegclipAdapter:
         """See `DenseRecipe`. Nothing is blended; once pseudo-labels were given, seen labels need no lowering."""
