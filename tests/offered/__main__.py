@@ -34,10 +34,10 @@ from tests.offered.drawn_round import (
     wait_learner,
 )
 from tests.offered.learned import LEARNER, learn_beside_quick
-from worker.lab.dense_data import drawn_set
+from worker.lab.dense_data import PAIRS, WORDS, drawn_set
 
 _RESULTS = ROOT / "docs" / "results"
-_ADDED = "heart"  # never trained with, and not among the labels at first
+_ADDED = {WORDS: "heart", PAIRS: "orange striped shape"}  # never trained with, and not among the labels at first
 _WORKER = "worker-1"
 
 
@@ -53,6 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.offered", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="lseg", help="that is trained (default: %(default)s)")
     parser.add_argument("--model", default="builtin", help="as the MODEL setting (default: %(default)s)")
+    parser.add_argument("--data", default=WORDS, choices=tuple(_ADDED), help="drawn scenes (default: %(default)s)")
     parser.add_argument("--by-learner", action="store_true", help="ZEROMASK_RECIPE trains it, instead of `zeromask "
                         "train` and `zeromask offer`")  # fmt: skip
     parser.add_argument("--corrected", type=int, default=48, help="tasks that are corrected (default: %(default)s)")
@@ -81,8 +82,8 @@ def _file(options: argparse.Namespace) -> str:
 
 def measure(server: Serving, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The round, as JSON."""
-    data = drawn_set("drawn:words", scenes=options.corrected + options.free)
-    labels = [label for label in data.labels if label != _ADDED]
+    data, added = drawn_set(options.data, scenes=options.corrected + options.free), _ADDED[options.data]
+    labels = [label for label in data.labels if label != added]
     corrected = range(options.corrected)
     free = range(options.corrected, options.corrected + options.free)
     images = [data.test[number] for number in (*corrected, *free)]
@@ -110,8 +111,8 @@ def measure(server: Serving, options: argparse.Namespace, folder: Path) -> dict[
             "machine": f"{platform.machine()}", "training": trained, "corrected": options.corrected, **found,
             "predicted_again_s": round(predicted_s, 1),
             "mean_iou_of_stored_masks": {"zero_shot": round(before, 3), "served": round(after, 3)},
-            "added_label": {"label": _ADDED, "mean_iou": round(made.mean_iou(it.house, free, [_ADDED]), 3),
-                            "tasks_with_it": _showing(made, it.house.label_studio, free)},
+            "added_label": {"label": added, "mean_iou": round(made.mean_iou(it.house, free, [added]), 3),
+                            "tasks_with_it": _showing(made, it.house.label_studio, free, added)},
             "worker_memory_mb": {"zero_shot": round(memory), "served": round(memory_mb(it, _WORKER))},
         }  # fmt: skip
         if verdict["served"] != ZEROSHOT:
@@ -121,7 +122,7 @@ def measure(server: Serving, options: argparse.Namespace, folder: Path) -> dict[
 
 
 def _train(it: Stand, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    asked = ["train", "--recipe", options.recipe, "--data", "drawn:words", "--steps", str(options.steps), "--model",
+    asked = ["train", "--recipe", options.recipe, "--data", options.data, "--steps", str(options.steps), "--model",
              options.model, "--output-dir", str(folder), "--json"]  # fmt: skip
     trained: dict[str, Any] = json.loads(command(it, *asked))
     del trained["adapter"]  # a folder of this run
@@ -137,10 +138,10 @@ def _offer(it: Stand, made: DrawnProject, folder: Path) -> dict[str, Any]:
     return {"verdict": verdict, "figures": figures, "judged_s": round(judged_s, 1)}
 
 
-def _showing(made: DrawnProject, api: Any, numbers: range) -> int:
-    """How many of these tasks have a mask of the added label."""
+def _showing(made: DrawnProject, api: Any, numbers: range, label: str) -> int:
+    """How many of these tasks have a mask of a label."""
     predictions = [api.predictions(made.ids[number])[0] for number in numbers]
-    return sum(bool(mask_of(row, _ADDED, made.images[0].truth.shape).any()) for row in predictions)
+    return sum(bool(mask_of(row, label, made.images[0].truth.shape).any()) for row in predictions)
 
 
 if __name__ == "__main__":
