@@ -80,7 +80,7 @@ class NumberRecipe:
     form = 1
 
     def load(self, state: AdapterState, segmenter: Segmenter) -> OneNumber:
-        if "number" not in state.tensors or state.about != {"said": "so"}:
+        if "number" not in state.tensors or state.about.get("said") != "so":
             raise LearningError("adapter", "is incomplete", "Learn it again.")
         return OneNumber(float(state.tensors["number"][0]))
 

@@ -175,6 +175,11 @@ def test_of_several_adapters_the_one_that_is_best_on_seen_classes_is_judged(
     found = json.loads(capsys.readouterr().out)
     assert found["adapter"] == "all"
     assert found["seen_miou"] == {"nothing": 0.0, "all": 1.0}
+    monkeypatch.setattr(protocol, "adapter_title", lambda folder, head: f"{folder} (leaked)")
+    assert main([*asked, "--fixed"]) == 0
+    told = capsys.readouterr().out
+    assert "items; leaked: training knew where these are" in told
+    assert "mIoU on seen classes: all (leaked)" in told
 
 
 def _remove(*parts: str) -> Callable[[Path], None]:

@@ -25,7 +25,7 @@ from plugin_config.queue.jobs import LearnProject
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.offers import Offer, OfferAnswer, ProjectOffers
 from plugin_config.queue.pending import MAX_ATTEMPTS
-from plugin_config.versions.manifests import OFFERED, Pointer, VersionFolder
+from plugin_config.versions.manifests import OFFERED, Contender, Pointer, VersionFolder
 from plugin_config.versions.rollback import roll_back
 from plugin_config.versions.storage import Storage
 from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture
@@ -67,6 +67,10 @@ def ask(house: LearningHouse, folder: Path, name: str = "offer-0123456789ab") ->
     return asked
 
 
+def contender_of(house: LearningHouse) -> Contender:
+    return house.folder.pointer().contenders[OFFERED]
+
+
 def answered(house: LearningHouse) -> OfferAnswer:
     house.learner.learn(LearnProject(project=PROJECT))
     found = ProjectOffers(house.redis).answered(PROJECT)
@@ -82,7 +86,7 @@ def test_what_is_better_is_served_as_a_version_and_can_be_rolled_back(house: Lea
     manifest, adapter = house.resident.adapters.adapter(house.folder, house.served)
     assert cast("OneNumber", adapter).number == 3.0, "the offered tensors, nothing that was fitted here"
     assert manifest.learned_from == (), "its corrections were not learned from"
-    contender = house.folder.pointer().contenders[OFFERED]
+    contender = contender_of(house)
     assert (contender.version, contender.verdict.promoted) == (house.served, True)
     assert "number trained on drawn:words" in contender.source
     assert ProjectOffers(house.redis).waiting(PROJECT) is None
@@ -101,6 +105,30 @@ def test_what_is_no_better_is_told_and_changes_nothing(house: LearningHouse, tmp
     assert (told.promoted, told.served, told.reason) == (False, ZEROSHOT, "kept what is served: no better.")
     assert house.folder.names() == []
     assert "kept what is served: no better." in str(render(house.folder, "").caption)
+
+
+@pytest.mark.parametrize("promotes", [True, False], ids=["better", "no better"])
+def test_an_adapter_of_a_leaked_training_is_called_so_wherever_it_is_shown(
+    promotes: bool, house: LearningHouse, tmp_path: Path
+) -> None:
+    house.promotes = promotes
+    folder = write_folder(tmp_path / "run")
+    manifest = json.loads((folder / "adapter.json").read_text())
+    manifest["about"]["leaked"] = True
+    (folder / "adapter.json").write_text(json.dumps(manifest))
+    asked = ask(house, folder)
+    told = answered(house)
+    assert told.reason.endswith("better. It is leaked: its training knew where unseen labels are.")
+    assert "leaked" in getattr(house.learning.progress(PROJECT), "detail", ""), "as `zeromask status` shows it"
+    shown = render(house.folder, "")
+    assert f"offered: number (leaked) trained on drawn:words, at {contender_of(house).at}: {told.reason}" in str(
+        shown.caption
+    )
+    if promotes:
+        learned_from, verdict = (str(list(shown.columns[column].cells)[-1]) for column in (3, 5))
+        assert "number (leaked) trained on" in learned_from
+        assert verdict == told.reason
+    assert asked.source == "number (leaked) trained on drawn:words"
 
 
 def test_an_offer_does_not_touch_what_is_known_of_the_corrections(house: LearningHouse, tmp_path: Path) -> None:

@@ -202,10 +202,17 @@ def test_ctrl_c_ends_it_with_a_sentence(
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(DenseTrainer, "step", pressed)
-    assert train.main(arguments(write_photos(tmp_path / "photos"), tmp_path / "out")) == 130
-    assert "Go on from the last checkpoint with --resume" in capsys.readouterr().err
+    asked = arguments(write_photos(tmp_path / "photos"), tmp_path / "out", "--steps", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(DenseTrainer, "step", pressed)
+        assert train.main(asked) == 130
+    assert "There is no checkpoint yet" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert train.main([*asked, "--minutes", "0.0001"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(DenseTrainer, "step", pressed)
+    assert train.main([*asked, "--resume"]) == 130
+    assert "Go on from the last checkpoint with --resume" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plugin_config.errors import LearningError, ModelUnavailable, SettingsError, ZeromaskError
+from plugin_config.errors import ImageUnavailable, LearningError, ModelUnavailable, SettingsError, ZeromaskError
 from tests.zero_shot_sets import NAMES, write_photos
 from worker.lab.dense_data import (
     PAIRS,
@@ -112,6 +112,11 @@ def test_unseen_labels_that_cannot_be(unseen: str, problem: str, tmp_path: Path)
     assert "stone" in NAMES.values()
     with pytest.raises(SettingsError, match=problem):
         photo_set(write_photos(tmp_path), unseen.split(","))
+
+
+def test_two_classes_of_one_name_are_refused_or_one_would_be_seen_and_the_other_not(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnavailable, match="two classes are named 'water', so that one could be seen"):
+        photo_set(write_photos(tmp_path, names={**NAMES, "1": "water"}), ["water"])
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def read_adapter_files(folder: Path) -> AdapterFiles:
         name, checksum, model, recipe = (str(found[key]) for key in ("file", "sha256", "model", "recipe"))
         if Path(name).name != name:
             raise ValueError(f"file {name!r} is not in the folder")
+        leaked = bool(found["about"].get("leaked"))  # what a recipe that has a leaked training says of itself
         learned_from = str((found.get("training") or {}).get("data") or "data it does not name")
     except FileNotFoundError as error:
         remedy = "Name the folder that `zeromask train --output-dir` wrote."
@@ -116,7 +117,8 @@ def read_adapter_files(folder: Path) -> AdapterFiles:
         raise LearningError(subject, f"its tensors cannot be read ({error})", _AGAIN) from error
     if hashlib.sha256(data).hexdigest() != checksum:
         raise LearningError(subject, f"{name} is damaged: it is not what was written", _AGAIN)
-    return AdapterFiles(record, data, model, f"{recipe} trained on {learned_from}"[:200])
+    source = f"{recipe}{' (leaked)' * leaked} trained on {learned_from}"
+    return AdapterFiles(record, data, model, source[:200])
 
 
 def _read(path: Path, most: int) -> bytes:

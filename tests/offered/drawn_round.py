@@ -113,7 +113,8 @@ def mask_of(prediction: StoredPrediction, label: str, shape: tuple[int, ...]) ->
 
 def command(it: Stand, *arguments: str, status: int = 0) -> str:
     """Run `zeromask ARGUMENTS` beside the product; returns its output, standard error where it is to fail."""
-    env = {**os.environ, "REDIS_URL": it.house.services.redis_url, "MODEL": "builtin", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "REDIS_URL": it.house.services.redis_url, "MODEL": it.settings.model,
+           "OMP_NUM_THREADS": "1"}  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "plugin_config.cli", *arguments], env=env, cwd=ROOT,
                           capture_output=True, text=True, timeout=3600, check=False)  # fmt: skip
     assert done.returncode == status, done.stderr

@@ -252,7 +252,7 @@ def photo_set(folder: Path, unseen: Sequence[str], *, parts: tuple[str, str] = (
         parts: of split.json, to train and to test with.
 
     Raises:
-        ImageUnavailable: the folder is no set.
+        ImageUnavailable: the folder is no set, or two of its classes have one name.
         SettingsError: an unseen label is no class, or no seen one is left.
     """
     found = read_labelled_set(folder, parts, None)
@@ -261,6 +261,10 @@ def photo_set(folder: Path, unseen: Sequence[str], *, parts: tuple[str, str] = (
     labels = tuple(found.words[k][0] for k in shown)
     if not labels:
         raise ImageUnavailable(f"set {folder}", "its masks show no label", _REMEDY)
+    twice = [label for number, label in enumerate(labels) if label in labels[:number]]
+    if twice:
+        problem = f"two classes are named {twice[0]!r}, so that one could be seen and the other unseen"
+        raise ImageUnavailable(f"set {folder}", problem, "Give each class of classes.json a name of its own.")
     wanted = list(dict.fromkeys(name.replace("_", " ").strip() for name in unseen if name.strip()))
     strange = [name for name in wanted if name not in labels]
     if strange:

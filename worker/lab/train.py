@@ -25,7 +25,7 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import LearningError, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import PAIRS, SCENES, WORDS, ZeroShotSet, read_text_vectors, zero_shot_set
-from worker.lab.training_run import Report, TrainingResult, TrainingRun, refuse_to_overwrite
+from worker.lab.training_run import CHECKPOINT, Report, TrainingResult, TrainingRun, refuse_to_overwrite
 from worker.lab.zegclip_count import count_zegclip
 from worker.learning.adapter_files import save_adapter_folder
 from worker.learning.recipes import RECIPES
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     """Train what the command line asks for. Returns 0; 2 when it could not start or finish, 130 after Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     console = Console(stderr=True)
+    options = argparse.Namespace(output_dir=None)
     try:
         settings = Settings.from_env(os.environ)
         options = _parser(settings, trains="--count" not in arguments).parse_args(arguments)
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"zeromask train: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("zeromask train: stopped. Go on from the last checkpoint with --resume.\n")
+        sys.stderr.write(f"zeromask train: stopped. {_after_a_stop(options.output_dir)}\n")
         return _INTERRUPTED
     if options.json:
         sys.stdout.write(json.dumps(result.as_json()) + "\n")
@@ -87,6 +88,13 @@ def _train(
     with _shown(console, run) as report:
         run.train(minutes=options.minutes, report=report)
     return run.finish(command=shlex.join(["zeromask", "train", *arguments]))
+
+
+def _after_a_stop(folder: Path | None) -> str:
+    """How to go on with a training that was to be written to a folder."""
+    if folder is not None and (folder / CHECKPOINT).exists():
+        return "Go on from the last checkpoint with --resume."
+    return "There is no checkpoint yet: one is written every minute. Start it again without --resume."
 
 
 def _count(options: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ from worker.lab.evaluation.fold_lists import (
     read_seen,
     seen_sample,
 )
+from worker.lab.evaluation.zeroshot import adapter_title, leak_note
 from worker.learning.adapter_files import load_adapter_folder
 from worker.segmentation.heads import Head
 from worker.segmentation.metrics import confusion, iou_of_counts
@@ -128,7 +129,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     def progress(items: Iterable[FoldItem]) -> Iterable[FoldItem]:
         return track(items, "Evaluating", console=console, disable=not console.is_terminal)
 
-    heads = {str(folder): load_adapter_folder(folder, segmenter) for folder in options.adapter}
+    loaded = {folder: load_adapter_folder(folder, segmenter) for folder in options.adapter}
+    heads = {adapter_title(folder, head): head for folder, head in loaded.items()}
     chosen, selection = next(iter(heads), ""), {}
     if len(heads) > 1:
         seen = read_seen(options.dataset, options.fold, options.root)
@@ -155,7 +157,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def table(summary: Mapping[str, Any]) -> str:
     """Format the figures for a person."""
     kind = "fixed" if summary["fixed"] else "as published"
-    lines = [f"{summary['dataset']}, fold {summary['fold']}, {kind}, {summary['items']} items"]
+    lines = [f"{summary['dataset']}, fold {summary['fold']}, {kind}, {summary['items']} items"
+             f"{leak_note(summary['adapter'])}"]  # fmt: skip
     lines += [f"  {iou:.3f}  {name}" for name, iou in summary["per_class"].items()]
     lines += [f"  {miou:.3f}  mIoU on seen classes: {name}" for name, miou in summary.get("seen_miou", {}).items()]
     lines.append(f"mIoU {summary['miou']:.3f}, FB-IoU {summary['fb_iou']:.3f}")

@@ -42,6 +42,7 @@ INFERENCES: Mapping[str, str] = {
 }
 _RADIUS = 2  # pixels, of the boundary F
 _LOWERED = (1.0, 2.0, 4.0)  # logits
+_LEAKED = " (leaked)"
 
 
 @dataclass(frozen=True)
@@ -288,11 +289,23 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                                        disable=not console.is_terminal),
     )  # fmt: skip
     summary = as_json(found, data)
-    leaked = isinstance(head, ZegclipAdapter) and head.leaked
-    adapter = f"{options.adapter or ''}{' (leaked)' if leaked else ''}"
-    summary |= {"model": settings.model, "adapter": adapter, "inference": options.inference}
+    summary |= {"model": settings.model, "adapter": adapter_title(options.adapter, head)}
+    summary["inference"] = options.inference
     sys.stdout.write(json.dumps(summary) + "\n" if options.json else table(summary))
     return 0
+
+
+def adapter_title(folder: Path | None, head: Head | None) -> str:
+    """What an adapter is called in print: its folder, and whether its training was told where unseen labels are; ""
+    without one.
+    """
+    leaked = isinstance(head, ZegclipAdapter) and head.leaked
+    return f"{folder or ''}{_LEAKED * leaked}"
+
+
+def leak_note(title: str) -> str:
+    """What a headline about unseen labels says of an adapter with this title; "" unless it is leaked."""
+    return "; leaked: training knew where these are" if title.endswith(_LEAKED) else ""
 
 
 def _data(options: argparse.Namespace) -> ZeroShotSet:
@@ -345,7 +358,7 @@ def as_json(found: ZeroShotFigures, data: ZeroShotSet) -> dict[str, Any]:
 def table(summary: Mapping[str, Any]) -> str:
     """Format the figures for a person."""
     lines = [f"{summary['split']}: {summary['scenes']} images, unseen: {', '.join(summary['unseen_labels'])}"
-             f"{'; leaked: training knew where these are' if summary.get('adapter', '').endswith('(leaked)') else ''}",
+             f"{leak_note(summary.get('adapter', ''))}",
              f"{'':<28} seen  unseen    hIoU    BF@2"]  # fmt: skip
     rows = [("one argmax over all labels", summary)]
     rows += [(f"seen labels lowered by {row['offset']:g}", row) for row in summary.get("lowered", ())]

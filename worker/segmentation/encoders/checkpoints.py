@@ -160,7 +160,7 @@ def _local_dir(folder: Path, model: str) -> ModelSource:
     if not (folder / "open_clip_config.json").is_file():
         remedy = "The folder must hold open_clip_config.json and a checkpoint, as open_clip writes them."
         if model in _SHIPPED:
-            remedy = "It is not shipped yet; train and export it as docs/research/builtin.md says."
+            remedy = "It ships with Zeromask, so files of the installation are missing: install it again."
         raise ModelUnavailable(f"model {model}", f"there is no open_clip_config.json in {folder}", remedy)
     return ModelSource(f"local-dir:{folder.resolve()}", None)
 

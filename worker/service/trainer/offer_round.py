@@ -12,7 +12,7 @@ from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.offers import Offer, OfferAnswer
 from plugin_config.queue.pending import MAX_ATTEMPTS
 from plugin_config.versions.manifests import OFFERED, Contender, Pointer, VerdictRecord, VersionFolder, now
-from worker.learning.adapter_files import load_recorded_adapter, parse_adapter_record
+from worker.learning.adapter_files import AdapterRecord, load_recorded_adapter, parse_adapter_record
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.gate.splits import HOLD_OUT_FROM, hold_out_split
 from worker.learning.interfaces import Adapter, Example
@@ -26,6 +26,7 @@ from worker.service.trainer.reading import CorrectionsReader
 log = logging.getLogger(__name__)
 
 _SUBJECT = "the adapter offered"
+_LEAKED = "It is leaked: its training knew where unseen labels are."
 
 
 class OfferRound:
@@ -71,13 +72,14 @@ class OfferRound:
         if before is not None and before.content == offer.name:  # a process died right after it had noted the verdict
             return OfferAnswer(offer.name, before.verdict.promoted, before.verdict.reason, pointer.served)
         self._require_harmless()
-        adapter, recipe = self._load(folder)
+        adapter, offered = self._load(folder)
         folder.check_room()
         examples = self._read(plan)
-        verdict = self._judge(plan, folder, examples, adapter, recipe)
+        verdict = self._judge(plan, folder, examples, adapter, offered.recipe)
         source = f"offered: {offer.source}"
-        verdict = replace(verdict, figures={**verdict.figures, "source": source})
-        made = Contender(recipe, source, now(), VerdictRecord(False, ""), content=offer.name)
+        reason = f"{verdict.reason} {_LEAKED}" if offered.about.get("leaked") else verdict.reason
+        verdict = replace(verdict, reason=reason, figures={**verdict.figures, "source": source})
+        made = Contender(offered.recipe, source, now(), VerdictRecord(False, ""), content=offer.name)
 
         def note(pointer: Pointer, record: VerdictRecord, version: str) -> Pointer:
             contender = replace(made, verdict=record, version=version)
@@ -101,13 +103,13 @@ class OfferRound:
         remedy = "See the end of the learner's log, and `dmesg`; offer it again with more memory, or a smaller one."
         raise LearningError(_SUBJECT, problem, remedy)
 
-    def _load(self, folder: VersionFolder) -> tuple[Adapter, str]:
+    def _load(self, folder: VersionFolder) -> tuple[Adapter, AdapterRecord]:
         self._lease.report(f"loads an adapter that is offered: {self._offer.source}")
         text, data = folder.offer(self._offer.name)
         record = parse_adapter_record(_SUBJECT, text)
         remedy = "Train one under the settings of the learner: MODEL, its files, and ZEROMASK_READOUT and the like."
         adapter = load_recorded_adapter(_SUBJECT, record, data, self._context.segmenter, remedy=remedy)
-        return adapter, record.recipe
+        return adapter, record
 
     def _read(self, plan: Plan) -> list[Example]:
         context = self._context
