@@ -98,8 +98,8 @@ def start_narrow(module: nn.Module) -> None:
 def start_as_cosines(query: nn.Linear, decoder: TextPatchDecoder, *, scale: float, bias: float) -> None:
     """Start where the mask of a label is about `scale` times the cosine of patch and label vector, plus `bias`.
 
-    That is what the model says untrained; the decoder has two layers or more. From the paper's start, where all masks are alike, it takes thousands of
-    steps until they differ at all.
+    That is what the model says untrained; the decoder has two layers or more. From the paper's start, where all masks
+    are alike, it takes thousands of steps until they differ at all.
 
     Args:
         query: makes a query of what ends with a label's vector.
