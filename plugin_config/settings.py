@@ -60,8 +60,8 @@ class Settings:
     ca_bundle: str = _setting("ZEROMASK_CA_BUNDLE", "", "PEM file of your own authorities' certificates, trusted "
                               "beside the system's, for Label Studio, images and `rediss://`. Nothing turns the check "
                               "off.")
-    model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, an open_clip `name/tag`, a "
-                          "checkpoint file (or `name:file`), or `local-dir:folder`.")
+    model: str = _setting("MODEL", "ViT-B-16/datacomp_xl_s13b_b90k", "`builtin`, `builtin-vit`, an open_clip "
+                          "`name/tag`, a checkpoint file (or `name:file`), or `local-dir:folder`.")
     device: str = _setting("ZEROMASK_DEVICE", "auto", "`auto`, `cpu`, `cuda` or `cuda:N`.")
     threads: int = _setting("ZEROMASK_THREADS", 0, "Threads torch may use in the worker; 0 = torch's choice.", least=0)
     short_side: int = _setting("ZEROMASK_SHORT_SIDE", 0, "Short side, pixels, at which images enter the model; "

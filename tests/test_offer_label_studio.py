@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from plugin_config.model_version import ZEROSHOT
-from tests.dense_world import builtin
 from tests.faults.stand import stand
 from tests.house import House, current_version
 from tests.offered.drawn_round import DrawnProject, command, config_of, offer, wait_learner
@@ -19,9 +19,12 @@ from tests.test_learning_loop import Running
 from worker.lab.dense_data import LabelledImage
 from worker.learning.adapter_files import save_adapter_folder
 from worker.learning.interfaces import Example
-from worker.learning.recipes.dense.recipe import LSegRecipe
+from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe
 from worker.learning.recipes.dense.training import TrainingConfig
+from worker.learning.recipes.dense.zegclip_recipe import ZegclipRecipe
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.metrics import VOID
+from worker.segmentation.segmenter import Segmenter
 
 NAMES = ("red shape", "blue shape", "wug", "yellow shape")  # the model reads three of them
 COLOURS = ((215, 40, 40), (40, 80, 220), (40, 160, 60), (230, 210, 40))
@@ -39,8 +42,8 @@ def picture(number: int) -> LabelledImage:
     return LabelledImage(image, truth)
 
 
-def write_adapter(folder: Path) -> None:
-    """LSeg, trained for a moment on other pictures of the same kind; nothing says that yellow is a label."""
+def write_adapter(folder: Path, recipe: DenseRecipe, segmenter: Segmenter) -> None:
+    """Trained for a moment on other pictures of the same kind; nothing says that yellow is a label."""
     words = tuple((name,) for name in NAMES)
     pictures = [picture(1000 + number) for number in range(6)]
     truths = [np.where(one.truth == 3, VOID, one.truth).astype(np.int16) for one in pictures]
@@ -48,15 +51,22 @@ def write_adapter(folder: Path) -> None:
         Example(str(number), pictures[number].image, cast("Any", None), words, truth)
         for number, truth in enumerate(truths)
     ]
-    recipe = LSegRecipe(training=TrainingConfig(steps=8, batch=4))
-    save_adapter_folder(folder, recipe.fit(examples, words[:3], builtin()), builtin(), {"data": "drawn squares"})
+    save_adapter_folder(folder, recipe.fit(examples, words[:3], segmenter), segmenter, {"data": "drawn squares"})
 
 
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [
+        pytest.param(LSegRecipe(training=TrainingConfig(steps=8)), "builtin", id="lseg"),
+        pytest.param(ZegclipRecipe(training=TrainingConfig(steps=20, rate=5e-4)), "builtin-vit", id="zegclip"),
+    ],
+)
 def test_an_offer_is_judged_served_and_rolled_back(
-    house: House, tmp_path: Path, one_thread: None
+    recipe: DenseRecipe, model: str, house: House, tmp_path: Path, one_thread: None
 ) -> None:
-    write_adapter(tmp_path / "run")
-    with stand(Running(house.label_studio.url), learners=1, reconcile_s=3600.0, finetune_every=1000) as it:
+    write_adapter(tmp_path / "run", recipe, Segmenter(Encoder(model, device="cpu")))
+    server = Running(house.label_studio.url)
+    with stand(server, learners=1, reconcile_s=3600.0, finetune_every=1000, model=model) as it:
         made = DrawnProject.make(it.house, [picture(number) for number in range(COUNT)], NAMES, config_of(NAMES[:3]))
         free, project = range(CORRECTED, COUNT), str(made.project)
         old = made.served_version(it)
@@ -73,7 +83,7 @@ def test_an_offer_is_judged_served_and_rolled_back(
         assert made.mean_iou(it.house, free, NAMES[:3]) > 0.7
         shown = command(it, "versions", project, "--json")
         assert told["served"] in shown
-        assert "offered: lseg trained on drawn squares" in shown
+        assert f"offered: {recipe.name} trained on drawn squares" in shown
         body = {"label_config": config_of(NAMES)}
         it.house.label_studio.request("PATCH", f"/api/projects/{project}/", json=body)
         more = current_version(it.house, made.project, adapter=told["served"])
