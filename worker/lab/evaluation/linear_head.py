@@ -1,8 +1,9 @@
 """A plain linear classifier on patch features: what is most often put on a frozen model, and what it forgets.
 
 It starts at the zero-shot scores. Cells without a region count as background, those of labels that nobody has corrected
-among them, so that training drives these labels out. No service has it: the laboratory shows with it what generated
-examples are worth (`worker.lab.evaluation.drown`).
+among them, so that training drives these labels out. With generated examples of such a label, a cell without a region
+may be of it, too. No service has this head: the laboratory shows with it what generated examples are worth
+(`worker.lab.evaluation.drown`).
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ class LinearConfig:
 
     Attributes:
         steps: of AdamW.
-        batch: real cells of a step, and at most as many generated vectors.
+        batch: real cells of a step, and a quarter as many generated vectors.
         rate: learning rate of the first step.
-        generated_weight: weight of generated vectors in the cross-entropy, PADing's for unseen classes.
+        generated_weight: weight of the mean loss of generated vectors, where that of real cells has 1.
         seed: of the batches.
     """
 
     steps: int = 300
     batch: int = 512
-    rate: float = 0.05
-    generated_weight: float = 5.0
+    rate: float = 0.01
+    generated_weight: float = 0.2
     seed: int = 0
 
 
@@ -70,7 +71,7 @@ class LinearHead:
 @one_thread()
 def fit_linear(
     examples: Sequence[Example], words: Words, segmenter: Segmenter, *, generated: GeneratedExamples | None = None,
-    config: LinearConfig | None = None,
+    spared: Sequence[int] = (), config: LinearConfig | None = None,
 ) -> LinearHead:  # fmt: skip
     """Train a linear head by cross-entropy over all labels and the background.
 
@@ -79,10 +80,12 @@ def fit_linear(
         words: the texts of each of n classes.
         segmenter: the model.
         generated: further examples, of labels that no correction shows; None = none.
+        spared: labels that a cell without a region may have, beside the background: the loss of such a cell is of the
+            sum of their posteriors (as "Modeling the Background" has it: Cermelli et al., CVPR 2020).
         config: how; None = as it is.
 
     Raises:
-        LearningError: no cell has a label or is background.
+        LearningError: all cells are void.
     """
     config = config or LinearConfig()
     vectors, labels = labelled_cells(examples, words)
@@ -90,27 +93,30 @@ def fit_linear(
         raise LearningError("corrections", "all of them is void", "Accept a picture with a label in it.")
     labels = torch.where(labels < 0, len(words), labels)
     layer, scored = _zero_shot_layer(words, segmenter)
-    scored[labels.unique()] = True
+    scored[labels] = True
     generator = torch.Generator().manual_seed(config.seed)
     optimiser = torch.optim.AdamW(layer.parameters(), config.rate)
     for step in range(config.steps):
         for group in optimiser.param_groups:
             group["lr"] = config.rate * (1 - step / config.steps)
-        loss = _loss(layer, vectors, labels, config.batch, generator)
-        if generated is not None:
-            count = min(config.batch, len(generated.vectors))
-            loss = loss + config.generated_weight * count / config.batch * _loss(
-                layer, generated.vectors, generated.labels, count, generator
-            )
+        drawn = torch.randint(len(vectors), (config.batch,), generator=generator)
+        loss = _loss(layer(vectors[drawn]), labels[drawn], [*spared, len(words)])
+        if generated is not None and len(generated):
+            drawn = torch.randint(len(generated), (max(1, config.batch // 4),), generator=generator)
+            supplied = F.cross_entropy(layer(generated.vectors[drawn]), generated.labels[drawn])
+            loss = loss + config.generated_weight * supplied
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return LinearHead(layer.weight.detach(), layer.bias.detach(), scored)
 
 
-def _loss(layer: nn.Linear, vectors: Tensor, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    drawn = torch.randint(len(vectors), (count,), generator=generator)
-    return F.cross_entropy(layer(vectors[drawn]), labels[drawn])
+def _loss(logits: Tensor, labels: Tensor, unlabelled: Sequence[int]) -> Tensor:
+    """Mean cross-entropy of (N, C) logits; cells of the last class may be of any of the `unlabelled`."""
+    posterior = logits.log_softmax(dim=1)
+    own = posterior.gather(1, labels[:, None])[:, 0]
+    any_of_them = posterior[:, list(unlabelled)].logsumexp(dim=1)
+    return -torch.where(labels == logits.shape[1] - 1, any_of_them, own).mean()
 
 
 def _zero_shot_layer(words: Words, segmenter: Segmenter) -> tuple[nn.Linear, Tensor]:
