@@ -7,7 +7,8 @@ these do not drown the other labels.
 
 The paper generates whole features. From the few labels of a project that fails: a label gets the features of the
 corrected one with the nearest words. Here features lie in the space of the words, so a cell is its label's vector times
-one factor, plus a rest; only the rest is generated.
+one factor, plus a rest. Only the rest is generated. Where it points away from the words, it is turned until a feature
+reaches as far along its label's vector as some cell of a corrected label does.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ VECTORS_PER_LABEL = 200
 """Generated for each label."""
 
 _MOST_CELLS = 20_000  # read of all images together
-_LEAST_SPREAD = 1e-6
+_LEAST_SPREAD = 1e-6  # of label vectors: below, all are the same
 # The classifier that the generator trains beside itself is not used: it gets the smallest batches.
 _CONFIG = replace(PRESETS["small"], steps=100, queries=64, supplied=1)
 
@@ -103,17 +104,21 @@ def generate_examples(
     rows[seen] = torch.arange(len(seen))
     taught = rows[labels] >= 0
     vectors, place = vectors[taught], rows[labels[taught]]
-    factor = _towards_words(vectors, texts[seen], place)
-    if not factor > 0:
+    own = texts[seen][place]
+    along = (vectors * own).sum(dim=1)  # (N,)
+    factor = _factor(vectors, own)
+    if not (factor > 0 and float(along.mean()) > 0):
         return GeneratedExamples.none(NOT_TOWARDS_WORDS)
     try:
-        rest = RealVectors(vectors - factor * texts[seen][place], place)
-        trained = train_generator(rest, texts[seen], texts[unseen], config)
+        trained = train_generator(RealVectors(vectors - factor * own, place), texts[seen], texts[unseen], config)
     except LearningError as error:  # such as a loss that is no number: the corrections are learned from all the same
         return GeneratedExamples.none(str(error).rstrip("."))
-    made = trained.sample(texts[unseen], VECTORS_PER_LABEL, seed=config.seed) + factor * texts[unseen][:, None]
     of_label = torch.tensor(unseen).repeat_interleave(VECTORS_PER_LABEL)
-    return GeneratedExamples(F.normalize(made.flatten(0, 1), dim=1), of_label)
+    towards = texts[of_label]
+    made = trained.sample(texts[unseen], VECTORS_PER_LABEL, seed=config.seed).flatten(0, 1) + factor * towards
+    drawn = torch.randint(len(along), (len(made),), generator=torch.Generator().manual_seed(config.seed))
+    missing = (along[drawn] - (made * towards).sum(dim=1)).clamp_min(0)
+    return GeneratedExamples(F.normalize(made + missing[:, None] * towards, dim=1), of_label)
 
 
 def labelled_cells(examples: Sequence[Example], words: Words) -> tuple[Tensor, Tensor]:
@@ -148,17 +153,15 @@ def _has_equal(texts: Tensor, label: int, others: Sequence[int]) -> bool:
     return bool((F.cosine_similarity(texts[rivals], texts[label][None]) > EQUAL).any())
 
 
-def _towards_words(vectors: Tensor, texts: Tensor, rows: Tensor) -> float:
+def _factor(vectors: Tensor, own: Tensor) -> float:
     """The factor of the label vector in a cell: least squares about the means; of one label, their mean product.
 
     Args:
         vectors: (N, D) features.
-        texts: (S, D) label vectors.
-        rows: (N,) label of each feature.
+        own: (N, D) vector of the label of each.
     """
-    own = texts[rows]
     centred, spread = vectors - vectors.mean(dim=0), own - own.mean(dim=0)
     total = float(spread.square().sum())
-    if total < _LEAST_SPREAD * len(rows):
+    if total < _LEAST_SPREAD * len(own):
         return float((vectors * own).sum(dim=1).mean())
     return float((centred * spread).sum()) / total
