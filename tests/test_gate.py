@@ -270,8 +270,8 @@ class Supplying(LinearRecipe):
         self._plain, self._supplied, self._reason = plain, supplied, reason
 
     def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
-        plain, supplied = (one and one.fit(examples, words, segmenter) for one in (self._plain, self._supplied))
-        return Fitted(plain or LinearRecipe().fit(examples, words, segmenter), supplied, self._reason)
+        supplied = None if self._supplied is None else self._supplied.fit(examples, words, segmenter)
+        return Fitted(self._plain.fit(examples, words, segmenter), supplied, self._reason)
 
 
 def test_generated_examples_are_kept_where_they_save_other_labels(known: list[Example], segmenter: Segmenter) -> None:

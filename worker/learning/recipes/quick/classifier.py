@@ -142,7 +142,7 @@ def fit_classifier(
     has_text: Tensor,
     column_dropout: Sequence[ColumnDropout],
     optional_columns: int = 0,
-    generated: CellInputs | None = None,
+    generate: Callable[[], CellInputs | None] | None = None,
 ) -> FittedClassifier:
     """Train a classifier on views of images.
 
@@ -157,8 +157,8 @@ def fit_classifier(
         has_text: (C,) bool: classes whose offset comes from zero-shot scores.
         column_dropout: columns that are dropped from some of the rows.
         optional_columns: how many of the last columns are left out when images left out are segmented better without.
-        generated: cells of the last class that no image shows: their first columns, and their offsets; all other
-            columns say nothing. None = there are none.
+        generate: makes cells of the last class that no image shows: their first columns, and their offsets; all other
+            columns say nothing. None = there are none. Not asked where the strength is 0, as the networks say nothing.
 
     Raises:
         LearningError: everything is void.
@@ -192,6 +192,7 @@ def fit_classifier(
     retrieval = config.retrieval * strength if bank else 0.0
     plain = Classifier(mean, spread, networks, bank, retrieval, strength, has_text)
     supplied = None
+    generated = generate() if generate is not None and strength else None
     if generated is not None:
         more = _with_generated(data, generated, mean, spread)
         again = train_ensemble(more, config.members, config.training, column_dropout=column_dropout, seed=config.seed)

@@ -14,7 +14,7 @@ better.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Fitted
 from worker.learning.recipes.generated import GENERATOR, GeneratedExamples, generate_examples
 from worker.learning.recipes.quick.augmentation import Augmentation
 from worker.learning.recipes.quick.classifier import (
+    CellInputs,
     Classifier,
     ClassifierConfig,
     ReadCells,
@@ -59,6 +60,7 @@ _FORM = 4  # of the features that a stored adapter was trained on
 _ENCODER, _TOWER = "encoder", "tower"  # in names of stored tensors
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
+_WORDS_ALONE = "the words alone are better than what the networks learn from the corrections"
 _REMEDY = "Draw a label in at least one picture and accept it."
 
 
@@ -144,17 +146,25 @@ class QuickRecipe:
     def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
         """See `worker.learning.interfaces.SupplyingRecipe`."""
         left_out = {GENERATOR: "it is left out", _ENCODER: "it needs the features of the encoder, which are left out"}
-        reason = next((why for part, why in left_out.items() if part in self.without), "")
-        if reason:
-            return Fitted(self.fit(examples, words, segmenter), reason=reason)
-        generated = generate_examples(_choose_examples(examples, words)[0], words, segmenter)
-        return Fitted(*self._fit(examples, words, segmenter, generated), generated.reason)
+        for part, reason in left_out.items():
+            if part in self.without:
+                return Fitted(self.fit(examples, words, segmenter), reason=reason)
+        reasons = [_WORDS_ALONE]
+
+        def generate(chosen: Sequence[Example]) -> GeneratedExamples:
+            generated = generate_examples(chosen, words, segmenter)
+            reasons.append(generated.reason)
+            return generated
+
+        plain, supplied = self._fit(examples, words, segmenter, generate)
+        return Fitted(plain, supplied, reasons[-1])
 
     @one_thread()
     def _fit(
-        self, examples: Sequence[Example], words: Words, segmenter: Segmenter, generated: GeneratedExamples | None
-    ) -> tuple[QuickAdapter, QuickAdapter | None]:
-        """Train an adapter from corrections alone and, where there are generated examples, one from these too."""
+        self, examples: Sequence[Example], words: Words, segmenter: Segmenter,
+        generate: Callable[[Sequence[Example]], GeneratedExamples] | None,
+    ) -> tuple[QuickAdapter, QuickAdapter | None]:  # fmt: skip
+        """Train an adapter from corrections alone and, where examples can be generated, one from these too."""
         chosen, taught = _choose_examples(examples, words)
         known = [float(not all(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
         # Without the image: the embedding may be of a larger one than the example keeps.
@@ -164,10 +174,14 @@ class QuickRecipe:
         extractor = FeatureExtractor(taught, torch.tensor(known), encoder, tower, 0.0, 0.0, appearance)
         trust, scale = measure_zero_shot(extractor, scores, chosen)
         extractor = replace(extractor, trust=trust, scale=scale)
-        cells = None
-        if generated is not None and len(generated):
+
+        def generated_cells() -> CellInputs | None:
+            generated = generate(chosen) if generate is not None else GeneratedExamples.none("")
+            if not len(generated):
+                return None
             zero_shot = segmenter.score_vectors(generated.vectors, words)
-            cells = extractor.generated_cells(generated.vectors, words, zero_shot)
+            return extractor.generated_cells(generated.vectors, words, zero_shot)
+
         fitted = fit_classifier(
             self._views(extractor, scores, chosen),
             self._count_views(len(chosen)),
@@ -177,7 +191,7 @@ class QuickRecipe:
             has_text=extractor.has_text,
             column_dropout=extractor.column_dropout,
             optional_columns=extractor.tower_columns,
-            generated=cells,
+            generate=generated_cells,
         )
         extractor = extractor if fitted.uses_optional else replace(extractor, tower=())
         supplied = QuickAdapter(extractor, fitted.supplied) if fitted.supplied else None
