@@ -16,7 +16,7 @@ from plugin_config.errors import LearningError
 from tests.learning_world import DRAWN, KNOWN, corrected_scenes, relabelled
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.evaluate import main
-from worker.lab.evaluation.drown import KINDS, ROWS, drawn_draw, summarise, table
+from worker.lab.evaluation.drown import KINDS, ROWS, Draw, drawn_draw, summarise, table
 from worker.lab.evaluation.linear_head import LinearConfig, fit_linear
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.gate.evaluator import Evaluator
@@ -99,6 +99,14 @@ def test_a_drawn_project_corrects_half_of_its_labels(segmenter: Segmenter) -> No
     assert whole > shown, "the other labels are there, without regions"
     assert (draw.corrected, draw.loop.words) == (same.corrected, same.loop.words)
     assert np.array_equal(draw.examples[2].truth, same.examples[2].truth)
+
+
+def test_half_of_one_label_is_none(segmenter: Segmenter) -> None:
+    draw = drawn_draw(segmenter, 3, count=1, scenes=1)
+    for example in (*draw.loop.train, *draw.loop.test):
+        example.truth[example.truth > 0] = UNLABELLED
+    with pytest.raises(LearningError, match="half of them"):
+        Draw.of(draw.loop, [0], np.random.default_rng(0))
 
 
 def row(corrected: float, uncorrected: float) -> dict[str, float]:

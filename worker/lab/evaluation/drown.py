@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from plugin_config.errors import SettingsError
+from plugin_config.errors import LearningError, SettingsError
 from plugin_config.settings import Settings
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.drawn_world.world import COLOURS, SHAPES, STUFF
@@ -74,19 +74,24 @@ class Draw:
             loop: the pictures.
             chosen: numbers of those that are corrected.
             rng: chooses the labels.
+
+        Raises:
+            LearningError: there is no label to correct and one to leave out.
         """
         found = [loop.train[k] for k in chosen]
         learned, tested = (
             sorted({k for one in some for k in drawn_classes(one.truth)}) for some in (found, loop.test)
         )
         both = [k for k in learned if k in tested]
+        if len(both) < 2:
+            problem = f"{len(both)} labels are in both those corrected and those scored, and half of them is corrected"
+            raise LearningError("pictures", problem, "Give more pictures: a larger --count, or other parts.")
         corrected = tuple(sorted(int(k) for k in rng.permutation(both)[: len(both) // 2]))
         rest = tuple(k for k in tested if k not in corrected)
         examples = [
-            replace(one, truth=np.where(np.isin(one.truth, [*range(len(loop.words))]) & ~np.isin(one.truth, corrected),
-                                        UNLABELLED, one.truth).astype(np.int16))
+            replace(one, truth=np.where((one.truth >= 0) & ~np.isin(one.truth, corrected), UNLABELLED, one.truth))
             for one in found
-        ]  # fmt: skip
+        ]
         return cls(loop, examples, corrected, rest)
 
     def ious(self, head: Head | None) -> dict[str, float]:
