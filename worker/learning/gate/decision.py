@@ -132,8 +132,8 @@ def judge(
 def _with_supplied(
     baselines: Baselines, candidates: Sequence[Candidate], fits: Sequence[Fitted]
 ) -> tuple[list[Candidate], dict[str, Any]]:
-    """Let what learned from generated examples take the place of what did not, at the strength that would be promoted
-    without it, if it is better there. At that strength alone: an evaluation takes about as long as a fit.
+    """Let what learned from generated examples take the place of what did not, where it is better: at the strength that
+    would be promoted without it, or, if none would, at each. An evaluation takes about as long as a fit.
 
     Args:
         baselines: that the candidates were compared with.
@@ -147,16 +147,23 @@ def _with_supplied(
     if fits[0].supplied is None:
         reason = fits[0].reason
         return list(candidates), {"generator": {"kept": False, "reason": reason}} if reason else {}
-    plain = _best([one for one in candidates[1:] if not one.objections] or candidates[1:])
-    rival = baselines.evaluate(plain.strength, supplied, folds, supplied=True)
-    kept = rival.is_better_than(plain)
-    figures = {
-        "kept": kept, "strength": plain.strength,
-        "mean_iou_unseen": {"without": plain.quality, "with": rival.quality},
-        "agreement": {"without": plain.agreement, "with": rival.agreement},
-        "objections": list(rival.objections),
-    }  # fmt: skip
-    return [rival if kept and one is plain else one for one in candidates], {"generator": figures}
+    unopposed = [one for one in candidates[1:] if not one.objections]
+    rivals = {
+        one.strength: baselines.evaluate(one.strength, supplied, folds, supplied=True)
+        for one in ([_best(unopposed)] if unopposed else candidates[1:])
+    }
+    chosen, compared = [], []
+    for plain in candidates:
+        rival = rivals.get(plain.strength, plain)
+        chosen.append(rival if rival.is_better_than(plain) else plain)
+        if rival is not plain:
+            compared.append({
+                "strength": plain.strength, "kept": chosen[-1] is rival,
+                "mean_iou_unseen": {"without": plain.quality, "with": rival.quality},
+                "agreement": {"without": plain.agreement, "with": rival.agreement},
+                "objections": list(rival.objections),
+            })  # fmt: skip
+    return chosen, {"generator": {"kept": any(one["kept"] for one in compared), "compared": compared}}
 
 
 def _decide(
