@@ -204,7 +204,7 @@ def run_draw(draw: Draw, segmenter: Segmenter, *, without: Sequence[str] = ()) -
     return {
         **rows, "labels": {kind: [names[k] for k in some]
                            for kind, some in zip(KINDS, (draw.corrected, draw.uncorrected), strict=True)},
-        "generated_for": [names[k] for k in supplied], "generator": generated.reason or fitted.reason,
+        "generated_for": [names[k] for k in supplied], "generator": generated.reason,
         "gate": {"promoted": verdict.promoted, "reason": verdict.reason, **{
             key: value for key, value in verdict.figures.items() if key == GENERATOR}},
         "seconds": round(time.perf_counter() - started, 1),

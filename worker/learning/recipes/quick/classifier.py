@@ -158,7 +158,8 @@ def fit_classifier(
         column_dropout: columns that are dropped from some of the rows.
         optional_columns: how many of the last columns are left out when images left out are segmented better without.
         generate: makes cells of the last class that no image shows: their first columns, and their offsets; all other
-            columns say nothing. None = there are none. Not asked where the strength is 0, as the networks say nothing.
+            columns say nothing. None = there are none. It is not asked where the networks are not used, as the strength
+            is 0 and all classes have text.
 
     Raises:
         LearningError: everything is void.
@@ -192,7 +193,8 @@ def fit_classifier(
     retrieval = config.retrieval * strength if bank else 0.0
     plain = Classifier(mean, spread, networks, bank, retrieval, strength, has_text)
     supplied = None
-    generated = generate() if generate is not None and strength else None
+    is_used = bool(strength) or not bool(has_text.all())
+    generated = generate() if generate is not None and is_used else None
     if generated is not None:
         more = _with_generated(data, generated, mean, spread)
         again = train_ensemble(more, config.members, config.training, column_dropout=column_dropout, seed=config.seed)
