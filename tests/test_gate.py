@@ -14,7 +14,7 @@ from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, co
 from worker.learning.gate.candidates import fall_objections
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.decision import Verdict, judge
-from worker.learning.interfaces import UNLABELLED, Example, Words
+from worker.learning.interfaces import UNLABELLED, Example, Fitted, Words
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import ImageScores
@@ -244,20 +244,74 @@ def test_an_adapter_that_went_bad_gives_way_to_the_zero_shot_model(known: list[E
     assert verdict.learned_from == ()
 
 
+class Drowning(LinearRecipe):
+    """Never says the third label again."""
+
+    def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
+        found = super().fit(examples, words, segmenter)
+        weights = found.weights.clone()
+        weights[-1, 2] -= 50
+        return replace(found, weights=weights)
+
+
 def test_labels_that_nobody_corrected_must_not_drown(known: list[Example], segmenter: Segmenter) -> None:
-    class Drowning(LinearRecipe):
-        """Never says the third label again."""
-
-        def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
-            found = super().fit(examples, words, segmenter)
-            weights = found.weights.clone()
-            weights[-1, 2] -= 50
-            return replace(found, weights=weights)
-
     two = relabelled(known[:9], (0, 1, UNLABELLED))
     verdict = judge(Drowning(), two, [], None, KNOWN, segmenter)
     assert not verdict.promoted
     assert "of labels nobody corrected, only 0%" in verdict.reason
+    assert "generator" not in verdict.figures
+
+
+class Supplying(LinearRecipe):
+    """Learns with one recipe from corrections alone, and with another where it says that it has generated examples."""
+
+    def __init__(self, plain: LinearRecipe, supplied: LinearRecipe | None, reason: str = "") -> None:
+        super().__init__()
+        self._plain, self._supplied, self._reason = plain, supplied, reason
+
+    def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
+        supplied = None if self._supplied is None else self._supplied.fit(examples, words, segmenter)
+        return Fitted(self._plain.fit(examples, words, segmenter), supplied, self._reason)
+
+
+def test_generated_examples_are_kept_where_they_save_other_labels(known: list[Example], segmenter: Segmenter) -> None:
+    two = relabelled(known[:9], (0, 1, UNLABELLED))
+    verdict = judge(Supplying(Drowning(), LinearRecipe(scale=1)), two, [], None, KNOWN, segmenter)
+    generator = verdict.figures["generator"]
+    assert generator["kept"]
+    assert len(generator["compared"]) == 4, "as without them nothing would be promoted"
+    whole = generator["compared"][-1]["agreement"]
+    assert whole["with"] > whole["without"] + 0.3
+    json.dumps(verdict.figures)
+    assert verdict.promoted, verdict.reason
+    assert "with generated examples of labels nobody corrected" in verdict.reason
+    assert verdict.adapter is not None
+    assert verdict.adapter.state().tensors["weights"][-1, 2] > -40
+
+
+def test_generated_examples_that_drown_other_labels_are_not_kept(known: list[Example], segmenter: Segmenter) -> None:
+    two = relabelled(known[:9], (0, 1, UNLABELLED))
+    with_them, without = (
+        judge(recipe, two, [], None, KNOWN, segmenter)
+        for recipe in (Supplying(LinearRecipe(scale=1), Drowning()), LinearRecipe(scale=1))
+    )
+    assert without.promoted, without.reason
+    assert not with_them.figures["generator"]["kept"]
+    assert [row["strength"] for row in with_them.figures["generator"]["compared"]] == [without.strength]
+    assert (with_them.reason, with_them.strength) == (without.reason, without.strength)
+
+
+def test_generated_examples_that_change_nothing_are_not_kept(known: list[Example], segmenter: Segmenter) -> None:
+    two = relabelled(known[:3], (0, 1, UNLABELLED))
+    verdict = judge(Supplying(LinearRecipe(), LinearRecipe()), two, [], None, KNOWN, segmenter)
+    found = verdict.figures["generator"]
+    assert not found["kept"]
+    assert all(row["mean_iou_unseen"]["with"] == row["mean_iou_unseen"]["without"] for row in found["compared"])
+
+
+def test_why_nothing_is_generated_is_told(known: list[Example], segmenter: Segmenter) -> None:
+    verdict = judge(Supplying(LinearRecipe(), None, "nobody can"), known[:3], [], None, KNOWN, segmenter)
+    assert verdict.figures["generator"] == {"kept": False, "reason": "nobody can"}
 
 
 def test_a_single_label_must_not_pay_for_the_others(strange: list[Example], segmenter: Segmenter) -> None:

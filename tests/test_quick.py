@@ -15,6 +15,7 @@ from plugin_config.errors import LearningError
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.learning.recipes import recipe_named
+from worker.learning.recipes.generated import generate_examples
 from worker.learning.recipes.quick import classifier
 from worker.learning.recipes.quick.augmentation import Augmentation
 from worker.learning.recipes.quick.classifier import ClassifierConfig
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 DRAWN = ("red shape", "blue shape", "green shape", "yellow shape")
 HALF: Words = (("wug",), ("dax",), ("green shape",), ("yellow shape",))
 """The first two are corrected; the model knows the words of the others only."""
+READ: Words = (("red shape",), ("blue shape",), *HALF[2:])
+"""The same in words that the model knows."""
 KNOWN: Words = (("star",), ("heart",), ("red shape",), ("blue shape",))
 Truth = NDArray[np.int16]
 
@@ -407,3 +410,63 @@ def test_augmentations_fit_images_of_any_size(size: tuple[int, int]) -> None:
         rows, columns = Augmentation.random((6, 9), rng).window(size, (6, 9))
         assert 0 <= rows.start < rows.stop <= size[0]
         assert 0 <= columns.start < columns.stop <= size[1]
+
+
+def test_examples_of_labels_nobody_corrected_make_a_second_adapter(
+    corrected: list[Example], segmenter: Segmenter
+) -> None:
+    shown = [replace(corrected[0], words=READ)]  # of one, the networks are always used
+    fitted = QuickRecipe(views=4).fit_both(shown, READ, segmenter)
+    assert fitted.reason == ""
+    plain, supplied = fitted.plain, fitted.supplied
+    assert isinstance(plain, QuickAdapter)
+    assert isinstance(supplied, QuickAdapter)
+    assert not torch.equal(plain.classifier.networks.weights[0], supplied.classifier.networks.weights[0])
+    alone = QuickRecipe(views=4).fit(shown, READ, segmenter)
+    assert torch.equal(plain.classifier.networks.weights[0], alone.classifier.networks.weights[0])
+    image = score(corrected[0], segmenter, READ)
+    again = QuickRecipe().load(supplied.state(), segmenter)
+    assert torch.equal(again.scores(image).logits, supplied.scores(image).logits)
+    assert supplied.state().about.keys() == plain.state().about.keys(), "stored alike"
+
+
+
+def test_generated_cells_are_learned_as_none_of_the_taught_classes(
+    corrected: list[Example], segmenter: Segmenter
+) -> None:
+    shown = [replace(corrected[0], words=READ)]  # of one, the networks are always used
+    fitted = QuickRecipe(views=4).fit_both(shown, READ, segmenter)
+    made = generate_examples(shown, READ, segmenter)
+    assert isinstance(fitted.plain, QuickAdapter)
+    assert isinstance(fitted.supplied, QuickAdapter)
+    zero_shot = segmenter.score_vectors(made.vectors, READ)
+    cells = fitted.plain.extractor.generated_cells(made.vectors, READ, zero_shot)
+    assert cells is not None
+    rest = []
+    for adapter in (fitted.plain, fitted.supplied):
+        classifier = adapter.classifier
+        known = len(cells.values)
+        rows = torch.zeros(len(made), len(classifier.mean))
+        rows[:, :known] = (cells.values.T - classifier.mean[:known]) / classifier.spread[:known]
+        posterior = classifier.networks.posterior(rows, cells.offset.T, 1.0, classifier.has_text)
+        rest.append(float(posterior[:, -1].mean()))
+    assert rest[1] > 0.8
+    assert rest[1] >= rest[0]
+
+
+@pytest.mark.parametrize(
+    ("without", "words", "reason"),
+    [
+        (("generator",), READ, "left out"),
+        (("encoder",), READ, "encoder"),
+        ((), HALF, "cannot read the words of a corrected label"),
+        ((), READ[:2], "every label is corrected"),
+    ],
+)
+def test_where_no_example_is_generated_there_is_one_adapter(
+    without: tuple[str, ...], words: Words, reason: str, corrected: list[Example], segmenter: Segmenter
+) -> None:
+    shown = [replace(corrected[0], words=words)]
+    fitted = QuickRecipe(without=without, views=2).fit_both(shown, words, segmenter)
+    assert fitted.supplied is None
+    assert reason in fitted.reason

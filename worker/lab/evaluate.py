@@ -14,7 +14,7 @@ import torch
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.lab.evaluation import clicks, compose, fold, learn, panoptic, refine, zeroshot
+from worker.lab.evaluation import clicks, compose, drown, fold, learn, panoptic, refine, zeroshot
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ PROTOCOLS = (
     Protocol("refine", refine.MEANING, refine.add_arguments, refine.run),
     Protocol("zeroshot", zeroshot.MEANING, zeroshot.add_arguments, zeroshot.run),
     Protocol("fold", fold.MEANING, fold.add_arguments, fold.run),
+    Protocol("drown", drown.MEANING, drown.add_arguments, drown.run),
     Protocol("learn", learn.MEANING, learn.add_arguments, learn.run),
 )
 

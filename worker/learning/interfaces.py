@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,21 @@ class Adapter(Head, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What a recipe made of the same corrections: two adapters that the gate compares, or one.
+
+    Attributes:
+        plain: learned from corrections alone.
+        supplied: learned from generated examples of uncorrected labels too; None = without these.
+        reason: why there is none; "" where there is one, or where the recipe generates none.
+    """
+
+    plain: Adapter
+    supplied: Adapter | None = None
+    reason: str = ""
+
+
 class Recipe(Protocol):
     """A way to train an adapter; the recipe that the service runs takes seconds on a CPU."""
 
@@ -106,3 +121,27 @@ class Recipe(Protocol):
             LearningError: the state is not one of this recipe's, or was learned on other frozen weights.
         """
         ...
+
+
+@runtime_checkable
+class SupplyingRecipe(Protocol):
+    """A recipe that can also learn from generated examples of labels that no correction shows."""
+
+    def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
+        """Train an adapter without generated examples and, where there can be some, one with them.
+
+        Raises:
+            LearningError: as `Recipe.fit`.
+        """
+        ...
+
+
+def fit_both(recipe: Recipe, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
+    """Train with a recipe, without and with generated examples where it can be trained with them.
+
+    Raises:
+        LearningError: as `Recipe.fit`.
+    """
+    if isinstance(recipe, SupplyingRecipe):
+        return recipe.fit_both(examples, words, segmenter)
+    return Fitted(recipe.fit(examples, words, segmenter))

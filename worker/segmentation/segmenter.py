@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Choice, Choices, Label, Vocabulary
@@ -230,11 +231,23 @@ class Segmenter:
         if image is not None and image.shape[:2] != embedding.size:
             raise ValueError(f"image must be of size {embedding.size} as it was embedded, got {image.shape[:2]}")
         classes = classes or self._texts.with_background(words)
-        logits = zero_shot_logits(
-            embedding.features, classes, scale=self.encoder.logit_scale, bias=self.encoder.logit_bias
-        )
-        zero_shot = ClassScores.of(logits, classes.has_text)
+        zero_shot = self._zero_shot(embedding.features, classes)
         return ImageScores(embedding, image, tuple(words), zero_shot, classes, self._photo_extractor.features)
+
+    def score_vectors(self, vectors: Tensor, words: Sequence[tuple[str, ...]]) -> ClassScores:
+        """Compute the zero-shot scores of patch features that are of no image: (n + 1, 1, N), the background last.
+
+        Args:
+            vectors: (N, D) float32 of unit length.
+            words: the texts of each of n classes.
+        """
+        return self._zero_shot(vectors[None].to(self.encoder.device), self._texts.with_background(words))
+
+    def _zero_shot(self, features: Tensor, classes: TextClasses) -> ClassScores:
+        """Scores of (h, w, D) patch features."""
+        encoder = self.encoder
+        logits = zero_shot_logits(features, classes, scale=encoder.logit_scale, bias=encoder.logit_bias)
+        return ClassScores.of(logits, classes.has_text)
 
     def pixel_classes(
         self, scores: ImageScores, head: Head | None = None, *, outlines: bool = True

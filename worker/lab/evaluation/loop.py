@@ -18,7 +18,7 @@ from worker.learning.corrections.class_maps import shrink_nearest, with_backgrou
 from worker.learning.corrections.examples import LONGEST_SIDE
 from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import hold_out_split
-from worker.learning.interfaces import Adapter, AdapterState, Example, Recipe, Words
+from worker.learning.interfaces import Adapter, AdapterState, Example, Fitted, Recipe, Words, fit_both
 from worker.segmentation.heads import Head
 from worker.segmentation.metrics import Confusion, class_ious, confusion
 from worker.segmentation.pictures import shrink
@@ -135,12 +135,12 @@ class Refit:
 
 
 @dataclass(frozen=True)
-class _FittedRecipe:
+class FittedRecipe:
     """A recipe with one fit already done, so that the gate need not repeat it."""
 
     recipe: Recipe
     examples: Sequence[Example]
-    adapter: Adapter
+    fitted: Fitted
 
     @property
     def name(self) -> str:
@@ -153,10 +153,14 @@ class _FittedRecipe:
         return self.recipe.form
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Adapter:
+        """See `worker.learning.interfaces.Recipe`."""
+        return self.fit_both(examples, words, segmenter).plain
+
+    def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
         """Return the fit at hand for its own examples; fit the recipe on any others."""
         known = [example.key for example in examples] == [example.key for example in self.examples]
         known = known and all(mine.truth is other.truth for mine, other in zip(examples, self.examples, strict=True))
-        return self.adapter if known else self.recipe.fit(examples, words, segmenter)
+        return self.fitted if known else fit_both(self.recipe, examples, words, segmenter)
 
     def load(self, state: AdapterState, segmenter: Segmenter) -> Adapter:
         """See `worker.learning.interfaces.Recipe`."""
@@ -172,7 +176,7 @@ class _GatedVersions:
         self._served: Adapter | None = None
         self._seen: tuple[str, ...] = ()
 
-    def offer(self, candidate: _FittedRecipe) -> bool:
+    def offer(self, candidate: FittedRecipe) -> bool:
         """Ask the gate about a candidate with the corrections it comes from; True when it is promoted."""
         taught, held_out = hold_out_split(candidate.examples)
         verdict = judge(candidate, taught, held_out, self._served, self._words, self._segmenter, seen=self._seen)
@@ -205,7 +209,9 @@ def run_loop(
             chosen += loop.least_certain(left, head)[: count - len(chosen)]
         examples = [loop.train[index] for index in chosen]
         started = time.perf_counter()
-        head = recipe.fit(examples, loop.words, segmenter)
-        seconds = time.perf_counter() - started
-        promoted = versions.offer(_FittedRecipe(recipe, examples, head)) if gate else None
+        fitted = fit_both(recipe, examples, loop.words, segmenter) if gate else Fitted(
+            recipe.fit(examples, loop.words, segmenter)
+        )
+        head, seconds = fitted.plain, time.perf_counter() - started
+        promoted = versions.offer(FittedRecipe(recipe, examples, fitted)) if gate else None
         yield Refit(count, head, loop.evaluate(head), seconds, promoted)

@@ -34,6 +34,10 @@ LEAST_AGREEMENT = 0.8
 """Share of the zero-shot model's certain predictions of uncorrected labels that must stay, times its mean recall on the
 corrected labels."""
 
+LEAST_KEPT = 0.01
+"""Share of the zero-shot model's certain predictions of uncorrected labels that generated examples must save, to be
+kept where they gain no mean IoU."""
+
 _HARM_SHARE = 0.9
 
 
@@ -48,6 +52,7 @@ class Candidate:
         versus_zero_shot: against the zero-shot model, on images the candidate was not trained on.
         agreement: see `Evaluator.agreement`.
         objections: each a part of a sentence; none = it may be served.
+        supplied: whether the adapter learned from generated examples too.
     """
 
     strength: float
@@ -56,11 +61,24 @@ class Candidate:
     versus_zero_shot: Comparison
     agreement: float | None
     objections: tuple[str, ...]
+    supplied: bool = False
 
     @property
     def quality(self) -> float:
         """Mean IoU on images it was not trained on."""
         return self.versus_zero_shot.mean_ious[1]
+
+    def is_better_than(self, plain: Candidate) -> bool:
+        """Whether it is to be preferred, learned from generated examples too, to the same without these.
+
+        Mean IoU is of corrected labels and the background; what becomes of the others shows in the agreement. Of the
+        two one must gain and the other not lose. Where one of both meets objections, the other is better.
+        """
+        if bool(self.objections) != bool(plain.objections):
+            return not self.objections
+        gained = self.quality - plain.quality
+        saved = (self.agreement or 0.0) - (plain.agreement or 0.0)
+        return (saved >= LEAST_KEPT and gained > -LEAST_GAIN) or (gained >= LEAST_GAIN and saved > -LEAST_KEPT)
 
 
 class Baselines:
@@ -102,13 +120,16 @@ class Baselines:
         versus_itself = Comparison.of(self._zero_shot, self._zero_shot)
         return Candidate(0.0, None, versus_served, versus_itself, None, tuple(objections))
 
-    def evaluate(self, strength: float, trained: Adapter, fold_adapters: Sequence[Adapter]) -> Candidate:
+    def evaluate(
+        self, strength: float, trained: Adapter, fold_adapters: Sequence[Adapter], *, supplied: bool = False
+    ) -> Candidate:
         """Evaluate an adapter at one strength.
 
         Args:
             strength: above 0.
             trained: on all training examples.
             fold_adapters: trained on each training set of the split.
+            supplied: whether they learned from generated examples too.
         """
         evaluator, images, adapter = self._evaluator, self._images, trained.at_strength(strength)
         fold_heads = [fold_adapter.at_strength(strength) for fold_adapter in fold_adapters]
@@ -126,7 +147,7 @@ class Baselines:
         if agreement is not None and agreement < needed:
             kept = f"only {agreement:.0%} of what the zero-shot model is sure of would stay ({needed:.0%} needed)"
             objections.append(f"of labels nobody corrected, {kept}")
-        return Candidate(strength, adapter, versus_served, versus_zero_shot, agreement, tuple(objections))
+        return Candidate(strength, adapter, versus_served, versus_zero_shot, agreement, tuple(objections), supplied)
 
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen

@@ -6,7 +6,7 @@ docs/reference/learning_rules.md states the rules.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from worker.learning.gate.splits import (
     offered_images,
 )
 from worker.learning.gate.swaps import suspect_swaps, swap_hint
-from worker.learning.interfaces import Adapter, Example, Recipe, Words
+from worker.learning.interfaces import Adapter, Example, Fitted, Recipe, Words, fit_both
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.outlines.refinement import ADAPTIVE
 from worker.segmentation.segmenter import Segmenter
@@ -74,7 +74,8 @@ def judge(
 
     Args:
         recipe: fitted once on all of `train`, and up to five times on parts of it for cross-validation;
-            not where there is a `candidate`.
+            not where there is a `candidate`. What it learns with generated examples is compared with what it learns
+            without them, and the better is kept.
         train: what may be learned from; `worker.learning.gate.splits.hold_out_split` makes the two parts.
         hold_out: what may not.
         served: what is served now; None = the zero-shot model.
@@ -112,14 +113,57 @@ def judge(
         if not evaluator.shows_label(split.images):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
         sets = [train] if candidate is not None else [train, *split.training_sets]
-        trained, *fold_adapters = [candidate or recipe.fit(examples, words, segmenter) for examples in sets]
+        fits = [
+            Fitted(candidate) if candidate is not None else fit_both(recipe, examples, words, segmenter)
+            for examples in sets
+        ]
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))
     baselines = Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
+    trained, *fold_adapters = [fitted.plain for fitted in fits]
     evaluated = [baselines.evaluate(strength, trained, fold_adapters) for strength in STRENGTHS]
     candidates = [baselines.evaluate_zero_shot(), *evaluated]
+    candidates, about_generator = _with_supplied(baselines, candidates, fits)
     keys = () if offered else tuple(example.key for example in train)
-    return _decide(baselines, candidates, served, keys, names)
+    verdict = _decide(baselines, candidates, served, keys, names)
+    return replace(verdict, figures={**verdict.figures, **about_generator})
+
+
+def _with_supplied(
+    baselines: Baselines, candidates: Sequence[Candidate], fits: Sequence[Fitted]
+) -> tuple[list[Candidate], dict[str, Any]]:
+    """Let what learned from generated examples take the place of what did not, where it is better: at the strength that
+    would be promoted without it, or, if none would, at each. An evaluation takes about as long as a fit.
+
+    Args:
+        baselines: that the candidates were compared with.
+        candidates: the zero-shot model, then the adapter without generated examples at each strength.
+        fits: on all training examples, then on each training set of the split.
+
+    Returns:
+        the candidates to decide between, and JSON about the generated examples; none of a recipe that makes none.
+    """
+    supplied, *folds = [fitted.supplied or fitted.plain for fitted in fits]
+    if fits[0].supplied is None:
+        reason = fits[0].reason
+        return list(candidates), {"generator": {"kept": False, "reason": reason}} if reason else {}
+    unopposed = [one for one in candidates[1:] if not one.objections]
+    rivals = {
+        one.strength: baselines.evaluate(one.strength, supplied, folds, supplied=True)
+        for one in ([_best(unopposed)] if unopposed else candidates[1:])
+    }
+    chosen, compared = [], []
+    for plain in candidates:
+        rival = rivals.get(plain.strength, plain)
+        chosen.append(rival if rival.is_better_than(plain) else plain)
+        if rival is not plain:
+            compared.append({
+                "strength": plain.strength, "kept": chosen[-1] is rival,
+                "mean_iou_unseen": {"without": plain.quality, "with": rival.quality},
+                "agreement": {"without": plain.agreement, "with": rival.agreement},
+                "objections": list(rival.objections),
+            })  # fmt: skip
+    return chosen, {"generator": {"kept": any(one["kept"] for one in compared), "compared": compared}}
 
 
 def _decide(
@@ -140,7 +184,8 @@ def _decide(
     gain = f"mean IoU {before:.3f} -> {after:.3f} on {_count_images(baselines.shared)}"
     if best.adapter is None:
         return Verdict(True, None, 0.0, f"went back to the zero-shot model: {gain}.", figures)
-    reason = f"promoted at strength {best.strength:g}: {gain}."
+    how = ", with generated examples of labels nobody corrected" if best.supplied else ""
+    reason = f"promoted at strength {best.strength:g}{how}: {gain}."
     return Verdict(True, best.adapter, best.strength, reason, figures, keys)
 
 

@@ -20,6 +20,7 @@ _SMALLEST = 1e-6  # posterior
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST_LOSS = 0.01  # of IoU, of any class
 _UNVALIDATED = 0.5  # strength when there is one image only
+_GENERATED = 0.2  # share of generated cells in the batches
 _LEAST_VALIDATED = 4  # images: fewer show too little of how images differ
 
 
@@ -116,6 +117,21 @@ class Classifier:
         return cls(mean, spread, Ensemble(weights, biases), bank, retrieval, strength, has_text)
 
 
+@dataclass(frozen=True)
+class FittedClassifier:
+    """A classifier, and the same trained with generated cells too.
+
+    Attributes:
+        plain: trained on the cells of images.
+        supplied: on generated ones too; None = there were none.
+        uses_optional: whether they use the optional columns.
+    """
+
+    plain: Classifier
+    supplied: Classifier | None
+    uses_optional: bool
+
+
 def fit_classifier(
     views: Iterable[tuple[Tensor, ReadCells]],
     count: int,
@@ -126,7 +142,8 @@ def fit_classifier(
     has_text: Tensor,
     column_dropout: Sequence[ColumnDropout],
     optional_columns: int = 0,
-) -> tuple[Classifier, bool]:
+    generate: Callable[[], CellInputs | None] | None = None,
+) -> FittedClassifier:
     """Train a classifier on views of images.
 
     Args:
@@ -140,9 +157,9 @@ def fit_classifier(
         has_text: (C,) bool: classes whose offset comes from zero-shot scores.
         column_dropout: columns that are dropped from some of the rows.
         optional_columns: how many of the last columns are left out when images left out are segmented better without.
-
-    Returns:
-        the classifier, and whether it uses the optional columns.
+        generate: makes cells of the last class that no image shows: their first columns, and their offsets; all other
+            columns say nothing. None = there are none. It is not asked where the networks are not used, as the strength
+            is 0 and all classes have text.
 
     Raises:
         LearningError: everything is void.
@@ -174,7 +191,29 @@ def fit_classifier(
         strength = _best_strength(data, image, config, column_dropout) if images > 1 else _UNVALIDATED
     bank = MemoryBank.sample(data.inputs, data.shares, generator) if config.retrieval * strength else None
     retrieval = config.retrieval * strength if bank else 0.0
-    return Classifier(mean, spread, networks, bank, retrieval, strength, has_text), uses_optional
+    plain = Classifier(mean, spread, networks, bank, retrieval, strength, has_text)
+    supplied = None
+    is_used = bool(strength) or not bool(has_text.all())
+    generated = generate() if generate is not None and is_used else None
+    if generated is not None:
+        more = _with_generated(data, generated, mean, spread)
+        again = train_ensemble(more, config.members, config.training, column_dropout=column_dropout, seed=config.seed)
+        supplied = replace(plain, networks=again)
+    return FittedClassifier(plain, supplied, uses_optional)
+
+
+def _with_generated(data: TrainingSet, generated: CellInputs, mean: Tensor, spread: Tensor) -> TrainingSet:
+    """Add generated cells of the last class to a training set, all of them together a fixed share of what is drawn."""
+    known, count = generated.values.shape
+    inputs = data.inputs.new_zeros(count, data.inputs.shape[1])  # 0 is the mean: it says nothing
+    inputs[:, :known] = ((generated.values.T - mean[:known]) / spread[:known]).clamp_(-_CLIP, _CLIP)
+    shares = data.shares.new_zeros(count, data.shares.shape[1])
+    shares[:, -1] = 1
+    weight = data.weight.sum() * _GENERATED / (1 - _GENERATED) / count
+    return TrainingSet(
+        torch.cat([data.inputs, inputs]), torch.cat([data.shares, shares]),
+        torch.cat([data.offset, generated.offset.T]), torch.cat([data.weight, weight.expand(count)]), data.has_text,
+    )  # fmt: skip
 
 
 def _number_images(cells: Sequence[int], images: int) -> tuple[Tensor, int]:

@@ -176,6 +176,23 @@ class FeatureExtractor:
         margins = sample(self.zero_shot_margins(features.words, zero_shot))
         return CellInputs(torch.cat([encoder, margins[:-1], *values]), self.scale * margins)
 
+    def generated_cells(self, vectors: Tensor, words: Words, zero_shot: ClassScores) -> CellInputs | None:
+        """Compute what generated patch features say of the classifier's inputs: the first of its columns.
+
+        Args:
+            vectors: (N, D) float32 patch features.
+            words: the texts of each of n classes.
+            zero_shot: n + 1 classes, (n + 1, 1, N).
+
+        Returns:
+            Inputs of N cells; None where features of the encoder are left out.
+        """
+        if self.encoder is None:
+            return None
+        margins = self.zero_shot_margins(words, zero_shot).flatten(1)
+        values = torch.cat([self.encoder.project(vectors.T[:, None]).flatten(1), margins[:-1]])
+        return CellInputs(values, self.scale * margins)
+
     def class_shares(self, example: Example, augmentation: Augmentation, patches: tuple[int, int]) -> Tensor:
         """Compute the share of each taught class and of the rest in the cells of an augmented image: (T + 1, h, w).
 

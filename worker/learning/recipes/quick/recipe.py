@@ -5,12 +5,16 @@ CLAP, Silva-Rodriguez et al., both CVPR 2024), and adds what the images look lik
 encoder and of a network trained on photographs, on colour, texture and position; and retrieval of similar cells. Labels
 without corrections keep their zero-shot scores: where the networks say "none of the taught classes", the zero-shot
 scores decide which of the others.
+
+Where there are labels without corrections in words that the model can read, the networks are trained a second time,
+with examples of them (`worker.learning.recipes.generated`), as cells of none of the taught classes; the gate keeps the
+better.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -20,9 +24,16 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
+from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Fitted, Words
+from worker.learning.recipes.generated import GENERATOR, GeneratedExamples, generate_examples
 from worker.learning.recipes.quick.augmentation import Augmentation
-from worker.learning.recipes.quick.classifier import Classifier, ClassifierConfig, ReadCells, fit_classifier
+from worker.learning.recipes.quick.classifier import (
+    CellInputs,
+    Classifier,
+    ClassifierConfig,
+    ReadCells,
+    fit_classifier,
+)
 from worker.learning.recipes.quick.features import (
     ENCODER_COMPONENTS,
     TOWER_COMPONENTS,
@@ -39,7 +50,7 @@ from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, Method
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
-PARTS = ("encoder", "tower", "appearance", "retrieval")
+PARTS = ("encoder", "tower", "appearance", "retrieval", GENERATOR)
 _VIEWS = 32  # images and augmentations of them that are learned from, where there are not as many images
 _MANY_IMAGES, _FACTOR = 12, 2  # from so many images on, there are so many times more views and hidden units
 _MOST_EXAMPLES = 60
@@ -49,6 +60,7 @@ _FORM = 4  # of the features that a stored adapter was trained on
 _ENCODER, _TOWER = "encoder", "tower"  # in names of stored tensors
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
+_WORDS_ALONE = "the words alone are better than what the networks learn from the corrections"
 _REMEDY = "Draw a label in at least one picture and accept it."
 
 
@@ -126,9 +138,33 @@ class QuickRecipe:
     name: ClassVar[str] = NAME
     form: ClassVar[int] = _FORM
 
-    @one_thread()
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> QuickAdapter:
-        """See `worker.learning.interfaces.Recipe`."""
+        """See `worker.learning.interfaces.Recipe`; from corrections alone."""
+        return self._fit(examples, words, segmenter, None)[0]
+
+    @one_thread()
+    def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
+        """See `worker.learning.interfaces.SupplyingRecipe`."""
+        left_out = {GENERATOR: "it is left out", _ENCODER: "it needs the features of the encoder, which are left out"}
+        for part, reason in left_out.items():
+            if part in self.without:
+                return Fitted(self.fit(examples, words, segmenter), reason=reason)
+        reasons = [_WORDS_ALONE]
+
+        def generate(chosen: Sequence[Example]) -> GeneratedExamples:
+            generated = generate_examples(chosen, words, segmenter)
+            reasons.append(generated.reason)
+            return generated
+
+        plain, supplied = self._fit(examples, words, segmenter, generate)
+        return Fitted(plain, supplied, reasons[-1])
+
+    @one_thread()
+    def _fit(
+        self, examples: Sequence[Example], words: Words, segmenter: Segmenter,
+        generate: Callable[[Sequence[Example]], GeneratedExamples] | None,
+    ) -> tuple[QuickAdapter, QuickAdapter | None]:  # fmt: skip
+        """Train an adapter from corrections alone and, where examples can be generated, one from these too."""
         chosen, taught = _choose_examples(examples, words)
         known = [float(not all(segmenter.encoder.unknown_words(text) for text in texts)) for texts in taught]
         # Without the image: the embedding may be of a larger one than the example keeps.
@@ -138,7 +174,15 @@ class QuickRecipe:
         extractor = FeatureExtractor(taught, torch.tensor(known), encoder, tower, 0.0, 0.0, appearance)
         trust, scale = measure_zero_shot(extractor, scores, chosen)
         extractor = replace(extractor, trust=trust, scale=scale)
-        classifier, uses_tower = fit_classifier(
+
+        def generated_cells() -> CellInputs | None:
+            generated = generate(chosen) if generate is not None else GeneratedExamples.none("")
+            if not len(generated):
+                return None
+            zero_shot = segmenter.score_vectors(generated.vectors, words)
+            return extractor.generated_cells(generated.vectors, words, zero_shot)
+
+        fitted = fit_classifier(
             self._views(extractor, scores, chosen),
             self._count_views(len(chosen)),
             self._config(len(chosen)),
@@ -147,8 +191,11 @@ class QuickRecipe:
             has_text=extractor.has_text,
             column_dropout=extractor.column_dropout,
             optional_columns=extractor.tower_columns,
+            generate=generated_cells,
         )
-        return QuickAdapter(extractor if uses_tower else replace(extractor, tower=()), classifier)
+        extractor = extractor if fitted.uses_optional else replace(extractor, tower=())
+        supplied = QuickAdapter(extractor, fitted.supplied) if fitted.supplied else None
+        return QuickAdapter(extractor, fitted.plain), supplied
 
     def load(self, state: AdapterState, segmenter: Segmenter) -> QuickAdapter:
         """See `worker.learning.interfaces.Recipe`."""
