@@ -21,9 +21,11 @@ from worker.lab.evaluation.things import ThingsEvaluator
 from worker.lab.things_data import PanopticSet, segmented_images, things_set
 from worker.learning.generator.baselines import train_projection, train_seen_only
 from worker.learning.generator.vectors import RealVectors
+from worker.learning.proposals.decoder_files import load_query_decoder
 from worker.learning.proposals.query_decoder import QueryDecoder
 from worker.learning.recipes.pading.adapter import PadingAdapter
 from worker.learning.recipes.pading.recipe import ALIGNMENT, DISENTANGLING, PRIMITIVES, PadingRecipe, known_words
+from worker.learning.recipes.pading.vectors import real_vectors
 from worker.segmentation.segmenter import Segmenter
 
 THINGS_SPLIT = "things"
@@ -152,7 +154,7 @@ class PadingStudy:
         if name == TRAINING_FREE:
             return None
         if self._real is None:
-            self._real = self._recipe.vectors(self._decoder, segmented_images(self._data), self._segmenter)
+            self._real = real_vectors(self._decoder, segmented_images(self._data), self._segmenter)
         real, data = self._real, self._data
         if name in (SEEN_ONLY, PROJECTION):
             return self._baseline(name, real)

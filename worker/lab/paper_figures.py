@@ -1,4 +1,4 @@
-"""Which figures the rows of a paper have: IoU under one argmax, or panoptic quality, each for seen and unseen labels."""
+"""Figures of the rows of a paper have: IoU under one argmax, or panoptic quality, each of seen and unseen labels."""
 
 from __future__ import annotations
 

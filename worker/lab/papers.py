@@ -307,7 +307,8 @@ def _pading(options: argparse.Namespace, seed: int) -> PadingMeasurement:
     minutes = options.minutes or (math.inf if options.store else _PADING_MINUTES)
     whole = PadingMeasurement(seed, options.query_decoder, scenes=options.things, steps=options.steps, minutes=minutes,
                               device=options.device)  # fmt: skip
-    return replace(whole, names=tuple(name for name in whole.names if name in options.names)) if options.names else whole
+    names = tuple(name for name in whole.names if not options.names or name in options.names)
+    return replace(whole, names=names)
 
 
 def _measured(tasks: Sequence[_Task], pool: Executor) -> list[MeasuredRow]:
@@ -375,7 +376,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=int, default=[0], help="measured live (default: 0)")
     add("--scenes", type=int, default=SCENES, help="drawn to learn from and to judge (default: %(default)s)")
     add("--things", type=int, default=THINGS_SCENES, metavar="N", help="the same for pading (default: %(default)s)")
-    add("--query-decoder", type=Path, default=STORED_DECODER, metavar="FILE", help="of pading (default: the stored one)")
+    add("--query-decoder", type=Path, default=STORED_DECODER, metavar="FILE", help="of pading (default: the stored)")
     add("--names", nargs="+", default=[], metavar="NAME",
         choices=sorted({*(variant.name for variant in VARIANTS), *ROWS}), help="of the trainings (default: all)")
     add("--steps", type=int, help="of each training (default: the recipe's)")

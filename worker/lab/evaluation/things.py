@@ -99,7 +99,7 @@ class ThingsEvaluator:
             evaluator.add([part for part in kept if part.mask.any()], scores, one.segments)
             table += confusion(one.truth, classes, count + 1)
         ious = iou_of_counts(np.diagonal(table), table.sum(axis=1), table.sum(axis=0))
-        found = {part: _means(evaluator, ious, labels) for part, labels in (("seen", data.seen), ("unseen", data.unseen))}
+        found = {"seen": _means(evaluator, ious, data.seen), "unseen": _means(evaluator, ious, data.unseen)}
         found["hm"] = {name: harmonic_mean(found["seen"][name], found["unseen"][name]) for name in PANOPTIC_FIGURES}
         return {part: {name: round(found[part][name], 4) for name in PANOPTIC_FIGURES} for part in PARTS}
 

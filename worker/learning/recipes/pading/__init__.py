@@ -1,5 +1,5 @@
-"""PADing (He et al., CVPR 2023): proposals of a query decoder, and a classifier that a generator supplies with vectors of
-labels nobody has drawn.
+"""PADing (He et al., CVPR 2023): proposals of a query decoder, and a classifier that a generator supplies with vectors
+of labels nobody has drawn.
 
     real_vectors(decoder, samples)        `vectors`: what the decoder proposes in annotated images, and of what label
     label_shares, proposal_numbers        `posterior`: proposals and a classifier to posteriors and to things

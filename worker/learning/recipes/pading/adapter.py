@@ -166,7 +166,8 @@ class PadingAdapter:
         size = (max(1, round(scale * height)), max(1, round(scale * width)))
         probabilities = self._rows(image)[0](found.proposals.vectors).softmax(dim=1)
         numbers = proposal_numbers(found.proposals.at_pixels(size), probabilities).cpu().numpy().astype(np.int16)
-        return cv2.resize(numbers, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.int32)
+        resized = cv2.resize(numbers, (width, height), interpolation=cv2.INTER_NEAREST)
+        return np.asarray(resized, dtype=np.int32)
 
     def taught(self, words: Words) -> Words:
         """See `worker.learning.interfaces.Adapter`."""

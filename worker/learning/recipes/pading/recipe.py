@@ -1,4 +1,4 @@
-"""PADing as a recipe: a query decoder learns masks of seen labels, then a generator and a classifier learn all labels."""
+"""PADing as a recipe: a query decoder learns masks of seen labels, a generator and a classifier learn all labels."""
 
 from __future__ import annotations
 
@@ -19,15 +19,10 @@ from worker.learning.generator.storing import from_state
 from worker.learning.generator.training import GeneratorConfig, Report, train_generator
 from worker.learning.generator.vectors import EQUAL, RealVectors, linear
 from worker.learning.interfaces import AdapterState, Example, Words
-from worker.learning.proposals.proposals import SegmentedImage
 from worker.learning.proposals.query_decoder import QueryDecoder, QueryDecoderConfig
-from worker.learning.proposals.query_training import (
-    QueryDecoderTrainer,
-    QueryTrainingConfig,
-    query_decoder_trainer,
-)
+from worker.learning.proposals.query_training import QueryTrainingConfig, train_query_decoder
 from worker.learning.recipes.pading.adapter import CLASSIFIER, DECODER, GENERATOR, PadingAdapter, check_decoder
-from worker.learning.recipes.pading.vectors import real_vectors, segments_of
+from worker.learning.recipes.pading.vectors import real_vectors, segmented
 from worker.segmentation.encoders.towers import TowerConfig
 from worker.segmentation.segmenter import Segmenter
 
@@ -61,8 +56,8 @@ class PadingRecipe:
     """PADing (He et al., CVPR 2023) on a query decoder on the model's own tower.
 
     Attributes:
-        without: parts to leave out: `generator` leaves a classifier of seen labels; without `primitives` the generator is
-            the GMMN baseline; `alignment` and `disentangling` are losses.
+        without: parts to leave out: `generator` leaves a classifier of seen labels; without `primitives` the generator
+            is the GMMN baseline; `alignment` and `disentangling` are losses.
         preset: of the generator, in `worker.learning.generator.presets.PRESETS`.
         generator: how it is trained; None = as the preset says.
         decoder_training: of the query decoder.
@@ -92,32 +87,10 @@ class PadingRecipe:
     @property
     def config(self) -> GeneratorConfig:
         """How the generator is trained."""
-        left_in = {part: part not in self.without for part in (PRIMITIVES, ALIGNMENT, DISENTANGLING)}
-        return replace(self.generator or PRESETS[self.preset], **left_in, seed=self.seed)
-
-    def decoder_trainer(
-        self, samples: Sequence[SegmentedImage], seen: Words, segmenter: Segmenter
-    ) -> QueryDecoderTrainer:
-        """Prepare the first stage.
-
-        Args:
-            samples: images and segments, whose classes are places in `seen`.
-            seen: the texts of the labels to learn.
-            segmenter: the model.
-
-        Raises:
-            LearningError: there is no label or no segment to learn.
-            ModelUnavailable: the tower cannot be loaded.
-        """
-        config = replace(self.decoder_training, seed=self.seed)
-        names = [texts[0] for texts in seen]
-        return query_decoder_trainer(samples, names, segmenter, config, form=self.decoder)
-
-    def vectors(
-        self, decoder: QueryDecoder, samples: Sequence[SegmentedImage], segmenter: Segmenter
-    ) -> RealVectors:
-        """Collect the real vectors of the second stage; see `real_vectors`."""
-        return real_vectors(decoder, samples, segmenter)
+        return replace(
+            self.generator or PRESETS[self.preset], primitives=PRIMITIVES not in self.without,
+            alignment=ALIGNMENT not in self.without, disentangling=DISENTANGLING not in self.without, seed=self.seed,
+        )  # fmt: skip
 
     def classify(
         self, decoder: QueryDecoder, real: RealVectors, seen: Words, unseen: Words, segmenter: Segmenter,
@@ -154,16 +127,12 @@ class PadingRecipe:
         seen = tuple(texts for texts in words if texts in shown)
         if not seen:
             raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
-        samples = []
-        for example in examples:
-            numbers, classes = segments_of(with_words(example, seen).truth, seen)
-            samples.append(SegmentedImage(example.image, numbers, classes))
-        trainer = self.decoder_trainer(samples, seen, segmenter)
-        while trainer.steps_done < trainer.config.steps:
-            trainer.step()
-        decoder = trainer.decoder.eval()
+        samples = [segmented(example.image, with_words(example, seen).truth) for example in examples]
+        names = [texts[0] for texts in seen]
+        config = replace(self.decoder_training, seed=self.seed)
+        decoder = train_query_decoder(samples, names, segmenter, config, form=self.decoder)
         unseen = tuple(texts for texts in words if texts not in shown)
-        return self.classify(decoder, self.vectors(decoder, samples, segmenter), seen, unseen, segmenter)
+        return self.classify(decoder, real_vectors(decoder, samples, segmenter), seen, unseen, segmenter)
 
     def load(self, state: AdapterState, segmenter: Segmenter) -> PadingAdapter:
         """See `worker.learning.interfaces.Recipe`."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.learning.corrections.class_maps import ClassMap, drawn_classes
 from worker.learning.generator.vectors import RealVectors
-from worker.learning.interfaces import UNLABELLED, Words
+from worker.learning.interfaces import UNLABELLED
 from worker.learning.proposals.entering import DecodedProposals, propose
 from worker.learning.proposals.matching import NO_OBJECT, label_proposals
 from worker.learning.proposals.proposals import SegmentedImage
 from worker.learning.proposals.query_decoder import QueryDecoder
+from worker.segmentation.instances.class_map import class_components
 from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
@@ -30,7 +31,7 @@ _LEAST_AREA = 0.0005  # of the image: smaller components are slips of the pen
 def real_vectors(
     decoder: QueryDecoder, samples: Sequence[SegmentedImage], segmenter: Segmenter, report: Report | None = None
 ) -> RealVectors:
-    """Collect the vectors that a decoder proposes in images, with the labels of the segments that they are matched with.
+    """Collect the vectors that a decoder proposes in images, with the labels of the segments that they match.
 
     Proposals that match none are examples of no object, but for those that lie on pixels of which nothing is known.
 
@@ -57,28 +58,22 @@ def real_vectors(
     return RealVectors(torch.cat(vectors), torch.cat(labels).to(vectors[0].device))
 
 
-def segments_of(example: ClassMap, words: Words) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int16]], tuple[int, ...]]:
-    """Segments of a class map: each connected component of a class is one.
+def segmented(image: NDArray[np.uint8], truth: ClassMap) -> SegmentedImage:
+    """Find the segments of an annotated image: each connected component of a class is one.
 
     Args:
-        example: (H, W) classes, indices of the words; UNLABELLED and VOID are no segments.
-        words: the texts of each class.
-
-    Returns:
-        (H, W) int16 numbers of segments from 0, UNLABELLED or VOID, and the class of each.
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) classes; pixels that are UNLABELLED belong to none, and of VOID ones nothing is known.
     """
-    numbers = np.where(example == VOID, np.int16(VOID), np.int16(UNLABELLED))
+    numbers = np.where(truth == VOID, np.int16(VOID), np.int16(UNLABELLED))
     classes: list[int] = []
-    least = max(1, round(_LEAST_AREA * example.size))
-    for k in sorted(drawn_classes(example)):
-        if k >= len(words):
-            continue
-        count, components, stats, _ = cv2.connectedComponentsWithStats((example == k).astype(np.uint8), connectivity=8)
-        for component in range(1, count):
-            large = int(stats[component, cv2.CC_STAT_AREA]) >= least
-            numbers[components == component] = len(classes) if large else VOID
+    least = max(1, round(_LEAST_AREA * truth.size))
+    for k in sorted(drawn_classes(truth)):
+        for mask, crop, _ in class_components(truth, k, min_area=1):
+            large = int(np.count_nonzero(mask)) >= least
+            numbers[crop][mask] = len(classes) if large else VOID
             classes += [k] if large else []
-    return numbers, tuple(classes)
+    return SegmentedImage(image, numbers, tuple(classes))
 
 
 def _on_unknown(found: DecodedProposals, sample: SegmentedImage) -> Tensor:
