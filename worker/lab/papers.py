@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,10 +28,11 @@ from plugin_config.errors import ModelUnavailable, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, read_text_vectors, training_set
 from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, ZeroShotFigures, as_json
+from worker.lab.pading_page import PADING_PAGE, write_pading
 from worker.lab.pading_rows import ROWS, STORED_DECODER, THINGS_SPLIT, PadingMeasurement, measure_pading
 from worker.lab.pading_rows import SCENES as THINGS_SCENES
 from worker.lab.paper_figures import kind_of
-from worker.lab.papers_page import MeasuredRow, read_papers, write_papers
+from worker.lab.papers_page import MeasuredRow, Papers, read_papers, table, write_papers
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import entered
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
@@ -252,13 +253,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         papers = read_papers(options.results)
         if options.page:
-            write_papers(papers, options.results, options.page_file)
+            _write(papers, options)
             return 0
         with ProcessPoolExecutor(min(len(SPLITS), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
             for tasks in _tasks(options):
                 papers = papers.with_rows(_merged(papers.measured, _measured(tasks, pool)))
                 if options.store:  # after each seed: the next one takes as long again
-                    write_papers(papers, options.results, options.page_file)
+                    _write(papers, options)
         asked, splits = _papers(options), {PHOTOGRAPHS} if options.photos is not None else set(options.splits)
         shown = [row for row in papers.measured if row.paper in asked and row.split in splits]
         summaries = [row.summary() for row in shown]
@@ -267,6 +268,13 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     sys.stdout.write(json.dumps({"rows": summaries}) + "\n" if options.json else table(summaries))
     return 0
+
+
+def _write(papers: Papers, options: argparse.Namespace) -> None:
+    write_papers(papers, options.results, options.page_file)
+    beside = options.page_file.with_name(PADING_PAGE.name)
+    if beside.is_file():
+        write_pading(papers, beside)
 
 
 def _papers(options: argparse.Namespace) -> tuple[str, ...]:
@@ -346,24 +354,6 @@ def command_of(task: _Task, paper: str) -> str:
     tower = task.tower.partition(":")[0] + (":WEIGHTS" if ":" in task.tower else "")
     return ("python -m worker.lab.papers --photos SET --unseen "
             f"{','.join(task.unseen)} --tower {tower} --text-vectors VECTORS --short-side {task.short_side}")
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format the rows for a person."""
-    lines: list[str] = []
-    header = ""
-    for row in rows:
-        kind = kind_of(row["paper"])
-        titles = f"{'':<58}" + "".join(f"{title:>7}" for title in (*kind.columns, f"± {kind.judged_title}"))
-        if titles != header:
-            lines.append(titles)
-            header = titles
-        for title, figures in kind.printed(row):
-            name = f"{row['split']}, {row['paper']}: {row['row']}{', ' if title else ''}{title}"
-            error = row["stderr"] if title == kind.lines[-1] else None
-            lines.append(f"{name:<58}" + "".join(f"{one:>7}" for one in (*figures, "" if error is None else
-                                                                         f"{error:.3f}")))  # fmt: skip
-    return "\n".join(lines) + "\n"
 
 
 def _parser() -> argparse.ArgumentParser:

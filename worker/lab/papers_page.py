@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "papers.json"
 PAGE = ROOT / "docs" / "research" / "papers.md"
 _TITLES = {"lseg": "LSeg", "sazs": "SAZS", "zegclip": "ZegCLIP", "pading": "PADing"}
-_EMPTY = "not measured yet"
+EMPTY = "not measured yet"
 _INTRO = """# The four papers: measured, published, not measured
 
 <!-- Made of docs/results/papers.json by `python -m worker.lab.papers --page`; change that file, not this one. -->
@@ -163,7 +163,7 @@ def _measured_table(rows: Sequence[MeasuredRow]) -> str:
     for row in rows:
         found = row.summary()
         if not row.seeds:
-            lines.append(f"| {row.row} | {_EMPTY} |{(len(titles) - 2) * ' |'}")
+            lines.append(f"| {row.row} | {EMPTY} |{(len(titles) - 2) * ' |'}")
             continue
         error = "" if found["stderr"] is None else f"{found['stderr']:.3f}"
         for title, figures in kind.printed(found):
@@ -202,4 +202,22 @@ def _published_table(rows: Sequence[PublishedRow]) -> str:
         if row.folds:
             figures = f"folds {' / '.join(f'{fold:g}' for fold in row.folds)}, {figures}"
         lines.append(f"| {row.row} | {row.dataset} | {figures} | {row.source} | {row.quirk} |")
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format summaries of rows for a person."""
+    lines: list[str] = []
+    header = ""
+    for row in rows:
+        kind = kind_of(row["paper"])
+        titles = f"{'':<58}" + "".join(f"{title:>7}" for title in (*kind.columns, f"± {kind.judged_title}"))
+        if titles != header:
+            lines.append(titles)
+            header = titles
+        for title, figures in kind.printed(row):
+            name = f"{row['split']}, {row['paper']}: {row['row']}{', ' if title else ''}{title}"
+            error = row["stderr"] if title == kind.lines[-1] else None
+            lines.append(f"{name:<58}" + "".join(f"{one:>7}" for one in (*figures, "" if error is None else
+                                                                         f"{error:.3f}")))  # fmt: skip
     return "\n".join(lines) + "\n"

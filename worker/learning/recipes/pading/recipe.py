@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugin_config.errors import LearningError
+from plugin_config.errors import LearningError, ModelUnavailable
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
 from worker.learning.generator.baselines import train_seen_only
@@ -150,9 +150,13 @@ class PadingRecipe:
     def _loaded(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor], segmenter: Segmenter) -> PadingAdapter:
         stored = dict(about["decoder"])
         tower_config = dict(stored.pop("tower"))
-        tower = segmenter.towers.get(TowerConfig(**{**tower_config, "hooks": tuple(map(int, tower_config["hooks"]))}))
+        problem = "its query decoder was trained on another image tower than the one loaded"
+        try:
+            hooks = tuple(map(int, tower_config["hooks"]))
+            tower = segmenter.towers.get(TowerConfig(**{**tower_config, "hooks": hooks}))
+        except ModelUnavailable as error:
+            raise LearningError("adapter", problem, _ANOTHER) from error
         if about["tower"] != tower.fingerprint:
-            problem = "its query decoder was trained on other weights of the image tower than those loaded"
             raise LearningError("adapter", problem, _ANOTHER)
         decoder = QueryDecoder(QueryDecoderConfig(tower=tower.config, **stored), tower, list(map(str, about["labels"])))
         decoder.load_state_dict(_part(tensors, DECODER, tower.device))
