@@ -1,5 +1,5 @@
-"""How many true segments do proposals find? Recall at IoU 0.5 on seen and on unseen labels, for a trained decoder and for
-the engine's own regions.
+"""How many true segments do proposals find? Recall at IoU 0.5 on seen and on unseen labels, for a trained decoder and
+for the engine's own regions.
 
     python -m worker.lab.evaluation.proposal_recall --decoder query_decoder.safetensors --scenes 100
 """

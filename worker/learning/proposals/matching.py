@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -70,13 +69,13 @@ def match(costs: Tensor) -> tuple[Tensor, Tensor]:
     """Assign columns to rows so that the sum of their costs is least (Kuhn, 1955).
 
     Args:
-        costs: (Q, n) float32, finite.
+        costs: (Q, n) float32; what is no number costs nothing, and is left to the loss to be found.
 
     Returns:
         (m,) int64 rows and (m,) int64 columns, m being the smaller of Q and n.
     """
-    rows, columns = linear_sum_assignment(costs.detach().double().cpu().numpy())
-    return tuple(torch.from_numpy(one.astype(np.int64)).to(costs.device) for one in (rows, columns))  # type: ignore[return-value]
+    rows, columns = linear_sum_assignment(costs.detach().double().nan_to_num().cpu().numpy())
+    return torch.as_tensor(rows, device=costs.device), torch.as_tensor(columns, device=costs.device)
 
 
 @torch.no_grad()
