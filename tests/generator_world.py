@@ -15,7 +15,7 @@ from worker.learning.generator.vectors import NO_OBJECT, RealVectors
 TEXT_WIDTH, WIDTH = 12, 16
 TINY = GeneratorSize(primitives=8, layers=2, heads=2, hidden=16)
 CONFIG = GeneratorConfig(
-    steps=60, size=TINY, batch=32, queries=64, supplied=0, generator_rate=5e-3, classifier_rate=3e-2
+    steps=100, size=TINY, scaled_words=True, batch=32, queries=64, supplied=0, generator_rate=5e-3, classifier_rate=3e-2
 )
 
 
