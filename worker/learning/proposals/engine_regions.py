@@ -25,7 +25,9 @@ OBJECT = ("object",)
 """Texts of what things are found by."""
 
 _CLUSTERS = 12  # of the whole image, things among them
-_SAME_STUFF = 0.8  # cosine of the mean features of two clusters above which they are one
+# Cosine of the mean features of two clusters above which they are one. In 20 drawn scenes of two stuffs or one, 0.8 to
+# 0.95 find the same share of the stuffs (29 of 31), 0.5 joins the two.
+_SAME_STUFF = 0.8
 _LEAST_SHARE = 0.01  # of the image: smaller clusters are rims of things
 _FINER = 2  # cells of the masks' grid to a side of a patch
 _SUREST = 0.98  # share that counts as all of a cell: its logit is finite
