@@ -25,7 +25,9 @@ OBJECT = ("object",)
 """Texts of what things are found by."""
 
 _CLUSTERS = 12  # of the whole image, things among them
-_SAME_STUFF = 0.8  # cosine of the mean features of two clusters above which they are one
+# Cosine of the mean features of two clusters above which they are one. Of the 30 stuffs of 20 training scenes of
+# drawn:things, 29 are proposed with IoU 0.5 at 0.9, 28 at 0.8 and at 0.95, 20 at 0.5, and 27 where none are joined.
+_SAME_STUFF = 0.9
 _LEAST_SHARE = 0.01  # of the image: smaller clusters are rims of things
 _FINER = 2  # cells of the masks' grid to a side of a patch
 _SUREST = 0.98  # share that counts as all of a cell: its logit is finite

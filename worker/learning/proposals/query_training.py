@@ -42,7 +42,7 @@ class QueryTrainingConfig:
         seed: of weights and batches.
     """
 
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 8
     rate: float = 1e-3
     weight_decay: float = 0.05
