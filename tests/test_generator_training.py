@@ -34,7 +34,7 @@ def trained(world: World) -> TrainedGenerator:
 
 
 def found(classifier: nn.Linear, vectors: Tensor) -> Tensor:
-    return classifier(vectors).argmax(dim=1)
+    return torch.as_tensor(classifier(vectors).argmax(dim=1))
 
 
 def of_unseen(classifier: nn.Linear, world: World) -> float:
@@ -212,8 +212,9 @@ def test_an_unseen_label_of_equal_words_is_refused(world: World, of: str) -> Non
 
 @pytest.mark.parametrize("rate", ["generator_rate", "classifier_rate"])
 def test_a_loss_that_is_no_number_ends_the_training(world: World, rate: str) -> None:
+    changes: dict[str, Any] = {rate: 1e38}
     with pytest.raises(LearningError, match=r"loss of step \d is no number\. Lower the learning rates"):
-        train_generator(world.real, world.seen, world.unseen, replace(CONFIG, **{rate: 1e38}))
+        train_generator(world.real, world.seen, world.unseen, replace(CONFIG, **changes))
 
 
 def test_a_classifier_that_does_not_fit_is_refused(world: World) -> None:

@@ -20,7 +20,12 @@ from worker.learning.proposals.entering import propose
 from worker.learning.proposals.matching import LossWeights, TrueMasks, query_losses
 from worker.learning.proposals.proposals import SegmentedImage
 from worker.learning.proposals.query_decoder import QueryDecoder, QueryDecoderConfig, _outside, frozen_maps, waves
-from worker.learning.proposals.query_training import QueryTrainingConfig, query_decoder_trainer, train_query_decoder
+from worker.learning.proposals.query_training import (
+    QueryDecoderTrainer,
+    QueryTrainingConfig,
+    query_decoder_trainer,
+    train_query_decoder,
+)
 from worker.segmentation.encoders.towers import TowerConfig
 from worker.segmentation.segmenter import Segmenter
 
@@ -104,7 +109,6 @@ def test_the_loss_reaches_the_whole_decoder_and_nothing_of_the_tower(vit: Segmen
     maps = frozen_maps(decoder.tower, torch.from_numpy(samples(1)[0].image).permute(2, 0, 1)[None])
     truth = TrueMasks.of(samples(1)[0], decoder.grid_of(maps))
     query_losses(decoder.predictions(maps), [truth], LossWeights())["total"].backward()  # type: ignore[no-untyped-call]
-    # A bias of keys adds the same to all scores of a query, so the softmax takes it away.
     without = [name for name, one in decoder.named_parameters() if one.grad is None or not one.grad.any()]
     assert without == []
     assert all(one.grad is None for one in decoder.tower.module.parameters())
@@ -124,7 +128,7 @@ def test_training_learns_and_leaves_the_tower_alone(vit: Segmenter) -> None:
 
 
 def test_a_training_that_was_broken_off_ends_alike(vit: Segmenter) -> None:
-    def trainer(seed: int = 0):  # type: ignore[no-untyped-def]
+    def trainer(seed: int = 0) -> QueryDecoderTrainer:
         return query_decoder_trainer(samples(), LABELS, vit, replace(SHORT, seed=seed), form=FORM)
 
     whole, first, second = trainer(), trainer(), trainer()
