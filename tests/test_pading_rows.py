@@ -236,7 +236,7 @@ def test_every_row_is_a_classifier_of_the_same_proposals(stored_decoder: Path) -
 
 
 def test_make_papers_prints_them(stored_decoder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    asked = ["--only", "pading", "--things", "1", "--names", "training_free", "--query-decoder", str(stored_decoder)]
+    asked = ["--only", "pading", "--scenes", "1", "--names", "training_free", "--query-decoder", str(stored_decoder)]
     page_file, file = tmp_path / "papers.md", tmp_path / "papers.json"
     write_papers(replace(STORED, measured=()), file, page_file)
     beside = tmp_path / PADING_PAGE.name

@@ -12,9 +12,10 @@ from pathlib import Path
 from plugin_config.closed_output import run_command
 from plugin_config.errors import EnvironmentBroken, ZeromaskError
 from plugin_config.settings import Settings
+from worker.lab.dense_data import SCENES
 from worker.lab.evaluation.things import ThingsEvaluator
 from worker.lab.metrics import PanopticSegment
-from worker.lab.pading_rows import FULL, SCENES, STORED_DECODER, TRAINING_FREE, PadingStudy
+from worker.lab.pading_rows import FULL, STORED_DECODER, TRAINING_FREE, PadingStudy
 from worker.lab.papers_page import ROOT
 from worker.lab.things_data import PanopticSet, things_set
 from worker.learning.proposals.decoder_files import load_query_decoder

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from plugin_config.settings import Settings
+from worker.lab.dense_data import SCENES
 from worker.lab.evaluation.things import ThingsEvaluator
 from worker.lab.things_data import PanopticSet, segmented_images, things_set
 from worker.learning.generator.baselines import train_projection, train_seen_only
@@ -33,9 +34,6 @@ THINGS_SPLIT = "things"
 
 STORED_DECODER = Path(__file__).with_name("query_decoder.safetensors")
 """The query decoder that the rows are measured with; docs/research/pading.md has the command that trained it."""
-
-SCENES = 200
-"""Drawn scenes to take vectors from, and to judge, unless another number is asked for."""
 
 TRAINING_FREE, SEEN_ONLY, PROJECTION, ORACLE = "training_free", "seen_only", "projection", "oracle_proposals"
 FULL = DISENTANGLING

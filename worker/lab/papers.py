@@ -30,7 +30,6 @@ from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, rea
 from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, ZeroShotFigures, as_json
 from worker.lab.pading_page import PADING_PAGE, write_pading
 from worker.lab.pading_rows import ROWS, STORED_DECODER, THINGS_SPLIT, PadingMeasurement, measure_pading
-from worker.lab.pading_rows import SCENES as THINGS_SCENES
 from worker.lab.paper_figures import kind_of
 from worker.lab.papers_page import MeasuredRow, Papers, read_papers, table, write_papers
 from worker.learning.recipes.dense.adapter import DenseAdapter
@@ -313,7 +312,7 @@ def _tasks(options: argparse.Namespace) -> Iterator[list[_Task]]:
 
 def _pading(options: argparse.Namespace, seed: int) -> PadingMeasurement:
     minutes = options.minutes or (math.inf if options.store else _PADING_MINUTES)
-    whole = PadingMeasurement(seed, options.query_decoder, scenes=options.things, steps=options.steps, minutes=minutes,
+    whole = PadingMeasurement(seed, options.query_decoder, scenes=options.scenes, steps=options.steps, minutes=minutes,
                               device=options.device)  # fmt: skip
     names = tuple(name for name in whole.names if not options.names or name in options.names)
     return replace(whole, names=names)
@@ -365,7 +364,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--splits", nargs="+", choices=splits, default=list(splits), help=f"of the drawn world; {THINGS_SPLIT}: pading")
     add("--seeds", nargs="+", type=int, default=[0], help="measured live (default: 0)")
     add("--scenes", type=int, default=SCENES, help="drawn to learn from and to judge (default: %(default)s)")
-    add("--things", type=int, default=THINGS_SCENES, metavar="N", help="the same for pading (default: %(default)s)")
     add("--query-decoder", type=Path, default=STORED_DECODER, metavar="FILE", help="of pading (default: the stored)")
     add("--names", nargs="+", default=[], metavar="NAME",
         choices=sorted({*(variant.name for variant in VARIANTS), *ROWS}), help="of the trainings (default: all)")
