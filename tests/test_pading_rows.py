@@ -224,6 +224,9 @@ def test_every_row_is_a_classifier_of_the_same_proposals(stored_decoder: Path) -
     generators = {name: type(one.trained.generator).__name__ for name, one in trained.items() if one and one.trained}
     assert generators["gmmn"] == "GmmnGenerator"
     assert {generators[name] for name in generators if name != "gmmn"} == {"PrimitiveGenerator"}
+    assert study.adapter(ORACLE) is study.adapter(FULL)
+    with pytest.raises(KeyError):
+        study.adapter("all")
     with pytest.raises(LearningError, match="query decoder /none: cannot be read"):
         measure_pading(PadingMeasurement(0, Path("/none"), scenes=1))
     task = PadingMeasurement(0, stored_decoder, (TRAINING_FREE, ORACLE), scenes=1)
@@ -233,6 +236,7 @@ def test_every_row_is_a_classifier_of_the_same_proposals(stored_decoder: Path) -
     assert measure_pading(replace(task, minutes=1e-9)) == []
     halves = PadingMeasurement(0, stored_decoder).halves
     assert sorted(name for half in halves for name in half.names) == sorted(ROWS)
+    assert [{FULL, ORACLE} <= set(half.names) for half in halves] == [True, False]
 
 
 def test_make_papers_prints_them(stored_decoder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

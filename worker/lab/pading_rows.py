@@ -52,11 +52,12 @@ def swept(weight: float) -> str:
     return FULL if weight == STRUCTURE[0] else f"{FULL}, weight {weight:g}"
 
 
+_FIRST_HALF = (TRAINING_FREE, PROJECTION, "primitives", FULL, ORACLE)  # the last two are of one training
 # What matters most comes first: what no time is left for is read from the file.
 ROWS = (
     TRAINING_FREE, SEEN_ONLY, PROJECTION, *_WITHOUT, ORACLE, *(swept(weight) for weight in STRUCTURE[1:]),
 )  # fmt: skip
-"""All rows. What is judged with the full model's classifier is measured beside it."""
+"""All rows."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class PadingMeasurement:
 
     Attributes:
         seed: of the scenes to take vectors from and of the trainings.
-        decoder: folder of the query decoder.
+        decoder: file of the query decoder.
         names: of the rows.
         scenes: to take vectors from and to judge each.
         steps: of each generator; None = the preset's.
@@ -86,14 +87,15 @@ class PadingMeasurement:
     @property
     def halves(self) -> list[PadingMeasurement]:
         """Two processes' shares, of about the same work."""
-        return [replace(self, names=self.names[start::2]) for start in range(2) if self.names[start::2]]
+        parts = (tuple(name for name in self.names if (name in _FIRST_HALF) is first) for first in (True, False))
+        return [replace(self, names=names) for names in parts if names]
 
 
 def measure_pading(task: PadingMeasurement) -> list[tuple[str, str, dict[str, Any]]]:
     """Measure rows with one seed, as many as there is time for: (paper, row, figures).
 
     Raises:
-        LearningError: the folder holds no decoder, or one of another encoder or other labels.
+        LearningError: the file is no decoder, or one of another encoder or other labels.
     """
     torch.set_num_threads(1)
     started = time.monotonic()
@@ -116,10 +118,10 @@ def measure_pading(task: PadingMeasurement) -> list[tuple[str, str, dict[str, An
 
 
 @lru_cache(maxsize=1)
-def _judging(device: str, folder: Path, scenes: int) -> tuple[Segmenter, ThingsEvaluator]:
+def _judging(device: str, file: Path, scenes: int) -> tuple[Segmenter, ThingsEvaluator]:
     """The model, and the proposals of the test images, which are the same for every seed."""
     segmenter = Segmenter.from_settings(replace(Settings.from_env({}), device=device), model="builtin")
-    decoder = load_query_decoder(folder, segmenter)
+    decoder = load_query_decoder(file, segmenter)
     return segmenter, ThingsEvaluator(segmenter, decoder, things_set(scenes=scenes))
 
 
@@ -142,6 +144,7 @@ class PadingStudy:
         if steps is not None:
             self._recipe = replace(self._recipe, generator=replace(self._recipe.config, steps=steps))
         self._real: RealVectors | None = None
+        self._full: PadingAdapter | None = None
 
     def adapter(self, name: str) -> PadingAdapter | None:
         """Train the classifier of a row; None for the training-free one.
@@ -149,6 +152,8 @@ class PadingStudy:
         Raises:
             KeyError: there is no such row.
         """
+        if name not in ROWS:
+            raise KeyError(name)
         if name == TRAINING_FREE:
             return None
         if self._real is None:
@@ -156,11 +161,16 @@ class PadingStudy:
         real, data = self._real, self._data
         if name in (SEEN_ONLY, PROJECTION):
             return self._baseline(name, real)
+        if name in (FULL, ORACLE) and self._full is not None:
+            return self._full
         config = self._recipe.config
         weights = {swept(weight): replace(config.weights, structure=weight) for weight in STRUCTURE}
-        recipe = replace(self._recipe, without=_WITHOUT[name if name in _WITHOUT else FULL],
+        recipe = replace(self._recipe, without=_WITHOUT.get(name, ()),
                          generator=replace(config, weights=weights.get(name, config.weights)))  # fmt: skip
-        return recipe.classify(self._decoder, real, data.seen_words, data.unseen_words, self._segmenter)
+        made = recipe.classify(self._decoder, real, data.seen_words, data.unseen_words, self._segmenter)
+        if name in (FULL, ORACLE):
+            self._full = made
+        return made
 
     def _baseline(self, name: str, real: RealVectors) -> PadingAdapter:
         data, config = self._data, self._recipe.config
