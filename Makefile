@@ -33,7 +33,7 @@ sources: environments  ## Fetch images from every source, with every token, by e
 fuzz: environments  ## Thousands of malformed inputs of every kind; JSON=1 prints one JSON line, SEED=n tries others
 	@.venv/bin/python -m tests.fuzz
 
-papers: environments  ## Train and judge the rows of docs/research/papers.md; ONLY=lseg,sazs,zegclip, JSON=1 as above
+papers: environments  ## Train and judge the rows of docs/research/papers.md; ONLY=lseg,sazs,zegclip,pading, JSON=1
 	@.venv/bin/python -m worker.lab.papers $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json)
 
 browser: environments  ## Each kind of region seen in a real browser; JSON=1 prints one JSON line

@@ -272,3 +272,23 @@ def test_a_control_says_what_makes_a_region(control: str, inner: str, stuff: tup
     config = (f'<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i" {control}>'
               f'<Label value="car" {inner}/><Label value="sky" kind="stuff"/></BrushLabels></View>')  # fmt: skip
     assert tuple(each.stuff for each in parse_vocabulary(config).labels) == stuff
+
+
+def test_things_that_a_head_tells_apart_are_divided_before_they_are_cut() -> None:
+    both = box(40, 60, 200, 140)
+    image = picture((both, RED))
+    classes = np.where(both, 0, 1).astype(np.int16)
+    sure, requests = np.ones(SIZE, np.float32), [SegmentRequest(0, stuff=False)]
+    things = np.zeros(SIZE, np.int32)
+    things[60:140, 40:100], things[60:140, 110:200] = 7, 3
+    things[60:62, 150:152] = 9  # fewer pixels than a segment may have
+    assert len(assemble(classes, sure, requests, image)) == 1
+    found = assemble(classes, sure, requests, image, things=things)
+    assert [segment.mask.sum() for segment in found] == sorted((s.mask.sum() for s in found), reverse=True)
+    assert iou(found[0].mask, box(105, 60, 200, 140)) > 0.95
+    assert iou(found[1].mask, box(40, 60, 105, 140)) > 0.95
+    whole = assemble(classes, sure, [SegmentRequest(0, stuff=True)], image, things=things)
+    assert len(whole) == 1
+    for nothing in (np.zeros(SIZE, np.int32), np.where(both, 5, 0).astype(np.int32)):
+        same = assemble(classes, sure, requests, image, things=nothing)
+        assert [segment.score for segment in same] == [s.score for s in assemble(classes, sure, requests, image)]

@@ -44,26 +44,33 @@ def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np
     return draw_sheet([Painting(image, masks)], list(dict.fromkeys(name for name, _ in masks)))
 
 
-def draw_sheet(paintings: Sequence[Painting], names: Sequence[str]) -> Image.Image:
-    """Arrange overlays in rows of three, each fitted into the size of the first, with one legend below.
+def draw_sheet(
+    paintings: Sequence[Painting], names: Sequence[str], *, columns: int = _COLUMNS, titles: Sequence[str] = ()
+) -> Image.Image:
+    """Arrange overlays in rows, each fitted into the size of the first, with one legend below.
 
     Args:
         paintings: at least one.
         names: every label, in the order of the legend; a label has the same colour in all images.
+        columns: in a row.
+        titles: of the columns, above them; none = without.
     """
     height, width = paintings[0].image.shape[:2]
-    columns = min(_COLUMNS, len(paintings))
+    columns = min(columns, len(paintings))
     rows = -(-len(paintings) // columns)
     legend = _legend(names, max(columns * width, _LEAST_WIDTH)) if names else Image.new("RGB", (1, 0))
-    sheet = Image.new("RGB", (max(columns * width, legend.width), rows * height + legend.height), _PAPER)
+    head = _titles(titles, width) if titles else Image.new("RGB", (1, 0))
+    size = (max(columns * width, legend.width), head.height + rows * height + legend.height)
+    sheet = Image.new("RGB", size, _PAPER)
+    sheet.paste(head, (0, 0))
     for place, painting in enumerate(paintings):
         row, column = divmod(place, columns)
         painted = _paint(painting, names)
         if painted.size != (width, height):
             painted = ImageOps.pad(painted, (width, height), color=_PAPER)
-        sheet.paste(painted, (column * width, row * height))
+        sheet.paste(painted, (column * width, head.height + row * height))
     if legend.height:
-        sheet.paste(legend, (0, rows * height))
+        sheet.paste(legend, (0, head.height + rows * height))
     return sheet
 
 
@@ -83,6 +90,18 @@ def _paint(painting: Painting, names: Sequence[str]) -> Image.Image:
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(painted, outlines, -1, colour.tolist(), max(1, round(min(mask.shape) / 250)))
     return Image.fromarray(painted.round().astype(np.uint8))
+
+
+def _titles(titles: Sequence[str], width: int) -> Image.Image:
+    """Draw the titles of columns, each `width` pixels wide, RGB."""
+    size = min(40, max(14, round(width / 12)))
+    font, line = ImageFont.load_default(size), round(size * 1.6)
+    head = Image.new("RGB", (len(titles) * width, line), _PAPER)
+    draw = ImageDraw.Draw(head)
+    for column, title in enumerate(titles):
+        place = (column * width + size * 0.4, size * 0.2)
+        draw.text(place, _shortened(title, font, width - size), font=font, fill=_INK)
+    return head
 
 
 def _legend(names: Sequence[str], width: int) -> Image.Image:

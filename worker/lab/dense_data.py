@@ -36,12 +36,18 @@ UNSEEN_WORDS = ("ring", "heart", "sand")
 SCENES = 400
 """Drawn scenes to train with, and to test with, unless another number is asked for."""
 
-_SIZE = (144, 192)  # pixels of a scene
+SIZE = (144, 192)
+"""(H, W) pixels of a drawn scene."""
+
+THINGS_A_SCENE = 8
+"""Things that are dealt to a drawn scene, so that each label is dealt equally often."""
+
+GROUNDS = (*permutations(STUFF, 2), *((stuff,) for stuff in 3 * STUFF))
+"""What covers a drawn scene: one stuff as often as two."""
+
 # Smallest and largest unit, pixels: things of a few patches, which a training-free model finds but does not delineate;
 # a texture shows on larger ones only.
 _UNITS = {WORDS: (30.0, 50.0), PAIRS: (42.0, 66.0)}
-_THINGS = 8  # of a scene, so that each label is dealt equally often
-_GROUNDS = (*permutations(STUFF, 2), *((stuff,) for stuff in 3 * STUFF))  # one stuff as often as two
 _TRAINING, _TEST = 0, 1  # of the seeds
 _DECK = 1_000_003  # a number that no scene has
 _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."
@@ -208,26 +214,21 @@ class DrawnScenes(Sequence[LabelledImage]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         rng = np.random.default_rng((*self._seed, index))
-        things = [self._thing(rng, index * _THINGS + k) for k in range(_THINGS)]
-        ground = _GROUNDS[self._dealt(index, len(_GROUNDS))]
-        scene = draw_scene(rng, _SIZE, things, unit=float(rng.uniform(*_UNITS[self._name])), ground=ground)
+        things = [self._thing(rng, index * THINGS_A_SCENE + k) for k in range(THINGS_A_SCENE)]
+        ground = GROUNDS[dealt(self._seed, index, len(GROUNDS))]
+        scene = draw_scene(rng, SIZE, things, unit=float(rng.uniform(*_UNITS[self._name])), ground=ground)
         return LabelledImage(scene.image, self._truth(scene))
-
-    def _dealt(self, position: int, cards: int) -> int:
-        """The card at a position of one deck after the other, each shuffled."""
-        deck, place = divmod(position, cards)
-        return int(np.random.default_rng((*self._seed, _DECK, cards, deck)).permutation(cards)[place])
 
     def _thing(self, rng: np.random.Generator, position: int) -> Thing:
         """Nothing about a thing but its label may be held out of the builtin's training."""
         if self._name == PAIRS:
-            colour, texture = divmod(self._dealt(position, len(self._labels)), len(TEXTURES))
+            colour, texture = divmod(dealt(self._seed, position, len(self._labels)), len(TEXTURES))
             thing = Thing(COLOURS[colour], TEXTURES[texture], SHAPES[0])
             while True:
                 thing = Thing(thing.colour, thing.texture, SHAPES[int(rng.integers(len(SHAPES)))])
                 if not thing.is_unseen_shape:
                     return thing
-        shape = SHAPES[self._dealt(position, len(SHAPES))]
+        shape = SHAPES[dealt(self._seed, position, len(SHAPES))]
         while True:
             free = random_thing(rng, "seen")
             thing = Thing(free.colour, free.texture, shape)
@@ -241,6 +242,12 @@ class DrawnScenes(Sequence[LabelledImage]):
         named = [SHAPES.index(thing.shape) for thing in scene.objects]
         stuff = len(SHAPES) + scene.stuff.astype(np.int16)
         return np.where(scene.instances > 0, np.array([0, *named], dtype=np.int16)[scene.instances], stuff)
+
+
+def dealt(seed: tuple[int, ...], position: int, cards: int) -> int:
+    """The card, from 0, at a position of one deck after the other, each shuffled by the seed."""
+    deck, place = divmod(position, cards)
+    return int(np.random.default_rng((*seed, _DECK, cards, deck)).permutation(cards)[place])
 
 
 def photo_set(folder: Path, unseen: Sequence[str], *, parts: tuple[str, str] = ("train", "test")) -> ZeroShotSet:

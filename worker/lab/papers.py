@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +28,10 @@ from plugin_config.errors import ModelUnavailable, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import SCENES, ZeroShotSet, drawn_set, photo_set, read_text_vectors, training_set
 from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, ZeroShotFigures, as_json
-from worker.lab.papers_page import FIGURES, MeasuredRow, read_papers, write_papers
+from worker.lab.pading_page import PADING_PAGE, write_pading
+from worker.lab.pading_rows import ROWS, STORED_DECODER, THINGS_SPLIT, PadingMeasurement, measure_pading
+from worker.lab.paper_figures import kind_of
+from worker.lab.papers_page import MeasuredRow, Papers, read_papers, table, write_papers
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import entered
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
@@ -37,13 +40,13 @@ from worker.learning.recipes.dense.zegclip_recipe import DESCRIPTOR, NON_EXCLUSI
 from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
-PHOTOGRAPHS = "photographs"
+PHOTOGRAPHS, PADING = "photographs", "pading"
 _UNBLENDED, _ONE_VIEW = "unblended", "one_view"
 _INFERENCES = {"network": "network alone", "outlines": "with the outline stage", "oracle": "oracle (sees the truth)",
                "strange": "another image's outlines", _UNBLENDED: "not blended with zero-shot",
                _ONE_VIEW: "each image seen once"}  # fmt: skip
 _OF_LSEG = (_UNBLENDED, _ONE_VIEW)
-_LIVE_MINUTES = 13.5
+_LIVE_MINUTES, _PADING_MINUTES = 13.5, 8.5
 _LOWERED = (1.0, 2.0, 4.0)  # logits, on photographs
 
 
@@ -163,6 +166,9 @@ class Measurement:
         return tuple(one for one in fitting if self.split in one.splits)
 
 
+_Task = Measurement | PadingMeasurement
+
+
 def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
     """Measure the rows of a split with one seed, as many as there is time for: (paper, row, figures)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -215,7 +221,7 @@ def _judge(
             asked = "outlines" if inference in _OF_LSEG else inference
             found = evaluator.figures(head, inference=asked, lowered=lowered, unseen_alone=bool(lowered))
         summary = as_json(found, data)
-        kept = (*FIGURES, "lowered", "unseen_alone", "scenes")
+        kept = (*kind_of(variant.paper).names, "lowered", "unseen_alone", "scenes")
         figures = {name: value for name, value in summary.items() if name in kept}
         seconds = time.monotonic() - started
         sys.stderr.write(f"{task.split}, seed {task.seed}: {variant.paper}: {variant.row(inference)}: "
@@ -246,13 +252,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         papers = read_papers(options.results)
         if options.page:
-            write_papers(papers, options.results, options.page_file)
+            _write(papers, options)
             return 0
         with ProcessPoolExecutor(min(len(SPLITS), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
             for tasks in _tasks(options):
                 papers = papers.with_rows(_merged(papers.measured, _measured(tasks, pool)))
                 if options.store:  # after each seed: the next one takes as long again
-                    write_papers(papers, options.results, options.page_file)
+                    _write(papers, options)
         asked, splits = _papers(options), {PHOTOGRAPHS} if options.photos is not None else set(options.splits)
         shown = [row for row in papers.measured if row.paper in asked and row.split in splits]
         summaries = [row.summary() for row in shown]
@@ -263,13 +269,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _write(papers: Papers, options: argparse.Namespace) -> None:
+    write_papers(papers, options.results, options.page_file)
+    beside = options.page_file.with_name(PADING_PAGE.name)
+    if beside.is_file():
+        write_pading(papers, beside)
+
+
 def _papers(options: argparse.Namespace) -> tuple[str, ...]:
     """The papers that were asked for.
 
     Raises:
         SettingsError: one of them has no rows that are measured here.
     """
-    known = tuple(dict.fromkeys(variant.paper for variant in VARIANTS))
+    known = (*dict.fromkeys(variant.paper for variant in VARIANTS), PADING)
     papers = tuple(name.strip() for name in options.only.split(",") if name.strip()) or known
     strange = [name for name in papers if name not in known]
     if strange:
@@ -278,9 +291,9 @@ def _papers(options: argparse.Namespace) -> tuple[str, ...]:
     return papers
 
 
-def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
+def _tasks(options: argparse.Namespace) -> Iterator[list[_Task]]:
     """What is measured side by side, one list for each seed."""
-    papers = _papers(options)
+    papers = tuple(paper for paper in _papers(options) if paper != PADING)
     minutes = options.minutes or (math.inf if options.store else _LIVE_MINUTES)
     for seed in options.seeds:
         plain = Measurement(papers, "", seed, options.scenes, options.steps, minutes, tuple(options.names),
@@ -290,10 +303,22 @@ def _tasks(options: argparse.Namespace) -> Iterator[list[Measurement]]:
                            tower=options.tower, text_vectors=options.text_vectors,
                            short_side=options.short_side)]  # fmt: skip
         else:
-            yield [replace(plain, split=split) for split in options.splits]
+            tasks: list[_Task] = [replace(plain, split=split) for split in options.splits
+                                  if papers and split != THINGS_SPLIT]  # fmt: skip
+            if PADING in _papers(options) and THINGS_SPLIT in options.splits:
+                tasks += _pading(options, seed).halves
+            yield tasks
 
 
-def _measured(tasks: Sequence[Measurement], pool: Executor) -> list[MeasuredRow]:
+def _pading(options: argparse.Namespace, seed: int) -> PadingMeasurement:
+    minutes = options.minutes or (math.inf if options.store else _PADING_MINUTES)
+    whole = PadingMeasurement(seed, options.query_decoder, scenes=options.scenes, steps=options.steps, minutes=minutes,
+                              device=options.device)  # fmt: skip
+    names = tuple(name for name in whole.names if not options.names or name in options.names)
+    return replace(whole, names=names)
+
+
+def _measured(tasks: Sequence[_Task], pool: Executor) -> list[MeasuredRow]:
     """The rows of one seed."""
     today = datetime.now(UTC).date().isoformat()
     return [
@@ -312,27 +337,22 @@ def _merged(stored: Sequence[MeasuredRow], live: Sequence[MeasuredRow]) -> list[
     return [found[key] for key in dict.fromkeys(row.key for row in live)]
 
 
-def _side_by_side(tasks: Sequence[Measurement], pool: Executor) -> list[list[tuple[str, str, dict[str, Any]]]]:
+def _side_by_side(tasks: Sequence[_Task], pool: Executor) -> list[list[tuple[str, str, dict[str, Any]]]]:
     """A process for each task; processes are started anew, since torch's threads do not survive a fork."""
-    return [measure(task) for task in tasks] if len(tasks) == 1 else list(pool.map(measure, tasks))
+    return [_carried_out(task) for task in tasks] if len(tasks) == 1 else list(pool.map(_carried_out, tasks))
 
 
-def command_of(task: Measurement, paper: str) -> str:
+def _carried_out(task: _Task) -> list[tuple[str, str, dict[str, Any]]]:
+    return measure_pading(task) if isinstance(task, PadingMeasurement) else measure(task)
+
+
+def command_of(task: _Task, paper: str) -> str:
     """The command that measures a row, with words for what lies elsewhere on each machine."""
-    if task.photos is None:
-        return f"make papers ONLY={paper if paper == 'zegclip' else 'lseg,sazs'}"
+    if isinstance(task, PadingMeasurement) or task.photos is None:
+        return f"make papers ONLY={'lseg,sazs' if paper in ('lseg', 'sazs') else paper}"
     tower = task.tower.partition(":")[0] + (":WEIGHTS" if ":" in task.tower else "")
     return ("python -m worker.lab.papers --photos SET --unseen "
             f"{','.join(task.unseen)} --tower {tower} --text-vectors VECTORS --short-side {task.short_side}")
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format the rows for a person."""
-    lines = [f"{'':<58}  seen unseen  hIoU  BF@2   ±"]
-    for row in rows:
-        figures = " ".join("    -" if row[name] is None else f"{row[name]:.3f}" for name in (*FIGURES, "stderr"))
-        lines.append(f"{row['split'] + ', ' + row['paper'] + ': ' + row['row']:<58} {figures}")
-    return "\n".join(lines) + "\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -340,11 +360,13 @@ def _parser() -> argparse.ArgumentParser:
                                      if __doc__ else "")  # fmt: skip
     add = parser.add_argument
     add("--only", default="", metavar="A,B", help="papers (default: all that are trained here)")
-    add("--splits", nargs="+", choices=tuple(SPLITS), default=list(SPLITS), help="of the drawn world")
+    splits = (*SPLITS, THINGS_SPLIT)
+    add("--splits", nargs="+", choices=splits, default=list(splits), help=f"of the drawn world; {THINGS_SPLIT}: pading")
     add("--seeds", nargs="+", type=int, default=[0], help="measured live (default: 0)")
     add("--scenes", type=int, default=SCENES, help="drawn to learn from and to judge (default: %(default)s)")
-    add("--names", nargs="+", default=[], choices=sorted({variant.name for variant in VARIANTS}), metavar="NAME",
-        help="of the trainings (default: all)")
+    add("--query-decoder", type=Path, default=STORED_DECODER, metavar="FILE", help="of pading (default: the stored)")
+    add("--names", nargs="+", default=[], metavar="NAME",
+        choices=sorted({*(variant.name for variant in VARIANTS), *ROWS}), help="of the trainings (default: all)")
     add("--steps", type=int, help="of each training (default: the recipe's)")
     add("--minutes", type=float, help=f"begin no training that would not end within them (default: {_LIVE_MINUTES:g}, "
         "or all with --store); the other rows are read from the file")  # fmt: skip

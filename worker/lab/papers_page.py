@@ -5,29 +5,29 @@ published, and what nobody here has measured.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.files import written_whole
+from worker.lab.paper_figures import kind_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "papers.json"
 PAGE = ROOT / "docs" / "research" / "papers.md"
-FIGURES = ("seen", "unseen", "hiou", "bf2")
 _TITLES = {"lseg": "LSeg", "sazs": "SAZS", "zegclip": "ZegCLIP", "pading": "PADing"}
-_EMPTY = "not measured yet"
+EMPTY = "not measured yet"
 _INTRO = """# The four papers: measured, published, not measured
 
 <!-- Made of docs/results/papers.json by `python -m worker.lab.papers --page`; change that file, not this one. -->
 
 Seen and unseen are class means of IoU under one argmax over all labels; hIoU is their harmonic mean; BF@2 is the
-boundary F within 2 pixels. Published figures stand on other data and under other protocols: they are not comparable
-with those measured here, nor always with each other. [How to measure](../guide/measuring.md).
+boundary F within 2 pixels. Rows of PADing have class means of PQ, SQ, RQ, IoU and, of things, AP50, and of each the
+harmonic mean of seen and unseen labels. Published figures stand on other data and under other protocols: they are not
+comparable with those measured here, nor always with each other. [How to measure](../guide/measuring.md).
 """
 
 
@@ -38,10 +38,10 @@ class MeasuredRow:
     Attributes:
         paper: lseg, sazs, zegclip or pading.
         row: what was measured, in words.
-        split: words, pairs or photographs.
+        split: words, pairs, things or photographs.
         command: that measures it.
         date: of the measurement; empty = not measured yet.
-        seeds: seed of the training -> seen, unseen, hiou, bf2 in [0, 1]; possibly more.
+        seeds: seed of the training -> the figures of `paper_figures.kind_of` the paper; possibly more.
     """
 
     paper: str
@@ -57,14 +57,9 @@ class MeasuredRow:
         return self.paper, self.row, self.split
 
     def summary(self) -> dict[str, Any]:
-        """Means over the seeds and the standard error of hIoU; None where nothing, or one seed alone, is measured."""
-        values = list(self.seeds.values())
-        found: dict[str, Any] = {"paper": self.paper, "row": self.row, "split": self.split}
-        for name in FIGURES:
-            found[name] = round(mean(float(one[name]) for one in values), 4) if values else None
-        hious = [float(one["hiou"]) for one in values]
-        found["stderr"] = round(stdev(hious) / math.sqrt(len(hious)), 4) if len(hious) > 1 else None
-        return found
+        """See `worker.lab.paper_figures.FigureKind.means`."""
+        figures = kind_of(self.paper).means(list(self.seeds.values()))
+        return {"paper": self.paper, "row": self.row, "split": self.split, **figures}
 
 
 @dataclass(frozen=True)
@@ -161,15 +156,20 @@ def page(papers: Papers) -> str:
 
 
 def _measured_table(rows: Sequence[MeasuredRow]) -> str:
-    lines = ["| row | seen | unseen | hIoU | BF@2 | ± hIoU | seeds | date |", "|---|---|---|---|---|---|---|---|"]
+    kind = kind_of(rows[0].paper)
+    labels = ["labels"] if len(kind.lines) > 1 else []
+    titles = ["row", *labels, *kind.columns, f"± {kind.judged_title}", "seeds", "date"]
+    lines = [f"| {' | '.join(titles)} |", "|" + len(titles) * "---|"]
     for row in rows:
         found = row.summary()
         if not row.seeds:
-            lines.append(f"| {row.row} | {_EMPTY} | | | | | | |")
+            lines.append(f"| {row.row} | {EMPTY} |{(len(titles) - 2) * ' |'}")
             continue
-        figures = " | ".join(f"{found[name]:.3f}" for name in FIGURES)
         error = "" if found["stderr"] is None else f"{found['stderr']:.3f}"
-        lines.append(f"| {row.row} | {figures} | {error} | {len(row.seeds)} | {row.date} |")
+        for title, figures in kind.printed(found):
+            is_last = title == kind.lines[-1]
+            cells = [row.row, *([title] if labels else []), *figures, error if is_last else ""]
+            lines.append(f"| {' | '.join(cells)} | {len(row.seeds)} | {row.date} |")
     return "\n".join(lines) + "\n"
 
 
@@ -202,4 +202,22 @@ def _published_table(rows: Sequence[PublishedRow]) -> str:
         if row.folds:
             figures = f"folds {' / '.join(f'{fold:g}' for fold in row.folds)}, {figures}"
         lines.append(f"| {row.row} | {row.dataset} | {figures} | {row.source} | {row.quirk} |")
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format summaries of rows for a person."""
+    lines: list[str] = []
+    header = ""
+    for row in rows:
+        kind = kind_of(row["paper"])
+        titles = f"{'':<58}" + "".join(f"{title:>7}" for title in (*kind.columns, f"± {kind.judged_title}"))
+        if titles != header:
+            lines.append(titles)
+            header = titles
+        for title, figures in kind.printed(row):
+            name = f"{row['split']}, {row['paper']}: {row['row']}{', ' if title else ''}{title}"
+            error = row["stderr"] if title == kind.lines[-1] else None
+            lines.append(f"{name:<58}" + "".join(f"{one:>7}" for one in (*figures, "" if error is None else
+                                                                         f"{error:.3f}")))  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""`zeromask train`: a dense recipe learns from drawn scenes or your photographs, and becomes an adapter folder."""
+"""`zeromask train`: a recipe learns from drawn scenes or your photographs, and becomes an adapter folder."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import LearningError, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import PAIRS, SCENES, WORDS, ZeroShotSet, read_text_vectors, zero_shot_set
+from worker.lab.pading_run import PadingResult, train_pading
+from worker.lab.things_data import THINGS
 from worker.lab.training_run import CHECKPOINT, Report, TrainingResult, TrainingRun, refuse_to_overwrite
 from worker.lab.zegclip_count import count_zegclip
 from worker.learning.adapter_files import save_adapter_folder
@@ -35,10 +37,12 @@ from worker.learning.recipes.dense.presets import SMALL
 from worker.learning.recipes.dense.recipe import DenseRecipe
 from worker.learning.recipes.dense.training import TrainingConfig
 from worker.learning.recipes.dense.zegclip_recipe import NON_EXCLUSIVE, ZegclipRecipe
+from worker.learning.recipes.pading.recipe import PadingRecipe
 from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
 _OF_ZEGCLIP = ("transductive", "leaked", "as_released", "exclusive", "counting", "released")
+_OF_PADING = ("query_decoder", "decoder_steps")
 _NOT_COUNTED = ("without", "exclusive", "steps", "batch", "rate", "precision", "transductive", "leaked", "as_released",
                 "released")  # fmt: skip
 _INTERRUPTED = 130  # as a shell has it
@@ -67,27 +71,33 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(json.dumps(result.as_json()) + "\n")
     else:
         loss = "none" if result.loss is None else f"{result.loss:.4f}"
-        sys.stdout.write(f"{result.recipe}: {result.steps} steps in {result.seconds:.0f} s, {result.parameters} "
+        name = result.recipe if isinstance(result, TrainingResult) else PadingRecipe.name
+        sys.stdout.write(f"{name}: {result.steps} steps in {result.seconds:.0f} s, {result.parameters} "
                          f"parameters, loss {loss} -> {result.adapter}\n")  # fmt: skip
     return 0
 
 
 def _train(
     options: argparse.Namespace, settings: Settings, arguments: Sequence[str], console: Console
-) -> TrainingResult:
+) -> TrainingResult | PadingResult:
     _check_numbers(options)
+    command = shlex.join(["zeromask", "train", *arguments])
+    if options.recipe == PadingRecipe.name:
+        _refuse(options, _OF_ZEGCLIP, PadingRecipe.name)
+        return train_pading(options, Segmenter.from_settings(settings, model=options.model), console, command=command)
+    _refuse(options, _OF_PADING, options.recipe)
     data = zero_shot_set(options.data, unseen=options.unseen.split(","), scenes=options.scenes, seed=options.seed)
     texts = read_text_vectors(options.text_vectors, data.labels) if options.text_vectors else None
     recipe = recipe_of(options, texts)
     segmenter = Segmenter.from_settings(settings, model=options.model)
     if isinstance(recipe, ZegclipRecipe) and options.released is not None:
-        return _import(options, recipe, data, segmenter, shlex.join(["zeromask", "train", *arguments]))
+        return _import(options, recipe, data, segmenter, command)
     further = {"text vectors": _digest(options.text_vectors) if options.text_vectors else None}
     recipe = recipe.told(data.unseen_words)
     run = TrainingRun(recipe, data, segmenter, options.output_dir, settings=further, resume=options.resume)
     with _shown(console, run) as report:
         run.train(minutes=options.minutes, report=report)
-    return run.finish(command=shlex.join(["zeromask", "train", *arguments]))
+    return run.finish(command=command)
 
 
 def _after_a_stop(folder: Path | None) -> str:
@@ -99,10 +109,10 @@ def _after_a_stop(folder: Path | None) -> str:
 
 def _count(options: argparse.Namespace) -> int:
     """Print how large a network of a paper is and what a window costs; nothing is trained or loaded."""
-    recipe = recipe_of(options, None)
-    if recipe.name != ZegclipRecipe.name:
+    name = PadingRecipe.name if options.recipe == PadingRecipe.name else recipe_of(options, None).name
+    if name != ZegclipRecipe.name:
         remedy = "Leave --count away: a training prints its parameters, too."
-        raise LearningError(f"recipe {recipe.name}", "is not counted by itself", remedy)
+        raise LearningError(f"recipe {name}", "is not counted by itself", remedy)
     given = [name for name in _NOT_COUNTED if vars(options)[name]]
     if given:
         problem = "it changes nothing of what --count counts, the network of the paper as it is"
@@ -145,17 +155,28 @@ def recipe_of(options: argparse.Namespace, texts: TextVectors | None) -> DenseRe
         changes = {"block": options.block, "block_depth": options.block_depth, "activation": options.activation}
     recipe = dense[options.recipe](without=tuple(options.without), preset=options.preset, tower=options.tower,
                                    changes=changes, texts=texts, seed=options.seed)  # fmt: skip
-    asked = [name for name in _OF_ZEGCLIP if vars(options)[name]]
     if isinstance(recipe, ZegclipRecipe):
         recipe = _zegclip(recipe, options)
-    elif asked:
-        option = f"--{asked[0].replace('_', '-')}"
-        raise SettingsError(option, f"recipe {recipe.name} has no use for it", "Leave it away, or train zegclip.")
+    else:
+        _refuse(options, _OF_ZEGCLIP, recipe.name)
     given = {name: vars(options)[name] for name in ("steps", "batch", "rate", "precision")}
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return recipe
     return replace(recipe, training=replace(recipe.trainings.get(recipe.preset, TrainingConfig()), **given))
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], recipe: str) -> None:
+    """Refuse options of another recipe.
+
+    Raises:
+        SettingsError: one of them is given.
+    """
+    asked = [name for name in names if vars(options)[name]]
+    if asked:
+        other = "pading" if asked[0] in _OF_PADING else "zegclip"
+        option = f"--{asked[0].replace('_', '-')}"
+        raise SettingsError(option, f"recipe {recipe} has no use for it", f"Leave it away, or train {other}.")
 
 
 def _zegclip(recipe: ZegclipRecipe, options: argparse.Namespace) -> ZegclipRecipe:
@@ -170,7 +191,7 @@ def _zegclip(recipe: ZegclipRecipe, options: argparse.Namespace) -> ZegclipRecip
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    for name in ("steps", "batch", "rate", "minutes", "scenes", "block_depth"):
+    for name in ("steps", "decoder_steps", "batch", "rate", "minutes", "scenes", "block_depth"):
         value = vars(options)[name]
         if value is not None and not value > 0:  # NaN is not, either
             option = f"--{name.replace('_', '-')}"
@@ -200,12 +221,12 @@ def _shown(console: Console, run: TrainingRun) -> Iterator[Report]:
 
 
 def _parser(settings: Settings, *, trains: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="zeromask train", description="Train a dense recipe; see "
+    parser = argparse.ArgumentParser(prog="zeromask train", description="Train a recipe; see "
                                      "docs/guide/dense.md.")  # fmt: skip
     add = parser.add_argument
-    add("--recipe", required=True, help="what learns: lseg, sazs or zegclip")
-    add("--data", required=trains, metavar="D", help=f"{WORDS}, {PAIRS}, or a folder with images/, masks/, "
-        "classes.json and split.json")  # fmt: skip
+    add("--recipe", required=True, help="what learns: lseg, sazs, zegclip or pading")
+    add("--data", required=trains, metavar="D", help=f"{WORDS}, {PAIRS}, for pading {THINGS}; or a folder with "
+        "images/, masks/, classes.json and split.json")  # fmt: skip
     add("--output-dir", type=Path, required=trains, help="folder of the checkpoint, log.csv and the adapter")
     add("--unseen", default="", metavar="A,B", help="labels of a folder whose masks are not learned from")
     add("--text-vectors", type=Path, metavar="FILE", help="NPZ of label -> vector, in place of the text tower")
@@ -225,7 +246,9 @@ def _parser(settings: Settings, *, trains: bool) -> argparse.ArgumentParser:
     add("--counting", action="store_true", help="zegclip: hold the weights, too, that no mask depends on")
     add("--released", type=Path, metavar="FILE", help="zegclip: make an adapter of the authors' checkpoint, untrained")
     add("--count", action="store_true", help="zegclip: print parameters and GMACs of the preset, and train nothing")
-    add("--steps", type=int, help="of the training (default: the preset's)")
+    add("--query-decoder", type=Path, metavar="FILE", help="pading: a stored one, in place of training it")
+    add("--decoder-steps", type=int, help="pading: of the query decoder (default: 2000)")
+    add("--steps", type=int, help="of the training, for pading of its generator (default: the preset's)")
     add("--minutes", type=float, default=math.inf, help="stop after this long; go on later with --resume")
     add("--batch", type=int, help="crops per step (default: the preset's)")
     add("--rate", type=float, help="learning rate (default: the preset's)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from worker.segmentation.outlines.refinement import Method
 from worker.segmentation.text.encoder import TextClasses
 
 _REMEDY = "Serve another version with `zeromask rollback`; the next corrections make a new one."
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ class Head(Protocol):
         ...
 
 
+@runtime_checkable
+class ThingHead(Head, Protocol):
+    """A head that also tells apart things of one class that touch."""
+
+    def things(self, image: ImageScores) -> NDArray[np.int32]:
+        """Number the things of an image: (H, W) int32 in its pixels, 0 where nothing is known."""
+        ...
+
+
 def zero_shot_logits(features: Tensor, classes: TextClasses, *, scale: float, bias: float | None) -> Tensor:
     """Compare every patch with every class; training-free, as in MaskCLIP (Zhou et al., ECCV 2022).
 
@@ -99,13 +109,7 @@ def head_scores(head: Head, image: ImageScores) -> ClassScores:
         LearningError: the head fails, or its scores are not finite or of another number of classes.
     """
     classes = len(image.zero_shot.logits)  # (n + 1, h, w)
-    try:
-        found = head.scores(image)
-    except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
-            raise
-        problem = f"does not fit the images ({type(error).__name__}: {str(error)[:200]})"
-        raise LearningError("what was learned", problem, _REMEDY) from error
+    found = _asked(lambda: head.scores(image))
     logits = found.logits
     expected = classes if found.classes is None else len(found.classes)
     if logits.ndim != 3 or len(logits) != expected:
@@ -114,3 +118,29 @@ def head_scores(head: Head, image: ImageScores) -> ClassScores:
     if bool(logits.isnan().any()) or bool((logits == torch.inf).any()):
         raise LearningError("what was learned", "gives no numbers (NaN or infinite)", _REMEDY)
     return found
+
+
+def head_things(head: Head | None, image: ImageScores) -> NDArray[np.int32] | None:
+    """The things that a head tells apart, (H, W) int32 numbers in the image's pixels; None where it is no such head.
+
+    Raises:
+        LearningError: the head fails, or its map is of another size.
+    """
+    if not isinstance(head, ThingHead):
+        return None
+    numbers = _asked(lambda: head.things(image))
+    if numbers.shape != image.embedding.size:
+        problem = f"numbers the things of {numbers.shape} pixels in an image of {image.embedding.size}"
+        raise LearningError("what was learned", problem, _REMEDY)
+    return numbers
+
+
+def _asked(ask: Callable[[], _Answer]) -> _Answer:
+    """What a head answers; that it fails is an error of what was learned, that memory runs out is not."""
+    try:
+        return ask()
+    except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
+            raise
+        problem = f"does not fit the images ({type(error).__name__}: {str(error)[:200]})"
+        raise LearningError("what was learned", problem, _REMEDY) from error

@@ -7,10 +7,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 RGBImage = NDArray[np.uint8]
 """(H, W, 3) RGB."""
+
+_MAX_ASPECT = 4.0
 
 
 def shrink(image: RGBImage, long_side: int) -> RGBImage:
@@ -48,3 +51,21 @@ def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
     """(C, h, w) to (C, *size), bilinear; averaged where the size is the smaller."""
     smaller = size[0] < values.shape[1] or size[1] < values.shape[2]
     return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False, antialias=smaller)[0]
+
+
+def entered_pixels(image: RGBImage, short_side: float, multiple: int) -> Tensor:
+    """(3, h, w) uint8 pixels at the size at which an image enters a network; longer than 4:1 it is compressed to that.
+
+    Args:
+        image: of any size.
+        short_side: pixels, before rounding.
+        multiple: h and w are multiples of it.
+    """
+    height, width = image.shape[:2]
+    short = max(1, round(short_side / multiple))
+    long = max(1, round(short_side / multiple * min(_MAX_ASPECT, max(height, width) / min(height, width))))
+    size = (short, long) if height <= width else (long, short)
+    resized = Image.fromarray(image).resize(
+        (size[1] * multiple, size[0] * multiple), Image.Resampling.BICUBIC, reducing_gap=3.0
+    )
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

@@ -15,7 +15,7 @@ from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
 from worker.segmentation.encoders.towers import Towers
-from worker.segmentation.heads import Head, ImageScores, head_scores, zero_shot_logits
+from worker.segmentation.heads import Head, ImageScores, head_scores, head_things, zero_shot_logits
 from worker.segmentation.image_choices import ChoiceAnswer, answer_choices
 from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
@@ -157,7 +157,8 @@ class Segmenter:
         labels_of: dict[SegmentRequest, list[Label]] = {}  # labels of several controls may ask for the same
         for label in vocabulary.drawn:
             labels_of.setdefault(SegmentRequest(index[label.texts], label.stuff), []).append(label)
-        assembled = [] if blank else assemble(pixels, confidence, list(labels_of), image)
+        things = None if blank else head_things(head, scores)
+        assembled = [] if blank else assemble(pixels, confidence, list(labels_of), image, things=things)
         least = min((self._least(label) for label in vocabulary.drawn), default=self._least_score)
         found = [segment for segment in assembled if segment.score >= least]
         faint = [segment for segment in assembled if segment.score < least]

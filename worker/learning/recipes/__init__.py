@@ -8,11 +8,12 @@ from plugin_config.errors import LearningError
 from worker.learning.interfaces import Recipe
 from worker.learning.recipes.dense.recipe import LSegRecipe, SazsRecipe
 from worker.learning.recipes.dense.zegclip_recipe import ZegclipRecipe
+from worker.learning.recipes.pading.recipe import PadingRecipe
 from worker.learning.recipes.quick import recipe as quick
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = {
     quick.NAME: quick.QuickRecipe, LSegRecipe.name: LSegRecipe, SazsRecipe.name: SazsRecipe,
-    ZegclipRecipe.name: ZegclipRecipe,
+    ZegclipRecipe.name: ZegclipRecipe, PadingRecipe.name: PadingRecipe,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,6 +76,7 @@ def assemble(
     image: NDArray[np.uint8] | None = None,
     *,
     rule: CutRule | None = CUT_RULE,
+    things: NDArray[np.int32] | None = None,
 ) -> list[Segment]:
     """Divide a class map into segments. Things never overlap things, and stuff never overlaps stuff.
 
@@ -84,6 +86,8 @@ def assemble(
         requests: what to draw; a class may be requested both as things and as stuff.
         image: (H, W, 3) uint8 RGB, used to separate things that touch; None = each component is one thing.
         rule: when to cut a component; None leaves components whole, which only comparisons use.
+        things: (H, W) int32 number of the thing that each pixel is part of, 0 = not known, where a head tells things
+            apart: components are divided by it before they are cut. None = no head does.
 
     Returns:
         At most 100 segments, the largest ones, in the order of the requests and then by size, largest first.
@@ -97,6 +101,8 @@ def assemble(
         if request.index in present
         for candidate in _candidates(cleaned, request, min_area)
     ]
+    if things is not None:
+        candidates = [part for candidate in candidates for part in _told_apart(candidate, things, min_area)]
     if image is not None and rule is not None:
         candidates = list(_split_things(candidates, image, min_area, rule))
     candidates = [_tidied(candidate, classes.shape) for candidate in candidates]
@@ -120,6 +126,28 @@ def _candidates(classes: NDArray[np.int16], request: SegmentRequest, min_area: i
             union[crop] |= mask
         whole_image = (slice(0, union.shape[0]), slice(0, union.shape[1]))
         yield _Candidate(request, union, whole_image, sum(area for _, _, area in components))
+
+
+def _told_apart(candidate: _Candidate, things: NDArray[np.int32], min_area: int) -> Iterator[_Candidate]:
+    """Divide a component into the numbered things that have `min_area` pixels of it; other pixels go to the nearest."""
+    numbers = np.where(candidate.mask, things[candidate.crop], 0)
+    areas = np.bincount(numbers.ravel())
+    areas[0] = 0
+    found = np.flatnonzero(areas >= min_area)
+    if candidate.request.stuff or len(found) < 2:
+        yield candidate
+        return
+    kept = np.isin(numbers, found)
+    # OpenCV labels each pixel with the nearest pixel of value 0, which are those of the things that are kept.
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~kept).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    number_of = np.zeros(int(nearest.max()) + 1, dtype=numbers.dtype)
+    number_of[nearest[kept]] = numbers[kept]
+    owner = number_of[nearest]
+    for number in found:
+        mask = np.asarray(candidate.mask & (owner == number))
+        yield replace(candidate, mask=mask, area=int(np.count_nonzero(mask)))
 
 
 def _split_things(

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-_MAX_ASPECT = 4.0
+from worker.segmentation.pictures import entered_pixels
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def average_views(
     """
     total: Tensor | None = None
     for scale in inference.scales:
-        pixels = _entered(image, inference.short_side * scale, multiple)
+        pixels = entered_pixels(image, inference.short_side * scale, multiple)
         for flipped in (False, True) if inference.flip else (False,):
             found = _windowed(pixels.flip(-1) if flipped else pixels, inference, multiple, run)
             found = found.flip(-1) if flipped else found
@@ -60,18 +59,6 @@ def average_views(
     if total is None:
         raise ValueError("scales must name at least one")
     return total / (len(inference.scales) * (1 + inference.flip))
-
-
-def _entered(image: NDArray[np.uint8], short_side: float, multiple: int) -> Tensor:
-    """(3, h, w) uint8 pixels at the size at which they enter; images longer than 4:1 are compressed to that."""
-    height, width = image.shape[:2]
-    short = max(1, round(short_side / multiple))
-    long = max(1, round(short_side / multiple * min(_MAX_ASPECT, max(height, width) / min(height, width))))
-    size = (short, long) if height <= width else (long, short)
-    resized = Image.fromarray(image).resize(
-        (size[1] * multiple, size[0] * multiple), Image.Resampling.BICUBIC, reducing_gap=3.0
-    )
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def _windowed(pixels: Tensor, inference: Inference, multiple: int, run: Callable[[Tensor], Tensor]) -> Tensor:

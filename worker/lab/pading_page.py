@@ -1,0 +1,110 @@
+"""The measured part of docs/research/pading.md: what the rows say about the engine alone and about PADing's parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.files import written_whole
+from worker.lab.pading_rows import FULL, ROWS, SEEN_ONLY, THINGS_SPLIT, TRAINING_FREE
+from worker.lab.papers_page import EMPTY, ROOT, MeasuredRow, Papers
+
+PADING_PAGE = ROOT / "docs" / "research" / "pading.md"
+BEGIN = "<!-- Made of docs/results/papers.json by `python -m worker.lab.papers --page`. -->"
+END = "<!-- The end of what is made. -->"
+_MOST_SEEN_LOSS = 0.03
+
+_Seeds = Mapping[str, Mapping[str, Any]]
+
+
+def write_pading(papers: Papers, path: Path = PADING_PAGE) -> None:
+    """Write the measured part into the page.
+
+    Raises:
+        EnvironmentBroken: the page cannot be read or written, or has no place for it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        _, after = rest.split(END)
+        with written_whole(path) as aside:
+            aside.write_text(f"{before}{BEGIN}\n\n{measured_part(papers)}\n{END}{after}", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        remedy = "Take it from the project's repository again."
+        raise EnvironmentBroken(f"page {path}", f"it cannot be written ({error})", remedy) from error
+
+
+def measured_part(papers: Papers) -> str:
+    """What is measured, in Markdown: first whether the engine alone is better, then the bars, then the rows."""
+    rows = {row.row: row for row in papers.measured if row.paper == "pading" and row.split == THINGS_SPLIT}
+    return f"{_verdict(rows)}\n\n{_bars(rows)}\n\n{_table([rows[name] for name in ROWS if name in rows])}"
+
+
+def _verdict(rows: Mapping[str, MeasuredRow]) -> str:
+    engine, full = (_mean(rows, name, _hm_pq) for name in (TRAINING_FREE, FULL))
+    if engine is None or full is None:
+        return f"The engine alone against the full model: {EMPTY}."
+    if engine >= full:
+        return (f"**The engine alone is better: without any training HM-PQ is {engine:.3f}, with the full model "
+                f"{full:.3f}.** The builtin was trained with each word of the unseen labels, if never with both "
+                "together; the decoder was shown no mask of them.")  # fmt: skip
+    return f"The full model is better than the engine alone: HM-PQ {full:.3f}, without any training {engine:.3f}."
+
+
+def _bars(rows: Mapping[str, MeasuredRow]) -> str:
+    lines = [
+        _bar(rows, "HM-PQ of the full model above that of `gmmn` by more than one standard error", "gmmn", _hm_pq,
+             lambda gain, error: error is not None and gain > error),
+        _bar(rows, "HM-PQ of the full model above that of `seen_only`", SEEN_ONLY, _hm_pq, lambda gain, _: gain > 0),
+        _bar(rows, f"seen PQ of the full model at most {_MOST_SEEN_LOSS:g} below that of `seen_only`", SEEN_ONLY,
+             lambda one: float(one["seen"]["pq"]), lambda gain, _: gain >= -_MOST_SEEN_LOSS),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _bar(
+    rows: Mapping[str, MeasuredRow], title: str, other: str, figure: Callable[[Mapping[str, Any]], float],
+    is_reached: Callable[[float, float | None], bool],
+) -> str:  # fmt: skip
+    """One line of the list: the mean difference of the full model and another row over the seeds that both have."""
+    full, beside = (_seeds(rows, name) for name in (FULL, other))
+    gains = [figure(full[seed]) - figure(beside[seed]) for seed in full if seed in beside]
+    if not gains:
+        return f"- {title}: {EMPTY}."
+    error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
+    spread = "one seed" if error is None else f"± {error:.3f}, {len(gains)} seeds"
+    return f"- {title}: {'reached' if is_reached(mean(gains), error) else 'missed'} ({mean(gains):+.3f}, {spread})."
+
+
+def _table(rows: Sequence[MeasuredRow]) -> str:
+    lines = ["| row | seen PQ | unseen PQ | HM-PQ | ± | HM-AP50 | HM-mIoU |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if not row.seeds:
+            lines.append(f"| `{row.row}` | {EMPTY} | | | | | |")
+            continue
+        found = row.summary()
+        error = "" if found["stderr"] is None else f"{found['stderr']:.3f}"
+        figures = [found["seen"]["pq"], found["unseen"]["pq"], found["hm"]["pq"]]
+        more = [found["hm"]["ap50"], found["hm"]["miou"]]
+        cells = [*(f"{one:.3f}" for one in figures), error, *(f"{one:.3f}" for one in more)]
+        lines.append(f"| `{row.row}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _hm_pq(figures: Mapping[str, Any]) -> float:
+    return float(figures["hm"]["pq"])
+
+
+def _seeds(rows: Mapping[str, MeasuredRow], name: str) -> _Seeds:
+    return rows[name].seeds if name in rows else {}
+
+
+def _mean(
+    rows: Mapping[str, MeasuredRow], name: str, figure: Callable[[Mapping[str, Any]], float]
+) -> float | None:
+    values = [figure(one) for one in _seeds(rows, name).values()]
+    return mean(values) if values else None
