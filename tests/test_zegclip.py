@@ -64,6 +64,21 @@ def test_a_label_more_or_another_order_changes_no_other_mask(vit: Segmenter, par
     assert bool((logits[:, 0] - logits[:, 1]).abs().max() > 0)
 
 
+@pytest.mark.parametrize("parts", [{}, {"descriptor": False}, {"layers": 2}, {"heads": 4}], ids=str)
+def test_an_aligned_start_is_what_the_model_says_untrained(vit: Segmenter, parts: dict[str, Any]) -> None:
+    network = network_of(vit, **parts).eval()
+    labels = unit_rows(6, WIDTH)
+    network.start_as_cosines(scale=12.0, bias=-3.0)
+    with torch.no_grad():
+        features = network.encode(pixels_of(network.tower))
+        found = network.decode(features, labels).logits
+    patches = F.normalize(features.embedding, dim=1)
+    centred = F.normalize(labels - labels.mean(dim=1, keepdim=True), dim=1)  # the norms of the decoder do that
+    wanted = 12 * torch.einsum("td,bdhw->bthw", centred, patches) - 3
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.4)
+    assert float(wanted.std()) > 1
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 2)], ids=str)
 def test_any_grid_is_taken(vit: Segmenter, shape: tuple[int, int]) -> None:
     network = network_of(vit).eval()

@@ -137,7 +137,8 @@ def test_of_very_many_labels_some_at_a_time_are_scored(
     image = scores_of(vit, corrected[0], NEW)
     before = learned.scores(image).logits
     monkeypatch.setattr("worker.learning.recipes.dense.zegclip_adapter._MOST_SCORES", 1)
-    torch.testing.assert_close(learned.scores(image).logits, before, rtol=0, atol=1e-4)
+    after = learned.scores(image).logits
+    torch.testing.assert_close(after.softmax(dim=0), before.softmax(dim=0), rtol=0, atol=1e-5)
 
 
 def test_any_number_has_a_logit_and_a_larger_one_a_larger_logit() -> None:
@@ -271,7 +272,7 @@ def test_it_is_stored_and_loaded_with_the_same_scores(
 def test_training_makes_the_loss_smaller(
     vit: Segmenter, corrected: list[Example], without: tuple[str, ...]
 ) -> None:
-    recipe = ZegclipRecipe(training=replace(SHORT, steps=20, rate=5e-3, warmup=0), without=without)
+    recipe = ZegclipRecipe(training=replace(SHORT, steps=20, rate=5e-4, warmup=0), without=without)
     network, labels = recipe.build(KNOWN, vit)
     trainer = recipe.trainer(network, labels, [], vit)
     batch = trainer.draw([training_sample(example, KNOWN) for example in corrected])

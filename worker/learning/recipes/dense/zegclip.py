@@ -60,9 +60,9 @@ class ZegclipNetwork(DenseNetwork):
         heads = gcd(preset.heads, width)
         self.decoder = TextPatchDecoder(width, layers=preset.layers, heads=heads, counting=preset.counting)
 
-    def start_as_cosines(self, labels: Tensor, *, scale: float, bias: float) -> None:
+    def start_as_cosines(self, *, scale: float, bias: float) -> None:
         """See `zegclip_decoder.start_as_cosines`."""
-        start_as_cosines(self.query, self.decoder, F.normalize(labels.detach().float(), dim=1), scale=scale, bias=bias)
+        start_as_cosines(self.query, self.decoder, scale=scale, bias=bias)
 
     def encode(self, pixels: Tensor) -> PixelFeatures:
         """See `DenseNetwork`. Also (B, D) class tokens."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 _DROPOUT = 0.1
 _WIDENING = 4  # of the feed-forward part
 _SPREAD, _AT_WIDTH = 0.02, 512  # standard deviation of the weights at the start, in the paper's width
-_KEY_BIAS = 10.0  # keys of patches are 1 long: what these say in the direction of the bias is little beside it
+_KEY_BIAS = 10.0  # times a patch's key, so that what the patch says in the direction of the bias is little beside it
 
 
 class TextPatchDecoder(nn.Module):
@@ -95,31 +95,31 @@ def start_narrow(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_as_cosines(query: nn.Linear, decoder: TextPatchDecoder, labels: Tensor, *, scale: float, bias: float) -> None:
-    """Start where the mask of a label is `scale` times the cosine of patch and label vector, plus `bias`.
+def start_as_cosines(query: nn.Linear, decoder: TextPatchDecoder, *, scale: float, bias: float) -> None:
+    """Start where the mask of a label is about `scale` times the cosine of patch and label vector, plus `bias`.
 
-    That is what the model says untrained. From the paper's start, where all masks are alike, it takes thousands of
-    steps until they differ at all.
+    That is what the model says untrained; the decoder has two layers or more. From the paper's start, where all masks
+    are alike, it takes thousands of steps until they differ at all.
 
     Args:
         query: makes a query of what ends with a label's vector.
         decoder: whose masks are meant.
-        labels: (T, D) unit vectors of some labels; the bias lies where they have least to say.
         scale: above 0.
         bias: of all masks.
     """
     width, last = query.out_features, decoder.layers[-1]
+    query.weight.zero_()  # what a label's relation to the image adds to its query is learned from 0 on
     query.weight[:, -width:].copy_(torch.eye(width))
-    for layer in decoder.layers[:-1]:  # what these add to a query is learned from 0 on
+    for layer in decoder.layers[:-1]:  # and so is what these add
         nn.init.zeros_(layer.out.weight)
         nn.init.zeros_(layer.narrow.weight)
     spread = decoder.heads * (width / decoder.heads) ** 0.5  # what a product of query and key is divided by
     gain = (scale * spread / width**0.5) ** 0.5  # a query has the length of the root of the width
-    silent = torch.linalg.svd(labels.cpu().double(), full_matrices=True).Vh[-1].to(query.weight)  # (D,)
+    constant = torch.full((width,), width**-0.5)  # the norms leave nothing of a query in this direction
     far = _KEY_BIAS * gain
     for part, length in ((last.query, bias * spread / far), (last.key, far)):
         part.weight.copy_(gain * torch.eye(width))
-        part.bias.copy_(length * silent)
+        part.bias.copy_(length * constant)
 
 
 class DeepPrompts(nn.Module):

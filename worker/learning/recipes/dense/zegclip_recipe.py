@@ -129,7 +129,7 @@ class ZegclipRecipe(DenseRecipe):
         network, labels = super().build(words, segmenter)
         if isinstance(network, ZegclipNetwork) and network.preset.aligned:
             scale, bias = segmenter.encoder.logit_scale, segmenter.encoder.logit_bias
-            network.start_as_cosines(labels(), scale=min(scale, _MOST_SCALE), bias=bias or 0.0)
+            network.start_as_cosines(scale=min(scale, _MOST_SCALE), bias=bias or 0.0)
         return network, labels
 
     def adapter(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> ZegclipAdapter:
