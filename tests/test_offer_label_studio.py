@@ -21,6 +21,7 @@ from worker.learning.adapter_files import save_adapter_folder
 from worker.learning.interfaces import Example
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe
 from worker.learning.recipes.dense.training import TrainingConfig
+from worker.learning.recipes.dense.zegclip_recipe import ZegclipRecipe
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
@@ -57,6 +58,7 @@ def write_adapter(folder: Path, recipe: DenseRecipe, segmenter: Segmenter) -> No
     ("recipe", "model"),
     [
         pytest.param(LSegRecipe(training=TrainingConfig(steps=8)), "builtin", id="lseg"),
+        pytest.param(ZegclipRecipe(training=TrainingConfig(steps=60, rate=5e-4)), "builtin-vit", id="zegclip"),
     ],
 )
 def test_an_offer_is_judged_served_and_rolled_back(

@@ -107,10 +107,11 @@ def start_as_cosines(query: nn.Linear, decoder: TextPatchDecoder, *, scale: floa
         scale: above 0.
         bias: of all masks.
     """
-    width, last = query.out_features, decoder.layers[-1]
+    width = query.out_features
+    *before, last = (layer for layer in decoder.layers if isinstance(layer, DecoderLayer))
     query.weight.zero_()  # what a label's relation to the image adds to its query is learned from 0 on
     query.weight[:, -width:].copy_(torch.eye(width))
-    for layer in decoder.layers[:-1]:  # and so is what these add
+    for layer in before:  # and so is what these add
         nn.init.zeros_(layer.out.weight)
         nn.init.zeros_(layer.narrow.weight)
     spread = decoder.heads * (width / decoder.heads) ** 0.5  # what a product of query and key is divided by
