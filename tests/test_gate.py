@@ -11,6 +11,7 @@ import pytest
 
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
+from worker.learning.gate import decision
 from worker.learning.gate.candidates import fall_objections
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.decision import Verdict, judge
@@ -126,6 +127,24 @@ def test_a_single_photograph_must_gain_much(segmenter: Segmenter) -> None:
     assert "too little to trust a single photograph" in verdict.reason
 
 
+@pytest.fixture
+def before_outlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts as they are before outlines are followed, along which the zero-shot model has nearly no errors here."""
+    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: decision._as_it_is)
+
+
+def test_what_gains_only_until_outlines_are_followed_is_not_promoted(
+    known: list[Example], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = relabelled(known[:9], (0, 1, UNLABELLED))
+    verdict = judge(LinearRecipe(scale=1), two, [], None, KNOWN, segmenter)
+    assert not verdict.promoted
+    assert "along outlines mean IoU would go from 0.98" in verdict.reason
+    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: decision._as_it_is)
+    assert judge(LinearRecipe(scale=1), two, [], None, KNOWN, segmenter).promoted
+
+
+@pytest.mark.usefixtures("before_outlines")
 def test_a_weaker_mixture_is_promoted_where_all_that_was_learned_is_too_much(
     known: list[Example], segmenter: Segmenter
 ) -> None:
@@ -274,6 +293,7 @@ class Supplying(LinearRecipe):
         return Fitted(self._plain.fit(examples, words, segmenter), supplied, self._reason)
 
 
+@pytest.mark.usefixtures("before_outlines")
 def test_generated_examples_are_kept_where_they_save_other_labels(known: list[Example], segmenter: Segmenter) -> None:
     two = relabelled(known[:9], (0, 1, UNLABELLED))
     verdict = judge(Supplying(Drowning(), LinearRecipe(scale=1)), two, [], None, KNOWN, segmenter)
@@ -289,6 +309,7 @@ def test_generated_examples_are_kept_where_they_save_other_labels(known: list[Ex
     assert verdict.adapter.state().tensors["weights"][-1, 2] > -40
 
 
+@pytest.mark.usefixtures("before_outlines")
 def test_generated_examples_that_drown_other_labels_are_not_kept(known: list[Example], segmenter: Segmenter) -> None:
     two = relabelled(known[:9], (0, 1, UNLABELLED))
     with_them, without = (

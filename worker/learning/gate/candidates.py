@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -148,6 +148,24 @@ class Baselines:
             kept = f"only {agreement:.0%} of what the zero-shot model is sure of would stay ({needed:.0%} needed)"
             objections.append(f"of labels nobody corrected, {kept}")
         return Candidate(strength, adapter, versus_served, versus_zero_shot, agreement, tuple(objections), supplied)
+
+    def confirm(self, found: Candidate, trained: Adapter, fold_adapters: Sequence[Adapter]) -> Candidate:
+        """Evaluate a candidate again, where these baselines follow outlines and those it was chosen by do not.
+
+        Args:
+            found: chosen without following outlines.
+            trained, fold_adapters: as `evaluate` took them.
+
+        Returns:
+            The same candidate, with the objections to it after outlines are followed: that it is not better than what
+            is served, or that a label falls. Whether a gain may be chance was asked before.
+        """
+        versus_served = self.evaluate(found.strength, trained, fold_adapters).versus_served
+        before, after = versus_served.mean_ious
+        objections = fall_objections(versus_served, self._names)
+        if after - before < LEAST_GAIN:
+            objections.insert(0, f"mean IoU would go from {before:.3f} to {after:.3f}, not better than what is served")
+        return replace(found, objections=tuple(f"along outlines {one}" for one in objections))
 
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen

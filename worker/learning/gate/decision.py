@@ -5,8 +5,9 @@ docs/reference/learning_rules.md states the rules.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def judge(
         return _keep(served, "no correction shows a label yet")
     in_pixels = (served is not None and served.refinement.posteriors) or (
         candidate is not None and candidate.refinement != ADAPTIVE
-    )  # else the outline stage treats all heads much alike
+    )  # else whatever is chosen is evaluated in pixels once more, before it is served
     evaluator = Evaluator(segmenter, words, corrected, outlines=in_pixels)
     names = [texts[0] for texts in words]
     split = evaluation_split(train, hold_out, seen)
@@ -119,14 +120,48 @@ def judge(
         ]
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))
-    baselines = Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
+
+    def compared_with(evaluator: Evaluator) -> Baselines:
+        return Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
+
+    baselines = compared_with(evaluator)
     trained, *fold_adapters = [fitted.plain for fitted in fits]
     evaluated = [baselines.evaluate(strength, trained, fold_adapters) for strength in STRENGTHS]
     candidates = [baselines.evaluate_zero_shot(), *evaluated]
     candidates, about_generator = _with_supplied(baselines, candidates, fits)
     keys = () if offered else tuple(example.key for example in train)
-    verdict = _decide(baselines, candidates, served, keys, names)
+    confirmed = _as_it_is if in_pixels else _confirming(
+        lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True)), fits
+    )  # fmt: skip
+    verdict = _decide(baselines, candidates, served, keys, names, confirmed)
     return replace(verdict, figures={**verdict.figures, **about_generator})
+
+
+_Confirm = Callable[[Candidate], Candidate]
+"""A candidate with the objections that are left to say, once all others are answered."""
+
+
+def _as_it_is(found: Candidate) -> Candidate:
+    return found
+
+
+def _confirming(along_outlines: Callable[[], Baselines], fits: Sequence[Fitted]) -> _Confirm:
+    """Evaluate what would be promoted after outlines are followed, as it would be served. Before them a head on a fine
+    grid is ahead of the zero-shot model, whose grid is coarse and which gains most from them.
+
+    Args:
+        along_outlines: the baselines in pixels, made only where something would be promoted.
+        fits: on all training examples, then on each training set of the split.
+    """
+    baselines = cache(along_outlines)
+
+    def confirmed(found: Candidate) -> Candidate:
+        if found.adapter is None:
+            return found
+        trained, *folds = [one.supplied or one.plain if found.supplied else one.plain for one in fits]
+        return baselines().confirm(found, trained, folds)
+
+    return confirmed
 
 
 def _with_supplied(
@@ -168,7 +203,7 @@ def _with_supplied(
 
 def _decide(
     baselines: Baselines, candidates: Sequence[Candidate], served: Adapter | None, keys: tuple[str, ...],
-    names: Sequence[str],
+    names: Sequence[str], confirmed: _Confirm,
 ) -> Verdict:  # fmt: skip
     best = _best(candidates)
     # On images that both were trained on the strongest always looks best: then only the strength that is best on images
@@ -176,6 +211,9 @@ def _decide(
     allowed = candidates if baselines.has_unseen else [best]
     unopposed = [candidate for candidate in allowed if not candidate.objections]
     best = _best(unopposed or candidates[1:])
+    while unopposed and (checked := confirmed(best)).objections:
+        unopposed = [candidate for candidate in unopposed if candidate is not best]
+        best = _best(unopposed) if unopposed else checked
     figures = _figures(baselines, best, candidates, names)
     if not unopposed:
         objections = "; ".join(best.objections or candidates[0].objections)

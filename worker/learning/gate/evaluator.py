@@ -1,8 +1,9 @@
 """Predictions and confusions of heads on corrected images.
 
-Everything is computed on a small grid and before outlines are followed, a step that is the same for every head: seconds
-on a CPU for dozens of images. For a dense network it is not the same (`Head.refinement`): what is gained before it may
-be lost in it. Where one takes part, all heads are evaluated as they are served, in pixels along the outlines.
+Everything is computed on a small grid and before outlines are followed: seconds on a CPU for dozens of images. What is
+gained there may be lost when they are followed, most of all against the zero-shot model, whose grid is coarse. So what
+would be promoted, and all heads where a dense network (`Head.refinement`) takes part, are evaluated as they are served,
+in pixels along the outlines.
 """
 
 from __future__ import annotations
