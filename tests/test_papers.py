@@ -123,7 +123,10 @@ def test_one_seed_is_measured_and_the_stored_ones_are_read(
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed == {"rows": [{"paper": "lseg", "row": "lseg", "split": "words", "seen": 0.6, "unseen": 0.6,
                                  "hiou": 0.6, "bf2": 0.5, "stderr": 0.0577}]}  # fmt: skip
-    assert [(task.papers, task.split, task.seed) for task in asked] == [(("lseg",), "words", 0)]
+    assert [(task.papers, task.split, task.seed) for task in asked] == 2 * [(("lseg",), "words", 0)]
+    halves = [set(task.names) for task in asked]
+    assert not halves[0] & halves[1], "both cores have something to do, each something else"
+    assert halves[0] | halves[1] == {one.name for one in VARIANTS if one.paper == "lseg"}
     assert read_papers(file).measured == (kept, other)  # nothing is stored unless it is asked for
     assert command.main(["--only", "lseg", "--splits", "words", "--seeds", "0", "3", "--store", *where]) == 0
     stored = read_papers(file).measured[0].seeds

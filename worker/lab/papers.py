@@ -165,6 +165,12 @@ class Measurement:
             return tuple(one for one in fitting if one.on_photographs)
         return tuple(one for one in fitting if self.split in one.splits)
 
+    @property
+    def halves(self) -> list[Measurement]:
+        """Two that measure the same side by side; of a single training there is one."""
+        names = [one.name for one in self.variants()]
+        return [replace(self, names=tuple(names[half::2])) for half in range(min(2, len(names)))]
+
 
 _Task = Measurement | PadingMeasurement
 
@@ -303,8 +309,9 @@ def _tasks(options: argparse.Namespace) -> Iterator[list[_Task]]:
                            tower=options.tower, text_vectors=options.text_vectors,
                            short_side=options.short_side)]  # fmt: skip
         else:
-            tasks: list[_Task] = [replace(plain, split=split) for split in options.splits
-                                  if papers and split != THINGS_SPLIT]  # fmt: skip
+            measured = [replace(plain, split=split) for split in options.splits if papers and split != THINGS_SPLIT]
+            measured = [task for task in measured if task.variants()]
+            tasks: list[_Task] = [*(measured[0].halves if len(measured) == 1 else measured)]
             if PADING in _papers(options) and THINGS_SPLIT in options.splits:
                 tasks += _pading(options, seed).halves
             yield tasks
