@@ -282,8 +282,10 @@ def test_things_that_a_head_tells_apart_are_divided_before_they_are_cut() -> Non
     things = np.zeros(SIZE, np.int32)
     things[60:140, 40:100], things[60:140, 110:200] = 7, 3
     things[60:62, 150:152] = 9  # fewer pixels than a segment may have
+    things[80:100, 190:230] = 8  # a neighbour whose mask overlaps the border
     assert len(assemble(classes, sure, requests, image)) == 1
     found = assemble(classes, sure, requests, image, things=things)
+    assert len(found) == 2
     assert [segment.mask.sum() for segment in found] == sorted((s.mask.sum() for s in found), reverse=True)
     assert iou(found[0].mask, box(105, 60, 200, 140)) > 0.95
     assert iou(found[1].mask, box(40, 60, 105, 140)) > 0.95

@@ -58,7 +58,7 @@ class Draw:
     Attributes:
         loop: the pictures and their labels.
         examples: the corrected pictures, without the regions of the other labels.
-        corrected, uncorrected: indices of labels.
+        corrected, uncorrected: indices of labels, both shown by the pictures that are scored.
     """
 
     loop: LearningLoop

@@ -22,6 +22,7 @@ LEAST_SCORE = 0.05
 """Least score of a segment worth drawing: nearly all below are slivers of a wrong class along the borders of others."""
 
 _MAX_SEGMENTS = 100  # browsers become unusable with more brush regions
+_LEAST_INSIDE = 0.5  # of the pixels of a thing that a head tells apart, for it to divide a component
 _MAX_SPLIT_CANDIDATES = 24  # components examined for touching things, the largest: more would take too long
 
 
@@ -129,11 +130,15 @@ def _candidates(classes: NDArray[np.int16], request: SegmentRequest, min_area: i
 
 
 def _told_apart(candidate: _Candidate, things: NDArray[np.int32], min_area: int) -> Iterator[_Candidate]:
-    """Divide a component into the numbered things that have `min_area` pixels of it; other pixels go to the nearest."""
+    """Divide a component into the numbered things most of whose pixels are in it; other pixels go to the nearest.
+
+    A few pixels of a thing beside the component are no second thing in it: masks of neighbours overlap its border.
+    """
     numbers = np.where(candidate.mask, things[candidate.crop], 0)
     areas = np.bincount(numbers.ravel())
     areas[0] = 0
-    found = np.flatnonzero(areas >= min_area)
+    whole = np.bincount(things.ravel(), minlength=len(areas))[: len(areas)]
+    found = np.flatnonzero((areas >= min_area) & (areas >= _LEAST_INSIDE * whole))
     if candidate.request.stuff or len(found) < 2:
         yield candidate
         return
