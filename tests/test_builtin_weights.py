@@ -23,6 +23,7 @@ from worker.lab.drawn_world.export import (
 from worker.lab.drawn_world.measure import foreground_miou, patch_logits, unseen_figures
 from worker.lab.drawn_world.phrases import known_tokens, tokenize, tokenizer
 from worker.lab.drawn_world.world import COLOURS, SHAPES, SYNONYMS, parse_label
+from worker.segmentation.encoders.vit import has_class_token
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,19 @@ def test_the_file_is_small_packed_and_loads_safely_and_fast() -> None:
     state = torch.load(path, weights_only=True)
     assert time.process_time() - started < 1
     assert {value.dtype for value in state.values()} == {torch.float16}
+
+
+def test_the_plain_vit_is_small_loads_safely_and_composes_colours_and_textures(one_thread: None) -> None:
+    folder = WEIGHTS_DIR.with_name("vit")
+    assert (folder / WEIGHTS_FILE).stat().st_size < 4e6
+    assert {value.dtype for value in torch.load(folder / WEIGHTS_FILE, weights_only=True).values()} == {torch.float16}
+    model = load_shipped(folder)
+    assert has_class_token(model.visual)
+    found = unseen_figures(model, shipped_text_encoder(model), scenes=16)
+    assert found["colour_texture"] > 0.9
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    assert log[0]["seed"] == 1
+    assert log[-1]["exported"]["bytes"] == (folder / WEIGHTS_FILE).stat().st_size
 
 
 def test_open_clip_reads_the_folder_as_the_service_does(model: Any) -> None:
