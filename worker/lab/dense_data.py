@@ -67,24 +67,18 @@ class LabelledImage:
 
 
 @dataclass(frozen=True)
-class ZeroShotSet:
-    """Labels, those of them that training never shows, and the images.
+class SplitLabels:
+    """Labels, and those of them whose masks training never shows.
 
     Attributes:
-        name: as it was asked for.
+        name: of the data set, as it was asked for.
         labels: in the order of the truth's indices.
         unseen: indices of the labels without masks in training.
-        has_background: whether pixels may have none of the labels.
-        training: images to learn from; their truth is of all labels, so `training_samples` is what learns.
-        test: images to measure on.
     """
 
     name: str
     labels: tuple[str, ...]
     unseen: tuple[int, ...]
-    has_background: bool
-    training: Sequence[LabelledImage]
-    test: Sequence[LabelledImage]
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -110,6 +104,21 @@ class ZeroShotSet:
     def unseen_labels(self) -> list[str]:
         """The labels without masks in training."""
         return [self.labels[k] for k in self.unseen]
+
+
+@dataclass(frozen=True)
+class ZeroShotSet(SplitLabels):
+    """Images with a class for each pixel.
+
+    Attributes:
+        has_background: whether pixels may have none of the labels.
+        training: images to learn from; their truth is of all labels, so `training_samples` is what learns.
+        test: images to measure on.
+    """
+
+    has_background: bool
+    training: Sequence[LabelledImage]
+    test: Sequence[LabelledImage]
 
 
 def training_samples(data: ZeroShotSet) -> list[Sample]:

@@ -15,12 +15,11 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.lab.dense_data import GROUNDS, SCENES, SIZE, THINGS_A_SCENE, dealt
+from worker.lab.dense_data import GROUNDS, SCENES, SIZE, THINGS_A_SCENE, SplitLabels, dealt
 from worker.lab.drawn_world.composition_trials import pair_label
 from worker.lab.drawn_world.scenes import Scene, draw_scene
 from worker.lab.drawn_world.world import STUFF, TEXTURES, Thing
 from worker.lab.evaluation.panoptic_scenes import TrueSegment
-from worker.learning.interfaces import Words
 from worker.learning.proposals.proposals import SegmentedImage
 from worker.segmentation.metrics import VOID
 
@@ -62,49 +61,18 @@ class PanopticImage:
 
 
 @dataclass(frozen=True)
-class PanopticSet:
-    """Labels of things and stuff, those of them that training never shows, and the images.
+class PanopticSet(SplitLabels):
+    """Images of things and stuff; no training image shows an unseen label.
 
     Attributes:
-        name: as it was asked for.
-        labels: in the order of the truth's indices.
         things: indices of the labels that are countable; the others are stuff.
-        unseen: indices of the labels that no training image shows.
         training: images to learn from.
         test: images to measure on, which show every label.
     """
 
-    name: str
-    labels: tuple[str, ...]
     things: frozenset[int]
-    unseen: tuple[int, ...]
     training: Sequence[PanopticImage]
     test: Sequence[PanopticImage]
-
-    @property
-    def seen(self) -> tuple[int, ...]:
-        """Indices of the labels that are trained with."""
-        return tuple(k for k in range(len(self.labels)) if k not in self.unseen)
-
-    @property
-    def words(self) -> Words:
-        """The texts of all labels."""
-        return tuple((label,) for label in self.labels)
-
-    @property
-    def seen_words(self) -> Words:
-        """The texts of the labels that are trained with."""
-        return tuple((self.labels[k],) for k in self.seen)
-
-    @property
-    def unseen_words(self) -> Words:
-        """The texts of the others."""
-        return tuple((self.labels[k],) for k in self.unseen)
-
-    @property
-    def unseen_labels(self) -> list[str]:
-        """The labels that no training image shows."""
-        return [self.labels[k] for k in self.unseen]
 
 
 def things_set(*, scenes: int = SCENES, seed: int = 0) -> PanopticSet:
@@ -120,7 +88,7 @@ def things_set(*, scenes: int = SCENES, seed: int = 0) -> PanopticSet:
     seen = [thing for thing in pairs if not thing.is_unseen_shape]
     training = _Scenes(labels, seen, scenes, (_TRAINING, seed))
     test = _Scenes(labels, pairs, scenes, (_TEST, 0))
-    return PanopticSet(THINGS, labels, frozenset(range(len(pairs))), unseen, training, test)
+    return PanopticSet(THINGS, labels, unseen, frozenset(range(len(pairs))), training, test)
 
 
 def segmented_images(data: PanopticSet) -> list[SegmentedImage]:

@@ -124,15 +124,30 @@ def judge(
     def compared_with(evaluator: Evaluator) -> Baselines:
         return Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
 
-    baselines = compared_with(evaluator)
+    along_outlines = None if in_pixels else lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True))
+    keys = () if offered else tuple(example.key for example in train)
+    return _compared(compared_with(evaluator), along_outlines, fits, served, keys, names)
+
+
+def _compared(
+    baselines: Baselines, along_outlines: Callable[[], Baselines] | None, fits: Sequence[Fitted],
+    served: Adapter | None, keys: tuple[str, ...], names: Sequence[str],
+) -> Verdict:  # fmt: skip
+    """Compare what was fitted, on all training examples and then on each training set of the split.
+
+    Args:
+        baselines: that it is compared with.
+        along_outlines: makes those that what would be promoted is compared with once more; None = they are the same.
+        fits: what was fitted.
+        served: what is served now.
+        keys: of the training examples.
+        names: of each class.
+    """
     trained, *fold_adapters = [fitted.plain for fitted in fits]
     evaluated = [baselines.evaluate(strength, trained, fold_adapters) for strength in STRENGTHS]
     candidates = [baselines.evaluate_zero_shot(), *evaluated]
     candidates, about_generator = _with_supplied(baselines, candidates, fits)
-    keys = () if offered else tuple(example.key for example in train)
-    confirmed = _as_it_is if in_pixels else _confirming(
-        lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True)), fits
-    )  # fmt: skip
+    confirmed = _as_it_is if along_outlines is None else _confirming(along_outlines, fits)
     verdict = _decide(baselines, candidates, served, keys, names, confirmed)
     return replace(verdict, figures={**verdict.figures, **about_generator})
 
