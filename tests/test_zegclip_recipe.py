@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from worker.lab.training_run import TrainingRun
 from worker.learning.adapter_files import MANIFEST, load_adapter_folder, read_adapter_record
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example
 from worker.learning.recipes import recipe_named
+from worker.learning.recipes.dense import zegclip_recipe
 from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, TextVectors
@@ -45,6 +47,7 @@ from worker.learning.recipes.dense.zegclip_adapter import (
     window_scores,
 )
 from worker.learning.recipes.dense.zegclip_recipe import ZegclipRecipe, ZegclipTrainer
+from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.metrics import VOID
 from worker.segmentation.outlines.refinement import POSTERIORS
@@ -702,3 +705,14 @@ def test_a_file_that_is_no_checkpoint_is_refused(vit: Segmenter, tmp_path: Path)
     for name in ("text.pth", "list.pth", "gone.pth"):
         with pytest.raises(LearningError, match=f"checkpoint .*{name}: "):
             ZegclipRecipe().released(tmp_path / name, KNOWN, vit)
+
+
+@pytest.mark.parametrize(
+    ("scale", "bias", "start"), [(16.0, -3.0, (16.0, -3.0)), (60.0, -9.0, (30.0, -4.5)), (100.0, None, (30.0, -6.0))]
+)
+def test_the_start_tells_labels_that_are_there_from_others(
+    scale: float, bias: float | None, start: tuple[float, float]
+) -> None:
+    """Where the scale is bounded, the cosine at which a label is as likely as not stays."""
+    found = zegclip_recipe._sigmoid_of(cast(Encoder, SimpleNamespace(logit_scale=scale, logit_bias=bias)))
+    assert found == pytest.approx(start)

@@ -36,7 +36,8 @@ _PAPER_TRAINING = TrainingConfig(
     steps=20_000, batch=16, crop=CropConfig(PAPER_SIDE, (0.5, 2.0)), optimizer="adamw", rate=2e-4, tower_share=1.0,
     weight_decay=0.01, warmup=1500,
 )  # fmt: skip
-_MOST_SCALE = 30.0  # of a model trained with a softmax: its sigmoids would start at 0 and 1
+_MOST_SCALE = 30.0  # of cosines at the start: beyond it, sigmoids are 0 and 1 and hardly learn
+_BETWEEN = 0.2  # cosine: of CLIP's texts, one that is true of an image lies above it and others around it
 PROMPTS, NON_EXCLUSIVE, DESCRIPTOR = "prompts", "non_exclusive", "descriptor"
 """The paper's three designs; each may be left out."""
 
@@ -128,8 +129,8 @@ class ZegclipRecipe(DenseRecipe):
             raise LearningError("recipe zegclip", "is given names of unseen labels that it has no use for", remedy)
         network, labels = super().build(words, segmenter)
         if isinstance(network, ZegclipNetwork) and network.preset.aligned:
-            scale, bias = segmenter.encoder.logit_scale, segmenter.encoder.logit_bias
-            network.start_as_cosines(scale=min(scale, _MOST_SCALE), bias=bias or 0.0)
+            scale, bias = _sigmoid_of(segmenter.encoder)
+            network.start_as_cosines(scale=scale, bias=bias)
         return network, labels
 
     def adapter(self, network: DenseNetwork, labels: LabelVectors, segmenter: Segmenter) -> ZegclipAdapter:
@@ -182,6 +183,14 @@ class ZegclipRecipe(DenseRecipe):
     def _trainer(self, network: DenseNetwork, labels: LabelVectors, config: TrainingConfig) -> DenseTrainer:
         rows = tuple(row for row, texts in enumerate(labels.words) if texts in self.unseen)
         return ZegclipTrainer(network, labels, self._loss_of(rows), config, seed=self.seed)
+
+
+def _sigmoid_of(encoder: Encoder) -> tuple[float, float]:
+    """Scale, at most _MOST_SCALE, and bias with which a sigmoid of the cosine says whether a label is there."""
+    scale = min(encoder.logit_scale, _MOST_SCALE)
+    if encoder.logit_bias is None:  # trained with a softmax, a model has no threshold
+        return scale, -scale * _BETWEEN
+    return scale, encoder.logit_bias * scale / encoder.logit_scale
 
 
 class ZegclipTrainer(DenseTrainer):
