@@ -115,6 +115,19 @@ def test_what_is_void_is_neither_inside_nor_outside() -> None:
     assert query_losses([predictions(changed, logits)], [truth], LossWeights())["total"] > before["total"] + 1
 
 
+def test_what_is_known_of_a_cell_is_all_that_counts() -> None:
+    """A mask that is right wherever anything is known costs nothing, even where half of a cell is void."""
+    segments = np.full((12, 16), VOID, dtype=np.int16)
+    segments[:7, :8], segments[:7, 8:] = 0, 1  # the grid's fourth row is known by half
+    truth = TrueMasks.of(SegmentedImage(picture().image, segments, (1, 2)), (6, 8))
+    assert truth.known[:, 0].tolist() == [1, 1, 1, 0.5, 0, 0]
+    masks = drawn((truth.shares > 0).float())
+    losses = query_losses([predictions(masks, torch.zeros(2, 4))], [truth], LossWeights())
+    assert max(float(losses["masks"]), float(losses["dice"])) < 0.01
+    costs = match_costs(masks, None, truth, LossWeights())
+    assert float(costs.diagonal().max()) < 0.01
+
+
 def test_proposals_get_the_labels_of_the_segments_they_cover() -> None:
     truth = TrueMasks.of(picture(), (6, 8))
     masks = drawn(torch.stack([torch.zeros(6, 8), truth.shares[1], truth.shares[0]]))
