@@ -142,6 +142,17 @@ def test_a_name_that_comes_later_gets_a_row_and_changes_nothing_else() -> None:
     assert head._rows(scores_of("scarlet circle", "red circle"))[1] == [places[0], places[0]]
 
 
+def test_rows_that_were_asked_for_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.learning.recipes.pading.adapter._MOST_LATER", 2)
+    head = adapter()
+    first = head._rows(scores_of("orange heart"))[0].weight
+    known = len(head.seen) + len(head.unseen)
+    assert head._rows(scores_of("orange heart", "brown heart", "white cross"))[1] == [known, known + 1, None]
+    head._rows(scores_of("white cross"))
+    assert [texts[0] for texts in head.later._rows] == ["brown heart", "white cross"]
+    torch.testing.assert_close(head._rows(scores_of("orange heart"))[0].weight, first)
+
+
 def _unseen_before(label: str) -> int:
     return sum(k < things().labels.index(label) for k in things().unseen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 
 import numpy as np
@@ -180,8 +181,13 @@ def test_the_engine_proposes_things_and_stuff_without_training() -> None:
     assert found.vectors.norm(dim=1).tolist() == pytest.approx([1.0] * len(found), abs=1e-4)
     assert all(side % cells == 0 for side, cells in zip((192, 256), found.masks.shape[1:], strict=True))
     recall = proposal_recall(lambda _image: found, data, [one])
+    assert recall["things"] is not None
     assert recall["things"] >= 0.5
     assert recall["proposals"] == len(found)
+    no_unseen = data.training[0]
+    alone = proposal_recall(lambda _image: found, data, [no_unseen])
+    assert alone["unseen"] is None
+    json.dumps(alone, allow_nan=False)
 
 
 def test_a_picture_of_one_colour_has_no_proposals() -> None:

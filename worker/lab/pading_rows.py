@@ -22,7 +22,7 @@ from plugin_config.settings import Settings
 from worker.lab.dense_data import SCENES
 from worker.lab.evaluation.things import ThingsEvaluator
 from worker.lab.things_data import PanopticSet, segmented_images, things_set
-from worker.learning.generator.baselines import train_projection, train_seen_only
+from worker.learning.generator.baselines import train_projection, without_unseen
 from worker.learning.generator.vectors import RealVectors
 from worker.learning.proposals.decoder_files import load_query_decoder
 from worker.learning.proposals.query_decoder import QueryDecoder
@@ -60,6 +60,9 @@ ROWS = (
     TRAINING_FREE, SEEN_ONLY, PROJECTION, *_WITHOUT, ORACLE, *(swept(weight) for weight in STRUCTURE[1:]),
 )  # fmt: skip
 """All rows."""
+
+SEEDLESS = (TRAINING_FREE, SEEN_ONLY)
+"""Rows in which nothing is drawn: they are the same with every seed."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def measure_pading(task: PadingMeasurement) -> list[tuple[str, str, dict[str, An
         figures = evaluator.figures(study.adapter(name), oracle=name == ORACLE)
         found.append(("pading", name, figures))
         longest = max(longest, time.monotonic() - begun)
-        sys.stderr.write(f"{task.split}, seed {task.seed}: pading: {name}: HM-PQ {figures['hm']['pq']:.3f}, "
+        judged = figures["hm"]["pq"]
+        told = "none, as no scene shows an unseen label" if judged is None else f"{judged:.3f}"
+        sys.stderr.write(f"{task.split}, seed {task.seed}: pading: {name}: HM-PQ {told}, "
                          f"{time.monotonic() - begun:.0f} s\n")  # fmt: skip
     return found
 
@@ -184,7 +189,7 @@ class PadingStudy:
         data, config = self._data, self._recipe.config
         known = known_words(data.seen_words, data.unseen_words, self._segmenter)
         if name == SEEN_ONLY:
-            classifier = train_seen_only(real, len(data.seen), len(data.unseen), config)
+            classifier = without_unseen(self._decoder.classify, len(data.unseen))  # as the paper's row: pretrained
         else:
             classifier = train_projection(real, known.seen, known.unseen, config).classifier
         return PadingAdapter("pading", PadingRecipe.form, self._segmenter, self._decoder, classifier, data.seen_words,

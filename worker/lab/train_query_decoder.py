@@ -164,7 +164,7 @@ def main(
     except ZeromaskError as error:
         sys.stderr.write(f"train_query_decoder: {error}\n")
         raise SystemExit(2) from error
-    click.echo(json.dumps({**found, "recall": {name: round(value, 4) for name, value in recall.items()}}))
+    click.echo(json.dumps({**found, "recall": recall}))
 
 
 if __name__ == "__main__":
