@@ -61,9 +61,6 @@ ROWS = (
 )  # fmt: skip
 """All rows."""
 
-SEEDLESS = (TRAINING_FREE, SEEN_ONLY)
-"""Rows in which nothing is drawn: they are the same with every seed."""
-
 
 @dataclass(frozen=True)
 class PadingMeasurement:

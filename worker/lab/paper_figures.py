@@ -37,7 +37,8 @@ class FigureKind:
 
     def means(self, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Means over the seeds in the form of one seed's figures, and the standard error of the judged one; None where
-        nothing, or one seed alone, is measured. A seed's figure may be None: no test image shows such a label.
+        nothing, or one seed alone, is measured, or all seeds give the same. A seed's figure is None where no
+        test image shows such a label.
         """
         found: dict[str, Any] = {}
         for name in self.names:
@@ -49,7 +50,8 @@ class FigureKind:
             else:
                 found[name] = value
         judged = [value for one in seeds if (value := _figure(one, self.judged)) is not None]
-        found["stderr"] = round(stdev(judged) / math.sqrt(len(judged)), 4) if len(judged) > 1 else None
+        varies = any(one != seeds[0] for one in seeds)  # training-free rows draw nothing
+        found["stderr"] = round(stdev(judged) / math.sqrt(len(judged)), 4) if varies and len(judged) > 1 else None
         return found
 
     def printed(self, summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
