@@ -23,7 +23,7 @@ from worker.learning.proposals.matching import NO_OBJECT
 from worker.learning.proposals.proposals import Proposals, SegmentedImage
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.pading.adapter import PadingAdapter
-from worker.learning.recipes.pading.posterior import label_shares, proposal_numbers
+from worker.learning.recipes.pading.posterior import label_shares, proposal_numbers, share_logits
 from worker.learning.recipes.pading.recipe import PadingRecipe, known_words
 from worker.learning.recipes.pading.vectors import real_vectors, segmented
 from worker.segmentation.heads import ImageScores, ThingHead, head_scores, head_things
@@ -45,6 +45,12 @@ def test_a_cell_is_shared_by_what_covers_it() -> None:
     shares = label_shares(masks, torch.tensor([[0.6, 0.2, 0.2], [0.0, 0.5, 0.5]]))
     expected = torch.tensor([[0.6, 0.6, 0.0], [0.2, 0.7, 0.0], [0.2, 0.2 * 0.5, 1.0]])
     torch.testing.assert_close(shares[:, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_small_shares_are_told_apart() -> None:
+    logits = share_logits(torch.tensor([1e-9, 1e-8, 0.0])[:, None, None])
+    assert logits.argmax(dim=0).item() == 1
+    assert bool(logits.isfinite().all())
 
 
 def test_things_are_told_apart_and_a_second_proposal_of_one_is_none() -> None:
@@ -134,6 +140,17 @@ def test_a_name_that_comes_later_gets_a_row_and_changes_nothing_else() -> None:
     torch.testing.assert_close(again.weight[known + 1], classifier.weight[known])
     # A synonym has the vector of its word, and so its row.
     assert head._rows(scores_of("scarlet circle", "red circle"))[1] == [places[0], places[0]]
+
+
+def test_rows_that_were_asked_for_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.learning.recipes.pading.adapter._MOST_LATER", 2)
+    head = adapter()
+    first = head._rows(scores_of("orange heart"))[0].weight
+    known = len(head.seen) + len(head.unseen)
+    assert head._rows(scores_of("orange heart", "brown heart", "white cross"))[1] == [known, known + 1, None]
+    head._rows(scores_of("white cross"))
+    assert [texts[0] for texts in head.later._rows] == ["brown heart", "white cross"]
+    torch.testing.assert_close(head._rows(scores_of("orange heart"))[0].weight, first)
 
 
 def _unseen_before(label: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 
 import numpy as np
@@ -115,6 +116,19 @@ def test_what_is_void_is_neither_inside_nor_outside() -> None:
     assert query_losses([predictions(changed, logits)], [truth], LossWeights())["total"] > before["total"] + 1
 
 
+def test_what_is_known_of_a_cell_is_all_that_counts() -> None:
+    """A mask that is right wherever anything is known costs nothing, even where half of a cell is void."""
+    segments = np.full((12, 16), VOID, dtype=np.int16)
+    segments[:7, :8], segments[:7, 8:] = 0, 1  # the grid's fourth row is known by half
+    truth = TrueMasks.of(SegmentedImage(picture().image, segments, (1, 2)), (6, 8))
+    assert truth.known[:, 0].tolist() == [1, 1, 1, 0.5, 0, 0]
+    masks = drawn((truth.shares > 0).float())
+    losses = query_losses([predictions(masks, torch.zeros(2, 4))], [truth], LossWeights())
+    assert max(float(losses["masks"]), float(losses["dice"])) < 0.01
+    costs = match_costs(masks, None, truth, LossWeights())
+    assert float(costs.diagonal().max()) < 0.01
+
+
 def test_proposals_get_the_labels_of_the_segments_they_cover() -> None:
     truth = TrueMasks.of(picture(), (6, 8))
     masks = drawn(torch.stack([torch.zeros(6, 8), truth.shares[1], truth.shares[0]]))
@@ -167,8 +181,13 @@ def test_the_engine_proposes_things_and_stuff_without_training() -> None:
     assert found.vectors.norm(dim=1).tolist() == pytest.approx([1.0] * len(found), abs=1e-4)
     assert all(side % cells == 0 for side, cells in zip((192, 256), found.masks.shape[1:], strict=True))
     recall = proposal_recall(lambda _image: found, data, [one])
+    assert recall["things"] is not None
     assert recall["things"] >= 0.5
     assert recall["proposals"] == len(found)
+    no_unseen = data.training[0]
+    alone = proposal_recall(lambda _image: found, data, [no_unseen])
+    assert alone["unseen"] is None
+    json.dumps(alone, allow_nan=False)
 
 
 def test_a_picture_of_one_colour_has_no_proposals() -> None:

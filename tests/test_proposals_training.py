@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,6 +209,14 @@ def test_files_that_are_no_decoder(vit: Segmenter, tmp_path: Path) -> None:
         load_query_decoder(path, vit)
 
 
+def of_other_weights() -> Segmenter:
+    """The builtin, whose encoder says that its weights are others."""
+    other = copy(builtin())
+    other.encoder = copy(other.encoder)
+    other.encoder.fingerprint = "another"
+    return other
+
+
 def test_the_command_trains_stops_and_goes_on(tmp_path: Path) -> None:
     folder, data = tmp_path / "decoder", things_set(scenes=2)
     config = QueryTrainingConfig(steps=2, batch=1, flips=False)
@@ -217,6 +226,8 @@ def test_the_command_trains_stops_and_goes_on(tmp_path: Path) -> None:
         train_in_folder(folder, builtin(), data, config, seed=0)
     with pytest.raises(LearningError, match="was begun with batch 1, not 2"):
         train_in_folder(folder, builtin(), data, replace(config, batch=2), seed=0, resume=True)
+    with pytest.raises(LearningError, match="was begun with encoder"):
+        train_in_folder(folder, of_other_weights(), data, config, seed=0, resume=True)
     done = train_in_folder(folder, builtin(), data, config, seed=0, resume=True)
     assert (done["steps"], done["parameters"]) == (2, 1080803)
     decoder = load_query_decoder(folder / DECODER, builtin())

@@ -58,26 +58,29 @@ def _verdict(rows: Mapping[str, MeasuredRow]) -> str:
 def _bars(rows: Mapping[str, MeasuredRow]) -> str:
     lines = [
         _bar(rows, "HM-PQ of the full model above that of `gmmn` by more than one standard error", "gmmn", _hm_pq,
-             lambda gain, error: error is not None and gain > error),
-        _bar(rows, "HM-PQ of the full model above that of `seen_only`", SEEN_ONLY, _hm_pq, lambda gain, _: gain > 0),
+             lambda gain, error: None if error is None else gain > error),
+        _bar(rows, "HM-PQ of the full model above that of `seen_only`, which finds no unseen label and so has 0: no "
+             "model that finds one can miss this bar", SEEN_ONLY, _hm_pq, lambda gain, _: gain > 0),
         _bar(rows, f"seen PQ of the full model at most {_MOST_SEEN_LOSS:g} below that of `seen_only`", SEEN_ONLY,
-             lambda one: float(one["seen"]["pq"]), lambda gain, _: gain >= -_MOST_SEEN_LOSS),
+             _seen_pq, lambda gain, _: gain >= -_MOST_SEEN_LOSS),
     ]  # fmt: skip
     return "\n".join(lines)
 
 
 def _bar(
-    rows: Mapping[str, MeasuredRow], title: str, other: str, figure: Callable[[Mapping[str, Any]], float],
-    is_reached: Callable[[float, float | None], bool],
+    rows: Mapping[str, MeasuredRow], title: str, other: str, figure: Callable[[Mapping[str, Any]], float | None],
+    is_reached: Callable[[float, float | None], bool | None],
 ) -> str:  # fmt: skip
     """One line of the list: the mean difference of the full model and another row over the seeds that both have."""
     full, beside = (_seeds(rows, name) for name in (FULL, other))
-    gains = [figure(full[seed]) - figure(beside[seed]) for seed in full if seed in beside]
+    pairs = [(figure(full[seed]), figure(beside[seed])) for seed in full if seed in beside]
+    gains = [one - two for one, two in pairs if one is not None and two is not None]
     if not gains:
         return f"- {title}: {EMPTY}."
     error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
     spread = "one seed" if error is None else f"± {error:.3f}, {len(gains)} seeds"
-    return f"- {title}: {'reached' if is_reached(mean(gains), error) else 'missed'} ({mean(gains):+.3f}, {spread})."
+    said = {True: "reached", False: "missed", None: "undecided"}[is_reached(mean(gains), error)]
+    return f"- {title}: {said} ({mean(gains):+.3f}, {spread})."
 
 
 def _table(rows: Sequence[MeasuredRow]) -> str:
@@ -90,13 +93,27 @@ def _table(rows: Sequence[MeasuredRow]) -> str:
         error = "" if found["stderr"] is None else f"{found['stderr']:.3f}"
         figures = [found["seen"]["pq"], found["unseen"]["pq"], found["hm"]["pq"]]
         more = [found["hm"]["ap50"], found["hm"]["miou"]]
-        cells = [*(f"{one:.3f}" for one in figures), error, *(f"{one:.3f}" for one in more)]
+        cells = [*map(_cell, figures), error, *map(_cell, more)]
         lines.append(f"| `{row.row}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _hm_pq(figures: Mapping[str, Any]) -> float:
-    return float(figures["hm"]["pq"])
+def _cell(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}"
+
+
+def _hm_pq(figures: Mapping[str, Any]) -> float | None:
+    return _figure(figures, "hm")
+
+
+def _seen_pq(figures: Mapping[str, Any]) -> float | None:
+    return _figure(figures, "seen")
+
+
+def _figure(figures: Mapping[str, Any], part: str) -> float | None:
+    """PQ of a part; None where no test image shows a label of it."""
+    value = figures[part]["pq"]
+    return None if value is None else float(value)
 
 
 def _seeds(rows: Mapping[str, MeasuredRow], name: str) -> _Seeds:
@@ -104,7 +121,7 @@ def _seeds(rows: Mapping[str, MeasuredRow], name: str) -> _Seeds:
 
 
 def _mean(
-    rows: Mapping[str, MeasuredRow], name: str, figure: Callable[[Mapping[str, Any]], float]
+    rows: Mapping[str, MeasuredRow], name: str, figure: Callable[[Mapping[str, Any]], float | None]
 ) -> float | None:
-    values = [figure(one) for one in _seeds(rows, name).values()]
+    values = [value for one in _seeds(rows, name).values() if (value := figure(one)) is not None]
     return mean(values) if values else None

@@ -38,10 +38,13 @@ from worker.learning.recipes.pading.vectors import real_vectors
 from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
-_FIRST = "query_decoder"
+FIRST_STAGE = "query_decoder"
+"""Folder of the query decoder in that of the training."""
+
 _LOG = "log.csv"
 _STEPS = 20  # whose mean is the loss that is reported
 _NO_USE = ("text_vectors", "block", "precision", "batch", "rate", "unseen")
+_DEFAULTS = {"tower": ENCODER, "block_depth": 1, "activation": "lrelu"}  # of no use either, but never empty
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,7 @@ def recipe_of(options: argparse.Namespace) -> PadingRecipe:
         SettingsError: an option is of other recipes.
     """
     given = [name for name in _NO_USE if vars(options)[name]]
-    if options.tower != ENCODER:
-        given.append("tower")
+    given += [name for name, default in _DEFAULTS.items() if vars(options)[name] != default]
     if given:
         problem = "recipe pading has no use for it"
         raise SettingsError(f"--{given[0].replace('_', '-')}", problem, "Leave it away, or train another recipe.")
@@ -153,7 +155,7 @@ def _first_stage(
     """The file of the query decoder, trained here unless one is given."""
     if options.query_decoder is not None:
         return Path(options.query_decoder)
-    folder = Path(options.output_dir) / _FIRST
+    folder = Path(options.output_dir) / FIRST_STAGE
     config = replace(recipe.decoder_training, seed=options.seed)
     train_in_folder(folder, segmenter, data, config, seed=options.seed, minutes=options.minutes, resume=options.resume)
     return folder / DECODER

@@ -37,18 +37,21 @@ class FigureKind:
 
     def means(self, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Means over the seeds in the form of one seed's figures, and the standard error of the judged one; None where
-        nothing, or one seed alone, is measured.
+        nothing, or one seed alone, is measured, or all seeds give the same. A seed's figure is None where no
+        test image shows such a label.
         """
         found: dict[str, Any] = {}
         for name in self.names:
             part, _, inner = name.rpartition(".")
-            value = round(mean(_figure(one, name) for one in seeds), 4) if seeds else None
+            known = [value for one in seeds if (value := _figure(one, name)) is not None]
+            value = round(mean(known), 4) if known else None
             if part:
                 found.setdefault(part, {})[inner] = value
             else:
                 found[name] = value
-        judged = [_figure(one, self.judged) for one in seeds]
-        found["stderr"] = round(stdev(judged) / math.sqrt(len(judged)), 4) if len(judged) > 1 else None
+        judged = [value for one in seeds if (value := _figure(one, self.judged)) is not None]
+        varies = any(one != seeds[0] for one in seeds)  # training-free rows draw nothing
+        found["stderr"] = round(stdev(judged) / math.sqrt(len(judged)), 4) if varies and len(judged) > 1 else None
         return found
 
     def printed(self, summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

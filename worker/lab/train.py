@@ -25,11 +25,12 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import LearningError, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import PAIRS, SCENES, WORDS, ZeroShotSet, read_text_vectors, zero_shot_set
-from worker.lab.pading_run import PadingResult, train_pading
+from worker.lab.pading_run import FIRST_STAGE, PadingResult, train_pading
 from worker.lab.things_data import THINGS
 from worker.lab.training_run import CHECKPOINT, Report, TrainingResult, TrainingRun, refuse_to_overwrite
 from worker.lab.zegclip_count import count_zegclip
 from worker.learning.adapter_files import save_adapter_folder
+from worker.learning.proposals.query_training import QueryTrainingConfig
 from worker.learning.recipes import RECIPES
 from worker.learning.recipes.dense.blocks import ACTIVATIONS, BLOCKS
 from worker.learning.recipes.dense.labels import TextVectors
@@ -102,7 +103,7 @@ def _train(
 
 def _after_a_stop(folder: Path | None) -> str:
     """How to go on with a training that was to be written to a folder."""
-    if folder is not None and (folder / CHECKPOINT).exists():
+    if folder is not None and any((place / CHECKPOINT).exists() for place in (folder, folder / FIRST_STAGE)):
         return "Go on from the last checkpoint with --resume."
     return "There is no checkpoint yet: one is written every minute. Start it again without --resume."
 
@@ -196,6 +197,8 @@ def _check_numbers(options: argparse.Namespace) -> None:
         if value is not None and not value > 0:  # NaN is not, either
             option = f"--{name.replace('_', '-')}"
             raise SettingsError(option, f"{value} is not above 0", "Give a larger one, or leave it away.")
+    if options.seed < 0:
+        raise SettingsError("--seed", f"{options.seed} is below 0", "Give 0 or a larger one.")
 
 
 def _digest(path: Path) -> str:
@@ -247,7 +250,8 @@ def _parser(settings: Settings, *, trains: bool) -> argparse.ArgumentParser:
     add("--released", type=Path, metavar="FILE", help="zegclip: make an adapter of the authors' checkpoint, untrained")
     add("--count", action="store_true", help="zegclip: print parameters and GMACs of the preset, and train nothing")
     add("--query-decoder", type=Path, metavar="FILE", help="pading: a stored one, in place of training it")
-    add("--decoder-steps", type=int, help="pading: of the query decoder (default: 2000)")
+    add("--decoder-steps", type=int, help="pading: of the query decoder "
+        f"(default: {QueryTrainingConfig.steps})")
     add("--steps", type=int, help="of the training, for pading of its generator (default: the preset's)")
     add("--minutes", type=float, default=math.inf, help="stop after this long; go on later with --resume")
     add("--batch", type=int, help="crops per step (default: the preset's)")

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import torch
 
-from plugin_config.errors import EnvironmentBroken, LearningError, ZeromaskError
+from plugin_config.errors import EnvironmentBroken, LearningError, SettingsError, ZeromaskError
 from plugin_config.files import written_whole
 from plugin_config.settings import Settings
 from worker.lab.dense_data import SCENES
@@ -69,7 +69,7 @@ def train_in_folder(
     """
     labels = [data.labels[k] for k in data.seen]
     settings = {"data": data.name, "scenes": len(data.training), "scene_seed": seed,
-                "weights": segmenter.encoder.fingerprint, **asdict(config)}  # fmt: skip
+                "encoder": segmenter.encoder.fingerprint, **asdict(config)}  # fmt: skip
     trainer = query_decoder_trainer(segmented_images(data), labels, segmenter, config)
     spent = _restore(folder, trainer, settings) if resume else _refuse_to_overwrite(folder)
     started = saved = time.monotonic()
@@ -149,6 +149,8 @@ def main(
 ) -> None:  # fmt: skip
     """Train, and print what it came to, with the recall at IoU 0.5, as one JSON line."""
     try:
+        if seed < 0:
+            raise SettingsError("--seed", f"{seed} is below 0", "Give 0 or a larger one.")
         settings = Settings.from_env(os.environ)
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -162,7 +164,7 @@ def main(
     except ZeromaskError as error:
         sys.stderr.write(f"train_query_decoder: {error}\n")
         raise SystemExit(2) from error
-    click.echo(json.dumps({**found, "recall": {name: round(value, 4) for name, value in recall.items()}}))
+    click.echo(json.dumps({**found, "recall": recall}))
 
 
 if __name__ == "__main__":

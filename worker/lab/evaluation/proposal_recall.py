@@ -34,7 +34,9 @@ Propose = Callable[[NDArray[np.uint8]], Proposals]
 """(H, W, 3) uint8 RGB -> its proposals."""
 
 
-def proposal_recall(propose_in: Propose, data: PanopticSet, images: Sequence[PanopticImage]) -> Mapping[str, float]:
+def proposal_recall(
+    propose_in: Propose, data: PanopticSet, images: Sequence[PanopticImage]
+) -> Mapping[str, float | None]:
     """Recall of proposals.
 
     Args:
@@ -44,7 +46,7 @@ def proposal_recall(propose_in: Propose, data: PanopticSet, images: Sequence[Pan
 
     Returns:
         "seen", "unseen", "things" and "stuff": the share of true segments of such labels that a proposal has IoU 0.5
-        or more with, NaN where there are none; "proposals": the mean number of an image.
+        or more with, to four digits, None where there are none; "proposals": the mean number of an image.
     """
     groups = {"seen": set(data.seen), "unseen": set(data.unseen), "things": set(data.things),
               "stuff": set(range(len(data.labels))) - data.things}  # fmt: skip
@@ -59,8 +61,8 @@ def proposal_recall(propose_in: Propose, data: PanopticSet, images: Sequence[Pan
             for name, labels in groups.items():
                 if segment.index in labels:
                     found[name].append(hit)
-    shares = {name: float(np.mean(hits)) if hits else float("nan") for name, hits in found.items()}
-    return {**shares, "proposals": float(np.mean(counts))}
+    shares = {name: round(float(np.mean(hits)), 4) if hits else None for name, hits in found.items()}
+    return {**shares, "proposals": round(float(np.mean(counts)), 4)}
 
 
 def inside(proposals: Proposals, size: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -86,8 +88,7 @@ def main(decoder: Path | None, scenes: int, model: str) -> None:
     except ZeromaskError as error:
         sys.stderr.write(f"proposal_recall: {error}\n")
         raise SystemExit(2) from error
-    rounded = {name: {key: round(value, 4) for key, value in row.items()} for name, row in rows.items()}
-    click.echo(json.dumps({"data": data.name, "scenes": scenes, "iou": LEAST_IOU, **rounded}))
+    click.echo(json.dumps({"data": data.name, "scenes": scenes, "iou": LEAST_IOU, **rows}))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class ThingsEvaluator:
     def figures(
         self, adapter: PadingAdapter | None, *, oracle: bool = False,
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-    ) -> dict[str, dict[str, float]]:  # fmt: skip
+    ) -> dict[str, dict[str, float | None]]:  # fmt: skip
         """Measure a head.
 
         Args:
@@ -82,7 +82,8 @@ class ThingsEvaluator:
             progress: wraps the numbers of the images.
 
         Returns:
-            For "seen", "unseen" and "hm" the figures of `PANOPTIC_FIGURES`, in [0, 1].
+            For "seen", "unseen" and "hm" the figures of `PANOPTIC_FIGURES`, in [0, 1]; None where no
+            image shows such a label.
 
         Raises:
             LearningError: the adapter gives no usable scores.
@@ -100,8 +101,8 @@ class ThingsEvaluator:
             table += confusion(one.truth, classes, count + 1)
         ious = iou_of_counts(np.diagonal(table), table.sum(axis=1), table.sum(axis=0))
         found = {"seen": _means(evaluator, ious, data.seen), "unseen": _means(evaluator, ious, data.unseen)}
-        found["hm"] = {name: harmonic_mean(found["seen"][name], found["unseen"][name]) for name in PANOPTIC_FIGURES}
-        return {part: {name: round(found[part][name], 4) for name in PANOPTIC_FIGURES} for part in PARTS}
+        found["hm"] = {name: _harmonic(found["seen"][name], found["unseen"][name]) for name in PANOPTIC_FIGURES}
+        return {part: {name: _rounded(found[part][name]) for name in PANOPTIC_FIGURES} for part in PARTS}
 
     def look(self, number: int) -> tuple[PanopticImage, ImageEmbedding, DecodedProposals]:
         """A test image, its embedding and its proposals."""
@@ -139,11 +140,19 @@ def true_proposals(found: DecodedProposals, one: PanopticImage) -> DecodedPropos
     return DecodedProposals(Proposals(masks, found.proposals.vectors[best]), found.logits[best])
 
 
-def _means(evaluator: PanopticEvaluator, ious: NDArray[np.float64], labels: Sequence[int]) -> dict[str, float]:
-    """Class means over some labels, those that no image shows left out."""
+def _means(evaluator: PanopticEvaluator, ious: NDArray[np.float64], labels: Sequence[int]) -> dict[str, float | None]:
+    """Class means over some labels, those that no image shows left out; None with none left."""
     shown = [k for k in labels if evaluator.counts[k].true]
     rows: list[dict[str, float]] = [evaluator.counts[k].figures() for k in shown]
     precisions = [evaluator.class_precisions(k)["ap50"] for k in shown if k in evaluator.things]
     values: dict[str, Any] = {name: [row[name] for row in rows] for name in ("pq", "sq", "rq")}
     values |= {"ap50": precisions, "miou": [float(ious[k]) for k in shown]}
-    return {name: float(np.mean(found)) if found else 0.0 for name, found in values.items()}
+    return {name: float(np.mean(found)) if found else None for name, found in values.items()}
+
+
+def _harmonic(seen: float | None, unseen: float | None) -> float | None:
+    return None if seen is None or unseen is None else harmonic_mean(seen, unseen)
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 4)

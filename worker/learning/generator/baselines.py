@@ -108,11 +108,22 @@ def train_seen_only(real: RealVectors, seen: int, unseen: int, config: Generator
         scaling = Scaling.of(real.vectors.detach().float())
         rows = nn.Linear(real.vectors.shape[1], seen + 1, device=real.vectors.device)
         _train(real, scaling, config, list(rows.parameters()), rows, seen)
-        found = scaling.restored_classifier(rows)
-        weight, bias = found.weight.detach(), found.bias.detach()
-        nothing = weight.new_zeros(unseen, weight.shape[1])
-        weights = torch.cat([weight[:seen], nothing, weight[seen:]])
-        return linear(weights, torch.cat([bias[:seen], bias.new_full((unseen,), _NEVER), bias[seen:]]))
+        return without_unseen(scaling.restored_classifier(rows), unseen)
+
+
+def without_unseen(classifier: nn.Linear, unseen: int) -> nn.Linear:
+    """Add unseen labels that no vector wins to a classifier of seen labels, before no object.
+
+    Args:
+        classifier: (D -> S + 1): seen labels, no object last; it stays as it is.
+        unseen: U.
+
+    Returns:
+        (D -> S + U + 1).
+    """
+    weight, bias = classifier.weight.detach(), classifier.bias.detach()
+    weights = torch.cat([weight[:-1], weight.new_zeros(unseen, weight.shape[1]), weight[-1:]])
+    return linear(weights, torch.cat([bias[:-1], bias.new_full((unseen,), _NEVER), bias[-1:]]))
 
 
 @contextmanager

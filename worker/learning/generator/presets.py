@@ -24,7 +24,8 @@ PRESETS: Mapping[str, GeneratorConfig] = {
         steps=4_000, size=PUBLISHED, queries=1200, unseen_weight=2.0, weights=LossWeights(structure=1e-3)
     ),
     "semantic": GeneratorConfig(
-        steps=2_000, size=GeneratorSize(dropout=0.3), queries=1200, supplied=0, weights=LossWeights(structure=1e-3)
+        steps=2_000, size=GeneratorSize(dropout=0.3), disentangling_dropout=0.2, queries=1200, supplied=0,
+        weights=LossWeights(structure=1e-3),
     ),
     # Few steps from nothing: larger rates, scaled words, and every unseen label in each step.
     "small": GeneratorConfig(

@@ -74,6 +74,7 @@ class GeneratorConfig:
         primitives: whether vectors are made of primitives; if not, by the GMMN baseline.
         alignment: whether relations are aligned.
         disentangling: whether vectors have a related and an unrelated part; then related parts alone are aligned.
+        disentangling_dropout: of both parts and their decoder, in training.
         per_label: whether each label's generated vectors are compared with its own real ones, as ZS3Net does, and not
             all with all, as PADing does.
         scaled_words: whether label vectors are brought to zero mean and mean squared length T first, so that what they
@@ -97,6 +98,7 @@ class GeneratorConfig:
     primitives: bool = True
     alignment: bool = True
     disentangling: bool = True
+    disentangling_dropout: float = 0.1
     per_label: bool = False
     scaled_words: bool = False
     batch: int = 128
@@ -185,7 +187,7 @@ class Training:
             PrimitiveGenerator(text_width, width, config.size) if config.primitives
             else GmmnGenerator(text_width, width)
         ).to(device)  # fmt: skip
-        self.disentangler = Disentangler(width, config.size.dropout).to(device)
+        self.disentangler = Disentangler(width, config.disentangling_dropout).to(device)
         self.classifier = self._start(initial)
         self._weights = torch.ones(rows + 1, device=device)
         self._weights[self._supplied], self._weights[rows] = config.unseen_weight, config.no_object_weight

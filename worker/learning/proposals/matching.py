@@ -94,10 +94,9 @@ def match_costs(masks: Tensor, logits: Tensor | None, truth: TrueMasks, weights:
     known = truth.known.flatten()
     cells = known.sum().clamp_min(1)
     flat, shares = masks.flatten(1).float(), truth.shares.flatten(1)  # (Q, N), (n, N)
-    inside, outside = F.softplus(-flat) * known, F.softplus(flat) * known
-    entropy = (inside @ shares.T + outside @ (1 - shares).T) / cells
-    drawn = flat.sigmoid() * known
-    dice = 1 - (2 * drawn @ shares.T + 1) / (drawn.sum(dim=1)[:, None] + shares.sum(dim=1) + 1)
+    entropy = (F.softplus(-flat) @ shares.T + F.softplus(flat) @ (known - shares).T) / cells
+    inside = flat.sigmoid()
+    dice = 1 - (2 * inside @ shares.T + 1) / ((inside @ known)[:, None] + shares.sum(dim=1) + 1)
     costs = weights.masks * entropy + weights.dice * dice
     if logits is not None:
         costs = costs - weights.classes * logits.softmax(dim=1)[:, truth.classes]
@@ -134,11 +133,12 @@ def _layer_losses(found: QueryPredictions, truths: Sequence[TrueMasks], weights:
         targets[place, queries] = truth.classes[columns]
         logits, shares = found.masks[place, queries].flatten(1), truth.shares[columns].flatten(1)
         known = truth.known.flatten()
-        pixels = F.binary_cross_entropy_with_logits(logits, shares, reduction="none") * known
+        # A cell counts by how much of it is known, and of what is known the share is shares / known.
+        pixels = F.softplus(-logits) * shares + F.softplus(logits) * (known - shares)
         entropy.append(pixels.sum() / known.sum().clamp_min(1))
-        drawn = logits.sigmoid() * known
+        drawn = logits.sigmoid()
         overlap = 2 * (drawn * shares).sum(dim=1) + 1
-        dice.append((1 - overlap / (drawn.sum(dim=1) + shares.sum(dim=1) + 1)).sum())
+        dice.append((1 - overlap / ((drawn * known).sum(dim=1) + shares.sum(dim=1) + 1)).sum())
         segments += len(columns)
     balance = found.logits.new_ones(rows)
     balance[-1] = weights.no_object

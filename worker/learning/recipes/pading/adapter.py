@@ -31,14 +31,15 @@ DECODER, GENERATOR, CLASSIFIER = "decoder.", "generator.", "classifier."
 """Beginnings of the names of stored tensors."""
 
 _NUMBERING_SIDE = 512  # pixels of the long side at which things are numbered
-_MOST_LATER = 64  # names of one image that came later and are learned as rows; each takes a second
+_MOST_LATER = 64  # rows of names that came later: of one image, and kept; each takes some 0.1 s to learn
 
 _Row = int | tuple[Tensor, Tensor]
 """A row of the trained classifier, or (D,) weights and () bias of one that came later."""
 
 
 class LaterNames:
-    """Holds the rows of names that were not known in training, each learned when it is first asked for.
+    """Holds the rows of names that were not known in training, each learned when it is first asked for. Those that were
+    asked for longest ago are forgotten, and learned again alike.
 
     A name's row does not depend on other names that came later, so that the order in which they come changes nothing.
 
@@ -59,11 +60,13 @@ class LaterNames:
         """
         if self._trained is None:
             return None
-        if texts not in self._rows:
-            if len(self._rows) >= _MOST_LATER:
-                return None
-            self._rows[texts] = self._learned(self._trained, vector)
-        return self._rows[texts]
+        row = self._rows.pop(texts, None)
+        if row is None:
+            row = self._learned(self._trained, vector)
+        self._rows[texts] = row  # as the last one
+        if len(self._rows) > _MOST_LATER:
+            self._rows.pop(next(iter(self._rows)), None)
+        return row
 
     def _learned(self, trained: TrainedGenerator, vector: Tensor) -> _Row:
         vector = vector.to(trained.texts)
@@ -198,12 +201,14 @@ class PadingAdapter:
 
     def _rows(self, image: ImageScores) -> tuple[nn.Linear, list[int | None]]:
         """The classifier with a row for each name that came later, before that of no object; and the row of each label
-        of an image, None where it has none."""
+        of an image, None where it has none: of names that came later, the first 64 have one."""
         rows: list[int | None] = []
         extra: list[tuple[Tensor, Tensor]] = []
+        asked = 0
         for place, texts in enumerate(image.words):
             row: _Row | None = _known_row(texts, (*self.seen, *self.unseen))
-            if row is None and bool(image.classes.has_text[place]):
+            if row is None and asked < _MOST_LATER and bool(image.classes.has_text[place]):
+                asked += 1
                 row = self.later.row(texts, image.classes.vectors[place])
             if isinstance(row, tuple):
                 extra.append(row)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SMALLEST = 1e-6  # posterior: keeps logarithms finite
+_SMALLEST = 1e-30  # posterior: keeps logarithms finite, and small shares apart
 _LEAST_LEFT = 0.8  # of a mask that others leave to a proposal: with less it is a second proposal of what they found
 _INSIDE = 0.5  # of a mask, from which a cell is in it
 _EMPTY = 0.5  # probability of no object, from which a proposal is none
