@@ -178,7 +178,7 @@ def _confirming(along_outlines: Callable[[], Baselines], fits: Sequence[Fitted])
     grid is ahead of the zero-shot model, whose grid is coarse and which gains most from them.
 
     Args:
-        along_outlines: the baselines in pixels, made only where something would be promoted.
+        along_outlines: the baselines in pixels, made only where something would be promoted or is served.
         fits: on all training examples, then on each training set of the split.
     """
     baselines = cache(along_outlines)
@@ -250,16 +250,16 @@ def _decide(
     best_strength = _best(everything).strength
     allowed = [one for one in everything if baselines.has_unseen or one.strength == best_strength]
     # With generated examples first: they took their place for what they save, not only for their mean IoU.
-    unopposed = sorted(
+    in_turn = sorted(
         (one for one in allowed if not one.objections), key=lambda one: (one.supplied, *_rank(one)), reverse=True
     )
     zero_shot = candidates[0]
-    if served is not None and all(found is not zero_shot for found in unopposed):
+    if served is not None and all(found is not zero_shot for found in in_turn):
         # Last: what gains most from outlines may be better than what is served along them alone.
-        unopposed.append(zero_shot)
+        in_turn.append(zero_shot)
     tried: list[tuple[Candidate, Candidate]] = []
     promoted = None
-    for found in unopposed:
+    for found in in_turn:
         checked = confirmed(found)
         tried.append((found, checked))
         if not checked.objections:
