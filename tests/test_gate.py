@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
 from worker.learning.gate import decision
-from worker.learning.gate.candidates import fall_objections
+from worker.learning.gate.candidates import Baselines, Candidate, fall_objections
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.interfaces import UNLABELLED, Example, Fitted, Words
@@ -24,6 +24,8 @@ from worker.segmentation.outlines.refinement import FINE, POSTERIORS
 from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+HALF_KNOWN: Words = (*STRANGE[:2], KNOWN[2])
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,12 @@ def test_what_was_promoted_is_better_on_photographs_never_seen(
     assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.25
 
 
+@pytest.fixture
+def before_outlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts as they are before outlines are followed, along which the zero-shot model has nearly no errors here."""
+    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: decision._as_it_is)
+
+
 class PosteriorAdapter(LinearAdapter):
     """The same, whose scores are said to be posteriors."""
 
@@ -85,6 +93,7 @@ class FineAdapter(LinearAdapter):
     refinement = FINE
 
 
+@pytest.mark.usefixtures("before_outlines")
 def test_posteriors_are_judged_as_they_are_served(known: list[Example], segmenter: Segmenter) -> None:
     """Outlines lift some scores more than others: a gain before that step may be none after."""
     learned = LinearRecipe().fit(known[:6], KNOWN, segmenter)
@@ -127,12 +136,6 @@ def test_a_single_photograph_must_gain_much(segmenter: Segmenter) -> None:
     assert "too little to trust a single photograph" in verdict.reason
 
 
-@pytest.fixture
-def before_outlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verdicts as they are before outlines are followed, along which the zero-shot model has nearly no errors here."""
-    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: decision._as_it_is)
-
-
 def test_what_gains_only_until_outlines_are_followed_is_not_promoted(
     known: list[Example], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +145,70 @@ def test_what_gains_only_until_outlines_are_followed_is_not_promoted(
     assert "along outlines mean IoU would go from 0.98" in verdict.reason
     monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: decision._as_it_is)
     assert judge(LinearRecipe(scale=1), two, [], None, KNOWN, segmenter).promoted
+
+
+def test_what_is_served_gives_way_where_the_zero_shot_model_is_better_along_outlines(
+    known: list[Example], segmenter: Segmenter
+) -> None:
+    """Before outlines are followed what was learned here is ahead of the zero-shot model, after it behind."""
+    two = relabelled(known, (0, 1, UNLABELLED))
+    ahead = LinearRecipe().fit(two[:2], KNOWN, segmenter).at_strength(0.75)
+    verdict = judge(LinearRecipe(scale=1), two[:6], two[6:], ahead, KNOWN, segmenter)
+    assert verdict.figures["strengths"][0]["gain"] < 0, "on the grid"
+    assert verdict.promoted, verdict.reason
+    assert verdict.reason.startswith("went back to the zero-shot model: mean IoU")
+    assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"]
+    assert f"-> {verdict.figures['mean_iou']['candidate']:.3f}" in verdict.reason, "the figures along outlines"
+
+
+def test_what_is_better_than_what_is_served_must_be_better_than_the_zero_shot_model_along_outlines(
+    known: list[Example], segmenter: Segmenter
+) -> None:
+    two = relabelled(known[:9], (0, 1, UNLABELLED))
+    learned = LinearRecipe(scale=1).fit(two[:5], KNOWN, segmenter)
+    bad = replace(learned, weights=-learned.weights, strength=0.5)
+    verdict = judge(LinearRecipe(scale=1), two, [], bad, KNOWN, segmenter)
+    (objection,) = verdict.figures["strengths"][3]["objections"]
+    assert objection.startswith("along outlines"), objection
+    assert objection.endswith("not better than the zero-shot model")
+    assert verdict.promoted
+    assert verdict.adapter is None
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, refused: Callable[[Candidate], bool]) -> None:
+    """Have what is found refused as it would be served."""
+
+    def confirmed(found: Candidate) -> Candidate:
+        return replace(found, objections=(f"along outlines {found.strength:g} is worse",)) if refused(found) else found
+
+    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: confirmed)
+
+
+def test_the_next_strength_has_its_turn_where_one_is_refused_along_outlines(
+    strange: list[Example], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, lambda found: found.strength == 1)
+    verdict = judge(SteadyRecipe(), strange[:3], [], None, STRANGE, segmenter)
+    assert verdict.promoted
+    assert verdict.strength == 0.75
+    assert [row["objections"] for row in verdict.figures["strengths"][-2:]] == [[], ["along outlines 1 is worse"]]
+    refusing(monkeypatch, lambda found: True)
+    verdict = judge(SteadyRecipe(), strange[:3], [], None, STRANGE, segmenter)
+    assert not verdict.promoted
+    assert "kept what is served: along outlines 1 is worse" in verdict.reason, "the best of those refused"
+    assert verdict.figures["strength"] == 1
+
+
+def test_an_adapter_that_fails_along_outlines_is_a_reason(
+    strange: list[Example], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise LearningError("what was learned", "does not fit the images", "Learn again.")
+
+    monkeypatch.setattr(Baselines, "confirm", fails)
+    verdict = judge(LinearRecipe(), strange[:3], [], None, STRANGE, segmenter)
+    assert not verdict.promoted
+    assert "does not fit the images" in verdict.reason
 
 
 @pytest.mark.usefixtures("before_outlines")
@@ -264,12 +331,16 @@ def test_an_adapter_that_went_bad_gives_way_to_the_zero_shot_model(known: list[E
 
 
 class Drowning(LinearRecipe):
-    """Never says the third label again."""
+    """Never says the third label again, or seldom."""
+
+    def __init__(self, *, scale: float = 5.0, depth: float = 50.0) -> None:
+        super().__init__(scale=scale)
+        self._depth = depth
 
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> LinearAdapter:
         found = super().fit(examples, words, segmenter)
         weights = found.weights.clone()
-        weights[-1, 2] -= 50
+        weights[-1, 2] -= self._depth
         return replace(found, weights=weights)
 
 
@@ -287,8 +358,10 @@ class Supplying(LinearRecipe):
     def __init__(self, plain: LinearRecipe, supplied: LinearRecipe | None, reason: str = "") -> None:
         super().__init__()
         self._plain, self._supplied, self._reason = plain, supplied, reason
+        self.asked = 0
 
     def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
+        self.asked += 1
         supplied = None if self._supplied is None else self._supplied.fit(examples, words, segmenter)
         return Fitted(self._plain.fit(examples, words, segmenter), supplied, self._reason)
 
@@ -330,8 +403,43 @@ def test_generated_examples_that_change_nothing_are_not_kept(known: list[Example
     assert all(row["mean_iou_unseen"]["with"] == row["mean_iou_unseen"]["without"] for row in found["compared"])
 
 
+@pytest.fixture
+def half_known(known: list[Example]) -> list[Example]:
+    """Pictures in which two labels that the model does not know are corrected, and one that it knows is not."""
+    return [replace(example, words=HALF_KNOWN) for example in relabelled(known[:6], (0, 1, UNLABELLED))]
+
+
+def test_what_learned_from_generated_examples_is_evaluated_along_outlines(
+    half_known: list[Example], segmenter: Segmenter
+) -> None:
+    verdict = judge(Supplying(Drowning(), LinearRecipe(scale=1)), half_known, [], None, HALF_KNOWN, segmenter)
+    assert verdict.promoted, verdict.reason
+    assert verdict.figures["generator"]["kept"]
+    assert verdict.adapter is not None
+    assert verdict.adapter.state().tensors["weights"][-1, 2] > -40
+
+
+def test_without_generated_examples_the_same_strength_is_next(
+    half_known: list[Example], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Supplying(Drowning(scale=1, depth=0.4), LinearRecipe(scale=1))
+    refusing(monkeypatch, lambda found: False)
+    verdict = judge(recipe, half_known, [], None, HALF_KNOWN, segmenter)
+    (compared,) = verdict.figures["generator"]["compared"]
+    assert compared["better"], compared
+    assert verdict.figures["generator"]["kept"]
+    refusing(monkeypatch, lambda found: found.supplied)
+    verdict = judge(recipe, half_known, [], None, HALF_KNOWN, segmenter)
+    assert verdict.promoted, verdict.reason
+    assert verdict.strength == compared["strength"]
+    assert not verdict.figures["generator"]["kept"]
+    assert "generated" not in verdict.reason
+
+
 def test_why_nothing_is_generated_is_told(known: list[Example], segmenter: Segmenter) -> None:
-    verdict = judge(Supplying(LinearRecipe(), None, "nobody can"), known[:3], [], None, KNOWN, segmenter)
+    recipe = Supplying(LinearRecipe(), None, "nobody can")
+    verdict = judge(recipe, known[:3], [], None, KNOWN, segmenter)
+    assert recipe.asked == 1, "not for cross-validation"
     assert verdict.figures["generator"] == {"kept": False, "reason": "nobody can"}
 
 

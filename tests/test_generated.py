@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +15,11 @@ from worker.learning.generator.training import GeneratorConfig
 from worker.learning.interfaces import UNLABELLED, Example, Words
 from worker.learning.recipes import generated
 from worker.learning.recipes.generated import (
+    CORRECTED_TOO_SMALL,
     CORRECTED_UNREADABLE,
     EQUAL_VECTORS,
     EVERY_LABEL_CORRECTED,
+    NO_MEMORY,
     NOT_TOWARDS_WORDS,
     UNREADABLE,
     VECTORS_PER_LABEL,
@@ -102,6 +105,59 @@ def test_a_generator_that_cannot_learn_stands_aside(
     made = generate_examples(two_of_three, KNOWN, segmenter, config=GeneratorConfig())
     assert len(made) == 0
     assert "no number" in made.reason
+
+
+def test_a_corrected_label_without_a_cell_is_not_taken_for_one_nobody_corrected(
+    two_of_three: list[Example], segmenter: Segmenter
+) -> None:
+    """The grid has a cell for one row of pixels of two, at most."""
+    words: Words = (*KNOWN, ("star",))
+    red = relabelled(two_of_three, (0, UNLABELLED, UNLABELLED))
+    for row in (60, 61):
+        thin = [e.truth.copy() for e in red]
+        thin[0][row, 80] = 1
+        shown = named([replace(e, truth=truth) for e, truth in zip(red, thin, strict=True)], words)
+        if 1 not in labelled_cells(shown, words)[1]:
+            break
+    else:
+        pytest.fail("a dot has a cell wherever it lies")
+    assert set(generate_examples(shown, words, segmenter, config=FEW).labels.tolist()) == {2, 3}
+    same: Words = (*KNOWN, ("azure shape",), ("star",))  # the fourth means the same as the dot's
+    shown = named(shown, same)
+    assert set(generate_examples(shown, same, segmenter, config=FEW).labels.tolist()) == {2, 4}
+    alone = [replace(e, truth=np.where(e.truth == 0, UNLABELLED, e.truth)) for e in shown]
+    assert generate_examples(alone, same, segmenter, config=FEW).reason == CORRECTED_TOO_SMALL
+
+
+def test_of_very_many_labels_some_are_drawn(
+    two_of_three: list[Example], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generated, "MOST_LABELS", 4)
+    monkeypatch.setattr(generated, "MOST_VECTORS", 403)
+    colours = ("red", "blue", "green", "yellow", "orange", "purple", "brown")
+    words: Words = (*KNOWN[:2], *((f"{colour} star",) for colour in colours))
+    shown = named(two_of_three, words)
+    made, same = (generate_examples(shown, words, segmenter, config=FEW) for _ in range(2))
+    counts = made.labels.bincount()
+    assert counts[counts > 0].tolist() == [100] * 4
+    assert torch.equal(made.labels, same.labels)
+
+
+def test_too_little_memory_for_the_generator_is_a_reason(
+    two_of_three: list[Example], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: Exception) -> Callable[..., None]:
+        def train(*arguments: object) -> None:
+            raise error
+
+        return train
+
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        monkeypatch.setattr(generated, "train_generator", fails(error))
+        assert generate_examples(two_of_three, KNOWN, segmenter, config=FEW).reason == NO_MEMORY
+    monkeypatch.setattr(generated, "train_generator", fails(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        generate_examples(two_of_three, KNOWN, segmenter, config=FEW)
 
 
 def test_cells_are_read_without_what_is_void(two_of_three: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,8 +141,7 @@ class Baselines:
         versus_zero_shot = Comparison.of(self._zero_shot, evaluator.confusions(images, predictions))
         versus_served = Comparison.of(self._served_now, evaluator.confusions(self.shared, on_shared))
         objections = self._objections(versus_served, self._least_gain)
-        if self._served is not None:
-            objections += _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
+        objections += self._objections_of_zero_shot(versus_zero_shot)
         agreement, needed = evaluator.agreement(images, predictions), LEAST_AGREEMENT * self._zero_shot_recall
         if agreement is not None and agreement < needed:
             kept = f"only {agreement:.0%} of what the zero-shot model is sure of would stay ({needed:.0%} needed)"
@@ -154,18 +153,26 @@ class Baselines:
 
         Args:
             found: chosen without following outlines.
-            trained, fold_adapters: as `evaluate` took them.
+            trained, fold_adapters: as `evaluate` took them; the zero-shot model needs none of them.
 
         Returns:
-            The same candidate, with the objections to it after outlines are followed: that it is not better than what
-            is served, or that a label falls. Whether a gain may be chance was asked before.
+            The same candidate with the comparisons after outlines are followed, and the objections that these give:
+            that it is not better than what is served, or than the zero-shot model, that the gain may be chance, or that
+            a class falls. What becomes of uncorrected labels was asked before.
         """
-        versus_served = self.evaluate(found.strength, trained, fold_adapters).versus_served
-        before, after = versus_served.mean_ious
-        objections = fall_objections(versus_served, self._names)
-        if after - before < LEAST_GAIN:
-            objections.insert(0, f"mean IoU would go from {before:.3f} to {after:.3f}, not better than what is served")
-        return replace(found, objections=tuple(f"along outlines {one}" for one in objections))
+        if found.adapter is None:
+            checked = self.evaluate_zero_shot()
+            objections = list(checked.objections)
+        else:
+            checked = self.evaluate(found.strength, trained, fold_adapters)
+            objections = self._objections(checked.versus_served, self._least_gain)
+            objections += self._objections_of_zero_shot(checked.versus_zero_shot)
+        return replace(
+            found,
+            versus_served=checked.versus_served,
+            versus_zero_shot=checked.versus_zero_shot,
+            objections=tuple(f"along outlines {one}" for one in objections),
+        )
 
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen
@@ -173,6 +180,12 @@ class Baselines:
     def _objections(self, versus_served: Comparison, least_gain: float) -> list[str]:
         objections = _gain_objections(versus_served, "what is served", least_gain)
         return objections + fall_objections(versus_served, self._names)
+
+    def _objections_of_zero_shot(self, versus_zero_shot: Comparison) -> list[str]:
+        """None where the zero-shot model is what is served: then `_objections` has them."""
+        if self._served is None:
+            return []
+        return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
 
 
 def fall_objections(versus_served: Comparison, names: Sequence[str]) -> list[str]:

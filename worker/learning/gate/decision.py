@@ -113,20 +113,30 @@ def judge(
             return _keep(served, suspicion, {"swapped": swapped})
         if not evaluator.shows_label(split.images):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
-        sets = [train] if candidate is not None else [train, *split.training_sets]
-        fits = [
-            Fitted(candidate) if candidate is not None else fit_both(recipe, examples, words, segmenter)
-            for examples in sets
-        ]
+        fits = [Fitted(candidate)] if candidate is not None else _fit(recipe, train, split, words, segmenter)
+
+        def compared_with(evaluator: Evaluator) -> Baselines:
+            return Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
+
+        along_outlines = (
+            None if in_pixels else lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True))
+        )
+        keys = () if offered else tuple(example.key for example in train)
+        return _compared(compared_with(evaluator), along_outlines, fits, served, keys, names)
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))
 
-    def compared_with(evaluator: Evaluator) -> Baselines:
-        return Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
 
-    along_outlines = None if in_pixels else lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True))
-    keys = () if offered else tuple(example.key for example in train)
-    return _compared(compared_with(evaluator), along_outlines, fits, served, keys, names)
+def _fit(
+    recipe: Recipe, train: Sequence[Example], split: EvaluationSplit, words: Words, segmenter: Segmenter
+) -> list[Fitted]:
+    """Fit on all training examples, then on each training set of the split, with generated examples only where there
+    were some for all: else nothing is compared with what they teach.
+    """
+    whole = fit_both(recipe, train, words, segmenter)
+    if whole.supplied is None:
+        return [whole, *(Fitted(recipe.fit(examples, words, segmenter)) for examples in split.training_sets)]
+    return [whole, *(fit_both(recipe, examples, words, segmenter) for examples in split.training_sets)]
 
 
 def _compared(
@@ -145,15 +155,18 @@ def _compared(
     """
     trained, *fold_adapters = [fitted.plain for fitted in fits]
     evaluated = [baselines.evaluate(strength, trained, fold_adapters) for strength in STRENGTHS]
-    candidates = [baselines.evaluate_zero_shot(), *evaluated]
-    candidates, about_generator = _with_supplied(baselines, candidates, fits)
+    plain = [baselines.evaluate_zero_shot(), *evaluated]
+    candidates, generator = _with_supplied(baselines, plain, fits)
     confirmed = _as_it_is if along_outlines is None else _confirming(along_outlines, fits)
-    verdict = _decide(baselines, candidates, served, keys, names, confirmed)
-    return replace(verdict, figures={**verdict.figures, **about_generator})
+    verdict, best = _decide(baselines, candidates, plain, served, keys, names, confirmed)
+    if not generator:
+        return verdict
+    generator = {"kept": verdict.promoted and best.supplied, **generator}
+    return replace(verdict, figures={**verdict.figures, "generator": generator})
 
 
 _Confirm = Callable[[Candidate], Candidate]
-"""A candidate with the objections that are left to say, once all others are answered."""
+"""A candidate without objections, or one to go back to, with the objections and figures that hold as it is served."""
 
 
 def _as_it_is(found: Candidate) -> Candidate:
@@ -165,14 +178,12 @@ def _confirming(along_outlines: Callable[[], Baselines], fits: Sequence[Fitted])
     grid is ahead of the zero-shot model, whose grid is coarse and which gains most from them.
 
     Args:
-        along_outlines: the baselines in pixels, made only where something would be promoted.
+        along_outlines: the baselines in pixels, made only where something would be promoted or is served.
         fits: on all training examples, then on each training set of the split.
     """
     baselines = cache(along_outlines)
 
     def confirmed(found: Candidate) -> Candidate:
-        if found.adapter is None:
-            return found
         trained, *folds = [one.supplied or one.plain if found.supplied else one.plain for one in fits]
         return baselines().confirm(found, trained, folds)
 
@@ -196,7 +207,7 @@ def _with_supplied(
     supplied, *folds = [fitted.supplied or fitted.plain for fitted in fits]
     if fits[0].supplied is None:
         reason = fits[0].reason
-        return list(candidates), {"generator": {"kept": False, "reason": reason}} if reason else {}
+        return list(candidates), {"reason": reason} if reason else {}
     unopposed = [one for one in candidates[1:] if not one.objections]
     rivals = {
         one.strength: baselines.evaluate(one.strength, supplied, folds, supplied=True)
@@ -208,43 +219,82 @@ def _with_supplied(
         chosen.append(rival if rival.is_better_than(plain) else plain)
         if rival is not plain:
             compared.append({
-                "strength": plain.strength, "kept": chosen[-1] is rival,
+                "strength": plain.strength, "better": chosen[-1] is rival,
                 "mean_iou_unseen": {"without": plain.quality, "with": rival.quality},
                 "agreement": {"without": plain.agreement, "with": rival.agreement},
                 "objections": list(rival.objections),
             })  # fmt: skip
-    return chosen, {"generator": {"kept": any(one["kept"] for one in compared), "compared": compared}}
+    return chosen, {"compared": compared}
 
 
 def _decide(
-    baselines: Baselines, candidates: Sequence[Candidate], served: Adapter | None, keys: tuple[str, ...],
-    names: Sequence[str], confirmed: _Confirm,
-) -> Verdict:  # fmt: skip
-    best = _best(candidates)
+    baselines: Baselines, candidates: Sequence[Candidate], plain: Sequence[Candidate], served: Adapter | None,
+    keys: tuple[str, ...], names: Sequence[str], confirmed: _Confirm,
+) -> tuple[Verdict, Candidate]:  # fmt: skip
+    """Decide, and tell which candidate the verdict is about.
+
+    Args:
+        baselines: that the candidates were compared with.
+        candidates: at each strength, the zero-shot model first.
+        plain: the same, without generated examples.
+        served: what is served now.
+        keys: of the training examples.
+        names: of each class.
+        confirmed: evaluates what would be promoted as it would be served.
+    """
+    # Without them the same strength is next where a candidate with generated examples is refused.
+    instead = [one for one in plain if all(one is not candidate for candidate in candidates)]
+    everything = [*candidates, *instead]
     # On images that both were trained on the strongest always looks best: then only the strength that is best on images
     # it was not trained on may be promoted.
-    allowed = candidates if baselines.has_unseen else [best]
-    unopposed = [candidate for candidate in allowed if not candidate.objections]
-    best = _best(unopposed or candidates[1:])
-    while unopposed and (checked := confirmed(best)).objections:
-        unopposed = [candidate for candidate in unopposed if candidate is not best]
-        best = _best(unopposed) if unopposed else checked
-    figures = _figures(baselines, best, candidates, names)
-    if not unopposed:
-        objections = "; ".join(best.objections or candidates[0].objections)
-        return _keep(served, objections + swap_hint(best.versus_zero_shot, names), figures)
-    before, after = best.versus_served.mean_ious
+    best_strength = _best(everything).strength
+    allowed = [one for one in everything if baselines.has_unseen or one.strength == best_strength]
+    # With generated examples first: they took their place for what they save, not only for their mean IoU.
+    in_turn = sorted(
+        (one for one in allowed if not one.objections), key=lambda one: (one.supplied, *_rank(one)), reverse=True
+    )
+    zero_shot = candidates[0]
+    if served is not None and all(found is not zero_shot for found in in_turn):
+        # Last: what gains most from outlines may be better than what is served along them alone.
+        in_turn.append(zero_shot)
+    tried: list[tuple[Candidate, Candidate]] = []
+    promoted = None
+    for found in in_turn:
+        checked = confirmed(found)
+        tried.append((found, checked))
+        if not checked.objections:
+            promoted = checked
+            break
+    rows = [_as_tried(candidate, tried) for candidate in candidates]
+    if promoted is None:
+        refused = [checked for found, checked in tried if not found.objections]
+        best = refused[0] if refused else _best(candidates[1:])
+        objections = "; ".join(best.objections or rows[0].objections)
+        figures = _figures(baselines, best, rows, names)
+        return _keep(served, objections + swap_hint(best.versus_zero_shot, names), figures), best
+    figures = _figures(baselines, promoted, rows, names)
+    before, after = promoted.versus_served.mean_ious
     gain = f"mean IoU {before:.3f} -> {after:.3f} on {_count_images(baselines.shared)}"
-    if best.adapter is None:
-        return Verdict(True, None, 0.0, f"went back to the zero-shot model: {gain}.", figures)
-    how = ", with generated examples of labels nobody corrected" if best.supplied else ""
-    reason = f"promoted at strength {best.strength:g}{how}: {gain}."
-    return Verdict(True, best.adapter, best.strength, reason, figures, keys)
+    if promoted.adapter is None:
+        return Verdict(True, None, 0.0, f"went back to the zero-shot model: {gain}.", figures), promoted
+    how = ", with generated examples of labels nobody corrected" if promoted.supplied else ""
+    reason = f"promoted at strength {promoted.strength:g}{how}: {gain}."
+    return Verdict(True, promoted.adapter, promoted.strength, reason, figures, keys), promoted
+
+
+def _as_tried(candidate: Candidate, tried: Sequence[tuple[Candidate, Candidate]]) -> Candidate:
+    """What was tried last at its strength, with the objections to it as it would be served; itself if none was."""
+    last = [(found, checked) for found, checked in tried if found.strength == candidate.strength][-1:]
+    return replace(last[0][0], objections=last[0][1].objections) if last else candidate
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate:
     """Of equals the zero-shot model, else the strongest: labels it does not know are learned alike at any strength."""
-    return max(candidates, key=lambda found: (found.quality, found.adapter is None, found.strength))
+    return max(candidates, key=_rank)
+
+
+def _rank(found: Candidate) -> tuple[float, bool, float]:
+    return found.quality, found.adapter is None, found.strength
 
 
 def _keep(served: Adapter | None, reason: str, figures: Mapping[str, Any] | None = None) -> Verdict:

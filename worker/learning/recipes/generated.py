@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.corrections.class_maps import shrink_nearest
+from worker.learning.corrections.class_maps import drawn_classes, shrink_nearest
 from worker.learning.corrections.examples import with_words
 from worker.learning.generator.presets import PRESETS
 from worker.learning.generator.training import GeneratorConfig, train_generator
@@ -37,12 +37,20 @@ GENERATOR = "generator"
 EVERY_LABEL_CORRECTED = "every label is corrected"
 UNREADABLE = "the model cannot read the words of a label without corrections"
 CORRECTED_UNREADABLE = "the model cannot read the words of a corrected label"
+CORRECTED_TOO_SMALL = "no patch of the corrected images shows a corrected label in words the model can read"
 EQUAL_VECTORS = "each label without corrections means the same as another one"
 NOT_TOWARDS_WORDS = "the patch features of the corrected labels do not lie towards their words"
+NO_MEMORY = "the memory is too small for so many labels"
 """Why nothing is generated."""
 
 VECTORS_PER_LABEL = 200
-"""Generated for each label."""
+"""Generated for each label, or fewer so that all together are at most `MOST_VECTORS`."""
+
+MOST_VECTORS = 10_000
+"""Generated in all."""
+
+MOST_LABELS = 64
+"""Labels that vectors are generated for, at most: the generator compares each with each."""
 
 _MOST_CELLS = 20_000  # read of all images together
 _LEAST_SPREAD = 1e-6  # of label vectors: below, all are the same
@@ -79,7 +87,8 @@ def generate_examples(
     """Generate patch features of the labels that no example shows.
 
     Only labels in words that the model can read take part, on both sides. Of labels with the very same vector as
-    another one nothing is generated. Where nothing can be, the reason says why.
+    another one nothing is generated. Of more than `MOST_LABELS` labels so many are drawn at random, the same each time.
+    Where nothing can be generated, also for lack of memory, the reason says why.
 
     Args:
         examples: corrected images.
@@ -87,19 +96,41 @@ def generate_examples(
         segmenter: the model.
         config: of the generator.
     """
-    vectors, labels = labelled_cells(examples, words)
-    corrected = sorted(set(labels[labels >= 0].tolist()))
-    others = [k for k in range(len(words)) if k not in corrected]
+    try:
+        return _generate(examples, words, segmenter, config)
+    except LearningError as error:  # such as a loss that is no number: the corrections are learned from all the same
+        return GeneratedExamples.none(str(error).rstrip("."))
+    except (MemoryError, RuntimeError) as error:  # torch's lack of memory is a RuntimeError
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        return GeneratedExamples.none(NO_MEMORY)
+
+
+def _generate(
+    examples: Sequence[Example], words: Words, segmenter: Segmenter, config: GeneratorConfig
+) -> GeneratedExamples:
+    # Of the pixels, not of the cells: a thin label may have no cell, and must not count as one that nobody corrected.
+    drawn = sorted(set().union(*(drawn_classes(with_words(example, words).truth) for example in examples)))
+    others = [k for k in range(len(words)) if k not in drawn]
     if not others:
         return GeneratedExamples.none(EVERY_LABEL_CORRECTED)
     readable = {k for k, texts in enumerate(words) if not all(map(segmenter.encoder.unknown_words, texts))}
-    seen, unseen = ([k for k in some if k in readable] for some in (corrected, others))
-    if not unseen or not seen:
+    read, unseen = ([k for k in some if k in readable] for some in (drawn, others))
+    if not unseen or not read:
         return GeneratedExamples.none(CORRECTED_UNREADABLE if unseen else UNREADABLE)
+    vectors, labels = labelled_cells(examples, words)
+    with_cells = set(labels.tolist())
+    seen = [k for k in read if k in with_cells]
+    if not seen:
+        return GeneratedExamples.none(CORRECTED_TOO_SMALL)
     texts = segmenter.classes(words).vectors.cpu().float()
-    unseen = [k for k in unseen if not _has_equal(texts, k, [*seen, *unseen])]
+    equal = _has_equal(texts, unseen, [*drawn, *unseen])
+    unseen = [k for k, has_equal in zip(unseen, equal, strict=True) if not has_equal]
     if not unseen:
         return GeneratedExamples.none(EQUAL_VECTORS)
+    if len(unseen) > MOST_LABELS:
+        kept = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(config.seed))[:MOST_LABELS]
+        unseen = [unseen[k] for k in sorted(kept.tolist())]
     rows = torch.full((len(words) + 1,), -1)
     rows[seen] = torch.arange(len(seen))
     taught = rows[labels] >= 0
@@ -109,15 +140,13 @@ def generate_examples(
     factor = _factor(vectors, own)
     if not (factor > 0 and float(along.mean()) > 0):
         return GeneratedExamples.none(NOT_TOWARDS_WORDS)
-    try:
-        trained = train_generator(RealVectors(vectors - factor * own, place), texts[seen], texts[unseen], config)
-    except LearningError as error:  # such as a loss that is no number: the corrections are learned from all the same
-        return GeneratedExamples.none(str(error).rstrip("."))
-    of_label = torch.tensor(unseen).repeat_interleave(VECTORS_PER_LABEL)
+    trained = train_generator(RealVectors(vectors - factor * own, place), texts[seen], texts[unseen], config)
+    count = min(VECTORS_PER_LABEL, MOST_VECTORS // len(unseen))
+    of_label = torch.tensor(unseen).repeat_interleave(count)
     towards = texts[of_label]
-    made = trained.sample(texts[unseen], VECTORS_PER_LABEL, seed=config.seed).flatten(0, 1) + factor * towards
-    drawn = torch.randint(len(along), (len(made),), generator=torch.Generator().manual_seed(config.seed))
-    missing = (along[drawn] - (made * towards).sum(dim=1)).clamp_min(0)
+    made = trained.sample(texts[unseen], count, seed=config.seed).flatten(0, 1) + factor * towards
+    sampled = torch.randint(len(along), (len(made),), generator=torch.Generator().manual_seed(config.seed))
+    missing = (along[sampled] - (made * towards).sum(dim=1)).clamp_min(0)
     return GeneratedExamples(F.normalize(made + missing[:, None] * towards, dim=1), of_label)
 
 
@@ -148,9 +177,12 @@ def labelled_cells(examples: Sequence[Example], words: Words) -> tuple[Tensor, T
     return torch.cat(vectors), torch.cat(labels)
 
 
-def _has_equal(texts: Tensor, label: int, others: Sequence[int]) -> bool:
-    rivals = [k for k in others if k != label]
-    return bool((F.cosine_similarity(texts[rivals], texts[label][None]) > EQUAL).any())
+def _has_equal(texts: Tensor, labels: Sequence[int], others: Sequence[int]) -> list[bool]:
+    """Of each of the labels, whether one of the others, itself left out, has the same vector. (n, D) texts."""
+    unit = F.normalize(texts, dim=1)
+    same = unit[labels] @ unit[others].T > EQUAL
+    same &= torch.tensor(labels)[:, None] != torch.tensor(others)[None]
+    return [bool(found) for found in same.any(dim=1)]
 
 
 def _factor(vectors: Tensor, own: Tensor) -> float:
