@@ -39,6 +39,8 @@ STORED_DECODER = Path(__file__).with_name("query_decoder.safetensors")
 
 TRAINING_FREE, SEEN_ONLY, PROJECTION, ORACLE = "training_free", "seen_only", "projection", "oracle_proposals"
 FULL = DISENTANGLING
+PER_LABEL = "per_label"
+_PER_LABEL_CLASSIFICATION = 0.1  # weight of that loss, a hundred times the released one
 STRUCTURE = (1e-4, 1e-3, 1e-2)
 """The weight of disentangling and alignment together: the released one of panoptic, that of the others, and ten times
 that. The first is the row of the full model."""
@@ -57,7 +59,7 @@ def swept(weight: float) -> str:
 _FIRST_HALF = (TRAINING_FREE, PROJECTION, "primitives", FULL, ORACLE)  # the last two are of one training
 # What matters most comes first: what no time is left for is read from the file.
 ROWS = (
-    TRAINING_FREE, SEEN_ONLY, PROJECTION, *_WITHOUT, ORACLE, *(swept(weight) for weight in STRUCTURE[1:]),
+    TRAINING_FREE, SEEN_ONLY, PROJECTION, *_WITHOUT, ORACLE, *(swept(weight) for weight in STRUCTURE[1:]), PER_LABEL,
 )  # fmt: skip
 """All rows."""
 
@@ -175,8 +177,9 @@ class PadingStudy:
             return self._full
         config = self._recipe.config
         weights = {swept(weight): replace(config.weights, structure=weight) for weight in STRUCTURE}
-        recipe = replace(self._recipe, without=_WITHOUT.get(name, ()),
-                         generator=replace(config, weights=weights.get(name, config.weights)))  # fmt: skip
+        weights[PER_LABEL] = replace(config.weights, classification=_PER_LABEL_CLASSIFICATION)
+        generator = replace(config, weights=weights.get(name, config.weights), per_label=name == PER_LABEL)
+        recipe = replace(self._recipe, without=_WITHOUT.get(name, ()), generator=generator)
         made = recipe.classify(self._decoder, real, data.seen_words, data.unseen_words, self._segmenter)
         if name in (FULL, ORACLE):
             self._full = made
