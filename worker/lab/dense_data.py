@@ -171,6 +171,7 @@ def zero_shot_set(data: str, *, unseen: Sequence[str] = (), scenes: int = SCENES
 def drawn_set(name: str, *, scenes: int = SCENES, seed: int = 0) -> ZeroShotSet:
     """The drawn world as words (its shapes and stuff) or as pairs (colour x texture of shapes on a background)."""
     kind: type[DealtScenes[LabelledImage]]
+    labels: tuple[str, ...]
     if name == WORDS:
         kind, labels = _WordScenes, (*SHAPES, *STUFF)
         unseen = tuple(k for k, label in enumerate(labels) if label in UNSEEN_WORDS)
