@@ -6,18 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from plugin_config.errors import LearningError
+from plugin_config.errors import EnvironmentBroken, LearningError
 from tests.learning_world import DRAWN, KNOWN, corrected_scenes, relabelled
+from worker.lab import drown_page
 from worker.lab.drawn_world.annotation_set import annotation_scene, index_truth
 from worker.lab.evaluate import main
 from worker.lab.evaluation.drown import KINDS, ROWS, Draw, drawn_draw, summarise, table
 from worker.lab.evaluation.linear_head import LinearConfig, fit_linear
+from worker.lab.results import EMPTY, StoredResult, made_part, read_result, store_result
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.gate.evaluator import Evaluator
 from worker.learning.gate.splits import EvaluationImage
@@ -113,13 +116,17 @@ def row(corrected: float, uncorrected: float) -> dict[str, float]:
     return dict(zip(KINDS, (corrected, uncorrected), strict=True))
 
 
-def test_what_is_won_back_and_its_error() -> None:
-    draws = [
-        {**{name: row(0.5, 0.8) for name in ROWS}, "linear": row(0.6, lost), "linear_generator": row(0.6, won),
-         "generator": ""}
+def summary(generator: str = "") -> dict[str, Any]:
+    """Of two draws in which `linear` loses 0.8 and 0.6 and generated examples win back 0.4 and 0.6."""
+    return summarise([
+        {**{name: row(0.5, 0.8) for name in ROWS}, "linear": row(0.6, lost), "linear_spared": row(0.6, lost + 0.14),
+         "linear_generator": row(0.6, won), "generator": generator, "gate": {"promoted": lost > 0}}
         for lost, won in ((0.0, 0.4), (0.2, 0.8))
-    ]  # fmt: skip
-    found = summarise(draws)
+    ])  # fmt: skip
+
+
+def test_what_is_won_back_and_its_error() -> None:
+    found = summary()
     assert found["linear"] == row(0.6, 0.1)
     assert found["won_back"] == {"share": pytest.approx(0.5 / 0.7, abs=1e-4), "lost": 0.7, "mean": 0.5, "se": 0.1,
                                  "worst": 0.4}  # fmt: skip
@@ -128,10 +135,60 @@ def test_what_is_won_back_and_its_error() -> None:
     assert "wins back 71% of the 0.700" in table(found)
 
 
-def test_a_run_on_drawn_scenes(capsys: pytest.CaptureFixture[str]) -> None:
+NOTHING: dict[str, StoredResult | None] = dict.fromkeys(drown_page.RESULTS)
+
+
+def test_the_page_sets_the_generator_beside_its_fair_rival() -> None:
+    written = drown_page.drown_part({**NOTHING, "drown.json": StoredResult("2026-01-02", "the command", summary())})
+    assert "that the model knows**, 2 draws, 2026-01-02:" in written
+    assert "| `before` | 0.500 |  |  | 0.800 |  |  |" in written
+    assert "| `linear` | 0.600 | +0.100 ± 0.000 | +0.100 | 0.100 | -0.700 ± 0.100 | -0.800 |" in written
+    assert ("`linear` loses 0.700 of the uncorrected labels; `linear_generator` wins back 71% of that, and "
+            "`linear_spared`, which generates nothing, 20%.") in written  # fmt: skip
+    assert "The gate promoted in 1 of 2 draws." in written
+    assert written.endswith(f"in words that it does not know**: {EMPTY}.")
+
+
+def test_the_page_says_where_nothing_is_generated_or_lost() -> None:
+    found = summary(UNREADABLE)
+    found["won_back"] = {**found["won_back"], "share": None}
+    written = drown_page.drown_part({**NOTHING, "drown_camvid.json": StoredResult("2026-01-02", "c", found)})
+    assert "`linear` loses nothing of the uncorrected labels" in written
+    assert f"In 2 of 2 draws no example is generated, as {UNREADABLE}" in written
+
+
+def test_the_page_has_what_is_stored_and_says_what_is_not() -> None:
+    stored = drown_page.stored_results()
+    part = made_part(drown_page.BEGIN, drown_page.END, drown_page.drown_part(stored))
+    assert part in drown_page.PAGE.read_text(encoding="utf-8")
+    assert part.count(EMPTY) == sum(one is None for one in stored.values())
+
+
+def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"Before.\n{drown_page.BEGIN}\nold\n{drown_page.END}\nAfter.\n")
+    assert drown_page.main(page, tmp_path) == 0
+    expected = made_part(drown_page.BEGIN, drown_page.END, drown_page.drown_part(NOTHING))
+    assert page.read_text() == f"Before.\n{expected}\nAfter.\n"
+    (tmp_path / "drown.json").write_text("[]")
+    assert drown_page.main(page, tmp_path) == 2
+    assert "drown.json: it cannot be read" in capsys.readouterr().err
+    assert page.read_text() == f"Before.\n{expected}\nAfter.\n"
+    with pytest.raises(EnvironmentBroken, match="Name another file"):
+        store_result(tmp_path / "none" / "drown.json", "c", {})
+
+
+def test_a_run_on_drawn_scenes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     asked = ["--protocol", "drown", "--model", "builtin", "--draws", "1", "--count", "2", "--scenes", "2", "--json"]
-    assert main([*asked, "--without", "tower", "appearance"]) == 0
+    file = tmp_path / "drown.json"
+    assert main([*asked, "--without", "tower", "appearance", "--store", str(file)]) == 0
     found = json.loads(capsys.readouterr().out)
+    stored = read_result(file)
+    assert stored is not None
+    assert stored.figures == found
+    assert stored.command == ("zeromask evaluate --protocol drown --model builtin --draws 1 --count 2 --scenes 2 "
+                              "--without tower appearance --json")  # fmt: skip
+    assert "1 draws" in drown_page.drown_part({**NOTHING, "drown.json": stored})
     assert all(0 <= found[name][kind] <= 1 for name in ROWS for kind in KINDS)
     assert found["linear"]["uncorrected"] < found["before"]["uncorrected"]
     assert found["stood_aside"] == []

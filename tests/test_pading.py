@@ -210,12 +210,21 @@ def test_nothing_is_generated_for_words_that_say_nothing_new() -> None:
     assert plain.trained is None  # no unseen label is left: a classifier of the seen ones
 
 
+def test_without_a_generator_the_decoders_own_classifier_is_kept() -> None:
+    alone, left = (adapter("generator"), RECIPE.classify(decoder(), real(), things().seen_words, (), builtin()))
+    for made in (alone, left):
+        torch.testing.assert_close(made.classifier.weight, decoder().classify.weight)
+        torch.testing.assert_close(made.classifier.bias, decoder().classify.bias)
+        assert made.classifier is not decoder().classify
+        assert (made.trained, made.unseen) == (None, ())
+
+
 def test_a_broken_number_is_a_clear_error() -> None:
     vectors = real().vectors.clone()
     vectors[0, 0] = torch.nan
     broken = RealVectors(vectors, real().labels)
     with pytest.raises(LearningError, match="vector 0 is no number"):
-        RECIPE.classify(decoder(), broken, things().seen_words, (("blue star",),), builtin())
+        RECIPE.classify(decoder(), broken, things().seen_words, things().unseen_words, builtin())
 
 
 def test_proposals_on_pixels_that_nobody_knows_are_no_examples() -> None:

@@ -37,6 +37,7 @@ from worker.lab.pading_rows import (
 )
 from worker.lab.paper_figures import PANOPTIC_FIGURES, PARTS, kind_of
 from worker.lab.papers_page import MeasuredRow, Papers, page, read_papers, write_papers
+from worker.lab.results import made_part
 from worker.learning.adapter_files import MANIFEST, load_adapter_folder, read_adapter_record
 from worker.learning.generator.presets import PRESETS
 from worker.learning.proposals.decoder_files import save_query_decoder
@@ -74,9 +75,17 @@ def test_the_command_trains_both_stages_and_its_adapter_segments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.learning.proposals.query_training.small_decoder", lambda encoder: tiny_config())
+    monkeypatch.setattr("worker.lab.progress.LINE_EVERY_S", 0.0)
     folder = tmp_path / "out"
     assert train.main(arguments(folder, "--decoder-steps", "2", "--steps", "2", "--json")) == 0
-    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    said = capsys.readouterr()
+    for line in ("Query decoder: 2 of 2, loss ", "Vectors of the training scenes: 2 of 2\n",
+                 "Generator and classifier: 2 of 2, losses ", "Recall of the query decoder: 2 of 2\n",
+                 "Recall of the engine's own regions, untrained: 1 of 2\n"):  # fmt: skip
+        assert line in said.err
+    printed = json.loads(said.out.splitlines()[-1])
+    assert set(printed["recall"]) == {"decoder", "engine"}
+    assert 0 <= printed["recall"]["decoder"]["seen"] <= 1
     assert (printed["recipe"], printed["steps"], printed["adapter"]) == ("pading", 2, str(folder))
     assert printed["parameters"] > 1000
     assert printed["loss"] > 0
@@ -96,11 +105,14 @@ def test_the_command_trains_both_stages_and_its_adapter_segments(
     assert train.main(arguments(folder, "--decoder-steps", "2", "--steps", "2")) == 2
     assert "holds a training already" in capsys.readouterr().err
     assert train.main(arguments(folder, "--decoder-steps", "2", "--steps", "2", "--resume")) == 0
-    assert "pading: 2 steps" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "pading: 2 steps" in out
+    assert "the engine's own regions, untrained " in out
     before = file.read_bytes()
     other = tmp_path / "other"
     assert train.main(arguments(other, "--query-decoder", str(file), "--without", "generator", "--json")) == 0
-    assert json.loads(capsys.readouterr().out)["loss"] is None
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["loss"], printed["steps"]) == (None, 0)
     assert not (other / "query_decoder").exists()
     assert file.read_bytes() == before
     image = tmp_path / "scene.png"
@@ -344,7 +356,7 @@ def test_the_page_says_first_whether_the_engine_alone_is_better() -> None:
 
 def test_the_page_is_made_of_the_stored_results(tmp_path: Path) -> None:
     text = PADING_PAGE.read_text(encoding="utf-8")
-    assert f"{BEGIN}\n\n{measured_part(STORED)}\n{END}" in text
+    assert made_part(BEGIN, END, measured_part(STORED)) in text
     stored = [one for one in STORED.measured if one.paper == "pading"]
     assert [(one.row, one.split) for one in stored] == [(name, "things") for name in ROWS]
     for name in ROWS:

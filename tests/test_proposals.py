@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from torch import Tensor
 
 from tests.dense_world import builtin
+from tests.pading_world import decoder
+from worker.lab.evaluation import proposal_recall as command
 from worker.lab.evaluation.proposal_recall import proposal_recall
+from worker.lab.results import EMPTY, StoredResult, made_part, read_result
 from worker.lab.things_data import segmented_image, things_set
+from worker.learning.proposals.decoder_files import save_query_decoder
 from worker.learning.proposals.engine_regions import engine_proposals
 from worker.learning.proposals.matching import (
     NO_OBJECT,
@@ -27,6 +33,7 @@ from worker.learning.proposals.matching import (
 from worker.learning.proposals.proposals import Proposals, SegmentedImage
 from worker.learning.proposals.query_decoder import QueryPredictions
 from worker.segmentation.metrics import VOID
+from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -207,3 +214,48 @@ def test_recall_is_of_the_true_segments() -> None:
     half = Proposals(perfect.masks[is_seen], perfect.vectors[is_seen])
     found = proposal_recall(lambda _image: half, data, [one])
     assert (found["seen"], found["unseen"], found["stuff"]) == (1.0, 0.0, 1.0)
+
+
+def test_the_command_measures_both_sources_and_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, page, stored = (tmp_path / name for name in ("decoder.safetensors", "page.md", "recall.json"))
+    save_query_decoder(file, decoder(), builtin())
+    page.write_text(f"# Page\n\n{made_part(command.BEGIN, command.END, 'old')}\n\nMore.\n")
+    monkeypatch.setattr(Segmenter, "from_settings", lambda settings, model="": builtin())
+    monkeypatch.setattr(command, "PAGE", page)
+    monkeypatch.setattr(command, "STORED", stored)
+    asked = ["--decoder", str(file), "--scenes", "1"]
+    refused = CliRunner().invoke(command.main, [*asked, "--store"])
+    assert refused.exit_code == 2
+    assert "the page has the recall of the stored decoder" in refused.stderr
+    assert not stored.exists()
+    monkeypatch.setattr(command, "STORED_DECODER", file)
+    done = CliRunner().invoke(command.main, [*asked, "--store", "--json"])
+    printed = json.loads(done.stdout)
+    assert (done.exit_code, printed["data"], printed["scenes"], printed["iou"]) == (0, "drawn:things", 1, 0.5)
+    assert (printed["decoder"]["proposals"], printed["engine"]["proposals"] > 2) == (12.0, True)
+    kept = read_result(stored)
+    assert kept is not None
+    assert kept.figures == printed
+    assert kept.command == "python -m worker.lab.evaluation.proposal_recall --scenes 1 --store"
+    assert page.read_text() == (
+        f"# Page\n\n{made_part(command.BEGIN, command.END, command.recall_part(kept))}\n\nMore.\n"
+    )
+    shown = CliRunner().invoke(command.main, asked).stdout
+    assert shown == command.table(printed)
+    assert "the engine's own regions, untrained" in shown
+
+
+def test_a_share_that_no_scene_has_is_a_dash() -> None:
+    found = {"seen": 0.9634, "unseen": None, "things": 0.9, "stuff": 1.0, "proposals": 24.0}
+    stored = StoredResult("2026-01-02", "the command", {"scenes": 7, "iou": 0.5, "decoder": found, "engine": found})
+    written = command.recall_part(stored)
+    assert "IoU of 0.5 or more, on 7 test scenes (2026-01-02)" in written
+    assert "| the query decoder | 0.963 | - | 0.900 | 1.000 | 24.0 |" in written
+    assert "the command" in written
+
+
+def test_the_page_has_the_recall_that_is_stored() -> None:
+    stored = read_result(command.STORED)
+    part = made_part(command.BEGIN, command.END, command.recall_part(stored))
+    assert part in command.PAGE.read_text(encoding="utf-8")
+    assert (EMPTY in part) == (stored is None)

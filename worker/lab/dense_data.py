@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
-from typing import overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from plugin_config.errors import ImageUnavailable, LearningError, ModelUnavailable, SettingsError
+from worker.lab.dealt_scenes import DealtScenes
 from worker.lab.drawn_world.composition_trials import pair_label
-from worker.lab.drawn_world.scenes import Scene, draw_scene
+from worker.lab.drawn_world.scenes import Scene
 from worker.lab.drawn_world.world import COLOURS, SHAPES, STUFF, TEXTURES, Thing, random_thing
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.learning.corrections.class_maps import drawn_classes, renumber, with_background
@@ -36,20 +35,9 @@ UNSEEN_WORDS = ("ring", "heart", "sand")
 SCENES = 400
 """Drawn scenes to train with, and to test with, unless another number is asked for."""
 
-SIZE = (144, 192)
-"""(H, W) pixels of a drawn scene."""
-
-THINGS_A_SCENE = 8
-"""Things that are dealt to a drawn scene, so that each label is dealt equally often."""
-
-GROUNDS = (*permutations(STUFF, 2), *((stuff,) for stuff in 3 * STUFF))
-"""What covers a drawn scene: one stuff as often as two."""
-
-# Smallest and largest unit, pixels: things of a few patches, which a training-free model finds but does not delineate;
-# a texture shows on larger ones only.
-_UNITS = {WORDS: (30.0, 50.0), PAIRS: (42.0, 66.0)}
+_PAIRS = tuple(Thing(colour, texture, SHAPES[0]) for colour in COLOURS for texture in TEXTURES)
+_PAIR_LABELS = tuple(pair_label(thing, "colour_texture") for thing in _PAIRS)
 _TRAINING, _TEST = 0, 1  # of the seeds
-_DECK = 1_000_003  # a number that no scene has
 _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."
 
 
@@ -182,81 +170,56 @@ def zero_shot_set(data: str, *, unseen: Sequence[str] = (), scenes: int = SCENES
 
 def drawn_set(name: str, *, scenes: int = SCENES, seed: int = 0) -> ZeroShotSet:
     """The drawn world as words (its shapes and stuff) or as pairs (colour x texture of shapes on a background)."""
+    kind: type[DealtScenes[LabelledImage]]
     labels: tuple[str, ...]
     if name == WORDS:
-        labels = (*SHAPES, *STUFF)
+        kind, labels = _WordScenes, (*SHAPES, *STUFF)
         unseen = tuple(k for k, label in enumerate(labels) if label in UNSEEN_WORDS)
     else:
-        things = [Thing(colour, texture, SHAPES[0]) for colour in COLOURS for texture in TEXTURES]
-        labels = tuple(pair_label(thing, "colour_texture") for thing in things)
-        unseen = tuple(k for k, thing in enumerate(things) if thing.is_unseen_texture)
-    training, test = (
-        DrawnScenes(name, labels, scenes, (part, seed if part == _TRAINING else 0)) for part in (_TRAINING, _TEST)
-    )
-    return ZeroShotSet(name, labels, unseen, name == PAIRS, training, test)
+        kind, labels = _PairScenes, _PAIR_LABELS
+        unseen = tuple(k for k, thing in enumerate(_PAIRS) if thing.is_unseen_texture)
+    return ZeroShotSet(name, labels, unseen, name == PAIRS, kind(scenes, (_TRAINING, seed)), kind(scenes, (_TEST, 0)))
 
 
-class DrawnScenes(Sequence[LabelledImage]):
-    """Scenes drawn when they are asked for; each is a function of the seed and its number alone. Every label is dealt
-    equally often, unseen ones too.
+class _WordScenes(DealtScenes[LabelledImage]):
+    """Scenes whose labels are the shapes and stuff, all of them dealt."""
 
-    Args:
-        name: WORDS or PAIRS.
-        labels: in the order of the truth's indices.
-        count: how many scenes.
-        seed: numbers that tell these scenes from others.
-    """
+    units = (30.0, 50.0)  # things of a few patches, which a training-free model finds but does not delineate
 
-    def __init__(self, name: str, labels: tuple[str, ...], count: int, seed: tuple[int, ...]) -> None:
-        self._name, self._labels, self._count, self._seed = name, labels, count, seed
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> LabelledImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[LabelledImage]: ...
-    def __getitem__(self, index: int | slice) -> LabelledImage | Sequence[LabelledImage]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        rng = np.random.default_rng((*self._seed, index))
-        things = [self._thing(rng, index * THINGS_A_SCENE + k) for k in range(THINGS_A_SCENE)]
-        ground = GROUNDS[dealt(self._seed, index, len(GROUNDS))]
-        scene = draw_scene(rng, SIZE, things, unit=float(rng.uniform(*_UNITS[self._name])), ground=ground)
-        return LabelledImage(scene.image, self._truth(scene))
-
-    def _thing(self, rng: np.random.Generator, position: int) -> Thing:
-        """Nothing about a thing but its label may be held out of the builtin's training."""
-        if self._name == PAIRS:
-            colour, texture = divmod(dealt(self._seed, position, len(self._labels)), len(TEXTURES))
-            thing = Thing(COLOURS[colour], TEXTURES[texture], SHAPES[0])
-            while True:
-                thing = Thing(thing.colour, thing.texture, SHAPES[int(rng.integers(len(SHAPES)))])
-                if not thing.is_unseen_shape:
-                    return thing
-        shape = SHAPES[dealt(self._seed, position, len(SHAPES))]
+    def thing(self, rng: np.random.Generator, position: int) -> Thing:
+        """See `DealtScenes`: nothing about a thing but its label may be held out of the builtin's training."""
+        shape = SHAPES[self.dealt(position, len(SHAPES))]
         while True:
             free = random_thing(rng, "seen")
             thing = Thing(free.colour, free.texture, shape)
             if not thing.is_unseen_shape:
                 return thing
 
-    def _truth(self, scene: Scene) -> NDArray[np.int16]:
-        if self._name == PAIRS:
-            named = [self._labels.index(pair_label(thing, "colour_texture")) for thing in scene.objects]
-            return np.array([UNLABELLED, *named], dtype=np.int16)[scene.instances]
+    def labelled(self, scene: Scene) -> LabelledImage:
+        """See `DealtScenes`."""
         named = [SHAPES.index(thing.shape) for thing in scene.objects]
         stuff = len(SHAPES) + scene.stuff.astype(np.int16)
-        return np.where(scene.instances > 0, np.array([0, *named], dtype=np.int16)[scene.instances], stuff)
+        truth = np.where(scene.instances > 0, np.array([0, *named], dtype=np.int16)[scene.instances], stuff)
+        return LabelledImage(scene.image, truth)
 
 
-def dealt(seed: tuple[int, ...], position: int, cards: int) -> int:
-    """The card, from 0, at a position of one deck after the other, each shuffled by the seed."""
-    deck, place = divmod(position, cards)
-    return int(np.random.default_rng((*seed, _DECK, cards, deck)).permutation(cards)[place])
+class _PairScenes(DealtScenes[LabelledImage]):
+    """Scenes whose labels are the colours and textures of shapes, all of them dealt."""
+
+    units = (42.0, 66.0)  # larger: a texture does not show on small things
+
+    def thing(self, rng: np.random.Generator, position: int) -> Thing:
+        """See `DealtScenes`: nothing about a thing but its label may be held out of the builtin's training."""
+        pair = _PAIRS[self.dealt(position, len(_PAIRS))]
+        while True:
+            thing = Thing(pair.colour, pair.texture, SHAPES[int(rng.integers(len(SHAPES)))])
+            if not thing.is_unseen_shape:
+                return thing
+
+    def labelled(self, scene: Scene) -> LabelledImage:
+        """See `DealtScenes`."""
+        named = [_PAIR_LABELS.index(pair_label(thing, "colour_texture")) for thing in scene.objects]
+        return LabelledImage(scene.image, np.array([UNLABELLED, *named], dtype=np.int16)[scene.instances])
 
 
 def photo_set(folder: Path, unseen: Sequence[str], *, parts: tuple[str, str] = ("train", "test")) -> ZeroShotSet:

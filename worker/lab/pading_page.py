@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from plugin_config.errors import EnvironmentBroken
-from plugin_config.files import written_whole
 from worker.lab.pading_rows import FULL, ROWS, SEEN_ONLY, THINGS_SPLIT, TRAINING_FREE
-from worker.lab.papers_page import EMPTY, ROOT, MeasuredRow, Papers
+from worker.lab.papers_page import MeasuredRow, Papers
+from worker.lab.results import EMPTY, ROOT, write_part
 
 PADING_PAGE = ROOT / "docs" / "research" / "pading.md"
 BEGIN = "<!-- Made of docs/results/papers.json by `python -m worker.lab.papers --page`. -->"
@@ -27,15 +26,7 @@ def write_pading(papers: Papers, path: Path = PADING_PAGE) -> None:
     Raises:
         EnvironmentBroken: the page cannot be read or written, or has no place for it.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        _, after = rest.split(END)
-        with written_whole(path) as aside:
-            aside.write_text(f"{before}{BEGIN}\n\n{measured_part(papers)}\n{END}{after}", encoding="utf-8")
-    except (OSError, ValueError) as error:
-        remedy = "Take it from the project's repository again."
-        raise EnvironmentBroken(f"page {path}", f"it cannot be written ({error})", remedy) from error
+    write_part(path, BEGIN, END, measured_part(papers))
 
 
 def measured_part(papers: Papers) -> str:
@@ -57,14 +48,14 @@ def _verdict(rows: Mapping[str, MeasuredRow]) -> str:
 
 def _bars(rows: Mapping[str, MeasuredRow]) -> str:
     lines = [
-        _bar(rows, "HM-PQ of the full model above that of `gmmn` by more than one standard error", "gmmn", _hm_pq,
+        _bar(rows, "HM-PQ above that of `gmmn` by more than one standard error", "gmmn", _hm_pq,
              lambda gain, error: None if error is None else gain > error),
-        _bar(rows, "HM-PQ of the full model above that of `seen_only`, which finds no unseen label and so has 0: no "
-             "model that finds one can miss this bar", SEEN_ONLY, _hm_pq, lambda gain, _: gain > 0),
-        _bar(rows, f"seen PQ of the full model at most {_MOST_SEEN_LOSS:g} below that of `seen_only`", SEEN_ONLY,
+        _bar(rows, "HM-PQ above that of `seen_only`, which finds no unseen label and so has 0: no model that finds one "
+             "can miss this bar", SEEN_ONLY, _hm_pq, lambda gain, _: gain > 0),
+        _bar(rows, f"seen PQ at most {_MOST_SEEN_LOSS:g} below that of `seen_only`", SEEN_ONLY,
              _seen_pq, lambda gain, _: gain >= -_MOST_SEEN_LOSS),
     ]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join(["Expected of the full model:", "", *lines])
 
 
 def _bar(
@@ -95,7 +86,7 @@ def _table(rows: Sequence[MeasuredRow]) -> str:
         more = [found["hm"]["ap50"], found["hm"]["miou"]]
         cells = [*map(_cell, figures), error, *map(_cell, more)]
         lines.append(f"| `{row.row}` | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _cell(figure: float | None) -> str:

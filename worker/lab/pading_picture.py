@@ -16,7 +16,7 @@ from worker.lab.dense_data import SCENES
 from worker.lab.evaluation.things import ThingsEvaluator
 from worker.lab.metrics import PanopticSegment
 from worker.lab.pading_rows import FULL, STORED_DECODER, TRAINING_FREE, PadingStudy
-from worker.lab.papers_page import ROOT
+from worker.lab.results import ROOT
 from worker.lab.things_data import PanopticSet, things_set
 from worker.learning.proposals.decoder_files import load_query_decoder
 from worker.overlay import Painting, draw_sheet

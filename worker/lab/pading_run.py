@@ -14,25 +14,25 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from plugin_config.errors import EnvironmentBroken, LearningError, SettingsError
 from plugin_config.files import written_whole
+from worker.lab.evaluation.proposal_recall import Recall, recall_of_sources
+from worker.lab.progress import shown
 from worker.lab.things_data import THINGS, PanopticSet, segmented_images, things_set
 from worker.lab.train_query_decoder import DECODER, train_in_folder
 from worker.learning.adapter_files import MANIFEST, save_adapter_folder
-from worker.learning.generator.training import Report
 from worker.learning.generator.vectors import RealVectors
 from worker.learning.proposals.decoder_files import load_query_decoder
 from worker.learning.proposals.query_decoder import QueryDecoder
 from worker.learning.proposals.query_training import QueryTrainingConfig
+from worker.learning.recipes.pading.adapter import PadingAdapter
 from worker.learning.recipes.pading.recipe import PadingRecipe, known_words
 from worker.learning.recipes.pading.vectors import real_vectors
 from worker.segmentation.encoders.towers import ENCODER
@@ -43,6 +43,7 @@ FIRST_STAGE = "query_decoder"
 
 _LOG = "log.csv"
 _STEPS = 20  # whose mean is the loss that is reported
+_TESTED = 50  # scenes, at most, that the recall of the proposals is measured on
 _NO_USE = ("text_vectors", "block", "precision", "batch", "rate", "unseen")
 _DEFAULTS = {"tower": ENCODER, "block_depth": 1, "activation": "lrelu"}  # of no use either, but never empty
 
@@ -52,14 +53,15 @@ class PadingResult:
     """What both stages came to.
 
     Attributes:
-        steps: of the second stage.
+        steps: of the second stage; 0 without a generator.
         seconds: of both in this run.
         parameters: how many numbers generator and classifier have.
         loss: of the classifier, mean over the last steps; None without a generator.
         adapter: folder of what was learned.
         query_decoder: file of the decoder.
-        vectors: real vectors that were learned from.
+        vectors: real vectors that were found in the training scenes.
         left_out: unseen labels for which nothing is generated, with the reason.
+        recall: of the decoder's proposals and of the engine's own regions, by the name of the source.
     """
 
     steps: int
@@ -70,6 +72,7 @@ class PadingResult:
     query_decoder: str
     vectors: int
     left_out: Mapping[str, str]
+    recall: Mapping[str, Recall]
 
     def as_json(self) -> dict[str, Any]:
         """The line that `zeromask train --json` prints last."""
@@ -122,71 +125,64 @@ def train_pading(
         remedy = "Go on with --resume, or name another --output-dir."
         raise LearningError(f"folder {folder}", "holds a training already", remedy)
     data = things_set(scenes=options.scenes, seed=options.seed)
-    file = _first_stage(options, recipe, data, segmenter)
+    file = _first_stage(options, recipe, data, segmenter, console)
     decoder = load_query_decoder(file, segmenter)
     known = known_words(data.seen_words, data.unseen_words, segmenter)
     left_out = {" / ".join(texts): reason for texts, reason in known.left_out.items()}
     for label, reason in left_out.items():
         console.print(f"label {label!r}: {reason}", style="yellow", markup=False)
     real = _vectors(decoder, data, segmenter, console)
-    with _shown(console, recipe.config.steps) as report:
-        adapter = recipe.classify(decoder, real, data.seen_words, data.unseen_words, segmenter, report)
+    adapter = _second_stage(recipe, decoder, real, data, segmenter, console)
     log = [] if adapter.trained is None else list(adapter.trained.log)
     _write_log(folder, log)
-    trained = [adapter.classifier, *([] if adapter.trained is None else [adapter.trained.generator])]
     losses = [entry["classifier"] for entry in log[-_STEPS:]]
-    result = PadingResult(
-        recipe.config.steps, time.monotonic() - started,
-        sum(one.numel() for part in trained for one in part.parameters()),
-        math.fsum(losses) / len(losses) if losses else None, str(folder), str(file), len(real.labels), left_out,
-    )  # fmt: skip
+    loss = math.fsum(losses) / len(losses) if losses else None
+    steps = 0 if adapter.trained is None else recipe.config.steps
     about = {
         "recipe": recipe.name, "seed": recipe.seed, "preset": recipe.preset, "without": list(recipe.without),
         "data": data.name, "images": len(data.training), "labels": [data.labels[k] for k in data.seen],
-        "unseen": data.unseen_labels, "steps": result.steps, "loss": result.loss, "command": command,
+        "unseen": data.unseen_labels, "steps": steps, "loss": loss, "command": command,
     }  # fmt: skip
     save_adapter_folder(folder, adapter, segmenter, about)
-    return result
+    seconds = time.monotonic() - started
+    trained = [adapter.classifier, *([] if adapter.trained is None else [adapter.trained.generator])]
+    parameters = sum(one.numel() for part in trained for one in part.parameters())
+    return PadingResult(steps, seconds, parameters, loss, str(folder), str(file), len(real.labels), left_out,
+                        recall_of_sources(decoder, segmenter, data, data.test[:_TESTED], console))  # fmt: skip
 
 
 def _first_stage(
-    options: argparse.Namespace, recipe: PadingRecipe, data: PanopticSet, segmenter: Segmenter
+    options: argparse.Namespace, recipe: PadingRecipe, data: PanopticSet, segmenter: Segmenter, console: Console
 ) -> Path:
     """The file of the query decoder, trained here unless one is given."""
     if options.query_decoder is not None:
         return Path(options.query_decoder)
     folder = Path(options.output_dir) / FIRST_STAGE
     config = replace(recipe.decoder_training, seed=options.seed)
-    train_in_folder(folder, segmenter, data, config, seed=options.seed, minutes=options.minutes, resume=options.resume)
+    train_in_folder(folder, segmenter, data, config, seed=options.seed, minutes=options.minutes, resume=options.resume,
+                    console=console)  # fmt: skip
     return folder / DECODER
 
 
 def _vectors(decoder: QueryDecoder, data: PanopticSet, segmenter: Segmenter, console: Console) -> RealVectors:
-    with _bar(console, "Proposing", len(data.training)) as (progress, task):
-        return real_vectors(decoder, segmented_images(data), segmenter,
-                            lambda done, _: progress.update(task, completed=done))  # fmt: skip
+    with shown(console, "Vectors of the training scenes", len(data.training)) as show:
+        return real_vectors(decoder, segmented_images(data), segmenter, lambda done, _: show(done))
 
 
-@contextmanager
-def _shown(console: Console, steps: int) -> Iterator[Report]:
-    """A bar with the losses of generator and classifier, on a terminal."""
-    with _bar(console, "Generator and classifier", steps) as (progress, task):
+def _second_stage(
+    recipe: PadingRecipe, decoder: QueryDecoder, real: RealVectors, data: PanopticSet, segmenter: Segmenter,
+    console: Console,
+) -> PadingAdapter:  # fmt: skip
+    """Generator and classifier; the losses of both are shown."""
+    with shown(console, "Generator and classifier", recipe.config.steps) as show:
 
         def report(step: int, terms: Mapping[str, float]) -> None:
-            told = f"loss {terms['generator']:.3f}, {terms['classifier']:.3f}"
-            progress.update(task, completed=step, description=told)
+            show(step, f"losses {terms['generator']:.3f} and {terms['classifier']:.3f}")
 
-        yield report
-
-
-@contextmanager
-def _bar(console: Console, title: str, total: int) -> Iterator[tuple[Progress, Any]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield progress, progress.add_task(title, total=total)
+        return recipe.classify(decoder, real, data.seen_words, data.unseen_words, segmenter, report)
 
 
-def _write_log(folder: Path, log: list[Mapping[str, float]]) -> None:
+def _write_log(folder: Path, log: Sequence[Mapping[str, float]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(log[0]) if log else ["step"], lineterminator="\n")
     writer.writeheader()

@@ -14,12 +14,11 @@ from typing import Any
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.files import written_whole
 from worker.lab.paper_figures import kind_of
+from worker.lab.results import EMPTY, RESULTS_FOLDER, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results" / "papers.json"
+RESULTS = RESULTS_FOLDER / "papers.json"
 PAGE = ROOT / "docs" / "research" / "papers.md"
 _TITLES = {"lseg": "LSeg", "sazs": "SAZS", "zegclip": "ZegCLIP", "pading": "PADing"}
-EMPTY = "not measured yet"
 _INTRO = """# The four papers: measured, published, not measured
 
 <!-- Made of docs/results/papers.json by `python -m worker.lab.papers --page`; change that file, not this one. -->

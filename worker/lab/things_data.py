@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.lab.dense_data import GROUNDS, SCENES, SIZE, THINGS_A_SCENE, SplitLabels, dealt
+from worker.lab.dealt_scenes import DealtScenes
+from worker.lab.dense_data import SCENES, SplitLabels
 from worker.lab.drawn_world.composition_trials import pair_label
-from worker.lab.drawn_world.scenes import Scene, draw_scene
+from worker.lab.drawn_world.scenes import Scene
 from worker.lab.drawn_world.world import STUFF, TEXTURES, Thing
 from worker.lab.evaluation.panoptic_scenes import TrueSegment
 from worker.learning.proposals.proposals import SegmentedImage
@@ -30,7 +30,6 @@ THING_COLOURS = ("red", "yellow", "green", "blue", "purple", "pink")
 THING_SHAPES = ("star", "cross", "circle", "triangle", "ring", "square")
 """Colours and shapes of the labels: each has one partner that the drawn world holds out of every training."""
 
-_UNIT = (48.0, 72.0)  # pixels that sizes of things are relative to: they measure 14 to 45 pixels
 _TRAINING, _TEST = 2, 3  # of the seeds; the other drawn sets have 0 and 1
 _LEAST_AREA = 24  # visible pixels of a thing that is true: fewer are a rim that another thing left
 
@@ -86,8 +85,8 @@ def things_set(*, scenes: int = SCENES, seed: int = 0) -> PanopticSet:
     labels = (*(pair_label(thing, "colour_shape") for thing in pairs), *STUFF)
     unseen = tuple(k for k, thing in enumerate(pairs) if thing.is_unseen_shape)
     seen = [thing for thing in pairs if not thing.is_unseen_shape]
-    training = _Scenes(labels, seen, scenes, (_TRAINING, seed))
-    test = _Scenes(labels, pairs, scenes, (_TEST, 0))
+    training = _ThingScenes(labels, seen, scenes, (_TRAINING, seed))
+    test = _ThingScenes(labels, pairs, scenes, (_TEST, 0))
     return PanopticSet(THINGS, labels, unseen, frozenset(range(len(pairs))), training, test)
 
 
@@ -106,9 +105,8 @@ def segmented_image(one: PanopticImage, labels: Sequence[int]) -> SegmentedImage
     return SegmentedImage(one.image, numbers, tuple(rows[segment.index] for segment in kept))
 
 
-class _Scenes(Sequence[PanopticImage]):
-    """Scenes drawn when they are asked for; each is a function of the seed and its number alone. Every pair is dealt
-    equally often.
+class _ThingScenes(DealtScenes[PanopticImage]):
+    """Scenes of things of which every pair is dealt equally often.
 
     Args:
         labels: in the order of the truth's indices.
@@ -117,35 +115,22 @@ class _Scenes(Sequence[PanopticImage]):
         seed: numbers that tell these scenes from others.
     """
 
+    units = (48.0, 72.0)  # things measure 14 to 45 pixels
+
     def __init__(self, labels: tuple[str, ...], pairs: Sequence[Thing], count: int, seed: tuple[int, ...]) -> None:
-        self._labels, self._pairs, self._count, self._seed = labels, pairs, count, seed
+        super().__init__(count, seed)
+        self._labels, self._pairs = labels, pairs
 
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> PanopticImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[PanopticImage]: ...
-    def __getitem__(self, index: int | slice) -> PanopticImage | Sequence[PanopticImage]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        rng = np.random.default_rng((*self._seed, index))
-        things = [self._thing(rng, index * THINGS_A_SCENE + k) for k in range(THINGS_A_SCENE)]
-        ground = GROUNDS[dealt(self._seed, index, len(GROUNDS))]
-        return self._labelled(draw_scene(rng, SIZE, things, unit=float(rng.uniform(*_UNIT)), ground=ground))
-
-    def _thing(self, rng: np.random.Generator, position: int) -> Thing:
-        """Nothing about a thing but its label may be held out of the builtin's training."""
-        pair = self._pairs[dealt(self._seed, position, len(self._pairs))]
+    def thing(self, rng: np.random.Generator, position: int) -> Thing:
+        """See `DealtScenes`: nothing about a thing but its label may be held out of the builtin's training."""
+        pair = self._pairs[self.dealt(position, len(self._pairs))]
         while True:
             thing = Thing(pair.colour, TEXTURES[int(rng.integers(len(TEXTURES)))], pair.shape)
             if not thing.is_unseen_texture:
                 return thing
 
-    def _labelled(self, scene: Scene) -> PanopticImage:
+    def labelled(self, scene: Scene) -> PanopticImage:
+        """See `DealtScenes`."""
         names = [self._labels.index(pair_label(thing, "colour_shape")) for thing in scene.objects]
         first_stuff = len(self._labels) - len(STUFF)
         stuff = first_stuff + scene.stuff.astype(np.int16)

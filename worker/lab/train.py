@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from plugin_config.closed_output import run_command
 from plugin_config.errors import LearningError, SettingsError, ZeromaskError
 from plugin_config.settings import Settings
 from worker.lab.dense_data import PAIRS, SCENES, WORDS, ZeroShotSet, read_text_vectors, zero_shot_set
+from worker.lab.evaluation.proposal_recall import table
 from worker.lab.pading_run import FIRST_STAGE, PadingResult, train_pading
+from worker.lab.progress import shown
 from worker.lab.things_data import THINGS
 from worker.lab.training_run import CHECKPOINT, Report, TrainingResult, TrainingRun, refuse_to_overwrite
 from worker.lab.zegclip_count import count_zegclip
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         name = result.recipe if isinstance(result, TrainingResult) else PadingRecipe.name
         sys.stdout.write(f"{name}: {result.steps} steps in {result.seconds:.0f} s, {result.parameters} "
                          f"parameters, loss {loss} -> {result.adapter}\n")  # fmt: skip
+        if isinstance(result, PadingResult):
+            sys.stdout.write(table(result.recall))
     return 0
 
 
@@ -207,18 +210,16 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def _shown(console: Console, run: TrainingRun) -> Iterator[Report]:
-    """A bar with the loss and the pictures per second, on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Training", total=run.trainer.config.steps, completed=run.trainer.steps_done)
+    """Shows the loss and the pictures per second."""
+    with shown(console, "Training", run.trainer.config.steps, done=run.trainer.steps_done) as show:
         last = time.monotonic()
 
-        def report(done: int, steps: int, loss: float) -> None:
+        def report(done: int, _steps: int, loss: float) -> None:
             nonlocal last
             now = time.monotonic()
             pace = run.pictures_a_step / max(now - last, 1e-6)
             last = now
-            progress.update(task, completed=done, description=f"loss {loss:.3f}, {pace:.1f} pictures/s")
+            show(done, f"loss {loss:.3f}, {pace:.1f} pictures/s")
 
         yield report
 

@@ -22,12 +22,14 @@ from typing import Any
 
 import click
 import torch
+from rich.console import Console
 
 from plugin_config.errors import EnvironmentBroken, LearningError, SettingsError, ZeromaskError
 from plugin_config.files import written_whole
 from plugin_config.settings import Settings
 from worker.lab.dense_data import SCENES
 from worker.lab.evaluation.proposal_recall import proposal_recall
+from worker.lab.progress import shown
 from worker.lab.things_data import PanopticSet, segmented_images, things_set
 from worker.learning.proposals.decoder_files import load_query_decoder, save_query_decoder
 from worker.learning.proposals.entering import propose
@@ -38,7 +40,6 @@ CHECKPOINT, DECODER = "checkpoint.pt", "query_decoder.safetensors"
 """Names of the files in the folder."""
 
 _SAVE_EVERY_S = 60.0
-_SHOW_EVERY = 50  # steps
 _ROOM = "Make room on the disk, then go on with --resume; the last whole checkpoint is still there."
 # What torch raises for a file that is none of its own, or half of one.
 _NO_CHECKPOINT = (UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, AttributeError)
@@ -46,7 +47,7 @@ _NO_CHECKPOINT = (UnpicklingError, RuntimeError, KeyError, TypeError, ValueError
 
 def train_in_folder(
     folder: Path, segmenter: Segmenter, data: PanopticSet, config: QueryTrainingConfig, *, seed: int,
-    minutes: float = math.inf, resume: bool = False,
+    minutes: float = math.inf, resume: bool = False, console: Console | None = None,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Train until the steps or the minutes are over; write a checkpoint each minute, and the decoder at the end.
 
@@ -58,6 +59,7 @@ def train_in_folder(
         seed: of the scenes.
         minutes: of this run.
         resume: whether to go on from the folder's checkpoint.
+        console: where progress is shown; None = nowhere.
 
     Returns:
         JSON: steps and seconds of all runs, the loss of the last step, the trained numbers.
@@ -74,14 +76,14 @@ def train_in_folder(
     spent = _restore(folder, trainer, settings) if resume else _refuse_to_overwrite(folder)
     started = saved = time.monotonic()
     loss = math.nan
-    while trainer.steps_done < config.steps and time.monotonic() - started < 60 * minutes:
-        loss = trainer.step()["total"]
-        now = time.monotonic()
-        if trainer.steps_done % _SHOW_EVERY == 0:
-            sys.stderr.write(f"step {trainer.steps_done}/{config.steps}, loss {loss:.2f}, {now - started:.0f} s\n")
-        if now - saved >= _SAVE_EVERY_S:
-            _save(folder, trainer, settings, spent + now - started)
-            saved = now
+    with shown(console or Console(quiet=True), "Query decoder", config.steps, done=trainer.steps_done) as show:
+        while trainer.steps_done < config.steps and time.monotonic() - started < 60 * minutes:
+            loss = trainer.step()["total"]
+            show(trainer.steps_done, f"loss {loss:.2f}")
+            now = time.monotonic()
+            if now - saved >= _SAVE_EVERY_S:
+                _save(folder, trainer, settings, spent + now - started)
+                saved = now
     seconds = spent + time.monotonic() - started
     _save(folder, trainer, settings, seconds)
     about = {"steps": trainer.steps_done, "seconds": round(seconds, 1), "loss": None if math.isnan(loss) else loss}
@@ -157,7 +159,8 @@ def main(
         segmenter = Segmenter.from_settings(settings, model=model)
         config = QueryTrainingConfig(steps=steps, batch=batch, rate=rate, seed=seed)
         data = things_set(scenes=scenes, seed=seed)
-        found = train_in_folder(output_dir, segmenter, data, config, seed=seed, minutes=minutes, resume=resume)
+        found = train_in_folder(output_dir, segmenter, data, config, seed=seed, minutes=minutes, resume=resume,
+                                console=Console(stderr=True))  # fmt: skip
         trained = load_query_decoder(output_dir / DECODER, segmenter)
         tested = things_set(scenes=test_scenes)
         recall = proposal_recall(lambda image: propose(image, trained, segmenter).proposals, tested, tested.test)

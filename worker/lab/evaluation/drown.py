@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from worker.lab.drawn_world.world import COLOURS, SHAPES, STUFF
 from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet, read_labelled_set
 from worker.lab.evaluation.linear_head import fit_linear
 from worker.lab.evaluation.loop import FittedRecipe, LearningLoop
+from worker.lab.results import store_result
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import hold_out_split
@@ -119,6 +121,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels of a photograph that are scored "
                         "(default: all)")  # fmt: skip
     parser.add_argument("--without", nargs="+", default=[], choices=PARTS, help="parts of quick left out")
+    parser.add_argument("--store", type=Path, metavar="FILE", help="keep the figures there with date and command, as "
+                        "docs/results/drown.json has them")  # fmt: skip
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -142,8 +146,25 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         )  # fmt: skip
         draws.append(run_draw(draw, segmenter, without=options.without))
     summary = summarise(draws)
+    if options.store is not None:
+        store_result(options.store, command_of(options, settings.model), summary)
     sys.stdout.write(json.dumps(summary) + "\n" if options.json else table(summary))
     return 0
+
+
+def command_of(options: argparse.Namespace, model: str) -> str:
+    """The command that measures the same, with a word for the folder of photographs."""
+    asked = ["zeromask", "evaluate", "--protocol", "drown", "--model", model, "--draws", str(options.draws), "--count",
+             str(options.count)]  # fmt: skip
+    if options.photos is None:
+        asked += ["--scenes", str(options.scenes)]
+    else:
+        asked += ["--photos", "SET", "--learn", options.learn, "--test", options.test]
+    if options.size:
+        asked += ["--size", *map(str, options.size)]
+    if options.without:
+        asked += ["--without", *options.without]
+    return shlex.join([*asked, "--json"])
 
 
 def drawn_draw(segmenter: Segmenter, number: int, *, count: int, scenes: int) -> Draw:

@@ -88,35 +88,12 @@ def train_projection(
         return Projection(linear(weights.detach(), biases.detach()), matrix, scaling)
 
 
-def train_seen_only(real: RealVectors, seen: int, unseen: int, config: GeneratorConfig) -> nn.Linear:
-    """Train a classifier on real vectors alone.
-
-    Args:
-        real: vectors of seen labels and of no object.
-        seen: S.
-        unseen: U.
-        config: its steps, queries, generator_rate, no_object_weight and seed.
-
-    Returns:
-        (D -> S + U + 1): seen labels, unseen labels, which no vector wins, no object last.
-
-    Raises:
-        LearningError: no vector is of a seen label, or one is no number.
-    """
-    check_real(real, seen)
-    with _training(config, real.vectors.device):
-        scaling = Scaling.of(real.vectors.detach().float())
-        rows = nn.Linear(real.vectors.shape[1], seen + 1, device=real.vectors.device)
-        _train(real, scaling, config, list(rows.parameters()), rows, seen)
-        return without_unseen(scaling.restored_classifier(rows), unseen)
-
-
 def without_unseen(classifier: nn.Linear, unseen: int) -> nn.Linear:
-    """Add unseen labels that no vector wins to a classifier of seen labels, before no object.
+    """Copy a classifier of seen labels, and add unseen labels that no vector wins, before no object.
 
     Args:
         classifier: (D -> S + 1): seen labels, no object last; it stays as it is.
-        unseen: U.
+        unseen: U; 0 = none is added.
 
     Returns:
         (D -> S + U + 1).

@@ -13,7 +13,7 @@ from torch import Tensor
 from plugin_config.errors import LearningError, ModelUnavailable
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.generator.baselines import train_seen_only
+from worker.learning.generator.baselines import without_unseen
 from worker.learning.generator.presets import PRESETS
 from worker.learning.generator.storing import from_state
 from worker.learning.generator.training import GeneratorConfig, Report, train_generator
@@ -56,8 +56,8 @@ class PadingRecipe:
     """PADing (He et al., CVPR 2023) on a query decoder on the model's own tower.
 
     Attributes:
-        without: parts to leave out: `generator` leaves a classifier of seen labels; without `primitives` the generator
-            is the GMMN baseline; `alignment` and `disentangling` are losses.
+        without: parts to leave out: `generator` leaves the decoder's own classifier of seen labels; without
+            `primitives` the generator is the GMMN baseline; `alignment` and `disentangling` are losses.
         preset: of the generator, in `worker.learning.generator.presets.PRESETS`.
         generator: how it is trained; None = as the preset says.
         decoder_training: of the query decoder.
@@ -103,7 +103,7 @@ class PadingRecipe:
             real: what it proposes, with the rows of the seen labels.
             seen: the texts of the labels that it was trained with, in their order.
             unseen: the texts of labels that it was not; those in unreadable words, and those with the vector of another
-                label, are left out. With none left, the classifier is one of seen labels.
+                label, are left out. With none left, the classifier is the decoder's own, of seen labels.
             segmenter: the model.
             report: is told of each step.
 
@@ -114,7 +114,7 @@ class PadingRecipe:
         known = known_words(seen, unseen, segmenter)
         parts = (self.name, self.form, segmenter, decoder)
         if GENERATED in self.without or not known.names:
-            return PadingAdapter(*parts, train_seen_only(real, len(seen), 0, self.config), seen)
+            return PadingAdapter(*parts, without_unseen(decoder.classify, 0), seen)
         place = real.vectors.device
         trained = train_generator(
             real, known.seen.to(place), known.unseen.to(place), self.config, initial=decoder.classify, report=report
