@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
@@ -239,6 +240,30 @@ def test_of_equally_good_strengths_the_strongest_is_promoted(strange: list[Examp
     verdict = judge(SteadyRecipe(), strange[:3], [], None, STRANGE, segmenter)
     assert verdict.promoted
     assert verdict.strength == 1
+
+
+def evaluated(strength: float, quality: float, agreement: float | None, *, supplied: bool = False) -> Candidate:
+    matrix = np.array([[round(quality * 1e6), round((1 - quality) * 1e6)], [0, 0]])
+    against = Comparison.of([matrix], [matrix])
+    adapter = None if strength == 0 else LinearAdapter(torch.zeros(1, 1), strength)
+    return Candidate(strength, adapter, against, against, agreement, (), supplied)
+
+
+def test_of_strengths_about_as_good_the_weakest_goes_first_where_uncorrected_labels_are_found() -> None:
+    """The mean IoU does not know what becomes of these."""
+    def order(agreement: float | None, zero_shot: float = 0.7) -> list[float]:
+        of_each = ((0.0, zero_shot), (0.25, 0.88), (0.5, 0.896), (0.75, 0.9), (1.0, 0.899))
+        unopposed = [evaluated(*one, None if one[0] == 0 else agreement) for one in of_each]
+        return [one.strength for one in decision._in_turn(unopposed)]
+
+    assert order(None) == [0.75, 1, 0.5, 0.25, 0]
+    assert order(0.9) == [0.5, 0.75, 1, 0.25, 0]
+    assert order(0.9, zero_shot=0.9) == [0, 0.75, 1, 0.5, 0.25], "nothing is as near to the zero-shot model as itself"
+
+
+def test_what_learned_from_generated_examples_goes_first_even_where_it_is_stronger() -> None:
+    found = [evaluated(0.5, 0.9, 0.9), evaluated(0.75, 0.9, 0.9, supplied=True), evaluated(1, 0.9, 0.9)]
+    assert [(one.strength, one.supplied) for one in decision._in_turn(found)] == [(0.75, True), (1, False), (0.5, False)]
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2), (1, 2, 0)], ids=["two swapped", "three in a round"])

@@ -15,7 +15,7 @@ import numpy as np
 from plugin_config.errors import LearningError
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, Baselines, Candidate
+from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, LEAST_GAIN, Baselines, Candidate
 from worker.learning.gate.evaluator import Evaluator
 from worker.learning.gate.splits import (
     EvaluationImage,
@@ -211,7 +211,7 @@ def _with_supplied(
     unopposed = [one for one in candidates[1:] if not one.objections]
     rivals = {
         one.strength: baselines.evaluate(one.strength, supplied, folds, supplied=True)
-        for one in ([_best(unopposed)] if unopposed else candidates[1:])
+        for one in (_in_turn(unopposed)[:1] or candidates[1:])
     }
     chosen, compared = [], []
     for plain in candidates:
@@ -249,10 +249,7 @@ def _decide(
     # it was not trained on may be promoted.
     best_strength = _best(everything).strength
     allowed = [one for one in everything if baselines.has_unseen or one.strength == best_strength]
-    # With generated examples first: they took their place for what they save, not only for their mean IoU.
-    in_turn = sorted(
-        (one for one in allowed if not one.objections), key=lambda one: (one.supplied, *_rank(one)), reverse=True
-    )
+    in_turn = _in_turn([one for one in allowed if not one.objections])
     zero_shot = candidates[0]
     if served is not None and all(found is not zero_shot for found in in_turn):
         # Last: what gains most from outlines may be better than what is served along them alone.
@@ -280,6 +277,26 @@ def _decide(
     how = ", with generated examples of labels nobody corrected" if promoted.supplied else ""
     reason = f"promoted at strength {promoted.strength:g}{how}: {gain}."
     return Verdict(True, promoted.adapter, promoted.strength, reason, figures, keys), promoted
+
+
+def _in_turn(unopposed: Sequence[Candidate]) -> list[Candidate]:
+    """The order in which candidates may be promoted: with generated examples first, which took their place for what they
+    save and not only for their mean IoU; then the best first.
+
+    The mean IoU knows nothing of labels that nobody corrected. Where the zero-shot model finds some, candidates about as
+    good as the best are tried first, the weakest of them before the others: it changes least of what cannot be judged.
+    """
+    ranked = sorted(unopposed, key=lambda one: (one.supplied, *_rank(one)), reverse=True)
+    if not ranked or ranked[0].agreement is None:
+        return ranked
+    best = ranked[0]
+
+    def is_close(one: Candidate) -> bool:
+        same = one.supplied is best.supplied and one.adapter is not None
+        return same and best.quality - one.quality < LEAST_GAIN
+
+    close = sorted(filter(is_close, ranked), key=lambda one: one.strength)
+    return [*close, *(one for one in ranked if not is_close(one))]
 
 
 def _as_tried(candidate: Candidate, tried: Sequence[tuple[Candidate, Candidate]]) -> Candidate:
