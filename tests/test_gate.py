@@ -263,7 +263,8 @@ def test_of_strengths_about_as_good_the_weakest_goes_first_where_uncorrected_lab
 
 def test_what_learned_from_generated_examples_goes_first_even_where_it_is_stronger() -> None:
     found = [evaluated(0.5, 0.9, 0.9), evaluated(0.75, 0.9, 0.9, supplied=True), evaluated(1, 0.9, 0.9)]
-    assert [(one.strength, one.supplied) for one in decision._in_turn(found)] == [(0.75, True), (1, False), (0.5, False)]
+    in_turn = [(one.strength, one.supplied) for one in decision._in_turn(found)]
+    assert in_turn == [(0.75, True), (1, False), (0.5, False)]
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2), (1, 2, 0)], ids=["two swapped", "three in a round"])

@@ -280,11 +280,12 @@ def _decide(
 
 
 def _in_turn(unopposed: Sequence[Candidate]) -> list[Candidate]:
-    """The order in which candidates may be promoted: with generated examples first, which took their place for what they
-    save and not only for their mean IoU; then the best first.
+    """The order in which candidates may be promoted: with generated examples first, which took their place for what
+    they save and not only for their mean IoU; then the best first.
 
-    The mean IoU knows nothing of labels that nobody corrected. Where the zero-shot model finds some, candidates about as
-    good as the best are tried first, the weakest of them before the others: it changes least of what cannot be judged.
+    The mean IoU knows nothing of labels that nobody corrected. Where the zero-shot model finds some, candidates about
+    as good as the best are tried first, the weakest of them before the others: it changes least of what cannot be
+    judged.
     """
     ranked = sorted(unopposed, key=lambda one: (one.supplied, *_rank(one)), reverse=True)
     if not ranked or ranked[0].agreement is None:
