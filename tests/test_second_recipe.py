@@ -70,7 +70,7 @@ def house(
 def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gate that promotes whatever the second recipe has learned."""
     def judge(*_: object, candidate: Any, **__: object) -> Verdict:
-        return Verdict(True, candidate, 1.0, "promoted at strength 1: better.", {})
+        return Verdict(True, candidate.plain, 1.0, "promoted at strength 1: better.", {})
 
     monkeypatch.setattr(second_recipe, "judge", judge)
 

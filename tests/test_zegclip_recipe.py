@@ -410,7 +410,8 @@ def test_it_learns_beside_quick_on_photographs(
         learn_beside_quick(loop, RECIPE, vit)
     monkeypatch.setattr(beside_quick, "hold_out_split", lambda examples: (examples[:3], examples[3:]))
     found = learn_beside_quick(loop, RECIPE, vit)
-    assert set(found) == {"recipe", "miou", "quick_miou", "promoted", "reason", "seconds"}
+    assert set(found) == {"recipe", "miou", "quick_miou", "generator_miou", "promoted", "reason", "generator",
+                          "seconds"}  # fmt: skip
     assert found["promoted"] is False, "four steps on random weights are no match for quick"
     assert found["quick_miou"] > found["miou"]
     assert "mean IoU would go from" in found["reason"]

@@ -32,9 +32,10 @@ from worker.lab.pading_page import PADING_PAGE, write_pading
 from worker.lab.pading_rows import ROWS, STORED_DECODER, THINGS_SPLIT, PadingMeasurement, measure_pading
 from worker.lab.paper_figures import kind_of
 from worker.lab.papers_page import MeasuredRow, Papers, read_papers, table, write_papers
+from worker.learning.interfaces import Fitted
 from worker.learning.recipes.dense.adapter import DenseAdapter
-from worker.learning.recipes.dense.batches import entered
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
+from worker.learning.recipes.dense.stages import StagedTraining
 from worker.learning.recipes.dense.training import TrainingConfig
 from worker.learning.recipes.dense.zegclip_recipe import DESCRIPTOR, NON_EXCLUSIVE, PROMPTS, ZegclipRecipe
 from worker.segmentation.encoders.towers import ENCODER
@@ -63,6 +64,7 @@ class Variant:
         on_photographs: whether it is one of the few that photographs are for.
         model: whose tower it is trained on, but for photographs.
         splits: of the drawn world that it is measured on.
+        generates: whether the training goes on with generated features of the unseen labels, whose names it is told.
     """
 
     paper: str
@@ -72,6 +74,7 @@ class Variant:
     on_photographs: bool = False
     model: str = "builtin"
     splits: tuple[str, ...] = ("words", "pairs")
+    generates: bool = False
 
     def row(self, inference: str) -> str:
         """Name of a row."""
@@ -97,6 +100,8 @@ _ALONE = (PROMPTS, NON_EXCLUSIVE, DESCRIPTOR)
 VARIANTS = (
     Variant("lseg", "training-free", None),
     Variant("lseg", "lseg", LSegRecipe(), ("outlines", *_OF_LSEG), on_photographs=True),
+    # Next to the training that it goes on with, so that a process that measures both trains that once.
+    Variant("lseg", "lseg_generator", LSegRecipe(), on_photographs=True, generates=True),
     Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
     Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
     _zegclip("fine_tuned", ZegclipRecipe(without=_ALONE, changes={"trains_tower": True}), on_photographs=True),
@@ -180,7 +185,7 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(1)
     started = time.monotonic()
-    data = task.data()
+    data, trainings = task.data(), _Trainings(task)
     found: list[tuple[str, str, dict[str, Any]]] = []
     longest = 0.0
     for variant in task.variants():
@@ -193,7 +198,14 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
         except ModelUnavailable as error:
             sys.stderr.write(f"{task.split}: {variant.paper}: {variant.name}: {error}\n")
             continue
-        found += _judge(task, variant, data, segmenter, evaluator)
+        adapter = None
+        if variant.recipe is not None:
+            fitted = trainings.fitted(variant, variant.recipe, data, segmenter)
+            adapter = fitted.supplied if variant.generates else fitted.plain
+            if adapter is None:
+                sys.stderr.write(f"{task.split}: {variant.paper}: {variant.name}: no examples: {fitted.reason}\n")
+                continue
+        found += _judge(task, variant, data, adapter, evaluator, begun)
         longest = max(longest, time.monotonic() - begun)
     return found
 
@@ -211,10 +223,9 @@ def _training_free(test: Measurement, inference: str, lowered: tuple[float, ...]
 
 
 def _judge(
-    task: Measurement, variant: Variant, data: ZeroShotSet, segmenter: Segmenter, evaluator: ZeroShotEvaluator
-) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    started = time.monotonic()
-    adapter = None if variant.recipe is None else train_variant(task, variant.recipe, data, segmenter)
+    task: Measurement, variant: Variant, data: ZeroShotSet, adapter: DenseAdapter | None, evaluator: ZeroShotEvaluator,
+    started: float,
+) -> Iterator[tuple[str, str, dict[str, Any]]]:  # fmt: skip
     photographs = task.photos is not None
     for inference in variant.judged(photographs=photographs):
         lowered = _LOWERED if photographs and inference == "outlines" else ()
@@ -235,8 +246,33 @@ def _judge(
         yield variant.paper, variant.row(inference), figures
 
 
-def train_variant(task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter) -> DenseAdapter:
-    """Train a recipe on the seen labels of the data."""
+class _Trainings:
+    """Holds the training that was begun last: variants of the same recipe share it.
+
+    Args:
+        task: whose trainings these are.
+    """
+
+    def __init__(self, task: Measurement) -> None:
+        self._task = task
+        self._begun: tuple[DenseRecipe, Segmenter, StagedTraining] | None = None
+
+    def fitted(self, variant: Variant, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter) -> Fitted:
+        """Train a recipe on the seen labels of the data and, where the variant generates, on what it generates."""
+        if self._begun is None or self._begun[0] != recipe or self._begun[1] is not segmenter:
+            self._begun = recipe, segmenter, begin_training(self._task, recipe, data, segmenter)
+        training = self._begun[2]
+        while not training.first_over:
+            training.step_first()
+        while variant.generates and not training.over:
+            training.step()
+        return training.fitted()
+
+
+def begin_training(
+    task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter
+) -> StagedTraining:
+    """Prepare a training of a recipe on the seen labels of the data."""
     texts = read_text_vectors(task.text_vectors, data.labels) if task.text_vectors is not None else None
     entering = {"short_side": task.short_side} if task.short_side else {}
     recipe = replace(recipe, seed=task.seed, tower=task.tower, texts=texts, changes={**recipe.changes, **entering})
@@ -244,12 +280,8 @@ def train_variant(task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, seg
         recipe = replace(recipe, training=TrainingConfig(steps=task.steps))
     recipe = recipe.told(data.unseen_words)
     words, samples = training_set(data, recipe.hidden)
-    network, labels = recipe.build(words, segmenter)
-    trainer = recipe.trainer(network, labels, samples, segmenter)
-    resized = [entered(sample, recipe.short_side(network, segmenter)) for sample in samples]
-    while trainer.steps_done < trainer.config.steps:
-        trainer.step(*trainer.draw(resized))
-    return recipe.adapter(network, labels, segmenter)
+    others = tuple(name for name in data.unseen_words if name not in words)
+    return recipe.staged_of(samples, words, others, segmenter)
 
 
 def main(arguments: Sequence[str]) -> int:

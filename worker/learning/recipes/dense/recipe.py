@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.learning.corrections.class_maps import drawn_classes, with_background
 from worker.learning.corrections.examples import with_words
-from worker.learning.interfaces import AdapterState, Example, Words
+from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Fitted, Words
 from worker.learning.recipes.dense.adapter import LEARNED, NETWORK, TEXTS, DenseAdapter
 from worker.learning.recipes.dense.batches import CropConfig, Sample, entered
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import LabelVectors, TextVectors
 from worker.learning.recipes.dense.lseg import LSegNetwork, lseg_loss
 from worker.learning.recipes.dense.networks import DenseNetwork
+from worker.learning.recipes.dense.pasting import SparingSoftmax, Supply
 from worker.learning.recipes.dense.presets import (
     LSEG_PRESETS,
     SAZS_PRESETS,
@@ -29,10 +33,28 @@ from worker.learning.recipes.dense.presets import (
     small_sazs,
 )
 from worker.learning.recipes.dense.sazs import TERMS, SazsLoss, SazsNetwork
+from worker.learning.recipes.dense.stages import (
+    PSEUDO_LABELLED,
+    TOWER_TRAINED,
+    StagedTraining,
+    SupplyingTrainer,
+    second_config,
+)
 from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features, showing
+from worker.learning.recipes.generated import (
+    CONFIG,
+    GENERATOR,
+    LEFT_OUT,
+    Cells,
+    KnownLabels,
+    generate_features,
+    readable_labels,
+    sampled_cells,
+)
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import ENCODER, TowerConfig
+from worker.segmentation.pictures import entered_pixels
 from worker.segmentation.segmenter import Segmenter
 
 # As released, but for the schedule: the learning rate falls with the steps, not the epochs, and there is no rotation.
@@ -49,7 +71,7 @@ Hidden = Literal["ignored", "unlabelled", "unseen"]
 _MOST_STEPS = 1000  # unless told: 600 took 82 to 176 s on two cores, and a learner trains 600 s at most
 _CROP = 0.75  # of the short side, for the small presets: few things are cut
 _STRENGTH = 0.8  # where the loaded model can do the same untrained: a fifth of it keeps what training forgets
-_MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
+_MOST_LOOKED_AT = 16  # samples of each class whose vector is learned, or whose cells a generator learns from
 _FORM = 1
 _REMEDY = "Draw a label in at least one picture and accept it."
 _AGAIN = "Learn it again."
@@ -79,7 +101,7 @@ class DenseRecipe:
     seed: int = 0
     name: ClassVar[str]
     form: ClassVar[int] = _FORM
-    parts: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = (GENERATOR,)
     presets: ClassVar[Mapping[str, NetworkPreset]]
     trainings: ClassVar[Mapping[str, TrainingConfig]]
     flips: ClassVar[bool] = False
@@ -97,6 +119,14 @@ class DenseRecipe:
     def loss(self) -> DenseLoss:
         """What is made small."""
         raise NotImplementedError
+
+    def supplied_loss(self, taught: int) -> DenseLoss:
+        """What is made small where generated features of other labels are pasted into the crops.
+
+        Args:
+            taught: how many labels have masks; `pasting` says what the rows are.
+        """
+        return SparingSoftmax(self.loss(), taught)
 
     @property
     def title(self) -> str:
@@ -134,15 +164,53 @@ class DenseRecipe:
 
     @one_thread()
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> DenseAdapter:
-        """See `worker.learning.interfaces.Recipe`."""
+        """See `worker.learning.interfaces.Recipe`; from corrections alone."""
+        training = self.staged(examples, words, segmenter)
+        while not training.first_over:
+            training.step_first()
+        return training.plain()
+
+    @one_thread()
+    def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
+        """See `worker.learning.interfaces.SupplyingRecipe`."""
+        training = self.staged(examples, words, segmenter)
+        while not training.over:
+            training.step()
+        return training.fitted()
+
+    def staged(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> StagedTraining:
+        """Prepare a training from examples and, after it, one with generated examples of the labels they do not show.
+
+        Raises:
+            As `build`; LearningError: no example shows a label.
+        """
         taught = taught_words(examples, words)
-        network, labels = self.build(taught, segmenter)
         samples = [training_sample(example, taught) for example in examples]
-        trainer = self.trainer(network, labels, samples, segmenter)
-        entering = [entered(sample, self.short_side(network, segmenter)) for sample in samples]
-        while trainer.steps_done < trainer.config.steps:
-            trainer.step(*trainer.draw(entering))
-        return self.adapter(network, labels, segmenter)
+        others = tuple(texts for texts in words if texts not in taught)
+        return self.staged_of(samples, taught, others, segmenter)
+
+    def staged_of(
+        self, samples: Sequence[Sample], taught: Words, others: Words, segmenter: Segmenter
+    ) -> StagedTraining:
+        """Prepare the same from samples.
+
+        Args:
+            samples: what is learned from: rows of the taught labels, the background after them.
+            taught: the texts of each of these labels.
+            others: the texts of labels without masks.
+            segmenter: the model.
+
+        Raises:
+            As `build`.
+        """
+        network, labels = self.build(taught, segmenter)
+        first = self.trainer(network, labels, samples, segmenter)
+        short = self.short_side(network, segmenter)
+        return StagedTraining(
+            first, [entered(sample, short) for sample in samples],
+            lambda network, labels: self.adapter(network, labels, segmenter),
+            lambda: self._second(first, samples, others, segmenter),
+        )  # fmt: skip
 
     def trainer(
         self, network: DenseNetwork, labels: LabelVectors, samples: Sequence[Sample], segmenter: Segmenter
@@ -224,6 +292,52 @@ class DenseRecipe:
             learned, texts, strength,
         )  # fmt: skip
 
+    def _second(
+        self, first: DenseTrainer, samples: Sequence[Sample], others: Words, segmenter: Segmenter
+    ) -> SupplyingTrainer | str:
+        """The training with generated features that follows another one, of a copy; or why there is none."""
+        network, taught = first.network, first.labels.words
+        if GENERATOR in self.without:
+            return LEFT_OUT
+        if network.trains_tower or self.hidden != "ignored":
+            return TOWER_TRAINED if network.trains_tower else PSEUDO_LABELLED
+        words = (*taught, *others)
+        vectors, has_text = self._vectors(words, segmenter)
+        texts = F.normalize(vectors[: len(words)].cpu().float(), dim=1)
+        if self.texts is None:
+            readable = readable_labels(words, segmenter.encoder)
+        else:
+            readable = frozenset(k for k in range(len(words)) if bool(has_text[k]))
+        found = generate_features(
+            lambda: self._cells(network, samples, len(taught), segmenter),
+            KnownLabels(texts, readable, frozenset(range(len(taught)))),
+            in_words_space=network.entry_in_words_space and self.texts is None,
+            config=replace(CONFIG, seed=self.seed),
+        )
+        if not len(found):
+            return found.reason
+        supplied, places = found.labels.unique(return_inverse=True)
+        with torch.random.fork_rng():  # weights are drawn, and then replaced
+            copied = self._network(network.preset, network.width, segmenter)
+        copied.load_state_dict(network.state_dict())
+        return SupplyingTrainer(
+            copied, deepcopy(first.labels), self.supplied_loss(len(taught)), second_config(first.config),
+            Supply(found.vectors, places, texts[supplied]), seed=self.seed, before=first.config.steps,
+        )  # fmt: skip
+
+    def _cells(self, network: DenseNetwork, samples: Sequence[Sample], taught: int, segmenter: Segmenter) -> Cells:
+        """Cells of the map that generated features are pasted into, and the class of each: a taught row, UNLABELLED."""
+        network.eval()
+        looked_at = showing(samples, range(taught), most=_MOST_LOOKED_AT)
+        short, tower = self.short_side(network, segmenter), network.tower
+
+        def entry(sample: Sample) -> Tensor:
+            pixels = entered_pixels(sample.image, short, tower.multiple)
+            return network.entry(tower.normalise(pixels[None]))[0].permute(1, 2, 0).cpu().float()
+
+        maps = ((entry(one), np.where(one.truth == taught, np.int16(UNLABELLED), one.truth)) for one in looked_at)
+        return sampled_cells(maps, len(looked_at))
+
     def _trainer(self, network: DenseNetwork, labels: LabelVectors, config: TrainingConfig) -> DenseTrainer:
         return DenseTrainer(network, labels, self.loss(), config, seed=self.seed)
 
@@ -281,7 +395,7 @@ class SazsRecipe(DenseRecipe):
 
     weights: SazsLoss = field(default_factory=SazsLoss)
     name: ClassVar[str] = "sazs"
-    parts: ClassVar[tuple[str, ...]] = TERMS
+    parts: ClassVar[tuple[str, ...]] = (*TERMS, GENERATOR)
     presets: ClassVar[Mapping[str, NetworkPreset]] = SAZS_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = {
         "vit_l16": _SAZS_TRAINING, "drn": replace(_SAZS_TRAINING, steps=15200, rate=1e-2, tower_share=0.1),
@@ -291,7 +405,7 @@ class SazsRecipe(DenseRecipe):
 
     def loss(self) -> DenseLoss:
         """See `DenseRecipe`."""
-        left_out: Any = dict.fromkeys(self.without, 0.0)
+        left_out: Any = dict.fromkeys((term for term in TERMS if term in self.without), 0.0)
         return replace(self.weights, **left_out)
 
 
