@@ -85,7 +85,7 @@ class DenseTraining:
 
     def __post_init__(self) -> None:
         self._training = self.recipe.staged(self.train, self.words, self.segmenter)
-        self._first_seconds = 0.0  # of the steps from corrections alone
+        self._first_seconds = 0.0  # until generated examples were there to learn from
 
     @property
     def over(self) -> bool:
@@ -114,7 +114,7 @@ class DenseTraining:
                 self._training.step()
             self.touched = time.monotonic()
             self.seconds = before + self.touched - started
-            if not self._training.first_over:
+            if self._training.second is None:
                 self._first_seconds = self.seconds
             if self.over or self.touched - started >= for_s:
                 return

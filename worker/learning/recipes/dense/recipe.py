@@ -316,13 +316,13 @@ class DenseRecipe:
         )
         if not len(found):
             return found.reason
-        supplied, places = found.labels.unique(return_inverse=True)
+        supplied = torch.tensor(sorted(set(found.labels.tolist())))
         with torch.random.fork_rng():  # weights are drawn, and then replaced
             copied = self._network(network.preset, network.width, segmenter)
         copied.load_state_dict(network.state_dict())
         return SupplyingTrainer(
             copied, deepcopy(first.labels), self.supplied_loss(len(taught)), second_config(first.config),
-            Supply(found.vectors, places, texts[supplied]), seed=self.seed, before=first.config.steps,
+            Supply(found.vectors, torch.searchsorted(supplied, found.labels), texts[supplied]), seed=self.seed, before=first.config.steps,
         )  # fmt: skip
 
     def _cells(self, network: DenseNetwork, samples: Sequence[Sample], taught: int, segmenter: Segmenter) -> Cells:
