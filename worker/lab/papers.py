@@ -32,7 +32,6 @@ from worker.lab.pading_page import PADING_PAGE, write_pading
 from worker.lab.pading_rows import ROWS, STORED_DECODER, THINGS_SPLIT, PadingMeasurement, measure_pading
 from worker.lab.paper_figures import kind_of
 from worker.lab.papers_page import MeasuredRow, Papers, read_papers, table, write_papers
-from worker.learning.interfaces import Fitted
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
 from worker.learning.recipes.dense.stages import StagedTraining
@@ -200,10 +199,10 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
             continue
         adapter = None
         if variant.recipe is not None:
-            fitted = trainings.fitted(variant, variant.recipe, data, segmenter)
-            adapter = fitted.supplied if variant.generates else fitted.plain
+            training = trainings.taken(variant, variant.recipe, data, segmenter)
+            adapter = training.supplied() if variant.generates else training.plain()
             if adapter is None:
-                sys.stderr.write(f"{task.split}: {variant.paper}: {variant.name}: no examples: {fitted.reason}\n")
+                sys.stderr.write(f"{task.split}: {variant.paper}: {variant.name}: {training.reason}\n")
                 continue
         found += _judge(task, variant, data, adapter, evaluator, begun)
         longest = max(longest, time.monotonic() - begun)
@@ -257,8 +256,10 @@ class _Trainings:
         self._task = task
         self._begun: tuple[DenseRecipe, Segmenter, StagedTraining] | None = None
 
-    def fitted(self, variant: Variant, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter) -> Fitted:
-        """Train a recipe on the seen labels of the data and, where the variant generates, on what it generates."""
+    def taken(
+        self, variant: Variant, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter
+    ) -> StagedTraining:
+        """Train a recipe on the seen labels of the data and, where the variant generates, with generated features."""
         if self._begun is None or self._begun[0] != recipe or self._begun[1] is not segmenter:
             self._begun = recipe, segmenter, begin_training(self._task, recipe, data, segmenter)
         training = self._begun[2]
@@ -266,7 +267,7 @@ class _Trainings:
             training.step_first()
         while variant.generates and not training.over:
             training.step()
-        return training.fitted()
+        return training
 
 
 def begin_training(

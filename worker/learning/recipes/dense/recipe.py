@@ -322,7 +322,8 @@ class DenseRecipe:
         copied.load_state_dict(network.state_dict())
         return SupplyingTrainer(
             copied, deepcopy(first.labels), self.supplied_loss(len(taught)), second_config(first.config),
-            Supply(found.vectors, torch.searchsorted(supplied, found.labels), texts[supplied]), seed=self.seed, before=first.config.steps,
+            Supply(found.vectors, torch.searchsorted(supplied, found.labels), texts[supplied]),
+            seed=self.seed, before=first.config.steps,
         )  # fmt: skip
 
     def _cells(self, network: DenseNetwork, samples: Sequence[Sample], taught: int, segmenter: Segmenter) -> Cells:

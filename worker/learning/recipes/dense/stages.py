@@ -154,8 +154,13 @@ class StagedTraining:
         """What has been learned from corrections alone so far."""
         return self._adapter(self.first.network, self.first.labels)
 
+    def supplied(self) -> DenseAdapter | None:
+        """What has been learned with generated features so far; None before the first step with these."""
+        if self.second is None or not self.second.steps_done:
+            return None
+        return self._adapter(self.second.network, self.second.labels)
+
     def fitted(self) -> Fitted:
         """What has been learned so far."""
-        if self.second is None or not self.second.steps_done:
-            return Fitted(self.plain(), reason=self.reason or NO_TIME)
-        return Fitted(self.plain(), self._adapter(self.second.network, self.second.labels))
+        supplied = self.supplied()
+        return Fitted(self.plain(), supplied, "" if supplied is not None else self.reason or NO_TIME)
