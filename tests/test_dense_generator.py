@@ -18,12 +18,12 @@ from tests.learning_world import KNOWN, corrected_scenes, relabelled
 from worker.learning.interfaces import UNLABELLED, Example, fit_both
 from worker.learning.recipes import generated
 from worker.learning.recipes.dense import recipe as recipes
-from worker.learning.recipes.dense.batches import CropConfig
+from worker.learning.recipes.dense.batches import CropConfig, training_sample
 from worker.learning.recipes.dense.lseg import LSegNetwork, lseg_loss
 from worker.learning.recipes.dense.networks import DenseNetwork
 from worker.learning.recipes.dense.pasting import SparingSoftmax, Supply, draw_blobs, paste
 from worker.learning.recipes.dense.presets import small_lseg
-from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe, training_sample
+from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
 from worker.learning.recipes.dense.stages import (
     NO_TIME,
     PSEUDO_LABELLED,

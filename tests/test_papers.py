@@ -15,7 +15,8 @@ from tests.dense_world import tiny_segmenter
 from worker.lab import papers as command
 from worker.lab.evaluation.zeroshot import harmonic_mean
 from worker.lab.pading_rows import ROWS, THINGS_SPLIT
-from worker.lab.papers import PADING, VARIANTS, Measurement
+from worker.lab.paper_variants import VARIANTS
+from worker.lab.papers import PADING, Measurement
 from worker.lab.papers_page import PAGE, RESULTS, MeasuredRow, Papers, page, read_papers, write_papers
 from worker.learning.recipes import generated
 from worker.learning.recipes.dense import recipe as recipes

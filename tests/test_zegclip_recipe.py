@@ -33,10 +33,9 @@ from worker.learning.adapter_files import MANIFEST, load_adapter_folder, read_ad
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.dense import zegclip_recipe
-from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample
+from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample, training_sample
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, TextVectors
-from worker.learning.recipes.dense.recipe import training_sample
 from worker.learning.recipes.dense.training import TrainingConfig
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.learning.recipes.dense.zegclip_adapter import (

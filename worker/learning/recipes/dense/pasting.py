@@ -19,6 +19,7 @@ from torch import Tensor
 from worker.learning.recipes.dense.lseg import cross_entropy
 from worker.learning.recipes.dense.networks import DenseOutput
 from worker.learning.recipes.dense.training import DenseLoss
+from worker.learning.recipes.generated import GeneratedExamples
 from worker.segmentation.metrics import VOID
 
 _MOST_BLOBS = 3  # of a crop
@@ -39,6 +40,12 @@ class Supply:
     vectors: Tensor
     labels: Tensor
     texts: Tensor
+
+    @classmethod
+    def of(cls, generated: GeneratedExamples, texts: Tensor) -> Supply:
+        """What was generated for some of n labels with these (n, T) label vectors."""
+        supplied = torch.tensor(sorted(set(generated.labels.tolist())))
+        return cls(generated.vectors, torch.searchsorted(supplied, generated.labels), texts[supplied])
 
 
 def paste(

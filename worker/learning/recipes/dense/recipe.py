@@ -7,17 +7,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.corrections.class_maps import drawn_classes, with_background
-from worker.learning.corrections.examples import with_words
-from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Fitted, Words
+from worker.learning.interfaces import AdapterState, Example, Fitted, Words
 from worker.learning.recipes.dense.adapter import LEARNED, NETWORK, TEXTS, DenseAdapter
-from worker.learning.recipes.dense.batches import CropConfig, Sample, entered
+from worker.learning.recipes.dense.batches import CropConfig, Sample, entered, taught_words, training_sample
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import LabelVectors, TextVectors
 from worker.learning.recipes.dense.lseg import LSegNetwork, lseg_loss
@@ -38,6 +35,7 @@ from worker.learning.recipes.dense.stages import (
     TOWER_TRAINED,
     StagedTraining,
     SupplyingTrainer,
+    entry_cells,
     second_config,
 )
 from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features, showing
@@ -45,16 +43,13 @@ from worker.learning.recipes.generated import (
     CONFIG,
     GENERATOR,
     LEFT_OUT,
-    Cells,
     KnownLabels,
     generate_features,
     readable_labels,
-    sampled_cells,
 )
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import ENCODER, TowerConfig
-from worker.segmentation.pictures import entered_pixels
 from worker.segmentation.segmenter import Segmenter
 
 # As released, but for the schedule: the learning rate falls with the steps, not the epochs, and there is no rotation.
@@ -71,9 +66,8 @@ Hidden = Literal["ignored", "unlabelled", "unseen"]
 _MOST_STEPS = 1000  # unless told: 600 took 82 to 176 s on two cores, and a learner trains 600 s at most
 _CROP = 0.75  # of the short side, for the small presets: few things are cut
 _STRENGTH = 0.8  # where the loaded model can do the same untrained: a fifth of it keeps what training forgets
-_MOST_LOOKED_AT = 16  # samples of each class whose vector is learned, or whose cells a generator learns from
+_MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
 _FORM = 1
-_REMEDY = "Draw a label in at least one picture and accept it."
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
 
@@ -303,41 +297,26 @@ class DenseRecipe:
             return TOWER_TRAINED if network.trains_tower else PSEUDO_LABELLED
         words = (*taught, *others)
         vectors, has_text = self._vectors(words, segmenter)
-        texts = F.normalize(vectors[: len(words)].cpu().float(), dim=1)
         if self.texts is None:
             readable = readable_labels(words, segmenter.encoder)
         else:
             readable = frozenset(k for k in range(len(words)) if bool(has_text[k]))
-        found = generate_features(
-            lambda: self._cells(network, samples, len(taught), segmenter),
+        texts = F.normalize(vectors[: len(words)].cpu().float(), dim=1)
+        in_words_space = network.entry_in_words_space and self.texts is None
+        generated = generate_features(
+            lambda: entry_cells(network, samples, len(taught), self.short_side(network, segmenter)),
             KnownLabels(texts, readable, frozenset(range(len(taught)))),
-            in_words_space=network.entry_in_words_space and self.texts is None,
-            config=replace(CONFIG, seed=self.seed),
-        )
-        if not len(found):
-            return found.reason
-        supplied = torch.tensor(sorted(set(found.labels.tolist())))
+            in_words_space=in_words_space, config=replace(CONFIG, seed=self.seed),
+        )  # fmt: skip
+        if not len(generated):
+            return generated.reason
         with torch.random.fork_rng():  # weights are drawn, and then replaced
             copied = self._network(network.preset, network.width, segmenter)
         copied.load_state_dict(network.state_dict())
         return SupplyingTrainer(
             copied, deepcopy(first.labels), self.supplied_loss(len(taught)), second_config(first.config),
-            Supply(found.vectors, torch.searchsorted(supplied, found.labels), texts[supplied]),
-            seed=self.seed, before=first.config.steps,
+            Supply.of(generated, texts), seed=self.seed, before=first.config.steps,
         )  # fmt: skip
-
-    def _cells(self, network: DenseNetwork, samples: Sequence[Sample], taught: int, segmenter: Segmenter) -> Cells:
-        """Cells of the map that generated features are pasted into, and the class of each: a taught row, UNLABELLED."""
-        network.eval()
-        looked_at = showing(samples, range(taught), most=_MOST_LOOKED_AT)
-        short, tower = self.short_side(network, segmenter), network.tower
-
-        def entry(sample: Sample) -> Tensor:
-            pixels = entered_pixels(sample.image, short, tower.multiple)
-            return network.entry(tower.normalise(pixels[None]))[0].permute(1, 2, 0).cpu().float()
-
-        maps = ((entry(one), np.where(one.truth == taught, np.int16(UNLABELLED), one.truth)) for one in looked_at)
-        return sampled_cells(maps, len(looked_at))
 
     def _trainer(self, network: DenseNetwork, labels: LabelVectors, config: TrainingConfig) -> DenseTrainer:
         return DenseTrainer(network, labels, self.loss(), config, seed=self.seed)
@@ -408,23 +387,3 @@ class SazsRecipe(DenseRecipe):
         """See `DenseRecipe`."""
         left_out: Any = dict.fromkeys((term for term in TERMS if term in self.without), 0.0)
         return replace(self.weights, **left_out)
-
-
-def taught_words(examples: Sequence[Example], words: Words) -> Words:
-    """The words of those classes that some example shows.
-
-    Raises:
-        LearningError: none does.
-    """
-    shown = {example.words[k] for example in examples for k in drawn_classes(example.truth)}
-    taught = tuple(texts for texts in words if texts in shown)
-    if not taught:
-        raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
-    return taught
-
-
-def training_sample(example: Example, taught: Words) -> Sample:
-    """An example as the training reads it: classes are rows of the taught words, what nobody drew on is background, and
-    pixels of any other class are VOID.
-    """
-    return Sample(example.image, with_background(with_words(example, taught).truth, len(taught)))

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.interfaces import Fitted
+from worker.learning.interfaces import UNLABELLED, Fitted
 from worker.learning.recipes.dense.adapter import DenseAdapter
 from worker.learning.recipes.dense.batches import Sample
 from worker.learning.recipes.dense.labels import LabelVectors
 from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput
 from worker.learning.recipes.dense.pasting import Supply, paste
-from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig
-from worker.learning.recipes.generated import reason_of
+from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, showing
+from worker.learning.recipes.generated import Cells, reason_of, sampled_cells
+from worker.segmentation.pictures import entered_pixels
 
 TOWER_TRAINED = "the image tower is trained, too"
 PSEUDO_LABELLED = "labels without corrections are given pseudo-labels already"
@@ -28,6 +29,7 @@ NO_TIME = "the time for training was over"
 
 _STEPS, _RATE = 0.25, 0.5  # of those of the first training
 _WARMUP = 0.25  # of the steps, at most
+_MOST_LOOKED_AT = 16  # samples of each label whose cells the generator learns from
 _PASTED = 1  # what tells the draws of pasting from those of the crops
 
 
@@ -35,6 +37,26 @@ def second_config(config: TrainingConfig) -> TrainingConfig:
     """How the second training goes on after one of this kind: a quarter of the steps, at half the learning rate."""
     steps = max(1, round(_STEPS * config.steps))
     return replace(config, steps=steps, rate=_RATE * config.rate, warmup=min(config.warmup, round(_WARMUP * steps)))
+
+
+def entry_cells(network: DenseNetwork, samples: Sequence[Sample], taught: int, short_side: int) -> Cells:
+    """Read cells of the map that generated features are pasted into; a cell's class is a taught row, or UNLABELLED.
+
+    Args:
+        network: trained; it is in evaluation mode afterwards.
+        samples: of which at most 16 that show it are looked at for each taught label.
+        taught: how many labels are; the row after theirs is the background.
+        short_side: pixels of the short side at which images enter the network.
+    """
+    network.eval()
+    looked_at, tower = showing(samples, range(taught), most=_MOST_LOOKED_AT), network.tower
+
+    def entry(sample: Sample) -> Tensor:
+        pixels = entered_pixels(sample.image, short_side, tower.multiple)
+        return network.entry(tower.normalise(pixels[None]))[0].permute(1, 2, 0).cpu().float()
+
+    maps = ((entry(one), np.where(one.truth == taught, np.int16(UNLABELLED), one.truth)) for one in looked_at)
+    return sampled_cells(maps, len(looked_at))
 
 
 class SupplyingTrainer(DenseTrainer):
