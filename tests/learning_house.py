@@ -32,7 +32,7 @@ from worker.label_studio.image_cache import OFF
 from worker.label_studio.outcomes import RegionOutcomes
 from worker.learning import adapter_files
 from worker.learning.gate.decision import Verdict
-from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example
+from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example, Fitted
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import ImageScores
@@ -199,7 +199,7 @@ class LearningHouse:
 
     def judge(
         self, recipe: Any, learn: Any, hold_out: Any, served: Any, words: Any, segmenter: Any, *, seen: Any,
-        candidate: Any = None, offered: bool = False,
+        candidate: Fitted | None = None, offered: bool = False,
     ) -> Verdict:
         """Stands in for the gate."""
         self.judged.append((served, tuple(seen)))
@@ -210,7 +210,7 @@ class LearningHouse:
             return Verdict(True, None, 0.0, "went back to the zero-shot model: better.", {})
         self.next_number += 1
         figures: Mapping[str, Any] = {"mean_iou": {"served": 0.1, "candidate": 0.9}}
-        made = candidate or cast("Adapter", OneNumber(self.next_number))
+        made = candidate.plain if candidate else cast("Adapter", OneNumber(self.next_number))
         return Verdict(True, made, 1.0, "promoted at strength 1: better.", figures, () if offered else ("1", "2"))
 
 

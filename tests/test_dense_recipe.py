@@ -24,10 +24,18 @@ from tests.test_versions import OWNER
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Words
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.dense.adapter import DenseAdapter
-from worker.learning.recipes.dense.batches import CropConfig, Sample, batch_rng, draw_batch, entered
+from worker.learning.recipes.dense.batches import (
+    CropConfig,
+    Sample,
+    batch_rng,
+    draw_batch,
+    entered,
+    taught_words,
+    training_sample,
+)
 from worker.learning.recipes.dense.inference import Inference, average_views
 from worker.learning.recipes.dense.labels import LabelVectors, TextVectors
-from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe, taught_words, training_sample
+from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
 from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig, count_trained, rate_factor
 from worker.segmentation.encoders.towers import Tower
 from worker.segmentation.heads import ImageScores

@@ -67,10 +67,16 @@ def test_what_is_better_is_promoted_from_one_photograph_on(
     json.dumps(verdict.figures)
 
 
+def candidate_of(verdict: Verdict) -> Fitted:
+    """What a verdict promoted, as a candidate that is trained already."""
+    assert verdict.adapter is not None
+    return Fitted(verdict.adapter)
+
+
 def test_what_was_promoted_is_better_on_photographs_never_seen(
     served: Verdict, strange: list[Example], segmenter: Segmenter
 ) -> None:
-    verdict = judge(LinearRecipe(), strange[:6], strange[6:], None, STRANGE, segmenter, candidate=served.adapter)
+    verdict = judge(LinearRecipe(), strange[:6], strange[6:], None, STRANGE, segmenter, candidate=candidate_of(served))
     assert verdict.promoted
     assert verdict.figures["judged_on"] == {"held_out": 6, "cross_validated": 0}
     assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.25
@@ -100,7 +106,7 @@ def test_posteriors_are_judged_as_they_are_served(known: list[Example], segmente
     learned = LinearRecipe().fit(known[:6], KNOWN, segmenter)
     found = []
     for candidate in (learned, PosteriorAdapter(learned.weights), FineAdapter(learned.weights)):
-        verdict = judge(LinearRecipe(), known[:6], known[6:], None, KNOWN, segmenter, candidate=candidate)
+        verdict = judge(LinearRecipe(), known[:6], known[6:], None, KNOWN, segmenter, candidate=Fitted(candidate))
         found.append(verdict.figures["mean_iou"]["served"])
     assert min(found[1:]) > found[0] + 0.02, found
 
@@ -109,7 +115,7 @@ def test_what_was_trained_elsewhere_is_judged_on_all_where_few_are_held_out(
     served: Verdict, strange: list[Example], segmenter: Segmenter
 ) -> None:
     """It learned from other pictures; so what is served next may be compared on any of these."""
-    verdict = judge(LinearRecipe(), strange[8:], strange[6:8], None, STRANGE, segmenter, candidate=served.adapter,
+    verdict = judge(LinearRecipe(), strange[8:], strange[6:8], None, STRANGE, segmenter, candidate=candidate_of(served),
                     offered=True)  # fmt: skip
     assert verdict.promoted
     assert verdict.figures["judged_on"] == {"held_out": 2, "cross_validated": 0, "other": 4}
@@ -429,6 +435,24 @@ def test_generated_examples_that_change_nothing_are_not_kept(known: list[Example
     assert all(row["mean_iou_unseen"]["with"] == row["mean_iou_unseen"]["without"] for row in found["compared"])
 
 
+@pytest.mark.usefixtures("before_outlines")
+def test_of_a_trained_candidate_the_better_of_both_is_kept(known: list[Example], segmenter: Segmenter) -> None:
+    two = relabelled(known, (0, 1, UNLABELLED))
+    good, drowning = (recipe.fit(two[:6], KNOWN, segmenter) for recipe in (LinearRecipe(scale=1), Drowning()))
+
+    def verdict_on(candidate: Fitted) -> Verdict:
+        return judge(LinearRecipe(), two[:6], two[6:9], None, KNOWN, segmenter, candidate=candidate)
+
+    saved, refused = verdict_on(Fitted(drowning, good)), verdict_on(Fitted(good, drowning))
+    assert saved.figures["generator"]["kept"], saved.reason
+    assert saved.adapter is not None
+    assert saved.adapter.state().tensors["weights"][-1, 2] > -40
+    assert not refused.figures["generator"]["kept"]
+    alone = verdict_on(Fitted(good, reason="it is left out"))
+    assert (refused.reason, refused.strength) == (alone.reason, alone.strength)
+    assert alone.figures["generator"] == {"kept": False, "reason": "it is left out"}
+
+
 @pytest.fixture
 def half_known(known: list[Example]) -> list[Example]:
     """Pictures in which two labels that the model does not know are corrected, and one that it knows is not."""
@@ -520,7 +544,7 @@ def test_a_fitted_candidate_needs_held_out_examples(
     served: Verdict, strange: list[Example], segmenter: Segmenter
 ) -> None:
     with pytest.raises(ValueError, match="held-out"):
-        judge(LinearRecipe(), strange, [], None, STRANGE, segmenter, candidate=served.adapter)
+        judge(LinearRecipe(), strange, [], None, STRANGE, segmenter, candidate=candidate_of(served))
 
 
 def test_void_is_never_judged(strange: list[Example], segmenter: Segmenter) -> None:

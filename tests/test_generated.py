@@ -32,7 +32,7 @@ from worker.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FEW = replace(generated._CONFIG, steps=20)
+FEW = replace(generated.CONFIG, steps=20)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,13 @@ from tests.dense_world import tiny_segmenter
 from worker.lab import papers as command
 from worker.lab.evaluation.zeroshot import harmonic_mean
 from worker.lab.pading_rows import ROWS, THINGS_SPLIT
-from worker.lab.papers import PADING, VARIANTS, Measurement
+from worker.lab.paper_variants import VARIANTS
+from worker.lab.papers import PADING, Measurement
 from worker.lab.papers_page import PAGE, RESULTS, MeasuredRow, Papers, page, read_papers, write_papers
+from worker.learning.recipes import generated
+from worker.learning.recipes.dense import recipe as recipes
+from worker.learning.recipes.dense.recipe import LSegRecipe
+from worker.learning.recipes.generated import GENERATOR, LEFT_OUT
 from worker.segmentation.encoders import checkpoints
 
 STORED = read_papers()
@@ -152,6 +157,30 @@ def test_a_row_is_really_trained_and_judged(
     assert "hIoU" in capsys.readouterr().err
     assert len(command.measure(replace(task, minutes=1e-9))) == 0  # no time for any
     assert "words: no time is left for lseg: training-free" in capsys.readouterr().err
+
+
+def test_a_training_with_generated_features_goes_on_with_the_one_before_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("lseg", "lseg_generator")
+    chosen = tuple(replace(one, inferences=("outlines",)) for one in VARIANTS if one.name in names)
+    begun: list[object] = []
+    begin = command.begin_training
+
+    def counted(*arguments: Any) -> Any:
+        begun.append(arguments)
+        return begin(*arguments)
+
+    monkeypatch.setattr(command, "VARIANTS", chosen)
+    monkeypatch.setattr(command, "begin_training", counted)
+    monkeypatch.setattr(recipes, "CONFIG", replace(generated.CONFIG, steps=3))
+    task = Measurement(("lseg",), "words", 0, scenes=2, steps=1)
+    plain, supplied = command.measure(task)
+    assert (plain[1], supplied[1], len(begun)) == (*names, 1)
+    assert plain[2] != supplied[2]
+    monkeypatch.setattr(command, "VARIANTS", (replace(chosen[1], recipe=LSegRecipe(without=(GENERATOR,))),))
+    assert command.measure(task) == []
+    assert f"words: lseg: lseg_generator: {LEFT_OUT}" in capsys.readouterr().err
 
 
 def test_zegclip_is_measured_on_a_vit_of_its_own(

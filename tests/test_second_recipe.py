@@ -17,15 +17,18 @@ from plugin_config.versions.rollback import roll_back
 from plugin_config.vocabulary import Vocabulary
 from tests.dense_world import builtin, tiny_segmenter
 from tests.learning_house import LearningHouse, learning_house_fixture
-from tests.learning_world import STRANGE, corrected_scenes
+from tests.learning_world import KNOWN, STRANGE, corrected_scenes, relabelled
 from tests.stand_ins import PROJECT
 from worker.learning import adapter_files
 from worker.learning.gate.decision import Verdict
 from worker.learning.gate.splits import hold_out_split, is_held_out
-from worker.learning.interfaces import Example
+from worker.learning.interfaces import UNLABELLED, Example, Fitted
+from worker.learning.recipes import generated
+from worker.learning.recipes.dense import recipe as recipes
 from worker.learning.recipes.dense.recipe import LSegRecipe
 from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig
 from worker.learning.recipes.dense.zegclip_recipe import ZegclipRecipe
+from worker.learning.recipes.generated import EVERY_LABEL_CORRECTED
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.context import WorkerContext
@@ -70,7 +73,7 @@ def house(
 def quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gate that promotes whatever the second recipe has learned."""
     def judge(*_: object, candidate: Any, **__: object) -> Verdict:
-        return Verdict(True, candidate, 1.0, "promoted at strength 1: better.", {})
+        return Verdict(True, candidate.plain, 1.0, "promoted at strength 1: better.", {})
 
     monkeypatch.setattr(second_recipe, "judge", judge)
 
@@ -106,6 +109,7 @@ def test_it_learns_beside_quick_and_is_served_where_it_is_better(house: Learning
     manifest, _ = house.resident.adapters.adapter(house.folder, house.served)
     assert (manifest.recipe, set(manifest.learned_from)) == ("lseg", {example.key for example in train})
     assert manifest.verdict.figures["judged_on"] == {"held_out": len(held_out), "cross_validated": 0}
+    assert manifest.verdict.figures["generator"] == {"kept": False, "reason": EVERY_LABEL_CORRECTED}
     assert house.attempt.verdict.reason == "kept what is served: no better.", "quick's verdict stays beside it"
     reads, serial = len(house.reads), house.folder.pointer().serial
     house.look()
@@ -136,6 +140,32 @@ def test_it_takes_slices_and_quick_goes_first_in_between(
     second = contender(house)
     assert second is not None
     assert second.content != first.content, "then it learns from the new one too"
+
+
+def test_it_goes_on_with_generated_examples_and_both_are_judged(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model reads the words of all labels, and the third one has no region."""
+    candidates: list[Fitted] = []
+
+    def judge(*_: object, candidate: Fitted, **__: object) -> Verdict:
+        candidates.append(candidate)
+        return Verdict(False, None, 0.0, "kept what is served: no better.", {})
+
+    monkeypatch.setattr(second_recipe, "judge", judge)
+    monkeypatch.setattr(second_recipe, "SLICE_S", 0.0)
+    monkeypatch.setattr(recipes, "CONFIG", replace(generated.CONFIG, steps=3))
+    for old, (new,) in zip(("wug", "dax", "fep"), KNOWN, strict=True):
+        house.label_studio.config = house.label_studio.config.replace(old, new)
+    start_learner(house)
+    drawn = relabelled(corrected_scenes(builtin(), 2), (0, 1, UNLABELLED))
+    correct(house, [replace(drawn[number % 2], key=str(number)) for number in range(22)], monkeypatch)
+    told = [house.look().detail for _ in range(STEPS)]
+    assert "lseg has taken 2 of 3 steps in" in told[-2]
+    assert "lseg has taken 0 of 1 steps with generated examples in " in told[-1]
+    house.look()
+    (candidate,) = candidates
+    assert candidate.supplied is not None
 
 
 @pytest.mark.usefixtures("quick_gate")

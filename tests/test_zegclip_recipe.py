@@ -33,10 +33,9 @@ from worker.learning.adapter_files import MANIFEST, load_adapter_folder, read_ad
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example
 from worker.learning.recipes import recipe_named
 from worker.learning.recipes.dense import zegclip_recipe
-from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample
+from worker.learning.recipes.dense.batches import HIDDEN, CropConfig, Sample, training_sample
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, TextVectors
-from worker.learning.recipes.dense.recipe import training_sample
 from worker.learning.recipes.dense.training import TrainingConfig
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.learning.recipes.dense.zegclip_adapter import (
@@ -410,7 +409,8 @@ def test_it_learns_beside_quick_on_photographs(
         learn_beside_quick(loop, RECIPE, vit)
     monkeypatch.setattr(beside_quick, "hold_out_split", lambda examples: (examples[:3], examples[3:]))
     found = learn_beside_quick(loop, RECIPE, vit)
-    assert set(found) == {"recipe", "miou", "quick_miou", "promoted", "reason", "seconds"}
+    assert set(found) == {"recipe", "miou", "quick_miou", "generator_miou", "promoted", "reason", "generator",
+                          "seconds"}  # fmt: skip
     assert found["promoted"] is False, "four steps on random weights are no match for quick"
     assert found["quick_miou"] > found["miou"]
     assert "mean IoU would go from" in found["reason"]

@@ -31,88 +31,18 @@ from worker.lab.evaluation.zeroshot import SPLITS, ZeroShotEvaluator, ZeroShotFi
 from worker.lab.pading_page import PADING_PAGE, write_pading
 from worker.lab.pading_rows import ROWS, STORED_DECODER, THINGS_SPLIT, PadingMeasurement, measure_pading
 from worker.lab.paper_figures import kind_of
+from worker.lab.paper_variants import OF_LSEG, ONE_VIEW, UNBLENDED, VARIANTS, Variant
 from worker.lab.papers_page import MeasuredRow, Papers, read_papers, table, write_papers
 from worker.learning.recipes.dense.adapter import DenseAdapter
-from worker.learning.recipes.dense.batches import entered
-from worker.learning.recipes.dense.recipe import DenseRecipe, LSegRecipe, SazsRecipe
+from worker.learning.recipes.dense.recipe import DenseRecipe
+from worker.learning.recipes.dense.stages import StagedTraining
 from worker.learning.recipes.dense.training import TrainingConfig
-from worker.learning.recipes.dense.zegclip_recipe import DESCRIPTOR, NON_EXCLUSIVE, PROMPTS, ZegclipRecipe
 from worker.segmentation.encoders.towers import ENCODER
 from worker.segmentation.segmenter import Segmenter
 
 PHOTOGRAPHS, PADING = "photographs", "pading"
-_UNBLENDED, _ONE_VIEW = "unblended", "one_view"
-_INFERENCES = {"network": "network alone", "outlines": "with the outline stage", "oracle": "oracle (sees the truth)",
-               "strange": "another image's outlines", _UNBLENDED: "not blended with zero-shot",
-               _ONE_VIEW: "each image seen once"}  # fmt: skip
-_OF_LSEG = (_UNBLENDED, _ONE_VIEW)
 _LIVE_MINUTES, _PADING_MINUTES = 13.5, 8.5
 _LOWERED = (1.0, 2.0, 4.0)  # logits, on photographs
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One training, and how it is judged.
-
-    Attributes:
-        paper: whose rows these are.
-        name: of the rows.
-        recipe: what is trained; None = training-free.
-        inferences: names in `zeroshot.INFERENCES`, a row for each; the row of "outlines", as it is served, has just
-            the name, but for SAZS; of LSeg there are _UNBLENDED and _ONE_VIEW. SAZS is never blended.
-        on_photographs: whether it is one of the few that photographs are for.
-        model: whose tower it is trained on, but for photographs.
-        splits: of the drawn world that it is measured on.
-    """
-
-    paper: str
-    name: str
-    recipe: DenseRecipe | None
-    inferences: tuple[str, ...] = ("outlines",)
-    on_photographs: bool = False
-    model: str = "builtin"
-    splits: tuple[str, ...] = ("words", "pairs")
-
-    def row(self, inference: str) -> str:
-        """Name of a row."""
-        served = self.paper != "sazs" and inference == "outlines"
-        return self.name if served else f"{self.name}, {_INFERENCES[inference]}"
-
-    def judged(self, *, photographs: bool) -> tuple[str, ...]:
-        """The inferences; on photographs nothing is blended."""
-        return tuple(one for one in self.inferences if not (photographs and one in _OF_LSEG))
-
-
-def _block(name: str, depth: int) -> LSegRecipe:
-    return LSegRecipe(changes={"block": name, "block_depth": depth})
-
-
-def _zegclip(name: str, recipe: DenseRecipe, *, on_photographs: bool = False) -> Variant:
-    return Variant("zegclip", name, recipe, on_photographs=on_photographs, model="builtin-vit", splits=("pairs",))
-
-
-_ALL = ("network", "outlines", "oracle")
-_ALONE = (PROMPTS, NON_EXCLUSIVE, DESCRIPTOR)
-# The ones that matter most come first: what no time is left for is read from the file.
-VARIANTS = (
-    Variant("lseg", "training-free", None),
-    Variant("lseg", "lseg", LSegRecipe(), ("outlines", *_OF_LSEG), on_photographs=True),
-    Variant("sazs", "alignment", SazsRecipe(without=("bce", "attention", "shape")), _ALL),
-    Variant("sazs", "+ edges, attention, shape", SazsRecipe(), (*_ALL, "strange"), on_photographs=True),
-    _zegclip("fine_tuned", ZegclipRecipe(without=_ALONE, changes={"trains_tower": True}), on_photographs=True),
-    _zegclip("dpt_nel_rd", ZegclipRecipe(), on_photographs=True),
-    _zegclip("transductive", ZegclipRecipe(transductive=True)),
-    _zegclip("lseg", LSegRecipe()),
-    _zegclip("fixed", ZegclipRecipe(without=_ALONE)),
-    _zegclip("dpt", ZegclipRecipe(without=(NON_EXCLUSIVE, DESCRIPTOR))),
-    _zegclip("dpt_nel", ZegclipRecipe(without=(DESCRIPTOR,))),
-    Variant("lseg", "lseg, one DepthwiseBlock", _block("depthwise", 1)),
-    Variant("lseg", "lseg, two DepthwiseBlocks", _block("depthwise", 2)),
-    Variant("lseg", "lseg, one BottleneckBlock", _block("bottleneck", 1)),
-    Variant("lseg", "lseg, two BottleneckBlocks", _block("bottleneck", 2)),
-    Variant("sazs", "+ edges", SazsRecipe(without=("attention", "shape")), _ALL),
-    Variant("sazs", "+ edges, attention", SazsRecipe(without=("shape",)), _ALL),
-)
 
 
 @dataclass(frozen=True)
@@ -180,7 +110,7 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(1)
     started = time.monotonic()
-    data = task.data()
+    data, trainings = task.data(), _Trainings(task)
     found: list[tuple[str, str, dict[str, Any]]] = []
     longest = 0.0
     for variant in task.variants():
@@ -193,7 +123,14 @@ def measure(task: Measurement) -> list[tuple[str, str, dict[str, Any]]]:
         except ModelUnavailable as error:
             sys.stderr.write(f"{task.split}: {variant.paper}: {variant.name}: {error}\n")
             continue
-        found += _judge(task, variant, data, segmenter, evaluator)
+        adapter = None
+        if variant.recipe is not None:
+            training = trainings.taken(variant, variant.recipe, data, segmenter)
+            adapter = training.supplied() if variant.generates else training.plain()
+            if adapter is None:
+                sys.stderr.write(f"{task.split}: {variant.paper}: {variant.name}: {training.reason}\n")
+                continue
+        found += _judge(task, variant, data, adapter, evaluator, begun)
         longest = max(longest, time.monotonic() - begun)
     return found
 
@@ -211,20 +148,19 @@ def _training_free(test: Measurement, inference: str, lowered: tuple[float, ...]
 
 
 def _judge(
-    task: Measurement, variant: Variant, data: ZeroShotSet, segmenter: Segmenter, evaluator: ZeroShotEvaluator
-) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    started = time.monotonic()
-    adapter = None if variant.recipe is None else train_variant(task, variant.recipe, data, segmenter)
+    task: Measurement, variant: Variant, data: ZeroShotSet, adapter: DenseAdapter | None, evaluator: ZeroShotEvaluator,
+    started: float,
+) -> Iterator[tuple[str, str, dict[str, Any]]]:  # fmt: skip
     photographs = task.photos is not None
     for inference in variant.judged(photographs=photographs):
         lowered = _LOWERED if photographs and inference == "outlines" else ()
         if adapter is None:
             found = _training_free(task.test, inference, lowered)
         else:
-            head = adapter.at_strength(1) if variant.paper == "sazs" or inference == _UNBLENDED else adapter
-            if inference == _ONE_VIEW:
+            head = adapter.at_strength(1) if variant.paper == "sazs" or inference == UNBLENDED else adapter
+            if inference == ONE_VIEW:
                 head = head.with_inference(replace(head.inference, flip=False))
-            asked = "outlines" if inference in _OF_LSEG else inference
+            asked = "outlines" if inference in OF_LSEG else inference
             found = evaluator.figures(head, inference=asked, lowered=lowered, unseen_alone=bool(lowered))
         summary = as_json(found, data)
         kept = (*kind_of(variant.paper).names, "lowered", "unseen_alone", "scenes")
@@ -235,8 +171,35 @@ def _judge(
         yield variant.paper, variant.row(inference), figures
 
 
-def train_variant(task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter) -> DenseAdapter:
-    """Train a recipe on the seen labels of the data."""
+class _Trainings:
+    """Holds the training that was begun last: variants of the same recipe share it.
+
+    Args:
+        task: whose trainings these are.
+    """
+
+    def __init__(self, task: Measurement) -> None:
+        self._task = task
+        self._begun: tuple[DenseRecipe, Segmenter, StagedTraining] | None = None
+
+    def taken(
+        self, variant: Variant, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter
+    ) -> StagedTraining:
+        """Train a recipe on the seen labels of the data and, where the variant generates, with generated features."""
+        if self._begun is None or self._begun[0] != recipe or self._begun[1] is not segmenter:
+            self._begun = recipe, segmenter, begin_training(self._task, recipe, data, segmenter)
+        training = self._begun[2]
+        while not training.first_over:
+            training.step_first()
+        while variant.generates and not training.over:
+            training.step()
+        return training
+
+
+def begin_training(
+    task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, segmenter: Segmenter
+) -> StagedTraining:
+    """Prepare a training of a recipe on the seen labels of the data."""
     texts = read_text_vectors(task.text_vectors, data.labels) if task.text_vectors is not None else None
     entering = {"short_side": task.short_side} if task.short_side else {}
     recipe = replace(recipe, seed=task.seed, tower=task.tower, texts=texts, changes={**recipe.changes, **entering})
@@ -244,12 +207,8 @@ def train_variant(task: Measurement, recipe: DenseRecipe, data: ZeroShotSet, seg
         recipe = replace(recipe, training=TrainingConfig(steps=task.steps))
     recipe = recipe.told(data.unseen_words)
     words, samples = training_set(data, recipe.hidden)
-    network, labels = recipe.build(words, segmenter)
-    trainer = recipe.trainer(network, labels, samples, segmenter)
-    resized = [entered(sample, recipe.short_side(network, segmenter)) for sample in samples]
-    while trainer.steps_done < trainer.config.steps:
-        trainer.step(*trainer.draw(resized))
-    return recipe.adapter(network, labels, segmenter)
+    others = tuple(name for name in data.unseen_words if name not in words)
+    return recipe.staged_of(samples, words, others, segmenter)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -241,7 +241,8 @@ def _parser(settings: Settings, *, trains: bool) -> argparse.ArgumentParser:
     add("--block", choices=sorted(BLOCKS), default="", help="LSeg's spatial regularisation (default: none)")
     add("--block-depth", type=int, default=1, help="how often it is applied (default: %(default)s)")
     add("--activation", choices=sorted(ACTIVATIONS), default="lrelu", help="between two (default: %(default)s)")
-    add("--without", nargs="+", default=[], metavar="PART", help="parts of the recipe to leave out")
+    add("--without", nargs="+", default=[], metavar="PART", help="parts of the recipe to leave out; the generator is "
+        "used by pading alone here: the others learn from masks")  # fmt: skip
     add("--exclusive", action="store_true", help="zegclip: one softmax over all labels, not a sigmoid for each")
     add("--transductive", action="store_true", help="zegclip: names of unseen labels are known; pseudo-labels in the "
         "second half")  # fmt: skip

@@ -10,7 +10,7 @@ from plugin_config.errors import LearningError
 from worker.lab.evaluation.loop import LearningLoop
 from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import FEWEST_HELD_OUT, hold_out_split
-from worker.learning.interfaces import Recipe
+from worker.learning.interfaces import Recipe, fit_both
 from worker.learning.recipes import recipe_named
 from worker.segmentation.segmenter import Segmenter
 
@@ -24,8 +24,10 @@ def learn_beside_quick(loop: LearningLoop, recipe: Recipe, segmenter: Segmenter)
         segmenter: the model.
 
     Returns:
-        miou, quick_miou: on the test photographs, of what the recipe learned and of what is served without it;
-        promoted, reason: the gate's verdict on the recipe; seconds: of its training.
+        miou, quick_miou: on the test photographs, of what the recipe learned from corrections alone and of what is
+        served without it; generator_miou: of what it learned with generated examples, None without any; promoted,
+        reason: the gate's verdict on the recipe; generator: what the gate found out about generated examples, or why
+        there are none; seconds: of its training.
 
     Raises:
         LearningError: too few photographs are held out to judge it, or nothing can be learned.
@@ -36,17 +38,24 @@ def learn_beside_quick(loop: LearningLoop, recipe: Recipe, segmenter: Segmenter)
         raise LearningError("photographs", problem, "Annotate more, or give --shots to learn without the gate's round.")
     quick = judge(recipe_named("quick"), train, held_out, None, loop.words, segmenter)
     started = time.perf_counter()
-    candidate = recipe.fit(train, loop.words, segmenter)
+    candidate = fit_both(recipe, train, loop.words, segmenter)
     seconds = time.perf_counter() - started
     verdict = judge(recipe, train, held_out, quick.adapter, loop.words, segmenter, seen=quick.learned_from,
                     candidate=candidate)  # fmt: skip
-    mious = (round(loop.evaluate(head).miou, 4) for head in (candidate, quick.adapter))
-    return {"recipe": recipe.name, **dict(zip(("miou", "quick_miou"), mious, strict=True)),
-            "promoted": verdict.promoted, "reason": verdict.reason, "seconds": round(seconds, 1)}  # fmt: skip
+    heads = {"miou": candidate.plain, "quick_miou": quick.adapter}
+    if candidate.supplied is not None:
+        heads["generator_miou"] = candidate.supplied
+    mious = {name: round(loop.evaluate(head).miou, 4) for name, head in heads.items()}
+    return {"recipe": recipe.name, "generator_miou": None, **mious, "promoted": verdict.promoted,
+            "reason": verdict.reason, "generator": verdict.figures.get("generator", {}),
+            "seconds": round(seconds, 1)}  # fmt: skip
 
 
 def beside_quick_table(found: Mapping[str, Any]) -> str:
     """Format the figures for a person."""
+    supplied, why = found["generator_miou"], found["generator"].get("reason", "")
+    with_examples = f"; with generated examples {supplied:.3f}" if supplied is not None else ""
+    without = f"; no generated examples: {why}" if why else ""
     return (f"{found['recipe']}: mIoU {found['miou']:.3f} after {found['seconds']:.1f} s, {found['quick_miou']:.3f} "
-            f"of what is served without it\n{'promoted' if found['promoted'] else 'not promoted'}: {found['reason']}\n"
-            )  # fmt: skip
+            f"of what is served without it{with_examples}{without}\n"
+            f"{'promoted' if found['promoted'] else 'not promoted'}: {found['reason']}\n")  # fmt: skip

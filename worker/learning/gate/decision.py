@@ -68,7 +68,7 @@ def judge(
     segmenter: Segmenter,
     *,
     seen: Collection[str] = (),
-    candidate: Adapter | None = None,
+    candidate: Fitted | None = None,
     offered: bool = False,
 ) -> Verdict:
     """Train, evaluate, and promote the best strength or none.
@@ -83,7 +83,8 @@ def judge(
         words: the texts of each class of the project now.
         segmenter: the frozen model.
         seen: keys of the examples that `served` was trained on.
-        candidate: trained on `train` already; then nothing is fitted and only `hold_out` evaluates.
+        candidate: trained on `train` already, with generated examples too where it has them, and the better is kept;
+            then nothing is fitted and only `hold_out` evaluates.
         offered: whether the candidate was trained elsewhere, on none of the examples: then those of `train` evaluate
             too where the held-out ones are few or lack a label.
 
@@ -97,7 +98,7 @@ def judge(
     if not corrected:
         return _keep(served, "no correction shows a label yet")
     in_pixels = (served is not None and served.refinement.posteriors) or (
-        candidate is not None and candidate.refinement != ADAPTIVE
+        candidate is not None and candidate.plain.refinement != ADAPTIVE
     )  # else whatever is chosen is evaluated in pixels once more, before it is served
     evaluator = Evaluator(segmenter, words, corrected, outlines=in_pixels)
     names = [texts[0] for texts in words]
@@ -113,7 +114,7 @@ def judge(
             return _keep(served, suspicion, {"swapped": swapped})
         if not evaluator.shows_label(split.images):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
-        fits = [Fitted(candidate)] if candidate is not None else _fit(recipe, train, split, words, segmenter)
+        fits = [candidate] if candidate is not None else _fit(recipe, train, split, words, segmenter)
 
         def compared_with(evaluator: Evaluator) -> Baselines:
             return Baselines(evaluator, split.images, served, set(seen), [*names, "background"])

@@ -15,7 +15,7 @@ from plugin_config.versions.manifests import OFFERED, Contender, Pointer, Verdic
 from worker.learning.adapter_files import AdapterRecord, load_recorded_adapter, parse_adapter_record
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.gate.splits import HOLD_OUT_FROM, hold_out_split
-from worker.learning.interfaces import Adapter, Example
+from worker.learning.interfaces import Adapter, Example, Fitted
 from worker.learning.recipes import recipe_named
 from worker.service.context import WorkerContext
 from worker.service.plan import Plan, read_plan
@@ -142,4 +142,4 @@ class OfferRound:
         name, served = context.adapters.served(plan.project)
         seen = () if name == ZEROSHOT else context.adapters.adapter(folder, name)[0].learned_from
         return judge(recipe_named(recipe), train, held_out, served, plan.vocabulary.words, context.segmenter, seen=seen,
-                     candidate=adapter, offered=True)  # fmt: skip
+                     candidate=Fitted(adapter), offered=True)  # fmt: skip

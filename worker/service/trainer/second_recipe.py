@@ -2,8 +2,9 @@
 
 It learns from the same corrections once enough are there to hold some out, for a slice of time in each round, so that
 `quick` goes first whenever corrections are new, and other projects take turns. What a process has learned of it so far
-is in its memory: another one begins anew, and what is served stays meanwhile. At the end the gate judges it against
-what is served by then.
+is in its memory: another one begins anew, and what is served stays meanwhile. After the corrections come generated
+examples of labels that have none, in what is left of the time. At the end the gate judges both, without and with these,
+against what is served by then.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from plugin_config.model_version import ZEROSHOT
 from plugin_config.versions.manifests import Attempt, Contender, Owner, Pointer, VerdictRecord, VersionFolder, now
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.gate.splits import FEWEST_HELD_OUT, HOLD_OUT_FROM, hold_out_split
-from worker.learning.interfaces import Example, Words
+from worker.learning.interfaces import Example, Fitted, Words
 from worker.learning.recipes import RECIPES, recipe_named
-from worker.learning.recipes.dense.adapter import DenseAdapter
-from worker.learning.recipes.dense.batches import entered
-from worker.learning.recipes.dense.recipe import DenseRecipe, taught_words, training_sample
+from worker.learning.recipes.dense.recipe import DenseRecipe
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.segmenter import Segmenter
 from worker.service.batching import free_memory
@@ -85,49 +84,47 @@ class DenseTraining:
     touched: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        taught = taught_words(self.train, self.words)
-        self._network, self._labels = self.recipe.build(taught, self.segmenter)
-        samples = [training_sample(example, taught) for example in self.train]
-        self._trainer = self.recipe.trainer(self._network, self._labels, samples, self.segmenter)
-        short = self.recipe.short_side(self._network, self.segmenter)
-        self._entering = [entered(sample, short) for sample in samples]
+        self._training = self.recipe.staged(self.train, self.words, self.segmenter)
+        self._first_seconds = 0.0  # until generated examples were there to learn from
 
     @property
     def over(self) -> bool:
         """Whether it has taken all its steps or all its time."""
-        return self._trainer.steps_done >= self._trainer.config.steps or self.seconds >= MOST_S
+        return self._training.over or self.seconds >= MOST_S
 
     @property
     def told(self) -> str:
         """How far it is, for people."""
-        steps = f"{self._trainer.steps_done} of {self._trainer.config.steps} steps"
-        return f"{self.recipe.name} has taken {steps} in {self.seconds:.0f} s"
+        seconds = self.seconds if self._training.second is None else self.seconds - self._first_seconds
+        return f"{self.recipe.name} has taken {self._training.told} in {seconds:.0f} s"
 
     def learn(self, lease: LeaseGuard, *, for_s: float) -> None:
         """Take steps for a while, one at least; between them the lease is checked.
 
         Raises:
-            LearningError: the loss is no number.
+            LearningError: the loss of the steps from corrections alone is no number.
             RoundAborted, QueueUnavailable: as `LeaseGuard.check`.
         """
         started = checked = time.monotonic()
         before = self.seconds
-        on_cpu = self._network.tower.device.type == "cpu"
+        on_cpu = self._training.first.network.tower.device.type == "cpu"
         lease.report(self.told)
         while True:
             with one_thread() if on_cpu else nullcontext():
-                self._trainer.step(*self._trainer.draw(self._entering))
+                self._training.step()
             self.touched = time.monotonic()
             self.seconds = before + self.touched - started
+            if self._training.second is None:
+                self._first_seconds = self.seconds
             if self.over or self.touched - started >= for_s:
                 return
             if self.touched - checked >= _CHECK_EVERY_S:
                 lease.report(self.told)
                 checked = self.touched
 
-    def adapter(self) -> DenseAdapter:
+    def fitted(self) -> Fitted:
         """What has been learned so far."""
-        return self.recipe.adapter(self._network, self._labels, self.segmenter)
+        return self._training.fitted()
 
 
 class SecondRecipe:
@@ -233,7 +230,7 @@ class _Turn:
         name, served = context.adapters.served(project)
         seen = () if name == ZEROSHOT else context.adapters.adapter(self.folder, name)[0].learned_from
         verdict = judge(training.recipe, training.train, training.held_out, served, self.plan.vocabulary.words,
-                        context.segmenter, seen=seen, candidate=training.adapter())  # fmt: skip
+                        context.segmenter, seen=seen, candidate=training.fitted())  # fmt: skip
         return self.note(training.content, verdict, quick, pointer)
 
     def note(

@@ -3,6 +3,7 @@
     network(pixels, labels) -> DenseOutput   `networks`: (B, 3, H, W) and label vectors (T, D) -> logits (B, T, h, w)
     loss(output, truth)     -> named terms   `lseg`, `sazs`, `zegclip_loss`: truth (B, H, W), rows of labels or VOID
     DenseTrainer.step       -> the same      `training`: one step; a training that is resumed ends with the same weights
+    StagedTraining          two of these      `stages`: from corrections, then with generated features (`pasting`)
     DenseAdapter            a served head    `adapter`: what was trained, and per-pixel features of any image
     DenseRecipe             fit and load     `recipe`, `zegclip_recipe`: put these together, once per paper
 

@@ -11,12 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.learning.corrections.class_maps import ClassMap
+from plugin_config.errors import LearningError
+from worker.learning.corrections.class_maps import ClassMap, drawn_classes, with_background
+from worker.learning.corrections.examples import with_words
+from worker.learning.interfaces import Example, Words
 from worker.segmentation.metrics import VOID
 
 HIDDEN = -3
 """Class of pixels without one that a pseudo-label may be given to; what lies beyond an image is VOID all the same."""
 
+_REMEDY = "Draw a label in at least one picture and accept it."
 _PADDING = 127  # of images; their class is VOID there
 
 
@@ -47,6 +51,26 @@ class CropConfig:
     side: int = 0
     scales: tuple[float, float] = (0.8, 1.25)
     flips: bool = True
+
+
+def taught_words(examples: Sequence[Example], words: Words) -> Words:
+    """The words of those classes that some example shows.
+
+    Raises:
+        LearningError: none does.
+    """
+    shown = {example.words[k] for example in examples for k in drawn_classes(example.truth)}
+    taught = tuple(texts for texts in words if texts in shown)
+    if not taught:
+        raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
+    return taught
+
+
+def training_sample(example: Example, taught: Words) -> Sample:
+    """An example as the training reads it: classes are rows of the taught words, what nobody drew on is background, and
+    pixels of any other class are VOID.
+    """
+    return Sample(example.image, with_background(with_words(example, taught).truth, len(taught)))
 
 
 def batch_rng(seed: int, step: int) -> np.random.Generator:

@@ -57,21 +57,24 @@ class Decoder(nn.Module):
         levels: what the tower gives.
         aligned_width: D of the tower's text-aligned features; 0 = none.
         width: D of the embedding.
+
+    Attributes:
+        adds_aligned: whether the embedding is added to these features.
     """
 
     def __init__(self, config: DecoderConfig, levels: Sequence[Level], *, aligned_width: int, width: int) -> None:
         super().__init__()
         self.body = _BODIES[config.kind](config, levels, width)
         self.dropout = nn.Dropout2d(config.dropout)
-        self._adds_aligned = config.aligned and aligned_width == width
-        if self._adds_aligned:
+        self.adds_aligned = config.aligned and aligned_width == width
+        if self.adds_aligned:
             for name, values in self.body.head.named_parameters():
                 nn.init.normal_(values, std=_START if name == "weight" else 0.0)
 
     def forward(self, maps: TowerMaps) -> Tensor:
         """(B, D, h, w) embedding."""
         embedding = torch.as_tensor(self.dropout(self.body(maps)))
-        if self._adds_aligned and maps.aligned is not None:
+        if self.adds_aligned and maps.aligned is not None:
             embedding = embedding + resized(F.normalize(maps.aligned, dim=1), embedding)
         return embedding
 

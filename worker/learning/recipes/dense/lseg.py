@@ -6,12 +6,15 @@ label is their cosine over 0.07. Any labels may be given at any time.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from worker.learning.recipes.dense.blocks import Regularisation
 from worker.learning.recipes.dense.decoders import Decoder
-from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput, PixelFeatures, correlate
+from worker.learning.recipes.dense.networks import Change, DenseNetwork, DenseOutput, PixelFeatures, correlate
 from worker.learning.recipes.dense.presets import Preset
 from worker.segmentation.encoders.towers import Tower, TowerMaps
 from worker.segmentation.metrics import VOID
@@ -38,6 +41,29 @@ class LSegNetwork(DenseNetwork):
     def read(self, maps: TowerMaps) -> PixelFeatures:
         """See `DenseNetwork`."""
         return PixelFeatures(self.decoder(maps.for_autograd()))
+
+    @property
+    def entry_in_words_space(self) -> bool:
+        """See `DenseNetwork`."""
+        return self.decoder.adds_aligned
+
+    @torch.no_grad()
+    def entry(self, pixels: Tensor) -> Tensor:
+        """See `DenseNetwork`: the tower's text-aligned features where the decoder adds to them, else its last level."""
+        return self._entry(self.tower(pixels))
+
+    def changed(self, maps: TowerMaps, change: Change) -> TowerMaps:
+        """See `DenseNetwork`."""
+        maps = maps.for_autograd()
+        entered = change(self._entry(maps))
+        if self.decoder.adds_aligned:
+            return replace(maps, aligned=entered)
+        return replace(maps, levels=(*maps.levels[:-1], entered))
+
+    def _entry(self, maps: TowerMaps) -> Tensor:
+        if self.decoder.adds_aligned and maps.aligned is not None:
+            return F.normalize(maps.aligned, dim=1)
+        return maps.levels[-1]
 
     def decode(self, features: PixelFeatures, labels: Tensor) -> DenseOutput:
         """See `DenseNetwork`."""

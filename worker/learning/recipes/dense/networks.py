@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,10 @@ TEMPERATURE = 0.07
 
 EDGES = "edges"
 """Name of the map of boundary logits, (B, 1, h, w)."""
+
+
+Change = Callable[[Tensor], Tensor]
+"""Takes the (B, D, h, w) map of `DenseNetwork.entry` and returns what the decoder reads in its place."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class DenseOutput:
 
 
 class DenseNetwork(nn.Module):
-    """A decoder on an image tower. Subclasses implement `read` and, where logits are no plain cosines, `decode`.
+    """A decoder on an image tower. Subclasses implement `read` and, where logits are no plain cosines, `decode`; for
+    generated features also `entry` and `changed`.
 
     A frozen tower is shared and no part of `state_dict()`; one that is trained is the network's own copy.
 
@@ -72,22 +77,37 @@ class DenseNetwork(nn.Module):
         if preset.trains_tower:
             self.tower_module: nn.Module = self.tower.module  # so that torch finds its parameters
 
-    def forward(self, pixels: Tensor, labels: Tensor) -> DenseOutput:
+    @property
+    def entry_in_words_space(self) -> bool:
+        """Whether the map of `entry` has unit length and lies in the space of the model's label vectors."""
+        return False
+
+    def forward(self, pixels: Tensor, labels: Tensor, change: Change | None = None) -> DenseOutput:
         """Score labels in images.
 
         Args:
             pixels: (B, 3, H, W) float32 from `tower.normalise`; H and W multiples of `tower.multiple`.
             labels: (T, D) float32 label vectors in any order.
+            change: of the map that generated features stand in; None = none do.
         """
-        return self.decode(self.encode(pixels), labels)
+        return self.decode(self.encode(pixels, change), labels)
 
-    def encode(self, pixels: Tensor) -> PixelFeatures:
-        """Compute the features of images, which do not depend on labels."""
+    def encode(self, pixels: Tensor, change: Change | None = None) -> PixelFeatures:
+        """Compute the features of images, which do not depend on labels; `change` as in `forward`."""
         if self.trains_tower:
-            return self.read(self.tower(for_autograd(pixels)))
-        with torch.no_grad():
-            maps = self.tower(pixels)
-        return self.read(maps)
+            maps = self.tower(for_autograd(pixels))
+        else:
+            with torch.no_grad():
+                maps = self.tower(pixels)
+        return self.read(maps if change is None else self.changed(maps, change))
+
+    def entry(self, pixels: Tensor) -> Tensor:
+        """(B, D, h, w) float32 map of images in which generated features may stand before the decoder reads it."""
+        raise NotImplementedError
+
+    def changed(self, maps: TowerMaps, change: Change) -> TowerMaps:
+        """The tower's maps with a change of the one of `entry`."""
+        raise NotImplementedError
 
     def read(self, maps: TowerMaps) -> PixelFeatures:
         """Compute the same from the tower's maps, which may come from a cache."""

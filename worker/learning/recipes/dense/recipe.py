@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.corrections.class_maps import drawn_classes, with_background
-from worker.learning.corrections.examples import with_words
-from worker.learning.interfaces import AdapterState, Example, Words
+from worker.learning.interfaces import AdapterState, Example, Fitted, Words
 from worker.learning.recipes.dense.adapter import LEARNED, NETWORK, TEXTS, DenseAdapter
-from worker.learning.recipes.dense.batches import CropConfig, Sample, entered
+from worker.learning.recipes.dense.batches import CropConfig, Sample, entered, taught_words, training_sample
 from worker.learning.recipes.dense.inference import Inference
 from worker.learning.recipes.dense.labels import LabelVectors, TextVectors
 from worker.learning.recipes.dense.lseg import LSegNetwork, lseg_loss
 from worker.learning.recipes.dense.networks import DenseNetwork
+from worker.learning.recipes.dense.pasting import SparingSoftmax, Supply
 from worker.learning.recipes.dense.presets import (
     LSEG_PRESETS,
     SAZS_PRESETS,
@@ -29,7 +30,23 @@ from worker.learning.recipes.dense.presets import (
     small_sazs,
 )
 from worker.learning.recipes.dense.sazs import TERMS, SazsLoss, SazsNetwork
+from worker.learning.recipes.dense.stages import (
+    PSEUDO_LABELLED,
+    TOWER_TRAINED,
+    StagedTraining,
+    SupplyingTrainer,
+    entry_cells,
+    second_config,
+)
 from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, mean_features, showing
+from worker.learning.recipes.generated import (
+    CONFIG,
+    GENERATOR,
+    LEFT_OUT,
+    KnownLabels,
+    generate_features,
+    readable_labels,
+)
 from worker.segmentation.encoders.acceleration import one_thread
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.towers import ENCODER, TowerConfig
@@ -51,7 +68,6 @@ _CROP = 0.75  # of the short side, for the small presets: few things are cut
 _STRENGTH = 0.8  # where the loaded model can do the same untrained: a fifth of it keeps what training forgets
 _MOST_LOOKED_AT = 16  # samples of each class whose vector is learned
 _FORM = 1
-_REMEDY = "Draw a label in at least one picture and accept it."
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
 
@@ -79,7 +95,7 @@ class DenseRecipe:
     seed: int = 0
     name: ClassVar[str]
     form: ClassVar[int] = _FORM
-    parts: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = (GENERATOR,)
     presets: ClassVar[Mapping[str, NetworkPreset]]
     trainings: ClassVar[Mapping[str, TrainingConfig]]
     flips: ClassVar[bool] = False
@@ -97,6 +113,14 @@ class DenseRecipe:
     def loss(self) -> DenseLoss:
         """What is made small."""
         raise NotImplementedError
+
+    def supplied_loss(self, taught: int) -> DenseLoss:
+        """What is made small where generated features of other labels are pasted into the crops.
+
+        Args:
+            taught: how many labels have masks; `pasting` says what the rows are.
+        """
+        return SparingSoftmax(self.loss(), taught)
 
     @property
     def title(self) -> str:
@@ -134,15 +158,53 @@ class DenseRecipe:
 
     @one_thread()
     def fit(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> DenseAdapter:
-        """See `worker.learning.interfaces.Recipe`."""
+        """See `worker.learning.interfaces.Recipe`; from corrections alone."""
+        training = self.staged(examples, words, segmenter)
+        while not training.first_over:
+            training.step_first()
+        return training.plain()
+
+    @one_thread()
+    def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
+        """See `worker.learning.interfaces.SupplyingRecipe`."""
+        training = self.staged(examples, words, segmenter)
+        while not training.over:
+            training.step()
+        return training.fitted()
+
+    def staged(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> StagedTraining:
+        """Prepare a training from examples and, after it, one with generated examples of the labels they do not show.
+
+        Raises:
+            As `build`; LearningError: no example shows a label.
+        """
         taught = taught_words(examples, words)
-        network, labels = self.build(taught, segmenter)
         samples = [training_sample(example, taught) for example in examples]
-        trainer = self.trainer(network, labels, samples, segmenter)
-        entering = [entered(sample, self.short_side(network, segmenter)) for sample in samples]
-        while trainer.steps_done < trainer.config.steps:
-            trainer.step(*trainer.draw(entering))
-        return self.adapter(network, labels, segmenter)
+        others = tuple(texts for texts in words if texts not in taught)
+        return self.staged_of(samples, taught, others, segmenter)
+
+    def staged_of(
+        self, samples: Sequence[Sample], taught: Words, others: Words, segmenter: Segmenter
+    ) -> StagedTraining:
+        """Prepare the same from samples.
+
+        Args:
+            samples: what is learned from: rows of the taught labels, the background after them.
+            taught: the texts of each of these labels.
+            others: the texts of labels without masks.
+            segmenter: the model.
+
+        Raises:
+            As `build`.
+        """
+        network, labels = self.build(taught, segmenter)
+        first = self.trainer(network, labels, samples, segmenter)
+        short = self.short_side(network, segmenter)
+        return StagedTraining(
+            first, [entered(sample, short) for sample in samples],
+            lambda network, labels: self.adapter(network, labels, segmenter),
+            lambda: self._second(first, samples, others, segmenter),
+        )  # fmt: skip
 
     def trainer(
         self, network: DenseNetwork, labels: LabelVectors, samples: Sequence[Sample], segmenter: Segmenter
@@ -224,6 +286,38 @@ class DenseRecipe:
             learned, texts, strength,
         )  # fmt: skip
 
+    def _second(
+        self, first: DenseTrainer, samples: Sequence[Sample], others: Words, segmenter: Segmenter
+    ) -> SupplyingTrainer | str:
+        """The training with generated features that follows another one, of a copy; or why there is none."""
+        network, taught = first.network, first.labels.words
+        if GENERATOR in self.without:
+            return LEFT_OUT
+        if network.trains_tower or self.hidden != "ignored":
+            return TOWER_TRAINED if network.trains_tower else PSEUDO_LABELLED
+        words = (*taught, *others)
+        vectors, has_text = self._vectors(words, segmenter)
+        if self.texts is None:
+            readable = readable_labels(words, segmenter.encoder)
+        else:
+            readable = frozenset(k for k in range(len(words)) if bool(has_text[k]))
+        texts = F.normalize(vectors[: len(words)].cpu().float(), dim=1)
+        in_words_space = network.entry_in_words_space and self.texts is None
+        generated = generate_features(
+            lambda: entry_cells(network, samples, len(taught), self.short_side(network, segmenter)),
+            KnownLabels(texts, readable, frozenset(range(len(taught)))),
+            in_words_space=in_words_space, config=replace(CONFIG, seed=self.seed),
+        )  # fmt: skip
+        if not len(generated):
+            return generated.reason
+        with torch.random.fork_rng():  # weights are drawn, and then replaced
+            copied = self._network(network.preset, network.width, segmenter)
+        copied.load_state_dict(network.state_dict())
+        return SupplyingTrainer(
+            copied, deepcopy(first.labels), self.supplied_loss(len(taught)), second_config(first.config),
+            Supply.of(generated, texts), seed=self.seed, before=first.config.steps,
+        )  # fmt: skip
+
     def _trainer(self, network: DenseNetwork, labels: LabelVectors, config: TrainingConfig) -> DenseTrainer:
         return DenseTrainer(network, labels, self.loss(), config, seed=self.seed)
 
@@ -281,7 +375,7 @@ class SazsRecipe(DenseRecipe):
 
     weights: SazsLoss = field(default_factory=SazsLoss)
     name: ClassVar[str] = "sazs"
-    parts: ClassVar[tuple[str, ...]] = TERMS
+    parts: ClassVar[tuple[str, ...]] = (*TERMS, GENERATOR)
     presets: ClassVar[Mapping[str, NetworkPreset]] = SAZS_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = {
         "vit_l16": _SAZS_TRAINING, "drn": replace(_SAZS_TRAINING, steps=15200, rate=1e-2, tower_share=0.1),
@@ -291,25 +385,5 @@ class SazsRecipe(DenseRecipe):
 
     def loss(self) -> DenseLoss:
         """See `DenseRecipe`."""
-        left_out: Any = dict.fromkeys(self.without, 0.0)
+        left_out: Any = dict.fromkeys((term for term in TERMS if term in self.without), 0.0)
         return replace(self.weights, **left_out)
-
-
-def taught_words(examples: Sequence[Example], words: Words) -> Words:
-    """The words of those classes that some example shows.
-
-    Raises:
-        LearningError: none does.
-    """
-    shown = {example.words[k] for example in examples for k in drawn_classes(example.truth)}
-    taught = tuple(texts for texts in words if texts in shown)
-    if not taught:
-        raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
-    return taught
-
-
-def training_sample(example: Example, taught: Words) -> Sample:
-    """An example as the training reads it: classes are rows of the taught words, what nobody drew on is background, and
-    pixels of any other class are VOID.
-    """
-    return Sample(example.image, with_background(with_words(example, taught).truth, len(taught)))

@@ -65,14 +65,16 @@ class DenseTrainer:
         loss: what is made small.
         config: how.
         seed: of dropout; the batches come from outside, or from `draw`.
+        before: steps of a training that this one follows: its batches and dropout do not come again.
     """
 
     def __init__(
-        self, network: DenseNetwork, labels: LabelVectors, loss: DenseLoss, config: TrainingConfig, *, seed: int = 0
-    ) -> None:
+        self, network: DenseNetwork, labels: LabelVectors, loss: DenseLoss, config: TrainingConfig, *, seed: int = 0,
+        before: int = 0,
+    ) -> None:  # fmt: skip
         self.network, self.labels, self.config = network, labels, config
         self.steps_done = 0
-        self._loss, self._seed = loss, seed
+        self._loss, self._seed, self._before = loss, seed, before
         groups = _parameter_groups(network, labels, config)
         if config.optimizer == "sgd":
             self._optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, config.rate, momentum=_MOMENTUM)
@@ -82,7 +84,7 @@ class DenseTrainer:
 
     def draw(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Draw the batch of the next step: (B, 3, side, side) uint8 pixels and (B, side, side) int64 classes."""
-        return draw_batch(samples, self.config.batch, self.config.crop, batch_rng(self._seed, self.steps_done))
+        return draw_batch(samples, self.config.batch, self.config.crop, batch_rng(self._seed, self._number))
 
     def step(self, pixels: Tensor, truth: Tensor) -> dict[str, float]:
         """Take one step.
@@ -103,10 +105,10 @@ class DenseTrainer:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         with torch.random.fork_rng():
-            torch.manual_seed(self._seed * _SEED_STEP + self.steps_done)
+            torch.manual_seed(self._seed * _SEED_STEP + self._number)
             with torch.autocast(tower.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                output = self.network(tower.normalise(pixels), self.labels())
-            terms = self._terms(output, truth.to(tower.device))
+                output, truth = self._forward(tower.normalise(pixels), truth.to(tower.device))
+            terms = self._terms(output, truth)
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise LearningError("training", f"the loss of step {self.steps_done + 1} is no number", _NO_NUMBER)
@@ -115,6 +117,15 @@ class DenseTrainer:
         self._optimizer.step()
         self.steps_done += 1
         return values
+
+    @property
+    def _number(self) -> int:
+        """Of the next step, counted from the first one of the training that this one follows."""
+        return self._before + self.steps_done
+
+    def _forward(self, pixels: Tensor, truth: Tensor) -> tuple[DenseOutput, Tensor]:
+        """What the network says about (B, 3, H, W) float32 pixels, and the truth that it is compared with."""
+        return self.network(pixels, self.labels()), truth
 
     def _rate_factor(self) -> float:
         """Share of the learning rate at this step."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput, PixelFeatures
+from worker.learning.recipes.dense.networks import Change, DenseNetwork, DenseOutput, PixelFeatures
 from worker.learning.recipes.dense.zegclip_decoder import DeepPrompts, TextPatchDecoder, start_as_cosines, start_narrow
 from worker.learning.recipes.dense.zegclip_presets import ZegclipPreset
 from worker.segmentation.encoders.token_towers import token_tower
@@ -64,8 +64,18 @@ class ZegclipNetwork(DenseNetwork):
         """See `zegclip_decoder.start_as_cosines`."""
         start_as_cosines(self.query, self.decoder, scale=scale, bias=bias)
 
-    def encode(self, pixels: Tensor) -> PixelFeatures:
-        """See `DenseNetwork`. Also (B, D) class tokens."""
+    @property
+    def entry_in_words_space(self) -> bool:
+        """See `DenseNetwork`: its masks start as cosines of patches and words where the preset says so."""
+        return self.preset.aligned and self.project is None
+
+    @torch.no_grad()
+    def entry(self, pixels: Tensor) -> Tensor:
+        """See `DenseNetwork`: the patches as the decoder reads them, which the prompts have a part in."""
+        return F.normalize(self.encode(pixels).embedding.float(), dim=1)
+
+    def encode(self, pixels: Tensor, change: Change | None = None) -> PixelFeatures:
+        """See `DenseNetwork`. Also (B, D) class tokens, which no change reaches."""
         prefix = self._tokens.prefix
         tokens, grid = self._tokens.start(for_autograd(pixels))
         cells = grid[0] * grid[1]
@@ -81,6 +91,8 @@ class ZegclipNetwork(DenseNetwork):
         if self.project is not None:
             tokens = self.project(tokens)
         patches = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, *grid)
+        if change is not None:
+            patches = change(F.normalize(patches.float(), dim=1))
         return PixelFeatures(patches, {CLASS_TOKEN: tokens[:, 0]})
 
     def read(self, maps: TowerMaps) -> PixelFeatures:

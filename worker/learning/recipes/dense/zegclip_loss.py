@@ -6,7 +6,8 @@ them, as negatives of every seen label. Here they are masked out; `as_released` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from worker.learning.recipes.dense.batches import HIDDEN
 from worker.learning.recipes.dense.lseg import cross_entropy
 from worker.learning.recipes.dense.networks import DenseOutput
+from worker.learning.recipes.dense.training import DenseLoss
 from worker.segmentation.metrics import VOID
 
 _ALPHA, _GAMMA = 0.25, 2.0  # of the focal term (Lin et al., ICCV 2017)
+_NEVER = -1e4  # logit of a sigmoid that is 0, with no loss and no gradient
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,7 @@ class ZegclipLoss:
             output: of all labels, the background last.
             truth: (B, H, W) int64: a row of the label vectors, VOID, or HIDDEN.
         """
-        logits = output.logits.float()
-        if logits.shape[-2:] != truth.shape[-2:]:
-            logits = F.interpolate(logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
+        logits = at_pixels(output.logits, truth)
         if self.pseudo:
             truth = pseudo_labelled(logits, truth, self.unseen)
         elif self.unseen:
@@ -73,6 +74,40 @@ class ZegclipLoss:
         judged = torch.ones_like(truth, dtype=torch.bool) if self.as_released else truth != VOID
         masks = targets.flatten(2).amax(dim=2).sum()
         return torch.stack([focal_loss(logits, targets, judged), dice_loss(logits, targets, judged), masks])
+
+
+@dataclass(frozen=True)
+class SparingSigmoids:
+    """The loss of sigmoids for crops with pasted cells, whose pixels are of their supplied label.
+
+    Where no region lies and nothing was pasted, the sigmoids of supplied labels have no loss.
+
+    Attributes:
+        loss: of all labels.
+        taught: how many labels are taught.
+    """
+
+    loss: DenseLoss
+    taught: int
+
+    def __call__(self, output: DenseOutput, truth: Tensor) -> Mapping[str, Tensor]:
+        """Compute the terms and their "total".
+
+        Args:
+            output: of taught labels, supplied labels and background.
+            truth: (B, H, W) int64, in these rows, or VOID.
+        """
+        logits, last = at_pixels(output.logits, truth), output.logits.shape[1] - 1
+        rows = torch.arange(last + 1, device=truth.device).reshape(1, -1, 1, 1)
+        spared = (truth == last)[:, None] & (rows >= self.taught) & (rows < last)
+        return self.loss(replace(output, logits=logits.masked_fill(spared, _NEVER)), truth)
+
+
+def at_pixels(logits: Tensor, truth: Tensor) -> Tensor:
+    """(B, T, h, w) logits as float32 on the grid of the truth (B, H, W)."""
+    if logits.shape[-2:] == truth.shape[-2:]:
+        return logits.float()
+    return F.interpolate(logits.float(), size=truth.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, judged: Tensor) -> Tensor:

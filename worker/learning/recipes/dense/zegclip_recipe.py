@@ -16,10 +16,10 @@ from worker.learning.recipes.dense.labels import BACKGROUND_TEXTS, LabelVectors
 from worker.learning.recipes.dense.networks import DenseNetwork, DenseOutput
 from worker.learning.recipes.dense.presets import SMALL, NetworkPreset
 from worker.learning.recipes.dense.recipe import DenseRecipe, Hidden
-from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig, rate_factor
+from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, rate_factor
 from worker.learning.recipes.dense.zegclip import ZegclipNetwork
 from worker.learning.recipes.dense.zegclip_adapter import LOWERED, ZegclipAdapter
-from worker.learning.recipes.dense.zegclip_loss import ZegclipLoss
+from worker.learning.recipes.dense.zegclip_loss import SparingSigmoids, ZegclipLoss
 from worker.learning.recipes.dense.zegclip_presets import (
     PAPER_SIDE,
     ZEGCLIP_PRESETS,
@@ -28,6 +28,7 @@ from worker.learning.recipes.dense.zegclip_presets import (
     zegclip_preset_from_json,
 )
 from worker.learning.recipes.dense.zegclip_released import ReleasedWeights
+from worker.learning.recipes.generated import GENERATOR
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
@@ -59,7 +60,7 @@ class ZegclipRecipe(DenseRecipe):
     leaked: bool = False
     as_released: bool = False
     name: ClassVar[str] = "zegclip"
-    parts: ClassVar[tuple[str, ...]] = (PROMPTS, NON_EXCLUSIVE, DESCRIPTOR)
+    parts: ClassVar[tuple[str, ...]] = (PROMPTS, NON_EXCLUSIVE, DESCRIPTOR, GENERATOR)
     presets: ClassVar[Mapping[str, NetworkPreset]] = ZEGCLIP_PRESETS
     trainings: ClassVar[Mapping[str, TrainingConfig]] = {
         SMALL: TrainingConfig(rate=5e-4), "voc": _PAPER_TRAINING, "coco": replace(_PAPER_TRAINING, steps=80_000),
@@ -97,6 +98,10 @@ class ZegclipRecipe(DenseRecipe):
     def loss(self) -> ZegclipLoss:
         """See `DenseRecipe`; without pseudo-labels."""
         return self._loss_of()
+
+    def supplied_loss(self, taught: int) -> DenseLoss:
+        """See `DenseRecipe`."""
+        return super().supplied_loss(taught) if self.exclusive else SparingSigmoids(self.loss(), taught)
 
     @property
     def exclusive(self) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from plugin_config.errors import LearningError
 from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Fitted, Words
-from worker.learning.recipes.generated import GENERATOR, GeneratedExamples, generate_examples
+from worker.learning.recipes.generated import GENERATOR, LEFT_OUT, GeneratedExamples, generate_examples
 from worker.learning.recipes.quick.augmentation import Augmentation
 from worker.learning.recipes.quick.classifier import (
     CellInputs,
@@ -145,7 +145,7 @@ class QuickRecipe:
     @one_thread()
     def fit_both(self, examples: Sequence[Example], words: Words, segmenter: Segmenter) -> Fitted:
         """See `worker.learning.interfaces.SupplyingRecipe`."""
-        left_out = {GENERATOR: "it is left out", _ENCODER: "it needs the features of the encoder, which are left out"}
+        left_out = {GENERATOR: LEFT_OUT, _ENCODER: "it needs the features of the encoder, which are left out"}
         for part, reason in left_out.items():
             if part in self.without:
                 return Fitted(self.fit(examples, words, segmenter), reason=reason)
