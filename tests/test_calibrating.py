@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from plugin_config.model_version import ZEROSHOT
-from plugin_config.versions.manifests import VersionFolder
 from plugin_config.versions.rollback import roll_back
 from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
@@ -94,14 +93,14 @@ def test_a_damaged_map_costs_the_calibration_alone_until_the_next_round(
 
 
 def test_versions_without_a_map_use_that_of_the_newest_before_them(house: LearningHouse) -> None:
-    folder: VersionFolder = house.folder
-    assert folder.calibration("a3-000000") == {}
+    file = house.resident.adapters.calibrations(house.label_studio.project(PROJECT))
+    assert file.of("a3-000000") == {}
     maps = {name: {"slope": 1.0, "bias": float(bias), "records": 1}
             for bias, name in enumerate(["a4-000000", "zeroshot", "a2-000000"])}  # fmt: skip
-    folder.calibrate(maps)
-    assert folder.calibration("a3-000000") == maps["a2-000000"]
-    assert folder.calibration("a1-000000") == folder.calibration(ZEROSHOT) == maps["zeroshot"]
-    assert folder.calibration("a5-000000") == folder.calibration("a4-000000") == maps["a4-000000"]
+    file.write(maps)
+    assert file.of("a3-000000") == maps["a2-000000"]
+    assert file.of("a1-000000") == file.of(ZEROSHOT) == maps["zeroshot"]
+    assert file.of("a5-000000") == file.of("a4-000000") == maps["a4-000000"]
 
 
 def test_a_stored_region_has_its_probability_and_its_raw_score(context: StandInContext) -> None:

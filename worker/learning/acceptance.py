@@ -20,9 +20,9 @@ from worker.segmentation.segmenter import Segmentation
 
 log = logging.getLogger(__name__)
 
-SLOPE_DEVIATION, BIAS_DEVIATION = 0.4, 0.8
+SLOPE_DEVIATION, BIAS_DEVIATION = 0.4, 1.0
 """Standard deviations of the prior around the map before. A region whose score is near 0.5 says as much about the bias
-as a prior of deviation 2 would, so this prior is worth six of them: a handful of regions moves scores a little, fifty
+as a prior of deviation 2 would, so this prior is worth four of them: a handful of regions moves scores a little, fifty
 decide. Wider ones follow the first regions too far, narrower ones leave too much of a wrong map after fifty."""
 
 _LEAST_SLOPE = 0.05  # of the map: above 0, so that it never reverses the order of scores

@@ -18,6 +18,7 @@ from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.versions.calibrations import CalibrationFile
 from plugin_config.versions.manifests import Manifest, Owner, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 from worker.learning.acceptance import IDENTITY, Calibration
@@ -56,6 +57,10 @@ class AdapterCache:
         """Where the project's versions are kept."""
         owner = Owner(self._settings.label_studio_url, project.id, project.created, self._settings.model)
         return VersionFolder(self._settings.versions_url, owner)
+
+    def calibrations(self, project: Project) -> CalibrationFile:
+        """How the raw scores of its versions are mapped."""
+        return CalibrationFile(self._settings.versions_url, self.folder(project).owner)
 
     def moving(self, project: int) -> AbstractContextManager[None]:
         """Lock the project's pointer: nobody else moves it meanwhile."""
@@ -148,6 +153,7 @@ class AdapterCache:
 
     def _on_disk(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:
         place, serial = self._settings.versions_url, before.serial if before else 0
+        maps = CalibrationFile(place, folder.owner)
         try:
             pointer = folder.pointer()
             if pointer.serial < serial and not self._learner and self._learners.count():
@@ -158,8 +164,8 @@ class AdapterCache:
             if pointer.served != ZEROSHOT:
                 self.adapter(folder, pointer.served)
         except LearningError as error:
-            return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), folder.calibration(ZEROSHOT))
-        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=folder.calibration(pointer.served))
+            return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), maps.of(ZEROSHOT))
+        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served))
 
 
 def _room_for(loaded: tuple[Manifest, Adapter]) -> int:

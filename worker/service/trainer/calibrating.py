@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ModelVersion, adapter_number, engine_name
 from plugin_config.settings import Settings
-from plugin_config.versions.manifests import VersionFolder
 from worker.label_studio.outcomes import RegionRecord
 from worker.learning.acceptance import Calibration, JudgedScore, fit_versions
 from worker.service.context import WorkerContext
@@ -39,7 +38,7 @@ def fit_maps(records: Iterable[RegionRecord], settings: Settings) -> dict[str, C
 
 
 def refit(
-    context: WorkerContext, project: Project, folder: VersionFolder, records: Iterable[RegionRecord], lease: LeaseGuard
+    context: WorkerContext, project: Project, records: Iterable[RegionRecord], lease: LeaseGuard
 ) -> None:
     """Fit the maps of all versions again, and have what is served use its own from now on. A version without records,
     as one that is made now, uses that of the version before.
@@ -50,11 +49,12 @@ def refit(
         LearningError: the pointer is damaged.
     """
     maps = {name: one.to_json() for name, one in fit_maps(records, context.settings).items()}
-    if maps == folder.calibrations():
+    file = context.adapters.calibrations(project)
+    if maps == file.read():
         return
     with context.adapters.moving(project.id):
         lease.check()
-        folder.calibrate(maps)
+        file.write(maps)
     context.adapters.served(project, from_disk=True)
     told = ", ".join(f"{name} {one['slope']:.2f} {one['bias']:+.2f} ({one['records']})" for name, one in maps.items())
     log.info("project %d: slope and bias of the scores (regions fitted on): %s", project.id, told or "none")
