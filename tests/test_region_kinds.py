@@ -74,7 +74,7 @@ def result(mask: Mask, kind: OutputKind, *, pair: bool = False) -> list[dict[str
     """The result of a prediction of one segment, after a trip through JSON."""
     label = parse_vocabulary(config(kind, pair=pair)).labels[0]
     assert label.output == kind
-    return list(json.loads(json.dumps(encode_segments([LabelSegment(label, mask, 0.75)]))))
+    return list(json.loads(json.dumps(encode_segments([LabelSegment(label, mask, 0.75, raw_score=0.5)]))))
 
 
 def iou(one: Mask, other: Mask) -> float:
@@ -89,7 +89,7 @@ def test_the_sdk_validates_every_region(mask: Mask, kind: OutputKind, pair: bool
     regions = result(mask, kind, pair=pair)
     prediction = {"result": regions, "score": 0.75, "model_version": "v"}
     assert list(interface.validate_prediction(prediction, return_errors=True)) == []
-    assert all(0 <= region["score"] <= 1 for region in regions)
+    assert all((region["score"], region["raw_score"]) == (0.75, 0.5) for region in regions)
     labelled = "labels" if pair else f"{kind}labels"
     assert all(region["value"][labelled] == ["cat"] for region in regions if region["type"] == labelled)
     named = json.loads(json.dumps(prediction).replace('["cat"]', '["Cat"]'))

@@ -61,7 +61,7 @@ def project_of(house: House, label_config: str) -> tuple[int, Task]:
 
 def predict(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     """A region for each label, and an answer to each question."""
-    found = [LabelSegment(label, thing(number), 0.75) for number, label in enumerate(vocabulary.drawn)]
+    found = [LabelSegment(label, thing(number), 0.75, 0.5) for number, label in enumerate(vocabulary.drawn)]
     answers = [ChoiceAnswer(row, tuple(one.key for one in row.choices)[: 1 + row.multiple], 0.5)
                for row in vocabulary.choices]  # fmt: skip
     return [*encode_segments(found), *encode_answers(answers)]

@@ -14,6 +14,7 @@ from plugin_config.errors import LearningError
 from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number, model_slug
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.presence import WorkerPresence
+from plugin_config.versions.calibrations import CalibrationFile
 from plugin_config.versions.manifests import Manifest, Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 
@@ -84,7 +85,8 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Roll
             folder.adapter(target)  # raises where it is not whole
         moved = replace(pointer.moved(target, by="person"), rejected=_rejected(folder, pointer, target))
         folder.point(moved)
-        served.write(project, ServedCopy(target, moved.serial, copy.place, copy.owner))
+        calibration = CalibrationFile(copy.place, copy.owner).of(target)
+        served.write(project, ServedCopy(target, moved.serial, copy.place, copy.owner, calibration=calibration))
     hints = ProjectHints(redis)
     hints.begin_refresh(project)  # a refresh noted long ago may have no job in the queue any more
     hints.request_refresh(project)

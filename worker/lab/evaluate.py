@@ -14,7 +14,7 @@ import torch
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.lab.evaluation import clicks, compose, drown, fold, learn, panoptic, refine, zeroshot
+from worker.lab.evaluation import calibration, clicks, compose, drown, fold, learn, panoptic, refine, zeroshot
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ PROTOCOLS = (
     Protocol("fold", fold.MEANING, fold.add_arguments, fold.run),
     Protocol("drown", drown.MEANING, drown.add_arguments, drown.run),
     Protocol("learn", learn.MEANING, learn.add_arguments, learn.run),
+    Protocol("calibration", calibration.MEANING, calibration.add_arguments, calibration.run),
 )
 
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 def _choose(arguments: Sequence[str], settings: Settings) -> tuple[Protocol, argparse.ArgumentParser]:
     """Find the protocol of the command line, and build a parser with its options."""
     by_name = {protocol.name: protocol for protocol in PROTOCOLS}
-    rows = "\n".join(f"  {protocol.name:<9} {protocol.meaning}" for protocol in PROTOCOLS)
+    rows = "\n".join(f"  {protocol.name:<11} {protocol.meaning}" for protocol in PROTOCOLS)
     parser = argparse.ArgumentParser(
         prog="zeromask evaluate", formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
         description="Measure quality.", epilog=f"protocols:\n{rows}\n\n--protocol NAME --help lists its options.",

@@ -18,8 +18,10 @@ from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.versions.calibrations import CalibrationFile
 from plugin_config.versions.manifests import Manifest, Owner, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapter_store import load_adapter
@@ -56,6 +58,10 @@ class AdapterCache:
         owner = Owner(self._settings.label_studio_url, project.id, project.created, self._settings.model)
         return VersionFolder(self._settings.versions_url, owner)
 
+    def calibrations(self, project: Project) -> CalibrationFile:
+        """How the raw scores of its versions are mapped."""
+        return CalibrationFile(self._settings.versions_url, self.folder(project).owner)
+
     def moving(self, project: int) -> AbstractContextManager[None]:
         """Lock the project's pointer: nobody else moves it meanwhile."""
         return self._served.pointer_lock(project)
@@ -89,6 +95,17 @@ class AdapterCache:
             return self._loaded_copy(folder, copy)
         except LearningError as error:
             raise VersionsUnavailable(error.subject, error.problem, _ONE_PLACE) from error
+
+    def calibration(self, project: Project, name: str) -> Calibration:
+        """How the raw scores of the served version `name` are mapped, as Redis' copy has it.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        copy = self._served.copy(project.id, self._settings.model)
+        if copy is None or copy.owner != self.folder(project).owner or copy.served != name or not copy.calibration:
+            return IDENTITY
+        return Calibration.from_json(copy.calibration, subject=f"project {project.id}, version {name}")
 
     def adapter(self, folder: VersionFolder, name: str) -> tuple[Manifest, Adapter]:
         """A version, from the cache or loaded.
@@ -136,6 +153,7 @@ class AdapterCache:
 
     def _on_disk(self, folder: VersionFolder, before: ServedCopy | None) -> ServedCopy:
         place, serial = self._settings.versions_url, before.serial if before else 0
+        maps = CalibrationFile(place, folder.owner)
         try:
             pointer = folder.pointer()
             if pointer.serial < serial and not self._learner and self._learners.count():
@@ -146,8 +164,8 @@ class AdapterCache:
             if pointer.served != ZEROSHOT:
                 self.adapter(folder, pointer.served)
         except LearningError as error:
-            return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error))
-        return ServedCopy(pointer.served, serial, place, folder.owner)
+            return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), maps.of(ZEROSHOT))
+        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served))
 
 
 def _room_for(loaded: tuple[Manifest, Adapter]) -> int:

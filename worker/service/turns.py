@@ -113,7 +113,7 @@ class ImageTurn:
         images = self.leased.images
         if self.number + 1 < len(images.images):
             return replace(self, number=self.number + 1)
-        score = sum(self.scores) / len(self.scores) if self.scores else 0.0
+        score = min(self.scores, default=0.0)
         left_out = (*images.left_out, *self.failures)
         return DrawnTask(self.leased, self.result, score, self.ms, left_out, failed=not self.scores)
 
@@ -160,7 +160,7 @@ class DrawnTask:
     Attributes:
         leased: the task.
         result: regions of all its images as Label Studio stores them.
-        score: confidence of the whole prediction, 0 to 1.
+        score: how likely all of it is accepted as it is, 0 to 1: the least of its images.
         ms: stage -> how long it took, milliseconds.
         left_out: what of the task is not predicted, a sentence each.
         failed: whether no image could be segmented, so that there is nothing to post.
