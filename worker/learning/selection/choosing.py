@@ -28,7 +28,7 @@ RANDOM_SHARE = 0.15
 """Share of the places that go to images at random. The gate holds out one image in five; fewer are enough here, since
 what is learned first matters most."""
 
-FEWEST_DIVERSE, MOST_DIVERSE = 4, 20
+FEWEST_DIVERSE, MOST_DIVERSE = 4, 10
 """Corrected images, at least and at most, up to which diversity decides; in between it is the number of labels."""
 
 AT_RANDOM, TYPICAL, UNLIKE = "at random, for the hold-out", "the most typical image", "unlike any corrected image"
