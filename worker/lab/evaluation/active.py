@@ -29,7 +29,7 @@ from worker.lab.charts import line_chart
 from worker.lab.drawn_world.annotation_set import index_truth
 from worker.lab.drawn_world.scenes import draw_scene
 from worker.lab.drawn_world.world import SHAPES, Thing, random_thing
-from worker.lab.evaluation.active_loop import ORDERS, ActiveLoop
+from worker.lab.evaluation.active_loop import ORDERS, VECTORS, ActiveLoop
 from worker.lab.evaluation.annotator import PERFECT, Annotator
 from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet, read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
@@ -66,6 +66,7 @@ class Measurement:
         pool: images to choose from, drawn by the seed; 0 = all.
         limit: images to test on, the first; 0 = all.
         perfect: whether the annotator makes no mistakes.
+        vectors: name in `VECTORS`.
     """
 
     settings: Settings
@@ -78,6 +79,7 @@ class Measurement:
     pool: int = _POOL
     limit: int = _TESTED
     perfect: bool = False
+    vectors: str = "encoder"
 
     @property
     def command(self) -> str:
@@ -88,6 +90,7 @@ class Measurement:
         for option, value, default in (
             ("--size", self.size, None), ("--orders", self.orders, tuple(ORDERS)), ("--counts", self.counts, _COUNTS),
             ("--pool", (self.pool,), (_POOL,)), ("--limit", (self.limit,), (_TESTED,)),
+            ("--vectors", (self.vectors,), ("encoder",)),
         ):  # fmt: skip
             if value is not None and value != default:
                 parts += [option, *map(str, value)]
@@ -114,6 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     add("--pool", type=int, default=_POOL, help="images to choose from at most, 0 = all (default: %(default)s)")
     add("--limit", type=int, default=_TESTED, help="images to test on at most, 0 = all (default: %(default)s)")
     add("--perfect", action="store_true", help="an annotator who makes no mistakes")
+    add("--vectors", choices=tuple(VECTORS), default="encoder", help="what images are compared by: features of the "
+        "model, as in the service, or of the photograph tower (default: %(default)s)")  # fmt: skip
     add("--output-dir", type=Path, help="write charts of the learning curves and of the minutes here")
     add("--name", default="", help="of the set in file, page and charts (default: the folder's, or "
         f"{DRAWN!r})")  # fmt: skip
@@ -154,6 +159,7 @@ def _measurement(options: argparse.Namespace, settings: Settings) -> Measurement
     return Measurement(
         settings, options.photos, options.learn, options.test, options.size and tuple(options.size),
         tuple(name for name in ORDERS if name in options.orders), counts, options.pool, options.limit, options.perfect,
+        options.vectors,
     )  # fmt: skip
 
 
@@ -175,11 +181,13 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
         SettingsError: there is only one image to choose from.
     """
     torch.set_num_threads(1)
-    loop, segmenter, zero_shot = _opened(replace(task, orders=(), counts=(), pool=0, perfect=False))
+    loop, segmenter, zero_shot = _opened(task.settings, task.photos, task.learn, task.test, task.size, task.limit)
     started = time.perf_counter()
     noise = PERFECT if task.perfect else None
     annotator = Annotator(noise=noise, has_background=loop.has_background)
-    active = ActiveLoop(loop, segmenter, recipe_named("quick"), annotator, pool=task.pool, seed=seed)
+    active = ActiveLoop(
+        loop, segmenter, recipe_named("quick"), annotator, vector_of=VECTORS[task.vectors], pool=task.pool, seed=seed
+    )
     counts = sorted({min(count, active.size) for count in task.counts})
     if len(counts) < 2:
         raise SettingsError("images", f"there is {active.size} to choose from after {counts[-1]} is corrected",
@@ -189,16 +197,18 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
 
 
 @lru_cache(maxsize=1)
-def _opened(task: Measurement) -> tuple[LearningLoop, Segmenter, float]:
+def _opened(
+    settings: Settings, photos: Path | None, learn: str, test: str, size: tuple[int, int] | None, limit: int
+) -> tuple[LearningLoop, Segmenter, float]:
     """What is the same for every seed: the images, embedded, the model, and its zero-shot mean IoU."""
-    segmenter = Segmenter(Encoder.from_settings(task.settings))
-    if task.photos is None:
-        found = drawn_project(_DRAWN_POOL, task.limit or _TESTED)
+    segmenter = Segmenter(Encoder.from_settings(settings))
+    if photos is None:
         learn, test = _LEARN, _TEST
+        found = drawn_project(_DRAWN_POOL, limit or _TESTED)
     else:
-        found, learn, test = read_labelled_set(task.photos, [task.learn, task.test], task.size), task.learn, task.test
-    tested = found.parts[test][: task.limit or None]
-    loop = LearningLoop(segmenter, replace(found, parts={**found.parts, test: tested}), learn=learn, test=test)
+        found = read_labelled_set(photos, [learn, test], size)
+    found = replace(found, parts={**found.parts, test: found.parts[test][: limit or None]})
+    loop = LearningLoop(segmenter, found, learn=learn, test=test)
     return loop, segmenter, loop.evaluate(None).miou
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch.nn.functional import normalize
 
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.annotator import Annotator, Correction, DrawnRegion
@@ -24,7 +26,7 @@ from worker.learning.interfaces import Adapter, Example, Recipe
 from worker.learning.selection.candidates import Candidate, Vector
 from worker.learning.selection.choosing import next_images
 from worker.learning.selection.coverage import Coverage
-from worker.learning.selection.vectors import image_vector
+from worker.learning.selection.vectors import image_vector, unit_vector
 from worker.segmentation.segmenter import Segmentation, Segmenter
 
 _START = 1  # of the seeds
@@ -99,6 +101,25 @@ ORDERS: Mapping[str, Order] = {
 """The service's own is `active`; the others are what it is compared with."""
 
 
+VectorOf = Callable[[Example, Segmenter], Vector | None]
+
+
+def encoder_vector(example: Example, segmenter: Segmenter) -> Vector | None:
+    """The mean of the model's patch features, as the service has it."""
+    return image_vector(example.embedding)
+
+
+def photo_vector(example: Example, segmenter: Segmenter) -> Vector | None:
+    """The means of the three feature maps of the photograph tower, of unit length each, one after another."""
+    scores = segmenter.score(example.embedding, example.words, example.image)
+    means = [found.float().mean(dim=(1, 2)) for found in scores.photo_features(example.image)]
+    return unit_vector(torch.cat([normalize(mean, dim=0) for mean in means]).numpy())
+
+
+VECTORS: Mapping[str, VectorOf] = {"encoder": encoder_vector, "photo": photo_vector}
+"""What images are compared by; the service's is `encoder`."""
+
+
 @dataclass(frozen=True)
 class Round:
     """A round of training.
@@ -152,13 +173,15 @@ class ActiveLoop:
         segmenter: the model.
         recipe: what learns.
         annotator: who corrects.
+        vector_of: what an image looks like.
         pool: images to choose from at most, drawn by the seed; 0 = all.
         seed: decides about them, about the first image, about mistakes and about which images are held out.
     """
 
     def __init__(
-        self, loop: LearningLoop, segmenter: Segmenter, recipe: Recipe, annotator: Annotator, *, pool: int, seed: int
-    ) -> None:
+        self, loop: LearningLoop, segmenter: Segmenter, recipe: Recipe, annotator: Annotator,
+        *, vector_of: VectorOf, pool: int, seed: int,
+    ) -> None:  # fmt: skip
         self._loop, self._segmenter, self._recipe, self._annotator = loop, segmenter, recipe, annotator
         self._seed = seed
         drawn = np.random.default_rng((_START, seed)).permutation(len(loop.train))[: pool or None]
@@ -166,7 +189,7 @@ class ActiveLoop:
         examples = [replace(loop.train[int(k)], key=f"{seed} {loop.train[int(k)].key}") for k in drawn]
         self._truths = {example.key: example for example in examples}
         self._first = examples[0].key
-        self._vectors = {example.key: image_vector(example.embedding) for example in examples}
+        self._vectors = {example.key: vector_of(example, segmenter) for example in examples}
         labels = [Label(texts[0], texts, "label", "image", "$image", "brush") for texts in loop.words]
         self._vocabulary = Vocabulary(tuple(labels))
         self._predicted: dict[str, Segmentation] = {}
