@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,10 @@ def test_the_page_is_that_of_the_stored_results() -> None:
 def test_commands_name_no_place_of_this_machine() -> None:
     settings = Settings.from_env({})
     assert "/some" not in Measurement(settings, Path("/some/where")).command
-    asked = Measurement(settings, Path("/some/where"), size=(4, 3), counts=(1, 2), pool=9, perfect=True).command
-    assert asked.endswith("--photos SET --learn train --test test --size 4 3 --counts 1 2 --pool 9 --perfect")
+    command = Measurement(settings, Path("/some/where"), size=(4, 3), counts=(1, 2), pool=9, perfect=True).command
+    assert command.endswith("--photos SET --learn train --test test --size 4 3 --counts 1 2 --pool 9 --perfect")
+    task = Measurement(settings, Path("/some/where"), orders=("random",), vectors="photo")
+    assert pickle.loads(pickle.dumps((active.measure, task, 3))) == (active.measure, task, 3), "for --jobs"
 
 
 def test_some_labels_of_the_drawn_project_are_rare() -> None:
@@ -146,23 +149,23 @@ def test_some_labels_of_the_drawn_project_are_rare() -> None:
 def test_the_whole_loop_from_one_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_set(tmp_path / "set", train=4, test=2)
+    folder = write_set(tmp_path / "set", train=3, test=2)
     file, page_file = tmp_path / "active.json", tmp_path / "active.md"
     write_active(ActiveResults(()), file, page_file)
     where = ["--results", str(file), "--page-file", str(page_file), "--output-dir", str(tmp_path / "charts")]
-    command = ["--protocol", "active", "--photos", str(folder), "--model", "builtin", "--counts", "1", "3", "99",
+    command = ["--protocol", "active", "--photos", str(folder), "--model", "builtin", "--counts", "1", "99",
                "--seeds", "1", "--orders", "random", "active"]  # fmt: skip
     assert main([*command, "--store", "--json", *where]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["set"] == "set"
-    assert printed["corrected"] == [0, 1, 3, 4]
+    assert printed["corrected"] == [0, 1, 3]
     for row in printed["orders"].values():
         assert row["miou"][:2] == printed["orders"]["random"]["miou"][:2], "the same start"
-        assert len(row["minutes"]) == len(row["minutes_from_scratch"]) == 4
+        assert len(row["minutes"]) == len(row["minutes_from_scratch"]) == 3
         assert row["miou"][-1] > row["miou"][0] + 0.2
         assert row["minutes"][0] >= row["minutes_from_scratch"][0], "nothing is predicted yet that saves anything"
         assert row["minutes"] == sorted(row["minutes"])
-        assert row["added"] + row["changed"] + row["accepted"] >= 4
+        assert row["added"] + row["changed"] + row["accepted"] >= 3
     (stored,) = read_active(file).sets
     assert summary([stored.seeds["1"]])["orders"] == printed["orders"]
     assert "### set" in page_file.read_text()
