@@ -175,7 +175,7 @@ def _measured(task: Measurement, seeds: Sequence[int], jobs: int) -> Iterator[tu
 
 
 def measure(task: Measurement, seed: int) -> SeedFigures:
-    """Run every order of a seed.
+    """Run every order of a seed; a line on stderr for each.
 
     Raises:
         SettingsError: there is only one image to choose from.
@@ -192,7 +192,11 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
     if len(counts) < 2:
         raise SettingsError("images", f"there is {active.size} to choose from after {counts[-1]} is corrected",
                             "Give more images, or larger --counts.")  # fmt: skip
-    runs = active.run(task.orders, counts, zero_shot)
+    runs = {}
+    for name, run in active.run(task.orders, counts, zero_shot):
+        runs[name] = run
+        sys.stderr.write(f"seed {seed}, {name}: {run.rounds[-1].miou:.3f} after {counts[-1]} images, "
+                         f"{time.perf_counter() - started:.0f} s\n")  # fmt: skip
     return seed_figures(runs, active.size, time.perf_counter() - started)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -200,8 +200,8 @@ class ActiveLoop:
         """Number of images to choose from."""
         return len(self._truths)
 
-    def run(self, orders: Sequence[str], counts: Sequence[int], zero_shot: float) -> dict[str, Run]:
-        """Run each order; the first image, and what is learned from it, is the same for all.
+    def run(self, orders: Sequence[str], counts: Sequence[int], zero_shot: float) -> Iterator[tuple[str, Run]]:
+        """Run each order, one after another; the first image, and what is learned from it, is the same for all.
 
         Args:
             orders: names in `ORDERS`.
@@ -209,7 +209,7 @@ class ActiveLoop:
             zero_shot: mean IoU of the zero-shot model on the test images, which is served first.
         """
         start = self._round(_State(Run((Round(0, zero_shot, False),), ()), {}), [self._first])
-        return {name: self._run(ORDERS[name], start, counts) for name in orders}
+        yield from ((name, self._run(ORDERS[name], start, counts)) for name in orders)
 
     def _run(self, order: Order, state: _State, counts: Sequence[int]) -> Run:
         for count in counts[1:]:
