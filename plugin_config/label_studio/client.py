@@ -68,6 +68,7 @@ class Project:
         model_version: of the predictions that annotators are shown; "" = none.
         tasks: how many it has.
         created: when it was created, as Label Studio writes it.
+        sampling: how the next task of "Label All Tasks" is chosen; see `plugin_config.label_studio.next_task`.
     """
 
     id: int
@@ -76,6 +77,7 @@ class Project:
     model_version: str
     tasks: int = 0
     created: str = ""
+    sampling: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,8 @@ class LabelStudio:
         row = self.request("GET", f"/api/projects/{project}/")
         with _as_expected("a project"):
             shown, tasks = row.get("model_version") or "", int(row.get("task_number") or 0)
-            created = str(row.get("created_at") or "")
-            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks, created)
+            created, sampling = str(row.get("created_at") or ""), str(row.get("sampling") or "")
+            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks, created, sampling)
 
     def show_version(self, project: int, version: str) -> None:
         """Show annotators the predictions of a version, and order their tasks by its scores."""

@@ -64,6 +64,14 @@ Keys of project P (`zeromask:P:` before each):
     judging         hash    the offer that is judged, by which learner, and    offers                offers
                             how many died at it; see `offers`
     offered         string  JSON of the last `offers.OfferAnswer`              offers                offers
+    images          hash    id of a task -> JSON of `order.ImageRecord`        order                 order
+    places          hash    id of a task -> JSON of `order.Place`: the head    order                 order
+                            of the order that annotators get
+    corrected       set     ids of the tasks that are annotated                order                 order
+    skipped         set     ids of those that somebody skipped and nobody      order                 order
+                            annotated
+    order           hash    how far the order is, see `order`                  order                 order
+    ordered         string  there for a few seconds after the order was set    order                 order
 
 `pending.forget_project` deletes all keys of a project, and its id from the shared ones.
 """
@@ -166,6 +174,12 @@ class ProjectKeys:
     offer = _Key("string")
     judging = _Key("hash")
     offered = _Key("string")
+    images = _Key("hash")
+    places = _Key("hash")
+    corrected = _Key("set")
+    skipped = _Key("set")
+    order = _Key("hash")
+    ordered = _Key("string")
 
     @property
     def prefix(self) -> str:
