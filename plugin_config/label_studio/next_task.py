@@ -1,7 +1,7 @@
 """The order in which Label Studio hands out tasks, as far as its free edition can be told.
 
 "Label All Tasks" asks `/api/dm/actions?id=next_task` with an empty body. Label Studio 1.23 then returns, of the tasks
-that are not finished, not seen by this annotator and not open at another one's:
+that are not finished, that this annotator has not seen, and that no other one has open:
 
 - with `maximum_annotations` above 1, first one at random of those with the most annotations by others;
 - with "Uncertainty sampling", the one whose prediction of the project's `model_version` has the lowest score; the page
@@ -9,7 +9,7 @@ that are not finished, not seen by this annotator and not open at another one's:
   random. (The order becomes random with two members of the project; the free edition makes no members.)
 - with "Sequential sampling", the default, the one with the lowest id, and with "Uniform sampling" any.
 
-"Label Tasks As Displayed" returns the first task of the view that is shown, even one that is open at another annotator's.
+"Label Tasks As Displayed" returns the first task of the view that is shown, even one that another annotator has open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plugin_config.label_studio.annotations import ANNOTATED, ApiClient
 from plugin_config.label_studio.transport import unexpected_answer
 
 DEFAULT_SAMPLING, BY_SCORE = "Sequential sampling", "Uncertainty sampling"
-"""Values of a project's `sampling`: a new project's, and the one that orders tasks by the score of their predictions."""
+"""Values of a project's `sampling`: a new project's, and the one that goes by the scores of predictions."""
 
 _SKIPPED: Mapping[str, Any] = {**ANNOTATED, "filter": "filter:tasks:cancelled_annotations"}
 _PAGE = 500

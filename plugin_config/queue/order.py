@@ -50,9 +50,8 @@ class ImageRecord:
     Attributes:
         version: of the prediction.
         prediction: its id in Label Studio.
-        score: of the prediction as it was computed, in [0, 1].
+        score: of the prediction as it was computed, in [0, 1]: how sure the model is of it.
         shown: its score in Label Studio, where a place in the order may stand.
-        margin: how sure the model is of its regions, from 0 = undecided to 1 = certain; None = not known.
         labels: label key -> highest score of a region predicted with it, in [0, 1]; MOST_LABELS at most.
         encoder: what the vector was made with: vectors of different encoders cannot be compared.
         vector: what the image looks like, (D,) int8 in base64, of any length; "" = not known.
@@ -62,7 +61,6 @@ class ImageRecord:
     prediction: int
     score: float
     shown: float
-    margin: float | None
     labels: Mapping[str, float]
     encoder: str
     vector: str
@@ -70,8 +68,7 @@ class ImageRecord:
     def encode(self) -> str:
         """The record as JSON without names: there are many of them."""
         labels = {key: round(score, 3) for key, score in self.labels.items()}
-        margin = None if self.margin is None else round(self.margin, 4)
-        row = [self.version, self.prediction, self.score, self.shown, margin, labels, self.encoder, self.vector]
+        row = [self.version, self.prediction, self.score, self.shown, labels, self.encoder, self.vector]
         return json.dumps(row, separators=(",", ":"))
 
 
@@ -132,7 +129,7 @@ class ProjectOrder:
         return int(self._redis.hlen(ProjectKeys(project).images))
 
     def records(self, project: int) -> Iterator[tuple[int, ImageRecord]]:
-        """Every record with the id of its task, a thousand at a time; one may come twice. Unreadable ones are removed."""
+        """Every record with the id of its task, read in pages; one may come twice. Unreadable ones are removed."""
         cursor: int | None = None
         while cursor != 0:
             cursor, rows = self._page(project, cursor or 0)
@@ -180,7 +177,7 @@ class ProjectOrder:
         pipe = self._redis.pipeline()
         pipe.delete(key)
         if places:
-            rows = {str(task): json.dumps([found.rank, found.score, found.reason]) for task, found in places.items()}
+            rows: Any = {str(task): json.dumps([found.rank, found.score, found.reason]) for task, found in places.items()}
             pipe.hset(key, mapping=rows)
         pipe.execute()
 
@@ -267,14 +264,14 @@ class ProjectOrder:
 
 
 def _record(row: Any) -> ImageRecord:
-    version, prediction, score, shown, margin, labels, encoder, vector = _list(row)
+    version, prediction, score, shown, labels, encoder, vector = _list(row)
     if not isinstance(labels, dict) or len(labels) > MOST_LABELS or type(prediction) is not int:
         raise TypeError("not a record")
     if any(type(text) is not str or len(text) > _MOST_TEXT for text in (version, encoder, vector, *labels)):
         raise TypeError("not the texts of a record")
     return ImageRecord(
-        version, prediction, _share(score), _share(shown), None if margin is None else _share(margin),
-        {key: _share(value) for key, value in labels.items()}, encoder, vector,
+        version, prediction, _share(score), _share(shown), {key: _share(value) for key, value in labels.items()},
+        encoder, vector,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
 from worker.service.failures import Action, Stage, treatment_of
+from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
 from worker.service.posting import delete_older_predictions, show_version
 from worker.service.webhook_secret import install_webhook_secret
@@ -37,6 +38,7 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
             _catch_up_with_tasks(context, plan)
         _delete_left(context, plan)
         settle_doubts(context, project)
+        keep_order(context, plan)
     except ZeromaskError as error:
         treatment = treatment_of(Stage.RECONCILE, error)
         if treatment is None:

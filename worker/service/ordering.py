@@ -1,0 +1,296 @@
+"""Which task annotators get next: the head of the order is chosen, and written into Label Studio as scores.
+
+Label Studio orders by the score of the predictions that it shows (`plugin_config.label_studio.next_task`), so the
+chosen tasks get the lowest scores; the others follow by the probability that their prediction is accepted, the lowest
+first. An order that a person chose is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+
+from plugin_config.errors import (
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+    LearningError,
+    QueueUnavailable,
+    VersionsUnavailable,
+)
+from plugin_config.label_studio.next_task import (
+    BY_SCORE,
+    DEFAULT_SAMPLING,
+    count_seen,
+    make_view,
+    order_by_score,
+    seen_tasks,
+    set_score,
+    view_titles,
+)
+from plugin_config.queue.order import ImageRecord, Place, SeenMark
+from worker.learning.selection.candidates import Candidate, Choice, Vector
+from worker.learning.selection.choosing import next_images
+from worker.service.context import WorkerContext
+from worker.service.image_records import make_record, read_candidate, read_vector
+from worker.service.places import HEAD_BELOW, place_scores
+from worker.service.plan import Plan
+from worker.service.turns import DrawnTask
+
+log = logging.getLogger(__name__)
+
+HEAD = 100
+"""Tasks that get an exact place: more than annotators finish until the order is set again. Each may be a request."""
+
+VIEW_TITLE = "Zeromask: next"
+
+_PAUSE_S = 10.0  # between two orders of a project: those who annotate use the same Label Studio
+_OFF = "the order of tasks is left alone: ZEROMASK_ORDER is off"
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is known of a project's images.
+
+    Attributes:
+        candidates: open ones with a prediction of the present version.
+        corrected: vectors of those that are corrected; None = not known.
+        placed: ids of the open tasks whose prediction has a place in Label Studio now.
+    """
+
+    candidates: list[Candidate]
+    corrected: list[Vector | None]
+    placed: frozenset[int]
+
+
+def keep_order(context: WorkerContext, plan: Plan) -> None:
+    """Set the order of a project again where predictions, corrections or the version changed since.
+
+    What Label Studio refuses is told in `zeromask status`; nothing else fails for it.
+
+    Raises:
+        LabelStudioUnreachable, LabelStudioFailing: Label Studio cannot answer now; the next call does the rest.
+    """
+    project = plan.project.id
+    if not context.settings.order:
+        _tell(context, project, _OFF)
+        return
+    if not context.order.count(project):
+        return
+    try:
+        remark = _left_alone(context, plan)
+        if remark is None:
+            return
+        if remark:
+            _take_back(context, project)
+        else:
+            remark = _keep_view(context, project)
+            _set_order(context, plan)
+    except (LabelStudioUnreachable, LabelStudioFailing):
+        raise
+    except LabelStudioError as error:
+        remark = f"the order of tasks cannot be set: {error}"
+    _tell(context, project, remark)
+
+
+def score_to_post(context: WorkerContext, drawn: DrawnTask) -> float:
+    """The score with which a prediction is stored: the place of its task, where that is at the head of the order."""
+    if not context.settings.order:
+        return drawn.score
+    place = context.order.place(drawn.leased.project, drawn.leased.ref.task)
+    return max(drawn.score, HEAD_BELOW) if place is None else place.score
+
+
+def record_stored(context: WorkerContext, drawn: DrawnTask, *, prediction: int, shown: float) -> None:
+    """Keep what the order needs of a stored prediction.
+
+    Args:
+        context: of this process.
+        drawn: what was stored.
+        prediction: its id.
+        shown: the score that it was stored with.
+    """
+    if not context.settings.order or not drawn.images:
+        return
+    project, ref = drawn.leased.project, drawn.leased.ref
+    record = make_record(
+        drawn.images, version=drawn.leased.plan.version, prediction=prediction, score=drawn.score, shown=shown,
+        encoder=_encoder(context),
+    )  # fmt: skip
+    try:
+        context.order.put(project, ref.task, record)
+    except QueueUnavailable as error:  # the prediction is stored; without a record its task follows by score
+        log.warning("task %d: %s", ref.task, error)
+
+
+def _left_alone(context: WorkerContext, plan: Plan) -> str | None:
+    """Why the order is a person's, a sentence; "" = it is ours to set; None = not now, as no prediction of the present
+    version is shown yet.
+
+    A new project's sampling is set once: whoever changes it afterwards keeps what they chose.
+    """
+    project = plan.project
+    if project.model_version != plan.version:
+        if context.ledger.shown_version(project.id) != plan.version:
+            return None
+        shown = project.model_version or "no version"
+        return f"the order of tasks is left alone: a person chose to show predictions of {shown}"
+    if project.sampling == BY_SCORE:
+        context.order.note(project.id, "sampling")
+        return ""
+    if project.sampling == DEFAULT_SAMPLING and not context.order.is_noted(project.id, "sampling"):
+        order_by_score(context.label_studio, project.id)
+        context.order.note(project.id, "sampling")
+        log.info("project %d: annotators get the image that teaches most next", project.id)
+        return ""
+    return f"the order of tasks is left alone: a person chose {project.sampling!r}"
+
+
+def _keep_view(context: WorkerContext, project: int) -> str:
+    """Make the view once; returns what people should know, "" = nothing.
+
+    Not before a project has another one: Label Studio shows its default view only while there is none.
+    """
+    if context.order.is_noted(project, "view"):
+        return ""
+    try:
+        titles = view_titles(context.label_studio, project)
+        if not titles:
+            return ""
+        if VIEW_TITLE not in titles:
+            make_view(context.label_studio, project, VIEW_TITLE)
+    except (LabelStudioUnreachable, LabelStudioFailing):
+        raise
+    except LabelStudioError as error:
+        return f"the view {VIEW_TITLE!r} cannot be made: {error}"
+    context.order.note(project, "view")
+    return ""
+
+
+def _set_order(context: WorkerContext, plan: Plan) -> None:
+    order, project = context.order, plan.project.id
+    corrected, skipped, mark = _read_seen(context, project)
+    counts = _corrected_counts(context, plan)
+    made_from = [plan.version, order.written(project), mark.tasks, mark.latest, counts]
+    basis = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    if basis == order.basis(project) or not order.begin(project, pause_s=_PAUSE_S):
+        return
+    images = _read_images(context, plan, corrected, skipped)
+    choices = next_images(images.candidates, images.corrected, counts, count=HEAD, seed=project)
+    changed, gone = _place(context, project, choices, images.placed)
+    if not gone:  # else others take their places the next time
+        order.set_basis(project, basis)
+    log.info("project %d: %d of %d open images are next, %d scores changed, %d predictions are gone", project,
+             len(choices), len(images.candidates), changed, gone)  # fmt: skip
+
+
+def _read_seen(context: WorkerContext, project: int) -> tuple[frozenset[int], frozenset[int], SeenMark]:
+    """The tasks that are annotated and those that were only skipped. Of a large project only what changed is read."""
+    order, label_studio = context.order, context.label_studio
+    before, mark = order.seen_mark(project), SeenMark(*count_seen(label_studio, project))
+    corrected, skipped = order.seen(project)
+    if mark == before and len(corrected) + len(skipped) == mark.tasks:
+        return corrected, skipped, mark
+    changed = list(seen_tasks(label_studio, project, since=before.latest)) if before.latest else []
+    fresh = {task.id for task in changed}
+    corrected = corrected - fresh | {task.id for task in changed if task.annotated}
+    skipped = skipped - fresh | {task.id for task in changed if not task.annotated}
+    if len(corrected) + len(skipped) != mark.tasks:  # the first time, or some are no longer annotated
+        rows = list(seen_tasks(label_studio, project))
+        corrected = frozenset(task.id for task in rows if task.annotated)
+        skipped = frozenset(task.id for task in rows if not task.annotated)
+    order.set_seen(project, corrected, skipped, mark)
+    return corrected, skipped, mark
+
+
+def _corrected_counts(context: WorkerContext, plan: Plan) -> dict[str, int]:
+    """Label key -> regions that annotators kept or drew, as the learner found them last."""
+    counts = {label.key: 0 for label in plan.vocabulary.labels}
+    try:
+        attempt = context.adapters.folder(plan.project).pointer().attempt
+    except (LearningError, VersionsUnavailable) as error:  # told where it is served from
+        log.warning("project %d: the order knows no corrections. %s", plan.project.id, error)
+        return counts
+    for label, found in (attempt.outcomes if attempt else {}).items():
+        counts[label] = found["accepted"] + found["changed"] + found["added"]
+    return counts
+
+
+def _read_images(
+    context: WorkerContext, plan: Plan, corrected: Collection[int], skipped: Collection[int]
+) -> _Images:
+    """Those that somebody skipped are no candidates: Label Studio does not hand them out to that person again."""
+    encoder = _encoder(context)
+    candidates: dict[int, Candidate] = {}
+    vectors: dict[int, Vector | None] = dict.fromkeys(corrected)
+    placed = set()
+    for task, record in context.order.records(plan.project.id):
+        if task in vectors:
+            vectors[task] = read_vector(record, encoder)
+            continue
+        if record.shown < HEAD_BELOW:
+            placed.add(task)
+        if task not in skipped and record.version == plan.version:
+            candidates[task] = read_candidate(task, record, encoder)
+    return _Images(list(candidates.values()), list(vectors.values()), frozenset(placed))
+
+
+def _place(
+    context: WorkerContext, project: int, choices: Iterable[Choice], placed: frozenset[int]
+) -> tuple[int, int]:
+    """Give the chosen tasks their places and the others their own scores back; returns how many scores changed, and how
+    many predictions are gone.
+    """
+    order = context.order
+    reasons = {int(choice.key): choice.reason for choice in choices}
+    records = order.some_records(project, {*reasons, *placed})
+    head = [task for task in reasons if task in records]
+    scores = place_scores(head, {task: records[task].shown for task in head})
+    # First: what is stored from now on gets its place at once.
+    order.set_places(project, {task: Place(rank, scores[task], reasons[task]) for rank, task in enumerate(head)})
+    own = {task: max(records[task].score, HEAD_BELOW) for task in records if task not in scores}
+    wanted = {task: score for task, score in {**own, **scores}.items() if score != records[task].shown}
+    stored = [_show_score(context, project, task, records[task], score) for task, score in wanted.items()]
+    return stored.count(True), stored.count(False)
+
+
+def _take_back(context: WorkerContext, project: int) -> None:
+    """Give the open tasks their own scores back, where the order is no longer ours."""
+    if places := context.order.places(project):
+        corrected, _ = context.order.seen(project)
+        _place(context, project, (), frozenset(places) - corrected)
+        context.order.set_basis(project, "")
+
+
+def _show_score(context: WorkerContext, project: int, task: int, record: ImageRecord, score: float) -> bool:
+    """Change the score of a task's prediction; False where somebody deleted the prediction, and no newer one came."""
+    gone = False
+    try:
+        set_score(context.label_studio, record.prediction, score)
+    except LabelStudioError as error:
+        if error.status != 404:
+            raise
+        gone = True
+    now = context.order.some_records(project, [task]).get(task)
+    if now is None or now.prediction != record.prediction:
+        return True
+    if gone:
+        context.order.forget(project, [task])
+    else:
+        context.order.set_shown(project, task, replace(record, shown=score))
+    return not gone
+
+
+def _tell(context: WorkerContext, project: int, remark: str) -> None:
+    """Tell a remark in `zeromask status`, and once in the log."""
+    if context.order.remark(project) != remark:
+        context.order.set_remark(project, remark)
+        if remark:
+            log.warning("project %d: %s", project, remark)
+
+
+def _encoder(context: WorkerContext) -> str:
+    return context.segmenter.encoder.fingerprint[:8]
