@@ -8,7 +8,9 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 from redis import Redis
 
 from plugin_config.cli.control import QueueControl
-from plugin_config.errors import LabelStudioError, LabelStudioFailing
+from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.client import Project
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING
 from plugin_config.queue import order as order_module
@@ -26,10 +28,15 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRecord, VersionFolder
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
+from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
 from worker.learning.selection.candidates import Candidate
+from worker.segmentation.segmenter import Segmentation
+from worker.service import stages
 from worker.service.image_records import make_record, read_candidate
 from worker.service.ordering import HEAD, VIEW_TITLE, keep_order
 from worker.service.places import HEAD_BELOW, place_scores
+
+__all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
 
 class ScoredLabelStudio:
@@ -308,7 +315,8 @@ def test_vectors_of_another_encoder_or_of_nothing_are_not_known() -> None:
 def test_a_record_keeps_what_the_selection_needs() -> None:
     vectors = [np.random.default_rng(seed).normal(size=128).astype(np.float32) for seed in range(2)]
     units = [vector / np.linalg.norm(vector) for vector in vectors]
-    images = [Candidate("7/a/0", units[0], 0.4, {"cat": 0.9}), Candidate("7/a/1", units[1], 0.6, {"cat": 0.3, "x": 0.2})]
+    labels = ({"cat": 0.9}, {"cat": 0.3, "x": 0.2})
+    images = [Candidate(f"7/a/{number}", units[number], 0.4, labels[number]) for number in range(2)]
     made = make_record(images, version="v", prediction=3, score=0.5, shown=0.001, encoder="e")
     assert ImageRecord(*json.loads(made.encode())) == made
     found = read_candidate(7, made, "e")
@@ -328,6 +336,30 @@ def test_records_are_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> N
     assert order.put(1, 2, record(2, score=0.1)), "a known one is replaced"
     assert dict(order.records(1))[2].score == 0.1
     assert order.count(1) == 3
+
+
+def test_a_stored_prediction_leaves_a_record_and_takes_the_place_of_its_task(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(key: str, embedding: object, found: Segmentation) -> Candidate:
+        return Candidate(key, None, found.score, {found.segments[0].label.key: found.segments[0].score})
+
+    monkeypatch.setattr(stages, "describe_image", describe)
+    context.settings = replace(context.settings, order=True)
+    context.segmenter.encoder = SimpleNamespace(fingerprint=FINGERPRINT)  # type: ignore[attr-defined]
+    context.order.set_places(PROJECT, {2: Place(0, 5e-4, "uncertain"), 3: Place(1, 6e-4, "uncertain")})
+    context.label_studio.after_store = refuse_once(3, LabelStudioUnreachable("Label Studio", "is away", "Start it."))
+    context.ask(1, 2, 3)
+    context.drain()
+    stored = {row.task: row for row in context.label_studio.stored}
+    assert {task: row.score for task, row in stored.items()} == {1: 0.9, 2: 5e-4, 3: 6e-4}
+    records = dict(context.order.records(PROJECT))
+    assert {task: (found.prediction, found.shown) for task, found in records.items()} == {
+        task: (row.id, row.score) for task, row in stored.items()
+    }
+    assert {(found.score, found.encoder, tuple(found.labels)) for found in records.values()} == {
+        (0.9, FINGERPRINT[:8], ("cat",))
+    }
 
 
 def test_requests_do_not_grow_with_the_project(redis: Redis, tmp_path: Path) -> None:
@@ -367,7 +399,7 @@ def test_places_never_run_out_or_collide() -> None:
         scores = place_scores(order, {task: shown.get(task, 0.5) for task in order})
         values = list(scores.values())
         assert all(0 < value < HEAD_BELOW for value in values)
-        assert all(before < after for before, after in zip(values, values[1:], strict=False))
+        assert all(before < after for before, after in pairwise(values))
         shown = scores
 
 
