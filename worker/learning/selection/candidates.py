@@ -21,8 +21,8 @@ class Candidate:
         vector: what it looks like; None, or one that is not finite, zero or of another length than the others' = not
             known.
         margin: how sure the model is of what it predicts there, from 0 = undecided to 1 = certain; NaN = not known.
-        labels: label key -> the highest score in [0, 1] of a region predicted with it. A label that is missing, or whose
-            score is NaN, is not predicted there.
+        labels: label key -> the highest score in [0, 1] of a region predicted with it. A label that is missing, or
+            whose score is NaN, is not predicted there.
     """
 
     key: str

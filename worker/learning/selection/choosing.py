@@ -5,8 +5,9 @@ Three rules, each for a part of the images:
 1. *At random*: RANDOM_SHARE of the places go to images that the gate holds out (`worker.learning.gate.splits`), in an
    order that depends on nothing but their keys, so that what is measured on them holds for all images. They are chosen
    by no other rule.
-2. *Diversity first*: until about as many images are corrected as there are labels, the one that is farthest from all
-   that are corrected or chosen (greedy k-center): what a model says that has hardly seen the labels says little.
+2. *Diversity first*: until about as many images are corrected as there are labels, the one that stands for most images
+   which no corrected or chosen one is like (`representatives`): what a model says that has hardly seen the labels says
+   little.
 3. *Uncertain and rare*: then the one with the highest product of uncertainty (1 - margin) and rarity of its labels,
    among those that are farther from the corrected and chosen ones than half of all are.
 """
@@ -28,10 +29,11 @@ RANDOM_SHARE = 0.15
 """Share of the places that go to images at random. The gate holds out one image in five; fewer are enough here, since
 what is learned first matters most."""
 
-FEWEST_DIVERSE, MOST_DIVERSE = 4, 20
+FEWEST_DIVERSE, MOST_DIVERSE = 4, 10
 """Corrected images, at least and at most, up to which diversity decides; in between it is the number of labels."""
 
-AT_RANDOM, TYPICAL, UNLIKE = "at random, for the hold-out", "the most typical image", "unlike any corrected image"
+AT_RANDOM, TYPICAL = "at random, for the hold-out", "the most typical image"
+UNLIKE = "stands for images unlike the corrected ones"
 """Reasons of a choice; `worker.learning.selection.worth` has the others."""
 
 
@@ -93,7 +95,7 @@ class _Queue:
         if self._held_out.any() and (at_random or not others.any()):
             number, reason = int(np.argmax(self._held_out)), AT_RANDOM
         elif diverse and (others & coverage.known).any():
-            number, reason = coverage.farthest(others), TYPICAL if coverage.is_empty else UNLIKE
+            number, reason = coverage.representative(others), TYPICAL if coverage.is_empty else UNLIKE
         else:
             far = others & (coverage.distances >= np.median(coverage.distances[others]))
             number = int(np.argmax(np.where(far, self._worth.values, -1.0)))

@@ -1,6 +1,4 @@
-"""How far images are from those that are corrected or chosen: the greedy k-center method (Gonzalez, TCS 1985; Sener and
-Savarese, ICLR 2018).
-"""
+"""How far images are from those that are corrected or chosen, and which of them are least like these."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.learning.selection.candidates import Vector
+from worker.learning.selection.representatives import Representatives
 from worker.learning.selection.vectors import unit_vector
 
 _CELLS = 1 << 23  # of a table of distances held at a time: 32 MiB
@@ -24,8 +23,6 @@ class Coverage:
 
     Attributes:
         known: (n,) bool, images with a vector.
-        distances: (n,) float32 to the nearest covered image; inf while none is covered. Of images without a vector the
-            median of the others, so that they are neither preferred nor avoided.
     """
 
     def __init__(self, vectors: Sequence[Vector | None]) -> None:
@@ -37,10 +34,13 @@ class Coverage:
         for number in np.flatnonzero(self.known):
             self._units[number] = units[number]
         self._nearest = np.full(len(units), np.inf, dtype=np.float32)
+        self._representatives = Representatives(self._units, self.known)
 
     @property
     def distances(self) -> NDArray[np.float32]:
-        """See the class."""
+        """(n,) float32 to the nearest covered image; inf while none is covered. Of images without a vector the median
+        of the others, so that they are neither preferred nor avoided.
+        """
         if self.known.all() or not self.known.any():
             return self._nearest
         return np.where(self.known, self._nearest, np.median(self._nearest[self.known])).astype(np.float32)
@@ -56,29 +56,31 @@ class Coverage:
         units = [unit for unit in units if len(unit) == self._length]
         at_once = max(1, _CELLS // max(1, len(self._nearest)))
         for start in range(0, len(units), at_once):
-            self._come_nearer(self.cosines(np.stack(units[start : start + at_once])))
+            self._come_nearer(np.stack(units[start : start + at_once]))
 
     def cover_own(self, number: int) -> None:
         """Cover what image `number` shows."""
         if self.known[number]:
-            self._come_nearer(self.cosines(self._units[number : number + 1]))
-
-    def cosines(self, to: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, k) cosines with k vectors; 0 without a vector."""
-        return np.asarray(self._units @ to.T, dtype=np.float32)
-
-    def _come_nearer(self, cosines: NDArray[np.float32]) -> None:
-        self._nearest[self.known] = np.minimum(self._nearest, 1 - cosines.max(axis=1))[self.known]
-
-    def typicality(self) -> NDArray[np.float32]:
-        """(n,) cosine with the mean of all images, the most typical one highest; 0 without a vector."""
-        return self.cosines(self._units.mean(axis=0, keepdims=True))[:, 0]
+            self._come_nearer(self._units[number : number + 1])
 
     def farthest(self, among: NDArray[np.bool_]) -> int:
-        """Of the images of an (n,) bool choice the one farthest from all that is covered, or the most typical one while
-        nothing is; the first of equals. At least one of them must be known.
+        """Of the images of an (n,) bool choice the one farthest from all that is covered, the first of equals: greedy
+        k-center (Gonzalez, TCS 1985; Sener and Savarese, ICLR 2018). At least one of them must be known.
         """
-        among = among & self.known
-        if self.is_empty:
-            return int(np.argmax(np.where(among, self.typicality(), -np.inf)))
-        return int(np.argmax(np.where(among, self._nearest, -np.inf)))
+        return int(np.argmax(np.where(among & self.known, self._nearest, -np.inf)))
+
+    def representative(self, among: NDArray[np.bool_]) -> int:
+        """Of the images of an (n,) bool choice the one that stands for most images that nothing covered is like; see
+        `Representatives`. At least one of them must be known.
+        """
+        found = self._representatives.find(among & self.known)
+        return self.farthest(among) if found is None else found
+
+    def cosines(self, to: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, k) cosines with (k, D) vectors; 0 without a vector."""
+        return np.asarray(self._units @ to.T, dtype=np.float32)
+
+    def _come_nearer(self, units: NDArray[np.float32]) -> None:
+        self._representatives.cover(units)
+        distances = 1 - self.cosines(units).max(axis=1)
+        self._nearest[self.known] = np.minimum(self._nearest, distances)[self.known]
