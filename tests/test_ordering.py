@@ -15,24 +15,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 
 from plugin_config.cli.control import QueueControl
+from plugin_config.cli.main import zeromask
 from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.client import Project
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING
 from plugin_config.queue import order as order_module
+from plugin_config.queue.jobs import refresh_queue
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.order import ImageRecord, Place, ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRecord, VersionFolder
+from plugin_config.vocabulary import parse_vocabulary
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
 from worker.learning.selection.candidates import Candidate
-from worker.segmentation.segmenter import Segmentation
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.segmenter import Segmentation, Segmenter
 from worker.service import stages
-from worker.service.image_records import make_record, read_candidate
+from worker.service.image_records import describe_image, make_record, read_candidate
 from worker.service.ordering import HEAD, VIEW_TITLE, keep_order
 from worker.service.places import HEAD_BELOW, place_scores
 
@@ -312,6 +317,19 @@ def test_vectors_of_another_encoder_or_of_nothing_are_not_known() -> None:
         assert read_candidate(1, replace(record(1), vector=damaged), FINGERPRINT[:8]).vector is None
 
 
+def test_a_drawn_image_is_described(one_thread: None) -> None:
+    segmenter = Segmenter(Encoder("builtin", device="cpu"))
+    image = np.full((96, 128, 3), 120, np.uint8)
+    image[20:70, 20:70] = (215, 40, 40)
+    embedding = segmenter.embed([image])[0]
+    found = segmenter.segment(embedding, parse_vocabulary(CONFIG.replace("cat", "red shape")), image)
+    made = describe_image("7", embedding, found)
+    assert (made.key, made.margin) == ("7", found.score)
+    assert made.labels == {"red shape": max(segment.score for segment in found.segments)}
+    assert made.vector is not None
+    assert np.linalg.norm(made.vector) == pytest.approx(1)
+
+
 def test_a_record_keeps_what_the_selection_needs() -> None:
     vectors = [np.random.default_rng(seed).normal(size=128).astype(np.float32) for seed in range(2)]
     units = [vector / np.linalg.norm(vector) for vector in vectors]
@@ -401,6 +419,32 @@ def test_places_never_run_out_or_collide() -> None:
         assert all(0 < value < HEAD_BELOW for value in values)
         assert all(before < after for before, after in pairwise(values))
         shown = scores
+
+
+def test_the_next_images_are_listed_and_the_order_is_resumed(
+    ordered: OrderedProject, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    empty = CliRunner().invoke(zeromask, ["next", "1"])
+    assert empty.exit_code == 0, empty.output
+    assert "no order yet" in empty.output
+    ordered.keep()
+    first = ordered.head()[0]
+    listed = CliRunner().invoke(zeromask, ["next", "1", "--count", "3", "--json"])
+    found = json.loads(listed.output)
+    assert [row["task"] for row in found["next"]] == ordered.head()[:3]
+    assert found["next"][0] == {
+        "rank": 1, "task": first, "score": 1 - first / 20, "reason": ordered.order.places(1)[first].reason,
+    }  # fmt: skip
+    assert f"{1 - first / 20:.0%}" in CliRunner().invoke(zeromask, ["next", "1"]).output
+    ordered.label_studio.sampling = DEFAULT_SAMPLING
+    ordered.keep()
+    assert "a person chose 'Sequential sampling'" in CliRunner().invoke(zeromask, ["next", "1", "--json"]).output
+    assert CliRunner().invoke(zeromask, ["next", "1", "--resume"]).exit_code == 0
+    assert len(refresh_queue(ordered.redis).job_ids) == 1
+    ordered.keep()
+    assert ordered.label_studio.sampling == BY_SCORE
+    assert ordered.label_studio.in_order() == ordered.head()
 
 
 def test_a_place_of_a_task_is_read_alone(redis: Redis) -> None:

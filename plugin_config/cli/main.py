@@ -70,6 +70,12 @@ def _offer() -> tuple[click.Command, ...]:
     return (offer,)
 
 
+def _next() -> tuple[click.Command, ...]:
+    from plugin_config.cli.next_images import next_images
+
+    return (next_images,)
+
+
 def _status() -> tuple[click.Command, ...]:
     from plugin_config.cli.status import status
 
@@ -112,6 +118,7 @@ COMMANDS = (
     CommandEntry("rollback", "serve an older version again", _versions),
     CommandEntry("offer", "let a project's learner judge an adapter that `train` wrote", _offer),
     CommandEntry("status", "projects, tasks by state, pace, workers and last errors, live", _status),
+    CommandEntry("next", "which images of a project are annotated next, and why", _next),
     CommandEntry("cancel", "drop a project's pending tasks", _queue),
     CommandEntry("retry", "queue a project's failed tasks again", _queue),
     CommandEntry("pause", "take no more tasks of a project for now", _queue),

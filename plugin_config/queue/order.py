@@ -236,6 +236,11 @@ class ProjectOrder:
         self._redis.hset(ProjectKeys(project).order, what, "set" if what == "sampling" else "made")
 
     @redis_errors
+    def forget_sampling(self, project: int) -> None:
+        """Have the project's sampling set once more."""
+        self._redis.hdel(ProjectKeys(project).order, "sampling")
+
+    @redis_errors
     def set_remark(self, project: int, remark: str) -> None:
         """Replace what people should know about the order, a sentence; "" = nothing."""
         if remark:
