@@ -177,8 +177,9 @@ class ProjectOrder:
         pipe = self._redis.pipeline()
         pipe.delete(key)
         if places:
-            rows: Any = {str(task): json.dumps([found.rank, found.score, found.reason]) for task, found in places.items()}
-            pipe.hset(key, mapping=rows)
+            rows = {str(task): [found.rank, found.score, found.reason] for task, found in places.items()}
+            texts: Any = {task: json.dumps(row) for task, row in rows.items()}
+            pipe.hset(key, mapping=texts)
         pipe.execute()
 
     @redis_errors
