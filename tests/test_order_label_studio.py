@@ -175,7 +175,7 @@ def test_two_annotators_get_different_tasks_in_the_same_order(ordered: OrderedPr
 
 
 def ask_as(client: httpx.Client, ordered: OrderedProject) -> int:
-    params = {"id": "next_task", "project": ordered.project}
+    params: dict[str, str | int] = {"id": "next_task", "project": ordered.project}
     return int(client.post("/api/dm/actions/", params=params, json={}).json()["id"])
 
 

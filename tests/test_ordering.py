@@ -163,7 +163,7 @@ def test_corrections_that_vanish_are_open_again(ordered: OrderedProject) -> None
     studio.annotate(1)
     studio.annotate(2, annotated=False)
     ordered.keep()
-    assert ordered.order.seen(1) == ({1}, {2})
+    assert ordered.order.seen(1) == (frozenset({1}), frozenset({2}))
     assert set(ordered.head()) == set(range(3, 13))
     del studio.seen[1]
     studio.changes += 1
@@ -240,6 +240,20 @@ def test_turned_off_it_asks_for_nothing_and_says_so(ordered: OrderedProject) -> 
     ordered.keep()
     assert ordered.label_studio.asked == []
     assert ordered.order.remark(1) == "the order of tasks is left alone: ZEROMASK_ORDER is off"
+
+
+@pytest.mark.parametrize("before", [DEFAULT_SAMPLING, BY_SCORE])
+def test_turned_off_later_it_undoes_what_it_set(ordered: OrderedProject, before: str) -> None:
+    on, studio = ordered.settings, ordered.label_studio
+    studio.sampling, scores = before, dict(studio.scores)
+    ordered.keep()
+    assert (studio.sampling, studio.in_order()) == (BY_SCORE, ordered.head())
+    ordered.settings = replace(on, order=False)
+    ordered.keep()
+    assert (studio.sampling, studio.scores) == (before, scores)
+    ordered.settings = on
+    ordered.keep()
+    assert (studio.sampling, studio.in_order()) == (BY_SCORE, ordered.head())
 
 
 def test_without_the_right_to_make_a_view_the_order_is_set_all_the_same(ordered: OrderedProject) -> None:

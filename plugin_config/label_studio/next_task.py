@@ -84,13 +84,13 @@ def seen_tasks(label_studio: ApiClient, project: int, *, since: str = "") -> Ite
         page, found = page + 1, found + len(rows)
 
 
-def order_by_score(label_studio: ApiClient, project: int) -> None:
-    """Have "Label All Tasks" hand out the task with the lowest score first.
+def set_sampling(label_studio: ApiClient, project: int, sampling: str) -> None:
+    """Set how "Label All Tasks" chooses the next task: DEFAULT_SAMPLING or BY_SCORE.
 
     Raises:
         LabelStudioError: it does not answer, or refuses.
     """
-    label_studio.request("PATCH", f"/api/projects/{project}/", json={"sampling": BY_SCORE})
+    label_studio.request("PATCH", f"/api/projects/{project}/", json={"sampling": sampling})
 
 
 def set_score(label_studio: ApiClient, prediction: int, score: float) -> None:

@@ -6,8 +6,8 @@ and comes with the next prediction.
 
 Fields of the hash `order` of a project:
 
-    sampling     "set" once the project's sampling was set to Label Studio's order by score
-    view         "made" once the view of the Data Manager was made or found
+    sampling     "set" once the project's sampling was set to Label Studio's order by score, "found" where it was that
+    view         "made" or "found", likewise, of the view of the Data Manager
     remark       what people should know about the order, a sentence
     seen         JSON of `SeenMark`: the tasks of `corrected` and `skipped`, as they were read last
     written      another text after each record
@@ -21,7 +21,7 @@ import math
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from redis import Redis
 
@@ -227,14 +227,14 @@ class ProjectOrder:
         return bool(self._redis.set(ProjectKeys(project).ordered, "1", nx=True, px=max(1, int(pause_s * 1000))))
 
     @redis_errors
-    def is_noted(self, project: int, what: str) -> bool:
-        """Whether "sampling" was set or the "view" made."""
-        return self._redis.hget(ProjectKeys(project).order, what) is not None
+    def noted(self, project: int, what: Literal["sampling", "view"]) -> str:
+        """What `note` noted; "" where it has not."""
+        return decode(self._redis.hget(ProjectKeys(project).order, what) or "")
 
     @redis_errors
-    def note(self, project: int, what: str) -> None:
-        """Note that "sampling" was set or the "view" made; each is done once."""
-        self._redis.hset(ProjectKeys(project).order, what, "set" if what == "sampling" else "made")
+    def note(self, project: int, what: Literal["sampling", "view"], how: Literal["set", "made", "found"]) -> None:
+        """Note that the sampling was set or the view made, or found to be there: each is done once."""
+        self._redis.hset(ProjectKeys(project).order, what, how)
 
     @redis_errors
     def forget_sampling(self, project: int) -> None:

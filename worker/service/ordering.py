@@ -26,8 +26,8 @@ from plugin_config.label_studio.next_task import (
     DEFAULT_SAMPLING,
     count_seen,
     make_view,
-    order_by_score,
     seen_tasks,
+    set_sampling,
     set_score,
     view_titles,
 )
@@ -75,16 +75,15 @@ def keep_order(context: WorkerContext, plan: Plan) -> None:
         LabelStudioUnreachable, LabelStudioFailing: Label Studio cannot answer now; the next call does the rest.
     """
     project = plan.project.id
-    if not context.settings.order:
-        _tell(context, project, _OFF)
-        return
-    if not context.order.count(project):
+    if context.settings.order and not context.order.count(project):
         return
     try:
-        remark = _left_alone(context, plan)
+        remark = _left_alone(context, plan) if context.settings.order else _OFF
         if remark is None:
             return
-        if remark:
+        if remark == _OFF:
+            _give_back(context, plan)
+        elif remark:
             _take_back(context, project)
         else:
             remark = _keep_view(context, project)
@@ -139,11 +138,12 @@ def _left_alone(context: WorkerContext, plan: Plan) -> str | None:
         shown = project.model_version or "no version"
         return f"the order of tasks is left alone: a person chose to show predictions of {shown}"
     if project.sampling == BY_SCORE:
-        context.order.note(project.id, "sampling")
+        if not context.order.noted(project.id, "sampling"):
+            context.order.note(project.id, "sampling", "found")
         return ""
-    if project.sampling == DEFAULT_SAMPLING and not context.order.is_noted(project.id, "sampling"):
-        order_by_score(context.label_studio, project.id)
-        context.order.note(project.id, "sampling")
+    if project.sampling == DEFAULT_SAMPLING and not context.order.noted(project.id, "sampling"):
+        set_sampling(context.label_studio, project.id, BY_SCORE)
+        context.order.note(project.id, "sampling", "set")
         log.info("project %d: annotators get the image that teaches most next", project.id)
         return ""
     return f"the order of tasks is left alone: a person chose {project.sampling!r}"
@@ -154,19 +154,20 @@ def _keep_view(context: WorkerContext, project: int) -> str:
 
     Not before a project has another one: Label Studio shows its default view only while there is none.
     """
-    if context.order.is_noted(project, "view"):
+    if context.order.noted(project, "view"):
         return ""
     try:
         titles = view_titles(context.label_studio, project)
         if not titles:
             return ""
-        if VIEW_TITLE not in titles:
+        found = VIEW_TITLE in titles
+        if not found:
             make_view(context.label_studio, project, VIEW_TITLE)
     except (LabelStudioUnreachable, LabelStudioFailing):
         raise
     except LabelStudioError as error:
         return f"the view {VIEW_TITLE!r} cannot be made: {error}"
-    context.order.note(project, "view")
+    context.order.note(project, "view", "found" if found else "made")
     return ""
 
 
@@ -255,6 +256,15 @@ def _place(
     wanted = {task: score for task, score in {**own, **scores}.items() if score != records[task].shown}
     stored = [_show_score(context, project, task, records[task], score) for task, score in wanted.items()]
     return stored.count(True), stored.count(False)
+
+
+def _give_back(context: WorkerContext, plan: Plan) -> None:
+    """Undo what was set: the project's sampling, unless somebody has changed it since, and the scores."""
+    project = plan.project
+    if context.order.noted(project.id, "sampling") == "set" and project.sampling == BY_SCORE:
+        set_sampling(context.label_studio, project.id, DEFAULT_SAMPLING)
+    context.order.forget_sampling(project.id)
+    _take_back(context, project.id)
 
 
 def _take_back(context: WorkerContext, project: int) -> None:
