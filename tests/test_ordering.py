@@ -186,15 +186,21 @@ def test_labels_that_are_corrected_often_count_for_less(ordered: OrderedProject)
     assert not any("cat" in reason for reason in reasons.values()), reasons
 
 
-def test_a_promotion_keeps_the_order_and_images_of_the_older_version_are_no_candidates(
-    ordered: OrderedProject,
-) -> None:
+def test_after_a_promotion_tasks_keep_their_places_until_they_are_predicted_again(ordered: OrderedProject) -> None:
     ordered.keep()
-    ordered.version = ordered.label_studio.shown = "v2"
-    again = ordered.head()[:3]
-    put(ordered, *[record(task, version="v2", score=0.3, prediction=1000 + task) for task in again])
+    before, places, studio = ordered.head(), ordered.order.places(1), ordered.label_studio
+    ordered.version = studio.shown = "v2"
+    again = before[:3]
+    put(ordered, *[record(task, version="v2", score=0.3) for task in again])
+    studio.annotate(before[5])
+    studio.annotate(before[6], annotated=False)
+    studio.asked.clear()
     ordered.keep()
-    assert set(ordered.head()) == set(again)
+    assert studio.patches() == 3, "predictions that are replaced soon are left as they are"
+    now = ordered.order.places(1)
+    assert set(now) == set(before) - {before[5], before[6]}
+    assert [now[task].score for task in before[7:]] == [places[task].score for task in before[7:]]
+    assert [place.rank for place in now.values()] == list(range(10))
 
 
 @pytest.mark.parametrize(

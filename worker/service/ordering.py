@@ -58,12 +58,14 @@ class _Images:
     Attributes:
         candidates: open ones with a prediction of the present version.
         corrected: vectors of those that are corrected; None = not known.
-        placed: ids of the open tasks whose prediction has a place in Label Studio now.
+        placed: ids of the open tasks whose prediction of the present version has a place in Label Studio now.
+        waiting: ids of the open tasks whose prediction is of an older version: most are predicted again soon.
     """
 
     candidates: list[Candidate]
     corrected: list[Vector | None]
     placed: frozenset[int]
+    waiting: frozenset[int] = frozenset()
 
 
 def keep_order(context: WorkerContext, plan: Plan) -> None:
@@ -181,7 +183,7 @@ def _set_order(context: WorkerContext, plan: Plan) -> None:
         return
     images = _read_images(context, plan, corrected, skipped)
     choices = next_images(images.candidates, images.corrected, counts, count=HEAD, seed=project)
-    changed, gone = _place(context, project, choices, images.placed)
+    changed, gone = _place(context, project, choices, images)
     if not gone:  # else others take their places the next time
         order.set_basis(project, basis)
     log.info("project %d: %d of %d open images are next, %d scores changed, %d predictions are gone", project,
@@ -227,31 +229,37 @@ def _read_images(
     encoder = _encoder(context)
     candidates: dict[int, Candidate] = {}
     vectors: dict[int, Vector | None] = dict.fromkeys(corrected)
-    placed = set()
+    placed, waiting = set(), set()
     for task, record in context.order.records(plan.project.id):
         if task in vectors:
             vectors[task] = read_vector(record, encoder)
             continue
+        if record.version != plan.version:
+            waiting.add(task)
+            continue
         if record.shown < HEAD_BELOW:
             placed.add(task)
-        if task not in skipped and record.version == plan.version:
+        if task not in skipped:
             candidates[task] = read_candidate(task, record, encoder)
-    return _Images(list(candidates.values()), list(vectors.values()), frozenset(placed))
+    return _Images(
+        list(candidates.values()), list(vectors.values()), frozenset(placed), frozenset(waiting - set(skipped))
+    )
 
 
-def _place(
-    context: WorkerContext, project: int, choices: Iterable[Choice], placed: frozenset[int]
-) -> tuple[int, int]:
+def _place(context: WorkerContext, project: int, choices: Iterable[Choice], images: _Images) -> tuple[int, int]:
     """Give the chosen tasks their places and the others their own scores back; returns how many scores changed, and how
-    many predictions are gone.
+    many predictions are gone. Tasks that wait for a prediction of the present version keep their places.
     """
     order = context.order
     reasons = {int(choice.key): choice.reason for choice in choices}
-    records = order.some_records(project, {*reasons, *placed})
+    records = order.some_records(project, {*reasons, *images.placed})
     head = [task for task in reasons if task in records]
     scores = place_scores(head, {task: records[task].shown for task in head})
+    places = {task: place for task, place in order.places(project).items() if task in images.waiting}
+    places |= {task: Place(0, scores[task], reasons[task]) for task in head}
+    in_order = sorted(places, key=lambda task: places[task].score)[: 2 * HEAD]
     # First: what is stored from now on gets its place at once.
-    order.set_places(project, {task: Place(rank, scores[task], reasons[task]) for rank, task in enumerate(head)})
+    order.set_places(project, {task: replace(places[task], rank=rank) for rank, task in enumerate(in_order)})
     own = {task: max(records[task].score, HEAD_BELOW) for task in records if task not in scores}
     wanted = {task: score for task, score in {**own, **scores}.items() if score != records[task].shown}
     stored = [_show_score(context, project, task, records[task], score) for task, score in wanted.items()]
@@ -271,7 +279,7 @@ def _take_back(context: WorkerContext, project: int) -> None:
     """Give the open tasks their own scores back, where the order is no longer ours."""
     if places := context.order.places(project):
         corrected, _ = context.order.seen(project)
-        _place(context, project, (), frozenset(places) - corrected)
+        _place(context, project, (), _Images([], [], frozenset(places) - corrected))
         context.order.set_basis(project, "")
 
 
