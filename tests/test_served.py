@@ -69,6 +69,10 @@ def test_a_worker_reads_the_disk_where_redis_knows_nothing(house: LearningHouse)
     house.redis.flushall()
     assert serve(cache(house), house, from_disk=False) == (house.served, 1.0)
     assert copy_of(house).served == house.served
+    attempt = house.folder.pointer().attempt
+    assert attempt is not None
+    assert ServedAdapters(house.redis).outcomes(PROJECT) == {"builtin": attempt.outcomes}
+    assert attempt.outcomes, "what annotators did is known for /metrics, too"
 
 
 def test_a_moved_pointer_is_served_at_once(house: LearningHouse) -> None:

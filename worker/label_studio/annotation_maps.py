@@ -65,7 +65,7 @@ def draw_class_map(
     layers: list[tuple[int, NDArray[np.bool_]]] = []
     clicks: list[tuple[bool, int | None, NDArray[np.bool_]]] = []
     for region in picture_regions(regions, vocabulary):
-        mask = _draw_region(region, size, frame)
+        mask = draw_region(region, size, frame)
         if _is_line(region):
             beneath |= mask
             beneath |= region.kind == "keypoint" and region.label is not None and region.label.output == "keypoint"
@@ -91,7 +91,7 @@ def draw_class_map(
     return class_map
 
 
-def _draw_region(region: PictureRegion, size: tuple[int, int], frame: tuple[int, int]) -> NDArray[np.bool_]:
+def draw_region(region: PictureRegion, size: tuple[int, int], frame: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels that the region covers, or may cover where it cannot be read exactly."""
     height, width = frame
     if region.kind == "keypoint":
