@@ -14,7 +14,7 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from tests.annotation_items import BOX, HEIGHT, RING, VOCABULARY, WIDTH, brush, item
 from worker.label_studio.annotation_maps import draw_class_map
-from worker.label_studio.outcomes import count_outcomes
+from worker.label_studio.outcomes import region_records
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.metrics import VOID
 
@@ -63,7 +63,7 @@ def test_any_items_are_drawn_and_counted_or_are_one_error_of_ours(result: list[A
     with contextlib.suppress(RegionError):
         drawn = draw_class_map(result, VOCABULARY, (HEIGHT, WIDTH), (HEIGHT, WIDTH))
     with contextlib.suppress(RegionError):
-        count_outcomes(annotation, [prediction], VOCABULARY)
+        region_records(annotation, [prediction], VOCABULARY, draw=True)
     if drawn is not None:
         assert set(np.unique(drawn)) <= {0, 1, UNLABELLED, VOID}
         assert all(isinstance(row, dict) for row in result)

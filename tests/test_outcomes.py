@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
-from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, find_parent, sum_outcomes
+from worker.label_studio.brush_rle import encode_rle
+from worker.label_studio.outcomes import (
+    RegionOutcomes,
+    RegionRecord,
+    count_outcomes,
+    find_parent,
+    region_records,
+    sum_outcomes,
+)
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/><PolygonLabels name="polygon" toName="image">
@@ -139,3 +148,59 @@ def test_predictions_of_others_say_nothing_about_ours() -> None:
 def test_outcomes_add_up() -> None:
     total = sum_outcomes([{"cat": RegionOutcomes(3, 1, 5, 0)}, {"cat": DELETED, "dog": ADDED}])
     assert total == {"cat": RegionOutcomes(3, 1, 5, 1), "dog": ADDED}
+
+
+SIZED = {"original_width": 200, "original_height": 100}
+
+
+def triangle(name: str, label: str = "cat", *, left: float = 0.0, **more: Any) -> dict[str, Any]:
+    """A right-angled triangle of which `left` percent of the image's width are cut off."""
+    points = [[left, 0], [100, 0], [100, 100]]
+    return region(name, label, value={"points": points, "closed": True, "polygonlabels": [label]}, **SIZED, **more)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        pytest.param([region("a", score=0.9)], [region("a")], [("cat", "accepted", 0.9, 1.0)], id="accepted"),
+        pytest.param([region("a", score=1)], [], [("cat", "deleted", 1.0, 0.0)], id="deleted"),
+        pytest.param([], [region("b", score=0.4)], [("cat", "added", None, None)], id="added"),
+        pytest.param([region("a")], [region("a")], [("cat", "accepted", None, 1.0)], id="stored without a score"),
+        pytest.param([region("a", score="0.5")], [region("a")], [("cat", "accepted", None, 1.0)], id="a text"),
+        pytest.param([region("a", score=7.0)], [region("a")], [("cat", "accepted", None, 1.0)], id="no probability"),
+        pytest.param([region("a", score=0.2)], [region("a", x=1)], [("cat", "changed", 0.2, None)], id="of no size"),
+        pytest.param([triangle("a", score=0.2)], [triangle("a", left=50)], [("cat", "changed", 0.2, 0.5)], id="half"),
+        pytest.param([triangle("a", score=0.2)], [triangle("a", "dog")], [("cat", "changed", 0.2, 1.0)],
+                     id="another label"),
+        pytest.param([brush("a", [1], **SIZED)], [brush("a", [2], **SIZED)], [("cat", "changed", None, None)],
+                     id="not to be drawn"),
+        pytest.param([region("a", score=0.9)], [region("a"), region("b", "dog")],
+                     [("cat", "accepted", 0.9, 1.0), ("dog", "added", None, None)], id="one beside it"),
+    ],
+)  # fmt: skip
+def test_a_record_has_score_and_edit_of_its_region(before: list[Any], after: list[Any], found: list[Any]) -> None:
+    records = region_records(annotation(*after), [prediction(*before)], VOCABULARY, draw=True)
+    rounded = [(row.label, row.outcome, row.score, row.edit_iou and round(row.edit_iou, 1)) for row in records]
+    assert rounded == found
+
+
+def test_changed_regions_are_drawn_on_request_alone() -> None:
+    before, after = [triangle("a", score=0.2)], annotation(triangle("a", left=50))
+    assert region_records(after, [prediction(*before)], VOCABULARY) == [RegionRecord("cat", "changed", 0.2, None)]
+
+
+def test_the_mask_of_a_changed_brush_is_that_of_its_pixels() -> None:
+    size = {"original_width": 1600, "original_height": 800}
+    left, both = np.zeros((800, 1600), np.bool_), np.ones((800, 1600), np.bool_)
+    left[:, :800] = True
+    before, after = ({**brush("a", encode_rle(mask)), **size} for mask in (left, both))
+    (record,) = region_records(annotation(after), [prediction(before)], VOCABULARY, draw=True)
+    assert record.edit_iou == pytest.approx(0.5)
+
+
+def test_a_foreign_or_missing_prediction_gives_no_scores() -> None:
+    stored, kept = [region("a", score=0.9)], region("a", score=0.9, origin="prediction")
+    foreign = region_records(annotation(kept), [prediction(*stored, version="theirs")], VOCABULARY, {"ours"})
+    gone = region_records(annotation(kept, parent=None), [], VOCABULARY)
+    assert foreign == [RegionRecord("cat", "added", None, None)]
+    assert gone == [RegionRecord("cat", "accepted", None, 1.0)]

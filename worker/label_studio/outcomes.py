@@ -1,16 +1,51 @@
-"""What annotators did with the predicted regions: accepted, changed, deleted, added. Compares regions, not masks."""
+"""What annotators did with the predicted regions: accepted, changed, deleted, added.
+
+Regions are compared by their ids and points; the masks of changed ones are drawn on request alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, item_id, picture_regions
+from worker.label_studio.regions import decode_region, region_kind
+from worker.learning.corrections.class_maps import shrink_nearest
+from worker.segmentation.metrics import mask_iou
+
+Outcome = Literal["accepted", "changed", "deleted", "added"]
+"""What became of a region; a changed one was redrawn or given another label."""
+
+_EDIT_SIDE = 640  # pixels of the longer side at which masks are compared
+_POINT_MOVED = 1e-3  # percent of the image: less is rounding
+
+
+@dataclass(frozen=True)
+class RegionRecord:
+    """What became of one region.
+
+    Attributes:
+        label: key of the predicted label, or for an added region of its own.
+        outcome: what became of it.
+        score: of the predicted region as it is stored; None where it was added or stored without one, or where its
+            prediction is gone.
+        edit_iou: IoU of the predicted and the final mask, whatever its label, in [0, 1]: 1 for an accepted one, 0 for a
+            deleted one; None for an added one, and where it was not asked for or cannot be drawn.
+    """
+
+    label: str
+    outcome: Outcome
+    score: float | None
+    edit_iou: float | None
 
 
 @dataclass(frozen=True)
@@ -31,18 +66,10 @@ class RegionOutcomes:
         )  # fmt: skip
 
 
-_ACCEPTED, _CHANGED, _ADDED, _DELETED = (
-    RegionOutcomes(accepted=1),
-    RegionOutcomes(changed=1),
-    RegionOutcomes(added=1),
-    RegionOutcomes(deleted=1),
-)
-_POINT_MOVED = 1e-3  # percent of the image: less is rounding
-
-
-def count_outcomes(
-    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
-) -> dict[str, RegionOutcomes]:
+def region_records(
+    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = (),
+    *, draw: bool = False,
+) -> list[RegionRecord]:  # fmt: skip
     """Compare an annotation with the prediction it was made from, region by region.
 
     A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was changed: an
@@ -55,16 +82,18 @@ def count_outcomes(
         vocabulary: whose labels count; others do not.
         ours: versions of our predictions, as the ledger keeps them; regions taken from other predictions count as
             added. Empty = all are ours.
+        draw: whether to draw the changed regions for their `edit_iou`, which takes milliseconds for each: at the size
+            of image that they note, reduced to 640 pixels of the longer side.
 
     Returns:
-        outcomes by label key.
+        a record for each region of the annotation, then one for each that was deleted.
     """
     parent = find_parent(annotation, predictions)
     foreign = parent is not None and bool(ours) and parent.version not in ours
     # One region for all items of an id; those without one are nobody's.
     before = {row.identity or number: row for number, row in enumerate(_predicted(parent, vocabulary))}
     after = {row.identity or number: row for number, row in enumerate(picture_regions(annotation.result, vocabulary))}
-    found: dict[str, RegionOutcomes] = {}
+    found: list[RegionRecord] = []
     kept = set()
     for identity, region in after.items():
         old = before.get(identity) if isinstance(identity, str) else None
@@ -73,12 +102,25 @@ def count_outcomes(
             kept.add(identity)
         counted = old_label if old_label is not None and not foreign else region.label
         if counted is not None:
-            outcome = _ADDED if foreign else _outcome(region, old, known=parent is not None)
-            found[counted.key] = found.get(counted.key, RegionOutcomes()) + outcome
+            outcome: Outcome = "added" if foreign else _outcome(region, old, known=parent is not None)
+            taken = None if outcome == "added" else old
+            found.append(RegionRecord(counted.key, outcome, _score(taken), _edit_iou(outcome, taken, region, draw)))
     for identity, region in before.items():
         if region.label is not None and identity not in kept and not foreign:
-            found[region.label.key] = found.get(region.label.key, RegionOutcomes()) + _DELETED
+            found.append(RegionRecord(region.label.key, "deleted", _score(region), 0.0))
     return found
+
+
+def count_outcomes(
+    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
+) -> dict[str, RegionOutcomes]:
+    """Count the outcomes of `region_records`, which has the arguments, by label key."""
+    return count_records(region_records(annotation, predictions, vocabulary, ours))
+
+
+def count_records(records: Iterable[RegionRecord]) -> dict[str, RegionOutcomes]:
+    """Count the outcomes of regions by label key."""
+    return sum_outcomes({record.label: RegionOutcomes(**{record.outcome: 1})} for record in records)
 
 
 def find_parent(annotation: Annotation, predictions: Sequence[StoredPrediction]) -> StoredPrediction | None:
@@ -114,16 +156,60 @@ def sum_outcomes(parts: Iterable[Mapping[str, RegionOutcomes]]) -> dict[str, Reg
     return total
 
 
-def _outcome(region: PictureRegion, old: PictureRegion | None, *, known: bool) -> RegionOutcomes:
+def _outcome(region: PictureRegion, old: PictureRegion | None, *, known: bool) -> Outcome:
     origin = region.item.get("origin")
     if old is None or old.label is None:
-        if known:  # its prediction is known and does not contain it
-            return _ADDED
-        return {"prediction": _ACCEPTED, "prediction-changed": _CHANGED}.get(str(origin), _ADDED)
+        if known or origin not in ("prediction", "prediction-changed"):
+            return "added"  # its prediction is known and does not contain it, or it is of none
+        return "accepted" if origin == "prediction" else "changed"
     same = old.item.get("value") == region.item.get("value") or (
         origin == "prediction" and _same_points(old.item.get("value"), region.item.get("value"))
     )
-    return _ACCEPTED if same and region.label == old.label else _CHANGED
+    return "accepted" if same and region.label == old.label else "changed"
+
+
+def _score(region: PictureRegion | None) -> float | None:
+    """The score of a predicted region; None where it has none in [0, 1]."""
+    score = None if region is None else region.item.get("score")
+    if isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:
+        return float(score)
+    return None
+
+
+def _edit_iou(outcome: Outcome, old: PictureRegion | None, region: PictureRegion, draw: bool) -> float | None:
+    """IoU of the masks before and after; None where there is none, see `RegionRecord`."""
+    if outcome == "accepted":
+        return 1.0
+    if outcome == "added" or old is None or not draw:
+        return None
+    size = _noted_size(old) or _noted_size(region)
+    if size is None:
+        return None
+    try:
+        return mask_iou(_draw(old, size), _draw(region, size))
+    except RegionError:
+        return None
+
+
+def _draw(region: PictureRegion, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The region's mask in an image of (H, W) pixels, reduced to 640 pixels of the longer side.
+
+    Raises:
+        RegionError: it has no area that can be read.
+    """
+    scale = min(1.0, _EDIT_SIDE / max(size))
+    frame = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    if region_kind(region.item) in ("brush", "bitmask"):  # its pixels are those of the full image
+        return np.asarray(shrink_nearest(decode_region(region.item, size[1], size[0]), frame))
+    return decode_region(region.item, frame[1], frame[0])
+
+
+def _noted_size(region: PictureRegion) -> tuple[int, int] | None:
+    """(H, W) of the image as the region notes it, pixels."""
+    height, width = (region.item.get(key) for key in ("original_height", "original_width"))
+    if isinstance(height, int) and isinstance(width, int) and height >= 1 and width >= 1:
+        return height, width
+    return None
 
 
 def _same_points(one: object, other: object) -> bool:
