@@ -126,15 +126,15 @@ def _write_page(
 
 def _tell(measures: Measures, options: ReportOptions) -> None:
     if options.json:
-        row: dict[str, Any] = asdict(measures)
-        sys.stdout.write(json.dumps({"project": options.project, "page": str(options.output / PAGE), **row}) + "\n")
+        told: dict[str, Any] = {"project": options.project, "page": printable(options.output / PAGE)}
+        sys.stdout.write(json.dumps(told | asdict(measures)) + "\n")
         return
     for row in measures.regions:
         if not row.label and not row.version:
             sys.stdout.write(f"{percent(row.accepted_share)} of {row.accepted_share.n} predicted regions accepted as "
                              f"they were; {measures.saved_minutes:.1f} minutes saved by the time model\n")  # fmt: skip
     sys.stdout.writelines(f"{one_line(remark)}\n" for remark in measures.remarks)
-    sys.stdout.write(f"{options.output / PAGE}\n")
+    sys.stdout.write(f"{printable(options.output / PAGE)}\n")
 
 
 def _parse(arguments: Sequence[str]) -> ReportOptions:
