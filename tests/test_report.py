@@ -42,7 +42,7 @@ VOCABULARY = parse_vocabulary(
 )
 OURS, LEARNED = f"builtin-zeroshot-{VOCABULARY.hash}", f"builtin-a3-0123ab-{VOCABULARY.hash}"
 OUTPUTS = {"cat": "polygon", "dog": "polygon"}
-MODEL = TimeModel(draw=60, box=7, check=2, correct=20, delete=1)
+MODEL = TimeModel(look=2, click=1, outline=60, box=7, wrong=2)
 CONTROL = next(task for task in range(1, 99) if in_control_arm(task, 0.5))
 OTHER = next(task for task in range(1, 99) if not in_control_arm(task, 0.5))
 
@@ -115,23 +115,31 @@ def test_differences_and_means_have_intervals_where_there_are_enough_values() ->
 
 
 @pytest.mark.parametrize(
-    ("outcome", "output", "saved_s"),
+    ("outcome", "edit_iou", "output", "saved_s"),
     [
-        ("accepted", "brush", 58), ("changed", "polygon", 38), ("deleted", "brush", -3), ("added", "brush", 0),
-        ("accepted", "rectangle", 5), ("changed", "rectangle", -2),
+        pytest.param("accepted", None, "brush", 60 - 2, id="accepted"),
+        pytest.param("changed", 0.8, "polygon", 60 - 2 - 1 - 24, id="changed a little"),
+        pytest.param("changed", 0.1, "polygon", -3, id="changed so much that drawing it anew was quicker"),
+        pytest.param("changed", None, "polygon", -3, id="changed, nobody knows how much"),
+        pytest.param("changed", 1.0, "bitmask", 60 - 2 - 1, id="given another label"),
+        pytest.param("deleted", None, "brush", -3, id="deleted"),
+        pytest.param("added", None, "brush", 0, id="added"),
+        pytest.param("accepted", None, "rectangle", 7 - 2, id="an accepted box"),
+        pytest.param("changed", 0.5, "rectangle", -3, id="a changed box"),
     ],
-)  # fmt: skip
-def test_the_time_model(outcome: Any, output: str, saved_s: float) -> None:
-    assert MODEL.saved(was("cat", outcome), output) == saved_s
+)
+def test_the_time_model(outcome: Any, edit_iou: float | None, output: str, saved_s: float) -> None:
+    assert MODEL.saved(was("cat", outcome, edit_iou), output) == pytest.approx(saved_s)
+    assert (MODEL.redraw, MODEL.edit(0.5)) == (61, 61)
 
 
 def test_the_time_model_is_told_and_may_be_changed() -> None:
-    found = TimeModel.parse("draw=60, check=3")
-    assert (found.draw, found.check, found.delete) == (60, 3, TimeModel().delete)
+    found = TimeModel.parse("outline=60, look=3")
+    assert (found.outline, found.look, found.click) == (60, 3, TimeModel().click)
     sources = {one.name: one.source for one in assumptions(found)}
-    assert sources["draw"] == "given with --seconds"
-    assert "Benenson" in sources["correct"]
-    for wrong in ("draw", "speed=3", "draw=fast", "draw=-1", "draw=nan"):
+    assert sources["outline"] == "given with --seconds"
+    assert "Benenson" in sources["wrong"]
+    for wrong in ("outline", "speed=3", "outline=fast", "outline=-1", "outline=nan"):
         with pytest.raises(SettingsError, match="--seconds"):
             TimeModel.parse(wrong)
 
@@ -150,7 +158,7 @@ def test_regions_are_counted_by_label_and_version() -> None:
     assert (everything.edit_iou.n, everything.undrawn) == (2, 1)
     assert everything.edit_iou.value == pytest.approx(0.7)
     assert (everything.images, everything.present, everything.left_empty, everything.false_alarms) == (4, 3, 1, 0)
-    assert everything.saved_minutes == pytest.approx((58 + 3 * 38 - 3) / 60) == pytest.approx(found.saved_minutes)
+    assert everything.saved_minutes == pytest.approx((58 + 9 - 3 + 33 - 3) / 60) == pytest.approx(found.saved_minutes)
     assert (cat.images, cat.present, cat.left_empty, cat.false_alarms) == (4, 2, 1, 1)
     assert (dog.images, dog.present, dog.left_empty, dog.false_alarms) == (4, 2, 1, 1)
     assert (dog.accepted_share.value, dog.added) == (0.0, 1)

@@ -82,7 +82,7 @@ def test_what_annotators_did_is_what_the_report_says(
     submit(house, arm[0], [region(slice(8, 48), origin="manual")], None, lead_time=80.0)
 
     monkeypatch.setenv("ZEROMASK_CONTROL_SHARE", "0.5")
-    status, found, _ = report(project, "--seconds", "draw=60,check=2,correct=20,delete=1")
+    status, found, _ = report(project, "--seconds", "look=2,click=1,outline=60,wrong=2")
     assert status == 0
     assert (found["tasks"], found["annotations"], found["skips"], found["from_prediction"]) == (6, 5, 1, 3)
     everything = found["regions"][0]
@@ -91,7 +91,7 @@ def test_what_annotators_did_is_what_the_report_says(
     assert (everything["accepted_share"]["value"], everything["accepted_share"]["n"]) == (0.5, 4)
     assert everything["edit_iou"]["value"] == pytest.approx(0.5)
     assert (everything["images"], everything["present"], everything["left_empty"]) == (3, 2, 1)
-    assert found["saved_minutes"] == pytest.approx((2 * 58 + 38 - 3) / 60)
+    assert found["saved_minutes"] == pytest.approx((2 * 58 - 3 - 3) / 60)
     times = {(one["arm"], one["shown"]): one["median_s"]["value"] for one in found["lead_times"] if not one["version"]}
     assert times == {
         ("prediction", "all"): 12.5, ("prediction", "labels"): 12.5, ("control", "all"): 80.0,

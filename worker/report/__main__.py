@@ -21,17 +21,19 @@ from plugin_config.errors import SettingsError, ZeromaskError
 from plugin_config.label_studio.client import LabelStudio, Project
 from plugin_config.printable import one_line, printable
 from plugin_config.settings import Settings
-from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
 from worker.report.charts import as_image
-from worker.report.examples import MostCorrected, draw_examples
+from worker.report.clicks import ClickMeasures, ClickSample, measure_clicks
+from worker.report.examples import ExamplePicture, MostCorrected, draw_examples
 from worker.report.measures import LONGEST_LEAD_TIME_S, History, Measures
 from worker.report.page import Heading, draw_charts, percent, render_page
 from worker.report.reading import HistoryReader, UnreadTask
 from worker.report.tables import RecordTables, write_labels
 from worker.report.time_model import TimeModel
+from worker.segmentation.segmenter import Segmenter
 
 PAGE = "report.html"
 
@@ -44,9 +46,10 @@ class ReportOptions:
         project: id of the project.
         output: folder of the files; made where there is none.
         json: whether to print one JSON line.
-        model: seconds per region.
+        model: how long annotators take.
         pictures: how many of the most corrected images are shown.
         longest_s: lead times above it are left out, seconds.
+        clicks: how many regions a simulated annotator clicks on; 0 = none, and no model is loaded.
     """
 
     project: int
@@ -55,6 +58,7 @@ class ReportOptions:
     model: TimeModel
     pictures: int
     longest_s: float
+    clicks: int
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,18 +72,21 @@ def main(arguments: Sequence[str]) -> int:
             settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
             public_urls=settings.label_studio_public_url, contact=settings.contact,
         ) as label_studio:  # fmt: skip
-            measures = _write(label_studio, settings, options, console)
+            measures, clicks = _write(label_studio, settings, options, console)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask report: {printable(error)}", style="red", markup=False)
         return 2
-    _tell(measures, options)
+    _tell(measures, clicks, options)
     return 0
 
 
-def _write(label_studio: LabelStudio, settings: Settings, options: ReportOptions, console: Console) -> Measures:
+def _write(
+    label_studio: LabelStudio, settings: Settings, options: ReportOptions, console: Console
+) -> tuple[Measures, ClickMeasures | None]:
     """Read the project and write every file.
 
     Raises:
+        ModelUnavailable: regions are to be clicked on, and the model cannot be loaded.
         LabelStudioError: Label Studio does not answer, or refuses the project.
         LabelingConfigError: the project has no labels that Zeromask draws.
         OSError: a file cannot be written.
@@ -87,7 +94,9 @@ def _write(label_studio: LabelStudio, settings: Settings, options: ReportOptions
     project = label_studio.project(options.project)
     vocabulary = parse_vocabulary(project.label_config)
     options.output.mkdir(parents=True, exist_ok=True)
-    history, corrected = History(options.model, longest_s=options.longest_s), MostCorrected(options.pictures)
+    segmenter = Segmenter.from_settings(settings) if options.clicks else None  # what is missing is told before
+    history = History(options.model, longest_s=options.longest_s)
+    corrected, clicked = MostCorrected(options.pictures), ClickSample(options.clicks)
     reader = HistoryReader(label_studio, project.id, vocabulary, control_share=settings.control_share)
     tasks = reader.tasks()
     found = track(reader.read(tasks), "Reading", total=len(tasks), console=console, disable=not console.is_terminal)
@@ -98,21 +107,27 @@ def _write(label_studio: LabelStudio, settings: Settings, options: ReportOptions
                 if not isinstance(record, UnreadTask):
                     tables.add(record)
                     corrected.add(record)
+                    clicked.add(record)
     measures = history.measures()
     write_labels(options.output, measures)
-    _write_page(label_studio, settings, options, project, vocabulary, measures, corrected)
-    return measures
-
-
-def _write_page(
-    label_studio: LabelStudio, settings: Settings, options: ReportOptions, project: Project, vocabulary: Vocabulary,
-    measures: Measures, corrected: MostCorrected,
-) -> None:  # fmt: skip
     images = ImageLoader(
         ImageLimits.from_settings(settings),
         ImageCache(settings.state_path / "images", settings.image_cache_mb * 1_000_000),
     )
-    examples, left_out = draw_examples(label_studio, project.id, vocabulary, images, corrected.chosen())
+    clicks = None
+    if segmenter is not None:
+        sample = track(clicked.chosen(), "Clicking", console=console, disable=not console.is_terminal)
+        clicks = measure_clicks(label_studio, project.id, vocabulary, images, segmenter, sample)
+    examples = draw_examples(label_studio, project.id, vocabulary, images, corrected.chosen())
+    _write_page(settings, options, project, measures, clicks, examples)
+    return measures, clicks
+
+
+def _write_page(
+    settings: Settings, options: ReportOptions, project: Project, measures: Measures, clicks: ClickMeasures | None,
+    drawn: tuple[Sequence[ExamplePicture], Sequence[str]],
+) -> None:  # fmt: skip
+    examples, left_out = drawn
     charts = draw_charts(measures)
     for name, drawing in charts.items():
         as_image(drawing).save(options.output / f"{name}.png")
@@ -120,14 +135,15 @@ def _write_page(
         (options.output / f"corrected_{number}.png").write_bytes(example.png)
     at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     heading = Heading(project.id, project.title, at, settings.control_share)
-    page = render_page(heading, measures, options.model, charts, examples, left_out)
+    page = render_page(heading, measures, options.model, charts, examples, left_out, clicks)
     (options.output / PAGE).write_text(page, encoding="utf-8", errors="replace")
 
 
-def _tell(measures: Measures, options: ReportOptions) -> None:
+def _tell(measures: Measures, clicks: ClickMeasures | None, options: ReportOptions) -> None:
     if options.json:
         told: dict[str, Any] = {"project": options.project, "page": printable(options.output / PAGE)}
-        sys.stdout.write(json.dumps(told | asdict(measures)) + "\n")
+        told |= asdict(measures) | {"clicks": None if clicks is None else asdict(clicks)}
+        sys.stdout.write(json.dumps(told) + "\n")
         return
     for row in measures.regions:
         if not row.label and not row.version:
@@ -143,17 +159,20 @@ def _parse(arguments: Sequence[str]) -> ReportOptions:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the files (default: zeromask-report-N)")
     parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
     parser.add_argument("--seconds", default="", metavar="NAME=S,...", help="other times of the time model, such as "
-                        "draw=60,check=3 (docs/guide/report.md)")  # fmt: skip
+                        "outline=40,look=3 (docs/guide/report.md)")  # fmt: skip
     parser.add_argument("--pictures", type=int, default=6, metavar="N", help="how many of the most corrected images "
                         "are shown (default: %(default)s)")  # fmt: skip
     parser.add_argument("--longest", type=float, default=LONGEST_LEAD_TIME_S / 60, metavar="MINUTES", help="lead times "
                         "above it are left out: the page was left open (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--clicks", type=int, default=0, metavar="N", help="click on a region of N images, from the "
+                        "prediction and from nothing; loads the model (default: %(default)s)")  # fmt: skip
     found = parser.parse_args(arguments)
-    if found.pictures < 0 or not 0 < found.longest < float("inf"):
-        raise SettingsError("--pictures and --longest", "must be at least 0, and above 0", "Give other numbers.")
+    if found.pictures < 0 or found.clicks < 0 or not 0 < found.longest < float("inf"):
+        problem = "must be at least 0, and the last above 0"
+        raise SettingsError("--pictures, --clicks and --longest", problem, "Give other numbers.")
     output = found.output or Path(f"zeromask-report-{found.project}")
     return ReportOptions(found.project, output, found.json, TimeModel.parse(found.seconds), found.pictures,
-                         60 * found.longest)  # fmt: skip
+                         60 * found.longest, found.clicks)  # fmt: skip
 
 
 if __name__ == "__main__":

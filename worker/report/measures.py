@@ -170,7 +170,7 @@ class History:
     """What was read so far. Numbers alone are kept of each annotation.
 
     Args:
-        model: seconds per region.
+        model: how long annotators take.
         longest_s: lead times above it are left out.
     """
 

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.report.charts import Bar, Drawing, as_svg, bar_chart, line_chart
+from worker.report.clicks import ClickMeasures
 from worker.report.examples import ExamplePicture
 from worker.report.measures import Measures, RegionMeasures, Shown
 from worker.report.statistics import Estimate
 from worker.report.time_model import TimeModel, assumptions
+from worker.segmentation.clicks.robot import GOAL, MOST_CLICKS
 
 _MOST_BARS = 40
 _MOST_ROWS = 200
@@ -84,7 +86,7 @@ def draw_charts(measures: Measures) -> dict[str, Drawing]:
 
 def render_page(
     heading: Heading, measures: Measures, model: TimeModel, charts: Mapping[str, Drawing],
-    examples: Sequence[ExamplePicture], left_out: Sequence[str] = (),
+    examples: Sequence[ExamplePicture], left_out: Sequence[str] = (), clicks: ClickMeasures | None = None,
 ) -> str:  # fmt: skip
     """The page. Titles, labels and reasons are escaped.
 
@@ -95,6 +97,7 @@ def render_page(
         charts: as `draw_charts` makes them.
         examples: pictures.
         left_out: why others are left out, a sentence each.
+        clicks: of the simulated annotator; None = not measured.
     """
     title = f"Zeromask: {heading.title} (project {heading.project})"
     parts = [
@@ -105,6 +108,7 @@ def render_page(
         _regions(measures.regions),
         "<h2>Time</h2>" + _times(heading, measures),
         "<h2>Minutes saved, by assumption</h2>" + _figures(charts, ("saved_over_time",)) + _model(measures, model),
+        _clicks(clicks),
         "<h2>Annotators</h2>" + _annotators(measures),
         _examples(examples, left_out),
     ]
@@ -179,12 +183,27 @@ def _times(heading: Heading, measures: Measures) -> str:
 
 
 def _model(measures: Measures, model: TimeModel) -> str:
-    rows = [(row.name, f"{row.seconds:g} s", row.meaning, row.source) for row in assumptions(model)]
-    saved, table = number(measures.saved_s, ".1f"), _table(("name", "time", "for what", "source"), rows, names=4)
+    rows = [(row.name, f"{row.value:g}", row.meaning, row.source) for row in assumptions(model)]
+    saved, table = number(measures.saved_s, ".1f"), _table(("name", "number", "for what", "source"), rows, names=4)
     return (
         f"<p>{measures.saved_minutes:.1f} minutes in all, {_text(saved)} seconds per annotation made from a prediction."
         " This is what the outcomes above would have saved with these times per region, and no measurement. "
-        f"<code>--seconds draw=60</code> changes one.</p>{table}"
+        f"<code>--seconds outline=40</code> changes one.</p>{table}"
+    )
+
+
+def _clicks(clicks: ClickMeasures | None) -> str:
+    if clicks is None:
+        return ""
+    found = (("from the prediction", clicks.from_prediction), ("from nothing", clicks.from_nothing))
+    rows = [(name, number(row, ".1f"), row.n) for name, row in found]
+    return (
+        f"<h2>Clicks to an IoU of {GOAL:g}</h2>"
+        + _table(("begun", "mean clicks", "regions"), rows, names=1)
+        + f"<p class=small>A simulated annotator clicks on the middle of the largest error until the mask is what was "
+        f"submitted, {MOST_CLICKS} times at most ({clicks.unreached} regions were not reached from nothing). The model "
+        "as it came answers, without what was learned. A region that was accepted is one that the model had drawn: "
+        "from nothing, too, it may be reached sooner than one drawn by hand.</p>"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -18,22 +17,32 @@ def _assumed(default: float, meaning: str, source: str) -> Any:
 
 @dataclass(frozen=True)
 class TimeModel:
-    """Seconds per region. Looking at the image for what is missing takes as long with a prediction as without, and is
-    left out.
+    """Seconds that each step takes.
+
+    Attributes:
+        image: to open an image, look at it and submit it; what is saved does not depend on it.
+        look: at a predicted region, to decide about it.
+        click: to delete a region, to select it for editing, or to give it another label.
+        outline: to draw a region from nothing.
+        box: to draw a box, an ellipse or a point.
+        wrong: times the outline, for the share of a region that is wrong (1 - IoU).
 
     Raises:
         SettingsError: a number is negative, or not finite.
     """
 
-    draw: float = _assumed(79.2, "to draw an outline", "COCO: 79.2 s per polygon mask (Lin et al., 2014, as Cheng et "
-                           "al., 2022, give it)")  # fmt: skip
-    box: float = _assumed(7.0, "to draw a box, an ellipse or a point", "7 s per box by extreme clicking (Papadopoulos "
-                          "et al., 2017); dragged boxes take 35 s there")  # fmt: skip
-    check: float = _assumed(2.0, "to look at a predicted region", "assumed")
-    correct: float = _assumed(26.4, "to correct an outline, after looking; never more than drawing it", "a third of "
-                              "drawing it: corrections with a model are 3 times faster than polygons (Benenson et "
-                              "al., 2019)")  # fmt: skip
-    delete: float = _assumed(1.0, "to delete a region, after looking", "assumed")
+    image: float = _assumed(5.0, "s to open, look at and submit an image; not in what is saved", "assumed")
+    look: float = _assumed(1.6, "s to look at a predicted region and decide", "1.6 s to verify a box (Papadopoulos et "
+                           "al., 2016)")  # fmt: skip
+    click: float = _assumed(2.4, "s to delete a region, to select it, or to change its label", "2.4 s for the first "
+                            "point on a thing (Bearman et al., 2016)")  # fmt: skip
+    outline: float = _assumed(54.0, "s to draw an outline", "published are 54 s (Jain and Grauman, 2013) and 79 s for "
+                              "COCO's polygons (Lin et al., 2014); the lower one")  # fmt: skip
+    box: float = _assumed(7.0, "s to draw a box, an ellipse or a point", "7 s by extreme clicking (Papadopoulos et "
+                          "al., 2017), whose abstract has 35 s for dragged boxes; the lower one")  # fmt: skip
+    wrong: float = _assumed(2.0, "outlines for all of a region that is wrong: an edit takes this times 1 - IoU",
+                            "assumed: an error has two borders; a third of an outline at an IoU of 0.85, as with "
+                            "corrective clicks (Benenson et al., 2019)")  # fmt: skip
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -57,39 +66,41 @@ class TimeModel:
                     raise ValueError(name)
                 found[name.strip()] = float(seconds)
             except ValueError as error:
-                remedy = f"Write --seconds draw=60,check=3; the names are {names}."
+                remedy = f"Write --seconds outline=40,look=3; the names are {names}."
                 raise SettingsError("--seconds", f"has {part!r}, which is no name=seconds", remedy) from error
         return replace(cls(), **found)
 
-    def from_scratch(self, output: str) -> float:
-        """Seconds to draw a region of a kind."""
-        return self.draw if output in _OUTLINED else self.box
+    def edit(self, iou: float) -> float:
+        """Seconds to correct the outline of a region, of the IoU before and after."""
+        return self.click + self.wrong * self.outline * (1 - iou)
+
+    @property
+    def redraw(self) -> float:
+        """Seconds to delete a region and draw it from nothing."""
+        return self.click + self.outline
 
     def saved(self, record: RegionRecord, output: str) -> float:
         """Seconds that the prediction of a region saved; negative where it cost more than it gave.
 
         Args:
-            record: what became of it.
+            record: what became of it; where the IoU of a changed one is not known, it counts as drawn anew.
             output: the kind of its label's regions.
         """
-        drawn = self.from_scratch(output)
+        drawn = self.outline if output in _OUTLINED else self.box
         if record.outcome == "accepted":
-            return drawn - self.check
+            return drawn - self.look
         if record.outcome == "changed":
-            return drawn - self.check - min(self.correct, drawn)
-        return -self.check - self.delete if record.outcome == "deleted" else 0.0
-
-    def total_saved(self, records: Iterable[tuple[RegionRecord, str]]) -> float:
-        """Seconds that a prediction saved, of records with the kinds of their labels' regions."""
-        return sum(self.saved(record, output) for record, output in records)
+            edit = self.edit(0.0 if record.edit_iou is None else record.edit_iou)
+            return drawn - self.look - min(edit, self.click + drawn)
+        return -self.look - self.click if record.outcome == "deleted" else 0.0
 
 
 @dataclass(frozen=True)
 class Assumption:
-    """One row of the time model as people read it."""
+    """One row of the time model as people read it; `meaning` begins with the unit."""
 
     name: str
-    seconds: float
+    value: float
     meaning: str
     source: str
 
