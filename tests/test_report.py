@@ -323,7 +323,7 @@ class StandInLabelStudio:
 
     def annotated_tasks(self, project: int, *, skipped: bool = False) -> Iterator[AnnotatedTask]:
         for task in dict.fromkeys(one.task for one in self.rows if skipped or not one.cancelled):
-            yield AnnotatedTask(task, (), "2026")
+            yield AnnotatedTask(task, tuple(one.id for one in self.rows if one.task == task), "2026")
 
     def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
         return [Task(task, {"image": "x"}, frozenset(), 1) for task in ids]
@@ -331,7 +331,11 @@ class StandInLabelStudio:
     def annotations(self, task: int) -> list[Annotation]:
         if task in self.refused:
             raise LabelStudioError("GET", "was refused", "Check.", status=self.refused[task])
-        return [one for one in self.rows if one.task == task]
+        return [one for one in self.rows if one.task == task and not one.cancelled]
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        (found,) = [one for one in self.rows if path == f"/api/annotations/{one.id}/"]
+        return {"id": found.id, "task": found.task, "result": list(found.result), "was_cancelled": found.cancelled}
 
     def predictions(self, task: int) -> list[StoredPrediction]:
         return [one for one in self.stored if one.task == task]

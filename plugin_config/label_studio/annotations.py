@@ -115,6 +115,19 @@ def annotation_mark(label_studio: ApiClient, project: int, *, tasks: int = 0, la
     return AnnotationMark(now, newest, newer + max(0, tasks - now))
 
 
+def fetch_annotation(label_studio: ApiClient, annotation: int, *, task: int) -> Annotation:
+    """One annotation of a task, which may be cancelled: those Label Studio does not list.
+
+    Raises:
+        LabelStudioError: it does not answer, or refuses; status 404 when the annotation is gone.
+    """
+    row = label_studio.request("GET", f"/api/annotations/{annotation}/")
+    try:
+        return read_annotation(row, task)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise unexpected_answer("an annotation", error) from error
+
+
 def read_annotation(row: Any, task: int) -> Annotation:
     """Read a row of `/api/tasks/N/annotations/`. What Python raises on a row that is no annotation is left to the
     caller; of an annotation that is one, what is null or malformed counts as not known.

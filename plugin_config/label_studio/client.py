@@ -235,7 +235,7 @@ class LabelStudio:
             yield task
 
     def annotations(self, task: int) -> list[Annotation]:
-        """Every submitted annotation of a task, with its regions; drafts are not among them."""
+        """Every submitted annotation of a task, with its regions; drafts and cancelled ones are not among them."""
         rows = self.request("GET", f"/api/tasks/{task}/annotations/")
         with _as_expected("annotations"):
             return [read_annotation(row, task) for row in rows]

@@ -16,7 +16,7 @@ from plugin_config.errors import (
     RegionError,
     TaskDataError,
 )
-from plugin_config.label_studio.annotations import Annotation
+from plugin_config.label_studio.annotations import AnnotatedTask, Annotation, fetch_annotation
 from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.model_version import ModelVersion
 from plugin_config.vocabulary import Vocabulary
@@ -102,15 +102,15 @@ class HistoryReader:
         self._label_studio, self._project = label_studio, project
         self._vocabulary, self._control_share = vocabulary, control_share
 
-    def tasks(self) -> list[int]:
-        """Ids of the tasks that somebody annotated or skipped.
+    def tasks(self) -> list[AnnotatedTask]:
+        """The tasks that somebody annotated or skipped.
 
         Raises:
             LabelStudioError: Label Studio does not answer, or refuses the project.
         """
-        return [task.id for task in self._label_studio.annotated_tasks(self._project, skipped=True)]
+        return list(self._label_studio.annotated_tasks(self._project, skipped=True))
 
-    def read(self, tasks: Sequence[int]) -> Iterator[Sequence[AnnotationRecord] | UnreadTask]:
+    def read(self, tasks: Sequence[AnnotatedTask]) -> Iterator[Sequence[AnnotationRecord] | UnreadTask]:
         """Read tasks: the annotations that are learned from, less imported ones, and skips. What is malformed, or
         deleted meanwhile, costs its task alone.
 
@@ -118,9 +118,10 @@ class HistoryReader:
             LabelStudioError: Label Studio does not answer, or refuses the project.
         """
         for start in range(0, len(tasks), _TASKS_AT_ONCE):
-            for task in self._label_studio.tasks(self._project, tasks[start : start + _TASKS_AT_ONCE]):
+            part = {task.id: task.annotations for task in tasks[start : start + _TASKS_AT_ONCE]}
+            for task in self._label_studio.tasks(self._project, list(part)):
                 try:
-                    yield self._task(task)
+                    yield self._task(task, part[task.id])
                 except LabelStudioError as error:
                     if not (error.status in (404, 500) or isinstance(error, AnswerTooLarge | AnswerMalformed)):
                         raise  # not about this one task
@@ -132,10 +133,12 @@ class HistoryReader:
                     reason = f"cannot be read ({type(error).__name__}: {error!s:.100})"
                     yield UnreadTask(task.id, f"task {task.id}: {reason}")
 
-    def _task(self, task: Task) -> list[AnnotationRecord]:
+    def _task(self, task: Task, ids: Sequence[int]) -> list[AnnotationRecord]:
+        """Records of a task; `ids` are those of its annotations, of which Label Studio lists no cancelled ones."""
         rows = self._label_studio.annotations(task.id)
         counted = [row for row in counting_annotations(rows) if not row.imported]
-        skips = [row for row in rows if row.cancelled]
+        others = sorted(set(ids) - {row.id for row in rows})
+        skips = [row for row in (fetch_annotation(self._label_studio, one, task=task.id) for one in others) if row.cancelled]
         predictions = self._label_studio.predictions(task.id) if counted else []
         images = images_of(task, self._vocabulary).images if counted else ()
         return [self._record(row, predictions, images) for row in counted] + [self._skip(row) for row in skips]
