@@ -29,7 +29,7 @@ from plugin_config.versions.manifests import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.label_studio.image_cache import OFF
-from worker.label_studio.outcomes import RegionOutcomes
+from worker.label_studio.outcomes import RegionOutcomes, RegionRecord
 from worker.learning import adapter_files
 from worker.learning.gate.decision import Verdict
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example
@@ -97,6 +97,7 @@ class LearningHouse:
     content: str = "none"
     drawn: str = "cat"
     outcomes: Mapping[str, RegionOutcomes] = field(default_factory=dict)
+    records: tuple[RegionRecord, ...] = ()
     others: frozenset[int] = frozenset()
     away: frozenset[int] = frozenset()
     several: frozenset[int] = frozenset()
@@ -177,7 +178,8 @@ class LearningHouse:
                 if key in self.away_images:
                     yield _unread(task, key)
                 else:
-                    yield Correction(task, (task,), False, self.outcomes, self._example(key, vocabulary), vocabulary)
+                    example = self._example(key, vocabulary)
+                    yield Correction(task, (task,), False, self.outcomes, example, vocabulary, self.records)
 
     def _example(self, key: str, vocabulary: Vocabulary) -> Example:
         rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)

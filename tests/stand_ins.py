@@ -35,6 +35,7 @@ from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.label_studio.image_cache import OFF
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
+from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Words
 from worker.segmentation.segmenter import LabelSegment, Segmentation
 from worker.service import failures, posting
@@ -165,6 +166,7 @@ class StandInAdapters:
 
     def __init__(self) -> None:
         self.name, self.away = ZEROSHOT, False
+        self.map = IDENTITY
         self.refused: list[str] = []
         self.head = StandInHead()
 
@@ -172,6 +174,9 @@ class StandInAdapters:
         if self.away:
             raise VersionsUnavailable("folder /versions", "cannot be read", "Mount it.")
         return self.name, None if self.name == ZEROSHOT else self.head
+
+    def calibration(self, project: Project, name: str) -> Calibration:
+        return self.map
 
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
         self.refused.append(f"{name}: {error}")

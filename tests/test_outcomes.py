@@ -184,9 +184,18 @@ def test_a_record_has_score_and_edit_of_its_region(before: list[Any], after: lis
     assert rounded == found
 
 
+def test_a_record_names_the_version_and_its_raw_score() -> None:
+    before = [region("a", score=0.9, raw_score=0.4), region("b", score=0.8), region("c", score=0.7, raw_score="x")]
+    records = region_records(annotation(region("a"), region("d")), [prediction(*before)], VOCABULARY)
+    assert [(row.score, row.raw_score, row.version) for row in records] == [
+        (0.9, 0.4, "ours"), (None, None, ""), (0.8, 0.8, "ours"), (0.7, 0.7, "ours"),
+    ]  # fmt: skip
+
+
 def test_changed_regions_are_drawn_on_request_alone() -> None:
     before, after = [triangle("a", score=0.2)], annotation(triangle("a", left=50))
-    assert region_records(after, [prediction(*before)], VOCABULARY) == [RegionRecord("cat", "changed", 0.2, None)]
+    (record,) = region_records(after, [prediction(*before)], VOCABULARY)
+    assert (record.outcome, record.edit_iou) == ("changed", None)
 
 
 def test_the_mask_of_a_changed_brush_is_that_of_its_pixels() -> None:

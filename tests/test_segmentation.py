@@ -203,7 +203,7 @@ def test_where_no_label_can_be_read_nothing_is_found_and_somebody_should_look(se
     assert (found.segments, found.score) == ((), 0.0)
 
 
-def test_what_nobody_would_accept_is_not_drawn_but_counts(encoder: CountingEncoder) -> None:
+def test_what_nobody_would_accept_is_not_drawn_and_somebody_should_look(encoder: CountingEncoder) -> None:
     scene = annotation_scene(np.random.default_rng(3), ["red shape", "grass"], number=0, size=(120, 160), unit=80)
     vocabulary = vocabulary_of("red shape", "blue shape", "green star", "grass", "sand")
     all_drawn = Segmenter(encoder, least_score=0.0)
@@ -214,7 +214,10 @@ def test_what_nobody_would_accept_is_not_drawn_but_counts(encoder: CountingEncod
     bound = (scores[0] + scores[1]) / 2
     fewer = Segmenter(encoder, least_score=bound).segment(embedding, vocabulary, scene.image)
     assert sorted(found.score for found in fewer.segments) == scores[1:]
-    assert fewer.score == pytest.approx(everything.score)
+    assert (everything.score, fewer.score) == (scores[0], scores[1])
+    nothing = Segmenter(encoder, least_score=1.0).segment(embedding, vocabulary, scene.image)
+    assert nothing.segments == ()
+    assert nothing.score < 0.5, "something is there"
 
 
 @dataclass

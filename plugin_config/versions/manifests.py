@@ -1,6 +1,7 @@
 """The versions of a project on disk, and the pointer to the one that is served. This is the truth about both.
 
     <place>/<Label Studio>/<project>/<model>/served.json               the pointer, and the last attempt to learn
+    <place>/<Label Studio>/<project>/<model>/calibration.json          version -> map of its scores
     <place>/<Label Studio>/<project>/<model>/<version>/adapter.safetensors
     <place>/<Label Studio>/<project>/<model>/<version>/manifest.json   written last: without it there is no version
     <place>/<Label Studio>/<project>/<model>/offer-<name>/             an adapter folder that waits for its verdict
@@ -30,6 +31,7 @@ OFFERED = "offered"
 """Of contenders: those that a person offered."""
 
 _POINTER, _MANIFEST, _ADAPTER = "served.json", "manifest.json", "adapter.safetensors"
+_CALIBRATION = "calibration.json"
 _OFFER, _OFFERED_RECORD = "offer-", "adapter.json"
 _PROBE, _PROBE_BYTES = "room.probe", 4 << 20
 _MOST_BYTES = 64 << 20
@@ -219,6 +221,31 @@ class VersionFolder:
         """Write the pointer, whole or not at all."""
         self._storage.write(_POINTER, _encoded(pointer))
 
+    def calibrations(self) -> dict[str, Mapping[str, Any]]:
+        """Read how the raw scores of each version are mapped, by its name or ZEROSHOT. They are refitted whenever
+        corrections are read, so they are no part of the manifests, which never change. A file that cannot be read
+        counts as none: the next corrections write it again.
+        """
+        address, data = self._storage.address(_CALIBRATION), self._storage.read(_CALIBRATION, most=_MOST_BYTES)
+        try:
+            found: dict[str, Mapping[str, Any]] = {} if data is None else _decoded(_calibrations, data, address)
+        except LearningError as error:
+            log.warning("scores stay as they are until the next corrections are learned from: %s", error)
+            return {}
+        return found
+
+    def calibration(self, served: str) -> Mapping[str, Any]:
+        """How the raw scores of a version are mapped: its own map, or that of the newest version before it which has
+        one; {} = they stay as they are.
+        """
+        found = self.calibrations()
+        known = [name for name in found if adapter_number(name) < adapter_number(served) or name == served]
+        return found[max(known, key=adapter_number)] if known else {}
+
+    def calibrate(self, maps: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write how the raw scores of each version are mapped, whole or not at all."""
+        self._storage.write(_CALIBRATION, json.dumps(maps, indent=1).encode())
+
     def names(self) -> list[str]:
         """Names of the versions that have a manifest, oldest first."""
         found = [name for name in self._storage.folders() if adapter_number(name)]
@@ -339,6 +366,13 @@ def _decoded(make: Any, data: bytes, subject: str) -> Any:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         problem = f"is damaged ({type(error).__name__}: {str(error)[:100]})"
         raise LearningError(subject, problem, "Put it back from a copy, or delete it.") from error
+
+
+def _calibrations(row: Any) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {str(name): one for name, one in row.items() if isinstance(one, dict)}
+    if len(found) < len(row):
+        raise TypeError("each version must have an object")
+    return found
 
 
 def _pointer(row: Any) -> Pointer:

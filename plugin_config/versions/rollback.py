@@ -84,7 +84,8 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Roll
             folder.adapter(target)  # raises where it is not whole
         moved = replace(pointer.moved(target, by="person"), rejected=_rejected(folder, pointer, target))
         folder.point(moved)
-        served.write(project, ServedCopy(target, moved.serial, copy.place, copy.owner))
+        calibration = folder.calibration(target)
+        served.write(project, ServedCopy(target, moved.serial, copy.place, copy.owner, calibration=calibration))
     hints = ProjectHints(redis)
     hints.begin_refresh(project)  # a refresh noted long ago may have no job in the queue any more
     hints.request_refresh(project)

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from redis import Redis
@@ -41,6 +41,7 @@ class ServedCopy:
         place: folder or URL of all versions, as ZEROMASK_VERSIONS names it.
         owner: what these versions were learned for.
         trouble: why it is not the version that the pointer names; "" = it is.
+        calibration: how its raw scores are mapped; {} = they stay as they are.
     """
 
     served: str
@@ -48,6 +49,7 @@ class ServedCopy:
     place: str
     owner: Owner
     trouble: str = ""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ServedAdapters:
@@ -80,7 +82,10 @@ class ServedAdapters:
     @redis_errors
     def write(self, project: int, copy: ServedCopy) -> None:
         """Write the copy for one model."""
-        self._redis.hset(ProjectKeys(project).adapters, model_slug(copy.owner.model), json.dumps(asdict(copy)))
+        row = asdict(copy)
+        if not copy.calibration:
+            del row["calibration"]  # an earlier release, which may run beside this one, does not know it
+        self._redis.hset(ProjectKeys(project).adapters, model_slug(copy.owner.model), json.dumps(row))
 
     @redis_errors
     def write_outcomes(self, owner: Owner, outcomes: Mapping[str, Mapping[str, int]]) -> None:

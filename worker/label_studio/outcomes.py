@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
-from plugin_config.vocabulary import Vocabulary
+from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, item_id, picture_regions
-from worker.label_studio.regions import decode_region, region_kind
+from worker.label_studio.regions import RAW_SCORE, decode_region, region_kind
 from worker.learning.corrections.class_maps import shrink_nearest
 from worker.segmentation.metrics import mask_iou
 
@@ -40,12 +40,16 @@ class RegionRecord:
             prediction is gone.
         edit_iou: IoU of the predicted and the final mask, whatever its label, in [0, 1]: 1 for an accepted one, 0 for a
             deleted one; None for an added one, and where it was not asked for or cannot be drawn.
+        raw_score: the score before calibration; the score itself where none is stored beside it.
+        version: of the prediction it was taken from; "" where there is none.
     """
 
     label: str
     outcome: Outcome
     score: float | None
     edit_iou: float | None
+    raw_score: float | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,10 @@ def region_records(
         if counted is not None:
             outcome: Outcome = "added" if foreign else _outcome(region, old, known=parent is not None)
             taken = None if outcome == "added" else old
-            found.append(RegionRecord(counted.key, outcome, _score(taken), _edit_iou(outcome, taken, region, draw)))
+            found.append(_record(counted, outcome, taken, _edit_iou(outcome, taken, region, draw), parent))
     for identity, region in before.items():
         if region.label is not None and identity not in kept and not foreign:
-            found.append(RegionRecord(region.label.key, "deleted", _score(region), 0.0))
+            found.append(_record(region.label, "deleted", region, 0.0, parent))
     return found
 
 
@@ -168,9 +172,20 @@ def _outcome(region: PictureRegion, old: PictureRegion | None, *, known: bool) -
     return "accepted" if same and region.label == old.label else "changed"
 
 
-def _score(region: PictureRegion | None) -> float | None:
-    """The score of a predicted region; None where it has none in [0, 1]."""
-    score = None if region is None else region.item.get("score")
+def _record(
+    label: Label, outcome: Outcome, predicted: PictureRegion | None, edit_iou: float | None,
+    parent: StoredPrediction | None,
+) -> RegionRecord:  # fmt: skip
+    """The record of a region; `predicted`, of `parent`, is what it was made from, None = nothing."""
+    if predicted is None or parent is None:
+        return RegionRecord(label.key, outcome, None, edit_iou)
+    score, raw_score = (_score(predicted, key) for key in ("score", RAW_SCORE))
+    return RegionRecord(label.key, outcome, score, edit_iou, score if raw_score is None else raw_score, parent.version)
+
+
+def _score(region: PictureRegion, key: str) -> float | None:
+    """A score of a predicted region; None where it has none in [0, 1]."""
+    score = region.item.get(key)
     if isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:
         return float(score)
     return None

@@ -27,6 +27,9 @@ from worker.label_studio.vectors import vector_area
 KINDS: tuple[OutputKind, ...] = tuple(OUTPUT_KINDS.values())
 """The shapes written; a region's type is the kind, or the kind + "labels"."""
 
+RAW_SCORE = "raw_score"
+"""Key of a region beside "score", which Label Studio stores and its editor leaves alone."""
+
 _SHAPES = {"polygon": polygon_mask, "rectangle": rectangle_mask, "ellipse": ellipse_mask, "vector": vector_area}
 _READ = ("brush", "bitmask", *_SHAPES)
 _ROUNDING = 1  # pixel by which the noted size of an image may be off
@@ -41,6 +44,7 @@ def encode_region(
     to_name: str,
     label: str,
     score: float,
+    raw_score: float | None = None,
     region_id: str | None = None,
     tolerance: float | None = None,
     size: tuple[int, int] | None = None,
@@ -57,6 +61,8 @@ def encode_region(
         to_name: name of the Image tag.
         label: the key the labeling config expects: a label's alias where it has one, else its value.
         score: confidence in [0, 1], the same for each region.
+        raw_score: the score before it was calibrated on the project, stored beside it, for the next calibration; None =
+            the same.
         region_id: of the first region; the following get new ids, as all do for None, see `new_region_id`.
         tolerance: in pixels of the mask, at least 0, for polygons and vectors: see `mask_rings`. 0 is exact; None is
             `default_tolerance`.
@@ -88,6 +94,8 @@ def encode_region(
             "image_rotation": 0,
             "score": float(score),
         }
+        if raw_score is not None:
+            common[RAW_SCORE] = float(raw_score)
         labelled = "labels" if shape else f"{kind}labels"
         if shape:
             items.append(common | {"from_name": shape, "type": kind, "value": value})

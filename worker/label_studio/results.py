@@ -109,6 +109,7 @@ def _regions(segment: LabelSegment, size: tuple[int, int] | None) -> list[dict[s
         to_name=segment.label.to_name,
         label=segment.label.key,
         score=segment.score,
+        raw_score=segment.raw_score,
         size=size,
         shape=segment.label.shape,
     )

@@ -17,7 +17,8 @@ from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
 from worker.segmentation.encoders.towers import Towers
 from worker.segmentation.heads import Head, ImageScores, head_scores, head_things, zero_shot_logits
 from worker.segmentation.image_choices import ChoiceAnswer, answer_choices
-from worker.segmentation.instances.assembly import LEAST_SCORE, Segment, SegmentRequest, assemble
+from worker.segmentation.instances.acceptance import chance_of_nothing, whole_score
+from worker.segmentation.instances.assembly import LEAST_SCORE, SegmentRequest, assemble
 from worker.segmentation.instances.refiner import MaskRefiner, load_refiner, refine_things
 from worker.segmentation.outlines.refinement import ADAPTIVE, pixel_classes
 from worker.segmentation.text.encoder import TextClasses, TextEncoder
@@ -31,11 +32,19 @@ _MOST_NAMES = 5  # in a sentence
 
 @dataclass(frozen=True)
 class LabelSegment:
-    """A segment and the label it was found for."""
+    """A segment and the label it was found for.
+
+    Attributes:
+        label: it was found for.
+        mask: (H, W) bool, pixels of the image.
+        score: how likely it is accepted as it is, in [0, 1].
+        raw_score: the score before it was calibrated on a project; None = it was not.
+    """
 
     label: Label
     mask: NDArray[np.bool_]
     score: float
+    raw_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,9 @@ class Segmentation:
 
     Attributes:
         segments: of its labels.
-        score: how sure the model is of all of them, in [0, 1], or without labels of the answers: low scores are
-            annotated first.
+        score: how likely all of it is accepted as it is, in [0, 1], see `whole_score`; without segments the chance that
+            nothing is there, 0 where the model can read none of the labels; without labels how sure it is of the
+            answers. Low scores are annotated first.
         answers: to the questions about it, those that have one.
     """
 
@@ -61,7 +71,7 @@ class Segmenter:
         encoder: the model.
         store: keeps text embeddings beyond this process; None = in memory alone.
         refiner: a model of the SAM family that may redraw things; None = none.
-        least_score: segments below this score are left out; they still count in the score of the image.
+        least_score: segments below this raw score are left out; where nothing else is found, something may be there.
 
     Attributes:
         encoder: the model.
@@ -150,7 +160,7 @@ class Segmenter:
         self, scores: ImageScores, vocabulary: Vocabulary, head: Head | None, *, blank: bool,
         size: tuple[int, int] | None,
     ) -> tuple[tuple[LabelSegment, ...], float]:  # fmt: skip
-        """The segments of an image, and how sure the model is of all of them; of a `blank` one there are none."""
+        """The segments of an image, and the score of all of it, see `Segmentation`; a `blank` one has none."""
         image = scores.image
         pixels, confidence = self.pixel_classes(scores, head)
         index = {texts: number for number, texts in enumerate(scores.words)}
@@ -161,18 +171,28 @@ class Segmenter:
         assembled = [] if blank else assemble(pixels, confidence, list(labels_of), image, things=things)
         least = min((self._least(label) for label in vocabulary.drawn), default=self._least_score)
         found = [segment for segment in assembled if segment.score >= least]
-        faint = [segment for segment in assembled if segment.score < least]
         if self.refiner is not None and image is not None:
             found = refine_things(found, confidence, image, self.refiner)
         area = None if size is None else size[0] * size[1]
-        segments = [
+        certain = [
             LabelSegment(label, segment.mask, segment.score)
             for segment in found
             for label in labels_of[SegmentRequest(segment.index, segment.stuff)]
-            if segment.score >= self._least(label) and _is_large_enough(segment.mask, label, area)
+            if segment.score >= self._least(label)
         ]
-        no_label_scored = head is None and not bool(scores.zero_shot.scored[:-1].any())
-        return tuple(segments), 0.0 if no_label_scored else _image_score([*found, *faint], confidence)
+        segments = [segment for segment in certain if _is_large_enough(segment.mask, segment.label, area)]
+        if segments:
+            return tuple(segments), whole_score([segment.score for segment in segments])
+        if head is None and not bool(scores.zero_shot.scored[:-1].any()):
+            return (), 0.0
+        if blank:
+            return (), 1.0
+        is_asked = np.zeros(len(scores.words) + 1, dtype=np.bool_)
+        is_asked[[request.index for request in labels_of]] = True
+        background = np.where(is_asked[pixels], 1 - confidence, confidence)
+        for segment in certain:  # too small for their labels: nobody wants them
+            background[segment.mask] = 1.0
+        return (), chance_of_nothing(background)
 
     def _answers(
         self, embedding: ImageEmbedding, vocabulary: Vocabulary, segments: Sequence[LabelSegment]
@@ -337,7 +357,3 @@ def _is_large_enough(mask: NDArray[np.bool_], label: Label, area: int | None) ->
         return True
     share = float(mask.mean())
     return share >= label.least_share and share * (area or mask.size) >= label.least_pixels
-
-
-def _image_score(found: Sequence[Segment], confidence: NDArray[np.float32]) -> float:
-    return float(np.mean([segment.score for segment in found])) if found else float(confidence.mean())

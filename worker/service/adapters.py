@@ -20,6 +20,7 @@ from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Manifest, Owner, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapter_store import load_adapter
@@ -90,6 +91,17 @@ class AdapterCache:
         except LearningError as error:
             raise VersionsUnavailable(error.subject, error.problem, _ONE_PLACE) from error
 
+    def calibration(self, project: Project, name: str) -> Calibration:
+        """How the raw scores of the served version `name` are mapped, as Redis' copy has it.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        copy = self._served.copy(project.id, self._settings.model)
+        if copy is None or copy.owner != self.folder(project).owner or copy.served != name or not copy.calibration:
+            return IDENTITY
+        return Calibration.from_json(copy.calibration, subject=f"project {project.id}, version {name}")
+
     def adapter(self, folder: VersionFolder, name: str) -> tuple[Manifest, Adapter]:
         """A version, from the cache or loaded.
 
@@ -148,8 +160,8 @@ class AdapterCache:
             if pointer.served != ZEROSHOT:
                 self.adapter(folder, pointer.served)
         except LearningError as error:
-            return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error))
-        return ServedCopy(pointer.served, serial, place, folder.owner)
+            return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), folder.calibration(ZEROSHOT))
+        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=folder.calibration(pointer.served))
 
 
 def _room_for(loaded: tuple[Manifest, Adapter]) -> int:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ZEROSHOT, ModelVersion
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
 from worker.service.context import WorkerContext
 
@@ -26,6 +27,7 @@ class Plan:
         version: what predictions drawn by this plan are stamped with.
         adapter: what was learned from its corrections; None = zero-shot.
         adapter_name: the adapter's name; "zeroshot" where there is none.
+        calibration: how its raw scores are mapped.
     """
 
     project: Project
@@ -33,6 +35,7 @@ class Plan:
     version: str
     adapter: Adapter | None = None
     adapter_name: str = ZEROSHOT
+    calibration: Calibration = IDENTITY
 
 
 def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) -> Plan:
@@ -53,7 +56,7 @@ def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) 
     vocabulary = _parsed(found.label_config)
     name, adapter = context.adapters.served(found, from_disk=from_disk)
     version = str(ModelVersion.of(context.settings, vocabulary, adapter=name))
-    return Plan(found, vocabulary, version, adapter, name)
+    return Plan(found, vocabulary, version, adapter, name, context.adapters.calibration(found, name))
 
 
 _parsed = lru_cache(maxsize=16)(parse_vocabulary)  # a config of thousands of labels takes half a second at every drain

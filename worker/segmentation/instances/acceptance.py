@@ -7,6 +7,7 @@ A segment that might be two things thus never scores as high as one that is clea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from worker.segmentation.pictures import shrink
 
-_GRADIENT_SIDE = 256  # pixels of the long side of the image whose gradient is taken
+_WORKING_SIDE = 256  # pixels of the long side at which gradients are taken and empty spots looked at
 _MAX_CUT_MARGIN = 6.0  # log-odds
 
 
@@ -34,7 +35,6 @@ class SegmentEvidence:
     contrast: float
     size: float
     cut_margin: float
-
 
     @property
     def cut_certainty(self) -> float:
@@ -78,7 +78,34 @@ ACCEPTANCE_MODEL = AcceptanceModel(
     stuff=AcceptanceWeights(bias=1.2707, posterior=8.219, contrast=0.0, size=1.1588),
 )
 
+_SPOT_SHARE = 0.002  # of the image: the smallest spot where something may be that is not drawn
 _NO_CONTRAST = 0.0  # without an image, or without a border inside it
+
+
+def chance_of_nothing(background: NDArray[np.float32]) -> float:
+    """The chance that nothing is in an image in which nothing is drawn: the posterior of the background in the spot of
+    0.2 % of the image that is least certain to be background. Thinner uncertainty, as along outlines, is no spot.
+
+    Args:
+        background: (H, W) float32 posterior of the background in each pixel, or an upper bound of it.
+    """
+    scale = min(1.0, _WORKING_SIDE / max(background.shape))
+    size = [max(1, round(side * scale)) for side in background.shape]
+    small = cv2.resize(background, size[::-1], interpolation=cv2.INTER_AREA)
+    side = max(1, round((_SPOT_SHARE * small.size) ** 0.5))
+    return float(cv2.dilate(small, np.ones((side, side), np.uint8)).min())
+
+
+def whole_score(scores: Sequence[float]) -> float:
+    """How likely all segments of an image are accepted as they are, from the score of each: the least of them.
+
+    Their product takes segments of one image for independent, and their mean is sure of an image with one bad segment
+    among many: docs/research/calibration.md compares them.
+
+    Args:
+        scores: of one segment or more, in [0, 1].
+    """
+    return min(scores)
 
 
 class EvidenceExtractor:
@@ -127,7 +154,7 @@ class EvidenceExtractor:
 
 def _max_gradient(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(h, w) float32 largest gradient over channels and 3x3 pixels, grey levels per pixel, at 256 pixels at most."""
-    small = shrink(image, _GRADIENT_SIDE)
+    small = shrink(image, _WORKING_SIDE)
     across, down = (cv2.Sobel(small, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
     red, green, blue = cv2.split(cv2.magnitude(across, down))
     return np.asarray(cv2.dilate(cv2.max(red, cv2.max(green, blue)), np.ones((3, 3), np.uint8)))

@@ -33,7 +33,7 @@ from worker.label_studio.annotation_maps import counting_annotations, draw_class
 from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
-from worker.label_studio.outcomes import RegionOutcomes, count_outcomes, sum_outcomes
+from worker.label_studio.outcomes import RegionOutcomes, RegionRecord, count_records, region_records
 from worker.label_studio.task_images import TaskImage, images_of
 from worker.learning.corrections.examples import LONGEST_SIDE, example_frame, make_example
 from worker.learning.interfaces import Example
@@ -60,6 +60,7 @@ class Correction:
         outcomes: what annotators did with the predicted regions, by label key.
         example: to learn from.
         vocabulary: the labels that the image may have.
+        records: what became of each region.
     """
 
     task: int
@@ -68,6 +69,7 @@ class Correction:
     outcomes: Mapping[str, RegionOutcomes]
     example: Example
     vocabulary: Vocabulary
+    records: tuple[RegionRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def read_corrections(
             `EmbeddingCache` has most of them.
         limits: for images.
         cache: of image files.
-        ours: versions of our predictions, see `count_outcomes`.
+        ours: versions of our predictions, see `region_records`.
         longest_side: pixels; larger images and their class maps are reduced to it once they are embedded.
         only: ids of the tasks to read; None = all.
 
@@ -254,10 +256,14 @@ class _Reader:
                 image.key, annotations, vocabulary, picture.pixels, embedding,
                 longest_side=self._longest_side, size=picture.size,
             )  # fmt: skip
-            counted = (count_outcomes(row, opened.predictions, vocabulary, self._ours) for row in annotations)
-            outcomes = sum_outcomes(counted)
+            records = tuple(
+                record
+                for row in annotations
+                for record in region_records(row, opened.predictions, vocabulary, self._ours)
+            )
         ids = tuple(annotation.id for annotation in annotations)
-        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example, vocabulary)
+        outcomes = count_records(records)
+        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example, vocabulary, records)
 
 
 @dataclass(frozen=True)

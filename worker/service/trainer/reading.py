@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 
 from plugin_config.vocabulary import Vocabulary, joined
-from worker.label_studio.outcomes import RegionOutcomes, sum_outcomes
+from worker.label_studio.outcomes import RegionOutcomes, RegionRecord, sum_outcomes
 from worker.label_studio.task_images import task_of
 from worker.learning.corrections.examples import with_words
 from worker.learning.interfaces import Example
@@ -45,6 +45,7 @@ class CorrectionsReader:
         missing: what is left out so far because it cannot be read now, key of the image or id of the task -> reason.
         left_out: what cannot be learned from until somebody changes it, task -> reason; the first thousand.
         outcomes: what annotators did with the predicted regions of everything read, by label key.
+        records: what became of each of these regions.
         vocabulary: of the project, with the labels that tasks bring along themselves once these are read.
     """
 
@@ -57,6 +58,7 @@ class CorrectionsReader:
         self._lease, self._patient = lease, patient
         self.missing, self.left_out = dict(missing), dict(left_out)
         self.outcomes: dict[str, RegionOutcomes] = {}
+        self.records: list[RegionRecord] = []
 
     def retry_missing(self) -> bool:
         """Try to read a few of the images that were left out; those that fail again are the last to be tried next time.
@@ -96,7 +98,7 @@ class CorrectionsReader:
             RoundAborted: as `LeaseGuard.check`.
         """
         examples, parts, known = [], [self._asked], frozenset(self.missing)
-        self.missing, self.left_out, self.outcomes = {}, {}, {}
+        self.missing, self.left_out, self.outcomes, self.records = {}, {}, {}, []
         self._lease.report(f"reads {tasks} annotated images")
         for found in self._corrections():
             if isinstance(found, UnreadTask):
@@ -111,6 +113,7 @@ class CorrectionsReader:
             examples.append(found.example)
             parts.append(found.vocabulary)
             self.outcomes = sum_outcomes([self.outcomes, found.outcomes])
+            self.records += found.records
             if len(examples) % _REPORT_EVERY == 0:
                 self._lease.report(f"has read {len(examples)} of {tasks} annotated images")
         self.vocabulary = joined(parts)

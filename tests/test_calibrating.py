@@ -1,0 +1,122 @@
+"""From what annotators accepted to the scores of the next predictions: through rounds, restarts and rollbacks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from plugin_config.model_version import ZEROSHOT
+from plugin_config.versions.manifests import VersionFolder
+from plugin_config.versions.rollback import roll_back
+from tests.learning_house import LearningHouse, learning_house_fixture
+from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
+from worker.label_studio.outcomes import Outcome, RegionRecord
+from worker.learning.acceptance import IDENTITY, Calibration
+from worker.service.plan import read_plan
+
+__all__ = ["context_fixture", "learning_house_fixture"]  # pytest finds the fixtures by their being here
+
+
+@pytest.fixture
+def house(learning_house: LearningHouse) -> LearningHouse:
+    return learning_house
+
+
+def seen(outcome: Outcome, count: int, *, adapter: str = ZEROSHOT) -> tuple[RegionRecord, ...]:
+    """So many regions that were predicted with a score of 0.9."""
+    return (RegionRecord("cat", outcome, 0.9, None, 0.9, version(adapter=adapter)),) * count
+
+
+def used(house: LearningHouse) -> Calibration:
+    """What a worker that predicts scores with now."""
+    return read_plan(house.make_resident("worker", learner=False), PROJECT).calibration
+
+
+def test_what_annotators_refuse_lowers_scores_from_the_next_round_on(house: LearningHouse) -> None:
+    assert used(house) == IDENTITY
+    house.promotes, house.records = False, seen("deleted", 30)
+    house.annotate(3, digest="one")
+    house.look()
+    assert house.served == ZEROSHOT, "nothing was promoted"
+    found = used(house)
+    assert found.records == 30
+    assert found.probability(0.9) < 0.4
+    assert used(house) == found, "a worker that is started later"
+
+
+def test_a_new_version_starts_from_the_map_before_and_gets_its_own(house: LearningHouse) -> None:
+    house.records = seen("deleted", 30)
+    house.annotate(3, digest="one")
+    house.look()
+    first = house.served
+    assert first != ZEROSHOT
+    before = used(house)
+    assert before.probability(0.9) < 0.4
+    house.promotes, house.records = False, (*house.records, *seen("accepted", 60, adapter=first))
+    house.annotate(6, digest="two")
+    house.look()
+    assert house.served == first
+    assert used(house).probability(0.9) > before.probability(0.9) + 0.2
+    roll_back(house.redis, PROJECT, "builtin", ZEROSHOT)
+    assert used(house) == before, "the zero-shot model is no better than it was"
+
+
+def test_corrections_that_are_gone_are_forgotten(house: LearningHouse) -> None:
+    house.promotes, house.records = False, seen("changed", 30)
+    house.annotate(3, digest="one")
+    house.look()
+    assert used(house) != IDENTITY
+    house.records = ()
+    house.annotate(6, digest="two")
+    house.look()
+    assert used(house) == IDENTITY
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"zeroshot": 7}', '{"zeroshot": {"slope": "steep"}}'])
+def test_a_damaged_map_costs_the_calibration_alone_until_the_next_round(
+    house: LearningHouse, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    house.promotes, house.records = False, seen("deleted", 30)
+    house.annotate(3, digest="one")
+    house.look()
+    found = used(house)
+    (file,) = tmp_path.rglob("calibration.json")
+    file.write_text(content)
+    house.redis.flushall()
+    with caplog.at_level(logging.WARNING):
+        assert used(house) == IDENTITY
+    assert "calibration" in caplog.text
+    house.annotate(6, digest="two")
+    house.look()
+    assert used(house) == found
+
+
+def test_versions_without_a_map_use_that_of_the_newest_before_them(house: LearningHouse) -> None:
+    folder: VersionFolder = house.folder
+    assert folder.calibration("a3-000000") == {}
+    maps = {name: {"slope": 1.0, "bias": float(bias), "records": 1}
+            for bias, name in enumerate(["a4-000000", "zeroshot", "a2-000000"])}  # fmt: skip
+    folder.calibrate(maps)
+    assert folder.calibration("a3-000000") == maps["a2-000000"]
+    assert folder.calibration("a1-000000") == folder.calibration(ZEROSHOT) == maps["zeroshot"]
+    assert folder.calibration("a5-000000") == folder.calibration("a4-000000") == maps["a4-000000"]
+
+
+def test_a_stored_region_has_its_probability_and_its_raw_score(context: StandInContext) -> None:
+    context.adapters.map = Calibration(1.0, -1.0, 50)
+    context.ask(1)
+    context.drain()
+    (prediction,) = context.label_studio.predictions(1)
+    expected = context.adapters.map.probability(0.9)
+    assert prediction.score == pytest.approx(expected)
+    assert {(row["score"], row["raw_score"]) for row in prediction.result} == {(expected, 0.9)}
+
+
+def test_without_a_history_a_region_has_one_score(context: StandInContext) -> None:
+    context.ask(1)
+    context.drain()
+    (prediction,) = context.label_studio.predictions(1)
+    assert prediction.score == pytest.approx(0.9)
+    assert all(row["score"] == 0.9 and "raw_score" not in row for row in prediction.result)

@@ -1,0 +1,60 @@
+"""What annotators did with the regions of each version -> the maps of its scores, stored beside the pointer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from plugin_config.label_studio.client import Project
+from plugin_config.model_version import ModelVersion, adapter_number, engine_name
+from plugin_config.settings import Settings
+from plugin_config.versions.manifests import VersionFolder
+from worker.label_studio.outcomes import RegionRecord
+from worker.learning.acceptance import Calibration, JudgedScore, fit_versions
+from worker.service.context import WorkerContext
+from worker.service.trainer.lease_guard import LeaseGuard
+
+log = logging.getLogger(__name__)
+
+
+def fit_maps(records: Iterable[RegionRecord], settings: Settings) -> dict[str, Calibration]:
+    """Fit the map of each version that annotators have seen regions of.
+
+    Every record is honest: a version predicts images that nobody has annotated yet. Regions of another model, or of
+    other settings that change masks, have scores on another scale and are left out, as are added ones and those whose
+    prediction is gone.
+
+    Args:
+        records: what became of each region.
+        settings: of this process.
+    """
+    engine = engine_name(settings)
+    history: dict[str, list[JudgedScore]] = {}
+    for record in records:
+        version = ModelVersion.parse(record.version)
+        if record.raw_score is not None and version is not None and version.model == engine:
+            judged = JudgedScore(record.raw_score, record.outcome == "accepted")
+            history.setdefault(version.adapter, []).append(judged)
+    return fit_versions((name, history[name]) for name in sorted(history, key=adapter_number))
+
+
+def refit(
+    context: WorkerContext, project: Project, folder: VersionFolder, records: Iterable[RegionRecord], lease: LeaseGuard
+) -> None:
+    """Fit the maps of all versions again, and have what is served use its own from now on. A version without records,
+    as one that is made now, uses that of the version before.
+
+    Raises:
+        RoundAborted, QueueUnavailable: as `LeaseGuard.check`; nothing is written.
+        VersionsUnavailable: the maps cannot be written.
+        LearningError: the pointer is damaged.
+    """
+    maps = {name: one.to_json() for name, one in fit_maps(records, context.settings).items()}
+    if maps == folder.calibrations():
+        return
+    with context.adapters.moving(project.id):
+        lease.check()
+        folder.calibrate(maps)
+    context.adapters.served(project, from_disk=True)
+    told = ", ".join(f"{name} {one['slope']:.2f} {one['bias']:+.2f} ({one['records']})" for name, one in maps.items())
+    log.info("project %d: slope and bias of the scores (regions fitted on): %s", project.id, told or "none")
