@@ -14,7 +14,7 @@ import torch
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.lab.evaluation import clicks, compose, drown, fold, learn, panoptic, refine, zeroshot
+from worker.lab.evaluation import active, clicks, compose, drown, fold, learn, panoptic, refine, zeroshot
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ PROTOCOLS = (
     Protocol("fold", fold.MEANING, fold.add_arguments, fold.run),
     Protocol("drown", drown.MEANING, drown.add_arguments, drown.run),
     Protocol("learn", learn.MEANING, learn.add_arguments, learn.run),
+    Protocol("active", active.MEANING, active.add_arguments, active.run),
 )
 
 

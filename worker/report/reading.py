@@ -138,7 +138,8 @@ class HistoryReader:
         rows = self._label_studio.annotations(task.id)
         counted = [row for row in counting_annotations(rows) if not row.imported]
         others = sorted(set(ids) - {row.id for row in rows})
-        skips = [row for row in (fetch_annotation(self._label_studio, one, task=task.id) for one in others) if row.cancelled]
+        fetched = [fetch_annotation(self._label_studio, one, task=task.id) for one in others]
+        skips = [row for row in fetched if row.cancelled]
         predictions = self._label_studio.predictions(task.id) if counted else []
         images = images_of(task, self._vocabulary).images if counted else ()
         return [self._record(row, predictions, images) for row in counted] + [self._skip(row) for row in skips]

@@ -65,6 +65,11 @@ class LearningLoop:
         """The texts of the labels."""
         return self._set.words
 
+    @property
+    def has_background(self) -> bool:
+        """Whether pixels may have none of the labels."""
+        return self._set.has_background
+
     def evaluate(self, head: Head | None) -> TestScores:
         """Pre-annotate the test photographs with a head (None = zero-shot) and compare with the truth."""
         count = len(self.words)

@@ -1,0 +1,196 @@
+"""docs/results/active.json as values and as the page docs/research/active.md: orders of annotation, minutes saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.files import written_whole
+from worker.lab.active_figures import Interval, SeedFigures, summary
+from worker.lab.evaluation.annotator import ACCEPTED_FROM, SMALL_SHARE, Noise, TimeModel
+from worker.learning.selection.choosing import FEWEST_DIVERSE, MOST_DIVERSE, RANDOM_SHARE
+
+_ROOT = Path(__file__).resolve().parents[2]
+RESULTS = _ROOT / "docs" / "results" / "active.json"
+PAGE = _ROOT / "docs" / "research" / "active.md"
+NOT_MEASURED = "not measured yet"
+
+_NOISE = Noise()
+
+
+def _steps(time: TimeModel) -> str:
+    """Rows of a table: what takes how long, and who says so."""
+    rows = (
+        ("open an image, look, submit", f"{time.image:g}", "assumption; it cancels in what is saved"),
+        ("look at a predicted region", f"{time.look:g}", "verifying a box (Papadopoulos et al., CVPR 2016; from "
+         "memory)"),
+        ("delete, select or relabel a region", f"{time.click:g}", "the first point on a thing (Bearman et al., ECCV "
+         "2016; from memory)"),
+        ("draw a region", f"{time.outline:g}", "the lower of 54 and 79 s, published (as Bearman et al., ECCV 2016, "
+         "give them)"),
+        ("correct a region's outline", f"{time.wrong:g} x {time.outline:g} x (1 - IoU)", "assumption: an error has two "
+         "borders; at an IoU of 0.85 it is a third of an outline, as corrective clicks took of polygons (Benenson et "
+         "al., CVPR 2019)"),
+    )  # fmt: skip
+    return "\n".join(f"| {step} | {seconds} | {source} |" for step, seconds, source in rows)
+
+
+_INTRO = f"""# The next best image, and the minutes it saves
+
+<!-- Made of docs/results/active.json by `zeromask evaluate --protocol active --page`; change that file, not this. -->
+
+Which images are best corrected next, and how much time predictions save, found out by a simulated annotator who goes
+through the whole loop. Order, recipe, hold-out, gate and segmenter are those of the service; figures are those of what
+the gate lets be served, on test images that are never corrected.
+
+## The orders
+
+- `random`: a permutation.
+- `active`, the service's ([choosing.py](../../worker/learning/selection/choosing.py)): {RANDOM_SHARE:.0%} of the places
+  go to images that the gate holds out, at random. The others: until as many images are corrected as there are labels
+  (at least {FEWEST_DIVERSE}, at most {MOST_DIVERSE}), the image that stands for most images which no corrected one is
+  like (greedy facility location on image features); then the one with the highest product of uncertainty (1 - score of
+  its prediction) and rarity of its labels (1 / sqrt(1 + corrected images that show the label)), among those that are
+  farther from the corrected ones than half of all are.
+- `margin`: lowest score of the prediction first.
+- `k-center`: always the image that is farthest from all corrected ones (Sener and Savarese, ICLR 2018).
+
+Every order starts from the same first image, drawn by the seed, which also draws the images to choose from, the
+annotator's mistakes and the hold-out. `area` is the area under the learning curve from the first corrected image to the
+last, as a mean IoU. Differences from `random` are paired over the seeds; in brackets the 95 % interval by Student's t.
+
+## The annotator
+
+Regions are the 8-connected components of each class. A predicted region is accepted as it is from an IoU of
+{ACCEPTED_FROM} with the true one, given another label where only that is wrong, edited where that takes less time than
+drawing anew, and else deleted; true regions that are left are drawn
+([annotator.py](../../worker/lab/evaluation/annotator.py)).
+
+| step | seconds | source |
+|---|---|---|
+{_steps(TimeModel())}
+
+The annotator errs, by assumption: drawn outlines wobble by {_NOISE.wobble:.1%} of the longer side (standard deviation),
+{_NOISE.overlooked:.0%} of the regions below {SMALL_SHARE:.1%} of the image that nothing is predicted for are
+overlooked, and {_NOISE.over_trust:.0%} of the predicted regions that are not good enough are accepted all the same. No
+person was timed: the minutes say what these assumptions make of the predictions.
+"""
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """A set of images and what was measured on it.
+
+    Attributes:
+        name: of the set.
+        command: that measures it, but for seeds.
+        date: of the last measurement; empty = not measured yet.
+        seeds: by seed.
+    """
+
+    name: str
+    command: str
+    date: str = ""
+    seeds: Mapping[str, SeedFigures] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """See `worker.lab.active_figures.summary`."""
+        return summary([self.seeds[seed] for seed in sorted(self.seeds, key=int)])
+
+
+@dataclass(frozen=True)
+class ActiveResults:
+    """The file.
+
+    Attributes:
+        sets: measured, or to be measured.
+        notes: sentences about what they show.
+    """
+
+    sets: tuple[MeasuredSet, ...]
+    notes: tuple[str, ...] = ()
+
+    def with_seeds(self, live: MeasuredSet) -> ActiveResults:
+        """The same with more seeds of a set; what another command measured on it is replaced."""
+        before = next((one for one in self.sets if one.name == live.name), None)
+        if before is None:
+            return replace(self, sets=(*self.sets, live))
+        if before.command == live.command:
+            live = replace(live, seeds={**before.seeds, **live.seeds})
+        return replace(self, sets=tuple(live if one is before else one for one in self.sets))
+
+
+def read_active(path: Path = RESULTS) -> ActiveResults:
+    """Read the file.
+
+    Raises:
+        EnvironmentBroken: it is not there, or not what `write_active` writes.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return ActiveResults(tuple(MeasuredSet(**row) for row in found["sets"]), tuple(found["notes"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"it cannot be read ({type(error).__name__}: {error})"
+        raise EnvironmentBroken(f"file {path}", problem, "Take it from the project's repository again.") from error
+
+
+def write_active(results: ActiveResults, path: Path = RESULTS, page_path: Path = PAGE) -> None:
+    """Write the file and the page.
+
+    Raises:
+        EnvironmentBroken: one of them cannot be written.
+    """
+    try:
+        with written_whole(path) as aside:
+            aside.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
+        with written_whole(page_path) as aside:
+            aside.write_text(page(results), encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentBroken(f"file {path}", f"it cannot be written ({error})", "Check its folder.") from error
+
+
+def page(results: ActiveResults) -> str:
+    """The page in Markdown."""
+    parts = [_INTRO, "## Measured\n"]
+    parts += [_measured(one) for one in results.sets]
+    if results.notes:
+        parts.append("## What they show\n\n" + "\n".join(f"- {note}" for note in results.notes) + "\n")
+    return "\n".join(parts)
+
+
+def _measured(one: MeasuredSet) -> str:
+    if not one.seeds:
+        return f"### {one.name}\n\n{NOT_MEASURED.capitalize()}: `{one.command} --store`\n"
+    found = one.summary
+    title = f"### {one.name}\n\n{found['seeds']} seeds, {found['images']} images to choose from; {one.date}, "
+    title += f"`{one.command}`; {found['seconds_per_seed']:.0f} s per seed.\n"
+    return "\n".join([title, _curves(found), _minutes(found)])
+
+
+def _curves(found: Mapping[str, Any]) -> str:
+    counts = found["corrected"]
+    lines = ["| order | " + " | ".join(map(str, counts)) + " | area | against random |"]
+    lines.append("|---" * (len(counts) + 3) + "|")
+    for name, row in found["orders"].items():
+        against = found["against_random"].get(name)
+        told = str(Interval(**against)) if against else ""
+        figures = " | ".join(f"{miou:.3f}" for miou in row["miou"])
+        lines.append(f"| {name} | {figures} | {row['area']:.3f} | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def _minutes(found: Mapping[str, Any]) -> str:
+    """Cumulative minutes of each order after each round, and what became of the predicted regions."""
+    counts = found["corrected"][1:]
+    lines = ["| order | minutes after " + " | ".join(map(str, counts)) + " | accepted, changed, deleted, added |"]
+    lines.append("|---" * (len(counts) + 2) + "|")
+    for name, row in found["orders"].items():
+        cells = [f"{row['minutes'][k - 1]:.0f} of {row['minutes_from_scratch'][k - 1]:.0f}" for k in counts]
+        outcomes = ", ".join(f"{row[outcome]:.1f}" for outcome in ("accepted", "changed", "deleted", "added"))
+        lines.append(f"| {name} | {' | '.join(cells)} | {outcomes} |")
+    return "\n".join(lines) + "\n\nMinutes with predictions, of those from scratch for the same images.\n"

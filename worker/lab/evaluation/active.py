@@ -1,0 +1,259 @@
+"""Which order of annotation pays, and how many minutes do predictions save? With a simulated annotator.
+
+Method: docs/research/active.md, which --store writes from what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plugin_config.errors import EnvironmentBroken, SettingsError
+from plugin_config.settings import Settings
+from worker.lab.active_figures import SeedFigures, seed_figures, summary, table
+from worker.lab.active_page import PAGE, RESULTS, MeasuredSet, read_active, write_active
+from worker.lab.charts import line_chart
+from worker.lab.drawn_world.annotation_set import index_truth
+from worker.lab.drawn_world.scenes import draw_scene
+from worker.lab.drawn_world.world import SHAPES, Thing, random_thing
+from worker.lab.evaluation.active_loop import ORDERS, VECTORS, ActiveLoop
+from worker.lab.evaluation.annotator import PERFECT, Annotator
+from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet, read_labelled_set
+from worker.lab.evaluation.loop import LearningLoop
+from worker.learning.recipes import recipe_named
+from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.segmenter import Segmenter
+
+MEANING = "orders of annotation against random order, and minutes saved, by a simulated annotator"
+DRAWN = "drawn world"
+_COUNTS = (1, 3, 5, 9, 14, 20)
+_SEEDS = 10
+_POOL, _TESTED = 40, 40  # images
+_LEARN, _TEST = "train", "test"
+
+# A drawn project: shapes are labels, in words that the model does not know, and some are rare; two have no label.
+_LABELLED = SHAPES[:6]
+_NAMES = ("wug", "dax", "blicket", "toma", "fep", "zib")
+_FREQUENCIES = np.array([1 / (rank + 1) for rank in range(len(_LABELLED))] + [0.15] * (len(SHAPES) - len(_LABELLED)))
+_SIZE, _UNIT = (144, 192), 70.0  # pixels
+_DRAWN_POOL = 120
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured for each seed.
+
+    Attributes:
+        settings: the model's.
+        photos: folder of a set; None = the drawn world.
+        learn, test: its parts.
+        size: (W, H) pixels at which predictions are scored; None = all.
+        orders: names in `ORDERS`.
+        counts: numbers of corrected images after which a round of training follows.
+        pool: images to choose from, drawn by the seed; 0 = all.
+        limit: images to test on, the first; 0 = all.
+        perfect: whether the annotator makes no mistakes.
+        vectors: name in `VECTORS`.
+    """
+
+    settings: Settings
+    photos: Path | None = None
+    learn: str = _LEARN
+    test: str = _TEST
+    size: tuple[int, int] | None = None
+    orders: tuple[str, ...] = tuple(ORDERS)
+    counts: tuple[int, ...] = _COUNTS
+    pool: int = _POOL
+    limit: int = _TESTED
+    perfect: bool = False
+    vectors: str = "encoder"
+
+    @property
+    def command(self) -> str:
+        """The command that measures it, but for seeds and processes, with a word for what lies elsewhere."""
+        parts = ["zeromask evaluate --protocol active --model", self.settings.model]
+        if self.photos is not None:
+            parts += ["--photos SET --learn", self.learn, "--test", self.test]
+        for option, value, default in (
+            ("--size", self.size, None), ("--orders", self.orders, tuple(ORDERS)), ("--counts", self.counts, _COUNTS),
+            ("--pool", (self.pool,), (_POOL,)), ("--limit", (self.limit,), (_TESTED,)),
+            ("--vectors", (self.vectors,), ("encoder",)),
+        ):  # fmt: skip
+            if value is not None and value != default:
+                parts += [option, *map(str, value)]
+        return " ".join([*parts, *(["--perfect"] if self.perfect else [])])
+
+
+def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    """Add the options of this protocol; defaults come from the settings."""
+    add = parser.add_argument
+    add("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
+    add("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--photos", type=Path, metavar="DIR", help="photographs in place of drawn scenes; see "
+        "docs/research/learning.md")  # fmt: skip
+    add("--learn", default=_LEARN, metavar="PART", help="part of the set that is annotated (default: %(default)s)")
+    add("--test", default=_TEST, metavar="PART", help="part of the set that is scored (default: %(default)s)")
+    add("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels of a photograph that are scored (default: all)")
+    add("--orders", nargs="+", choices=tuple(ORDERS), default=list(ORDERS), help="(default: all)")
+    add("--counts", type=int, nargs="+", default=list(_COUNTS), metavar="N", help="corrected images after which a "
+        "round of training follows; it begins with 1, and a number larger than there are images means all of them "
+        f"(default: {' '.join(map(str, _COUNTS))})")  # fmt: skip
+    add("--seeds", type=int, nargs="+", default=list(range(_SEEDS)), metavar="SEED", help="which decide the images to "
+        "choose from, the first image, the mistakes and the hold-out (default: 0 to 9)")  # fmt: skip
+    add("--jobs", type=int, default=1, help="processes, each measures one seed at a time (default: %(default)s)")
+    add("--pool", type=int, default=_POOL, help="images to choose from at most, 0 = all (default: %(default)s)")
+    add("--limit", type=int, default=_TESTED, help="images to test on at most, 0 = all (default: %(default)s)")
+    add("--perfect", action="store_true", help="an annotator who makes no mistakes")
+    add("--vectors", choices=tuple(VECTORS), default="encoder", help="what images are compared by: features of the "
+        "model, as in the service, or of the photograph tower (default: %(default)s)")  # fmt: skip
+    add("--output-dir", type=Path, help="write charts of the learning curves and of the minutes here")
+    add("--name", default="", help="of the set in file, page and charts (default: the folder's, or "
+        f"{DRAWN!r})")  # fmt: skip
+    add("--store", action="store_true", help="add each seed to the file when it is measured, and write the page")
+    add("--page", action="store_true", help="write the page from the file, and measure nothing")
+    add("--results", type=Path, default=RESULTS, help="the file (default: docs/results/active.json)")
+    add("--page-file", type=Path, default=PAGE, help="the page (default: docs/research/active.md)")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure every seed; a table (or one JSON line) on stdout, progress on stderr."""
+    if options.page:
+        write_active(read_active(options.results), options.results, options.page_file)
+        return 0
+    task, seeds = _measurement(options, settings), sorted(set(options.seeds))
+    name = options.name or (task.photos.resolve().name if task.photos is not None else DRAWN)
+    found: dict[int, SeedFigures] = {}
+    for seed, figures in _measured(task, seeds, options.jobs):
+        found[seed] = figures
+        sys.stderr.write(f"{name}, seed {seed}: {figures['seconds']:.0f} s\n")
+        if options.store:
+            live = MeasuredSet(name, task.command, datetime.now(UTC).date().isoformat(), {str(seed): figures})
+            write_active(read_active(options.results).with_seeds(live), options.results, options.page_file)
+    summed = {"set": name, **summary([found[seed] for seed in seeds])}
+    if options.output_dir is not None:
+        write_charts(options.output_dir, name, summed)
+    sys.stdout.write(json.dumps(summed) + "\n" if options.json else table(summed))
+    return 0
+
+
+def _measurement(options: argparse.Namespace, settings: Settings) -> Measurement:
+    counts = tuple(sorted(set(options.counts)))
+    if counts[0] != 1:
+        raise SettingsError("--counts", f"begin with {counts[0]}", "Begin with 1: the first image is the same for all.")
+    if min(options.jobs, *(options.size or [1])) < 1 or min(options.pool, options.limit, *options.seeds) < 0:
+        raise SettingsError("--jobs, --size, --pool, --limit and --seeds", "have a number that is too small",
+                            "Give at least 1 for --jobs and --size, and nothing negative.")  # fmt: skip
+    return Measurement(
+        settings, options.photos, options.learn, options.test, options.size and tuple(options.size),
+        tuple(name for name in ORDERS if name in options.orders), counts, options.pool, options.limit, options.perfect,
+        options.vectors,
+    )  # fmt: skip
+
+
+def _measured(task: Measurement, seeds: Sequence[int], jobs: int) -> Iterator[tuple[int, SeedFigures]]:
+    """The figures of each seed, as they come. Processes are started anew: torch's threads do not survive a fork."""
+    if jobs == 1 or len(seeds) == 1:
+        yield from ((seed, measure(task, seed)) for seed in seeds)
+        return
+    with ProcessPoolExecutor(min(jobs, len(seeds)), mp_context=get_context("spawn")) as pool:
+        asked = {pool.submit(measure, task, seed): seed for seed in seeds}
+        for future in as_completed(asked):
+            yield asked[future], future.result()
+
+
+def measure(task: Measurement, seed: int) -> SeedFigures:
+    """Run every order of a seed.
+
+    Raises:
+        SettingsError: there is only one image to choose from.
+    """
+    torch.set_num_threads(1)
+    loop, segmenter, zero_shot = _opened(task.settings, task.photos, task.learn, task.test, task.size, task.limit)
+    started = time.perf_counter()
+    noise = PERFECT if task.perfect else None
+    annotator = Annotator(noise=noise, has_background=loop.has_background)
+    active = ActiveLoop(
+        loop, segmenter, recipe_named("quick"), annotator, vector_of=VECTORS[task.vectors], pool=task.pool, seed=seed
+    )
+    counts = sorted({min(count, active.size) for count in task.counts})
+    if len(counts) < 2:
+        raise SettingsError("images", f"there is {active.size} to choose from after {counts[-1]} is corrected",
+                            "Give more images, or larger --counts.")  # fmt: skip
+    runs = active.run(task.orders, counts, zero_shot)
+    return seed_figures(runs, active.size, time.perf_counter() - started)
+
+
+@lru_cache(maxsize=1)
+def _opened(
+    settings: Settings, photos: Path | None, learn: str, test: str, size: tuple[int, int] | None, limit: int
+) -> tuple[LearningLoop, Segmenter, float]:
+    """What is the same for every seed: the images, embedded, the model, and its zero-shot mean IoU."""
+    segmenter = Segmenter(Encoder.from_settings(settings))
+    if photos is None:
+        learn, test = _LEARN, _TEST
+        found = drawn_project(_DRAWN_POOL, limit or _TESTED)
+    else:
+        found = read_labelled_set(photos, [learn, test], size)
+    found = replace(found, parts={**found.parts, test: found.parts[test][: limit or None]})
+    loop = LearningLoop(segmenter, found, learn=learn, test=test)
+    return loop, segmenter, loop.evaluate(None).miou
+
+
+def drawn_project(pool: int, tested: int) -> LabelledSet:
+    """Drawn scenes of two to five things. Six shapes are labels, the first six times as frequent as the sixth.
+
+    Args:
+        pool, tested: number of scenes of the parts "train" and "test".
+    """
+    scenes = {_LEARN: range(pool), _TEST: range(pool, pool + tested)}
+    parts = {part: tuple(_drawn_picture(number) for number in numbers) for part, numbers in scenes.items()}
+    return LabelledSet(tuple((name,) for name in _NAMES), True, parts)
+
+
+def _drawn_picture(number: int) -> LabelledPhotograph:
+    rng = np.random.default_rng((7, number))
+    shapes = rng.choice(SHAPES, size=int(rng.integers(2, 6)), p=_FREQUENCIES / _FREQUENCIES.sum())
+    looks = [(random_thing(rng, "any"), str(shape)) for shape in shapes]
+    drawn = draw_scene(rng, _SIZE, [Thing(one.colour, one.texture, shape) for one, shape in looks], unit=_UNIT)
+    truth = index_truth(drawn, _LABELLED).astype(np.int16) - 1  # UNLABELLED is -1
+    return LabelledPhotograph(f"scene{number}", drawn.image, truth, truth)
+
+
+def write_charts(folder: Path, name: str, found: Mapping[str, Any]) -> None:
+    """Write active_NAME.svg and active_minutes_NAME.svg.
+
+    Raises:
+        EnvironmentBroken: the folder cannot be written to, or matplotlib is not installed.
+    """
+    curves = {order: list(zip(map(float, found["corrected"]), row["miou"], strict=True))
+              for order, row in found["orders"].items()}  # fmt: skip
+    row = found["orders"].get("active") or next(iter(found["orders"].values()))
+    minutes = {"from scratch": row["minutes_from_scratch"], "with predictions": row["minutes"]}
+    lines = {title: [(0.0, 0.0), *((float(k), value) for k, value in enumerate(values, start=1))]
+             for title, values in minutes.items()}  # fmt: skip
+    most = max(value for values in minutes.values() for value in values)
+    charts = {
+        "active": line_chart(curves, title=f"Mean IoU of what is served: {name}", x_label="images corrected",
+                             y_range=(0.0, 1.0), x_ticks=[float(k) for k in found["corrected"]]),
+        "active_minutes": line_chart(lines, title=f"Simulated minutes: {name}", x_label="images corrected",
+                                     y_range=(0.0, most)),
+    }  # fmt: skip
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, svg in charts.items():
+            (folder / f"{kind}_{name.replace(' ', '_')}.svg").write_text(svg)
+    except OSError as error:
+        raise EnvironmentBroken(f"folder {folder}", f"it cannot be written to ({error})", "Name another.") from error
