@@ -22,7 +22,8 @@ from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.outcomes import RegionRecord
 from worker.report.charts import as_image, as_svg
 from worker.report.examples import MostCorrected
-from worker.report.measures import History, Measures, RegionMeasures
+from worker.report.history import History
+from worker.report.measures import Measures, RegionMeasures
 from worker.report.page import Heading, draw_charts, render_page
 from worker.report.reading import AnnotationRecord, HistoryReader, ImageRecord, UnreadTask
 from worker.report.statistics import (

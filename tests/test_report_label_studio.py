@@ -16,6 +16,7 @@ from plugin_config.vocabulary import parse_vocabulary
 from tests.house import CONFIG, SIZE, TOKEN, House, picture, tasks, upload
 from worker.label_studio.regions import encode_region
 from worker.report.__main__ import main
+from worker.report.seed import main as seed_wrong
 
 VERSION = f"builtin-zeroshot-{parse_vocabulary(CONFIG.format(more='')).hash}"
 NOTHING = '<script>x</script> & "nothing"'
@@ -112,6 +113,41 @@ def test_what_annotators_did_is_what_the_report_says(
         str(accepted.id): "ours", str(changed.id): "ours", str(emptied.id): "ours",
         str(deleted_by_hand.id): "deleted", str(arm[0].id): "nothing",
     }  # fmt: skip
+
+
+def test_seeded_wrong_masks_are_told_apart_and_can_be_taken_out(
+    house: House, report: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = make_project(house, 4)
+    made = tasks(house, project)
+    assert seed_wrong([str(project)]) == 2, "nothing is predicted yet"
+    for task in made:
+        house.label_studio.create_prediction(task.id, [region(slice(8, 48), id=f"r{task.id}")], score=0.5,
+                                             version=VERSION)  # fmt: skip
+    house.label_studio.show_version(project, VERSION)
+    capsys.readouterr()
+    assert seed_wrong([str(project), "--count", "3", "--json"]) == 0
+    seeded = json.loads(capsys.readouterr().out)["tasks"]
+    assert len(seeded) == 3
+    predictions = {task.id: house.label_studio.predictions(task.id)[0] for task in made}
+    assert {task: len(found.result) for task, found in predictions.items()} == {
+        task.id: 1 + (task.id in seeded) for task in made
+    }
+    assert all(found.version == VERSION and found.score == 0.5 for found in predictions.values())
+    for task in made:
+        taken = [dict(item) | {"origin": "prediction"} for item in predictions[task.id].result]
+        if task.id == seeded[0]:
+            submit(house, task, taken[:1], predictions[task.id])  # the wrong one is deleted
+        elif task.id == seeded[1]:
+            submit(house, task, taken, predictions[task.id])
+    _, found, _ = report(project)
+    assert found["seeded"] == {"deleted": 1, "changed": 0, "left": 1}
+    assert (found["caught"]["value"], found["caught"]["n"], found["left_in"]) == (0.5, 2, [seeded[1]])
+    assert [found["regions"][0][name] for name in ("accepted", "changed", "deleted", "added")] == [2, 0, 0, 0]
+    assert any(f"of the tasks {seeded[1]}: delete them there" in remark for remark in found["remarks"])
+    assert seed_wrong([str(project), "--remove", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"] == [seeded[2]]
+    assert len(house.label_studio.predictions(seeded[2])[0].result) == 1
 
 
 def test_a_project_without_history_and_one_whose_annotator_skips_everything(house: House, report: Any) -> None:

@@ -28,7 +28,8 @@ from worker.label_studio.images import ImageLimits
 from worker.report.charts import as_image
 from worker.report.clicks import ClickMeasures, ClickSample, measure_clicks
 from worker.report.examples import ExamplePicture, MostCorrected, draw_examples
-from worker.report.measures import LONGEST_LEAD_TIME_S, History, Measures
+from worker.report.history import History
+from worker.report.measures import LONGEST_LEAD_TIME_S, Measures
 from worker.report.page import Heading, draw_charts, percent, render_page
 from worker.report.reading import HistoryReader, UnreadTask
 from worker.report.tables import RecordTables, write_labels

@@ -108,6 +108,7 @@ def render_page(
         _regions(measures.regions),
         "<h2>Time</h2>" + _times(heading, measures),
         "<h2>Minutes saved, by assumption</h2>" + _figures(charts, ("saved_over_time",)) + _model(measures, model),
+        _seeded(measures),
         _clicks(clicks),
         "<h2>Annotators</h2>" + _annotators(measures),
         _examples(examples, left_out),
@@ -190,6 +191,18 @@ def _model(measures: Measures, model: TimeModel) -> str:
         " This is what the outcomes above would have saved with these times per region, and no measurement. "
         f"<code>--seconds outline=40</code> changes one.</p>{table}"
     )
+
+
+def _seeded(measures: Measures) -> str:
+    seeded = measures.seeded
+    if not measures.caught.n:
+        return (
+            "<h2>Seeded wrong regions</h2><p>None were shown. <code>zeromask seed-wrong</code> puts some into "
+            "predictions, to see how many are caught.</p>"
+        )
+    row = (percent(measures.caught), seeded.deleted, seeded.changed, seeded.left)
+    head = ("caught", "deleted", "changed", "left as they were")
+    return f"<h2>Seeded wrong regions</h2>{_table(head, [row], names=0)}"
 
 
 def _clicks(clicks: ClickMeasures | None) -> str:

@@ -23,6 +23,7 @@ from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations
 from worker.label_studio.outcomes import RegionRecord, find_parent, region_records
 from worker.label_studio.picture_regions import picture_regions
+from worker.label_studio.seeded import NONE_SEEDED, SeededOutcomes, count_seeded, is_seeded
 from worker.label_studio.task_images import TaskImage, images_of
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class AnnotationRecord:
         control: whether the task is of the control arm.
         lead_time_s: as `Annotation.lead_time_s`.
         skipped: the annotator skipped the task; there are no images then.
-        images: of the task.
+        images: of the task; seeded regions are not among theirs.
+        seeded: what the annotator did with seeded regions.
     """
 
     task: int
@@ -76,6 +78,7 @@ class AnnotationRecord:
     lead_time_s: float | None
     skipped: bool = False
     images: tuple[ImageRecord, ...] = ()
+    seeded: SeededOutcomes = NONE_SEEDED
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ class HistoryReader:
         )  # fmt: skip
         control = in_control_arm(row.task, self._control_share)
         return AnnotationRecord(row.task, row.id, row.annotator, row.updated_at, basis, version, control,
-                                row.lead_time_s, images=found)  # fmt: skip
+                                row.lead_time_s, images=found,
+                                seeded=count_seeded(row, find_parent(row, predictions)))  # fmt: skip
 
     def _skip(self, row: Annotation) -> AnnotationRecord:
         control = in_control_arm(row.task, self._control_share)
@@ -181,5 +185,6 @@ def _basis(row: Annotation, predictions: Sequence[StoredPrediction]) -> tuple[Ba
 
 
 def _present(row: Annotation, vocabulary: Vocabulary) -> frozenset[str]:
-    labels = (region.label for region in picture_regions(row.result, vocabulary))
+    regions = picture_regions(row.result, vocabulary)
+    labels = (region.label for region in regions if not is_seeded(region.identity))
     return frozenset(label.key for label in labels if label is not None)

@@ -33,10 +33,10 @@ class TimeModel:
 
     image: float = _assumed(5.0, "s to open, look at and submit an image; not in what is saved", "assumed")
     look: float = _assumed(1.6, "s to look at a predicted region and decide", "1.6 s to verify a box (Papadopoulos et "
-                           "al., 2016)")  # fmt: skip
+                           "al., 2016; from memory)")  # fmt: skip
     click: float = _assumed(2.4, "s to delete a region, to select it, or to change its label", "2.4 s for the first "
-                            "point on a thing (Bearman et al., 2016)")  # fmt: skip
-    outline: float = _assumed(54.0, "s to draw an outline", "published are 54 s (Jain and Grauman, 2013) and 79 s for "
+                            "point on a thing (Bearman et al., 2016; from memory)")  # fmt: skip
+    outline: float = _assumed(54.0, "s to draw an outline", "54 s (Jain and Grauman, 2013; from memory) or 79 s for "
                               "COCO's polygons (Lin et al., 2014); the lower one")  # fmt: skip
     box: float = _assumed(7.0, "s to draw a box, an ellipse or a point", "7 s by extreme clicking (Papadopoulos et "
                           "al., 2017), whose abstract has 35 s for dragged boxes; the lower one")  # fmt: skip
