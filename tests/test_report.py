@@ -167,8 +167,8 @@ def test_regions_are_counted_by_label_and_version() -> None:
     learned = row(found, "cat", "builtin-a3-0123ab")
     assert (learned.images, learned.changed, learned.accepted_share.n) == (1, 1, 1)
     assert row(found, "", "builtin-zeroshot").images == 3
-    assert any("1 images show no label, and none was predicted" in remark for remark in found.remarks)
-    assert any("masks of 1 changed regions cannot be compared" in remark for remark in found.remarks)
+    assert any("rightly left empty: 1 image." in remark for remark in found.remarks)
+    assert any("those of 1 changed region." in remark for remark in found.remarks)
 
 
 def test_an_image_that_is_rightly_empty_saves_no_drawing() -> None:
@@ -205,12 +205,13 @@ def test_a_control_task_that_was_shown_a_prediction_is_of_no_arm() -> None:
         pytest.param([], "No task of this project is annotated or skipped yet", id="no history"),
         pytest.param([record(number=n, basis="nothing", skipped=True, images=()) for n in (1, 2, 3)],
                      "Annotator 1 skipped every task that they submitted, 3 in all", id="skips everything"),
-        pytest.param([record(basis="deleted", version="")], "1 annotations were made from predictions that are",
+        pytest.param([record(basis="deleted", version="")], "predictions that are deleted since: 1 annotation.",
                      id="predictions deleted by hand"),
-        pytest.param([record(basis="theirs", version="")], "predictions of another model", id="another model"),
+        pytest.param([record(basis="theirs", version="")], "another model, counted nowhere: 1 annotation.",
+                     id="another model"),
         pytest.param([record(basis="nothing", version="")], "No annotation was made from a prediction", id="of none"),
-        pytest.param([record()], "1 annotations made from a prediction are few", id="one"),
-        pytest.param([UnreadTask(3, "task 3: <odd>")], "1 tasks are left out, the first because of: task 3", id="odd"),
+        pytest.param([record()], "Few were made from a prediction, 1 annotation", id="one"),
+        pytest.param([UnreadTask(3, "task 3: <odd>")], "Left out: 1 task, the first because of task 3", id="odd"),
     ],
 )  # fmt: skip
 def test_what_a_reader_must_know_is_told(records: list[Any], told: str) -> None:

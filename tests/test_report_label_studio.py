@@ -101,8 +101,8 @@ def test_what_annotators_did_is_what_the_report_says(
     assert found["difference_s"]["labels"]["value"] == 67.5
     assert found["left_out_times"] == {"not noted": 1, "longer than 30 minutes": 1}
     told = " ".join(found["remarks"])
-    assert "1 annotations were made from predictions that are deleted since" in told
-    assert "1 images show no label, and none was predicted" in told
+    assert "predictions that are deleted since: 1 annotation." in told
+    assert "rightly left empty: 1 image." in told
     page = (tmp_path / "out" / "report.html").read_text()
     assert NOTHING not in page
     assert "&lt;script&gt;x&lt;/script&gt; &amp; &quot;nothing&quot;" in page
@@ -144,7 +144,7 @@ def test_seeded_wrong_masks_are_told_apart_and_can_be_taken_out(
     assert found["seeded"] == {"deleted": 1, "changed": 0, "left": 1}
     assert (found["caught"]["value"], found["caught"]["n"], found["left_in"]) == (0.5, 2, [seeded[1]])
     assert [found["regions"][0][name] for name in ("accepted", "changed", "deleted", "added")] == [2, 0, 0, 0]
-    assert any(f"of the tasks {seeded[1]}: delete them there" in remark for remark in found["remarks"])
+    assert any(f"of tasks {seeded[1]}: delete them there" in remark for remark in found["remarks"])
     assert seed_wrong([str(project), "--remove", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == [seeded[2]]
     assert len(house.label_studio.predictions(seeded[2])[0].result) == 1

@@ -200,38 +200,46 @@ class History:
 
     def _remarks(self) -> list[str]:
         bases, ours = self._bases, self._bases["ours"]
-        found: list[str] = []
         if not self._tasks and not self._unread:
             return ["No task of this project is annotated or skipped yet: there is nothing to measure."]
+        found: list[str] = []
         for number, row in sorted(self._annotators.items(), key=lambda item: item[0] or 0):
             if row.skipped and not row.annotations:
                 found.append(f"Annotator {number} skipped every task that they submitted, {row.skipped} in all.")
         if bases and not ours:
             found.append("No annotation was made from a prediction of Zeromask: nothing is known of its regions.")
         if bases["deleted"]:
-            found.append(f"{bases['deleted']} annotations were made from predictions that are deleted since. What was "
-                         "taken out of these is not known, so they count in no share and no time.")  # fmt: skip
+            found.append(f"Made from predictions that are deleted since: {_counted(bases['deleted'], 'annotation')}. "
+                         "What was taken out of these predictions is not known, so they count in no share and no "
+                         "time.")  # fmt: skip
         if bases["theirs"]:
-            found.append(f"{bases['theirs']} annotations were made from predictions of another model; they count "
-                         "nowhere.")  # fmt: skip
+            found.append(f"Made from predictions of another model, counted nowhere: "
+                         f"{_counted(bases['theirs'], 'annotation')}.")  # fmt: skip
         if self._left_in:
             named = ", ".join(map(str, self._left_in[:_MOST_NAMED]))
-            found.append(f"Seeded wrong regions were left in {len(self._left_in)} annotations, of the tasks {named}: "
-                         "delete them there before you use these annotations. They are not learned from.")  # fmt: skip
+            found.append(f"Seeded wrong masks were left in {_counted(len(self._left_in), 'annotation')}, of tasks "
+                         f"{named}: delete them there before you use these annotations. They are not learned "
+                         "from.")  # fmt: skip
         if self._left_out:
             told = ", ".join(f"{count} {why}" for why, count in sorted(self._left_out.items()))
             found.append(f"Lead times left out: {told}.")
         everything = self._regions.get(("", ""), _Regions())
         if empty := sum(self._offered.values()) - everything.present - everything.false_alarms:
-            found.append(f"{empty} images show no label, and none was predicted: right, and no saved drawing.")
+            found.append(f"Without any label, and rightly left empty: {_counted(empty, 'image')}. That is no saved "
+                         "drawing.")  # fmt: skip
         if undrawn := everything.counts["changed"] - len(everything.ious):
-            found.append(f"The masks of {undrawn} changed regions cannot be compared.")
+            found.append(f"Masks that cannot be compared: those of {_counted(undrawn, 'changed region')}.")
         if 0 < ours < _FEW_IMAGES:
-            found.append(f"{ours} annotations made from a prediction are few: read the intervals, not the figures. "
-                         f"Medians of fewer than {FEWEST} times have none.")  # fmt: skip
+            found.append(f"Few were made from a prediction, {_counted(ours, 'annotation')}: read the intervals, not "
+                         f"the figures. Medians of fewer than {FEWEST} times have none.")  # fmt: skip
         if self._unread:
-            found.append(f"{len(self._unread)} tasks are left out, the first because of: {self._unread[0].reason}")
+            reason = self._unread[0].reason
+            found.append(f"Left out: {_counted(len(self._unread), 'task')}, the first because of {reason}")
         return found
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _arm(record: AnnotationRecord) -> Arm | None:
