@@ -106,6 +106,9 @@ class Settings:
     interactive: bool = _setting("ZEROMASK_INTERACTIVE", True, "Whether a worker answers clicks of smart tools between "
                                  "two images. Workers of `--queue interactive` do nothing else.")
     prelabel: bool = _setting("ZEROMASK_PRELABEL", False, "Whether new tasks are predicted without a request.")
+    control_share: float = _setting("ZEROMASK_CONTROL_SHARE", 0.0, "Share of the tasks, 0 to 0.5, that are shown "
+                                    "without a prediction, so that `zeromask report` can compare times "
+                                    "(docs/guide/report.md).", least=0, most=0.5)
     order: bool = _setting("ZEROMASK_ORDER", True, "Whether annotators get the image that teaches most next "
                            "(docs/guide/next_image.md), where nobody chose another order.")
     drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=64)

@@ -248,6 +248,14 @@ def test_turned_off_it_asks_for_nothing_and_says_so(ordered: OrderedProject) -> 
     assert ordered.order.remark(1) == "the order of tasks is left alone: ZEROMASK_ORDER is off"
 
 
+def test_a_control_arm_would_come_last_and_has_its_order_left_alone(ordered: OrderedProject) -> None:
+    ordered.keep()
+    ordered.settings = Settings(model="builtin", control_share=0.1)
+    ordered.keep()
+    assert ordered.label_studio.sampling == DEFAULT_SAMPLING
+    assert "ZEROMASK_CONTROL_SHARE" in ordered.order.remark(1)
+
+
 @pytest.mark.parametrize("before", [DEFAULT_SAMPLING, BY_SCORE])
 def test_turned_off_later_it_undoes_what_it_set(ordered: OrderedProject, before: str) -> None:
     on, studio = ordered.settings, ordered.label_studio

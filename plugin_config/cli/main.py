@@ -123,6 +123,8 @@ COMMANDS = (
     CommandEntry("retry", "queue a project's failed tasks again", _queue),
     CommandEntry("pause", "take no more tasks of a project for now", _queue),
     CommandEntry("resume", "go on with a paused project", _queue),
+    CommandEntry("report", "what predictions saved in a project: one page, charts and tables", "worker.report"),
+    CommandEntry("seed-wrong", "put wrong masks into predictions, to see how many are caught", "worker.report.seed"),
     CommandEntry("segment", "masks for pictures on disk, without Label Studio", "worker.segment"),
     CommandEntry("bench", "how fast the product is, as ratios within one run", "worker.lab.bench"),
     CommandEntry("evaluate", "measure quality, on drawn scenes or your own pictures", "worker.lab.evaluate"),

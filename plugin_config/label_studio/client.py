@@ -34,6 +34,7 @@ from plugin_config.http_responses import UNCOMPRESSED, hide_location
 from plugin_config.json_records import json_name
 from plugin_config.label_studio.annotations import (
     ANNOTATED,
+    SKIPPED,
     AnnotatedTask,
     Annotation,
     read_annotated_task,
@@ -224,16 +225,19 @@ class LabelStudio:
         with _as_expected("predictions"):
             return [_prediction(row) for row in rows]
 
-    def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
-        """Every task of the project with an annotation that is not cancelled, without data, page by page."""
-        query = json.dumps({"filters": {"conjunction": "and", "items": [ANNOTATED]}, "ordering": ["tasks:id"]})
+    def annotated_tasks(self, project: int, *, skipped: bool = False) -> Iterator[AnnotatedTask]:
+        """Every task of the project with an annotation that is not cancelled, without data, page by page; with
+        `skipped` those with a cancelled one, too.
+        """
+        filters = {"conjunction": "or", "items": [ANNOTATED, *[SKIPPED] * skipped]}
+        query = json.dumps({"filters": filters, "ordering": ["tasks:id"]})
         for row in self._task_rows(project, include="annotations_ids,updated_at", query=query):
             with _as_expected("a task"):
                 task = read_annotated_task(row)
             yield task
 
     def annotations(self, task: int) -> list[Annotation]:
-        """Every submitted annotation of a task, with its regions; drafts are not among them."""
+        """Every submitted annotation of a task, with its regions; drafts and cancelled ones are not among them."""
         rows = self.request("GET", f"/api/tasks/{task}/annotations/")
         with _as_expected("annotations"):
             return [read_annotation(row, task) for row in rows]

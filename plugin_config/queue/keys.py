@@ -59,6 +59,7 @@ Keys of project P (`zeromask:P:` before each):
                             see `learning`
     learning        string  JSON of `learning.Progress`                        learning              learning
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
+    outcomes        hash    model -> JSON: what annotators did with regions    versions.served       versions.served
     pointer         string  lock held while the served version is changed      versions.served       versions.served
     offer           string  JSON of the `offers.Offer` that waits              offers                offers
     judging         hash    the offer that is judged, by which learner, and    offers                offers
@@ -170,6 +171,7 @@ class ProjectKeys:
     learn = _Key("hash")
     learning = _Key("string")
     adapters = _Key("hash")
+    outcomes = _Key("hash")
     pointer = _Key("string")
     offer = _Key("string")
     judging = _Key("hash")

@@ -49,6 +49,7 @@ VIEW_TITLE = "Zeromask: next"
 
 _PAUSE_S = 10.0  # between two orders of a project: those who annotate use the same Label Studio
 _OFF = "the order of tasks is left alone: ZEROMASK_ORDER is off"
+_CONTROL = "the order of tasks is left alone: tasks without a prediction would come last (ZEROMASK_CONTROL_SHARE)"
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,15 @@ def keep_order(context: WorkerContext, plan: Plan) -> None:
     Raises:
         LabelStudioUnreachable, LabelStudioFailing: Label Studio cannot answer now; the next call does the rest.
     """
-    project = plan.project.id
-    if context.settings.order and not context.order.count(project):
+    project, settings = plan.project.id, context.settings
+    off = _OFF if not settings.order else _CONTROL if settings.control_share else ""
+    if not off and not context.order.count(project):
         return
     try:
-        remark = _left_alone(context, plan) if context.settings.order else _OFF
+        remark = off or _left_alone(context, plan)
         if remark is None:
             return
-        if remark == _OFF:
+        if off:
             _give_back(context, plan)
         elif remark:
             _take_back(context, project)
