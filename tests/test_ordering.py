@@ -234,6 +234,20 @@ def test_what_a_person_chose_is_left_alone_and_told_once(
     assert ordered.order.remark(1) == ""
 
 
+def test_what_another_process_has_set_meanwhile_is_no_persons_choice(ordered: OrderedProject) -> None:
+    ordered.label_studio.shown = "older"
+    before = ordered.plan()
+    ordered.label_studio.shown = "v1"
+    ProjectLedger(ordered.redis).set_shown_version(1, "v1")
+    unset = ordered.plan()
+    for plan in (before, unset):
+        ordered.keep()
+        ordered.redis.delete("zeromask:1:ordered")
+        keep_order(ordered.context, plan)
+        assert ordered.order.remark(1) == ""
+        assert ordered.label_studio.in_order() == ordered.head()
+
+
 def test_nothing_is_ordered_before_predictions_of_the_version_are_shown(ordered: OrderedProject) -> None:
     ordered.label_studio.shown = "older"
     ordered.keep()

@@ -21,6 +21,7 @@ from plugin_config.errors import (
     QueueUnavailable,
     VersionsUnavailable,
 )
+from plugin_config.label_studio.client import Project
 from plugin_config.label_studio.next_task import (
     BY_SCORE,
     DEFAULT_SAMPLING,
@@ -82,7 +83,9 @@ def keep_order(context: WorkerContext, plan: Plan) -> None:
     if not off and not context.order.count(project):
         return
     try:
-        remark = off or _left_alone(context, plan)
+        remark = off or _left_alone(context, plan.project, plan.version)
+        if remark and not off:  # what the plan read may be older than what another process has set
+            remark = _left_alone(context, context.label_studio.project(project), plan.version)
         if remark is None:
             return
         if off:
@@ -129,15 +132,14 @@ def record_stored(context: WorkerContext, drawn: DrawnTask, *, prediction: int, 
         log.warning("task %d: %s", ref.task, error)
 
 
-def _left_alone(context: WorkerContext, plan: Plan) -> str | None:
+def _left_alone(context: WorkerContext, project: Project, version: str) -> str | None:
     """Why the order is a person's, a sentence; "" = it is ours to set; None = not now, as no prediction of the present
     version is shown yet.
 
     A new project's sampling is set once: whoever changes it afterwards keeps what they chose.
     """
-    project = plan.project
-    if project.model_version != plan.version:
-        if context.ledger.shown_version(project.id) != plan.version:
+    if project.model_version != version:
+        if context.ledger.shown_version(project.id) != version:
             return None
         shown = project.model_version or "no version"
         return f"the order of tasks is left alone: a person chose to show predictions of {shown}"
