@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
@@ -19,6 +19,8 @@ from plugin_config.queue.states import Counts
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 logger = logging.getLogger(__name__)
+
+_MOST_LABELS = 100  # of a project, those with most regions: a server of metrics keeps each series for ever
 
 
 class Metrics:
@@ -68,6 +70,23 @@ class _QueueCollector(Collector):
             for state in fields(counts):
                 tasks.add_metric([str(project), state.name], getattr(counts, state.name))
         yield tasks
+        regions = GaugeMetricFamily(
+            "zeromask_regions", "Regions in the annotations last learned from, by what annotators did with them.",
+            labels=["project", "model", "label", "outcome"],
+        )  # fmt: skip
+        for project, models in sorted((self._outcomes() if status.redis else {}).items()):
+            for model, labels in sorted(models.items()):
+                for label in sorted(labels, key=lambda label: -sum(labels[label].values()))[:_MOST_LABELS]:
+                    for outcome, count in labels[label].items():
+                        regions.add_metric([str(project), model, label, outcome], count)
+        yield regions
+
+    def _outcomes(self) -> dict[int, dict[str, Mapping[str, Mapping[str, int]]]]:
+        try:
+            return self._queues.outcomes()
+        except QueueUnavailable as error:
+            logger.warning("metrics: regions not counted. %s", error)
+            return {}
 
     def _counts(self) -> dict[int, Counts]:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -205,6 +205,15 @@ class QueueClient:
             QueueUnavailable: Redis does not answer.
         """
         return {project: self._states.counts(project) for project in self._states.projects()}
+
+    def outcomes(self) -> dict[int, dict[str, Mapping[str, Mapping[str, int]]]]:
+        """Project -> slug of the model -> label key -> how many of its regions annotators left "accepted", "changed",
+        "deleted" or "added", as of the last time that the project's corrections were read.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        return {project: self._adapters.outcomes(project) for project in self._states.projects()}
 
     def _admit(self, project: int, action: str) -> bool:
         """Note a webhook, unless too many unknown projects wait to be looked up. Returns whether it was noted."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
+from plugin_config.control_arm import in_control_arm
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import PendingTasks, Priority
 from plugin_config.queue.presence import WorkerPresence
@@ -24,13 +25,17 @@ class PredictionRequest:
     version: str
     tasks: tuple[int, ...]
 
-    def refs(self) -> list[TaskRef]:
-        """The tasks as the queue names them.
+    def refs(self, control_share: float) -> list[TaskRef]:
+        """The tasks as the queue names them, without those of the control arm, which get no prediction.
+
+        Args:
+            control_share: the ZEROMASK_CONTROL_SHARE setting.
 
         Raises:
             JobError: the version or a task cannot be named there.
         """
-        return [TaskRef(self.version, task) for task in self.tasks]
+        refs = [TaskRef(self.version, task) for task in self.tasks]
+        return [ref for ref in refs if not in_control_arm(ref.task, control_share)]
 
 
 class TaskQueue:
@@ -55,7 +60,7 @@ class TaskQueue:
 
     def add(self, request: PredictionRequest) -> None:
         """Request predictions; of a handful of tasks, wait a moment until they are stored."""
-        refs = request.refs()
+        refs = request.refs(self._settings.control_share)
         few = len(refs) <= self._settings.predict_wait_tasks
         workers = self._presence.count()  # fails fast when Redis hangs, before the bulk connection is tried
         priority = Priority.OPENED if few else Priority.ASKED
@@ -70,5 +75,5 @@ class TaskQueue:
     def add_late(self, request: PredictionRequest) -> None:
         """Request predictions that no client waits for any more: those kept while Redis was away."""
         self._presence.count()  # as above
-        self._bulk_pending.add(request.project, request.refs(), bounded=True)
+        self._bulk_pending.add(request.project, request.refs(self._settings.control_share), bounded=True)
         self._pending.ensure_drains(request.project)

@@ -27,7 +27,7 @@ _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wa
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
     "versions", "recipe", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
-    "allow_private_images", "label_studio_public_url", "contact", "interactive", "embedding_cache_mb",
+    "allow_private_images", "label_studio_public_url", "contact", "interactive", "embedding_cache_mb", "order",
 }  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -106,6 +106,11 @@ class Settings:
     interactive: bool = _setting("ZEROMASK_INTERACTIVE", True, "Whether a worker answers clicks of smart tools between "
                                  "two images. Workers of `--queue interactive` do nothing else.")
     prelabel: bool = _setting("ZEROMASK_PRELABEL", False, "Whether new tasks are predicted without a request.")
+    control_share: float = _setting("ZEROMASK_CONTROL_SHARE", 0.0, "Share of the tasks, 0 to 0.5, that are shown "
+                                    "without a prediction, so that `zeromask report` can compare times "
+                                    "(docs/guide/report.md).", least=0, most=0.5)
+    order: bool = _setting("ZEROMASK_ORDER", True, "Whether annotators get the image that teaches most next "
+                           "(docs/guide/next_image.md), where nobody chose another order.")
     drain_tasks: int = _setting("ZEROMASK_DRAIN_TASKS", 8, "Tasks a worker takes at a time.", least=1, most=64)
     batch: int = _setting("ZEROMASK_BATCH", 8, "Most images in one forward; fewer where memory or time is short.",
                           least=1, most=256)

@@ -29,6 +29,7 @@ from plugin_config.model_version import ZEROSHOT, ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
 from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.order import ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
@@ -188,11 +189,12 @@ class StandInContext:
 
     def __init__(self, redis: Redis, count: int = 8) -> None:
         self.name = "me"
-        self.settings = Settings(model="builtin")
+        self.settings = Settings(model="builtin", order=False)  # its embeddings are pictures
         self.pending = PendingTasks(redis, drain_tasks=8, lease_s=30)
         self.leases = Leases(self.pending, self.name)
         self.ledger = ProjectLedger(redis)
         self.hints = ProjectHints(redis)
+        self.order = ProjectOrder(redis)
         self.label_studio = StandInLabelStudio(count)
         self.segmenter = self.embeddings = StandInModel()
         self.adapters = StandInAdapters()

@@ -15,12 +15,12 @@ from worker.lab.evaluation.annotator import (
     Correction,
     DrawnRegion,
     Noise,
-    TimeModel,
     match_regions,
     true_regions,
     wobbled,
 )
 from worker.learning.interfaces import UNLABELLED
+from worker.report.time_model import TimeModel
 from worker.segmentation.metrics import VOID
 
 SIZE = (60, 80)

@@ -42,10 +42,12 @@ FLOORS: Mapping[str, set[str]] = {
                        "worker.segmentation", "worker.learning", "worker.label_studio"},
     "worker": {"plugin_config", "plugin_config.queue", "worker.segmentation", "worker.learning", "worker.label_studio",
                "worker.service"},
+    "worker.report": {"plugin_config", "plugin_config.label_studio", "worker", "worker.segmentation",
+                      "worker.learning", "worker.label_studio"},
     "worker.lab": {"plugin_config", "plugin_config.label_studio", "plugin_config.queue", "plugin_config.versions",
                    "plugin_config.local", "plugin_config.cli", "worker",
                    "worker.segmentation", "worker.learning", "worker.label_studio",
-                   "worker.service"},
+                   "worker.service", "worker.report"},
 }  # fmt: skip
 # Package -> what from outside it must not import.
 CLOSED: Mapping[str, set[str]] = {

@@ -60,6 +60,8 @@ zeromask_tasks{project="7",state="pending"} 9
 zeromask_tasks{project="7",state="leased"} 0
 zeromask_tasks{project="7",state="failed"} 0
 zeromask_tasks{project="7",state="done"} 0
+# HELP zeromask_regions Regions in the annotations last learned from, by what annotators did with them.
+# TYPE zeromask_regions gauge
 # HELP zeromask_http_requests_total Requests answered.
 # TYPE zeromask_http_requests_total counter
 zeromask_http_requests_total{route="/predict",status="200"} 1

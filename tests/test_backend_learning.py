@@ -10,8 +10,9 @@ from redis import Redis
 
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.hints import MOST_UNKNOWN, ProjectHints
-from plugin_config.queue.jobs import predict_queue
+from plugin_config.queue.jobs import TaskRef, predict_queue
 from plugin_config.queue.learning import Progress, ProjectLearning
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Owner
 from plugin_config.versions.served import ServedAdapters, ServedCopy
@@ -111,3 +112,17 @@ def test_too_many_unknown_projects_are_no_trouble_of_redis(client: Client, hints
     response = client.post("/train", json={"project": MOST_UNKNOWN + 1})
     assert response.status_code == 503
     assert detail(response).startswith(f"project {MOST_UNKNOWN + 1}: waits behind too many unknown projects")
+
+
+def test_metrics_tell_what_annotators_did_with_regions(client: Client, redis: Redis, pending: PendingTasks) -> None:
+    pending.add(7, [TaskRef("v1", 1)])
+    owner = Owner("http://ls", 7, "2026", "builtin")
+    labels = {f"label {number}": {"accepted": number, "changed": 0, "deleted": 1, "added": 2} for number in range(120)}
+    labels['a "b"\n<c>'] = {"accepted": 500, "changed": 0, "deleted": 0, "added": 0}
+    ServedAdapters(redis).write_outcomes(owner, labels)
+    page = client.get("/metrics").text
+    assert 'zeromask_regions{label="label 119",model="builtin",outcome="accepted",project="7"} 119.0\n' in page
+    assert r'zeromask_regions{label="a \"b\"\n<c>",model="builtin",outcome="accepted",project="7"} 500.0' in page
+    assert page.count("\nzeromask_regions{") == 400, "those of the labels with most regions"
+    redis.hset("zeromask:7:outcomes", "builtin", b'{"cat": {"accepted": -1}}')
+    assert "\nzeromask_regions{" not in client.get("/metrics").text

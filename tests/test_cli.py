@@ -34,7 +34,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command_in_order(arguments: tuple[str, ...]) -> None:
     done = CliRunner().invoke(zeromask, arguments, prog_name="zeromask")
     assert done.exit_code == 0
-    listed = re.findall(r"^  ([a-z]+)  +\S", done.stdout.partition("Commands:")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([a-z-]+)  +\S", done.stdout.partition("Commands:")[2], re.MULTILINE)
     assert listed == [entry.name for entry in COMMANDS]
 
 

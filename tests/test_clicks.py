@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from plugin_config.errors import PromptError
-from worker.lab.evaluation.click_robot import box_of
 from worker.lab.evaluation.panoptic_scenes import STUFF_FROM, PanopticScene, TrueSegment, panoptic_scene
 from worker.segmentation.clicks.prompts import Prompt, pixel_of
+from worker.segmentation.clicks.robot import box_of
 from worker.segmentation.clicks.scene import ClickScene, prepare
 from worker.segmentation.clicks.segmentation import segment_prompt
 from worker.segmentation.clicks.superpixels import superpixels

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.lab.evaluate import main
-from worker.lab.evaluation.click_robot import Robot
 from worker.lab.evaluation.clicks import Sessions
 from worker.lab.evaluation.fit_clicks import main as fit_main
 from worker.lab.evaluation.panoptic_scenes import STUFF_FROM, panoptic_scene
 from worker.segmentation.clicks.model import FIRST, SECOND
 from worker.segmentation.clicks.prompts import Prompt
+from worker.segmentation.clicks.robot import Robot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -65,7 +65,8 @@ def test_the_names_are_those_of_stored_state() -> None:
     assert set(PROJECT_TYPES) == {
         "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "counted",
         "labels", "warning", "left", "doubts", "refresh", "hinted", "webhook", "learner", "learn", "learning",
-        "adapters", "pointer", "offer", "judging", "offered", "done", "drain",
+        "adapters", "outcomes", "pointer", "offer", "judging", "offered", "images", "places", "corrected", "skipped",
+        "order", "ordered", "done", "drain",
     }  # fmt: skip
 
 

@@ -99,6 +99,18 @@ def test_when_it_learns(
     assert told in progress.detail
 
 
+def test_other_annotations_have_the_project_reconciled_since_other_images_are_next(house: LearningHouse) -> None:
+    house.mark = AnnotationMark(2, "2026", 2)
+    assert house.look().state == "waiting"
+    assert len(refresh_queue(house.redis).job_ids) == 1
+    house.redis.delete(refresh_queue(house.redis).key)
+    house.look()
+    assert refresh_queue(house.redis).job_ids == [], "the same as before"
+    house.mark = AnnotationMark(2, "2027", 2)
+    house.look()
+    assert len(refresh_queue(house.redis).job_ids) == 1
+
+
 def test_the_same_corrections_are_learned_from_once(house: LearningHouse) -> None:
     house.annotate(3, digest="one")
     house.promotes = False

@@ -13,6 +13,7 @@ import numpy as np
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.learning import ProjectLearning
+from plugin_config.queue.order import ProjectOrder
 from tests.corrections import SQUARES, annotate, served_version, strange_project, versions_of
 from tests.faults.stand import Stand, stand
 from tests.house import PATIENCE_S, SIZE, House, retrieve, stored, tasks, wait_until
@@ -91,6 +92,11 @@ def test_annotations_teach_what_the_words_could_not_and_a_rollback_brings_the_ol
         wait_stored(it, project, rest, new)
         assert [stored(it.house, project)[task] for task in ids[:4]] == [[old]] * 4, "of annotated tasks they stay"
         wait_until(lambda: it.house.label_studio.project(project).model_version == new, told="the new version shown")
+        order = ProjectOrder(it.house.redis)
+        wait_until(lambda: set(order.places(project)) == set(rest), told="the order of what is left")
+        asked = it.house.label_studio.request("POST", "/api/dm/actions/", json={},
+                                              params={"id": "next_task", "project": project})  # fmt: skip
+        assert asked["id"] == next(iter(order.places(project))), "the new version's scores are places, too"
         after = [overlap(it, task, number) for number, task in enumerate(ids)]
         assert np.mean(after[4:]) > max(0.8, 0.3 + np.mean(before[4:])), (before, after)
         asked = it.house.label_studio.request("GET", "/api/ml/", params={"project": project})

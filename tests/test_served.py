@@ -71,6 +71,13 @@ def test_a_worker_reads_the_disk_where_redis_knows_nothing(house: LearningHouse)
     assert copy_of(house).served == house.served
 
 
+def test_what_annotators_did_is_known_for_metrics_too(house: LearningHouse) -> None:
+    outcomes = {"cat": {"accepted": 3, "changed": 1, "deleted": 0, "added": 2}}
+    house.folder.point(replace(house.folder.pointer(), attempt=replace(house.attempt, outcomes=outcomes)))
+    serve(cache(house), house)
+    assert ServedAdapters(house.redis).outcomes(PROJECT) == {"builtin": outcomes}
+
+
 def test_a_moved_pointer_is_served_at_once(house: LearningHouse) -> None:
     mine = cache(house)
     assert serve(mine, house) == (house.served, 1.0)

@@ -13,6 +13,7 @@ from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.learning import Progress, ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.order import ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence, WorkerState
 from plugin_config.queue.quarantine import QuarantineEntry, quarantine_entries
@@ -31,7 +32,7 @@ class ProjectState:
         paused: whether its tasks wait for a person to resume them.
         per_s: tasks done per second in the last minute.
         eta_s: seconds until all are done at that pace; None while nothing moves.
-        remarks: what people should know about its webhooks and labels, a sentence each.
+        remarks: what people should know about its webhooks, labels and order, a sentence each.
     """
 
     project: int
@@ -88,6 +89,7 @@ class QueueControl:
         self._learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self._adapters = ServedAdapters(redis)
         self._ledger = ProjectLedger(redis)
+        self._order = ProjectOrder(redis)
 
     def knows(self, project: int) -> bool:
         """Whether the project ever requested a task."""
@@ -143,7 +145,8 @@ class QueueControl:
         counts, per_s = self._pending.counts(project), self._pending.tasks_per_s(project)
         left = counts.pending + counts.leased
         eta = left / per_s if per_s and project not in paused else (None if left else 0.0)
-        remarks = (*filter(None, [self._ledger.webhook_warning(project)]), *self._ledger.label_remarks(project))
+        remarks = self._ledger.webhook_warning(project), *self._ledger.label_remarks(project)
+        remarks = tuple(filter(None, (*remarks, self._order.remark(project))))
         return ProjectState(project, counts, project in paused, per_s, eta, remarks)
 
 

@@ -70,6 +70,12 @@ def _offer() -> tuple[click.Command, ...]:
     return (offer,)
 
 
+def _next() -> tuple[click.Command, ...]:
+    from plugin_config.cli.next_images import next_images
+
+    return (next_images,)
+
+
 def _status() -> tuple[click.Command, ...]:
     from plugin_config.cli.status import status
 
@@ -112,10 +118,13 @@ COMMANDS = (
     CommandEntry("rollback", "serve an older version again", _versions),
     CommandEntry("offer", "let a project's learner judge an adapter that `train` wrote", _offer),
     CommandEntry("status", "projects, tasks by state, pace, workers and last errors, live", _status),
+    CommandEntry("next", "which images of a project are annotated next, and why", _next),
     CommandEntry("cancel", "drop a project's pending tasks", _queue),
     CommandEntry("retry", "queue a project's failed tasks again", _queue),
     CommandEntry("pause", "take no more tasks of a project for now", _queue),
     CommandEntry("resume", "go on with a paused project", _queue),
+    CommandEntry("report", "what predictions saved in a project: one page, charts and tables", "worker.report"),
+    CommandEntry("seed-wrong", "put wrong masks into predictions, to see how many are caught", "worker.report.seed"),
     CommandEntry("segment", "masks for pictures on disk, without Label Studio", "worker.segment"),
     CommandEntry("bench", "how fast the product is, as ratios within one run", "worker.lab.bench"),
     CommandEntry("evaluate", "measure quality, on drawn scenes or your own pictures", "worker.lab.evaluate"),

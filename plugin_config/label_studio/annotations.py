@@ -15,6 +15,13 @@ ANNOTATED: Mapping[str, Any] = {
 }  # fmt: skip
 """Label Studio's filter for tasks with an annotation that is not cancelled."""
 
+SKIPPED: Mapping[str, Any] = {
+    "filter": "filter:tasks:cancelled_annotations", "operator": "greater", "type": "Number", "value": 0,
+}  # fmt: skip
+"""Label Studio's filter for tasks that somebody skipped."""
+
+_MOST_SECONDS = 1e12  # of a lead time; a larger one, or one that is no number, is not known
+
 
 class ApiClient(Protocol):
     """What this module needs of `client.LabelStudio`, which imports this module."""
@@ -38,6 +45,8 @@ class Annotation:
         imported: it came with an imported task, and nobody submitted it in Label Studio since. (Label Studio flags such
             annotations as ground truth unless the file says otherwise.)
         malformed: why its result cannot be read; "" = it is a list.
+        lead_time_s: seconds from opening the task to submitting, as the editor measured them and added up over later
+            changes, the time of an open page that nobody looked at among them; None where it is not known.
     """
 
     id: int
@@ -50,6 +59,7 @@ class Annotation:
     updated_at: str
     imported: bool = False
     malformed: str = ""
+    lead_time_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,19 @@ def annotation_mark(label_studio: ApiClient, project: int, *, tasks: int = 0, la
     return AnnotationMark(now, newest, newer + max(0, tasks - now))
 
 
+def fetch_annotation(label_studio: ApiClient, annotation: int, *, task: int) -> Annotation:
+    """One annotation of a task, which may be cancelled: those Label Studio does not list.
+
+    Raises:
+        LabelStudioError: it does not answer, or refuses; status 404 when the annotation is gone.
+    """
+    row = label_studio.request("GET", f"/api/annotations/{annotation}/")
+    try:
+        return read_annotation(row, task)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise unexpected_answer("an annotation", error) from error
+
+
 def read_annotation(row: Any, task: int) -> Annotation:
     """Read a row of `/api/tasks/N/annotations/`. What Python raises on a row that is no annotation is left to the
     caller; of an annotation that is one, what is null or malformed counts as not known.
@@ -129,6 +152,7 @@ def read_annotation(row: Any, task: int) -> Annotation:
         updated_at=str(row.get("updated_at") or ""),
         imported=_is_imported(row, annotator),
         malformed=malformed,
+        lead_time_s=_seconds(row.get("lead_time")),
     )
 
 
@@ -151,6 +175,12 @@ def _is_imported(row: Mapping[str, Any], annotator: object) -> bool:
 def _number(value: Any) -> int | None:
     """An id; None where it is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _seconds(value: Any) -> float | None:
+    """A finite number of seconds; None where it is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_SECONDS
+    return float(value) if number else None
 
 
 def _count_annotated(

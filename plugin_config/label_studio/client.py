@@ -34,6 +34,7 @@ from plugin_config.http_responses import UNCOMPRESSED, hide_location
 from plugin_config.json_records import json_name
 from plugin_config.label_studio.annotations import (
     ANNOTATED,
+    SKIPPED,
     AnnotatedTask,
     Annotation,
     read_annotated_task,
@@ -68,6 +69,7 @@ class Project:
         model_version: of the predictions that annotators are shown; "" = none.
         tasks: how many it has.
         created: when it was created, as Label Studio writes it.
+        sampling: how the next task of "Label All Tasks" is chosen; see `plugin_config.label_studio.next_task`.
     """
 
     id: int
@@ -76,6 +78,7 @@ class Project:
     model_version: str
     tasks: int = 0
     created: str = ""
+    sampling: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,8 @@ class LabelStudio:
         row = self.request("GET", f"/api/projects/{project}/")
         with _as_expected("a project"):
             shown, tasks = row.get("model_version") or "", int(row.get("task_number") or 0)
-            created = str(row.get("created_at") or "")
-            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks, created)
+            created, sampling = str(row.get("created_at") or ""), str(row.get("sampling") or "")
+            return Project(row["id"], row["title"], row["label_config"] or "", shown, tasks, created, sampling)
 
     def show_version(self, project: int, version: str) -> None:
         """Show annotators the predictions of a version, and order their tasks by its scores."""
@@ -222,16 +225,19 @@ class LabelStudio:
         with _as_expected("predictions"):
             return [_prediction(row) for row in rows]
 
-    def annotated_tasks(self, project: int) -> Iterator[AnnotatedTask]:
-        """Every task of the project with an annotation that is not cancelled, without data, page by page."""
-        query = json.dumps({"filters": {"conjunction": "and", "items": [ANNOTATED]}, "ordering": ["tasks:id"]})
+    def annotated_tasks(self, project: int, *, skipped: bool = False) -> Iterator[AnnotatedTask]:
+        """Every task of the project with an annotation that is not cancelled, without data, page by page; with
+        `skipped` those with a cancelled one, too.
+        """
+        filters = {"conjunction": "or", "items": [ANNOTATED, *[SKIPPED] * skipped]}
+        query = json.dumps({"filters": filters, "ordering": ["tasks:id"]})
         for row in self._task_rows(project, include="annotations_ids,updated_at", query=query):
             with _as_expected("a task"):
                 task = read_annotated_task(row)
             yield task
 
     def annotations(self, task: int) -> list[Annotation]:
-        """Every submitted annotation of a task, with its regions; drafts are not among them."""
+        """Every submitted annotation of a task, with its regions; drafts and cancelled ones are not among them."""
         rows = self.request("GET", f"/api/tasks/{task}/annotations/")
         with _as_expected("annotations"):
             return [read_annotation(row, task) for row in rows]

@@ -59,11 +59,20 @@ Keys of project P (`zeromask:P:` before each):
                             see `learning`
     learning        string  JSON of `learning.Progress`                        learning              learning
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
+    outcomes        hash    model -> JSON: what annotators did with regions    versions.served       versions.served
     pointer         string  lock held while the served version is changed      versions.served       versions.served
     offer           string  JSON of the `offers.Offer` that waits              offers                offers
     judging         hash    the offer that is judged, by which learner, and    offers                offers
                             how many died at it; see `offers`
     offered         string  JSON of the last `offers.OfferAnswer`              offers                offers
+    images          hash    id of a task -> JSON of `order.ImageRecord`        order                 order
+    places          hash    id of a task -> JSON of `order.Place`: the head    order                 order
+                            of the order that annotators get
+    corrected       set     ids of the tasks that are annotated                order                 order
+    skipped         set     ids of those that somebody skipped and nobody      order                 order
+                            annotated
+    order           hash    how far the order is, see `order`                  order                 order
+    ordered         string  there for a few seconds after the order was set    order                 order
 
 `pending.forget_project` deletes all keys of a project, and its id from the shared ones.
 """
@@ -162,10 +171,17 @@ class ProjectKeys:
     learn = _Key("hash")
     learning = _Key("string")
     adapters = _Key("hash")
+    outcomes = _Key("hash")
     pointer = _Key("string")
     offer = _Key("string")
     judging = _Key("hash")
     offered = _Key("string")
+    images = _Key("hash")
+    places = _Key("hash")
+    corrected = _Key("set")
+    skipped = _Key("set")
+    order = _Key("hash")
+    ordered = _Key("string")
 
     @property
     def prefix(self) -> str:

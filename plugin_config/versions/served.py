@@ -21,7 +21,7 @@ from plugin_config.json_records import make_dataclass, parse_json
 from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.keys import ProjectKeys
-from plugin_config.queue.quarantine import report
+from plugin_config.queue.quarantine import decode, report
 from plugin_config.versions.manifests import Owner
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,18 @@ class ServedAdapters:
             del row["calibration"]  # an earlier release, which may run beside this one, does not know it
         self._redis.hset(ProjectKeys(project).adapters, model_slug(copy.owner.model), json.dumps(row))
 
+    @redis_errors
+    def write_outcomes(self, owner: Owner, outcomes: Mapping[str, Mapping[str, int]]) -> None:
+        """Write what annotators did with a project's predicted regions, as `manifests.Attempt.outcomes` has it."""
+        self._redis.hset(ProjectKeys(owner.project).outcomes, model_slug(owner.model), json.dumps(outcomes))
+
+    @redis_errors
+    def outcomes(self, project: int) -> dict[str, Mapping[str, Mapping[str, int]]]:
+        """Slug of the model -> what `write_outcomes` wrote last; without what cannot be read."""
+        rows: Any = self._redis.hgetall(ProjectKeys(project).outcomes)
+        found = {decode(model): parse_json(row, _outcomes) for model, row in rows.items()}
+        return {model: outcomes for model, outcomes in found.items() if outcomes is not None}
+
     @contextmanager
     def pointer_lock(self, project: int) -> Iterator[None]:
         """Hold the lock of the project's pointer: no other process moves it meanwhile."""
@@ -124,6 +136,13 @@ class ServedAdapters:
             log.warning("project %d: Redis' copy of what is served cannot be read (%.200r): it counts as none until a "
                         "worker writes it again", project, row)  # fmt: skip
         return found
+
+
+def _outcomes(row: Any) -> dict[str, Mapping[str, int]]:
+    counts = [count for counted in row.values() for count in counted.values()]
+    if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+        raise TypeError("outcomes must hold counts")
+    return dict(row)
 
 
 def _copy(row: Any) -> ServedCopy:

@@ -11,8 +11,9 @@ from typing import Any
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.files import written_whole
 from worker.lab.active_figures import Interval, SeedFigures, summary
-from worker.lab.evaluation.annotator import ACCEPTED_FROM, SMALL_SHARE, Noise, TimeModel
+from worker.lab.evaluation.annotator import ACCEPTED_FROM, SMALL_SHARE, Noise
 from worker.learning.selection.choosing import FEWEST_DIVERSE, MOST_DIVERSE, RANDOM_SHARE
+from worker.report.time_model import TimeModel
 
 _ROOT = Path(__file__).resolve().parents[2]
 RESULTS = _ROOT / "docs" / "results" / "active.json"

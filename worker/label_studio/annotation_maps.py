@@ -12,6 +12,7 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, picture_regions
 from worker.label_studio.regions import decode_region
+from worker.label_studio.seeded import is_seeded
 from worker.label_studio.shapes import inscribed_ellipse, is_open, keypoint_mask, polygon_line, refusal
 from worker.label_studio.vectors import is_outline, vector_mask
 from worker.learning.corrections.class_maps import ClassMap, shrink_nearest
@@ -46,10 +47,10 @@ def draw_class_map(
     the later one does.
 
     A rectangle paints only its inscribed ellipse: the object rarely fills the box. The corners are VOID unless another
-    region covers them. A region that says that something is there, but not what, is VOID; a line or a point is so where
-    no other region lies. Points of a label that is predicted as points do not say how far a thing reaches: beside them
-    nothing is background, all that no region covers is VOID. Nor does a click of a smart tool that was left behind,
-    because nobody accepted its answer, unless a region of its label covers it.
+    region covers them. A region that says that something is there, but not what, is VOID, and so is a seeded wrong one;
+    a line or a point is so where no other region lies. Points of a label that is predicted as points do not say how far
+    a thing reaches: beside them nothing is background, all that no region covers is VOID. Nor does a click of a smart
+    tool that was left behind, because nobody accepted its answer, unless a region of its label covers it.
 
     Args:
         regions: the result of an annotation.
@@ -65,7 +66,7 @@ def draw_class_map(
     layers: list[tuple[int, NDArray[np.bool_]]] = []
     clicks: list[tuple[bool, int | None, NDArray[np.bool_]]] = []
     for region in picture_regions(regions, vocabulary):
-        mask = _draw_region(region, size, frame)
+        mask = draw_region(region, size, frame)
         if _is_line(region):
             beneath |= mask
             beneath |= region.kind == "keypoint" and region.label is not None and region.label.output == "keypoint"
@@ -73,7 +74,7 @@ def draw_class_map(
                 wanted = region.item["is_positive"] is not False
                 clicks.append((wanted, None if region.label is None else index[region.label.texts], mask))
             continue
-        label = region.label if _is_exact(region) else None
+        label = region.label if _is_exact(region) and not is_seeded(region.identity) else None
         if label is not None and region.kind == "rectangle":
             inside = inscribed_ellipse(region.item, height=frame[0], width=frame[1])
             beneath |= mask & ~inside
@@ -91,7 +92,7 @@ def draw_class_map(
     return class_map
 
 
-def _draw_region(region: PictureRegion, size: tuple[int, int], frame: tuple[int, int]) -> NDArray[np.bool_]:
+def draw_region(region: PictureRegion, size: tuple[int, int], frame: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels that the region covers, or may cover where it cannot be read exactly."""
     height, width = frame
     if region.kind == "keypoint":

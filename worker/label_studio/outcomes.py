@@ -19,6 +19,7 @@ from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, item_id, picture_regions
 from worker.label_studio.regions import RAW_SCORE, decode_region, region_kind
+from worker.label_studio.seeded import is_seeded
 from worker.learning.corrections.class_maps import shrink_nearest
 from worker.segmentation.metrics import mask_iou
 
@@ -94,9 +95,7 @@ def region_records(
     """
     parent = find_parent(annotation, predictions)
     foreign = parent is not None and bool(ours) and parent.version not in ours
-    # One region for all items of an id; those without one are nobody's.
-    before = {row.identity or number: row for number, row in enumerate(_predicted(parent, vocabulary))}
-    after = {row.identity or number: row for number, row in enumerate(picture_regions(annotation.result, vocabulary))}
+    before, after = _by_id(_predicted(parent, vocabulary)), _by_id(picture_regions(annotation.result, vocabulary))
     found: list[RegionRecord] = []
     kept = set()
     for identity, region in after.items():
@@ -113,6 +112,11 @@ def region_records(
         if region.label is not None and identity not in kept and not foreign:
             found.append(_record(region.label, "deleted", region, 0.0, parent))
     return found
+
+
+def _by_id(regions: Iterable[PictureRegion]) -> dict[str | int, PictureRegion]:
+    """One region for all items of an id; those without one are nobody's. Seeded ones say nothing about the model."""
+    return {row.identity or number: row for number, row in enumerate(regions) if not is_seeded(row.identity)}
 
 
 def count_outcomes(

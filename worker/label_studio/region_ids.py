@@ -8,7 +8,8 @@ import string
 ID_LENGTH = 10
 """Characters of an id: those of the editor, whose Info panel has room for no more."""
 
-_ALPHABET = string.ascii_letters + string.digits + "_-"  # of nanoid, which the editor uses
+ALPHABET = string.ascii_letters + string.digits + "_-"
+"""Of nanoid, which the editor uses."""
 
 
 def new_region_id() -> str:
@@ -17,4 +18,4 @@ def new_region_id() -> str:
     Regions are matched by their whole id within one task (see `outcomes`), where two of a thousand are the same once in
     a trillion tasks. Ids of other lengths, as older versions and other programs wrote them, are read as they are.
     """
-    return "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH))
+    return "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))

@@ -161,6 +161,8 @@ class AdapterCache:
                 problem = f"does not hold what is served of project {folder.owner.project}"
                 raise VersionsUnavailable(f"folder {place}", problem, _ONE_PLACE)
             serial = pointer.serial
+            if pointer.attempt is not None:
+                self._served.write_outcomes(folder.owner, pointer.attempt.outcomes)
             if pointer.served != ZEROSHOT:
                 self.adapter(folder, pointer.served)
         except LearningError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import QueueDamaged, QueueUnavailable, ZeromaskError
 from plugin_config.model_version import ModelVersion, engine_name
 from plugin_config.queue.jobs import DrainProject, TaskRef
@@ -77,7 +78,10 @@ class Admission:
         work = []
         for ref, lease in list(left.items()):
             task = tasks.get(ref.task)
-            if task is None:
+            if in_control_arm(ref.task, context.settings.control_share):  # asked for before the share was set
+                del left[ref]
+                self._leases.drop(project, ref)
+            elif task is None:
                 log.info("task %d: is gone from project %d", ref.task, project)
                 del left[ref]
                 self._leases.drop(project, ref)

@@ -14,6 +14,7 @@ from plugin_config.label_studio.client import LabelStudio
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.order import ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -56,6 +57,7 @@ class WorkerContext:
         self.leases = Leases(self.pending, self.name)
         self.ledger = ProjectLedger(redis)
         self.hints = ProjectHints(redis)
+        self.order = ProjectOrder(redis)
         self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self.presence = WorkerPresence(redis, learners=learner)
         self.label_studio = LabelStudio(

@@ -63,16 +63,21 @@ _parsed = lru_cache(maxsize=16)(parse_vocabulary)  # a config of thousands of la
 
 
 def report_remarks(context: WorkerContext, plan: Plan) -> None:
-    """Report what of the labeling config is not served, and labels that the model cannot read and has not learned: in
-    `zeromask status` when the version or what is not served is new, and once in the log.
+    """Report what of the labeling config is not served, labels that the model cannot read and has not learned, and a
+    control arm: in `zeromask status` when the version or what is not served is new, and once in the log.
     """
     project, told = plan.project.id, plan.version
     if plan.vocabulary.remarks:  # these change without a new version
         told += f"+{hashlib.sha256(repr(plan.vocabulary.remarks).encode()).hexdigest()[:8]}"
+    share = context.settings.control_share
+    if share:
+        told += f"+control{share:g}"
     if context.ledger.label_remarks_version(project) == told:
         return
     learned = plan.adapter.taught(plan.vocabulary.words) if plan.adapter else ()
     remarks = [*plan.vocabulary.remarks, *context.segmenter.remarks(plan.vocabulary, learned)]
+    if share:
+        remarks.append(f"{share:.0%} of the tasks are shown without a prediction (ZEROMASK_CONTROL_SHARE).")
     context.ledger.set_label_remarks(project, told, remarks)
     if (project, told) not in context.logged_versions:
         context.logged_versions.add((project, told))

@@ -22,6 +22,7 @@ from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
 from worker.service.failures import WAIT_FOR_LABEL_STUDIO, Action, Stage, treat, treatment_of
+from worker.service.ordering import record_stored, score_to_post
 from worker.service.plan import Plan
 from worker.service.turns import DrawnTask, LeasedTask
 
@@ -89,20 +90,24 @@ class Posting:
         version, ref = leased.plan.version, leased.ref
         if doubtful:  # again, in case Redis was away too when the answer was lost
             self._context.ledger.add_unconfirmed(leased.project, ref)
-        if doubtful and any(row.version == version for row in label_studio.predictions(ref.task)):
+        found = [row for row in label_studio.predictions(ref.task) if row.version == version] if doubtful else []
+        if found:
+            stored = found[0]
             log.info("task %d: was stored, only the answer was lost", ref.task)
         else:
             if not self._context.leases.confirm(leased.project, ref):
                 log.warning("task %d: its lease is gone: cancelled, or another worker has it", ref.task)
                 return False
             self._context.ledger.add_version(leased.project, version)
-            stored = label_studio.create_prediction(ref.task, drawn.result, score=drawn.score, version=version)
+            score = score_to_post(self._context, drawn)
+            stored = label_studio.create_prediction(ref.task, drawn.result, score=score, version=version)
             if stored.version != version or len(stored.result) != len(drawn.result):
                 problem = f"stored {len(stored.result)} of {len(drawn.result)} regions at version {stored.version!r}"
                 raise LabelStudioError(f"task {ref.task}", problem, "See Label Studio's log.")
         self._outage.over()
         self._context.trouble = ""
         self._tell_left_out(drawn)
+        record_stored(self._context, drawn, prediction=stored.id, shown=stored.score or 0.0)
         finish(self._context, leased)
         return True
 

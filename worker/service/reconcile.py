@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 
+from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import ZeromaskError
+from plugin_config.label_studio.client import Task
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
 from worker.service.failures import Action, Stage, treatment_of
+from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
 from worker.service.posting import delete_older_predictions, show_version
 from worker.service.webhook_secret import install_webhook_secret
@@ -37,6 +40,7 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
             _catch_up_with_tasks(context, plan)
         _delete_left(context, plan)
         settle_doubts(context, project)
+        keep_order(context, plan)
     except ZeromaskError as error:
         treatment = treatment_of(Stage.RECONCILE, error)
         if treatment is None:
@@ -87,8 +91,8 @@ def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
     for task in context.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
         if not task.versions & older or task.annotations:
             continue
-        if plan.version in task.versions:  # a version that came back before all of it was replaced
-            delete_older_predictions(context, plan, task)
+        if plan.version in task.versions or in_control_arm(task.id, context.settings.control_share):
+            delete_older_predictions(context, plan, task)  # the version came back before all of it was replaced
         else:
             stale.append(task)
     stale.sort(key=lambda task: 0.5 if task.score is None else task.score)
@@ -132,7 +136,7 @@ def _catch_up_with_hints(context: WorkerContext, plan: Plan) -> None:
         if context.settings.prelabel:
             # While this equals the number in Label Studio, no webhook was lost and not all tasks need be read.
             context.ledger.set_task_count(project, context.ledger.task_count(project) + len(found) - len(gone))
-            wanted = [task.id for task in found if plan.version not in task.versions and not task.annotations]
+            wanted = [task.id for task in found if _is_wanted(context, plan, task)]
             context.pending.add(project, [TaskRef(plan.version, task) for task in wanted], priority=Priority.LATER)
         context.hints.clear_hinted_tasks(project, part)
     if hinted:
@@ -150,9 +154,15 @@ def _catch_up_with_tasks(context: WorkerContext, plan: Plan) -> None:
     missing = [
         TaskRef(plan.version, task.id)
         for task in context.label_studio.all_tasks(project)
-        if plan.version not in task.versions and not task.annotations and task.id not in failed
+        if _is_wanted(context, plan, task) and task.id not in failed
     ]
     added = context.pending.add(project, missing, priority=Priority.LATER)
     context.ledger.set_task_count(project, number)
     context.pending.ensure_drains(project)
     log.info("project %d: %d tasks asked for by themselves", project, added)
+
+
+def _is_wanted(context: WorkerContext, plan: Plan, task: Task) -> bool:
+    """Whether a task lacks a prediction that it shall have."""
+    control = in_control_arm(task.id, context.settings.control_share)
+    return plan.version not in task.versions and not task.annotations and not control

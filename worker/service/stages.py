@@ -15,6 +15,7 @@ from worker.segmentation.segmenter import Segmentation
 from worker.service.batching import BatchSize, embed_batch, free_memory, is_out_of_memory
 from worker.service.context import WorkerContext
 from worker.service.failures import UNEXPECTED, Action, Stage, Treatment, treat, treatment_of
+from worker.service.image_records import describe_image
 from worker.service.posting import Posting
 from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn, LeasedTask
 
@@ -82,6 +83,8 @@ class PredictionStages:
                 )  # fmt: skip
             found = plan.calibration.applied(found)
             result = self._encode(turn, found, embedded.picture.size)
+            ordered = self._context.settings.order
+            image = describe_image(turn.image.key, embedded.embedding, found) if ordered else None
         except Exception as error:
             if treatment_of(Stage.DRAW, error) is None:
                 raise
@@ -89,7 +92,7 @@ class PredictionStages:
                 log.error("project %d: %s", leased.project, error)
                 self._context.adapters.refuse(plan.project, plan.adapter_name, error)
             return self._treat(Stage.DRAW, turn, error)
-        return turn.spent("segment", _ms_since(started)).drawn(result, found.score)
+        return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image)
 
     def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
         """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""

@@ -18,6 +18,7 @@ from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Lease
 from worker.label_studio.images import Picture
 from worker.label_studio.task_images import TaskImage, TaskImages, images_of
+from worker.learning.selection.candidates import Candidate
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.text.encoder import TextClasses
 from worker.service.plan import Plan
@@ -70,6 +71,7 @@ class ImageTurn:
         number: of the image, from 0.
         result: regions of the images before it, as Label Studio stores them.
         scores: of those among them that were segmented.
+        drawn_images: these as the order of annotation needs them; none where it is off.
         failures: why others were not, a sentence each.
         ms: stage -> how long it took so far, milliseconds.
     """
@@ -78,6 +80,7 @@ class ImageTurn:
     number: int = 0
     result: tuple[Mapping[str, Any], ...] = ()
     scores: tuple[float, ...] = ()
+    drawn_images: tuple[Candidate, ...] = ()
     failures: tuple[str, ...] = ()
     ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -101,9 +104,14 @@ class ImageTurn:
         """This turn after some time at a stage, milliseconds."""
         return replace(self, ms={**self.ms, stage: self.ms.get(stage, 0.0) + ms})
 
-    def drawn(self, result: Sequence[Mapping[str, Any]], score: float) -> ImageTurn | DrawnTask:
-        """What comes after the image was segmented."""
-        return replace(self, result=(*self.result, *result), scores=(*self.scores, score))._after()
+    def drawn(
+        self, result: Sequence[Mapping[str, Any]], score: float, image: Candidate | None = None
+    ) -> ImageTurn | DrawnTask:
+        """What comes after the image was segmented; `image`: as the order of annotation needs it."""
+        images = (*self.drawn_images, *([] if image is None else [image]))
+        return replace(
+            self, result=(*self.result, *result), scores=(*self.scores, score), drawn_images=images
+        )._after()
 
     def without(self, reason: str) -> ImageTurn | DrawnTask:
         """What comes after the image failed."""
@@ -115,7 +123,9 @@ class ImageTurn:
             return replace(self, number=self.number + 1)
         score = min(self.scores, default=0.0)
         left_out = (*images.left_out, *self.failures)
-        return DrawnTask(self.leased, self.result, score, self.ms, left_out, failed=not self.scores)
+        return DrawnTask(
+            self.leased, self.result, score, self.ms, left_out, failed=not self.scores, images=self.drawn_images
+        )
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,7 @@ class DrawnTask:
         ms: stage -> how long it took, milliseconds.
         left_out: what of the task is not predicted, a sentence each.
         failed: whether no image could be segmented, so that there is nothing to post.
+        images: those that were segmented as the order of annotation needs them; none where it is off.
     """
 
     leased: LeasedTask
@@ -172,3 +183,4 @@ class DrawnTask:
     ms: Mapping[str, float]
     left_out: tuple[str, ...] = ()
     failed: bool = False
+    images: tuple[Candidate, ...] = ()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from worker.learning.corrections.class_maps import ClassMap
 from worker.learning.interfaces import UNLABELLED
+from worker.report.time_model import TimeModel
 from worker.segmentation.instances.class_map import class_components
 from worker.segmentation.metrics import VOID
 
@@ -36,41 +37,6 @@ SMALL_SHARE = 0.005
 _LEAST_OVERLAP = 0.1  # IoU from which a predicted region stands for a true one
 _WOBBLE_LENGTH = 0.02  # of the longer side: along an outline, how soon the hand wobbles the other way
 _FEWEST_WOBBLES = 4.0  # wobbles that the region's own size, the root of its area, holds at least
-
-
-@dataclass(frozen=True)
-class TimeModel:
-    """Seconds that each step takes.
-
-    Attributes:
-        image: to open an image, look at it and submit it, with or without predictions. An assumption; what is saved
-            does not depend on it.
-        look: at a predicted region, to decide about it. Verifying a box takes 1.6 s (Papadopoulos et al., CVPR 2016;
-            from memory).
-        click: to delete a region, to select it for editing, or to give it another label. The first point on a thing
-            takes 2.4 s (Bearman et al., ECCV 2016; from memory).
-        outline: to draw a region from nothing. Published are 54 s (Jain and Grauman, ICCV 2013) and 79 s for COCO's
-            polygons (Lin et al., ECCV 2014), both as Bearman et al. give them; the lower one, so that savings are
-            rather understated.
-        wrong: times the outline, for the share of a region that is wrong (1 - IoU): an error has two borders, the one
-            that is drawn wrongly and the true one. An assumption: at an IoU of 0.85 an edit takes 18 s, about a third
-            of an outline, which is also what corrective clicks took of COCO's polygons (Benenson et al., CVPR 2019).
-    """
-
-    image: float = 5.0
-    look: float = 1.6
-    click: float = 2.4
-    outline: float = 54.0
-    wrong: float = 2.0
-
-    def edit(self, iou: float) -> float:
-        """Seconds to correct the outline of a region."""
-        return self.click + self.wrong * self.outline * (1 - iou)
-
-    @property
-    def redraw(self) -> float:
-        """Seconds to delete a region and draw it from nothing."""
-        return self.click + self.outline
 
 
 @dataclass(frozen=True)

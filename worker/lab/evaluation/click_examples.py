@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.lab.evaluation.click_robot import Robot, box_of
 from worker.lab.evaluation.click_things import Picture, Prediction
 from worker.lab.evaluation.panoptic_scenes import TrueSegment
 from worker.segmentation.clicks.evidence import describe_cells, read_marks
 from worker.segmentation.clicks.model import ClickModel
 from worker.segmentation.clicks.prompts import Prompt
+from worker.segmentation.clicks.robot import Robot, box_of
 from worker.segmentation.clicks.scene import ClickScene
 from worker.segmentation.clicks.second_look import describe_again
 from worker.segmentation.clicks.segmentation import cell_probabilities

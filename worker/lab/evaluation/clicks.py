@@ -21,13 +21,13 @@ from rich.progress import track
 from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
 from worker.lab.evaluation.click_methods import METHODS
-from worker.lab.evaluation.click_robot import GOAL, MOST_CLICKS, Robot
 from worker.lab.evaluation.click_things import Picture, drawn_pictures, predict, read_photographs
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
 from worker.lab.evaluation.panoptic_scenes import TrueSegment
 from worker.learning.recipes import recipe_named
 from worker.segmentation.clicks.prompts import Prompt
+from worker.segmentation.clicks.robot import GOAL, MOST_CLICKS, Robot
 from worker.segmentation.clicks.scene import prepare
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import Head

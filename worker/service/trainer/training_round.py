@@ -89,6 +89,8 @@ class TrainingRound:
         mark = annotation_mark(
             context.label_studio, self._id, tasks=last.tasks if last else 0, latest=last.latest if last else ""
         )
+        if str(mark) != self._request.mark:
+            context.hints.request_refresh(self._id)  # other images are next now
         weights = f"{context.segmenter.encoder.fingerprint}-{self._recipe.name}{self._recipe.form}"
         reader = CorrectionsReader(
             context, self._id, vocabulary, self._lease, patient=self._patient, missing=last.missing if last else {},

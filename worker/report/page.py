@@ -1,0 +1,288 @@
+"""The report as one HTML page: it asks for nothing from elsewhere, and follows a light or dark screen."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from worker.report.charts import Bar, Drawing, as_svg, bar_chart, line_chart
+from worker.report.clicks import ClickMeasures
+from worker.report.examples import ExamplePicture
+from worker.report.measures import Measures, RegionMeasures, Shown
+from worker.report.statistics import Estimate
+from worker.report.time_model import TimeModel, assumptions
+from worker.segmentation.clicks.robot import GOAL, MOST_CLICKS
+
+_MOST_BARS = 40
+_MOST_ROWS = 200
+_SHOWN: dict[Shown, str] = {"all": "all images", "labels": "images with labels", "none": "images without"}
+_ARMS = {"prediction": "with a prediction", "control": "control arm, without", "nothing": "other tasks without"}
+
+_STYLE = """
+:root { --ink: #1b1f24; --muted: #5b6470; --grid: #d7dce2; --series: #1f6feb; --faint: #9ec3fb; --paper: #fff;
+  --note: #fff8e1; color-scheme: light dark; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --muted: #9aa4af; --grid: #333b45; --series: #58a6ff;
+  --faint: #1d4476; --paper: #12161b; --note: #2b2615; } }
+body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
+  max-width: 60rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+.lead { display: flex; flex-wrap: wrap; gap: 2rem; } .lead div { min-width: 11rem; }
+.lead b { display: block; font-size: 1.7rem; } .lead span, .small { color: var(--muted); font-size: .9rem; }
+ul.remarks { background: var(--note); padding: .8rem 2rem; border-radius: 6px; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
+td, th { border-bottom: 1px solid var(--grid); padding: .3rem .7rem; text-align: right; vertical-align: top; }
+th { color: var(--muted); font-weight: 600; } td.name, th.name { text-align: left; overflow-wrap: anywhere; }
+svg { max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif; }
+.line { fill: none; } .line.grid { stroke: var(--grid); } .line.series { stroke: var(--series); }
+text.ink { fill: var(--ink); } text.muted { fill: var(--muted); } rect.series { fill: var(--series); }
+rect.faint { fill: var(--faint); } figure { margin: 1rem 0; } figure img { max-width: 100%; }
+"""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What the report is of.
+
+    Attributes:
+        project: its id; `title` as Label Studio has it.
+        at: when the report was made, for people.
+        control_share: the ZEROMASK_CONTROL_SHARE setting.
+    """
+
+    project: int
+    title: str
+    at: str
+    control_share: float
+
+
+def draw_charts(measures: Measures) -> dict[str, Drawing]:
+    """The charts that there is something for, by the name of their files."""
+    charts: dict[str, Drawing] = {}
+    labels = [row for row in measures.regions if row.label and not row.version and row.accepted_share.n]
+    if labels:
+        chosen = sorted(labels, key=lambda row: -row.accepted_share.n)[:_MOST_BARS]
+        chosen.sort(key=lambda row: (row.accepted_share.value or 0.0, row.label))
+        charts["accepted_by_label"] = bar_chart([_bar(row.label, row) for row in chosen],
+                                                title="Predicted regions accepted as they were, by label")  # fmt: skip
+    versions = [row for row in measures.regions if row.version and not row.label and row.accepted_share.n]
+    if len(versions) > 1:
+        bars = [_bar(row.version, row) for row in versions[:_MOST_BARS]]
+        charts["accepted_by_version"] = bar_chart(bars, title="Predicted regions accepted as they were, by version")
+    x_label = "annotations made from a prediction"
+    shares = [(float(row.annotations), row.accepted_share) for row in measures.curve]
+    known = [(x, share) for x, share in shares if share is not None]
+    if known:
+        charts["accepted_over_time"] = line_chart(known, title="Accepted as they were, of the last 20 annotations",
+                                                  x_label=x_label, y_range=(0.0, 1.0), percent=True)  # fmt: skip
+    saved = [(float(row.annotations), row.saved_minutes) for row in measures.curve]
+    if saved:
+        lowest, highest = min(0.0, *(y for _, y in saved)), max(1.0, *(y for _, y in saved))
+        charts["saved_over_time"] = line_chart([(0.0, 0.0), *saved], title="Minutes saved so far, by the time model",
+                                               x_label=x_label, y_range=(lowest, highest))  # fmt: skip
+    return charts
+
+
+def render_page(
+    heading: Heading, measures: Measures, model: TimeModel, charts: Mapping[str, Drawing],
+    examples: Sequence[ExamplePicture], left_out: Sequence[str] = (), clicks: ClickMeasures | None = None,
+) -> str:  # fmt: skip
+    """The page. Titles, labels and reasons are escaped.
+
+    Args:
+        heading: what it is of.
+        measures: what it tells.
+        model: that the minutes are of.
+        charts: as `draw_charts` makes them.
+        examples: pictures.
+        left_out: why others are left out, a sentence each.
+        clicks: of the simulated annotator; None = not measured.
+    """
+    title = f"Zeromask: {heading.title} (project {heading.project})"
+    parts = [
+        f"<h1>{_text(title)}</h1><p class=small>{_text(heading.at)}. Intervals are 95 %.</p>",
+        _lead(measures),
+        _remarks(measures.remarks),
+        "<h2>Regions</h2>" + _figures(charts, ("accepted_by_label", "accepted_by_version", "accepted_over_time")),
+        _regions(measures.regions),
+        "<h2>Time</h2>" + _times(heading, measures),
+        "<h2>Minutes saved, by assumption</h2>" + _figures(charts, ("saved_over_time",)) + _model(measures, model),
+        _seeded(measures),
+        _clicks(clicks),
+        "<h2>Annotators</h2>" + _annotators(measures),
+        _examples(examples, left_out),
+    ]
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _remarks(remarks: Sequence[str]) -> str:
+    return f"<ul class=remarks>{''.join(f'<li>{_text(row)}</li>' for row in remarks)}</ul>" if remarks else ""
+
+
+def _lead(measures: Measures) -> str:
+    everything = next((row for row in measures.regions if not row.label and not row.version), None)
+    share = "?" if everything is None else percent(everything.accepted_share)
+    boxes = [
+        (str(measures.tasks), f"tasks with {measures.annotations} annotations and {measures.skips} skips"),
+        (str(measures.from_prediction), "annotations made from a prediction"),
+        (share, "of the predicted regions accepted as they were"),
+        (f"{measures.saved_minutes:.1f} min", "saved, by the time model below"),
+    ]
+    shown = "".join(f"<div><b>{_text(figure)}</b><span>{_text(meaning)}</span></div>" for figure, meaning in boxes)
+    return f"<div class=lead>{shown}</div>"
+
+
+def _regions(rows: Sequence[RegionMeasures]) -> str:
+    if not rows:
+        return "<p>No annotation was made from a prediction.</p>"
+    head = ("label", "version", "accepted as is", "accepted", "changed", "deleted", "added", "edit IoU (median)",
+            "images", "with it", "left empty", "false alarms", "minutes saved")  # fmt: skip
+    body = [
+        (row.label or "all labels", row.version or "all versions", percent(row.accepted_share), row.accepted,
+         row.changed, row.deleted, row.added, number(row.edit_iou, ".2f"), row.images, row.present, row.left_empty,
+         row.false_alarms, f"{row.saved_minutes:.1f}")
+        for row in rows[:_MOST_ROWS]
+    ]  # fmt: skip
+    more = f"<p class=small>{len(rows) - _MOST_ROWS} more rows are in labels.csv.</p>" if len(rows) > _MOST_ROWS else ""
+    note = (
+        "<p class=small>Accepted as is: of the predicted regions; regions of one image count for less where they are "
+        "alike. Edit IoU: of a changed region before and after. Images that show none of a label, with none predicted, "
+        "are left empty: right, and no saved drawing. An annotator who trusts too much accepts too much: the share "
+        "alone shows no quality. See the control arm.</p>"
+    )
+    return _table(head, body, names=2) + more + note
+
+
+def _times(heading: Heading, measures: Measures) -> str:
+    body = [
+        (_ARMS[row.arm], row.version or "all versions", _SHOWN[row.shown], number(row.median_s, ".1f"), row.median_s.n)
+        for row in measures.lead_times
+        if row.arm == "prediction" or not row.version
+    ]
+    head = ("tasks", "version", "images", "median seconds", "n")
+    shown = _table(head, body, names=3) if body else "<p>No time is known.</p>"
+    if not heading.control_share:
+        return shown + (
+            "<p>There is no control arm: whether predictions save time is not measured. Set ZEROMASK_CONTROL_SHARE, "
+            "such as 0.1, to show that share of the tasks without a prediction. The other tasks without one are no "
+            "control: they may be the first ones, or those that failed.</p>"
+        )
+    if not measures.difference_s:
+        return shown + f"<p>The control arm, {heading.control_share:.0%} of the tasks, has no time to compare yet.</p>"
+    rows = [(_SHOWN[kind], number(found, "+.1f"), found.n) for kind, found in measures.difference_s.items()]
+    return (
+        shown
+        + _table(("images", "seconds saved per task, measured", "n"), rows, names=1)
+        + "<p class=small>Median of the control arm less the median with a prediction. In both, smart tools may have "
+        "been clicked with. The time an open page lies untouched is in both, too.</p>"
+    )
+
+
+def _model(measures: Measures, model: TimeModel) -> str:
+    rows = [(row.name, f"{row.value:g}", row.meaning, row.source) for row in assumptions(model)]
+    saved, table = number(measures.saved_s, ".1f"), _table(("name", "number", "for what", "source"), rows, names=4)
+    return (
+        f"<p>{measures.saved_minutes:.1f} minutes in all, {_text(saved)} seconds per annotation made from a prediction."
+        " This is what the outcomes above would have saved with these times per region, and no measurement. "
+        f"<code>--seconds outline=40</code> changes one.</p>{table}"
+    )
+
+
+def _seeded(measures: Measures) -> str:
+    seeded = measures.seeded
+    if not measures.caught.n:
+        return (
+            "<h2>Seeded wrong regions</h2><p>None were shown. <code>zeromask seed-wrong</code> puts some into "
+            "predictions, to see how many are caught.</p>"
+        )
+    row = (percent(measures.caught), seeded.deleted, seeded.changed, seeded.left)
+    head = ("caught", "deleted", "changed", "left as they were")
+    return f"<h2>Seeded wrong regions</h2>{_table(head, [row], names=0)}"
+
+
+def _clicks(clicks: ClickMeasures | None) -> str:
+    if clicks is None:
+        return ""
+    found = (("from the prediction", clicks.from_prediction), ("from nothing", clicks.from_nothing))
+    rows = [(name, number(row, ".1f"), row.n) for name, row in found]
+    return (
+        f"<h2>Clicks to an IoU of {GOAL:g}</h2>"
+        + _table(("begun", "mean clicks", "regions"), rows, names=1)
+        + f"<p class=small>A simulated annotator clicks on the middle of the largest error until the mask is what was "
+        f"submitted, {MOST_CLICKS} times at most ({clicks.unreached} regions were not reached from nothing). The model "
+        "as it came answers, without what was learned. A region that was accepted is one that the model had drawn: "
+        "from nothing, too, it may be reached sooner than one drawn by hand.</p>"
+    )
+
+
+def _annotators(measures: Measures) -> str:
+    rows = [
+        ("not known" if row.annotator is None else row.annotator, row.annotations, row.skipped,
+         percent(row.accepted_share), number(row.median_s, ".1f"))
+        for row in measures.annotators
+    ]  # fmt: skip
+    if not rows:
+        return "<p>Nobody has annotated yet.</p>"
+    return _table(("annotator (id)", "annotations", "skipped", "accepted as is", "median seconds"), rows, names=1)
+
+
+def _examples(examples: Sequence[ExamplePicture], left_out: Sequence[str]) -> str:
+    if not examples and not left_out:
+        return ""
+    figures = "".join(
+        f'<figure><img alt="{_text(row.title)}" src="data:image/png;base64,{base64.b64encode(row.png).decode()}">'
+        f"<figcaption class=small>{_text(row.title)}</figcaption></figure>"
+        for row in examples
+    )
+    reasons = "".join(f"<p class=small>{_text(row)}</p>" for row in left_out)
+    return f"<h2>Most corrected</h2>{figures}{reasons}"
+
+
+def _figures(charts: Mapping[str, Drawing], names: Iterable[str]) -> str:
+    return "".join(
+        f"<figure><figcaption>{_text(charts[name].title)}</figcaption>{as_svg(charts[name])}</figure>"
+        for name in names
+        if name in charts
+    )
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[object]], *, names: int) -> str:
+    """A table whose first columns are `names`, to the left."""
+    def cells(tag: str, row: Sequence[object]) -> str:
+        return "".join(
+            f"<{tag}{' class=name' if place < names else ''}>{_text(cell)}</{tag}>" for place, cell in enumerate(row)
+        )
+
+    rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in body)
+    return f"<div class=scroll><table><tr>{cells('th', head)}</tr>{rows}</table></div>"
+
+
+def percent(share: Estimate) -> str:
+    """A share with its interval for people, "80 % (61-91)"."""
+    if share.value is None:
+        return "none"
+    if share.low is None or share.high is None:
+        return f"{100 * share.value:.0f} %"
+    return f"{100 * share.value:.0f} % ({100 * share.low:.0f}-{100 * share.high:.0f})"
+
+
+def number(found: Estimate, form: str) -> str:
+    """A figure with its interval for people; `form` as `format` takes it."""
+    if found.value is None:
+        return "none"
+    if found.low is None or found.high is None:
+        return f"{found.value:{form}} (too few for an interval)"
+    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
+
+
+def _bar(name: str, row: RegionMeasures) -> Bar:
+    return Bar(name, f"{row.accepted} of {row.accepted_share.n}", row.accepted_share)
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,141 @@
+"""`zeromask seed-wrong PROJECT`: put wrong regions into predictions, so that the report tells how many are caught."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from plugin_config.closed_output import run_command
+from plugin_config.errors import ImageUnavailable, RegionError, SettingsError, TaskDataError, ZeromaskError
+from plugin_config.label_studio.client import LabelStudio, Project, StoredPrediction, Task
+from plugin_config.model_version import ModelVersion
+from plugin_config.printable import printable
+from plugin_config.settings import Settings
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
+from worker.label_studio.picture_regions import item_id
+from worker.label_studio.seeded import is_seeded, seed_region
+from worker.label_studio.task_images import images_of
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Seed wrong regions, or take them out again. Returns 0; 1 when fewer were seeded than asked for; 2 on an error."""
+    console = Console(stderr=True)
+    parser = argparse.ArgumentParser(prog="zeromask seed-wrong", description="Put wrong regions into predictions of "
+                                     "tasks that nobody has annotated; `zeromask report` tells how many are caught. "
+                                     "One that is left in is in your annotations.")  # fmt: skip
+    parser.add_argument("project", type=int, help="the project's number, as in the address of its page")
+    parser.add_argument("--count", type=int, default=20, metavar="N", help="tasks, one region each (default: "
+                        "%(default)s)")  # fmt: skip
+    parser.add_argument("--remove", action="store_true", help="take them out of tasks nobody has annotated yet")
+    parser.add_argument("--json", action="store_true", help="one JSON line on the standard output")
+    options = parser.parse_args(arguments)
+    try:
+        if options.count < 1:
+            raise SettingsError("--count", "must be at least 1", "Give another number.")
+        settings = Settings.from_env(os.environ).require("label_studio_url", "label_studio_api_key")
+        with LabelStudio(
+            settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
+            public_urls=settings.label_studio_public_url, contact=settings.contact,
+        ) as label_studio:  # fmt: skip
+            project = label_studio.project(options.project)
+            if options.remove:
+                tasks = remove_seeded(label_studio, project)
+            else:
+                tasks = seed_tasks(label_studio, project, options.count)
+    except ZeromaskError as error:
+        console.print(f"zeromask seed-wrong: {printable(error)}", style="red", markup=False)
+        return 2
+    if options.json:
+        sys.stdout.write(json.dumps({"project": options.project, "tasks": tasks}) + "\n")
+    else:
+        done = "without a wrong region again" if options.remove else "with a wrong region"
+        named = ", ".join(map(str, tasks)) or "none"
+        sys.stdout.write(f"project {options.project}: {len(tasks)} tasks {done}: {named}\n")
+    return 0 if options.remove or len(tasks) == options.count else 1
+
+
+def seed_tasks(label_studio: LabelStudio, project: Project, count: int) -> list[int]:
+    """Put a wrong region into the shown predictions of tasks without annotations, in an order that a hash gives.
+
+    Args:
+        label_studio: the client.
+        project: whose tasks.
+        count: how many tasks.
+
+    Returns:
+        ids of the tasks; fewer than `count` where no others have a prediction with a region that can be moved.
+
+    Raises:
+        SettingsError: the project shows no predictions of Zeromask.
+        LabelingConfigError: its labels are none that Zeromask draws.
+        LabelStudioError: Label Studio does not answer, or refuses.
+    """
+    if ModelVersion.parse(project.model_version) is None:
+        remedy = "Let a worker predict its tasks first."
+        raise SettingsError(f"project {project.id}", "shows no predictions of Zeromask", remedy)
+    vocabulary, seeded = parse_vocabulary(project.label_config), list[int]()
+    for task, prediction in _unannotated(label_studio, project):
+        if len(seeded) == count:
+            break
+        result = _seeded_result(label_studio, project, vocabulary, task, prediction)
+        if result:
+            _replace_result(label_studio, prediction, result)
+            seeded.append(task.id)
+    return seeded
+
+
+def remove_seeded(label_studio: LabelStudio, project: Project) -> list[int]:
+    """Take seeded regions out of the predictions of tasks without annotations; returns the tasks' ids.
+
+    Raises:
+        LabelStudioError: Label Studio does not answer, or refuses.
+    """
+    cleaned = []
+    for task, prediction in _unannotated(label_studio, project):
+        kept = [item for item in prediction.result if not is_seeded(item_id(item))]
+        if len(kept) < len(prediction.result):
+            _replace_result(label_studio, prediction, kept)
+            cleaned.append(task.id)
+    return cleaned
+
+
+def _unannotated(label_studio: LabelStudio, project: Project) -> Iterator[tuple[Task, StoredPrediction]]:
+    """Tasks without annotations, with the prediction that annotators are shown, in the order of a hash."""
+    shown = project.model_version
+    tasks = [task for task in label_studio.all_tasks(project.id) if not task.annotations and shown in task.versions]
+    tasks.sort(key=lambda task: hashlib.sha256(f"seed {task.id}".encode()).digest())
+    for task in tasks:
+        for prediction in label_studio.predictions(task.id):
+            if prediction.version == shown:
+                yield task, prediction
+                break
+
+
+def _seeded_result(
+    label_studio: LabelStudio, project: Project, vocabulary: Vocabulary, task: Task, prediction: StoredPrediction
+) -> list[object]:
+    """The result with a wrong region; empty where there is one already, or none can be made."""
+    if any(is_seeded(item_id(item)) for item in prediction.result):
+        return []
+    try:
+        for found in label_studio.tasks(project.id, [task.id]):
+            for image in images_of(found, vocabulary).images:
+                if made := seed_region(prediction, image.vocabulary):
+                    return [*prediction.result, *made]
+    except (TaskDataError, ImageUnavailable, RegionError):  # a task that cannot be read has no prediction to trust
+        return []
+    return []
+
+
+def _replace_result(label_studio: LabelStudio, prediction: StoredPrediction, result: Sequence[object]) -> None:
+    label_studio.request("PATCH", f"/api/predictions/{prediction.id}/", json={"result": list(result)})
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
