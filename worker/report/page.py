@@ -33,8 +33,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 ul.remarks { background: var(--note); padding: .8rem 2rem; border-radius: 6px; }
 .scroll { overflow-x: auto; margin: .8rem 0; } table { border-collapse: collapse; font-size: .92rem; }
 td, th { border-bottom: 1px solid var(--grid); padding: .3rem .7rem; text-align: right; vertical-align: top; }
-th { color: var(--muted); font-weight: 600; } td:not(.name) { white-space: nowrap; } td.name, th.name { text-align: left; min-width: 5rem; max-width: 20rem;
-  overflow-wrap: break-word; }
+th { color: var(--muted); font-weight: 600; } td:not(.name) { white-space: nowrap; }
+td.name, th.name { text-align: left; min-width: 5rem; max-width: 20rem; overflow-wrap: break-word; }
 svg { max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif; }
 .line { fill: none; } .line.grid { stroke: var(--grid); } .line.series { stroke: var(--series); }
 text.ink { fill: var(--ink); } text.muted { fill: var(--muted); } rect.series { fill: var(--series); }
