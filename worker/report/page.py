@@ -26,14 +26,15 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --muted: #9aa4af; --grid: #333b45; --series: #58a6ff;
   --faint: #1d4476; --paper: #12161b; --note: #2b2615; } }
 body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 60rem; padding: 0 1rem; }
+  max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .lead { display: flex; flex-wrap: wrap; gap: 2rem; } .lead div { min-width: 11rem; }
 .lead b { display: block; font-size: 1.7rem; } .lead span, .small { color: var(--muted); font-size: .9rem; }
 ul.remarks { background: var(--note); padding: .8rem 2rem; border-radius: 6px; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
+.scroll { overflow-x: auto; margin: .8rem 0; } table { border-collapse: collapse; font-size: .92rem; }
 td, th { border-bottom: 1px solid var(--grid); padding: .3rem .7rem; text-align: right; vertical-align: top; }
-th { color: var(--muted); font-weight: 600; } td.name, th.name { text-align: left; overflow-wrap: anywhere; }
+th { color: var(--muted); font-weight: 600; } td:not(.name) { white-space: nowrap; }
+td.name, th.name { text-align: left; min-width: 5rem; max-width: 20rem; overflow-wrap: break-word; }
 svg { max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif; }
 .line { fill: none; } .line.grid { stroke: var(--grid); } .line.series { stroke: var(--series); }
 text.ink { fill: var(--ink); } text.muted { fill: var(--muted); } rect.series { fill: var(--series); }
@@ -272,11 +273,11 @@ def percent(share: Estimate) -> str:
 
 
 def number(found: Estimate, form: str) -> str:
-    """A figure with its interval for people; `form` as `format` takes it."""
+    """A figure with its interval for people, or with how few values it is of; `form` as `format` takes it."""
     if found.value is None:
         return "none"
     if found.low is None or found.high is None:
-        return f"{found.value:{form}} (too few for an interval)"
+        return f"{found.value:{form}} (n {found.n})"
     return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 

@@ -134,7 +134,8 @@ def _seeded_result(
 
 
 def _replace_result(label_studio: LabelStudio, prediction: StoredPrediction, result: Sequence[object]) -> None:
-    label_studio.request("PATCH", f"/api/predictions/{prediction.id}/", json={"result": list(result)})
+    body = {"task": prediction.task, "result": list(result)}  # with the task, or nobody knows by which config to check
+    label_studio.request("PATCH", f"/api/predictions/{prediction.id}/", json=body)
 
 
 if __name__ == "__main__":
