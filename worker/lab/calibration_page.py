@@ -14,7 +14,7 @@ from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.files import written_whole
-from worker.lab.papers_page import EMPTY, ROOT
+from worker.lab.results import EMPTY, ROOT
 
 PAGE = ROOT / "docs" / "research" / "calibration.md"
 RESULTS = ROOT / "docs" / "results" / "calibration.json"
