@@ -53,7 +53,7 @@ class Segmentation:
 
     Attributes:
         segments: of its labels.
-        score: how likely all of it is accepted as it is, in [0, 1], see `whole_score`; without segments the chance that
+        score: of the segment least likely to be accepted as it is, in [0, 1]; without segments the chance that
             nothing is there, 0 where the model can read none of the labels; without labels how sure it is of the
             answers. Low scores are annotated first.
         answers: to the questions about it, those that have one.

@@ -1,8 +1,8 @@
 """Which task annotators get next: the head of the order is chosen, and written into Label Studio as scores.
 
 Label Studio orders by the score of the predictions that it shows (`plugin_config.label_studio.next_task`), so the
-chosen tasks get the lowest scores; the others follow by the probability that their prediction is accepted, the lowest
-first. An order that a person chose is left alone.
+chosen tasks get the lowest scores; the others follow by the score of their prediction, which is that of its least
+certain region, lowest first. An order that a person chose is left alone.
 """
 
 from __future__ import annotations

@@ -97,10 +97,11 @@ def chance_of_nothing(background: NDArray[np.float32]) -> float:
 
 
 def whole_score(scores: Sequence[float]) -> float:
-    """How likely all segments of an image are accepted as they are, from the score of each: the least of them.
+    """The score of an image with segments: that of the segment least likely to be accepted as it is.
 
-    Their product takes segments of one image for independent, and their mean is sure of an image with one bad segment
-    among many: docs/research/calibration.md compares them.
+    It orders images by whether something in them needs a hand; as a probability that all segments are accepted it is too
+    high, and their product is nearer. Their mean is sure of an image with one bad segment among many.
+    docs/research/calibration.md compares the three.
 
     Args:
         scores: of one segment or more, in [0, 1].
