@@ -99,8 +99,8 @@ def chance_of_nothing(background: NDArray[np.float32]) -> float:
 def whole_score(scores: Sequence[float]) -> float:
     """The score of an image with segments: that of the segment least likely to be accepted as it is.
 
-    It orders images by whether something in them needs a hand; as a probability that all segments are accepted it is too
-    high, and their product is nearer. Their mean is sure of an image with one bad segment among many.
+    It orders images by whether something in them needs a hand; as a probability that all segments are accepted it is
+    too high, and their product is nearer. Their mean is sure of an image with one bad segment among many.
     docs/research/calibration.md compares the three.
 
     Args:
