@@ -209,7 +209,11 @@ def _with_supplied(
     if fits[0].supplied is None:
         reason = fits[0].reason
         return list(candidates), {"reason": reason} if reason else {}
-    unopposed = [one for one in candidates[1:] if not one.objections]
+    best_strength = _best(candidates).strength
+    unopposed = [
+        one for one in candidates[1:]
+        if not one.objections and (baselines.has_unseen or one.strength == best_strength)  # others are not promoted
+    ]  # fmt: skip
     rivals = {
         one.strength: baselines.evaluate(one.strength, supplied, folds, supplied=True)
         for one in (_in_turn(unopposed)[:1] or candidates[1:])
