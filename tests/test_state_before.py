@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,7 +189,7 @@ def test_queued_jobs_run_and_open_tasks_are_predicted_with_what_was_learned(
     """The stand-ins are Label Studio and the model; jobs, queue, pipeline and the served adapter are real."""
     assert [len(queue(connection)) for queue in (predict_queue, refresh_queue, learn_queue)] == [1, 1, 1]
     ours = StandInContext(connection, count=12)
-    ours.settings = settings
+    ours.settings = replace(settings, order=False)  # the stand-in's embeddings are pictures
     ours.adapters = cast("Any", adapters(settings, connection, segmenter))
     monkeypatch.setattr(ours.label_studio, "project", project)
     monkeypatch.setattr("signal.signal", lambda *_: None)
