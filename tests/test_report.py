@@ -197,7 +197,7 @@ def test_lead_times_are_compared_between_arms_and_what_is_odd_is_left_out_and_co
 
 
 def test_control_annotations_from_before_the_first_prediction_are_not_compared() -> None:
-    control = {"basis": "nothing", "version": "", "control": True}
+    control: dict[str, Any] = {"basis": "nothing", "version": "", "control": True}
     early = [record(number=n, lead_time_s=900.0, at="2026-09", created_at=f"2026-01-{n:02}", **control)
              for n in (1, 2)]  # fmt: skip
     late = [record(number=n, lead_time_s=40.0, **control) for n in (5, 6)]

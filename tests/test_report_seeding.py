@@ -17,9 +17,13 @@ from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.picture_regions import item_id
 from worker.label_studio.regions import encode_region
 from worker.label_studio.seeded import is_seeded, seed_region
+from worker.label_studio.task_images import images_of
 from worker.report import clicks, seed
 from worker.report.clicks import measure_clicks
+from worker.report.history import History
+from worker.report.page import Heading, render_page
 from worker.report.seed import main, remove_seeded, seed_tasks
+from worker.report.time_model import TimeModel
 from worker.segmentation.segmenter import Segmenter
 
 CONFIG = (
@@ -135,7 +139,7 @@ def seed_order(label_studio: StandInLabelStudio) -> list[int]:
 
 def measured(label_studio: StandInLabelStudio) -> clicks.ClickMeasures:
     chosen = [(task, task, "") for task in sorted(label_studio.made)]
-    keys = [(task, number, clicks.images_of(label_studio.tasks(1, [task])[0], VOCABULARY).images[0].key)
+    keys = [(task, number, images_of(label_studio.tasks(1, [task])[0], VOCABULARY).images[0].key)
             for task, number, _ in chosen]  # fmt: skip
     return measure_clicks(cast(LabelStudio, label_studio), 1, VOCABULARY, cast(ImageLoader, None),
                           cast(Segmenter, None), keys)  # fmt: skip
@@ -159,6 +163,9 @@ def test_clicking_stops_where_memory_runs_out_and_keeps_what_was_measured(
     found = measured(label_studio)
     assert (found.from_prediction.value, found.from_nothing.value, found.from_nothing.n) == (0, 2, 1)
     assert "Clicking stopped at task 2 for lack of memory" in found.remark
+    model = TimeModel()
+    page = render_page(Heading(1, "p", "now", 0.0), History(model).measures(), model, {}, [], clicks=found)
+    assert found.remark in page
     answers[:] = [RuntimeError("shapes differ")]
     with pytest.raises(RuntimeError, match="shapes differ"):
         measured(label_studio)
