@@ -256,6 +256,7 @@ def test_a_second_training_that_is_resumed_ends_with_the_same_weights(two_of_thr
 @pytest.mark.parametrize(("error", "reason"), [
     (LearningError("training", "the loss of step 1 is no number", "Lower the learning rate."), "no number"),
     (RuntimeError("DefaultCPUAllocator: not enough memory"), NO_MEMORY),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "broke off (RuntimeError: cuDNN error"),
 ])  # fmt: skip
 def test_a_second_training_that_fails_leaves_the_first(
     error: Exception, reason: str, two_of_three: list[Example], monkeypatch: pytest.MonkeyPatch

@@ -152,7 +152,8 @@ def test_too_little_memory_for_the_generator_is_a_reason(
 
         return train
 
-    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+    texts = "can't allocate memory", "cannot allocate 8 GB", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"
+    for error in (MemoryError(), *map(RuntimeError, texts)):
         monkeypatch.setattr(generated, "train_generator", fails(error))
         assert generate_examples(two_of_three, KNOWN, segmenter, config=FEW).reason == NO_MEMORY
     monkeypatch.setattr(generated, "train_generator", fails(RuntimeError("shapes differ")))

@@ -20,6 +20,7 @@ from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.outcomes import RegionRecord
+from worker.label_studio.seeded import SeededOutcomes, seeded_region_id
 from worker.report.charts import as_image, as_svg
 from worker.report.examples import MostCorrected
 from worker.report.history import History
@@ -193,6 +194,35 @@ def test_lead_times_are_compared_between_arms_and_what_is_odd_is_left_out_and_co
     assert "Lead times left out: 1 longer than 30 minutes, 1 not noted, 2 zero or less." in found.remarks
     assert row(found).images == 12, "an annotation of the control arm shows no prediction"
     assert "longer than 4 minutes" in measured(record(lead_time_s=300.0), longest_s=240.0).left_out_times
+
+
+def test_control_annotations_from_before_the_first_prediction_are_not_compared() -> None:
+    control: dict[str, Any] = {"basis": "nothing", "version": "", "control": True}
+    early = [record(number=n, lead_time_s=900.0, at="2026-09", created_at=f"2026-01-{n:02}", **control)
+             for n in (1, 2)]  # fmt: skip
+    late = [record(number=n, lead_time_s=40.0, **control) for n in (5, 6)]
+    seen = [record(number=n, lead_time_s=20.0, at="2026-09", created_at=f"2026-01-{n:02}") for n in (4, 5, 7)]
+    found = measured(*early, *late, *seen)
+    times = {one.arm: (one.median_s.value, one.median_s.n) for one in found.lead_times if one.shown == "all"}
+    assert times["control"] == (40.0, 2)
+    assert times["nothing"] == (900.0, 2)
+    assert found.difference_s["all"].value == 20.0
+    assert any("Left out of the control arm: 2 times" in remark for remark in found.remarks)
+    alone = measured(*early, *late)
+    assert {one.arm for one in alone.lead_times} == {"nothing"}, "nothing was predicted yet"
+
+
+def test_times_with_a_seeded_mask_are_left_out_and_tasks_that_hold_one_are_named_once() -> None:
+    left, deleted = SeededOutcomes(left=1), SeededOutcomes(deleted=1)
+    found = measured(
+        record(number=1, seeded=left, holds_seeded=True), record(number=1, seeded=left, holds_seeded=True),
+        record(number=2, seeded=deleted), record(number=3, lead_time_s=7.0),
+        record(number=4, basis="deleted", version="", holds_seeded=True),
+    )  # fmt: skip
+    assert found.left_in == (1, 4)
+    assert found.left_out_times == {"with a seeded mask": 3}
+    assert {(one.arm, one.median_s.value, one.median_s.n) for one in found.lead_times} == {("prediction", 7.0, 1)}
+    assert any("in annotations of 2 tasks, 1, 4: delete them" in remark for remark in found.remarks)
 
 
 def test_a_control_task_that_was_shown_a_prediction_is_of_no_arm() -> None:
@@ -386,6 +416,21 @@ def test_annotations_are_read_with_what_they_were_made_from() -> None:
     assert [one.outcome for one in found[3].images[0].regions] == ["added"], "theirs says nothing of ours"
     assert (found[6].skipped, found[6].images, found[1].lead_time_s) == (True, (), 9.0)
     assert "its result is null" in found[8].reason
+
+
+def test_a_seeded_mask_is_found_in_annotations_of_any_origin() -> None:
+    wrong = region(seeded_region_id(), origin="prediction")
+    predicted = [StoredPrediction(1, 1, OURS, [region("a"), wrong], 0.5)]
+    found = read(StandInLabelStudio([
+        made(1, region("a"), wrong, parent=1, created_at="2025"),
+        made(2, wrong), made(3, region("b")),
+        made(4, wrong), made(4, region("b"), id=41, updated_at="2027"),
+    ], predicted))  # fmt: skip
+    assert {task: (one.basis, one.holds_seeded) for task, one in found.items()} == {
+        1: ("ours", True), 2: ("deleted", True), 3: ("nothing", False), 4: ("nothing", True),
+    }  # fmt: skip
+    assert found[4].annotation == 41, "the older one does not count, but is in an export"
+    assert (found[1].created_at, found[1].seeded, found[2].seeded) == ("2025", SeededOutcomes(left=1), SeededOutcomes())
 
 
 def test_control_tasks_are_known_by_their_ids() -> None:

@@ -144,7 +144,7 @@ def test_seeded_wrong_masks_are_told_apart_and_can_be_taken_out(
     assert found["seeded"] == {"deleted": 1, "changed": 0, "left": 1}
     assert (found["caught"]["value"], found["caught"]["n"], found["left_in"]) == (0.5, 2, [seeded[1]])
     assert [found["regions"][0][name] for name in ("accepted", "changed", "deleted", "added")] == [2, 0, 0, 0]
-    assert any(f"of tasks {seeded[1]}: delete them there" in remark for remark in found["remarks"])
+    assert any(f"of 1 task, {seeded[1]}: delete them there" in remark for remark in found["remarks"])
     assert seed_wrong([str(project), "--remove", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == [seeded[2]]
     assert len(house.label_studio.predictions(seeded[2])[0].result) == 1

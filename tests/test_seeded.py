@@ -16,7 +16,14 @@ from worker.label_studio.annotation_maps import draw_class_map
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes
 from worker.label_studio.region_ids import ALPHABET, ID_LENGTH, new_region_id
 from worker.label_studio.regions import decode_region, encode_region
-from worker.label_studio.seeded import SeededOutcomes, count_seeded, is_seeded, seed_region, seeded_region_id
+from worker.label_studio.seeded import (
+    SeededOutcomes,
+    count_seeded,
+    holds_seeded,
+    is_seeded,
+    seed_region,
+    seeded_region_id,
+)
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.metrics import VOID
 
@@ -116,3 +123,29 @@ def test_what_became_of_them_is_counted() -> None:
     assert count_seeded(annotation(changed, cast(Any, 7)), shown) == SeededOutcomes(changed=1)
     assert count_seeded(annotation(wrong), None) == SeededOutcomes()
     assert count_seeded(annotation(wrong), replace(shown, result=[true])) == SeededOutcomes()
+
+
+def test_a_dragged_or_relabelled_polygon_is_changed_whatever_the_editor_notes() -> None:
+    true = region(block(slice(5, 25), slice(5, 35)), "polygon")
+    (wrong,) = seed_region(prediction(true), vocabulary_of("polygon"))
+    shown = prediction(true, wrong)
+    points = [[x + 3, y] for x, y in wrong["value"]["points"]]
+    rounded = [[x + 1e-5, y] for x, y in wrong["value"]["points"]]
+    for change, outcome in (
+        ({"points": points}, SeededOutcomes(changed=1)),
+        ({"points": rounded}, SeededOutcomes(left=1)),
+        ({"points": rounded, "polygonlabels": ["dog"]}, SeededOutcomes(changed=1)),
+    ):
+        submitted = annotation({**wrong, "value": {**wrong["value"], **change}, "origin": "prediction"})
+        assert count_seeded(submitted, shown) == outcome
+        assert holds_seeded(submitted, shown) == bool(outcome.left)
+
+
+def test_one_that_was_left_in_is_known_without_its_prediction() -> None:
+    true = region(block(slice(5, 25), slice(5, 35)))
+    (wrong,) = seed_region(prediction(true), vocabulary_of("brush"))
+    left, changed = ({**wrong, "origin": origin} for origin in ("prediction", "prediction-changed"))
+    for gone in (None, prediction(true)):
+        assert holds_seeded(annotation(true, left), gone)
+        assert not holds_seeded(annotation(true, changed), gone), "the editor notes that it was caught"
+        assert not holds_seeded(annotation(true, cast(Any, 7)), gone)

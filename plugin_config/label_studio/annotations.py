@@ -47,6 +47,7 @@ class Annotation:
         malformed: why its result cannot be read; "" = it is a list.
         lead_time_s: seconds from opening the task to submitting, as the editor measured them and added up over later
             changes, the time of an open page that nobody looked at among them; None where it is not known.
+        created_at: when it was first submitted, as `updated_at`; "" = not known.
     """
 
     id: int
@@ -60,6 +61,7 @@ class Annotation:
     imported: bool = False
     malformed: str = ""
     lead_time_s: float | None = None
+    created_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def read_annotation(row: Any, task: int) -> Annotation:
         imported=_is_imported(row, annotator),
         malformed=malformed,
         lead_time_s=_seconds(row.get("lead_time")),
+        created_at=str(row.get("created_at") or ""),
     )
 
 

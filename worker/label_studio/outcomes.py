@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, item_id, picture_regions
+from worker.label_studio.region_changes import is_unchanged
 from worker.label_studio.regions import RAW_SCORE, decode_region, region_kind
 from worker.label_studio.seeded import is_seeded
 from worker.learning.corrections.class_maps import shrink_nearest
@@ -27,7 +27,6 @@ Outcome = Literal["accepted", "changed", "deleted", "added"]
 """What became of a region; a changed one was redrawn or given another label."""
 
 _EDIT_SIDE = 640  # pixels of the longer side at which masks are compared
-_POINT_MOVED = 1e-3  # percent of the image: less is rounding
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,7 @@ def region_records(
 ) -> list[RegionRecord]:  # fmt: skip
     """Compare an annotation with the prediction it was made from, region by region.
 
-    A region keeps its id when an annotator takes it over, and the editor notes in `origin` whether it was changed: an
-    unchanged brush may still be stored as other bytes. Points of a polygon that were dragged it does not note (Label
-    Studio 1.23), so these are compared.
+    A region keeps its id when an annotator takes it over; `region_changes` tells whether it was changed.
 
     Args:
         annotation: not cancelled.
@@ -170,10 +167,7 @@ def _outcome(region: PictureRegion, old: PictureRegion | None, *, known: bool) -
         if known or origin not in ("prediction", "prediction-changed"):
             return "added"  # its prediction is known and does not contain it, or it is of none
         return "accepted" if origin == "prediction" else "changed"
-    same = old.item.get("value") == region.item.get("value") or (
-        origin == "prediction" and _same_points(old.item.get("value"), region.item.get("value"))
-    )
-    return "accepted" if same and region.label == old.label else "changed"
+    return "accepted" if is_unchanged(region.item, old.item) and region.label == old.label else "changed"
 
 
 def _record(
@@ -229,27 +223,3 @@ def _noted_size(region: PictureRegion) -> tuple[int, int] | None:
     if isinstance(height, int) and isinstance(width, int) and height >= 1 and width >= 1:
         return height, width
     return None
-
-
-def _same_points(one: object, other: object) -> bool:
-    """Whether two values have the same points, as far as they are drawn by points."""
-    before, after = _points(one), _points(other)
-    if before is None or after is None:
-        return before is after
-    return len(before) == len(after) and all(
-        abs(x - y) <= _POINT_MOVED for x, y in zip(chain(*before), chain(*after), strict=True)
-    )
-
-
-def _points(value: object) -> list[tuple[float, float]] | None:
-    """The corners of a polygon or vector, in percent; None for what has none, or malformed ones."""
-    if not isinstance(value, Mapping):
-        return None
-    rows = value.get("points", value.get("vertices"))
-    if not isinstance(rows, Sequence):
-        return None
-    try:
-        return [(float(row["x"]), float(row["y"])) if isinstance(row, Mapping) else (float(row[0]), float(row[1]))
-                for row in rows]  # fmt: skip
-    except (KeyError, IndexError, TypeError, ValueError):
-        return None

@@ -70,7 +70,7 @@ def picture_regions(result: Iterable[Any], vocabulary: Vocabulary) -> list[Pictu
         kind, identity = _kind(item, vocabulary), item_id(item)
         if kind is not None and not (kind == "polygon" and _is_stub(item)):
             found.append((item, kind))
-        if identity is not None and _is_drawn(item) and _names(item):
+        if identity is not None and _is_drawn(item) and label_names(item):
             namesakes = named.setdefault(identity, [])
             if len(namesakes) < _MOST_OF_ONE_ID:
                 namesakes.append(item)
@@ -99,7 +99,7 @@ def find_label(region: Mapping[str, Any], vocabulary: Vocabulary) -> Label | Non
     control = region.get("from_name")
     if region.get("to_name") != vocabulary.to_name or not isinstance(control, str) or not _is_drawn(region):
         return None
-    names = _names(region)
+    names = label_names(region)
     own = {label.key: label for label in vocabulary.labels if label.control == control}
     found = next((own[name] for name in names if name in own), None)
     return found or _named(names, list(own.values())) or _named(names, vocabulary.labels)
@@ -114,6 +114,16 @@ def item_id(item: Mapping[str, Any]) -> str | None:
     """The id of an item as text; None where it has none."""
     identity = item.get("id")
     return str(identity) if isinstance(identity, str | int) and identity != "" else None
+
+
+def label_names(item: Mapping[str, Any]) -> list[str]:
+    """The names of an item's labels: the aliases or values that its control knows them by."""
+    kind, value = str(item.get("type")), _value(item)
+    for key in (kind, f"{region_kind(item)}labels"):
+        names = value.get(key)
+        if isinstance(names, list | tuple):
+            return [name for name in names if isinstance(name, str)]
+    return []
 
 
 def _is_elsewhere(item: Mapping[str, Any], vocabulary: Vocabulary) -> bool:
@@ -172,7 +182,7 @@ def _value(item: Mapping[str, Any]) -> Mapping[str, Any]:
 def _is_label_only(item: Mapping[str, Any]) -> bool:
     """Whether an item with the id of a shape is no more than its label."""
     kind = region_kind(item)
-    return not _has_own_shape(item) and (not kind or (kind in _PICTURE_KINDS and bool(_names(item))))
+    return not _has_own_shape(item) and (not kind or (kind in _PICTURE_KINDS and bool(label_names(item))))
 
 
 def _label(
@@ -180,7 +190,7 @@ def _label(
 ) -> Label | None:
     """The label of a region: its own, else that of another item of its id and shape."""
     label = find_label(item, vocabulary)
-    if label is not None or _names(item):
+    if label is not None or label_names(item):
         return label
     others = [other for other in same_id if _is_label_only(other) or _same_shape(item, other)]
     return next((found for other in others if (found := find_label(other, vocabulary)) is not None), None)
@@ -189,16 +199,6 @@ def _label(
 def _same_shape(item: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     value, others = _value(item), _value(other)
     return all(value.get(key) == others.get(key) for key in (*_SHAPE_KEYS, "y", "width", "radiusY", "rotation"))
-
-
-def _names(item: Mapping[str, Any]) -> list[str]:
-    """Names of an item's labels: the aliases or values that its control knows them by."""
-    kind, value = str(item.get("type")), _value(item)
-    for key in (kind, f"{region_kind(item)}labels"):
-        names = value.get(key)
-        if isinstance(names, list | tuple):
-            return [name for name in names if isinstance(name, str)]
-    return []
 
 
 def _named(names: Sequence[str], labels: Sequence[Label]) -> Label | None:

@@ -20,7 +20,8 @@ from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import StoredPrediction
 from plugin_config.vocabulary import Vocabulary
-from worker.label_studio.picture_regions import PictureRegion, item_id, picture_regions
+from worker.label_studio.picture_regions import PictureRegion, item_id, label_names, picture_regions
+from worker.label_studio.region_changes import is_unchanged
 from worker.label_studio.region_ids import ALPHABET, ID_LENGTH
 from worker.label_studio.regions import decode_region, encode_region
 
@@ -88,6 +89,21 @@ def count_seeded(annotation: Annotation, prediction: StoredPrediction | None) ->
     return SeededOutcomes(deleted, len(before) - deleted - left, left)
 
 
+def holds_seeded(annotation: Annotation, prediction: StoredPrediction | None) -> bool:
+    """Whether a seeded region was left in an annotation as it was. Where the prediction is gone, or a newer one took
+    its place, the editor's note that a region was changed is all that is known: a dragged polygon counts as left in.
+
+    Args:
+        annotation: of any origin.
+        prediction: that it was made from; None where there is none, or it is deleted since.
+    """
+    before = {} if prediction is None else _seeded(prediction.result)
+    return any(
+        _is_as_before(item, before[identity]) if identity in before else item.get("origin") != "prediction-changed"
+        for identity, item in _seeded(annotation.result).items()
+    )
+
+
 def _check(head: str) -> str:
     digest = hashlib.sha256(f"seeded {head}".encode()).digest()
     return "".join(ALPHABET[byte % len(ALPHABET)] for byte in digest[:_CHECKED])
@@ -100,7 +116,7 @@ def _seeded(result: Sequence[Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _is_as_before(item: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    return item.get("value") == before.get("value") or item.get("origin") == "prediction"
+    return is_unchanged(item, before) and label_names(item) == label_names(before)
 
 
 def _moved(

@@ -150,7 +150,8 @@ def _tell(measures: Measures, clicks: ClickMeasures | None, options: ReportOptio
         if not row.label and not row.version:
             sys.stdout.write(f"{percent(row.accepted_share)} of {row.accepted_share.n} predicted regions accepted as "
                              f"they were; {measures.saved_minutes:.1f} minutes saved by the time model\n")  # fmt: skip
-    sys.stdout.writelines(f"{one_line(remark)}\n" for remark in measures.remarks)
+    remarks = [*measures.remarks, *([clicks.remark] if clicks is not None and clicks.remark else [])]
+    sys.stdout.writelines(f"{one_line(remark)}\n" for remark in remarks)
     sys.stdout.write(f"{printable(options.output / PAGE)}\n")
 
 

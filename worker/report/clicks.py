@@ -21,6 +21,7 @@ from worker.label_studio.annotation_maps import draw_region
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.outcomes import find_parent
 from worker.label_studio.picture_regions import PictureRegion, picture_regions
+from worker.label_studio.seeded import is_seeded
 from worker.label_studio.task_images import TaskImage, images_of
 from worker.report.reading import AnnotationRecord
 from worker.report.statistics import Estimate, estimate_mean
@@ -28,6 +29,7 @@ from worker.segmentation.clicks.prompts import Prompt
 from worker.segmentation.clicks.robot import GOAL, MOST_CLICKS, Robot
 from worker.segmentation.clicks.scene import prepare
 from worker.segmentation.clicks.segmentation import segment_prompt
+from worker.segmentation.memory import is_out_of_memory
 from worker.segmentation.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
@@ -44,11 +46,13 @@ class ClickMeasures:
         from_prediction: from the predicted region of the same id; as from nothing where there was none.
         from_nothing: with no mask to begin with.
         unreached: regions that did not reach it from nothing.
+        remark: why clicking stopped before its end, a sentence; "" = it did not.
     """
 
     from_prediction: Estimate
     from_nothing: Estimate
     unreached: int
+    remark: str = ""
 
 
 class ClickSample:
@@ -78,7 +82,7 @@ def measure_clicks(
     label_studio: LabelStudio, project: int, vocabulary: Vocabulary, images: ImageLoader, segmenter: Segmenter,
     chosen: Iterable[tuple[int, int, str]],
 ) -> ClickMeasures:  # fmt: skip
-    """Click on one region of each image. What cannot be read is left out.
+    """Click on one region of each image. What cannot be read is left out; where memory runs out, clicking stops.
 
     Args:
         label_studio: the client.
@@ -89,7 +93,7 @@ def measure_clicks(
         chosen: as `ClickSample.chosen` gives them.
     """
     robot = Robot(_JITTER, _SEED)
-    predicted, nothing, unreached = [], [], 0
+    predicted, nothing, unreached, remark = [], [], 0, ""
     for task, annotation, key in chosen:
         try:
             for image, before, after in _regions(label_studio, project, vocabulary, task, annotation, key):
@@ -100,19 +104,27 @@ def measure_clicks(
                     unreached += ious[1][-1] < GOAL
         except (LabelStudioError, ImageUnavailable, RegionError, TaskDataError) as error:
             log.warning("task %d: not clicked on. %s", task, error)
-    return ClickMeasures(estimate_mean(predicted), estimate_mean(nothing), unreached)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            remark = f"Clicking stopped at task {task} for lack of memory: the figures are of the regions before it."
+            break
+    return ClickMeasures(estimate_mean(predicted), estimate_mean(nothing), unreached, remark)
 
 
 def _regions(
     label_studio: LabelStudio, project: int, vocabulary: Vocabulary, number: int, annotation: int, key: str
 ) -> Iterator[tuple[TaskImage, PictureRegion | None, PictureRegion]]:
-    """The image, and one of its submitted regions behind the predicted one of its id; nothing where it is gone."""
+    """The image, and one of its submitted regions behind the predicted one of its id; nothing where it is gone. A
+    seeded region that was left in is wrong, and no truth.
+    """
     rows = [row for row in label_studio.annotations(number) if row.id == annotation]
     tasks = label_studio.tasks(project, [number]) if rows else []
     for image in (image for task in tasks for image in images_of(task, vocabulary).images if image.key == key):
         parent = find_parent(rows[0], label_studio.predictions(number))
         known = {row.identity: row for row in picture_regions(parent.result if parent else (), image.vocabulary)}
-        labelled = [row for row in picture_regions(rows[0].result, image.vocabulary) if row.label is not None]
+        regions = picture_regions(rows[0].result, image.vocabulary)
+        labelled = [row for row in regions if row.label is not None and not is_seeded(row.identity)]
         if labelled:
             region = min(labelled, key=lambda row: hashlib.sha256(f"{row.identity}".encode()).digest())
             yield image, known.get(region.identity) if region.identity else None, region

@@ -29,6 +29,8 @@ from worker.report.statistics import (
 )
 from worker.report.time_model import TimeModel
 
+_Times = dict[tuple[Arm, str, Shown], list[float]]  # seconds, by arm, version and what the annotations show
+
 _WINDOW = 20  # annotations whose share of accepted regions is one point of the curve
 _MOST_POINTS = 400
 _FEW_IMAGES = 20
@@ -78,12 +80,14 @@ class History:
         self._skips = 0
         self._regions: dict[tuple[str, str], _Regions] = {}
         self._offered: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        self._times: dict[tuple[Arm, str, Shown], list[float]] = {}
+        self._times: _Times = {}
+        self._control: list[tuple[str, Shown, float]] = []  # when it was first submitted, what it shows, seconds
+        self._first = ""  # when the first annotation made from a prediction was submitted
         self._left_out: Counter[str] = Counter()
         self._annotators: dict[int | None, _Annotator] = {}
         self._curve: list[tuple[str, int, int, float]] = []
         self._seeded: list[SeededOutcomes] = []
-        self._left_in: list[int] = []
+        self._left_in: dict[int, None] = {}  # tasks, in their order
         self._unread: list[UnreadTask] = []
 
     def add(self, record: AnnotationRecord | UnreadTask) -> None:
@@ -99,14 +103,16 @@ class History:
             return
         self._bases[record.basis] += 1
         annotator.annotations += 1
+        if record.holds_seeded:
+            self._left_in[record.task] = None
         if record.basis == "ours":
+            self._first = min(self._first or _first_at(record), _first_at(record))
             saved_s = sum(self._add_image(image, record.version) for image in record.images)
             share = _shares(row for image in record.images for row in image.regions)
             annotator.shares.append(share)
             self._curve.append((record.at, *share, saved_s))
             if record.seeded != NONE_SEEDED:
                 self._seeded.append(record.seeded)
-                self._left_in += [record.task] * (record.seeded.left > 0)
         self._add_time(record, annotator)
 
     def _add_image(self, image: ImageRecord, version: str) -> float:
@@ -130,7 +136,7 @@ class History:
 
     def _add_time(self, record: AnnotationRecord, annotator: _Annotator) -> None:
         arm = _arm(record)
-        why = self._why_left_out(record.lead_time_s)
+        why = self._why_left_out(record)
         if arm is None:
             return
         if why or record.lead_time_s is None:
@@ -138,11 +144,17 @@ class History:
             return
         annotator.times.append(record.lead_time_s)
         shown: Shown = "labels" if any(image.present for image in record.images) else "none"
+        if arm == "control":  # whether it counts is known when all is read
+            self._control.append((_first_at(record), shown, record.lead_time_s))
+            return
         for version in dict.fromkeys(("", record.version)):
             for kind in ("all", shown):
                 self._times.setdefault((arm, version, kind), []).append(record.lead_time_s)
 
-    def _why_left_out(self, lead_time_s: float | None) -> str:
+    def _why_left_out(self, record: AnnotationRecord) -> str:
+        lead_time_s = record.lead_time_s
+        if record.seeded != NONE_SEEDED or record.holds_seeded:
+            return "with a seeded mask"
         if lead_time_s is None:
             return "not noted"
         if lead_time_s <= 0:
@@ -151,9 +163,10 @@ class History:
 
     def measures(self) -> Measures:
         """What all of it tells."""
+        times = self._times_by_arm()
         lead_times = tuple(
-            LeadTimeMeasures(arm, version, shown, estimate_median(times))
-            for (arm, version, shown), times in sorted(self._times.items())
+            LeadTimeMeasures(arm, version, shown, estimate_median(found))
+            for (arm, version, shown), found in sorted(times.items())
         )
         saved = [row[3] for row in self._curve]
         annotators = tuple(
@@ -164,9 +177,9 @@ class History:
         return Measures(
             len(self._tasks), sum(self._bases.values()), self._skips, self._bases["ours"],
             self._region_measures(), lead_times, dict(self._left_out),
-            self._differences(), estimate_mean(saved), sum(saved) / 60, annotators, self._points(),
+            _differences(times), estimate_mean(saved), sum(saved) / 60, annotators, self._points(),
             sum(self._seeded, NONE_SEEDED), estimate_share(_caught(row) for row in self._seeded),
-            tuple(self._left_in[:_MOST_NAMED]), len(self._unread), tuple(self._remarks()),
+            tuple(self._left_in)[:_MOST_NAMED], len(self._unread), tuple(self._remarks()),
         )  # fmt: skip
 
     def _region_measures(self) -> tuple[RegionMeasures, ...]:
@@ -177,14 +190,19 @@ class History:
         order = sorted(images, key=lambda group: (bool(group[0]), bool(group[1]), group))
         return tuple(self._regions.get(group, _Regions()).measures(*group, images[group]) for group in order)
 
-    def _differences(self) -> dict[Shown, Estimate]:
-        kinds: tuple[Shown, ...] = ("all", "labels", "none")
-        found = {
-            kind: estimate_difference(self._times.get(("control", "", kind), ()),
-                                      self._times.get(("prediction", "", kind), ()))
-            for kind in kinds
-        }  # fmt: skip
-        return {kind: row for kind, row in found.items() if row.value is not None}
+    def _times_by_arm(self) -> _Times:
+        """The times of each arm. Those of control tasks from before predictions were there are of the other tasks
+        without one: whoever learns a project's labels on its first images is slower for another reason.
+        """
+        times = {group: list(found) for group, found in self._times.items()}
+        for at, shown, lead_time_s in self._control:
+            arm: Arm = "nothing" if self._is_early(at) else "control"
+            for kind in ("all", shown):
+                times.setdefault((arm, "", kind), []).append(lead_time_s)
+        return times
+
+    def _is_early(self, at: str) -> bool:
+        return not self._first or at < self._first
 
     def _points(self) -> tuple[CurvePoint, ...]:
         rows, points, saved_s = sorted(self._curve), [], 0.0
@@ -216,10 +234,13 @@ class History:
             found.append(f"Made from predictions of another model, counted nowhere: "
                          f"{_counted(bases['theirs'], 'annotation')}.")  # fmt: skip
         if self._left_in:
-            named = ", ".join(map(str, self._left_in[:_MOST_NAMED]))
-            found.append(f"Seeded wrong masks were left in {_counted(len(self._left_in), 'annotation')}, of tasks "
+            named = ", ".join(map(str, [*self._left_in][:_MOST_NAMED]))
+            found.append(f"Seeded wrong masks were left in annotations of {_counted(len(self._left_in), 'task')}, "
                          f"{named}: delete them there before you use these annotations. They are not learned "
                          "from.")  # fmt: skip
+        if self._first and (early := sum(self._is_early(at) for at, _, _ in self._control)):
+            found.append(f"Left out of the control arm: {_counted(early, 'time')} of annotations older than the first "
+                         "one made from a prediction.")  # fmt: skip
         if self._left_out:
             told = ", ".join(f"{count} {why}" for why, count in sorted(self._left_out.items()))
             found.append(f"Lead times left out: {told}.")
@@ -240,6 +261,20 @@ class History:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _differences(times: _Times) -> dict[Shown, Estimate]:
+    kinds: tuple[Shown, ...] = ("all", "labels", "none")
+    found = {
+        kind: estimate_difference(times.get(("control", "", kind), ()), times.get(("prediction", "", kind), ()))
+        for kind in kinds
+    }
+    return {kind: row for kind, row in found.items() if row.value is not None}
+
+
+def _first_at(record: AnnotationRecord) -> str:
+    """When an annotation was first submitted; when it was last changed where that is not known."""
+    return record.created_at or record.at
 
 
 def _arm(record: AnnotationRecord) -> Arm | None:

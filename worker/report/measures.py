@@ -13,7 +13,9 @@ LONGEST_LEAD_TIME_S = 1800.0
 """Lead times above it are left out by default: the page was left open."""
 
 Arm = Literal["prediction", "control", "nothing"]
-"""Whom a lead time is of: made from a prediction of ours, of the control arm, or of other tasks without one."""
+"""Whom a lead time is of: made from a prediction of ours, of the control arm, or of other tasks without one. One of a
+control task from before the first annotation made from a prediction is of the last.
+"""
 
 Shown = Literal["all", "labels", "none"]
 """Of which images: all, those whose annotation shows a label, those where it shows none."""
@@ -106,7 +108,7 @@ class Measures:
         curve: over time.
         seeded: what annotators did with the seeded wrong regions that they were shown; `caught` is the share that they
             deleted or changed.
-        left_in: ids of the tasks in which one was left, the first hundred.
+        left_in: ids of the tasks in which one was left, the first hundred, also where its prediction is gone.
         unread: tasks left out.
         remarks: what a reader must know, a sentence each.
     """

@@ -218,6 +218,7 @@ def _clicks(clicks: ClickMeasures | None) -> str:
         f"submitted, {MOST_CLICKS} times at most ({clicks.unreached} regions were not reached from nothing). The model "
         "as it came answers, without what was learned. A region that was accepted is one that the model had drawn: "
         "from nothing, too, it may be reached sooner than one drawn by hand.</p>"
+        + (f"<p>{_text(clicks.remark)}</p>" if clicks.remark else "")
     )
 
 

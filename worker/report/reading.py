@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from plugin_config.control_arm import in_control_arm
@@ -23,7 +23,7 @@ from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations
 from worker.label_studio.outcomes import RegionRecord, find_parent, region_records
 from worker.label_studio.picture_regions import picture_regions
-from worker.label_studio.seeded import NONE_SEEDED, SeededOutcomes, count_seeded, is_seeded
+from worker.label_studio.seeded import NONE_SEEDED, SeededOutcomes, count_seeded, holds_seeded, is_seeded
 from worker.label_studio.task_images import TaskImage, images_of
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,9 @@ class AnnotationRecord:
         lead_time_s: as `Annotation.lead_time_s`.
         skipped: the annotator skipped the task; there are no images then.
         images: of the task; seeded regions are not among theirs.
-        seeded: what the annotator did with seeded regions.
+        seeded: what the annotator did with seeded regions, where their prediction is still there.
+        holds_seeded: whether one was left in an annotation of the task, also in one that does not count.
+        created_at: when it was first submitted, as `at`; "" = not known.
     """
 
     task: int
@@ -79,6 +81,8 @@ class AnnotationRecord:
     skipped: bool = False
     images: tuple[ImageRecord, ...] = ()
     seeded: SeededOutcomes = NONE_SEEDED
+    holds_seeded: bool = False
+    created_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,9 @@ class HistoryReader:
         skips = [row for row in fetched if row.cancelled]
         predictions = self._label_studio.predictions(task.id) if counted else []
         images = images_of(task, self._vocabulary).images if counted else ()
-        return [self._record(row, predictions, images) for row in counted] + [self._skip(row) for row in skips]
+        held = any(holds_seeded(row, find_parent(row, predictions)) for row in rows if not row.cancelled)
+        records = [replace(self._record(row, predictions, images), holds_seeded=held) for row in counted]
+        return records + [self._skip(row) for row in skips]
 
     def _record(
         self, row: Annotation, predictions: Sequence[StoredPrediction], images: Sequence[TaskImage]
@@ -165,7 +171,8 @@ class HistoryReader:
         control = in_control_arm(row.task, self._control_share)
         return AnnotationRecord(row.task, row.id, row.annotator, row.updated_at, basis, version, control,
                                 row.lead_time_s, images=found,
-                                seeded=count_seeded(row, find_parent(row, predictions)))  # fmt: skip
+                                seeded=count_seeded(row, find_parent(row, predictions)),
+                                created_at=row.created_at)  # fmt: skip
 
     def _skip(self, row: Annotation) -> AnnotationRecord:
         control = in_control_arm(row.task, self._control_share)

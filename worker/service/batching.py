@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worker.segmentation.memory import is_out_of_memory
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -72,14 +74,6 @@ def embed_batch(
         return list(found)
     half = len(images) // 2
     return embed_batch(images[:half], embed, size) + embed_batch(images[half:], embed, size)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether more memory, or less at once, would have helped."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("memory" in text or "cannot allocate" in text)
 
 
 def free_memory() -> None:

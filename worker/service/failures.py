@@ -25,7 +25,7 @@ from plugin_config.errors import (
 )
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import MAX_ATTEMPTS
-from worker.service.batching import is_out_of_memory
+from worker.segmentation.memory import is_out_of_memory
 from worker.service.context import WorkerContext
 
 # Three tries take 20 s: an image server that is down for longer counts as an answer, too.

@@ -22,8 +22,9 @@ from worker.label_studio.prompts import DrawnMasks, LabelPrompt, drawing_label, 
 from worker.label_studio.results import encode_answers, encode_segments
 from worker.segmentation.clicks.prompts import pixel_of, pixels_in
 from worker.segmentation.clicks.segmentation import segment_prompt
+from worker.segmentation.memory import is_out_of_memory
 from worker.segmentation.segmenter import LabelSegment
-from worker.service.batching import free_memory, is_out_of_memory
+from worker.service.batching import free_memory
 from worker.service.click_scenes import ClickScenes, Scene
 from worker.service.context import WorkerContext
 from worker.service.heartbeat import Heartbeat, PeriodicDuty

@@ -11,8 +11,9 @@ from typing import Any
 from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.results import MOST_BYTES, MOST_REGIONS, encode_answers, encode_segments, json_bytes_bound
+from worker.segmentation.memory import is_out_of_memory
 from worker.segmentation.segmenter import Segmentation
-from worker.service.batching import BatchSize, embed_batch, free_memory, is_out_of_memory
+from worker.service.batching import BatchSize, embed_batch, free_memory
 from worker.service.context import WorkerContext
 from worker.service.failures import UNEXPECTED, Action, Stage, Treatment, treat, treatment_of
 from worker.service.image_records import describe_image

@@ -30,6 +30,7 @@ from worker.learning.generator.training import GeneratorConfig, train_generator
 from worker.learning.generator.vectors import EQUAL, RealVectors
 from worker.learning.interfaces import Example, Words
 from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.memory import is_out_of_memory
 from worker.segmentation.metrics import VOID
 from worker.segmentation.segmenter import Segmenter
 
@@ -164,7 +165,7 @@ def reason_of(error: Exception) -> str:
     """
     if isinstance(error, LearningError):
         return str(error).rstrip(".")
-    if isinstance(error, MemoryError) or "memory" in str(error).lower():  # torch's is a RuntimeError
+    if is_out_of_memory(error):
         return NO_MEMORY
     raise error
 

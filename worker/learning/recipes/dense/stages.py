@@ -4,6 +4,7 @@ trained network with generated features of labels that nobody has corrected. The
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ from worker.learning.recipes.dense.pasting import Supply, paste
 from worker.learning.recipes.dense.training import DenseLoss, DenseTrainer, TrainingConfig, showing
 from worker.learning.recipes.generated import Cells, reason_of, sampled_cells
 from worker.segmentation.pictures import entered_pixels
+
+log = logging.getLogger(__name__)
 
 TOWER_TRAINED = "the image tower is trained, too"
 PSEUDO_LABELLED = "labels without corrections are given pseudo-labels already"
@@ -160,7 +163,7 @@ class StagedTraining:
         try:
             begun = self._begin()
         except (LearningError, MemoryError, RuntimeError) as error:
-            begun = reason_of(error)
+            begun = _reason(error)
         if isinstance(begun, str):
             self.reason = begun
         else:
@@ -170,7 +173,7 @@ class StagedTraining:
         try:
             second.step(*second.draw(self._samples))
         except (LearningError, MemoryError, RuntimeError) as error:
-            self.second, self.reason = None, reason_of(error)
+            self.second, self.reason = None, _reason(error)
 
     def plain(self) -> DenseAdapter:
         """What has been learned from corrections alone so far."""
@@ -186,3 +189,12 @@ class StagedTraining:
         """What has been learned so far."""
         supplied = self.supplied()
         return Fitted(self.plain(), supplied, "" if supplied is not None else self.reason or NO_TIME)
+
+
+def _reason(error: Exception) -> str:
+    """Why the second training broke off: no error of its may cost the first one, which is finished."""
+    try:
+        return reason_of(error)
+    except RuntimeError:
+        log.warning("training with generated examples: unexpected", exc_info=True)
+        return f"the training with them broke off ({type(error).__name__}: {error!s:.200})"
