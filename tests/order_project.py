@@ -14,6 +14,7 @@ from redis import Redis
 from plugin_config.label_studio.client import Project
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.order import ImageRecord, ProjectOrder
+from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Owner, VersionFolder
 from plugin_config.vocabulary import parse_vocabulary
@@ -57,12 +58,17 @@ class OrderedProject:
         return ProjectOrder(self.redis)
 
     @property
+    def pending(self) -> PendingTasks:
+        """The tasks that wait for a prediction."""
+        return PendingTasks(self.redis, drain_tasks=8, lease_s=30)
+
+    @property
     def context(self) -> WorkerContext:
         """Of a worker's process."""
         owner = Owner("http://localhost", self.project, "", "builtin")
         return cast("WorkerContext", SimpleNamespace(
             settings=self.settings, order=self.order, ledger=ProjectLedger(self.redis), label_studio=self.label_studio,
-            segmenter=SimpleNamespace(encoder=SimpleNamespace(fingerprint=FINGERPRINT)),
+            pending=self.pending, segmenter=SimpleNamespace(encoder=SimpleNamespace(fingerprint=FINGERPRINT)),
             adapters=SimpleNamespace(folder=lambda _: VersionFolder(str(self.folder), owner)),
         ))  # fmt: skip
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from plugin_config.model_version import ZEROSHOT
+from plugin_config.model_version import ZEROSHOT, engine_name
+from plugin_config.settings import Settings
 from plugin_config.versions.rollback import roll_back
 from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
@@ -16,6 +19,8 @@ from worker.learning.acceptance import IDENTITY, Calibration
 from worker.service.plan import read_plan
 
 __all__ = ["context_fixture", "learning_house_fixture"]  # pytest finds the fixtures by their being here
+
+ENGINE = engine_name(Settings(model="builtin"))
 
 
 @pytest.fixture
@@ -73,7 +78,10 @@ def test_corrections_that_are_gone_are_forgotten(house: LearningHouse) -> None:
     assert used(house) == IDENTITY
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"zeroshot": 7}', '{"zeroshot": {"slope": "steep"}}'])
+@pytest.mark.parametrize("content", [
+    "{", "[]", '{"zeroshot": 7}', '{"zeroshot": {"slope": 1, "bias": 0, "records": 1}}',
+    json.dumps({ENGINE: {"zeroshot": {"slope": "steep"}}}),
+])  # fmt: skip
 def test_a_damaged_map_costs_the_calibration_alone_until_the_next_round(
     house: LearningHouse, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
@@ -95,12 +103,27 @@ def test_a_damaged_map_costs_the_calibration_alone_until_the_next_round(
 def test_versions_without_a_map_use_that_of_the_newest_before_them(house: LearningHouse) -> None:
     file = house.resident.adapters.calibrations(house.label_studio.project(PROJECT))
     assert file.of("a3-000000") == {}
+    others = {"zeroshot": {"slope": 2.0, "bias": 0.0, "records": 1}}
+    file.write("another", others)
     maps = {name: {"slope": 1.0, "bias": float(bias), "records": 1}
             for bias, name in enumerate(["a4-000000", "zeroshot", "a2-000000"])}  # fmt: skip
-    file.write(maps)
-    assert file.of("a3-000000") == maps["a2-000000"]
-    assert file.of("a1-000000") == file.of(ZEROSHOT) == maps["zeroshot"]
-    assert file.of("a5-000000") == file.of("a4-000000") == maps["a4-000000"]
+    file.write(ENGINE, maps)
+    assert file.of("a3-000000") == {"another": others["zeroshot"], ENGINE: maps["a2-000000"]}
+    assert file.of("a1-000000")[ENGINE] == file.of(ZEROSHOT)[ENGINE] == maps["zeroshot"]
+    assert file.of("a5-000000")[ENGINE] == file.of("a4-000000")[ENGINE] == maps["a4-000000"]
+
+
+def test_an_engine_with_other_settings_has_its_own_maps(house: LearningHouse) -> None:
+    house.promotes, house.records = False, seen("deleted", 30)
+    house.annotate(3, digest="one")
+    house.look()
+    found = used(house)
+    assert found != IDENTITY
+    mine, house.settings = house.settings, replace(house.settings, least_score=0.3)
+    assert engine_name(house.settings) != engine_name(mine)
+    assert used(house) == IDENTITY
+    house.settings = mine
+    assert used(house) == found
 
 
 def test_a_stored_region_has_its_probability_and_its_raw_score(context: StandInContext) -> None:

@@ -242,6 +242,17 @@ def test_tasks_that_may_be_readable_later_are_told_apart_from_the_others(label_s
         assert reason in unread[task]
 
 
+def test_what_became_of_regions_is_known_without_the_image(label_studio: StandInLabelStudio) -> None:
+    readable = next(read(label_studio)).records
+    label_studio.urls[1] = "down"
+    unread = next(read_all(label_studio))
+    assert isinstance(unread, UnreadTask)
+    assert [(row.label, row.outcome) for row in unread.records] == [("cat", "accepted")]
+    assert unread.records == readable
+    label_studio.rows[1] = [replace(label_studio.rows[1][0], result=["no region"])]
+    assert next(read_all(label_studio)) == replace(unread, records=())
+
+
 @pytest.mark.parametrize(
     ("item", "reason"),
     [

@@ -66,7 +66,7 @@ def test_the_names_are_those_of_stored_state() -> None:
         "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "counted",
         "labels", "warning", "left", "doubts", "refresh", "hinted", "webhook", "learner", "learn", "learning",
         "adapters", "outcomes", "pointer", "offer", "judging", "offered", "images", "places", "corrected", "skipped",
-        "order", "ordered", "done", "drain",
+        "order", "ordered", "resting", "done", "drain",
     }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, vie
 from plugin_config.queue.ledger import ProjectLedger
 from tests.house import House, tasks
 from tests.order_project import CONFIG, OrderedProject
-from worker.service.ordering import VIEW_TITLE
 from worker.service.places import HEAD_BELOW
+from worker.service.sampling import VIEW_TITLE
 
 COUNT = 8
 SCORES = (0.9, 0.2, 0.7, 0.4, 0.8, 0.3, 0.6, 0.5)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +21,10 @@ from redis import Redis
 from plugin_config.cli.control import QueueControl
 from plugin_config.cli.main import zeromask
 from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
-from plugin_config.label_studio.client import Project
+from plugin_config.label_studio.client import Project, Task
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING
 from plugin_config.queue import order as order_module
-from plugin_config.queue.jobs import refresh_queue
+from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.order import ImageRecord, Place, ProjectOrder
 from plugin_config.queue.pending import PendingTasks
@@ -33,13 +33,15 @@ from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRec
 from plugin_config.vocabulary import parse_vocabulary
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
+from worker.learning.acceptance import Calibration
 from worker.learning.selection.candidates import Candidate
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmentation, Segmenter
 from worker.service import stages
 from worker.service.image_records import describe_image, make_record, read_candidate
-from worker.service.ordering import HEAD, VIEW_TITLE, keep_order
+from worker.service.ordering import HEAD, keep_order
 from worker.service.places import HEAD_BELOW, place_scores
+from worker.service.sampling import VIEW_TITLE
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
@@ -48,7 +50,7 @@ class ScoredLabelStudio:
     """Knows the scores of predictions, who has seen which task, and what was asked; `refuse` may raise."""
 
     def __init__(self) -> None:
-        self.sampling, self.shown = DEFAULT_SAMPLING, "v1"
+        self.sampling, self.shown, self.created = DEFAULT_SAMPLING, "v1", "2026-01-01"
         self.scores: dict[int, float] = {}
         self.seen: dict[int, bool] = {}
         self.changes = 0
@@ -57,7 +59,12 @@ class ScoredLabelStudio:
         self.refuse: Callable[[str, str], None] = lambda method, path: None
 
     def project(self, project: int) -> Project:
-        return Project(project, "t", CONFIG, self.shown, len(self.scores), "", self.sampling)
+        return Project(project, "t", CONFIG, self.shown, len(self.scores), self.created, self.sampling)
+
+    def tasks(self, project: int, ids: Sequence[int], *, data: bool) -> list[Task]:
+        assert not data, "data may be large"
+        self.asked.append("GET /api/tasks/ of the head")
+        return [Task(task, {}, frozenset({self.shown}), 0) for task in ids if 1000 + task in self.scores]
 
     def annotate(self, task: int, *, annotated: bool = True) -> None:
         self.seen[task] = annotated
@@ -173,7 +180,8 @@ def test_corrections_that_vanish_are_open_again(ordered: OrderedProject) -> None
 
 def test_labels_that_are_corrected_often_count_for_less(ordered: OrderedProject) -> None:
     folder = VersionFolder(str(ordered.folder), Owner("http://localhost", 1, "", "builtin"))
-    outcomes = {"cat": {"accepted": 40, "changed": 2, "added": 8, "deleted": 3}}
+    one = {"accepted": 40, "changed": 2, "added": 8, "deleted": 3}
+    outcomes = {"cat": one, "a label of before": one}
     attempt = Attempt("d", 9, "", "h", "", VerdictRecord(False, ""), outcomes=outcomes)
     folder.point(Pointer(attempt=attempt))
     dogs = [replace(record(number, score=0.5), labels={"dog": 0.5}) for number in range(13, 16)]
@@ -195,12 +203,13 @@ def test_after_a_promotion_tasks_keep_their_places_until_they_are_predicted_agai
     studio.annotate(before[5])
     studio.annotate(before[6], annotated=False)
     studio.asked.clear()
+    del studio.scores[1000 + before[-1]]
     ordered.keep()
     assert studio.patches() == 3, "predictions that are replaced soon are left as they are"
     now = ordered.order.places(1)
-    assert set(now) == set(before) - {before[5], before[6]}
-    assert [now[task].score for task in before[7:]] == [places[task].score for task in before[7:]]
-    assert [place.rank for place in now.values()] == list(range(10))
+    assert set(now) == set(before[:-1]) - {before[5], before[6]}, "nor does one that is gone wait"
+    assert [now[task].score for task in before[7:-1]] == [places[task].score for task in before[7:-1]]
+    assert [place.rank for place in now.values()] == list(range(9))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +276,14 @@ def test_a_control_arm_would_come_last_and_has_its_order_left_alone(ordered: Ord
     ordered.settings = Settings(model="builtin", control_share=0.1)
     ordered.keep()
     assert ordered.label_studio.sampling == DEFAULT_SAMPLING
-    assert "ZEROMASK_CONTROL_SHARE" in ordered.order.remark(1)
+    assert "without a prediction would come last (ZEROMASK_CONTROL_SHARE)" in ordered.order.remark(1)
+    ordered.label_studio.sampling = BY_SCORE
+    ordered.keep()
+    assert ordered.label_studio.sampling == BY_SCORE, "a person's choice"
+    assert ordered.order.remark(1) == (
+        "tasks of the control arm come last: set the project's sampling to 'Sequential sampling' "
+        "(ZEROMASK_CONTROL_SHARE)"
+    )
 
 
 @pytest.mark.parametrize("before", [DEFAULT_SAMPLING, BY_SCORE])
@@ -339,6 +355,121 @@ def test_predictions_deleted_by_hand_lose_their_place_to_others(ordered: Ordered
     assert ordered.label_studio.in_order() == ordered.head()
 
 
+def test_a_deleted_task_whose_score_would_not_change_loses_its_place_too(ordered: OrderedProject) -> None:
+    ordered.keep()
+    first, second = ordered.head()[:2]
+    del ordered.label_studio.scores[1000 + first]
+    ordered.label_studio.annotate(second)
+    ordered.keep()
+    assert first not in ordered.head()
+    assert ordered.order.place(1, first) is None
+    assert first not in dict(ordered.order.records(1))
+    ordered.keep()
+    assert [task for task in ordered.label_studio.in_order() if task != second] == ordered.head()
+
+
+def test_a_score_changed_late_does_not_overwrite_the_record_of_a_newer_prediction(ordered: OrderedProject) -> None:
+    newer = record(5, version="v2", prediction=77)
+
+    def store(method: str, path: str) -> None:
+        if path == "/api/predictions/1005/":
+            ordered.order.put(1, 5, newer)
+
+    ordered.label_studio.refuse = store
+    ordered.keep()
+    assert ordered.order.some_records(1, [5]) == {5: newer}
+    del ordered.label_studio.scores[1006]
+    assert not ordered.order.forget_prediction(1, 5, 1005)
+    assert ordered.order.forget_prediction(1, 5, 77)
+    assert ordered.order.some_records(1, [5]) == {}
+
+
+def test_one_worker_at_a_time_sets_the_order(ordered: OrderedProject) -> None:
+    others: list[int] = []
+
+    def order_as_well(method: str, path: str) -> None:
+        if path.startswith("/api/predictions/") and not others:
+            before = ordered.label_studio.patches()
+            keep_order(ordered.context, ordered.plan())
+            others.append(ordered.label_studio.patches() - before)
+
+    ordered.label_studio.refuse = order_as_well
+    ordered.keep()
+    assert others == [0]
+    assert ordered.label_studio.in_order() == ordered.head()
+    ordered.order.end(1, "another", pause_s=0)
+    left_ms: Any = ordered.redis.pttl("zeromask:1:ordered")
+    assert 0 < left_ms <= 10_000, "the pause, which only its owner ends"
+
+
+def test_while_predictions_come_the_order_is_set_for_corrections_and_else_seldom(ordered: OrderedProject) -> None:
+    ordered.pending.add(1, [TaskRef("v1", 99)])
+    ordered.keep()
+    put(ordered, record(13, score=0.1))
+    ordered.keep()
+    assert 13 not in ordered.head()
+    ordered.label_studio.annotate(ordered.head()[0])
+    ordered.keep()
+    assert 13 in ordered.head()
+    put(ordered, record(14, score=0.1))
+    ordered.keep()
+    assert 14 not in ordered.head()
+    ordered.pending.cancel(1, [TaskRef("v1", 99)])
+    ordered.keep()
+    assert 14 in ordered.head(), "all are there"
+
+
+def test_another_project_with_the_same_id_starts_anew(ordered: OrderedProject) -> None:
+    ordered.keep()
+    studio = ordered.label_studio
+    studio.created, studio.sampling, studio.seen = "2027-01-01", DEFAULT_SAMPLING, {}
+    studio.views = [{"data": {"title": "Default"}}]
+    ordered.keep()
+    assert (ordered.head(), ordered.order.count(1)) == ([], 0)
+    put(ordered, *[record(number, score=1 - number / 20) for number in range(1, 5)])
+    ordered.keep()
+    assert studio.sampling == BY_SCORE
+    assert sorted(ordered.head()) == [1, 2, 3, 4]
+    assert studio.views[-1]["data"]["title"] == VIEW_TITLE
+
+
+def test_what_a_person_chose_outlives_redis(ordered: OrderedProject) -> None:
+    ordered.keep()
+    ordered.label_studio.sampling = DEFAULT_SAMPLING
+    ordered.redis.flushall()
+    ordered.order.put(1, 3, record(3))
+    ordered.keep()
+    ordered.keep()
+    assert ordered.label_studio.sampling == DEFAULT_SAMPLING
+    assert "a person chose 'Sequential sampling'" in ordered.order.remark(1)
+
+
+def test_scores_come_back_where_that_was_interrupted_and_not_those_of_annotated_tasks(
+    ordered: OrderedProject,
+) -> None:
+    ordered.keep()
+    studio, annotated = ordered.label_studio, ordered.head()[0]
+    studio.annotate(annotated)
+    studio.sampling = "Uniform sampling"
+    studio.asked.clear()
+
+    def refuse(method: str, path: str) -> None:
+        if studio.patches() == 5:
+            raise LabelStudioFailing("Label Studio", "answered HTTP 503", "Later.", status=503)
+
+    studio.refuse = refuse
+    with pytest.raises(LabelStudioFailing):
+        ordered.keep()
+    studio.refuse = lambda method, path: None
+    ordered.keep()
+    own = {1000 + number: 1 - number / 20 for number in range(1, 13) if number != annotated}
+    assert {number: score for number, score in studio.scores.items() if number in own} == own
+    assert studio.scores[1000 + annotated] < HEAD_BELOW
+    ordered.label_studio.asked.clear()
+    ordered.keep()
+    assert ordered.label_studio.asked == []
+
+
 def test_unreadable_records_are_set_aside(ordered: OrderedProject) -> None:
     good = record(1).encode()
     wrong = {
@@ -375,18 +506,40 @@ def test_a_drawn_image_is_described(one_thread: None) -> None:
 def test_a_record_keeps_what_the_selection_needs() -> None:
     vectors = [np.random.default_rng(seed).normal(size=128).astype(np.float32) for seed in range(2)]
     units = [vector / np.linalg.norm(vector) for vector in vectors]
-    labels = ({"cat": 0.9}, {"cat": 0.3, "x": 0.2})
-    images = [Candidate(f"7/a/{number}", units[number], 0.4, labels[number]) for number in range(2)]
+    labels = ({"cat": 0.9}, {"cat": 0.5, "x": 0.5})
+    images = [Candidate(f"7/a/{number}", units[number], 0.5, labels[number]) for number in range(2)]
     made = make_record(images, version="v", prediction=3, score=0.5, shown=0.001, encoder="e")
     assert ImageRecord(*json.loads(made.encode())) == made
     found = read_candidate(7, made, "e")
-    assert (found.key, found.margin, found.labels) == ("7", 0.5, {"cat": 0.9, "x": 0.2})
+    assert (found.key, found.margin, found.labels) == ("7", 0.5, {"cat": 0.9, "x": 0.5})
+    mapped = read_candidate(7, made, "e", Calibration(1.0, -1.0, 9))
+    assert mapped.margin == mapped.labels["x"] == pytest.approx(1 / (1 + np.e)), "whichever map it was stored under"
+    blank = make_record([*images, Candidate("7/a/2", None, 0.1)], version="v", prediction=3, score=0.1, shown=0.1,
+                        encoder="e")  # fmt: skip
+    assert read_candidate(7, blank, "e", Calibration(1.0, -1.0, 9)).margin == 0.1, "that of an image without regions"
+    alone = make_record([Candidate("7", None, 0.9)], version="v", prediction=3, score=0.9, shown=0.9, encoder="e")
+    assert read_candidate(7, alone, "e", Calibration(1.0, -1.0, 9)).margin == 0.9
     mean = units[0] + units[1]
     assert found.vector is not None
     assert float(found.vector @ mean / np.linalg.norm(mean)) > 0.999
     many = [Candidate("8", None, 0.5, {f"label {number}": number / 100 for number in range(50)})]
     made = make_record(many, version="v", prediction=3, score=0.5, shown=0.5, encoder="e")
     assert (list(made.labels), made.vector) == ([f"label {number}" for number in range(49, 41, -1)], "")
+
+
+def test_records_of_an_earlier_release_are_read_as_they_are(redis: Redis) -> None:
+    order, new = ProjectOrder(redis), record(1)
+    redis.hset("zeromask:1:images", "1", json.dumps(json.loads(new.encode())[:7]))
+    assert dict(order.records(1)) == {1: new}
+    assert read_candidate(1, new, FINGERPRINT[:8], Calibration(1.0, -1.0, 9)).margin == new.score
+
+
+def test_a_new_calibration_is_a_reason_to_order_again(ordered: OrderedProject) -> None:
+    ordered.keep()
+    ordered.redis.delete("zeromask:1:ordered")
+    ordered.label_studio.asked.clear()
+    keep_order(ordered.context, replace(ordered.plan(), calibration=Calibration(2.0, 0.5, 9)))
+    assert "GET /api/tasks/ of the head" in ordered.label_studio.asked
 
 
 def test_records_are_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +584,7 @@ def test_requests_do_not_grow_with_the_project(redis: Redis, tmp_path: Path) -> 
         made.keep()
         assert len(made.head()) == HEAD
         asked.append(len(made.label_studio.asked))
-    assert asked[0] == asked[1] <= HEAD + 5
+    assert asked[0] == asked[1] <= HEAD + 7
 
 
 def test_a_place_is_a_score_below_all_others() -> None:
@@ -489,8 +642,31 @@ def test_the_next_images_are_listed_and_the_order_is_resumed(
     assert ordered.label_studio.in_order() == ordered.head()
 
 
+def test_any_sampling_is_resumed_once_the_served_version_is_shown(
+    ordered: OrderedProject, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    ProjectLedger(ordered.redis).set_shown_version(1, "v1")
+    ordered.label_studio.sampling, ordered.label_studio.shown = "Uniform sampling", "theirs"
+    ordered.keep()
+    told = CliRunner().invoke(zeromask, ["next", "1", "--resume"]).output
+    assert "are shown predictions of the served version" in told
+    ordered.keep()
+    assert "it is set again once those of v1 are shown" in ordered.order.remark(1)
+    ordered.label_studio.shown = "v1"
+    ordered.keep()
+    assert (ordered.label_studio.sampling, ordered.order.remark(1)) == (BY_SCORE, "")
+    ordered.label_studio.sampling = "Uniform sampling"
+    ordered.keep()
+    assert ordered.label_studio.sampling == "Uniform sampling", "chosen after that"
+
+
 def test_a_place_of_a_task_is_read_alone(redis: Redis) -> None:
     order = ProjectOrder(redis)
     order.set_places(1, {4: Place(0, 1e-6, "unlike any corrected image")})
     assert order.place(1, 4) == Place(0, 1e-6, "unlike any corrected image")
     assert order.place(1, 5) is None
+    before = order.written(1)
+    order.forget(1, [5, 4])
+    assert order.places(1) == {}
+    assert order.written(1) != before, "a reason to order again"

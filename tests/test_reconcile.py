@@ -9,6 +9,7 @@ from redis import Redis
 
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.states import Counts
+from tests.order_project import record
 from tests.stand_ins import (
     ALL,
     CONFIG,
@@ -62,11 +63,13 @@ def test_tasks_that_are_gone_are_forgotten_and_only_those(context: StandInContex
     context.drain()
     context.ask(3, 4)
     for task in (1, 2, 3):
+        context.order.put(PROJECT, task, record(task))
         del context.label_studio.data[task]
     context.hints.hint_tasks(PROJECT, [1, 2, 3, 4])
     context.reconcile()
     assert context.pending.counts(PROJECT) == Counts(pending=1, leased=0, failed=0, done=0)
     assert pending_tasks(context) == [4]
+    assert context.order.count(PROJECT) == 0
 
 
 def test_after_a_change_of_labels_the_least_certain_go_first_behind_what_was_asked_for(

@@ -28,9 +28,10 @@ def next_images(project: int, *, count: int, for_programs: bool, resume: bool) -
     with connect_briefly(Settings.from_env(os.environ)) as redis:
         order = ProjectOrder(redis)
         if resume:
-            order.forget_sampling(project)
+            order.note_sampling(project, "resume")
             ProjectHints(redis).request_refresh(project)
-            click.echo(f"project {project}: its order is set again within seconds, where a worker runs.")
+            click.echo(f"project {project}: its order is set again within seconds, where a worker runs and annotators "
+                       "are shown predictions of the served version.")  # fmt: skip
             return
         places = dict(list(order.places(project).items())[: max(0, count)])
         records = order.some_records(project, places)

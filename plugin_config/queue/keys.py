@@ -72,7 +72,10 @@ Keys of project P (`zeromask:P:` before each):
     skipped         set     ids of those that somebody skipped and nobody      order                 order
                             annotated
     order           hash    how far the order is, see `order`                  order                 order
-    ordered         string  there for a few seconds after the order was set    order                 order
+    ordered         string  who sets the order now; stays for a few seconds    order                 order
+                            after it was set
+    resting         string  there for minutes after the order was set while    order                 order
+                            predictions came: the corrections it was made from
 
 `pending.forget_project` deletes all keys of a project, and its id from the shared ones.
 """
@@ -182,6 +185,7 @@ class ProjectKeys:
     skipped = _Key("set")
     order = _Key("hash")
     ordered = _Key("string")
+    resting = _Key("string")
 
     @property
     def prefix(self) -> str:

@@ -6,11 +6,12 @@ and comes with the next prediction.
 
 Fields of the hash `order` of a project:
 
-    sampling     "set" once the project's sampling was set to Label Studio's order by score, "found" where it was that
-    view         "made" or "found", likewise, of the view of the Data Manager
+    created      when the project was created: a Label Studio set up anew gives the same ids again
+    sampling     what of the project's sampling is known, see `Sampling`
+    view         "made" or "found" of the view of the Data Manager
     remark       what people should know about the order, a sentence
     seen         JSON of `SeenMark`: the tasks of `corrected` and `skipped`, as they were read last
-    written      another text after each record
+    written      another text after each record that comes or goes
     basis        what the present order was made from
 """
 
@@ -26,12 +27,17 @@ from typing import Any, Literal, TypeVar
 from redis import Redis
 
 from plugin_config.json_records import parse_json
+from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import parse_id
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import decode, valid_members
 
 T = TypeVar("T")
+
+Sampling = Literal["set", "found", "back", "resume", "theirs"]
+"""What is known of a project's sampling: it was set to Label Studio's order by score, or found to be that; it was set
+back to the default; a person wants the order to be set again; a person chose another before anything was noted here."""
 
 MOST_RECORDS = 100_000
 """Images of a project that have a record; further ones follow by their score alone."""
@@ -52,9 +58,12 @@ class ImageRecord:
         prediction: its id in Label Studio.
         score: of the prediction as it was computed, in [0, 1]: how sure the model is of it.
         shown: its score in Label Studio, where a place in the order may stand.
-        labels: label key -> highest score of a region predicted with it, in [0, 1]; MOST_LABELS at most.
+        labels: label key -> highest raw score of a region predicted with it, in [0, 1]; MOST_LABELS at most.
         encoder: what the vector was made with: vectors of different encoders cannot be compared.
         vector: what the image looks like, (D,) int8 in base64, of any length; "" = not known.
+        raw: least raw score of its regions, before any calibration; None = it has no region, or an earlier release made
+            the record, whose labels have scores that are not raw.
+        blank: least score of those of its images that have no region; None = each has one.
     """
 
     version: str
@@ -64,11 +73,16 @@ class ImageRecord:
     labels: Mapping[str, float]
     encoder: str
     vector: str
+    raw: float | None = None
+    blank: float | None = None
 
     def encode(self) -> str:
         """The record as JSON without names: there are many of them."""
         labels = {key: round(score, 3) for key, score in self.labels.items()}
-        row = [self.version, self.prediction, self.score, self.shown, labels, self.encoder, self.vector]
+        row = [
+            self.version, self.prediction, self.score, self.shown, labels, self.encoder, self.vector, self.raw,
+            self.blank,
+        ]  # fmt: skip
         return json.dumps(row, separators=(",", ":"))
 
 
@@ -107,6 +121,17 @@ class ProjectOrder:
         self._redis = redis
 
     @redis_errors
+    def belong_to(self, project: int, created: str) -> None:
+        """Forget what is known of an earlier project with the same id.
+
+        Args:
+            project: its id.
+            created: when it was created, as Label Studio writes it; "" = not known.
+        """
+        if created:
+            self._run(scripts.CLAIM_ORDER, project, created)
+
+    @redis_errors
     def put(self, project: int, task: int, record: ImageRecord) -> bool:
         """Keep the record of a task; False where it is new and there are MOST_RECORDS already."""
         keys = ProjectKeys(project)
@@ -120,8 +145,10 @@ class ProjectOrder:
 
     @redis_errors
     def set_shown(self, project: int, task: int, record: ImageRecord) -> None:
-        """Replace a record of which only the score in Label Studio has changed: no reason to order again."""
-        self._redis.hset(ProjectKeys(project).images, str(task), record.encode())
+        """Replace a record of which only the score in Label Studio has changed: no reason to order again. That of a
+        prediction stored meanwhile stays.
+        """
+        self._run(scripts.REPLACE_RECORD, project, task, record.prediction, record.encode(), "")
 
     @redis_errors
     def count(self, project: int) -> int:
@@ -152,9 +179,18 @@ class ProjectOrder:
 
     @redis_errors
     def forget(self, project: int, tasks: Collection[int]) -> None:
-        """Delete the records of tasks."""
+        """Delete the records and the places of tasks."""
         if tasks:
-            self._redis.hdel(ProjectKeys(project).images, *map(str, tasks))
+            keys, pipe = ProjectKeys(project), self._redis.pipeline()
+            pipe.hdel(keys.images, *map(str, tasks))
+            pipe.hdel(keys.places, *map(str, tasks))
+            pipe.hset(keys.order, "written", uuid.uuid4().hex)
+            pipe.execute()
+
+    @redis_errors
+    def forget_prediction(self, project: int, task: int, prediction: int) -> bool:
+        """Delete the record and the place of a task; False where its record is of another prediction by now."""
+        return bool(self._run(scripts.REPLACE_RECORD, project, task, prediction, "", uuid.uuid4().hex))
 
     @redis_errors
     def places(self, project: int) -> dict[int, Place]:
@@ -208,7 +244,7 @@ class ProjectOrder:
 
     @redis_errors
     def written(self, project: int) -> str:
-        """Another text after each `put`."""
+        """Another text after each `put`, and after each record that is deleted."""
         return decode(self._redis.hget(ProjectKeys(project).order, "written") or "")
 
     @redis_errors
@@ -222,24 +258,54 @@ class ProjectOrder:
         self._redis.hset(ProjectKeys(project).order, "basis", basis)
 
     @redis_errors
-    def begin(self, project: int, *, pause_s: float) -> bool:
-        """Whether the order may be set now: not within `pause_s` seconds after the last time."""
-        return bool(self._redis.set(ProjectKeys(project).ordered, "1", nx=True, px=max(1, int(pause_s * 1000))))
+    def begin(self, project: int, owner: str, *, hold_s: float) -> bool:
+        """Whether `owner` may set the order now: nobody else does, and the pause since the last time is over.
+
+        Args:
+            project: its id.
+            owner: who sets it, another text each time.
+            hold_s: seconds after which somebody else may, if `end` never comes.
+        """
+        return bool(self._redis.set(ProjectKeys(project).ordered, owner, nx=True, px=max(1, int(hold_s * 1000))))
 
     @redis_errors
-    def noted(self, project: int, what: Literal["sampling", "view"]) -> str:
-        """What `note` noted; "" where it has not."""
-        return decode(self._redis.hget(ProjectKeys(project).order, what) or "")
+    def end(self, project: int, owner: str, *, pause_s: float) -> None:
+        """Let others set the order after `pause_s` seconds, if `owner` still holds it."""
+        self._run(scripts.END_ORDER, project, owner, int(pause_s * 1000))
 
     @redis_errors
-    def note(self, project: int, what: Literal["sampling", "view"], how: Literal["set", "made", "found"]) -> None:
-        """Note that the sampling was set or the view made, or found to be there: each is done once."""
-        self._redis.hset(ProjectKeys(project).order, what, how)
+    def rest(self, project: int, corrections: str, *, rest_s: float) -> None:
+        """Note for `rest_s` seconds the corrections that the order was made from: predictions alone can wait."""
+        self._redis.set(ProjectKeys(project).resting, corrections, px=max(1, int(rest_s * 1000)))
 
     @redis_errors
-    def forget_sampling(self, project: int) -> None:
-        """Have the project's sampling set once more."""
-        self._redis.hdel(ProjectKeys(project).order, "sampling")
+    def resting(self, project: int) -> str:
+        """What `rest` noted; "" where its time is over."""
+        return decode(self._redis.get(ProjectKeys(project).resting) or "")
+
+    @redis_errors
+    def sampling(self, project: int) -> str:
+        """What `note_sampling` noted; "" where it has not."""
+        return decode(self._redis.hget(ProjectKeys(project).order, "sampling") or "")
+
+    @redis_errors
+    def note_sampling(self, project: int, how: Sampling, *, first: bool = False) -> None:
+        """Note what is known of the project's sampling; with `first` only where nothing was noted."""
+        key = ProjectKeys(project).order
+        if first:
+            self._redis.hsetnx(key, "sampling", how)
+        else:
+            self._redis.hset(key, "sampling", how)
+
+    @redis_errors
+    def view(self, project: int) -> str:
+        """What `note_view` noted; "" where it has not."""
+        return decode(self._redis.hget(ProjectKeys(project).order, "view") or "")
+
+    @redis_errors
+    def note_view(self, project: int, how: Literal["made", "found"]) -> None:
+        """Note that the view was made or found to be there: it is made once."""
+        self._redis.hset(ProjectKeys(project).order, "view", how)
 
     @redis_errors
     def set_remark(self, project: int, remark: str) -> None:
@@ -253,6 +319,9 @@ class ProjectOrder:
     def remark(self, project: int) -> str:
         """The text of the last `set_remark`, "" before the first."""
         return decode(self._redis.hget(ProjectKeys(project).order, "remark") or "")
+
+    def _run(self, script: str, project: int, *args: Any) -> Any:
+        return self._redis.eval(script, 1, ProjectKeys(project).prefix, *args)
 
     def _ids(self, key: str) -> frozenset[int]:
         rows: Any = self._redis.smembers(key)
@@ -270,14 +339,16 @@ class ProjectOrder:
 
 
 def _record(row: Any) -> ImageRecord:
-    version, prediction, score, shown, labels, encoder, vector = _list(row)
+    version, prediction, score, shown, labels, encoder, vector, *raw = _list(row)
+    if len(raw) not in (0, 2):  # an earlier release wrote none
+        raise TypeError("not a record")
     if not isinstance(labels, dict) or len(labels) > MOST_LABELS or type(prediction) is not int:
         raise TypeError("not a record")
     if any(type(text) is not str or len(text) > _MOST_TEXT for text in (version, encoder, vector, *labels)):
         raise TypeError("not the texts of a record")
     return ImageRecord(
         version, prediction, _share(score), _share(shown), {key: _share(value) for key, value in labels.items()},
-        encoder, vector,
+        encoder, vector, *(None if value is None else _share(value) for value in raw),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The transitions of `plugin_config.queue.pending`, each a Redis script, so that no worker ever sees half of one.
+"""The transitions of `plugin_config.queue.pending` and `order`, each a Redis script: no worker ever sees half of one.
 
 Every script gets the prefix of a project's keys as its only key, P, and adds the names of `keys.ProjectKeys` to it.
 """
@@ -242,6 +242,48 @@ return sum
 
 # ARGV: member, how long it stays unconfirmed (ms).
 ADD_UNCONFIRMED = CLOCK + "return redis.call('ZADD', P .. 'doubts', now + ARGV[2], ARGV[1])"
+
+# ARGV: when the project was created. What is known of an earlier project with the same id goes.
+CLAIM_ORDER = """
+local P = KEYS[1]
+local held = redis.call('HGET', P .. 'order', 'created')
+if held == ARGV[1] then return 0 end
+if held then
+  for _, name in ipairs({'images', 'places', 'corrected', 'skipped', 'order', 'resting'}) do
+    redis.call('UNLINK', P .. name)
+  end
+end
+redis.call('HSET', P .. 'order', 'created', ARGV[1])
+return held and 1 or 0
+"""
+
+# ARGV: task, the prediction that its record must still be of, the record instead ('' = none, its place goes, too), what
+# `written` becomes then. Returns 1 where it was of this prediction.
+REPLACE_RECORD = """
+local P = KEYS[1]
+local is_json, row = pcall(cjson.decode, redis.call('HGET', P .. 'images', ARGV[1]) or '')
+if not is_json or type(row) ~= 'table' or row[2] ~= tonumber(ARGV[2]) then return 0 end
+if ARGV[3] ~= '' then
+  redis.call('HSET', P .. 'images', ARGV[1], ARGV[3])
+else
+  redis.call('HDEL', P .. 'images', ARGV[1])
+  redis.call('HDEL', P .. 'places', ARGV[1])
+  redis.call('HSET', P .. 'order', 'written', ARGV[4])
+end
+return 1
+"""
+
+# ARGV: who set the order, how long nobody may set it again (ms).
+END_ORDER = """
+local P = KEYS[1]
+if redis.call('GET', P .. 'ordered') ~= ARGV[1] then return 0 end
+if tonumber(ARGV[2]) > 0 then
+  redis.call('PEXPIRE', P .. 'ordered', ARGV[2])
+else
+  redis.call('DEL', P .. 'ordered')
+end
+return 1
+"""
 
 # ARGV: project. Returns how many tasks are due, 0 while the project is paused.
 DUE = CLOCK + """

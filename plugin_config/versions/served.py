@@ -41,7 +41,7 @@ class ServedCopy:
         place: folder or URL of all versions, as ZEROMASK_VERSIONS names it.
         owner: what these versions were learned for.
         trouble: why it is not the version that the pointer names; "" = it is.
-        calibration: how its raw scores are mapped; {} = they stay as they are.
+        calibration: engine -> how its raw scores are mapped; those of other engines stay as they are.
     """
 
     served: str

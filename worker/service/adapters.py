@@ -15,7 +15,7 @@ from redis import Redis
 
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT
+from plugin_config.model_version import ZEROSHOT, engine_name
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.calibrations import CalibrationFile
@@ -97,7 +97,8 @@ class AdapterCache:
             raise VersionsUnavailable(error.subject, error.problem, _ONE_PLACE) from error
 
     def calibration(self, project: Project, name: str) -> Calibration:
-        """How the raw scores of the served version `name` are mapped, as Redis' copy has it.
+        """How the raw scores of the served version `name` are mapped, as Redis' copy has it; the identity where only
+        other settings of the engine have a map.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -105,7 +106,9 @@ class AdapterCache:
         copy = self._served.copy(project.id, self._settings.model)
         if copy is None or copy.owner != self.folder(project).owner or copy.served != name or not copy.calibration:
             return IDENTITY
-        return Calibration.from_json(copy.calibration, subject=f"project {project.id}, version {name}")
+        found = copy.calibration.get(engine_name(self._settings))
+        subject = f"project {project.id}, version {name}"
+        return IDENTITY if found is None else Calibration.from_json(found, subject=subject)
 
     def adapter(self, folder: VersionFolder, name: str) -> tuple[Manifest, Adapter]:
         """A version, from the cache or loaded.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from plugin_config.queue.order import MOST_LABELS, ImageRecord
+from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.selection.candidates import Candidate, Vector
 from worker.learning.selection.vectors import image_vector, unit_vector
 from worker.segmentation.encoders.encoder import ImageEmbedding
@@ -17,12 +18,12 @@ from worker.segmentation.segmenter import Segmentation
 
 
 def describe_image(key: str, embedding: ImageEmbedding, found: Segmentation) -> Candidate:
-    """Describe a drawn image for the selection; how sure the model is of it is its score.
+    """Describe a drawn image for the selection by raw scores; how sure the model is of it is its score.
 
     Args:
         key: of the image; see `worker.label_studio.task_images.TaskImage.key`.
         embedding: of the image.
-        found: its segments, with their scores.
+        found: its segments, with their scores before calibration.
     """
     labels: dict[str, float] = {}
     for segment in found.segments:
@@ -33,12 +34,14 @@ def describe_image(key: str, embedding: ImageEmbedding, found: Segmentation) -> 
 def make_record(
     images: Sequence[Candidate], *, version: str, prediction: int, score: float, shown: float, encoder: str
 ) -> ImageRecord:
-    """The record of a task of one or more images: the mean of their vectors, and all their labels.
+    """The record of a task of one or more images: the mean of their vectors, all their labels, and their raw scores.
 
     Args:
-        images: of the task, as `describe_image` returns them, at least one.
+        images: of the task, as `describe_image` returns them, at least one; with labels where it has regions.
         version, prediction, score, shown, encoder: see `ImageRecord`.
     """
+    raw = [_share(image.margin) for image in images if image.labels]
+    blank = [_share(image.margin) for image in images if not image.labels]
     labels: dict[str, float] = {}
     for image in images:
         for label, highest in image.labels.items():
@@ -48,13 +51,20 @@ def make_record(
     vector = unit_vector(np.mean(vectors, axis=0)) if vectors else None
     return ImageRecord(
         version, prediction, _share(score), _share(shown), {label: labels[label] for label in best}, encoder,
-        "" if vector is None else _encoded(vector),
+        "" if vector is None else _encoded(vector), min(raw, default=None), min(blank, default=None),
     )  # fmt: skip
 
 
-def read_candidate(task: int, record: ImageRecord, encoder: str) -> Candidate:
-    """What the selection needs of a record; without vector where another encoder made it."""
-    return Candidate(str(task), read_vector(record, encoder), record.score, record.labels)
+def read_candidate(task: int, record: ImageRecord, encoder: str, calibration: Calibration = IDENTITY) -> Candidate:
+    """What the selection needs of a record; without vector where another encoder made it. All scores go through the
+    present `calibration`, whichever they were stored under: else they could not be compared.
+    """
+    vector = read_vector(record, encoder)
+    if record.raw is None:
+        return Candidate(str(task), vector, record.score, record.labels)
+    score = calibration.probability(record.raw)
+    labels = {label: calibration.probability(raw) for label, raw in record.labels.items()}
+    return Candidate(str(task), vector, score if record.blank is None else min(score, record.blank), labels)
 
 
 def read_vector(record: ImageRecord, encoder: str) -> Vector | None:

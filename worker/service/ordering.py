@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable
+import uuid
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from plugin_config.errors import (
@@ -21,17 +22,8 @@ from plugin_config.errors import (
     QueueUnavailable,
     VersionsUnavailable,
 )
-from plugin_config.label_studio.client import Project
-from plugin_config.label_studio.next_task import (
-    BY_SCORE,
-    DEFAULT_SAMPLING,
-    count_seen,
-    make_view,
-    seen_tasks,
-    set_sampling,
-    set_score,
-    view_titles,
-)
+from plugin_config.label_studio.next_task import DEFAULT_SAMPLING, count_seen, seen_tasks, set_score
+from plugin_config.queue.jobs import JOB_TIMEOUT_S
 from plugin_config.queue.order import ImageRecord, Place, SeenMark
 from worker.learning.selection.candidates import Candidate, Choice, Vector
 from worker.learning.selection.choosing import next_images
@@ -39,6 +31,7 @@ from worker.service.context import WorkerContext
 from worker.service.image_records import make_record, read_candidate, read_vector
 from worker.service.places import HEAD_BELOW, place_scores
 from worker.service.plan import Plan
+from worker.service.sampling import give_sampling_back, keep_view, left_alone
 from worker.service.turns import DrawnTask
 
 log = logging.getLogger(__name__)
@@ -46,11 +39,14 @@ log = logging.getLogger(__name__)
 HEAD = 100
 """Tasks that get an exact place: more than annotators finish until the order is set again. Each may be a request."""
 
-VIEW_TITLE = "Zeromask: next"
-
 _PAUSE_S = 10.0  # between two orders of a project: those who annotate use the same Label Studio
+_REST_S = 300.0  # likewise, while predictions come and nobody corrects: each of them would be a reason to order again
+_HOLD_S = JOB_TIMEOUT_S + 60.0  # no job sets an order for longer: its worker is dead
 _OFF = "the order of tasks is left alone: ZEROMASK_ORDER is off"
 _CONTROL = "the order of tasks is left alone: tasks without a prediction would come last (ZEROMASK_CONTROL_SHARE)"
+_CONTROL_LAST = (
+    f"tasks of the control arm come last: set the project's sampling to {DEFAULT_SAMPLING!r} (ZEROMASK_CONTROL_SHARE)"
+)
 
 
 @dataclass(frozen=True)
@@ -80,21 +76,23 @@ def keep_order(context: WorkerContext, plan: Plan) -> None:
     """
     project, settings = plan.project.id, context.settings
     off = _OFF if not settings.order else _CONTROL if settings.control_share else ""
+    context.order.belong_to(project, plan.project.created)
     if not off and not context.order.count(project):
         return
     try:
-        remark = off or _left_alone(context, plan.project, plan.version)
+        remark = off or left_alone(context, plan.project, plan.version)
         if remark and not off:  # what the plan read may be older than what another process has set
-            remark = _left_alone(context, context.label_studio.project(project), plan.version)
+            remark = left_alone(context, context.label_studio.project(project), plan.version)
         if remark is None:
             return
         if off:
-            _give_back(context, plan)
+            remark = _give_back(context, plan, off)
         elif remark:
             _take_back(context, project)
         else:
-            remark = _keep_view(context, project)
-            _set_order(context, plan)
+            remark = _order_alone(context, plan)
+            if remark is None:
+                return
     except (LabelStudioUnreachable, LabelStudioFailing):
         raise
     except LabelStudioError as error:
@@ -106,6 +104,7 @@ def score_to_post(context: WorkerContext, drawn: DrawnTask) -> float:
     """The score with which a prediction is stored: the place of its task, where that is at the head of the order."""
     if not context.settings.order:
         return drawn.score
+    context.order.belong_to(drawn.leased.project, drawn.leased.plan.project.created)
     place = context.order.place(drawn.leased.project, drawn.leased.ref.task)
     return max(drawn.score, HEAD_BELOW) if place is None else place.score
 
@@ -132,66 +131,65 @@ def record_stored(context: WorkerContext, drawn: DrawnTask, *, prediction: int, 
         log.warning("task %d: %s", ref.task, error)
 
 
-def _left_alone(context: WorkerContext, project: Project, version: str) -> str | None:
-    """Why the order is a person's, a sentence; "" = it is ours to set; None = not now, as no prediction of the present
-    version is shown yet.
-
-    A new project's sampling is set once: whoever changes it afterwards keeps what they chose.
+def _order_alone(context: WorkerContext, plan: Plan) -> str | None:
+    """Keep the view and set the order, as one worker at a time; returns what people should know, "" = nothing; None =
+    another worker does it, or it was done just now.
     """
-    if project.model_version != version:
-        if context.ledger.shown_version(project.id) != version:
-            return None
-        shown = project.model_version or "no version"
-        return f"the order of tasks is left alone: a person chose to show predictions of {shown}"
-    if project.sampling == BY_SCORE:
-        if not context.order.noted(project.id, "sampling"):
-            context.order.note(project.id, "sampling", "found")
-        return ""
-    if project.sampling == DEFAULT_SAMPLING and not context.order.noted(project.id, "sampling"):
-        set_sampling(context.label_studio, project.id, BY_SCORE)
-        context.order.note(project.id, "sampling", "set")
-        log.info("project %d: annotators get the image that teaches most next", project.id)
-        return ""
-    return f"the order of tasks is left alone: a person chose {project.sampling!r}"
-
-
-def _keep_view(context: WorkerContext, project: int) -> str:
-    """Make the view once; returns what people should know, "" = nothing.
-
-    Not before a project has another one: Label Studio shows its default view only while there is none.
-    """
-    if context.order.noted(project, "view"):
-        return ""
+    project, owner, pause_s = plan.project.id, uuid.uuid4().hex, _PAUSE_S
+    if not context.order.begin(project, owner, hold_s=_HOLD_S):
+        return None
     try:
-        titles = view_titles(context.label_studio, project)
-        if not titles:
-            return ""
-        found = VIEW_TITLE in titles
-        if not found:
-            make_view(context.label_studio, project, VIEW_TITLE)
-    except (LabelStudioUnreachable, LabelStudioFailing):
-        raise
-    except LabelStudioError as error:
-        return f"the view {VIEW_TITLE!r} cannot be made: {error}"
-    context.order.note(project, "view", "found" if found else "made")
-    return ""
+        remark = keep_view(context, project)
+        if not _set_order(context, plan):
+            pause_s = 0.0
+    finally:
+        context.order.end(project, owner, pause_s=pause_s)
+    return remark
 
 
-def _set_order(context: WorkerContext, plan: Plan) -> None:
+def _set_order(context: WorkerContext, plan: Plan) -> bool:
+    """Returns whether there was anything to do."""
     order, project = context.order, plan.project.id
     corrected, skipped, mark = _read_seen(context, project)
     counts = _corrected_counts(context, plan)
-    made_from = [plan.version, order.written(project), mark.tasks, mark.latest, counts]
-    basis = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    if basis == order.basis(project) or not order.begin(project, pause_s=_PAUSE_S):
-        return
+    corrections = _digest([plan.version, mark.tasks, mark.latest, counts, plan.calibration.to_json()])
+    basis = _digest([corrections, order.written(project)])
+    if basis == order.basis(project):
+        return False
+    waiting = context.pending.counts(project)
+    are_coming = bool(waiting.pending or waiting.leased)
+    if are_coming and order.resting(project) == corrections:
+        return False
     images = _read_images(context, plan, corrected, skipped)
     choices = next_images(images.candidates, images.corrected, counts, count=HEAD, seed=project)
-    changed, gone = _place(context, project, choices, images)
+    lost = _forget_lost(context, plan, choices, images.waiting)
+    changed, gone = _place(context, project, [one for one in choices if int(one.key) not in lost], images)
+    gone += len(lost)
     if not gone:  # else others take their places the next time
         order.set_basis(project, basis)
+        if are_coming:
+            order.rest(project, corrections, rest_s=_REST_S)
     log.info("project %d: %d of %d open images are next, %d scores changed, %d predictions are gone", project,
              len(choices), len(images.candidates), changed, gone)  # fmt: skip
+    return True
+
+
+def _forget_lost(
+    context: WorkerContext, plan: Plan, choices: Sequence[Choice], waiting: Collection[int]
+) -> set[int]:
+    """Forget those of the chosen tasks, and of those that wait at their places, that were deleted or whose prediction
+    was; returns their ids. A score that stays is no request that would tell.
+    """
+    order, project = context.order, plan.project.id
+    placed = set(order.places(project)).intersection(waiting)
+    records = order.some_records(project, {*placed, *(int(choice.key) for choice in choices)})
+    found = context.label_studio.tasks(project, sorted(records), data=False)
+    versions = {task.id: task.versions for task in found}
+    lost = [
+        task for task, record in records.items()
+        if versions.get(task, frozenset()).isdisjoint((record.version, plan.version))
+    ]  # fmt: skip
+    return {task for task in lost if order.forget_prediction(project, task, records[task].prediction)}
 
 
 def _read_seen(context: WorkerContext, project: int) -> tuple[frozenset[int], frozenset[int], SeenMark]:
@@ -214,7 +212,7 @@ def _read_seen(context: WorkerContext, project: int) -> tuple[frozenset[int], fr
 
 
 def _corrected_counts(context: WorkerContext, plan: Plan) -> dict[str, int]:
-    """Label key -> regions that annotators kept or drew, as the learner found them last."""
+    """Label key -> regions that annotators kept or drew, as the learner found them last; of the present labels."""
     counts = {label.key: 0 for label in plan.vocabulary.labels}
     try:
         attempt = context.adapters.folder(plan.project).pointer().attempt
@@ -222,7 +220,8 @@ def _corrected_counts(context: WorkerContext, plan: Plan) -> dict[str, int]:
         log.warning("project %d: the order knows no corrections. %s", plan.project.id, error)
         return counts
     for label, found in (attempt.outcomes if attempt else {}).items():
-        counts[label] = found["accepted"] + found["changed"] + found["added"]
+        if label in counts:
+            counts[label] = found["accepted"] + found["changed"] + found["added"]
     return counts
 
 
@@ -244,7 +243,7 @@ def _read_images(
         if record.shown < HEAD_BELOW:
             placed.add(task)
         if task not in skipped:
-            candidates[task] = read_candidate(task, record, encoder)
+            candidates[task] = read_candidate(task, record, encoder, plan.calibration)
     return _Images(
         list(candidates.values()), list(vectors.values()), frozenset(placed), frozenset(waiting - set(skipped))
     )
@@ -270,40 +269,42 @@ def _place(context: WorkerContext, project: int, choices: Iterable[Choice], imag
     return stored.count(True), stored.count(False)
 
 
-def _give_back(context: WorkerContext, plan: Plan) -> None:
-    """Undo what was set: the project's sampling, unless somebody has changed it since, and the scores."""
-    project = plan.project
-    if context.order.noted(project.id, "sampling") == "set" and project.sampling == BY_SCORE:
-        set_sampling(context.label_studio, project.id, DEFAULT_SAMPLING)
-    context.order.forget_sampling(project.id)
-    _take_back(context, project.id)
+def _give_back(context: WorkerContext, plan: Plan, off: str) -> str:
+    """Undo what was set: the project's sampling, unless somebody has changed it since, and the scores. Returns what
+    people should know; `off` is why it is undone.
+    """
+    is_back = give_sampling_back(context, plan.project)
+    _take_back(context, plan.project.id)
+    return off if is_back or off != _CONTROL else _CONTROL_LAST
 
 
 def _take_back(context: WorkerContext, project: int) -> None:
-    """Give the open tasks their own scores back, where the order is no longer ours."""
-    if places := context.order.places(project):
-        corrected, _ = context.order.seen(project)
-        _place(context, project, (), _Images([], [], frozenset(places) - corrected))
-        context.order.set_basis(project, "")
+    """Give the open tasks their own scores back, where the order is no longer ours. What ends this half way ends no
+    more than this time: only when all are back, that is noted.
+    """
+    order, written = context.order, context.order.written(project)
+    basis = f"taken back {written}"
+    if order.basis(project) == basis:
+        return
+    order.set_basis(project, "")
+    placed = {task for task, record in order.records(project) if record.shown < HEAD_BELOW}
+    if placed:
+        corrected, _, _ = _read_seen(context, project)
+        placed -= corrected
+    _place(context, project, (), _Images([], [], frozenset(placed)))
+    order.set_basis(project, basis)
 
 
 def _show_score(context: WorkerContext, project: int, task: int, record: ImageRecord, score: float) -> bool:
     """Change the score of a task's prediction; False where somebody deleted the prediction, and no newer one came."""
-    gone = False
     try:
         set_score(context.label_studio, record.prediction, score)
     except LabelStudioError as error:
         if error.status != 404:
             raise
-        gone = True
-    now = context.order.some_records(project, [task]).get(task)
-    if now is None or now.prediction != record.prediction:
-        return True
-    if gone:
-        context.order.forget(project, [task])
-    else:
-        context.order.set_shown(project, task, replace(record, shown=score))
-    return not gone
+        return not context.order.forget_prediction(project, task, record.prediction)
+    context.order.set_shown(project, task, replace(record, shown=score))
+    return True
 
 
 def _tell(context: WorkerContext, project: int, remark: str) -> None:
@@ -312,6 +313,10 @@ def _tell(context: WorkerContext, project: int, remark: str) -> None:
         context.order.set_remark(project, remark)
         if remark:
             log.warning("project %d: %s", project, remark)
+
+
+def _digest(made_from: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _encoder(context: WorkerContext) -> str:

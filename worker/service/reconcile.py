@@ -131,6 +131,7 @@ def _catch_up_with_hints(context: WorkerContext, plan: Plan) -> None:
         found = context.label_studio.tasks(project, part)
         gone = set(part) - {task.id for task in found}
         forgotten = context.pending.forget_tasks(project, gone)
+        context.order.forget(project, gone)
         if gone:
             log.info("project %d: %d tasks are gone, %d of them were known here", project, len(gone), forgotten)
         if context.settings.prelabel:

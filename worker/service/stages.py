@@ -82,10 +82,10 @@ class PredictionStages:
                     embedded.embedding, vocabulary, embedded.picture.pixels, head=plan.adapter,
                     classes=embedded.classes, size=embedded.picture.size,
                 )  # fmt: skip
-            found = plan.calibration.applied(found)
-            result = self._encode(turn, found, embedded.picture.size)
             ordered = self._context.settings.order
             image = describe_image(turn.image.key, embedded.embedding, found) if ordered else None
+            found = plan.calibration.applied(found)
+            result = self._encode(turn, found, embedded.picture.size)
         except Exception as error:
             if treatment_of(Stage.DRAW, error) is None:
                 raise

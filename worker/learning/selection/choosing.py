@@ -54,7 +54,7 @@ def next_images(
     Args:
         candidates: images nobody has corrected yet.
         corrected_vectors: of the images that are corrected, one each; None = not known.
-        corrected_counts: label key -> number of corrected images that show it, 0 for labels nobody corrected yet.
+        corrected_counts: label key -> regions of it that annotators kept or drew, 0 for labels nobody corrected yet.
         count: images to choose, at most.
         random_share: of the places that go to held-out images at random.
         seed: of the order in which these come, and of equals; for one project always the same.

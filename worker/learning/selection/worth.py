@@ -19,7 +19,7 @@ _UNKNOWN_MARGIN = 0.5  # where no candidate has one
 
 @dataclass(frozen=True)
 class Rarities:
-    """How rare each label is among the corrected images: 1 / sqrt(1 + images that show it).
+    """How rare each label is among what annotators kept or drew: 1 / sqrt(1 + regions of it).
 
     Attributes:
         of_label: label key -> rarity in (0, 1].

@@ -49,12 +49,12 @@ def refit(
         LearningError: the pointer is damaged.
     """
     maps = {name: one.to_json() for name, one in fit_maps(records, context.settings).items()}
-    file = context.adapters.calibrations(project)
-    if maps == file.read():
+    file, engine = context.adapters.calibrations(project), engine_name(context.settings)
+    if maps == file.read().get(engine, {}):
         return
     with context.adapters.moving(project.id):
         lease.check()
-        file.write(maps)
+        file.write(engine, maps)
     context.adapters.served(project, from_disk=True)
     told = ", ".join(f"{name} {one['slope']:.2f} {one['bias']:+.2f} ({one['records']})" for name, one in maps.items())
     log.info("project %d: slope and bias of the scores (regions fitted on): %s", project.id, told or "none")

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -81,11 +81,13 @@ class UnreadTask:
         task: its id.
         reason: for people; it names the task.
         key: of the image, see `TaskImage.key`; the task's id where it is about the whole task.
+        records: what became of each region of the image: that needs no pixels. () where it is about the whole task.
     """
 
     task: int
     reason: str
     key: str
+    records: tuple[RegionRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,10 @@ class _Reader:
         told: set[str] = set()  # an annotation that cannot be read is the same trouble for every image
         for image in opened.images:
             found = self._tried(task, image.key, partial(self._read, opened, image))
-            if isinstance(found, Correction | UnreadTask):
+            if isinstance(found, Correction):
                 yield found
+            elif isinstance(found, UnreadTask):
+                yield self._with_records(found, opened, image)
             elif found is not None and found.reason not in told:
                 told.add(found.reason)
                 yield found
@@ -245,6 +249,20 @@ class _Reader:
         images = images_of(task, self._vocabulary).images
         return _OpenedTask(task, annotations, self._label_studio.predictions(task.id), images)
 
+    def _with_records(self, unread: UnreadTask, opened: _OpenedTask, image: TaskImage) -> UnreadTask:
+        try:
+            with _malformed_is_typed():
+                return replace(unread, records=self._records(opened, image))
+        except RegionError:  # told once the image can be read
+            return unread
+
+    def _records(self, opened: _OpenedTask, image: TaskImage) -> tuple[RegionRecord, ...]:
+        return tuple(
+            record
+            for row in opened.annotations
+            for record in region_records(row, opened.predictions, image.vocabulary, self._ours)
+        )
+
     def _read(self, opened: _OpenedTask, image: TaskImage) -> Correction:
         task, annotations, vocabulary = opened.task, opened.annotations, image.vocabulary
         picture = self._images.load(
@@ -256,11 +274,7 @@ class _Reader:
                 image.key, annotations, vocabulary, picture.pixels, embedding,
                 longest_side=self._longest_side, size=picture.size,
             )  # fmt: skip
-            records = tuple(
-                record
-                for row in annotations
-                for record in region_records(row, opened.predictions, vocabulary, self._ours)
-            )
+            records = self._records(opened, image)
         ids = tuple(annotation.id for annotation in annotations)
         outcomes = count_records(records)
         return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example, vocabulary, records)

@@ -45,7 +45,7 @@ class CorrectionsReader:
         missing: what is left out so far because it cannot be read now, key of the image or id of the task -> reason.
         left_out: what cannot be learned from until somebody changes it, task -> reason; the first thousand.
         outcomes: what annotators did with the predicted regions of everything read, by label key.
-        records: what became of each of these regions.
+        records: what became of each of these regions, and of those of images that cannot be read now.
         vocabulary: of the project, with the labels that tasks bring along themselves once these are read.
     """
 
@@ -106,6 +106,7 @@ class CorrectionsReader:
                     raise RetryLater(found.reason)
                 few = len(self.missing) < _MOST_LEFT_OUT  # else not each image by itself: served.json has a bound
                 self.missing[found.key if few else str(found.task)] = found.reason
+                self.records += found.records
                 continue
             if isinstance(found, LeftOutTask):
                 self._leave_out(found)
