@@ -21,7 +21,7 @@ from worker.learning.recipes.quick.augmentation import Augmentation
 from worker.learning.recipes.quick.classifier import ClassifierConfig
 from worker.learning.recipes.quick.ensemble import EnsembleConfig
 from worker.learning.recipes.quick.features import TOWER_COMPONENTS, FeatureExtractor, cell_grid, match_classes
-from worker.learning.recipes.quick.recipe import QuickAdapter, QuickRecipe
+from worker.learning.recipes.quick.recipe import QuickAdapter, QuickRecipe, _LastImage
 from worker.learning.recipes.quick.retrieval import MemoryBank
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import Head, ImageScores
@@ -127,6 +127,28 @@ def test_without_strength_it_is_the_zero_shot_model(
     assert learned.at_strength(0).taught(HALF) == ()
     half, whole = (learned.at_strength(s).scores(image).posterior() for s in (0.5, 1.0))
     assert not torch.equal(half, whole)
+
+
+def test_strengths_share_what_was_learned_of_an_image(
+    learned: QuickAdapter, unseen: list[tuple[Example, Truth]], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    original = classifier.Classifier.logits
+
+    def logits(self: classifier.Classifier, cells: classifier.CellInputs) -> torch.Tensor:
+        asked.append(len(cells.offset.T))
+        return original(self, cells)
+
+    images = [score(example, segmenter) for example, _ in unseen[:2]]
+    alone = [
+        [replace(learned, strength=strength, _last=_LastImage()).scores(image).logits for strength in (0.5, 1.0)]
+        for image in images
+    ]
+    monkeypatch.setattr(classifier.Classifier, "logits", logits)
+    for image, expected in zip(images, alone, strict=True):
+        for strength, one in zip((0.5, 1.0), expected, strict=True):
+            assert torch.equal(learned.at_strength(strength).scores(image).logits, one)
+    assert len(asked) == len(images)
 
 
 def test_labels_without_text_are_learned_alike_at_any_strength(

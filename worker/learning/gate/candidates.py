@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worker.learning.gate.comparison import Comparison
-from worker.learning.gate.evaluator import Evaluator
+from worker.learning.gate.evaluator import Evaluator, GridPrediction
 from worker.learning.gate.splits import EvaluationImage
 from worker.learning.interfaces import Adapter
+from worker.segmentation.heads import Head
 from worker.segmentation.metrics import Confusion
 
 LEAST_GAIN = 0.005
@@ -121,23 +122,45 @@ class Baselines:
         return Candidate(0.0, None, versus_served, versus_itself, None, tuple(objections))
 
     def evaluate(
-        self, strength: float, trained: Adapter, fold_adapters: Sequence[Adapter], *, supplied: bool = False
-    ) -> Candidate:
-        """Evaluate an adapter at one strength.
+        self, strengths: Sequence[float], trained: Adapter, fold_adapters: Sequence[Adapter], *, supplied: bool = False
+    ) -> list[Candidate]:
+        """Evaluate an adapter at several strengths.
 
         Args:
-            strength: above 0.
+            strengths: above 0.
             trained: on all training examples.
             fold_adapters: trained on each training set of the split.
             supplied: whether they learned from generated examples too.
+
+        Returns:
+            A candidate for each strength.
         """
-        evaluator, images, adapter = self._evaluator, self._images, trained.at_strength(strength)
-        fold_heads = [fold_adapter.at_strength(strength) for fold_adapter in fold_adapters]
-        predictions = evaluator.predict(images, lambda image: adapter if image.fold is None else fold_heads[image.fold])
+
+        def heads_of(image: EvaluationImage) -> list[Head | None]:
+            adapter = trained if image.fold is None else fold_adapters[image.fold]
+            return [adapter.at_strength(strength) for strength in strengths]
+
+        evaluator, images = self._evaluator, self._images
+        predicted = evaluator.predict_each(images, heads_of)
         if self.has_unseen:
-            on_shared = [p for image, p in zip(images, predictions, strict=True) if self._is_unseen(image)]
+            on_shared = [one for image, one in zip(images, predicted, strict=True) if self._is_unseen(image)]
         else:
-            on_shared = evaluator.predict(self.shared, lambda image: adapter)
+            everywhere: list[Head | None] = [trained.at_strength(strength) for strength in strengths]
+            on_shared = evaluator.predict_each(self.shared, lambda image: everywhere)
+        return [
+            self._candidate(
+                strength, trained.at_strength(strength), [one[k] for one in predicted], [one[k] for one in on_shared],
+                supplied,
+            )
+            for k, strength in enumerate(strengths)
+        ]  # fmt: skip
+
+    def _candidate(
+        self, strength: float, adapter: Adapter, predictions: Sequence[GridPrediction],
+        on_shared: Sequence[GridPrediction], supplied: bool,
+    ) -> Candidate:  # fmt: skip
+        """Compare what an adapter predicts for all images, and for the shared ones."""
+        evaluator, images = self._evaluator, self._images
         versus_zero_shot = Comparison.of(self._zero_shot, evaluator.confusions(images, predictions))
         versus_served = Comparison.of(self._served_now, evaluator.confusions(self.shared, on_shared))
         objections = self._objections(versus_served, self._least_gain)
@@ -164,7 +187,7 @@ class Baselines:
             checked = self.evaluate_zero_shot()
             objections = list(checked.objections)
         else:
-            checked = self.evaluate(found.strength, trained, fold_adapters)
+            (checked,) = self.evaluate([found.strength], trained, fold_adapters)
             objections = self._objections(checked.versus_served, self._least_gain)
             objections += self._objections_of_zero_shot(checked.versus_zero_shot)
         return replace(

@@ -155,8 +155,7 @@ def _compared(
         names: of each class.
     """
     trained, *fold_adapters = [fitted.plain for fitted in fits]
-    evaluated = [baselines.evaluate(strength, trained, fold_adapters) for strength in STRENGTHS]
-    plain = [baselines.evaluate_zero_shot(), *evaluated]
+    plain = [baselines.evaluate_zero_shot(), *baselines.evaluate(STRENGTHS, trained, fold_adapters)]
     candidates, generator = _with_supplied(baselines, plain, fits)
     confirmed = _as_it_is if along_outlines is None else _confirming(along_outlines, fits)
     verdict, best = _decide(baselines, candidates, plain, served, keys, names, confirmed)
@@ -214,10 +213,8 @@ def _with_supplied(
         one for one in candidates[1:]
         if not one.objections and (baselines.has_unseen or one.strength == best_strength)  # others are not promoted
     ]  # fmt: skip
-    rivals = {
-        one.strength: baselines.evaluate(one.strength, supplied, folds, supplied=True)
-        for one in (_in_turn(unopposed)[:1] or candidates[1:])
-    }
+    tried = [one.strength for one in _in_turn(unopposed)[:1] or candidates[1:]]
+    rivals = {one.strength: one for one in baselines.evaluate(tried, supplied, folds, supplied=True)}
     chosen, compared = [], []
     for plain in candidates:
         rival = rivals.get(plain.strength, plain)

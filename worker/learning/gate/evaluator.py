@@ -74,7 +74,18 @@ class Evaluator:
         self, images: Sequence[EvaluationImage], head_of: Callable[[EvaluationImage], Head | None]
     ) -> list[GridPrediction]:
         """Predict each image with the head `head_of` chooses for it; None is the zero-shot model."""
-        return [self._predict(image.example, head_of(image), outlines=self._outlines) for image in images]
+        return [found for (found,) in self.predict_each(images, lambda image: [head_of(image)])]
+
+    def predict_each(
+        self, images: Sequence[EvaluationImage], heads_of: Callable[[EvaluationImage], Sequence[Head | None]]
+    ) -> list[list[GridPrediction]]:
+        """Predict each image with each head that `heads_of` chooses for it, before the next image: heads that differ in
+        strength alone share what they compute.
+        """
+        return [
+            [self._predict(image.example, head, outlines=self._outlines) for head in heads_of(image)]
+            for image in images
+        ]
 
     def confusions(
         self, images: Sequence[EvaluationImage], predictions: Sequence[GridPrediction]

@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
+from weakref import ref
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.errors import LearningError
@@ -64,6 +66,22 @@ _WORDS_ALONE = "the words alone are better than what the networks learn from the
 _REMEDY = "Draw a label in at least one picture and accept it."
 
 
+class _LastImage:
+    """Holds what was learned of the image that was scored last, for the next strength. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._held: tuple[ref[ImageScores], tuple[ClassScores, ClassScores]] | None = None
+
+    def scores_of(
+        self, image: ImageScores, compute: Callable[[ImageScores], tuple[ClassScores, ClassScores]]
+    ) -> tuple[ClassScores, ClassScores]:
+        """What `compute` returns for the image, or returned for it just before."""
+        held = self._held
+        if held is None or held[0]() is not image:
+            held = self._held = ref(image), compute(image)
+        return held[1]
+
+
 @dataclass(frozen=True)
 class QuickAdapter:
     """What `QuickRecipe` learned; its scores come on a grid of 128 cells along the long side.
@@ -74,6 +92,7 @@ class QuickAdapter:
     extractor: FeatureExtractor
     classifier: Classifier
     strength: float = 1.0
+    _last: _LastImage = field(default_factory=_LastImage, repr=False, compare=False)
 
     @property
     def refinement(self) -> Method:
@@ -85,16 +104,19 @@ class QuickAdapter:
         """See `worker.segmentation.heads.Head`."""
         if self.strength == 0 or image.image is None:
             return image.zero_shot
-        features = self.extractor.extract(image, image.image)
+        zero_shot, learned = self._last.scores_of(image, partial(self._learned, pixels=image.image))
+        return learned if self.strength == 1 else blend(zero_shot, learned, self.strength)
+
+    def _learned(self, image: ImageScores, pixels: NDArray[np.uint8]) -> tuple[ClassScores, ClassScores]:
+        """What is blended: zero-shot scores on the grid, of labels with words, and what was learned."""
+        features = self.extractor.extract(image, pixels)
         cells = self.extractor.cells(features, Augmentation.identity(features.patches))
         taught = self.classifier.logits(cells).reshape(-1, *features.grid).to(features.zero_shot.logits.device)
         rows = self.extractor.rows_in(features.words)
         learned = _with_untaught(features.zero_shot, rows, self.extractor.trust, taught)
-        if self.strength == 1:
-            return learned
         has_text = self.extractor.has_text.tolist()
         unread = [row for row, known in zip(rows, has_text, strict=False) if row is not None and not known]
-        return blend(features.zero_shot.without(unread), learned, self.strength)
+        return features.zero_shot.without(unread), learned
 
     def taught(self, words: Words) -> Words:
         """See `worker.learning.interfaces.Adapter`."""

@@ -37,5 +37,7 @@ class MemoryBank:
         return torch.cat([self._retrieve(inputs[start : start + _ROWS_AT_ONCE]) for start in starts])
 
     def _retrieve(self, inputs: Tensor) -> Tensor:
-        distance = torch.cdist(inputs, self.keys).square_().div_(inputs.shape[1])
-        return distance.mul_(-_SHARPNESS).softmax(dim=1) @ self.shares
+        # Minus the squared distances, but for the squares of the inputs, which no softmax over the memory sees.
+        scale = _SHARPNESS / inputs.shape[1]
+        closeness = torch.addmm(self.keys.square().sum(dim=1), inputs, self.keys.T, beta=-scale, alpha=2 * scale)
+        return closeness.softmax(dim=1) @ self.shares
