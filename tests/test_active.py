@@ -15,7 +15,6 @@ from plugin_config.settings import Settings
 from tests.test_learn import write_set
 from worker.lab.active_figures import Interval, area, seed_figures, summary, table
 from worker.lab.active_page import (
-    NOT_MEASURED,
     PAGE,
     ActiveResults,
     MeasuredSet,
@@ -28,6 +27,7 @@ from worker.lab.evaluation import active
 from worker.lab.evaluation.active import DRAWN, Measurement, drawn_project
 from worker.lab.evaluation.active_loop import ORDERS, Asked, Round, Run
 from worker.lab.evaluation.annotator import Correction
+from worker.lab.results import EMPTY
 from worker.learning.gate.splits import is_held_out
 from worker.learning.interfaces import UNLABELLED
 from worker.learning.selection.candidates import Candidate
@@ -101,7 +101,7 @@ def test_differences_are_paired_over_the_seeds() -> None:
 def test_seeds_are_added_to_those_of_the_same_command(tmp_path: Path) -> None:
     file, page_file = tmp_path / "active.json", tmp_path / "active.md"
     write_active(ActiveResults((MeasuredSet("one", "c"), MeasuredSet("two", "c")), ("A note.",)), file, page_file)
-    assert page_file.read_text().count(NOT_MEASURED.capitalize()) == 2
+    assert page_file.read_text().count(EMPTY.capitalize()) == 2
     for seed, command in (("0", "c"), ("1", "c")):
         live = MeasuredSet("one", command, "2026-01-02", {seed: figures(random=[0, 0.1, 0.2, 0.3])})
         write_active(read_active(file).with_seeds(live), file, page_file)

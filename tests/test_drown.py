@@ -174,7 +174,7 @@ def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest.
     assert drown_page.main(page, tmp_path) == 2
     assert "drown.json: it cannot be read" in capsys.readouterr().err
     assert page.read_text() == f"Before.\n{expected}\nAfter.\n"
-    with pytest.raises(EnvironmentBroken, match="Name another file"):
+    with pytest.raises(EnvironmentBroken, match="Check its folder"):
         store_result(tmp_path / "none" / "drown.json", "c", {})
 
 

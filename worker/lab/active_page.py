@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plugin_config.errors import EnvironmentBroken
-from plugin_config.files import written_whole
 from worker.lab.active_figures import Interval, SeedFigures, summary
 from worker.lab.evaluation.annotator import ACCEPTED_FROM, SMALL_SHARE, Noise
+from worker.lab.results import EMPTY, RESULTS_FOLDER, ROOT, as_json, read_json, write_file
 from worker.learning.selection.choosing import FEWEST_DIVERSE, MOST_DIVERSE, RANDOM_SHARE
 from worker.report.time_model import TimeModel
 
-_ROOT = Path(__file__).resolve().parents[2]
-RESULTS = _ROOT / "docs" / "results" / "active.json"
-PAGE = _ROOT / "docs" / "research" / "active.md"
-NOT_MEASURED = "not measured yet"
+RESULTS = RESULTS_FOLDER / "active.json"
+PAGE = ROOT / "docs" / "research" / "active.md"
 
 _NOISE = Noise()
 
@@ -132,12 +128,9 @@ def read_active(path: Path = RESULTS) -> ActiveResults:
     Raises:
         EnvironmentBroken: it is not there, or not what `write_active` writes.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return ActiveResults(tuple(MeasuredSet(**row) for row in found["sets"]), tuple(found["notes"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"it cannot be read ({type(error).__name__}: {error})"
-        raise EnvironmentBroken(f"file {path}", problem, "Take it from the project's repository again.") from error
+    return read_json(
+        path, lambda found: ActiveResults(tuple(MeasuredSet(**row) for row in found["sets"]), tuple(found["notes"]))
+    )
 
 
 def write_active(results: ActiveResults, path: Path = RESULTS, page_path: Path = PAGE) -> None:
@@ -146,13 +139,8 @@ def write_active(results: ActiveResults, path: Path = RESULTS, page_path: Path =
     Raises:
         EnvironmentBroken: one of them cannot be written.
     """
-    try:
-        with written_whole(path) as aside:
-            aside.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
-        with written_whole(page_path) as aside:
-            aside.write_text(page(results), encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentBroken(f"file {path}", f"it cannot be written ({error})", "Check its folder.") from error
+    write_file(path, as_json(asdict(results)))
+    write_file(page_path, page(results))
 
 
 def page(results: ActiveResults) -> str:
@@ -166,7 +154,7 @@ def page(results: ActiveResults) -> str:
 
 def _measured(one: MeasuredSet) -> str:
     if not one.seeds:
-        return f"### {one.name}\n\n{NOT_MEASURED.capitalize()}: `{one.command} --store`\n"
+        return f"### {one.name}\n\n{EMPTY.capitalize()}: `{one.command} --store`\n"
     found = one.summary
     title = f"### {one.name}\n\n{found['seeds']} seeds, {found['images']} images to choose from; {one.date}, "
     title += f"`{one.command}`; {found['seconds_per_seed']:.0f} s per seed.\n"

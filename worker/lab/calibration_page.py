@@ -6,18 +6,15 @@ same name in docs/results/calibration.json, of which the page is made.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plugin_config.errors import EnvironmentBroken
-from plugin_config.files import written_whole
-from worker.lab.results import EMPTY, ROOT
+from worker.lab.results import EMPTY, RESULTS_FOLDER, ROOT, as_json, read_json, write_file, write_part
 
 PAGE = ROOT / "docs" / "research" / "calibration.md"
-RESULTS = ROOT / "docs" / "results" / "calibration.json"
+RESULTS = RESULTS_FOLDER / "calibration.json"
 BEGIN = "<!-- Made of docs/results/calibration.json by `python -m worker.lab.calibration_page`. -->"
 END = "<!-- The end of what is made. -->"
 SETS: Mapping[str, str] = {"drawn": "drawn scenes, zero-shot", "nuts18": "dried fruit, after learning"}
@@ -32,19 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         EnvironmentBroken: a file cannot be read, or a result or the page cannot be written.
     """
-    try:
-        found = read_results()
-        for name in arguments:
-            found |= json.loads(Path(name).read_text(encoding="utf-8"))
-        with written_whole(RESULTS) as aside:
-            aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        text = PAGE.read_text(encoding="utf-8")
-        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-        with written_whole(PAGE) as aside:
-            aside.write_text(f"{before}{BEGIN}\n\n{measured_part(found)}\n\n{END}{after}", encoding="utf-8")
-    except (OSError, ValueError) as error:
-        remedy = "Give what `zeromask evaluate --protocol calibration --json` printed, in a clone of the project."
-        raise EnvironmentBroken("page of the calibration", f"it cannot be written ({error})", remedy) from error
+    found = read_results()
+    for name in arguments:
+        found |= read_json(Path(name), dict)
+    write_file(RESULTS, as_json(found))
+    write_part(PAGE, BEGIN, END, measured_part(found))
     return 0
 
 
@@ -52,9 +41,9 @@ def read_results(path: Path = RESULTS) -> dict[str, Any]:
     """The stored figures by set; none where none are stored.
 
     Raises:
-        OSError, ValueError: the file cannot be read.
+        EnvironmentBroken: the file cannot be read.
     """
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_json(path, dict) if path.is_file() else {}
 
 
 def measured_part(found: Mapping[str, Any]) -> str:

@@ -4,17 +4,14 @@ published, and what nobody here has measured.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from plugin_config.errors import EnvironmentBroken
-from plugin_config.files import written_whole
 from worker.lab.paper_figures import kind_of
-from worker.lab.results import EMPTY, RESULTS_FOLDER, ROOT
+from worker.lab.results import EMPTY, RESULTS_FOLDER, ROOT, as_json, read_json, write_file
 
 RESULTS = RESULTS_FOLDER / "papers.json"
 PAGE = ROOT / "docs" / "research" / "papers.md"
@@ -111,16 +108,15 @@ def read_papers(path: Path = RESULTS) -> Papers:
     Raises:
         EnvironmentBroken: it is not there, or not what `write_papers` writes.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        published = [{**row, "folds": tuple(row.get("folds", ()))} for row in found["published"]]
-        return Papers(
-            tuple(MeasuredRow(**row) for row in found["measured"]), tuple(PublishedRow(**row) for row in published),
-            tuple(found["unmeasured"]), tuple(found["notes"]),
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"it cannot be read ({type(error).__name__}: {error})"
-        raise EnvironmentBroken(f"file {path}", problem, "Take it from the project's repository again.") from error
+    return read_json(path, _papers)
+
+
+def _papers(found: Any) -> Papers:
+    published = [{**row, "folds": tuple(row.get("folds", ()))} for row in found["published"]]
+    return Papers(
+        tuple(MeasuredRow(**row) for row in found["measured"]), tuple(PublishedRow(**row) for row in published),
+        tuple(found["unmeasured"]), tuple(found["notes"]),
+    )  # fmt: skip
 
 
 def write_papers(papers: Papers, path: Path = RESULTS, page_path: Path = PAGE) -> None:
@@ -129,13 +125,8 @@ def write_papers(papers: Papers, path: Path = RESULTS, page_path: Path = PAGE) -
     Raises:
         EnvironmentBroken: one of them cannot be written.
     """
-    try:
-        with written_whole(path) as aside:
-            aside.write_text(json.dumps(asdict(papers), indent=1) + "\n", encoding="utf-8")
-        with written_whole(page_path) as aside:
-            aside.write_text(page(papers), encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentBroken(f"file {path}", f"it cannot be written ({error})", "Check its folder.") from error
+    write_file(path, as_json(asdict(papers)))
+    write_file(page_path, page(papers))
 
 
 def page(papers: Papers) -> str:
