@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
 from worker.learning.gate import decision
-from worker.learning.gate.candidates import Baselines, Candidate, fall_objections
+from worker.learning.gate.candidates import Baselines, Candidate, falling_classes
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.decision import Verdict, judge
+from worker.learning.gate.evaluator import Evaluator, GridPrediction
+from worker.learning.gate.splits import EvaluationImage
 from worker.learning.interfaces import UNLABELLED, Example, Fitted, Words
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder
-from worker.segmentation.heads import ImageScores
-from worker.segmentation.metrics import VOID
+from worker.segmentation.heads import Head, ImageScores
+from worker.segmentation.metrics import VOID, Confusion
 from worker.segmentation.outlines.refinement import FINE, POSTERIORS
 from worker.segmentation.segmenter import Segmenter
 
@@ -345,6 +349,94 @@ def test_a_newcomer_meets_what_is_served_only_where_neither_has_learned(
     assert unknown.figures["judged_on"]["cross_validated"] == 8
 
 
+class Prepared(Evaluator):
+    """Predicts two labels and the background with prepared results; the zero-shot model finds nothing.
+
+    Args:
+        before, after: confusion of each image, by what is served and by a `FineAdapter`.
+        shown: number of images that are said to show each class.
+    """
+
+    def __init__(self, before: Sequence[Confusion], after: Sequence[Confusion], shown: Sequence[int]) -> None:
+        self.classes, self._results = 3, (before, after, [counts(0, 0, 95)] * len(before))
+        self._shown = np.array(shown)
+
+    def shows_label(self, images: Sequence[EvaluationImage]) -> bool:
+        return True
+
+    def shown(self, images: Sequence[EvaluationImage]) -> NDArray[np.int64]:
+        return self._shown
+
+    def predict_each(
+        self, images: Sequence[EvaluationImage], heads_of: Callable[[EvaluationImage], Sequence[Head | None]]
+    ) -> list[list[GridPrediction]]:
+        nowhere = np.zeros((1, 1), dtype=np.float32)
+        which = {type(None): 2, LinearAdapter: 0, FineAdapter: 1}
+        return [
+            [GridPrediction(np.full((1, 1), which[type(head)], dtype=np.int16), nowhere) for head in heads_of(image)]
+            for image in images
+        ]
+
+    def confusions(self, images: Sequence[EvaluationImage], predictions: Sequence[GridPrediction]) -> list[Confusion]:
+        return [self._results[int(one.classes[0, 0])][k] for k, one in enumerate(predictions)]
+
+    def agreement(self, images: Sequence[EvaluationImage], predictions: Sequence[GridPrediction]) -> float | None:
+        return None
+
+
+def counts(*hits: int) -> Confusion:
+    """Of 100 cells of each class, so many are right; the others are taken for the background, or it for the first."""
+    found = np.diag(hits)
+    for k, hit in enumerate(hits):
+        found[k, 2 if k < 2 else 0] += 100 - hit
+    return found
+
+
+FALLING = [counts(20, 50, 95)] * 6, [counts(90, 20, 95)] * 6
+CHANCE = [counts(40, 40, 95)] * 6, [*[counts(80, 80, 95)] * 3, *[counts(22, 22, 95)] * 3]
+
+
+@pytest.mark.parametrize(
+    ("results", "shown", "succeeds", "objection"),
+    [
+        (FALLING, (6, 3, 6), False, "dax would fall"),
+        (FALLING, (6, 3, 6), True, ""),  # on three images
+        (FALLING, (6, 4, 6), True, "dax would fall"),
+        (CHANCE, (6, 6, 6), False, "may be chance"),
+        (CHANCE, (6, 6, 6), True, ""),
+    ],
+)
+def test_a_successor_needs_less_proof(
+    results: tuple[Sequence[Confusion], Sequence[Confusion]], shown: Sequence[int], succeeds: bool, objection: str,
+    strange: list[Example], segmenter: Segmenter,
+) -> None:  # fmt: skip
+    images = [EvaluationImage(example, None) for example in strange[:6]]
+    learned = LinearRecipe().fit(strange[6:8], STRANGE, segmenter)
+    names = ["wug", "dax", "background"]
+    baselines = Baselines(Prepared(*results, shown), images, learned, {"elsewhere"}, names, succeeds=succeeds)
+    (candidate,) = baselines.evaluate([1.0], FineAdapter(learned.weights), [])
+    assert objection in "; ".join(candidate.objections)
+    assert bool(candidate.objections) == bool(objection), candidate.objections
+
+
+@pytest.mark.parametrize(("seen", "succeeds"), [(range(6), True), (range(1, 9), False), ((), False)])
+def test_a_successor_is_trained_on_the_same_corrections_and_more(
+    seen: Sequence[int], succeeds: bool, served: Verdict, strange: list[Example], segmenter: Segmenter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    found: list[bool] = []
+    original = Baselines.__init__
+
+    def initialised(self: Baselines, *args: Any, succeeds: bool) -> None:
+        found.append(succeeds)
+        original(self, *args, succeeds=succeeds)
+
+    monkeypatch.setattr(Baselines, "__init__", initialised)
+    keys = [strange[k].key for k in seen]
+    judge(LinearRecipe(), strange[:8], [], served.adapter, STRANGE, segmenter, seen=keys)
+    assert set(found) == {succeeds}
+
+
 def test_an_adapter_that_went_bad_gives_way_to_the_zero_shot_model(known: list[Example], segmenter: Segmenter) -> None:
     class Hopeless(LinearRecipe):
         """Learns the wrong way round."""
@@ -558,10 +650,11 @@ def test_void_is_never_judged(strange: list[Example], segmenter: Segmenter) -> N
 def test_a_background_that_is_hardly_found_may_fall(found: int, objections: list[str]) -> None:
     before = np.array([[9900, 0], [100 - found, found]])  # rows are the truth: a label, then the background
     after = np.array([[9900, 0], [100, 0]])
-    assert fall_objections(Comparison.of([before] * 6, [after] * 6), ["wug", "background"]) == objections
+    falls = falling_classes(Comparison.of([before] * 6, [after] * 6), ["wug", "background"])
+    assert list(falls.values()) == objections
 
 
 def test_a_label_may_not_fall_however_little_of_it_is_found() -> None:
     before, after = np.array([[6, 94], [0, 900]]), np.array([[0, 100], [0, 900]])
-    falls = fall_objections(Comparison.of([before] * 6, [after] * 6), ["wug", "background"])
-    assert falls == ["wug would fall from 0.06 to 0.00"]
+    falls = falling_classes(Comparison.of([before] * 6, [after] * 6), ["wug", "background"])
+    assert falls == {0: "wug would fall from 0.06 to 0.00"}

@@ -24,8 +24,15 @@ learned from one seems to gain on the other and may lose on other images."""
 BOOTSTRAP_ALPHA = 0.05
 """Share of the bootstrap resamples that may contradict a gain."""
 
+SUCCESSOR_ALPHA = 0.25
+"""The same for a successor: what the same recipe learns from more corrections is nearly always better."""
+
 MOST_DROP = 0.03
 """IoU that a single label may lose; a larger drop is an objection where 9 of 10 resamples agree that it falls."""
+
+FEWEST_OF_SUCCESSOR = 4
+"""Images that must show a label before its fall speaks against a successor: on all of three it falls by chance once in
+eight times."""
 
 LEAST_BACKGROUND = 0.25
 """IoU of the background below which it may fall: what is served does not find it anyway, most often because labels fill
@@ -91,6 +98,8 @@ class Baselines:
         served: what is served now; None = the zero-shot model.
         seen: keys of the examples that the served adapter was trained on.
         names: of each class, the background last.
+        succeeds: whether the candidates are successors of what is served: of the same recipe, and trained on the same
+            corrections and more. Less proof is asked of them.
 
     Attributes:
         has_unseen: whether there is an image with a label that neither side was trained on. If not, because corrections
@@ -100,7 +109,7 @@ class Baselines:
 
     def __init__(
         self, evaluator: Evaluator, images: Sequence[EvaluationImage], served: Adapter | None, seen: Collection[str],
-        names: Sequence[str],
+        names: Sequence[str], *, succeeds: bool = False,
     ) -> None:  # fmt: skip
         self._evaluator, self._images, self._served, self._names = evaluator, images, served, names
         self._seen = frozenset(seen) if served is not None else frozenset()
@@ -111,13 +120,15 @@ class Baselines:
         self._served_now = evaluator.confusions(self.shared, evaluator.predict(self.shared, lambda image: served))
         only_one = len({image.example.key for image in images}) == 1 and images[0].fold is not None
         self._least_gain = LEAST_GAIN_OF_ONE_IMAGE if only_one else LEAST_GAIN
+        self._succeeds = succeeds
+        self._shown = evaluator.shown(self.shared)
         self._zero_shot_recall = _mean_recall(np.sum(self._zero_shot, axis=0))
 
     def evaluate_zero_shot(self) -> Candidate:
         """Evaluate the zero-shot model itself as a candidate: going back to it is always possible."""
         predictions = self._evaluator.predict(self.shared, lambda image: None)
         versus_served = Comparison.of(self._served_now, self._evaluator.confusions(self.shared, predictions))
-        objections = self._objections(versus_served, LEAST_GAIN)
+        objections = self._objections(versus_served, LEAST_GAIN, succeeds=False)
         versus_itself = Comparison.of(self._zero_shot, self._zero_shot)
         return Candidate(0.0, None, versus_served, versus_itself, None, tuple(objections))
 
@@ -163,7 +174,7 @@ class Baselines:
         evaluator, images = self._evaluator, self._images
         versus_zero_shot = Comparison.of(self._zero_shot, evaluator.confusions(images, predictions))
         versus_served = Comparison.of(self._served_now, evaluator.confusions(self.shared, on_shared))
-        objections = self._objections(versus_served, self._least_gain)
+        objections = self._objections(versus_served, self._least_gain, succeeds=self._succeeds)
         objections += self._objections_of_zero_shot(versus_zero_shot)
         agreement, needed = evaluator.agreement(images, predictions), LEAST_AGREEMENT * self._zero_shot_recall
         if agreement is not None and agreement < needed:
@@ -188,7 +199,7 @@ class Baselines:
             objections = list(checked.objections)
         else:
             (checked,) = self.evaluate([found.strength], trained, fold_adapters)
-            objections = self._objections(checked.versus_served, self._least_gain)
+            objections = self._objections(checked.versus_served, self._least_gain, succeeds=self._succeeds)
             objections += self._objections_of_zero_shot(checked.versus_zero_shot)
         return replace(
             found,
@@ -200,32 +211,38 @@ class Baselines:
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen
 
-    def _objections(self, versus_served: Comparison, least_gain: float) -> list[str]:
-        objections = _gain_objections(versus_served, "what is served", least_gain)
-        return objections + fall_objections(versus_served, self._names)
+    def _objections(self, versus_served: Comparison, least_gain: float, *, succeeds: bool) -> list[str]:
+        alpha, fewest = (SUCCESSOR_ALPHA, FEWEST_OF_SUCCESSOR) if succeeds else (BOOTSTRAP_ALPHA, 1)
+        objections = _gain_objections(versus_served, "what is served", least_gain, alpha)
+        falls = {k: sentence for k, sentence in falling_classes(versus_served, self._names).items()
+                 if self._shown[k] >= fewest}  # fmt: skip
+        return [*objections, *falls.values()]
 
     def _objections_of_zero_shot(self, versus_zero_shot: Comparison) -> list[str]:
         """None where the zero-shot model is what is served: then `_objections` has them."""
         if self._served is None:
             return []
-        return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
+        return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain, BOOTSTRAP_ALPHA)
 
 
-def fall_objections(versus_served: Comparison, names: Sequence[str]) -> list[str]:
-    """Object to each class that would lose more than `MOST_DROP`, but for a background that is hardly found anyway.
+def falling_classes(versus_served: Comparison, names: Sequence[str]) -> dict[int, str]:
+    """Find each class that would lose more than `MOST_DROP`, but for a background that is hardly found anyway.
 
     Args:
         versus_served: a candidate against what is served.
         names: of each class, the background last.
+
+    Returns:
+        class -> a sentence.
     """
     before, after = versus_served.ious
     falling = versus_served.harmed(drop=MOST_DROP, share=_HARM_SHARE)
     background = len(names) - 1
     counted = [label for label in falling if label != background or before[label] >= LEAST_BACKGROUND]
-    return [f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted]
+    return {label: f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted}
 
 
-def _gain_objections(comparison: Comparison, baseline: str, least_gain: float) -> list[str]:
+def _gain_objections(comparison: Comparison, baseline: str, least_gain: float, alpha: float) -> list[str]:
     before, after = comparison.mean_ious
     change = f"mean IoU would go from {before:.3f} to {after:.3f}"
     if after - before < LEAST_GAIN:
@@ -233,7 +250,7 @@ def _gain_objections(comparison: Comparison, baseline: str, least_gain: float) -
     if after - before < least_gain:
         return [f"{change}, too little to trust a single photograph (gain of {least_gain:g} needed): correct another "
                 "one"]  # fmt: skip
-    bound = comparison.lower_bound(BOOTSTRAP_ALPHA)
+    bound = comparison.lower_bound(alpha)
     if bound <= -LEAST_GAIN:
         return [f"{change}, but against {baseline} that may be chance (gain of at least {bound:.3f})"]
     return []

@@ -115,14 +115,15 @@ def judge(
         if not evaluator.shows_label(split.images):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
         fits = [candidate] if candidate is not None else _fit(recipe, train, split, words, segmenter)
+        keys = () if offered else tuple(example.key for example in train)
+        succeeds = type(served) is type(fits[0].plain) and set() < set(seen) < set(keys)
 
         def compared_with(evaluator: Evaluator) -> Baselines:
-            return Baselines(evaluator, split.images, served, set(seen), [*names, "background"])
+            return Baselines(evaluator, split.images, served, set(seen), [*names, "background"], succeeds=succeeds)
 
         along_outlines = (
             None if in_pixels else lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True))
         )
-        keys = () if offered else tuple(example.key for example in train)
         return _compared(compared_with(evaluator), along_outlines, fits, served, keys, names)
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))

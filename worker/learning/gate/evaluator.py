@@ -70,6 +70,11 @@ class Evaluator:
         truths = (self._truth(image.example) for image in images)
         return any(bool(((truth >= 0) & (truth != self._background)).any()) for truth in truths)
 
+    def shown(self, images: Sequence[EvaluationImage]) -> NDArray[np.int64]:
+        """(n + 1,) number of images that show each class, the parts of one image counted once."""
+        shown = {(image.example.key, k) for image in images for k in np.unique(self._truth(image.example)) if k >= 0}
+        return np.bincount([k for _, k in shown], minlength=self.classes)
+
     def predict(
         self, images: Sequence[EvaluationImage], head_of: Callable[[EvaluationImage], Head | None]
     ) -> list[GridPrediction]:
