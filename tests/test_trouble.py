@@ -17,7 +17,8 @@ from plugin_config.local.services import Services
 from plugin_config.queue.jobs import DrainProject, TaskRef
 from plugin_config.settings import Settings
 from tests.stand_ins import StandInContext, StandInLabelStudio, context_fixture, version
-from worker.label_studio.image_loader import ImageLoader, Picture
+from worker.label_studio.image_loader import ImageLoader
+from worker.label_studio.images import Picture
 from worker.segmentation.segmenter import Segmenter
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
