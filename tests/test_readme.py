@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from plugin_config.cli.main import COMMANDS
+from plugin_config.vocabulary import parse_vocabulary
 from tests.browser import stored, walk
 from tests.browser.summary import GROUPS, summary_table
 
@@ -52,6 +53,17 @@ def test_the_table_of_controls_is_that_of_the_stored_results() -> None:
 
 def test_the_picture_series_is_that_of_the_stored_walk() -> None:
     assert walk.filled(README, stored.read(walk.RESULTS)) == README, "run python -m tests.browser.walk --store"
+
+
+def test_the_walk_has_something_to_correct_and_to_find_again() -> None:
+    labels = parse_vocabulary(walk.config()).labels
+    assert [label.key for label in labels] == list(walk.LABELS)
+    drawn = walk.pictures()
+    made_up = list(walk.LABELS).index("wug")
+    shown = [bool((picture.truth == made_up).any()) for picture in drawn]
+    corrected = stored.read(walk.RESULTS)["corrected"]
+    assert sum(shown[:corrected]) >= 3
+    assert shown[corrected], "it is the picture that is shown before and after"
 
 
 def test_the_worst_figure_of_a_row_counts() -> None:
