@@ -48,7 +48,7 @@ def create_app(
         queues: of the same settings; close it when the app is served no more.
         access: the one that the server asks as well, so that wrong guesses are counted in one place.
     """
-    metrics = Metrics(queues)
+    metrics = Metrics(queues, settings.model)
     views = Views(Projects(settings, queues), queues, metrics)
     app = falcon.App(middleware=[_Middleware(access or AccessControl(settings), metrics)], request_type=_Request)
     for path, name in ROUTES.items():
@@ -130,11 +130,11 @@ class _Middleware:
         response.set_headers(SAFE_HEADERS)
         context, route = request.context, _route(request)
         status = int(falcon.code_to_http_status(response.status)[:3])
-        self._metrics.count_request(route, status)
-        spent = (time.perf_counter() - context.started) * 1000
+        seconds = time.perf_counter() - context.started
+        self._metrics.count_request(route, status, seconds)
         about = f"project={context.project} tasks={context.tasks}"
         method = request.method if request.method in falcon.HTTP_METHODS else "other"  # the client's text, see `_route`
-        logger.info("%s %s %d %s ms=%.0f id=%s", method, route, status, about, spent, context.request_id)
+        logger.info("%s %s %d %s ms=%.0f id=%s", method, route, status, about, seconds * 1000, context.request_id)
 
 
 def _route(request: Request) -> str:

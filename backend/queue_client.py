@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from functools import partial
 
 from backend.clicks import ClickDesk
 from backend.outbox import Outbox
+from backend.queue_snapshot import QueueSnapshot, read_snapshot
 from backend.task_queue import PredictionRequest, TaskQueue
 from plugin_config.errors import QueueFull, QueueUnavailable
 from plugin_config.model_version import ZEROSHOT
@@ -25,7 +26,7 @@ from plugin_config.queue.jobs import TaskRef, learn_job_id
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.presence import WorkerPresence
-from plugin_config.queue.states import Counts, TaskStates
+from plugin_config.queue.states import TaskStates
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
 
@@ -198,22 +199,13 @@ class QueueClient:
         projects = self._states.projects() if project is None else [project]
         return sorted({version for each in projects for version in self._ledger.versions(each)})
 
-    def counts(self) -> dict[int, Counts]:
-        """Project -> its tasks by state.
+    def snapshot(self) -> QueueSnapshot:
+        """What `/metrics` shows of the queue.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        return {project: self._states.counts(project) for project in self._states.projects()}
-
-    def outcomes(self) -> dict[int, dict[str, Mapping[str, Mapping[str, int]]]]:
-        """Project -> slug of the model -> label key -> how many of its regions annotators left "accepted", "changed",
-        "deleted" or "added", as of the last time that the project's corrections were read.
-
-        Raises:
-            QueueUnavailable: Redis does not answer.
-        """
-        return {project: self._adapters.outcomes(project) for project in self._states.projects()}
+        return read_snapshot(self._redis, self._settings)
 
     def _admit(self, project: int, action: str) -> bool:
         """Note a webhook, unless too many unknown projects wait to be looked up. Returns whether it was noted."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,32 +48,79 @@ from tests.house import wait_until
 
 __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
-# As this backend wrote it before it used prometheus_client.
-PAGE = """\
+# All but the histogram of times.
+PAGE = f"""\
+# HELP zeromask_build_info Release and MODEL of this backend.
+# TYPE zeromask_build_info gauge
+zeromask_build_info{{model="builtin",version="{version("zeromask")}"}} 1
 # HELP zeromask_redis_up Whether Redis answers.
 # TYPE zeromask_redis_up gauge
 zeromask_redis_up 1
 # HELP zeromask_workers Workers seen within the last seconds.
 # TYPE zeromask_workers gauge
 zeromask_workers 1
+# HELP zeromask_workers_in_trouble Those that wait until something is repaired.
+# TYPE zeromask_workers_in_trouble gauge
+zeromask_workers_in_trouble 0
+# HELP zeromask_learners Learners seen within the last seconds.
+# TYPE zeromask_learners gauge
+zeromask_learners 0
+# HELP zeromask_click_workers Workers that answer clicks of smart tools.
+# TYPE zeromask_click_workers gauge
+zeromask_click_workers 0
+# HELP zeromask_queue_tasks Tasks pending or leased, without paused projects: to scale workers by.
+# TYPE zeromask_queue_tasks gauge
+zeromask_queue_tasks 9
+# HELP zeromask_queue_wait_seconds Time since the task that waits longest became due, without paused projects.
+# TYPE zeromask_queue_wait_seconds gauge
+zeromask_queue_wait_seconds 0
+# HELP zeromask_projects Projects that ever requested a task.
+# TYPE zeromask_projects gauge
+zeromask_projects 1
+# HELP zeromask_projects_paused Projects that a person paused.
+# TYPE zeromask_projects_paused gauge
+zeromask_projects_paused 0
+# HELP zeromask_projects_learning_blocked Projects whose learning needs a person.
+# TYPE zeromask_projects_learning_blocked gauge
+zeromask_projects_learning_blocked 0
+# HELP zeromask_tasks_ended_total Tasks predicted or failed since Redis was set up.
+# TYPE zeromask_tasks_ended_total counter
+zeromask_tasks_ended_total{{outcome="done"}} 0
+zeromask_tasks_ended_total{{outcome="failed"}} 0
+# HELP zeromask_stage_seconds Time that tasks took at each stage in a worker.
+# TYPE zeromask_stage_seconds summary
+zeromask_stage_seconds_count{{stage="fetch"}} 0
+zeromask_stage_seconds_sum{{stage="fetch"}} 0
+zeromask_stage_seconds_count{{stage="embed"}} 0
+zeromask_stage_seconds_sum{{stage="embed"}} 0
+zeromask_stage_seconds_count{{stage="segment"}} 0
+zeromask_stage_seconds_sum{{stage="segment"}} 0
+zeromask_stage_seconds_count{{stage="post"}} 0
+zeromask_stage_seconds_sum{{stage="post"}} 0
+# HELP zeromask_webhooks_dropped_total Webhooks dropped because too many unknown projects waited.
+# TYPE zeromask_webhooks_dropped_total counter
+zeromask_webhooks_dropped_total 0
 # HELP zeromask_tasks Tasks asked for, by project and state.
 # TYPE zeromask_tasks gauge
-zeromask_tasks{project="7",state="pending"} 9
-zeromask_tasks{project="7",state="leased"} 0
-zeromask_tasks{project="7",state="failed"} 0
-zeromask_tasks{project="7",state="done"} 0
+zeromask_tasks{{project="unknown",state="pending"}} 9
+zeromask_tasks{{project="unknown",state="leased"}} 0
+zeromask_tasks{{project="unknown",state="failed"}} 0
+zeromask_tasks{{project="unknown",state="done"}} 0
 # HELP zeromask_regions Regions in the annotations last learned from, by what annotators did with them.
 # TYPE zeromask_regions gauge
 # HELP zeromask_http_requests_total Requests answered.
 # TYPE zeromask_http_requests_total counter
-zeromask_http_requests_total{route="/predict",status="200"} 1
-zeromask_http_requests_total{route="/webhook",status="200"} 2
-zeromask_http_requests_total{route="/webhook",status="400"} 1
-zeromask_http_requests_total{route="none",status="404"} 1
+zeromask_http_requests_total{{route="/predict",status="200"}} 1
+zeromask_http_requests_total{{route="/webhook",status="200"}} 2
+zeromask_http_requests_total{{route="/webhook",status="400"}} 1
+zeromask_http_requests_total{{route="none",status="404"}} 1
 # HELP zeromask_webhooks_total Webhooks accepted.
 # TYPE zeromask_webhooks_total counter
-zeromask_webhooks_total{action="PROJECT_UPDATED"} 1
-zeromask_webhooks_total{action="other"} 1
+zeromask_webhooks_total{{action="PROJECT_UPDATED"}} 1
+zeromask_webhooks_total{{action="other"}} 1
+# HELP zeromask_outbox_tasks Tasks requested while Redis did not answer, which wait for it.
+# TYPE zeromask_outbox_tasks gauge
+zeromask_outbox_tasks 0
 """
 UP = {"status": "UP", "model_class": "PreannotationBackend", "workers_in_trouble": 0, "tasks_waiting_for_redis": 0}
 
@@ -289,7 +338,11 @@ def test_metrics_are_prometheus_text(client: Client, presence: WorkerPresence) -
     client.post("/webhook", json={"action": "PROJECT_UPDATED", "project": 7})
     page = client.get("/metrics")
     assert page.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert samples(page.text) == samples(PAGE)
+    found = samples(re.sub(r"(?m)^(zeromask_queue_wait_seconds) .+", r"\1 0", page.text))
+    times = [family for family in found if family[0] == "zeromask_http_request_seconds"]
+    assert [family for family in found if family not in times] == samples(PAGE)
+    counts = {row[1:-1]: row[-1] for row in times[0][-1] if row[0].endswith("_count")}
+    assert counts == {(("route", "/predict"),): 1, (("route", "/webhook"),): 3, (("route", "none"),): 1}
 
 
 def test_each_app_has_metrics_of_its_own(settings: Settings, redis: Redis, client_of: ClientOf) -> None:
@@ -329,7 +382,10 @@ def test_without_redis_every_route_answers_soon(
     webhook = {"action": "PROJECT_UPDATED", "project": 7}
     assert answer_of(timed("POST", "/webhook", 0.6, json=webhook)) == {"status": "ok", "refresh": False}
     assert answer_of(timed("GET", "/versions", 0.6)) == {"versions": [VERSION]}
-    assert "zeromask_redis_up 0" in timed("GET", "/metrics", 0.6).text
+    page = timed("GET", "/metrics", 0.6).text
+    assert "zeromask_redis_up 0" in page
+    assert re.search("^zeromask_outbox_tasks [1-9]", page, re.MULTILINE)
+    assert not re.search("^zeromask_(queue|tasks|workers)", page, re.MULTILINE), "a 0 would scale workers down"
     assert "99 task(s) wait for Redis. Redis: does not answer" in caplog.text
     assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 3 * 101
 

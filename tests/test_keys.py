@@ -59,7 +59,8 @@ def test_the_names_are_those_of_stored_state() -> None:
     assert quarantined(project.pending) == "zeromask:odd:zeromask:7:pending"
     assert {key for key in SHARED_TYPES if not key.startswith("rq:")} == {
         f"zeromask:{name}"
-        for name in ("projects", "unknown", "paused", "clock", "errors", "refused", "learn", "workers", "about",
+        for name in ("projects", "unknown", "paused", "clock", "errors", "refused", "ended", "stages", "learn",
+                     "workers", "about",
                      "learners", "learners:about", "odd", "clicks", "unanswered", "clickers", "clickers:about")
     }  # fmt: skip
     assert set(PROJECT_TYPES) == {

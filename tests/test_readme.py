@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from plugin_config.cli.main import COMMANDS
-from tests.browser import stored
+from plugin_config.vocabulary import parse_vocabulary
+from tests.browser import stored, walk
 from tests.browser.summary import GROUPS, summary_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +51,21 @@ def test_the_table_of_controls_is_that_of_the_stored_results() -> None:
     assert [row["control"] for row in found["controls"]] == [name for group in GROUPS for name in group]
 
 
+def test_the_picture_series_is_that_of_the_stored_walk() -> None:
+    assert walk.filled(README, stored.read(walk.RESULTS)) == README, "run python -m tests.browser.walk --store"
+
+
+def test_the_walk_has_something_to_correct_and_to_find_again() -> None:
+    labels = parse_vocabulary(walk.config()).labels
+    assert [label.key for label in labels] == list(walk.LABELS)
+    drawn = walk.pictures()
+    made_up = list(walk.LABELS).index("wug")
+    shown = [bool((picture.truth == made_up).any()) for picture in drawn]
+    corrected = stored.read(walk.RESULTS)["corrected"]
+    assert sum(shown[:corrected]) >= 3
+    assert shown[corrected], "it is the picture that is shown before and after"
+
+
 def test_the_worst_figure_of_a_row_counts() -> None:
     good = {"regions": 4, "stored": 4, "valid": True, "iou": 1.0, "against": "mask"}
     bad = good | {"control": "BitmaskLabels", "stored": 3, "iou": 0.51}
@@ -63,6 +79,20 @@ def test_the_worst_figure_of_a_row_counts() -> None:
 
 def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 150
+
+
+def test_its_first_screen_says_what_it_is_and_shows_it_and_two_commands() -> None:
+    before, _, rest = README.partition("## With your own")
+    assert len(before.splitlines()) <= 45
+    assert re.findall(r"^make ([a-z]+)", before, re.MULTILINE) == ["demo", "test"]
+    assert before.count("](docs/images/walk/") == 4
+    assert rest
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target.partition("#")[0]).resolve() for page, target in LINKS if page == index}
+    assert {page for page in (ROOT / "docs").rglob("*.md") if page != index} <= linked
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))))

@@ -14,6 +14,9 @@ Keys shared by all projects (`zeromask:` before each):
                             the queue's clock then
     errors          list    the last 100 failures as JSON, newest first        scripts               states
     refused         hash    `webhooks`: how many were dropped, see `hints`     hints                 hints
+    ended           hash    `done`, `failed`: how many tasks ended so          scripts               totals
+    stages          hash    stage -> tasks that passed it; "stage:us" -> how   totals                totals
+                            long that took, microseconds
     learn           zset    project -> moment its corrections are checked      learning              learning
     workers         zset    worker -> moment of its last heartbeat             presence              presence
     about           hash    worker -> JSON: model, device, what it waits for   presence              presence
@@ -103,6 +106,8 @@ PAUSED = f"{_ROOT}paused"
 CLOCK = f"{_ROOT}clock"
 ERRORS = f"{_ROOT}errors"
 REFUSED = f"{_ROOT}refused"
+ENDED = f"{_ROOT}ended"
+STAGES = f"{_ROOT}stages"
 LEARN = f"{_ROOT}learn"
 WORKERS = f"{_ROOT}workers"
 WORKERS_ABOUT = f"{_ROOT}about"
@@ -122,8 +127,9 @@ annotator waits for.
 _RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")
 SHARED_TYPES: Mapping[str, RedisType] = {
     PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
-    WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash", ODD: "list",
-    CLICKS: "list", UNANSWERED: "list", CLICKERS: "zset", CLICKERS_ABOUT: "hash",
+    ENDED: "hash", STAGES: "hash", ODD: "list", CLICKS: "list", UNANSWERED: "list",
+    WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash",
+    CLICKERS: "zset", CLICKERS_ABOUT: "hash",
     "rq:queues": "set", "rq:workers": "set",
     **{f"rq:queue:{queue}": "list" for queue in QUEUES},
     **{f"rq:queue:{queue}:intermediate": "list" for queue in QUEUES},
@@ -237,6 +243,7 @@ def quarantined(key: str) -> str:
 LUA_KEYS = f"""
 local PROJECTS, UNKNOWN, PAUSED, CLOCK = '{PROJECTS}', '{UNKNOWN}', '{PAUSED}', '{CLOCK}'
 local ERRORS, REFUSED, LEARN = '{ERRORS}', '{REFUSED}', '{LEARN}'
+local ENDED, STAGES = '{ENDED}', '{STAGES}'
 local function prefix_of(project) return '{_ROOT}' .. project .. ':' end
 """
 """The shared keys for scripts, and the prefix of a project's keys; a script adds the rest of their names."""

@@ -23,6 +23,7 @@ from plugin_config.queue.keys import LEARN, PAUSED, PROJECTS, UNKNOWN, ProjectKe
 from plugin_config.queue.ledger import UNCONFIRMED_S
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.quarantine import valid_members
+from plugin_config.queue.scripts import AHEAD_MS
 from plugin_config.queue.slots import DrainSlots
 from plugin_config.queue.states import TaskStates
 
@@ -36,7 +37,6 @@ _BULK = 5000
 MOST_PENDING = 4_000_000
 MOST_UNKNOWN = 200
 MOST_PENDING_OF_UNKNOWN = 1_000_000
-AHEAD_MS = 10**13  # farther than any clock reaches: priorities never mix
 
 
 class Priority(IntEnum):

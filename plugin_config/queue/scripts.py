@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from plugin_config.queue.keys import LUA_KEYS
 
+AHEAD_MS = 10**13  # a priority is so far ahead of the next: farther than any clock reaches, so they never mix
+
 # A clock that neither goes back nor leaps: it advances with Redis' own, by ten seconds at most between two calls.
 # Setting a machine's clock, and hours in which Redis is down, then end no lease and delay no retry; living workers call
 # every few seconds, so the leases of a dead one still end in time.
@@ -40,6 +42,7 @@ NOW = CLOCK + "return now"
 _SOUND = """
 local function sound(hashes, zsets, sets)
   redis.call('LLEN', ERRORS)
+  redis.call('HLEN', ENDED)
   for _, name in ipairs(hashes) do redis.call('HLEN', P .. name) end
   for _, name in ipairs(zsets) do redis.call('ZCARD', P .. name) end
   for _, name in ipairs(sets) do redis.call('SCARD', P .. name) end
@@ -59,6 +62,7 @@ local function fail(member, reason)
   redis.call('HDEL', P .. 'tries', member)
   redis.call('HDEL', P .. 'deaths', member)
   redis.call('HSET', P .. 'failed', member, reason)
+  one_more(ENDED, 'failed')
   note(member, reason)
 end
 """
@@ -155,6 +159,7 @@ redis.call('HDEL', P .. 'leases', ARGV[2])
 if ARGV[3] == 'done' then
   redis.call('HDEL', P .. 'tries', ARGV[2])
   redis.call('HDEL', P .. 'deaths', ARGV[2])
+  one_more(ENDED, 'done')
   redis.call('SADD', P .. 'versions', version)
   redis.call('SADD', P .. 'done:' .. version, task)
   local bucket = math.floor(now / 5000)
@@ -238,6 +243,30 @@ for _, held in ipairs(redis.call('HVALS', P .. 'pace')) do
   if since >= 1 and since <= 12 then sum = sum + (num(count) or 0) end
 end
 return sum
+"""
+
+# ARGV: how far ahead of the next a priority is (ms). Returns how long the first due task has waited since it became due
+# (ms), of all priorities the longest; -1 where none is due. Scores that no priority has are passed over.
+LONGEST_WAIT = CLOCK + """
+local longest, ahead = -1, tonumber(ARGV[1])
+local from = -9 * ahead
+while true do
+  local first = redis.call('ZRANGEBYSCORE', P .. 'pending', from, now, 'WITHSCORES', 'LIMIT', 0, 1)
+  if not first[1] then return longest end
+  local before = math.max(0, math.ceil(-tonumber(first[2]) / ahead)) * ahead
+  longest = math.max(longest, math.floor(now - before - first[2]))
+  if before == 0 then return longest end
+  from = ahead - before
+end
+"""
+
+# ARGV: stage, how long it took (microseconds), in turn.
+ADD_STAGES = CLOCK + """
+for i = 1, #ARGV, 2 do
+  one_more(STAGES, ARGV[i])
+  local spent = math.max(0, math.floor(num(redis.call('HGET', STAGES, ARGV[i] .. ':us')) or 0))
+  redis.call('HSET', STAGES, ARGV[i] .. ':us', spent + ARGV[i + 1])
+end
 """
 
 # ARGV: member, how long it stays unconfirmed (ms).

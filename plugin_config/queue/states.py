@@ -66,6 +66,12 @@ class TaskStates:
         return sorted({project for _, project in rows})
 
     @redis_errors
+    def known_projects(self) -> list[int]:
+        """Ids of the projects that Label Studio was found to have."""
+        known: Any = self._redis.smembers(PROJECTS)
+        return sorted(project for _, project in valid_members(self._redis, PROJECTS, known, parse_id))
+
+    @redis_errors
     def paused_projects(self) -> frozenset[int]:
         """Ids of the projects whose tasks wait until a person resumes them."""
         members: Any = self._redis.smembers(PAUSED)
@@ -88,6 +94,11 @@ class TaskStates:
     def tasks_per_s(self, project: int) -> float:
         """Tasks done per second in the last minute."""
         return int(self._run(scripts.PACE, project)) / _PACE_S
+
+    @redis_errors
+    def longest_wait_s(self, project: int) -> float:
+        """Seconds since the task that waits longest became due; 0 where none is due."""
+        return max(0, int(self._run(scripts.LONGEST_WAIT, project, scripts.AHEAD_MS))) / 1000
 
     @redis_errors
     def failures(self, project: int) -> dict[TaskRef, str]:
