@@ -62,7 +62,7 @@ class StandInLabelStudio:
     """Keeps tasks and predictions in memory; `before_store` may refuse."""
 
     def __init__(self, count: int) -> None:
-        self.config = CONFIG.format("cat")
+        self.config, self.title = CONFIG.format("cat"), "t"
         self.gone = self.refuses = False
         self.data = dict.fromkeys(range(1, count + 1), "x")
         self.data_of: dict[int, dict[str, Any]] = {}  # of tasks that have more than an image
@@ -82,7 +82,7 @@ class StandInLabelStudio:
             raise LabelStudioError("GET project", "was refused (HTTP 404)", "Check.", status=404)
         if self.refuses:
             raise LabelStudioError("GET project", "was refused (HTTP 401)", "Token.", status=401)
-        return Project(project, "t", self.config, self.shown, len(self.data))
+        return Project(project, self.title, self.config, self.shown, len(self.data))
 
     def model_titles(self, project: int) -> frozenset[str]:
         return frozenset()

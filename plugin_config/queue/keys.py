@@ -43,6 +43,7 @@ Keys of project P (`zeromask:P:` before each):
     served          string  the version that all tasks are to have             ledger                ledger
     catching        set     versions not yet requested for all tasks           ledger                ledger
     shown           string  the version that Label Studio was last set to       ledger                ledger
+    title           string  what Label Studio calls the project                titles                titles
     counted         string  number of tasks when all of them were last read    ledger                ledger
     labels          hash    `version`: whose labels were checked last;         ledger                ledger
                             `remarks`: JSON list of sentences about them
@@ -162,6 +163,7 @@ class ProjectKeys:
     served = _Key("string")
     catching = _Key("set")
     shown = _Key("string")
+    title = _Key("string")
     counted = _Key("string")
     labels = _Key("hash")
     warning = _Key("string")
