@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from plugin_config.cli.control import QueueControl
+from plugin_config.overview.control import QueueControl
 from plugin_config.cli.main import zeromask
 from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.client import Project, Task

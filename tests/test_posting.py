@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from redis import Redis
 
-from plugin_config.cli.control import QueueControl
+from plugin_config.overview.control import QueueControl
 from plugin_config.errors import (
     LabelStudioError,
     LabelStudioFailing,

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 import plugin_config
-from plugin_config.cli.control import QueueControl
+from plugin_config.overview.control import QueueControl
 from plugin_config.cli.status import as_json, render
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue.connection import redis_errors

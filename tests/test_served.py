@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.cli.control import QueueControl
+from plugin_config.overview.control import QueueControl
 from plugin_config.cli.main import zeromask
 from plugin_config.cli.status import as_json, render
 from plugin_config.errors import LearningError, VersionsUnavailable

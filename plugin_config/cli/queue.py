@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from plugin_config.cli.control import QueueControl
+from plugin_config.overview.control import QueueControl
 from plugin_config.errors import JobError
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.settings import Settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -77,6 +77,10 @@ class ServedAdapters:
     def copies(self, project: int) -> list[ServedCopy]:
         """The copies for all models that ever served the project."""
         rows: Any = self._redis.hvals(ProjectKeys(project).adapters)
+        return self.parse_copies(project, rows)
+
+    def parse_copies(self, project: int, rows: Iterable[Any]) -> list[ServedCopy]:
+        """The copies that the key `adapters` holds, without those that cannot be read."""
         return [copy for copy in (self._read(project, row) for row in rows) if copy is not None]
 
     @redis_errors

@@ -1,13 +1,14 @@
-"""Reads and changes the queue for people: the work of `zeromask status`, `cancel`, `retry`, `pause` and `resume`."""
+"""Reads and changes the queue for people: `zeromask status`, `cancel`, `retry`, `pause`, `resume`, the status page."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from redis import Redis
 
 from plugin_config.model_version import ZEROSHOT
+from plugin_config.overview.reading import ProjectReading, read_projects
 from plugin_config.queue.clicks import ClickQueue, UnansweredClick
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef
@@ -118,36 +119,52 @@ class QueueControl:
         self._pending.resume(project)
         self._pending.ensure_drains(project)
 
+    def projects(self) -> list[int]:
+        """Ids of the projects that ever requested a task."""
+        return self._pending.projects()
+
     @redis_errors
-    def state(self, *, errors: int = 5) -> QueueState:
-        """Read everything; of failures and of what was set aside the last `errors`, newest first."""
-        paused, known = self._pending.paused_projects(), self._pending.projects()
+    def state(self, *, errors: int = 5, projects: Sequence[int] | None = None) -> QueueState:
+        """Read everything.
+
+        Args:
+            errors: of failures, of clicks without a mask and of what was set aside these many are read, newest first.
+            projects: ids of the projects to read; None = all.
+        """
+        paused, known = self._pending.paused_projects(), self._pending.projects() if projects is None else projects
+        together = read_projects(self._redis, known)
+        read = {project: together.get(project) or self._read(project) for project in known}
         return QueueState(
-            projects=tuple(self._project(project, paused) for project in known),
+            projects=tuple(_project_state(project, found, paused) for project, found in read.items()),
             workers=tuple(self._presence.workers()),
             errors=tuple(self._pending.last_failures(errors)),
-            learning=tuple(row for project in known for row in self._learning_rows(project)),
+            learning=tuple(row for project, found in read.items() for row in _learning_rows(project, found)),
             learners=tuple(self._learners.workers()),
             quarantined=tuple(quarantine_entries(self._redis, errors)),
             clickers=tuple(self._clickers.workers()),
             unanswered=tuple(self._clicks.unanswered(errors)),
         )
 
-    def _learning_rows(self, project: int) -> list[LearningRow]:
-        """One row for each model that served the project; none where nothing was ever learned or checked."""
-        found = self._learning.progress(project)
-        progress = found or Progress("idle", "not checked yet", "")
-        copies = self._adapters.copies(project)
-        rows = [LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble) for copy in copies]
-        return rows if found or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
-
-    def _project(self, project: int, paused: Collection[int]) -> ProjectState:
+    def _read(self, project: int) -> ProjectReading:
+        """Read a project by itself: keys of a wrong type are moved away."""
         counts, per_s = self._pending.counts(project), self._pending.tasks_per_s(project)
-        left = counts.pending + counts.leased
-        eta = left / per_s if per_s and project not in paused else (None if left else 0.0)
         remarks = self._ledger.webhook_warning(project), *self._ledger.label_remarks(project)
         remarks = tuple(filter(None, (*remarks, self._order.remark(project))))
-        return ProjectState(project, counts, project in paused, per_s, eta, remarks)
+        progress, copies = self._learning.progress(project), self._adapters.copies(project)
+        return ProjectReading(counts, per_s, remarks, progress, tuple(copies))
+
+
+def _learning_rows(project: int, found: ProjectReading) -> list[LearningRow]:
+    """One row for each model that served the project; none where nothing was ever learned or checked."""
+    progress = found.progress or Progress("idle", "not checked yet", "")
+    rows = [LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble) for copy in found.copies]
+    return rows if found.progress or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
+
+
+def _project_state(project: int, found: ProjectReading, paused: Collection[int]) -> ProjectState:
+    left = found.counts.pending + found.counts.leased
+    eta = left / found.per_s if found.per_s and project not in paused else (None if left else 0.0)
+    return ProjectState(project, found.counts, project in paused, found.per_s, eta, found.remarks)
 
 
 def _chosen(refs: Collection[TaskRef], tasks: Collection[int]) -> list[TaskRef]:

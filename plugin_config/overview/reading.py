@@ -1,0 +1,115 @@
+"""Reads many projects in three requests to Redis, however many there are: the status page is asked every few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from plugin_config.queue import scripts
+from plugin_config.queue.connection import redis_errors
+from plugin_config.queue.jobs import parse_text
+from plugin_config.queue.keys import ProjectKeys
+from plugin_config.queue.learning import Progress, parse_progress
+from plugin_config.queue.ledger import parse_remarks
+from plugin_config.queue.quarantine import decode
+from plugin_config.queue.states import PACE_S, Counts
+from plugin_config.versions.served import ServedAdapters, ServedCopy
+
+
+@dataclass(frozen=True)
+class ProjectReading:
+    """What Redis holds of one project.
+
+    Attributes:
+        counts: its tasks by state.
+        per_s: tasks done per second in the last minute.
+        remarks: what people should know about its webhooks, labels and order, a sentence each.
+        progress: how far its learning is; None before the first check.
+        copies: what serves it, one for each model that ever did.
+    """
+
+    counts: Counts
+    per_s: float
+    remarks: tuple[str, ...]
+    progress: Progress | None
+    copies: tuple[ServedCopy, ...]
+
+
+@redis_errors
+def read_projects(redis: Redis, projects: Sequence[int]) -> Mapping[int, ProjectReading]:
+    """Read projects together.
+
+    Args:
+        redis: a connection.
+        projects: their ids.
+
+    Returns:
+        project -> what was read; without those of which a key has a wrong type, or where Redis refuses: whoever reads
+        such a project by itself moves the key away, or learns why.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    if not projects:
+        return {}
+    paces = _paces(redis, projects)
+    pipe = redis.pipeline(transaction=False)
+    for project in projects:
+        keys = ProjectKeys(project)
+        pipe.zcard(keys.pending)
+        pipe.hlen(keys.leases)
+        pipe.hlen(keys.failed)
+        pipe.smembers(keys.versions)
+        pipe.get(keys.warning)
+        pipe.hget(keys.labels, "remarks")
+        pipe.hget(keys.order, "remark")
+        pipe.get(keys.learning)
+        pipe.hvals(keys.adapters)
+    answers = pipe.execute(raise_on_error=False)
+    rows = dict(zip(projects, zip(*[iter(answers)] * 9, strict=True), strict=True))
+    sound = {project: row for project, row in rows.items() if _sound(row)}
+    done = _done(redis, {project: row[3] for project, row in sound.items()})
+    adapters = ServedAdapters(redis)
+    found = {}
+    for project, (pending, leased, failed, _, warning, remarks, remark, learning, copies) in sound.items():
+        if project in done and project in paces:
+            told = (decode(warning or ""), *parse_remarks(remarks), decode(remark or ""))
+            found[project] = ProjectReading(
+                Counts(pending, leased, failed, done[project]), paces[project], tuple(filter(None, told)),
+                parse_progress(learning), tuple(adapters.parse_copies(project, copies)),
+            )  # fmt: skip
+    return found
+
+
+def _paces(redis: Redis, projects: Sequence[int]) -> Mapping[int, float]:
+    """Tasks done per second; none where a key of one of the projects has a wrong type."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.eval(scripts.PACES, 1, ProjectKeys(0).prefix, *map(str, projects))
+    (sums,) = pipe.execute(raise_on_error=False)
+    if isinstance(sums, Exception):
+        return {}
+    return {project: int(done) / PACE_S for project, done in zip(projects, sums, strict=True)}
+
+
+def _done(redis: Redis, versions: Mapping[int, Any]) -> Mapping[int, int]:
+    """How many tasks of each project are done, at all of its versions; without those where that cannot be told."""
+    named = {project: [parse_text(version) for version in found] for project, found in versions.items()}
+    pipe = redis.pipeline(transaction=False)
+    asked = [(project, version) for project, found in named.items() for version in found if version]
+    for project, version in asked:
+        pipe.scard(ProjectKeys(project).done(version))
+    counts = pipe.execute(raise_on_error=False) if asked else []
+    sums = {project: 0 for project, found in named.items() if None not in found}
+    for (project, _), count in zip(asked, counts, strict=True):
+        if isinstance(count, Exception):
+            sums.pop(project, None)
+        elif project in sums:
+            sums[project] += count
+    return sums
+
+
+def _sound(row: Sequence[Any]) -> bool:
+    return not any(isinstance(answer, Exception) for answer in row)
