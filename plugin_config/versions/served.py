@@ -103,6 +103,24 @@ class ServedAdapters:
         found = {decode(model): parse_json(row, _outcomes) for model, row in rows.items()}
         return {model: outcomes for model, outcomes in found.items() if outcomes is not None}
 
+    @redis_errors
+    def write_judged(self, project: int, judged: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
+        """Replace what annotators did with the regions predicted at each version: version -> as `write_outcomes`."""
+        key = ProjectKeys(project).judged
+        pipe = self._redis.pipeline()
+        pipe.delete(key)
+        if judged:
+            rows: Any = {version: json.dumps(outcomes) for version, outcomes in judged.items()}
+            pipe.hset(key, mapping=rows)
+        pipe.execute()
+
+    @redis_errors
+    def judged(self, project: int) -> dict[str, Mapping[str, Mapping[str, int]]]:
+        """What `write_judged` wrote last; without what cannot be read."""
+        rows: Any = self._redis.hgetall(ProjectKeys(project).judged)
+        found = {decode(version): parse_json(row, _outcomes) for version, row in rows.items()}
+        return {version: outcomes for version, outcomes in found.items() if outcomes is not None}
+
     @contextmanager
     def pointer_lock(self, project: int) -> Iterator[None]:
         """Hold the lock of the project's pointer: no other process moves it meanwhile."""
