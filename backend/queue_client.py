@@ -16,6 +16,7 @@ from functools import partial
 
 from backend.clicks import ClickDesk
 from backend.outbox import Outbox
+from backend.status.reading import StatusReader
 from backend.task_queue import PredictionRequest, TaskQueue
 from plugin_config.errors import QueueFull, QueueUnavailable
 from plugin_config.model_version import ZEROSHOT
@@ -33,6 +34,7 @@ _CONNECT_S = 0.2
 _ANSWER_S = 0.25
 # A Redis that writes its log to a slow disk may stall for a second or two: no reason to lose 100,000 tasks.
 _BULK_ANSWER_S = 10.0
+_PAGE_ANSWER_S = 2.0  # of all projects together, on a machine that may be busy
 _STATUS_S = 0.08
 _MAX_REMEMBERED = 1000
 _OUTBOX = "asked.jsonl"
@@ -57,6 +59,8 @@ class QueueClient:
 
     Attributes:
         clicks: where somebody waits for a mask.
+        pages: what the status page shows.
+        bulk_redis: a connection that gives Redis time, for what a person changes there.
 
     Raises:
         SettingsError: `redis_url` is not the address of a Redis.
@@ -67,8 +71,10 @@ class QueueClient:
         connect = partial(
             open_redis, settings.redis_url, connect_s=_CONNECT_S, one_retry=True, ca_bundle=settings.ca_bundle
         )
-        self._redis, self._bulk_redis = connect(answer_s=_ANSWER_S), connect(answer_s=_BULK_ANSWER_S)
-        self._queue = TaskQueue(self._redis, self._bulk_redis, settings)
+        self._redis, self.bulk_redis = connect(answer_s=_ANSWER_S), connect(answer_s=_BULK_ANSWER_S)
+        self._page_redis = connect(answer_s=_PAGE_ANSWER_S)
+        self._queue = TaskQueue(self._redis, self.bulk_redis, settings)
+        self.pages = StatusReader(self._page_redis, settings)
         self.clicks = ClickDesk(settings)
         self._states = TaskStates(self._redis)
         self._presence = WorkerPresence(self._redis)
@@ -85,7 +91,7 @@ class QueueClient:
         """Send nothing more and disconnect from Redis; what is left in the outbox is sent by the next backend."""
         self._outbox.close()
         self.clicks.close()
-        for redis in (self._redis, self._bulk_redis):
+        for redis in (self._redis, self.bulk_redis, self._page_redis):
             redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
 
     def request_predictions(self, request: PredictionRequest) -> None:

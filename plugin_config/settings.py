@@ -27,7 +27,7 @@ _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wa
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
     "versions", "recipe", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
-    "allow_private_images", "label_studio_public_url", "contact", "interactive", "embedding_cache_mb", "order",
+    "allow_private_images", "contact", "interactive", "embedding_cache_mb", "order",
 }  # fmt: skip
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}

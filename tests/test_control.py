@@ -17,8 +17,8 @@ import pytest
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.overview.control import QueueControl
 from plugin_config.cli.status import as_json, render
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.jobs import predict_queue
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.overview.control import QueueControl
 from plugin_config.cli.main import zeromask
 from plugin_config.cli.status import as_json, render
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.model_version import ZEROSHOT
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.versions.manifests import VerdictRecord
 from plugin_config.versions.rollback import roll_back

@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from plugin_config.overview.control import ProjectState, QueueControl, QueueState
 from plugin_config.errors import QueueUnavailable
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.local.supervisor import stop_on_signals
+from plugin_config.overview.control import ProjectState, QueueControl, QueueState
 from plugin_config.queue.clicks import UnansweredClick
 from plugin_config.queue.states import TaskFailure
 from plugin_config.settings import Settings

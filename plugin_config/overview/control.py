@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from redis import Redis
 
@@ -20,7 +20,7 @@ from plugin_config.queue.presence import WorkerPresence, WorkerState
 from plugin_config.queue.quarantine import QuarantineEntry, quarantine_entries
 from plugin_config.queue.states import Counts, TaskFailure
 from plugin_config.settings import Settings
-from plugin_config.versions.served import ServedAdapters
+from plugin_config.versions.served import ServedAdapters, ServedCopy
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LearningRow:
 
 @dataclass(frozen=True)
 class QueueState:
-    """Everything that `zeromask status` shows."""
+    """Everything that `zeromask status` shows, and `copies`: id of a project -> what serves it, for each model."""
 
     projects: tuple[ProjectState, ...]
     workers: tuple[WorkerState, ...]
@@ -75,6 +75,7 @@ class QueueState:
     quarantined: tuple[QuarantineEntry, ...] = ()
     clickers: tuple[WorkerState, ...] = ()
     unanswered: tuple[UnansweredClick, ...] = ()
+    copies: Mapping[int, tuple[ServedCopy, ...]] = field(default_factory=dict)
 
 
 class QueueControl:
@@ -143,6 +144,7 @@ class QueueControl:
             quarantined=tuple(quarantine_entries(self._redis, errors)),
             clickers=tuple(self._clickers.workers()),
             unanswered=tuple(self._clicks.unanswered(errors)),
+            copies={project: found.copies for project, found in read.items()},
         )
 
     def _read(self, project: int) -> ProjectReading:

@@ -1,4 +1,4 @@
-"""Reads many projects in three requests to Redis, however many there are: the status page is asked every few seconds."""
+"""Reads many projects in three requests to Redis, however many there are: the status page asks every few seconds."""
 
 from __future__ import annotations
 

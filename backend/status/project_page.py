@@ -1,0 +1,119 @@
+"""The page of one project: its tasks with reasons, what may be done with them, labels, learning, versions."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from backend.status.page import Box, Page, Part, Row, button, lead, link, plain, table, text
+from backend.status.projects_page import errors_box, unanswered_box, workers_box
+from backend.status.reading import ProjectView
+from backend.status.version_boxes import curve_box, judged_box, verdict_box, versions_box
+from backend.status.wording import LabelStudioLinks, count, pace, time_left, version_name
+from plugin_config.overview.control import ProjectState
+from plugin_config.overview.tasks import TaskRow
+
+_MOST_ERRORS = 10
+_STATES = {"pending": "waiting", "leased": "at work", "failed": "failed", "done": "done"}
+
+
+def project_page(
+    found: ProjectView, *, public: str, token: str, message: str = "", failed: bool = False
+) -> Page:
+    """The page.
+
+    Args:
+        found: what it shows.
+        public: address of Label Studio as browsers see it; "" = as workers do.
+        token: of its form, see `forms`.
+        message: what was done, or went wrong.
+        failed: whether it went wrong.
+    """
+    links = LabelStudioLinks(public, {found.project: found.title} if found.title else {})
+    copies = {} if found.copy is None else {found.project: found.copy}
+    (state,) = found.state.projects
+    errors = [row for row in found.state.errors if row.project == found.project][:_MOST_ERRORS]
+    clicks = [row for row in found.state.unanswered if row.project == found.project][:_MOST_ERRORS]
+    boxes = (
+        lead(_sentence(state, found)),
+        _actions(state),
+        *_tasks(found, state, links),
+        plain("notes", "Labels and notes", _notes(found, state)),
+        verdict_box(found),
+        curve_box(found),
+        versions_box(found),
+        judged_box(found),
+        errors_box(errors, links, copies, named=False),
+        *([unanswered_box(clicks, links, copies)] if clicks else []),
+        workers_box(found.state),
+    )
+    address = links.project(found.project, found.copy)
+    outside = link("label-studio", address, "Open in Label Studio") if address else ""
+    form = {"token": token, "project": str(found.project)}
+    return Page(links.name(found.project), boxes, root="../", update=f"update?id={found.project}",
+                nav=f'<a href="../status">All projects</a> {outside}', form=form, message=message,
+                failed=failed)  # fmt: skip
+
+
+def _sentence(state: ProjectState, found: ProjectView) -> str:
+    left = state.counts.pending + state.counts.leased
+    workers = {row.name for row in (*found.state.workers, *found.state.clickers)}
+    if state.paused:
+        told = "Paused: no more tasks are taken until it is resumed"
+    elif left:
+        told = "At work" if workers else "Tasks wait, and no worker is alive"
+    else:
+        told = "Nothing to do"
+    failed = f", {count(state.counts.failed, 'failed task')}" if state.counts.failed else ""
+    served = f", served by {version_name(found.copy.served)}" if found.copy is not None else ""
+    return f"{told}{failed}{served}."
+
+
+def _actions(state: ProjectState) -> Box:
+    counts = state.counts
+    toggle = button("toggle", "resume", "Resume") if state.paused else button("toggle", "pause", "Pause")
+    buttons = [Part("do-toggle", "span", toggle)]
+    retry = f"Retry {count(counts.failed, 'failed task')}" if counts.failed else "Retry failed tasks"
+    left = counts.pending + counts.leased
+    cancel = f"Cancel {count(left, 'open task')}" if left else "Cancel open tasks"
+    buttons.append(Part("do-retry", "span", button("retry", "retry", retry)))
+    buttons.append(Part("do-cancel", "span", button("cancel", "cancel", cancel)))
+    return Box("actions", tuple(buttons), attributes=' class="actions" role="group" aria-label="Actions"')
+
+
+def _tasks(found: ProjectView, state: ProjectState, links: LabelStudioLinks) -> tuple[Box, ...]:
+    counts = {item.name: getattr(state.counts, item.name) for item in fields(state.counts)}
+    speed = " · ".join(filter(None, (pace(state.per_s), time_left(state) and f"time left: {time_left(state)}")))
+    total = f" Label Studio has {count(found.task_count, 'task')}." if found.task_count >= 0 else ""
+    parts = [Part(f"n-{name}", "li", f"<b>{counts[name]:,}</b> {meaning}") for name, meaning in _STATES.items()]
+    parts.append(Part("n-speed", "li", f"{text(speed)}{total}"))
+    before = '<section aria-labelledby="tasks-title"><h2 id="tasks-title">Tasks</h2>'
+    tasks = found.tasks
+    return (
+        Box("counts", tuple(parts), before, "</section>", holder="ul", attributes=' class="counts"'),
+        _state_box("failed", "Failed", tasks.failed, found, links, retry=True),
+        _state_box("leased", "At work", tasks.leased, found, links),
+        _state_box("pending", "Next in turn", tasks.pending, found, links),
+    )
+
+
+def _state_box(
+    name: str, title: str, rows: tuple[TaskRow, ...], found: ProjectView, links: LabelStudioLinks, *,
+    retry: bool = False,
+) -> Box:  # fmt: skip
+    made = []
+    for number, row in enumerate(rows):
+        key, task = f"{name}{number}", row.ref.task
+        shown = link(f"{key}-task", links.task(found.project, task, found.copy), f"task {task}")
+        again = [button(f"{key}-retry", f"retry:{task}", "Retry", described=f"Retry task {task}")] if retry else []
+        made.append(Row(key, (shown, text(row.ref.version, most=80), text(row.detail, most=500), *again)))
+    columns = ("Task", "Version", "Why" if retry else "Note", *(["Again"] if retry else []))
+    return table(name, title, columns, made, empty="None.", level=3)
+
+
+def _notes(found: ProjectView, state: ProjectState) -> list[Part]:
+    labels = [f"Labels: {remark}" for remark in found.label_remarks]
+    others = [remark for remark in state.remarks if remark not in found.label_remarks]
+    told = [*labels, *others] or ["The model can read every label, and nothing else is to be said."]
+    if found.copy is None and not labels:
+        told = [*others, "No worker has read the labels of this project yet."]
+    return [Part(f"note-{number}", "p", text(sentence, most=500)) for number, sentence in enumerate(told[:40])]
