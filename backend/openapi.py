@@ -7,6 +7,7 @@ from typing import Any
 
 _Json = dict[str, Any]
 _PROJECT = r"^[1-9][0-9]{0,17}(\.[0-9]{1,20})?$"
+_HTML, _FORM = "text/html; charset=utf-8", "application/x-www-form-urlencoded"
 _SIGN_IN: list[_Json] = [{"basic": []}]
 
 
@@ -41,6 +42,7 @@ _ERRORS = {
     "TooLarge": "The body is larger than the route takes.",
     "Misdirected": "The host is not one of this backend's; see ZEROMASK_ALLOWED_HOSTS.",
     "TooMany": "Too many wrong guesses from this address.",
+    "Missing": "There is nothing of that number.",
     "Unexpected": "Something went wrong; the log has details under the request id in the sentence.",
     "Away": "Redis does not answer, or too many large bodies are being read; ask again.",
 }
@@ -75,7 +77,47 @@ def _paths() -> _Json:
         "/is_training": {"get": {**_route("Whether a project is being learned from", {"200": "Training"}), **named}},
         "/metrics": {"get": _plain("Counters and queues for Prometheus", "text/plain", "string")},
         "/openapi.json": {"get": _plain("This description", "application/json", "object")},
+        **_status_paths(),
     }
+
+
+def _status_paths() -> _Json:
+    """The status page, for browsers. Its form needs the cookie and the token that the page brings."""
+    number: _Json = {"type": "string", "pattern": "^[1-9][0-9]{0,5}$"}
+    identifier: _Json = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
+    project = {"name": "id", "in": "query", "required": True, "schema": identifier}
+    page = {"name": "page", "in": "query", "required": False, "schema": number}
+    have = {"name": "have", "in": "query", "required": False, "schema": {"type": "string"}}
+    one, every = _plain("The page of a project", _HTML, "string"), _plain("The page of all projects", _HTML, "string")
+    update = _plain("What changed of a page, for its script", "application/json", "object")
+    fields = {name: {"type": "string"} for name in ("token", "project", "action")}
+    form = {"required": True, "content": {_FORM: {"schema": {**_object(list(fields), **fields)}}}}
+    done = {"description": "Done; the page of the project says what"}
+    away = {"503": _told("Redis does not answer; the page says so")}
+    problems = {
+        "400": _told("No form, or no button sends it"), "403": _told("Not sent from a page of this backend"),
+        "409": _told("There is no such version, or nothing would serve it"), **away,
+    }  # fmt: skip
+    missing = {"404": {"$ref": "#/components/responses/Missing"}}
+    return {
+        "/status": {"get": {**every, "parameters": [page], "responses": {**every["responses"], **away}}},
+        "/status/project": {
+            "get": {**one, "parameters": [project], "responses": {**one["responses"], **missing, **away}},
+            "post": {"summary": "Press a button of the page", "requestBody": form,
+                     "responses": {**_errors(), "303": done, **problems}},
+        },
+        "/status/update": {
+            "get": {**update, "parameters": [page, {**project, "required": False}, have],
+                    "responses": {**update["responses"], **missing}},
+        },
+        "/status.css": {"get": _plain("Style of the pages", "text/css; charset=utf-8", "string")},
+        "/status.js": {"get": _plain("Script of the pages", "text/javascript; charset=utf-8", "string")},
+    }  # fmt: skip
+
+
+def _told(meaning: str) -> _Json:
+    return {"description": meaning, "content": {_HTML: {"schema": {"type": "string"}},
+                                                **_content("Error")}}  # fmt: skip
 
 
 def _route(summary: str, answers: dict[str, str], body: str = "") -> _Json:

@@ -166,7 +166,7 @@ class Row:
 
 
 def table(
-    name: str, title: str, columns: Sequence[str], rows: Iterable[Row], *, empty: str, note: str = "", level: int = 2
+    name: str, title: str, columns: Sequence[str], rows: Iterable[Row], *, empty: str, note: str = ""
 ) -> Box:
     """A section with a table whose rows are parts.
 
@@ -177,7 +177,6 @@ def table(
         rows: of the table.
         empty: plain text in place of rows where there is none.
         note: HTML under the heading.
-        level: of the heading.
     """
     heads = [(column.removeprefix("#"), ' class="number"' if column.startswith("#") else "") for column in columns]
     parts = [Part(row.key, "tr", _cells(row.cells, [kind for _, kind in heads])) for row in rows]
@@ -185,7 +184,7 @@ def table(
         parts = [Part(f"{name}-none", "tr", f'<td colspan="{len(columns)}" class="none">{text(empty)}</td>')]
     head = "".join(f'<th scope="col"{kind}>{text(column)}</th>' for column, kind in heads)
     before = (
-        f'<section aria-labelledby="{name}-title"><h{level} id="{name}-title">{text(title)}</h{level}>{note}'
+        f'<section aria-labelledby="{name}-title"><h2 id="{name}-title">{text(title)}</h2>{note}'
         f'<div class="scroll" role="region" aria-labelledby="{name}-title" tabindex="0">'
         f"<table><thead><tr>{head}</tr></thead>"
     )

@@ -9,6 +9,7 @@ from backend.status.projects_page import errors_box, unanswered_box, workers_box
 from backend.status.reading import ProjectView
 from backend.status.version_boxes import curve_box, judged_box, verdict_box, versions_box
 from backend.status.wording import LabelStudioLinks, count, pace, time_left, version_name
+from plugin_config.model_version import ModelVersion
 from plugin_config.overview.control import ProjectState
 from plugin_config.overview.tasks import TaskRow
 
@@ -36,7 +37,8 @@ def project_page(
     boxes = (
         lead(_sentence(state, found)),
         _actions(state),
-        *_tasks(found, state, links),
+        _counts(found, state),
+        _state_box("failed", "Failed tasks", found.tasks.failed, found, links, retry=True),
         plain("notes", "Labels and notes", _notes(found, state)),
         verdict_box(found),
         curve_box(found),
@@ -44,6 +46,8 @@ def project_page(
         judged_box(found),
         errors_box(errors, links, copies, named=False),
         *([unanswered_box(clicks, links, copies)] if clicks else []),
+        _state_box("leased", "Tasks at work", found.tasks.leased, found, links),
+        _state_box("pending", "Next tasks in turn", found.tasks.pending, found, links),
         workers_box(found.state),
     )
     address = links.project(found.project, found.copy)
@@ -80,20 +84,15 @@ def _actions(state: ProjectState) -> Box:
     return Box("actions", tuple(buttons), attributes=' class="actions" role="group" aria-label="Actions"')
 
 
-def _tasks(found: ProjectView, state: ProjectState, links: LabelStudioLinks) -> tuple[Box, ...]:
+def _counts(found: ProjectView, state: ProjectState) -> Box:
     counts = {item.name: getattr(state.counts, item.name) for item in fields(state.counts)}
-    speed = " · ".join(filter(None, (pace(state.per_s), time_left(state) and f"time left: {time_left(state)}")))
-    total = f" Label Studio has {count(found.task_count, 'task')}." if found.task_count >= 0 else ""
+    speed, left = pace(state.per_s), time_left(state)
+    known = f"{count(found.task_count, 'task')} in Label Studio" if found.task_count >= 0 else ""
+    told = [speed and f"{speed} done", left and f"time left: {left}", known]
     parts = [Part(f"n-{name}", "li", f"<b>{counts[name]:,}</b> {meaning}") for name, meaning in _STATES.items()]
-    parts.append(Part("n-speed", "li", f"{text(speed)}{total}"))
-    before = '<section aria-labelledby="tasks-title"><h2 id="tasks-title">Tasks</h2>'
-    tasks = found.tasks
-    return (
-        Box("counts", tuple(parts), before, "</section>", holder="ul", attributes=' class="counts"'),
-        _state_box("failed", "Failed", tasks.failed, found, links, retry=True),
-        _state_box("leased", "At work", tasks.leased, found, links),
-        _state_box("pending", "Next in turn", tasks.pending, found, links),
-    )
+    parts.append(Part("n-speed", "li", text(" · ".join(filter(None, told)))))
+    before = '<section aria-labelledby="counts-title"><h2 id="counts-title">Tasks</h2>'
+    return Box("counts", tuple(parts), before, "</section>", holder="ul", attributes=' class="counts"')
 
 
 def _state_box(
@@ -105,9 +104,14 @@ def _state_box(
         key, task = f"{name}{number}", row.ref.task
         shown = link(f"{key}-task", links.task(found.project, task, found.copy), f"task {task}")
         again = [button(f"{key}-retry", f"retry:{task}", "Retry", described=f"Retry task {task}")] if retry else []
-        made.append(Row(key, (shown, text(row.ref.version, most=80), text(row.detail, most=500), *again)))
+        made.append(Row(key, (shown, text(_shown(row.ref.version), most=60), text(row.detail, most=500), *again)))
     columns = ("Task", "Version", "Why" if retry else "Note", *(["Again"] if retry else []))
-    return table(name, title, columns, made, empty="None.", level=3)
+    return table(name, title, columns, made, empty="None.")
+
+
+def _shown(version: str) -> str:
+    parsed = ModelVersion.parse(version)
+    return version_name(parsed.adapter) if parsed else version
 
 
 def _notes(found: ProjectView, state: ProjectState) -> list[Part]:

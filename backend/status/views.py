@@ -37,7 +37,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
-_MOST_PAGES = 1_000_000
+_MOST_PAGES = 999_999
 _STATUSES = ((RequestRefused, 403), (JobError, 400), (LearningError, 409), (VersionsUnavailable, 503))
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ class StatusViews:
     on_head_status_script = on_get_status_script
 
     def _overview(self, request: Request) -> Page:
-        number = parse_id(request.get_param("page") or "1")
+        asked = request.get_param("page")
+        number = 1 if asked is None else parse_id(asked)
         if number is None or number > _MOST_PAGES:
             raise JobError("page", "must be a whole number from 1", "Follow a link of the status page.")
         self._require_redis()
