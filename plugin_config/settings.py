@@ -54,7 +54,7 @@ class Settings:
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
     label_studio_public_url: str = _setting("LABEL_STUDIO_PUBLIC_URL", "", "Other addresses of the same Label Studio "
                                             "that tasks may name, comma list: `https://labels.example.com/ls`. They "
-                                            "are fetched from `LABEL_STUDIO_URL`.")
+                                            "are fetched from `LABEL_STUDIO_URL`. The status page links to the first.")
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
                                          "Label Studio user who may read and pre-annotate the projects.", secret=True)
     ca_bundle: str = _setting("ZEROMASK_CA_BUNDLE", "", "PEM file of your own authorities' certificates, trusted "

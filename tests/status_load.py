@@ -34,7 +34,10 @@ from tests.conftest import redis_server
 from tests.house import wait_until
 from tests.status_projects import PROJECT, VERSION, fill, keep_alive, learn_versions
 
-STORED = Path(__file__).parent.parent / "docs" / "results" / "status_page.json"
+_ROOT = Path(__file__).parent.parent
+STORED = _ROOT / "docs" / "results" / "status_page.json"
+DOCUMENT = _ROOT / "docs" / "guide" / "status_page.md"
+_FIRST, _LAST = "<!-- status_load: written by tests/status_load.py -->", "<!-- end of status_load -->"
 COMMAND = "python -m tests.status_load --store"
 PROJECTS, TASKS, REQUESTS = 50, 100_000, 60
 _READ_ANEW_S = 1.05
@@ -59,6 +62,22 @@ def main(*, store: bool, tasks: int, requests: int) -> None:
     if store:
         about = {"command": COMMAND, "date": datetime.now(UTC).date().isoformat()}
         STORED.write_text(json.dumps({**about, **found}, indent=1) + "\n")
+        DOCUMENT.write_text(filled(DOCUMENT.read_text()))
+
+
+def filled(text: str) -> str:
+    """The text of the documentation with the figures that are stored."""
+    found = json.loads(STORED.read_text())
+    names = {"projects": "the page of all projects", "project": "the page of one project", "update": "an update"}
+    rows = []
+    for name, meaning in names.items():
+        ms, size = found[f"{name}_first_byte_ms"], found[f"{name}_kb"]
+        size = f"{size['median']:.1f} kB, at most {size['most']:.1f}" if isinstance(size, dict) else f"{size:.1f} kB"
+        rows.append(f"| {meaning} | {ms['median']:.0f} ms | {ms['p95']:.0f} ms | {size} |")
+    about = f"{found['requests']} requests each, on {found['cores']} cores with a load of {found['load']:g}"
+    told = [f"| {about} | first byte, median | 95 % | size |", "|---|---|---|---|", *rows]
+    before, _, rest = text.partition(_FIRST)
+    return "\n".join([before + _FIRST, *told, _LAST]) + rest.partition(_LAST)[2]
 
 
 @contextmanager

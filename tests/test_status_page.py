@@ -24,6 +24,7 @@ from plugin_config.queue.titles import set_title
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from tests import status_load
 from tests.backend_client import Client, ClientOf, client_fixture, client_of_fixture, patient_fixture
 from tests.status_projects import LABEL_STUDIO, PROJECT, VERSION, fill, keep_alive, learn_versions, owner_of
 
@@ -413,7 +414,7 @@ def test_many_projects_are_read_in_few_requests(client: Client, redis: Redis, mo
     from redis.connection import AbstractConnection
 
     sent = list[int]()
-    send = AbstractConnection.send_packed_command
+    send: Any = AbstractConnection.send_packed_command
 
     def counted(self: AbstractConnection, *args: Any, **kwargs: Any) -> Any:
         sent.append(1)
@@ -442,3 +443,12 @@ def test_a_key_of_a_wrong_type_costs_nothing_but_itself(client: Client, names: l
     assert "Street scenes" in page.text
     assert "Leaves and bark" in page.text
     assert "a string where a hash should be" in page.text
+
+
+def test_the_stored_figures_keep_the_promise_and_are_those_of_the_documentation() -> None:
+    found = json.loads(status_load.STORED.read_text())
+    assert (found["projects"], found["tasks"]) == (50, 100_000)
+    assert all(found[f"{name}_first_byte_ms"]["p95"] < 200 for name in ("projects", "project", "update"))
+    assert found["update_kb"]["most"] < 20
+    text = status_load.DOCUMENT.read_text()
+    assert status_load.filled(text) == text, f"run {status_load.COMMAND}"
