@@ -45,7 +45,7 @@ def project_page(
         versions_box(found),
         judged_box(found),
         errors_box(errors, links, copies, named=False),
-        *([unanswered_box(clicks, links, copies)] if clicks else []),
+        unanswered_box(clicks, links, copies),
         _state_box("leased", "Tasks at work", found.tasks.leased, found, links),
         _state_box("pending", "Next tasks in turn", found.tasks.pending, found, links),
         workers_box(found.state),

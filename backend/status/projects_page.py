@@ -37,8 +37,8 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
               "(Settings, Model) and choose Actions, Retrieve Predictions."),
         workers_box(state),
         errors_box(state.errors, links, copies, named=True),
-        *([unanswered_box(state.unanswered, links, copies)] if state.unanswered else []),
-        *([_odd(state)] if state.quarantined else []),
+        unanswered_box(state.unanswered, links, copies),
+        _odd(state),
     )  # fmt: skip
     return Page("Zeromask", boxes, update=f"status/update?page={found.number}", nav=_nav(found), message=message)
 

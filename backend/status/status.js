@@ -1,4 +1,4 @@
-// Replaces what changed on a status page while it is looked at. Without it the page shows what it had when it was opened.
+// Replaces what changed on a status page while it is looked at.
 "use strict";
 
 const EVERY_MS = 2000, AFTER_ERROR_MS = 10000;
@@ -19,11 +19,11 @@ function element(html) {
   return template.content.firstElementChild;
 }
 
-function replace(old, html) {
-  const open = [...old.querySelectorAll("details[open]")].map((details) => details.id);
-  const fresh = element(html);
-  for (const details of fresh.querySelectorAll("details")) details.open = open.includes(details.id);
-  old.replaceWith(fresh);
+function made(html, old) {
+  const part = element(html);
+  const open = old ? [...old.querySelectorAll("details[open]")].map((details) => details.id) : [];
+  for (const details of part.querySelectorAll("details")) details.open = open.includes(details.id);
+  return part;
 }
 
 function show(update) {
@@ -36,15 +36,14 @@ function show(update) {
     for (const key of keys) {
       const html = update.parts[key];
       const old = document.getElementById(key);
-      if (old && html) {
-        if (old === at) at = at.nextElementSibling;
-        replace(old, html);
-        continue;
-      }
-      const part = old || (html && element(html));
-      if (!part) continue; // it did not fit, and comes with the next update
-      if (part === at) at = at.nextElementSibling;
-      else box.insertBefore(part, at);
+      if (!old && !html) continue; // it did not fit, and comes with the next update
+      const part = html ? made(html, old) : old;
+      const inPlace = old !== null && old === at;
+      if (inPlace) at = at.nextElementSibling;
+      if (inPlace && part !== old) old.replaceWith(part);
+      if (inPlace) continue;
+      if (old && part !== old) old.remove();
+      box.insertBefore(part, at);
     }
   }
   if (focused && document.activeElement === document.body) {

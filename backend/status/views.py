@@ -150,7 +150,7 @@ class StatusViews:
 
 def _for_people(error: ZeromaskError) -> str:
     # Of Redis, no more than that: its errors name addresses of this network.
-    return "Redis: does not answer. Try again when it does." if isinstance(error, QueueUnavailable) else str(error)
+    return "Redis: does not answer. Try again when it does." if error.subject == "Redis" else str(error)
 
 
 def _send(response: Response, data: bytes, *, kind: str = _HTML, status: int = 200) -> None:
