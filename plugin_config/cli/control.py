@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from plugin_config.model_version import ZEROSHOT
+from plugin_config.model_version import ZEROSHOT, model_slug
 from plugin_config.queue.clicks import ClickQueue, UnansweredClick
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef
@@ -18,8 +18,10 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence, WorkerState
 from plugin_config.queue.quarantine import QuarantineEntry, quarantine_entries
 from plugin_config.queue.states import Counts, TaskFailure
+from plugin_config.queue.titles import titles
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
+from plugin_config.versions.verdicts import LastVerdict, last_verdicts
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ProjectState:
         per_s: tasks done per second in the last minute.
         eta_s: seconds until all are done at that pace; None while nothing moves.
         remarks: what people should know about its webhooks, labels and order, a sentence each.
+        title: what Label Studio calls it; "" = no worker has read it yet.
     """
 
     project: int
@@ -41,6 +44,7 @@ class ProjectState:
     per_s: float
     eta_s: float | None
     remarks: tuple[str, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class LearningRow:
         served: the adapter served by workers of this model.
         progress: how far the learning is.
         trouble: why another adapter is served than should be; "" = it is the right one.
+        verdict: the last one on what was learned; None = nothing was judged yet.
     """
 
     project: int
@@ -60,6 +65,7 @@ class LearningRow:
     served: str
     progress: Progress
     trouble: str = ""
+    verdict: LastVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,9 @@ class QueueControl:
     def state(self, *, errors: int = 5) -> QueueState:
         """Read everything; of failures and of what was set aside the last `errors`, newest first."""
         paused, known = self._pending.paused_projects(), self._pending.projects()
+        named = titles(self._redis, known)
         return QueueState(
-            projects=tuple(self._project(project, paused) for project in known),
+            projects=tuple(self._project(project, paused, named.get(project, "")) for project in known),
             workers=tuple(self._presence.workers()),
             errors=tuple(self._pending.last_failures(errors)),
             learning=tuple(row for project in known for row in self._learning_rows(project)),
@@ -137,17 +144,21 @@ class QueueControl:
         """One row for each model that served the project; none where nothing was ever learned or checked."""
         found = self._learning.progress(project)
         progress = found or Progress("idle", "not checked yet", "")
-        copies = self._adapters.copies(project)
-        rows = [LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble) for copy in copies]
-        return rows if found or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
+        copies, verdicts = self._adapters.copies(project), last_verdicts(self._redis, project)
+        rows = [
+            LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble,
+                        verdicts.get(model_slug(copy.owner.model)))
+            for copy in copies
+        ]  # fmt: skip
+        return rows if found or verdicts or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
 
-    def _project(self, project: int, paused: Collection[int]) -> ProjectState:
+    def _project(self, project: int, paused: Collection[int], title: str) -> ProjectState:
         counts, per_s = self._pending.counts(project), self._pending.tasks_per_s(project)
         left = counts.pending + counts.leased
         eta = left / per_s if per_s and project not in paused else (None if left else 0.0)
         remarks = self._ledger.webhook_warning(project), *self._ledger.label_remarks(project)
         remarks = tuple(filter(None, (*remarks, self._order.remark(project))))
-        return ProjectState(project, counts, project in paused, per_s, eta, remarks)
+        return ProjectState(project, counts, project in paused, per_s, eta, remarks, title)
 
 
 def _chosen(refs: Collection[TaskRef], tasks: Collection[int]) -> list[TaskRef]:

@@ -61,6 +61,7 @@ Keys of project P (`zeromask:P:` before each):
     learning        string  JSON of `learning.Progress`                        learning              learning
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
     outcomes        hash    model -> JSON: what annotators did with regions    versions.served       versions.served
+    verdicts        hash    model -> JSON of `versions.verdicts.LastVerdict`   versions.verdicts     versions.verdicts
     pointer         string  lock held while the served version is changed      versions.served       versions.served
     offer           string  JSON of the `offers.Offer` that waits              offers                offers
     judging         hash    the offer that is judged, by which learner, and    offers                offers
@@ -177,6 +178,7 @@ class ProjectKeys:
     learning = _Key("string")
     adapters = _Key("hash")
     outcomes = _Key("hash")
+    verdicts = _Key("hash")
     pointer = _Key("string")
     offer = _Key("string")
     judging = _Key("hash")

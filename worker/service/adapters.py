@@ -19,8 +19,9 @@ from plugin_config.model_version import ZEROSHOT, engine_name
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.calibrations import CalibrationFile
-from plugin_config.versions.manifests import Manifest, Owner, VersionFolder
+from plugin_config.versions.manifests import Manifest, Owner, Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from plugin_config.versions.verdicts import verdict_of, write_verdict
 from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
@@ -45,6 +46,7 @@ class AdapterCache:
 
     def __init__(self, settings: Settings, redis: Redis, segmenter: Segmenter, *, learner: bool = False) -> None:
         self._settings = settings
+        self._redis = redis
         self._served = ServedAdapters(redis)
         self._learners = WorkerPresence(redis, learners=True)
         self._segmenter = segmenter
@@ -135,6 +137,16 @@ class AdapterCache:
         reason = LearningError(f"version {name}", error.problem, error.remedy)
         self._refused[(self.folder(project).owner.folder, name)] = reason
 
+    def tell(self, owner: Owner, pointer: Pointer) -> None:
+        """Copy to Redis what people see of a pointer: what annotators did, and the last verdict.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        if pointer.attempt is not None:
+            self._served.write_outcomes(owner, pointer.attempt.outcomes)
+        write_verdict(self._redis, owner, verdict_of(pointer))
+
     def _loaded_copy(self, folder: VersionFolder, copy: ServedCopy) -> tuple[str, Adapter | None]:
         return copy.served, None if copy.served == ZEROSHOT else self.adapter(folder, copy.served)[1]
 
@@ -164,8 +176,7 @@ class AdapterCache:
                 problem = f"does not hold what is served of project {folder.owner.project}"
                 raise VersionsUnavailable(f"folder {place}", problem, _ONE_PLACE)
             serial = pointer.serial
-            if pointer.attempt is not None:
-                self._served.write_outcomes(folder.owner, pointer.attempt.outcomes)
+            self.tell(folder.owner, pointer)
             if pointer.served != ZEROSHOT:
                 self.adapter(folder, pointer.served)
         except LearningError as error:
