@@ -100,7 +100,8 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
             noted=stored,
         )  # fmt: skip
         if not stored and not answer.result:
-            return [[]]
+            # Without `result` Label Studio stores nothing, should this be no test; its dialog shows the reason.
+            return [[{"reason": answer.reason}]] if answer.reason else [[]]
         if not stored:  # in case it was no test
             self._queues.expect_second(self._project, self.model_version, payload.tasks[0])
         return [_as_prediction(answer)]
@@ -178,12 +179,14 @@ class Projects:
         return {"status": "ok", "refresh": refresh}
 
     def train(self, project: int) -> dict[str, Any]:
-        """Label Studio's button: learn now, from however few corrections. `job` as Label Studio keeps it.
+        """Label Studio's button: learn now, from however few corrections. `job` as Label Studio keeps it, and in
+        `detail` what happens next; Label Studio's page shows neither (docs/guide/learning.md).
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        return {"status": "ok", "refresh": True, "job": self._queues.request_training(project)}
+        job = self._queues.request_training(project)
+        return {"status": "ok", "refresh": True, "job": job, "detail": self._queues.training_outlook(project)}
 
     def is_training(self, project: int | None = None) -> dict[str, Any]:
         """Whether a learner learns from the project's corrections now; this process never does."""

@@ -28,6 +28,7 @@ from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import Counts, TaskStates
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
+from plugin_config.versions.verdicts import last_verdict
 
 _CONNECT_S = 0.2
 _ANSWER_S = 0.25
@@ -72,6 +73,7 @@ class QueueClient:
         self.clicks = ClickDesk(settings)
         self._states = TaskStates(self._redis)
         self._presence = WorkerPresence(self._redis)
+        self._learners = WorkerPresence(self._redis, learners=True)
         self._hints = ProjectHints(self._redis)
         self._ledger = ProjectLedger(self._redis)
         self._learning = ProjectLearning(self._redis, lease_s=settings.lease_s)
@@ -154,6 +156,23 @@ class QueueClient:
         self._learning.request_now(project)
         self._look_up_unknown(project)
         return learn_job_id(project)
+
+    def training_outlook(self, project: int) -> str:
+        """What follows a request to learn now, for the person who made it: sentences.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        progress = self._learning.progress(project)
+        if not self._learners.count():
+            follows = "No learner runs: start `zeromask worker --queue finetune`, which then learns from them."
+        elif progress is not None and progress.state == "learning":
+            follows = f"A learner is at this project ({progress.detail}) and looks at them again right after."
+        else:
+            follows = "A learner reads the corrections now; where it learns better masks, they follow by themselves."
+        verdict = last_verdict(self._redis, project, self._settings.model)
+        last = "" if verdict is None else f" The last verdict, of {verdict.at}: {verdict.reason}"
+        return f"{follows}{last} See `zeromask status`."
 
     def is_learning(self, project: int) -> bool:
         """Whether the project's corrections are being learned from.

@@ -98,7 +98,7 @@ class ClickAnswer:
         result: regions as Label Studio's editor reads them; empty where nothing can be drawn.
         score: confidence, 0 to 1.
         version: of the model that drew them.
-        reason: why the result is empty, for people; "" = it is not, or nothing was found.
+        reason: why the result is empty, for people; "" = it is not.
     """
 
     result: Sequence[Mapping[str, Any]] = ()
