@@ -53,12 +53,12 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         LabelingConfigError: the labeling config names nothing that could be segmented.
     """
 
-    def __init__(self, label_config: str, *, project: int, settings: Settings, queues: QueueClient) -> None:
+    def __init__(self, label_config: str, *, project: int, queues: QueueClient) -> None:
         super().__init__()  # without the config, which it would parse in its own way, and without the access token
         self.label_config = label_config
         vocabulary = parsed(label_config)
         self.remarks = list(vocabulary.remarks)
-        self.model_version = str(ModelVersion.of(settings, vocabulary, adapter=queues.served_adapter(project)))
+        self.model_version = queues.version(project, vocabulary)
         self._project = project
         self._queues = queues
 
@@ -148,7 +148,7 @@ class Projects:
         Raises:
             LabelingConfigError: the labeling config names nothing that could be segmented.
         """
-        model = PreannotationBackend(label_config, project=project, settings=self._settings, queues=self._queues)
+        model = PreannotationBackend(label_config, project=project, queues=self._queues)
         if len(self._versions) >= _MAX_REMEMBERED:  # anyone can name projects without end
             self._versions.clear()
         self._versions[project] = model.model_version
@@ -197,10 +197,17 @@ class Projects:
             return {"is_training": False}
 
     def versions(self, project: int | None) -> list[str]:
-        """Versions known of a project, or of all: Label Studio's GET /versions does not say which one it means."""
+        """Versions known of a project, or of all, the newest of each model last: Label Studio's GET /versions does not
+        say which project it means.
+        """
         recent = {version for known, version in list(self._versions.items()) if project in (None, known)}
         try:
-            return sorted(recent.union(self._queues.versions(project)))
+            return sorted(recent.union(self._queues.versions(project)), key=_by_age)
         except QueueUnavailable as error:
             logger.warning("versions: only those since the start are known. %s", error)
-            return sorted(recent)
+            return sorted(recent, key=_by_age)
+
+
+def _by_age(version: str) -> tuple[str, int, str]:
+    found = ModelVersion.parse(version)
+    return ("", 0, version) if found is None else found.order

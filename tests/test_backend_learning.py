@@ -9,9 +9,11 @@ import pytest
 from redis import Redis
 
 from plugin_config.errors import QueueUnavailable
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.hints import MOST_UNKNOWN, ProjectHints
 from plugin_config.queue.jobs import TaskRef, predict_queue
 from plugin_config.queue.learning import Progress, ProjectLearning
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -102,17 +104,33 @@ def test_the_version_names_what_is_served_also_while_redis_is_away(
 ) -> None:
     client, served = client_of(settings), ServedAdapters(redis)
     owner = Owner("http://ls", 7, "2026", "builtin")
-    served.write(7, ServedCopy("a3-123456", 3, "/versions", owner))
-    expected = VERSION.replace("zeroshot", "a3-123456")
+    served.write(7, ServedCopy("a3-123456", 3, "/versions", owner, learned="+9 corrected", made="2026-11-29"))
+    identity = parsed(VERSION).identity.replace("zeroshot", "a3-123456")
+    expected = f"builtin v003 +9 corrected (2026-11-29 {identity})"
     assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
 
     def away(*_: Any) -> str:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
-    monkeypatch.setattr(ServedAdapters, "served", away)
+    monkeypatch.setattr(ServedAdapters, "copy", away)
     assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
     other = setup_body(project="8.17")
     assert answer_of(client.post("/setup", json=other)) == {"model_version": VERSION}, "another project learns nothing"
+
+
+@pytest.mark.usefixtures("patient")
+def test_predictions_of_an_earlier_release_keep_the_version_they_carry(client: Client, redis: Redis) -> None:
+    former = parsed(VERSION).identity
+    ProjectLedger(redis).start_rollout(7, former)
+    assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": former}
+    ServedAdapters(redis).write(7, ServedCopy("a3-123456", 3, "/versions", Owner("http://ls", 7, "2026", "builtin")))
+    assert answer_of(client.post("/setup", json=setup_body()))["model_version"].startswith("builtin v003 learned (")
+
+
+def parsed(version: str) -> ModelVersion:
+    found = ModelVersion.parse(version)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("copy", [b"\xff", b"[" * 100_000, b'{"served": 1}', b'{"served": "zeroshot", "newer": 1}'])

@@ -15,7 +15,7 @@ from redis import Redis
 
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT, engine_name
+from plugin_config.model_version import ZEROSHOT, Learned, engine_name
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.calibrations import CalibrationFile
@@ -112,6 +112,17 @@ class AdapterCache:
         subject = f"project {project.id}, version {name}"
         return IDENTITY if found is None else Calibration.from_json(found, subject=subject)
 
+    def learned(self, project: Project, name: str) -> Learned:
+        """What versions of predictions say of the served adapter, as Redis' copy has it, which the backend reads, too.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        copy = self._served.copy(project.id, self._settings.model)
+        if copy is None or copy.owner != self.folder(project).owner or copy.served != name:
+            return Learned()
+        return copy.told
+
     def adapter(self, folder: VersionFolder, name: str) -> tuple[Manifest, Adapter]:
         """A version, from the cache or loaded.
 
@@ -177,11 +188,13 @@ class AdapterCache:
                 raise VersionsUnavailable(f"folder {place}", problem, _ONE_PLACE)
             serial = pointer.serial
             self.tell(folder.owner, pointer)
+            learned = Learned()
             if pointer.served != ZEROSHOT:
-                self.adapter(folder, pointer.served)
+                learned = self.adapter(folder, pointer.served)[0].learned
         except LearningError as error:
             return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), maps.of(ZEROSHOT))
-        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served))
+        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served),
+                          learned=learned.source, made=learned.made)  # fmt: skip
 
 
 def _room_for(loaded: tuple[Manifest, Adapter]) -> int:

@@ -155,9 +155,8 @@ class ClickWork:
         images = self._scenes.images(request, plan)  # first: a task of another project is none of this one's business
         stored = [row for row in context.label_studio.predictions(request.task) if row.version == request.version]
         if stored:
-            result = tuple(stored[-1].result)
-            reason = "" if result else self._nothing_found(plan)
-            return ClickAnswer(result, stored[-1].score or 0.0, request.version, reason)
+            reason = "" if stored[-1].result else self._nothing_found(plan)
+            return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version, reason)
         drawn: list[Any] = []
         scores: list[float] = []
         for image in images[:_MOST_IMAGES]:

@@ -14,7 +14,7 @@ import httpx
 import open_clip
 import torch
 from huggingface_hub import constants as hub
-from huggingface_hub.utils import get_session
+from huggingface_hub import get_session
 from safetensors import SafetensorError, safe_open
 
 from plugin_config.errors import ModelUnavailable
