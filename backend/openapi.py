@@ -160,6 +160,7 @@ def _schemas() -> _Json:
                   reason={**text, "description": "Why the result is empty"}),
         "description": "The answer to a click, or to Label Studio's test request",
     }  # fmt: skip
+    nothing: _Json = {**text, "description": "Why there are no masks"}
     click: _Json = {"description": "Not null where somebody clicked in an image"}
     return {
         "Error": _object(["status", "detail"], status={"type": "integer"}, detail=text),
@@ -187,7 +188,11 @@ def _schemas() -> _Json:
         ),
         "Accepted": _object(
             ["results", "model_version"],
-            results={"type": "array", "items": {"anyOf": [{"type": "array", "maxItems": 0}, prediction]}},
+            results={"type": "array", "items": {"anyOf": [
+                {"type": "array", "maxItems": 1, "items": _object(["reason"], reason=nothing), "description": "Nothing "
+                 "that Label Studio stores: accepted, or why its test request got no masks"},
+                prediction,
+            ]}},
             model_version=text,
         ),
         "Webhook": _object(
@@ -196,7 +201,13 @@ def _schemas() -> _Json:
             project=project_object,
             tasks={"description": "Tasks, or their ids; anything else here is skipped"},
         ),
-        "Hinted": _object(["status", "refresh"], status={"const": "ok"}, refresh={"type": "boolean"}, job=text),
+        "Hinted": _object(
+            ["status", "refresh"],
+            status={"const": "ok"},
+            refresh={"type": "boolean"},
+            job=text,
+            detail={**text, "description": "What happens next, after a request to learn"},
+        ),
         "AboutProject": {
             "type": "object",
             "properties": {"project": {"anyOf": [{"type": "null"}, *project_object["anyOf"]]}},

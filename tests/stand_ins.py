@@ -25,7 +25,7 @@ from plugin_config.errors import (
     VersionsUnavailable,
 )
 from plugin_config.label_studio.client import Project, StoredPrediction, Task
-from plugin_config.model_version import ZEROSHOT, ModelVersion
+from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
 from plugin_config.queue.ledger import ProjectLedger
@@ -178,6 +178,9 @@ class StandInAdapters:
 
     def calibration(self, project: Project, name: str) -> Calibration:
         return self.map
+
+    def learned(self, project: Project, name: str) -> Learned:
+        return Learned()
 
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
         self.refused.append(f"{name}: {error}")

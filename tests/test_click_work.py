@@ -446,6 +446,17 @@ def test_a_test_request_gets_what_is_stored_else_masks_made_now(house: ClickHous
     assert (answer.result, answer.score, answer.version) == (({"id": "x"},), 0.5, version())
 
 
+def test_a_test_request_without_masks_says_why(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.label_studio.create_prediction(1, [], score=0.0, version=version())
+    told = work.answer(asked(kind="prediction", version=version()))
+    assert (list(told.result), told.reason) == ([], "nothing of its labels was found in this task")
+    unread = "label 'cat': model builtin does not know 'cat'; no masks until learned from corrections"
+    monkeypatch.setattr(house.segmenter, "remarks", lambda *_: [unread])
+    assert work.answer(asked(kind="prediction", version=version())).reason == unread
+
+
 def test_a_test_request_gets_nothing_of_another_projects_task(house: ClickHouse, work: ClickWork) -> None:
     house.label_studio.create_prediction(99, [{"id": "x"}], score=0.5, version=version())
     answer = work.answer(asked(kind="prediction", task=99, version=version()))

@@ -65,8 +65,8 @@ def test_the_names_are_those_of_stored_state() -> None:
     assert set(PROJECT_TYPES) == {
         "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "title",
         "counted", "labels", "warning", "left", "doubts", "refresh", "hinted", "webhook", "learner", "learn",
-        "learning", "adapters", "outcomes", "judged", "pointer", "offer", "judging", "offered", "images", "places",
-        "corrected", "skipped", "order", "ordered", "resting", "done", "drain",
+        "learning", "adapters", "outcomes", "judged", "verdicts", "pointer", "offer", "judging", "offered", "images",
+        "places", "corrected", "skipped", "order", "ordered", "resting", "done", "drain",
     }  # fmt: skip
 
 

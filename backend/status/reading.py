@@ -132,7 +132,8 @@ class StatusReader:
         shown = known[(number - 1) * PROJECTS_A_PAGE : number * PROJECTS_A_PAGE]
         state = self._control.state(errors=_MOST_ERRORS, projects=shown)
         others = {row.project for row in state.errors} | {row.project for row in state.unanswered}
-        named = titles(self._redis, {*shown, *others})
+        named = {row.project: row.title for row in state.projects if row.title}
+        named |= titles(self._redis, others - set(shown))
         copies = {project: copy for project in shown if (copy := self._chosen(state.copies.get(project, ())))}
         return Overview(state, named, copies, number, pages, len(known))
 
@@ -142,7 +143,7 @@ class StatusReader:
         state = self._control.state(errors=100, projects=[project])
         copy = self._chosen(state.copies.get(project, ()))
         return ProjectView(
-            project, titles(self._redis, [project]).get(project, ""), state,
+            project, state.projects[0].title, state,
             read_tasks(self._redis, project, most=_MOST_TASKS), self._ledger.task_count(project),
             self._ledger.label_remarks(project), copy,
             ProjectVersions() if copy is None else self._versions.read(copy), self._adapters.judged(project),

@@ -19,6 +19,7 @@ from plugin_config.versions.manifests import Manifest, Pointer, VerdictRecord
 
 _MOST_LABELS = 25  # of a report: those that changed most
 _MOST_ROWS = 60
+_OUTCOMES = ("accepted", "changed", "deleted", "added")
 
 
 def verdict_box(found: ProjectView) -> Box:
@@ -63,22 +64,16 @@ def versions_box(found: ProjectView) -> Box:
 
 def judged_box(found: ProjectView) -> Box:
     """What annotators did with the predicted regions, by version and label; the label with the lowest share first."""
-    rows = []
-    for number, version in enumerate(sorted(found.judged)):
-        parsed = ModelVersion.parse(version)
-        name = version_name(parsed.adapter) if parsed else version
-        for label, counts in found.judged[version].items():
-            accepted, changed, deleted, added = (counts.get(key, 0) for key in
-                                                 ("accepted", "changed", "deleted", "added"))  # fmt: skip
-            shown = accepted + changed + deleted
-            row = (label, text(name, most=40), percent(accepted, shown), percent(changed, shown),
-                   percent(deleted, shown), f"{added:,}")  # fmt: skip
-            rows.append((accepted / shown if shown else 1.0, number, row))
-    rows.sort(key=lambda row: (row[1], row[0]))
-    made = [
-        Row(f"j{number}", (text(label, most=60), *cells))
-        for number, (_, _, (label, *cells)) in enumerate(rows[:_MOST_ROWS])
-    ]
+    counted = _by_adapter(found)
+    rows = sorted(counted, key=lambda row: (-adapter_number(row[0]), row[0], _accepted_share(counted[row]), row[1]))
+    made = []
+    for number, (adapter, label) in enumerate(rows[:_MOST_ROWS]):
+        accepted, changed, deleted, added = (counted[adapter, label].get(key, 0) for key in _OUTCOMES)
+        shown = accepted + changed + deleted
+        made.append(Row(f"j{number}", (
+            text(label, most=60), text(version_name(adapter), most=40), percent(accepted, shown),
+            percent(changed, shown), percent(deleted, shown), f"{added:,}",
+        )))  # fmt: skip
     more = f"<p>{len(rows) - _MOST_ROWS} more are in <code>zeromask versions</code>.</p>" \
         if len(rows) > _MOST_ROWS else ""  # fmt: skip
     note = (
@@ -91,24 +86,46 @@ def judged_box(found: ProjectView) -> Box:
                  "annotations.")  # fmt: skip
 
 
+def _by_adapter(found: ProjectView) -> dict[tuple[str, str], Mapping[str, int]]:
+    """(name of a version, label key) -> its counts; versions of predictions also name the labels there were."""
+    counted: dict[tuple[str, str], Mapping[str, int]] = {}
+    for version, labels in found.judged.items():
+        parsed = ModelVersion.parse(version)
+        for label, counts in labels.items():
+            key = parsed.adapter if parsed else version, label
+            before = counted.get(key, {})
+            counted[key] = {name: before.get(name, 0) + counts.get(name, 0) for name in _OUTCOMES}
+    return counted
+
+
+def _accepted_share(counts: Mapping[str, int]) -> float:
+    shown = counts["accepted"] + counts["changed"] + counts["deleted"]
+    return counts["accepted"] / shown if shown else 1.0
+
+
 def _verdicts(found: ProjectView) -> list[str]:
     state, pointer = found.state.learning, found.versions.pointer
     told = [f"<strong>{text(row.progress.state)}</strong>: {text(row.progress.detail, most=600)}" for row in state[:1]]
     told += [f'<span class="trouble">Served zero-shot instead of what should be. {text(row.trouble, most=600)}</span>'
              for row in state if row.trouble]  # fmt: skip
-    if pointer is not None and pointer.attempt is not None and pointer.attempt.verdict.reason:
-        attempt = pointer.attempt
-        left = f", {len(attempt.missing) + len(attempt.left_out)} left out" * bool(attempt.missing or attempt.left_out)
-        told.append(
-            f"Last verdict, {text(moment(attempt.at))}, on {attempt.tasks:,} annotated tasks{left}: "
-            f"{text(attempt.verdict.reason, most=800)}"
-        )
+    told += [f"Last verdict, {text(moment(row.verdict.at))}, on {text(row.verdict.source)}: "
+             f"{text(row.verdict.reason, most=800)}" for row in state if row.verdict is not None]  # fmt: skip
     if pointer is not None:
-        told += [f"{text(row.source)}, {text(moment(row.at))}: {text(row.verdict.reason, most=800)}"
-                 for row in pointer.contenders.values()]  # fmt: skip
+        told += _earlier(pointer, {row.verdict.reason for row in state if row.verdict is not None})
         if pointer.moved_by:
             told.append(f"Served since {text(moment(pointer.moved_at))}, as the {text(pointer.moved_by)} decided.")
     return told or ["Nothing has been learned yet."]
+
+
+def _earlier(pointer: Pointer, known: set[str]) -> list[str]:
+    """Verdicts that are on disk and not among those that are told already."""
+    rows = [(row.source, row.at, row.verdict.reason) for row in pointer.contenders.values()]
+    if pointer.attempt is not None:
+        attempt, left = pointer.attempt, len(pointer.attempt.missing) + len(pointer.attempt.left_out)
+        out = f", {left} left out" if left else ""
+        rows.insert(0, (f"{attempt.tasks:,} annotated tasks{out}", attempt.at, attempt.verdict.reason))
+    return [f"Verdict, {text(moment(at))}, on {text(source)}: {text(reason, most=800)}"
+            for source, at, reason in rows if reason and reason not in known]  # fmt: skip
 
 
 def _version(row: Manifest | LearningError, pointer: Pointer) -> Row:

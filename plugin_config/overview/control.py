@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from redis import Redis
 
-from plugin_config.model_version import ZEROSHOT
+from plugin_config.model_version import ZEROSHOT, model_slug
 from plugin_config.overview.reading import ProjectReading, read_projects
 from plugin_config.queue.clicks import ClickQueue, UnansweredClick
 from plugin_config.queue.connection import redis_errors
@@ -19,8 +19,10 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence, WorkerState
 from plugin_config.queue.quarantine import QuarantineEntry, quarantine_entries
 from plugin_config.queue.states import Counts, TaskFailure
+from plugin_config.queue.titles import titles
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from plugin_config.versions.verdicts import LastVerdict, last_verdicts
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ProjectState:
         per_s: tasks done per second in the last minute.
         eta_s: seconds until all are done at that pace; None while nothing moves.
         remarks: what people should know about its webhooks, labels and order, a sentence each.
+        title: what Label Studio calls it; "" = no worker has read it yet.
     """
 
     project: int
@@ -42,6 +45,7 @@ class ProjectState:
     per_s: float
     eta_s: float | None
     remarks: tuple[str, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class LearningRow:
         served: the adapter served by workers of this model.
         progress: how far the learning is.
         trouble: why another adapter is served than should be; "" = it is the right one.
+        verdict: the last one on what was learned; None = nothing was judged yet.
     """
 
     project: int
@@ -61,6 +66,7 @@ class LearningRow:
     served: str
     progress: Progress
     trouble: str = ""
+    verdict: LastVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -133,10 +139,11 @@ class QueueControl:
             projects: ids of the projects to read; None = all.
         """
         paused, known = self._pending.paused_projects(), self._pending.projects() if projects is None else projects
-        together = read_projects(self._redis, known)
+        together, named = read_projects(self._redis, known), titles(self._redis, known)
         read = {project: together.get(project) or self._read(project) for project in known}
         return QueueState(
-            projects=tuple(_project_state(project, found, paused) for project, found in read.items()),
+            projects=tuple(_project_state(project, found, paused, named.get(project, ""))
+                           for project, found in read.items()),
             workers=tuple(self._presence.workers()),
             errors=tuple(self._pending.last_failures(errors)),
             learning=tuple(row for project, found in read.items() for row in _learning_rows(project, found)),
@@ -145,7 +152,7 @@ class QueueControl:
             clickers=tuple(self._clickers.workers()),
             unanswered=tuple(self._clicks.unanswered(errors)),
             copies={project: found.copies for project, found in read.items()},
-        )
+        )  # fmt: skip
 
     def _read(self, project: int) -> ProjectReading:
         """Read a project by itself: keys of a wrong type are moved away."""
@@ -153,20 +160,26 @@ class QueueControl:
         remarks = self._ledger.webhook_warning(project), *self._ledger.label_remarks(project)
         remarks = tuple(filter(None, (*remarks, self._order.remark(project))))
         progress, copies = self._learning.progress(project), self._adapters.copies(project)
-        return ProjectReading(counts, per_s, remarks, progress, tuple(copies))
+        verdicts = last_verdicts(self._redis, project)
+        return ProjectReading(counts, per_s, remarks, progress, tuple(copies), verdicts)
 
 
 def _learning_rows(project: int, found: ProjectReading) -> list[LearningRow]:
     """One row for each model that served the project; none where nothing was ever learned or checked."""
     progress = found.progress or Progress("idle", "not checked yet", "")
-    rows = [LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble) for copy in found.copies]
-    return rows if found.progress or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
+    rows = [
+        LearningRow(project, copy.owner.model, copy.served, progress, copy.trouble,
+                    found.verdicts.get(model_slug(copy.owner.model)))
+        for copy in found.copies
+    ]  # fmt: skip
+    known = found.progress or found.verdicts
+    return rows if known or any(row.served != ZEROSHOT or row.trouble for row in rows) else []
 
 
-def _project_state(project: int, found: ProjectReading, paused: Collection[int]) -> ProjectState:
+def _project_state(project: int, found: ProjectReading, paused: Collection[int], title: str) -> ProjectState:
     left = found.counts.pending + found.counts.leased
     eta = left / found.per_s if found.per_s and project not in paused else (None if left else 0.0)
-    return ProjectState(project, found.counts, project in paused, found.per_s, eta, found.remarks)
+    return ProjectState(project, found.counts, project in paused, found.per_s, eta, found.remarks, title)
 
 
 def _chosen(refs: Collection[TaskRef], tasks: Collection[int]) -> list[TaskRef]:

@@ -17,6 +17,7 @@ from plugin_config.queue.ledger import parse_remarks
 from plugin_config.queue.quarantine import decode
 from plugin_config.queue.states import PACE_S, Counts
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from plugin_config.versions.verdicts import LastVerdict, parse_verdicts
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ProjectReading:
         remarks: what people should know about its webhooks, labels and order, a sentence each.
         progress: how far its learning is; None before the first check.
         copies: what serves it, one for each model that ever did.
+        verdicts: slug of a model -> the last verdict on what was learned.
     """
 
     counts: Counts
@@ -36,6 +38,7 @@ class ProjectReading:
     remarks: tuple[str, ...]
     progress: Progress | None
     copies: tuple[ServedCopy, ...]
+    verdicts: Mapping[str, LastVerdict]
 
 
 @redis_errors
@@ -68,18 +71,21 @@ def read_projects(redis: Redis, projects: Sequence[int]) -> Mapping[int, Project
         pipe.hget(keys.order, "remark")
         pipe.get(keys.learning)
         pipe.hvals(keys.adapters)
+        pipe.hgetall(keys.verdicts)
     answers = pipe.execute(raise_on_error=False)
-    rows = dict(zip(projects, zip(*[iter(answers)] * 9, strict=True), strict=True))
+    rows = dict(zip(projects, zip(*[iter(answers)] * 10, strict=True), strict=True))
     sound = {project: row for project, row in rows.items() if _sound(row)}
     done = _done(redis, {project: row[3] for project, row in sound.items()})
     adapters = ServedAdapters(redis)
     found = {}
-    for project, (pending, leased, failed, _, warning, remarks, remark, learning, copies) in sound.items():
+    for project, row in sound.items():
         if project in done and project in paces:
+            pending, leased, failed, _, warning, remarks, remark, learning, copies, verdicts = row
             told = (decode(warning or ""), *parse_remarks(remarks), decode(remark or ""))
             found[project] = ProjectReading(
                 Counts(pending, leased, failed, done[project]), paces[project], tuple(filter(None, told)),
                 parse_progress(learning), tuple(adapters.parse_copies(project, copies)),
+                parse_verdicts(verdicts),
             )  # fmt: skip
     return found
 

@@ -63,6 +63,7 @@ Keys of project P (`zeromask:P:` before each):
     outcomes        hash    model -> JSON: what annotators did with regions    versions.served       versions.served
     judged          hash    version -> JSON: the same of regions predicted     versions.served       versions.served
                             at it
+    verdicts        hash    model -> JSON of `versions.verdicts.LastVerdict`   versions.verdicts     versions.verdicts
     pointer         string  lock held while the served version is changed      versions.served       versions.served
     offer           string  JSON of the `offers.Offer` that waits              offers                offers
     judging         hash    the offer that is judged, by which learner, and    offers                offers
@@ -180,6 +181,7 @@ class ProjectKeys:
     adapters = _Key("hash")
     outcomes = _Key("hash")
     judged = _Key("hash")
+    verdicts = _Key("hash")
     pointer = _Key("string")
     offer = _Key("string")
     judging = _Key("hash")

@@ -18,7 +18,7 @@ from redis.exceptions import LockError
 
 from plugin_config.errors import QueueUnavailable
 from plugin_config.json_records import make_dataclass, parse_json
-from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
+from plugin_config.model_version import ZEROSHOT, Learned, adapter_number, model_slug
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import decode, report
@@ -42,6 +42,7 @@ class ServedCopy:
         owner: what these versions were learned for.
         trouble: why it is not the version that the pointer names; "" = it is.
         calibration: engine -> how its raw scores are mapped; those of other engines stay as they are.
+        learned, made: what versions of predictions say of it, see `plugin_config.model_version.Learned`.
     """
 
     served: str
@@ -50,6 +51,13 @@ class ServedCopy:
     owner: Owner
     trouble: str = ""
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    learned: str = ""
+    made: str = ""
+
+    @property
+    def told(self) -> Learned:
+        """What versions of predictions say of what is served."""
+        return Learned(self.learned, self.made)
 
 
 class ServedAdapters:
@@ -87,8 +95,9 @@ class ServedAdapters:
     def write(self, project: int, copy: ServedCopy) -> None:
         """Write the copy for one model."""
         row = asdict(copy)
-        if not copy.calibration:
-            del row["calibration"]  # an earlier release, which may run beside this one, does not know it
+        for name in ("calibration", "learned", "made"):  # an earlier release, which may run beside this one, knows none
+            if not row[name]:
+                del row[name]
         self._redis.hset(ProjectKeys(project).adapters, model_slug(copy.owner.model), json.dumps(row))
 
     @redis_errors
@@ -171,4 +180,5 @@ def _copy(row: Any) -> ServedCopy:
     copy = make_dataclass(ServedCopy, row, owner=make_dataclass(Owner, row["owner"]))
     if copy.served != ZEROSHOT and not adapter_number(copy.served):
         raise ValueError(copy.served)
+    _ = copy.told  # raises ValueError where it is none
     return copy

@@ -326,6 +326,17 @@ class Segmenter:
         labels = f"label{'s' if len(words_by_label) > 1 else ''} {_listed(list(words_by_label))}"
         return f"{labels}: model {self.encoder.name} does not know {_listed(list(words))}"
 
+    def can_read(self, vocabulary: Vocabulary, taught: Collection[tuple[str, ...]] = ()) -> bool:
+        """Whether the model can find anything of a vocabulary: it knows a word of a label or choice, or learned one.
+
+        Args:
+            vocabulary: the labels.
+            taught: texts of labels that were learned from corrections: these need no words.
+        """
+        texts = [label.texts for label in vocabulary.labels]
+        texts += [choice.texts for choices in vocabulary.choices for choice in choices.choices]
+        return any(row in taught or self._texts.has_known_words(row) for row in texts)
+
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         """Find the labels each of whose texts has a word that the model was never trained on: these words, by key."""
         found = {label.key: self._unknown_of(label.texts) for label in vocabulary.labels}

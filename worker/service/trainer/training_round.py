@@ -191,7 +191,9 @@ class TrainingRound:
         """Record that nothing is to be learned from these corrections, so that they are not read again and again."""
         with self._context.adapters.moving(project.id):
             self._lease.check()
-            folder.point(replace(folder.pointer(), attempt=attempt))
+            pointer = replace(folder.pointer(), attempt=attempt)
+            folder.point(pointer)
+            self._context.adapters.tell(folder.owner, pointer)
         told = mention_missing(detail, attempt.missing, attempt.left_out)
         return RoundResult("idle", told, f"{attempt.tasks} {attempt.latest}")
 
