@@ -17,6 +17,7 @@ from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.titles import set_title
 from plugin_config.versions.manifests import Attempt, Manifest, Owner, Pointer, VerdictRecord, VersionFolder, now
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from plugin_config.versions.verdicts import verdict_of, write_verdict
 
 LABEL_STUDIO = "http://labels.example.com:8080"
 PROJECT = 7
@@ -83,6 +84,7 @@ def learn_versions(redis: Redis, place: Path, project: int = PROJECT, *, count: 
     folder.point(pointer)
     adapters = ServedAdapters(redis)
     adapters.write(project, ServedCopy(names[-2], pointer.serial, str(place), folder.owner))
+    write_verdict(redis, folder.owner, verdict_of(pointer))
     adapters.write_judged(project, {
         VERSION: {"cat": {"accepted": 6, "changed": 3, "deleted": 1, "added": 2}},
         VERSION.replace("zeroshot", names[0]): {"cat": {"accepted": 9, "changed": 1, "deleted": 0, "added": 0},

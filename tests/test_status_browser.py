@@ -17,6 +17,7 @@ from redis import Redis
 from backend.server.connections import ConnectionLimits
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.titles import set_title
 from plugin_config.settings import Settings
 from tests.backend_client import patient_fixture
 from tests.browser.editor import browser
@@ -105,6 +106,15 @@ def test_a_change_arrives_and_the_focus_stays(page: Page, served: Backend, redis
     assert (status, page.inner_text("#lead-text strong")[:10]) == ("status", "4 projects")
     pending.forget_project(400)
     page.wait_for_selector("#p400", state="detached")
+
+
+def test_hostile_texts_run_nothing_when_they_come_with_an_update(page: Page, served: Backend, redis: Redis) -> None:
+    page.goto(address(served, "/status"))
+    set_title(redis, PROJECT, "<img src=x onerror='window.ran = 1'><script>window.ran = 1</script>")
+    page.wait_for_selector(f"#p{PROJECT}-link:has-text('onerror')")
+    page.wait_for_timeout(300)
+    assert page.evaluate("() => window.ran ?? 0") == 0
+    assert page.query_selector("img, main script") is None
 
 
 def test_a_report_that_is_open_stays_open_over_an_update(page: Page, served: Backend, tmp_path: Path) -> None:

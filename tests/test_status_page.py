@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +18,7 @@ from redis import Redis
 from backend.status.forms import COOKIE
 from backend.status.page import MOST_UPDATE
 from plugin_config.errors import VersionsUnavailable
+from plugin_config.overview.versions import read_versions
 from plugin_config.queue.clicks import ClickQueue
 from plugin_config.queue.jobs import TaskRef, predict_queue
 from plugin_config.queue.pending import PendingTasks
@@ -26,6 +29,7 @@ from plugin_config.versions.manifests import VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests import status_load
 from tests.backend_client import Client, ClientOf, client_fixture, client_of_fixture, patient_fixture
+from tests.house import wait_until
 from tests.status_projects import LABEL_STUDIO, PROJECT, VERSION, fill, keep_alive, learn_versions, owner_of
 
 __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
@@ -99,7 +103,7 @@ def test_all_projects_are_shown_with_workers_and_errors(client: Client, names: l
     page = read(client, "/status")
     for shown in ("Street scenes", "Leaves and bark", "worker-1", "learner-1", "cuda:0", names[1], "zero-shot",
                   "Paused.", "label 'wug': the model knows none of its words", "cannot be fetched (HTTP 404)",
-                  "2 projects, 1 at work, 1 paused, 2 failed tasks, 1 worker."):
+                  "2 projects, 1 at work, 1 paused, 2 failed tasks, 1 worker.", "20 waiting", "2 at work"):
         assert shown in page.text, shown  # fmt: skip
     links = [tag["href"] for tag in page.all("a")]
     assert "status/project?id=7" in links
@@ -306,6 +310,16 @@ def test_hostile_texts_stay_texts(client: Client, names: list[str], redis: Redis
         assert "alert(1)" in page.text
 
 
+def test_versions_of_the_same_labels_are_counted_together(client: Client, names: list[str], redis: Redis) -> None:
+    """Versions of predictions also name the labels there were, and are spelled as their release did."""
+    first = VERSION.replace("zeroshot", names[0])
+    counts = {"accepted": 1, "changed": 1, "deleted": 0, "added": 0}
+    spelled = f"builtin v001 +3 corrected (2026-11-21 {first})"
+    other = first.replace("0123abcd", "deadbeef")
+    ServedAdapters(redis).write_judged(PROJECT, {version: {"cat": counts} for version in (first, spelled, other)})
+    assert "50 % of 6" in read(client, PAGE).text
+
+
 def test_damaged_figures_of_a_version_are_left_out(client: Client, names: list[str], tmp_path: Path) -> None:
     (manifest,) = tmp_path.rglob(f"{names[1]}/manifest.json")
     row = json.loads(manifest.read_text())
@@ -325,6 +339,7 @@ def test_versions_that_this_process_does_not_see_are_told(client: Client, names:
     page = read(client, PAGE)
     assert "is not where the versions of project 7 are, as seen from here" in page.text
     assert f"served by {names[1]}" in page.text
+    assert "on corrections: kept what is served: label 'tree' would be worse" in page.text, "from Redis"
     assert not [tag for tag in page.all("button") if str(tag["value"]).startswith("serve")]
 
 
@@ -336,6 +351,28 @@ def test_a_place_that_does_not_answer_delays_no_page(
 
     monkeypatch.setattr(VersionFolder, "pointer", away)
     assert "folder s3://versions: does not answer. Wait." in read(client, PAGE).text
+
+
+def test_a_place_that_hangs_delays_no_other_page(
+    client: Client, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object store may take minutes until it fails."""
+    going_on, asked = threading.Event(), list[float]()
+
+    def hangs(copy: ServedCopy) -> Any:
+        asked.append(time.monotonic())
+        going_on.wait(60)
+        return read_versions(copy)
+
+    monkeypatch.setattr("backend.status.reading.read_versions", hangs)
+    monkeypatch.setattr("backend.status.reading._VERSIONS_WAIT_S", 0.1)
+    assert "The versions are being read" in read(client, PAGE).text
+    assert "Street scenes" in read(client, "/status").text
+    time.sleep(1.1)  # the page is read anew, the versions are not asked for twice
+    assert "The versions are being read" in read(client, PAGE).text
+    going_on.set()
+    wait_until(lambda: names[0] in read(client, PAGE).text)
+    assert len(asked) == 1
 
 
 def test_a_redis_that_is_away_is_told_on_the_page(
@@ -383,7 +420,8 @@ def test_an_update_has_what_changed_and_nothing_else(
     redis.set("zeromask:7:warning", "webhooks are not let in")
     assert press(client, "resume").status_code == 303  # which makes it be read again
     changed = client.get(f"/{path}&have={had(opened)}").json["parts"]
-    assert {"p7"} == set(changed) if page == "/status" else {"n-pending", "do-cancel", "note-1"} <= set(changed)
+    wanted = {"p7", "n-pending"} if page == "/status" else {"n-pending", "do-cancel", "note-1"}
+    assert set(changed) == wanted
     for html in changed.values():
         Document(html)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from backend.status.page import Box, Page, Part, Row, button, lead, link, plain, table, text
-from backend.status.projects_page import errors_box, unanswered_box, workers_box
+from backend.status.projects_page import counts_box, errors_box, unanswered_box, workers_box
 from backend.status.reading import ProjectView
 from backend.status.version_boxes import curve_box, judged_box, verdict_box, versions_box
-from backend.status.wording import LabelStudioLinks, count, pace, time_left, version_name
+from backend.status.wording import LabelStudioLinks, count, version_name
 from plugin_config.model_version import ModelVersion
 from plugin_config.overview.control import ProjectState
 from plugin_config.overview.tasks import TaskRow
 
 _MOST_ERRORS = 10
-_STATES = {"pending": "waiting", "leased": "at work", "failed": "failed", "done": "done"}
 
 
 def project_page(
@@ -37,7 +34,7 @@ def project_page(
     boxes = (
         lead(_sentence(state, found)),
         _actions(state),
-        _counts(found, state),
+        counts_box([state], known=found.task_count),
         _state_box("failed", "Failed tasks", found.tasks.failed, found, links, retry=True),
         plain("notes", "Labels and notes", _notes(found, state)),
         verdict_box(found),
@@ -82,17 +79,6 @@ def _actions(state: ProjectState) -> Box:
     buttons.append(Part("do-retry", "span", button("retry", "retry", retry)))
     buttons.append(Part("do-cancel", "span", button("cancel", "cancel", cancel)))
     return Box("actions", tuple(buttons), attributes=' class="actions" role="group" aria-label="Actions"')
-
-
-def _counts(found: ProjectView, state: ProjectState) -> Box:
-    counts = {item.name: getattr(state.counts, item.name) for item in fields(state.counts)}
-    speed, left = pace(state.per_s), time_left(state)
-    known = f"{count(found.task_count, 'task')} in Label Studio" if found.task_count >= 0 else ""
-    told = [speed and f"{speed} done", left and f"time left: {left}", known]
-    parts = [Part(f"n-{name}", "li", f"<b>{counts[name]:,}</b> {meaning}") for name, meaning in _STATES.items()]
-    parts.append(Part("n-speed", "li", text(" · ".join(filter(None, told)))))
-    before = '<section aria-labelledby="counts-title"><h2 id="counts-title">Tasks</h2>'
-    return Box("counts", tuple(parts), before, "</section>", holder="ul", attributes=' class="counts"')
 
 
 def _state_box(

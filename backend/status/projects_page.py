@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from backend.status.page import Box, Page, Row, lead, link, table, text
+from backend.status.page import Box, Page, Part, Row, lead, link, table, text
 from backend.status.reading import Overview
-from backend.status.wording import LabelStudioLinks, count, moment, pace, percent, time_left, version_name
+from backend.status.wording import LabelStudioLinks, count, duration, moment, pace, percent, time_left, version_name
 from plugin_config.overview.control import LearningRow, ProjectState, QueueState
 from plugin_config.queue.clicks import UnansweredClick
 from plugin_config.queue.presence import WorkerState
 from plugin_config.queue.states import TaskFailure
 from plugin_config.versions.served import ServedCopy
 
+_STATES = {"pending": "waiting", "leased": "at work", "failed": "failed", "done": "done"}
 _MOST_WORKERS = 25
 _MOST_NOTE = 120  # characters in a row of projects; the page of the project has the whole sentence
 
@@ -30,6 +31,7 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
     state, copies = found.state, found.copies
     boxes = (
         lead(_sentence(found), more=_troubles(state)),
+        counts_box(state.projects),
         table("projects", "Projects", ("Project", "#Waiting", "#At work", "#Done", "#Failed", "#Pace", "#Time left",
                                        "Served by", "Notes"),
               [_project(row, found, links) for row in state.projects],
@@ -41,6 +43,25 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
         _odd(state),
     )  # fmt: skip
     return Page("Zeromask", boxes, update=f"status/update?page={found.number}", nav=_nav(found), message=message)
+
+
+def counts_box(states: Sequence[ProjectState], *, known: int = -1) -> Box:
+    """Tasks of projects by state, their pace and the time left.
+
+    Args:
+        states: of the projects.
+        known: how many tasks Label Studio has; -1 = not known.
+    """
+    counts = {name: sum(getattr(row.counts, name) for row in states) for name in _STATES}
+    per_s = sum(row.per_s for row in states)
+    open_tasks = sum(row.counts.pending + row.counts.leased for row in states if not row.paused)
+    left = f"time left: {duration(open_tasks / per_s)}" if open_tasks and per_s else ""
+    in_all = f"{count(known, 'task')} in Label Studio" if known >= 0 else ""
+    told = [f"{pace(per_s)} done" if per_s else "", left, in_all]
+    parts = [Part(f"n-{name}", "li", f"<b>{counts[name]:,}</b> {meaning}") for name, meaning in _STATES.items()]
+    parts.append(Part("n-pace", "li", text(" · ".join(filter(None, told)))))
+    before = '<section aria-labelledby="counts-title"><h2 id="counts-title">Tasks</h2>'
+    return Box("counts", tuple(parts), before, "</section>", holder="ul", attributes=' class="counts"')
 
 
 def workers_box(state: QueueState) -> Box:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from redis import Redis
@@ -65,8 +65,8 @@ class ProjectView:
         tasks: some of each state; `task_count` how many Label Studio has, -1 = not known.
         label_remarks: sentences about its labels, those that the model cannot read among them.
         copy: what serves it; None before a worker has.
-        versions: what was learned.
         judged: version -> label key -> how many of its regions were "accepted", "changed", "deleted", "added".
+        versions: what was learned.
     """
 
     project: int
@@ -76,8 +76,8 @@ class ProjectView:
     task_count: int
     label_remarks: tuple[str, ...]
     copy: ServedCopy | None
-    versions: ProjectVersions
     judged: Mapping[str, Mapping[str, Mapping[str, int]]]
+    versions: ProjectVersions = field(default_factory=ProjectVersions)
 
 
 class StatusReader:
@@ -100,7 +100,7 @@ class StatusReader:
         """Read everything again the next time: something was changed here."""
         with self._lock:
             self._kept.clear()
-            self._versions.forget()
+        self._versions.forget()
 
     def overview(self, number: int) -> Overview:
         """A page of projects; the last one where there are fewer."""
@@ -108,7 +108,10 @@ class StatusReader:
 
     def project(self, project: int) -> ProjectView | None:
         """A project; None where the queue never had a task of it."""
-        return self._fresh(f"project {project}", lambda: self._read_project(project))
+        found = self._fresh(f"project {project}", lambda: self._read_project(project))
+        if found is None or found.copy is None:
+            return found
+        return replace(found, versions=self._versions.read(found.copy))  # without the lock: its place may be slow
 
     def _fresh(self, name: str, read: Callable[[], T]) -> T:
         if not self._lock.acquire(timeout=2.0):
@@ -145,8 +148,7 @@ class StatusReader:
         return ProjectView(
             project, state.projects[0].title, state,
             read_tasks(self._redis, project, most=_MOST_TASKS), self._ledger.task_count(project),
-            self._ledger.label_remarks(project), copy,
-            ProjectVersions() if copy is None else self._versions.read(copy), self._adapters.judged(project),
+            self._ledger.label_remarks(project), copy, self._adapters.judged(project),
         )  # fmt: skip
 
     def _chosen(self, copies: tuple[ServedCopy, ...]) -> ServedCopy | None:
@@ -161,30 +163,47 @@ class _Read:
     at: float
     result: Future[ProjectVersions]
 
+    def is_old(self, serial: int) -> bool:
+        """Whether to read again; `serial` is of the pointer as Redis has it now."""
+        return self.serial != serial or time.monotonic() - self.at > _VERSIONS_FRESH_S
+
 
 class _VersionsReader:
     """Remembers versions for seconds, and waits a second at most for the place where they are."""
 
     def __init__(self) -> None:
-        self._read: OrderedDict[str, _Read] = OrderedDict()
+        self._lock = threading.Lock()
+        self._reads: OrderedDict[str, _Read] = OrderedDict()
 
     def forget(self) -> None:
         """Read again the next time, except what is being read."""
-        for folder in [folder for folder, read in self._read.items() if read.result.done()]:
-            del self._read[folder]
+        with self._lock:
+            for folder in [folder for folder, read in self._reads.items() if read.result.done()]:
+                del self._reads[folder]
 
     def read(self, copy: ServedCopy) -> ProjectVersions:
         """The versions; what was read before, or that they are being read, where their place is slow."""
-        folder, before = copy.owner.folder, self._read.get(copy.owner.folder)
-        old = before is not None and (before.serial != copy.serial or time.monotonic() - before.at > _VERSIONS_FRESH_S)
-        if before is None or (old and before.result.done()):
-            result: Future[ProjectVersions] = Future()
-            threading.Thread(target=lambda: result.set_result(read_versions(copy)), daemon=True).start()
-            self._read[folder] = _Read(copy.serial, time.monotonic(), result)
-            self._read.move_to_end(folder)
-            if len(self._read) > _MOST_KEPT:
-                self._read.popitem(last=False)
+        folder = copy.owner.folder
+        with self._lock:
+            before = self._reads.get(folder)
+            if before is None or (before.result.done() and before.is_old(copy.serial)):
+                result: Future[ProjectVersions] = Future()
+                threading.Thread(target=_read_into, args=(copy, result), daemon=True).start()
+                self._reads[folder] = _Read(copy.serial, time.monotonic(), result)
+                self._reads.move_to_end(folder)
+                if len(self._reads) > _MOST_KEPT:
+                    self._reads.popitem(last=False)
+            else:
+                result = before.result
         try:
-            return self._read[folder].result.result(timeout=_VERSIONS_WAIT_S)
+            return result.result(timeout=_VERSIONS_WAIT_S)
         except FutureTimeout:
             return before.result.result() if before is not None and before.result.done() else _BEING_READ
+
+
+def _read_into(copy: ServedCopy, result: Future[ProjectVersions]) -> None:
+    found = ProjectVersions(trouble="The versions cannot be read; the log of the backend has details.")
+    try:
+        found = read_versions(copy)
+    finally:
+        result.set_result(found)

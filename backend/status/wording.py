@@ -25,14 +25,16 @@ def time_left(state: ProjectState) -> str:
         return "paused" if state.paused else "not known"
     if state.eta_s == 0:
         return ""
-    return "under a minute" if state.eta_s < _MINUTE else f"about {duration(state.eta_s)}"
+    return duration(state.eta_s)
 
 
 def duration(seconds: float) -> str:
-    """ "12 min", "3 h", "2 days"."""
+    """ "under a minute", "about 12 min", "about 3 h", "about 2 days"."""
+    if seconds < _MINUTE:
+        return "under a minute"
     if seconds < 90 * _MINUTE:
-        return f"{round(seconds / _MINUTE)} min"
-    return f"{round(seconds / _HOUR)} h" if seconds < 2 * _DAY else f"{round(seconds / _DAY)} days"
+        return f"about {round(seconds / _MINUTE)} min"
+    return f"about {round(seconds / _HOUR)} h" if seconds < 2 * _DAY else f"about {round(seconds / _DAY)} days"
 
 
 def pace(per_s: float) -> str:
