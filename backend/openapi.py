@@ -93,16 +93,17 @@ def _status_paths() -> _Json:
     fields = {name: {"type": "string"} for name in ("token", "project", "action")}
     form = {"required": True, "content": {_FORM: {"schema": {**_object(list(fields), **fields)}}}}
     done = {"description": "Done; the page of the project says what"}
-    away = {"503": _told("Redis does not answer; the page says so")}
+    away = {"400": _told("No page has this number"), "503": _told("Redis does not answer; the page says so")}
+    unknown = {"404": _told("The queue never had a task of the project")}
     problems = {
         "400": _told("No form, or no button sends it"), "403": _told("Not sent from a page of this backend"),
-        "409": _told("There is no such version, or nothing would serve it"), **away,
+        "409": _told("There is no such version, or nothing would serve it"), "503": away["503"],
     }  # fmt: skip
     missing = {"404": {"$ref": "#/components/responses/Missing"}}
     return {
         "/status": {"get": {**every, "parameters": [page], "responses": {**every["responses"], **away}}},
         "/status/project": {
-            "get": {**one, "parameters": [project], "responses": {**one["responses"], **missing, **away}},
+            "get": {**one, "parameters": [project], "responses": {**one["responses"], **away, **unknown}},
             "post": {"summary": "Press a button of the page", "requestBody": form,
                      "responses": {**_errors(), "303": done, **problems}},
         },

@@ -14,17 +14,14 @@ from plugin_config.overview.tasks import TaskRow
 _MOST_ERRORS = 10
 
 
-def project_page(
-    found: ProjectView, *, public: str, token: str, message: str = "", failed: bool = False
-) -> Page:
+def project_page(found: ProjectView, *, public: str, token: str, message: str = "") -> Page:
     """The page.
 
     Args:
         found: what it shows.
         public: address of Label Studio as browsers see it; "" = as workers do.
         token: of its form, see `forms`.
-        message: what was done, or went wrong.
-        failed: whether it went wrong.
+        message: what was done.
     """
     links = LabelStudioLinks(public, {found.project: found.title} if found.title else {})
     copies = {} if found.copy is None else {found.project: found.copy}
@@ -51,8 +48,7 @@ def project_page(
     outside = link("label-studio", address, "Open in Label Studio") if address else ""
     form = {"token": token, "project": str(found.project)}
     return Page(links.name(found.project), boxes, root="../", update=f"update?id={found.project}",
-                nav=f'<a href="../status">All projects</a> {outside}', form=form, message=message,
-                failed=failed)  # fmt: skip
+                nav=f'<a href="../status">All projects</a> {outside}', form=form, message=message)  # fmt: skip
 
 
 def _sentence(state: ProjectState, found: ProjectView) -> str:
@@ -70,15 +66,11 @@ def _sentence(state: ProjectState, found: ProjectView) -> str:
 
 
 def _actions(state: ProjectState) -> Box:
-    counts = state.counts
-    toggle = button("toggle", "resume", "Resume") if state.paused else button("toggle", "pause", "Pause")
-    buttons = [Part("do-toggle", "span", toggle)]
-    retry = f"Retry {count(counts.failed, 'failed task')}" if counts.failed else "Retry failed tasks"
-    left = counts.pending + counts.leased
-    cancel = f"Cancel {count(left, 'open task')}" if left else "Cancel open tasks"
-    buttons.append(Part("do-retry", "span", button("retry", "retry", retry)))
-    buttons.append(Part("do-cancel", "span", button("cancel", "cancel", cancel)))
-    return Box("actions", tuple(buttons), attributes=' class="actions" role="group" aria-label="Actions"')
+    """Buttons without figures: one that is replaced while it is pressed would lose the click."""
+    toggle = ("toggle", "resume", "Resume") if state.paused else ("toggle", "pause", "Pause")
+    buttons = (toggle, ("retry", "retry", "Retry failed tasks"), ("cancel", "cancel", "Cancel open tasks"))
+    parts = tuple(Part(f"do-{key}", "span", button(key, action, shown)) for key, action, shown in buttons)
+    return Box("actions", parts, attributes=' class="actions" role="group" aria-label="Actions"')
 
 
 def _state_box(

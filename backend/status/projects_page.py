@@ -57,7 +57,7 @@ def counts_box(states: Sequence[ProjectState], *, known: int = -1) -> Box:
     open_tasks = sum(row.counts.pending + row.counts.leased for row in states if not row.paused)
     left = f"time left: {duration(open_tasks / per_s)}" if open_tasks and per_s else ""
     in_all = f"{count(known, 'task')} in Label Studio" if known >= 0 else ""
-    told = [f"{pace(per_s)} done" if per_s else "", left, in_all]
+    told = [f"{per_s * 60:.0f} done a minute" if per_s else "", left, in_all]
     parts = [Part(f"n-{name}", "li", f"<b>{counts[name]:,}</b> {meaning}") for name, meaning in _STATES.items()]
     parts.append(Part("n-pace", "li", text(" · ".join(filter(None, told)))))
     before = '<section aria-labelledby="counts-title"><h2 id="counts-title">Tasks</h2>'

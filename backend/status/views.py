@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
 
 from falcon import Request, Response
 
@@ -38,7 +38,7 @@ _HEADERS = {
 }
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 _MOST_PAGES = 999_999
-_STATUSES = ((RequestRefused, 403), (JobError, 400), (LearningError, 409), (VersionsUnavailable, 503))
+_STATUSES = ((JobError, 400), (LearningError, 409), (VersionsUnavailable, 503), (QueueUnavailable, 503))
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +65,13 @@ class StatusViews:
         """The page of one project."""
         token = FormToken.of(request.cookies)
         message = told(request.get_param("done") or "", request.get_param("what") or "")
-        request.context.project = project = _project(request)
 
         def made() -> Page:
+            request.context.project = project = _project(request)
             found = self._found(project)
             return project_page(found, public=self._public, token=token.value, message=message)
 
-        self._answer(response, made)
+        self._answer(response, made, root="../")
         if token.made:
             response.append_header("Set-Cookie", token.header)
 
@@ -83,10 +83,7 @@ class StatusViews:
             request.context.project = action.project
             what = action.carry_out(self._queues.bulk_redis, self._settings)
         except ZeromaskError as error:
-            status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 503)
-            page = Page("Zeromask", (lead("That was not done."),), root="../", message=_for_people(error), failed=True,
-                        nav='<a href="../status">All projects</a>')  # fmt: skip
-            _send(response, page.html, status=status)
+            _fail(response, error, "That was not done.", root="../")
             return
         self._queues.pages.forget()
         logger.info("project %d: %s %s, as a person asked on the status page", action.project, action.name, what)
@@ -135,17 +132,24 @@ class StatusViews:
         if not self._queues.status().redis:  # within 0.1 s, whatever Redis does
             raise QueueUnavailable("Redis", "does not answer", "Start it; this page shows more when it is back.")
 
-    def _answer(self, response: Response, made: Any) -> None:
-        """Answer with a page, and with a page that says so where Redis is away: a person reads it."""
+    def _answer(self, response: Response, made: Callable[[], Page], *, root: str = "") -> None:
+        """Answer with a page, and with one that says what is wrong where nothing can be shown: a person reads it."""
         try:
             page = made()
-        except QueueUnavailable as error:
-            logger.warning("status page: %s", error)
-            page = Page("Zeromask", (lead("Nothing can be shown now."),), message=_for_people(error), failed=True,
-                        nav='<a href="status">Try again</a>')  # fmt: skip
-            _send(response, page.html, status=503)
+        except ZeromaskError as error:
+            _fail(response, error, "Nothing can be shown.", root=root)
             return
         _send(response, page.html)
+
+
+def _fail(response: Response, error: ZeromaskError, sentence: str, *, root: str) -> None:
+    """Answer with a page that says what is wrong; `root` as `Page` has it."""
+    logger.info("status page: %s", error)
+    status = error.status if isinstance(error, RequestRefused) else \
+        next((status for kind, status in _STATUSES if isinstance(error, kind)), 503)  # fmt: skip
+    nav = f'<a href="{root}status">All projects</a>'
+    page = Page("Zeromask", (lead(sentence),), root=root, message=_for_people(error), failed=True, nav=nav)
+    _send(response, page.html, status=status)
 
 
 def _for_people(error: ZeromaskError) -> str:
