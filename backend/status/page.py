@@ -19,6 +19,7 @@ MOST_UPDATE = 18_000
 
 _MOST_TEXT = 300  # characters of a text that others wrote
 _MOST_HAD = 32_000  # characters of the digests that a script sends
+_KINDS = {"#": ' class="number"', "~": ' class="long"'}
 
 
 def text(value: object, *, most: int = _MOST_TEXT) -> str:
@@ -173,12 +174,12 @@ def table(
     Args:
         name: of the box.
         title: plain text.
-        columns: plain text; one that begins with "#" holds numbers.
+        columns: plain text; one that begins with "#" holds numbers, one that begins with "~" whole sentences.
         rows: of the table.
         empty: plain text in place of rows where there is none.
         note: HTML under the heading.
     """
-    heads = [(column.removeprefix("#"), ' class="number"' if column.startswith("#") else "") for column in columns]
+    heads = [(column.lstrip("#~"), _KINDS.get(column[0], "")) for column in columns]
     parts = [Part(row.key, "tr", _cells(row.cells, [kind for _, kind in heads])) for row in rows]
     if not parts:
         parts = [Part(f"{name}-none", "tr", f'<td colspan="{len(columns)}" class="none">{text(empty)}</td>')]

@@ -83,7 +83,7 @@ def _state_box(
         shown = link(f"{key}-task", links.task(found.project, task, found.copy), f"task {task}")
         again = [button(f"{key}-retry", f"retry:{task}", "Retry", described=f"Retry task {task}")] if retry else []
         made.append(Row(key, (shown, text(_shown(row.ref.version), most=60), text(row.detail, most=500), *again)))
-    columns = ("Task", "Version", "Why" if retry else "Note", *(["Again"] if retry else []))
+    columns = ("Task", "Version", "~Why" if retry else "Note", *(["Again"] if retry else []))
     return table(name, title, columns, made, empty="None.")
 
 

@@ -33,7 +33,7 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
         lead(_sentence(found), more=_troubles(state)),
         counts_box(state.projects),
         table("projects", "Projects", ("Project", "#Waiting", "#At work", "#Done", "#Failed", "#Pace", "#Time left",
-                                       "Served by", "Notes"),
+                                       "Served by", "~Notes"),
               [_project(row, found, links) for row in state.projects],
               empty="No project has asked for predictions yet. Connect this backend in a project of Label Studio "
               "(Settings, Model) and choose Actions, Retrieve Predictions."),
@@ -88,7 +88,7 @@ def errors_box(
         task = link(f"{key}-task", links.task(row.project, row.task, copies.get(row.project)), f"task {row.task}")
         where = [text(links.name(row.project), most=60)] if named else []
         rows.append(Row(key, (task, *where, text(moment(row.at)), text(row.reason))))
-    columns = ("Task", *(["Project"] if named else []), "When", "What happened, and what to do")
+    columns = ("Task", *(["Project"] if named else []), "When", "~What happened, and what to do")
     return table("errors", "Last errors", columns, rows, empty="Nothing has failed.")
 
 
@@ -101,7 +101,7 @@ def unanswered_box(
         key = f"c{number}"
         task = link(f"{key}-task", links.task(row.project, row.task, copies.get(row.project)), f"task {row.task}")
         made.append(Row(key, (task, text(moment(row.at)), text(row.reason))))
-    return table("clicks", "Clicks and test requests without a mask", ("Task", "When", "Why"), made,
+    return table("clicks", "Clicks and test requests without a mask", ("Task", "When", "~Why"), made,
                  empty="None.")  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def _odd(state: QueueState) -> Box:
         Row(f"o{number}", (text(row.key, most=80), text(moment(row.at)), text(row.what)))
         for number, row in enumerate(state.quarantined)
     ]
-    return table("odd", "In Redis, and not written by zeromask: set aside", ("Key", "When", "What"), rows,
+    return table("odd", "In Redis, and not written by zeromask: set aside", ("Key", "When", "~What"), rows,
                  empty="Nothing.")  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def versions_box(found: ProjectView) -> Box:
     if pointer is not None:
         rows.append(Row("v-zeroshot", ("zero-shot", "", "", "", "the model as it came", _serve(pointer, ZEROSHOT))))
         rows += [_version(row, pointer) for row in found.versions.rows]
-    return table("versions", "Versions", ("Version", "Made", "Learned from", "On top of", "Verdict of the gate",
+    return table("versions", "Versions", ("Version", "Made", "Learned from", "On top of", "~Verdict of the gate",
                                           "Serve"),
                  rows, note=note, empty="No worker has served this project yet." if found.copy is None else
                  "Nothing can be shown.")  # fmt: skip
