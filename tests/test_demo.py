@@ -153,8 +153,11 @@ class OwnLabelStudio:
     """Projects with models and webhooks, as much as connecting asks for."""
 
     def __init__(self, models: dict[int, list[str]]) -> None:
-        self.models: dict[int, list[dict[str, Any]]] = {project: [{"id": 10 * project + k, "url": url, "title": "Mine", "is_interactive": True}
-                                 for k, url in enumerate(urls)] for project, urls in models.items()}  # fmt: skip
+        self.models: dict[int, list[dict[str, Any]]] = {
+            project: [{"id": 10 * project + k, "url": url, "title": "Mine", "is_interactive": True}
+                      for k, url in enumerate(urls)]
+            for project, urls in models.items()
+        }  # fmt: skip
         self.hooks = {project: [f"{url}/webhook" for url in urls] for project, urls in models.items()}
 
     def request(self, method: str, path: str, **options: Any) -> Any:
