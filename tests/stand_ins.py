@@ -76,7 +76,7 @@ class StandInLabelStudio:
         self.before_tasks: Callable[[], None] = lambda: None
         self.parents: set[int] = set()
         self.scores: dict[int, float] = {}
-        self.models: list[dict[str, Any]] = []
+        self.cards: list[dict[str, Any]] = []
         self.renamed: list[dict[str, Any]] = []
         self.before_rename: Callable[[], None] = lambda: None
 
@@ -85,9 +85,9 @@ class StandInLabelStudio:
         if method == "PATCH":
             self.before_rename()
             self.renamed.append(options["json"])
-            (row,) = [row for row in self.models if path == f"/api/ml/{row['id']}"]
+            (row,) = [row for row in self.cards if path == f"/api/ml/{row['id']}"]
             row["title"] = options["json"]["title"]
-        return self.models
+        return self.cards
 
     def project(self, project: int) -> Project:
         if self.gone:

@@ -17,7 +17,7 @@ HERE, ELSEWHERE = "http://localhost:9090", "http://models.example.com:9090"
 
 @pytest.fixture
 def house(context: StandInContext) -> StandInContext:
-    context.label_studio.models = [
+    context.label_studio.cards = [
         {"id": 3, "url": HERE, "title": "Our masks", "auth_method": "NONE"},
         {"id": 4, "url": ELSEWHERE, "title": "Another", "auth_method": "NONE"},
     ]
@@ -26,7 +26,7 @@ def house(context: StandInContext) -> StandInContext:
 
 
 def cards(house: StandInContext) -> list[str]:
-    return [row["title"] for row in house.label_studio.models]
+    return [row["title"] for row in house.label_studio.cards]
 
 
 def test_labels_that_cannot_be_read_are_told_behind_the_title_until_they_can(house: StandInContext) -> None:
@@ -51,12 +51,12 @@ def test_the_last_verdict_is_told_and_replaced(house: StandInContext) -> None:
 
 def test_where_all_is_well_label_studio_is_not_asked(house: StandInContext) -> None:
     house.label_studio.config = CONFIG.format("cat")
-    house.label_studio.models = None  # type: ignore[assignment]
+    house.label_studio.cards = None  # type: ignore[assignment]
     house.reconcile()
 
 
 def test_a_sign_in_stays(house: StandInContext) -> None:
-    house.label_studio.models[0] |= {"auth_method": "BASIC_AUTH", "basic_auth_user": "ls"}
+    house.label_studio.cards[0] |= {"auth_method": "BASIC_AUTH", "basic_auth_user": "ls"}
     house.reconcile()
     (body,) = house.label_studio.renamed
     assert (body["url"], body["auth_method"], body["basic_auth_user"], body["basic_auth_pass"]) == (
