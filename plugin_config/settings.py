@@ -80,8 +80,9 @@ class Settings:
                              "C++ compiler and a longer start.")
     refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
                             "agrees; empty = none. See docs/research/instances.md.")
-    least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.05, "Regions whose estimated probability of being accepted "
-                                  "unchanged is lower, 0 to 1, are left out; 0 = all are drawn.", least=0, most=1)
+    least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.3, "Regions of a lower score, 0 to 1, are not drawn: with "
+                                  "`builtin` models at once, with others once annotators have seen 50 regions of the "
+                                  "project, which calibrate its scores. 0 = all are drawn.", least=0, most=1)
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data, text "
                               "embeddings, and requests kept while Redis was away.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")

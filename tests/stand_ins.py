@@ -76,6 +76,18 @@ class StandInLabelStudio:
         self.before_tasks: Callable[[], None] = lambda: None
         self.parents: set[int] = set()
         self.scores: dict[int, float] = {}
+        self.cards: list[dict[str, Any]] = []
+        self.renamed: list[dict[str, Any]] = []
+        self.before_rename: Callable[[], None] = lambda: None
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """The models connected to the project, and changes of them."""
+        if method == "PATCH":
+            self.before_rename()
+            self.renamed.append(options["json"])
+            (row,) = [row for row in self.cards if path == f"/api/ml/{row['id']}"]
+            row["title"] = options["json"]["title"]
+        return self.cards
 
     def project(self, project: int) -> Project:
         if self.gone:

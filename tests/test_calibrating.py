@@ -138,7 +138,7 @@ def test_an_engine_with_other_settings_has_its_own_maps(house: LearningHouse) ->
     house.look()
     found = used(house)
     assert found != IDENTITY
-    mine, house.settings = house.settings, replace(house.settings, least_score=0.3)
+    mine, house.settings = house.settings, replace(house.settings, least_score=0.2)
     assert engine_name(house.settings) != engine_name(mine)
     assert used(house) == IDENTITY
     house.settings = mine

@@ -20,6 +20,7 @@ from plugin_config.errors import ImageUnavailable, LearningError
 from plugin_config.labeling_config import Tag
 from plugin_config.model_version import ZEROSHOT, ModelVersion
 from plugin_config.queue.clicks import ClickQueue, ClickRequest
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -90,7 +91,7 @@ class ClickHouse:
 
     def __init__(self, redis: Redis) -> None:
         self.redis, self.name, self.settings = redis, "me", Settings(model="builtin")
-        self.pending = PendingTasks(redis, drain_tasks=8, lease_s=30)
+        self.pending, self.ledger = PendingTasks(redis, drain_tasks=8, lease_s=30), ProjectLedger(redis)
         self.label_studio, self.adapters = StandInLabelStudio(8), StandInAdapters()
         self.segmenter = self.embeddings = StandInModel()
         self.limits, self.image_cache = ImageLimits.from_settings(self.settings), OFF

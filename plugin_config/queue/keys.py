@@ -48,6 +48,7 @@ Keys of project P (`zeromask:P:` before each):
     labels          hash    `version`: whose labels were checked last;         ledger                ledger
                             `remarks`: JSON list of sentences about them
     warning         string  why the project's webhooks are not let in          ledger                ledger
+    card            string  what the card of the model in Label Studio tells    ledger                ledger
     left            set     ids of tasks that have older predictions beside    ledger                ledger
                             the newest
     doubts          zset    task whose prediction may arrive late or twice     ledger, scripts       ledger
@@ -170,6 +171,7 @@ class ProjectKeys:
     counted = _Key("string")
     labels = _Key("hash")
     warning = _Key("string")
+    card = _Key("string")
     left = _Key("set")
     doubts = _Key("zset")
     refresh = _Key("string")

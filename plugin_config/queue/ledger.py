@@ -109,6 +109,17 @@ class ProjectLedger:
         return parse_remarks(self._redis.hget(ProjectKeys(project).labels, "remarks"))
 
     @redis_errors
+    def set_card_note(self, project: int, note: str) -> None:
+        """Note what the card of the project's model in Label Studio tells; "" = nothing beside its title."""
+        self._redis.set(ProjectKeys(project).card, note)
+
+    @redis_errors
+    def card_note(self, project: int) -> str | None:
+        """The text of the last `set_card_note`, None before the first."""
+        found: Any = self._redis.get(ProjectKeys(project).card)
+        return None if found is None else decode(found)
+
+    @redis_errors
     def set_webhook_warning(self, project: int, warning: str) -> None:
         """Replace what people should know about the project's webhooks; "" = nothing."""
         if warning:

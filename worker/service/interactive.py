@@ -27,6 +27,7 @@ from worker.segmentation.segmenter import LabelSegment
 from worker.service.batching import free_memory
 from worker.service.click_scenes import ClickScenes, Scene
 from worker.service.context import WorkerContext
+from worker.service.faint import without_faint
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
 from worker.service.plan import Plan
 
@@ -172,6 +173,7 @@ class ClickWork:
             except LearningError as error:
                 self._scenes.refuse(plan, error)
                 raise
+            found = without_faint(found, plan.calibration, context.settings)
             result = [*encode_segments(found.segments, size=size), *encode_answers(found.answers)]
             drawn += _on_item(result, image.vocabulary)
             scores.append(found.score)

@@ -147,6 +147,11 @@ def loading_problem(error: Exception) -> str:
     return text.replace("Error(s) in loading state_dict", "other parameters")[:300] or type(error).__name__
 
 
+def is_builtin(model: str) -> bool:
+    """Whether a MODEL setting names a model that ships with this project."""
+    return model in _SHIPPED
+
+
 def resolve(model: str) -> ModelSource:
     """Resolve a MODEL setting to what open_clip loads, without loading weights.
 

@@ -74,7 +74,8 @@ class Promotion:
         log.info("project %d: %s", self._project.id, record.reason)
         if target is not None:
             context.adapters.served(self._project, from_disk=True)
-            context.hints.request_refresh(self._project.id)
+        context.hints.request_refresh(self._project.id)  # to predict again, and to tell the verdict in Label Studio
+        if target is not None:
             self._prune()
         return record
 
