@@ -71,7 +71,7 @@ def test_tasks_are_told_with_what_is_known_of_each(redis: Redis, pending: Pendin
     assert found.failed == (TaskRow(refs(9)[0], "no such picture. Correct its address."),)
     assert found.leased == (TaskRow(refs(3)[0], "at worker w"),)
     opened, asked, *later = found.pending
-    assert (opened, asked) == (TaskRow(refs(5)[0], "an annotator has opened it"), TaskRow(*refs(4), ""))
+    assert (opened, asked) == (TaskRow(refs(5)[0], "an annotator has opened it"), TaskRow(refs(4)[0], ""))
     assert [row.ref for row in later] == refs(1, 2)
     assert all(row.detail in ("tried 1 time, again in 4 s", "tried 1 time, again in 3 s") for row in later)
     time_passes(redis, 10)
