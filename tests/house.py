@@ -19,9 +19,10 @@ from plugin_config.files import private_folder
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.local.services import Services, start_services
 from plugin_config.local.supervisor import Supervisor, free_port
-from plugin_config.model_version import ZEROSHOT, ModelVersion
+from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
+from plugin_config.versions.served import ServedAdapters
 from plugin_config.vocabulary import parse_vocabulary
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
@@ -115,10 +116,12 @@ def retrieve(house: House, project: int) -> None:
     house.label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
 
 
-def current_version(house: House, project: int, *, adapter: str = ZEROSHOT) -> str:
+def current_version(house: House, project: int, *, adapter: str = ZEROSHOT, learned: Learned | None = None) -> str:
     """The version that the house's workers stamp on predictions of the project's present labels."""
     vocabulary = parse_vocabulary(house.label_studio.project(project).label_config)
-    return str(ModelVersion.of(house.settings, vocabulary, adapter=adapter))
+    copy = ServedAdapters(house.redis).copy(project, house.settings.model)
+    learned = copy.told if learned is None and copy is not None and copy.served == adapter else learned
+    return str(ModelVersion.of(house.settings, vocabulary, adapter=adapter, learned=learned))
 
 
 def tasks(house: House, project: int) -> list[Task]:

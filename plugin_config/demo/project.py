@@ -12,10 +12,12 @@ from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.local.supervisor import port_is_free
 
 TITLE = "Zeromask demo"
 _TYPES = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels", "RectangleLabels": "rectanglelabels"}
 _STALLED_S = 180.0
+_OURS = re.compile(r"http://(?:127\.0\.0\.1|localhost):([0-9]{1,5})/?")
 
 
 @dataclass(frozen=True)
@@ -94,22 +96,7 @@ class DemoProject:
         Raises:
             EnvironmentBroken: Label Studio made the connection but no webhook, so that changes would go unnoticed.
         """
-        rows = self._label_studio.request("GET", "/api/ml/", params={"project": self.id})
-        for row in rows:
-            if row["url"] != backend_url:
-                self._label_studio.request("DELETE", f"/api/ml/{row['id']}")
-        for hook in self._webhooks():
-            if hook["url"] != f"{backend_url}/webhook":
-                self._label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
-        body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": True}
-        if not any(row["url"] == backend_url for row in rows):
-            self._label_studio.request("POST", "/api/ml/", json=body)
-        for row in rows:
-            if row["url"] == backend_url and not row.get("is_interactive", False):
-                self._label_studio.request("PATCH", f"/api/ml/{row['id']}", json=body)
-        if not any(hook["url"] == f"{backend_url}/webhook" for hook in self._webhooks()):
-            remedy = "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
-            raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)
+        connect_backend(self._label_studio, self.id, backend_url, replaced=lambda url: url != backend_url)
 
     def retrieve_predictions(self) -> None:
         """Ask for predictions of all tasks, as Actions -> Retrieve Predictions does."""
@@ -171,12 +158,76 @@ class DemoProject:
             tasks = [task for task in self._label_studio.all_tasks(self.id) if not task.annotations]
             yield sum(version in task.versions for task in tasks), len(tasks)
 
-    def _webhooks(self) -> list[Any]:
-        return list(self._label_studio.request("GET", "/api/webhooks/", params={"project": self.id}))
-
     def _find(self) -> int:
         answer = self._label_studio.request("GET", "/api/projects/", params={"page_size": 1000})
         return next((int(row["id"]) for row in answer["results"] if row["title"] == TITLE), 0)
+
+
+def connect_backend(
+    label_studio: LabelStudio, project: int, backend_url: str, *, replaced: Callable[[str], bool],
+    title: str = "Zeromask",
+) -> None:  # fmt: skip
+    """Connect the backend as a model of a project, with its webhook.
+
+    Args:
+        label_studio: the client.
+        project: its id.
+        backend_url: where the backend listens.
+        replaced: whether a model at an address is disconnected, with its webhook.
+        title: of the model, where it is not connected yet.
+
+    Raises:
+        EnvironmentBroken: Label Studio made the connection but no webhook, so that changes would go unnoticed.
+    """
+    rows = _models(label_studio, project)
+    for row in rows:
+        if replaced(row["url"]):
+            label_studio.request("DELETE", f"/api/ml/{row['id']}")
+    for hook in _webhooks(label_studio, project):
+        if hook["url"].endswith("/webhook") and replaced(hook["url"].removesuffix("/webhook")):
+            label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
+    body = {"project": project, "url": backend_url, "title": title, "is_interactive": True}
+    if not any(row["url"] == backend_url for row in rows):
+        label_studio.request("POST", "/api/ml/", json=body)
+    for row in rows:
+        if row["url"] == backend_url and not row.get("is_interactive", False):
+            label_studio.request("PATCH", f"/api/ml/{row['id']}", json={**body, "title": row["title"]})
+    if not any(hook["url"] == f"{backend_url}/webhook" for hook in _webhooks(label_studio, project)):
+        remedy = "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+        raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)
+
+
+def reconnect_projects(label_studio: LabelStudio, backend_url: str) -> list[str]:
+    """Connect the projects whose model is a backend on this machine that does not listen any more: an earlier run's,
+    which had another port. Returns their titles.
+
+    Raises:
+        EnvironmentBroken: as `connect_backend`.
+    """
+    found = []
+    for project in label_studio.request("GET", "/api/projects/", params={"page_size": 1000})["results"]:
+        former = [row for row in _models(label_studio, project["id"]) if _has_ended(row["url"], backend_url)]
+        if former:
+            connect_backend(label_studio, project["id"], backend_url, title=former[0]["title"],
+                            replaced=lambda url: _has_ended(url, backend_url))  # fmt: skip
+            found.append(str(project["title"]))
+    return found
+
+
+def _models(label_studio: LabelStudio, project: int) -> list[Any]:
+    return list(label_studio.request("GET", "/api/ml/", params={"project": project}))
+
+
+def _webhooks(label_studio: LabelStudio, project: int) -> list[Any]:
+    return list(label_studio.request("GET", "/api/webhooks/", params={"project": project}))
+
+
+def _has_ended(url: str, backend_url: str) -> bool:
+    """Whether an address is of a backend on this machine that has ended."""
+    if url.rstrip("/") == backend_url:
+        return False
+    found = _OURS.fullmatch(url)
+    return found is not None and 0 < int(found[1]) < 65536 and port_is_free(int(found[1]))
 
 
 def problems(predictions: Sequence[TaskPredictions], labels: Sequence[DemoLabel]) -> list[str]:
