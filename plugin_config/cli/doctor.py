@@ -76,25 +76,22 @@ def line(finding: Finding) -> Text:
     return text
 
 
-def labels_table(finding: Finding, unread: Sequence[tuple[str, Sequence[str]]]) -> Table:
+def labels_table(finding: Finding, unread: Sequence[tuple[str, Sequence[str]]] | None) -> Table:
     """What becomes of each label of a project.
 
     Args:
         finding: that has the labels.
-        unread: label -> words that the model does not know.
+        unread: label -> words that the model does not know; None = it was not asked.
     """
-    table, words = Table(title_justify="left"), dict(unread)
-    for name in ("label", "in", "is filled in as", "looked for as", "not known to the model"):
+    table, words = Table(), dict(unread or ())
+    for name in ("label", "in", "is filled in as", "looked for as", *["not known to the model"] * (unread is not None)):
         table.add_column(name)
     for row in finding.labels[:_MOST_LABELS]:
-        texts = ", ".join(row.texts[:4]) + (", ..." if len(row.texts) > 4 else "")
-        table.add_row(
-            Text(row.label),
-            Text(row.control),
-            row.filled,
-            Text(f"{texts} (described)" * row.described or texts),
-            Text(", ".join(words.get(row.label, ())), style="yellow"),
-        )
+        texts = ", ".join(row.texts[:4]) + ", ..." * (len(row.texts) > 4) + " (described)" * row.described
+        cells = [Text(row.label), Text(row.control), Text(row.filled), Text(texts)]
+        if unread is not None:
+            cells.append(Text(", ".join(words.get(row.label, ())), style="yellow"))
+        table.add_row(*cells)
     if len(finding.labels) > _MOST_LABELS:
         table.caption = f"and {len(finding.labels) - _MOST_LABELS} more"
     return table
@@ -120,4 +117,5 @@ def _print(console: Console, finding: Finding, findings: Sequence[Finding]) -> N
     of_project = [row for row in findings[:-1] if row.project == finding.project]
     labels = next((row for row in of_project if row.labels), None)
     if labels is not None and not any(row.check == finding.check or row.check == "words" for row in of_project):
-        console.print(labels_table(labels, finding.unread))
+        read = finding.check == "words" and finding.state in ("ok", "warning")
+        console.print(labels_table(labels, finding.unread if read else None))

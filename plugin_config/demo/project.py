@@ -12,6 +12,8 @@ from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.connecting import connect_model
+from plugin_config.settings import Settings
 
 TITLE = "Zeromask demo"
 _TYPES = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels", "RectangleLabels": "rectanglelabels"}
@@ -88,28 +90,13 @@ class DemoProject:
             files = [(path.name, (path.name, path.read_bytes(), "image/png")) for path in missing]
             self._label_studio.request("POST", f"/api/projects/{self.id}/import", files=files)
 
-    def connect(self, backend_url: str) -> None:
+    def connect(self, settings: Settings) -> None:
         """Connect the backend as the project's model, with its webhook, in place of any other model.
 
         Raises:
-            EnvironmentBroken: Label Studio made the connection but no webhook, so that changes would go unnoticed.
+            LabelStudioError: Label Studio refuses the backend's address; the message names the remedy.
         """
-        rows = self._label_studio.request("GET", "/api/ml/", params={"project": self.id})
-        for row in rows:
-            if row["url"] != backend_url:
-                self._label_studio.request("DELETE", f"/api/ml/{row['id']}")
-        for hook in self._webhooks():
-            if hook["url"] != f"{backend_url}/webhook":
-                self._label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
-        body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": True}
-        if not any(row["url"] == backend_url for row in rows):
-            self._label_studio.request("POST", "/api/ml/", json=body)
-        for row in rows:
-            if row["url"] == backend_url and not row.get("is_interactive", False):
-                self._label_studio.request("PATCH", f"/api/ml/{row['id']}", json=body)
-        if not any(hook["url"] == f"{backend_url}/webhook" for hook in self._webhooks()):
-            remedy = "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
-            raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)
+        connect_model(self._label_studio, self.id, settings, interactive=True, replace=True)
 
     def retrieve_predictions(self) -> None:
         """Ask for predictions of all tasks, as Actions -> Retrieve Predictions does."""
@@ -170,9 +157,6 @@ class DemoProject:
             # Annotated tasks keep the predictions they were made from.
             tasks = [task for task in self._label_studio.all_tasks(self.id) if not task.annotations]
             yield sum(version in task.versions for task in tasks), len(tasks)
-
-    def _webhooks(self) -> list[Any]:
-        return list(self._label_studio.request("GET", "/api/webhooks/", params={"project": self.id}))
 
     def _find(self) -> int:
         answer = self._label_studio.request("GET", "/api/projects/", params={"page_size": 1000})

@@ -118,7 +118,7 @@ def run_demo(setup: DemoSetup, supervisor: Supervisor, report: CheckReport) -> N
         project = DemoProject(label_studio)
         with _timed(setup, report, "project", "Creating the project and connecting the backend"):
             project.ensure(LABELS, sorted((setup.pictures / "images").glob("*.png")))
-            project.connect(services.backend_url)
+            project.connect(settings)
         if _has_new_label(project):  # an earlier run came this far; a person may have edited the project since
             project.retrieve_predictions()
             return

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from plugin_config.doctor.findings import Finding, ok, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject
-from plugin_config.errors import QueueUnavailable
+from plugin_config.errors import ZeromaskError
 from plugin_config.label_studio.transport import unexpected_answer
 from plugin_config.model_version import ModelVersion
 from plugin_config.queue.ledger import ProjectLedger
@@ -20,7 +20,7 @@ def check_predictions(examined: ExaminedProject) -> Iterator[Finding]:
     """The stored predictions are ours."""
     counts = prediction_counts(examined)
     ours: set[str] = set()
-    with suppress(QueueUnavailable):
+    with suppress(ZeromaskError):  # Redis has a check of its own
         ours |= ProjectLedger(examined.installation.redis).versions(examined.id)
     foreign = {name: count for name, count in counts.items() if name not in ours and ModelVersion.parse(name) is None}
     without = "" in foreign  # Label Studio counts none of those whose version is null

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import httpx
 
 from plugin_config.controls import is_prompt
 from plugin_config.doctor.findings import Finding, LabelRow, ok, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject
-from plugin_config.errors import LabelStudioError, QueueUnavailable
+from plugin_config.errors import LabelStudioError, ZeromaskError
 from plugin_config.label_studio.connecting import ConnectedModel
 from plugin_config.label_studio.probes import (
     PRIVATE_ADDRESS_REMEDY,
@@ -25,6 +27,8 @@ from plugin_config.queue.hints import ProjectHints
 from plugin_config.vocabulary import Label, Vocabulary
 
 _DESCRIPTIONS = ("prompt", "synonyms", "hint")
+# What `same_labels` says of a control beside the one that draws, as of every smart tool: it is in the table of labels.
+_IN_THE_TABLE = re.compile(r" predicted by .*learned from\.$")
 _CONNECT = "Run `zeromask connect {}`."
 
 
@@ -71,14 +75,12 @@ def check_labels(examined: ExaminedProject) -> Iterator[Finding]:
     rows = label_rows(vocabulary, described)
     asked = [f"{row.control!r} has labels from each task's {row.variable!r}" for row in vocabulary.asked]
     told = "; ".join([f"{len(rows)} labels and choices are filled in", *asked])
-    found = (
-        ok(told)
-        if not vocabulary.remarks
-        else warning(
-            f"{told}; {'; '.join(vocabulary.remarks)}", "docs/guide/labeling_configs.md says what is served, and how."
-        )
-    )
-    yield Finding(found.check, found.state, found.sentence, found.remedy, labels=rows)
+    remarks = [remark for remark in vocabulary.remarks if not _IN_THE_TABLE.search(remark)]
+    found = ok(told)
+    if remarks:
+        advice = "docs/guide/labeling_configs.md says what is served, and how."
+        found = warning(f"{told}; {'; '.join(remarks)}", advice)
+    yield replace(found, labels=rows)
 
 
 def label_rows(vocabulary: Vocabulary, described: Collection[str]) -> tuple[LabelRow, ...]:
@@ -120,13 +122,13 @@ def check_private_addresses(examined: ExaminedProject) -> Iterator[Finding]:
     if len(refused) == 2:
         yield wrong(
             f"Label Studio refuses {url} as a private address, for models and for webhooks",
-            f"{PRIVATE_ADDRESS_REMEDY} Then {_CONNECT.format(examined.id)}",
+            f"{PRIVATE_ADDRESS_REMEDY} Then run `zeromask connect {examined.id}`.",
         )
     elif refused:
         what = "webhooks, so that it connects a model without one" if webhook.verdict == "private" else "models"
         yield wrong(
             f"Label Studio refuses {url} as a private address for {what} ({refused[0]} is not false)",
-            f"{PRIVATE_ADDRESS_REMEDY} Then {_CONNECT.format(examined.id)}",
+            f"{PRIVATE_ADDRESS_REMEDY} Then run `zeromask connect {examined.id}`.",
         )
     elif "unknown host" in (model.verdict, webhook.verdict):
         yield wrong(
@@ -198,7 +200,7 @@ def check_same_model(examined: ExaminedProject) -> Iterator[Finding]:
         )
         return
     names = {worker.about.get("model", "") for worker in alive}
-    if any(said.model == model_slug(name) or said.model.startswith(f"{model_slug(name)}-") for name in names):
+    if any(re.fullmatch(rf"{re.escape(model_slug(name))}(-[0-9a-f]{{4}})?", said.model) for name in names):
         yield ok(f"backend and workers have {said.model}")
         return
     yield wrong(
@@ -230,7 +232,7 @@ def check_webhook(examined: ExaminedProject) -> Iterator[Finding]:
         )
     else:
         last = None
-        with suppress(QueueUnavailable):
+        with suppress(ZeromaskError):  # Redis has a check of its own
             last = ProjectHints(examined.installation.redis).last_webhook(examined.id)
         yield ok(f"present{', with the secret' if settings.webhook_secret else ''}; last heard: {last or 'not yet'}")
 

@@ -10,7 +10,7 @@ import httpx
 
 from plugin_config.doctor.findings import Finding, ok, warning, wrong
 from plugin_config.doctor.installation import Installation
-from plugin_config.errors import QueueUnavailable, ZeromaskError
+from plugin_config.errors import QueueUnavailable, SettingsError, ZeromaskError
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.presence import WorkerPresence, WorkerState
 
@@ -23,10 +23,13 @@ def check_redis(installation: Installation) -> Iterator[Finding]:
     settings = installation.settings
     try:
         server = _info(installation, "server")
-    except QueueUnavailable as error:
+    except (QueueUnavailable, SettingsError) as error:
         remedy = error.remedy
         if not settings.redis_url:
-            remedy = f"Start `zeromask up`: its Redis is the one in {settings.state_path}. Or set REDIS_URL."
+            remedy = (
+                "Start `zeromask up`, which runs a Redis; or set REDIS_URL, or ZEROMASK_STATE_DIR as the running "
+                "Zeromask has it."
+            )
         yield wrong(f"{error.subject} {error.problem}", remedy)
         return
     name = "Valkey" if server.get("valkey_version") else "Redis"

@@ -16,7 +16,7 @@ from plugin_config.local.embedded_redis import running_redis_url
 from plugin_config.local.supervisor import inherited_environment, module_command
 from plugin_config.settings import Settings
 
-_MODULE = "worker.service.sample_task"
+_MODULE = "worker.sample_task"
 _END_S = 5.0
 
 

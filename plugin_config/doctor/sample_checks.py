@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from plugin_config.doctor.findings import Finding, ok, warning, wrong
@@ -49,7 +50,7 @@ def check_words(examined: ExaminedProject) -> Iterator[Finding]:
             "Say it in other words (prompt, synonyms or hint on the "
             "label), choose another MODEL, or correct some images: what is learned needs no words.",
         )
-    yield Finding(found.check, found.state, found.sentence, found.remedy, unread=unread)
+    yield replace(found, unread=unread)
 
 
 def check_mask(examined: ExaminedProject) -> Iterator[Finding]:
@@ -69,7 +70,7 @@ def check_mask(examined: ExaminedProject) -> Iterator[Finding]:
         result = ok(
             f"{regions} region{'' if regions == 1 else 's'} ({found}) in {told}" if regions else f"answers in {told}"
         )
-    yield Finding(result.check, result.state, result.sentence, result.remedy, picture=str(row["picture"]))
+    yield replace(result, picture=str(row["picture"]))
 
 
 def _error_of(row: Mapping[str, Any]) -> ZeromaskError | None:

@@ -105,9 +105,12 @@ def connect_model(
     address = ours[0].url if ours else url or settings.backend_url
     _check_address(label_studio, project, address)
     others = [model for model in found if model not in ours[:1]]
-    told = list(_disconnect(label_studio, project, others, settings, replace=replace, moved=not ours and bool(url)))
-    told.append(_put_model(label_studio, project, address, ours, settings, interactive=interactive))
-    told.append(_put_webhook(label_studio, project, f"{address.rstrip('/')}/webhook", settings))
+    told = [
+        _put_model(label_studio, project, address, ours, settings, interactive=interactive),
+        _put_webhook(label_studio, project, f"{address.rstrip('/')}/webhook", settings),
+    ]
+    # Last: where the backend cannot be connected, the others stay.
+    told += _disconnect(label_studio, project, others, settings, replace=replace, moved=not ours and bool(url))
     return told
 
 
@@ -141,7 +144,6 @@ def _disconnect(
     moved: bool,
 ) -> Iterator[str]:
     """Disconnect other models where they are to be replaced, and this backend under an address it is moved from."""
-    hooks = webhooks(label_studio, project) if others else []
     for model in others:
         if not replace and not (moved and leads_here(model.url, settings)):
             yield (
@@ -150,7 +152,7 @@ def _disconnect(
             )
             continue
         label_studio.request("DELETE", f"/api/ml/{model.id}")
-        for hook in hooks:
+        for hook in webhooks(label_studio, project):
             if hook.url == model.webhook_url:
                 label_studio.request("DELETE", f"/api/webhooks/{hook.id}/")
         yield f"{model.url} is disconnected."

@@ -1,4 +1,4 @@
-"""`python -m worker.service.sample_task PROJECT...`: one task of each project tried as a worker does it.
+"""`python -m worker.sample_task PROJECT...`: one task of each project tried as a worker does it.
 
 Nothing is stored. For `zeromask doctor`: each step is told in a JSON line of its own, with an error where it failed:
 first the images, which need no model; then the model; then the words and the mask of each project.
@@ -55,7 +55,7 @@ class SampleTask:
 
 def main(arguments: Sequence[str]) -> int:
     """Try a task of each project. Returns 0; what failed is told in the lines."""
-    parser = argparse.ArgumentParser(prog="python -m worker.service.sample_task")
+    parser = argparse.ArgumentParser(prog="python -m worker.sample_task")
     parser.add_argument("projects", nargs="+", type=int, metavar="PROJECT")
     parser.add_argument("--images-only", action="store_true", help="load no model")
     parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="folder of the pictures")
