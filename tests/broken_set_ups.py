@@ -237,7 +237,7 @@ def _no_model(bench: Bench) -> Iterator[None]:
 @_row("the backend has moved to another port", "model", "which is not known to be this backend", "--replace")
 def _moved_backend(bench: Bench) -> Iterator[None]:
     project = bench.own_project()
-    with serving(_another_backend) as server:
+    with serving(another_backend) as server:
         _connect_only(bench, project, server.url)
     yield
 
@@ -245,7 +245,7 @@ def _moved_backend(bench: Bench) -> Iterator[None]:
 @_row("the backend that is connected does not run", "model", "nothing answers at", "Start the backend there")
 def _stopped_backend(bench: Bench) -> Iterator[None]:
     project = bench.own_project()
-    with serving(_another_backend) as server:
+    with serving(another_backend) as server:
         _connect_only(bench, project, server.url)
     bench.environ["ZEROMASK_ALLOWED_HOSTS"] = "127.0.0.1"
     yield
@@ -254,7 +254,7 @@ def _stopped_backend(bench: Bench) -> Iterator[None]:
 @_row("another model is connected before this one", "model", "asks the first model only", "--replace")
 def _another_model_first(bench: Bench) -> Iterator[None]:
     project, api = bench.own_project(), bench.house.label_studio
-    with serving(_another_backend) as server:
+    with serving(another_backend) as server:
         _connect_only(bench, project, server.url)
         body = {"project": project, "url": bench.house.services.backend_url, "title": "Zeromask"}
         api.request("POST", "/api/ml/", json=body)
@@ -353,7 +353,7 @@ def _paused(bench: Bench) -> Iterator[None]:
         pending.resume(bench.project)
 
 
-def _another_backend(asked: Asked) -> Answer:
+def another_backend(asked: Asked) -> Answer:
     """A model that is none of ours."""
     return as_json({"model_version": "1"} if asked.path == "/setup" else {"status": "UP", "model_class": "Other"})
 

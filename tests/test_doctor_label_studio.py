@@ -21,9 +21,10 @@ from plugin_config.label_studio.connecting import models
 from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
 from plugin_config.local.supervisor import free_port
 from plugin_config.queue.presence import WorkerPresence
-from tests.broken_set_ups import SET_UPS, Bench, SetUp
+from tests.broken_set_ups import SET_UPS, Bench, SetUp, another_backend
 from tests.house import CONFIG, PATIENCE_S, REFUSED_HOST, House, make_project, picture, retrieve, upload, wait_predicted
 from tests.house import tasks as tasks_of
+from tests.http_server import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 CLEAN = {name: value for name, value in os.environ.items()
@@ -179,6 +180,29 @@ def test_a_refused_address_changes_nothing_and_names_both_variables(house: House
         list(connect_project(house.label_studio, house.redis, house.settings, project, url=url))
     assert (models(house.label_studio, project), webhooks(house.label_studio, project)) == ([], [])
     assert house.label_studio.project(project).sampling == "Sequential sampling"
+
+
+def test_a_backend_that_does_not_run_is_not_connected(house: House) -> None:
+    project = unconnected(house, count=1)
+    nowhere = replace(house.settings, port=free_port())
+    with pytest.raises(LabelStudioError, match=r"does not connect .* Start the backend") as caught:
+        list(connect_project(house.label_studio, house.redis, nowhere, project))
+    assert "<a" not in str(caught.value)
+    assert (models(house.label_studio, project), webhooks(house.label_studio, project)) == ([], [])
+
+
+def test_another_model_stays_until_it_is_to_be_replaced(house: House) -> None:
+    project = unconnected(house, count=1)
+    with serving(another_backend) as server:
+        body = {"project": project, "url": server.url, "title": "Other"}
+        house.label_studio.request("POST", "/api/ml/", json=body)
+        told = list(connect_project(house.label_studio, house.redis, house.settings, project, predict=False))
+        assert [row.title for row in models(house.label_studio, project)] == ["Other", "Zeromask"]
+        assert any("Label Studio asks the first model only" in sentence for sentence in told)
+        list(connect_project(house.label_studio, house.redis, house.settings, project, replace=True, predict=False))
+    assert [row.title for row in models(house.label_studio, project)] == ["Zeromask"]
+    urls = [hook.url for hook in webhooks(house.label_studio, project)]
+    assert urls == [f"{house.services.backend_url}/webhook"]
 
 
 def test_probes_store_nothing(house: House, bench: Bench) -> None:

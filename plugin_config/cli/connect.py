@@ -20,7 +20,7 @@ from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
 from plugin_config.vocabulary import parse_vocabulary
 
-_ASKING_S = 30.0
+_ASKING_S = 12.0
 
 
 @click.command(epilog="PROJECT is the project's number in Label Studio, as in the address of its page.")
@@ -129,7 +129,7 @@ def _asked(label_studio: LabelStudio, project: Project) -> str:
     try:
         label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
     except LabelStudioUnreachable as error:
-        if "Timeout" not in error.problem:
+        if "ReadTimeout" not in error.problem:
             raise
         return f"Predictions of {project.tasks} tasks are asked for; Label Studio still hands them over."
     if all(model.state == "CO" for model in connected(label_studio, project.id)):

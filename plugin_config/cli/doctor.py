@@ -17,6 +17,7 @@ from plugin_config.doctor.checkup import examine
 from plugin_config.doctor.findings import Finding, first_cause
 from plugin_config.doctor.installation import Installation
 from plugin_config.local.supervisor import stop_on_signals
+from plugin_config.printable import one_line
 
 _MARKS = {
     "ok": ("ok", "green"),
@@ -88,10 +89,9 @@ def labels_table(finding: Finding, unread: Sequence[tuple[str, Sequence[str]]] |
         table.add_column(name)
     for row in finding.labels[:_MOST_LABELS]:
         texts = ", ".join(row.texts[:4]) + ", ..." * (len(row.texts) > 4) + " (described)" * row.described
-        cells = [Text(row.label), Text(row.control), Text(row.filled), Text(texts)]
-        if unread is not None:
-            cells.append(Text(", ".join(words.get(row.label, ())), style="yellow"))
-        table.add_row(*cells)
+        cells = [row.label, row.control, row.filled, texts]
+        cells += [", ".join(words.get(row.label, ()))] * (unread is not None)
+        table.add_row(*(Text(one_line(cell)) for cell in cells))  # written by anyone who edits projects
     if len(finding.labels) > _MOST_LABELS:
         table.caption = f"and {len(finding.labels) - _MOST_LABELS} more"
     return table

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -17,11 +19,13 @@ from plugin_config.doctor.installation import ExaminedProject, Installation
 from plugin_config.errors import LabelStudioError, ZeromaskError
 from plugin_config.label_studio.connecting import models
 from plugin_config.label_studio.webhooks import leads_here
+from plugin_config.queue.states import TaskStates
 
 Subject = TypeVar("Subject")
 WITHIN_S = 12.0
 """Longest time of a check, seconds, where it has none of its own: a network that is away is told before 15 s."""
 _MOST_PROJECTS = 100
+_LOOKING_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -168,26 +172,33 @@ def _bounded(run: Callable[[], Iterable[Finding]], within_s: float) -> list[Find
 
 
 def _connected(installation: Installation) -> Iterator[Finding]:
-    """Find the projects that are connected to this backend."""
-    api, settings = installation.label_studio, installation.settings
+    """Find the projects that are connected to this backend: first those that asked for something before, then the
+    newest. Label Studio asks every model of a project meanwhile, and a dead one takes it seconds.
+    """
+    api, settings, until = installation.label_studio, installation.settings, time.monotonic() + _LOOKING_S
     answer = api.request("GET", "/api/projects/", params={"page_size": _MOST_PROJECTS})
-    rows: Sequence[Mapping[str, int]] = answer["results"]
-    numbers = sorted(int(row["id"]) for row in rows)
-    ours = []
-    for number in numbers:
+    present = sorted((int(row["id"]) for row in answer["results"]), reverse=True)
+    known: set[int] = set()
+    with suppress(ZeromaskError):  # Redis has a check of its own
+        known.update(TaskStates(installation.redis).projects())
+    ours, looked = [], 0
+    for number in sorted(present, key=lambda number: number not in known):
+        if time.monotonic() > until:
+            break
+        looked += 1
         try:
             if any(leads_here(model.url, settings) for model in models(api, number)):
                 ours.append(number)
         except LabelStudioError as error:
-            if error.status not in (403, 404):
+            if error.status not in (403, 404):  # of somebody else, or deleted just now
                 raise
-    installation.projects = tuple(ours)
-    beyond = int(answer.get("count", 0)) - len(numbers) if isinstance(answer, dict) else 0
-    more = f"; {beyond} older projects were not looked at: name one" if beyond > 0 else ""
+    installation.projects = tuple(sorted(ours))
+    left = int(answer["count"]) - looked
+    more = f"; {left} projects were not looked at: name one" if left > 0 else ""
     if ours:
-        yield ok(f"connected: {', '.join(map(str, ours))}{more}")
+        yield ok(f"connected: {', '.join(map(str, installation.projects))}{more}")
     else:
         yield warning(
-            f"none of {len(numbers)} projects is connected to this backend{more}",
+            f"none of {looked} projects is connected to this backend{more}",
             "Run `zeromask connect PROJECT`, or name a project here.",
         )

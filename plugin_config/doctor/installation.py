@@ -134,6 +134,7 @@ class Installation:
             timeout=_ANSWER_S,
             trust_env=False,
             auth=auth,
+            verify=trust(self.settings.ca_bundle),
             headers={"User-Agent": user_agent()},
         )
 

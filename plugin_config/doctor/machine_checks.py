@@ -15,9 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 
+from plugin_config.addresses import shown
 from plugin_config.doctor.findings import Finding, ok, waits, warning, wrong
 from plugin_config.doctor.installation import Installation
-from plugin_config.errors import ZeromaskError
+from plugin_config.errors import SettingsError, ZeromaskError
 from plugin_config.label_studio.tokens import read_token, token_ends, token_kind
 from plugin_config.queue.connection import redis_errors
 
@@ -35,8 +36,15 @@ _SOON_S = 14 * 86400
 
 def check_settings(installation: Installation) -> Iterator[Finding]:
     """The settings can be read, and name Label Studio and a token."""
-    settings = installation.settings.require_guarded()
-    yield ok(f"Label Studio at {settings.label_studio_url}, MODEL={settings.model}, backend at {settings.backend_url}")
+    settings = installation.settings
+    url = shown(settings.label_studio_url)  # a password in it is refused, and not shown
+    told = f"Label Studio at {url}, MODEL={settings.model}, backend at {settings.backend_url}"
+    try:
+        settings.require_guarded()
+    except SettingsError as error:  # a worker's machine has no sign-in, a backend does not start like this
+        yield warning(f"{told}; for a backend, {error.subject} {error.problem}", error.remedy)
+    else:
+        yield ok(told)
 
 
 def check_versions(_: Installation) -> Iterator[Finding]:
@@ -85,7 +93,7 @@ def disk_finding(path: str, free: int) -> Finding:
 def check_label_studio(installation: Installation) -> Iterator[Finding]:
     """Label Studio answers, and in a release that was tried."""
     answer = installation.ask_label_studio()
-    url = installation.settings.label_studio_url
+    url = shown(installation.settings.label_studio_url)
     release = ""
     with suppress(ValueError, AttributeError):
         release = str(answer.json().get("release") or "")

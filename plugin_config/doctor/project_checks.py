@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import httpx
 
+from plugin_config.addresses import shown
 from plugin_config.controls import is_prompt
 from plugin_config.doctor.findings import Finding, LabelRow, ok, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject
@@ -145,7 +146,7 @@ def check_model(examined: ExaminedProject) -> Iterator[Finding]:
     if model is None:
         if others:
             yield wrong(
-                f"connected is {others[0].url}, which is not known to be this backend",
+                f"connected is {shown(others[0].url)}, which is not known to be this backend",
                 "Name its host in ZEROMASK_ALLOWED_HOSTS if it is, or give this command the ZEROMASK_HOST and "
                 f"ZEROMASK_PORT of the backend. If it is not: `zeromask connect {examined.id} --replace`.",
             )
@@ -158,7 +159,7 @@ def check_model(examined: ExaminedProject) -> Iterator[Finding]:
         yield wrong(f"Label Studio reaches {model.url}, which refuses: {model.error}", _refusal_remedy(examined, model))
     elif examined.models[0] != model:
         yield wrong(
-            f"{others[0].url} is connected first, and Label Studio asks the first model only",
+            f"{shown(others[0].url)} is connected first, and Label Studio asks the first model only",
             f"Delete it under Settings -> Model, or run `zeromask connect {examined.id} --replace`.",
         )
     else:

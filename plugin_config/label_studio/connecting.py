@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plugin_config.errors import LabelStudioError
+from plugin_config.addresses import shown
+from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.label_studio.probes import PRIVATE_ADDRESS_REMEDY, Probe, probe_model, probe_webhook
 from plugin_config.label_studio.transport import unexpected_answer
 from plugin_config.label_studio.webhooks import SECRET_HEADER, Webhook, leads_here, put_header, webhooks
 from plugin_config.settings import Settings
 
+_TAG = re.compile(r"<[^<>]*>")  # Label Studio writes its advice in HTML
 TITLE = "Zeromask"
 """The title of the model in Label Studio."""
 
@@ -147,15 +150,15 @@ def _disconnect(
     for model in others:
         if not replace and not (moved and leads_here(model.url, settings)):
             yield (
-                f"{model.title or 'a model'!r} at {model.url} is connected, too: Label Studio asks the first model "
-                "only. Delete it under Settings -> Model, or give --replace."
+                f"{model.title or 'a model'!r} at {shown(model.url)} is connected, too: Label Studio asks the first "
+                "model only. Delete it under Settings -> Model, or give --replace."
             )
             continue
         label_studio.request("DELETE", f"/api/ml/{model.id}")
         for hook in webhooks(label_studio, project):
             if hook.url == model.webhook_url:
                 label_studio.request("DELETE", f"/api/webhooks/{hook.id}/")
-        yield f"{model.url} is disconnected."
+        yield f"{shown(model.url)} is disconnected."
 
 
 def _put_model(
@@ -173,13 +176,30 @@ def _put_model(
         body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": settings.user, "basic_auth_pass": settings.password}
     clicks = f"clicks with smart tools {'ask it' if wanted else 'do not ask it'}"
     if not ours:
-        label_studio.request("POST", "/api/ml/", json=body)
+        _store_model(label_studio, "POST", "/api/ml/", body)
         return f"The backend is connected at {address}; {clicks}."
     model = ours[0]
     if model.interactive == wanted and (not settings.signs_in or model.user == settings.user) and model.state == "CO":
         return f"The backend was connected at {address}; {clicks}."
-    label_studio.request("PATCH", f"/api/ml/{model.id}", json=body)
+    _store_model(label_studio, "PATCH", f"/api/ml/{model.id}", body)
     return f"The connection to {address} is corrected; {clicks}."
+
+
+def _store_model(label_studio: LabelStudio, method: str, path: str, body: Mapping[str, Any]) -> None:
+    """Store a connection. Label Studio asks the model first, and refuses one that does not answer or refuses."""
+    try:
+        label_studio.request(method, path, json=dict(body))
+    except (LabelStudioFailing, LabelStudioUnreachable):
+        raise
+    except LabelStudioError as error:
+        if error.status != 400:
+            raise
+        problem = f"Label Studio does not connect {body['url']}: {_TAG.sub('', error.problem)}"
+        remedy = (
+            "Start the backend (`zeromask up`), and mend what it says of the labels; where Label Studio reaches it at "
+            "another address, give that with --url."
+        )
+        raise LabelStudioError(f"project {body['project']}", problem, remedy, status=400) from error
 
 
 def _put_webhook(label_studio: LabelStudio, project: int, url: str, settings: Settings) -> str:
