@@ -299,6 +299,12 @@ def _damaged_image(bench: Bench) -> Iterator[None]:
     yield
 
 
+@_row("the project has no task", "image", "no task to try", "Import one")
+def _no_task(bench: Bench) -> Iterator[None]:
+    bench.own_project(count=0)
+    yield
+
+
 @_row("the model does not know the words of a label", "words", "does not know 'platypus'", "prompt, synonyms or hint")
 def _unknown_words(bench: Bench) -> Iterator[None]:
     bench.own_project(config=CONFIG.format(more='<Label value="platypus"/>'))

@@ -19,11 +19,13 @@ from plugin_config.cli.main import zeromask
 from plugin_config.doctor import checkup, sample
 from plugin_config.doctor.checkup import INSTALLATION_CHECKS, PROJECT_CHECKS, examine
 from plugin_config.doctor.findings import Finding, LabelRow, first_cause, ok, warning, wrong
-from plugin_config.doctor.installation import Installation
+from plugin_config.doctor.installation import ExaminedProject, Installation
 from plugin_config.doctor.machine_checks import clock_finding, disk_finding, release_finding
+from plugin_config.doctor.project_checks import check_labels
 from plugin_config.doctor.queue_checks import check_redis_memory, check_redis_persistence, check_workers
 from plugin_config.doctor.sample import SampleProcess
 from plugin_config.errors import EnvironmentBroken
+from plugin_config.label_studio.client import Project
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.broken_set_ups import SET_UPS, set_ups_table
@@ -215,13 +217,41 @@ def test_a_process_that_tells_nothing_is_told(of_worker: Any, script: str, withi
         of_worker(script).step("image", 7, within_s=within_s)
 
 
+CLICKS = """<View><Image name="image" value="$image"/>
+  <KeyPointLabels name="point" toName="image" smart="true"><Label value="cat"/></KeyPointLabels>
+  <RectangleLabels name="frame" toName="image" smart="true"><Label value="cat"/></RectangleLabels>
+  <BrushLabels name="brush" toName="image"><Label value="cat" hint="tabby"/><Label value="dog"/></BrushLabels></View>"""
+
+OVER_NOTHING = '<BrushLabels name="x" toName="no"><Label value="a"/></BrushLabels>'
+
+
+@pytest.mark.parametrize(
+    ("config", "state", "part"),
+    [
+        pytest.param(CLICKS, "ok", "3 labels and choices are filled in", id="smart tools beside what draws"),
+        pytest.param(CLICKS.replace("</View>", f"{OVER_NOTHING}</View>"), "warning", "BrushLabels 'x'",
+                     id="a control over nothing"),
+    ],
+)  # fmt: skip
+def test_labels_are_told_with_what_is_not_served(config: str, state: str, part: str, tmp_path: Path) -> None:
+    with Installation(environ(tmp_path)) as installation:
+        of_project = ExaminedProject(installation, 7)
+        of_project.__dict__["project"] = Project(7, "cats", config, "")  # as if Label Studio had been asked
+        (found,) = check_labels(of_project)
+    assert (found.state, part in found.sentence) == (state, True), found
+    assert {(row.label, row.control, row.filled, row.described) for row in found.labels} == {
+        ("cat", "brush", "brush, one per thing", True), ("dog", "brush", "brush, one per thing", False),
+        ("cat", "frame", "drawn by another control", True),
+    }  # fmt: skip
+
+
 def test_the_table_of_labels_says_what_is_filled_in_and_not_read() -> None:
-    rows = (LabelRow("cat", "brush", "brush, each thing a region", ("cat", "kitten"), described=True),
+    rows = (LabelRow("cat", "brush", "brush, one per thing", ("cat", "kitten"), described=True),
             LabelRow("xqz", "brush", "left to annotators", ("xqz",), described=False))  # fmt: skip
     finding = Finding("labels", "ok", "", labels=rows)
     cells = [list(column.cells) for column in labels_table(finding, [("xqz", ("xqz",))]).columns]
     assert [list(map(str, column)) for column in cells] == [
-        ["cat", "xqz"], ["brush", "brush"], ["brush, each thing a region", "left to annotators"],
+        ["cat", "xqz"], ["brush", "brush"], ["brush, one per thing", "left to annotators"],
         ["cat, kitten (described)", "xqz"], ["", "xqz"],
     ]  # fmt: skip
     assert len(labels_table(finding, None).columns) == 4

@@ -84,9 +84,17 @@ def test_a_set_up_in_order_gives_no_finding_and_a_mask(bench: Bench) -> None:
     assert Path(drawn.picture).read_bytes().startswith(b"\x89PNG")
     (labels,) = [row.labels for row in found if row.labels]
     assert [(row.label, row.filled) for row in labels] == [
-        ("red/thing", "brush, each thing a region"), ("blue shape", "polygon, each thing a region"),
-        ("green shape", "rectangle, each thing a region"),
+        ("red/thing", "brush, one per thing"), ("blue shape", "polygon, one per thing"),
+        ("green shape", "rectangle, one per thing"),
     ]  # fmt: skip
+
+
+def test_a_model_that_cannot_be_loaded_is_told(bench: Bench) -> None:
+    bench.draw = True
+    bench.environ |= {"REDIS_URL": bench.redis_url, "MODEL": "/nowhere/weights.pt"}  # where no worker has another one
+    found = {row.check: row for row in findings_of(bench)}
+    assert (found["words"].state, "/nowhere/weights.pt" in found["words"].sentence) == ("wrong", True)
+    assert (found["image"].state, found["mask"].state) == ("ok", "waits")
 
 
 def test_one_broken_thing_hides_no_other(bench: Bench) -> None:

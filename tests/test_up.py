@@ -72,7 +72,7 @@ def test_up_runs_beside_a_label_studio_restarts_what_dies_and_leaves_nothing(hou
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
     family: list[psutil.Process] = []
     try:
-        assert f"Project {project}, 'house of up', 1 tasks" in first_words(up)
+        assert f"Project {project}, 'house of up', tasks: 1" in first_words(up)
         wait_predicted(house, project)
         assert models(house.label_studio, project)[0].url == f"http://127.0.0.1:{port}"
         health = f"http://127.0.0.1:{port}/health"

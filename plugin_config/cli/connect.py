@@ -88,7 +88,7 @@ def connect_project(
     """
     found = label_studio.project(project)
     vocabulary = parse_vocabulary(found.label_config)  # before anything is changed
-    yield f"Project {project}, {found.title!r}, {found.tasks} tasks:"
+    yield f"Project {project}, {found.title!r}, tasks: {found.tasks}"
     yield from connect_model(label_studio, project, settings, url=url, interactive=interactive, replace=replace)
     yield _order(label_studio, redis, settings, found)
     adapter = ServedAdapters(redis).served(project, settings.model)
@@ -131,7 +131,7 @@ def _asked(label_studio: LabelStudio, project: Project) -> str:
     except LabelStudioUnreachable as error:
         if "ReadTimeout" not in error.problem:
             raise
-        return f"Predictions of {project.tasks} tasks are asked for; Label Studio still hands them over."
+        return f"Predictions of all tasks ({project.tasks}) are asked for; Label Studio still hands them over."
     if all(model.state == "CO" for model in connected(label_studio, project.id)):
-        return f"Predictions of {project.tasks} tasks are asked for."
+        return f"Predictions of all tasks ({project.tasks}) are asked for."
     return "Label Studio does not reach the model, so that no predictions are asked for."

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +27,7 @@ _MARKS = {
     "waits": ("waits", "dim"),
 }
 _MOST_LABELS = 50
+_INDENT = 8  # of what stands below a line
 
 
 @click.command(
@@ -49,7 +51,7 @@ def doctor(context: click.Context, projects: tuple[int, ...], *, for_programs: b
         for finding in examine(installation, lambda name: status.update(f"checking {name} ...")):
             findings.append(finding)
             if not for_programs:
-                _print(console, finding, findings)
+                _print(console, finding, findings, draw=draw)
     if for_programs:
         click.echo(json.dumps(as_json(findings)))
     else:
@@ -71,9 +73,9 @@ def line(finding: Finding) -> Text:
     """A finding as a line, and its remedy as another one."""
     mark, style = _MARKS[finding.state]
     of = "" if finding.project is None else f"{finding.project}: "
-    text = Text.assemble((f"{mark:<8}", style), (f"{of}{finding.check}", "bold"), f"  {finding.sentence}")
+    text = Text.assemble((f"{mark:<{_INDENT}}", style), (f"{of}{finding.check}", "bold"), f"  {finding.sentence}")
     if finding.remedy:
-        text.append(f"\n        -> {finding.remedy}")
+        text.append(f"\n{'':{_INDENT}}-> {finding.remedy}")
     return text
 
 
@@ -109,13 +111,12 @@ def summary(findings: Sequence[Finding]) -> Text:
     return Text(f"\n{told}. Begin with: {cause.check}{of}.", style="bold")
 
 
-def _print(console: Console, finding: Finding, findings: Sequence[Finding]) -> None:
-    """Print a finding; with that of the words, or where none are read after the image, the table of the labels."""
+def _print(console: Console, finding: Finding, findings: Sequence[Finding], *, draw: bool) -> None:
+    """Print a finding; with that of the words, or where no model is loaded of the labels, the table of the labels."""
     console.print(line(finding), soft_wrap=True)
-    if finding.check not in ("words", "predictions"):
+    if finding.check != ("words" if draw else "labels"):
         return
-    of_project = [row for row in findings[:-1] if row.project == finding.project]
-    labels = next((row for row in of_project if row.labels), None)
-    if labels is not None and not any(row.check == finding.check or row.check == "words" for row in of_project):
+    labels = next((row for row in findings if row.labels and row.project == finding.project), None)
+    if labels is not None:
         read = finding.check == "words" and finding.state in ("ok", "warning")
-        console.print(labels_table(labels, finding.unread if read else None))
+        console.print(Padding(labels_table(labels, finding.unread if read else None), (0, 0, 0, _INDENT)))

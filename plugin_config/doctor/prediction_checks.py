@@ -24,7 +24,7 @@ def check_predictions(examined: ExaminedProject) -> Iterator[Finding]:
         ours |= ProjectLedger(examined.installation.redis).versions(examined.id)
     foreign = {name: count for name, count in counts.items() if name not in ours and ModelVersion.parse(name) is None}
     without = "" in foreign  # Label Studio counts none of those whose version is null
-    told = f"{sum(counts.values())} stored, of {len(counts)} version{'' if len(counts) == 1 else 's'}"
+    told = f"{sum(counts.values())} stored, versions: {len(counts)}"
     unnamed, named = foreign.pop("", 0), [f"{name!r} ({count})" for name, count in foreign.items()]
     parts = [f"{unnamed or 'some'} without a version"] * without
     parts += [f"of other models: {', '.join(named[:_MOST_NAMED])}"] * bool(named)

@@ -28,8 +28,9 @@ from plugin_config.queue.hints import ProjectHints
 from plugin_config.vocabulary import Label, Vocabulary
 
 _DESCRIPTIONS = ("prompt", "synonyms", "hint")
-# What `same_labels` says of a control beside the one that draws, as of every smart tool: it is in the table of labels.
-_IN_THE_TABLE = re.compile(r" predicted by .*learned from\.$")
+# What the vocabulary says of a control beside the one that draws, and of every smart tool: nothing to mend, and the
+# first of them is in the table of labels.
+_AS_IT_SHOULD_BE = re.compile(r" predicted by .*learned from\.$| its points are prompts, ")
 _CONNECT = "Run `zeromask connect {}`."
 
 
@@ -45,7 +46,7 @@ def check_project(examined: ExaminedProject) -> Iterator[Finding]:
             "The number stands in the address of the project's page. Or use the token of a user who may see it.",
         )
         return
-    yield ok(f"{project.title!r}, {project.tasks} tasks")
+    yield ok(f"{project.title!r}, tasks: {project.tasks}")
 
 
 def check_rights(examined: ExaminedProject) -> Iterator[Finding]:
@@ -76,7 +77,7 @@ def check_labels(examined: ExaminedProject) -> Iterator[Finding]:
     rows = label_rows(vocabulary, described)
     asked = [f"{row.control!r} has labels from each task's {row.variable!r}" for row in vocabulary.asked]
     told = "; ".join([f"{len(rows)} labels and choices are filled in", *asked])
-    remarks = [remark for remark in vocabulary.remarks if not _IN_THE_TABLE.search(remark)]
+    remarks = [remark for remark in vocabulary.remarks if not _AS_IT_SHOULD_BE.search(remark)]
     found = ok(told)
     if remarks:
         advice = "docs/guide/labeling_configs.md says what is served, and how."
@@ -108,7 +109,7 @@ def _filled(label: Label) -> str:
         return "left to annotators"
     if not label.draws:
         return "drawn by another control"
-    return f"{label.output}, {'all of it one region' if label.stuff else 'each thing a region'}"
+    return f"{label.output}, {'all in one' if label.stuff else 'one per thing'}"
 
 
 def check_private_addresses(examined: ExaminedProject) -> Iterator[Finding]:
