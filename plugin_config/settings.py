@@ -29,6 +29,7 @@ _FOR_WORKER = {
     "versions", "recipe", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
     "allow_private_images", "contact", "interactive", "embedding_cache_mb", "order",
 }  # fmt: skip
+_UNSPECIFIED_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
@@ -207,6 +208,12 @@ class Settings:
     def signs_in(self) -> bool:
         """Whether clients of the backend must sign in."""
         return bool(self.user)
+
+    @property
+    def backend_url(self) -> str:
+        """Where this machine reaches the backend."""
+        host = _UNSPECIFIED_HOSTS.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def engine(self) -> str:

@@ -27,6 +27,11 @@ from plugin_config.vocabulary import parse_vocabulary
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 SIZE = (192, 144)
+REFUSED_HOST = "127.0.0.2"
+"""An address of this machine to which the Label Studio of the run connects models, and sends no webhooks: as one does
+whose operator set ML_BLOCK_LOCAL_IP=false alone, but for this address only."""
+_REFUSING = {"SSRF_PROTECTION_ENABLED": "true", "USE_DEFAULT_BANNED_SUBNETS": "false",
+             "USER_ADDITIONAL_BANNED_SUBNETS": f"{REFUSED_HOST}/32"}  # fmt: skip
 PATIENCE_S = 300.0
 """Longest wait where only a test that hangs is to end: a busy machine may take a minute to import torch."""
 
@@ -59,7 +64,8 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     private_folder(state / "label-studio")
     os.umask(0o022)  # the usual one: what is written must not depend on it
     with Supervisor(state) as supervisor:
-        command = replace(label_studio_command(url, TOKEN, state / "label-studio"), ready_s=2 * PATIENCE_S)
+        command = label_studio_command(url, TOKEN, state / "label-studio")
+        command = replace(command, ready_s=2 * PATIENCE_S, env={**command.env, **_REFUSING})
         supervisor.launch(command)
         services = start_services(supervisor, settings, learners=0)
         supervisor.wait_ready(command)

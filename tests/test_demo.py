@@ -24,6 +24,7 @@ from plugin_config.demo import run
 from plugin_config.demo.project import TaskPredictions, labeling_config, problems, reconnect_projects
 from plugin_config.demo.run import LABELS, NEW_LABEL, version_of
 from plugin_config.demo.setup import clear_previous_run, prepare
+from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.supervisor import free_port
 from plugin_config.model_version import ModelVersion
@@ -162,6 +163,8 @@ class OwnLabelStudio:
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         project = int((options.get("params") or options.get("json") or {}).get("project") or 0)
+        if method == "POST" and "not stored" in options["json"].values():
+            raise LabelStudioError("Label Studio", "{'timeout': ['A valid integer is required.']}", "", status=400)
         if path == "/api/projects/":
             return {"results": [{"id": number, "title": f"project {number}"} for number in self.models]}
         if (method, path) == ("POST", "/api/ml/"):
@@ -172,19 +175,21 @@ class OwnLabelStudio:
             gone = int(path.rpartition("/")[2])
             self.models = {key: [row for row in rows if row["id"] != gone] for key, rows in self.models.items()}
         if method == "DELETE" and path.startswith("/api/webhooks/"):
-            gone_hook = path.removeprefix("/api/webhooks/").rstrip("/")
-            self.hooks = {key: [url for url in urls if url != gone_hook] for key, urls in self.hooks.items()}
+            of, gone_hook = divmod(int(path.removeprefix("/api/webhooks/").rstrip("/")), 1000)
+            del self.hooks[of][gone_hook]
         if method == "GET" and path == "/api/ml/":
             return list(self.models[project])
         if method == "GET" and path == "/api/webhooks/":
-            return [{"id": url, "url": url} for url in self.hooks[project]]
+            return [{"id": 1000 * project + k, "url": url, "is_active": True, "headers": {}, "actions": []}
+                    for k, url in enumerate(self.hooks[project])]  # fmt: skip
         return None
 
 
 def test_every_project_whose_backend_has_ended_is_connected_again() -> None:
     ended, ours, theirs = f"http://127.0.0.1:{free_port()}", "http://127.0.0.1:9999", "https://models.example.com"
+    settings = Settings(port=9999)
     label_studio = OwnLabelStudio({1: [ended], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ended]})
-    assert reconnect_projects(cast("LabelStudio", label_studio), ours) == ["project 1", "project 5"]
+    assert reconnect_projects(cast("LabelStudio", label_studio), settings) == ["project 1", "project 5"]
     urls = {project: [row["url"] for row in rows] for project, rows in label_studio.models.items()}
     assert urls == {1: [ours], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ours]}
     assert label_studio.hooks[5] == [f"{theirs}/webhook", f"{ours}/webhook"]

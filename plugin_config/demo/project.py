@@ -12,7 +12,10 @@ from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.connecting import TITLE as MODEL_TITLE
+from plugin_config.label_studio.connecting import connect_model, models
 from plugin_config.local.supervisor import port_is_free
+from plugin_config.settings import Settings
 
 TITLE = "Zeromask demo"
 _TYPES = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels", "RectangleLabels": "rectanglelabels"}
@@ -90,13 +93,13 @@ class DemoProject:
             files = [(path.name, (path.name, path.read_bytes(), "image/png")) for path in missing]
             self._label_studio.request("POST", f"/api/projects/{self.id}/import", files=files)
 
-    def connect(self, backend_url: str) -> None:
+    def connect(self, settings: Settings) -> None:
         """Connect the backend as the project's model, with its webhook, in place of any other model.
 
         Raises:
-            EnvironmentBroken: Label Studio made the connection but no webhook, so that changes would go unnoticed.
+            LabelStudioError: Label Studio refuses the backend's address; the message names the remedy.
         """
-        connect_backend(self._label_studio, self.id, backend_url, replaced=lambda url: url != backend_url)
+        connect_model(self._label_studio, self.id, settings, interactive=True, replaced=lambda url: True)
 
     def retrieve_predictions(self) -> None:
         """Ask for predictions of all tasks, as Actions -> Retrieve Predictions does."""
@@ -163,63 +166,21 @@ class DemoProject:
         return next((int(row["id"]) for row in answer["results"] if row["title"] == TITLE), 0)
 
 
-def connect_backend(
-    label_studio: LabelStudio, project: int, backend_url: str, *, replaced: Callable[[str], bool],
-    title: str = "Zeromask",
-) -> None:  # fmt: skip
-    """Connect the backend as a model of a project, with its webhook.
-
-    Args:
-        label_studio: the client.
-        project: its id.
-        backend_url: where the backend listens.
-        replaced: whether a model at an address is disconnected, with its webhook.
-        title: of the model, where it is not connected yet.
-
-    Raises:
-        EnvironmentBroken: Label Studio made the connection but no webhook, so that changes would go unnoticed.
-    """
-    rows = _models(label_studio, project)
-    for row in rows:
-        if replaced(row["url"]):
-            label_studio.request("DELETE", f"/api/ml/{row['id']}")
-    for hook in _webhooks(label_studio, project):
-        if hook["url"].endswith("/webhook") and replaced(hook["url"].removesuffix("/webhook")):
-            label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
-    body = {"project": project, "url": backend_url, "title": title, "is_interactive": True}
-    if not any(row["url"] == backend_url for row in rows):
-        label_studio.request("POST", "/api/ml/", json=body)
-    for row in rows:
-        if row["url"] == backend_url and not row.get("is_interactive", False):
-            label_studio.request("PATCH", f"/api/ml/{row['id']}", json={**body, "title": row["title"]})
-    if not any(hook["url"] == f"{backend_url}/webhook" for hook in _webhooks(label_studio, project)):
-        remedy = "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
-        raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)
-
-
-def reconnect_projects(label_studio: LabelStudio, backend_url: str) -> list[str]:
+def reconnect_projects(label_studio: LabelStudio, settings: Settings) -> list[str]:
     """Connect the projects whose model is a backend on this machine that does not listen any more: an earlier run's,
     which had another port. Returns their titles.
 
     Raises:
-        EnvironmentBroken: as `connect_backend`.
+        LabelStudioError: as `connect_model`.
     """
     found = []
     for project in label_studio.request("GET", "/api/projects/", params={"page_size": 1000})["results"]:
-        former = [row for row in _models(label_studio, project["id"]) if _has_ended(row["url"], backend_url)]
+        former = [one for one in models(label_studio, project["id"]) if _has_ended(one.url, settings.backend_url)]
         if former:
-            connect_backend(label_studio, project["id"], backend_url, title=former[0]["title"],
-                            replaced=lambda url: _has_ended(url, backend_url))  # fmt: skip
+            connect_model(label_studio, project["id"], settings, title=former[0].title or MODEL_TITLE,
+                          replaced=lambda url: _has_ended(url, settings.backend_url))  # fmt: skip
             found.append(str(project["title"]))
     return found
-
-
-def _models(label_studio: LabelStudio, project: int) -> list[Any]:
-    return list(label_studio.request("GET", "/api/ml/", params={"project": project}))
-
-
-def _webhooks(label_studio: LabelStudio, project: int) -> list[Any]:
-    return list(label_studio.request("GET", "/api/webhooks/", params={"project": project}))
 
 
 def _has_ended(url: str, backend_url: str) -> bool:
