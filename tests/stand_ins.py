@@ -78,15 +78,18 @@ class StandInLabelStudio:
         self.scores: dict[int, float] = {}
         self.cards: list[dict[str, Any]] = []
         self.renamed: list[dict[str, Any]] = []
+        self.asked = 0
         self.before_rename: Callable[[], None] = lambda: None
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """The models connected to the project, and changes of them."""
+        self.asked += 1
         if method == "PATCH":
             self.before_rename()
             self.renamed.append(options["json"])
             (row,) = [row for row in self.cards if path == f"/api/ml/{row['id']}"]
-            row["title"] = options["json"]["title"]
+            before, row["title"] = row["title"], options["json"]["title"]
+            self.shown = row["title"] if self.shown == before else self.shown
         return self.cards
 
     def project(self, project: int) -> Project:
@@ -97,7 +100,7 @@ class StandInLabelStudio:
         return Project(project, self.title, self.config, self.shown, len(self.data))
 
     def model_titles(self, project: int) -> frozenset[str]:
-        return frozenset()
+        return frozenset(row["title"] for row in self.cards)
 
     def all_tasks(self, project: int) -> Iterator[Task]:
         for task in self.data:

@@ -7,7 +7,7 @@ import pytest
 from plugin_config.errors import LabelStudioError, LabelStudioFailing
 from plugin_config.versions.manifests import Owner
 from plugin_config.versions.verdicts import LastVerdict, write_verdict
-from tests.stand_ins import CONFIG, PROJECT, StandInContext, context_fixture
+from tests.stand_ins import CONFIG, PROJECT, StandInContext, context_fixture, version
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
@@ -49,10 +49,20 @@ def test_the_last_verdict_is_told_and_replaced(house: StandInContext) -> None:
         assert cards(house)[0] == f"Our masks ▸ 2026-11-30 01:02: {reason}"
 
 
+@pytest.mark.parametrize("shown", ["Our masks", "Our masks ▸ 2026-11-29 08:00: kept: no better."])
+def test_a_new_title_keeps_nobody_from_being_shown_the_version(house: StandInContext, shown: str) -> None:
+    """Label Studio shows a project the predictions of the model of this title, and renames that along with it."""
+    house.label_studio.shown = house.label_studio.cards[0]["title"] = shown
+    house.ledger.add_version(PROJECT, version("zeppelin"))
+    house.reconcile()
+    assert cards(house)[0] == f"Our masks ▸ {UNREAD}"
+    assert house.label_studio.shown == version("zeppelin")
+
+
 def test_where_all_is_well_label_studio_is_not_asked(house: StandInContext) -> None:
     house.label_studio.config = CONFIG.format("cat")
-    house.label_studio.cards = None  # type: ignore[assignment]
     house.reconcile()
+    assert house.label_studio.asked == 0
 
 
 def test_a_sign_in_stays(house: StandInContext) -> None:

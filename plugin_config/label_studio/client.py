@@ -54,8 +54,7 @@ from plugin_config.label_studio.transport import (
 )
 from plugin_config.settings import is_loopback
 
-_PAGE = 500
-_CONNECT_S = 10.0  # a network that drops packets, as one without a route does, is told by then
+_PAGE, _CONNECT_S = 500, 10.0  # a network that drops packets is told by then
 _UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads
 _WITHOUT_SLASH = re.compile(r"(?:data|static|storage-data)/")
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
@@ -149,9 +148,8 @@ class LabelStudio:
         try:
             self._client = httpx.Client(
                 base_url=self._root, timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
-                trust_env=proxied,
                 headers={**UNCOMPRESSED, "User-Agent": self.user_agent}, event_hooks={"response": [hide_location]},
-                verify=trust(ca_bundle),
+                verify=trust(ca_bundle), trust_env=proxied,
             )  # fmt: skip
         except (ImportError, ValueError, httpx.InvalidURL) as error:  # httpx': of SOCKS, another scheme, a wrong port
             problem = "name a proxy of the environment that cannot be used"

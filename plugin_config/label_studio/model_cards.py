@@ -37,9 +37,14 @@ class ModelCard:
 
     def telling(self, note: str) -> str:
         """The title with a note behind it, in place of an earlier one; "" = none."""
-        named = self.title.partition(SIGN)[0].rstrip()
+        named = given_title(self.title)
         told = note if len(note) <= _MOST_TOLD else f"{note[: _MOST_TOLD - 3]}..."
         return f"{named}{SIGN}{told}" if told else named
+
+
+def given_title(title: str) -> str:
+    """The title of a model as a person gave it, without what is told behind it."""
+    return title.partition(SIGN)[0].rstrip()
 
 
 def model_cards(label_studio: ApiClient, project: int) -> list[ModelCard]:
