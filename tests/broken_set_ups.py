@@ -226,7 +226,7 @@ def _first_variable_only(bench: Bench) -> Iterator[None]:
         yield
 
 
-@_row("no model is connected", "model", "no model is connected", "Run `zeromask connect")
+@_row("no model is connected", "model", "no model is connected", "zeromask connect")
 def _no_model(bench: Bench) -> Iterator[None]:
     api, project = bench.house.label_studio, bench.own_project()
     (row,) = api.request("GET", "/api/ml/", params={"project": project})
@@ -277,7 +277,7 @@ def _webhook_off(bench: Bench) -> Iterator[None]:
     yield
 
 
-@_row("the webhook lacks the secret", "webhook", "does not carry ZEROMASK_WEBHOOK_SECRET", "Run `zeromask connect")
+@_row("the webhook lacks the secret", "webhook", "does not carry ZEROMASK_WEBHOOK_SECRET", "zeromask connect")
 def _webhook_without_secret(bench: Bench) -> Iterator[None]:
     bench.environ |= {"ZEROMASK_USER": "studio", "ZEROMASK_PASSWORD": "a password of models",
                       "ZEROMASK_WEBHOOK_SECRET": "a secret of webhooks"}  # fmt: skip
@@ -292,7 +292,7 @@ def _private_image(bench: Bench) -> Iterator[None]:
     yield
 
 
-@_row("an image is damaged", "image", "no image format", "")
+@_row("an image is damaged", "image", "no image format", "Convert it to PNG or JPEG")
 def _damaged_image(bench: Bench) -> Iterator[None]:
     project = bench.own_project(count=0)
     upload(bench.house, project, [b"\x89PNG not really"])

@@ -272,6 +272,7 @@ def test_the_command_tells_programs_where_to_begin(tmp_path: Path, monkeypatch: 
 def test_the_guide_has_the_broken_set_ups_and_every_check() -> None:
     text = GUIDE.read_text(encoding="utf-8")
     assert len(SET_UPS) >= 15
+    assert all(row.says and row.remedy and f"{row.says}{row.remedy}".count("`") % 2 == 0 for row in SET_UPS)
     assert set_ups_table(SET_UPS) in text, "python -m tests.broken_set_ups prints it"
     for name in CHECKS:
         assert f"| `{name}` |" in text

@@ -109,6 +109,15 @@ def test_one_broken_thing_hides_no_other(bench: Bench) -> None:
     assert {found[name].state for name in fine} == {"ok"}
 
 
+def test_a_backend_that_does_not_run_hides_no_webhook(bench: Bench) -> None:
+    (stopped,) = [row for row in SET_UPS if row.broken == "the backend that is connected does not run"]
+    with stopped.make(bench):
+        found = {row.check: row for row in findings_of(bench)}
+    assert [found[name].state for name in ("model", "same model", "webhook", "interactive")] == [
+        "wrong", "waits", "ok", "ok",
+    ]  # fmt: skip
+
+
 def test_without_label_studio_every_check_of_a_project_waits(bench: Bench) -> None:
     bench.environ["LABEL_STUDIO_URL"] = f"http://localhost:{free_port()}"
     found = [row for row in findings_of(bench) if row.project is not None]
@@ -197,6 +206,15 @@ def test_a_backend_that_does_not_run_is_not_connected(house: House) -> None:
         list(connect_project(house.label_studio, house.redis, nowhere, project))
     assert "<a" not in str(caught.value)
     assert (models(house.label_studio, project), webhooks(house.label_studio, project)) == ([], [])
+
+
+def test_a_backend_is_moved_to_another_address(house: House) -> None:
+    project = make_project(house, count=1)
+    url = f"http://localhost:{house.settings.port}"
+    told = list(connect_project(house.label_studio, house.redis, house.settings, project, url=url, predict=False))
+    assert f"'{house.services.backend_url}' is disconnected." in told
+    assert [row.url for row in models(house.label_studio, project)] == [url]
+    assert [hook.url for hook in webhooks(house.label_studio, project)] == [f"{url}/webhook"]
 
 
 def test_another_model_stays_until_it_is_to_be_replaced(house: House) -> None:

@@ -68,11 +68,9 @@ PROJECT_CHECKS: tuple[Check[ExaminedProject], ...] = (
     Check("private addresses", project.check_private_addresses, ("project", "rights")),
     Check("model", project.check_model, ("project",)),
     Check("same model", project.check_same_model, ("model", "workers")),
-    Check("webhook", project.check_webhook, ("model",)),
-    Check("interactive", project.check_interactive, ("model", "labels")),
-    Check(
-        "image", sample.check_image, ("project", "labels"), sample.STARTING_S + 300.0
-    ),  # the setting bounds it, and the process is told
+    Check("webhook", project.check_webhook, ("project",)),
+    Check("interactive", project.check_interactive, ("labels",)),
+    Check("image", sample.check_image, ("project", "labels"), sample.IMAGE_S),
     Check("words", sample.check_words, ("image",), sample.MODEL_S + sample.MASK_S),
     Check("mask", sample.check_mask, ("words",), sample.MASK_S),
     Check("predictions", prediction.check_predictions, ("project",)),

@@ -11,7 +11,7 @@ import httpx
 
 from plugin_config.addresses import shown
 from plugin_config.controls import is_prompt
-from plugin_config.doctor.findings import Finding, LabelRow, ok, warning, wrong
+from plugin_config.doctor.findings import Finding, LabelRow, ok, waits, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject
 from plugin_config.errors import LabelStudioError, ZeromaskError
 from plugin_config.label_studio.connecting import ConnectedModel
@@ -174,7 +174,7 @@ def _unreached(examined: ExaminedProject, model: ConnectedModel) -> Finding:
     except (httpx.HTTPError, httpx.InvalidURL):
         return wrong(
             f"nothing answers at {model.url}, neither Label Studio nor this machine",
-            f"Start the backend there; if it has another address now: `zeromask connect {examined.id}`.",
+            f"Start the backend there; if it has another address now: `zeromask connect {examined.id} --url ADDRESS`.",
         )
     if status != 200:
         return wrong(f"{model.url} answers HTTP {status}", "See the backend's log.")
@@ -215,7 +215,9 @@ def check_webhook(examined: ExaminedProject) -> Iterator[Finding]:
     """Label Studio tells the backend of changes, and the backend lets it in."""
     hook, settings = examined.webhook, examined.installation.settings
     connect = _CONNECT.format(examined.id)
-    if hook is None:
+    if examined.model is None:
+        yield waits(("model",))
+    elif hook is None:
         yield wrong(
             "the model is connected without a webhook: corrections and new labels are found only once a minute",
             f"{connect} It makes the webhook.",
@@ -241,7 +243,10 @@ def check_webhook(examined: ExaminedProject) -> Iterator[Finding]:
 
 def check_interactive(examined: ExaminedProject) -> Iterator[Finding]:
     """Smart tools ask the backend, where there are any."""
-    on = examined.model is not None and examined.model.interactive
+    if examined.model is None:
+        yield waits(("model",))
+        return
+    on = examined.model.interactive
     smart = any(map(is_prompt, _tags(examined)))
     if smart and not on:
         yield warning(

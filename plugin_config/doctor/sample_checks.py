@@ -12,6 +12,8 @@ from plugin_config.errors import ZeromaskError
 
 STARTING_S = 30.0
 """Longest start of the process, seconds, beside the wait for the image: a busy machine takes long to import."""
+IMAGE_S = 330.0
+"""Longest wait for the image, seconds, however long ZEROMASK_IMAGE_TIMEOUT_S is."""
 MODEL_S = 300.0
 """Longest wait for the model, seconds."""
 MASK_S = 120.0
