@@ -19,7 +19,7 @@ def test_labels_of_unknown_words_are_told_on_the_card_in_the_test_request_and_by
     assert {name for names in stored(house, project).values() for name in names} == {version}
     predictions = [row for task in tasks(house, project) for row in house.label_studio.predictions(task.id)]
     assert [list(row.result) for row in predictions] == [[], []]
-    assert all((row.score or 0.0) < 0.01 for row in predictions), "no sure nothing: 0, or a place at the head of the order"
+    assert all((row.score or 0.0) < 0.01 for row in predictions), "no sure nothing: 0, or first in the order"
     enqueue(refresh_queue(house.redis), RefreshProject(project=project))
 
     def card() -> Any:
