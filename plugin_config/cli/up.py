@@ -82,7 +82,7 @@ def next_step(settings: Settings, services: Services, projects: Sequence[int] = 
     if projects:
         return (
             f"\nZeromask runs with model {settings.model} at {services.backend_url}; `zeromask doctor` checks it.\n"
-            f"Logs: {settings.state_path / 'logs'}. Ctrl-C stops everything."
+            f"To watch it: {services.backend_url}/status\nLogs: {settings.state_path / 'logs'}. Ctrl-C stops everything."
         )
     signing_in = ""
     if settings.signs_in:
@@ -96,5 +96,5 @@ def next_step(settings: Settings, services: Services, projects: Sequence[int] = 
         "For clicks with smart tools, switch on Interactive preannotations there, too.\n"
         "Label Studio must allow private addresses: set ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false in\n"
         "its environment.\n"
-        f"Logs: {settings.state_path / 'logs'}. Ctrl-C stops everything."
+        f"To watch it: {services.backend_url}/status\nLogs: {settings.state_path / 'logs'}. Ctrl-C stops everything."
     )

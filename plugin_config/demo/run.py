@@ -249,8 +249,8 @@ def _invitation(setup: DemoSetup) -> str:
         "ring, heart, crescent, or just the word shape); its masks follow by themselves.\n"
         f"An overlay of all pictures: {setup.state / 'overlay.png'}\n\n"
         "Correct the masks of three pictures and submit them: it learns from them in the background, and where\n"
-        "that is better, the masks of all others follow. To watch it:\n"
-        f"  ZEROMASK_STATE_DIR={setup.state} .venv/bin/zeromask status\n\n"
+        "that is better, the masks of all others follow. To watch it, open\n"
+        f"  http://{setup.settings.host}:{setup.settings.port}/status\n\n"
         "Ctrl-C stops everything.\n"
     )
 
