@@ -82,7 +82,8 @@ def next_step(settings: Settings, services: Services, projects: Sequence[int] = 
     if projects:
         return (
             f"\nZeromask runs with model {settings.model} at {services.backend_url}; `zeromask doctor` checks it.\n"
-            f"To watch it: {services.backend_url}/status\nLogs: {settings.state_path / 'logs'}. Ctrl-C stops everything."
+            f"To watch it: {services.backend_url}/status\n"
+            f"Logs: {settings.state_path / 'logs'}. Ctrl-C stops everything."
         )
     signing_in = ""
     if settings.signs_in:
