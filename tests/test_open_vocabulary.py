@@ -121,7 +121,7 @@ def test_coco_is_judged_by_things_and_by_all_classes(images: str, maps: str, tmp
     found = _truths("coco-stuff", write_coco_stuff(tmp_path, images=images, maps=maps), 6)
     stop, brush = OBJECT_NAMES.index("stop sign"), OBJECT_NAMES.index("toothbrush")
     assert (stop, brush) == (11, 79)
-    assert found == {"Object": [0, stop, brush, 80, 80, 80], "Stuff": [0, stop, brush, 80, 170, VOID]}
+    assert found == {"COCO-Object": [0, stop, brush, 80, 80, 80], "COCO-Stuff": [0, stop, brush, 80, 170, VOID]}
     assert (STUFF_NAMES[80], STUFF_NAMES[170]) == ("banner", "wood")
 
 
@@ -283,13 +283,14 @@ def test_the_command_prints_measured_and_published_side_by_side(
     assert [line.split(",")[1].split()[0] for line in measured] == ["plain", "curated"]
     assert len(published) == len(PUBLISHED)
     assert any(line.split()[1:] == ["SCLIP", "59.1", "80.4", "38.2"] for line in published)
-    assert any("VOC21: background is one more class" in line for line in lines)
+    assert any("VOC21: background is a class" in line for line in lines)
     assert any("not to be compared" in line for line in lines)
     assert main([*asked, "--json", "--names", "plain", "--as-served"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["benchmark"] for row in found["measured"]] == ["VOC21", "VOC20"]
     assert all(0 <= row["miou"] <= 1 for row in found["measured"])
     assert (found["images"], found["of"], found["most_windows"]) == (1, 2, 0)
+    assert [row["short_side"] for row in found["measured"]] == [0, 0]
     sclip = next(row for row in found["published"] if row["method"] == "SCLIP")
     assert sclip["mious"] == {"VOC21": 0.591, "VOC20": 0.804}
     assert sclip["source"]

@@ -33,8 +33,7 @@ WINDOW_SIDE = 224
 
 _BOTH = "both"
 _MOST_WINDOWS = 64  # all that the published shorter sides need: 21 for Cityscapes, 30 for a panorama of COCO
-_BACKGROUND = ("one more class, judged too; its texts are 'background' and the engine's negative words that no label "
-               "means, without a threshold")  # fmt: skip
+_BACKGROUND = "a class, judged too: the word itself and the engine's negative words; no threshold"
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -73,21 +72,21 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         "readout": segmenter.encoder.readout.name, "affinity_tower": settings.affinity_tower,
         "window_side": segmenter.encoder.short_side, "most_windows": settings.windows,
         "as_served": options.as_served, "outlines": not options.network_alone,
-        "measured": [as_json(one) for one in found],
+        "measured": [as_json(one, as_served=options.as_served) for one in found],
         "published": [] if photos else published([one.benchmark.name for one in found]),
     }  # fmt: skip
     sys.stdout.write(json.dumps(summary) + "\n" if options.json else table(summary))
     return 0
 
 
-def as_json(found: BenchmarkFigures) -> dict[str, Any]:
+def as_json(found: BenchmarkFigures, *, as_served: bool) -> dict[str, Any]:
     """One measured row, its IoUs in [0, 1]."""
     benchmark = found.benchmark
     labels = (*benchmark.labels, *["background"] * benchmark.has_background)
     return {
         "benchmark": benchmark.name, "names": found.names, "miou": round(found.miou, 4),
-        "background": _BACKGROUND if benchmark.has_background else "no answer; its pixels are not judged",
-        "short_side": benchmark.short_side, "unread": found.unread,
+        "background": _BACKGROUND if benchmark.has_background else "no answer, and its pixels are not judged",
+        "short_side": 0 if as_served else benchmark.short_side, "unread": found.unread,
         "per_class": {
             label: None if np.isnan(iou) else round(iou, 4) for label, iou in zip(labels, found.ious, strict=True)
         },
@@ -127,12 +126,12 @@ def table(summary: Mapping[str, Any]) -> str:
         mious = {row["benchmark"]: row["miou"] for row in measured if row["names"] == names}
         lines.append(_line(f"measured   Zeromask, {names} names", _percent(mious, by_benchmark)))
     for row in stated:
-        title = f"published  {row['method']}{' + ' if row['beside'] else ''}{row['beside']}"
+        title = f"published  {row['method']}" + (f" ({row['beside']})" if row["beside"] else "")
         mean = {"mean": row["average_of_eight"]}
         lines.append(_line(title, [*_percent(row["mious"], by_benchmark), *_percent(mean, mean)]))
     if stated:
-        lines += ["", "Published: training-free, CLIP ViT-B/16 with OpenAI's weights but for SAM 3, names curated by",
-                  "each paper, protocols that differ in details. --json has the sources."]  # fmt: skip
+        lines += ["", "Published: training-free, CLIP ViT-B/16 with OpenAI's weights but for SAM 3, names most often",
+                  "curated by each paper, protocols that differ in details. --json has the sources."]  # fmt: skip
     if stated and summary["images"] < summary["of"]:
         lines.append("Measured on a part of the set: not to be compared with published figures.")
     return "\n".join(lines) + "\n"
@@ -143,4 +142,4 @@ def _percent(mious: Mapping[str, float], benchmarks: Iterable[str]) -> list[str]
 
 
 def _line(title: str, cells: Sequence[str]) -> str:
-    return f"{title:<54}" + "".join(f"{cell:>11}" for cell in cells)
+    return f"{title:<54}" + "".join(f"{cell:>13}" for cell in cells)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-EIGHT = ("VOC21", "Context60", "Object", "VOC20", "Context59", "Stuff", "Cityscapes", "ADE20K")
+EIGHT = ("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "Cityscapes", "ADE20K")
 """The eight benchmarks that an average is taken over."""
 
 
@@ -19,7 +19,8 @@ class PublishedRow:
     Attributes:
         method: its name.
         source: the paper.
-        beside: what is used beside CLIP ViT-B/16 with OpenAI's weights, or instead of it; "" = nothing.
+        beside: what is used beside CLIP ViT-B/16 with OpenAI's weights, or how a model that is no CLIP is used; "" =
+            nothing.
         average: mean mIoU of EIGHT, in percent.
         mious: mIoU by benchmark, in percent; empty where only the average is known.
     """
@@ -47,5 +48,5 @@ PUBLISHED = (
     _row("CorrCLIP", "ICCV 2025", "DINO, SAM 2", 48.7),
     _row("OV-Stitcher", "arXiv 2604.08110", "no SAM", 48.9),
     _row("OV-Stitcher", "arXiv 2604.08110", "votes of SAM's masks", 50.7),
-    _row("SAM 3, asked for names", "Meta, 2025; other protocols", "SAM 3 alone, SAM License", 57.5),
+    _row("SAM 3", "Meta, 2025; another protocol", "asked for class names; SAM License", 57.5),
 )  # fmt: skip

@@ -212,8 +212,8 @@ def _coco_stuff(folder: Path, source: SetSource) -> PublishedSet:
     stuff = {value: k for k, value in enumerate(values)}
     # As GroupViT (Xu et al., CVPR 2022) judges things: all that is none of them is background, unlabelled pixels too.
     things = {value: k for value, k in stuff.items() if k < len(OBJECT_NAMES)}
-    benchmarks = (Benchmark("Object", OBJECT_NAMES, True, _table(things, len(OBJECT_NAMES)), 336),
-                  Benchmark("Stuff", STUFF_NAMES, False, _table(stuff, VOID), 448))  # fmt: skip
+    benchmarks = (Benchmark("COCO-Object", OBJECT_NAMES, True, _table(things, len(OBJECT_NAMES)), 336),
+                  Benchmark("COCO-Stuff", STUFF_NAMES, False, _table(stuff, VOID), 448))  # fmt: skip
     return PublishedSet("coco-stuff", benchmarks, items, lambda item: read_item(item, source, index_png))
 
 
