@@ -22,7 +22,7 @@ _MB = 1024 * 1024
 # for a second; two megabytes are more than any of the others needs.
 _MAX_MB = {"/webhook": 32, "/train": 32}
 _MAX_MB_ELSEWHERE = 2
-_ROUTES_WITH_BODY = frozenset({"/setup", "/predict", "/webhook", "/versions", "/train"})
+_ROUTES_WITH_BODY = frozenset({"/setup", "/predict", "/webhook", "/versions", "/train", "/status/project"})
 # "name", "name:port" or "[IPv6]:port"; nothing else can stand in a Host header of ours.
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9._-]{1,253}))(?::[0-9]{1,5})?")
 _MAX_NAME_SHOWN = 80

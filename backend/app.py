@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import falcon
-from falcon import Request, Response
+from falcon import MEDIA_URLENCODED, Request, Response
 from falcon.errors import HTTPError
 
 from backend.access import AccessControl
@@ -33,7 +33,13 @@ ROUTES = {
     "/is_training": "is_training",
     "/metrics": "metrics",
     "/openapi.json": "openapi",
+    "/status": "status",
+    "/status/project": "status_project",
+    "/status/update": "status_update",
+    "/status.css": "status_style",
+    "/status.js": "status_script",
 }
+_FORMS = frozenset({"/status/project"})  # their bodies are forms; those of all others are JSON
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +55,7 @@ def create_app(
         access: the one that the server asks as well, so that wrong guesses are counted in one place.
     """
     metrics = Metrics(queues, settings.model)
-    views = Views(Projects(settings, queues), queues, metrics)
+    views = Views(Projects(settings, queues), queues, metrics, settings)
     app = falcon.App(middleware=[_Middleware(access or AccessControl(settings), metrics)], request_type=_Request)
     for path, name in ROUTES.items():
         app.add_route(path, views, suffix=name)
@@ -62,31 +68,35 @@ def create_app(
     return app
 
 
-class JsonBody:
+class RequestBody:
     """A request's body, read in pieces and never past the largest one of its route.
 
     Args:
         request: the request.
         most: the largest body of its route, in bytes.
         too_large: what to raise for a larger one.
+        media: the content type that its route takes.
     """
 
-    def __init__(self, request: Request, most: int, too_large: RequestRefused) -> None:
+    def __init__(self, request: Request, most: int, too_large: RequestRefused, *, media: str) -> None:
         self._request = request
         self._too_large = too_large
         self._left = most
+        self._media = media
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end.
 
         Raises:
-            JobError: the body is not sent as JSON.
+            JobError: the body is not sent as what its route takes.
             RequestRefused: the body is larger than its route takes.
         """
         media = (self._request.content_type or "").partition(";")[0].strip().lower()
-        if media != JSON:
-            # A page in somebody's browser can post plain text to any address it likes, JSON only where it is allowed.
-            raise JobError("request body", f"must be sent as {JSON}, got {media!r}", "Set the header Content-Type.")
+        if media != self._media:
+            # A page in somebody's browser can post plain text and forms to any address it likes, JSON only where it is
+            # allowed; what takes forms checks where they come from.
+            problem = f"must be sent as {self._media}, got {media!r}"
+            raise JobError("request body", problem, "Set the header Content-Type.")
         part: bytes = self._request.stream.read(min(size, self._left + 1))
         self._left -= len(part)
         if self._left < 0:
@@ -102,7 +112,7 @@ class _Context:
     started: float = field(default_factory=time.perf_counter)
     project: int | str = "-"
     tasks: int | str = "-"
-    body: JsonBody | None = None
+    body: RequestBody | None = None
 
 
 class _Request(Request):
@@ -124,7 +134,8 @@ class _Middleware:
             raise JobError("header Content-Length", "must be a whole number", "Send the length of the body in bytes.")
         if len(length) > len(str(most)) or int(length) > most:
             raise too_large
-        request.context.body = JsonBody(request, most, too_large)
+        media = MEDIA_URLENCODED if request.path in _FORMS else JSON
+        request.context.body = RequestBody(request, most, too_large, media=media)
 
     def process_response(self, request: Request, response: Response, _: Any, __: bool) -> None:
         response.set_headers(SAFE_HEADERS)

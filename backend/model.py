@@ -53,12 +53,12 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
         LabelingConfigError: the labeling config names nothing that could be segmented.
     """
 
-    def __init__(self, label_config: str, *, project: int, settings: Settings, queues: QueueClient) -> None:
+    def __init__(self, label_config: str, *, project: int, queues: QueueClient) -> None:
         super().__init__()  # without the config, which it would parse in its own way, and without the access token
         self.label_config = label_config
         vocabulary = parsed(label_config)
         self.remarks = list(vocabulary.remarks)
-        self.model_version = str(ModelVersion.of(settings, vocabulary, adapter=queues.served_adapter(project)))
+        self.model_version = queues.version(project, vocabulary)
         self._project = project
         self._queues = queues
 
@@ -100,7 +100,8 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
             noted=stored,
         )  # fmt: skip
         if not stored and not answer.result:
-            return [[]]
+            # Without `result` Label Studio stores nothing, should this be no test; its dialog shows the reason.
+            return [[{"reason": answer.reason}]] if answer.reason else [[]]
         if not stored:  # in case it was no test
             self._queues.expect_second(self._project, self.model_version, payload.tasks[0])
         return [_as_prediction(answer)]
@@ -147,7 +148,7 @@ class Projects:
         Raises:
             LabelingConfigError: the labeling config names nothing that could be segmented.
         """
-        model = PreannotationBackend(label_config, project=project, settings=self._settings, queues=self._queues)
+        model = PreannotationBackend(label_config, project=project, queues=self._queues)
         if len(self._versions) >= _MAX_REMEMBERED:  # anyone can name projects without end
             self._versions.clear()
         self._versions[project] = model.model_version
@@ -178,12 +179,14 @@ class Projects:
         return {"status": "ok", "refresh": refresh}
 
     def train(self, project: int) -> dict[str, Any]:
-        """Label Studio's button: learn now, from however few corrections. `job` as Label Studio keeps it.
+        """Label Studio's button: learn now, from however few corrections. `job` as Label Studio keeps it, and in
+        `detail` what happens next; Label Studio's page shows neither (docs/guide/learning.md).
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        return {"status": "ok", "refresh": True, "job": self._queues.request_training(project)}
+        job = self._queues.request_training(project)
+        return {"status": "ok", "refresh": True, "job": job, "detail": self._queues.training_outlook(project)}
 
     def is_training(self, project: int | None = None) -> dict[str, Any]:
         """Whether a learner learns from the project's corrections now; this process never does."""
@@ -194,10 +197,17 @@ class Projects:
             return {"is_training": False}
 
     def versions(self, project: int | None) -> list[str]:
-        """Versions known of a project, or of all: Label Studio's GET /versions does not say which one it means."""
+        """Versions known of a project, or of all, the newest of each model last: Label Studio's GET /versions does not
+        say which project it means.
+        """
         recent = {version for known, version in list(self._versions.items()) if project in (None, known)}
         try:
-            return sorted(recent.union(self._queues.versions(project)))
+            return sorted(recent.union(self._queues.versions(project)), key=_by_age)
         except QueueUnavailable as error:
             logger.warning("versions: only those since the start are known. %s", error)
-            return sorted(recent)
+            return sorted(recent, key=_by_age)
+
+
+def _by_age(version: str) -> tuple[str, int, str]:
+    found = ModelVersion.parse(version)
+    return ("", 0, version) if found is None else found.order

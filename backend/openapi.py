@@ -7,6 +7,7 @@ from typing import Any
 
 _Json = dict[str, Any]
 _PROJECT = r"^[1-9][0-9]{0,17}(\.[0-9]{1,20})?$"
+_HTML, _FORM = "text/html; charset=utf-8", "application/x-www-form-urlencoded"
 _SIGN_IN: list[_Json] = [{"basic": []}]
 
 
@@ -41,6 +42,7 @@ _ERRORS = {
     "TooLarge": "The body is larger than the route takes.",
     "Misdirected": "The host is not one of this backend's; see ZEROMASK_ALLOWED_HOSTS.",
     "TooMany": "Too many wrong guesses from this address.",
+    "Missing": "There is nothing of that number.",
     "Unexpected": "Something went wrong; the log has details under the request id in the sentence.",
     "Away": "Redis does not answer, or too many large bodies are being read; ask again.",
 }
@@ -75,7 +77,48 @@ def _paths() -> _Json:
         "/is_training": {"get": {**_route("Whether a project is being learned from", {"200": "Training"}), **named}},
         "/metrics": {"get": _plain("Counters and queues for Prometheus", "text/plain", "string")},
         "/openapi.json": {"get": _plain("This description", "application/json", "object")},
+        **_status_paths(),
     }
+
+
+def _status_paths() -> _Json:
+    """The status page, for browsers. Its form needs the cookie and the token that the page brings."""
+    number: _Json = {"type": "string", "pattern": "^[1-9][0-9]{0,5}$"}
+    identifier: _Json = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
+    project = {"name": "id", "in": "query", "required": True, "schema": identifier}
+    page = {"name": "page", "in": "query", "required": False, "schema": number}
+    have = {"name": "have", "in": "query", "required": False, "schema": {"type": "string"}}
+    one, every = _plain("The page of a project", _HTML, "string"), _plain("The page of all projects", _HTML, "string")
+    update = _plain("What changed of a page, for its script", "application/json", "object")
+    fields = {name: {"type": "string"} for name in ("token", "project", "action")}
+    form = {"required": True, "content": {_FORM: {"schema": {**_object(list(fields), **fields)}}}}
+    done = {"description": "Done; the page of the project says what"}
+    away = {"400": _told("No page has this number"), "503": _told("Redis does not answer; the page says so")}
+    unknown = {"404": _told("The queue never had a task of the project")}
+    problems = {
+        "400": _told("No form, or no button sends it"), "403": _told("Not sent from a page of this backend"),
+        "409": _told("There is no such version, or nothing would serve it"), "503": away["503"],
+    }  # fmt: skip
+    missing = {"404": {"$ref": "#/components/responses/Missing"}}
+    return {
+        "/status": {"get": {**every, "parameters": [page], "responses": {**every["responses"], **away}}},
+        "/status/project": {
+            "get": {**one, "parameters": [project], "responses": {**one["responses"], **away, **unknown}},
+            "post": {"summary": "Press a button of the page", "requestBody": form,
+                     "responses": {**_errors(), "303": done, **problems}},
+        },
+        "/status/update": {
+            "get": {**update, "parameters": [page, {**project, "required": False}, have],
+                    "responses": {**update["responses"], **missing}},
+        },
+        "/status.css": {"get": _plain("Style of the pages", "text/css; charset=utf-8", "string")},
+        "/status.js": {"get": _plain("Script of the pages", "text/javascript; charset=utf-8", "string")},
+    }  # fmt: skip
+
+
+def _told(meaning: str) -> _Json:
+    return {"description": meaning, "content": {_HTML: {"schema": {"type": "string"}},
+                                                **_content("Error")}}  # fmt: skip
 
 
 def _route(summary: str, answers: dict[str, str], body: str = "") -> _Json:
@@ -118,6 +161,7 @@ def _schemas() -> _Json:
                   reason={**text, "description": "Why the result is empty"}),
         "description": "The answer to a click, or to Label Studio's test request",
     }  # fmt: skip
+    nothing: _Json = {**text, "description": "Why there are no masks"}
     click: _Json = {"description": "Not null where somebody clicked in an image"}
     return {
         "Error": _object(["status", "detail"], status={"type": "integer"}, detail=text),
@@ -145,7 +189,11 @@ def _schemas() -> _Json:
         ),
         "Accepted": _object(
             ["results", "model_version"],
-            results={"type": "array", "items": {"anyOf": [{"type": "array", "maxItems": 0}, prediction]}},
+            results={"type": "array", "items": {"anyOf": [
+                {"type": "array", "maxItems": 1, "items": _object(["reason"], reason=nothing), "description": "Nothing "
+                 "that Label Studio stores: accepted, or why its test request got no masks"},
+                prediction,
+            ]}},
             model_version=text,
         ),
         "Webhook": _object(
@@ -154,7 +202,13 @@ def _schemas() -> _Json:
             project=project_object,
             tasks={"description": "Tasks, or their ids; anything else here is skipped"},
         ),
-        "Hinted": _object(["status", "refresh"], status={"const": "ok"}, refresh={"type": "boolean"}, job=text),
+        "Hinted": _object(
+            ["status", "refresh"],
+            status={"const": "ok"},
+            refresh={"type": "boolean"},
+            job=text,
+            detail={**text, "description": "What happens next, after a request to learn"},
+        ),
         "AboutProject": {
             "type": "object",
             "properties": {"project": {"anyOf": [{"type": "null"}, *project_object["anyOf"]]}},

@@ -11,15 +11,16 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from backend.clicks import ClickDesk
 from backend.outbox import Outbox
 from backend.queue_snapshot import QueueSnapshot, read_snapshot
+from backend.status.reading import StatusReader
 from backend.task_queue import PredictionRequest, TaskQueue
 from plugin_config.errors import QueueFull, QueueUnavailable
-from plugin_config.model_version import ZEROSHOT
+from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion, spelled
 from plugin_config.queue.connection import open_redis
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef, learn_job_id
@@ -29,11 +30,14 @@ from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import TaskStates
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
+from plugin_config.versions.verdicts import last_verdict
+from plugin_config.vocabulary import Vocabulary
 
 _CONNECT_S = 0.2
 _ANSWER_S = 0.25
 # A Redis that writes its log to a slow disk may stall for a second or two: no reason to lose 100,000 tasks.
 _BULK_ANSWER_S = 10.0
+_PAGE_ANSWER_S = 2.0  # of all projects together, on a machine that may be busy
 _STATUS_S = 0.08
 _MAX_REMEMBERED = 1000
 _OUTBOX = "asked.jsonl"
@@ -50,6 +54,15 @@ class QueueStatus:
     in_trouble: int = 0
 
 
+@dataclass(frozen=True)
+class _Served:
+    """What a project is served with, and the version of its last rollout as it was spelled then."""
+
+    adapter: str = ZEROSHOT
+    learned: Learned = field(default_factory=Learned)
+    stored: str = ""
+
+
 class QueueClient:
     """Holds the backend's connections to Redis and its outbox until it is closed. Safe to share between threads.
 
@@ -58,6 +71,8 @@ class QueueClient:
 
     Attributes:
         clicks: where somebody waits for a mask.
+        pages: what the status page shows.
+        bulk_redis: a connection that gives Redis time, for what a person changes there.
 
     Raises:
         SettingsError: `redis_url` is not the address of a Redis.
@@ -68,16 +83,19 @@ class QueueClient:
         connect = partial(
             open_redis, settings.redis_url, connect_s=_CONNECT_S, one_retry=True, ca_bundle=settings.ca_bundle
         )
-        self._redis, self._bulk_redis = connect(answer_s=_ANSWER_S), connect(answer_s=_BULK_ANSWER_S)
-        self._queue = TaskQueue(self._redis, self._bulk_redis, settings)
+        self._redis, self.bulk_redis = connect(answer_s=_ANSWER_S), connect(answer_s=_BULK_ANSWER_S)
+        self._page_redis = connect(answer_s=_PAGE_ANSWER_S)
+        self._queue = TaskQueue(self._redis, self.bulk_redis, settings)
+        self.pages = StatusReader(self._page_redis, settings)
         self.clicks = ClickDesk(settings)
         self._states = TaskStates(self._redis)
         self._presence = WorkerPresence(self._redis)
+        self._learners = WorkerPresence(self._redis, learners=True)
         self._hints = ProjectHints(self._redis)
         self._ledger = ProjectLedger(self._redis)
         self._learning = ProjectLearning(self._redis, lease_s=settings.lease_s)
         self._adapters = ServedAdapters(self._redis)
-        self._last_adapters: dict[int, str] = {}
+        self._last_served: dict[int, _Served] = {}
         self._outbox = Outbox(settings.state_path / _OUTBOX, self._queue.add_late)
         self._lock = threading.Lock()
         self._status_check: Future[QueueStatus] | None = None
@@ -86,7 +104,7 @@ class QueueClient:
         """Send nothing more and disconnect from Redis; what is left in the outbox is sent by the next backend."""
         self._outbox.close()
         self.clicks.close()
-        for redis in (self._redis, self._bulk_redis):
+        for redis in (self._redis, self.bulk_redis, self._page_redis):
             redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
 
     def request_predictions(self, request: PredictionRequest) -> None:
@@ -156,6 +174,23 @@ class QueueClient:
         self._look_up_unknown(project)
         return learn_job_id(project)
 
+    def training_outlook(self, project: int) -> str:
+        """What follows a request to learn now, for the person who made it: sentences.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        progress = self._learning.progress(project)
+        if not self._learners.count():
+            follows = "No learner runs: start `zeromask worker --queue finetune`, which then learns from them."
+        elif progress is not None and progress.state == "learning":
+            follows = f"A learner is at this project ({progress.detail}) and looks at them again right after."
+        else:
+            follows = "A learner reads the corrections now; where it learns better masks, they follow by themselves."
+        verdict = last_verdict(self._redis, project, self._settings.model)
+        last = "" if verdict is None else f" The last verdict, of {verdict.at}: {verdict.reason}"
+        return f"{follows}{last} See `zeromask status`."
+
     def is_learning(self, project: int) -> bool:
         """Whether the project's corrections are being learned from.
 
@@ -165,18 +200,26 @@ class QueueClient:
         progress = self._learning.progress(project)
         return progress is not None and progress.state == "learning"
 
-    def served_adapter(self, project: int) -> str:
-        """Name of the adapter that serves the project; the last one known while Redis does not answer."""
+    def version(self, project: int, vocabulary: Vocabulary) -> str:
+        """The version that predictions of the project will carry; by what was last known while Redis does not answer.
+
+        Args:
+            project: its id.
+            vocabulary: its labels.
+        """
+        known = self._last_served.get(project, _Served())
         try:
-            if not self.status().redis:  # /setup and /predict wait for it no longer than that
-                return self._last_adapters.get(project, ZEROSHOT)
-            served = self._adapters.served(project, self._settings.model)
+            if self.status().redis:  # /setup and /predict wait for it no longer than that
+                copy = self._adapters.copy(project, self._settings.model)
+                stored = self._ledger.target_version(project)
+                known = _Served(stored=stored) if copy is None else _Served(copy.served, copy.told, stored)
+                if len(self._last_served) >= _MAX_REMEMBERED:  # anyone can name projects without end
+                    self._last_served.clear()
+                self._last_served[project] = known
         except QueueUnavailable:
-            return self._last_adapters.get(project, ZEROSHOT)
-        if len(self._last_adapters) >= _MAX_REMEMBERED:  # anyone can name projects without end
-            self._last_adapters.clear()
-        self._last_adapters[project] = served
-        return served
+            pass  # what was last known counts
+        made = ModelVersion.of(self._settings, vocabulary, adapter=known.adapter, learned=known.learned)
+        return spelled(made, known.stored)
 
     def status(self) -> QueueStatus:
         """How Redis and the workers are, within 0.1 s whatever Redis, its host or the name service do. Never raises."""

@@ -15,15 +15,17 @@ from backend.payloads import parse_predict, parse_project, parse_setup, parse_we
 from backend.queue_client import QueueClient
 from backend.responses import answer
 from backend.server.request_bodies import LARGE, LARGE_READ_AT_ONCE
+from backend.status.views import StatusViews
 from plugin_config.errors import JobError
+from plugin_config.settings import Settings
 
 
-class Views:
+class Views(StatusViews):
     """The routes' answers; `on_<method>_<route>`, as Falcon calls them. `request.context.body` is the body."""
 
-    def __init__(self, projects: Projects, queues: QueueClient, metrics: Metrics) -> None:
+    def __init__(self, projects: Projects, queues: QueueClient, metrics: Metrics, settings: Settings) -> None:
+        super().__init__(queues, settings)
         self._projects = projects
-        self._queues = queues
         self._metrics = metrics
         self._reading = threading.BoundedSemaphore(LARGE_READ_AT_ONCE)
 

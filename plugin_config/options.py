@@ -124,7 +124,7 @@ SEGMENT = Option(
 )  # fmt: skip
 THRESHOLD = Option(
     "model_score_threshold", "a control or a label", "a number from 0 to 1", "`ZEROMASK_LEAST_SCORE`",
-    "regions of a lower score are left out", _score,
+    "regions of a lower score are left out, whatever the model", _score,
 )  # fmt: skip
 LEAST_AREA = Option(
     "min_area", "a control or a label", "pixels of the image, `400`, or a share of it, `0.5%`", "0",

@@ -27,8 +27,9 @@ _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wa
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
     "versions", "recipe", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
-    "allow_private_images", "label_studio_public_url", "contact", "interactive", "embedding_cache_mb", "order",
+    "allow_private_images", "contact", "interactive", "embedding_cache_mb", "order",
 }  # fmt: skip
+_UNSPECIFIED_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
@@ -54,7 +55,7 @@ class Settings:
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
     label_studio_public_url: str = _setting("LABEL_STUDIO_PUBLIC_URL", "", "Other addresses of the same Label Studio "
                                             "that tasks may name, comma list: `https://labels.example.com/ls`. They "
-                                            "are fetched from `LABEL_STUDIO_URL`.")
+                                            "are fetched from `LABEL_STUDIO_URL`. The status page links to the first.")
     label_studio_api_key: str = _setting("LABEL_STUDIO_API_KEY", "", "Personal access token (or legacy token) of a "
                                          "Label Studio user who may read and pre-annotate the projects.", secret=True)
     ca_bundle: str = _setting("ZEROMASK_CA_BUNDLE", "", "PEM file of your own authorities' certificates, trusted "
@@ -80,8 +81,9 @@ class Settings:
                              "C++ compiler and a longer start.")
     refiner: str = _setting("ZEROMASK_REFINER", "", "Installed model of the SAM family that redraws things where it "
                             "agrees; empty = none. See docs/research/instances.md.")
-    least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.05, "Regions whose estimated probability of being accepted "
-                                  "unchanged is lower, 0 to 1, are left out; 0 = all are drawn.", least=0, most=1)
+    least_score: float = _setting("ZEROMASK_LEAST_SCORE", 0.3, "Regions of a lower score, 0 to 1, are not drawn: with "
+                                  "`builtin` models at once, with others once annotators have seen 50 regions of the "
+                                  "project, which calibrate its scores. 0 = all are drawn.", least=0, most=1)
     state_dir: str = _setting("ZEROMASK_STATE_DIR", ".zeromask", "Folder of the embedded Redis, logs, demo data, text "
                               "embeddings, and requests kept while Redis was away.")
     host: str = _setting("ZEROMASK_HOST", "127.0.0.1", "Address the backend listens on.")
@@ -206,6 +208,12 @@ class Settings:
     def signs_in(self) -> bool:
         """Whether clients of the backend must sign in."""
         return bool(self.user)
+
+    @property
+    def backend_url(self) -> str:
+        """Where this machine reaches the backend."""
+        host = _UNSPECIFIED_HOSTS.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def engine(self) -> str:

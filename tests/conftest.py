@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,9 @@ def full_precision() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """Address of a Redis server that lives as long as the test session."""
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """Address of a Redis server that lives as long as the `with` block."""
     # Not pytest's tmp_path: its folders can be deeper than the 107 characters a socket's path may have.
     with tempfile.TemporaryDirectory(prefix="zm-") as folder:
         socket = Path(folder) / "redis.sock"
@@ -66,6 +67,13 @@ def redis_url() -> Iterator[str]:
         finally:
             server.kill()
             server.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Address of a Redis server that lives as long as the test session."""
+    with redis_server() as url:
+        yield url
 
 
 @pytest.fixture

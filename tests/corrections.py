@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from plugin_config.label_studio.client import Project
+from plugin_config.model_version import ZEROSHOT
 from plugin_config.versions.manifests import Owner, VersionFolder
 from tests.house import SIZE, House, current_version, make_project
 from worker.label_studio.regions import encode_region
@@ -43,4 +44,7 @@ def versions_of(house: House, project: int, place: str) -> VersionFolder:
 
 def served_version(house: House, project: int, place: str) -> str:
     """The version string of what the disk says is served."""
-    return current_version(house, project, adapter=versions_of(house, project, place).pointer().served)
+    folder = versions_of(house, project, place)
+    served = folder.pointer().served
+    learned = None if served == ZEROSHOT else folder.manifest(served).learned
+    return current_version(house, project, adapter=served, learned=learned)

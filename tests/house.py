@@ -19,13 +19,19 @@ from plugin_config.files import private_folder
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.local.services import Services, start_services
 from plugin_config.local.supervisor import Supervisor, free_port
-from plugin_config.model_version import ZEROSHOT, ModelVersion
+from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
+from plugin_config.versions.served import ServedAdapters
 from plugin_config.vocabulary import parse_vocabulary
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 SIZE = (192, 144)
+REFUSED_HOST = "127.0.0.2"
+"""An address of this machine to which the Label Studio of the run connects models, and sends no webhooks: as one does
+whose operator set ML_BLOCK_LOCAL_IP=false alone, but for this address only."""
+_REFUSING = {"SSRF_PROTECTION_ENABLED": "true", "USE_DEFAULT_BANNED_SUBNETS": "false",
+             "USER_ADDITIONAL_BANNED_SUBNETS": f"{REFUSED_HOST}/32"}  # fmt: skip
 PATIENCE_S = 300.0
 """Longest wait where only a test that hangs is to end: a busy machine may take a minute to import torch."""
 
@@ -58,7 +64,8 @@ def house_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     private_folder(state / "label-studio")
     os.umask(0o022)  # the usual one: what is written must not depend on it
     with Supervisor(state) as supervisor:
-        command = replace(label_studio_command(url, TOKEN, state / "label-studio"), ready_s=2 * PATIENCE_S)
+        command = label_studio_command(url, TOKEN, state / "label-studio")
+        command = replace(command, ready_s=2 * PATIENCE_S, env={**command.env, **_REFUSING})
         supervisor.launch(command)
         services = start_services(supervisor, settings, learners=0)
         supervisor.wait_ready(command)
@@ -115,10 +122,12 @@ def retrieve(house: House, project: int) -> None:
     house.label_studio.request("POST", "/api/dm/actions/", params=params, json=body)
 
 
-def current_version(house: House, project: int, *, adapter: str = ZEROSHOT) -> str:
+def current_version(house: House, project: int, *, adapter: str = ZEROSHOT, learned: Learned | None = None) -> str:
     """The version that the house's workers stamp on predictions of the project's present labels."""
     vocabulary = parse_vocabulary(house.label_studio.project(project).label_config)
-    return str(ModelVersion.of(house.settings, vocabulary, adapter=adapter))
+    copy = ServedAdapters(house.redis).copy(project, house.settings.model)
+    learned = copy.told if learned is None and copy is not None and copy.served == adapter else learned
+    return str(ModelVersion.of(house.settings, vocabulary, adapter=adapter, learned=learned))
 
 
 def tasks(house: House, project: int) -> list[Task]:

@@ -25,7 +25,7 @@ from plugin_config.errors import (
     VersionsUnavailable,
 )
 from plugin_config.label_studio.client import Project, StoredPrediction, Task
-from plugin_config.model_version import ZEROSHOT, ModelVersion
+from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
 from plugin_config.queue.ledger import ProjectLedger
@@ -62,7 +62,7 @@ class StandInLabelStudio:
     """Keeps tasks and predictions in memory; `before_store` may refuse."""
 
     def __init__(self, count: int) -> None:
-        self.config = CONFIG.format("cat")
+        self.config, self.title = CONFIG.format("cat"), "t"
         self.gone = self.refuses = False
         self.data = dict.fromkeys(range(1, count + 1), "x")
         self.data_of: dict[int, dict[str, Any]] = {}  # of tasks that have more than an image
@@ -76,16 +76,31 @@ class StandInLabelStudio:
         self.before_tasks: Callable[[], None] = lambda: None
         self.parents: set[int] = set()
         self.scores: dict[int, float] = {}
+        self.cards: list[dict[str, Any]] = []
+        self.renamed: list[dict[str, Any]] = []
+        self.asked = 0
+        self.before_rename: Callable[[], None] = lambda: None
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """The models connected to the project, and changes of them."""
+        self.asked += 1
+        if method == "PATCH":
+            self.before_rename()
+            self.renamed.append(options["json"])
+            (row,) = [row for row in self.cards if path == f"/api/ml/{row['id']}"]
+            before, row["title"] = row["title"], options["json"]["title"]
+            self.shown = row["title"] if self.shown == before else self.shown
+        return self.cards
 
     def project(self, project: int) -> Project:
         if self.gone:
             raise LabelStudioError("GET project", "was refused (HTTP 404)", "Check.", status=404)
         if self.refuses:
             raise LabelStudioError("GET project", "was refused (HTTP 401)", "Token.", status=401)
-        return Project(project, "t", self.config, self.shown, len(self.data))
+        return Project(project, self.title, self.config, self.shown, len(self.data))
 
     def model_titles(self, project: int) -> frozenset[str]:
-        return frozenset()
+        return frozenset(row["title"] for row in self.cards)
 
     def all_tasks(self, project: int) -> Iterator[Task]:
         for task in self.data:
@@ -178,6 +193,9 @@ class StandInAdapters:
 
     def calibration(self, project: Project, name: str) -> Calibration:
         return self.map
+
+    def learned(self, project: Project, name: str) -> Learned:
+        return Learned()
 
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
         self.refused.append(f"{name}: {error}")

@@ -74,7 +74,8 @@ def main(seeds: Sequence[int]) -> None:
     settings = replace(Settings.from_env(os.environ), model="builtin")
     segmenter = Segmenter(Encoder.from_settings(settings))
     loop = LearningLoop(segmenter, drawn_project(POOL, TESTED), learn="train", test="test")
-    pairs = [pair for seed in track(seeds, "Judging", console=Console(stderr=True)) for pair in _pairs(loop, segmenter, seed)]
+    shown = track(seeds, "Judging", console=Console(stderr=True))
+    pairs = [pair for seed in shown for pair in _pairs(loop, segmenter, seed)]
     sys.stdout.write(json.dumps({"seeds": list(seeds), "pairs": len(pairs), **figures(pairs)}) + "\n")
 
 

@@ -53,7 +53,7 @@ def test_our_own_names_are_answered(running: Backend, host: str) -> None:
         "xmasks.example.com", "127.0.0.1.evil.example", "127.1", "0x7f000001", "2130706433", "127.0.0.1.nip.io",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("path", ["/health", "/versions", "/nothing"])
+@pytest.mark.parametrize("path", ["/health", "/versions", "/status", "/nothing"])
 def test_other_names_are_refused_with_the_remedy(running: Backend, host: str, path: str) -> None:
     status, text = answer(running, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert status == 421

@@ -9,13 +9,17 @@ import pytest
 from redis import Redis
 
 from plugin_config.errors import QueueUnavailable
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.hints import MOST_UNKNOWN, ProjectHints
 from plugin_config.queue.jobs import TaskRef, predict_queue
 from plugin_config.queue.learning import Progress, ProjectLearning
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Owner
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from plugin_config.versions.verdicts import LastVerdict, write_verdict
 from tests.backend_client import (
     VERSION,
     Client,
@@ -62,13 +66,29 @@ def test_the_button_learns_now_and_names_its_job(client: Client, redis: Redis, r
     learning = ProjectLearning(redis, lease_s=9)
     response = client.post(route, json=body)
     assert response.status_code == 201
-    assert answer_of(response) == {"status": "ok", "refresh": True, "job": "learn-7"}
+    answer = answer_of(response)
+    assert "No learner runs" in answer.pop("detail")
+    assert answer == {"status": "ok", "refresh": True, "job": "learn-7"}
     visit = learning.begin(7, "me")
     assert visit is not None
     assert visit.immediate
     assert answer_of(client.get("/is_training?project=7.17")) == {"is_training": False}
     learning.set_progress(7, Progress("learning", "reads", "now"))
     assert answer_of(client.get("/is_training?project=7")) == {"is_training": True}
+
+
+def test_the_button_says_what_happens_next(client: Client, redis: Redis) -> None:
+    def pressed() -> str:
+        response = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}})
+        return str(answer_of(response)["detail"])
+
+    WorkerPresence(redis, learners=True).heartbeat("learner")
+    assert "they follow by themselves" in pressed()
+    owner = Owner("http://ls", 7, "", "builtin")
+    write_verdict(redis, owner, LastVerdict("2026-11-30", promoted=False, reason="kept: no better.", source="s"))
+    assert "The last verdict, of 2026-11-30: kept: no better." in pressed()
+    ProjectLearning(redis, lease_s=9).set_progress(7, Progress("learning", "reads 9 images", "now"))
+    assert "A learner is at this project (reads 9 images)" in pressed()
 
 
 def test_the_button_says_when_it_did_nothing(settings: Settings, dead_redis_url: str, client_of: ClientOf) -> None:
@@ -84,17 +104,33 @@ def test_the_version_names_what_is_served_also_while_redis_is_away(
 ) -> None:
     client, served = client_of(settings), ServedAdapters(redis)
     owner = Owner("http://ls", 7, "2026", "builtin")
-    served.write(7, ServedCopy("a3-123456", 3, "/versions", owner))
-    expected = VERSION.replace("zeroshot", "a3-123456")
+    served.write(7, ServedCopy("a3-123456", 3, "/versions", owner, learned="+9 corrected", made="2026-11-29"))
+    identity = parsed(VERSION).identity.replace("zeroshot", "a3-123456")
+    expected = f"builtin v003 +9 corrected (2026-11-29 {identity})"
     assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
 
     def away(*_: Any) -> str:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
-    monkeypatch.setattr(ServedAdapters, "served", away)
+    monkeypatch.setattr(ServedAdapters, "copy", away)
     assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
     other = setup_body(project="8.17")
     assert answer_of(client.post("/setup", json=other)) == {"model_version": VERSION}, "another project learns nothing"
+
+
+@pytest.mark.usefixtures("patient")
+def test_predictions_of_an_earlier_release_keep_the_version_they_carry(client: Client, redis: Redis) -> None:
+    former = parsed(VERSION).identity
+    ProjectLedger(redis).start_rollout(7, former)
+    assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": former}
+    ServedAdapters(redis).write(7, ServedCopy("a3-123456", 3, "/versions", Owner("http://ls", 7, "2026", "builtin")))
+    assert answer_of(client.post("/setup", json=setup_body()))["model_version"].startswith("builtin v003 learned (")
+
+
+def parsed(version: str) -> ModelVersion:
+    found = ModelVersion.parse(version)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("copy", [b"\xff", b"[" * 100_000, b'{"served": 1}', b'{"served": "zeroshot", "newer": 1}'])

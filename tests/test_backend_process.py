@@ -182,17 +182,17 @@ def test_a_signal_ends_it_in_good_order(
     presence.heartbeat("busy")
     answers: list[tuple[int, Any]] = []
     # This one waits 1.5 s for a worker that never settles: it is in hand when the signal comes.
-    asking = threading.Thread(target=lambda: answers.append(running.ask("POST", "/predict", predict_body(1))),
+    asking = threading.Thread(target=lambda: answers.append(running.ask("POST", "/predict", predict_body(1, 2))),
                               daemon=True)  # fmt: skip
     asking.start()
-    wait_until(lambda: pending.counts(7).pending == 1)
+    wait_until(lambda: pending.counts(7).pending == 2)
     running.process.send_signal(sent)
     _, errors = running.process.communicate(timeout=60)
     asking.join()
     assert running.process.returncode == 0, errors
     assert "Traceback" not in errors
     assert "stopped" in errors
-    assert answers == [(200, {"results": [[]], "model_version": VERSION})]
+    assert answers == [(200, {"results": [[], []], "model_version": VERSION})]
 
 
 def test_its_log_names_routes_and_no_secrets(running: RunningBackend) -> None:

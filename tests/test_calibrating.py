@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from plugin_config.model_version import ZEROSHOT, engine_name
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.settings import Settings
 from plugin_config.versions.rollback import roll_back
+from plugin_config.versions.served import ServedAdapters
 from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
 from worker.label_studio.outcomes import Outcome, RegionRecord
@@ -48,6 +50,23 @@ def test_what_annotators_refuse_lowers_scores_from_the_next_round_on(house: Lear
     assert found.records == 30
     assert found.probability(0.9) < 0.4
     assert used(house) == found, "a worker that is started later"
+
+
+def test_what_annotators_did_is_noted_by_version_of_ours(house: LearningHouse) -> None:
+    ledger, adapters = ProjectLedger(house.redis), ServedAdapters(house.redis)
+    ledger.add_version(PROJECT, version())
+    ledger.add_version(PROJECT, version(adapter="a1-123456"))
+    foreign = replace(seen("accepted", 1)[0], version="somebody-else")
+    house.promotes = False
+    house.records = (*seen("deleted", 3), *seen("accepted", 2, adapter="a1-123456"), foreign)
+    house.annotate(3, digest="one")
+    house.look()
+    none = {"accepted": 0, "changed": 0, "deleted": 0, "added": 0}
+    assert adapters.judged(PROJECT) == {
+        version(): {"cat": {**none, "deleted": 3}}, version(adapter="a1-123456"): {"cat": {**none, "accepted": 2}},
+    }  # fmt: skip
+    house.redis.hset(f"zeromask:{PROJECT}:judged", "v", b'{"cat": {"accepted": -1}}')
+    assert set(adapters.judged(PROJECT)) == {version(), version(adapter="a1-123456")}
 
 
 def test_a_new_version_starts_from_the_map_before_and_gets_its_own(house: LearningHouse) -> None:
@@ -119,7 +138,7 @@ def test_an_engine_with_other_settings_has_its_own_maps(house: LearningHouse) ->
     house.look()
     found = used(house)
     assert found != IDENTITY
-    mine, house.settings = house.settings, replace(house.settings, least_score=0.3)
+    mine, house.settings = house.settings, replace(house.settings, least_score=0.2)
     assert engine_name(house.settings) != engine_name(mine)
     assert used(house) == IDENTITY
     house.settings = mine

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 
 from plugin_config.errors import ModelUnavailable
@@ -229,3 +231,21 @@ def test_weights_that_cannot_be_fetched_stop_the_start_and_do_not_flood_the_term
     assert "set MODEL to the file or to local-dir:FOLDER" in last
     assert "Retrying" not in done.stderr
     assert "ERROR:root" not in done.stderr
+
+
+@pytest.fixture
+def hub_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The model hub is a port where nothing listens, and its cache is empty."""
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.usefixtures("hub_away")
+def test_a_missing_network_is_told_within_seconds_with_what_to_do() -> None:
+    started = time.monotonic()
+    with pytest.raises(ModelUnavailable) as caught:
+        load_model("ViT-B-32/laion2b_s34b_b79k")
+    assert time.monotonic() - started < 15
+    assert "http://127.0.0.1:9 does not answer" in str(caught.value)
+    assert "MODEL=builtin needs none" in caught.value.remedy
+    assert not hub.HF_HUB_OFFLINE, "the next try asks the hub again"

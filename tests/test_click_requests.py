@@ -254,6 +254,13 @@ def test_five_hundred_clicks_at_once(settings: Settings, redis: Redis, redis_url
     assert len(ClickQueue(redis).unanswered(100)) < 10, "the same reason is noted once in a while"
 
 
+def test_a_test_request_without_masks_is_answered_with_the_reason(client: Client, redis: Redis) -> None:
+    """In a list without a `result`, of which Label Studio stores nothing, should the request be no test."""
+    [answer] = answer_of(client.post("/predict", json=predict_body(6)))["results"]
+    assert [set(row) for row in answer] == [{"reason"}]
+    assert "no worker that answers clicks" in answer[0]["reason"]
+
+
 def test_a_test_request_answers_the_masks(client: Client, redis: Redis, redis_url: str) -> None:
     stored = predict_body(5)
     stored["tasks"][0]["predictions"] = [{"model_version": VERSION, "result": [REGION]}]

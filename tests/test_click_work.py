@@ -20,6 +20,7 @@ from plugin_config.errors import ImageUnavailable, LearningError
 from plugin_config.labeling_config import Tag
 from plugin_config.model_version import ZEROSHOT, ModelVersion
 from plugin_config.queue.clicks import ClickQueue, ClickRequest
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -90,7 +91,7 @@ class ClickHouse:
 
     def __init__(self, redis: Redis) -> None:
         self.redis, self.name, self.settings = redis, "me", Settings(model="builtin")
-        self.pending = PendingTasks(redis, drain_tasks=8, lease_s=30)
+        self.pending, self.ledger = PendingTasks(redis, drain_tasks=8, lease_s=30), ProjectLedger(redis)
         self.label_studio, self.adapters = StandInLabelStudio(8), StandInAdapters()
         self.segmenter = self.embeddings = StandInModel()
         self.limits, self.image_cache = ImageLimits.from_settings(self.settings), OFF
@@ -444,6 +445,17 @@ def test_a_test_request_gets_what_is_stored_else_masks_made_now(house: ClickHous
     house.label_studio.create_prediction(1, [{"id": "x"}], score=0.5, version=version())
     answer = work.answer(asked(kind="prediction", version=version()))
     assert (answer.result, answer.score, answer.version) == (({"id": "x"},), 0.5, version())
+
+
+def test_a_test_request_without_masks_says_why(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.label_studio.create_prediction(1, [], score=0.0, version=version())
+    told = work.answer(asked(kind="prediction", version=version()))
+    assert (list(told.result), told.reason) == ([], "nothing of its labels was found in this task")
+    unread = "label 'cat': model builtin does not know 'cat'; no masks until learned from corrections"
+    monkeypatch.setattr(house.segmenter, "remarks", lambda *_: [unread])
+    assert work.answer(asked(kind="prediction", version=version())).reason == unread
 
 
 def test_a_test_request_gets_nothing_of_another_projects_task(house: ClickHouse, work: ClickWork) -> None:

@@ -17,13 +17,14 @@ import pytest
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.cli.status import as_json, render
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.jobs import predict_queue
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.states import Counts
+from plugin_config.queue.titles import set_title
 from plugin_config.settings import Settings
 from tests.house import PATIENCE_S
 from tests.queue_states import PROJECT, refs
@@ -101,6 +102,7 @@ def test_the_state_has_projects_pace_workers_and_last_errors(
     presence.heartbeat("w", {"model": "builtin", "device": "cpu", "tasks": "2", "trouble": "Label Studio is away"})
     redis.hincrby("zeromask:clock", "now", 6000)  # the five seconds of the work are over
     ledger = ProjectLedger(redis)
+    set_title(redis, PROJECT, "Street [red] scenes")
     ledger.set_label_remarks(PROJECT, "v1", ["nothing"])
     ledger.set_label_remarks(PROJECT, "v2", ["label 'wug': not known"])
     state = control.state()
@@ -113,12 +115,13 @@ def test_the_state_has_projects_pace_workers_and_last_errors(
     assert (error.project, error.task, error.version, error.reason) == (PROJECT, 7, "v1", "no such picture")
     row = as_json(state)
     assert row["projects"][0] == {
-        "project": PROJECT, "pending": 3, "leased": 2, "done": 6, "failed": 1, "paused": False, "tasks_per_s": 0.1,
-        "eta_s": 50, "remarks": ["label 'wug': not known"]}  # fmt: skip
+        "project": PROJECT, "title": "Street [red] scenes", "pending": 3, "leased": 2, "done": 6, "failed": 1,
+        "paused": False, "tasks_per_s": 0.1, "eta_s": 50, "remarks": ["label 'wug': not known"]}  # fmt: skip
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(state))
     text = console.export_text()
-    for shown in ("no such picture", "0:00:50", "paused", "builtin", "Label Studio is away", "not known"):
+    for shown in ("no such picture", "0:00:50", "paused", "builtin", "Label Studio is away", "not known",
+                  f"{PROJECT} Street [red] scenes", "waiting"):  # fmt: skip
         assert shown in text
 
 

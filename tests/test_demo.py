@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import colorsys
+import io
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
+from rich.console import Console
 
-from plugin_config.demo.project import TaskPredictions, labeling_config, problems
+from plugin_config.demo import run
+from plugin_config.demo.project import TaskPredictions, labeling_config, problems, reconnect_projects
 from plugin_config.demo.run import LABELS, NEW_LABEL, version_of
-from plugin_config.demo.setup import prepare
+from plugin_config.demo.setup import clear_previous_run, prepare
+from plugin_config.errors import LabelStudioError
+from plugin_config.label_studio.client import LabelStudio
+from plugin_config.local.supervisor import free_port
 from plugin_config.model_version import ModelVersion
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import PATIENCE_S, left_running
+from worker.lab.drawn_world.painting import PIGMENTS, STUFF_STYLES
 from worker.lab.drawn_world.world import parse_label
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +92,108 @@ def test_config_gives_each_label_to_its_control() -> None:
     vocabulary = parse_vocabulary(labeling_config([*LABELS, NEW_LABEL]))
     kinds = {label.key: label.output for label in vocabulary.labels}
     assert kinds == {label.value: label.control.removesuffix("Labels").lower() for label in (*LABELS, NEW_LABEL)}
+
+
+def test_colours_of_labels_stand_out_from_the_things_and_from_each_other() -> None:
+    labels = [*LABELS, NEW_LABEL]
+    shown = [tuple(bytes.fromhex(label.background.removeprefix("#"))) for label in labels]
+    for label, colour in zip(labels, shown, strict=True):
+        assert math.dist(colour, drawn(label.value)) > 150, f"{label.value} is drawn in its own colour"
+    assert min(math.dist(one, other) for one, other in combinations(shown, 2)) > 90
+
+
+def drawn(words: str) -> tuple[float, ...]:
+    """The middle of the colours in which a thing or stuff is drawn, as 0..255."""
+    if words in STUFF_STYLES:
+        return STUFF_STYLES[words].rgb
+    pigment = PIGMENTS[words.split()[0]]
+    hue, saturation, value = (sum(span) / 2 for span in (pigment.hue, pigment.saturation, pigment.value))
+    return tuple(255 * part for part in colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value))
+
+
+def test_ports_stay_the_same_from_run_to_run(tmp_path: Path) -> None:
+    env = {"ZEROMASK_STATE_DIR": str(tmp_path), "PORT": str(free_port()), "ZEROMASK_PORT": str(free_port())}
+    first = prepare(env).settings
+    again = prepare({"ZEROMASK_STATE_DIR": str(tmp_path)}).settings
+    assert (again.label_studio_url, again.port) == (first.label_studio_url, first.port)
+    assert first.port == int(env["ZEROMASK_PORT"])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first.port))
+        taken.listen()
+        other = prepare({"ZEROMASK_STATE_DIR": str(tmp_path)}).settings
+    assert other.port != first.port
+    assert prepare({"ZEROMASK_STATE_DIR": str(tmp_path)}).settings.port == other.port
+
+
+def test_other_colours_delete_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+    setup = prepare({"ZEROMASK_STATE_DIR": str(tmp_path), "PORT": str(free_port())})
+    kept = setup.state / "label-studio" / "database"
+    kept.parent.mkdir()
+    kept.write_text("projects of a person")
+    (setup.state / "content.json").write_text(json.dumps(str(LABELS[0])))
+    clear_previous_run(setup, json.dumps(str(replace(LABELS[0], background=""))))
+    assert kept.exists()
+    clear_previous_run(setup, json.dumps(str(replace(LABELS[1], background=""))))
+    assert not kept.exists()
+
+
+def test_progress_is_told_while_a_step_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "TOLD_EVERY_S", 0.05)
+    text = io.StringIO()
+    setup = replace(prepare({"CHECK": "1", "ZEROMASK_STATE_DIR": str(tmp_path)}), console=Console(file=text, width=100))
+    with run._timed(setup, run.CheckReport(), "start", "Starting [all]"):
+        deadline = time.monotonic() + 10
+        while "so far" not in text.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    first, second, *_ = text.getvalue().splitlines()
+    assert first == "Starting [all] ..."
+    assert second.startswith("  Starting [all]: ")
+
+
+class OwnLabelStudio:
+    """Projects with models and webhooks, as much as connecting asks for."""
+
+    def __init__(self, models: dict[int, list[str]]) -> None:
+        self.models: dict[int, list[dict[str, Any]]] = {
+            project: [{"id": 10 * project + k, "url": url, "title": "Mine", "is_interactive": True}
+                      for k, url in enumerate(urls)]
+            for project, urls in models.items()
+        }  # fmt: skip
+        self.hooks = {project: [f"{url}/webhook" for url in urls] for project, urls in models.items()}
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        project = int((options.get("params") or options.get("json") or {}).get("project") or 0)
+        if method == "POST" and "not stored" in options["json"].values():
+            raise LabelStudioError("Label Studio", "{'timeout': ['A valid integer is required.']}", "", status=400)
+        if path == "/api/projects/":
+            return {"results": [{"id": number, "title": f"project {number}"} for number in self.models]}
+        if (method, path) == ("POST", "/api/ml/"):
+            body = options["json"]
+            self.models[project].append({"id": 10 * project + 9, **body})
+            self.hooks[project].append(f"{body['url']}/webhook")
+        if method == "DELETE" and path.startswith("/api/ml/"):
+            gone = int(path.rpartition("/")[2])
+            self.models = {key: [row for row in rows if row["id"] != gone] for key, rows in self.models.items()}
+        if method == "DELETE" and path.startswith("/api/webhooks/"):
+            of, gone_hook = divmod(int(path.removeprefix("/api/webhooks/").rstrip("/")), 1000)
+            del self.hooks[of][gone_hook]
+        if method == "GET" and path == "/api/ml/":
+            return list(self.models[project])
+        if method == "GET" and path == "/api/webhooks/":
+            return [{"id": 1000 * project + k, "url": url, "is_active": True, "headers": {}, "actions": []}
+                    for k, url in enumerate(self.hooks[project])]  # fmt: skip
+        return None
+
+
+def test_every_project_whose_backend_has_ended_is_connected_again() -> None:
+    ended, ours, theirs = f"http://127.0.0.1:{free_port()}", "http://127.0.0.1:9999", "https://models.example.com"
+    settings = Settings(port=9999)
+    label_studio = OwnLabelStudio({1: [ended], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ended]})
+    assert reconnect_projects(cast("LabelStudio", label_studio), settings) == ["project 1", "project 5"]
+    urls = {project: [row["url"] for row in rows] for project, rows in label_studio.models.items()}
+    assert urls == {1: [ours], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ours]}
+    assert label_studio.hooks[5] == [f"{theirs}/webhook", f"{ours}/webhook"]
+    assert label_studio.models[1][0]["title"] == "Mine"
 
 
 GOOD = {

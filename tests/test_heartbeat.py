@@ -13,9 +13,9 @@ from redis import Redis
 
 from backend.queue_client import QueueClient
 from plugin_config.background import DutyWatch
-from plugin_config.cli.control import QueueControl
 from plugin_config.cli.status import as_json
 from plugin_config.errors import QueueUnavailable
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence

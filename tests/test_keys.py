@@ -64,10 +64,10 @@ def test_the_names_are_those_of_stored_state() -> None:
                      "learners", "learners:about", "odd", "clicks", "unanswered", "clickers", "clickers:about")
     }  # fmt: skip
     assert set(PROJECT_TYPES) == {
-        "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "counted",
-        "labels", "warning", "left", "doubts", "refresh", "hinted", "webhook", "learner", "learn", "learning",
-        "adapters", "outcomes", "pointer", "offer", "judging", "offered", "images", "places", "corrected", "skipped",
-        "order", "ordered", "resting", "done", "drain",
+        "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "title",
+        "counted", "labels", "warning", "card", "left", "doubts", "refresh", "hinted", "webhook", "learner", "learn",
+        "learning", "adapters", "outcomes", "judged", "verdicts", "pointer", "offer", "judging", "offered", "images",
+        "places", "corrected", "skipped", "order", "ordered", "resting", "done", "drain",
     }  # fmt: skip
 
 

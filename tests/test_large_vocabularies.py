@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from backend import model
 from plugin_config.settings import Settings
+from plugin_config.vocabulary import Vocabulary
 from tests.models import noise
 from worker.segmentation.class_scores import OTHERS, ClassScores
 from worker.segmentation.instances import class_map
@@ -142,8 +143,8 @@ def test_cleaning_each_class_in_its_part_is_cleaning_it_in_the_whole_image(monke
 class NoQueues:
     """Nothing is served."""
 
-    def served_adapter(self, project: int) -> str:
-        return "zeroshot"
+    def version(self, project: int, vocabulary: Vocabulary) -> str:
+        return vocabulary.hash
 
 
 def test_the_same_config_is_read_once() -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.cli.status import render
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.jobs import LearnProject
 from plugin_config.versions.manifests import Attempt
 from tests.annotation_items import BOX, CAT, CONFIG, DOG, HEIGHT, RING, WIDTH, brush, item, left_quarter, middle

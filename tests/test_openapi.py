@@ -60,7 +60,7 @@ def test_every_route_is_described_and_every_described_route_is_there() -> None:
         if hasattr(Views, f"on_{method}_{name}")
     }
     assert described == there
-    views = {name.split("_", 2)[2] for name in vars(Views) if name.startswith("on_")}
+    views = {name.split("_", 2)[2] for name in dir(Views) if name.startswith("on_")}
     assert views == set(ROUTES.values()), "views without a route"
 
 

@@ -18,11 +18,11 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.cli.main import zeromask
 from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.client import Project, Task
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue import order as order_module
 from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.ledger import ProjectLedger

@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from redis import Redis
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.errors import (
     LabelStudioError,
     LabelStudioFailing,
@@ -18,6 +17,7 @@ from plugin_config.errors import (
     QueueUnavailable,
 )
 from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary

@@ -135,6 +135,16 @@ def test_a_child_that_ends_at_once_is_an_error_that_quotes_its_log(tmp_path: Pat
         assert str(supervisor.log_path("bad")) in caught.value.remedy
 
 
+def test_the_remedy_at_the_end_of_a_long_message_is_told_whole(tmp_path: Path) -> None:
+    """As `zeromask up` tells why its worker has no model, and what to do about it."""
+    remedy = "Where there is no network, set MODEL to a file; MODEL=builtin needs none."
+    script = f"printf 'model x: %3000s. {remedy}\n' reason >&2; exit 2"
+    with Supervisor(tmp_path) as supervisor, pytest.raises(EnvironmentBroken) as caught:
+        supervisor.start(shell("worker", script, ready=lambda: False))
+    assert remedy in str(caught.value)
+    assert len(str(caught.value)) < 2300
+
+
 def test_a_child_that_start_waits_for_is_not_restarted(tmp_path: Path) -> None:
     """A slow question whether it is ready must not hide that it ended."""
     lives = tmp_path / "lives"

@@ -12,9 +12,9 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 import plugin_config
-from plugin_config.cli.control import QueueControl
 from plugin_config.cli.status import as_json, render
 from plugin_config.errors import QueueUnavailable
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef, parse_id, parse_ref, predict_queue

@@ -100,6 +100,17 @@ def test_a_config_that_cannot_be_used_is_told(
     assert told in " ".join(capsys.readouterr().err.split())
 
 
+def test_labels_of_which_no_word_is_known_end_it_with_a_message(
+    pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--output-dir", str(tmp_path / "out"), "--model", "builtin", "--json"]
+    assert segment([str(pictures[0]), "--labels", "zeppelin,wug", *out]) == 2
+    told = capsys.readouterr()
+    assert "model builtin knows none of their words" in " ".join(told.err.split())
+    assert told.out == ""
+    assert segment([str(pictures[0]), "--labels", "zeppelin,red star", *out]) == 0
+
+
 def test_every_image_gets_an_overlay_and_its_regions(pictures: list[Path], tmp_path: Path) -> None:
     """Also those of one name; one that is no picture costs the others nothing; unknown words are named."""
     bad = tmp_path / "bad.png"

@@ -203,6 +203,26 @@ def test_where_no_label_can_be_read_nothing_is_found_and_somebody_should_look(se
     assert (found.segments, found.score) == ((), 0.0)
 
 
+class LearnedOthers:
+    """A head that has learned labels the project no longer has."""
+
+    refinement: ClassVar[Method] = ADAPTIVE
+
+    def scores(self, image: ImageScores) -> ClassScores:
+        return image.zero_shot
+
+
+def test_what_was_learned_of_other_labels_makes_no_unreadable_label_a_sure_nothing(segmenter: Segmenter) -> None:
+    vocabulary = vocabulary_of("zeppelin", "wug")
+    image = np.zeros((96, 96, 3), dtype=np.uint8)
+    image[20:60, 20:60] = (220, 40, 40)
+    embedding = segmenter.embed([image])[0]
+    found = segmenter.segment(embedding, vocabulary, image, head=LearnedOthers())
+    assert (found.segments, found.score) == ((), 0.0)
+    readable = segmenter.segment(embedding, vocabulary_of("zeppelin", "yellow star"), image)
+    assert (readable.segments, readable.score > 0.5) == ((), True), "the model can say that there is no star"
+
+
 def test_what_nobody_would_accept_is_not_drawn_and_somebody_should_look(encoder: CountingEncoder) -> None:
     scene = annotation_scene(np.random.default_rng(3), ["red shape", "grass"], number=0, size=(120, 160), unit=80)
     vocabulary = vocabulary_of("red shape", "blue shape", "green star", "grass", "sand")

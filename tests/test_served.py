@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from redis import Redis
 from rich.console import Console
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.cli.main import zeromask
 from plugin_config.cli.status import as_json, render
 from plugin_config.errors import LearningError, VersionsUnavailable
-from plugin_config.model_version import ZEROSHOT
+from plugin_config.model_version import ZEROSHOT, ModelVersion
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.versions.manifests import VerdictRecord
 from plugin_config.versions.rollback import roll_back
@@ -61,8 +61,16 @@ def copy_of(house: LearningHouse) -> ServedCopy:
 
 def test_the_version_of_a_prediction_names_what_it_was_made_with(house: LearningHouse) -> None:
     plan = read_plan(house.resident, PROJECT)
-    assert plan.version == version(adapter=house.served)
+    assert ModelVersion.parse(plan.version) == ModelVersion.parse(version(adapter=house.served))
+    assert plan.version.startswith("builtin v001 number +2 corrected (20"), "with the recipe, as it is not `quick`"
     assert plan.adapter is not None
+
+
+def test_predictions_keep_the_version_that_an_earlier_release_stamped_on_them(house: LearningHouse) -> None:
+    former = ModelVersion.parse(read_plan(house.resident, PROJECT).version)
+    assert former is not None
+    house.resident.ledger.start_rollout(PROJECT, former.identity)
+    assert read_plan(house.resident, PROJECT).version == former.identity
 
 
 def test_a_worker_reads_the_disk_where_redis_knows_nothing(house: LearningHouse) -> None:

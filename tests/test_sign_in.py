@@ -11,6 +11,9 @@ import psutil
 import pytest
 from redis import Redis
 
+from plugin_config.cli.connect import connect_project
+from plugin_config.doctor.installation import Installation
+from plugin_config.doctor.queue_checks import check_backend
 from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
 from plugin_config.local.services import start_services
 from plugin_config.local.supervisor import Supervisor, free_port
@@ -67,6 +70,36 @@ def test_a_signed_in_backend_serves_label_studio_and_hears_its_webhooks(guarded:
                told="the secret in the webhook")  # fmt: skip
     annotate(guarded, project)
     wait_until(lambda: (hints.last_webhook(project) or "").startswith("ANNOTATION_CREATED"), told="the webhook")
+
+
+def test_connecting_gives_label_studio_the_sign_in_and_the_webhook_its_secret(guarded: House) -> None:
+    body = {"title": "house connected", "label_config": CONFIG.format(more="")}
+    project = int(guarded.label_studio.request("POST", "/api/projects/", json=body)["id"])
+    upload(guarded, project, [picture(top=20)])
+    told = list(connect_project(guarded.label_studio, guarded.redis, guarded.settings, project))
+    assert not [secret for secret in (PASSWORD, SECRET) if secret in "".join(told)]
+    (hook,) = webhooks(guarded.label_studio, project)
+    assert hook.carries(SECRET_HEADER, SECRET)
+    wait_predicted(guarded, project)
+
+
+@pytest.mark.parametrize(
+    ("sign_in", "finding"),
+    [
+        pytest.param((USER, PASSWORD, SECRET), ("ok", "signed in"), id="the same"),
+        pytest.param((USER, "a guess of twelve", SECRET), ("wrong", "another sign-in than these settings"), id="wrong"),
+        pytest.param((), ("wrong", "a sign-in, and none is in these settings"), id="none"),
+    ],
+)
+def test_the_doctor_tells_a_backend_of_another_sign_in(
+    guarded: House, sign_in: tuple[str, ...], finding: tuple[str, str]
+) -> None:
+    names = ("ZEROMASK_USER", "ZEROMASK_PASSWORD", "ZEROMASK_WEBHOOK_SECRET")
+    environ = {"LABEL_STUDIO_URL": guarded.settings.label_studio_url, "LABEL_STUDIO_API_KEY": TOKEN,
+               "ZEROMASK_PORT": str(guarded.settings.port), **dict(zip(names, sign_in, strict=False))}  # fmt: skip
+    with Installation(environ) as installation:
+        (found,) = check_backend(installation)
+    assert (found.state, finding[1] in found.sentence) == (finding[0], True)
 
 
 @pytest.mark.parametrize("sign_in", [None, (USER, "guess"), ("guess", PASSWORD)], ids=["nobody", "password", "user"])

@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from plugin_config.cli.up import next_step
+from plugin_config.label_studio.connecting import models
 from plugin_config.local.services import Services
 from plugin_config.local.supervisor import free_port
 from plugin_config.settings import Settings
-from tests.house import PATIENCE_S, TOKEN, House, left_running, wait_until
+from tests.house import CONFIG, PATIENCE_S, TOKEN, House, left_running, picture, upload, wait_predicted, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 CLEAN = {key: value for key, value in os.environ.items()
@@ -60,14 +61,20 @@ def test_what_is_missing_is_named_with_its_remedy(
 
 
 def test_up_runs_beside_a_label_studio_restarts_what_dies_and_leaves_nothing(house: House, tmp_path: Path) -> None:
+    body = {"title": "house of up", "label_config": CONFIG.format(more="")}
+    project = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
+    upload(house, project, [picture(top=20)])
     port = free_port()
     env = {**CLEAN, "LABEL_STUDIO_URL": house.label_studio.url, "LABEL_STUDIO_API_KEY": TOKEN,
            "ZEROMASK_PORT": str(port), "ZEROMASK_STATE_DIR": str(tmp_path), "ZEROMASK_THREADS": "1"}  # fmt: skip
-    up = subprocess.Popen([sys.executable, "-m", "plugin_config.cli", "up", "--model", "builtin"], env=env, cwd=ROOT,
+    command = ["up", "--model", "builtin", "--connect", str(project), "--connect", "99999"]
+    up = subprocess.Popen([sys.executable, "-m", "plugin_config.cli", *command], env=env, cwd=ROOT,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
     family: list[psutil.Process] = []
     try:
-        assert "Zeromask runs with model builtin" in first_words(up)
+        assert f"Project {project}, 'house of up', tasks: 1" in first_words(up)
+        wait_predicted(house, project)
+        assert models(house.label_studio, project)[0].url == f"http://127.0.0.1:{port}"
         health = f"http://127.0.0.1:{port}/health"
         wait_until(lambda: live_workers(health) == 1, told="the worker")
         family = psutil.Process(up.pid).children(recursive=True)

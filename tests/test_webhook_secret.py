@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.webhooks import SECRET_HEADER, leads_here
+from plugin_config.overview.control import QueueControl
 from plugin_config.settings import Settings
 from tests.house import CONFIG, House, picture, tasks, upload
 from tests.http_server import Answer, Asked, Server, as_json, serving

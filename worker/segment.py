@@ -65,7 +65,9 @@ class SegmentOptions:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Segment the images of the command line. Returns 0; 1 when an image failed; 2 when nothing could start."""
+    """Segment the images of the command line. Returns 0; 1 when an image failed; 2 when nothing could start, or
+    the model knows no word of the labels.
+    """
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("worker").setLevel(logging.INFO)
@@ -82,6 +84,9 @@ def main(arguments: Sequence[str]) -> int:
     taught = adapter.taught(vocabulary.words) if adapter is not None else ()
     for remark in (*told, *segmenter.remarks(vocabulary, taught)):
         console.print(remark, style="yellow", markup=False)
+    if not segmenter.can_read(vocabulary, taught):
+        console.print(f"zeromask segment: {_unreadable(options.model)}", style="red", markup=False)
+        return 2
     rows: list[dict[str, Any]] = []
     limits = ImageLimits.from_settings(settings)
     outputs = list(zip(options.images, output_stems(options.images, options.output_dir), strict=True))
@@ -136,6 +141,11 @@ def vocabulary_of(words: Sequence[str], output: str = "brush", stuff: Sequence[s
     if not labels:
         raise ZeromaskError("labels", "none given", 'Name them: --labels "cat,grass".')
     return Vocabulary(labels)
+
+
+def _unreadable(model: str) -> ZeromaskError:
+    remedy = "Name other words, or another model: --model ViT-B-16/datacomp_xl_s13b_b90k knows everyday ones."
+    return ZeromaskError("labels", f"model {model} knows none of their words, so nothing was segmented", remedy)
 
 
 def output_stems(images: Sequence[Path], folder: Path) -> list[Path]:

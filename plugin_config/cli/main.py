@@ -58,6 +58,18 @@ def _up() -> tuple[click.Command, ...]:
     return (up,)
 
 
+def _doctor() -> tuple[click.Command, ...]:
+    from plugin_config.cli.doctor import doctor
+
+    return (doctor,)
+
+
+def _connect() -> tuple[click.Command, ...]:
+    from plugin_config.cli.connect import connect
+
+    return (connect,)
+
+
 def _versions() -> tuple[click.Command, ...]:
     from plugin_config.cli.versions import rollback, versions
 
@@ -114,6 +126,8 @@ COMMANDS = (
     CommandEntry("up", "Redis, backend and a worker beside your Label Studio", _up),
     CommandEntry("backend", "the backend alone (needs REDIS_URL)", "backend"),
     CommandEntry("worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)", "worker"),
+    CommandEntry("connect", "connect a project of Label Studio, and ask for its first predictions", _connect),
+    CommandEntry("doctor", "what is wrong, with the remedy, and a mask drawn as proof", _doctor),
     CommandEntry("versions", "versions learned from a project's corrections", _versions),
     CommandEntry("rollback", "serve an older version again", _versions),
     CommandEntry("offer", "let a project's learner judge an adapter that `train` wrote", _offer),

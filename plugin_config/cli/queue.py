@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import click
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.errors import JobError
 from plugin_config.local.embedded_redis import connect_briefly
+from plugin_config.overview.control import QueueControl
 from plugin_config.settings import Settings
 
 _PROJECT_HELP = "PROJECT is the project's number in Label Studio, as in the address of its page."

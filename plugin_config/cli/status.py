@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -15,15 +16,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from plugin_config.cli.control import ProjectState, QueueControl, QueueState
 from plugin_config.errors import QueueUnavailable
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.local.supervisor import stop_on_signals
+from plugin_config.model_version import ZEROSHOT
+from plugin_config.overview.control import LearningRow, ProjectState, QueueControl, QueueState
 from plugin_config.queue.clicks import UnansweredClick
 from plugin_config.queue.states import TaskFailure
 from plugin_config.settings import Settings
+from plugin_config.versions.verdicts import CORRECTIONS
 
 _EVERY_S = 1.0
+_LEARNING = {"idle": "up to date", "waiting": "waits", "learning": "learns now", "blocked": "cannot"}
 
 
 @click.command()
@@ -58,7 +62,7 @@ def as_json(state: QueueState) -> dict[str, Any]:
     return {
         "projects": [
             {
-                "project": row.project, "pending": row.counts.pending, "leased": row.counts.leased,
+                "project": row.project, "title": row.title, "pending": row.counts.pending, "leased": row.counts.leased,
                 "done": row.counts.done, "failed": row.counts.failed, "paused": row.paused,
                 "tasks_per_s": round(row.per_s, 3), "eta_s": None if row.eta_s is None else round(row.eta_s),
                 "remarks": list(row.remarks),
@@ -75,7 +79,8 @@ def as_json(state: QueueState) -> dict[str, Any]:
         ],
         "learning": [
             {"project": row.project, "model": row.model, "served": row.served, "state": row.progress.state,
-             "detail": row.progress.detail, "at": row.progress.at, "trouble": row.trouble}
+             "detail": row.progress.detail, "at": row.progress.at, "trouble": row.trouble,
+             "verdict": None if row.verdict is None else asdict(row.verdict)}
             for row in state.learning
         ],
         "errors": [
@@ -105,15 +110,20 @@ def _show_live(control: QueueControl, console: Console, errors: int) -> None:
 
 def _projects(state: QueueState) -> Table:
     table = Table(title="Projects", title_justify="left")
-    for name in ("project", "pending", "at work", "done", "failed", "tasks/s", "ready in", ""):
-        table.add_column(name, justify="right" if name else "left")
+    for name in ("project", "waiting", "in work", "predicted", "failed", "tasks/s", "ready in", "to know"):
+        table.add_column(name, justify="left" if name in ("project", "to know") else "right")
     for row in state.projects:
         counts = row.counts
         failed = Text(str(counts.failed), style="red" if counts.failed else "")
         remarks = Text("\n".join(["paused"] * row.paused + list(row.remarks)), style="yellow")
-        table.add_row(str(row.project), str(counts.pending), str(counts.leased), str(counts.done), failed,
-                      f"{row.per_s:.1f}", _eta(row), remarks)  # fmt: skip
+        table.add_row(_named(row.project, row.title), str(counts.pending), str(counts.leased), str(counts.done),
+                      failed, f"{row.per_s:.1f}", _eta(row), remarks)  # fmt: skip
     return table
+
+
+def _named(project: int, title: str) -> Text:
+    """A project as people know it: its number, by which commands call it, and its title."""
+    return Text(f"{project} {title}".strip())
 
 
 def _workers(state: QueueState) -> Table:
@@ -121,7 +131,7 @@ def _workers(state: QueueState) -> Table:
     rows = [*state.workers, *(row for row in state.clickers if row.name not in {one.name for one in state.workers})]
     unanswered = "" if clicks or not rows else "; none answers clicks: see ZEROMASK_INTERACTIVE"
     table = Table(title=f"Workers: {len(rows)}{unanswered}", title_justify="left")
-    for name in ("worker", "model", "on", "holds", "clicks", "seen", "waits for"):
+    for name in ("worker", "model", "runs on", "tasks held", "answers clicks", "last seen", "waits for"):
         table.add_column(name)
     for row in rows:
         about = row.about
@@ -134,16 +144,35 @@ def _workers(state: QueueState) -> Table:
 def _learning(state: QueueState) -> Table:
     missing = "" if state.learners else "; no learner runs: start `zeromask worker --queue finetune`"
     troubles = "".join(f"; {row.name}: {row.about['trouble']}" for row in state.learners if row.about.get("trouble"))
-    table = Table(title=Text(f"Learning{missing}{troubles}"), title_justify="left")
-    for name in ("project", "model", "serves", "state", "since (UTC)", ""):
+    table = Table(title=Text(f"Learning from corrections{missing}{troubles}"), title_justify="left")
+    for name in ("project", "model", "version served", "learning", "since (UTC)", "last verdict, and what comes next"):
         table.add_column(name)
+    names = {row.project: row.title for row in state.projects}
     for row in state.learning:
-        detail = Text(row.progress.detail)
-        if row.trouble:
-            detail.append(f"\nServed zero-shot instead of what should be. {row.trouble}", style="red")
-        since = row.progress.at[5:19].replace("T", " ")
-        table.add_row(str(row.project), row.model, row.served, row.progress.state, since, detail)
+        served = "zero-shot" if row.served == ZEROSHOT else row.served
+        table.add_row(_named(row.project, names.get(row.project, "")), row.model, served,
+                      _LEARNING.get(row.progress.state, row.progress.state), _moment(row.progress.at),
+                      _told(row))  # fmt: skip
     return table
+
+
+def _told(row: LearningRow) -> Text:
+    """The last verdict, which stays until a newer one, then how far learning is, then what is wrong."""
+    verdict, detail = row.verdict, row.progress.detail
+    lines = []
+    if verdict is not None:
+        judged = "" if verdict.source == CORRECTIONS else f" ({verdict.source})"
+        lines.append(f"{_moment(verdict.at)}{judged}: {verdict.reason}")
+    if detail and (verdict is None or detail != verdict.reason):
+        lines.append(detail)
+    told = Text("\n".join(lines))
+    if row.trouble:
+        told.append(f"\nServed zero-shot instead of what should be. {row.trouble}", style="red")
+    return told
+
+
+def _moment(at: str) -> str:
+    return at[5:19].replace("T", " ")
 
 
 def _reasons(title: str, rows: Sequence[TaskFailure | UnansweredClick]) -> Table:

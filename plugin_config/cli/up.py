@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import click
 
+from plugin_config.cli.connect import connect_project, label_studio_of
+from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
-from plugin_config.label_studio.client import LabelStudio
+from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.local.services import Services, start_services
 from plugin_config.local.supervisor import Supervisor, stop_on_signals
 from plugin_config.settings import Settings
@@ -27,7 +30,11 @@ from plugin_config.settings import Settings
     "--clickers", default=0, show_default=True,
     help="processes that only answer clicks, each with a model of its own; without any, the workers do",
 )  # fmt: skip
-def up(model: str | None, workers: int, learners: int, clickers: int) -> None:
+@click.option(
+    "--connect", "projects", metavar="PROJECT", multiple=True, type=click.IntRange(min=1),
+    help="connect this project, as `zeromask connect` does; may be given several times",
+)  # fmt: skip
+def up(model: str | None, workers: int, learners: int, clickers: int, projects: tuple[int, ...]) -> None:
     """Run Redis, backend and workers beside Label Studio, until Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s up %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -37,23 +44,46 @@ def up(model: str | None, workers: int, learners: int, clickers: int) -> None:
     settings.require("label_studio_url", "label_studio_api_key").require_guarded()
     keep_private(settings.state_path)
     try:
-        with LabelStudio(
-            settings.label_studio_url, settings.label_studio_api_key, timeout_s=10, ca_bundle=settings.ca_bundle,
-            public_urls=settings.label_studio_public_url, contact=settings.contact,
-        ) as label_studio:  # fmt: skip
+        with label_studio_of(settings) as label_studio:
             label_studio.request("GET", "/api/projects/", params={"page_size": 1})
         with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
             services = start_services(
                 supervisor, settings, workers=max(1, workers), learners=max(0, learners), clickers=max(0, clickers)
             )
-            click.echo(next_step(settings, services))
+            settings = replace(settings, redis_url=services.redis_url)
+            connect_all(settings, projects)
+            click.echo(next_step(settings, services, projects))
             threading.Event().wait()
     except KeyboardInterrupt:
         click.echo("zeromask up: stopped.", err=True)
 
 
-def next_step(settings: Settings, services: Services) -> str:
-    """What a person does once everything runs; without passwords."""
+def connect_all(settings: Settings, projects: Sequence[int]) -> None:
+    """Connect projects; one that cannot be is told, and everything goes on running."""
+    if not projects:
+        return
+    with label_studio_of(settings) as label_studio, connect_briefly(settings) as redis:
+        for project in projects:
+            try:
+                for sentence in connect_project(label_studio, redis, settings, project):
+                    click.echo(sentence)
+            except ZeromaskError as error:
+                click.echo(f"project {project} is not connected: {error}", err=True)
+
+
+def next_step(settings: Settings, services: Services, projects: Sequence[int] = ()) -> str:
+    """What a person does once everything runs; without passwords.
+
+    Args:
+        settings: of all processes.
+        services: that run.
+        projects: that are connected.
+    """
+    if projects:
+        return (
+            f"\nZeromask runs with model {settings.model} at {services.backend_url}; `zeromask doctor` checks it.\n"
+            f"Logs: {settings.state_path / 'logs'}. Ctrl-C stops everything."
+        )
     signing_in = ""
     if settings.signs_in:
         signing_in = (

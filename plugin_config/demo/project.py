@@ -12,10 +12,15 @@ from typing import Any
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.connecting import TITLE as MODEL_TITLE
+from plugin_config.label_studio.connecting import connect_model, models
+from plugin_config.local.supervisor import port_is_free
+from plugin_config.settings import Settings
 
 TITLE = "Zeromask demo"
 _TYPES = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels", "RectangleLabels": "rectanglelabels"}
 _STALLED_S = 180.0
+_OURS = re.compile(r"http://(?:127\.0\.0\.1|localhost):([0-9]{1,5})/?")
 
 
 @dataclass(frozen=True)
@@ -88,28 +93,13 @@ class DemoProject:
             files = [(path.name, (path.name, path.read_bytes(), "image/png")) for path in missing]
             self._label_studio.request("POST", f"/api/projects/{self.id}/import", files=files)
 
-    def connect(self, backend_url: str) -> None:
+    def connect(self, settings: Settings) -> None:
         """Connect the backend as the project's model, with its webhook, in place of any other model.
 
         Raises:
-            EnvironmentBroken: Label Studio made the connection but no webhook, so that changes would go unnoticed.
+            LabelStudioError: Label Studio refuses the backend's address; the message names the remedy.
         """
-        rows = self._label_studio.request("GET", "/api/ml/", params={"project": self.id})
-        for row in rows:
-            if row["url"] != backend_url:
-                self._label_studio.request("DELETE", f"/api/ml/{row['id']}")
-        for hook in self._webhooks():
-            if hook["url"] != f"{backend_url}/webhook":
-                self._label_studio.request("DELETE", f"/api/webhooks/{hook['id']}/")
-        body = {"project": self.id, "url": backend_url, "title": "Zeromask", "is_interactive": True}
-        if not any(row["url"] == backend_url for row in rows):
-            self._label_studio.request("POST", "/api/ml/", json=body)
-        for row in rows:
-            if row["url"] == backend_url and not row.get("is_interactive", False):
-                self._label_studio.request("PATCH", f"/api/ml/{row['id']}", json=body)
-        if not any(hook["url"] == f"{backend_url}/webhook" for hook in self._webhooks()):
-            remedy = "Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
-            raise EnvironmentBroken("Label Studio", "connected the backend without a webhook", remedy)
+        connect_model(self._label_studio, self.id, settings, interactive=True, replaced=lambda url: True)
 
     def retrieve_predictions(self) -> None:
         """Ask for predictions of all tasks, as Actions -> Retrieve Predictions does."""
@@ -171,12 +161,34 @@ class DemoProject:
             tasks = [task for task in self._label_studio.all_tasks(self.id) if not task.annotations]
             yield sum(version in task.versions for task in tasks), len(tasks)
 
-    def _webhooks(self) -> list[Any]:
-        return list(self._label_studio.request("GET", "/api/webhooks/", params={"project": self.id}))
-
     def _find(self) -> int:
         answer = self._label_studio.request("GET", "/api/projects/", params={"page_size": 1000})
         return next((int(row["id"]) for row in answer["results"] if row["title"] == TITLE), 0)
+
+
+def reconnect_projects(label_studio: LabelStudio, settings: Settings) -> list[str]:
+    """Connect the projects whose model is a backend on this machine that does not listen any more: an earlier run's,
+    which had another port. Returns their titles.
+
+    Raises:
+        LabelStudioError: as `connect_model`.
+    """
+    found = []
+    for project in label_studio.request("GET", "/api/projects/", params={"page_size": 1000})["results"]:
+        former = [one for one in models(label_studio, project["id"]) if _has_ended(one.url, settings.backend_url)]
+        if former:
+            connect_model(label_studio, project["id"], settings, title=former[0].title or MODEL_TITLE,
+                          replaced=lambda url: _has_ended(url, settings.backend_url))  # fmt: skip
+            found.append(str(project["title"]))
+    return found
+
+
+def _has_ended(url: str, backend_url: str) -> bool:
+    """Whether an address is of a backend on this machine that has ended."""
+    if url.rstrip("/") == backend_url:
+        return False
+    found = _OURS.fullmatch(url)
+    return found is not None and 0 < int(found[1]) < 65536 and port_is_free(int(found[1]))
 
 
 def problems(predictions: Sequence[TaskPredictions], labels: Sequence[DemoLabel]) -> list[str]:

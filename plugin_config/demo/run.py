@@ -11,15 +11,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from plugin_config.demo.project import DemoLabel, DemoProject, TaskPredictions, problems
+from plugin_config.demo.project import DemoLabel, DemoProject, TaskPredictions, problems, reconnect_projects
 from plugin_config.demo.setup import (
     PASSWORD,
     USER,
@@ -40,16 +40,20 @@ from plugin_config.queue.hints import ProjectHints
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
 
+# Masks are drawn in these colours over the things, so none is near the colour of its own things.
 LABELS = (
-    DemoLabel("red striped shape", "BrushLabels", "#d64545"),
-    DemoLabel("yellow star", "BrushLabels", "#d9b310"),
-    DemoLabel("green dotted shape", "PolygonLabels", "#2f9e5b"),
-    DemoLabel("orange plain shape", "RectangleLabels", "#e08a1e"),
-    DemoLabel("grass", "BrushLabels", "#6b8e23", stuff=True),
-    DemoLabel("water", "BrushLabels", "#3a6fd8", stuff=True),
+    DemoLabel("red striped shape", "BrushLabels", "#00e5ff"),
+    DemoLabel("yellow star", "BrushLabels", "#6a00ff"),
+    DemoLabel("green dotted shape", "PolygonLabels", "#ff00c8"),
+    DemoLabel("orange plain shape", "RectangleLabels", "#0033ff"),
+    DemoLabel("grass", "BrushLabels", "#ff3b30", stuff=True),
+    DemoLabel("water", "BrushLabels", "#ffa200", stuff=True),
 )
 # The builtin model was never trained on this combination, neither in pixels nor in words; only on its parts.
-NEW_LABEL = DemoLabel("blue dotted shape", "BrushLabels", "#8e44ad")
+NEW_LABEL = DemoLabel("blue dotted shape", "BrushLabels", "#f4ff00")
+
+TOLD_EVERY_S = 10.0
+"""Seconds between two signs of progress."""
 
 _PICTURES, _SIZE, _SEED = 16, (480, 360), 11
 _LEAST_MEAN_IOU, _LEAST_NEW_IOU = 0.60, 0.50
@@ -107,7 +111,8 @@ def run_demo(setup: DemoSetup, supervisor: Supervisor, report: CheckReport) -> N
         supervisor: starts the processes.
         report: filled in on the way.
     """
-    content = json.dumps([[str(label) for label in (*LABELS, NEW_LABEL)], _PICTURES, _SIZE, _SEED])
+    drawn = [str(replace(label, background="")) for label in (*LABELS, NEW_LABEL)]
+    content = json.dumps([drawn, _PICTURES, _SIZE, _SEED])
     clear_previous_run(setup, content)
     with _timed(setup, report, "pictures", "Drawing pictures"):
         draw_pictures(setup)
@@ -118,7 +123,9 @@ def run_demo(setup: DemoSetup, supervisor: Supervisor, report: CheckReport) -> N
         project = DemoProject(label_studio)
         with _timed(setup, report, "project", "Creating the project and connecting the backend"):
             project.ensure(LABELS, sorted((setup.pictures / "images").glob("*.png")))
-            project.connect(services.backend_url)
+            project.connect(settings)
+            for title in reconnect_projects(label_studio, settings):
+                setup.console.print(f'Project "{title}" is connected again.', markup=False, highlight=False)
         if _has_new_label(project):  # an earlier run came this far; a person may have edited the project since
             project.retrieve_predictions()
             return
@@ -152,10 +159,17 @@ def version_of(settings: Settings, labeling_config: str) -> str:
 def wait_predicted(setup: DemoSetup, project: DemoProject, description: str) -> None:
     """Show a progress bar until every task has a prediction for the present labeling config."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=setup.console) as bar:
+    count = ""
+    with Progress(*columns, console=setup.console) as bar, _told_meanwhile(setup, lambda: f"{description}{count}"):
         line = bar.add_task(description, total=None)
         version = version_of(setup.settings, project.config())
-        project.wait_for_version(version, lambda done, total: bar.update(line, completed=done, total=total))
+
+        def show(done: int, total: int) -> None:
+            nonlocal count
+            count = f": {done} of {total} pictures"
+            bar.update(line, completed=done, total=total)
+
+        project.wait_for_version(version, show)
 
 
 def verify(setup: DemoSetup, project: DemoProject, services: Services, report: CheckReport) -> None:
@@ -195,8 +209,28 @@ def _timed(setup: DemoSetup, report: CheckReport, name: str, description: str = 
     start = time.monotonic()
     if description:
         setup.console.print(f"{description} ...", markup=False, highlight=False)
-    yield
+    with _told_meanwhile(setup, lambda: description) if description else nullcontext():
+        yield
     report.seconds[name] = round(time.monotonic() - start, 1)
+
+
+@contextmanager
+def _told_meanwhile(setup: DemoSetup, told: Callable[[], str]) -> Iterator[None]:
+    """Print a line every ten seconds that says what is still being done, and for how long."""
+    start, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(TOLD_EVERY_S):
+            line = f"  {told()}: {time.monotonic() - start:.0f} s so far"
+            setup.console.print(line, markup=False, highlight=False)
+
+    thread = threading.Thread(target=tell, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=1)
 
 
 def _has_new_label(project: DemoProject) -> bool:
@@ -206,7 +240,9 @@ def _has_new_label(project: DemoProject) -> bool:
 def _invitation(setup: DemoSetup) -> str:
     return (
         f"\nLabel Studio is at {setup.settings.label_studio_url}\n"
-        f"  login     {USER}\n  password  {PASSWORD}\n\n"
+        f"  login     {USER}\n  password  {PASSWORD}\n"
+        f"The backend is at http://{setup.settings.host}:{setup.settings.port}, for a project of your own: Settings -> "
+        "Model ->\nConnect Model. Both keep their ports, and projects stay connected when the demo starts again.\n\n"
         f'Open the project "Zeromask demo", click a picture: its masks are there, "{NEW_LABEL.value}" among them,\n'
         "a label the model was never trained on. Add one of your own under Settings -> Labeling Interface, made of\n"
         "a colour, a texture (plain, striped, dotted, checkered) and a shape (circle, square, triangle, star, cross,\n"

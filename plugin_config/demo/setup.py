@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 import shutil
 import subprocess
@@ -28,6 +30,8 @@ from plugin_config.settings import Settings
 
 USER, PASSWORD = "demo@example.com", "zeromask-demo"
 _PORT = 8080
+_PORTS = "ports.json"
+_COLOUR = re.compile("'#[0-9a-f]{6}'")
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,25 @@ def prepare(environ: Mapping[str, str]) -> DemoSetup:
     if chosen and not (chosen.isdecimal() and 0 < int(chosen) < 65536):
         remedy = "Give a number between 1 and 65535: make demo PORT=8090"
         raise EnvironmentBroken(f"PORT={chosen}", "is not a port", remedy)
-    port = int(chosen) if chosen else (free_port() if check else _PORT)
+    kept = {} if check else _kept_ports(state / _PORTS)
+    port = int(chosen) if chosen else (free_port() if check else kept.get("label_studio", _PORT))
     if not port_is_free(port):
         remedy = f"Stop the other program (an earlier demo?), or choose another port: make demo PORT={port + 10}"
         raise EnvironmentBroken(f"port {port}", "is taken", remedy)
     url = f"http://localhost:{port}"
+    backend = free_port() if check else kept.get("backend", settings.port)
+    if backend == port or not port_is_free(backend):
+        backend = free_port()
     try:
         keep_private(settings.state_path)
         token = _stored_token(state / "token")
+        if not check:  # Label Studio's projects remember the backend's address
+            write_private(state / _PORTS, json.dumps({"label_studio": port, "backend": backend}))
     except OSError as error:
         remedy = "Set ZEROMASK_STATE_DIR to a folder that can be written."
         raise EnvironmentBroken(f"folder {state}", f"cannot be written ({error})", remedy) from error
     settings = replace(
-        settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=free_port(),
+        settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=backend,
         label_studio_url=url, label_studio_api_key=token, user="", password="", webhook_secret="",
     )  # fmt: skip
     return DemoSetup(settings, check, Console(stderr=True))
@@ -99,10 +109,10 @@ def clear_previous_run(setup: DemoSetup, content: str) -> None:
 
     Args:
         setup: of this run.
-        content: describes what the demo shows.
+        content: describes what the demo shows, without colours: other ones are no reason to delete anything.
     """
     marker = setup.state / "content.json"
-    if setup.check or not marker.exists() or marker.read_text() != content:
+    if setup.check or not marker.exists() or _COLOUR.sub("''", marker.read_text()) != content:
         for name in ("pictures", "label-studio", "redis"):
             shutil.rmtree(setup.state / name, ignore_errors=True)
     marker.write_text(content)
@@ -149,6 +159,15 @@ def run_worker_command(module: str, *arguments: str) -> str:
         problem = f"ended with status {done.returncode}: {last_line[:300]}"
         raise EnvironmentBroken(module, problem, "Run it by hand to see more.")
     return done.stdout
+
+
+def _kept_ports(path: Path) -> dict[str, int]:
+    """The ports of the last run: "label_studio" and "backend"; {} where there was none."""
+    try:
+        rows = json.loads(path.read_text())
+        return {name: int(rows[name]) for name in ("label_studio", "backend") if 0 < int(rows[name]) < 65536}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _stored_token(path: Path) -> str:

@@ -54,7 +54,7 @@ from plugin_config.label_studio.transport import (
 )
 from plugin_config.settings import is_loopback
 
-_PAGE = 500
+_PAGE, _CONNECT_S = 500, 10.0  # a network that drops packets is told by then
 _UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads
 _WITHOUT_SLASH = re.compile(r"(?:data|static|storage-data)/")
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
@@ -118,7 +118,7 @@ class LabelStudio:
     Args:
         url: address with scheme, e.g. "http://localhost:8080".
         api_key: legacy token or personal access token.
-        timeout_s: longest wait for an answer, seconds.
+        timeout_s: longest wait for an answer, seconds; a connection is waited for ten at most.
         public_urls: other addresses of the same Label Studio, comma list.
         contact: whom to ask about our requests; see `plugin_config.http_requests.user_agent`.
         ca_bundle: PEM file of further authorities whose certificates are trusted; "" = none.
@@ -147,9 +147,9 @@ class LabelStudio:
         proxied = not is_loopback(self._root.host)  # else no proxy of the environment applies
         try:
             self._client = httpx.Client(
-                base_url=self._root, timeout=timeout_s, trust_env=proxied,
+                base_url=self._root, timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
                 headers={**UNCOMPRESSED, "User-Agent": self.user_agent}, event_hooks={"response": [hide_location]},
-                verify=trust(ca_bundle),
+                verify=trust(ca_bundle), trust_env=proxied,
             )  # fmt: skip
         except (ImportError, ValueError, httpx.InvalidURL) as error:  # httpx': of SOCKS, another scheme, a wrong port
             problem = "name a proxy of the environment that cannot be used"

@@ -55,6 +55,16 @@ def read_token(text: str) -> str:
     return token
 
 
+def token_kind(token: str) -> str:
+    """What people call a token that `read_token` returned."""
+    return "personal access token" if token.count(".") == 2 else "legacy token"
+
+
+def token_ends(token: str) -> float:
+    """When a personal token ends by its own date, seconds since 1970; 0 where it does not tell."""
+    return _number(_payload(token).get("exp"))
+
+
 def personal_token_refused(token: str, status: int, detail: str) -> LabelStudioError:
     """The error where Label Studio trades a personal token for no access token.
 

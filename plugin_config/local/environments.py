@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LABEL_STUDIO = ("label-studio==1.23.2",)
 _OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)  # newer ones are untested
 _MARKER = "zeromask-complete"
+_TOLD_EVERY_S = 10  # in a log; a terminal is told each second
 _OFFLINE_SIGNS = ("name resolution", "ConnectionError", "timed out", "Failed to establish",
                   "Max retries")  # fmt: skip
 
@@ -184,7 +185,7 @@ def _run(command: Sequence[str], log: Path, step: str) -> None:
             while process.poll() is None:
                 _show(f"{step} ... {time.monotonic() - start:.0f} s", final=False)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=1 if sys.stderr.isatty() else 20)
+                    process.wait(timeout=1 if sys.stderr.isatty() else _TOLD_EVERY_S)
         except BaseException:  # Ctrl-C above all: pip must not run beside the next run
             process.kill()
             raise

@@ -17,7 +17,6 @@ from plugin_config.settings import Settings
 log = logging.getLogger(__name__)
 
 _MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weights
-_UNSPECIFIED_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,7 @@ def start_services(
     if not port_is_free(settings.port):
         remedy = "Stop the other program, or set ZEROMASK_PORT to a free port."
         raise EnvironmentBroken(f"port {settings.port}", "is taken by another program", remedy)
-    host = _UNSPECIFIED_HOSTS.get(settings.host, settings.host)
-    backend_url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    backend_url = settings.backend_url
     supervisor.start(
         Command(
             "backend", module_command("backend"), settings.environment("backend"),

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S = 10.0
 _LONGEST_BACKOFF_S = 10.0
+_MOST_QUOTED = 2000  # characters of a log in an error
 _STARTED_S = 60.0  # a process that ran this long did not fail at its start
 _PR_SET_PDEATHSIG = 1
 _NEEDED = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"}
@@ -208,7 +209,10 @@ class Supervisor:
     def _broken(self, name: str, problem: str) -> EnvironmentBroken:
         path = self.log_path(name)
         lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-        return EnvironmentBroken(name, f"{problem}: {' / '.join(lines[-2:])[:400]}", f"Its log is {path}.")
+        # The end is kept where it is too long: the remedy of our own messages stands there.
+        told = " / ".join(lines[-2:])
+        told = told if len(told) <= _MOST_QUOTED else f"... {told[-_MOST_QUOTED:]}"
+        return EnvironmentBroken(name, f"{problem}: {told.rstrip('.')}", f"Its log is {path}.")
 
 
 def module_command(module: str) -> list[str]:

@@ -29,7 +29,7 @@ _ANSWER_KEPT_S = 30
 _MOST_NOTES = 100
 _MOST_REASON = 500
 _ID = re.compile(r"[0-9a-f]{32}")
-_WORDS = re.compile(r"[A-Za-z0-9_.:+/-]{1,200}")
+_WORDS = re.compile(r"[A-Za-z0-9_.:+/() -]{1,300}")
 _KINDS = ("mask", "prediction")
 _REMEDY = "Clicks are written by the backend only; look who else writes to this Redis."
 
@@ -98,7 +98,7 @@ class ClickAnswer:
         result: regions as Label Studio's editor reads them; empty where nothing can be drawn.
         score: confidence, 0 to 1.
         version: of the model that drew them.
-        reason: why the result is empty, for people; "" = it is not, or nothing was found.
+        reason: why the result is empty, for people; "" = it is not.
     """
 
     result: Sequence[Mapping[str, Any]] = ()

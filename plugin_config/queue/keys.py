@@ -46,10 +46,12 @@ Keys of project P (`zeromask:P:` before each):
     served          string  the version that all tasks are to have             ledger                ledger
     catching        set     versions not yet requested for all tasks           ledger                ledger
     shown           string  the version that Label Studio was last set to       ledger                ledger
+    title           string  what Label Studio calls the project                titles                titles
     counted         string  number of tasks when all of them were last read    ledger                ledger
     labels          hash    `version`: whose labels were checked last;         ledger                ledger
                             `remarks`: JSON list of sentences about them
     warning         string  why the project's webhooks are not let in          ledger                ledger
+    card            string  what the card of the model in Label Studio tells    ledger                ledger
     left            set     ids of tasks that have older predictions beside    ledger                ledger
                             the newest
     doubts          zset    task whose prediction may arrive late or twice     ledger, scripts       ledger
@@ -63,6 +65,9 @@ Keys of project P (`zeromask:P:` before each):
     learning        string  JSON of `learning.Progress`                        learning              learning
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
     outcomes        hash    model -> JSON: what annotators did with regions    versions.served       versions.served
+    judged          hash    version -> JSON: the same of regions predicted     versions.served       versions.served
+                            at it
+    verdicts        hash    model -> JSON of `versions.verdicts.LastVerdict`   versions.verdicts     versions.verdicts
     pointer         string  lock held while the served version is changed      versions.served       versions.served
     offer           string  JSON of the `offers.Offer` that waits              offers                offers
     judging         hash    the offer that is judged, by which learner, and    offers                offers
@@ -168,9 +173,11 @@ class ProjectKeys:
     served = _Key("string")
     catching = _Key("set")
     shown = _Key("string")
+    title = _Key("string")
     counted = _Key("string")
     labels = _Key("hash")
     warning = _Key("string")
+    card = _Key("string")
     left = _Key("set")
     doubts = _Key("zset")
     refresh = _Key("string")
@@ -181,6 +188,8 @@ class ProjectKeys:
     learning = _Key("string")
     adapters = _Key("hash")
     outcomes = _Key("hash")
+    judged = _Key("hash")
+    verdicts = _Key("hash")
     pointer = _Key("string")
     offer = _Key("string")
     judging = _Key("hash")

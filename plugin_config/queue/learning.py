@@ -248,11 +248,15 @@ class ProjectLearning:
     @redis_errors
     def progress(self, project: int) -> Progress | None:
         """What people see of the learning; None before the first check, or where it cannot be read."""
-        found: Any = self._redis.get(ProjectKeys(project).learning)
-        return None if found is None else parse_json(found, _progress)
+        return parse_progress(self._redis.get(ProjectKeys(project).learning))
 
     def _run(self, script: str, project: int, *args: Any) -> Any:
         return self._redis.eval(script, 1, ProjectKeys(project).prefix, *args)
+
+
+def parse_progress(found: Any) -> Progress | None:
+    """What people see of the learning, as the key `learning` holds it; None where there is none that can be read."""
+    return None if found is None else parse_json(found, _progress)
 
 
 def _progress(row: Any) -> Progress:

@@ -106,8 +106,18 @@ class ProjectLedger:
     @redis_errors
     def label_remarks(self, project: int) -> tuple[str, ...]:
         """What people should know about the labels, a sentence each."""
-        found = self._redis.hget(ProjectKeys(project).labels, "remarks") or b"[]"
-        return parse_json(found, _texts) or ()
+        return parse_remarks(self._redis.hget(ProjectKeys(project).labels, "remarks"))
+
+    @redis_errors
+    def set_card_note(self, project: int, note: str) -> None:
+        """Note what the card of the project's model in Label Studio tells; "" = nothing beside its title."""
+        self._redis.set(ProjectKeys(project).card, note)
+
+    @redis_errors
+    def card_note(self, project: int) -> str | None:
+        """The text of the last `set_card_note`, None before the first."""
+        found: Any = self._redis.get(ProjectKeys(project).card)
+        return None if found is None else decode(found)
 
     @redis_errors
     def set_webhook_warning(self, project: int, warning: str) -> None:
@@ -158,6 +168,11 @@ class ProjectLedger:
     def clear_unconfirmed(self, project: int, ref: TaskRef) -> None:
         """Note that a task has one prediction, and that no second one will arrive."""
         self._redis.zrem(ProjectKeys(project).doubts, ref.encode())
+
+
+def parse_remarks(found: Any) -> tuple[str, ...]:
+    """The sentences that the field `remarks` holds; none where it cannot be read."""
+    return parse_json(found or b"[]", _texts) or ()
 
 
 def _int(row: Any) -> int:

@@ -73,8 +73,12 @@ class WorkerPresence:
     @redis_errors
     def workers(self) -> list[WorkerState]:
         """The living workers by name."""
-        now = self._now_ms()
-        rows: Any = self._redis.zrangebyscore(self._heartbeats, *self._window(), withscores=True)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.zrange(self._heartbeats, 0, -1, withscores=True)
+        (seconds, micros), heartbeats = pipe.execute()
+        now = int(seconds) * 1000 + int(micros) // 1000
+        rows = [(name, heartbeat) for name, heartbeat in heartbeats if abs(now - heartbeat) <= ALIVE_MS]
         abouts: Any = self._redis.hmget(self._about, [name for name, _ in rows]) if rows else []
         states = []
         for (name, heartbeat), text in zip(rows, abouts, strict=True):

@@ -234,15 +234,27 @@ end
 return cancelled
 """
 
-# Returns how many tasks were done within the last whole minute of the ring.
-PACE = CLOCK + """
-local bucket, sum = math.floor(now / 5000), 0
-for _, held in ipairs(redis.call('HVALS', P .. 'pace')) do
-  local at, count = string.match(held, '^(%d+):(%d+)$')
-  local since = bucket - (num(at) or bucket)
-  if since >= 1 and since <= 12 then sum = sum + (num(count) or 0) end
+_DONE = """
+local bucket = math.floor(now / 5000)
+local function done_in_a_minute(prefix)
+  local sum = 0
+  for _, held in ipairs(redis.call('HVALS', prefix .. 'pace')) do
+    local at, count = string.match(held, '^(%d+):(%d+)$')
+    local since = bucket - (num(at) or bucket)
+    if since >= 1 and since <= 12 then sum = sum + (num(count) or 0) end
+  end
+  return sum
 end
-return sum
+"""
+
+# Returns how many tasks were done within the last whole minute of the ring.
+PACE = CLOCK + _DONE + "return done_in_a_minute(P)"
+
+# ARGV: projects. Returns the same of each.
+PACES = CLOCK + _DONE + """
+local sums = {}
+for i = 1, #ARGV do sums[i] = done_in_a_minute(prefix_of(ARGV[i])) end
+return sums
 """
 
 # ARGV: how far ahead of the next a priority is (ms). Returns how long the first due task has waited since it became due

@@ -18,7 +18,8 @@ from plugin_config.queue.keys import ERRORS, PAUSED, PROJECTS, UNKNOWN, ProjectK
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.quarantine import decode, parse_moment, valid_members
 
-_PACE_S = 60
+PACE_S = 60
+"""Seconds over which the pace of a project is told."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TaskStates:
     @redis_errors
     def tasks_per_s(self, project: int) -> float:
         """Tasks done per second in the last minute."""
-        return int(self._run(scripts.PACE, project)) / _PACE_S
+        return int(self._run(scripts.PACE, project)) / PACE_S
 
     @redis_errors
     def longest_wait_s(self, project: int) -> float:

@@ -20,12 +20,15 @@ from typing import Any
 
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.json_records import make_dataclass
-from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
+from plugin_config.model_version import ZEROSHOT, Learned, adapter_number, model_slug
 from plugin_config.versions.storage import Storage
 
 log = logging.getLogger(__name__)
 
 KEPT = 5
+QUICK = "quick"
+"""Name of the recipe that learns from every correction; of others, versions name it."""
+
 OFFERED = "offered"
 """Of contenders: those that a person offered."""
 
@@ -103,6 +106,19 @@ class Manifest:
     def number(self) -> int:
         """Its number; versions of a project count from 1."""
         return adapter_number(self.name)
+
+    @property
+    def learned(self) -> Learned:
+        """What the names of its predictions' version say of it: recipe, unless it is `quick`, what it learned from, and
+        the day.
+        """
+        recipe = "" if self.recipe == QUICK else f"{_words(self.recipe)} "
+        images = len(self.learned_from)
+        source = f"{recipe}+{images} corrected" if images else f"{recipe}offered"
+        try:
+            return Learned(source, self.at[:10])
+        except ValueError:  # of a manifest that somebody edited
+            return Learned()
 
 
 @dataclass(frozen=True)
@@ -316,6 +332,10 @@ class VersionFolder:
 def now() -> str:
     """The present time as files and messages have it: ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", " ", name).strip()[:20]
 
 
 def _short(text: str) -> str:

@@ -6,17 +6,20 @@ without annotations are predicted again. A version's files are checked before th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from redis import Redis
 
 from plugin_config.errors import LearningError
-from plugin_config.model_version import ZEROSHOT, ModelVersion, adapter_number, model_slug
+from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion, adapter_number, model_slug
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.versions.calibrations import CalibrationFile
 from plugin_config.versions.manifests import Manifest, Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+
+_SHOWN = re.compile(r"v([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Roll
         redis: a connection.
         project: the project's number.
         model: as for `find_copy`.
-        version: name, number (`a3`), "zeroshot", or the whole version string of a prediction; "" = the one before.
+        version: name, number (`a3`, or `v003` as Label Studio shows it), "zeroshot", or the whole version of a
+            prediction; "" = the one before.
 
     Raises:
         LearningError: there is no such version, it is damaged, or it is of a model that no running worker serves while
@@ -81,12 +85,14 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Roll
         target, skipped = (_named(folder, version), "") if version else _before(folder, pointer)
         if target == pointer.served:
             raise LearningError(f"version {target}", "is what is served", f"See `zeromask versions {project}`.")
+        learned = Learned()
         if target != ZEROSHOT:
-            folder.adapter(target)  # raises where it is not whole
+            learned = folder.adapter(target)[0].learned  # raises where it is not whole
         moved = replace(pointer.moved(target, by="person"), rejected=_rejected(folder, pointer, target))
         folder.point(moved)
         calibration = CalibrationFile(copy.place, copy.owner).of(target)
-        served.write(project, ServedCopy(target, moved.serial, copy.place, copy.owner, calibration=calibration))
+        served.write(project, ServedCopy(target, moved.serial, copy.place, copy.owner, calibration=calibration,
+                                         learned=learned.source, made=learned.made))  # fmt: skip
     hints = ProjectHints(redis)
     hints.begin_refresh(project)  # a refresh noted long ago may have no job in the queue any more
     hints.request_refresh(project)
@@ -133,6 +139,8 @@ def _named(folder: VersionFolder, version: str) -> str:
     known = [*folder.names(), ZEROSHOT]
     prediction = ModelVersion.parse(version)
     wanted = prediction.adapter if prediction else version
+    if found := _SHOWN.fullmatch(version):
+        wanted = f"a{int(found[1])}" if int(found[1]) else ZEROSHOT
     for name in known:
         if wanted in (name, name.partition("-")[0]):
             return name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from redis.exceptions import LockError
 
 from plugin_config.errors import QueueUnavailable
 from plugin_config.json_records import make_dataclass, parse_json
-from plugin_config.model_version import ZEROSHOT, adapter_number, model_slug
+from plugin_config.model_version import ZEROSHOT, Learned, adapter_number, model_slug
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import decode, report
@@ -42,6 +42,7 @@ class ServedCopy:
         owner: what these versions were learned for.
         trouble: why it is not the version that the pointer names; "" = it is.
         calibration: engine -> how its raw scores are mapped; those of other engines stay as they are.
+        learned, made: what versions of predictions say of it, see `plugin_config.model_version.Learned`.
     """
 
     served: str
@@ -50,6 +51,13 @@ class ServedCopy:
     owner: Owner
     trouble: str = ""
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    learned: str = ""
+    made: str = ""
+
+    @property
+    def told(self) -> Learned:
+        """What versions of predictions say of what is served."""
+        return Learned(self.learned, self.made)
 
 
 class ServedAdapters:
@@ -77,14 +85,19 @@ class ServedAdapters:
     def copies(self, project: int) -> list[ServedCopy]:
         """The copies for all models that ever served the project."""
         rows: Any = self._redis.hvals(ProjectKeys(project).adapters)
+        return self.parse_copies(project, rows)
+
+    def parse_copies(self, project: int, rows: Iterable[Any]) -> list[ServedCopy]:
+        """The copies that the key `adapters` holds, without those that cannot be read."""
         return [copy for copy in (self._read(project, row) for row in rows) if copy is not None]
 
     @redis_errors
     def write(self, project: int, copy: ServedCopy) -> None:
         """Write the copy for one model."""
         row = asdict(copy)
-        if not copy.calibration:
-            del row["calibration"]  # an earlier release, which may run beside this one, does not know it
+        for name in ("calibration", "learned", "made"):  # an earlier release, which may run beside this one, knows none
+            if not row[name]:
+                del row[name]
         self._redis.hset(ProjectKeys(project).adapters, model_slug(copy.owner.model), json.dumps(row))
 
     @redis_errors
@@ -98,6 +111,24 @@ class ServedAdapters:
         rows: Any = self._redis.hgetall(ProjectKeys(project).outcomes)
         found = {decode(model): parse_json(row, _outcomes) for model, row in rows.items()}
         return {model: outcomes for model, outcomes in found.items() if outcomes is not None}
+
+    @redis_errors
+    def write_judged(self, project: int, judged: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
+        """Replace what annotators did with the regions predicted at each version: version -> as `write_outcomes`."""
+        key = ProjectKeys(project).judged
+        pipe = self._redis.pipeline()
+        pipe.delete(key)
+        if judged:
+            rows: Any = {version: json.dumps(outcomes) for version, outcomes in judged.items()}
+            pipe.hset(key, mapping=rows)
+        pipe.execute()
+
+    @redis_errors
+    def judged(self, project: int) -> dict[str, Mapping[str, Mapping[str, int]]]:
+        """What `write_judged` wrote last; without what cannot be read."""
+        rows: Any = self._redis.hgetall(ProjectKeys(project).judged)
+        found = {decode(version): parse_json(row, _outcomes) for version, row in rows.items()}
+        return {version: outcomes for version, outcomes in found.items() if outcomes is not None}
 
     @contextmanager
     def pointer_lock(self, project: int) -> Iterator[None]:
@@ -149,4 +180,5 @@ def _copy(row: Any) -> ServedCopy:
     copy = make_dataclass(ServedCopy, row, owner=make_dataclass(Owner, row["owner"]))
     if copy.served != ZEROSHOT and not adapter_number(copy.served):
         raise ValueError(copy.served)
+    _ = copy.told  # raises ValueError where it is none
     return copy

@@ -12,6 +12,7 @@ from torch import Tensor
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Choice, Choices, Label, Vocabulary
 from worker.segmentation.class_scores import ClassScores
+from worker.segmentation.encoders.checkpoints import is_builtin
 from worker.segmentation.encoders.efficientnet import EfficientNetExtractor
 from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
 from worker.segmentation.encoders.towers import Towers
@@ -54,8 +55,8 @@ class Segmentation:
     Attributes:
         segments: of its labels.
         score: of the segment least likely to be accepted as it is, in [0, 1]; without segments the chance that
-            nothing is there, 0 where the model can read none of the labels; without labels how sure it is of the
-            answers. Low scores are annotated first.
+            nothing is there, 0 where the model can read none of the labels and has learned none; without labels how
+            sure it is of the answers. Low scores are annotated first.
         answers: to the questions about it, those that have one.
     """
 
@@ -104,7 +105,9 @@ class Segmenter:
         encoder = Encoder.from_settings(settings, model=model)
         store = TextStore(settings.state_path / TEXTS_FOLDER)
         refiner = load_refiner(settings.refiner, device=settings.device)
-        return cls(encoder, store=store, refiner=refiner, least_score=settings.least_score)
+        # Raw scores of other models mean nothing yet, so that nothing is left out by them.
+        least = min(LEAST_SCORE, settings.least_score) if is_builtin(model or settings.model) else 0.0
+        return cls(encoder, store=store, refiner=refiner, least_score=least)
 
     def prepare(self) -> None:
         """Load the photograph network now instead of when a head first needs it, so that a missing one stops the start.
@@ -162,7 +165,8 @@ class Segmenter:
     ) -> tuple[tuple[LabelSegment, ...], float]:  # fmt: skip
         """The segments of an image, and the score of all of it, see `Segmentation`; a `blank` one has none."""
         image = scores.image
-        pixels, confidence = self.pixel_classes(scores, head)
+        class_scores = _class_scores(scores, head)
+        pixels, confidence = self._pixel_classes(class_scores, scores, head, outlines=True)
         index = {texts: number for number, texts in enumerate(scores.words)}
         labels_of: dict[SegmentRequest, list[Label]] = {}  # labels of several controls may ask for the same
         for label in vocabulary.drawn:
@@ -183,7 +187,7 @@ class Segmenter:
         segments = [segment for segment in certain if _is_large_enough(segment.mask, segment.label, area)]
         if segments:
             return tuple(segments), whole_score([segment.score for segment in segments])
-        if head is None and not bool(scores.zero_shot.scored[:-1].any()):
+        if not bool(class_scores.scored[:-1].any()):  # it can read none of the labels, and has learned none
             return (), 0.0
         if blank:
             return (), 1.0
@@ -286,7 +290,11 @@ class Segmenter:
         Raises:
             LearningError: the head gives no usable scores; see `head_scores`.
         """
-        found = scores.zero_shot if head is None else head_scores(head, scores)
+        return self._pixel_classes(_class_scores(scores, head), scores, head, outlines=outlines)
+
+    def _pixel_classes(
+        self, found: ClassScores, scores: ImageScores, head: Head | None, *, outlines: bool
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
         method = ADAPTIVE if head is None else head.refinement
         embedding = scores.embedding
         image = scores.image if outlines else None
@@ -326,6 +334,17 @@ class Segmenter:
         labels = f"label{'s' if len(words_by_label) > 1 else ''} {_listed(list(words_by_label))}"
         return f"{labels}: model {self.encoder.name} does not know {_listed(list(words))}"
 
+    def can_read(self, vocabulary: Vocabulary, taught: Collection[tuple[str, ...]] = ()) -> bool:
+        """Whether the model can find anything of a vocabulary: it knows a word of a label or choice, or learned one.
+
+        Args:
+            vocabulary: the labels.
+            taught: texts of labels that were learned from corrections: these need no words.
+        """
+        texts = [label.texts for label in vocabulary.labels]
+        texts += [choice.texts for choices in vocabulary.choices for choice in choices.choices]
+        return any(row in taught or self._texts.has_known_words(row) for row in texts)
+
     def unknown_words(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
         """Find the labels each of whose texts has a word that the model was never trained on: these words, by key."""
         found = {label.key: self._unknown_of(label.texts) for label in vocabulary.labels}
@@ -336,6 +355,10 @@ class Segmenter:
         if any(map(self._texts.knows_all_words, texts)):
             return []
         return [word for text in texts for word in self.encoder.unknown_words(text)]
+
+
+def _class_scores(scores: ImageScores, head: Head | None) -> ClassScores:
+    return scores.zero_shot if head is None else head_scores(head, scores)
 
 
 def _choice_words(choices: Choices) -> tuple[tuple[str, ...], ...]:

@@ -15,12 +15,13 @@ from redis import Redis
 
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT, engine_name
+from plugin_config.model_version import ZEROSHOT, Learned, engine_name
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.calibrations import CalibrationFile
-from plugin_config.versions.manifests import Manifest, Owner, VersionFolder
+from plugin_config.versions.manifests import Manifest, Owner, Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from plugin_config.versions.verdicts import verdict_of, write_verdict
 from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
@@ -45,6 +46,7 @@ class AdapterCache:
 
     def __init__(self, settings: Settings, redis: Redis, segmenter: Segmenter, *, learner: bool = False) -> None:
         self._settings = settings
+        self._redis = redis
         self._served = ServedAdapters(redis)
         self._learners = WorkerPresence(redis, learners=True)
         self._segmenter = segmenter
@@ -110,6 +112,17 @@ class AdapterCache:
         subject = f"project {project.id}, version {name}"
         return IDENTITY if found is None else Calibration.from_json(found, subject=subject)
 
+    def learned(self, project: Project, name: str) -> Learned:
+        """What versions of predictions say of the served adapter, as Redis' copy has it, which the backend reads, too.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        copy = self._served.copy(project.id, self._settings.model)
+        if copy is None or copy.owner != self.folder(project).owner or copy.served != name:
+            return Learned()
+        return copy.told
+
     def adapter(self, folder: VersionFolder, name: str) -> tuple[Manifest, Adapter]:
         """A version, from the cache or loaded.
 
@@ -134,6 +147,16 @@ class AdapterCache:
             self._refused.clear()
         reason = LearningError(f"version {name}", error.problem, error.remedy)
         self._refused[(self.folder(project).owner.folder, name)] = reason
+
+    def tell(self, owner: Owner, pointer: Pointer) -> None:
+        """Copy to Redis what people see of a pointer: what annotators did, and the last verdict.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        if pointer.attempt is not None:
+            self._served.write_outcomes(owner, pointer.attempt.outcomes)
+        write_verdict(self._redis, owner, verdict_of(pointer))
 
     def _loaded_copy(self, folder: VersionFolder, copy: ServedCopy) -> tuple[str, Adapter | None]:
         return copy.served, None if copy.served == ZEROSHOT else self.adapter(folder, copy.served)[1]
@@ -164,13 +187,14 @@ class AdapterCache:
                 problem = f"does not hold what is served of project {folder.owner.project}"
                 raise VersionsUnavailable(f"folder {place}", problem, _ONE_PLACE)
             serial = pointer.serial
-            if pointer.attempt is not None:
-                self._served.write_outcomes(folder.owner, pointer.attempt.outcomes)
+            self.tell(folder.owner, pointer)
+            learned = Learned()
             if pointer.served != ZEROSHOT:
-                self.adapter(folder, pointer.served)
+                learned = self.adapter(folder, pointer.served)[0].learned
         except LearningError as error:
             return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), maps.of(ZEROSHOT))
-        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served))
+        return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served),
+                          learned=learned.source, made=learned.made)  # fmt: skip
 
 
 def _room_for(loaded: tuple[Manifest, Adapter]) -> int:

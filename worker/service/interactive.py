@@ -27,7 +27,9 @@ from worker.segmentation.segmenter import LabelSegment
 from worker.service.batching import free_memory
 from worker.service.click_scenes import ClickScenes, Scene
 from worker.service.context import WorkerContext
+from worker.service.faint import without_faint
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
+from worker.service.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,8 @@ class ClickWork:
         images = self._scenes.images(request, plan)  # first: a task of another project is none of this one's business
         stored = [row for row in context.label_studio.predictions(request.task) if row.version == request.version]
         if stored:
-            return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version)
+            reason = "" if stored[-1].result else self._nothing_found(plan)
+            return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version, reason)
         drawn: list[Any] = []
         scores: list[float] = []
         for image in images[:_MOST_IMAGES]:
@@ -170,10 +173,18 @@ class ClickWork:
             except LearningError as error:
                 self._scenes.refuse(plan, error)
                 raise
+            found = without_faint(found, plan.calibration, context.settings)
             result = [*encode_segments(found.segments, size=size), *encode_answers(found.answers)]
             drawn += _on_item(result, image.vocabulary)
             scores.append(found.score)
-        return ClickAnswer(drawn, sum(scores) / len(scores), plan.version)
+        reason = "" if drawn else self._nothing_found(plan)
+        return ClickAnswer(drawn, sum(scores) / len(scores), plan.version, reason)
+
+    def _nothing_found(self, plan: Plan) -> str:
+        """Why a task has no masks: labels that the model cannot read, or there is nothing of them."""
+        learned = plan.adapter.taught(plan.vocabulary.words) if plan.adapter else ()
+        remarks = self._context.segmenter.remarks(plan.vocabulary, learned)
+        return "; ".join(remarks) or "nothing of its labels was found in this task"
 
 
 class ClickThread(threading.Thread):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT, ModelVersion
+from plugin_config.model_version import ZEROSHOT, ModelVersion, spelled
+from plugin_config.queue.titles import set_title
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
@@ -53,9 +54,14 @@ def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) 
     """
     found = context.label_studio.project(project)
     context.pending.confirm_project(project)
+    set_title(context.redis, project, found.title)
     vocabulary = _parsed(found.label_config)
     name, adapter = context.adapters.served(found, from_disk=from_disk)
-    version = str(ModelVersion.of(context.settings, vocabulary, adapter=name))
+    learned = context.adapters.learned(found, name)
+    version = spelled(
+        ModelVersion.of(context.settings, vocabulary, adapter=name, learned=learned),
+        context.ledger.target_version(project),
+    )
     return Plan(found, vocabulary, version, adapter, name, context.adapters.calibration(found, name))
 
 

@@ -18,6 +18,7 @@ from plugin_config.errors import (
     ZeromaskError,
 )
 from plugin_config.label_studio.client import Task
+from plugin_config.label_studio.model_cards import given_title
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Priority
 from plugin_config.queue.totals import Totals
@@ -205,7 +206,7 @@ def show_version(context: WorkerContext, plan: Plan) -> None:
     project, shown = plan.project.id, plan.project.model_version
     if shown == plan.version or context.ledger.shown_version(project) == plan.version:
         return
-    ours = context.ledger.versions(project) | context.label_studio.model_titles(project) | {""}
-    if shown in ours:
+    titles = set(map(given_title, context.label_studio.model_titles(project)))  # they may have changed since the plan
+    if shown in context.ledger.versions(project) | {""} or given_title(shown) in titles:
         context.label_studio.show_version(project, plan.version)
     context.ledger.set_shown_version(project, plan.version)

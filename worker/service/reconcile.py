@@ -15,6 +15,7 @@ from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
 from worker.service.failures import Action, Stage, treatment_of
+from worker.service.model_card import tell_on_card
 from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
 from worker.service.posting import delete_older_predictions, show_version
@@ -34,6 +35,7 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         plan = read_plan(context, project, from_disk=True)
         install_webhook_secret(context, project)
         report_remarks(context, plan)
+        tell_on_card(context, plan)
         _catch_up_with_version(context, plan)
         _catch_up_with_hints(context, plan)
         if context.settings.prelabel:

@@ -16,6 +16,7 @@ from worker.segmentation.segmenter import Segmentation
 from worker.service.batching import BatchSize, embed_batch, free_memory
 from worker.service.context import WorkerContext
 from worker.service.failures import UNEXPECTED, Action, Stage, Treatment, treat, treatment_of
+from worker.service.faint import without_faint
 from worker.service.image_records import describe_image
 from worker.service.posting import Posting
 from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn, LeasedTask
@@ -84,7 +85,7 @@ class PredictionStages:
                 )  # fmt: skip
             ordered = self._context.settings.order
             image = describe_image(turn.image.key, embedded.embedding, found) if ordered else None
-            found = plan.calibration.applied(found)
+            found = without_faint(found, plan.calibration, self._context.settings)
             result = self._encode(turn, found, embedded.picture.size)
         except Exception as error:
             if treatment_of(Stage.DRAW, error) is None:

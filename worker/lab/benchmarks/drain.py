@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from plugin_config.cli.control import QueueControl
 from plugin_config.local.supervisor import answers_http
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, bench_services, blotches

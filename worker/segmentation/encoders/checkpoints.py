@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import open_clip
 import torch
+from huggingface_hub import constants as hub
+from huggingface_hub import get_session
 from safetensors import SafetensorError, safe_open
 
 from plugin_config.errors import ModelUnavailable
@@ -32,6 +34,7 @@ _OFFLINE = (
     "Where there is no network, download the weights elsewhere and set MODEL to the file or to local-dir:FOLDER; "
     "MODEL=builtin needs none but knows drawn shapes only."
 )
+_HUB_S = 6.0  # longest wait for the model hub to answer at all, seconds
 _TOKENIZER = "Install it beside Zeromask: .venv/bin/python -m pip install transformers sentencepiece."
 _CHECK = "Check that the file is intact and of that architecture; write it with torch.save(model.state_dict(), FILE)."
 
@@ -66,10 +69,13 @@ def load_model(model: str) -> tuple[Any, Any]:
         ModelUnavailable: there is no model of that name, or its weights are missing or unreadable.
     """
     source = resolve(model)
-    if source.is_downloaded:
+    trouble = hub_trouble() if source.is_downloaded else ""
+    if trouble:
+        log.warning("model %s: the model hub does not answer (%s); its cache on this machine is used", model, trouble)
+    elif source.is_downloaded:
         log.info("model %s: weights that are not in the cache are downloaded now", model)
     try:
-        with _muted_loggers():
+        with _muted_loggers(), _cache_alone(only=bool(trouble)):
             tokenizer = open_clip.get_tokenizer(source.name)  # first, so that it fails before a download
             network = open_clip.create_model(
                 source.name, pretrained=source.pretrained, require_pretrained=True, force_quick_gelu=source.quick_gelu
@@ -80,8 +86,35 @@ def load_model(model: str) -> tuple[Any, Any]:
     except LOADING_ERRORS as error:
         remedy = _OFFLINE if source.is_downloaded else _CHECK
         problem = f"its weights cannot be loaded ({loading_problem(error)})"
+        if trouble:
+            problem = f"its weights are not on this machine, and {hub.ENDPOINT} does not answer ({trouble})"
+            remedy = f"Check the network, or the proxy that HTTPS_PROXY names, and start again. {_OFFLINE}"
         raise ModelUnavailable(f"model {model}", problem, remedy) from error
     return network.eval().requires_grad_(False), tokenizer
+
+
+def hub_trouble() -> str:
+    """Why the model hub does not answer, found out within seconds; "" = it does.
+
+    Its library tries each file six times with growing pauses, so that a missing network would be told after minutes.
+    """
+    try:
+        get_session().head(hub.ENDPOINT, timeout=_HUB_S)
+    except Exception as error:  # of its HTTP library, which is not ours and changes with its releases
+        log.debug("%s does not answer", hub.ENDPOINT, exc_info=True)
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}".rstrip(": ")
+    return ""
+
+
+@contextmanager
+def _cache_alone(*, only: bool) -> Iterator[None]:
+    """Let the hub's library look into its cache only, where `only` says so; else into the hub, too."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or only
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
 
 
 @contextmanager
@@ -112,6 +145,11 @@ def loading_problem(error: Exception) -> str:
     if isinstance(error, AttributeError | TypeError | KeyError):
         return f"the file does not hold named parameters ({type(error).__name__}: {text[:100]})"
     return text.replace("Error(s) in loading state_dict", "other parameters")[:300] or type(error).__name__
+
+
+def is_builtin(model: str) -> bool:
+    """Whether a MODEL setting names a model that ships with this project."""
+    return model in _SHIPPED
 
 
 def resolve(model: str) -> ModelSource:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ModelVersion, adapter_number, engine_name
 from plugin_config.settings import Settings
-from worker.label_studio.outcomes import RegionRecord
+from plugin_config.versions.served import ServedAdapters
+from worker.label_studio.outcomes import RegionRecord, count_records
 from worker.learning.acceptance import Calibration, JudgedScore, fit_versions
 from worker.service.context import WorkerContext
 from worker.service.trainer.lease_guard import LeaseGuard
 
 log = logging.getLogger(__name__)
+
+_MOST_JUDGED = 20  # versions of a project
 
 
 def fit_maps(records: Iterable[RegionRecord], settings: Settings) -> dict[str, Calibration]:
@@ -58,3 +62,22 @@ def refit(
     context.adapters.served(project, from_disk=True)
     told = ", ".join(f"{name} {one['slope']:.2f} {one['bias']:+.2f} ({one['records']})" for name, one in maps.items())
     log.info("project %d: slope and bias of the scores (regions fitted on): %s", project.id, told or "none")
+
+
+def note_judged(context: WorkerContext, project: int, records: Sequence[RegionRecord]) -> None:
+    """Note for people what annotators did with the regions of each of our versions: of those with most regions.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    ours = context.ledger.versions(project)
+    by_version: dict[str, list[RegionRecord]] = {}
+    for record in records:
+        if record.version in ours:
+            by_version.setdefault(record.version, []).append(record)
+    most = sorted(by_version, key=lambda version: len(by_version[version]), reverse=True)[:_MOST_JUDGED]
+    judged = {
+        version: {label: asdict(found) for label, found in count_records(by_version[version]).items()}
+        for version in most
+    }
+    ServedAdapters(context.redis).write_judged(project, judged)

@@ -68,11 +68,14 @@ class Promotion:
                 reason = f"{pointer.served} was chosen while this was learned: {record.reason}"
                 record, target = replace(record, promoted=False, reason=reason), None
             pointer = note(replace(pointer, newest=max(newest, pointer.newest)), record, version)
-            folder.point(pointer if target is None else pointer.moved(target, by="gate"))
+            pointer = pointer if target is None else pointer.moved(target, by="gate")
+            folder.point(pointer)
+            context.adapters.tell(folder.owner, pointer)
         log.info("project %d: %s", self._project.id, record.reason)
         if target is not None:
             context.adapters.served(self._project, from_disk=True)
-            context.hints.request_refresh(self._project.id)
+        context.hints.request_refresh(self._project.id)  # to predict again, and to tell the verdict in Label Studio
+        if target is not None:
             self._prune()
         return record
 

@@ -21,7 +21,7 @@ from worker.learning.interfaces import Example
 from worker.learning.recipes import recipe_named
 from worker.service.context import WorkerContext
 from worker.service.plan import read_plan
-from worker.service.trainer.calibrating import refit
+from worker.service.trainer.calibrating import note_judged, refit
 from worker.service.trainer.corrections import corrections_digest
 from worker.service.trainer.lease_guard import LeaseGuard
 from worker.service.trainer.promotion import Promotion
@@ -159,6 +159,7 @@ class TrainingRound:
         """Read the corrections, and train unless the same ones were learned from before. `attempt`: as far as known."""
         last, examples = pointer.attempt, reader.read(attempt.tasks)
         refit(self._context, project, reader.records, self._lease)
+        note_judged(self._context, self._id, reader.records)
         vocabulary, asked = reader.vocabulary, vocabulary
         content = f"{content_digest(examples, vocabulary)}-{attempt.weights}"
         missing_at = now() if reader.missing else ""
@@ -190,7 +191,9 @@ class TrainingRound:
         """Record that nothing is to be learned from these corrections, so that they are not read again and again."""
         with self._context.adapters.moving(project.id):
             self._lease.check()
-            folder.point(replace(folder.pointer(), attempt=attempt))
+            pointer = replace(folder.pointer(), attempt=attempt)
+            folder.point(pointer)
+            self._context.adapters.tell(folder.owner, pointer)
         told = mention_missing(detail, attempt.missing, attempt.left_out)
         return RoundResult("idle", told, f"{attempt.tasks} {attempt.latest}")
 

@@ -1,0 +1,98 @@
+"""Checks of a project's predictions: whose they are, which ones annotators see, and what waits or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from plugin_config.doctor.findings import Finding, ok, warning, wrong
+from plugin_config.doctor.installation import ExaminedProject
+from plugin_config.errors import ZeromaskError
+from plugin_config.label_studio.transport import unexpected_answer
+from plugin_config.model_version import ModelVersion
+from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.states import TaskStates
+
+_MOST_NAMED = 5
+
+
+def check_predictions(examined: ExaminedProject) -> Iterator[Finding]:
+    """The stored predictions are ours."""
+    counts = prediction_counts(examined)
+    ours: set[str] = set()
+    with suppress(ZeromaskError):  # Redis has a check of its own
+        ours |= ProjectLedger(examined.installation.redis).versions(examined.id)
+    foreign = {name: count for name, count in counts.items() if name not in ours and ModelVersion.parse(name) is None}
+    without = "" in foreign  # Label Studio counts none of those whose version is null
+    told = f"{sum(counts.values())} stored, versions: {len(counts)}"
+    unnamed, named = foreign.pop("", 0), [f"{name!r} ({count})" for name, count in foreign.items()]
+    parts = [f"{unnamed or 'some'} without a version"] * without
+    parts += [f"of other models: {', '.join(named[:_MOST_NAMED])}"] * bool(named)
+    if parts:
+        yield warning(
+            f"{told}; {'; '.join(parts)}: zeromask neither replaces nor deletes these",
+            "Delete what nobody needs under Settings -> Predictions, or leave it.",
+        )
+    else:
+        yield ok(told)
+
+
+def check_shown_version(examined: ExaminedProject) -> Iterator[Finding]:
+    """Annotators are shown predictions that exist."""
+    shown, counts = examined.project.model_version, prediction_counts(examined)
+    titles = {model.title for model in examined.models}
+    settings = "Choose a version under Settings -> Annotation -> Live Predictions"
+    if not examined.row.get("show_collab_predictions", True):
+        yield warning(
+            "predictions are hidden from annotators",
+            "Switch on Settings -> Annotation -> Use predictions to prelabel tasks.",
+        )
+    elif not counts:
+        yield ok("nothing is predicted yet; the first stored prediction sets it")
+    elif not shown:
+        yield wrong(
+            "annotators are shown predictions of no version", f"{settings}, or run `zeromask connect {examined.id}`."
+        )
+    elif shown in titles:
+        yield ok(f"the present one of model {shown!r}")
+    elif not counts.get(shown):
+        yield wrong(
+            f"annotators are shown predictions of {shown!r}, of which there are none",
+            f"{settings}, or run `zeromask connect {examined.id}`.",
+        )
+    else:
+        yield ok(f"{shown}, {counts[shown]} predictions")
+
+
+def check_tasks(examined: ExaminedProject) -> Iterator[Finding]:
+    """The project's requests are worked off, and none failed."""
+    states = TaskStates(examined.installation.redis)
+    counts = states.counts(examined.id)
+    told = f"{counts.done} done, {counts.pending + counts.leased} waiting or at work, {counts.failed} failed"
+    if examined.id in states.paused_projects():
+        yield warning(f"the project is paused; {told}", f"`zeromask resume {examined.id}` goes on.")
+    elif counts.failed:
+        reasons = list(dict.fromkeys(states.failures(examined.id).values()))
+        yield warning(
+            f"{told}; for example: {reasons[0] if reasons else '?'}",
+            f"Mend the cause, then `zeromask retry {examined.id}`.",
+        )
+    else:
+        yield ok(told)
+
+
+def prediction_counts(examined: ExaminedProject) -> Mapping[str, int]:
+    """Version -> how many predictions of it are stored; "" = of none.
+
+    Raises:
+        LabelStudioError: it refuses, or its answer is not as expected.
+    """
+    api = examined.installation.label_studio
+    found = api.request("GET", f"/api/projects/{examined.id}/model-versions/", params={"extended": "true"})
+    try:
+        rows = found["static"] if isinstance(found, dict) and "static" in found else found
+        if isinstance(rows, dict):
+            return {str(name or ""): int(count) for name, count in rows.items()}
+        return {str(row["model_version"] or ""): int(row["count"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise unexpected_answer("the versions of predictions", error) from error

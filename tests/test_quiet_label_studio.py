@@ -1,0 +1,38 @@
+"""Nothing is silent inside a real Label Studio: what its pages show of labels that the model cannot read."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from plugin_config.queue.jobs import RefreshProject, enqueue, refresh_queue
+from plugin_config.queue.titles import titles
+from tests.corrections import strange_project
+from tests.house import House, retrieve, stored, tasks, wait_predicted, wait_until
+
+
+def test_labels_of_unknown_words_are_told_on_the_card_in_the_test_request_and_by_the_score(house: House) -> None:
+    project = strange_project(house, count=2, name="quiet")
+    retrieve(house, project)
+    version = wait_predicted(house, project)
+    assert version.startswith("builtin v000 zero-shot (builtin-zeroshot-"), "what the tab of a prediction shows"
+    assert {name for names in stored(house, project).values() for name in names} == {version}
+    predictions = [row for task in tasks(house, project) for row in house.label_studio.predictions(task.id)]
+    assert [list(row.result) for row in predictions] == [[], []]
+    scores = [row.score for row in predictions]
+    assert all(score is not None and score < 0.01 for score in scores), "no sure nothing: 0, or a place in the order"
+    enqueue(refresh_queue(house.redis), RefreshProject(project=project))
+
+    def card() -> Any:
+        (row,) = house.label_studio.request("GET", "/api/ml/", params={"project": project})
+        return row
+
+    wait_until(lambda: "does not know" in card()["title"], told="the card")
+    assert card()["title"].startswith("Zeromask ▸ labels 'wug', 'dax' and 'fep': model builtin does not know")
+    assert card()["readable_state"] == "Connected"
+    wait_until(lambda: house.label_studio.project(project).model_version == version, told="the version is shown")
+    path = f"/api/ml/{card()['id']}/predict/test"
+    time.sleep(2.1)  # since the last /setup: a person has opened the page, the menu and the window
+    (answer,) = house.label_studio.request("POST", path, params={"random": "true"})["response"]
+    assert "does not know" in answer["reason"]
+    assert titles(house.redis, [project]) == {project: "house quiet"}
