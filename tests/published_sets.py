@@ -22,11 +22,12 @@ def _write_list(path: Path, names: Sequence[str]) -> None:
 
 
 def write_voc(folder: Path, *, images: int = 2) -> Path:
-    """VOCtrainval_11-May-2012.tar: masks are palette PNGs; one more image is not in the list. Returns its folder."""
+    """VOCtrainval_11-May-2012.tar: masks are palette PNGs. The first image shows an aeroplane, a person and a tv
+    monitor, the others twice as much of a person; one more is not in the list."""
     root = folder / "VOCdevkit" / "VOC2012"
     names = [f"2007_{number:06}" for number in range(images)]
     for number, name in enumerate([*names, "2011_003276"]):
-        mask = striped_mask(SIZE, [0, 1, 15, 20, 255])
+        mask = striped_mask(SIZE, [0, 0, 15, 15, 255] if number else [0, 1, 15, 20, 255])
         write_picture(root / "JPEGImages" / f"{name}.jpg", mask, seed=number)
         write_palette(root / "SegmentationClass" / f"{name}.png", mask)
     _write_list(root / "ImageSets" / "Segmentation" / "val.txt", names)

@@ -194,15 +194,15 @@ def test_ious_are_of_pixels_pooled_over_all_images(tmp_path: Path) -> None:
     done: list[int] = []
     found = measure(segmenter, data, data.items, progress=done.append)
     assert done == [1, 2]
-    # Four stripes are judged in VOC21, a quarter of them people; three in VOC20.
+    # Of eight stripes that are judged in VOC21, and of five in VOC20, three are people.
     assert [(one.benchmark.name, one.names) for one in found] == [
         ("VOC21", "plain"), ("VOC21", "curated"), ("VOC20", "plain"), ("VOC20", "curated")]  # fmt: skip
-    assert [one.miou for one in found] == pytest.approx([0.25 / 4] * 2 + [1 / 9] * 2)
+    assert [one.miou for one in found] == pytest.approx([3 / 8 / 4] * 2 + [3 / 5 / 3] * 2)
     assert [len(one.ious) for one in found] == [21, 21, 20, 20]
     assert segmenter.asked[:4] == [(20, True), (20, True), (20, False), (20, False)]
     segmenter.answer = ""  # all is background, which is judged where it is a class
     found = measure(segmenter, data, data.items, names=["plain"])
-    assert found[0].ious[-1] == pytest.approx(1 / 4)
+    assert found[0].ious[-1] == pytest.approx(3 / 8)
 
 
 def test_an_image_enters_once_for_each_shorter_side(tmp_path: Path) -> None:
