@@ -22,7 +22,16 @@ from worker.segmentation.metrics import confusion, mean_iou
 from worker.segmentation.outlines.evidence import nearest_shares, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import average_matrix, propagate
-from worker.segmentation.outlines.refinement import FINE, POSTERIORS, SPECTRAL, Method, pixel_classes, refine_logits
+from worker.segmentation.outlines.refinement import (
+    ADAPTIVE,
+    FINE,
+    POSTERIORS,
+    SPECTRAL,
+    Method,
+    pixel_classes,
+    refine_logits,
+    refine_scores,
+)
 from worker.segmentation.outlines.spectral import eigen_masks, eigen_segments
 from worker.segmentation.pictures import rgb_rows
 from worker.segmentation.text.encoder import BACKGROUND, TextEncoder
@@ -118,6 +127,40 @@ def test_a_class_without_a_score_changes_nothing_for_the_others() -> None:
     larger = ClassScores.from_logits(beside).resized((9, 13))
     assert torch.equal(larger.logits[[0, 2, 3]], ClassScores.from_logits(coarse).resized((9, 13)).logits)
     assert larger.logits[1].isneginf().all()
+
+
+@pytest.mark.parametrize(
+    ("value", "method", "told"),
+    [
+        (torch.nan, ADAPTIVE, "class 1 of 4 is NaN or"),
+        (torch.inf, ADAPTIVE, "class 1 of 4 is NaN or"),
+        (torch.nan, FINE, "class 1 of 4 is NaN or"),  # there it made every pixel NaN
+        (torch.inf, POSTERIORS, "class 1 of 4 is NaN or"),
+        (-torch.inf, ADAPTIVE, "class 1 of 4 is -inf in some patches"),
+    ],
+)
+def test_logits_that_are_no_numbers_are_refused_by_name(value: float, method: Method, told: str) -> None:
+    coarse = torch.randn(4, 6, 8, generator=seeded(0))
+    coarse[3] = -torch.inf  # has no score, which is allowed
+    image = noise(60, 80)
+    assert bool(refine_logits(coarse, image, method=method)[:3].isfinite().all())
+    coarse[1, 2, 3] = value
+    for refine in (lambda: refine_logits(coarse, image, method=method),
+                   lambda: pixel_classes(coarse, (60, 80), image, method=method)):  # fmt: skip
+        with pytest.raises(ValueError, match=told + r".*ZEROMASK_PRECISION=fp32"):
+            refine()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_they_are_refused_without_outlines_and_among_many_classes_too(value: float) -> None:
+    coarse = torch.randn(80, 3, 4, generator=seeded(0))
+    coarse[7, 0, 0] = value
+    with pytest.raises(ValueError, match="class 7 of 80"):
+        pixel_classes(coarse, (30, 40))
+    with pytest.raises(ValueError, match="class 7 of 80"):
+        refine_scores(ClassScores.from_logits(coarse), noise(30, 40))
+    with pytest.raises(ValueError, match="no class of 2 has a score"):
+        pixel_classes(torch.full((2, 3, 4), -torch.inf), (30, 40))
 
 
 def test_the_order_of_the_classes_does_not_matter() -> None:

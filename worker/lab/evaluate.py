@@ -14,7 +14,19 @@ import torch
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.settings import Settings
-from worker.lab.evaluation import active, calibration, clicks, compose, drown, fold, learn, panoptic, refine, zeroshot
+from worker.lab.evaluation import (
+    active,
+    calibration,
+    clicks,
+    compose,
+    drown,
+    fold,
+    learn,
+    open_vocabulary,
+    panoptic,
+    refine,
+    zeroshot,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ PROTOCOLS = (
     Protocol("refine", refine.MEANING, refine.add_arguments, refine.run),
     Protocol("zeroshot", zeroshot.MEANING, zeroshot.add_arguments, zeroshot.run),
     Protocol("fold", fold.MEANING, fold.add_arguments, fold.run),
+    Protocol("open-vocabulary", open_vocabulary.MEANING, open_vocabulary.add_arguments, open_vocabulary.run),
     Protocol("drown", drown.MEANING, drown.add_arguments, drown.run),
     Protocol("learn", learn.MEANING, learn.add_arguments, learn.run),
     Protocol("calibration", calibration.MEANING, calibration.add_arguments, calibration.run),
@@ -68,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 def _choose(arguments: Sequence[str], settings: Settings) -> tuple[Protocol, argparse.ArgumentParser]:
     """Find the protocol of the command line, and build a parser with its options."""
     by_name = {protocol.name: protocol for protocol in PROTOCOLS}
-    rows = "\n".join(f"  {protocol.name:<11} {protocol.meaning}" for protocol in PROTOCOLS)
+    rows = "\n".join(f"  {protocol.name:<15} {protocol.meaning}" for protocol in PROTOCOLS)
     parser = argparse.ArgumentParser(
         prog="zeromask evaluate", formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
         description="Measure quality.", epilog=f"protocols:\n{rows}\n\n--protocol NAME --help lists its options.",

@@ -58,18 +58,42 @@ class LabelledSet:
     parts: Mapping[str, tuple[LabelledPhotograph, ...]]
 
 
-def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] | None) -> LabelledSet:
-    """Read parts of a set.
+@dataclass(frozen=True)
+class SetFolder:
+    """A set of which only the lists are read yet.
+
+    Attributes:
+        folder: holds images/, masks/, classes.json and split.json.
+        words: a text for each class except the background.
+        has_background: as `LabelledSet`.
+        stems: name of a part to the stems of its photographs, in the order of split.json.
+        place: (256,) int16 class of each value of a mask, UNLABELLED or VOID.
+    """
+
+    folder: Path
+    words: Words
+    has_background: bool
+    stems: Mapping[str, tuple[str, ...]]
+    place: NDArray[np.int16]
+
+    def read(self, stem: str, size: tuple[int, int] | None = None) -> LabelledPhotograph:
+        """Read one photograph; `size` as for `read_labelled_set`.
+
+        Raises:
+            ImageUnavailable: its image or its mask is missing, or the mask is no index PNG.
+        """
+        return _read(self.folder, stem, self.place, size)
+
+
+def open_labelled_set(folder: Path, parts: Sequence[str]) -> SetFolder:
+    """Read the lists of a set, for photographs that are read one at a time.
 
     Args:
         folder: holds images/, masks/, classes.json and split.json.
         parts: of split.json.
-        size: (W, H) in pixels at which predictions are scored, the truth resized by nearest neighbour. Photographs
-            are reduced to the longest side at which corrections are learned, or to this size if that is larger. None =
-            photographs keep their size and are scored at it.
 
     Raises:
-        ImageUnavailable: the folder is no set, or a part holds no photograph.
+        ImageUnavailable: the folder is no set, or a part names no photograph.
     """
     try:
         split = json.loads((folder / "split.json").read_text())
@@ -90,8 +114,25 @@ def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] 
     if has_background:
         place[0] = UNLABELLED
     words = tuple((names[index].replace("_", " "),) for index in labels)
-    read = {part: tuple(_read(folder, str(stem), place, size) for stem in split[part]) for part in parts}
-    return LabelledSet(words, has_background, read)
+    return SetFolder(folder, words, has_background, {part: tuple(map(str, split[part])) for part in parts}, place)
+
+
+def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] | None) -> LabelledSet:
+    """Read parts of a set.
+
+    Args:
+        folder: holds images/, masks/, classes.json and split.json.
+        parts: of split.json.
+        size: (W, H) in pixels at which predictions are scored, the truth resized by nearest neighbour. Photographs
+            are reduced to the longest side at which corrections are learned, or to this size if that is larger. None =
+            photographs keep their size and are scored at it.
+
+    Raises:
+        ImageUnavailable: the folder is no set, or a part holds no photograph.
+    """
+    found = open_labelled_set(folder, parts)
+    read = {part: tuple(found.read(stem, size) for stem in found.stems[part]) for part in parts}
+    return LabelledSet(found.words, found.has_background, read)
 
 
 def _read(folder: Path, stem: str, place: NDArray[np.int16], size: tuple[int, int] | None) -> LabelledPhotograph:

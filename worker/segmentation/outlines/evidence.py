@@ -57,6 +57,28 @@ class Evidence:
         return nearest_shares(self.shares) if self.valid is None else self.valid
 
 
+def check_logits(coarse: Tensor, *, linear: bool) -> None:
+    """Refuse patch logits (C, h, w) from which no outline can come, before they become an index that does not exist.
+
+    Args:
+        coarse: a class that is -inf everywhere has no score.
+        linear: the logits are read as linear in the shares: a class with a score is above -inf in every patch.
+
+    Raises:
+        ValueError: they hold NaN or +inf, or -inf where that cannot be; or no class has a score.
+    """
+    best = coarse.flatten(1).amax(dim=1)
+    if bool(best.isneginf().all()):
+        raise ValueError(f"patch logits: no class of {len(coarse)} has a score. Give one a number in every patch.")
+    wrong, got = best.isnan() | best.isposinf(), "NaN or +inf"  # `amax` is NaN where any patch is
+    if linear and not bool(wrong.any()):
+        wrong, got = ~best.isneginf() & coarse.flatten(1).amin(dim=1).isneginf(), "-inf in some patches"
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0, 0])
+        remedy = "Compute them in float32 (ZEROMASK_PRECISION=fp32): half precision overflows"
+        raise ValueError(f"patch logits: class {first} of {len(coarse)} is {got}, which is no score. {remedy}.")
+
+
 def read_evidence(coarse: Tensor) -> Evidence:
     """Turn patch logits (C, h, w), C at least 2, on a scale where softmax gives the posterior, into shares.
 

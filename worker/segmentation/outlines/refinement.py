@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.class_scores import OTHERS, ClassScores
-from worker.segmentation.outlines.evidence import Evidence, pure_margin, read_evidence, read_posteriors
+from worker.segmentation.outlines.evidence import Evidence, check_logits, pure_margin, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
 from worker.segmentation.outlines.spectral import low_pass
@@ -58,6 +58,11 @@ class Method:
     fine: bool = False
     posteriors: bool = False
 
+    @property
+    def linear(self) -> bool:
+        """Whether logits are read as linear in the shares."""
+        return not (self.fine or self.posteriors)
+
 
 ADAPTIVE = Method()
 FINE = Method(fine=True)  # for learned heads with a grid finer than the patches
@@ -78,7 +83,11 @@ def refine_logits(
 
     Returns:
         (C, H, W) float32 logits on the same scale, on the device of `coarse`.
+
+    Raises:
+        ValueError: the logits are NaN or +inf somewhere; see `check_logits`.
     """
+    check_logits(coarse, linear=method.linear and len(coarse) > 1)
     size = (image.shape[0], image.shape[1])
     scored = ClassScores.from_logits(coarse).scored
     if not bool(scored.all()):
@@ -115,9 +124,13 @@ def refine_scores(
 
     Returns:
         On (H, W); see `ClassScores.classes`.
+
+    Raises:
+        ValueError: as `refine_logits`.
     """
     if len(coarse.logits) <= _MANY:
         return ClassScores(refine_logits(coarse.logits, image, features), coarse.scored)
+    check_logits(coarse.logits, linear=True)
     size = (image.shape[0], image.shape[1])
     scored = coarse.scored.nonzero()[:, 0]
     logits = coarse.logits[scored]
@@ -168,7 +181,11 @@ def pixel_classes(
 
     Returns:
         (H, W) int16 class of each pixel, and (H, W) float32 posterior of that class in (0, 1].
+
+    Raises:
+        ValueError: as `refine_logits`.
     """
+    check_logits(coarse, linear=method.linear and image is not None)
     classes = np.empty(size, dtype=np.int16)
     confidence = np.empty(size, dtype=np.float32)
     rows = ClassScores.from_logits(coarse).scored.nonzero()[:, 0]
