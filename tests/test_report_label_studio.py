@@ -59,7 +59,7 @@ def make_project(house: House, count: int) -> int:
 def test_what_annotators_did_is_what_the_report_says(
     house: House, report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = make_project(house, 12)
+    project = make_project(house, 24)  # by their ids about half are in the arm
     made = tasks(house, project)
     arm = [task for task in made if in_control_arm(task.id, 0.5)]
     accepted, changed, emptied, deleted_by_hand, skipped, *_ = [task for task in made if task not in arm]

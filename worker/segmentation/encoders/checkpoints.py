@@ -94,10 +94,12 @@ def load_model(model: str) -> tuple[Any, Any]:
 
 
 def hub_trouble() -> str:
-    """Why the model hub does not answer, found out within seconds; "" = it does.
+    """Why the model hub does not answer, found out within seconds; "" = it does, or HF_HUB_OFFLINE forbids to ask it.
 
     Its library tries each file six times with growing pauses, so that a missing network would be told after minutes.
     """
+    if hub.HF_HUB_OFFLINE:
+        return ""
     try:
         get_session().head(hub.ENDPOINT, timeout=_HUB_S)
     except Exception as error:  # of its HTTP library, which is not ours and changes with its releases
