@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import click
 
+from plugin_config.cli.parts import require_parts
 from plugin_config.files import keep_private
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.services import Services, start_services
@@ -35,6 +36,7 @@ def up(model: str | None, workers: int, learners: int, clickers: int) -> None:
     if model is not None:
         settings = replace(settings, model=model)
     settings.require("label_studio_url", "label_studio_api_key").require_guarded()
+    require_parts("backend", "worker", *() if settings.redis_url else ("all",))
     keep_private(settings.state_path)
     try:
         with LabelStudio(
