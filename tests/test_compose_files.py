@@ -190,7 +190,7 @@ class Place:
     def environment(self, name: str) -> dict[str, str]:
         """The variables of a container: those of the service and what any program needs. HOME cannot be written to."""
         service = SERVICES[name]
-        mounts = dict(reversed(volume.split(":")) for volume in service["volumes"])  # type: ignore[misc]
+        mounts = {path: volume for volume, path in (row.split(":") for row in service["volumes"])}
         found = {key: str(value) for key, value in service["environment"].items()}
         for key, value in found.items():
             found[key] = str(self.folder / mounts[value]) if value in mounts else self.here(value)

@@ -189,7 +189,7 @@ def served_fixture(backend_alone: Path, redis_url: str, tmp_path: Path) -> Itera
     port = free_port()
     env = {**ENVIRON, "REDIS_URL": redis_url, "MODEL": "builtin", "ZEROMASK_PORT": str(port),
            "ZEROMASK_STATE_DIR": str(tmp_path)}  # fmt: skip
-    command = [backend_alone / "bin" / "zeromask", "backend"]
+    command = [str(backend_alone / "bin" / "zeromask"), "backend"]
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
     try:
         backend = RunningBackend(process, port)
@@ -269,7 +269,7 @@ def health(port: int) -> Mapping[str, Any]:
 
 
 def run(venv: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [venv / "bin" / "python", *arguments]
+    command = [str(venv / "bin" / "python"), *arguments]
     return subprocess.run(command, cwd=venv, env={**ENVIRON, **environ}, capture_output=True, text=True,
                           timeout=PATIENCE_S, check=False)  # fmt: skip
 
