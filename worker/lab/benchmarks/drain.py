@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -55,8 +56,8 @@ class StubbedPixels(PredictionStages):
         return embedded.turn.drawn([region], 0.5)
 
 
-def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
-    """Request `tasks` tasks, 100,000 in one /predict, and drain them.
+def enqueue_figures(tasks: int, console: Console) -> Mapping[str, float]:
+    """Request `tasks` tasks, 100,000 in one /predict, without a worker.
 
     Returns:
         enqueue_seconds: of all requests, one after the other; enqueue_per_s: tasks over that.
@@ -64,31 +65,22 @@ def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
             and at most.
         bytes_per_task: memory of a pending task in Redis, all keys counted.
         status_seconds: median time of three runs of `zeromask status --json` while all tasks are pending.
+        unqueued: tasks that were requested and are not pending.
+    """
+    with _services(tasks) as services:
+        return _enqueue(services, tasks, console)
+
+
+def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
+    """Request `tasks` tasks and drain them.
+
+    Returns:
+        What `enqueue_figures` returns, and
         drain_s, drained_per_s: seconds until the queue was empty, and tasks over that.
         posted, duplicated, failed, lost: numbers of predictions and tasks.
     """
-    with bench_services(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as services:
-        url = f"http://127.0.0.1:{services.settings.port}"
-        services.start("backend", "backend", ready=lambda: answers_http(f"{url}/health"))
-        backend = psutil.Process(services.supervisor.pid("backend"))
-        before = backend.memory_info().rss / _MB
-        empty = _redis_bytes(services)
-        asked_s, largest = 0.0, 0
-        with console.status("requesting ..."):
-            for body in _requests(tasks):
-                started = time.perf_counter()
-                answer = httpx.post(f"{url}/predict", content=body, headers={"Content-Type": "application/json"},
-                                    timeout=100, trust_env=False)  # fmt: skip
-                asked_s += time.perf_counter() - started
-                answer.raise_for_status()
-                largest = max(largest, len(body))
-        pending = services.pending.counts(PROJECT).pending
-        figures = {
-            "enqueue_seconds": asked_s, "enqueue_per_s": pending / asked_s, "request_mb": largest / _MB,
-            "backend_mb": before, "backend_peak_mb": _peak_mb(backend),
-            "bytes_per_task": (_redis_bytes(services) - empty) / pending,
-            "status_seconds": statistics.median(_status_s(services) for _ in range(3)),
-        }  # fmt: skip
+    with _services(tasks) as services:
+        figures = _enqueue(services, tasks, console)
         control = QueueControl(services.redis, services.settings)
         control.pause(PROJECT)  # until the worker is up: its start is not the queue's cost
         services.start_workers(1, _STUB)
@@ -100,6 +92,34 @@ def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
     return {**figures, "drain_s": drained_s, "drained_per_s": posts["tasks"] / drained_s, "posted": posts["posts"],
             "duplicated": posts["duplicated"], "failed": counts.failed,
             "lost": tasks - posts["tasks"] - counts.failed}  # fmt: skip
+
+
+def _services(tasks: int) -> AbstractContextManager[BenchServices]:
+    return bench_services(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32)
+
+
+def _enqueue(services: BenchServices, tasks: int, console: Console) -> Mapping[str, float]:
+    url = f"http://127.0.0.1:{services.settings.port}"
+    services.start("backend", "backend", ready=lambda: answers_http(f"{url}/health"))
+    backend = psutil.Process(services.supervisor.pid("backend"))
+    before = backend.memory_info().rss / _MB
+    empty = _redis_bytes(services)
+    asked_s, largest = 0.0, 0
+    with console.status("requesting ..."):
+        for body in _requests(tasks):
+            started = time.perf_counter()
+            answer = httpx.post(f"{url}/predict", content=body, headers={"Content-Type": "application/json"},
+                                timeout=100, trust_env=False)  # fmt: skip
+            asked_s += time.perf_counter() - started
+            answer.raise_for_status()
+            largest = max(largest, len(body))
+    pending = services.pending.counts(PROJECT).pending
+    return {
+        "enqueue_seconds": asked_s, "enqueue_per_s": pending / asked_s, "request_mb": largest / _MB,
+        "backend_mb": before, "backend_peak_mb": _peak_mb(backend),
+        "bytes_per_task": (_redis_bytes(services) - empty) / pending,
+        "status_seconds": statistics.median(_status_s(services) for _ in range(3)), "unqueued": tasks - pending,
+    }  # fmt: skip
 
 
 def _requests(tasks: int) -> Iterator[bytes]:
