@@ -172,6 +172,19 @@ def test_two_stages_judge_each_crop_by_itself() -> None:
         assert left - 4 <= 4 * across <= right
 
 
+def test_what_is_requested_in_several_requests_is_in_the_queue(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.lab.benchmarks.drain._MOST_TASKS", 300)  # two requests
+    assert main(["--only", "enqueue", "--tasks", "500", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["unqueued"] == 0
+    assert figures["bytes_per_task"] <= 300
+    assert figures["enqueue_per_s"] == pytest.approx(500 / figures["enqueue_seconds"])
+    assert 300 * 600 < figures["request_mb"] * 1024**2 < 300 * 900, "the larger of the two"
+    assert figures["status_seconds"] > 0
+
+
 def test_a_small_drain_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "drain", "--tasks", "500", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from plugin_config.cli.main import COMMANDS, CommandEntry, zeromask
 from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.presence import WorkerPresence
 from tests.house import PATIENCE_S
 from tests.queue_states import PROJECT, refs
 
@@ -106,6 +108,24 @@ def test_a_module_gets_its_arguments_as_they_were_given(monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "execv", lambda program, argv: handed.append(argv))
     CliRunner().invoke(zeromask, ["segment", "--json", "--", "-x.png", "--help"], catch_exceptions=False)
     assert handed == [[sys.executable, "-P", "-m", "worker.segment", "--json", "--", "-x.png", "--help"]]
+
+
+@pytest.mark.parametrize(
+    ("worker", "queue", "status"),
+    [
+        pytest.param("{host}-12-abcdef", "predict", 0, id="alive"),
+        pytest.param("{host}-12-abcdef", "finetune", 2, id="another kind of worker"),
+        pytest.param("{host}-more-12-abcdef", "predict", 2, id="on another machine of a longer name"),
+        pytest.param("elsewhere-12-abcdef", "predict", 2, id="on another machine"),
+    ],
+)
+def test_a_worker_of_this_machine_is_found_alive(
+    worker: str, queue: str, status: int, presence: WorkerPresence, redis_url: str
+) -> None:
+    presence.heartbeat(worker.format(host=socket.gethostname()))
+    done = CliRunner().invoke(zeromask, ["alive", "--queue", queue], env={"REDIS_URL": redis_url})
+    assert done.exit_code == status
+    assert status == 0 or "gave no sign of life" in done.stderr
 
 
 def start(arguments: list[str], *, output: int, errors: Path, **env: str) -> subprocess.Popen[bytes]:

@@ -192,6 +192,11 @@ def test_a_clone_is_linked_once_and_again_after_it_was_moved(
     assert link_project(libraries) == python
     assert (clone / ".venv" / "witness").exists()
 
+    declared = (clone / "pyproject.toml").read_text()
+    (clone / "pyproject.toml").write_text(declared.replace('version = "1.0"', 'version = "2.0"'))
+    link_project(libraries)
+    assert not (clone / ".venv" / "witness").exists(), "`tiny --version` would tell the old one"
+
     moved = tmp_path / "moved"
     clone.rename(moved)
     monkeypatch.setattr(environments, "ROOT", moved)

@@ -15,6 +15,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
+from plugin_config.cli.parts import require_parts
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 
@@ -35,11 +36,13 @@ class ModuleCommand(click.Command):
     Args:
         name: of the command.
         module: run as `python -m` runs it.
+        parts: extras of the package that the module needs.
     """
 
-    def __init__(self, name: str, module: str) -> None:
+    def __init__(self, name: str, module: str, parts: Sequence[str]) -> None:
         super().__init__(name, add_help_option=False)
         self.module = module
+        self.parts = parts
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Leave every argument to the module."""
@@ -47,7 +50,12 @@ class ModuleCommand(click.Command):
         return args
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Become the module; does not return."""
+        """Become the module; does not return.
+
+        Raises:
+            EnvironmentBroken: a part of the product that the module needs is not installed.
+        """
+        require_parts(*self.parts)
         # -P: without it a folder named `backend` in the present folder would be run instead of ours.
         os.execv(sys.executable, [sys.executable, "-P", "-m", self.module, *ctx.args])
 
@@ -94,6 +102,12 @@ def _status() -> tuple[click.Command, ...]:
     return (status,)
 
 
+def _alive() -> tuple[click.Command, ...]:
+    from plugin_config.cli.alive import alive
+
+    return (alive,)
+
+
 def _queue() -> tuple[click.Command, ...]:
     from plugin_config.cli.queue import cancel, pause, resume, retry
 
@@ -109,41 +123,48 @@ class CommandEntry:
         summary: what it is for.
         source: the module that is run in place of this process, or a function that imports commands of this package,
             this one among them.
+        parts: extras of the package that the module needs; commands of this package ask for theirs themselves.
     """
 
     name: str
     summary: str
     source: str | Callable[[], tuple[click.Command, ...]]
+    parts: tuple[str, ...] = ()
 
     def command(self) -> click.Command:
         """The command itself."""
         if isinstance(self.source, str):
-            return ModuleCommand(self.name, self.source)
+            return ModuleCommand(self.name, self.source, self.parts)
         return next(command for command in self.source() if command.name == self.name)
 
 
+_BACKEND, _WORKER, _ALL = ("backend",), ("worker",), ("backend", "worker", "all")
+
 COMMANDS = (
     CommandEntry("up", "Redis, backend and a worker beside your Label Studio", _up),
-    CommandEntry("backend", "the backend alone (needs REDIS_URL)", "backend"),
-    CommandEntry("worker", "one worker alone (needs REDIS_URL and Label Studio's address and token)", "worker"),
+    CommandEntry("backend", "the backend alone (needs REDIS_URL)", "backend", _BACKEND),
+    CommandEntry("worker", "one worker alone (needs REDIS_URL, Label Studio's address and token)", "worker", _WORKER),
     CommandEntry("connect", "connect a project of Label Studio, and ask for its first predictions", _connect),
     CommandEntry("doctor", "what is wrong, with the remedy, and a mask drawn as proof", _doctor),
     CommandEntry("versions", "versions learned from a project's corrections", _versions),
     CommandEntry("rollback", "serve an older version again", _versions),
     CommandEntry("offer", "let a project's learner judge an adapter that `train` wrote", _offer),
     CommandEntry("status", "projects, tasks by state, pace, workers and last errors, live", _status),
+    CommandEntry("alive", "whether a worker of this machine is alive, for health checks", _alive),
     CommandEntry("next", "which images of a project are annotated next, and why", _next),
     CommandEntry("cancel", "drop a project's pending tasks", _queue),
     CommandEntry("retry", "queue a project's failed tasks again", _queue),
     CommandEntry("pause", "take no more tasks of a project for now", _queue),
     CommandEntry("resume", "go on with a paused project", _queue),
-    CommandEntry("report", "what predictions saved in a project: one page, charts and tables", "worker.report"),
-    CommandEntry("seed-wrong", "put wrong masks into predictions, to see how many are caught", "worker.report.seed"),
-    CommandEntry("segment", "masks for pictures on disk, without Label Studio", "worker.segment"),
-    CommandEntry("bench", "how fast the product is, as ratios within one run", "worker.lab.bench"),
-    CommandEntry("evaluate", "measure quality, on drawn scenes or your own pictures", "worker.lab.evaluate"),
-    CommandEntry("train", "train a dense recipe on drawn scenes or your own photographs", "worker.lab.train"),
-    CommandEntry("demo", "what `make demo` runs", "plugin_config.demo"),
+    CommandEntry("report", "what predictions saved in a project: a page, charts and tables", "worker.report", _WORKER),
+    CommandEntry(
+        "seed-wrong", "put wrong masks into predictions, to see how many are caught", "worker.report.seed", _WORKER
+    ),
+    CommandEntry("segment", "masks for pictures on disk, without Label Studio", "worker.segment", _WORKER),
+    CommandEntry("bench", "how fast the product is, as ratios within one run", "worker.lab.bench", _ALL),
+    CommandEntry("evaluate", "measure quality, on drawn scenes or your own pictures", "worker.lab.evaluate", _WORKER),
+    CommandEntry("train", "train a dense recipe on drawn scenes or your own photographs", "worker.lab.train", _WORKER),
+    CommandEntry("demo", "what `make demo` runs", "plugin_config.demo", _ALL),
 )
 
 
@@ -190,6 +211,7 @@ class CommandGroup(click.Group):
     cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`zeromask COMMAND --help` lists a command's options; docs/reference/settings.md lists the settings.",
 )  # fmt: skip
+@click.version_option(package_name="zeromask", message="%(prog)s %(version)s")
 @click.pass_context
 def zeromask(context: click.Context) -> None:
     """Masks for Label Studio from the words of its labels."""

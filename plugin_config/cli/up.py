@@ -11,6 +11,7 @@ from dataclasses import replace
 import click
 
 from plugin_config.cli.connect import connect_project, label_studio_of
+from plugin_config.cli.parts import require_parts
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.local.embedded_redis import connect_briefly
@@ -42,6 +43,7 @@ def up(model: str | None, workers: int, learners: int, clickers: int, projects: 
     if model is not None:
         settings = replace(settings, model=model)
     settings.require("label_studio_url", "label_studio_api_key").require_guarded()
+    require_parts("backend", "worker", *() if settings.redis_url else ("all",))
     keep_private(settings.state_path)
     try:
         with label_studio_of(settings) as label_studio:

@@ -76,11 +76,23 @@ def _declared() -> dict[str, Any]:
 
 
 def project_environment() -> Environment:
-    """The libraries in pyproject.toml, including those of the tests."""
+    """The libraries in pyproject.toml: of every install variant, of the tests, and what builds the packages."""
     declared = _declared()
-    project = declared["project"]
-    wanted = (*project["dependencies"], *project["optional-dependencies"]["dev"], *declared["build-system"]["requires"])
+    extras = declared["project"]["optional-dependencies"]
+    wanted = [*requirements_of(*extras), *declared["build-system"]["requires"]]
     return Environment("project", tuple(wanted), gigabytes=7.0, minutes=4)
+
+
+def backend_environment() -> Environment:
+    """The libraries of `zeromask[backend]`: what a machine needs that runs the backend alone."""
+    return Environment("backend", requirements_of("backend"), gigabytes=0.2, minutes=1)
+
+
+def requirements_of(*extras: str) -> tuple[str, ...]:
+    """What pip is asked for by the project with these extras, each requirement once."""
+    project = _declared()["project"]
+    named = [row for extra in extras for row in project["optional-dependencies"][extra]]
+    return tuple(dict.fromkeys(row for row in [*project["dependencies"], *named] if not row.startswith("zeromask[")))
 
 
 def label_studio_environment() -> Environment:
@@ -124,8 +136,9 @@ def link_project(libraries: Path) -> Path:
     """Make the clone's `.venv`: the libraries by path, the project in editable mode. Returns its Python."""
     venv = ROOT / ".venv"
     python, marker = venv / "bin" / "python", venv / _MARKER
-    scripts = _declared()["project"]["scripts"]
-    wanted = json.dumps({"libraries": str(libraries), "root": str(ROOT), "scripts": scripts})
+    project = _declared()["project"]
+    declared = {key: project[key] for key in ("version", "scripts")}  # what an editable install does not follow
+    wanted = json.dumps({"libraries": str(libraries), "root": str(ROOT), **declared})
     if marker.exists() and marker.read_text() == wanted and python.exists():
         return python
     if venv.is_symlink() or (venv.exists() and not (venv / "pyvenv.cfg").exists() and not _is_empty(venv)):

@@ -1,4 +1,4 @@
-"""100,000 tasks through the real queue: requested at once, drained by a real worker that computes nothing.
+"""100,000 tasks or more through the real queue: requested at once, drained by a real worker that computes nothing.
 
 What is measured is the queue alone: Redis, RQ, leases, posts.
 """
@@ -6,9 +6,12 @@ What is measured is the queue alone: Redis, RQ, leases, posts.
 from __future__ import annotations
 
 import json
+import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -16,7 +19,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from plugin_config.local.supervisor import answers_http
+from plugin_config.local.supervisor import answers_http, inherited_environment, module_command
 from plugin_config.overview.control import QueueControl
 from plugin_config.queue.keys import EVERY_KEY
 from worker.lab.benchmarks.counting_server import CONFIG
@@ -29,6 +32,7 @@ from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn
 _STUB = "worker.lab.benchmarks.drain"
 _MB = 1024 * 1024
 _STILL_S = 120.0
+_MOST_TASKS = 100_000  # of one request: its body then fits ZEROMASK_MAX_BODY_MB
 
 
 class StubbedPixels(PredictionStages):
@@ -52,35 +56,31 @@ class StubbedPixels(PredictionStages):
         return embedded.turn.drawn([region], 0.5)
 
 
-def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
-    """Request `tasks` tasks in one /predict and drain them.
+def enqueue_figures(tasks: int, console: Console) -> Mapping[str, float]:
+    """Request `tasks` tasks, 100,000 in one /predict, without a worker.
 
     Returns:
-        predict_s: seconds of the request; enqueue_per_s: tasks over that.
-        request_mb: size of the request; backend_mb, backend_peak_mb: resident memory of the backend before it and at
-            most.
+        enqueue_seconds: of all requests, one after the other; enqueue_per_s: tasks over that.
+        request_mb: size of the largest request; backend_mb, backend_peak_mb: resident memory of the backend before it
+            and at most.
         bytes_per_task: memory of a pending task in Redis, all keys counted.
+        status_seconds: median time of three runs of `zeromask status --json` while all tasks are pending.
+        unqueued: tasks that were requested and are not pending.
+    """
+    with _services(tasks) as services:
+        return _enqueue(services, tasks, console)
+
+
+def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
+    """Request `tasks` tasks and drain them.
+
+    Returns:
+        What `enqueue_figures` returns, and
         drain_s, drained_per_s: seconds until the queue was empty, and tasks over that.
         posted, duplicated, failed, lost: numbers of predictions and tasks.
     """
-    with bench_services(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32) as services:
-        url = f"http://127.0.0.1:{services.settings.port}"
-        services.start("backend", "backend", ready=lambda: answers_http(f"{url}/health"))
-        backend = psutil.Process(services.supervisor.pid("backend"))
-        before = backend.memory_info().rss / _MB
-        empty = _redis_bytes(services)
-        body = _request(tasks)
-        started = time.perf_counter()
-        answer = httpx.post(f"{url}/predict", content=body, headers={"Content-Type": "application/json"}, timeout=100,
-                            trust_env=False)  # fmt: skip
-        asked_s = time.perf_counter() - started
-        answer.raise_for_status()
-        pending = services.pending.counts(PROJECT).pending
-        figures = {
-            "predict_s": asked_s, "enqueue_per_s": pending / asked_s, "request_mb": len(body) / _MB,
-            "backend_mb": before, "backend_peak_mb": _peak_mb(backend),
-            "bytes_per_task": (_redis_bytes(services) - empty) / pending,
-        }  # fmt: skip
+    with _services(tasks) as services:
+        figures = _enqueue(services, tasks, console)
         control = QueueControl(services.redis, services.settings)
         control.pause(PROJECT)  # until the worker is up: its start is not the queue's cost
         services.start_workers(1, _STUB)
@@ -94,16 +94,53 @@ def drain_figures(tasks: int, console: Console) -> Mapping[str, float]:
             "lost": tasks - posts["tasks"] - counts.failed}  # fmt: skip
 
 
-def _request(tasks: int) -> bytes:
-    """Body of a /predict as Label Studio sends it: about 900 bytes per task."""
+def _services(tasks: int) -> AbstractContextManager[BenchServices]:
+    return bench_services(tasks=tasks, picture=blotches(8, 8), model="builtin", drain_tasks=32)
+
+
+def _enqueue(services: BenchServices, tasks: int, console: Console) -> Mapping[str, float]:
+    url = f"http://127.0.0.1:{services.settings.port}"
+    services.start("backend", "backend", ready=lambda: answers_http(f"{url}/health"))
+    backend = psutil.Process(services.supervisor.pid("backend"))
+    before = backend.memory_info().rss / _MB
+    empty = _redis_bytes(services)
+    asked_s, largest = 0.0, 0
+    with console.status("requesting ..."):
+        for body in _requests(tasks):
+            started = time.perf_counter()
+            answer = httpx.post(f"{url}/predict", content=body, headers={"Content-Type": "application/json"},
+                                timeout=100, trust_env=False)  # fmt: skip
+            asked_s += time.perf_counter() - started
+            answer.raise_for_status()
+            largest = max(largest, len(body))
+    pending = services.pending.counts(PROJECT).pending
+    return {
+        "enqueue_seconds": asked_s, "enqueue_per_s": pending / asked_s, "request_mb": largest / _MB,
+        "backend_mb": before, "backend_peak_mb": _peak_mb(backend),
+        "bytes_per_task": (_redis_bytes(services) - empty) / pending,
+        "status_seconds": statistics.median(_status_s(services) for _ in range(3)), "unqueued": tasks - pending,
+    }  # fmt: skip
+
+
+def _requests(tasks: int) -> Iterator[bytes]:
+    """Bodies of /predict as Label Studio sends them: about 700 bytes per task."""
     data = {"image": "/data/upload/1/0a1b2c3d-some_picture_of_usual_name.jpg", "note": "x" * 300}
-    rows = [{"id": task, "data": data, "meta": {}, "created_at": "2026-01-01T00:00:00Z", "is_labeled": False,
-             "updated_at": "2026-01-01T00:00:00Z", "overlap": 1, "inner_id": task, "total_annotations": 0,
-             "cancelled_annotations": 0, "total_predictions": 0, "comment_count": 0, "project": PROJECT,
-             "updated_by": [], "file_upload": task, "annotations": [], "predictions": []}
-            for task in range(1, tasks + 1)]  # fmt: skip
-    body = {"tasks": rows, "project": f"{PROJECT}.1", "label_config": CONFIG, "params": {"context": None}}
-    return json.dumps(body).encode()
+    for first in range(1, tasks + 1, _MOST_TASKS):
+        rows = [{"id": task, "data": data, "meta": {}, "created_at": "2026-01-01T00:00:00Z", "is_labeled": False,
+                 "updated_at": "2026-01-01T00:00:00Z", "overlap": 1, "inner_id": task, "total_annotations": 0,
+                 "cancelled_annotations": 0, "total_predictions": 0, "comment_count": 0, "project": PROJECT,
+                 "updated_by": [], "file_upload": task, "annotations": [], "predictions": []}
+                for task in range(first, min(first + _MOST_TASKS, tasks + 1))]  # fmt: skip
+        body = {"tasks": rows, "project": f"{PROJECT}.1", "label_config": CONFIG, "params": {"context": None}}
+        yield json.dumps(body).encode()
+
+
+def _status_s(services: BenchServices) -> float:
+    """Seconds that `zeromask status --json` takes as a person calls it, with the start of Python."""
+    env = {**inherited_environment(), **services.settings.environment("worker")}
+    started = time.perf_counter()
+    subprocess.run([*module_command("plugin_config.cli"), "status", "--json"], env=env, check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
 def _wait_drained(services: BenchServices, tasks: int, console: Console) -> None:

@@ -1,0 +1,30 @@
+"""`zeromask alive`: whether a worker of this machine is alive, as an exit status for a container's health check."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import click
+
+from plugin_config.errors import EnvironmentBroken
+from plugin_config.local.embedded_redis import connect_briefly
+from plugin_config.queue.presence import WorkerPresence
+from plugin_config.settings import Settings
+
+
+@click.command()
+@click.option(
+    "--queue", "work", type=click.Choice(("predict", "finetune", "interactive")), default="predict", show_default=True,
+    help="as the worker has it",
+)  # fmt: skip
+def alive(work: str) -> None:
+    """Exit with status 0 while a worker of this machine gives signs of life, else with 2."""
+    host = socket.gethostname()
+    with connect_briefly(Settings.from_env(os.environ)) as redis:
+        presence = WorkerPresence(redis, learners=work == "finetune", clickers=work == "interactive")
+        names = [state.name for state in presence.workers()]
+    if host not in {name.rsplit("-", 2)[0] for name in names}:  # host-process-number
+        problem = f"gave no sign of life for 15 s ({len(names)} on other machines did)"
+        remedy = "It may still be loading its model; its log tells."
+        raise EnvironmentBroken(f"worker --queue {work} of {host}", problem, remedy)
