@@ -16,13 +16,13 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import LockError
 
-from plugin_config.errors import QueueUnavailable
+from plugin_config.errors import QueueUnavailable, VersionsUnavailable
 from plugin_config.json_records import make_dataclass, parse_json
 from plugin_config.model_version import ZEROSHOT, Learned, adapter_number, model_slug
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import decode, report
-from plugin_config.versions.manifests import Owner
+from plugin_config.versions.manifests import Owner, Pointer
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,18 @@ class ServedCopy:
     def told(self) -> Learned:
         """What versions of predictions say of what is served."""
         return Learned(self.learned, self.made)
+
+    def check_place(self, pointer: Pointer) -> None:
+        """Check that the pointer that this process read at `place` is the one that this is a copy of.
+
+        Raises:
+            VersionsUnavailable: it is behind this copy, so that `place` leads elsewhere from here, such as to a folder
+                of another machine. What would be written there nobody would serve.
+        """
+        if pointer.serial < self.serial:
+            problem = f"is not where the versions of project {self.owner.project} are, as seen from here"
+            remedy = "Give this process the folder or URL that ZEROMASK_VERSIONS names, as workers and learner have it."
+            raise VersionsUnavailable(f"folder {self.place}", problem, remedy)
 
 
 class ServedAdapters:
