@@ -16,7 +16,7 @@ from falcon.testing import Result
 from redis import Redis
 
 from backend.status.forms import COOKIE
-from backend.status.page import MOST_UPDATE
+from backend.status.page import MOST_UPDATE, Box, Page, Part
 from plugin_config.errors import VersionsUnavailable
 from plugin_config.overview.versions import read_versions
 from plugin_config.queue.clicks import ClickQueue
@@ -446,9 +446,19 @@ def test_an_update_is_small_however_much_changed(client: Client, redis: Redis) -
     assert {f"p{project}" for project in range(7, 57)} <= set(known)
     assert 1 < updates < 12
     page = read(client, "/status")
+    assert "Projects 1 to 50 of 60, " in page.text
+    assert "Tasks of these projects" in page.text
+    assert "Projects 51 to 60 of 60, " in read(client, "/status?page=2").text
     assert "status?page=2" in [tag.get("href") for tag in page.all("a")]
     assert "p66" in read(client, "/status?page=2").ids
     assert "p66" in read(client, "/status?page=99").ids, "the last one"
+
+
+def test_a_part_that_fits_in_no_update_holds_up_no_other() -> None:
+    page = Page("title", (Box("box", (Part("large", "p", "x" * MOST_UPDATE), Part("small", "p", "字"))),))
+    update = json.loads(page.changes(""))
+    assert (list(update["parts"]), update["more"]) == (["small"], False), "and it is not asked for again and again"
+    assert b"x" * MOST_UPDATE in page.html
 
 
 def test_many_projects_are_read_in_few_requests(client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

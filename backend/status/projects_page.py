@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from backend.status.page import Box, Page, Part, Row, lead, link, table, text
-from backend.status.reading import Overview
+from backend.status.reading import PROJECTS_A_PAGE, Overview
 from backend.status.wording import LabelStudioLinks, count, duration, moment, pace, percent, time_left, version_name
 from plugin_config.overview.control import LearningRow, ProjectState, QueueState
 from plugin_config.queue.clicks import UnansweredClick
@@ -31,7 +31,7 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
     state, copies = found.state, found.copies
     boxes = (
         lead(_sentence(found), more=_troubles(state)),
-        counts_box(state.projects),
+        counts_box(state.projects, title="Tasks" if found.pages == 1 else "Tasks of these projects"),
         table("projects", "Projects", ("Project", "#Waiting", "#At work", "#Done", "#Failed", "#Pace", "#Time left",
                                        "Served by", "~Notes"),
               [_project(row, found, links) for row in state.projects],
@@ -45,11 +45,12 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
     return Page("Zeromask", boxes, update=f"status/update?page={found.number}", nav=_nav(found), message=message)
 
 
-def counts_box(states: Sequence[ProjectState], *, known: int = -1) -> Box:
+def counts_box(states: Sequence[ProjectState], *, title: str = "Tasks", known: int = -1) -> Box:
     """Tasks of projects by state, their pace and the time left.
 
     Args:
         states: of the projects.
+        title: of the section, plain text.
         known: how many tasks Label Studio has; -1 = not known.
     """
     counts = {name: sum(getattr(row.counts, name) for row in states) for name in _STATES}
@@ -60,7 +61,7 @@ def counts_box(states: Sequence[ProjectState], *, known: int = -1) -> Box:
     told = [f"{per_s * 60:.0f} done a minute" if per_s else "", left, in_all]
     parts = [Part(f"n-{name}", "li", f"<b>{counts[name]:,}</b> {meaning}") for name, meaning in _STATES.items()]
     parts.append(Part("n-pace", "li", text(" · ".join(filter(None, told)))))
-    before = '<section aria-labelledby="counts-title"><h2 id="counts-title">Tasks</h2>'
+    before = f'<section aria-labelledby="counts-title"><h2 id="counts-title">{text(title)}</h2>'
     return Box("counts", tuple(parts), before, "</section>", holder="ul", attributes=' class="counts"')
 
 
@@ -111,10 +112,18 @@ def _sentence(found: Overview) -> str:
     busy = sum(bool(row.counts.pending + row.counts.leased) and not row.paused for row in state.projects)
     failed, paused = (sum(values) for values in (
         (row.counts.failed for row in state.projects), (row.paused for row in state.projects)))  # fmt: skip
-    parts = [count(found.projects, "project"), f"{busy} at work" if busy else "nothing to do"]
+    parts = [_which(found), f"{busy} at work" if busy else "nothing to do"]
     parts += [f"{paused} paused"] * bool(paused) + [count(failed, "failed task")] * bool(failed)
     workers = {row.name for row in (*state.workers, *state.clickers)}
     return f"{', '.join([*parts, count(len(workers), 'worker')])}."
+
+
+def _which(found: Overview) -> str:
+    """The projects that the figures are of."""
+    if found.pages == 1:
+        return count(found.projects, "project")
+    before = (found.number - 1) * PROJECTS_A_PAGE
+    return f"Projects {before + 1:,} to {before + len(found.state.projects):,} of {found.projects:,}"
 
 
 def _troubles(state: QueueState) -> str:
