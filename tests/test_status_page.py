@@ -486,6 +486,16 @@ def test_many_projects_are_read_in_few_requests(client: Client, redis: Redis, mo
     assert needed[0] == needed[1] <= 20, needed
 
 
+def test_a_button_stays_that_of_its_task(client: Client, names: list[str], redis: Redis) -> None:
+    """Somebody is about to press it, and a row above goes away."""
+    redis.hset("zeromask:7:failed", mapping={f"{VERSION}|{task}": "no picture" for task in (7010, 7011)})
+    buttons = {tag["id"]: tag["value"] for tag in read(client, PAGE).all("button")}
+    press(client, "retry:7009")
+    left = {tag["id"]: tag["value"] for tag in read(client, PAGE).all("button")}
+    assert "retry:7011" in left.values()
+    assert left.items() < buttons.items()
+
+
 def test_a_key_of_a_wrong_type_costs_nothing_but_itself(client: Client, names: list[str], redis: Redis) -> None:
     redis.delete("zeromask:7:pace", "zeromask:8:failed")
     redis.set("zeromask:7:pace", "x")
