@@ -15,6 +15,7 @@ import pytest
 from falcon.testing import Result
 from redis import Redis
 
+from backend.status import reading
 from backend.status.forms import COOKIE
 from backend.status.page import MOST_UPDATE, Box, Page, Part
 from plugin_config.errors import VersionsUnavailable
@@ -25,7 +26,7 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.titles import set_title
 from plugin_config.settings import Settings
-from plugin_config.versions.manifests import VersionFolder
+from plugin_config.versions.manifests import Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests import status_load
 from tests.backend_client import Client, ClientOf, client_fixture, client_of_fixture, patient_fixture
@@ -134,7 +135,7 @@ def test_without_titles_and_anything_learned_it_says_so(client: Client, pending:
     pending.add(PROJECT, [TaskRef(VERSION, 1)])
     page = read(client, PAGE)
     for shown in ("project 7", "Tasks wait, and no worker is alive", "Nothing has been learned yet.",
-                  "No worker has served this project yet.", "Nothing has failed.", "No worker is alive"):
+                  "No worker has served this project yet.", "none is of this one", "No worker is alive"):
         assert shown in page.text, shown  # fmt: skip
     assert "project 7" in read(client, "/status").text
     assert read(client, "/status").text.count("No learner runs")
@@ -320,6 +321,16 @@ def test_versions_of_the_same_labels_are_counted_together(client: Client, names:
     assert "50 % of 6" in read(client, PAGE).text
 
 
+def test_versions_of_two_models_are_counted_apart(client: Client, names: list[str], redis: Redis) -> None:
+    counts = {"accepted": 1, "changed": 1, "deleted": 0, "added": 0}
+    other = VERSION.replace("builtin", "ViT-B-16")
+    ServedAdapters(redis).write_judged(PROJECT, {version: {"cat": counts} for version in (VERSION, other)})
+    page = read(client, PAGE)
+    assert page.text.count("50 % of 2") == 4, "accepted and edited, of each"
+    assert "zero-shot, builtin" in page.text
+    assert "zero-shot, ViT-B-16" in page.text
+
+
 def test_damaged_figures_of_a_version_are_left_out(client: Client, names: list[str], tmp_path: Path) -> None:
     (manifest,) = tmp_path.rglob(f"{names[1]}/manifest.json")
     row = json.loads(manifest.read_text())
@@ -373,6 +384,22 @@ def test_a_place_that_hangs_delays_no_other_page(
     going_on.set()
     wait_until(lambda: names[0] in read(client, PAGE).text)
     assert len(asked) == 1
+    update = client.get(f"/status/update?id={PROJECT}").json
+    assert "The versions are being read" not in json.dumps(update)
+    assert f"v-{names[0]}" in update["boxes"]["versions"]
+
+
+def test_versions_stay_on_the_page_while_they_are_read_again(
+    client: Client, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on = threading.Event()
+    assert names[0] in read(client, PAGE).text
+    monkeypatch.setattr(reading, "_VERSIONS_FRESH_S", 0.0)
+    monkeypatch.setattr(reading, "_VERSIONS_WAIT_S", 0.05)
+    monkeypatch.setattr(VersionFolder, "pointer", lambda _: going_on.wait(30) and Pointer())
+    for _ in range(3):
+        assert f"serve:{names[0]}" in [tag["value"] for tag in read(client, PAGE).all("button")]
+    going_on.set()
 
 
 def test_a_redis_that_is_away_is_told_on_the_page(

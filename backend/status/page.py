@@ -185,7 +185,7 @@ def table(
     heads = [(column.lstrip("#~"), _KINDS.get(column[0], "")) for column in columns]
     parts = [Part(row.key, "tr", _cells(row.cells, [kind for _, kind in heads])) for row in rows]
     if not parts:
-        parts = [Part(f"{name}-none", "tr", f'<td colspan="{len(columns)}" class="none">{text(empty)}</td>')]
+        parts = [Part(f"{name}-none", "tr", f'<td colspan="{len(columns)}" class="none">{text(empty, most=600)}</td>')]
     head = "".join(f'<th scope="col"{kind}>{text(column)}</th>' for column, kind in heads)
     before = (
         f'<section aria-labelledby="{name}-title"><h2 id="{name}-title">{text(title)}</h2>{note}'

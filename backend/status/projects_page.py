@@ -71,10 +71,11 @@ def workers_box(state: QueueState) -> Box:
     workers = {row.name: row for row in (*state.workers, *state.clickers)}
     rows = [_worker(row, "yes" if row.name in clicks else "no") for row in workers.values()]
     rows += [_worker(row, "learns") for row in state.learners]
-    more = f"<p>{len(rows) - _MOST_WORKERS} more are alive.</p>" if len(rows) > _MOST_WORKERS else ""
+    if len(rows) > _MOST_WORKERS:
+        rows[_MOST_WORKERS:] = [Row("w-more", (f"{len(rows) - _MOST_WORKERS:,} more are alive", *[""] * 6))]
     return table("workers", "Workers", ("Worker", "Model", "Runs on", "#Tasks it holds", "Answers clicks", "Last seen",
                                         "Waits for"),
-                 rows[:_MOST_WORKERS], note=more,
+                 rows,
                  empty="No worker is alive: nothing is predicted. Start one with `zeromask worker`, or "
                  "`zeromask up`.")  # fmt: skip
 
@@ -90,7 +91,8 @@ def errors_box(
         where = [text(links.name(row.project), most=60)] if named else []
         rows.append(Row(key, (task, *where, text(moment(row.at)), text(row.reason))))
     columns = ("Task", *(["Project"] if named else []), "When", "~What happened, and what to do")
-    return table("errors", "Last errors", columns, rows, empty="Nothing has failed.")
+    return table("errors", "Last errors", columns, rows, empty="Nothing has failed." if named else
+                 "Of the last 100 failures of all projects, none is of this one.")  # fmt: skip
 
 
 def unanswered_box(
