@@ -120,9 +120,7 @@ class ServedAdapters:
     @redis_errors
     def outcomes(self, project: int) -> dict[str, Mapping[str, Mapping[str, int]]]:
         """Slug of the model -> what `write_outcomes` wrote last; without what cannot be read."""
-        rows: Any = self._redis.hgetall(ProjectKeys(project).outcomes)
-        found = {decode(model): parse_json(row, _outcomes) for model, row in rows.items()}
-        return {model: outcomes for model, outcomes in found.items() if outcomes is not None}
+        return parse_outcomes(self._redis.hgetall(ProjectKeys(project).outcomes))
 
     @redis_errors
     def write_judged(self, project: int, judged: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
@@ -138,9 +136,7 @@ class ServedAdapters:
     @redis_errors
     def judged(self, project: int) -> dict[str, Mapping[str, Mapping[str, int]]]:
         """What `write_judged` wrote last; without what cannot be read."""
-        rows: Any = self._redis.hgetall(ProjectKeys(project).judged)
-        found = {decode(version): parse_json(row, _outcomes) for version, row in rows.items()}
-        return {version: outcomes for version, outcomes in found.items() if outcomes is not None}
+        return parse_outcomes(self._redis.hgetall(ProjectKeys(project).judged))
 
     @contextmanager
     def pointer_lock(self, project: int) -> Iterator[None]:
@@ -179,6 +175,14 @@ class ServedAdapters:
             log.warning("project %d: Redis' copy of what is served cannot be read (%.200r): it counts as none until a "
                         "worker writes it again", project, row)  # fmt: skip
         return found
+
+
+def parse_outcomes(rows: Any) -> dict[str, Mapping[str, Mapping[str, int]]]:
+    """What the keys `outcomes` and `judged` hold: slug of a model, or version -> label key -> what annotators did ->
+    how many regions; without what cannot be read.
+    """
+    found = {decode(name): parse_json(row, _outcomes) for name, row in rows.items()}
+    return {name: outcomes for name, outcomes in found.items() if outcomes is not None}
 
 
 def _outcomes(row: Any) -> dict[str, Mapping[str, int]]:
