@@ -21,8 +21,8 @@ CAT = Label("cat", ("cat",), control="b", to_name="i", image_value="$image", out
 
 
 def found(*scores: float, label: Label = CAT) -> Segmentation:
-    mask = np.ones((2, 2), dtype=np.bool_)
-    return Segmentation(tuple(LabelSegment(label, mask, score) for score in scores), min(scores, default=0.9))
+    segments = tuple(LabelSegment(label, np.ones((2, 2), dtype=np.bool_), score) for score in scores)
+    return Segmentation(segments, min(scores, default=0.9))
 
 
 @pytest.mark.parametrize(

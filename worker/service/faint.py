@@ -39,7 +39,7 @@ def without_faint(found: Segmentation, calibration: Calibration, settings: Setti
         for segment in found.segments
         if segment.score >= (settings.least_score if segment.label.least_score is None else segment.label.least_score)
     )
-    if kept == found.segments:
+    if len(kept) == len(found.segments):
         return found
     if kept:
         return replace(found, segments=kept, score=whole_score([segment.score for segment in kept]))
