@@ -107,7 +107,7 @@ def read_snapshot(redis: Redis, settings: Settings) -> QueueSnapshot:
         )  # fmt: skip
 
     ids = states.projects()
-    together = {}
+    together: dict[int, ProjectSnapshot] = {}
     for start in range(0, len(ids), _AT_ONCE):
         together |= _read_together(redis, ids[start : start + _AT_ONCE], known, paused)
     projects = (together.get(project) or _unless_damaged(read, project) for project in ids)

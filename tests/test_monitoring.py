@@ -142,7 +142,8 @@ def test_the_page_describes_every_metric_and_no_other(series: Series) -> None:
 def test_many_projects_are_read_in_few_requests(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent, needed, send = list[int](), list[int](), AbstractConnection.send_packed_command
+    sent, needed = list[int](), list[int]()
+    send: Any = AbstractConnection.send_packed_command
 
     def counted(self: AbstractConnection, *args: Any, **kwargs: Any) -> Any:
         sent.append(1)

@@ -23,6 +23,7 @@ from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import decode, report
 from plugin_config.versions.manifests import Owner, Pointer
+from plugin_config.versions.storage import without_sign_in
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class ServedCopy:
         if pointer.serial < self.serial:
             problem = f"is not where the versions of project {self.owner.project} are, as seen from here"
             remedy = "Give this process the folder or URL that ZEROMASK_VERSIONS names, as workers and learner have it."
-            raise VersionsUnavailable(f"folder {self.place}", problem, remedy)
+            raise VersionsUnavailable(f"folder {without_sign_in(self.place)}", problem, remedy)
 
 
 class ServedAdapters:
