@@ -31,7 +31,7 @@ _ADAPTER = re.compile(r"a([1-9][0-9]{0,17})-[0-9a-f]{6}")
 _IDENTITY = rf"(?P<model>.+)-(?P<adapter>{ZEROSHOT}|{_ADAPTER.pattern})-(?P<vocabulary>[0-9a-f]{{8}})"
 _FORMER = re.compile(_IDENTITY)
 _VERSION = re.compile(
-    rf"(?P<name>[^ ()]+) v(?P<number>[0-9]{{3,}}) (?P<learned>[^()]+) \((?:(?P<made>[0-9-]{{10}}) )?{_IDENTITY}\)"
+    rf"(?P<name>[^ ()]+) v(?P<number>[0-9]{{3,18}}) (?P<learned>[^()]+) \((?:(?P<made>[0-9-]{{10}}) )?{_IDENTITY}\)"
 )
 _LEARNED = re.compile(r"[A-Za-z0-9+][A-Za-z0-9+ -]{0,38}[A-Za-z0-9]")
 _MADE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

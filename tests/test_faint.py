@@ -60,6 +60,13 @@ def test_a_label_may_have_a_threshold_of_its_own() -> None:
     assert [segment.score for segment in shown.segments] == [0.25]
 
 
+def test_the_threshold_of_a_label_holds_for_the_fitted_score_from_the_start() -> None:
+    pessimist = Calibration(1.0, -3.0, ENOUGH_SEEN - 1)
+    assert pessimist.probability(0.8) < 0.3 < pessimist.probability(0.95)
+    (kept,) = without_faint(found(0.8, 0.95, label=replace(CAT, least_score=0.3)), pessimist, OTHER).segments
+    assert kept.raw_score == 0.95
+
+
 def test_the_library_drops_slivers_of_the_builtin_model_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("worker.segmentation.segmenter.Encoder.from_settings", lambda *_, **__: None)
     monkeypatch.setattr(Segmenter, "__init__", lambda self, *_, least_score, **__: setattr(self, "bound", least_score))

@@ -84,7 +84,7 @@ def test_a_refusal_is_no_trouble_and_an_outage_is_made_up_for(house: StandInCont
     house.label_studio.before_rename = fails
     house.reconcile()
     assert house.ledger.card_note(PROJECT) is None
+    assert house.ledger.target_version(PROJECT) == version("zeppelin"), "the rest of the reconcile was done"
     house.label_studio.before_rename = refuses
     house.reconcile()
     assert house.ledger.card_note(PROJECT) == UNREAD
-    assert house.ledger.target_version(PROJECT).startswith("builtin v000"), "the rest of the reconcile was done"

@@ -113,6 +113,13 @@ def test_a_version_of_somebody_else_is_none(text: str) -> None:
     assert ModelVersion.parse(text) is None
 
 
+def test_a_number_that_no_computer_reads_is_none_of_ours() -> None:
+    """Anybody may store predictions under any name."""
+    ours = str(ModelVersion("builtin", ZEROSHOT, "01234567"))
+    assert ModelVersion.parse(ours.replace("v000", "v" + "0" * 9)) is not None
+    assert ModelVersion.parse(ours.replace("v000", "v" + "9" * 5000)) is None
+
+
 def test_stored_predictions_keep_the_version_they_carry_as_long_as_it_is_the_same() -> None:
     version = ModelVersion.of(Settings(model="builtin"), CATS, adapter="a3-0123ab", learned=Learned(FIGURE))
     assert spelled(version, version.identity) == version.identity

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
+from redis.connection import AbstractConnection
 
 from backend.queue_snapshot import read_snapshot
 from plugin_config.queue.jobs import TaskRef
@@ -27,6 +28,7 @@ from plugin_config.versions.served import ServedAdapters
 from tests.backend_client import Client, client_fixture, client_of_fixture, patient_fixture
 from tests.queue_states import PROJECT, refs, take, time_passes
 from tests.served_backend import backend
+from tests.status_projects import fill as fill_projects
 
 __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
@@ -135,6 +137,26 @@ def test_the_page_describes_every_metric_and_no_other(series: Series) -> None:
     for name, labels in series.items():
         families.setdefault(suffixes.sub("", name), set()).update(labels - {"le"})
     assert {name: set(re.findall(r"\w+", labels)) for name, labels in described} == families
+
+
+def test_many_projects_are_read_in_few_requests(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, needed = list[int](), list[int]()
+    send: Any = AbstractConnection.send_packed_command
+
+    def counted(self: AbstractConnection, *args: Any, **kwargs: Any) -> Any:
+        sent.append(1)
+        return send(self, *args, **kwargs)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", counted)
+    for projects in (2, 40):
+        redis.flushall()
+        fill_projects(redis, projects=projects, tasks=projects * 4)
+        sent.clear()
+        assert len(read_snapshot(redis, settings).projects) == projects
+        needed.append(len(sent))
+    assert needed[0] == needed[1] <= 20, needed
 
 
 def test_what_is_open_leaves_out_paused_projects(redis: Redis, settings: Settings, pending: PendingTasks) -> None:

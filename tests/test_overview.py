@@ -53,6 +53,20 @@ def test_a_project_with_a_damaged_key_is_left_to_be_read_by_itself(
     assert set(read_projects(redis, [PROJECT, 8])) == {PROJECT, 8}, "the key was moved away"
 
 
+@pytest.mark.parametrize("key", ["tries", "failed", "leases", "pending"])
+def test_tasks_are_read_beside_a_damaged_key(redis: Redis, pending: PendingTasks, key: str) -> None:
+    pending.add(PROJECT, refs(1))
+    redis.delete(f"zeromask:{PROJECT}:{key}")
+    redis.set(f"zeromask:{PROJECT}:{key}", "x")
+    assert len(read_tasks(redis, PROJECT, most=10).pending) == (key != "pending")
+
+
+@pytest.mark.parametrize("due", ["inf", "1e300"])
+def test_a_task_that_is_never_due_is_told(redis: Redis, due: str) -> None:
+    redis.zadd(f"zeromask:{PROJECT}:pending", {refs(1)[0].encode(): due})
+    assert read_tasks(redis, PROJECT, most=10).pending == (TaskRow(refs(1)[0], "never due"),)
+
+
 def test_a_redis_that_is_away_is_an_error(dead_redis_url: str) -> None:
     with pytest.raises(QueueUnavailable):
         read_projects(Redis.from_url(dead_redis_url), [PROJECT])

@@ -177,6 +177,16 @@ def test_the_commands_list_and_roll_back(house: LearningHouse, redis_url: str) -
     assert house.served == name
 
 
+def test_versions_of_another_machine_are_not_moved(house: LearningHouse) -> None:
+    """A folder of the same name holds what was served there some time ago."""
+    served, ahead = ServedAdapters(house.redis), replace(copy_of(house), serial=copy_of(house).serial + 1)
+    served.write(PROJECT, ahead)
+    with pytest.raises(VersionsUnavailable, match="as seen from here"):
+        roll_back(house.redis, PROJECT, "builtin")
+    assert house.served != ZEROSHOT
+    assert copy_of(house) == ahead
+
+
 @pytest.fixture
 def changed_model(house: LearningHouse) -> LearningHouse:
     """The project was learned for with the builtin, and workers serve it with another model since."""

@@ -139,6 +139,8 @@ def test_a_button_works_with_and_without_script(chromium: Browser, served: Backe
         page.click("#toggle")
         page.wait_for_selector(".message:text-is('Resumed.')")
         assert paused() == frozenset()
+        page.reload()
+        assert page.locator(".message").count() == (0 if script else 1), "it may not be so any more"
         context.close()
 
 

@@ -15,8 +15,9 @@ import pytest
 from falcon.testing import Result
 from redis import Redis
 
+from backend.status import reading
 from backend.status.forms import COOKIE
-from backend.status.page import MOST_UPDATE
+from backend.status.page import MOST_UPDATE, Box, Page, Part
 from plugin_config.errors import VersionsUnavailable
 from plugin_config.overview.versions import read_versions
 from plugin_config.queue.clicks import ClickQueue
@@ -25,7 +26,7 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.titles import set_title
 from plugin_config.settings import Settings
-from plugin_config.versions.manifests import VersionFolder
+from plugin_config.versions.manifests import Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests import status_load
 from tests.backend_client import Client, ClientOf, client_fixture, client_of_fixture, patient_fixture
@@ -134,7 +135,7 @@ def test_without_titles_and_anything_learned_it_says_so(client: Client, pending:
     pending.add(PROJECT, [TaskRef(VERSION, 1)])
     page = read(client, PAGE)
     for shown in ("project 7", "Tasks wait, and no worker is alive", "Nothing has been learned yet.",
-                  "No worker has served this project yet.", "Nothing has failed.", "No worker is alive"):
+                  "No worker has served this project yet.", "none is of this one", "No worker is alive"):
         assert shown in page.text, shown  # fmt: skip
     assert "project 7" in read(client, "/status").text
     assert read(client, "/status").text.count("No learner runs")
@@ -320,6 +321,16 @@ def test_versions_of_the_same_labels_are_counted_together(client: Client, names:
     assert "50 % of 6" in read(client, PAGE).text
 
 
+def test_versions_of_two_models_are_counted_apart(client: Client, names: list[str], redis: Redis) -> None:
+    counts = {"accepted": 1, "changed": 1, "deleted": 0, "added": 0}
+    other = VERSION.replace("builtin", "ViT-B-16")
+    ServedAdapters(redis).write_judged(PROJECT, {version: {"cat": counts} for version in (VERSION, other)})
+    page = read(client, PAGE)
+    assert page.text.count("50 % of 2") == 4, "accepted and edited, of each"
+    assert "zero-shot, builtin" in page.text
+    assert "zero-shot, ViT-B-16" in page.text
+
+
 def test_damaged_figures_of_a_version_are_left_out(client: Client, names: list[str], tmp_path: Path) -> None:
     (manifest,) = tmp_path.rglob(f"{names[1]}/manifest.json")
     row = json.loads(manifest.read_text())
@@ -373,6 +384,22 @@ def test_a_place_that_hangs_delays_no_other_page(
     going_on.set()
     wait_until(lambda: names[0] in read(client, PAGE).text)
     assert len(asked) == 1
+    update = client.get(f"/status/update?id={PROJECT}").json
+    assert "The versions are being read" not in json.dumps(update)
+    assert f"v-{names[0]}" in update["boxes"]["versions"]
+
+
+def test_versions_stay_on_the_page_while_they_are_read_again(
+    client: Client, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on = threading.Event()
+    assert names[0] in read(client, PAGE).text
+    monkeypatch.setattr(reading, "_VERSIONS_FRESH_S", 0.0)
+    monkeypatch.setattr(reading, "_VERSIONS_WAIT_S", 0.05)
+    monkeypatch.setattr(VersionFolder, "pointer", lambda _: going_on.wait(30) and Pointer())
+    for _ in range(3):
+        assert f"serve:{names[0]}" in [tag["value"] for tag in read(client, PAGE).all("button")]
+    going_on.set()
 
 
 def test_a_redis_that_is_away_is_told_on_the_page(
@@ -446,9 +473,19 @@ def test_an_update_is_small_however_much_changed(client: Client, redis: Redis) -
     assert {f"p{project}" for project in range(7, 57)} <= set(known)
     assert 1 < updates < 12
     page = read(client, "/status")
+    assert "Projects 1 to 50 of 60, " in page.text
+    assert "Tasks of these projects" in page.text
+    assert "Projects 51 to 60 of 60, " in read(client, "/status?page=2").text
     assert "status?page=2" in [tag.get("href") for tag in page.all("a")]
     assert "p66" in read(client, "/status?page=2").ids
     assert "p66" in read(client, "/status?page=99").ids, "the last one"
+
+
+def test_a_part_that_fits_in_no_update_holds_up_no_other() -> None:
+    page = Page("title", (Box("box", (Part("large", "p", "x" * MOST_UPDATE), Part("small", "p", "字"))),))
+    update = json.loads(page.changes(""))
+    assert (list(update["parts"]), update["more"]) == (["small"], False), "and it is not asked for again and again"
+    assert b"x" * MOST_UPDATE in page.html
 
 
 def test_many_projects_are_read_in_few_requests(client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,6 +511,16 @@ def test_many_projects_are_read_in_few_requests(client: Client, redis: Redis, mo
             read(client, "/status")
         needed.append(len(sent))
     assert needed[0] == needed[1] <= 20, needed
+
+
+def test_a_button_stays_that_of_its_task(client: Client, names: list[str], redis: Redis) -> None:
+    """Somebody is about to press it, and a row above goes away."""
+    redis.hset("zeromask:7:failed", mapping={f"{VERSION}|{task}": "no picture" for task in (7010, 7011)})
+    buttons = {tag["id"]: tag["value"] for tag in read(client, PAGE).all("button")}
+    press(client, "retry:7009")
+    left = {tag["id"]: tag["value"] for tag in read(client, PAGE).all("button")}
+    assert "retry:7011" in left.values()
+    assert left.items() < buttons.items()
 
 
 def test_a_key_of_a_wrong_type_costs_nothing_but_itself(client: Client, names: list[str], redis: Redis) -> None:

@@ -17,7 +17,9 @@ import pytest
 
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.model_version import ZEROSHOT, adapter_name, adapter_number
+from plugin_config.overview.versions import read_versions
 from plugin_config.versions.manifests import KEPT, Attempt, Manifest, Owner, Pointer, VerdictRecord, VersionFolder
+from plugin_config.versions.served import ServedCopy
 from tests.house import wait_until
 
 OWNER = Owner("http://ls:8080", 12, "2026-01-31T12:00:00Z", "builtin")
@@ -169,6 +171,22 @@ def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
         add(folder, 1)
     with pytest.raises(VersionsUnavailable, match="ZEROMASK_VERSIONS"):
         VersionFolder("s4://nowhere", OWNER)
+
+
+def test_no_message_holds_the_password_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status page shows them."""
+    place = "memory://me:s3cr@t@store.example.com/versions"
+    copy = ServedCopy("a1-123456", 7, place, OWNER)
+    assert "folder memory://store.example.com/versions: is not where" in read_versions(copy).trouble
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError(f"no answer from {place}")
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", away)
+    trouble = read_versions(copy).trouble
+    assert "no answer from memory://store.example.com/versions" in trouble
+    assert "s3cr" not in trouble
+    assert "@" not in trouble
 
 
 def test_an_object_store_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

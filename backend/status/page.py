@@ -130,19 +130,22 @@ class Page:
 
         Returns:
             `boxes`: name -> keys of its parts in their order; `parts`: key -> element, of those that changed; `more`:
-            whether some did not fit.
+            whether some did not fit. One that fits in no update stays as it is until the page is opened again.
         """
         pairs = (item.partition(".") for item in had[:_MOST_HAD].split(","))
         known = {key: digest for key, _, digest in pairs}
         boxes = {box.name: [part.key for part in box.parts] for box in self.boxes}
         changed = [part for box in self.boxes for part in box.parts if known.get(part.key) != part.digest]
-        left = MOST_UPDATE - len(json.dumps({"boxes": boxes, "parts": {}, "more": False}))
-        parts: dict[str, str] = {}
+        left = room = MOST_UPDATE - len(_json({"boxes": boxes, "parts": {}, "more": False}))
+        parts, more = dict[str, str](), False
         for part in changed:
-            left -= len(json.dumps({part.key: part.html}))
-            if left >= 0:
+            size = len(_json({part.key: part.html}))
+            if size <= left:
                 parts[part.key] = part.html
-        return json.dumps({"boxes": boxes, "parts": parts, "more": len(parts) < len(changed)}).encode()
+                left -= size
+            else:
+                more |= size <= room
+        return _json({"boxes": boxes, "parts": parts, "more": more})
 
     def _form(self) -> str:
         if self.form is None:
@@ -182,7 +185,7 @@ def table(
     heads = [(column.lstrip("#~"), _KINDS.get(column[0], "")) for column in columns]
     parts = [Part(row.key, "tr", _cells(row.cells, [kind for _, kind in heads])) for row in rows]
     if not parts:
-        parts = [Part(f"{name}-none", "tr", f'<td colspan="{len(columns)}" class="none">{text(empty)}</td>')]
+        parts = [Part(f"{name}-none", "tr", f'<td colspan="{len(columns)}" class="none">{text(empty, most=600)}</td>')]
     head = "".join(f'<th scope="col"{kind}>{text(column)}</th>' for column, kind in heads)
     before = (
         f'<section aria-labelledby="{name}-title"><h2 id="{name}-title">{text(title)}</h2>{note}'
@@ -214,6 +217,10 @@ def button(key: str, action: str, shown: str, *, described: str = "") -> str:
     """A button of the page's form; `described` says for screen readers what it is about."""
     label = f' aria-label="{text(described)}"' if described else ""
     return f'<button id="{key}" form="act" name="action" value="{text(action)}"{label}>{text(shown)}</button>'
+
+
+def _json(found: object) -> bytes:
+    return json.dumps(found, ensure_ascii=False).encode()
 
 
 def _cells(cells: Sequence[str], kinds: Sequence[str]) -> str:

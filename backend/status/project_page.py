@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from backend.status.page import Box, Page, Part, Row, button, lead, link, plain, table, text
 from backend.status.projects_page import counts_box, errors_box, unanswered_box, workers_box
 from backend.status.reading import ProjectView
@@ -78,8 +80,10 @@ def _state_box(
     retry: bool = False,
 ) -> Box:  # fmt: skip
     made = []
-    for number, row in enumerate(rows):
-        key, task = f"{name}{number}", row.ref.task
+    for row in rows:
+        task = row.ref.task
+        # By task, not by place: where a row above goes away, a hand or the focus on a button stays at its own task.
+        key = f"{name}-{task}-{hashlib.sha256(row.ref.version.encode(errors='replace')).hexdigest()[:8]}"
         shown = link(f"{key}-task", links.task(found.project, task, found.copy), f"task {task}")
         again = [button(f"{key}-retry", f"retry:{task}", "Retry", described=f"Retry task {task}")] if retry else []
         made.append(Row(key, (shown, text(_shown(row.ref.version), most=60), text(row.detail, most=500), *again)))

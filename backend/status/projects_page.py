@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from backend.status.page import Box, Page, Part, Row, lead, link, table, text
-from backend.status.reading import Overview
+from backend.status.reading import PROJECTS_A_PAGE, Overview
 from backend.status.wording import LabelStudioLinks, count, duration, moment, pace, percent, time_left, version_name
 from plugin_config.overview.control import LearningRow, ProjectState, QueueState
 from plugin_config.queue.clicks import UnansweredClick
@@ -31,7 +31,7 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
     state, copies = found.state, found.copies
     boxes = (
         lead(_sentence(found), more=_troubles(state)),
-        counts_box(state.projects),
+        counts_box(state.projects, title="Tasks" if found.pages == 1 else "Tasks of these projects"),
         table("projects", "Projects", ("Project", "#Waiting", "#At work", "#Done", "#Failed", "#Pace", "#Time left",
                                        "Served by", "~Notes"),
               [_project(row, found, links) for row in state.projects],
@@ -45,11 +45,12 @@ def projects_page(found: Overview, *, public: str, message: str = "") -> Page:
     return Page("Zeromask", boxes, update=f"status/update?page={found.number}", nav=_nav(found), message=message)
 
 
-def counts_box(states: Sequence[ProjectState], *, known: int = -1) -> Box:
+def counts_box(states: Sequence[ProjectState], *, title: str = "Tasks", known: int = -1) -> Box:
     """Tasks of projects by state, their pace and the time left.
 
     Args:
         states: of the projects.
+        title: of the section, plain text.
         known: how many tasks Label Studio has; -1 = not known.
     """
     counts = {name: sum(getattr(row.counts, name) for row in states) for name in _STATES}
@@ -60,7 +61,7 @@ def counts_box(states: Sequence[ProjectState], *, known: int = -1) -> Box:
     told = [f"{per_s * 60:.0f} done a minute" if per_s else "", left, in_all]
     parts = [Part(f"n-{name}", "li", f"<b>{counts[name]:,}</b> {meaning}") for name, meaning in _STATES.items()]
     parts.append(Part("n-pace", "li", text(" · ".join(filter(None, told)))))
-    before = '<section aria-labelledby="counts-title"><h2 id="counts-title">Tasks</h2>'
+    before = f'<section aria-labelledby="counts-title"><h2 id="counts-title">{text(title)}</h2>'
     return Box("counts", tuple(parts), before, "</section>", holder="ul", attributes=' class="counts"')
 
 
@@ -70,10 +71,11 @@ def workers_box(state: QueueState) -> Box:
     workers = {row.name: row for row in (*state.workers, *state.clickers)}
     rows = [_worker(row, "yes" if row.name in clicks else "no") for row in workers.values()]
     rows += [_worker(row, "learns") for row in state.learners]
-    more = f"<p>{len(rows) - _MOST_WORKERS} more are alive.</p>" if len(rows) > _MOST_WORKERS else ""
+    if len(rows) > _MOST_WORKERS:
+        rows[_MOST_WORKERS:] = [Row("w-more", (f"{len(rows) - _MOST_WORKERS:,} more are alive", *[""] * 6))]
     return table("workers", "Workers", ("Worker", "Model", "Runs on", "#Tasks it holds", "Answers clicks", "Last seen",
                                         "Waits for"),
-                 rows[:_MOST_WORKERS], note=more,
+                 rows,
                  empty="No worker is alive: nothing is predicted. Start one with `zeromask worker`, or "
                  "`zeromask up`.")  # fmt: skip
 
@@ -89,7 +91,8 @@ def errors_box(
         where = [text(links.name(row.project), most=60)] if named else []
         rows.append(Row(key, (task, *where, text(moment(row.at)), text(row.reason))))
     columns = ("Task", *(["Project"] if named else []), "When", "~What happened, and what to do")
-    return table("errors", "Last errors", columns, rows, empty="Nothing has failed.")
+    return table("errors", "Last errors", columns, rows, empty="Nothing has failed." if named else
+                 "Of the last 100 failures of all projects, none is of this one.")  # fmt: skip
 
 
 def unanswered_box(
@@ -111,10 +114,18 @@ def _sentence(found: Overview) -> str:
     busy = sum(bool(row.counts.pending + row.counts.leased) and not row.paused for row in state.projects)
     failed, paused = (sum(values) for values in (
         (row.counts.failed for row in state.projects), (row.paused for row in state.projects)))  # fmt: skip
-    parts = [count(found.projects, "project"), f"{busy} at work" if busy else "nothing to do"]
+    parts = [_which(found), f"{busy} at work" if busy else "nothing to do"]
     parts += [f"{paused} paused"] * bool(paused) + [count(failed, "failed task")] * bool(failed)
     workers = {row.name for row in (*state.workers, *state.clickers)}
     return f"{', '.join([*parts, count(len(workers), 'worker')])}."
+
+
+def _which(found: Overview) -> str:
+    """The projects that the figures are of."""
+    if found.pages == 1:
+        return count(found.projects, "project")
+    before = (found.number - 1) * PROJECTS_A_PAGE
+    return f"Projects {before + 1:,} to {before + len(found.state.projects):,} of {found.projects:,}"
 
 
 def _troubles(state: QueueState) -> str:

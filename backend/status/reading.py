@@ -162,6 +162,7 @@ class _Read:
     serial: int
     at: float
     result: Future[ProjectVersions]
+    before: ProjectVersions = _BEING_READ  # shown meanwhile
 
     def is_old(self, serial: int) -> bool:
         """Whether to read again; `serial` is of the pointer as Redis has it now."""
@@ -185,20 +186,19 @@ class _VersionsReader:
         """The versions; what was read before, or that they are being read, where their place is slow."""
         folder = copy.owner.folder
         with self._lock:
-            before = self._reads.get(folder)
-            if before is None or (before.result.done() and before.is_old(copy.serial)):
-                result: Future[ProjectVersions] = Future()
-                threading.Thread(target=_read_into, args=(copy, result), daemon=True).start()
-                self._reads[folder] = _Read(copy.serial, time.monotonic(), result)
+            read = self._reads.get(folder)
+            if read is None or (read.result.done() and read.is_old(copy.serial)):
+                before = _BEING_READ if read is None else read.result.result()
+                read = _Read(copy.serial, time.monotonic(), Future(), before)
+                threading.Thread(target=_read_into, args=(copy, read.result), daemon=True).start()
+                self._reads[folder] = read
                 self._reads.move_to_end(folder)
                 if len(self._reads) > _MOST_KEPT:
                     self._reads.popitem(last=False)
-            else:
-                result = before.result
         try:
-            return result.result(timeout=_VERSIONS_WAIT_S)
+            return read.result.result(timeout=_VERSIONS_WAIT_S)
         except FutureTimeout:
-            return before.result.result() if before is not None and before.result.done() else _BEING_READ
+            return read.before
 
 
 def _read_into(copy: ServedCopy, result: Future[ProjectVersions]) -> None:

@@ -75,5 +75,12 @@ function plan(wait) {
   if (!document.hidden) timer = setTimeout(look, wait);
 }
 
+// What was done is told once: a page that is opened again must not tell it as if it were so still.
+const shown = new URL(location.href);
+if (shown.searchParams.has("done")) {
+  for (const name of ["done", "what"]) shown.searchParams.delete(name);
+  history.replaceState(null, "", shown);
+}
+
 document.addEventListener("visibilitychange", () => plan(0));
 plan(EVERY_MS);

@@ -51,28 +51,28 @@ def curve_box(found: ProjectView) -> Box:
 def versions_box(found: ProjectView) -> Box:
     """Every version with its verdict and the button that serves it."""
     pointer = found.versions.pointer
-    note = f'<p class="trouble">{text(found.versions.trouble, most=600)}</p>' if found.versions.trouble else ""
     rows = []
     if pointer is not None:
         rows.append(Row("v-zeroshot", ("zero-shot", "", "", "", "the model as it came", _serve(pointer, ZEROSHOT))))
         rows += [_version(row, pointer) for row in found.versions.rows]
     return table("versions", "Versions", ("Version", "Made", "Learned from", "On top of", "~Verdict of the gate",
                                           "Serve"),
-                 rows, note=note, empty="No worker has served this project yet." if found.copy is None else
-                 "Nothing can be shown.")  # fmt: skip
+                 rows, empty=found.versions.trouble or "No worker has served this project yet.")  # fmt: skip
 
 
 def judged_box(found: ProjectView) -> Box:
     """What annotators did with the predicted regions, by version and label; the label with the lowest share first."""
     counted = _by_adapter(found)
-    rows = sorted(counted, key=lambda row: (-adapter_number(row[0]), row[0], _accepted_share(counted[row]), row[1]))
+    several = len({model for model, _, _ in counted}) > 1
+    rows = sorted(counted, key=lambda row: (-adapter_number(row[1]), row[:2], _accepted_share(counted[row]), row[2]))
     made = []
-    for number, (adapter, label) in enumerate(rows[:_MOST_ROWS]):
-        accepted, changed, deleted, added = (counted[adapter, label].get(key, 0) for key in _OUTCOMES)
-        shown = accepted + changed + deleted
+    for number, row in enumerate(rows[:_MOST_ROWS]):
+        model, adapter, label = row
+        accepted, changed, deleted, added = (counted[row].get(key, 0) for key in _OUTCOMES)
+        shown, version = accepted + changed + deleted, version_name(adapter)
         made.append(Row(f"j{number}", (
-            text(label, most=60), text(version_name(adapter), most=40), percent(accepted, shown),
-            percent(changed, shown), percent(deleted, shown), f"{added:,}",
+            text(label, most=60), text(f"{version}, {model}" if several and model else version, most=80),
+            percent(accepted, shown), percent(changed, shown), percent(deleted, shown), f"{added:,}",
         )))  # fmt: skip
     more = f"<p>{len(rows) - _MOST_ROWS} more are in <code>zeromask versions</code>.</p>" \
         if len(rows) > _MOST_ROWS else ""  # fmt: skip
@@ -86,13 +86,13 @@ def judged_box(found: ProjectView) -> Box:
                  "annotations.")  # fmt: skip
 
 
-def _by_adapter(found: ProjectView) -> dict[tuple[str, str], Mapping[str, int]]:
-    """(name of a version, label key) -> its counts; versions of predictions also name the labels there were."""
-    counted: dict[tuple[str, str], Mapping[str, int]] = {}
+def _by_adapter(found: ProjectView) -> dict[tuple[str, str, str], Mapping[str, int]]:
+    """(model, name of a version, label key) -> its counts; versions of predictions also name the labels there were."""
+    counted: dict[tuple[str, str, str], Mapping[str, int]] = {}
     for version, labels in found.judged.items():
         parsed = ModelVersion.parse(version)
         for label, counts in labels.items():
-            key = parsed.adapter if parsed else version, label
+            key = (parsed.model, parsed.adapter, label) if parsed else ("", version, label)
             before = counted.get(key, {})
             counted[key] = {name: before.get(name, 0) + counts.get(name, 0) for name in _OUTCOMES}
     return counted

@@ -22,7 +22,7 @@ from redis import Redis
 from rich.console import Console
 from rich.text import Text
 
-from plugin_config.errors import LearningError, VersionsUnavailable
+from plugin_config.errors import LearningError
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.model_version import model_slug
 from plugin_config.queue.learning import ProjectLearning
@@ -135,10 +135,7 @@ def _ask(redis: Redis, copy: ServedCopy, files: AdapterFiles) -> Offer:
         raise LearningError("the adapter", problem, f"Train one with `zeromask train --model {model}`.")
     _require_learner(redis, model)
     folder = VersionFolder(copy.place, copy.owner)
-    if folder.pointer().serial < copy.serial:
-        problem = f"is not the place of what is served of project {project}, as seen from here"
-        remedy = "Run the command on a machine or in a container that sees the same ZEROMASK_VERSIONS."
-        raise VersionsUnavailable(f"folder {copy.place}", problem, remedy)
+    copy.check_place(folder.pointer())
     asked = Offer(f"offer-{uuid.uuid4().hex[:12]}", model, files.source, now())
     folder.add_offer(asked.name, files.record, files.data)
     ProjectOffers(redis).ask(project, asked)

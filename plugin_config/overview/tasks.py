@@ -14,6 +14,8 @@ from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import decode
 from plugin_config.queue.scripts import AHEAD_MS
 
+_MOST_WAIT_S = 10**7
+
 
 @dataclass(frozen=True)
 class TaskRow:
@@ -77,4 +79,5 @@ def _waits(due_ms: float, now_ms: int, tried: Any) -> str:
         return "an annotator has opened it" if due_ms < -1.5 * AHEAD_MS else ""
     count = int(tried) if tried is not None and tried.isdigit() else 0
     times = f"tried {count} {'time' if count == 1 else 'times'}, " if count else ""
-    return f"{times}again in {max(1, round((due_ms - now_ms) / 1000))} s"
+    wait_s = (due_ms - now_ms) / 1000
+    return f"{times}again in {max(1, round(wait_s))} s" if wait_s < _MOST_WAIT_S else "never due"  # not ours

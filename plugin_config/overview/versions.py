@@ -29,16 +29,12 @@ def read_versions(copy: ServedCopy) -> ProjectVersions:
     """Read the versions from the place that workers name; what goes wrong is told in the result.
 
     Args:
-        copy: Redis' copy of the pointer. One that is ahead of the pointer found here shows that the place that this
-            process sees is another one, such as a folder of another machine.
+        copy: Redis' copy of the pointer.
     """
     try:
         folder = VersionFolder(copy.place, copy.owner)
         pointer = folder.pointer()
-        if pointer.serial < copy.serial:
-            problem = f"is not where the versions of project {copy.owner.project} are, as seen from here"
-            remedy = "Give this process the folder or URL that ZEROMASK_VERSIONS names, as workers and learner have it."
-            raise VersionsUnavailable(f"folder {copy.place}", problem, remedy)
+        copy.check_place(pointer)
         return ProjectVersions(pointer, tuple(manifests(folder)))
     except (LearningError, VersionsUnavailable) as error:
         return ProjectVersions(trouble=str(error))

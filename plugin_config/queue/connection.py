@@ -90,9 +90,9 @@ def _check_address(url: str) -> None:
 def redis_errors(method: Callable[P, R]) -> Callable[P, R]:
     """Make a method raise QueueUnavailable where redis-py raises an error of its own.
 
-    A method of an object that holds its connection as `_redis` is called again after keys of a wrong type were moved
-    away, those of its project where its first argument is a project id; QueueDamaged where that does not help. Calling
-    it twice must therefore do no harm.
+    A method of an object that holds its connection as `_redis`, or a function whose first argument is a connection, is
+    called again after keys of a wrong type were moved away, those of its project where its next argument is a project
+    id; QueueDamaged where that does not help. Calling it twice must therefore do no harm.
     """
 
     @wraps(method)
@@ -128,7 +128,8 @@ def unavailable(error: RedisError) -> QueueUnavailable:
 
 
 def _quarantined(args: tuple[Any, ...]) -> bool:
-    redis = getattr(args[0], "_redis", None) if args else None
+    first = args[0] if args else None
+    redis = first if isinstance(first, Redis) else getattr(first, "_redis", None)
     return isinstance(redis, Redis) and bool(quarantine_keys(redis, _project(args)))
 
 

@@ -74,7 +74,7 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Roll
     Raises:
         LearningError: there is no such version, it is damaged, or it is of a model that no running worker serves while
             workers with another model run.
-        VersionsUnavailable: the versions can be neither read nor written.
+        VersionsUnavailable: the versions can be neither read nor written, or are not those that workers serve.
         QueueUnavailable: Redis does not answer.
     """
     copy = find_copy(redis, project, model)
@@ -82,6 +82,7 @@ def roll_back(redis: Redis, project: int, model: str, version: str = "") -> Roll
     folder, served = VersionFolder(copy.place, copy.owner), ServedAdapters(redis)
     with served.pointer_lock(project):
         pointer = folder.pointer()
+        copy.check_place(pointer)
         target, skipped = (_named(folder, version), "") if version else _before(folder, pointer)
         if target == pointer.served:
             raise LearningError(f"version {target}", "is what is served", f"See `zeromask versions {project}`.")

@@ -16,13 +16,14 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import LockError
 
-from plugin_config.errors import QueueUnavailable
+from plugin_config.errors import QueueUnavailable, VersionsUnavailable
 from plugin_config.json_records import make_dataclass, parse_json
 from plugin_config.model_version import ZEROSHOT, Learned, adapter_number, model_slug
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import decode, report
-from plugin_config.versions.manifests import Owner
+from plugin_config.versions.manifests import Owner, Pointer
+from plugin_config.versions.storage import without_sign_in
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,18 @@ class ServedCopy:
     def told(self) -> Learned:
         """What versions of predictions say of what is served."""
         return Learned(self.learned, self.made)
+
+    def check_place(self, pointer: Pointer) -> None:
+        """Check that the pointer that this process read at `place` is the one that this is a copy of.
+
+        Raises:
+            VersionsUnavailable: it is behind this copy, so that `place` leads elsewhere from here, such as to a folder
+                of another machine. What would be written there nobody would serve.
+        """
+        if pointer.serial < self.serial:
+            problem = f"is not where the versions of project {self.owner.project} are, as seen from here"
+            remedy = "Give this process the folder or URL that ZEROMASK_VERSIONS names, as workers and learner have it."
+            raise VersionsUnavailable(f"folder {without_sign_in(self.place)}", problem, remedy)
 
 
 class ServedAdapters:
@@ -108,9 +121,7 @@ class ServedAdapters:
     @redis_errors
     def outcomes(self, project: int) -> dict[str, Mapping[str, Mapping[str, int]]]:
         """Slug of the model -> what `write_outcomes` wrote last; without what cannot be read."""
-        rows: Any = self._redis.hgetall(ProjectKeys(project).outcomes)
-        found = {decode(model): parse_json(row, _outcomes) for model, row in rows.items()}
-        return {model: outcomes for model, outcomes in found.items() if outcomes is not None}
+        return parse_outcomes(self._redis.hgetall(ProjectKeys(project).outcomes))
 
     @redis_errors
     def write_judged(self, project: int, judged: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
@@ -126,9 +137,7 @@ class ServedAdapters:
     @redis_errors
     def judged(self, project: int) -> dict[str, Mapping[str, Mapping[str, int]]]:
         """What `write_judged` wrote last; without what cannot be read."""
-        rows: Any = self._redis.hgetall(ProjectKeys(project).judged)
-        found = {decode(version): parse_json(row, _outcomes) for version, row in rows.items()}
-        return {version: outcomes for version, outcomes in found.items() if outcomes is not None}
+        return parse_outcomes(self._redis.hgetall(ProjectKeys(project).judged))
 
     @contextmanager
     def pointer_lock(self, project: int) -> Iterator[None]:
@@ -167,6 +176,14 @@ class ServedAdapters:
             log.warning("project %d: Redis' copy of what is served cannot be read (%.200r): it counts as none until a "
                         "worker writes it again", project, row)  # fmt: skip
         return found
+
+
+def parse_outcomes(rows: Any) -> dict[str, Mapping[str, Mapping[str, int]]]:
+    """What the keys `outcomes` and `judged` hold: slug of a model, or version -> label key -> what annotators did ->
+    how many regions; without what cannot be read.
+    """
+    found = {decode(name): parse_json(row, _outcomes) for name, row in rows.items()}
+    return {name: outcomes for name, outcomes in found.items() if outcomes is not None}
 
 
 def _outcomes(row: Any) -> dict[str, Mapping[str, int]]:

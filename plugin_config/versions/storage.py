@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,13 @@ from plugin_config.errors import VersionsUnavailable
 from plugin_config.files import ASIDE, written_whole
 
 _REMEDY = "Make room or mend its rights, or set ZEROMASK_VERSIONS to another place; what is there now is unchanged."
+
+_SIGN_IN = re.compile(r"(?<=://)[^/\s]*@")
+
+
+def without_sign_in(text: str) -> str:
+    """A text without the user and password of the URLs in it: people who may read it may not have them."""
+    return _SIGN_IN.sub("", text)
 
 
 class Storage:
@@ -32,8 +40,8 @@ class Storage:
         self._local = isinstance(self._files, LocalFileSystem)
 
     def address(self, name: str) -> str:
-        """Path or URL of a file, for messages."""
-        return f"{self._folder}/{name}".rstrip("/")
+        """Path or URL of a file, for messages: without a password."""
+        return without_sign_in(f"{self._folder}/{name}".rstrip("/"))
 
     def read(self, name: str, *, most: int | None = None) -> bytes | None:
         """A file's content; None where there is no file. Of one longer than `most` bytes, `most` + 1 are read."""
@@ -98,4 +106,5 @@ def _unavailable(subject: str, problem: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, RuntimeError) as error:  # as fsspec's drivers raise them
-        raise VersionsUnavailable(subject, f"{problem} ({error or type(error).__name__})", _REMEDY) from error
+        reason = f"{problem} ({error or type(error).__name__})"
+        raise VersionsUnavailable(without_sign_in(subject), without_sign_in(reason), _REMEDY) from error

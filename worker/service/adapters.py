@@ -21,6 +21,7 @@ from plugin_config.settings import Settings
 from plugin_config.versions.calibrations import CalibrationFile
 from plugin_config.versions.manifests import Manifest, Owner, Pointer, VersionFolder
 from plugin_config.versions.served import ServedAdapters, ServedCopy
+from plugin_config.versions.storage import without_sign_in
 from plugin_config.versions.verdicts import verdict_of, write_verdict
 from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
@@ -185,7 +186,7 @@ class AdapterCache:
             if pointer.serial < serial and not self._learner and self._learners.count():
                 # Most likely a folder of this machine alone: a learner elsewhere writes to another one.
                 problem = f"does not hold what is served of project {folder.owner.project}"
-                raise VersionsUnavailable(f"folder {place}", problem, _ONE_PLACE)
+                raise VersionsUnavailable(f"folder {without_sign_in(place)}", problem, _ONE_PLACE)
             serial = pointer.serial
             self.tell(folder.owner, pointer)
             learned = Learned()

@@ -1,7 +1,7 @@
 """Faint regions are not drawn: those that annotators would most likely change or delete.
 
 A score is taken for a probability with the builtin models, whose scores were fitted to it, and with any model once
-enough of a project's regions were seen by annotators. Until then nothing is left out by its score.
+enough of a project's regions were seen by annotators. Until then only a threshold that a label has of its own counts.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ def without_faint(found: Segmentation, calibration: Calibration, settings: Setti
     """
     found = calibration.applied(found)
     is_probability = is_builtin(settings.model) or calibration.records >= ENOUGH_SEEN
-    if not is_probability or not found.segments:
-        return found
+    least = settings.least_score if is_probability else 0.0
     kept = tuple(
         segment
         for segment in found.segments
-        if segment.score >= (settings.least_score if segment.label.least_score is None else segment.label.least_score)
+        if segment.score >= (least if segment.label.least_score is None else segment.label.least_score)
     )
     if len(kept) == len(found.segments):
         return found

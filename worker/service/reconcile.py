@@ -35,7 +35,6 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         plan = read_plan(context, project, from_disk=True)
         install_webhook_secret(context, project)
         report_remarks(context, plan)
-        tell_on_card(context, plan)
         _catch_up_with_version(context, plan)
         _catch_up_with_hints(context, plan)
         if context.settings.prelabel:
@@ -43,6 +42,7 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         _delete_left(context, plan)
         settle_doubts(context, project)
         keep_order(context, plan)
+        tell_on_card(context, plan)  # last: Label Studio asks every connected model before it answers, and may give up
     except ZeromaskError as error:
         treatment = treatment_of(Stage.RECONCILE, error)
         if treatment is None:
