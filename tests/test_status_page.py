@@ -314,7 +314,7 @@ def test_versions_of_the_same_labels_are_counted_together(client: Client, names:
     """Versions of predictions also name the labels there were, and are spelled as their release did."""
     first = VERSION.replace("zeroshot", names[0])
     counts = {"accepted": 1, "changed": 1, "deleted": 0, "added": 0}
-    spelled = f"builtin v001 +3 corrected (2026-11-21 {first})"
+    spelled = f"builtin v001 +3 corrected (2026-11-21 {first}) v001"
     other = first.replace("0123abcd", "deadbeef")
     ServedAdapters(redis).write_judged(PROJECT, {version: {"cat": counts} for version in (first, spelled, other)})
     assert "50 % of 6" in read(client, PAGE).text
