@@ -8,6 +8,7 @@ from contextlib import suppress
 from plugin_config.doctor.findings import Finding, ok, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject
 from plugin_config.errors import ZeromaskError
+from plugin_config.label_studio.model_cards import given_title
 from plugin_config.label_studio.transport import unexpected_answer
 from plugin_config.model_version import ModelVersion
 from plugin_config.queue.ledger import ProjectLedger
@@ -40,7 +41,7 @@ def check_predictions(examined: ExaminedProject) -> Iterator[Finding]:
 def check_shown_version(examined: ExaminedProject) -> Iterator[Finding]:
     """Annotators are shown predictions that exist."""
     shown, counts = examined.project.model_version, prediction_counts(examined)
-    titles = {model.title for model in examined.models}
+    titles = {given_title(model.title) for model in examined.models}  # a worker may have written behind one meanwhile
     settings = "Choose a version under Settings -> Annotation -> Live Predictions"
     if not examined.row.get("show_collab_predictions", True):
         yield warning(
@@ -53,8 +54,8 @@ def check_shown_version(examined: ExaminedProject) -> Iterator[Finding]:
         yield wrong(
             "annotators are shown predictions of no version", f"{settings}, or run `zeromask connect {examined.id}`."
         )
-    elif shown in titles:
-        yield ok(f"the present one of model {shown!r}")
+    elif given_title(shown) in titles:
+        yield ok(f"the present one of model {given_title(shown)!r}")
     elif not counts.get(shown):
         yield wrong(
             f"annotators are shown predictions of {shown!r}, of which there are none",
