@@ -1,4 +1,4 @@
-"""The version stamped on predictions: a name that people read, in parentheses what tells versions apart, and the number.
+"""The version stamped on predictions: a name that people read, in parentheses what tells versions apart, the number.
 
     ViT-B-16 v000 zero-shot (ViT-B-16-datacomp-xl-s13b-b90k-zeroshot-3f2a91c0) v000
     ViT-B-16 v007 +9 corrected (2026-11-29 ViT-B-16-datacomp-xl-s13b-b90k-a7-0f3b21-3f2a91c0) v007

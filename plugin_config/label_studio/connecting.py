@@ -169,8 +169,8 @@ def _disconnect(
     for model in others:
         if not replaced(model.url) and not (moved and leads_here(model.url, settings)):
             yield (
-                f"{given_title(model.title) or 'a model'!r} at {shown(model.url)} is connected, too: Label Studio asks the first "
-                "model only. Delete it under Settings -> Model, or give --replace."
+                f"{given_title(model.title) or 'a model'!r} at {shown(model.url)} is connected, too: Label Studio asks "
+                "the first model only. Delete it under Settings -> Model, or give --replace."
             )
             continue
         label_studio.request("DELETE", f"/api/ml/{model.id}")

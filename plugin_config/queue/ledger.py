@@ -121,7 +121,7 @@ class ProjectLedger:
 
     @redis_errors
     def is_card_fresh(self, project: int) -> bool:
-        """Whether `set_card_note` was called within CARD_FRESH_S: people may connect the model anew, and write titles."""
+        """Whether `set_card_note` was called within CARD_FRESH_S; people may connect the model anew later."""
         return bool(self._redis.exists(ProjectKeys(project).carded))
 
     @redis_errors
