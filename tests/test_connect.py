@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from plugin_config.cli.connect import served_version
+from plugin_config.cli.connect import _shown, served_version
 from plugin_config.errors import LabelStudioError
-from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.client import LabelStudio, Project
 from plugin_config.label_studio.connecting import connect_model
 from plugin_config.model_version import Learned, ModelVersion
 from plugin_config.queue.ledger import ProjectLedger
@@ -98,3 +98,26 @@ def test_an_address_that_workers_would_not_know_is_told(allowed: str, *, told: b
     settings = Settings(model="builtin", allowed_hosts=allowed)
     said = OneProject([], []).connect("http://zeromask.example.com", settings)
     assert ("ZEROMASK_ALLOWED_HOSTS" in said) == told
+
+
+class ManyTasks(OneProject):
+    """A project whose versions are told in one answer; its tasks must not be read for them."""
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        if path == "/api/projects/7/model-versions/":
+            return {"static": [{"model_version": "stored", "count": 100_000}, {"model_version": None, "count": 0}]}
+        return super().request(method, path, **options)
+
+    def all_tasks(self, project: int) -> None:
+        raise AssertionError(f"all tasks of project {project} are read")
+
+    def show_version(self, project: int, version: str) -> None:
+        self.changes.append(("show", str(project), version))
+
+
+@pytest.mark.parametrize(("version", "changes"), [("stored", [("show", "7", "stored")]), ("not yet", [])])
+def test_a_stored_version_is_shown_without_reading_all_tasks(version: str, changes: list[Any]) -> None:
+    there = ManyTasks([], [])
+    told = _shown(cast("LabelStudio", there), Project(7, "cats", "", ""), version)
+    assert (told == f"Annotators are shown {version}.") == bool(changes)
+    assert there.changes == changes

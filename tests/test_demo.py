@@ -203,6 +203,21 @@ def test_every_project_whose_backend_has_ended_is_connected_again() -> None:
     assert label_studio.models[1][0]["title"] == "Mine"
 
 
+def test_projects_leave_a_port_that_another_program_has_now(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        taken = another.getsockname()[1]
+        (tmp_path / "demo").mkdir()
+        ports = {"label_studio": free_port(), "backend": taken}
+        (tmp_path / "demo" / "ports.json").write_text(json.dumps(ports))
+        setup = prepare({"ZEROMASK_STATE_DIR": str(tmp_path)})
+        assert (setup.left_port, setup.settings.port != taken) == (taken, True)
+        label_studio = OwnLabelStudio({1: [f"http://127.0.0.1:{taken}"]})
+        told = reconnect_projects(cast("LabelStudio", label_studio), setup.settings, left_port=setup.left_port)
+        assert list(told) == ['Project "project 1" is connected again.']
+    assert [row["url"] for row in label_studio.models[1]] == [setup.settings.backend_url]
+    assert prepare({"ZEROMASK_STATE_DIR": str(tmp_path)}).left_port == 0
+
+
 GOOD = {
     "id": "a", "type": "brushlabels", "value": {"brushlabels": ["red striped shape"], "rle": [1]},
 }  # fmt: skip

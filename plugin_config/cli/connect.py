@@ -14,6 +14,7 @@ from plugin_config.label_studio.client import LabelStudio, Project
 from plugin_config.label_studio.connecting import connect_model
 from plugin_config.label_studio.connecting import models as connected
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, set_sampling
+from plugin_config.label_studio.version_counts import version_counts
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.model_version import ModelVersion, spelled
 from plugin_config.queue.ledger import ProjectLedger
@@ -134,7 +135,7 @@ def _shown(label_studio: LabelStudio, project: Project, version: str) -> str:
     """Show annotators the present version where it is stored already; else a worker does that with the first one."""
     if project.model_version == version:
         return f"Annotators were shown {version}."
-    if any(version in task.versions for task in label_studio.all_tasks(project.id)):
+    if version in version_counts(label_studio, project.id):
         label_studio.show_version(project.id, version)
         return f"Annotators are shown {version}."
     return f"Annotators are shown {version} as soon as its first prediction is stored."
