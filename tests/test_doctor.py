@@ -81,6 +81,7 @@ def test_what_is_wrong_comes_before_what_is_to_be_known() -> None:
     assert first_cause(rows[:2]) == rows[1]
     assert first_cause(rows[:1]) is None
     assert str(summary(rows[:1])).strip() == "Nothing is wrong."
+    assert str(summary([*rows, rows[1]])).strip() == "2 wrong, 2 warnings. Begin with: ."
 
 
 def test_every_check_stands_behind_those_it_needs() -> None:
