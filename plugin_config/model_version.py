@@ -1,11 +1,12 @@
-"""The version stamped on predictions: a name that people read, and behind it in parentheses what tells versions apart.
+"""The version stamped on predictions: a name that people read, in parentheses what tells versions apart, the number.
 
-    ViT-B-16 v000 zero-shot (ViT-B-16-datacomp-xl-s13b-b90k-zeroshot-3f2a91c0)
-    ViT-B-16 v007 +9 corrected (2026-11-29 ViT-B-16-datacomp-xl-s13b-b90k-a7-0f3b21-3f2a91c0)
+    ViT-B-16 v000 zero-shot (ViT-B-16-datacomp-xl-s13b-b90k-zeroshot-3f2a91c0) v000
+    ViT-B-16 v007 +9 corrected (2026-11-29 ViT-B-16-datacomp-xl-s13b-b90k-a7-0f3b21-3f2a91c0) v007
 
-Label Studio's editor shows the first 150 pixels of it in the tab of a prediction, some 24 characters, and all of it
-where the pointer rests: model, number of the version and what it learned from come first. Of one model, texts sort by
-the number, which is why it has zeros in front. There is no comma in it: Label Studio lists versions with commas.
+Label Studio's editor (1.23.2) shows the first 8 and the last 6 characters of it in the tab of a prediction,
+`ViT-B-16...) v007`, and all of it where the pointer rests: that is why the number stands at the end once more. Of one
+model, texts sort by the number, which is why it has zeros in front. There is no comma in it: Label Studio lists
+versions with commas.
 
 It follows from settings, labels and the version served, not from weights, so that the backend needs none to compute it.
 Earlier releases wrote what tells versions apart alone, `<model>-<adapter>-<vocabulary hash>`; that is read
@@ -32,6 +33,7 @@ _IDENTITY = rf"(?P<model>.+)-(?P<adapter>{ZEROSHOT}|{_ADAPTER.pattern})-(?P<voca
 _FORMER = re.compile(_IDENTITY)
 _VERSION = re.compile(
     rf"(?P<name>[^ ()]+) v(?P<number>[0-9]{{3,18}}) (?P<learned>[^()]+) \((?:(?P<made>[0-9-]{{10}}) )?{_IDENTITY}\)"
+    r"(?: v(?P=number))?"
 )
 _LEARNED = re.compile(r"[A-Za-z0-9+][A-Za-z0-9+ -]{0,38}[A-Za-z0-9]")
 _MADE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -115,7 +117,8 @@ class ModelVersion:
     def __str__(self) -> str:
         told = self.learned.source or _UNTOLD[self.adapter != ZEROSHOT]
         made = f"{self.learned.made} " if self.learned.made else ""
-        return f"{_short(self.model)} v{adapter_number(self.adapter):03} {told} ({made}{self.identity})"
+        number = f"v{adapter_number(self.adapter):03}"
+        return f"{_short(self.model)} {number} {told} ({made}{self.identity}) {number}"
 
 
 _UNTOLD = ("zero-shot", "learned")  # without and with an adapter of which nothing is known

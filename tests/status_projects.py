@@ -51,7 +51,7 @@ def fill(redis: Redis, *, projects: int, tasks: int) -> None:
 
 def keep_alive(redis: Redis) -> None:
     """Heartbeats of a worker that also answers clicks, and of a learner."""
-    about = {"model": "builtin", "device": "cuda:0", "tasks": "2", "trouble": ""}
+    about = {"model": "builtin", "device": "cpu", "tasks": "2", "trouble": ""}
     for kind in ({}, {"clickers": True}):
         WorkerPresence(redis, **kind).heartbeat("worker-1", about)
     WorkerPresence(redis, learners=True).heartbeat("learner-1", {**about, "tasks": "0"})

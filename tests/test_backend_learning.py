@@ -106,7 +106,7 @@ def test_the_version_names_what_is_served_also_while_redis_is_away(
     owner = Owner("http://ls", 7, "2026", "builtin")
     served.write(7, ServedCopy("a3-123456", 3, "/versions", owner, learned="+9 corrected", made="2026-11-29"))
     identity = parsed(VERSION).identity.replace("zeroshot", "a3-123456")
-    expected = f"builtin v003 +9 corrected (2026-11-29 {identity})"
+    expected = f"builtin v003 +9 corrected (2026-11-29 {identity}) v003"
     assert answer_of(client.post("/setup", json=setup_body())) == {"model_version": expected}
 
     def away(*_: Any) -> str:

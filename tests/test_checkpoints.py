@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from plugin_config.errors import ModelUnavailable
 from tests.house import PATIENCE_S
 from tests.models import TINY, random_model, write_config
+from worker.segmentation.encoders import checkpoints
 from worker.segmentation.encoders.checkpoints import load_model, resolve
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.encoders.readouts import READOUTS
@@ -249,3 +251,20 @@ def test_a_missing_network_is_told_within_seconds_with_what_to_do() -> None:
     assert "http://127.0.0.1:9 does not answer" in str(caught.value)
     assert "MODEL=builtin needs none" in caught.value.remedy
     assert not hub.HF_HUB_OFFLINE, "the next try asks the hub again"
+
+
+def test_a_name_that_is_looked_up_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    class Hangs:
+        def head(self, url: str, **_: Any) -> None:
+            over.wait(30)
+
+    monkeypatch.setattr(checkpoints, "get_session", Hangs)
+    monkeypatch.setattr(checkpoints, "_HUB_S", 0.1)
+    started = time.monotonic()
+    try:
+        assert checkpoints.hub_trouble().startswith("no answer within")
+    finally:
+        over.set()
+    assert time.monotonic() - started < 10

@@ -73,10 +73,11 @@ def test_each_command_explains_itself_under_its_own_name(name: str) -> None:
     assert done.stdout.startswith(f"Usage: zeromask {name} [OPTIONS]")
 
 
-def test_a_module_explains_itself_under_the_name_of_its_command() -> None:
-    done = run("backend", "--help")
+@pytest.mark.parametrize("name", ["backend", "report"])
+def test_a_module_explains_itself_under_the_name_of_its_command(name: str) -> None:
+    done = run(name, "--help", LABEL_STUDIO_URL="")
     assert done.returncode == 0
-    assert done.stdout.startswith("usage: zeromask backend [-h]")
+    assert done.stdout.startswith(f"usage: zeromask {name} [-h]")
 
 
 def test_an_unknown_command_names_the_closest_one_and_all_of_them() -> None:

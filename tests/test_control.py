@@ -121,7 +121,7 @@ def test_the_state_has_projects_pace_workers_and_last_errors(
     console.print(render(state))
     text = console.export_text()
     for shown in ("no such picture", "0:00:50", "paused", "builtin", "Label Studio is away", "not known",
-                  f"{PROJECT} Street [red] scenes", "waiting"):  # fmt: skip
+                  f"{PROJECT} Street [red] scenes", "waiting", "at work", "time left"):  # fmt: skip
         assert shown in text
 
 

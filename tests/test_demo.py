@@ -159,6 +159,7 @@ class OwnLabelStudio:
                       for k, url in enumerate(urls)]
             for project, urls in models.items()
         }  # fmt: skip
+        self.refused = 0  # a project whose labels the backend refuses
         self.hooks = {project: [f"{url}/webhook" for url in urls] for project, urls in models.items()}
 
     def request(self, method: str, path: str, **options: Any) -> Any:
@@ -167,6 +168,8 @@ class OwnLabelStudio:
             raise LabelStudioError("Label Studio", "{'timeout': ['A valid integer is required.']}", "", status=400)
         if path == "/api/projects/":
             return {"results": [{"id": number, "title": f"project {number}"} for number in self.models]}
+        if (method, path, project) == ("POST", "/api/ml/", self.refused):
+            raise LabelStudioError("POST /api/ml/", "the config names no label", "Add one.", status=400)
         if (method, path) == ("POST", "/api/ml/"):
             body = options["json"]
             self.models[project].append({"id": 10 * project + 9, **body})
@@ -188,12 +191,31 @@ class OwnLabelStudio:
 def test_every_project_whose_backend_has_ended_is_connected_again() -> None:
     ended, ours, theirs = f"http://127.0.0.1:{free_port()}", "http://127.0.0.1:9999", "https://models.example.com"
     settings = Settings(port=9999)
-    label_studio = OwnLabelStudio({1: [ended], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ended]})
-    assert reconnect_projects(cast("LabelStudio", label_studio), settings) == ["project 1", "project 5"]
+    label_studio = OwnLabelStudio({1: [ended], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ended], 6: [ended]})
+    label_studio.refused = 6
+    one, five, six = reconnect_projects(cast("LabelStudio", label_studio), settings)
+    assert [one, five] == [f'Project "project {number}" is connected again.' for number in (1, 5)]
+    assert six.startswith('Project "project 6" is not connected again. ')
+    assert "names no label" in six
     urls = {project: [row["url"] for row in rows] for project, rows in label_studio.models.items()}
-    assert urls == {1: [ours], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ours]}
+    assert urls == {1: [ours], 2: [ours], 3: [theirs], 4: [], 5: [theirs, ours], 6: [ended]}
     assert label_studio.hooks[5] == [f"{theirs}/webhook", f"{ours}/webhook"]
     assert label_studio.models[1][0]["title"] == "Mine"
+
+
+def test_projects_leave_a_port_that_another_program_has_now(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        taken = another.getsockname()[1]
+        (tmp_path / "demo").mkdir()
+        ports = {"label_studio": free_port(), "backend": taken}
+        (tmp_path / "demo" / "ports.json").write_text(json.dumps(ports))
+        setup = prepare({"ZEROMASK_STATE_DIR": str(tmp_path)})
+        assert (setup.left_port, setup.settings.port != taken) == (taken, True)
+        label_studio = OwnLabelStudio({1: [f"http://127.0.0.1:{taken}"]})
+        told = reconnect_projects(cast("LabelStudio", label_studio), setup.settings, left_port=setup.left_port)
+        assert list(told) == ['Project "project 1" is connected again.']
+    assert [row["url"] for row in label_studio.models[1]] == [setup.settings.backend_url]
+    assert prepare({"ZEROMASK_STATE_DIR": str(tmp_path)}).left_port == 0
 
 
 GOOD = {

@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 from redis import Redis
+from redis.exceptions import RedisError
 
 from plugin_config.cli.doctor import labels_table, line, summary
 from plugin_config.cli.main import zeromask
@@ -30,7 +32,7 @@ from plugin_config.label_studio.client import Project
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.broken_set_ups import SET_UPS, set_ups_table
-from tests.http_server import Answer, Asked, serving
+from tests.http_server import Answer, Asked, as_json, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = {check.name: check.needs for check in INSTALLATION_CHECKS}
@@ -79,6 +81,7 @@ def test_what_is_wrong_comes_before_what_is_to_be_known() -> None:
     assert first_cause(rows[:2]) == rows[1]
     assert first_cause(rows[:1]) is None
     assert str(summary(rows[:1])).strip() == "Nothing is wrong."
+    assert str(summary([*rows, rows[1]])).strip() == "2 wrong, 2 warnings. Begin with: ."
 
 
 def test_every_check_stands_behind_those_it_needs() -> None:
@@ -116,6 +119,23 @@ def test_a_label_studio_that_answers_byte_by_byte_is_given_up(tmp_path: Path, mo
         assert found["token"].state == "waits"
         server.closing.set()
         wait_for_checks_to_end()
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), RuntimeError("odd"), RedisError("gone"), KeyError("id")])
+def test_a_check_that_breaks_is_told_and_is_none_that_found_nothing(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_: Installation) -> list[Finding]:
+        raise error
+
+    checks = tuple(
+        replace(check, run=breaks) if check.name in ("versions", "token") else check for check in INSTALLATION_CHECKS
+    )
+    monkeypatch.setattr(checkup, "INSTALLATION_CHECKS", checks)
+    with serving(lambda _: as_json({"release": "1.23.2"})) as server:
+        found = examined(environ(tmp_path, LABEL_STUDIO_URL=server.url))
+    assert (found["versions"].state, type(error).__name__ in found["versions"].sentence) == ("wrong", True)
+    assert (found["token"].state, found["project"].state) == ("wrong", "waits")
 
 
 def wait_for_checks_to_end() -> None:

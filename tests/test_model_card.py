@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from plugin_config.errors import LabelStudioError, LabelStudioFailing
+from plugin_config.queue.keys import ProjectKeys
 from plugin_config.versions.manifests import Owner
 from plugin_config.versions.verdicts import LastVerdict, write_verdict
 from tests.stand_ins import CONFIG, PROJECT, StandInContext, context_fixture, version
@@ -63,6 +66,17 @@ def test_where_all_is_well_label_studio_is_not_asked(house: StandInContext) -> N
     house.label_studio.config = CONFIG.format("cat")
     house.reconcile()
     assert house.label_studio.asked == 0
+
+
+def test_a_model_that_is_connected_anew_tells_it_too(house: StandInContext) -> None:
+    house.reconcile()
+    house.label_studio.cards[0]["title"] = "Zeromask"
+    house.reconcile()
+    assert cards(house)[0] == "Zeromask", "Label Studio is not asked each minute"
+    house.redis.pexpire(ProjectKeys(PROJECT).carded, 1)
+    time.sleep(0.01)
+    house.reconcile()
+    assert cards(house)[0] == f"Zeromask ▸ {UNREAD}"
 
 
 def test_a_sign_in_stays(house: StandInContext) -> None:

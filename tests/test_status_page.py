@@ -102,7 +102,7 @@ def names(redis: Redis, tmp_path: Path) -> list[str]:
 def test_all_projects_are_shown_with_workers_and_errors(client: Client, names: list[str], redis: Redis) -> None:
     PendingTasks(redis, drain_tasks=8, lease_s=9).pause(PROJECT + 1)
     page = read(client, "/status")
-    for shown in ("Street scenes", "Leaves and bark", "worker-1", "learner-1", "cuda:0", names[1], "zero-shot",
+    for shown in ("Street scenes", "Leaves and bark", "worker-1", "learner-1", "cpu", names[1], "zero-shot",
                   "Paused.", "label 'wug': the model knows none of its words", "cannot be fetched (HTTP 404)",
                   "2 projects, 1 at work, 1 paused, 2 failed tasks, 1 worker.", "20 waiting", "2 at work"):
         assert shown in page.text, shown  # fmt: skip
@@ -315,7 +315,7 @@ def test_versions_of_the_same_labels_are_counted_together(client: Client, names:
     """Versions of predictions also name the labels there were, and are spelled as their release did."""
     first = VERSION.replace("zeroshot", names[0])
     counts = {"accepted": 1, "changed": 1, "deleted": 0, "added": 0}
-    spelled = f"builtin v001 +3 corrected (2026-11-21 {first})"
+    spelled = f"builtin v001 +3 corrected (2026-11-21 {first}) v001"
     other = first.replace("0123abcd", "deadbeef")
     ServedAdapters(redis).write_judged(PROJECT, {version: {"cat": counts} for version in (first, spelled, other)})
     assert "50 % of 6" in read(client, PAGE).text

@@ -121,6 +121,7 @@ def test_what_up_says_next_names_the_user_and_no_secret(signs_in: bool) -> None:
     told = next_step(settings, Services("unix://:hush4@/s", "http://127.0.0.1:9090"))
     assert "http://127.0.0.1:9090" in told
     assert "http://127.0.0.1:9090/status" in told
+    assert "`zeromask connect PROJECT`" in told
     assert ("user ls" in told) is ("Basic Auth" in told) is signs_in
     assert "hush" not in told
 

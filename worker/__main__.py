@@ -100,7 +100,8 @@ def _limit_freed_memory() -> None:
 
 def _parse(arguments: Sequence[str]) -> tuple[Settings, str]:
     settings = Settings.from_env(os.environ)
-    parser = argparse.ArgumentParser(prog="zeromask worker", description="One worker; its settings are in README.md.")
+    about = "One worker; its settings are in docs/reference/settings.md."
+    parser = argparse.ArgumentParser(prog="zeromask worker", description=about)
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     queue_help = "predict images, learn from corrections in the background, or answer clicks (default: %(default)s)"
     parser.add_argument("--queue", choices=("predict", "finetune", "interactive"), default="predict", help=queue_help)

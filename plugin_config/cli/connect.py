@@ -8,17 +8,20 @@ from collections.abc import Iterator
 import click
 from redis import Redis
 
+from plugin_config.addresses import shown
 from plugin_config.errors import LabelStudioUnreachable
 from plugin_config.label_studio.client import LabelStudio, Project
 from plugin_config.label_studio.connecting import connect_model
 from plugin_config.label_studio.connecting import models as connected
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, set_sampling
+from plugin_config.label_studio.version_counts import version_counts
 from plugin_config.local.embedded_redis import connect_briefly
-from plugin_config.model_version import ModelVersion
+from plugin_config.model_version import ModelVersion, spelled
+from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.order import ProjectOrder
 from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
-from plugin_config.vocabulary import parse_vocabulary
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 
 _ASKING_S = 12.0
 
@@ -93,12 +96,25 @@ def connect_project(
     yield from connect_model(
         label_studio, project, settings, url=url, interactive=interactive, replaced=lambda url: replace
     )
+    ProjectLedger(redis).doubt_card_note(project)  # a new connection's card tells nothing yet
     yield _order(label_studio, redis, settings, found)
-    adapter = ServedAdapters(redis).served(project, settings.model)
-    yield _shown(label_studio, found, str(ModelVersion.of(settings, vocabulary, adapter=adapter)))
+    yield _shown(label_studio, found, served_version(redis, settings, project, vocabulary))
     if predict and found.tasks:
         yield _asked(label_studio, found)
     yield f"`zeromask status` shows how far it is, `zeromask doctor {project}` whether all is well."
+
+
+def served_version(redis: Redis, settings: Settings, project: int, vocabulary: Vocabulary) -> str:
+    """The version that workers stamp on predictions of the project, as they spell it.
+
+    Raises:
+        QueueUnavailable: Redis does not answer.
+    """
+    copy = ServedAdapters(redis).copy(project, settings.model)
+    version = ModelVersion.of(settings, vocabulary)
+    if copy is not None:
+        version = ModelVersion.of(settings, vocabulary, adapter=copy.served, learned=copy.told)
+    return spelled(version, ProjectLedger(redis).target_version(project))
 
 
 def _order(label_studio: LabelStudio, redis: Redis, settings: Settings, project: Project) -> str:
@@ -119,7 +135,7 @@ def _shown(label_studio: LabelStudio, project: Project, version: str) -> str:
     """Show annotators the present version where it is stored already; else a worker does that with the first one."""
     if project.model_version == version:
         return f"Annotators were shown {version}."
-    if any(version in task.versions for task in label_studio.all_tasks(project.id)):
+    if version in version_counts(label_studio, project.id):
         label_studio.show_version(project.id, version)
         return f"Annotators are shown {version}."
     return f"Annotators are shown {version} as soon as its first prediction is stored."
@@ -135,6 +151,7 @@ def _asked(label_studio: LabelStudio, project: Project) -> str:
         if "ReadTimeout" not in error.problem:
             raise
         return f"Predictions of all tasks ({project.tasks}) are asked for; Label Studio still hands them over."
-    if all(model.state == "CO" for model in connected(label_studio, project.id)):
+    first = connected(label_studio, project.id)[:1]  # it asks no other
+    if all(model.state == "CO" for model in first):
         return f"Predictions of all tasks ({project.tasks}) are asked for."
-    return "Label Studio does not reach the model, so that no predictions are asked for."
+    return f"Label Studio does not reach {shown(first[0].url)}, so that no predictions are asked for."

@@ -104,10 +104,10 @@ def summary(findings: Sequence[Finding]) -> Text:
     cause = first_cause(findings)
     if cause is None:
         return Text("\nNothing is wrong.", style="green")
-    names = (("wrong", "wrong"), ("warning", "to know"), ("waits", "not checked"))
-    counts = ((sum(finding.state == state for finding in findings), name) for state, name in names)
+    names = (("wrong", "wrong"), ("warning", "warning"), ("waits", "not checked"))
+    counts = [(sum(finding.state == state for finding in findings), name) for state, name in names]
     of = "" if cause.project is None else f" of project {cause.project}"
-    told = ", ".join(f"{count} {name}" for count, name in counts if count)
+    told = ", ".join(f"{count} {name}{'s' * (name == 'warning' and count > 1)}" for count, name in counts if count)
     return Text(f"\n{told}. Begin with: {cause.check}{of}.", style="bold")
 
 

@@ -110,8 +110,8 @@ def _show_live(control: QueueControl, console: Console, errors: int) -> None:
 
 def _projects(state: QueueState) -> Table:
     table = Table(title="Projects", title_justify="left")
-    for name in ("project", "waiting", "in work", "predicted", "failed", "tasks/s", "ready in", "to know"):
-        table.add_column(name, justify="left" if name in ("project", "to know") else "right")
+    for name in ("project", "waiting", "at work", "done", "failed", "tasks/s", "time left", "notes"):
+        table.add_column(name, justify="left" if name in ("project", "notes") else "right")
     for row in state.projects:
         counts = row.counts
         failed = Text(str(counts.failed), style="red" if counts.failed else "")

@@ -94,7 +94,9 @@ def next_step(settings: Settings, services: Services, projects: Sequence[int] = 
         )
     return (
         f"\nZeromask runs with model {settings.model}.\n"
-        f"In Label Studio ({settings.label_studio_url}): project -> Settings -> Model -> Connect Model,\n"
+        "In a second terminal with the same settings, `zeromask connect PROJECT` connects a project by the number in\n"
+        "its page's address, and `zeromask doctor PROJECT` checks it. By hand:\n"
+        f"in Label Studio ({settings.label_studio_url}): project -> Settings -> Model -> Connect Model,\n"
         f"address {services.backend_url}{signing_in}, then select tasks -> Actions -> Retrieve Predictions.\n"
         "For clicks with smart tools, switch on Interactive preannotations there, too.\n"
         "Label Studio must allow private addresses: set ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false in\n"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugin_config.errors import EnvironmentBroken
+from plugin_config.errors import EnvironmentBroken, LabelStudioError, LabelStudioUnreachable
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.label_studio.connecting import TITLE as MODEL_TITLE
 from plugin_config.label_studio.connecting import connect_model, models
@@ -166,29 +166,45 @@ class DemoProject:
         return next((int(row["id"]) for row in answer["results"] if row["title"] == TITLE), 0)
 
 
-def reconnect_projects(label_studio: LabelStudio, settings: Settings) -> list[str]:
+def reconnect_projects(label_studio: LabelStudio, settings: Settings, *, left_port: int = 0) -> Iterator[str]:
     """Connect the projects whose model is a backend on this machine that does not listen any more: an earlier run's,
-    which had another port. Returns their titles.
+    which had another port. One that cannot be connected keeps its model, and the others go on.
+
+    Args:
+        label_studio: the client.
+        settings: of the demo's backend.
+        left_port: of the last run's backend where another program has it now, see `DemoSetup`.
+
+    Yields:
+        what was done with each, a sentence.
 
     Raises:
-        LabelStudioError: as `connect_model`.
+        LabelStudioUnreachable: Label Studio does not answer.
     """
-    found = []
+
+    def has_ended(url: str) -> bool:
+        return _has_ended(url, settings.backend_url, left_port)
+
     for project in label_studio.request("GET", "/api/projects/", params={"page_size": 1000})["results"]:
-        former = [one for one in models(label_studio, project["id"]) if _has_ended(one.url, settings.backend_url)]
-        if former:
-            connect_model(label_studio, project["id"], settings, title=former[0].title or MODEL_TITLE,
-                          replaced=lambda url: _has_ended(url, settings.backend_url))  # fmt: skip
-            found.append(str(project["title"]))
-    return found
+        try:
+            former = [one for one in models(label_studio, project["id"]) if has_ended(one.url)]
+            if former:
+                connect_model(label_studio, project["id"], settings, title=former[0].title or MODEL_TITLE,
+                              replaced=has_ended)  # fmt: skip
+                yield f'Project "{project["title"]}" is connected again.'
+        except LabelStudioUnreachable:
+            raise
+        except LabelStudioError as error:  # such as labels that the backend refuses
+            yield f'Project "{project["title"]}" is not connected again. {error}'
 
 
-def _has_ended(url: str, backend_url: str) -> bool:
+def _has_ended(url: str, backend_url: str, left_port: int) -> bool:
     """Whether an address is of a backend on this machine that has ended."""
     if url.rstrip("/") == backend_url:
         return False
     found = _OURS.fullmatch(url)
-    return found is not None and 0 < int(found[1]) < 65536 and port_is_free(int(found[1]))
+    port = int(found[1]) if found else 0
+    return 0 < port < 65536 and (port == left_port or port_is_free(port))
 
 
 def problems(predictions: Sequence[TaskPredictions], labels: Sequence[DemoLabel]) -> list[str]:

@@ -124,8 +124,8 @@ def run_demo(setup: DemoSetup, supervisor: Supervisor, report: CheckReport) -> N
         with _timed(setup, report, "project", "Creating the project and connecting the backend"):
             project.ensure(LABELS, sorted((setup.pictures / "images").glob("*.png")))
             project.connect(settings)
-            for title in reconnect_projects(label_studio, settings):
-                setup.console.print(f'Project "{title}" is connected again.', markup=False, highlight=False)
+            for sentence in reconnect_projects(label_studio, settings, left_port=setup.left_port):
+                setup.console.print(sentence, markup=False, highlight=False)
         if _has_new_label(project):  # an earlier run came this far; a person may have edited the project since
             project.retrieve_predictions()
             return

@@ -42,11 +42,13 @@ class DemoSetup:
         settings: of its backend, workers and learner; they name Label Studio and its token too.
         check: CHECK=1: verify every step instead of waiting for a person.
         console: where progress is shown.
+        left_port: of the last run's backend where another program has it now; 0 = none.
     """
 
     settings: Settings
     check: bool
     console: Console
+    left_port: int = 0
 
     @property
     def state(self) -> Path:
@@ -99,7 +101,8 @@ def prepare(environ: Mapping[str, str]) -> DemoSetup:
         settings, model="builtin", state_dir=str(state), redis_url="", host="127.0.0.1", port=backend,
         label_studio_url=url, label_studio_api_key=token, user="", password="", webhook_secret="",
     )  # fmt: skip
-    return DemoSetup(settings, check, Console(stderr=True))
+    former = kept.get("backend", backend)
+    return DemoSetup(settings, check, Console(stderr=True), 0 if former == backend else former)
 
 
 def clear_previous_run(setup: DemoSetup, content: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 
 from plugin_config.doctor.findings import Finding, ok, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject
 from plugin_config.errors import ZeromaskError
-from plugin_config.label_studio.transport import unexpected_answer
+from plugin_config.label_studio.model_cards import given_title
+from plugin_config.label_studio.version_counts import version_counts
 from plugin_config.model_version import ModelVersion
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.states import TaskStates
@@ -18,7 +19,7 @@ _MOST_NAMED = 5
 
 def check_predictions(examined: ExaminedProject) -> Iterator[Finding]:
     """The stored predictions are ours."""
-    counts = prediction_counts(examined)
+    counts = version_counts(examined.installation.label_studio, examined.id)
     ours: set[str] = set()
     with suppress(ZeromaskError):  # Redis has a check of its own
         ours |= ProjectLedger(examined.installation.redis).versions(examined.id)
@@ -39,8 +40,8 @@ def check_predictions(examined: ExaminedProject) -> Iterator[Finding]:
 
 def check_shown_version(examined: ExaminedProject) -> Iterator[Finding]:
     """Annotators are shown predictions that exist."""
-    shown, counts = examined.project.model_version, prediction_counts(examined)
-    titles = {model.title for model in examined.models}
+    shown, counts = examined.project.model_version, version_counts(examined.installation.label_studio, examined.id)
+    titles = {given_title(model.title) for model in examined.models}  # a worker may have written behind one meanwhile
     settings = "Choose a version under Settings -> Annotation -> Live Predictions"
     if not examined.row.get("show_collab_predictions", True):
         yield warning(
@@ -53,8 +54,8 @@ def check_shown_version(examined: ExaminedProject) -> Iterator[Finding]:
         yield wrong(
             "annotators are shown predictions of no version", f"{settings}, or run `zeromask connect {examined.id}`."
         )
-    elif shown in titles:
-        yield ok(f"the present one of model {shown!r}")
+    elif given_title(shown) in titles:
+        yield ok(f"the present one of model {given_title(shown)!r}")
     elif not counts.get(shown):
         yield wrong(
             f"annotators are shown predictions of {shown!r}, of which there are none",
@@ -79,20 +80,3 @@ def check_tasks(examined: ExaminedProject) -> Iterator[Finding]:
         )
     else:
         yield ok(told)
-
-
-def prediction_counts(examined: ExaminedProject) -> Mapping[str, int]:
-    """Version -> how many predictions of it are stored; "" = of none.
-
-    Raises:
-        LabelStudioError: it refuses, or its answer is not as expected.
-    """
-    api = examined.installation.label_studio
-    found = api.request("GET", f"/api/projects/{examined.id}/model-versions/", params={"extended": "true"})
-    try:
-        rows = found["static"] if isinstance(found, dict) and "static" in found else found
-        if isinstance(rows, dict):
-            return {str(name or ""): int(count) for name, count in rows.items()}
-        return {str(row["model_version"] or ""): int(row["count"]) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
-        raise unexpected_answer("the versions of predictions", error) from error

@@ -85,6 +85,7 @@ def check_backend(installation: Installation) -> Iterator[Finding]:
     try:
         answer = installation.ask_backend(url, "/health")
         found = answer.json() if answer.status_code == 200 else {}
+        signed = installation.ask_backend(url, "/versions", signed_in=True).status_code
     except (httpx.HTTPError, ValueError) as error:
         yield wrong(
             f"nothing usable answers at {url} ({type(error).__name__})",
@@ -97,7 +98,6 @@ def check_backend(installation: Installation) -> Iterator[Finding]:
             "Set ZEROMASK_PORT to a free port and start the backend again.",
         )
         return
-    signed = installation.ask_backend(url, "/versions", signed_in=True).status_code
     if signed in (401, 429):
         has = "another sign-in than" if settings.signs_in else "a sign-in, and none is in"
         yield wrong(

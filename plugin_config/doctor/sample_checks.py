@@ -19,6 +19,9 @@ MODEL_S = 300.0
 MASK_S = 120.0
 """Longest wait for the words and the mask, seconds."""
 
+SPARE_S = 5.0
+"""How much longer a check may take than what it waits for, seconds: it tells what did not end in time."""
+
 _NO_TASK = "has no task"
 
 

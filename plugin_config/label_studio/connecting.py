@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plugin_config.addresses import shown
+from plugin_config.addresses import read_address, shown
 from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.model_cards import given_title
 from plugin_config.label_studio.probes import PRIVATE_ADDRESS_REMEDY, Probe, probe_model, probe_webhook
 from plugin_config.label_studio.transport import unexpected_answer
 from plugin_config.label_studio.webhooks import SECRET_HEADER, Webhook, leads_here, put_header, webhooks
@@ -105,8 +106,9 @@ def connect_model(
         LabelStudioError: Label Studio refuses the address or anything else; where it refuses the address, nothing was
             changed.
     """
+    url = _checked(url)
     found = models(label_studio, project)
-    ours = [model for model in found if (model.url == url if url else leads_here(model.url, settings))]
+    ours = [model for model in found if (model.url.rstrip("/") == url if url else leads_here(model.url, settings))]
     address = ours[0].url if ours else url or settings.backend_url
     _check_address(label_studio, project, address)
     others = [model for model in found if model not in ours[:1]]
@@ -116,7 +118,22 @@ def connect_model(
     ]
     # Last: where the backend cannot be connected, the others stay.
     told += _disconnect(label_studio, project, others, settings, replaced=replaced, moved=not ours and bool(url))
+    if not leads_here(address, settings):
+        told.append(
+            f"{shown(address)} is not known to be this backend's, so that its webhook gets no secret: name its host in "
+            "ZEROMASK_ALLOWED_HOSTS, for backend, workers and this command."
+        )
     return told
+
+
+def _checked(url: str) -> str:
+    """The address without a slash at its end. Raises LabelStudioError where it is none; "" stays."""
+    try:
+        if url:
+            read_address(url)
+    except ValueError as error:
+        raise LabelStudioError("--url", f"is not an address: {error}", "Write http://host:9090.") from error
+    return url.rstrip("/")
 
 
 def _check_address(label_studio: LabelStudio, project: int, address: str) -> None:
@@ -152,8 +169,8 @@ def _disconnect(
     for model in others:
         if not replaced(model.url) and not (moved and leads_here(model.url, settings)):
             yield (
-                f"{model.title or 'a model'!r} at {shown(model.url)} is connected, too: Label Studio asks the first "
-                "model only. Delete it under Settings -> Model, or give --replace."
+                f"{given_title(model.title) or 'a model'!r} at {shown(model.url)} is connected, too: Label Studio asks "
+                "the first model only. Delete it under Settings -> Model, or give --replace."
             )
             continue
         label_studio.request("DELETE", f"/api/ml/{model.id}")
@@ -174,17 +191,17 @@ def _put_model(
     interactive: bool | None,
 ) -> str:
     wanted = (ours[0].interactive if ours else True) if interactive is None else interactive
-    title = ours[0].title or title if ours else title
-    body: dict[str, Any] = {"project": project, "url": address, "title": title, "is_interactive": wanted}
+    body: dict[str, Any] = {"project": project, "url": address, "is_interactive": wanted}
     if settings.signs_in:
         body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": settings.user, "basic_auth_pass": settings.password}
     clicks = f"clicks with smart tools {'ask it' if wanted else 'do not ask it'}"
     if not ours:
-        _store_model(label_studio, "POST", "/api/ml/", body)
+        _store_model(label_studio, "POST", "/api/ml/", body | {"title": title})
         return f"The backend is connected at {address}; {clicks}."
     model = ours[0]
     if model.interactive == wanted and (not settings.signs_in or model.user == settings.user) and model.state == "CO":
         return f"The backend was connected at {address}; {clicks}."
+    # Without the title: a worker may write what it tells behind it meanwhile.
     _store_model(label_studio, "PATCH", f"/api/ml/{model.id}", body)
     return f"The connection to {address} is corrected; {clicks}."
 
@@ -201,14 +218,14 @@ def _store_model(label_studio: LabelStudio, method: str, path: str, body: Mappin
         problem = f"Label Studio does not connect {body['url']}: {_TAG.sub('', error.problem)}"
         remedy = (
             "Start the backend (`zeromask up`), and mend what it says of the labels; where Label Studio reaches it at "
-            "another address, give that with --url."
+            "another address, give that with --url, its host in ZEROMASK_ALLOWED_HOSTS where it is a name."
         )
         raise LabelStudioError(f"project {body['project']}", problem, remedy, status=400) from error
 
 
 def _put_webhook(label_studio: LabelStudio, project: int, url: str, settings: Settings) -> str:
     secret = settings.webhook_secret
-    hooks = [hook for hook in webhooks(label_studio, project) if hook.url == url]
+    hooks = _sent_to(webhooks(label_studio, project), url)
     if not hooks:
         body = {
             "project": project,
@@ -233,5 +250,9 @@ def _put_webhook(label_studio: LabelStudio, project: int, url: str, settings: Se
 
 def webhook_of(model: ConnectedModel, hooks: Sequence[Webhook]) -> Webhook | None:
     """The webhook that is sent to a model; of several one that is switched on. None = there is none."""
-    found = sorted((hook for hook in hooks if hook.url == model.webhook_url), key=lambda hook: not hook.active)
-    return found[0] if found else None
+    return next(iter(_sent_to(hooks, model.webhook_url)), None)
+
+
+def _sent_to(hooks: Sequence[Webhook], url: str) -> list[Webhook]:
+    """The webhooks that are sent to an address, those that are switched on first."""
+    return sorted((hook for hook in hooks if hook.url == url), key=lambda hook: not hook.active)

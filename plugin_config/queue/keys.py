@@ -52,6 +52,8 @@ Keys of project P (`zeromask:P:` before each):
                             `remarks`: JSON list of sentences about them
     warning         string  why the project's webhooks are not let in          ledger                ledger
     card            string  what the card of the model in Label Studio tells    ledger                ledger
+    carded          string  there for as long as the card is not looked at      ledger                ledger
+                            again
     left            set     ids of tasks that have older predictions beside    ledger                ledger
                             the newest
     doubts          zset    task whose prediction may arrive late or twice     ledger, scripts       ledger
@@ -178,6 +180,7 @@ class ProjectKeys:
     labels = _Key("hash")
     warning = _Key("string")
     card = _Key("string")
+    carded = _Key("string")
     left = _Key("set")
     doubts = _Key("zset")
     refresh = _Key("string")

@@ -22,6 +22,8 @@ from plugin_config.queue.quarantine import decode, valid_members
 # Longer than Label Studio, or a proxy before it, works on a request whose sender is gone.
 UNCONFIRMED_S = 180
 
+CARD_FRESH_S = 600
+
 
 class ProjectLedger:
     """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
@@ -111,7 +113,21 @@ class ProjectLedger:
     @redis_errors
     def set_card_note(self, project: int, note: str) -> None:
         """Note what the card of the project's model in Label Studio tells; "" = nothing beside its title."""
-        self._redis.set(ProjectKeys(project).card, note)
+        keys = ProjectKeys(project)
+        pipe = self._redis.pipeline()
+        pipe.set(keys.card, note)
+        pipe.set(keys.carded, 1, ex=CARD_FRESH_S)
+        pipe.execute()
+
+    @redis_errors
+    def is_card_fresh(self, project: int) -> bool:
+        """Whether `set_card_note` was called within CARD_FRESH_S; people may connect the model anew later."""
+        return bool(self._redis.exists(ProjectKeys(project).carded))
+
+    @redis_errors
+    def doubt_card_note(self, project: int) -> None:
+        """Have the card looked at again."""
+        self._redis.delete(ProjectKeys(project).carded)
 
     @redis_errors
     def card_note(self, project: int) -> str | None:

@@ -67,8 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        options = _parse(arguments)  # first: --help needs no settings
         settings = Settings.from_env(os.environ).require("label_studio_url", "label_studio_api_key")
-        options = _parse(arguments)
         with LabelStudio(
             settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
             public_urls=settings.label_studio_public_url, contact=settings.contact,

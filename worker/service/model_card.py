@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def tell_on_card(context: WorkerContext, plan: Plan) -> None:
-    """Write behind the title of this backend's model what people should know, where that is new.
+    """Write behind the title of this backend's model what people should know, where that is new, or the model was
+    connected anew.
 
     Raises:
         LabelStudioUnreachable, LabelStudioFailing: Label Studio cannot be asked now; the next reconcile tries again.
     """
     project, note = plan.project.id, _note(context, plan)
     told = context.ledger.card_note(project)
-    if note == (told or ""):  # where nothing was ever told, there is nothing to take back
+    # Where nothing was ever told, there is nothing to take back.
+    if note == (told or "") and (not note or context.ledger.is_card_fresh(project)):
         return
     try:
         for card in model_cards(context.label_studio, project):

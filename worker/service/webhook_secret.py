@@ -60,8 +60,8 @@ def _install(context: WorkerContext, project: int) -> str:
     if ours and not found:
         return (
             "Label Studio has no webhook to the model connected to it, so that changes are found by the periodic "
-            "reconcile only. Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, delete "
-            "the model in the project's settings and connect it again."
+            "reconcile only. Start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false, and "
+            f"run `zeromask connect {project}`."
         )
     return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,12 +101,21 @@ def hub_trouble() -> str:
     """
     if hub.HF_HUB_OFFLINE:
         return ""
-    try:
-        get_session().head(hub.ENDPOINT, timeout=_HUB_S)
-    except Exception as error:  # of its HTTP library, which is not ours and changes with its releases
-        log.debug("%s does not answer", hub.ENDPOINT, exc_info=True)
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}".rstrip(": ")
-    return ""
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(hub.ENDPOINT, timeout=_HUB_S)
+            found.append("")
+        except Exception as error:  # of its HTTP library, which is not ours and changes with its releases
+            log.debug("%s does not answer", hub.ENDPOINT, exc_info=True)
+            found.append(f"{type(error).__name__}: {' '.join(str(error).split())[:150]}".rstrip(": "))
+
+    # In a thread that is left behind where it does not end: looking up a name has no time limit of its own.
+    thread = threading.Thread(target=ask, name="model hub", daemon=True)
+    thread.start()
+    thread.join(_HUB_S + 1)
+    return found[0] if found else f"no answer within {_HUB_S:.0f} s"
 
 
 @contextmanager
