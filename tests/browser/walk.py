@@ -102,7 +102,7 @@ def filled(text: str, told: Mapping[str, Any]) -> str:
         f"A real Label Studio with the builtin model and {_PICTURES} drawn pictures, of which {told['corrected']} were "
         f'corrected by a script that knows the truth: on the other {free} the mean intersection over union of "wug" '
         f"went from {zero_shot:.3f} to {learned:.3f}. The first masks took {told['masks_s']:.0f} s, learning and the "
-        f"new masks {told['learned_s']:.0f} s, on two cores that other jobs used, too ({told['date']}, "
+        f"new masks {told['learned_s']:.0f} s, on two cores ({told['date']}, "
         f"`{told['command']}`)."
     )
     line = textwrap.fill(line, 120, break_long_words=False, break_on_hyphens=False)
