@@ -68,8 +68,17 @@ def test_where_all_is_well_label_studio_is_not_asked(house: StandInContext) -> N
     assert house.label_studio.asked == 0
 
 
+def test_a_title_that_is_stored_over_it_is_told_again_at_the_next_reconcile(house: StandInContext) -> None:
+    """As Label Studio does with the title it had, where somebody opens its page of models meanwhile."""
+    house.reconcile()
+    house.label_studio.cards[0]["title"] = "Our masks"
+    house.reconcile()
+    assert cards(house)[0] == f"Our masks ▸ {UNREAD}"
+
+
 def test_a_model_that_is_connected_anew_tells_it_too(house: StandInContext) -> None:
     house.reconcile()
+    house.reconcile()  # sees that it is told
     house.label_studio.cards[0]["title"] = "Zeromask"
     house.reconcile()
     assert cards(house)[0] == "Zeromask", "Label Studio is not asked each minute"

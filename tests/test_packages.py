@@ -26,6 +26,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
+from redis import Redis
 
 from plugin_config.cli.main import zeromask
 from plugin_config.cli.parts import require_parts
@@ -185,7 +186,7 @@ def closure(requirements: Iterable[str]) -> set[str]:
 
 
 @pytest.fixture(name="served")
-def served_fixture(backend_alone: Path, redis_url: str, tmp_path: Path) -> Iterator[RunningBackend]:
+def served_fixture(backend_alone: Path, redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[RunningBackend]:
     port = free_port()
     env = {**ENVIRON, "REDIS_URL": redis_url, "MODEL": "builtin", "ZEROMASK_PORT": str(port),
            "ZEROMASK_STATE_DIR": str(tmp_path)}  # fmt: skip

@@ -111,17 +111,26 @@ class ProjectLedger:
         return parse_remarks(self._redis.hget(ProjectKeys(project).labels, "remarks"))
 
     @redis_errors
-    def set_card_note(self, project: int, note: str) -> None:
-        """Note what the card of the project's model in Label Studio tells; "" = nothing beside its title."""
+    def set_card_note(self, project: int, note: str, *, seen: bool) -> None:
+        """Note what the card of the project's model in Label Studio tells; "" = nothing beside its title.
+
+        Args:
+            project: its id.
+            note: the text.
+            seen: whether the card told it already; if not, it is looked at again soon.
+        """
         keys = ProjectKeys(project)
         pipe = self._redis.pipeline()
         pipe.set(keys.card, note)
-        pipe.set(keys.carded, 1, ex=CARD_FRESH_S)
+        if seen:
+            pipe.set(keys.carded, 1, ex=CARD_FRESH_S)
+        else:
+            pipe.delete(keys.carded)
         pipe.execute()
 
     @redis_errors
     def is_card_fresh(self, project: int) -> bool:
-        """Whether `set_card_note` was called within CARD_FRESH_S; people may connect the model anew later."""
+        """Whether the card was seen to tell its note within CARD_FRESH_S; people may connect the model anew later."""
         return bool(self._redis.exists(ProjectKeys(project).carded))
 
     @redis_errors

@@ -29,17 +29,20 @@ def tell_on_card(context: WorkerContext, plan: Plan) -> None:
     # Where nothing was ever told, there is nothing to take back.
     if note == (told or "") and (not note or context.ledger.is_card_fresh(project)):
         return
+    seen = True
     try:
         for card in model_cards(context.label_studio, project):
             title = card.telling(note)
             if leads_here(card.url, context.settings) and title != card.title:
                 rename(context.label_studio, card, title)
+                # Whoever opens the page of models meanwhile has Label Studio store the title that it had before.
+                seen = False
                 log.info("project %d: its model is called %r now", project, title)
     except (LabelStudioUnreachable, LabelStudioFailing):
         raise
     except LabelStudioError as error:  # such as a user who may not change the project: `zeromask status` tells the same
         log.info("project %d: its model's card does not tell %r. %s", project, note, error)
-    context.ledger.set_card_note(project, note)
+    context.ledger.set_card_note(project, note, seen=seen)
 
 
 def _note(context: WorkerContext, plan: Plan) -> str:
