@@ -12,6 +12,7 @@ import numpy as np
 
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.jobs import RefreshProject, enqueue, refresh_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.order import ProjectOrder
 from tests.corrections import SQUARES, annotate, served_version, strange_project, versions_of
@@ -93,7 +94,13 @@ def test_annotations_teach_what_the_words_could_not_and_a_rollback_brings_the_ol
         assert [stored(it.house, project)[task] for task in ids[:4]] == [[old]] * 4, "of annotated tasks they stay"
         wait_until(lambda: it.house.label_studio.project(project).model_version == new, told="the new version shown")
         order = ProjectOrder(it.house.redis)
-        wait_until(lambda: set(order.places(project)) == set(rest), told="the order of what is left")
+
+        def is_ordered() -> bool:
+            """The order is set ten seconds after the last one at the earliest, at the next look at the project."""
+            enqueue(refresh_queue(it.house.redis), RefreshProject(project=project))
+            return set(order.places(project)) == set(rest)
+
+        wait_until(is_ordered, told="the order of what is left")
         asked = it.house.label_studio.request("POST", "/api/dm/actions/", json={},
                                               params={"id": "next_task", "project": project})  # fmt: skip
         assert asked["id"] == next(iter(order.places(project))), "the new version's scores are places, too"
