@@ -3,7 +3,7 @@
 What `quick` learns from the first k corrected pictures of a drawn project is served, what it learns from the first m of
 them is the candidate, for all k < m of 1, 3, 5, 9, 14, 20. Both are scored on other pictures, along outlines. One JSON
 line says how many of the candidates that are better or worse there the gate lets through before outlines are followed,
-with the proof that is asked of a successor and with that which is asked of others. Takes about three minutes a seed.
+with the proof that is asked of a successor and with that which is asked of others.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def label_studio(monkeypatch: pytest.MonkeyPatch) -> StandInLabelStudio:
     made = StandInLabelStudio()
     monkeypatch.setenv("LABEL_STUDIO_URL", made.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0" * 40)
-    monkeypatch.setattr(seed, "LabelStudio", lambda *_, **__: made)
+    monkeypatch.setattr(seed, "label_studio_of", lambda *_, **__: made)
     return made
 
 

@@ -21,6 +21,7 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import LearningError, QueueUnavailable, TaskDataError, VersionsUnavailable, ZeromaskError
 from plugin_config.files import private_folder
 from plugin_config.label_studio.client import LabelStudio, Project
+from plugin_config.label_studio.opening import label_studio_of
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.connection import open_redis
 from plugin_config.settings import Settings
@@ -61,14 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("zeromask-out"), help="folder of the pictures")
     found = parser.parse_args(arguments)
     settings = Settings.from_env(os.environ)
-    with LabelStudio(
-        settings.label_studio_url,
-        settings.label_studio_api_key,
-        timeout_s=settings.image_timeout_s,
-        ca_bundle=settings.ca_bundle,
-        public_urls=settings.label_studio_public_url,
-        contact=settings.contact,
-    ) as label_studio:
+    with label_studio_of(settings, timeout_s=settings.image_timeout_s) as label_studio:
         images = ImageLoader(ImageLimits.from_settings(settings))
         fetched = [_fetch(label_studio, images, project) for project in found.projects]
     if not found.images_only:

@@ -14,6 +14,7 @@ from plugin_config.label_studio.client import LabelStudio, Project
 from plugin_config.label_studio.connecting import connect_model
 from plugin_config.label_studio.connecting import models as connected
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, set_sampling
+from plugin_config.label_studio.opening import label_studio_of
 from plugin_config.label_studio.version_counts import version_counts
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.model_version import ModelVersion, spelled
@@ -23,7 +24,8 @@ from plugin_config.settings import Settings
 from plugin_config.versions.served import ServedAdapters
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 
-_ASKING_S = 12.0
+ASKING_S = 12.0
+"""Longest wait for an answer of Label Studio where a person waits, seconds."""
 
 
 @click.command(epilog="PROJECT is the project's number in Label Studio, as in the address of its page.")
@@ -44,23 +46,11 @@ _ASKING_S = 12.0
 def connect(project: int, *, url: str, interactive: bool | None, replace: bool, predict: bool) -> None:
     """Connect a project: model, webhook, order, version shown, first predictions."""
     settings = Settings.from_env(os.environ).require("label_studio_url", "label_studio_api_key")
-    with label_studio_of(settings) as label_studio, connect_briefly(settings) as redis:
+    with label_studio_of(settings, timeout_s=ASKING_S) as label_studio, connect_briefly(settings) as redis:
         for sentence in connect_project(
             label_studio, redis, settings, project, url=url, interactive=interactive, replace=replace, predict=predict
         ):
             click.echo(sentence)
-
-
-def label_studio_of(settings: Settings) -> LabelStudio:
-    """A client for commands whose user waits."""
-    return LabelStudio(
-        settings.label_studio_url,
-        settings.label_studio_api_key,
-        timeout_s=_ASKING_S,
-        ca_bundle=settings.ca_bundle,
-        public_urls=settings.label_studio_public_url,
-        contact=settings.contact,
-    )
 
 
 def connect_project(

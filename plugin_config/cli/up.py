@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import click
 
-from plugin_config.cli.connect import connect_project, label_studio_of
+from plugin_config.cli.connect import ASKING_S, connect_project
 from plugin_config.cli.parts import require_parts
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
+from plugin_config.label_studio.opening import label_studio_of
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.local.services import Services, start_services
 from plugin_config.local.supervisor import Supervisor, stop_on_signals
@@ -46,7 +47,7 @@ def up(model: str | None, workers: int, learners: int, clickers: int, projects: 
     require_parts("backend", "worker", *() if settings.redis_url else ("all",))
     keep_private(settings.state_path)
     try:
-        with label_studio_of(settings) as label_studio:
+        with label_studio_of(settings, timeout_s=ASKING_S) as label_studio:
             label_studio.request("GET", "/api/projects/", params={"page_size": 1})
         with stop_on_signals(), Supervisor(settings.state_path) as supervisor:
             services = start_services(
@@ -64,7 +65,7 @@ def connect_all(settings: Settings, projects: Sequence[int]) -> None:
     """Connect projects; one that cannot be is told, and everything goes on running."""
     if not projects:
         return
-    with label_studio_of(settings) as label_studio, connect_briefly(settings) as redis:
+    with label_studio_of(settings, timeout_s=ASKING_S) as label_studio, connect_briefly(settings) as redis:
         for project in projects:
             try:
                 for sentence in connect_project(label_studio, redis, settings, project):

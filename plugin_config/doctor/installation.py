@@ -18,6 +18,7 @@ from plugin_config.errors import LabelStudioError, ZeromaskError
 from plugin_config.http_requests import user_agent
 from plugin_config.label_studio.client import LabelStudio, Project, Task
 from plugin_config.label_studio.connecting import ConnectedModel, models, webhook_of
+from plugin_config.label_studio.opening import label_studio_of
 from plugin_config.label_studio.transport import unreachable
 from plugin_config.label_studio.webhooks import Webhook, leads_here, webhooks
 from plugin_config.local.embedded_redis import connect_briefly
@@ -60,14 +61,7 @@ class Installation:
     def label_studio(self) -> LabelStudio:
         """The client. Raises LabelStudioError where the token is none."""
         settings = self.settings
-        return LabelStudio(
-            settings.label_studio_url,
-            settings.label_studio_api_key,
-            timeout_s=_ANSWER_S,
-            ca_bundle=settings.ca_bundle,
-            public_urls=settings.label_studio_public_url,
-            contact=settings.contact,
-        )
+        return label_studio_of(settings, timeout_s=_ANSWER_S)
 
     @cached_property
     def redis(self) -> Redis:

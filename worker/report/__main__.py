@@ -19,6 +19,7 @@ from rich.progress import track
 from plugin_config.closed_output import run_command
 from plugin_config.errors import SettingsError, ZeromaskError
 from plugin_config.label_studio.client import LabelStudio, Project
+from plugin_config.label_studio.opening import label_studio_of
 from plugin_config.printable import one_line, printable
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
@@ -69,10 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = _parse(arguments)  # first: --help needs no settings
         settings = Settings.from_env(os.environ).require("label_studio_url", "label_studio_api_key")
-        with LabelStudio(
-            settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
-            public_urls=settings.label_studio_public_url, contact=settings.contact,
-        ) as label_studio:  # fmt: skip
+        with label_studio_of(settings) as label_studio:
             measures, clicks = _write(label_studio, settings, options, console)
     except (ZeromaskError, OSError) as error:
         console.print(f"zeromask report: {printable(error)}", style="red", markup=False)

@@ -22,6 +22,7 @@ from plugin_config.errors import (
     ZeromaskError,
 )
 from plugin_config.label_studio.client import LabelStudio, Project, StoredPrediction, Task
+from plugin_config.label_studio.opening import label_studio_of
 from plugin_config.model_version import ModelVersion
 from plugin_config.printable import printable
 from plugin_config.settings import Settings
@@ -48,10 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.count < 1:
             raise SettingsError("--count", "must be at least 1", "Give another number.")
         settings = Settings.from_env(os.environ).require("label_studio_url", "label_studio_api_key")
-        with LabelStudio(
-            settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
-            public_urls=settings.label_studio_public_url, contact=settings.contact,
-        ) as label_studio:  # fmt: skip
+        with label_studio_of(settings) as label_studio:
             project = label_studio.project(options.project)
             if options.remove:
                 found = remove_seeded(label_studio, project)

@@ -10,7 +10,7 @@ import uuid
 from redis import Redis
 
 from plugin_config.background import DutyWatch
-from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.opening import label_studio_of
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
@@ -60,10 +60,7 @@ class WorkerContext:
         self.order = ProjectOrder(redis)
         self.learning = ProjectLearning(redis, lease_s=settings.lease_s)
         self.presence = WorkerPresence(redis, learners=learner)
-        self.label_studio = LabelStudio(
-            settings.label_studio_url, settings.label_studio_api_key, ca_bundle=settings.ca_bundle,
-            public_urls=settings.label_studio_public_url, contact=settings.contact,
-        )  # fmt: skip
+        self.label_studio = label_studio_of(settings)
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
         store = EmbeddingStore(settings.state_path / EMBEDDINGS_FOLDER, settings.embedding_cache_mb * 1_000_000)
