@@ -151,9 +151,16 @@ def test_an_image_embedded_without_the_tower_is_refused(segmenter: Segmenter, ad
 
 
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no vit_small_patch14_dinov2:FILE")
-def test_real_weights_separate_what_colours_do_not() -> None:
-    """Opt-in: the features of real DINOv2 weights tell a drawn disc from a ring of the same colour."""
+def test_real_weights_tell_textures_of_one_colour_apart() -> None:
+    """Left upright stripes, right lying ones: real features are more alike within a side than across."""
+    image = np.zeros((196, 280, 3), dtype=np.uint8)
+    image[:, 0:140:8] = image[:, 1:140:8] = image[:, 2:140:8] = image[:, 3:140:8] = 200
+    for row in range(4):
+        image[row::8, 140:] = 200
     encoder = Encoder("builtin", device="cpu", affinity_tower=os.environ[REAL])
-    found = encoder.embed_images([np.zeros((200, 300, 3), dtype=np.uint8)])[0].affinity
+    found = encoder.embed_images([image])[0].affinity
     assert found is not None
-    assert found.shape == (25, 37, 384)
+    assert found.shape == (26, 37, 384)
+    left, right = (side.reshape(-1, 384).mean(dim=0) for side in (found[4:-4, 4:14], found[4:-4, -14:-4]))
+    within = float(torch.stack([left.norm(), right.norm()]).min()) ** 2  # mean cosine of two patches of a side
+    assert within > float(left @ right) + 0.1

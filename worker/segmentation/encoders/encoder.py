@@ -166,7 +166,7 @@ class Encoder:
         return encoder_fingerprint(
             self._model,
             readout=self.readout.name,
-            affinity_tower=f"{tower.architecture} {tower.fingerprint}" if (tower := self._affinity) else "",
+            affinity_tower=self._affinity.fingerprint if self._affinity is not None else "",
             windows=self._windows,
             short_side=self.short_side,
         )

@@ -38,6 +38,7 @@ class SelfSupervisedViT:
         name: as given.
         architecture: the timm model name.
         patch: pixels from one feature to the next.
+        trained_side: features along a side of the images that it was trained on.
 
     Raises:
         ModelUnavailable: timm has no ViT of that name, or its weights are missing or of another architecture.
@@ -52,7 +53,7 @@ class SelfSupervisedViT:
                 model.load_state_dict(load_tower_weights(Path(file).expanduser()), strict=True)
             self._attention = model.blocks[-1].attn
             self._width = int(self._attention.qkv.out_features) // 3
-            self._trained_side = int(max(model.patch_embed.grid_size))
+            self.trained_side = int(max(model.patch_embed.grid_size))
         except LOADING_ERRORS as error:
             remedy = "Name a ViT of timm, for example vit_small_patch16_224.dino, or NAME:FILE with its weights."
             raise ModelUnavailable(f"tower {name}", f"cannot be loaded ({loading_problem(error)})", remedy) from error
@@ -64,8 +65,8 @@ class SelfSupervisedViT:
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits that identify architecture and weights, wherever their file lies."""
-        return weights_fingerprint(self._model, self.architecture)
+        """12 hex digits that identify architecture and weights, wherever they come from."""
+        return weights_fingerprint(self._model, self.architecture.partition(".")[0])
 
     def grid(self, patches: tuple[int, int]) -> tuple[int, int]:
         """Choose the grid of its features for an image that enters the model in one pass.
@@ -77,7 +78,7 @@ class SelfSupervisedViT:
             (h', w') of the same shape, with at least as many along the long side as the images it was trained on have:
             below that its features blur.
         """
-        scale = max(1.0, self._trained_side / max(patches))
+        scale = max(1.0, self.trained_side / max(patches))
         return max(1, round(patches[0] * scale)), max(1, round(patches[1] * scale))
 
     @torch.inference_mode()
