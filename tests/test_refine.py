@@ -84,7 +84,7 @@ def test_the_table_names_every_refiner(tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ["--protocol", "refine", "--photos", str(folder), "--levels", "L1", "--ablations"]
     assert main([*arguments, "--tower", f"vit_tiny_patch16_224:{weights}"]) == 0
     shown = capsys.readouterr().out
-    with_tower = (f"{OURS}, with the tower", "eigenvectors of keys")
+    with_tower = (f"{OURS}, with the tower", "eigenvectors of tokens", "eigenvectors of keys")
     for name in (PLAIN, OURS, "PAMR", "guided filter", "no eigenvectors", "oracle (sees the truth)", *with_tower):
         assert name in shown
 

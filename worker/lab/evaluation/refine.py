@@ -119,7 +119,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     candidates: Candidates = eigen_masks
     if options.tower:
         tower = SelfSupervisedViT(options.tower)
-        refiners["zeromask, with the tower"] = partial(_with_tokens, tower)
+        refiners["zeromask, with the tower"] = partial(_with_tokens, tower, method=ADAPTIVE)
+        refiners["eigenvectors of tokens"] = partial(_with_tokens, tower, method=SPECTRAL)
         refiners["eigenvectors of keys"] = partial(_with_keys, tower)
         candidates = partial(_paper_masks, tower)
     oracle = candidates if options.ablations or options.tower else None
@@ -227,12 +228,14 @@ def evaluate_oracle(
     return PhotographScores(mean_iou(total), np.array(own), None, 0.0)
 
 
-def _with_tokens(tower: SelfSupervisedViT, coarse: Tensor, image: NDArray[np.uint8]) -> Tensor:
-    """Refine as the product does: the tower's final tokens are in the graph, where the scene needs eigenvectors."""
+def _with_tokens(
+    tower: SelfSupervisedViT, coarse: Tensor, image: NDArray[np.uint8], *, method: Method
+) -> Tensor:
+    """Refine with the tower's final tokens in the graph of the eigenvectors, as the product does with ADAPTIVE."""
     unit = tower.trained_side / max(image.shape[:2])
     rows, columns = (max(1, round(side * unit)) for side in image.shape[:2])
     (pixels,) = cut_windows([(image, Tiling.single_pass((rows, columns)))], tower.patch)
-    return refine_logits(coarse, image, tower.features(pixels[None])[0], method=ADAPTIVE)
+    return refine_logits(coarse, image, tower.features(pixels[None])[0], method=method)
 
 
 def _with_keys(tower: SelfSupervisedViT, coarse: Tensor, image: NDArray[np.uint8]) -> Tensor:
