@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from plugin_config.versions.manifests import VerdictRecord, VersionFolder
 from tests.test_versions import OWNER
 from worker.learning.adapter_files import load_adapter_folder, save_adapter_folder
 from worker.learning.interfaces import AFFINITY_TOWER, UNLABELLED, AdapterState, Example
+from worker.learning.recipes.quick import classifier
+from worker.learning.recipes.quick.ensemble import ColumnDropout, Ensemble, TrainingSet, train_ensemble
 from worker.learning.recipes.quick.features import AFFINITY_COMPONENTS, TOWER_COMPONENTS
 from worker.learning.recipes.quick.recipe import QuickAdapter, QuickRecipe
 from worker.segmentation.encoders.encoder import Encoder
@@ -79,6 +82,25 @@ def test_both_towers_are_used_and_either_can_be_left_out(
         assert alone.extractor.tower_columns == columns
         scored = alone.scores(segmenter.score(examples[0].embedding, WORDS, examples[0].image))
         assert bool(scored.logits[:, 0, 0].isfinite().all())
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_its_columns_are_dropped_in_training_only_where_they_are_used(
+    segmenter: Segmenter, examples: list[Example], monkeypatch: pytest.MonkeyPatch, *, helps: bool
+) -> None:
+    given: list[list[ColumnDropout]] = []
+
+    def note(data: TrainingSet, *arguments: Any, column_dropout: list[ColumnDropout], **options: Any) -> Ensemble:
+        assert data.inputs.shape[1] > AFFINITY_COMPONENTS
+        given.append(list(column_dropout))
+        return train_ensemble(data, *arguments, column_dropout=column_dropout, **options)
+
+    monkeypatch.setattr(classifier, "train_ensemble", note)
+    monkeypatch.setattr(classifier, "_LEAST_VALIDATED", 2)
+    monkeypatch.setattr(classifier, "_optional_columns_help", lambda *_: helps)
+    QuickRecipe(views=2).fit(examples, WORDS, segmenter)
+    counted = [columns for columns, _ in given[0] if columns.start < 0]
+    assert counted == ([slice(-AFFINITY_COMPONENTS, None)] if helps else [])
 
 
 def test_its_forward_is_that_of_the_embedding(

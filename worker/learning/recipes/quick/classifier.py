@@ -142,6 +142,7 @@ def fit_classifier(
     has_text: Tensor,
     column_dropout: Sequence[ColumnDropout],
     optional_columns: int = 0,
+    optional_dropout: Sequence[ColumnDropout] = (),
     generate: Callable[[], CellInputs | None] | None = None,
 ) -> FittedClassifier:
     """Train a classifier on views of images.
@@ -157,6 +158,7 @@ def fit_classifier(
         has_text: (C,) bool: classes whose offset comes from zero-shot scores.
         column_dropout: columns that are dropped from some of the rows.
         optional_columns: how many of the last columns are left out when images left out are segmented better without.
+        optional_dropout: of these, counted from the end; it goes with them.
         generate: makes cells of the last class that no image shows: their first columns, and their offsets; all other
             columns say nothing. None = there are none. It is not asked where the networks are not used, as the strength
             is 0 and all classes have text.
@@ -180,9 +182,11 @@ def fit_classifier(
     uses_optional = (
         not optional_columns
         or images < _LEAST_VALIDATED
-        or _optional_columns_help(data, image, optional_columns, config, column_dropout)
+        or _optional_columns_help(data, image, optional_columns, config, column_dropout, optional_dropout)
     )
-    if not uses_optional:
+    if uses_optional:
+        column_dropout = [*column_dropout, *optional_dropout]
+    else:
         mean, spread = mean[:-optional_columns], spread[:-optional_columns]
         data = replace(data, inputs=inputs[:, :-optional_columns].contiguous())
     networks = train_ensemble(data, config.members, config.training, column_dropout=column_dropout, seed=config.seed)
@@ -228,8 +232,9 @@ def _number_images(cells: Sequence[int], images: int) -> tuple[Tensor, int]:
 
 
 def _optional_columns_help(
-    data: TrainingSet, image: Tensor, optional: int, config: ClassifierConfig, column_dropout: Sequence[ColumnDropout]
-) -> bool:
+    data: TrainingSet, image: Tensor, optional: int, config: ClassifierConfig,
+    column_dropout: Sequence[ColumnDropout], optional_dropout: Sequence[ColumnDropout],
+) -> bool:  # fmt: skip
     """Whether mean IoU on images left out is no worse with the last columns than without; two-fold over the images."""
     training = replace(config.training, steps=max(1, config.training.steps // 4))
     count = data.shares.shape[1]
@@ -238,10 +243,10 @@ def _optional_columns_help(
     for fold in (0, 1):
         left_out = image % 2 == fold
         learned, judged = data.without(left_out), data.subset(left_out & a_third)
-        for k in (0, 1):
+        for k, dropout in enumerate(([*column_dropout, *optional_dropout], column_dropout)):
             if k:
                 learned, judged = (replace(part, inputs=part.inputs[:, :-optional]) for part in (learned, judged))
-            networks = train_ensemble(learned, 1, training, column_dropout=column_dropout, seed=config.seed)
+            networks = train_ensemble(learned, 1, training, column_dropout=dropout, seed=config.seed)
             table[k] += _confusion(networks, judged, 1.0)
     with_them, without_them = np.nanmean(class_ious(table), axis=1)
     return bool(with_them >= without_them)

@@ -31,11 +31,13 @@ GRID_SIDE = 128
 
 ENCODER_COMPONENTS, TOWER_COMPONENTS, AFFINITY_COMPONENTS = 24, (12, 24, 24), 24
 """Principal components of the encoder's features, of each map of the photograph network, and of the features of the
-affinity tower. (Of the last, 16 do as well on feralcat with nine photographs; 12, 64 and 128 cost .01, .02 and .04.)"""
+affinity tower."""
 
 # Augmented colours keep the encoder's and the photograph network's features of the image as it is. (Dropping those of
 # the photograph network from 15 or 30 % of the cells cost .02 of mIoU on photographs left out.)
 _ENCODER_DROPOUT, _POSITION_DROPOUT = 0.5, 0.3
+# Without this the networks lean on the affinity tower's coarse features: docs/research/learning.md.
+_AFFINITY_DROPOUT = 0.5
 _SCALES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -123,6 +125,12 @@ class FeatureExtractor:
         encoder = 0 if self.encoder is None else self.encoder.components.shape[1] + len(self.words)
         position = slice(encoder, encoder + POSITION_COLUMNS)
         return [(slice(0, encoder), _ENCODER_DROPOUT), (position, _POSITION_DROPOUT)]
+
+    @property
+    def tower_dropout(self) -> list[ColumnDropout]:
+        """The same of `tower_columns`, counted from the end."""
+        columns = 0 if self.affinity is None else self.affinity.pca.components.shape[1]
+        return [(slice(-columns, None), _AFFINITY_DROPOUT)] if columns else []
 
     @property
     def tower_columns(self) -> int:

@@ -221,6 +221,7 @@ class QuickRecipe:
             has_text=extractor.has_text,
             column_dropout=extractor.column_dropout,
             optional_columns=extractor.tower_columns,
+            optional_dropout=extractor.tower_dropout,
             generate=generated_cells,
         )
         extractor = extractor if fitted.uses_optional else replace(extractor, tower=(), affinity=None)
