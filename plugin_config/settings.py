@@ -71,8 +71,9 @@ class Settings:
                             "larger than the model's input is read; 0 = one pass over the whole image. Below 4 only "
                             "elongated images gain.", least=0, most=64)
     readout: str = _setting("ZEROMASK_READOUT", "auto", "How patches are read out of the model (docs/guide/models.md): "
-                            "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `auto` = by "
-                            "the weights' family.")
+                            "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `clearclip`, "
+                            "`sclip`, `naclip` and `proxy` with `-stitched` attend across all windows at once; "
+                            "`auto` = by the weights' family.")
     affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm whose features say which patches "
                                    "belong together, such as `vit_small_patch16_224.dino`, or `name:file`.")
     precision: str = _setting("ZEROMASK_PRECISION", "auto", "`fp32`, `bf16`, `fp16`; `auto` = the fastest here, "
