@@ -61,7 +61,7 @@ def test_the_names_are_those_of_stored_state() -> None:
         f"zeromask:{name}"
         for name in ("projects", "unknown", "paused", "clock", "errors", "refused", "ended", "stages", "learn",
                      "workers", "about",
-                     "learners", "learners:about", "odd", "clicks", "unanswered", "clickers", "clickers:about")
+                     "learners", "learners:about", "odd", "clicks", "unanswered", "clickers", "clickers:about", "contracts")
     }  # fmt: skip
     assert set(PROJECT_TYPES) == {
         "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "title",
