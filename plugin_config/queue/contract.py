@@ -24,14 +24,13 @@ def contract_of(about: Mapping[str, str]) -> int:
     return int(said) if said.isdecimal() and len(said) < 10 else 1
 
 
-def contract_remark(about: Mapping[str, str], *, here: int = CONTRACT) -> str:
-    """What people should know about the contract of a worker; "" = it is the same as here.
+def contract_remark(about: Mapping[str, str]) -> str:
+    """What people should know about the contract of a worker; "" = it is that of this code.
 
     Args:
         about: what the worker says about itself.
-        here: the contract of the backend, or of the installation that asks.
     """
-    has = contract_of(about)
+    has, here = contract_of(about), CONTRACT
     if has < here:
         return f"it has contract {has}, here it is {here}: newer jobs are left to others until it is upgraded"
     if has > here:

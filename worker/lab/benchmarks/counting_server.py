@@ -89,8 +89,8 @@ def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
             if parts.path.startswith("/data/upload/1/"):
                 self._send(stamped(counted.picture, int(parts.path.split("/")[4])), "image/bmp")
             elif parts.path.startswith("/api/projects/"):
-                self._json({"id": 1, "title": "bench", "label_config": CONFIG, "model_version": "",
-                            "task_number": counted.tasks})  # fmt: skip
+                self._json({"id": int(parts.path.split("/")[3]), "title": "bench", "label_config": CONFIG,
+                            "model_version": "", "task_number": counted.tasks})  # fmt: skip
             elif parts.path == "/api/tasks/":
                 self._json(_tasks(counted, query))
             elif parts.path == "/api/predictions/":
