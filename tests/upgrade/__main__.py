@@ -46,9 +46,9 @@ def main(arguments: Sequence[str]) -> int:
             known = json.dumps(reads["before read by before"], indent=1, sort_keys=True)
             (PREVIOUS / "read.json").write_text(known + "\n")
         forms = {name: shapes(folder) for name, folder in folders.items()}
-    there = _differences(reads["before read by before"], reads["before read by now"])
-    back = _differences(reads["now read by now"], reads["now read by before"])
-    changed = _differences(forms["before"], forms["now"])
+    there = changes(reads["before read by before"], reads["before read by now"])
+    back = changes(reads["now read by now"], reads["now read by before"])
+    changed = changes(forms["before"], forms["now"])
     found = {
         "from": given.commit, "on": f"{datetime.now(UTC):%Y-%m-%d}", "records": len(forms["now"]),
         "read_otherwise_there": there, "read_otherwise_back": back, "changed_forms": changed,
@@ -75,11 +75,11 @@ def _run(code: Path, script: str, folder: Path) -> str:
     return done.stdout
 
 
-def _differences(one: Any, other: Any, at: str = "") -> list[str]:
-    """Where two JSON values differ."""
+def changes(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two JSON values differ, a sentence each."""
     if isinstance(one, dict) and isinstance(other, dict):
         names = sorted({*one, *other})
-        return [row for name in names for row in _differences(one.get(name), other.get(name), f"{at}/{name}")]
+        return [row for name in names for row in changes(one.get(name), other.get(name), f"{at}/{name}")]
     return [] if one == other else [f"{at}: {json.dumps(one)[:200]} became {json.dumps(other)[:200]}"]
 
 
