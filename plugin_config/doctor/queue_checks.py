@@ -110,9 +110,9 @@ def check_backend(installation: Installation) -> Iterator[Finding]:
     if not found.get("redis"):
         yield wrong(f"the backend at {url} does not reach its Redis", "Give it the REDIS_URL of the workers.")
         return
-    has = contract_of({"contract": str(found.get("contract", ""))})
-    if has != CONTRACT:
-        yield warning(f"the backend at {url} has contract {has}, this installation has {CONTRACT}", _SAME_RELEASE)
+    contract = contract_of({"contract": str(found.get("contract", ""))})
+    if contract != CONTRACT:
+        yield warning(f"the backend at {url} has contract {contract}, this installation has {CONTRACT}", _SAME_RELEASE)
         return
     yield ok(f"answers at {url}{', signed in' if settings.signs_in else ''}")
 

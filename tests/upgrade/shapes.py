@@ -45,10 +45,10 @@ def _value(redis: Redis, key: bytes) -> list[Any]:
     kind = redis.type(key).decode()  # type: ignore[union-attr]
     read: Mapping[str, Callable[[], Any]] = {
         "string": lambda: [_text(redis.get(key))],
-        "list": lambda: [_text(row) for row in redis.lrange(key, 0, -1)],  # type: ignore[union-attr]
-        "set": lambda: [_text(row) for row in redis.smembers(key)],  # type: ignore[union-attr]
-        "zset": lambda: [_text(row) for row in redis.zrange(key, 0, -1)],  # type: ignore[union-attr]
-        "hash": lambda: [{_plain(name): _text(row)} for name, row in redis.hgetall(key).items()],  # type: ignore[union-attr]
+        "list": lambda: [_text(row) for row in redis.lrange(key, 0, -1)],
+        "set": lambda: [_text(row) for row in redis.smembers(key)],
+        "zset": lambda: [_text(row) for row in redis.zrange(key, 0, -1)],
+        "hash": lambda: [{_plain(name): _text(row)} for name, row in redis.hgetall(key).items()],
     }
     return [kind, _merged(read[kind]())]
 
