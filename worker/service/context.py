@@ -11,6 +11,7 @@ from redis import Redis
 
 from plugin_config.background import DutyWatch
 from plugin_config.label_studio.opening import label_studio_of
+from plugin_config.queue.contract import CONTRACT
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
@@ -38,6 +39,7 @@ class WorkerContext:
         watch: reports work and threads in trouble.
         click: what is done for an annotator who waits, for `zeromask status`; "" = nothing.
         trouble: what keeps this process from working, for `zeromask status`; "" = nothing.
+        outdated: that this process leaves jobs to newer ones, likewise.
 
     Args:
         settings: with redis_url, label_studio_url and label_studio_api_key filled in.
@@ -72,10 +74,11 @@ class WorkerContext:
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.watch = DutyWatch()
-        self.click = self.trouble = ""
+        self.click = self.trouble = self.outdated = ""
 
     def about(self) -> dict[str, str]:
         """The row of this process in `zeromask status`."""
         device, held = str(self.segmenter.encoder.device), str(self.leases.held())
-        trouble = "; ".join(part for part in (self.trouble, self.watch.trouble()) if part)
-        return {"model": self.settings.model, "device": device, "tasks": held, "click": self.click, "trouble": trouble}
+        trouble = "; ".join(part for part in (self.trouble, self.outdated, self.watch.trouble()) if part)
+        return {"model": self.settings.model, "device": device, "tasks": held, "click": self.click, "trouble": trouble,
+                "contract": str(CONTRACT)}  # fmt: skip

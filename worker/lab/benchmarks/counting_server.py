@@ -22,6 +22,7 @@ CONFIG = (
     '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image"><Label value="red shape"/>'
     '<Label value="blue shape"/></BrushLabels></View>'
 )
+CREATED = "2026-11-01T08:00:00Z"
 
 
 class PostCounts:
@@ -89,8 +90,8 @@ def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
             if parts.path.startswith("/data/upload/1/"):
                 self._send(stamped(counted.picture, int(parts.path.split("/")[4])), "image/bmp")
             elif parts.path.startswith("/api/projects/"):
-                self._json({"id": 1, "title": "bench", "label_config": CONFIG, "model_version": "",
-                            "task_number": counted.tasks})  # fmt: skip
+                self._json({"id": int(parts.path.split("/")[3]), "title": "bench", "label_config": CONFIG,
+                            "model_version": "", "task_number": counted.tasks, "created_at": CREATED})  # fmt: skip
             elif parts.path == "/api/tasks/":
                 self._json(_tasks(counted, query))
             elif parts.path == "/api/predictions/":
@@ -129,7 +130,10 @@ def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
 
 def _tasks(counted: PostCounts, query: dict[str, str]) -> dict[str, Any]:
     if "query" in query:
-        ids = [task for task in json.loads(query["query"])["selectedItems"]["included"] if task <= counted.tasks]
+        chosen = json.loads(query["query"]).get("selectedItems")
+        if chosen is None:  # filtered by annotations: there are none
+            return {"tasks": [], "total": 0}
+        ids = [task for task in chosen["included"] if task <= counted.tasks]
     else:
         page, size = int(query["page"]), int(query["page_size"])
         ids = list(range(1 + (page - 1) * size, 1 + min(page * size, counted.tasks)))
