@@ -18,6 +18,7 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.settings import Settings
+from plugin_config.versions.storage import Storage
 from worker.service.queue_worker import connect
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _with_model(
 
     Raises:
         SettingsError, ModelUnavailable: as `check_recipe` and `WorkerContext`.
+        VersionsUnavailable: nothing that is installed opens the URL in ZEROMASK_VERSIONS.
     """
     # Imported here: torch and the libraries of the model take seconds, and what is missing is told before.
     import torch
@@ -71,6 +73,7 @@ def _with_model(
     from worker.service.trainer.second_recipe import check_recipe
     from worker.service.worker import run_worker
 
+    Storage(settings.versions_url)
     learner = work == "finetune"
     if learner:
         check_recipe(settings.recipe)
