@@ -49,7 +49,8 @@ class Settings:
         SettingsError: a value is outside what its setting allows; the message names the environment variable.
     """
 
-    redis_url: str = _setting("REDIS_URL", "", "Redis of the queues, `redis://[:password@]host:port/0`. Needed by "
+    redis_url: str = _setting("REDIS_URL", "", "Redis of the queues, `redis://[:password@]host:port/0`, `rediss://...` "
+                              "or `redis+sentinel://[:password@]host:26379,host:26379/MASTER/0`. Needed by "
                               "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.",
                               secret=True)
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
@@ -121,7 +122,8 @@ class Settings:
     reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two checks of labeling configs and "
                                   "annotations for changes without a webhook.", least=1, most=86400)
     versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
-                             "or an fsspec URL such as `s3://bucket/zeromask`; empty = `versions` in the state folder.")
+                             "or an fsspec URL such as `s3://bucket/zeromask` (install `zeromask[s3]`); empty = "
+                             "`versions` in the state folder.")
     recipe: str = _setting("ZEROMASK_RECIPE", "quick", "What learns from corrections: `quick`; `lseg`, `sazs` or "
                            "`zegclip` learn beside it from 20 corrected images on (docs/guide/dense.md).")
     finetune_every: int = _setting("ZEROMASK_FINETUNE_EVERY", 3, "New or changed annotated images after which a "
