@@ -21,7 +21,7 @@ from plugin_config.settings import Settings
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.embedding_store import EMBEDDINGS_FOLDER, EmbeddingStore
+from worker.segmentation.embedding_store import EmbeddingStore
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.leases import Leases
@@ -63,7 +63,7 @@ class WorkerContext:
         self.label_studio = label_studio_of(settings)
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
-        store = EmbeddingStore(settings.state_path / EMBEDDINGS_FOLDER, settings.embedding_cache_mb * 1_000_000)
+        store = EmbeddingStore(settings.embeddings_path, settings.embedding_cache_mb * 1_000_000)
         self.embeddings = EmbeddingCache(self.segmenter, store=store)
         self.turns = ModelTurns()
         self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner)
