@@ -25,7 +25,7 @@ from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, blotches
 from worker.service.queue_worker import connect
 
-BEFORE, BETWEEN = 400, 40
+BEFORE, BETWEEN = 3000, 40
 """Tasks that are requested before the master dies, and while there is none."""
 
 
