@@ -183,7 +183,7 @@ def test_no_message_holds_the_password_of_an_address(monkeypatch: pytest.MonkeyP
     def away(*_: object, **__: object) -> None:
         raise OSError(f"no answer from {place}")
 
-    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", away)
+    monkeypatch.setattr(fsspec.filesystem("memory", use_listings_cache=False), "cat_file", away)
     trouble = read_versions(copy).trouble
     assert "no answer from memory://store.example.com/versions" in trouble
     assert "s3cr" not in trouble
@@ -197,7 +197,7 @@ def test_an_object_store_that_is_away_is_told(tmp_path: Path, monkeypatch: pytes
     def away(*_: object, **__: object) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", away)
+    monkeypatch.setattr(fsspec.filesystem("memory", use_listings_cache=False), "cat_file", away)
     with pytest.raises(VersionsUnavailable, match="no route"):
         folder.pointer()
 

@@ -18,7 +18,6 @@ from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from plugin_config.files import keep_private
 from plugin_config.settings import Settings
-from plugin_config.versions.storage import Storage
 from worker.service.queue_worker import connect
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def _with_model(
     """Load the model; returns what works off the queue.
 
     Raises:
-        SettingsError, ModelUnavailable: as `check_recipe` and `WorkerContext`.
-        VersionsUnavailable: nothing that is installed opens the URL in ZEROMASK_VERSIONS.
+        SettingsError, ModelUnavailable, VersionsUnavailable: as `check_recipe` and `WorkerContext`.
     """
     # Imported here: torch and the libraries of the model take seconds, and what is missing is told before.
     import torch
@@ -73,7 +71,6 @@ def _with_model(
     from worker.service.trainer.second_recipe import check_recipe
     from worker.service.worker import run_worker
 
-    Storage(settings.versions_url)
     learner = work == "finetune"
     if learner:
         check_recipe(settings.recipe)

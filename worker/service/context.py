@@ -18,6 +18,7 @@ from plugin_config.queue.order import ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.versions.storage import Storage
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
@@ -47,9 +48,11 @@ class WorkerContext:
     Raises:
         ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served, or weights are missing.
         SettingsError: no refiner of that name is installed.
+        VersionsUnavailable: nothing that is installed opens the URL in ZEROMASK_VERSIONS.
     """
 
     def __init__(self, settings: Settings, redis: Redis, *, learner: bool = False) -> None:
+        Storage(settings.versions_url)  # before the model is loaded, which takes long
         self.settings = settings
         self.redis = redis
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
