@@ -19,10 +19,11 @@ from plugin_config.queue.order import ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.versions.storage import Storage
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.embedding_store import EMBEDDINGS_FOLDER, EmbeddingStore
+from worker.segmentation.embedding_store import EmbeddingStore
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.leases import Leases
@@ -49,9 +50,11 @@ class WorkerContext:
     Raises:
         ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served, or weights are missing.
         SettingsError: no refiner of that name is installed.
+        VersionsUnavailable: nothing that is installed opens the URL in ZEROMASK_VERSIONS.
     """
 
     def __init__(self, settings: Settings, redis: Redis, *, learner: bool = False) -> None:
+        Storage(settings.versions_url)  # before the model is loaded, which takes long
         self.settings = settings
         self.redis = redis
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -65,7 +68,7 @@ class WorkerContext:
         self.label_studio = label_studio_of(settings)
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
-        store = EmbeddingStore(settings.state_path / EMBEDDINGS_FOLDER, settings.embedding_cache_mb * 1_000_000)
+        store = EmbeddingStore(settings.embeddings_path, settings.embedding_cache_mb * 1_000_000)
         self.embeddings = EmbeddingCache(self.segmenter, store=store)
         self.turns = ModelTurns()
         self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner)
