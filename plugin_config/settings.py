@@ -75,8 +75,9 @@ class Settings:
                             "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `clearclip`, "
                             "`sclip`, `naclip` and `proxy` with `-stitched` attend across all windows at once; "
                             "`auto` = by the weights' family.")
-    affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm whose features say which patches "
-                                   "belong together, such as `vit_small_patch16_224.dino`, or `name:file`.")
+    affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm whose features serve readout, "
+                                   "outlines and learning, such as `vit_small_patch14_dinov2.lvd142m`, or "
+                                   "`name:file` (docs/guide/models.md).")
     precision: str = _setting("ZEROMASK_PRECISION", "auto", "`fp32`, `bf16`, `fp16`; `auto` = the fastest here, "
                               "measured, whose features agree with fp32.")
     compile: bool = _setting("ZEROMASK_COMPILE", False, "Whether the image tower is compiled by torch, which needs a "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -76,6 +77,7 @@ ENGINE = {
     "shape_speedup_present", "labels_5_overhead", "labels_20_overhead", "labels_40_overhead", "labels_80_overhead",
     "labels_300_overhead", "megapixels_0.25_overhead", "megapixels_1_overhead", "megapixels_4_overhead",
     "megapixels_12_overhead", "labels_20_to_40", "memory_mb",
+    "affinity_overhead", "affinity_ms",
 }  # fmt: skip
 REGIONS = {f"{what}_{mask}_{unit}" for what in ("encode", "decode") for mask in ("smooth", "noisy")
            for unit in ("ms", "speedup")} | {"sdk_decodes_alike"}  # fmt: skip
@@ -87,8 +89,11 @@ def test_the_quick_bench_runs_every_figure_and_compares(tmp_path: Path, capsys: 
     """Its figures mean nothing; that all come out, of the real path, does."""
     earlier = tmp_path / "earlier.json"
     earlier.write_text(json.dumps({"encoder_ms": 0.001, "model": "other", "unheard_of": 3.0}))
+    tower = tmp_path / "tower.pt"
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tower)
     only = [argument for name in ("engine", "labels", "regions", "text") for argument in ("--only", name)]
     arguments = ["--quick", *only, "--device", "cpu", "--json", "--compare", str(earlier)]
+    arguments += ["--tower", f"vit_tiny_patch16_224:{tower}"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1

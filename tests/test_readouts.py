@@ -114,14 +114,15 @@ def test_stitched_in_one_window_is_the_readout_itself(name: str) -> None:
 @torch.inference_mode()
 def test_stitched_windows_attend_as_the_whole_image_would(name: str) -> None:
     """Where what a patch says does not depend on the window, no window was ever cut."""
-    whole = {source: drawn(1, 2, 1 + 7 * 8, 8, seed=number) for number, source in enumerate(("q", "k", "v"))}
+    order: tuple[Source, ...] = ("q", "k", "v")
+    whole = {source: drawn(1, 2, 1 + 7 * 8, 8, seed=number) for number, source in enumerate(order)}
     proxies = drawn(1, 7, 8, 6, seed=5)
-    cut = {}
+    cut: dict[Source, Tensor] = {}
     for source, values in whole.items():
         seen = cut_grid(values[0, :, 1:].transpose(0, 1).reshape(7, 8, 2, 8), WINDOWS).flatten(1, 2).transpose(1, 2)
         cut[source] = torch.cat([values[:, :, :1].expand(4, -1, -1, -1), seen], dim=2)
-    wanted = attend(READOUTS[name], whole, (7, 8), scale=0.4, proxies=proxies)  # type: ignore[arg-type]
-    found = attend(  # type: ignore[arg-type]
+    wanted = attend(READOUTS[name], whole, (7, 8), scale=0.4, proxies=proxies)
+    found = attend(
         READOUTS[name], cut, (4, 5), scale=0.4, proxies=cut_grid(proxies[0], WINDOWS), tiling=WINDOWS
     )
     seen = cut_grid(wanted[0, :, 1:].transpose(0, 1).reshape(7, 8, 2, 8), WINDOWS).flatten(1, 2).transpose(1, 2)

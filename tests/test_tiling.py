@@ -209,9 +209,9 @@ def test_stitched_windows_differ_from_single_ones_and_have_no_seam(stitching: En
     apart, stitched = (one.embed_images([image])[0].features for one in (alone, stitching))
     assert apart.shape == stitched.shape
     assert not torch.allclose(apart, stitched, atol=1e-2)
-    windows, _ = stitching._embed_windows([(image, place)])
+    windows, _ = stitching._embed_windows([(image, place)], None)
     assert tiling.disagreement(average_windows(windows, place), place) < 1e-5
-    separate, _ = alone._embed_windows([(image, place)])
+    separate, _ = alone._embed_windows([(image, place)], None)
     assert tiling.disagreement(average_windows(separate, place), place) > 1e-3
 
 

@@ -36,6 +36,7 @@ class BenchOptions:
         quick: use small models and images; the figures then mean nothing.
         device: of the `engine` and `text` figures: auto, cpu, cuda or cuda:N.
         console: where progress is shown.
+        affinity_tower: of the `engine` figures, as ZEROMASK_AFFINITY_TOWER; "" = without one.
     """
 
     seconds: float
@@ -44,6 +45,7 @@ class BenchOptions:
     quick: bool
     device: str
     console: Console
+    affinity_tower: str = ""
 
     @property
     def size(self) -> EngineSize:
@@ -54,7 +56,9 @@ class BenchOptions:
 Measurement = Callable[[BenchOptions], Mapping[str, Figure]]
 
 FIGURES: Mapping[str, Measurement] = {
-    "engine": lambda options: engine_figures(options.size, options.device, options.console),
+    "engine": lambda options: engine_figures(
+        options.size, options.device, options.console, affinity_tower=options.affinity_tower
+    ),
     "labels": lambda options: label_figures(options.repeats, options.device, options.console, quick=options.quick),
     "regions": lambda options: region_figures(options.repeats, options.size.shrink, options.console),
     "text": lambda options: text_figures(options.size.model, options.repeats, options.device, options.console),
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     options = BenchOptions(
         seconds=found.seconds or (2.0 if quick else 20.0), repeats=max(1, found.repeats or (1 if quick else 3)),
         tasks=found.tasks or (500 if quick else 100_000), quick=quick, device=found.device,
-        console=Console(stderr=True),
+        console=Console(stderr=True), affinity_tower=found.tower,
     )  # fmt: skip
     figures: dict[str, Figure] = {}
     try:
@@ -100,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", choices=sorted(FIGURES), action="append", help=only_help)
     parser.add_argument("--quick", action="store_true", help="small models and images, to see that everything runs")
     parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--tower", default="", metavar="NAME:FILE", help="also the engine with this affinity tower")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="length of one measurement of the queue (default: 20)")
     parser.add_argument("--repeats", type=int, help="measurements of each, for medians (default: 3)")
