@@ -1,5 +1,5 @@
-"""deploy/compose: what the files say is valid and complete, and each service runs, by its own command and environment,
-beside a real Label Studio. No container is started: paths and addresses of the containers are replaced.
+"""The compose files say what is valid and complete, and each service runs, by its own command and environment, beside a
+real Label Studio. No container is started: paths and addresses of the containers are replaced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from plugin_config.settings import setting_names
 from tests.house import PATIENCE_S, TOKEN, House, make_project, retrieve, wait_predicted, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "deploy" / "compose"
+FOLDER = ROOT / "plugin_config" / "deploy" / "compose"
 OURS = ("backend", "worker", "worker-gpu", "learner")
 OF_OTHERS = {"HF_HOME"}  # of huggingface_hub: where it keeps what it fetched
 

@@ -1,7 +1,7 @@
-"""Make the secrets that compose.yaml names, each in a file of its own: `python3 deploy/compose/make_secrets.py`.
+"""Make the secrets that compose.yaml names, each in a file of its own.
 
-Files that are there stay as they are. The token of Label Studio is left empty for a person to fill in. It needs the
-standard library alone.
+A person runs it, as docs/guide/deployment.md says. Files that are there stay as they are. The token of Label Studio is
+left empty for a person to fill in. It needs the standard library alone.
 """
 
 from __future__ import annotations
