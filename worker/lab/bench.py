@@ -16,10 +16,12 @@ from rich.console import Console
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from worker.lab.benchmarks.brush_encoding import region_figures
+from worker.lab.benchmarks.bursts import burst_figures
 from worker.lab.benchmarks.clicks import click_figures
 from worker.lab.benchmarks.drain import drain_figures, enqueue_figures
 from worker.lab.benchmarks.engine import QUICK, EngineSize, engine_figures
 from worker.lab.benchmarks.labels import label_figures
+from worker.lab.benchmarks.posts import post_figures
 from worker.lab.benchmarks.targets import TARGETS, Figure, compared, read_figures, table
 from worker.lab.benchmarks.text_encoding import text_figures
 from worker.lab.benchmarks.throughput import queue_figures
@@ -32,7 +34,7 @@ class BenchOptions:
     Attributes:
         seconds: length of one measurement of the queue.
         repeats: measurements of each figure.
-        tasks: in the queue of the `drain` and `enqueue` figures; of the `clicks` figures, 10,000 at most.
+        tasks: in the queue of the `drain`, `enqueue` and `posts` figures; of the `clicks` figures, 10,000 at most.
         quick: use small models and images; the figures then mean nothing.
         device: of the `engine` and `text` figures: auto, cpu, cuda or cuda:N.
         console: where progress is shown.
@@ -62,6 +64,8 @@ FIGURES: Mapping[str, Measurement] = {
     "clicks": lambda options: click_figures(min(options.tasks, 10_000), 20 if options.quick else 100, options.console),
     "drain": lambda options: drain_figures(options.tasks, options.console),
     "enqueue": lambda options: enqueue_figures(options.tasks, options.console),
+    "bursts": lambda options: burst_figures(200 if options.quick else 10_000, options.console),
+    "posts": lambda options: post_figures(options.tasks, options.console),
 }
 _CONTAINED = {"enqueue"}  # in another one, which takes far longer
 
@@ -103,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="length of one measurement of the queue (default: 20)")
     parser.add_argument("--repeats", type=int, help="measurements of each, for medians (default: 3)")
-    parser.add_argument("--tasks", type=int, help="tasks of the drain and enqueue figures (default: 100000)")
+    parser.add_argument("--tasks", type=int, help="tasks of the drain, enqueue and posts figures (default: 100000)")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --json: also print now over then")
     parser.add_argument("--json", action="store_true", help="one JSON line on standard output")
     return parser
