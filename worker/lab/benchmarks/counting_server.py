@@ -100,7 +100,8 @@ def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
             elif parts.path.startswith("/api/projects/"):
                 if parts.path.count("/") == 4:  # the project itself, not something of it
                     counted.look()
-                self._json({"id": int(parts.path.split("/")[3]), "title": "bench", "label_config": CONFIG, "model_version": "",
+                project = int(parts.path.split("/")[3])
+                self._json({"id": project, "title": "bench", "label_config": CONFIG, "model_version": "",
                             "task_number": counted.tasks})  # fmt: skip
             elif parts.path == "/api/tasks/":
                 self._json(_tasks(counted, query))
