@@ -17,10 +17,10 @@ from plugin_config.capacity import StageSeconds, seconds_for
 from plugin_config.label_studio.client import LabelStudio
 from worker.lab.bench import main
 from worker.lab.benchmarks.counting_server import stamped
-from worker.lab.benchmarks.drain import fairness
 from worker.lab.benchmarks.emulated import PRESENT, draw, emulate
 from worker.lab.benchmarks.gpu import QUICK_GPU, gpu_figures
 from worker.lab.benchmarks.growth import charts
+from worker.lab.benchmarks.many_tasks import fairness
 from worker.lab.benchmarks.services import bench_services, blotches
 from worker.lab.benchmarks.targets import Target, table
 from worker.lab.benchmarks.throughput import ratios
@@ -182,7 +182,7 @@ def test_two_stages_judge_each_crop_by_itself() -> None:
 def test_what_is_requested_in_several_requests_is_in_the_queue(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.lab.benchmarks.drain._MOST_TASKS", 30)  # two requests for each project
+    monkeypatch.setattr("worker.lab.benchmarks.many_tasks._MOST_TASKS", 30)  # two requests for each project
     assert main(["--only", "enqueue", "--tasks", "505", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["unqueued"] == 0

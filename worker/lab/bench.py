@@ -19,11 +19,11 @@ from worker.lab.benchmarks.brush_encoding import region_figures
 from worker.lab.benchmarks.bursts import burst_figures
 from worker.lab.benchmarks.capacity_check import capacity_figures
 from worker.lab.benchmarks.clicks import click_figures
-from worker.lab.benchmarks.drain import drain_figures, enqueue_figures
+from worker.lab.benchmarks.drain import post_figures
 from worker.lab.benchmarks.engine import QUICK, EngineSize, engine_figures
 from worker.lab.benchmarks.gpu import QUICK_GPU, GpuSize, gpu_figures
 from worker.lab.benchmarks.labels import label_figures
-from worker.lab.benchmarks.posts import post_figures
+from worker.lab.benchmarks.many_tasks import drain_figures, enqueue_figures
 from worker.lab.benchmarks.targets import TARGETS, Figure, compared, read_figures, table
 from worker.lab.benchmarks.text_encoding import text_figures
 from worker.lab.benchmarks.throughput import queue_figures
