@@ -60,7 +60,8 @@ Keys of project P (`zeromask:P:` before each):
                             the newest
     doubts          zset    task whose prediction may arrive late or twice     ledger, scripts       ledger
                             -> moment from which it cannot
-    refresh         string  id of the RQ job of the refresh queued last        hints                 hints
+    refresh         string  id of the RQ job of the refresh queued last;       hints                 hints
+                            "claimed|id" for the moment in which it is queued
     hinted          set     ids of tasks that webhooks call new or deleted     hints                 hints
     webhook         string  action and moment of the last webhook; a month     hints                 hints
     learner         string  "owner|moment it ends": lease of the learner       learning              learning
