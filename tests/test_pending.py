@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
 from plugin_config.errors import QueueUnavailable
@@ -196,6 +197,20 @@ def test_webhooks_that_arrive_together_cause_one_refresh(
     assert together == [False]
     assert len(refresh_queue(redis)) == 1
     assert not hints.request_refresh(PROJECT)
+
+
+def test_a_refresh_that_cannot_be_queued_keeps_no_other_waiting(
+    redis: Redis, hints: ProjectHints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> str:
+        raise RedisTimeout("no answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("plugin_config.queue.hints.enqueue", fail)
+        with pytest.raises(QueueUnavailable):
+            hints.request_refresh(PROJECT)
+    assert hints.request_refresh(PROJECT)
+    assert len(refresh_queue(redis)) == 1
 
 
 def test_a_process_that_dies_before_its_refresh_is_queued_keeps_others_waiting_for_seconds(

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import RefreshProject, enqueue, parse_id, parse_text, refresh_queue
@@ -52,6 +53,12 @@ return 1
 # KEYS: `refresh` of the project. ARGV: id of the job that is queued now, seconds. It may have begun already.
 _QUEUED = """
 if redis.call('GET', KEYS[1]) == 'claimed|' .. ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return 1
+"""
+
+# KEYS: `refresh` of the project. ARGV: id of the job that could not be queued.
+_UNCLAIM = """
+if redis.call('GET', KEYS[1]) == 'claimed|' .. ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
@@ -97,7 +104,11 @@ class ProjectHints:
         if not self._redis.eval(_REQUEST, 2, key, self._queue.key, name, _CLAIMED_MS):
             return False
         # Each has its own name: RQ deletes a job by name when it ends, and would delete the next one of the same name.
-        enqueue(self._queue, RefreshProject(project=project), name=name)
+        try:
+            enqueue(self._queue, RefreshProject(project=project), name=name)
+        except RedisError:  # such as a key of RQ of another kind, which is moved away before the next try
+            self._redis.eval(_UNCLAIM, 1, key, name)
+            raise
         self._redis.eval(_QUEUED, 1, key, name, _QUEUED_S)
         return True
 
