@@ -214,7 +214,8 @@ def test_twenty_thousand_tasks_of_ten_projects_are_drained_and_none_is_lost(caps
 
 def test_fairness_is_that_of_the_time_in_which_all_have_tasks() -> None:
     even = fairness([(project, 5) for _ in range(4) for project in (1, 2)], {1: 20, 2: 20})
-    assert (even.jain, even.most_ahead) == (pytest.approx(35**2 / (2 * (20**2 + 15**2))), 5)
+    assert even.jain == pytest.approx(35**2 / (2 * (20**2 + 15**2)))
+    assert even.most_ahead == 5
     one = fairness([(1, 20), (9, 20), (2, 20)], {1: 20, 2: 20})
     assert (one.jain, one.most_ahead) == (0.5, 20), "one project got all, until it was through"
     assert fairness([], {1: 20, 2: 20}).jain == 1.0
