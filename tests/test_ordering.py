@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -37,7 +38,7 @@ from worker.learning.acceptance import Calibration
 from worker.learning.selection.candidates import Candidate
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmentation, Segmenter
-from worker.service import stages
+from worker.service import ordering, stages
 from worker.service.image_records import describe_image, make_record, read_candidate
 from worker.service.ordering import HEAD, keep_order
 from worker.service.places import HEAD_BELOW, place_scores
@@ -585,6 +586,29 @@ def test_requests_do_not_grow_with_the_project(redis: Redis, tmp_path: Path) -> 
         assert len(made.head()) == HEAD
         asked.append(len(made.label_studio.asked))
     assert asked[0] == asked[1] <= HEAD + 7
+
+
+def test_a_slow_label_studio_gets_the_front_of_the_order_first_and_the_rest_later(
+    ordered: OrderedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "WRITING_S", 0.05)
+    studio = ordered.label_studio
+    studio.refuse = lambda method, path: time.sleep(0.02 * path.startswith("/api/predictions/"))
+    ordered.keep()
+    head, placed = ordered.head(), [score for score in studio.scores.values() if score < HEAD_BELOW]
+    assert 0 < len(placed) < len(head) == 12
+    assert studio.in_order()[: len(placed)] == head[: len(placed)]
+    for _ in head:
+        ordered.keep()
+    assert ordered.head() == head == studio.in_order()
+    assert studio.patches() == len(head), "none of them twice"
+    studio.sampling = DEFAULT_SAMPLING  # a person's choice
+    for _ in range(3):
+        ordered.keep()
+    assert 0 < sum(score < HEAD_BELOW for score in studio.scores.values()) < len(head)
+    for _ in head:
+        ordered.keep()
+    assert min(studio.scores.values()) >= HEAD_BELOW
 
 
 def test_a_place_is_a_score_below_all_others() -> None:

@@ -57,6 +57,7 @@ from plugin_config.settings import is_loopback
 _PAGE, _CONNECT_S = 500, 10.0  # a network that drops packets is told by then
 _UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads
 _WITHOUT_SLASH = re.compile(r"(?:data|static|storage-data)/")
+_LEAST_MISSED = 1e-6  # 0 is what Label Studio has where nothing is noted
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
 
 
@@ -103,13 +104,23 @@ class Task:
 
 @dataclass(frozen=True)
 class StoredPrediction:
-    """A prediction as Label Studio keeps it."""
+    """A prediction as Label Studio keeps it.
+
+    Attributes:
+        id: of the prediction; `task` it belongs to.
+        version: of the model that made it; "" = none is noted.
+        result: its regions and answers.
+        score: by which tasks are ordered.
+        missed: how likely something is there that was not predicted, in (0, 1], of a prediction without regions:
+            what Label Studio calls `mislabeling`, and uses for nothing; None = not noted.
+    """
 
     id: int
     task: int
     version: str
     result: Sequence[Mapping[str, Any]]
     score: float | None
+    missed: float | None = None
 
 
 class LabelStudio:
@@ -248,10 +259,13 @@ class LabelStudio:
         return frozenset(parent for parent in parents if parent is not None)
 
     def create_prediction(
-        self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str
-    ) -> StoredPrediction:
-        """Store one prediction and return what was really stored."""
+        self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str,
+        missed: float | None = None,
+    ) -> StoredPrediction:  # fmt: skip
+        """Store one prediction and return what was really stored; `missed` as in `StoredPrediction`, in [0, 1]."""
         body = {"task": task, "result": list(result), "score": score, "model_version": version}
+        if missed is not None:
+            body["mislabeling"] = max(missed, _LEAST_MISSED)
         return _prediction(self.request("POST", "/api/predictions/", json=body))
 
     def delete_prediction(self, prediction: int) -> None:
@@ -389,7 +403,10 @@ def _prediction(row: Any) -> StoredPrediction:
         # Label Studio stores null for a result that is an object, and whatever an import brought in a list.
         stored, version = row["result"], str(row.get("model_version") or "")
         result = [item for item in stored if isinstance(item, Mapping)] if isinstance(stored, list) else []
-        return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"))
+        missed = row.get("mislabeling")
+        is_noted = isinstance(missed, int | float) and not isinstance(missed, bool) and 0 < missed <= 1
+        return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"),
+                                float(missed) if is_noted else None)  # fmt: skip
 
 
 @contextmanager

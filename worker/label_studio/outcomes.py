@@ -53,6 +53,21 @@ class RegionRecord:
 
 
 @dataclass(frozen=True)
+class EmptyRecord:
+    """What became of a prediction without regions.
+
+    Attributes:
+        right: whether it was submitted without regions.
+        raw_score: the chance that nothing is there, before calibration, in [0, 1).
+        version: of the prediction.
+    """
+
+    right: bool
+    raw_score: float
+    version: str
+
+
+@dataclass(frozen=True)
 class RegionOutcomes:
     """Number of regions of one label. `changed` ones were redrawn or given another label, and count for the predicted
     label.
@@ -109,6 +124,21 @@ def region_records(
         if region.label is not None and identity not in kept and not foreign:
             found.append(_record(region.label, "deleted", region, 0.0, parent))
     return found
+
+
+def empty_record(
+    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
+) -> EmptyRecord | None:
+    """What became of the prediction that an annotation was made from, where it has no regions and notes the chance that
+    nothing is there. Arguments as of `region_records`; the task has one image.
+    """
+    parent = find_parent(annotation, predictions)
+    if parent is None or parent.missed is None or (ours and parent.version not in ours):
+        return None
+    if any(region.label is not None for region in _predicted(parent, vocabulary)):
+        return None
+    drawn = any(region.label is not None for region in picture_regions(annotation.result, vocabulary))
+    return EmptyRecord(not drawn, 1 - parent.missed, parent.version)
 
 
 def _by_id(regions: Iterable[PictureRegion]) -> dict[str | int, PictureRegion]:
