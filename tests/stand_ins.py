@@ -115,9 +115,11 @@ class StandInLabelStudio:
     def predictions(self, task: int) -> list[StoredPrediction]:
         return [row for row in self.stored if row.task == task]
 
-    def create_prediction(self, task: int, result: Sequence[Any], *, score: float, version: str) -> StoredPrediction:
+    def create_prediction(
+        self, task: int, result: Sequence[Any], *, score: float, version: str, missed: float | None = None
+    ) -> StoredPrediction:
         self.before_store(task)
-        row = StoredPrediction(next(self.ids), task, version, list(result), score)
+        row = StoredPrediction(next(self.ids), task, version, list(result), score, missed)
         with self._writing:
             self.stored.append(row)
         self.after_store(task)

@@ -34,7 +34,7 @@ from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRec
 from plugin_config.vocabulary import parse_vocabulary
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
-from worker.learning.acceptance import Calibration
+from worker.learning.acceptance import Calibration, PlattMap
 from worker.learning.selection.candidates import Candidate
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmentation, Segmenter
@@ -520,6 +520,9 @@ def test_a_record_keeps_what_the_selection_needs() -> None:
     assert read_candidate(7, blank, "e", Calibration(1.0, -1.0, 9)).margin == 0.1, "that of an image without regions"
     alone = make_record([Candidate("7", None, 0.9)], version="v", prediction=3, score=0.9, shown=0.9, encoder="e")
     assert read_candidate(7, alone, "e", Calibration(1.0, -1.0, 9)).margin == 0.9
+    nothing = Calibration(nothing=PlattMap(1.0, -2.0, 9))
+    assert read_candidate(7, alone, "e", nothing).margin == nothing.chance_of_nothing(0.9) < 0.6
+    assert read_candidate(7, replace(alone, blank=0.0), "e", nothing).margin == 0.0, "labels that it cannot read"
     mean = units[0] + units[1]
     assert found.vector is not None
     assert float(found.vector @ mean / np.linalg.norm(mean)) > 0.999

@@ -76,7 +76,7 @@ class PlattMap:
         return (self.slope, self.bias) == (1.0, 0.0)
 
     def probability(self, score: float) -> float:
-        """The probability that a region of this raw score, in [0, 1], is accepted as it is, or that nothing is there."""
+        """The probability that a region of this raw score, in [0, 1], is accepted, or that nothing is there."""
         if self.is_identity:
             return score
         return float(1 / (1 + math.exp(-self.slope * _log_odds(score) - self.bias)))
