@@ -22,7 +22,6 @@ import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,15 +78,6 @@ class CountedLabelStudio(LabelStudio):
         return sum(map(len, self.asked.values()))
 
 
-@dataclass(frozen=True)
-class LoadedProject:
-    """A project with many predicted tasks, of which the last ones are annotated."""
-
-    ordered: OrderedProject
-    tasks: int
-    corrected: int
-
-
 @click.command()
 @click.option("--store", is_flag=True, help="Write docs/results/order.json, and the table of the guide.")
 @click.option("--tasks", default=TASKS, show_default=True, help="Tasks of the project.")
@@ -100,8 +90,8 @@ def main(*, store: bool, tasks: int, corrected: int) -> None:
         with Supervisor(Path(folder)) as supervisor, Redis.from_url(redis_url) as redis:
             supervisor.start(label_studio_command(url, TOKEN, data))
             with CountedLabelStudio(url, TOKEN) as label_studio:
-                loaded = load(label_studio, redis, Path(folder), data / DATABASE, tasks=tasks, corrected=corrected)
-                figures = measure(loaded)
+                ordered = load(label_studio, redis, Path(folder), data / DATABASE, tasks=tasks, corrected=corrected)
+                figures = measure(ordered)
     found = {"tasks": tasks, "corrected": corrected, "cores": os.cpu_count(),
              "load": round(os.getloadavg()[0], 1), **figures}  # fmt: skip
     sys.stdout.write(json.dumps(found) + "\n")
@@ -113,7 +103,7 @@ def main(*, store: bool, tasks: int, corrected: int) -> None:
 
 def load(
     label_studio: LabelStudio, redis: Redis, folder: Path, database: Path, *, tasks: int, corrected: int
-) -> LoadedProject:
+) -> OrderedProject:
     """Make a project of many tasks whose predictions are shown and recorded, and none of them in order."""
     body = {"title": f"{tasks} tasks", "label_config": CONFIG}
     project = int(label_studio.request("POST", "/api/projects/", json=body)["id"])
@@ -127,13 +117,12 @@ def load(
     _record(ordered, predictions)
     label_studio.show_version(project, ordered.version)
     ProjectLedger(redis).set_shown_version(project, ordered.version)
-    return LoadedProject(ordered, tasks, corrected)
+    return ordered
 
 
-def measure(loaded: LoadedProject) -> dict[str, Any]:
+def measure(ordered: OrderedProject) -> dict[str, Any]:
     """Set the order at first, again after an annotation, and with nothing to do; ask for tasks as annotators do."""
-    ordered, steps = loaded.ordered, {}
-    before = _peak_mb()
+    steps, before = {}, _peak_mb()
     steps["first"] = _timed(ordered)
     first, placed = ordered.head(), _placed(ordered)
     got, seconds = [], []

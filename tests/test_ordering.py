@@ -32,6 +32,7 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRecord, VersionFolder
 from plugin_config.vocabulary import parse_vocabulary
+from tests import order_load
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
 from worker.learning.acceptance import Calibration, PlattMap
@@ -669,6 +670,20 @@ def test_the_next_images_are_listed_and_the_order_is_resumed(
     assert ordered.label_studio.in_order() == ordered.head()
 
 
+def test_where_everything_was_skipped_nothing_is_reordered_and_a_line_says_so(
+    ordered: OrderedProject, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    before = dict(ordered.label_studio.scores)
+    for task in range(1, 13):
+        ordered.label_studio.annotate(task, annotated=False)
+    ordered.keep()
+    assert (ordered.head(), ordered.label_studio.scores) == ([], before)
+    told = " ".join(CliRunner().invoke(zeromask, ["next", "1"]).output.split())
+    assert "no image is left to order: 0 annotated, 12 skipped" in told
+    assert "no order yet" not in told
+
+
 def test_any_sampling_is_resumed_once_the_served_version_is_shown(
     ordered: OrderedProject, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -697,3 +712,14 @@ def test_a_place_of_a_task_is_read_alone(redis: Redis) -> None:
     order.forget(1, [5, 4])
     assert order.places(1) == {}
     assert order.written(1) != before, "a reason to order again"
+
+
+def test_the_stored_figures_keep_the_promise_and_are_those_of_the_documentation() -> None:
+    if not order_load.STORED.exists():
+        pytest.skip(f"not measured yet: {order_load.COMMAND}")
+    found = json.loads(order_load.STORED.read_text())
+    assert (found["tasks"], found["is_ours"]) == (100_000, True)
+    assert all(found[name]["seconds"] < 10 for name in ("first", "after_annotations", "nothing_new"))
+    assert found["memory_mb"] < 500
+    text = order_load.DOCUMENT.read_text()
+    assert order_load.filled(text) == text, f"run {order_load.COMMAND}"
