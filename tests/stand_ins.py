@@ -24,7 +24,8 @@ from plugin_config.errors import (
     LearningError,
     VersionsUnavailable,
 )
-from plugin_config.label_studio.client import Project, StoredPrediction, Task
+from plugin_config.label_studio.client import Project, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef

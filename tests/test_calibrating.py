@@ -192,7 +192,8 @@ def test_a_stored_prediction_of_nothing_has_its_probability_and_notes_the_raw_on
     context.drain()
     (prediction,) = context.label_studio.predictions(1)
     assert prediction.score == pytest.approx(context.adapters.map.chance_of_nothing(0.6))
-    assert (list(prediction.result), prediction.missed) == ([], pytest.approx(0.4))
+    assert not prediction.result
+    assert prediction.missed == pytest.approx(0.4)
     empty = Segmentation((), 0.0)  # labels that the model cannot read
     context.ask(2)
     context.drain()

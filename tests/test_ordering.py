@@ -715,8 +715,6 @@ def test_a_place_of_a_task_is_read_alone(redis: Redis) -> None:
 
 
 def test_the_stored_figures_keep_the_promise_and_are_those_of_the_documentation() -> None:
-    if not order_load.STORED.exists():
-        pytest.skip(f"not measured yet: {order_load.COMMAND}")
     found = json.loads(order_load.STORED.read_text())
     assert (found["tasks"], found["is_ours"]) == (100_000, True)
     assert all(found[name]["seconds"] < 10 for name in ("first", "after_annotations", "nothing_new"))

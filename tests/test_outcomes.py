@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.brush_rle import encode_rle
 from worker.label_studio.outcomes import (

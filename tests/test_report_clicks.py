@@ -14,7 +14,8 @@ from PIL import Image
 
 from plugin_config.errors import LearningError
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import LabelStudio, Project, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Project, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Owner, Pointer, VerdictRecord, VersionFolder
@@ -95,7 +96,7 @@ def clicked(segmenter: Segmenter, version: ReportedVersion, *, most: int = 10) -
     project, sample = DrawnProject(), ClickSample(most, version.name)
     for record in project.records():
         sample.add(record)
-    loader = cast(ImageLoader, ImageLoader.__new__(ImageLoader))
+    loader = ImageLoader.__new__(ImageLoader)
     return measure_clicks(cast(LabelStudio, project), 1, VOCABULARY, loader, segmenter, sample.chosen(), version)
 
 

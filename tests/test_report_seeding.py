@@ -11,7 +11,8 @@ import pytest
 
 from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import LabelStudio, Project, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Project, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.picture_regions import item_id

@@ -42,6 +42,7 @@ from plugin_config.label_studio.annotations import (
 )
 from plugin_config.label_studio.auth import TokenAuth
 from plugin_config.label_studio.names import LabelStudioNames
+from plugin_config.label_studio.predictions import StoredPrediction, prediction_body, read_prediction
 from plugin_config.label_studio.tokens import read_token
 from plugin_config.label_studio.transport import (
     failing,
@@ -57,7 +58,6 @@ from plugin_config.settings import is_loopback
 _PAGE, _CONNECT_S = 500, 10.0  # a network that drops packets is told by then
 _UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads
 _WITHOUT_SLASH = re.compile(r"(?:data|static|storage-data)/")
-_LEAST_MISSED = 1e-6  # 0 is what Label Studio has where nothing is noted
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
 
 
@@ -100,27 +100,6 @@ class Task:
     annotations: int
     score: float | None = None
     unreadable: str = ""
-
-
-@dataclass(frozen=True)
-class StoredPrediction:
-    """A prediction as Label Studio keeps it.
-
-    Attributes:
-        id: of the prediction; `task` it belongs to.
-        version: of the model that made it; "" = none is noted.
-        result: its regions and answers.
-        score: by which tasks are ordered.
-        missed: how likely something is there that was not predicted, in (0, 1], of a prediction without regions:
-            what Label Studio calls `mislabeling`, and uses for nothing; None = not noted.
-    """
-
-    id: int
-    task: int
-    version: str
-    result: Sequence[Mapping[str, Any]]
-    score: float | None
-    missed: float | None = None
 
 
 class LabelStudio:
@@ -263,9 +242,7 @@ class LabelStudio:
         missed: float | None = None,
     ) -> StoredPrediction:  # fmt: skip
         """Store one prediction and return what was really stored; `missed` as in `StoredPrediction`, in [0, 1]."""
-        body = {"task": task, "result": list(result), "score": score, "model_version": version}
-        if missed is not None:
-            body["mislabeling"] = max(missed, _LEAST_MISSED)
+        body = prediction_body(task, result, score=score, version=version, missed=missed)
         return _prediction(self.request("POST", "/api/predictions/", json=body))
 
     def delete_prediction(self, prediction: int) -> None:
@@ -400,13 +377,7 @@ def _task(row: Any) -> Task:
 
 def _prediction(row: Any) -> StoredPrediction:
     with _as_expected("a prediction"):
-        # Label Studio stores null for a result that is an object, and whatever an import brought in a list.
-        stored, version = row["result"], str(row.get("model_version") or "")
-        result = [item for item in stored if isinstance(item, Mapping)] if isinstance(stored, list) else []
-        missed = row.get("mislabeling")
-        is_noted = isinstance(missed, int | float) and not isinstance(missed, bool) and 0 < missed <= 1
-        return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"),
-                                float(missed) if is_noted else None)  # fmt: skip
+        return read_prediction(row)
 
 
 @contextmanager

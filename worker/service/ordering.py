@@ -42,7 +42,7 @@ HEAD = 100
 
 _PAUSE_S = 10.0  # between two orders of a project: those who annotate use the same Label Studio
 _REST_S = 300.0  # likewise, while predictions come and nobody corrects: each of them would be a reason to order again
-WRITING_S = 5.0
+WRITING_S = 3.0
 """Seconds after which no further score is changed in one go. Label Studio takes 0.05 to 0.5 s for each; what is nearest
 to the front is changed first, and the next call does the rest."""
 

@@ -27,7 +27,8 @@ from plugin_config.errors import (
     TaskDataError,
 )
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
 from worker.label_studio.image_cache import OFF, ImageCache
