@@ -24,7 +24,8 @@ from plugin_config.errors import (
     LearningError,
     VersionsUnavailable,
 )
-from plugin_config.label_studio.client import Project, StoredPrediction, Task
+from plugin_config.label_studio.client import Project, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
@@ -115,9 +116,11 @@ class StandInLabelStudio:
     def predictions(self, task: int) -> list[StoredPrediction]:
         return [row for row in self.stored if row.task == task]
 
-    def create_prediction(self, task: int, result: Sequence[Any], *, score: float, version: str) -> StoredPrediction:
+    def create_prediction(
+        self, task: int, result: Sequence[Any], *, score: float, version: str, missed: float | None = None
+    ) -> StoredPrediction:
         self.before_store(task)
-        row = StoredPrediction(next(self.ids), task, version, list(result), score)
+        row = StoredPrediction(next(self.ids), task, version, list(result), score, missed)
         with self._writing:
             self.stored.append(row)
         self.after_store(task)
