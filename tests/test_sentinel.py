@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -124,10 +126,15 @@ def request(services: BenchServices, tasks: range) -> httpx.Response:
 def test_backend_and_worker_go_on_at_the_replica_and_no_task_that_it_had_is_lost(
     services: BenchServices, watched_once: WatchedRedis
 ) -> None:
-    assert request(services, range(1, BEFORE + 1)).status_code == 200
-    with watched_once.ask(watched_once.master()) as master:
-        wait_until(lambda: _replicated(master.info("replication")))
     pid = services.supervisor.pid("worker-1")
+    assert pid
+    os.kill(pid, signal.SIGSTOP)  # else it may be through before the replica has everything
+    try:
+        assert request(services, range(1, BEFORE + 1)).status_code == 200
+        with watched_once.ask(watched_once.master()) as master:
+            wait_until(lambda: _replicated(master.info("replication")))
+    finally:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: services.counted()["tasks"] > 0)
     killed = watched_once.kill_master()
     died = time.monotonic()
