@@ -28,7 +28,7 @@ dir {folder}
 requirepass "{own}"
 sentinel monitor {master} 127.0.0.1 {watched} 1
 sentinel auth-pass {master} "{password}"
-sentinel down-after-milliseconds {master} 700
+sentinel down-after-milliseconds {master} 2000
 sentinel failover-timeout {master} 3000
 """
 
@@ -104,7 +104,8 @@ def watched_redis() -> Iterator[WatchedRedis]:
 
 def _is_complete(found: WatchedRedis) -> bool:
     with found.ask_sentinel() as sentinel, found.ask(found.master()) as master:
-        return bool(sentinel.sentinel_slaves(MASTER)) and int(master.wait(1, 1000)) == 1
+        up = sentinel.sentinel_master(MASTER)["flags"] == "master"  # a slow start is taken for a dead master
+        return up and bool(sentinel.sentinel_slaves(MASTER)) and int(master.wait(1, 1000)) == 1
 
 
 def _wait(condition: Callable[[], bool]) -> None:
