@@ -88,7 +88,7 @@ def test_who_gets_the_task_of_a_dead_worker_looks_before_it_posts(context: Stand
         if late not in context.label_studio.stored:
             context.label_studio.stored.append(late)
 
-    context.segmenter.read_words = arrive  # type: ignore[method-assign]
+    context.segmenter.read_words = arrive  # type: ignore[assignment, method-assign]
     context.drain()
     assert [row.id for row in context.label_studio.stored] == [99]
     assert context.pending.counts(PROJECT).done == 1
@@ -161,7 +161,7 @@ def test_no_time_goes_into_tasks_that_another_worker_has_by_now(context: StandIn
         waiting.release()
         hold.wait(30)
 
-    context.segmenter.read_words = wait  # type: ignore[method-assign]
+    context.segmenter.read_words = wait  # type: ignore[assignment, method-assign]
     context.ask(*ALL)
     context.begin()
     assert all(waiting.acquire(timeout=20) for _ in ALL)
