@@ -191,6 +191,11 @@ class ProjectLedger:
         return {ref: until[member] <= now for member, ref in valid}
 
     @redis_errors
+    def is_unconfirmed(self, project: int, ref: TaskRef) -> bool:
+        """Whether a prediction of this task may be stored although nobody got the answer."""
+        return self._redis.zscore(ProjectKeys(project).doubts, ref.encode()) is not None
+
+    @redis_errors
     def clear_unconfirmed(self, project: int, ref: TaskRef) -> None:
         """Note that a task has one prediction, and that no second one will arrive."""
         self._redis.zrem(ProjectKeys(project).doubts, ref.encode())

@@ -129,7 +129,9 @@ class PendingTasks(TaskStates):
 
     @redis_errors
     def done(self, project: int, owner: str, ref: TaskRef) -> bool:
-        """Note that the prediction is stored. False when the lease was lost meanwhile."""
+        """Note that the prediction is stored. False when the lease was lost meanwhile: another worker may have stored
+        one, too, and the task is looked at until no second one can arrive.
+        """
         return self._settle(project, owner, ref, "done", "")
 
     @redis_errors
@@ -301,4 +303,5 @@ class PendingTasks(TaskStates):
     def _settle(
         self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int, most: int = MAX_ATTEMPTS
     ) -> bool:
-        return bool(self._run(scripts.SETTLE, project, owner, ref.encode(), outcome, detail, most))
+        member, doubt_ms = ref.encode(), UNCONFIRMED_S * 1000
+        return bool(self._run(scripts.SETTLE, project, owner, member, outcome, detail, most, doubt_ms))

@@ -164,10 +164,15 @@ end
 return kept
 """
 
-# ARGV: owner, member, outcome, detail (reason, or delay in ms), most tries.
+# ARGV: owner, member, outcome, detail (reason, or delay in ms), most tries, how long a prediction stays unconfirmed
+# (ms). A prediction that was stored although the lease was lost meanwhile may be the second one: it is looked at.
 SETTLE = CLOCK + _SOUND + _MINE + _FAIL + """
 local due = mine(ARGV[2])
-if not due then return 0 end
+if not due then
+  local known = redis.call('SISMEMBER', PROJECTS, string.match(P, ':(%d+):')) == 1
+  if ARGV[3] == 'done' and known then redis.call('ZADD', P .. 'doubts', now + ARGV[6], ARGV[2]) end
+  return 0
+end
 local version, task = string.match(ARGV[2], '^(.*)|(%d+)$')
 sound({'tries', 'deaths', 'failed', 'pace'}, {'pending'}, {'versions', 'done:' .. version})
 redis.call('HDEL', P .. 'leases', ARGV[2])
@@ -340,6 +345,13 @@ if tonumber(ARGV[2]) > 0 then
 else
   redis.call('DEL', P .. 'ordered')
 end
+return 1
+"""
+
+# ARGV: who sets the order, for how long nobody else may (ms). Returns 1 where it is still theirs.
+RENEW_ORDER = """
+if redis.call('GET', KEYS[1] .. 'ordered') ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1] .. 'ordered', ARGV[2])
 return 1
 """
 

@@ -24,7 +24,6 @@ from plugin_config.errors import (
     VersionsUnavailable,
 )
 from plugin_config.label_studio.next_task import DEFAULT_SAMPLING, count_seen, seen_tasks, set_score
-from plugin_config.queue.jobs import JOB_TIMEOUT_S
 from plugin_config.queue.order import ImageRecord, Place, SeenMark
 from worker.learning.selection.candidates import Candidate, Choice, Vector
 from worker.learning.selection.choosing import next_images
@@ -46,7 +45,7 @@ WRITING_S = 3.0
 """Seconds after which no further score is changed in one go. Label Studio takes 0.05 to 0.5 s for each; what is nearest
 to the front is changed first, and the next call does the rest."""
 
-_HOLD_S = JOB_TIMEOUT_S + 60.0  # no job sets an order for longer: its worker is dead
+_HOLD_LEASES = 3  # the heartbeat renews the hold; that of a dead worker ends after three times ZEROMASK_LEASE_S
 _OFF = "the order of tasks is left alone: ZEROMASK_ORDER is off"
 _CONTROL = "the order of tasks is left alone: tasks without a prediction would come last (ZEROMASK_CONTROL_SHARE)"
 _CONTROL_LAST = (
@@ -153,7 +152,7 @@ def _order_alone(context: WorkerContext, plan: Plan) -> str | None:
     another worker does it, or it was done just now.
     """
     project, owner, pause_s = plan.project.id, uuid.uuid4().hex, _PAUSE_S
-    if not context.order.begin(project, owner, hold_s=_HOLD_S):
+    if not context.order.begin(project, owner, hold_s=_HOLD_LEASES * context.settings.lease_s):
         return None
     try:
         remark = keep_view(context, project)
