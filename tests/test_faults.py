@@ -1,4 +1,4 @@
-"""Six of the faults of `make faults`, in a short form: nothing is lost, nothing is doubled.
+"""Seven of the faults of `make faults`, in a short form: nothing is lost, nothing is doubled.
 
 Redis, backend, workers and Label Studio are real, and so is the proxy between them; see `tests.faults.rows`.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.faults import rows
+from tests.faults.fleet_rows import worker_cut_off
 from tests.faults.learning_rows import finetune_killed
 from tests.faults.stand import Furnished, Row, Serving, stand
 from tests.house import House
@@ -38,6 +39,7 @@ def test_a_killed_redis_worker_and_backend_lose_and_double_nothing(house: House)
     [
         pytest.param(rows.answers_lost, 0.3, id="500s and lost answers"),
         pytest.param(rows.webhooks_repeated, 0.3, id="duplicate webhooks"),
+        pytest.param(worker_cut_off, 0.1, id="one of four killed, one cut off"),
         pytest.param(finetune_killed, 0.1, id="fine-tune kill -9"),
     ],
 )

@@ -12,6 +12,7 @@ from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.splits import (
+    FEWEST_CROSSED,
     HOLD_OUT_FROM,
     MOST_EVALUATED,
     evaluation_split,
@@ -135,6 +136,19 @@ def test_held_out_images_that_the_served_adapter_was_trained_on_do_not_evaluate(
     planned = evaluation_split(examples(6, 0), hold_out, seen={"h0", "h1"})
     assert {t.example.key for t in planned.images if t.fold is None} == {"h2", "h3"}
     assert len([t for t in planned.images if t.fold is not None]) == 6, "two are too few to evaluate alone"
+
+
+def test_images_that_the_served_adapter_was_not_trained_on_are_cross_validated_first() -> None:
+    learn = examples(16, 0, 1)
+    served = set(keys(learn[:12]))
+    planned = evaluation_split(learn, [], seen=served)
+    crossed = {image.example.key for image in planned.images}
+    assert crossed >= set(keys(learn[12:]))
+    assert len(crossed) == FEWEST_CROSSED
+    assert [len(learned) for learned in planned.training_sets] == [14] * 3, "no fold knows less than what is served"
+    rare = [example("rare 1", 0, 2), example("rare 2", 2)]
+    more = evaluation_split([*learn, *rare], [], seen={*served, *keys(rare)})
+    assert {image.example.key for image in more.images} >= {"rare 1", "rare 2"}, "nothing else shows their label"
 
 
 def test_the_number_of_evaluated_images_is_bounded() -> None:

@@ -47,6 +47,7 @@ class ProjectLedger:
     def start_rollout(self, project: int, version: str) -> None:
         """Make this the target version of all tasks; the caller requests them, then calls `finish_rollout`."""
         keys = ProjectKeys(project)
+        self._redis.eval(scripts.NOTE_CONTRACT, 1, keys.prefix)
         pipe = self._redis.pipeline()  # both or neither
         pipe.sadd(keys.catching, version)
         pipe.set(keys.served, version)
@@ -188,6 +189,11 @@ class ProjectLedger:
         until: dict[Any, float] = dict(rows)
         valid = valid_members(self._redis, keys.doubts, until, parse_ref)
         return {ref: until[member] <= now for member, ref in valid}
+
+    @redis_errors
+    def is_unconfirmed(self, project: int, ref: TaskRef) -> bool:
+        """Whether a prediction of this task may be stored although nobody got the answer."""
+        return self._redis.zscore(ProjectKeys(project).doubts, ref.encode()) is not None
 
     @redis_errors
     def clear_unconfirmed(self, project: int, ref: TaskRef) -> None:

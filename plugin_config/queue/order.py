@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,10 +116,14 @@ class SeenMark:
 
 
 class ProjectOrder:
-    """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
+    """Holds a Redis connection, and which orders this process sets. Every method raises QueueUnavailable when Redis
+    does not answer.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._setting: dict[int, tuple[str, int]] = {}
+        self._lock = threading.Lock()  # what has ended is not renewed
 
     @redis_errors
     def belong_to(self, project: int, created: str) -> None:
@@ -264,13 +269,28 @@ class ProjectOrder:
         Args:
             project: its id.
             owner: who sets it, another text each time.
-            hold_s: seconds after which somebody else may, if `end` never comes.
+            hold_s: seconds after which somebody else may, if neither `renew` nor `end` comes.
         """
-        return bool(self._redis.set(ProjectKeys(project).ordered, owner, nx=True, px=max(1, int(hold_s * 1000))))
+        hold_ms = max(1, int(hold_s * 1000))
+        begun = bool(self._redis.set(ProjectKeys(project).ordered, owner, nx=True, px=hold_ms))
+        if begun:
+            with self._lock:
+                self._setting[project] = owner, hold_ms
+        return begun
+
+    @redis_errors
+    def renew(self) -> None:
+        """Hold the orders for longer that this process is setting; called again and again beside the work."""
+        with self._lock:
+            for project, (owner, hold_ms) in self._setting.items():
+                self._run(scripts.RENEW_ORDER, project, owner, hold_ms)
 
     @redis_errors
     def end(self, project: int, owner: str, *, pause_s: float) -> None:
         """Let others set the order after `pause_s` seconds, if `owner` still holds it."""
+        with self._lock:
+            if self._setting.get(project, ("", 0))[0] == owner:
+                del self._setting[project]
         self._run(scripts.END_ORDER, project, owner, int(pause_s * 1000))
 
     @redis_errors
@@ -344,11 +364,12 @@ def _record(row: Any) -> ImageRecord:
         raise TypeError("not a record")
     if not isinstance(labels, dict) or len(labels) > MOST_LABELS or type(prediction) is not int:
         raise TypeError("not a record")
-    if any(type(text) is not str or len(text) > _MOST_TEXT for text in (version, encoder, vector, *labels)):
-        raise TypeError("not the texts of a record")
+    for text in (version, encoder, vector, *labels):  # a hundred thousand records are read: no generators here
+        if type(text) is not str or len(text) > _MOST_TEXT:
+            raise TypeError("not the texts of a record")
     return ImageRecord(
         version, prediction, _share(score), _share(shown), {key: _share(value) for key, value in labels.items()},
-        encoder, vector, *(None if value is None else _share(value) for value in raw),
+        encoder, vector, *[None if value is None else _share(value) for value in raw],
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from plugin_config.errors import QueueDamaged, QueueFull
 from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef, parse_ref
-from plugin_config.queue.keys import LEARN, PAUSED, PROJECTS, UNKNOWN, ProjectKeys
+from plugin_config.queue.keys import CONTRACTS, LEARN, PAUSED, PROJECTS, UNKNOWN, ProjectKeys
 from plugin_config.queue.ledger import UNCONFIRMED_S
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.quarantine import valid_members
@@ -129,7 +129,9 @@ class PendingTasks(TaskStates):
 
     @redis_errors
     def done(self, project: int, owner: str, ref: TaskRef) -> bool:
-        """Note that the prediction is stored. False when the lease was lost meanwhile."""
+        """Note that the prediction is stored. False when the lease was lost meanwhile: another worker may have stored
+        one, too, and the task is looked at until no second one can arrive.
+        """
         return self._settle(project, owner, ref, "done", "")
 
     @redis_errors
@@ -199,6 +201,7 @@ class PendingTasks(TaskStates):
         self._redis.srem(PAUSED, project)
         self._redis.zrem(UNKNOWN, project)
         self._redis.zrem(LEARN, project)
+        self._redis.hdel(CONTRACTS, str(project))
         done = [keys.done(version) for version in self._ledger.versions(project)]
         self._redis.unlink(*keys.named(), *done)
 
@@ -300,4 +303,5 @@ class PendingTasks(TaskStates):
     def _settle(
         self, project: int, owner: str, ref: TaskRef, outcome: str, detail: str | int, most: int = MAX_ATTEMPTS
     ) -> bool:
-        return bool(self._run(scripts.SETTLE, project, owner, ref.encode(), outcome, detail, most))
+        member, doubt_ms = ref.encode(), UNCONFIRMED_S * 1000
+        return bool(self._run(scripts.SETTLE, project, owner, member, outcome, detail, most, doubt_ms))

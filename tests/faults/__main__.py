@@ -14,6 +14,7 @@ from rich.table import Table
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.local.supervisor import stop_on_signals
+from tests.faults.fleet_rows import worker_cut_off
 from tests.faults.learning_rows import finetune_killed
 from tests.faults.rows import FAULTS, clock_jumped, disk_full
 from tests.faults.shim import available
@@ -25,7 +26,8 @@ def main() -> int:
     doubled, else 1.
     """
     console = Console(stderr=True)
-    chosen = [fault for fault in (*FAULTS, finetune_killed) if not sys.argv[1:] or fault.__name__ in sys.argv[1:]]
+    every = (*FAULTS, worker_cut_off, finetune_killed)
+    chosen = [fault for fault in every if not sys.argv[1:] or fault.__name__ in sys.argv[1:]]
     if not available():
         console.print("no C compiler (cc): the rows of the full disk and the clock are left out")
         chosen = [fault for fault in chosen if fault not in (disk_full, clock_jumped)]

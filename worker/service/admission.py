@@ -9,7 +9,13 @@ import logging
 from collections.abc import Sequence
 
 from plugin_config.control_arm import in_control_arm
-from plugin_config.errors import QueueDamaged, QueueUnavailable, ZeromaskError
+from plugin_config.errors import (
+    LabelStudioError,
+    LabelStudioUnreachable,
+    QueueDamaged,
+    QueueUnavailable,
+    ZeromaskError,
+)
 from plugin_config.model_version import ModelVersion, engine_name
 from plugin_config.queue.jobs import DrainProject, TaskRef
 from plugin_config.queue.pending import Lease, Priority
@@ -55,7 +61,11 @@ class Admission:
         self._project = project
 
     def run(self, limit: int) -> None:
-        """Lease, read, admit. Tasks that cannot begin now are given back."""
+        """Lease, read, admit. Tasks that cannot begin now are given back. A worker that could not reach Label Studio
+        asks it before it leases any: others, which perhaps can, get them meanwhile.
+        """
+        if self._context.trouble and not self._is_reached():
+            return
         left = {lease.ref: lease for lease in self._leases.take(self._project, limit=limit)}
         try:
             if left:
@@ -65,6 +75,18 @@ class Admission:
         finally:  # Redis went away, or RQ's time for a job was over: a task held and forgotten would wait for ever
             while left:
                 self._leases.give_back(self._project, left.popitem()[0])
+
+    def _is_reached(self) -> bool:
+        """Whether Label Studio answers at all; if not, this waits for a while."""
+        try:
+            self._context.label_studio.project(self._project)
+        except LabelStudioUnreachable as error:
+            treatment = treatment_of(Stage.ADMISSION, error)
+            self._context.stopping.wait(treatment.pause_s if treatment else 0.0)
+            return False
+        except LabelStudioError:  # an answer, which is treated where tasks are leased
+            pass
+        return True
 
     def _begin(self, left: dict[TaskRef, Lease]) -> None:
         """Admit or settle tasks, removing each from `left`."""

@@ -39,6 +39,9 @@ class Heartbeat(threading.Thread):
     """Does all duties at every beat, in their order. A failure of one leaves the others done; while Redis is away, all
     wait for the next beat.
 
+    Attributes:
+        leave: see below.
+
     Args:
         duties: what to do.
         every_s: the time between two beats, seconds.
@@ -52,7 +55,7 @@ class Heartbeat(threading.Thread):
         super().__init__(name="heartbeat", daemon=True)
         self._every_s = every_s
         self._watch = watch
-        self._leave = leave
+        self.leave = leave
         self._stopped = threading.Event()
         self._duties = [(watch.duty(duty.name, longest_pause_s=duty.longest_pause_s), duty) for duty in duties]
         self._not_before = [-math.inf] * len(duties)
@@ -78,7 +81,7 @@ class Heartbeat(threading.Thread):
         self._stopped.set()
         self.join(timeout=5)
         try:
-            self._leave()
+            self.leave()
         except QueueUnavailable as error:
             log.warning("%s", error)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from plugin_config.errors import QueueDamaged, QueueUnavailable
 from plugin_config.queue.jobs import TaskRef
@@ -17,7 +18,7 @@ class Leases:
     """Holds the leases of one worker. Safe to share between threads.
 
     A task that ends while Redis is away stays leased, and its end is written when Redis is back: no task is predicted
-    twice because Redis was restarted.
+    twice because Redis was restarted. Leases that ran out meanwhile are lost: `holds` says so after the next renewal.
 
     Args:
         pending: the tasks' states.
@@ -27,7 +28,8 @@ class Leases:
     def __init__(self, pending: PendingTasks, owner: str) -> None:
         self._pending = pending
         self._owner = owner
-        self._held: set[tuple[int, TaskRef]] = set()
+        self._held: dict[tuple[int, TaskRef], int] = {}  # with the number of the lease: a task may be leased again
+        self._numbers = itertools.count()
         self._unwritten: list[tuple[int, TaskRef, Callable[[], bool]]] = []
         self._lock = threading.Lock()
 
@@ -39,7 +41,7 @@ class Leases:
         """
         taken = self._pending.take(project, self._owner, limit=limit)
         with self._lock:
-            self._held.update((project, lease.ref) for lease in taken)
+            self._held.update(((project, lease.ref), next(self._numbers)) for lease in taken)
         return taken
 
     def confirm(self, project: int, ref: TaskRef) -> bool:
@@ -53,9 +55,14 @@ class Leases:
         self._release(project, ref)
         return False
 
-    def done(self, project: int, ref: TaskRef) -> None:
-        """Settle a task whose prediction is stored."""
-        self._settle(project, ref, lambda: self._pending.done(project, self._owner, ref))
+    def holds(self, project: int, ref: TaskRef) -> bool:
+        """Whether this worker still has a task, as far as it knows: that is certain after `confirm` only."""
+        with self._lock:
+            return (project, ref) in self._held
+
+    def done(self, project: int, ref: TaskRef) -> bool:
+        """Settle a task whose prediction is stored. False when the lease was lost meanwhile."""
+        return self._settle(project, ref, lambda: self._pending.done(project, self._owner, ref))
 
     def fail(self, project: int, ref: TaskRef, reason: str) -> None:
         """Settle a task as failed: trying again would not help."""
@@ -81,7 +88,8 @@ class Leases:
             return len(self._held)
 
     def renew(self) -> None:
-        """Write the ends of tasks that could not be written before, and renew the other leases.
+        """Write the ends of tasks that could not be written before, renew the other leases, and forget those that are
+        lost: another worker has the task, or it was cancelled.
 
         Raises:
             QueueUnavailable: Redis does not answer; nothing is lost.
@@ -101,23 +109,37 @@ class Leases:
             unwritten.pop(0)
             self._release(project, ref)
         with self._lock:
-            held = sorted(self._held)
-        for project in {project for project, _ in held}:
+            held = dict(self._held)
+        for project in sorted({project for project, _ in held}):
+            refs = [ref for owner, ref in held if owner == project]
             try:
-                self._pending.renew(project, self._owner, [ref for owner, ref in held if owner == project])
+                kept = self._pending.renew(project, self._owner, refs)
             except QueueDamaged as error:  # the leases of other projects must not run out because of it
                 log.error("%s", error)
+                continue
+            self._forget_lost(project, {ref: held[project, ref] for ref in refs if ref not in kept})
 
-    def _settle(self, project: int, ref: TaskRef, write: Callable[[], bool]) -> None:
+    def _forget_lost(self, project: int, lost: Mapping[TaskRef, int]) -> None:
+        """Forget leases by their numbers: what was settled and leased again during the renewal is not lost."""
+        with self._lock:
+            gone = [ref for ref, number in lost.items() if self._held.get((project, ref)) == number]
+            for ref in gone:
+                del self._held[project, ref]
+        if gone:
+            log.info("project %d: %d tasks are no longer leased to this worker: cancelled, or another worker has them",
+                     project, len(gone))  # fmt: skip
+
+    def _settle(self, project: int, ref: TaskRef, write: Callable[[], bool]) -> bool:
         try:
-            write()
+            was_held = write()
         except QueueUnavailable as error:
             log.warning("task %d: how it ended is stored later. %s", ref.task, error)
             with self._lock:
                 self._unwritten.append((project, ref, write))
-            return
+            return True  # as far as is known
         self._release(project, ref)
+        return was_held
 
     def _release(self, project: int, ref: TaskRef) -> None:
         with self._lock:
-            self._held.discard((project, ref))
+            self._held.pop((project, ref), None)

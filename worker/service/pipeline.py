@@ -84,6 +84,7 @@ class Pipeline:
         self._size = BatchSize(batch)
         self._ended = threading.Event()
         self._tasks: dict[int, LeasedTask] = {}
+        self._begun: set[int] = set()  # of these: what has been in the model
         self._kept_for, self._kept_until = 0, 0.0
         self._moved = threading.Condition()
         self._at_model: dict[str, float] = {}
@@ -134,7 +135,8 @@ class Pipeline:
         with self._moved:
             self._tasks.update((id(leased), leased) for leased in work)
         for leased in work:
-            self._pass_on(ImageTurn(leased))
+            if not self._turned_back(leased):
+                self._pass_on(ImageTurn(leased))
 
     def wait_empty(self, timeout_s: float) -> bool:
         """Wait until no task is left; False after the time."""
@@ -145,10 +147,19 @@ class Pipeline:
         """How long the model has been at one batch, or the drawing at one image; seconds."""
         return max((time.monotonic() - since for since in list(self._at_model.values())), default=0.0)
 
-    def close(self, *, grace_s: float) -> None:
-        """Finish tasks that have been in the model, give the others back, end the threads."""
+    def close(self, *, grace_s: float, hurried: threading.Event | None = None) -> None:
+        """Give tasks back that have not been in the model, at once and whatever the threads wait for; finish the
+        others, give back what is left of them after `grace_s` seconds, or once `hurried` is set, and end the threads.
+        """
         self._stopping.set()
-        self.wait_empty(grace_s)
+        with self._moved:
+            unbegun = [leased for key, leased in self._tasks.items() if key not in self._begun]
+        for leased in unbegun:
+            self._turned_back(leased)
+        ending = time.monotonic() + grace_s
+        while (left_s := ending - time.monotonic()) > 0 and not (hurried and hurried.is_set()):
+            if self.wait_empty(min(left_s, _LOOK_S)):
+                break
         self._watch.release(self._threads)
         self._ended.set()
         with self._moved:
@@ -190,7 +201,7 @@ class Pipeline:
         )  # fmt: skip
         if batch:
             self._turns.let_clicks_go_first()
-        batch = [item for item in batch if not self._turned_back(item.leased)]
+        batch = [item for item in batch if not self._turned_back(item.leased, begins=True)]
         started = time.monotonic()
         done: Sequence[EmbeddedTask | ImageTurn | DrawnTask] = ()
         try:
@@ -250,16 +261,22 @@ class Pipeline:
             self._finished(leased)
         return result
 
-    def _turned_back(self, leased: LeasedTask) -> bool:
-        if not self._stopping.is_set():
-            return False
-        self._stages.give_back(leased, posting=False)
-        self._finished(leased)
-        return True
+    def _turned_back(self, leased: LeasedTask, *, begins: bool = False) -> bool:
+        """Whether a task ends here because the worker stops. If not, and it `begins`, it goes into the model now."""
+        with self._moved:
+            settled = id(leased) not in self._tasks
+            stops = self._stopping.is_set()
+            if begins and not settled and not stops:
+                self._begun.add(id(leased))
+        if stops and not settled:
+            self._stages.give_back(leased, posting=False)
+            self._finished(leased)
+        return settled or stops
 
     def _finished(self, leased: LeasedTask) -> None:
         with self._moved:
             self._tasks.pop(id(leased), None)
+            self._begun.discard(id(leased))
             self._moved.notify_all()
 
     @contextmanager

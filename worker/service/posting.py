@@ -1,7 +1,8 @@
 """A drawn task becomes one prediction in Label Studio, and takes the place of older ones.
 
-While Label Studio is away the post waits, with its lease renewed. After a lost answer the stored predictions are read
-before the post is repeated.
+While Label Studio is away the post waits, with its lease renewed; where only this worker cannot reach it, others get
+the task. After a lost answer, of this worker or of one that had the task before, the stored predictions are read before
+the post is repeated. A post whose lease was lost while it was on its way may be the second one: a reconcile settles it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Priority
 from plugin_config.queue.totals import Totals
 from worker.service.context import WorkerContext
+from worker.service.cut_off import CutOff
 from worker.service.failures import WAIT_FOR_LABEL_STUDIO, Action, Stage, treat, treatment_of
 from worker.service.ordering import record_stored, score_to_post
 from worker.service.plan import Plan
@@ -65,6 +67,7 @@ class Posting:
         self._context = context
         self._outage = Outage()
         self._totals = Totals(context.redis)
+        self._cut_off = CutOff(self._totals)
 
     def post(self, drawn: DrawnTask) -> None:
         """Store the prediction and settle the task: done, failed, given back, or to be tried again later."""
@@ -77,6 +80,11 @@ class Posting:
                     doubtful = True
                     self._doubt(leased)
                 if self._treat(leased, error) is not Action.HOLD:
+                    return
+                if isinstance(error, LabelStudioUnreachable) and self._cut_off.unreached():
+                    log.warning("task %d: goes to another worker: only this one cannot reach Label Studio",
+                                leased.ref.task)  # fmt: skip
+                    self._context.leases.give_back(leased.project, leased.ref)
                     return
             else:
                 if stored:
@@ -93,7 +101,8 @@ class Posting:
         version, ref = leased.plan.version, leased.ref
         if doubtful:  # again, in case Redis was away too when the answer was lost
             self._context.ledger.add_unconfirmed(leased.project, ref)
-        found = [row for row in label_studio.predictions(ref.task) if row.version == version] if doubtful else []
+        looks = doubtful or self._context.ledger.is_unconfirmed(leased.project, ref)  # another worker may have sent it
+        found = [row for row in label_studio.predictions(ref.task) if row.version == version] if looks else []
         if found:
             stored = found[0]
             log.info("task %d: was stored, only the answer was lost", ref.task)
@@ -103,11 +112,15 @@ class Posting:
                 return False
             self._context.ledger.add_version(leased.project, version)
             score = score_to_post(self._context, drawn)
-            stored = label_studio.create_prediction(ref.task, drawn.result, score=score, version=version)
+            missed = None if drawn.raw_nothing is None else 1 - drawn.raw_nothing
+            stored = label_studio.create_prediction(
+                ref.task, drawn.result, score=score, version=version, missed=missed
+            )
             if stored.version != version or len(stored.result) != len(drawn.result):
                 problem = f"stored {len(stored.result)} of {len(drawn.result)} regions at version {stored.version!r}"
                 raise LabelStudioError(f"task {ref.task}", problem, "See Label Studio's log.")
         self._outage.over()
+        self._cut_off.over()
         self._context.trouble = ""
         self._tell_left_out(drawn)
         record_stored(self._context, drawn, prediction=stored.id, shown=stored.score or 0.0)
@@ -173,8 +186,11 @@ class Posting:
 def finish(context: WorkerContext, leased: LeasedTask) -> None:
     """Settle a task whose prediction is stored, and let the prediction take the place of older ones."""
     plan, project, ref = leased.plan, leased.project, leased.ref
-    context.leases.done(project, ref)
+    was_held = context.leases.done(project, ref)
     try:
+        if not was_held:
+            log.warning("task %d: its lease was lost while its prediction was on its way; it is looked at", ref.task)
+            context.hints.request_refresh(project)
         served = context.ledger.target_version(project)
         if served and served != plan.version:  # the labels changed while this was drawn
             context.pending.add(project, [TaskRef(served, ref.task)], priority=Priority.LATER)

@@ -22,7 +22,9 @@ from rq.worker import DequeueStrategy
 
 from plugin_config.background import DutyWatch
 from plugin_config.queue.connection import is_damage, open_redis, unavailable
+from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import quarantine_keys
+from plugin_config.queue.scripts import IS_NEWER
 from plugin_config.settings import Settings
 from worker.service.plain_jobs import JobFunctions, PlainJob, PlainQueue
 
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _REDIS_AWAY_S, _AGAIN_S, _LONGEST_REST_S = 2.0, 0.2, 5.0
+_LEFT_S = 1.0  # between two looks at jobs that are left to newer workers
+# RQ waits for a job fifteen seconds less, and for an answer of Redis five seconds less: so long may a connection hang
+# that a network has forgotten. A worker that was cut off is to work again soon.
+_WORKER_TTL_S = 60
 
 
 class PlainWorker(SimpleWorker):
@@ -39,9 +45,13 @@ class PlainWorker(SimpleWorker):
     Everything else that RQ does for anyone who reaches Redis is left out: commands by publish and subscribe (stop,
     kill, shut down), suspension, groups, rate limits and the scheduler.
 
+    A job about a project that is left to newer workers goes back behind all others as it is; see
+    `plugin_config.queue.contract`.
+
     Attributes:
         functions: what runs the jobs.
         stopping: set by SIGTERM and SIGINT.
+        hurried: set by a second one of them that comes a second later or more; None = that ends the process.
         met: the error that ended RQ's loop; None = it ended as it should.
     """
 
@@ -50,12 +60,27 @@ class PlainWorker(SimpleWorker):
     log_job_description = False  # anyone's text
     functions: JobFunctions
     stopping: threading.Event
+    hurried: threading.Event | None
+    max_connection_wait_time = _REDIS_AWAY_S  # RQ's own is a minute
     met: Exception | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._left = set[str]()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """On SIGTERM or SIGINT: give back tasks that have not been in the model, then end."""
         self.stopping.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """On a second signal: end without finishing anything."""
+        try:
+            super().request_force_stop(signum, frame)
+        except SystemExit:
+            if self.hurried is None:
+                raise
+            self.hurried.set()
 
     def subscribe(self) -> None:
         """Take no commands."""
@@ -82,7 +107,26 @@ class PlainWorker(SimpleWorker):
         """See RQ."""
         if isinstance(job, PlainJob):
             job.functions = self.functions
-        self._noting_errors(super().execute_job, job, queue)
+        if not self._noting_errors(self._leave_to_newer, job, queue):
+            self._noting_errors(super().execute_job, job, queue)
+
+    def _leave_to_newer(self, job: Job, queue: Queue) -> bool:
+        """Put a job back where its project is left to newer workers. Returns whether it is.
+
+        One that comes again before any other work did costs a rest: nothing else may be in the queues.
+        """
+        if not self.connection.eval(IS_NEWER, 1, ProjectKeys(job.args[0]["project"]).prefix):
+            self._left.clear()
+            return False
+        pipe = self.connection.pipeline()
+        queue.push_job_id(job.id, pipeline=pipe)
+        pipe.lrem(queue.intermediate_queue_key, 0, job.id)
+        pipe.execute()
+        if job.id in self._left:
+            self._left.clear()
+            self.stopping.wait(_LEFT_S)
+        self._left.add(job.id)
+        return True
 
     def _noting_errors(self, work: Callable[..., T], *args: Any) -> T:
         try:
@@ -112,8 +156,9 @@ def connect(settings: Settings, *, timeout_s: float | None = None) -> Redis:
 
 
 def work_off(
-    queues: Sequence[Queue], functions: JobFunctions, *, owner: str, stopping: threading.Event, watch: DutyWatch
-) -> None:
+    queues: Sequence[Queue], functions: JobFunctions, *, owner: str, stopping: threading.Event, watch: DutyWatch,
+    hurried: threading.Event | None = None,
+) -> None:  # fmt: skip
     """Run the queues' jobs one after the other until `stopping`, which SIGTERM and SIGINT set. Queues take turns.
 
     Args:
@@ -122,6 +167,7 @@ def work_off(
         owner: the process' name, never used again by another.
         stopping: set when the process is to end.
         watch: reports faults.
+        hurried: set by a second signal, for the caller to end the process; None = the signal ends it.
     """
     connection = queues[0].connection
     duty = watch.duty("the work on jobs", longest_pause_s=_LONGEST_REST_S)
@@ -130,8 +176,10 @@ def work_off(
         try:
             # RQ refuses a name that is still registered, which it is for a while after Redis went away.
             name = f"zeromask-{owner}-{uuid.uuid4().hex[:4]}".replace(".", "-")
-            worker = PlainWorker(plain, connection=connection, serializer=JSONSerializer, name=name)
-            worker.functions, worker.stopping = functions, stopping
+            worker = PlainWorker(
+                plain, connection=connection, serializer=JSONSerializer, name=name, worker_ttl=_WORKER_TTL_S
+            )
+            worker.functions, worker.stopping, worker.hurried = functions, stopping, hurried
             worker.work(logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
             if worker.met is not None:
                 raise worker.met

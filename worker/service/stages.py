@@ -44,6 +44,8 @@ class PredictionStages:
         The texts are encoded here, in one of many threads, so that thousands of new labels delay nobody else's images.
         """
         started, leased, context = time.perf_counter(), turn.leased, self._context
+        if self._is_lost(leased):
+            return None
         try:
             image = turn.image
             url = image.address()
@@ -62,6 +64,9 @@ class PredictionStages:
         self, batch: Sequence[FetchedTask], size: BatchSize
     ) -> list[EmbeddedTask | ImageTurn | DrawnTask]:
         """Encode a batch of images; those the model cannot take are treated one by one."""
+        batch = [item for item in batch if not self._is_lost(item.leased)]
+        if not batch:
+            return []
         started = time.perf_counter()
         embeddings = embed_batch([item.picture.pixels for item in batch], self._context.embeddings.embed, size)
         spent = _ms_since(started) / len(batch)
@@ -76,6 +81,8 @@ class PredictionStages:
     def draw(self, embedded: EmbeddedTask) -> ImageTurn | DrawnTask | None:
         """Segment the image by its labels and encode the masks as regions."""
         started, turn, leased, plan = time.perf_counter(), embedded.turn, embedded.leased, embedded.leased.plan
+        if self._is_lost(leased):
+            return None
         try:
             vocabulary = turn.image.vocabulary
             with self._context.turns.heads if plan.adapter else nullcontext():
@@ -94,7 +101,7 @@ class PredictionStages:
                 log.error("project %d: %s", leased.project, error)
                 self._context.adapters.refuse(plan.project, plan.adapter_name, error)
             return self._treat(Stage.DRAW, turn, error)
-        return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image)
+        return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image, found.raw_nothing)
 
     def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
         """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""
@@ -123,6 +130,10 @@ class PredictionStages:
     def unexpected(self, leased: LeasedTask, error: Exception) -> None:
         """Fail this one task after a fault of the program."""
         treat(self._context, UNEXPECTED, error, leased.project, leased.ref)
+
+    def _is_lost(self, leased: LeasedTask) -> bool:
+        """Whether another worker has the task by now, or nobody wants it: no time goes into it."""
+        return not self._context.leases.holds(leased.project, leased.ref)
 
     def _treat(self, stage: Stage, turn: ImageTurn, error: Exception) -> ImageTurn | DrawnTask | None:
         """Do what the table says.

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 
 from redis import Redis
 
-from plugin_config.queue.jobs import DRAIN_JOB, REFRESH_JOB, DrainProject, RefreshProject, predict_queue, refresh_queue
+from plugin_config.queue.jobs import (
+    DRAIN_JOB,
+    REFRESH_JOB,
+    DrainProject,
+    RefreshProject,
+    predict_queues,
+    refresh_queues,
+)
 from plugin_config.queue.presence import WorkerPresence
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
+from worker.service.departure import Departure
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
 from worker.service.interactive import ClickThread, sign_of_clicks
+from worker.service.outdated import look_for_newer
 from worker.service.pipeline import Pipeline, Stages
 from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
@@ -20,8 +30,6 @@ from worker.service.reconcile import reconcile
 
 log = logging.getLogger(__name__)
 
-# Less than a supervisor waits before it kills.
-_GRACE_S = 5.0
 _LONGEST_BEAT_S = 3.0
 # A forward pass or a drawing that takes this long never ends, and nothing in this process can end it.
 _STUCK_S = 600.0
@@ -29,14 +37,18 @@ _STUCK_STATUS = 70
 
 
 def run_worker(context: WorkerContext, stages: Stages, connection: Redis) -> None:
-    """Work off the queues through restarts of Redis, with a heartbeat beside; ends on SIGTERM or SIGINT."""
+    """Work off the queues through restarts of Redis, with a heartbeat beside; ends on SIGTERM or SIGINT as `Departure`
+    says.
+    """
     settings = context.settings
     pipeline = Pipeline(
         stages, capacity=2 * max(settings.drain_tasks, settings.batch), batch=settings.batch,
         stopping=context.stopping, watch=context.watch, turns=context.turns,
     )  # fmt: skip
     clicks = ClickThread(context) if settings.interactive else None
-    heartbeat = worker_heartbeat(context, pipeline)
+    heartbeat, hurried = worker_heartbeat(context, pipeline), threading.Event()
+    departure = Departure(pipeline, stopping=context.stopping, hurried=hurried, leave=heartbeat.leave)
+    departure.start()
     if clicks is not None:
         clicks.start()
     heartbeat.start()
@@ -44,14 +56,16 @@ def run_worker(context: WorkerContext, stages: Stages, connection: Redis) -> Non
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
              encoder.name, encoder.device, encoder.short_side, context.name)  # fmt: skip
     try:
-        queues = [predict_queue(connection), refresh_queue(connection)]
+        queues = [*predict_queues(connection), *refresh_queues(connection)]
         functions = worker_functions(context, pipeline)
-        work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch)
+        work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch,
+                 hurried=hurried)  # fmt: skip
     finally:
         if clicks is not None:
             clicks.stop()
-        pipeline.close(grace_s=_GRACE_S)
+        departure.wait_closed()  # with the heartbeat: what is finished meanwhile must keep its lease
         heartbeat.stop()
+        departure.end()
 
 
 def worker_functions(context: WorkerContext, pipeline: Pipeline) -> JobFunctions:
@@ -87,8 +101,10 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
     duties = (
         PeriodicDuty("the watchdog", end_if_stuck),  # first: Redis may be away
         PeriodicDuty("the renewal of leases", context.leases.renew, longest_pause_s=beat_s),
+        PeriodicDuty("the renewal of orders", context.order.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
         *([sign_of_clicks(context, clickers, every_s=beat_s)] if context.settings.interactive else []),
+        look_for_newer(context),
         PeriodicDuty("the sweep", sweep),
         PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=context.settings.reconcile_s),
     )

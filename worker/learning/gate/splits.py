@@ -23,6 +23,9 @@ evaluates by cross-validation instead."""
 FEWEST_HELD_OUT = 3
 """Number of held-out images from which these evaluate alone; below, the other images are cross-validated too."""
 
+FEWEST_CROSSED = 6
+"""Number of cross-validated images from which those that the served adapter was trained on are left out."""
+
 MOST_EVALUATED = 40
 """Held-out images, and cross-validated images, at most: the first by hash."""
 
@@ -103,8 +106,10 @@ def evaluation_split(
 ) -> EvaluationSplit:
     """Plan how to evaluate what is learned from `train`.
 
-    The held-out images evaluate. When they are fewer than FEWEST_HELD_OUT, all training images are cross-validated too;
-    when they lack a label, the training images that show it are. Cross-validation has two forms:
+    The held-out images evaluate. When they are fewer than FEWEST_HELD_OUT, training images are cross-validated too,
+    first those that the served adapter was not trained on: only these can be compared with it, and the fewer are left
+    out, the more each fold learns from. When the held-out images lack a label, the training images that show it are.
+    Cross-validation has two forms:
 
     - *between* images: in up to 3 groups, each evaluated by what was learned from the other groups. Pixels of labels
       that only the group itself shows are VOID, because the other groups cannot teach them.
@@ -117,15 +122,33 @@ def evaluation_split(
         seen: keys of the examples that the served adapter was trained on; such a held-out image is not evaluated.
     """
     held_out = held_out_images(hold_out, seen)
-    crossed = _crossed(train, held_out)
+    crossed = _fresh_first(_crossed(train, held_out), held_out, seen)
     between, sets = _folds_between(train, crossed)
     within, more = _folds_within(train, crossed, first=len(sets))
     return EvaluationSplit((*held_out, *between, *within), (*sets, *more))
 
 
+def _fresh_first(
+    crossed: Sequence[Example], held_out: Sequence[EvaluationImage], seen: Collection[str]
+) -> list[Example]:
+    """Of the examples that could be cross-validated those that the served adapter was not trained on, those that show a
+    label which these and the held-out images lack, and others where these are fewer than FEWEST_CROSSED. They alone can
+    be compared with what is served; and the fewer are left out, the more each fold learns from.
+    """
+    fresh = [example for example in crossed if example.key not in seen]
+    covered = _shown([*fresh, *(image.example for image in held_out)])
+    lacking = [e for e in crossed if e.key in seen and drawn_classes(e.truth) - covered]
+    others = [e for e in crossed if e.key in seen and not drawn_classes(e.truth) - covered]
+    return [*fresh, *lacking, *others[: max(FEWEST_CROSSED - len(fresh) - len(lacking), 0)]]
+
+
+def _shown(examples: Iterable[Example]) -> set[int]:
+    return {label for example in examples for label in drawn_classes(example.truth)}
+
+
 def _crossed(train: Sequence[Example], held_out: Sequence[EvaluationImage]) -> list[Example]:
     """Those of the examples to learn from that evaluate beside the held-out images."""
-    covered = {label for image in held_out for label in drawn_classes(image.example.truth)}
+    covered = _shown(image.example for image in held_out)
     if len(held_out) < FEWEST_HELD_OUT:
         return _first_by_hash(train)
     return _first_by_hash(example for example in train if drawn_classes(example.truth) - covered)
@@ -151,7 +174,7 @@ def _folds_between(
     for group in groups:
         keys = {example.key for example in group}
         rest = tuple(example for example in train if example.key not in keys)
-        learnable = {label for example in rest for label in drawn_classes(example.truth)}
+        learnable = _shown(rest)
         if not learnable:
             continue
         for example in group:
@@ -174,7 +197,7 @@ def _folds_within(
     sets: list[tuple[Example, ...]] = []
     for half in (False, True):
         rest = [_void_where(e, cuts[e.key] == half) if e.key in cuts else e for e in train]
-        learnable = {label for example in rest for label in drawn_classes(example.truth)}
+        learnable = _shown(rest)
         for example in crossed:
             if example.key in cuts:
                 evaluated = (cuts[example.key] == half) & np.isin(example.truth, [*learnable, UNLABELLED])

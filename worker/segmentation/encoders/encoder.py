@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -188,7 +188,7 @@ class Encoder:
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
-        """Embed images of any sizes; images and windows of one size share a forward.
+        """Embed images of any sizes; images and windows of one size share a forward, of one image where it is stitched.
 
         Args:
             images: (H, W, 3) uint8 RGB each.
@@ -199,14 +199,18 @@ class Encoder:
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         tilings = [plan_tiling(size, self.short_side, self.patch, max_windows=self._windows) for size in sizes]
         found: dict[int, ImageEmbedding] = {}
-        inputs = [(tiling.window, self._affinity_grid(tiling)) for tiling in tilings]
-        for entry in dict.fromkeys(inputs):
-            group = [index for index, other in enumerate(inputs) if other == entry]
-            features, affinities = self._embed_windows([(images[index], tilings[index]) for index in group], entry[1])
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for index, tiling in enumerate(tilings):
+            alone = index if self._is_stitched(tiling) else None
+            groups.setdefault((tiling.window, self._affinity_grid(tiling), alone), []).append(index)
+        for group in groups.values():
+            inputs = [(images[index], tilings[index]) for index in group]
+            features, affinities = self._embed_windows(inputs, self._affinity_grid(tilings[group[0]]))
             for index in group:
                 count = len(tilings[index].corners)
+                harmonised = self._harmonised and not self.readout.stitched  # what is stitched has no seam
                 merged, affinity = merge_windows(
-                    features[:count], affinities[:count], tilings[index], harmonised=self._harmonised
+                    features[:count], affinities[:count], tilings[index], harmonised=harmonised
                 )
                 features, affinities = features[count:], affinities[count:]
                 found[index] = ImageEmbedding(merged, sizes[index], affinity)
@@ -265,26 +269,35 @@ class Encoder:
             finer = [(image, Tiling.single_pass(affinity_grid)) if len(tiling.corners) == 1 else (image, tiling)
                      for image, tiling in images]  # fmt: skip
             affinity_windows = cut_windows(finer, self._affinity.patch)
+        tiling = images[0][1]
+        together = tiling if self._is_stitched(tiling) else None
+        deep: list[Tensor] = []
         features: list[Tensor] = []
         affinities: list[Tensor] = []
         batch_size = max(len(images), _WINDOW_BATCH)
         for start in range(0, len(windows), batch_size):
             batch = slice(start, start + batch_size)
-            proxies = None
             if self._affinity is not None:
-                proxies = self._affinity.features(torch.stack(affinity_windows[batch]))
-                affinities.extend(proxies)
-                if self.readout.proxy is not None:
-                    proxies = _on_grid(proxies, (windows[0].shape[1] // self.patch, windows[0].shape[2] // self.patch))
-            features.extend(self._forward(self._normalise(torch.stack(windows[batch])), proxies))
+                affinities.extend(self._affinity.features(torch.stack(affinity_windows[batch])))
+            deep.append(self._forward(self._backbone.deepen, self._normalise(torch.stack(windows[batch]))))
+            if together is None or len(deep) * batch_size >= len(windows):
+                proxies = None
+                if affinities and self.readout.proxy is not None:
+                    proxies = _on_grid(torch.stack(affinities[-sum(map(len, deep)) :]), tiling.window)
+                read = self._forward(self._backbone.read, torch.cat(deep), tiling.window, proxies, together)
+                features.extend(F.normalize(read.float(), dim=-1))
+                deep.clear()
         return features, affinities
 
-    def _forward(self, pixels: Tensor, proxies: Tensor | None) -> Tensor:
-        """(B, h, w, D) float32 unit features, computed in the chosen precision."""
+    def _is_stitched(self, tiling: Tiling) -> bool:
+        """Whether the windows of an image are read at once."""
+        return self.readout.stitched and len(tiling.corners) > 1
+
+    def _forward(self, step: Callable[..., Tensor], *inputs: object) -> Tensor:
+        """Run a step of the backbone in the chosen precision."""
         precision = self.precision
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            features = self._backbone(pixels, proxies)
-        return F.normalize(features.float(), dim=-1)
+            return step(*inputs)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return (pixels.to(self.device).float() / 255 - self._mean) / self._std
