@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
 from worker.learning.gate import decision
-from worker.learning.gate.candidates import Baselines, Candidate, falling_classes
+from worker.learning.gate.candidates import LEAST_GAIN, Baselines, Candidate, expected_gain, falling_classes
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.gate.evaluator import Evaluator, GridPrediction
@@ -393,27 +393,36 @@ def counts(*hits: int) -> Confusion:
 
 
 FALLING = [counts(20, 50, 95)] * 6, [counts(90, 20, 95)] * 6
+HARDLY_FOUND = [counts(20, 22, 95)] * 6, [counts(90, 5, 95)] * 6
 CHANCE = [counts(40, 40, 95)] * 6, [*[counts(80, 80, 95)] * 3, *[counts(22, 22, 95)] * 3]
+WORSE = [counts(40, 40, 95)] * 6, [*[counts(20, 20, 95)] * 5, counts(55, 55, 95)]
+ALIKE = [counts(50, 50, 95)] * 6, [*[counts(60, 60, 95)] * 3, *[counts(38, 38, 95)] * 3]
 
 
 @pytest.mark.parametrize(
-    ("results", "shown", "succeeds", "objection"),
+    ("results", "shown", "expected", "objection"),
     [
-        (FALLING, (6, 3, 6), False, "dax would fall"),
-        (FALLING, (6, 3, 6), True, ""),  # on three images
-        (FALLING, (6, 4, 6), True, "dax would fall"),
-        (CHANCE, (6, 6, 6), False, "may be chance"),
-        (CHANCE, (6, 6, 6), True, ""),
+        (FALLING, (6, 3, 6), None, "dax would fall"),
+        (FALLING, (6, 3, 6), 0.05, ""),  # on three images
+        (FALLING, (6, 4, 6), 0.05, "dax would fall"),
+        (HARDLY_FOUND, (6, 6, 6), None, "dax would fall"),
+        (HARDLY_FOUND, (6, 6, 6), 0.05, ""),
+        (CHANCE, (6, 6, 6), None, "may be chance"),
+        (CHANCE, (6, 6, 6), 0.05, ""),
+        (ALIKE, (6, 6, 6), None, "not better than what is served"),
+        (ALIKE, (6, 6, 6), 0.05, ""),
+        (ALIKE, (6, 6, 6), 0.003, "is likely, not better than what is served"),  # of hardly more corrections
+        (WORSE, (6, 6, 6), 0.05, "is likely, not better than what is served"),
     ],
 )
 def test_a_successor_needs_less_proof(
-    results: tuple[Sequence[Confusion], Sequence[Confusion]], shown: Sequence[int], succeeds: bool, objection: str,
-    strange: list[Example], segmenter: Segmenter,
+    results: tuple[Sequence[Confusion], Sequence[Confusion]], shown: Sequence[int], expected: float | None,
+    objection: str, strange: list[Example], segmenter: Segmenter,
 ) -> None:  # fmt: skip
     images = [EvaluationImage(example, None) for example in strange[:6]]
     learned = LinearRecipe().fit(strange[6:8], STRANGE, segmenter)
     names = ["wug", "dax", "background"]
-    baselines = Baselines(Prepared(*results, shown), images, learned, {"elsewhere"}, names, succeeds=succeeds)
+    baselines = Baselines(Prepared(*results, shown), images, learned, {"elsewhere"}, names, expected=expected)
     (candidate,) = baselines.evaluate([1.0], FineAdapter(learned.weights), [])
     assert objection in "; ".join(candidate.objections)
     assert bool(candidate.objections) == bool(objection), candidate.objections
@@ -435,18 +444,23 @@ def test_a_successor_is_trained_on_the_same_corrections_and_more(
     seen: Sequence[int], held_out: Sequence[int], succeeds: bool, served: Verdict, strange: list[Example],
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    found: list[bool] = []
+    found: list[float | None] = []
     original = Baselines.__init__
 
-    def initialised(self: Baselines, *args: Any, succeeds: bool) -> None:
-        found.append(succeeds)
-        original(self, *args, succeeds=succeeds)
+    def initialised(self: Baselines, *args: Any, expected: float | None) -> None:
+        found.append(expected)
+        original(self, *args, expected=expected)
 
     monkeypatch.setattr(Baselines, "__init__", initialised)
     keys = [strange[k].key for k in seen]
     hold_out = [strange[k] for k in held_out]
     judge(LinearRecipe(), strange[:8], hold_out, served.adapter, STRANGE, segmenter, seen=keys)
-    assert set(found) == {succeeds}
+    assert set(found) == {expected_gain(8, len(keys)) if succeeds else None}
+
+
+def test_the_gain_that_a_successor_is_expected_to_have_grows_with_its_corrections() -> None:
+    assert expected_gain(6, 3) == pytest.approx(expected_gain(24, 12))
+    assert 0 < expected_gain(21, 20) < LEAST_GAIN < expected_gain(6, 3) < expected_gain(12, 3)
 
 
 def test_an_adapter_that_went_bad_gives_way_to_the_zero_shot_model(known: list[Example], segmenter: Segmenter) -> None:

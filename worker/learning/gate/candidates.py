@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from worker.learning.gate.comparison import Comparison
-from worker.learning.gate.evaluator import Evaluator, GridPrediction
+from worker.learning.gate.evaluator import FEWEST_IMAGES, Evaluator, GridPrediction
 from worker.learning.gate.splits import EvaluationImage
 from worker.learning.interfaces import Adapter
 from worker.segmentation.heads import Head
@@ -24,8 +25,9 @@ learned from one seems to gain on the other and may lose on other images."""
 BOOTSTRAP_ALPHA = 0.05
 """Share of the bootstrap resamples that may contradict a gain."""
 
-SUCCESSOR_ALPHA = 0.25
-"""The same for a successor: what the same recipe learns from more corrections is nearly always better."""
+SUCCESSOR_GAIN, SUCCESSOR_SPREAD = 0.05, 0.03
+"""Mean IoU that the same recipe gains by e times as many corrections: about what it is, on average, and how far from it
+gains lie (docs/research/learning.md). A learning curve is nearly straight over the logarithm of their number."""
 
 MOST_DROP = 0.03
 """IoU that a single label may lose; a larger drop is an objection where 9 of 10 resamples agree that it falls."""
@@ -34,9 +36,9 @@ FEWEST_OF_SUCCESSOR = 4
 """Images that must show a label before its fall speaks against a successor: on all of three it falls by chance once in
 eight times."""
 
-LEAST_BACKGROUND = 0.25
-"""IoU of the background below which it may fall: what is served does not find it anyway, most often because labels fill
-the images, and nobody sees it. Masks that spread over it count against their labels."""
+LEAST_FOUND = 0.25
+"""IoU below which the background may fall, and with a successor a label: what is served hardly finds it anyway, and
+nobody sees the difference. Masks that spread over the background count against their labels."""
 
 LEAST_AGREEMENT = 0.8
 """Share of the zero-shot model's certain predictions of uncorrected labels that must stay, times its mean recall on the
@@ -98,8 +100,9 @@ class Baselines:
         served: what is served now; None = the zero-shot model.
         seen: keys of the examples that the served adapter was trained on.
         names: of each class, the background last.
-        succeeds: whether the candidates are successors of what is served: of the same recipe, and trained on the same
-            corrections (apart from those held out by now) and more. Less proof is asked of them.
+        expected: mean IoU that the candidates are expected to gain as successors of what is served, see
+            `expected_gain`: they are of the same recipe, and trained on the same corrections (apart from those held out
+            by now) and more. None = they are not.
 
     Attributes:
         has_unseen: whether there is an image with a label that neither side was trained on. If not, because corrections
@@ -109,7 +112,7 @@ class Baselines:
 
     def __init__(
         self, evaluator: Evaluator, images: Sequence[EvaluationImage], served: Adapter | None, seen: Collection[str],
-        names: Sequence[str], *, succeeds: bool = False,
+        names: Sequence[str], *, expected: float | None = None,
     ) -> None:  # fmt: skip
         self._evaluator, self._images, self._served, self._names = evaluator, images, served, names
         self._seen = frozenset(seen) if served is not None else frozenset()
@@ -120,7 +123,8 @@ class Baselines:
         self._served_now = evaluator.confusions(self.shared, evaluator.predict(self.shared, lambda image: served))
         only_one = len({image.example.key for image in images}) == 1 and images[0].fold is not None
         self._least_gain = LEAST_GAIN_OF_ONE_IMAGE if only_one else LEAST_GAIN
-        self._succeeds = succeeds
+        self._expected = expected
+        self._dependent = len({image.example.key for image in self.shared}) < FEWEST_IMAGES
         self._shown = evaluator.shown(self.shared)
         self._zero_shot_recall = _mean_recall(np.sum(self._zero_shot, axis=0))
 
@@ -128,7 +132,7 @@ class Baselines:
         """Evaluate the zero-shot model itself as a candidate: going back to it is always possible."""
         predictions = self._evaluator.predict(self.shared, lambda image: None)
         versus_served = Comparison.of(self._served_now, self._evaluator.confusions(self.shared, predictions))
-        objections = self._objections(versus_served, LEAST_GAIN, succeeds=False)
+        objections = self._objections(versus_served, LEAST_GAIN, None)
         versus_itself = Comparison.of(self._zero_shot, self._zero_shot)
         return Candidate(0.0, None, versus_served, versus_itself, None, tuple(objections))
 
@@ -174,7 +178,7 @@ class Baselines:
         evaluator, images = self._evaluator, self._images
         versus_zero_shot = Comparison.of(self._zero_shot, evaluator.confusions(images, predictions))
         versus_served = Comparison.of(self._served_now, evaluator.confusions(self.shared, on_shared))
-        objections = self._objections(versus_served, self._least_gain, succeeds=self._succeeds)
+        objections = self._objections(versus_served, self._least_gain, self._expected)
         objections += self._objections_of_zero_shot(versus_zero_shot)
         agreement, needed = evaluator.agreement(images, predictions), LEAST_AGREEMENT * self._zero_shot_recall
         if agreement is not None and agreement < needed:
@@ -199,7 +203,7 @@ class Baselines:
             objections = list(checked.objections)
         else:
             (checked,) = self.evaluate([found.strength], trained, fold_adapters)
-            objections = self._objections(checked.versus_served, self._least_gain, succeeds=self._succeeds)
+            objections = self._objections(checked.versus_served, self._least_gain, self._expected)
             objections += self._objections_of_zero_shot(checked.versus_zero_shot)
         return replace(
             found,
@@ -211,18 +215,21 @@ class Baselines:
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen
 
-    def _objections(self, versus_served: Comparison, least_gain: float, *, succeeds: bool) -> list[str]:
-        alpha, fewest = (SUCCESSOR_ALPHA, FEWEST_OF_SUCCESSOR) if succeeds else (BOOTSTRAP_ALPHA, 1)
-        objections = _gain_objections(versus_served, "what is served", least_gain, alpha)
-        falls = {k: sentence for k, sentence in falling_classes(versus_served, self._names).items()
-                 if self._shown[k] >= fewest}  # fmt: skip
-        return [*objections, *falls.values()]
+    def _objections(self, versus_served: Comparison, least_gain: float, expected: float | None) -> list[str]:
+        falling = falling_classes(versus_served, self._names)
+        if expected is None:
+            gain = _gain_objections(versus_served, "what is served", least_gain)
+            return [*gain, *falling.values()]
+        before = versus_served.ious[0]
+        counted = [k for k in falling if self._shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND]
+        gain = _successor_objections(versus_served, expected, dependent=self._dependent)
+        return [*gain, *(falling[k] for k in counted)]
 
     def _objections_of_zero_shot(self, versus_zero_shot: Comparison) -> list[str]:
         """None where the zero-shot model is what is served: then `_objections` has them."""
         if self._served is None:
             return []
-        return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain, BOOTSTRAP_ALPHA)
+        return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
 
 
 def falling_classes(versus_served: Comparison, names: Sequence[str]) -> dict[int, str]:
@@ -238,11 +245,41 @@ def falling_classes(versus_served: Comparison, names: Sequence[str]) -> dict[int
     before, after = versus_served.ious
     falling = versus_served.harmed(drop=MOST_DROP, share=_HARM_SHARE)
     background = len(names) - 1
-    counted = [label for label in falling if label != background or before[label] >= LEAST_BACKGROUND]
+    counted = [label for label in falling if label != background or before[label] >= LEAST_FOUND]
     return {label: f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted}
 
 
-def _gain_objections(comparison: Comparison, baseline: str, least_gain: float, alpha: float) -> list[str]:
+def expected_gain(learned: int, before: int) -> float:
+    """Mean IoU that a successor is expected to gain.
+
+    Args:
+        learned: number of corrections that it is trained on.
+        before: the same of what is served; smaller.
+    """
+    return SUCCESSOR_GAIN * math.log(learned / before)
+
+
+def _successor_objections(versus_served: Comparison, expected: float, *, dependent: bool) -> list[str]:
+    """Weigh what was measured, on a few images most often, against what more corrections are known to gain: both are
+    taken for normally distributed.
+
+    Args:
+        versus_served: the measured gain.
+        expected: see `expected_gain`.
+        dependent: whether its units are quarters of images: four are taken for one.
+    """
+    before, after = versus_served.mean_ious
+    error = versus_served.standard_error * (2 if dependent else 1)
+    trust = SUCCESSOR_SPREAD**2 / (SUCCESSOR_SPREAD**2 + error**2)
+    likely = trust * (after - before) + (1 - trust) * expected
+    if likely >= LEAST_GAIN:
+        return []
+    change = f"mean IoU would go from {before:.3f} to {after:.3f}"
+    return [f"{change}, and with what more corrections gain on average {likely:+.3f} is likely, not better than what "
+            "is served"]  # fmt: skip
+
+
+def _gain_objections(comparison: Comparison, baseline: str, least_gain: float) -> list[str]:
     before, after = comparison.mean_ious
     change = f"mean IoU would go from {before:.3f} to {after:.3f}"
     if after - before < LEAST_GAIN:
@@ -250,7 +287,7 @@ def _gain_objections(comparison: Comparison, baseline: str, least_gain: float, a
     if after - before < least_gain:
         return [f"{change}, too little to trust a single photograph (gain of {least_gain:g} needed): correct another "
                 "one"]  # fmt: skip
-    bound = comparison.lower_bound(alpha)
+    bound = comparison.lower_bound(BOOTSTRAP_ALPHA)
     if bound <= -LEAST_GAIN:
         return [f"{change}, but against {baseline} that may be chance (gain of at least {bound:.3f})"]
     return []

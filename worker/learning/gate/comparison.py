@@ -61,9 +61,19 @@ class Comparison:
 
     def lower_bound(self, share: float) -> float:
         """Gain of mean IoU that all but `share` of the resamples reach, of those that have a label at all."""
+        return float(np.quantile(self._mean_gains, share))
+
+    @property
+    def standard_error(self) -> float:
+        """Of the gain of mean IoU: standard deviation over the same resamples."""
+        return float(np.std(self._mean_gains))
+
+    @cached_property
+    def _mean_gains(self) -> NDArray[np.float64]:
+        """Gain of mean IoU of each resample that has a label; of each, if none has."""
         with_label = ~np.isnan(self.resampled_gains[:, :-1]).all(axis=1)
         gains = self.resampled_gains[with_label] if with_label.any() else self.resampled_gains
-        return float(np.quantile(np.nanmean(gains, axis=1), share))
+        return np.asarray(np.nanmean(gains, axis=1))
 
     def harmed(self, *, drop: float, share: float) -> list[int]:
         """Classes whose IoU falls by more than `drop`, and falls at all in at least `share` of the resamples."""

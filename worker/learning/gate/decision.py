@@ -15,7 +15,7 @@ import numpy as np
 from plugin_config.errors import LearningError
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, LEAST_GAIN, Baselines, Candidate
+from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, LEAST_GAIN, Baselines, Candidate, expected_gain
 from worker.learning.gate.evaluator import Evaluator
 from worker.learning.gate.splits import (
     EvaluationImage,
@@ -117,9 +117,10 @@ def judge(
         fits = [candidate] if candidate is not None else _fit(recipe, train, split, words, segmenter)
         keys = () if offered else tuple(example.key for example in train)
         succeeds = type(served) is type(fits[0].plain) and _learns_more(keys, hold_out, seen)
+        expected = expected_gain(len(keys), len(set(seen))) if succeeds else None
 
         def compared_with(evaluator: Evaluator) -> Baselines:
-            return Baselines(evaluator, split.images, served, set(seen), [*names, "background"], succeeds=succeeds)
+            return Baselines(evaluator, split.images, served, set(seen), [*names, "background"], expected=expected)
 
         along_outlines = (
             None if in_pixels else lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True))
