@@ -1,18 +1,23 @@
-"""How often the gate lets a better successor through: `python -m tests.successor_figures [SEED ...]`.
+"""How often the gate lets a better successor through: `python -m tests.successor_figures [--photos DIR] [SEED ...]`.
 
-What `quick` learns from the first k corrected pictures of a drawn project is served, what it learns from the first m of
-them is the candidate, for all k < m of 1, 3, 5, 9, 14, 20. Both are scored on other pictures, along outlines. One JSON
-line says how many of the candidates that are better or worse there the gate lets through before outlines are followed,
-with the proof that is asked of a successor and with that which is asked of others.
+Pictures are corrected in rounds, from the masks that are served then, by the simulated annotator of `zeromask evaluate
+--protocol active`. What `quick` learned from the first k is served, what it learned from the first m is the candidate,
+for k, m of 1, 3, 5, 9, 14, 20 with at most one between them. Both are scored on other pictures, along outlines. One
+JSON line says how many of the candidates that are better or worse there the gate lets through before outlines are
+followed, with the proof that is asked of a successor and with that which is asked of others.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,11 +25,14 @@ from rich.console import Console
 from rich.progress import track
 
 from plugin_config.settings import Settings
+from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.active import drawn_project
+from worker.lab.evaluation.annotator import Annotator, DrawnRegion
+from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.gate.candidates import Baselines
+from worker.learning.gate.candidates import Baselines, expected_gain
 from worker.learning.gate.evaluator import Evaluator
 from worker.learning.gate.splits import evaluation_split, hold_out_split
 from worker.learning.interfaces import Adapter, Example
@@ -40,18 +48,17 @@ MARGIN = 0.01
 
 
 @dataclass(frozen=True)
-class _Learned:
+class Learned:
     """What was learned from some corrected pictures.
 
     Attributes:
-        adapter: at full strength.
-        train, hold_out: these pictures.
+        adapter: at full strength; None = the zero-shot model.
+        seen: keys of the pictures.
         miou: on other pictures.
     """
 
-    adapter: Adapter
-    train: Sequence[Example]
-    hold_out: Sequence[Example]
+    adapter: Adapter | None
+    seen: frozenset[str]
     miou: float
 
 
@@ -61,30 +68,96 @@ class Pair:
 
     Attributes:
         gain: mean IoU on other pictures.
+        growth: logarithm of how many times as many corrections the candidate was trained on.
         objections: of the gate, to a successor and to any other candidate.
     """
 
     gain: float
+    growth: float
     objections: dict[bool, tuple[str, ...]]
 
 
-def main(seeds: Sequence[int]) -> None:
+class Project:
+    """Pictures that are corrected one after another, and others that are scored.
+
+    Args:
+        loop: the pictures, embedded.
+        segmenter: the model.
+        seed: decides about the order and the annotator's mistakes.
+    """
+
+    def __init__(self, loop: LearningLoop, segmenter: Segmenter, seed: int) -> None:
+        self._loop, self._segmenter, self._recipe = loop, segmenter, recipe_named("quick")
+        drawn = np.random.default_rng((1, seed)).permutation(len(loop.train))[: max(COUNTS)]
+        found = (replace(loop.train[int(k)], key=f"{seed} {loop.train[int(k)].key}") for k in drawn)
+        self._pictures = [with_words(example, loop.words) for example in found]
+        self._annotator = Annotator(has_background=loop.has_background)
+        labels = (Label(texts[0], texts, "label", "image", "$image", "brush") for texts in loop.words)
+        self._vocabulary = Vocabulary(tuple(labels))
+
+    def pairs(self) -> Iterator[Pair]:
+        """What is served at first is the zero-shot model; in every other round nothing is promoted."""
+        served = Learned(None, frozenset(), 0.0)
+        corrected: list[Example] = []
+        for number, count in enumerate(count for count in COUNTS if count <= len(self._pictures)):
+            corrected += [self._correct(one, served.adapter) for one in self._pictures[len(corrected) : count]]
+            train, hold_out = hold_out_split(corrected)
+            adapter = self._recipe.fit(train, self._loop.words, self._segmenter)
+            found = Learned(adapter, frozenset(one.key for one in train), self._loop.evaluate(adapter).miou)
+            if served.adapter is not None and len(found.seen) > len(served.seen):
+                yield self._compared(served, found, train, hold_out)
+            if number % 2 == 0:
+                served = found
+
+    def _correct(self, picture: Example, served: Adapter | None) -> Example:
+        predicted = self._segmenter.segment(picture.embedding, self._vocabulary, picture.image, head=served).segments
+        number = {texts: index for index, texts in enumerate(self._loop.words)}
+        regions = [DrawnRegion(number[segment.label.texts], segment.mask) for segment in predicted]
+        rng = np.random.default_rng(zlib.crc32(f"mistakes {picture.key}".encode()))
+        return replace(picture, truth=self._annotator.correct(regions, picture.truth, rng).truth)
+
+    def _compared(
+        self, served: Learned, found: Learned, train: Sequence[Example], hold_out: Sequence[Example]
+    ) -> Pair:
+        assert found.adapter is not None
+        words, segmenter = self._loop.words, self._segmenter
+        split = evaluation_split(train, hold_out, served.seen)
+        folds = [self._recipe.fit(examples, words, segmenter) for examples in split.training_sets]
+        evaluator = Evaluator(segmenter, words, {label for example in train for label in drawn_classes(example.truth)})
+        names = [*(texts[0] for texts in words), "background"]
+        objections = {}
+        for expected in (None, expected_gain(len(found.seen), len(served.seen))):
+            baselines = Baselines(evaluator, split.images, served.adapter, served.seen, names, expected=expected)
+            objections[expected is not None] = baselines.evaluate([1.0], found.adapter, folds)[0].objections
+        return Pair(found.miou - served.miou, math.log(len(found.seen) / len(served.seen)), objections)
+
+
+def main(arguments: argparse.Namespace) -> None:
     """One JSON line on stdout."""
     torch.set_num_threads(1)
     settings = replace(Settings.from_env(os.environ), model="builtin")
     segmenter = Segmenter(Encoder.from_settings(settings))
-    loop = LearningLoop(segmenter, drawn_project(POOL, TESTED), learn="train", test="test")
-    shown = track(seeds, "Judging", console=Console(stderr=True))
-    pairs = [pair for seed in shown for pair in _pairs(loop, segmenter, seed)]
-    sys.stdout.write(json.dumps({"seeds": list(seeds), "pairs": len(pairs), **figures(pairs)}) + "\n")
+    size = arguments.size and tuple(arguments.size)
+    pictures = read_labelled_set(arguments.photos, ["train", "test"], size) if arguments.photos else drawn_project(
+        POOL, TESTED
+    )  # fmt: skip
+    pictures = replace(pictures, parts={**pictures.parts, "test": pictures.parts["test"][:TESTED]})
+    loop = LearningLoop(segmenter, pictures, learn="train", test="test")
+    shown = track(arguments.seeds, "Judging", console=Console(stderr=True))
+    pairs = [pair for seed in shown for pair in Project(loop, segmenter, seed).pairs()]
+    sys.stdout.write(json.dumps({"seeds": list(arguments.seeds), "pairs": len(pairs), **figures(pairs)}) + "\n")
 
 
 def figures(pairs: Sequence[Pair]) -> dict[str, object]:
-    """How many are better and worse, and how many of these the gate lets through."""
+    """How many are better and worse, how many of these the gate lets through, and the gain over the logarithm of the
+    number of corrections: mean and standard deviation.
+    """
     better, worse = ([pair for pair in pairs if sign * pair.gain > MARGIN] for sign in (1, -1))
+    slopes = [pair.gain / pair.growth for pair in pairs]
     return {
         "better": len(better),
         "worse": len(worse),
+        "gain_by_e_times_as_many": [round(float(np.mean(slopes)), 3), round(float(np.std(slopes)), 3)],
         **{
             name: {
                 "better": sum(not pair.objections[succeeds] for pair in better),
@@ -99,32 +172,13 @@ def figures(pairs: Sequence[Pair]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _pairs(loop: LearningLoop, segmenter: Segmenter, seed: int) -> Iterator[Pair]:
-    drawn = np.random.default_rng((1, seed)).permutation(len(loop.train))[: max(COUNTS)]
-    examples = [replace(loop.train[int(k)], key=f"{seed} {loop.train[int(k)].key}") for k in drawn]
-    before: list[_Learned] = []
-    for count in COUNTS:
-        train, hold_out = hold_out_split([with_words(example, loop.words) for example in examples[:count]])
-        adapter = recipe_named("quick").fit(train, loop.words, segmenter)
-        found = _Learned(adapter, train, hold_out, loop.evaluate(adapter).miou)
-        yield from (_compared(loop, segmenter, served, found) for served in before)
-        before.append(found)
-
-
-def _compared(loop: LearningLoop, segmenter: Segmenter, served: _Learned, found: _Learned) -> Pair:
-    seen = {example.key for example in served.train}
-    split = evaluation_split(found.train, found.hold_out, seen)
-    recipe = recipe_named("quick")
-    folds = [recipe.fit(examples, loop.words, segmenter) for examples in split.training_sets]
-    corrected = {label for example in found.train for label in drawn_classes(example.truth)}
-    evaluator = Evaluator(segmenter, loop.words, corrected)
-    names = [*(texts[0] for texts in loop.words), "background"]
-    objections = {}
-    for succeeds in (False, True):
-        baselines = Baselines(evaluator, split.images, served.adapter, seen, names, succeeds=succeeds)
-        objections[succeeds] = baselines.evaluate([1.0], found.adapter, folds)[0].objections
-    return Pair(found.miou - served.miou, objections)
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("seeds", type=int, nargs="*", default=SEEDS)
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs in place of drawn pictures")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels that are scored (default: all)")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main([int(seed) for seed in sys.argv[1:]] or SEEDS)
+    main(_arguments())
