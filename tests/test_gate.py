@@ -393,6 +393,7 @@ def counts(*hits: int) -> Confusion:
 
 
 FALLING = [counts(20, 50, 95)] * 6, [counts(90, 20, 95)] * 6
+FALLING_LITTLE = [counts(20, 50, 95)] * 6, [counts(90, 44, 95)] * 6
 HARDLY_FOUND = [counts(20, 22, 95)] * 6, [counts(90, 5, 95)] * 6
 CHANCE = [counts(40, 40, 95)] * 6, [*[counts(80, 80, 95)] * 3, *[counts(22, 22, 95)] * 3]
 WORSE = [counts(40, 40, 95)] * 6, [*[counts(20, 20, 95)] * 5, counts(55, 55, 95)]
@@ -405,6 +406,8 @@ ALIKE = [counts(50, 50, 95)] * 6, [*[counts(60, 60, 95)] * 3, *[counts(38, 38, 9
         (FALLING, (6, 3, 6), None, "dax would fall"),
         (FALLING, (6, 3, 6), 0.05, ""),  # on three images
         (FALLING, (6, 4, 6), 0.05, "dax would fall"),
+        (FALLING_LITTLE, (6, 6, 6), None, "dax would fall"),
+        (FALLING_LITTLE, (6, 6, 6), 0.05, ""),  # all gain more on average
         (HARDLY_FOUND, (6, 6, 6), None, "dax would fall"),
         (HARDLY_FOUND, (6, 6, 6), 0.05, ""),
         (CHANCE, (6, 6, 6), None, "may be chance"),

@@ -30,7 +30,8 @@ SUCCESSOR_GAIN, SUCCESSOR_SPREAD = 0.05, 0.03
 gains lie (docs/research/learning.md). A learning curve is nearly straight over the logarithm of their number."""
 
 MOST_DROP = 0.03
-"""IoU that a single label may lose; a larger drop is an objection where 9 of 10 resamples agree that it falls."""
+"""IoU that a single label may lose, and with a successor as much as all gain on average; a larger drop is an objection
+where 9 of 10 resamples agree that it falls."""
 
 FEWEST_OF_SUCCESSOR = 4
 """Images that must show a label before its fall speaks against a successor: on all of three it falls by chance once in
@@ -216,14 +217,14 @@ class Baselines:
         return image.example.key not in self._seen
 
     def _objections(self, versus_served: Comparison, least_gain: float, expected: float | None) -> list[str]:
-        falling = falling_classes(versus_served, self._names)
         if expected is None:
             gain = _gain_objections(versus_served, "what is served", least_gain)
-            return [*gain, *falling.values()]
+            return [*gain, *falling_classes(versus_served, self._names).values()]
+        likely = likely_gain(versus_served, expected, dependent=self._dependent)
+        falling = falling_classes(versus_served, self._names, drop=max(MOST_DROP, likely))
         before = versus_served.ious[0]
         counted = [k for k in falling if self._shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND]
-        gain = _successor_objections(versus_served, expected, dependent=self._dependent)
-        return [*gain, *(falling[k] for k in counted)]
+        return [*_successor_objections(versus_served, likely), *(falling[k] for k in counted)]
 
     def _objections_of_zero_shot(self, versus_zero_shot: Comparison) -> list[str]:
         """None where the zero-shot model is what is served: then `_objections` has them."""
@@ -232,18 +233,19 @@ class Baselines:
         return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
 
 
-def falling_classes(versus_served: Comparison, names: Sequence[str]) -> dict[int, str]:
-    """Find each class that would lose more than `MOST_DROP`, but for a background that is hardly found anyway.
+def falling_classes(versus_served: Comparison, names: Sequence[str], *, drop: float = MOST_DROP) -> dict[int, str]:
+    """Find each class that would lose too much, but for a background that is hardly found anyway.
 
     Args:
         versus_served: a candidate against what is served.
         names: of each class, the background last.
+        drop: IoU that a class may lose.
 
     Returns:
         class -> a sentence.
     """
     before, after = versus_served.ious
-    falling = versus_served.harmed(drop=MOST_DROP, share=_HARM_SHARE)
+    falling = versus_served.harmed(drop=drop, share=_HARM_SHARE)
     background = len(names) - 1
     counted = [label for label in falling if label != background or before[label] >= LEAST_FOUND]
     return {label: f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted}
@@ -259,7 +261,7 @@ def expected_gain(learned: int, before: int) -> float:
     return SUCCESSOR_GAIN * math.log(learned / before)
 
 
-def _successor_objections(versus_served: Comparison, expected: float, *, dependent: bool) -> list[str]:
+def likely_gain(versus_served: Comparison, expected: float, *, dependent: bool) -> float:
     """Weigh what was measured, on a few images most often, against what more corrections are known to gain: both are
     taken for normally distributed.
 
@@ -267,13 +269,20 @@ def _successor_objections(versus_served: Comparison, expected: float, *, depende
         versus_served: the measured gain.
         expected: see `expected_gain`.
         dependent: whether its units are quarters of images: four are taken for one.
+
+    Returns:
+        Mean IoU that is likely gained.
     """
     before, after = versus_served.mean_ious
     error = versus_served.standard_error * (2 if dependent else 1)
     trust = SUCCESSOR_SPREAD**2 / (SUCCESSOR_SPREAD**2 + error**2)
-    likely = trust * (after - before) + (1 - trust) * expected
+    return trust * (after - before) + (1 - trust) * expected
+
+
+def _successor_objections(versus_served: Comparison, likely: float) -> list[str]:
     if likely >= LEAST_GAIN:
         return []
+    before, after = versus_served.mean_ious
     change = f"mean IoU would go from {before:.3f} to {after:.3f}"
     return [f"{change}, and with what more corrections gain on average {likely:+.3f} is likely, not better than what "
             "is served"]  # fmt: skip
