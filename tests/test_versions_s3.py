@@ -175,6 +175,22 @@ def test_no_key_at_all_is_told(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tm
         VersionFolder(PLACE, OWNER).pointer()
 
 
+def test_the_variables_of_fsspec_name_the_store_and_its_key_too(s3: S3Server, tmp_path: Path) -> None:
+    """They are read when fsspec is imported."""
+    made = add(VersionFolder(PLACE, OWNER), 1)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    env = {**kept, "HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true", "FSSPEC_S3_ENDPOINT_URL": s3.url,
+           "FSSPEC_S3_KEY": s3.key, "FSSPEC_S3_SECRET": s3.secret}  # fmt: skip
+    ask = f"""
+from plugin_config.versions.manifests import VersionFolder
+from tests.test_versions import OWNER
+print(*VersionFolder({PLACE!r}, OWNER).names())
+"""
+    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, timeout=120,
+                          cwd=Path(__file__).parent.parent, check=False)  # fmt: skip
+    assert done.stdout.split() == [made.name], done.stderr
+
+
 def test_a_server_that_is_away_is_told_and_what_is_loaded_is_served_on(
     learning_house: LearningHouse, s3: S3Server, tmp_path: Path
 ) -> None:
