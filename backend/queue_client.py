@@ -141,7 +141,8 @@ class QueueClient:
             self._look_up_unknown(project)
 
     def request_refresh(self, project: int, action: str, tasks: Sequence[int] = ()) -> bool:
-        """Have a worker read the project again, and these tasks. Returns whether a job was queued for it.
+        """Have a worker read the project again, and these tasks, two seconds after it last did at the earliest. Returns
+        whether a job was queued now.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -149,7 +150,7 @@ class QueueClient:
         if not self._admit(project, action):
             return False
         self._hints.hint_tasks(project, tasks)
-        return self._hints.request_refresh(project)
+        return self._hints.request_refresh(project, paced=True)
 
     def annotations_changed(self, project: int, action: str) -> None:
         """Have the learner look at the project's annotations when there is a pause.
@@ -260,7 +261,7 @@ class QueueClient:
     def _look_up_unknown(self, project: int) -> None:
         """Have a worker look up a project that may be invented, which forgets it if it is."""
         if not self._hints.is_known(project):
-            self._hints.request_refresh(project)
+            self._hints.request_refresh(project, paced=True)
 
     def _check_status(self, check: Future[QueueStatus]) -> None:
         status = QueueStatus(redis=False, workers=0)

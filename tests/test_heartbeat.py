@@ -16,6 +16,7 @@ from plugin_config.background import DutyWatch
 from plugin_config.cli.status import as_json
 from plugin_config.errors import QueueUnavailable
 from plugin_config.overview.control import QueueControl
+from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
@@ -142,6 +143,50 @@ def test_a_duty_that_fails_leaves_the_others_done_and_is_shown(
         assert (queues.status().workers, queues.status().in_trouble) == (1, 1)
     finally:
         queues.close()
+
+
+@pytest.mark.usefixtures("patient")
+def test_webhooks_that_come_after_a_look_began_cause_one_more_when_a_moment_is_over(
+    redis: Redis, settings: Settings, context: StandInContext, heartbeat: Heartbeat, hints: ProjectHints
+) -> None:
+    context.pending.confirm_project(PROJECT)
+    heartbeat.beat()  # the periodic look
+    assert refresh_queue(redis).pop_job_id()
+    hints.begin_refresh(PROJECT)
+    queues = QueueClient(settings)
+    try:
+        assert not any(queues.request_refresh(PROJECT, "PROJECT_UPDATED") for _ in range(50))
+        heartbeat.beat()
+        assert (len(refresh_queue(redis)), hints.asked_again()) == (0, [PROJECT])
+        assert 0 < redis.pttl(f"zeromask:{PROJECT}:looked") <= 2000
+        redis.delete(f"zeromask:{PROJECT}:looked")
+        heartbeat.beat()
+        heartbeat.beat()
+        assert (len(refresh_queue(redis)), hints.asked_again()) == (1, [])
+        assert not queues.request_refresh(PROJECT, "PROJECT_UPDATED"), "the one that is queued sees it, too"
+    finally:
+        queues.close()
+
+
+def test_who_promotes_or_rolls_back_does_not_wait_for_that_moment(redis: Redis, hints: ProjectHints) -> None:
+    hints.begin_refresh(PROJECT)
+    assert not hints.request_refresh(PROJECT, paced=True)
+    assert hints.request_refresh(PROJECT)
+    assert (len(refresh_queue(redis)), hints.asked_again()) == (1, [])
+    hints.begin_refresh(PROJECT)
+    redis.persist(f"zeromask:{PROJECT}:looked")  # nobody of ours writes that: it would never end
+    assert hints.request_refresh(PROJECT, paced=True)
+
+
+def test_a_project_that_is_gone_is_not_looked_at_again(
+    redis: Redis, context: StandInContext, hints: ProjectHints
+) -> None:
+    hints.begin_refresh(PROJECT)
+    hints.request_refresh(PROJECT, paced=True)
+    redis.sadd("zeromask:again", "abc")
+    assert hints.asked_again() == [PROJECT]
+    context.pending.forget_project(PROJECT)
+    assert hints.asked_again() == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

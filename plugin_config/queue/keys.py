@@ -18,6 +18,8 @@ Keys shared by all projects (`zeromask:` before each):
     stages          hash    stage -> tasks that passed it; "stage:us" -> how   totals                totals
                             long that took, microseconds
     learn           zset    project -> moment its corrections are checked      learning              learning
+    again           set     projects that webhooks reported right after a      hints                 hints
+                            look at them began
     contracts       hash    project -> newest contract by which tasks of it    scripts, ledger       scripts, states
                             were requested; none = 1, see `contract`
     workers         zset    worker -> moment of its last heartbeat             presence              presence
@@ -63,6 +65,8 @@ Keys of project P (`zeromask:P:` before each):
                             -> moment from which it cannot
     refresh         string  id of the RQ job of the refresh queued last;       hints                 hints
                             "claimed|id" for the moment in which it is queued
+    looked          string  there for a moment after a look began, in which    hints                 hints
+                            webhooks queue no other
     hinted          set     ids of tasks that webhooks call new or deleted     hints                 hints
     webhook         string  action and moment of the last webhook; a month     hints                 hints
     learner         string  "owner|moment it ends": lease of the learner       learning              learning
@@ -131,6 +135,7 @@ REFUSED = f"{_ROOT}refused"
 ENDED = f"{_ROOT}ended"
 STAGES = f"{_ROOT}stages"
 LEARN = f"{_ROOT}learn"
+AGAIN = f"{_ROOT}again"
 CONTRACTS = f"{_ROOT}contracts"
 WORKERS = f"{_ROOT}workers"
 WORKERS_ABOUT = f"{_ROOT}about"
@@ -151,7 +156,7 @@ annotator waits for.
 _RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")
 SHARED_TYPES: Mapping[str, RedisType] = {
     PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
-    CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", UNANSWERED: "list",
+    AGAIN: "set", CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", UNANSWERED: "list",
     WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash",
     CLICKERS: "zset", CLICKERS_ABOUT: "hash",
     "rq:queues": "set", "rq:workers": "set",
@@ -202,6 +207,7 @@ class ProjectKeys:
     left = _Key("set")
     doubts = _Key("zset")
     refresh = _Key("string")
+    looked = _Key("string")
     hinted = _Key("set")
     webhook = _Key("string")
     learner = _Key("string")
