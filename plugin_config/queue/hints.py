@@ -43,23 +43,39 @@ one_more(REFUSED, 'webhooks')
 return 0
 """
 
+# The time of Redis, and the note that a look at a project is to be queued, which is never put off.
+_LATER = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function later(again, project, ms)
+  local noted = tonumber(redis.call('ZSCORE', again, project) or '')
+  if not (noted and noted <= now + ms) then redis.call('ZADD', again, now + ms, project) end
+end
+"""
+
 # KEYS: `refresh` and `looked` of the project, `again`, list of queued job ids. ARGV: id of the new job, milliseconds
 # that another process is given to queue its own, project, the pause after the beginning of a refresh (ms; 0 = none).
 # Returns 0 while the last refresh is still queued, or is being queued, or the next one waits for the end of the pause.
-_REQUEST = """
+_REQUEST = _LATER + """
 local waiting = redis.call('GET', KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
 if waiting and string.sub(waiting, 1, 8) == 'claimed|' and left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
 if waiting and redis.call('LPOS', KEYS[4], waiting) then return 0 end
 local pause = redis.call('PTTL', KEYS[2])
 if pause > 0 and pause <= tonumber(ARGV[4]) then
-  redis.call('SADD', KEYS[3], ARGV[3])
+  later(KEYS[3], ARGV[3], pause)
   return 0
 end
-redis.call('SREM', KEYS[3], ARGV[3])
+redis.call('ZREM', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[1], 'claimed|' .. ARGV[1], 'PX', ARGV[2])
 return 1
 """
+
+# KEYS: `again`. ARGV: project, milliseconds.
+_REQUEST_LATER = _LATER + "later(KEYS[1], ARGV[1], tonumber(ARGV[2])) return 1"
+
+# KEYS: `again`.
+_DUE = _LATER + "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)"
 
 # KEYS: `refresh` of the project. ARGV: id of the job that is queued now, seconds. It may have begun already.
 _QUEUED = """
@@ -115,7 +131,7 @@ class ProjectHints:
         Args:
             project: its id.
             paced: whether it waits for two seconds after the last one began, as for webhooks, which anyone may send.
-                Then False is returned, and a worker queues it (`asked_again`).
+                Then False is returned, and a worker queues it (`due_refreshes`).
         """
         keys, name = ProjectKeys(project), f"refresh-{project}-{uuid.uuid4().hex[:8]}"
         pause_ms = _PAUSE_MS if paced else 0
@@ -137,14 +153,21 @@ class ProjectHints:
         keys = ProjectKeys(project)
         pipe = self._redis.pipeline()
         pipe.delete(keys.refresh)
-        pipe.srem(AGAIN, project)
+        pipe.zrem(AGAIN, project)
         pipe.set(keys.looked, 1, px=_PAUSE_MS)
         pipe.execute()
 
     @redis_errors
-    def asked_again(self) -> list[int]:
-        """Projects whose next paced refresh waits for the end of its pause; workers request it again until then."""
-        members: Any = self._redis.smembers(AGAIN)
+    def refresh_later(self, project: int, *, after_s: float) -> None:
+        """Have a worker queue a refresh after this time, or sooner where that is noted already. A refresh that begins
+        before stands for it.
+        """
+        self._redis.eval(_REQUEST_LATER, 1, AGAIN, project, int(after_s * 1000))
+
+    @redis_errors
+    def due_refreshes(self) -> list[int]:
+        """Projects whose refresh is to be queued by now; they stay until `request_refresh`."""
+        members: Any = self._redis.eval(_DUE, 1, AGAIN)
         return sorted(project for _, project in valid_members(self._redis, AGAIN, members, parse_id))
 
     @redis_errors

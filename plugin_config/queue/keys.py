@@ -18,8 +18,8 @@ Keys shared by all projects (`zeromask:` before each):
     stages          hash    stage -> tasks that passed it; "stage:us" -> how   totals                totals
                             long that took, microseconds
     learn           zset    project -> moment its corrections are checked      learning              learning
-    again           set     projects that webhooks reported right after a      hints                 hints
-                            look at them began
+    again           zset    project -> moment (Redis' time) from which on a     hints                 hints
+                            worker queues a look at it
     contracts       hash    project -> newest contract by which tasks of it    scripts, ledger       scripts, states
                             were requested; none = 1, see `contract`
     workers         zset    worker -> moment of its last heartbeat             presence              presence
@@ -156,7 +156,7 @@ annotator waits for.
 _RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")
 SHARED_TYPES: Mapping[str, RedisType] = {
     PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
-    AGAIN: "set", CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", UNANSWERED: "list",
+    AGAIN: "zset", CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", UNANSWERED: "list",
     WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash",
     CLICKERS: "zset", CLICKERS_ABOUT: "hash",
     "rq:queues": "set", "rq:workers": "set",

@@ -197,7 +197,7 @@ class PendingTasks(TaskStates):
         keys = ProjectKeys(project)
         self._redis.srem(PROJECTS, project)
         self._redis.srem(PAUSED, project)
-        self._redis.srem(AGAIN, project)
+        self._redis.zrem(AGAIN, project)
         self._redis.zrem(UNKNOWN, project)
         self._redis.zrem(LEARN, project)
         self._redis.hdel(CONTRACTS, str(project))

@@ -87,8 +87,8 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
             log.warning("task %d: its worker is gone, it is queued again (version %s)", ref.task, ref.version)
 
     def ask_again() -> None:
-        for project in context.hints.asked_again():
-            context.hints.request_refresh(project, paced=True)
+        for project in context.hints.due_refreshes():
+            context.hints.request_refresh(project)
 
     def ask_for_reconciles() -> None:
         for project in context.pending.projects():
@@ -103,7 +103,7 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
         *([sign_of_clicks(context, clickers, every_s=beat_s)] if context.settings.interactive else []),
         look_for_newer(context),
         PeriodicDuty("the sweep", sweep),
-        PeriodicDuty("the reconciles after a pause", ask_again, longest_pause_s=beat_s),
+        PeriodicDuty("the reconciles that are due", ask_again, longest_pause_s=beat_s),
         PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=context.settings.reconcile_s),
     )
 
