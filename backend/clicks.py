@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from backend.payloads import PredictPayload
-from plugin_config.errors import QueueFull, QueueUnavailable
+from plugin_config.errors import JobError, QueueFull, QueueUnavailable
 from plugin_config.queue.clicks import ClickAnswer, ClickQueue, ClickRequest
 from plugin_config.queue.connection import open_redis
 from plugin_config.settings import Settings
@@ -98,7 +98,7 @@ class ClickDesk:
                 return ClickAnswer(reason=_NO_WORKER)
             late = f"no worker answered within {self._patience_s:g} s. See `zeromask status` and the workers' logs."
             return self._queue.wait(request.id, timeout_s=self._patience_s) or ClickAnswer(reason=late)
-        except QueueFull as error:
+        except (JobError, QueueFull) as error:
             return ClickAnswer(reason=str(error))
         except QueueUnavailable as error:
             logger.warning("project %d: a click got no answer. %s", request.project, error)

@@ -39,6 +39,7 @@ _ANSWER_S = 0.25
 _BULK_ANSWER_S = 10.0
 _PAGE_ANSWER_S = 2.0  # of all projects together, on a machine that may be busy
 _STATUS_S = 0.08
+_ORDERED_S = 15.0  # after an annotation: the learner waits for a pause, and for minutes while there is none
 _MAX_REMEMBERED = 1000
 _OUTBOX = "asked.jsonl"
 
@@ -141,7 +142,8 @@ class QueueClient:
             self._look_up_unknown(project)
 
     def request_refresh(self, project: int, action: str, tasks: Sequence[int] = ()) -> bool:
-        """Have a worker read the project again, and these tasks. Returns whether a job was queued for it.
+        """Have a worker read the project again, and these tasks, two seconds after it last did at the earliest. Returns
+        whether a job was queued now.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -149,16 +151,18 @@ class QueueClient:
         if not self._admit(project, action):
             return False
         self._hints.hint_tasks(project, tasks)
-        return self._hints.request_refresh(project)
+        return self._hints.request_refresh(project, paced=True)
 
     def annotations_changed(self, project: int, action: str) -> None:
-        """Have the learner look at the project's annotations when there is a pause.
+        """Have the learner look at the project's annotations when there is a pause, and a worker set the order of the
+        others soon, however long annotators go on.
 
         Raises:
             QueueUnavailable: Redis does not answer.
         """
         if self._admit(project, action):
             self._learning.request_after_pause(project, quiet_s=self._settings.finetune_quiet_s)
+            self._hints.refresh_later(project, after_s=_ORDERED_S)
             self._look_up_unknown(project)
 
     def request_training(self, project: int) -> str:
@@ -260,7 +264,7 @@ class QueueClient:
     def _look_up_unknown(self, project: int) -> None:
         """Have a worker look up a project that may be invented, which forgets it if it is."""
         if not self._hints.is_known(project):
-            self._hints.request_refresh(project)
+            self._hints.request_refresh(project, paced=True)
 
     def _check_status(self, check: Future[QueueStatus]) -> None:
         status = QueueStatus(redis=False, workers=0)

@@ -12,6 +12,7 @@ import numpy as np
 from redis import Redis
 
 from plugin_config.label_studio.client import Project
+from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.order import ImageRecord, ProjectOrder
 from plugin_config.queue.pending import PendingTasks
@@ -68,7 +69,8 @@ class OrderedProject:
         owner = Owner("http://localhost", self.project, "", "builtin")
         return cast("WorkerContext", SimpleNamespace(
             settings=self.settings, order=self.order, ledger=ProjectLedger(self.redis), label_studio=self.label_studio,
-            pending=self.pending, segmenter=SimpleNamespace(encoder=SimpleNamespace(fingerprint=FINGERPRINT)),
+            pending=self.pending, hints=ProjectHints(self.redis),
+            segmenter=SimpleNamespace(encoder=SimpleNamespace(fingerprint=FINGERPRINT)),
             adapters=SimpleNamespace(folder=lambda _: VersionFolder(str(self.folder), owner)),
         ))  # fmt: skip
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,8 @@ from backend.server.connections import ConnectionLimits
 from plugin_config.errors import JobError, QueueFull
 from plugin_config.queue import clicks
 from plugin_config.queue.clicks import ClickAnswer, ClickQueue, ClickRequest
+from plugin_config.queue.contract import CONTRACT
+from plugin_config.queue.keys import CONTRACTS
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.backend_client import (
@@ -138,6 +143,98 @@ def test_what_nobody_here_wrote_is_dropped_with_a_sentence(queue: ClickQueue, re
         queue.take(timeout_s=0.1)
     redis.rpush(f"zeromask:clicks:{request().id}", content)
     assert queue.wait(request().id, timeout_s=0.1) is None
+
+
+NEXT = CONTRACT + 1
+NEWER = """
+import sys
+from tests.next_contract import raise_contract
+
+raise_contract()
+
+from redis import Redis
+from plugin_config.errors import JobError
+from plugin_config.queue.clicks import ClickQueue
+from tests.test_click_requests import request
+
+queue = ClickQueue(Redis.from_url(sys.argv[1]))
+if sys.argv[2] == "ask":
+    try:
+        print(queue.ask(request(int(sys.argv[3])), patience_s=60))
+    except JobError as error:
+        print(error)
+else:
+    found = queue.take(timeout_s=2)
+    print(found and found.task)
+"""
+"""A part of the next contract asks for, or takes, a click."""
+
+
+@pytest.fixture
+def newer(redis_url: str) -> Callable[..., str]:
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-c", NEWER, redis_url, *arguments]
+        done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    return run
+
+
+def clicker(redis: Redis, contract: int) -> None:
+    """A worker of a contract says that it answers clicks."""
+    WorkerPresence(redis, clickers=True).heartbeat(f"of contract {contract}", {"contract": str(contract)})
+
+
+def test_a_newer_click_is_left_to_newer_workers_and_without_any_the_asker_is_told(
+    queue: ClickQueue, redis: Redis, newer: Callable[..., str]
+) -> None:
+    told = f"click: needs a worker of contract {NEXT}, and all that answer clicks are older. Upgrade the workers."
+    assert newer("ask", "1") == told
+    assert not redis.exists(f"zeromask:clicks-{NEXT}")
+    clicker(redis, NEXT)
+    assert newer("ask", "2") == "True"
+    assert queue.ask(request(3), patience_s=60)
+    assert queue.take(timeout_s=0.1) == request(3)
+    assert queue.take(timeout_s=0.1) is None
+    assert queue.ask(request(4), patience_s=60)
+    assert [newer("take"), newer("take")] == ["2", "4"], "those of older contracts it takes, too, later"
+
+
+def test_an_older_click_about_a_project_of_newer_parts_is_left_to_newer_workers(
+    queue: ClickQueue, redis: Redis, newer: Callable[..., str]
+) -> None:
+    redis.hset(CONTRACTS, "7", NEXT)
+    with pytest.raises(JobError, match=f"needs a worker of contract {NEXT}"):
+        queue.ask(request(1), patience_s=60)
+    clicker(redis, NEXT)
+    assert queue.ask(request(1), patience_s=60)
+    assert queue.ask(request(2, project=8), patience_s=60)
+    left = [queue.take(timeout_s=0.1) for _ in range(4)]
+    assert [found for found in left if found] == [request(2, project=8)]
+    assert queue.waiting() == 1
+    assert 0 < redis.pttl("zeromask:clicks") <= 60_000
+    assert newer("take") == "1"
+
+
+def test_a_click_that_is_left_is_dropped_when_nobody_waits_any_more(queue: ClickQueue, redis: Redis) -> None:
+    clicker(redis, NEXT)
+    redis.hset(CONTRACTS, "7", NEXT)
+    assert queue.ask(request(1), patience_s=0.3)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        assert queue.take(timeout_s=0.1) is None
+    assert queue.waiting() == 0
+
+
+def test_the_annotator_is_told_that_only_older_workers_answer(
+    client: Client, queue: ClickQueue, redis: Redis
+) -> None:
+    redis.hset(CONTRACTS, "7", NEXT)
+    started = time.monotonic()
+    [answer] = answer_of(client.post("/predict", json=click_body()))["results"]
+    assert time.monotonic() - started < 2
+    assert (answer["result"], "Upgrade the workers" in answer["reason"]) == ([], True)
+    assert [row.reason for row in queue.unanswered(5)] == [answer["reason"]]
 
 
 def test_a_key_of_another_type_is_set_aside(queue: ClickQueue, redis: Redis) -> None:

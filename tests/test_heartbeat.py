@@ -16,6 +16,7 @@ from plugin_config.background import DutyWatch
 from plugin_config.cli.status import as_json
 from plugin_config.errors import QueueUnavailable
 from plugin_config.overview.control import QueueControl
+from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
@@ -142,6 +143,76 @@ def test_a_duty_that_fails_leaves_the_others_done_and_is_shown(
         assert (queues.status().workers, queues.status().in_trouble) == (1, 1)
     finally:
         queues.close()
+
+
+@pytest.mark.usefixtures("patient")
+def test_webhooks_that_come_after_a_look_began_cause_one_more_when_a_moment_is_over(
+    redis: Redis, settings: Settings, context: StandInContext, heartbeat: Heartbeat, hints: ProjectHints
+) -> None:
+    context.pending.confirm_project(PROJECT)
+    heartbeat.beat()  # the periodic look
+    assert refresh_queue(redis).pop_job_id()
+    hints.begin_refresh(PROJECT)
+    queues = QueueClient(settings)
+    try:
+        assert not any(queues.request_refresh(PROJECT, "PROJECT_UPDATED") for _ in range(50))
+        heartbeat.beat()
+        assert len(refresh_queue(redis)) == 0
+        assert 0 < redis.pttl(f"zeromask:{PROJECT}:looked") <= 2000
+        wait_until(lambda: hints.due_refreshes() == [PROJECT], within_s=10)
+        heartbeat.beat()
+        heartbeat.beat()
+        assert (len(refresh_queue(redis)), hints.due_refreshes()) == (1, [])
+        assert not queues.request_refresh(PROJECT, "PROJECT_UPDATED"), "the one that is queued sees it, too"
+    finally:
+        queues.close()
+
+
+@pytest.mark.usefixtures("patient")
+def test_annotators_who_make_no_pause_get_another_order_all_the_same(
+    redis: Redis, settings: Settings, context: StandInContext
+) -> None:
+    context.pending.confirm_project(PROJECT)
+    queues = QueueClient(settings)
+    try:
+        for _ in range(3):
+            queues.annotations_changed(PROJECT, "ANNOTATION_CREATED")
+    finally:
+        queues.close()
+    moment: Any = redis.zscore("zeromask:again", PROJECT)
+    assert 0 < moment / 1000 - int(redis.time()[0]) < 16
+
+
+def test_who_promotes_or_rolls_back_does_not_wait_for_that_moment(redis: Redis, hints: ProjectHints) -> None:
+    hints.begin_refresh(PROJECT)
+    assert not hints.request_refresh(PROJECT, paced=True)
+    assert hints.request_refresh(PROJECT)
+    assert (len(refresh_queue(redis)), redis.exists("zeromask:again")) == (1, 0)
+    hints.begin_refresh(PROJECT)
+    redis.persist(f"zeromask:{PROJECT}:looked")  # nobody of ours writes that: it would never end
+    assert hints.request_refresh(PROJECT, paced=True)
+
+
+def test_a_project_that_is_gone_is_not_looked_at_again(
+    redis: Redis, context: StandInContext, hints: ProjectHints
+) -> None:
+    hints.refresh_later(PROJECT, after_s=0)
+    redis.zadd("zeromask:again", {"abc": 1})
+    assert hints.due_refreshes() == [PROJECT]
+    context.pending.forget_project(PROJECT)
+    assert not redis.exists("zeromask:again")
+
+
+def test_a_later_look_is_not_put_off_and_one_that_begins_stands_for_it(redis: Redis, hints: ProjectHints) -> None:
+    hints.refresh_later(PROJECT, after_s=0.05)
+    hints.refresh_later(PROJECT, after_s=60)
+    wait_until(lambda: hints.due_refreshes() == [PROJECT], within_s=10)
+    hints.begin_refresh(PROJECT)
+    assert hints.due_refreshes() == []
+    hints.refresh_later(PROJECT, after_s=60)
+    hints.begin_refresh(PROJECT)
+    hints.request_refresh(PROJECT, paced=True)
+    wait_until(lambda: hints.due_refreshes() == [PROJECT], within_s=10, told="sooner than after a minute")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

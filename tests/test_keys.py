@@ -60,15 +60,14 @@ def test_the_names_are_those_of_stored_state() -> None:
     assert {key for key in SHARED_TYPES if not key.startswith("rq:")} == {
         f"zeromask:{name}"
         for name in ("projects", "unknown", "paused", "clock", "errors", "refused", "ended", "stages", "learn",
-                     "contracts", "workers",
-                     "about", "learners", "learners:about", "odd", "clicks", "unanswered", "clickers",
-                     "clickers:about")
+                     "again", "contracts", "workers", "about", "learners", "learners:about", "odd", "clicks",
+                     "unanswered", "clickers", "clickers:about")
     }  # fmt: skip
     assert set(PROJECT_TYPES) == {
         "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "title",
-        "counted", "labels", "warning", "card", "carded", "left", "doubts", "refresh", "hinted", "webhook", "learner",
-        "learn", "learning", "adapters", "outcomes", "judged", "verdicts", "pointer", "offer", "judging", "offered",
-        "images", "places", "corrected", "skipped", "order", "ordered", "resting", "done", "drain",
+        "counted", "labels", "warning", "card", "carded", "left", "doubts", "refresh", "looked", "hinted", "webhook",
+        "learner", "learn", "learning", "adapters", "outcomes", "judged", "verdicts", "pointer", "offer", "judging",
+        "offered", "images", "places", "corrected", "skipped", "order", "ordered", "resting", "done", "drain",
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import numpy as np
 
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import RefreshProject, enqueue, refresh_queue
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.order import ProjectOrder
 from tests.corrections import SQUARES, annotate, served_version, strange_project, versions_of
@@ -21,6 +21,8 @@ from tests.house import PATIENCE_S, SIZE, House, retrieve, stored, tasks, wait_u
 from worker.label_studio.regions import decode_region
 
 ROOT = Path(__file__).resolve().parent.parent
+ORDERED_S = 60.0
+"""Within this time after a promotion, or a correction, annotators get another order. No periodic look helps here."""
 
 
 @dataclass
@@ -75,6 +77,20 @@ def command(it: Stand, *arguments: str) -> str:
     return done.stdout
 
 
+def next_task(it: Stand, project: int) -> int:
+    """What Label Studio's page gets at "Label All Tasks"."""
+    params = {"id": "next_task", "project": project}
+    return int(it.house.label_studio.request("POST", "/api/dm/actions/", json={}, params=params)["id"])
+
+
+def first_of(it: Stand, project: int, expected: list[int]) -> int:
+    """The first in the order that was chosen, which holds these tasks as Label Studio's scores have them."""
+    order = ProjectOrder(it.house.redis)
+    scores = {task.id: task.score for task in it.house.label_studio.all_tasks(project) if task.id in expected}
+    assert list(order.places(project)) == sorted(expected, key=lambda task: scores[task] or 0.0)
+    return next(iter(order.places(project)))
+
+
 def test_annotations_teach_what_the_words_could_not_and_a_rollback_brings_the_old_masks_back(house: House) -> None:
     with stand(Running(house.label_studio.url), learners=1, reconcile_s=3600.0, finetune_every=4,
                finetune_quiet_s=1.0) as it:  # fmt: skip
@@ -87,23 +103,16 @@ def test_annotations_teach_what_the_words_could_not_and_a_rollback_brings_the_ol
         for number in range(4):
             annotate(it.house, ids[number], number)
         assert (ProjectHints(it.house.redis).last_webhook(project) or "").startswith("ANNOTATION_CREATED")
-        new = wait_promoted(it, project)
+        new, promoted_s, logged = wait_promoted(it, project), time.monotonic(), len(it.log("worker-1"))
         assert new != old
         rest = ids[4:]
         wait_stored(it, project, rest, new)
         assert [stored(it.house, project)[task] for task in ids[:4]] == [[old]] * 4, "of annotated tasks they stay"
         wait_until(lambda: it.house.label_studio.project(project).model_version == new, told="the new version shown")
-        order = ProjectOrder(it.house.redis)
-
-        def is_ordered() -> bool:
-            """The order is set ten seconds after the last one at the earliest, at the next look at the project."""
-            enqueue(refresh_queue(it.house.redis), RefreshProject(project=project))
-            return set(order.places(project)) == set(rest)
-
-        wait_until(is_ordered, told="the order of what is left")
-        asked = it.house.label_studio.request("POST", "/api/dm/actions/", json={},
-                                              params={"id": "next_task", "project": project})  # fmt: skip
-        assert asked["id"] == next(iter(order.places(project))), "the new version's scores are places, too"
+        chosen = "3 of 3 open images are next"  # those that are predicted by the new version
+        wait_until(lambda: chosen in it.log("worker-1")[logged:], told="the order of what is left",
+                   within_s=max(0.0, ORDERED_S - (time.monotonic() - promoted_s)))  # fmt: skip
+        assert first_of(it, project, rest) == next_task(it, project), "the new version's scores are places, too"
         after = [overlap(it, task, number) for number, task in enumerate(ids)]
         assert np.mean(after[4:]) > max(0.8, 0.3 + np.mean(before[4:])), (before, after)
         asked = it.house.label_studio.request("GET", "/api/ml/", params={"project": project})
@@ -115,6 +124,13 @@ def test_annotations_teach_what_the_words_could_not_and_a_rollback_brings_the_ol
         wait_until(lambda: it.house.label_studio.project(project).model_version == old, told="the old version shown")
         assert [overlap(it, task, 4 + number) for number, task in enumerate(rest)] == before[4:], "the very same masks"
         assert '"served": "zeroshot"' in command(it, "status", "--json")
+        wait_until(lambda: set(ProjectOrder(it.house.redis).places(project)) == set(rest), told="the order once more")
+        corrected = next_task(it, project)
+        annotate(it.house, corrected, ids.index(corrected))
+        left = [task for task in rest if task != corrected]
+        wait_until(lambda: set(ProjectOrder(it.house.redis).places(project)) == set(left), within_s=ORDERED_S,
+                   told="an order without what was just corrected")  # fmt: skip
+        assert first_of(it, project, left) == next_task(it, project)
 
 
 def test_without_any_webhook_annotations_are_found_and_the_button_does_not_wait_for_enough(house: House) -> None:

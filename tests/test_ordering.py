@@ -126,6 +126,13 @@ def ordered(redis: Redis, tmp_path: Path) -> OrderedProject:
     return made
 
 
+def later_s(ordered: OrderedProject) -> float | None:
+    """Seconds until a worker looks at the project again, the periodic look left aside; None = it does not."""
+    moment: Any = ordered.redis.zscore("zeromask:again", ordered.project)
+    seconds, micros = ordered.redis.time()
+    return None if moment is None else moment / 1000 - seconds - micros / 1e6
+
+
 def test_annotators_get_the_chosen_order_and_the_rest_by_score(ordered: OrderedProject) -> None:
     put(ordered, *[record(number, score=0.6 + number / 1000) for number in range(13, 13 + HEAD)])
     ordered.keep()
@@ -161,10 +168,12 @@ def test_the_order_is_not_set_twice_within_seconds(ordered: OrderedProject) -> N
     ordered.keep()
     before = ordered.head()
     ordered.label_studio.annotate(before[0])
+    assert later_s(ordered) is None
     keep_order(ordered.context, ordered.plan())
     assert ordered.head() == before
+    assert 5 < (later_s(ordered) or 0) <= 10, "a worker looks again when the pause is over"
     ordered.keep()
-    assert sorted(ordered.head()) == sorted(before[1:]), "by the next reconcile"
+    assert sorted(ordered.head()) == sorted(before[1:])
 
 
 def test_corrections_that_vanish_are_open_again(ordered: OrderedProject) -> None:
@@ -404,21 +413,41 @@ def test_one_worker_at_a_time_sets_the_order(ordered: OrderedProject) -> None:
     assert 0 < left_ms <= 10_000, "the pause, which only its owner ends"
 
 
-def test_while_predictions_come_the_order_is_set_for_corrections_and_else_seldom(ordered: OrderedProject) -> None:
+def test_while_predictions_come_the_order_is_set_for_corrections_and_else_seldom(
+    ordered: OrderedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "HEAD", 12)
     ordered.pending.add(1, [TaskRef("v1", 99)])
     ordered.keep()
-    put(ordered, record(13, score=0.1))
+    put(ordered, record(13, score=0.01))
     ordered.keep()
     assert 13 not in ordered.head()
+    assert 10 < (later_s(ordered) or 0) <= 15, "the last of them may come before that"
     ordered.label_studio.annotate(ordered.head()[0])
     ordered.keep()
     assert 13 in ordered.head()
-    put(ordered, record(14, score=0.1))
+    put(ordered, record(14, score=0.01))
     ordered.keep()
     assert 14 not in ordered.head()
     ordered.pending.cancel(1, [TaskRef("v1", 99)])
+    ordered.redis.delete("zeromask:again")
     ordered.keep()
     assert 14 in ordered.head(), "all are there"
+    assert later_s(ordered) is None
+
+
+def test_while_the_first_predictions_of_a_version_come_its_order_is_set_from_those_there_are(
+    ordered: OrderedProject,
+) -> None:
+    ordered.keep()
+    ordered.version = ordered.label_studio.shown = "v2"
+    ordered.pending.add(1, [TaskRef("v2", task) for task in range(1, 13)])
+    ordered.keep()
+    assert len(ordered.head()) == 12, "their places of before"
+    for number in (13, 14):
+        put(ordered, record(number, version="v2", score=0.4))
+        ordered.keep()
+        assert number in ordered.head()
 
 
 def test_another_project_with_the_same_id_starts_anew(ordered: OrderedProject) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from plugin_config.queue.connection import open_redis, unavailable
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from tests.house import PATIENCE_S, wait_until
+from tests.tls import authority
 from tests.watched_redis import MASTER, PASSWORD, SENTINEL_PASSWORD, WatchedRedis, watched_redis
 from worker.lab.benchmarks.counting_server import CONFIG
 from worker.lab.benchmarks.services import PROJECT, BenchServices, blotches
@@ -94,6 +96,37 @@ def test_a_connection_follows_when_the_sentinels_move_the_master(watched_once: W
         wait_until(lambda: written("after"))
     with watched_once.ask(watched_once.master()) as second:
         assert [second.get("before"), second.get("after")] == [b"1", b"1"]
+
+
+def test_tls_goes_to_sentinel_and_servers_and_a_connection_follows_over_it(tmp_path: Path) -> None:
+    own = authority(tmp_path)
+    with watched_redis(own.context("localhost")) as watched:
+        url = watched.url()
+        assert url.startswith("rediss+sentinel://")
+        with pytest.raises(QueueUnavailable, match=r"sentinels of which the first shows a certificate .*CA_BUNDLE"):
+            connect(Settings(redis_url=url), timeout_s=5)
+        with watched.ask_sentinel() as sentinel:
+            sentinel.execute_command("SENTINEL CONFIG SET", "announce-hostnames", "no")
+            with pytest.raises(QueueUnavailable, match=r"certificate .*not valid for '127\.0\.0\.1'"):
+                connect(Settings(redis_url=url, ca_bundle=own.bundle), timeout_s=5)
+            sentinel.execute_command("SENTINEL CONFIG SET", "announce-hostnames", "yes")
+        with open_redis(url, connect_s=2, answer_s=5, one_retry=True, ca_bundle=own.bundle) as redis:
+
+            def written(key: str) -> bool:
+                try:
+                    return bool(redis.set(key, 1))
+                except RedisError:
+                    return False
+
+            wait_until(lambda: written("before"))
+            assert redis.wait(1, 5000) == 1
+            killed = watched.kill_master()
+            wait_until(lambda: written("after"))
+            assert redis.get("before") == b"1"
+            assert redis.connection_pool.get_master_address() == ("localhost", watched.master())
+            assert watched.master() != killed
+            (connection,) = redis.connection_pool._available_connections
+            assert isinstance(connection._sock, ssl.SSLSocket)
 
 
 @pytest.fixture(name="services")

@@ -91,6 +91,31 @@ def test_what_a_learner_promotes_is_served_elsewhere_rolled_back_and_listed(
     assert not list(tmp_path.rglob("*.safetensors")), "nothing was kept on a disk"
 
 
+def test_a_worker_that_reaches_label_studio_under_another_address_serves_the_same(
+    learning_house: LearningHouse, s3: S3Server, tmp_path: Path
+) -> None:
+    house = learning_house
+    house.settings = replace(house.settings, versions=PLACE)
+    house.read_otherwise(WEIGHTS)
+    settings = replace(house.settings, label_studio_url="https://labels.example.com", state_dir=str(tmp_path / "other"))
+    other, near = AdapterCache(settings, house.redis, segmenter_with(WEIGHTS)), elsewhere(house, tmp_path / "near")
+    assert serve(other, house) == serve(near, house) == (ZEROSHOT, 0.0)
+    house.annotate(3, digest="one")
+    house.look()
+    for cache in (other, near, other):
+        assert serve(cache, house)[0] == house.served != ZEROSHOT
+        cache.served(house.label_studio.project(PROJECT), from_disk=True)
+    made = house.label_studio.project(PROJECT)
+    assert other.folder(made).owner == house.folder.owner
+    assert other.learned(made, house.served) == near.learned(made, house.served)
+    house.redis.flushall()
+    assert serve(other, house) == (ZEROSHOT, 0.0), "nothing tells it by which address versions are kept"
+    assert serve(near, house)[0] == house.served
+    assert serve(other, house)[0] == house.served
+    another = replace(made, created="2026-11-30T00:00:00Z")
+    assert other.served(another) == (ZEROSHOT, None), "the number was given to a new project"
+
+
 def test_a_file_is_whole_or_not_there_and_listings_are_of_now(s3: S3Server) -> None:
     mine, theirs = VersionFolder(PLACE, OWNER), VersionFolder(PLACE, OWNER)
     assert (mine.names(), mine.pointer()) == ([], Pointer())
@@ -173,6 +198,22 @@ def test_no_key_at_all_is_told(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(VersionsUnavailable, match=r"credentials.*AWS_ACCESS_KEY_ID"):
         VersionFolder(PLACE, OWNER).pointer()
+
+
+def test_the_variables_of_fsspec_name_the_store_and_its_key_too(s3: S3Server, tmp_path: Path) -> None:
+    """They are read when fsspec is imported."""
+    made = add(VersionFolder(PLACE, OWNER), 1)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    env = {**kept, "HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true", "FSSPEC_S3_ENDPOINT_URL": s3.url,
+           "FSSPEC_S3_KEY": s3.key, "FSSPEC_S3_SECRET": s3.secret}  # fmt: skip
+    ask = f"""
+from plugin_config.versions.manifests import VersionFolder
+from tests.test_versions import OWNER
+print(*VersionFolder({PLACE!r}, OWNER).names())
+"""
+    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, timeout=120,
+                          cwd=Path(__file__).parent.parent, check=False)  # fmt: skip
+    assert done.stdout.split() == [made.name], done.stderr
 
 
 def test_a_server_that_is_away_is_told_and_what_is_loaded_is_served_on(

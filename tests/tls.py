@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
+
+_TLS_HANDSHAKE = b"\x16"  # how every connection over TLS begins
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,14 @@ def authority(folder: Path, name: str = "ca") -> Authority:
 
 
 @contextmanager
-def terminating(context: ssl.SSLContext, path: str) -> Iterator[int]:
-    """Take TLS connections on a port of this machine, and pass on what they carry to a socket, as stunnel does."""
+def terminating(context: ssl.SSLContext, target: str | tuple[str, int], *, plain_too: bool = False) -> Iterator[int]:
+    """Take TLS connections on a port of this machine, and pass on what they carry to a socket, as stunnel does.
+
+    Args:
+        context: a server's side of TLS.
+        target: path of a socket, or host and port.
+        plain_too: whether what does not begin as TLS is passed on as it is.
+    """
     open_ones: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -49,11 +57,24 @@ def terminating(context: ssl.SSLContext, path: str) -> Iterator[int]:
             while data := source.recv(65536):
                 target.sendall(data)
         for end in (source, target):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            _shut(end)
 
-    def start(*ends: socket.socket) -> None:
-        threads.append(threading.Thread(target=pass_on, args=ends, daemon=True))
+    def serve(plain: socket.socket) -> None:
+        client = plain
+        try:
+            if not plain_too or plain.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
+                client = context.wrap_socket(plain, server_side=True)
+                open_ones.append(client)
+            server = _connected(target)
+        except OSError:  # a client that does not like the certificate, or nobody at the target
+            _shut(client)
+            return
+        open_ones.append(server)
+        start(pass_on, client, server)
+        pass_on(server, client)
+
+    def start(work: Callable[..., None], *ends: socket.socket) -> None:
+        threads.append(threading.Thread(target=work, args=ends, daemon=True))
         threads[-1].start()
 
     def accept() -> None:
@@ -62,12 +83,8 @@ def terminating(context: ssl.SSLContext, path: str) -> Iterator[int]:
                 plain, _ = listener.accept()
             except OSError:
                 return
-            with suppress(OSError):  # a client that does not like the certificate
-                client, server = context.wrap_socket(plain, server_side=True), socket.socket(socket.AF_UNIX)
-                open_ones.extend((client, server))
-                server.connect(path)
-                start(client, server)
-                start(server, client)
+            open_ones.append(plain)
+            start(serve, plain)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepting = threading.Thread(target=accept, daemon=True)
@@ -76,10 +93,25 @@ def terminating(context: ssl.SSLContext, path: str) -> Iterator[int]:
             yield int(listener.getsockname()[1])
         finally:
             listener.shutdown(socket.SHUT_RDWR)
+            accepting.join(10)
             for end in open_ones:
-                with suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-            for thread in (accepting, *threads):
+                _shut(end)
+            for thread in threads:
                 thread.join(10)
             for end in open_ones:
                 end.close()
+
+
+def _connected(target: str | tuple[str, int]) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX if isinstance(target, str) else socket.AF_INET)
+    try:
+        server.connect(target)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def _shut(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)

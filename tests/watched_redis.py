@@ -1,12 +1,17 @@
-"""A Redis with a replica, and Sentinel to watch them: three servers of one test, each on a port of its own."""
+"""A Redis with a replica, and Sentinel to watch them: three servers of one test, each on a port of its own.
+
+The server at hand is built without TLS. Where a test wants it, each has a terminator before it, and the ports are
+those: clients come with TLS, servers and sentinel reach each other there without.
+"""
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from redis.exceptions import RedisError
 
 from plugin_config.local.embedded_redis import server_binary
 from plugin_config.local.supervisor import free_port
+from tests.tls import terminating
 
 MASTER = "queue"
 PASSWORD = "between us"
@@ -26,7 +32,9 @@ port {port}
 bind 127.0.0.1
 dir {folder}
 requirepass "{own}"
-sentinel monitor {master} 127.0.0.1 {watched} 1
+sentinel resolve-hostnames yes
+sentinel announce-hostnames yes
+sentinel monitor {master} {host} {watched} 1
 sentinel auth-pass {master} "{password}"
 sentinel down-after-milliseconds {master} 2000
 sentinel failover-timeout {master} 3000
@@ -40,16 +48,19 @@ class WatchedRedis:
     Attributes:
         servers: port -> process of the two servers.
         sentinel: port of the sentinel.
+        encrypted: whether clients come with TLS.
     """
 
     servers: dict[int, subprocess.Popen[bytes]]
     sentinel: int
+    encrypted: bool = False
 
     def url(self, *, master: str = MASTER, password: str = PASSWORD, sentinels: str = "", own: str = "") -> str:
         """The address, as REDIS_URL has it."""
-        hosts = sentinels or f"127.0.0.1:{self.sentinel}"
+        scheme, host = ("rediss", "localhost") if self.encrypted else ("redis", "127.0.0.1")
+        hosts = sentinels or f"{host}:{self.sentinel}"
         own = own or SENTINEL_PASSWORD.replace("/", "%2F")
-        return f"redis+sentinel://:{password.replace(' ', '%20')}@{hosts}/{master}/0?sentinel_password={own}"
+        return f"{scheme}+sentinel://:{password.replace(' ', '%20')}@{hosts}/{master}/0?sentinel_password={own}"
 
     def ask_sentinel(self) -> Redis:
         """A connection to the sentinel."""
@@ -73,27 +84,39 @@ class WatchedRedis:
 
 
 @contextmanager
-def watched_redis() -> Iterator[WatchedRedis]:
-    """Start a master, its replica and a sentinel that knows both, for as long as the `with` block lasts."""
+def watched_redis(tls: ssl.SSLContext | None = None) -> Iterator[WatchedRedis]:
+    """Start a master, its replica and a sentinel that knows both, for as long as the `with` block lasts.
+
+    Args:
+        tls: with a certificate for localhost, the name by which the sentinel announces the servers; None = no TLS.
+    """
     started: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory(prefix="zm-w-") as folder:
+    host = "localhost" if tls else "127.0.0.1"
+    with tempfile.TemporaryDirectory(prefix="zm-w-") as folder, ExitStack() as terminators:
 
         def start(*arguments: str) -> subprocess.Popen[bytes]:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             started.append(subprocess.Popen([server_binary(), *arguments], **quiet))  # type: ignore[call-overload]
             return started[-1]
 
+        def reached(port: int) -> int:
+            if tls is None:
+                return port
+            return terminators.enter_context(terminating(tls, ("127.0.0.1", port), plain_too=True))
+
+        ports = [free_port() for _ in range(3)]
+        first, second, sentinel = (reached(port) for port in ports)
+        both = ["--bind", "127.0.0.1", "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", "",
+                "--dir", folder, "--repl-diskless-sync-delay", "0", "--replica-announce-ip", host]  # fmt: skip
+        config = Path(folder) / "sentinel.conf"
+        config.write_text(_SENTINEL.format(port=ports[2], folder=folder, master=MASTER, host=host, watched=first,
+                                           password=PASSWORD, own=SENTINEL_PASSWORD))  # fmt: skip
         try:
-            first, second, sentinel = free_port(), free_port(), free_port()
-            both = ["--bind", "127.0.0.1", "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", "",
-                    "--dir", folder, "--repl-diskless-sync-delay", "0"]  # fmt: skip
-            servers = {first: start("--port", str(first), *both)}
-            servers[second] = start("--port", str(second), "--replicaof", "127.0.0.1", str(first), *both)
-            config = Path(folder) / "sentinel.conf"
-            config.write_text(_SENTINEL.format(port=sentinel, folder=folder, master=MASTER, watched=first,
-                                               password=PASSWORD, own=SENTINEL_PASSWORD))  # fmt: skip
+            servers = {first: start("--port", str(ports[0]), "--replica-announce-port", str(first), *both)}
+            servers[second] = start("--port", str(ports[1]), "--replica-announce-port", str(second), *both,
+                                    "--replicaof", host, str(first))  # fmt: skip
             start(str(config), "--sentinel")
-            found = WatchedRedis(servers, sentinel)
+            found = WatchedRedis(servers, sentinel, tls is not None)
             _wait(lambda: _is_complete(found))
             yield found
         finally:

@@ -1,12 +1,14 @@
 """Clicks on their way: from the backend, where an annotator waits, to a worker, and the answer back.
 
 A click is taken by one worker. Nothing is tried again: when the worker dies, the annotator clicks again. JSON only.
+Those of each contract have a list of their own, as jobs have queues.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,14 +20,24 @@ from plugin_config.errors import JobError, QueueFull
 from plugin_config.json_records import parse_json
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import MOST_ID
-from plugin_config.queue.keys import CLICKERS, CLICKS, UNANSWERED, click_answer
+from plugin_config.queue.keys import (
+    CLICK_QUEUES,
+    CLICKERS,
+    CLICKERS_ABOUT,
+    CLICKS,
+    UNANSWERED,
+    ProjectKeys,
+    click_answer,
+)
 from plugin_config.queue.presence import ALIVE_MS
 from plugin_config.queue.quarantine import parse_moment
+from plugin_config.queue.scripts import CLOCK, CONTRACT_GUARD, IS_NEWER
 
 MOST_WAITING = 64
 """Clicks in Redis at a time; each may bring a few megabytes of regions."""
 
 _ANSWER_KEPT_S = 30
+_LEFT_S = 0.1
 _MOST_NOTES = 100
 _MOST_REASON = 500
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -33,17 +45,29 @@ _WORDS = re.compile(r"[A-Za-z0-9_.:+/() -]{1,300}")
 _KINDS = ("mask", "prediction")
 _REMEDY = "Clicks are written by the backend only; look who else writes to this Redis."
 
-# KEYS: `clicks`, `clickers`. ARGV: patience (ms), a worker is alive (ms), most clicks, the click. Returns how many
-# workers answer clicks, -1 where there is no room.
-_ASK = """
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local workers = redis.call('ZCOUNT', KEYS[2], now - ARGV[2], now + ARGV[2])
-if workers == 0 then return 0 end
-if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[3]) then return -1 end
-redis.call('RPUSH', KEYS[1], string.format('%.0f', now + ARGV[1]) .. '|' .. ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return workers
+# KEYS: prefix of the project, `clicks`, `clickers`, `clickers:about`. ARGV: patience (ms), a worker is alive (ms), most
+# clicks, the click. Returns how many workers answer such a click, -1 where there is no room; the contract that it
+# needs; and how many workers answer clicks of any contract.
+_ASK = CLOCK + CONTRACT_GUARD + """
+local needed, fit = math.max(CONTRACT, asked_by(project)), 0
+local workers = redis.call('ZRANGEBYSCORE', KEYS[3], wall - ARGV[2], wall + ARGV[2])
+for _, worker in ipairs(workers) do
+  local is_json, about = pcall(cjson.decode, redis.call('HGET', KEYS[4], worker) or '')
+  local told = is_json and type(about) == 'table' and about.contract
+  local has = num(type(told) == 'string' and told) or 1
+  if has >= needed then fit = fit + 1 end
+end
+if fit == 0 then return {0, needed, #workers} end
+if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1, needed, #workers} end
+redis.call('RPUSH', KEYS[2], string.format('%.0f', wall + ARGV[1]) .. '|' .. ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[1])
+return {fit, needed, #workers}
+"""
+
+# KEYS: list that a click was taken from. ARGV: moment until which somebody waits, what was taken.
+_PUT_BACK = """
+if redis.call('RPUSH', KEYS[1], ARGV[2]) == 1 then redis.call('PEXPIREAT', KEYS[1], ARGV[1]) end
+return 1
 """
 
 
@@ -139,13 +163,21 @@ class ClickQueue:
 
         Raises:
             QueueFull: too many clicks wait.
+            JobError: all workers that answer clicks have an older contract than this process, or than a part that
+                requested tasks of the project.
         """
         content = json.dumps(vars(request), separators=(",", ":"))
-        patience_ms = int(patience_s * 1000)
-        workers = int(self._redis.eval(_ASK, 2, CLICKS, CLICKERS, patience_ms, ALIVE_MS, MOST_WAITING, content))
-        if workers < 0:
+        keys = (ProjectKeys(request.project).prefix, CLICKS, CLICKERS, CLICKERS_ABOUT)
+        found: Any = self._redis.eval(
+            _ASK, len(keys), *keys, int(patience_s * 1000), ALIVE_MS, MOST_WAITING, content
+        )  # fmt: skip
+        fit, needed, workers = (int(number) for number in found)
+        if fit < 0:
             raise QueueFull("clicks", f"{MOST_WAITING} wait already", "Click again in a moment.")
-        return workers > 0
+        if workers and not fit:
+            problem = f"needs a worker of contract {needed}, and all that answer clicks are older"
+            raise JobError("click", problem, "Upgrade the workers.")
+        return fit > 0
 
     @redis_errors
     def wait(self, click: str, *, timeout_s: float) -> ClickAnswer | None:
@@ -155,20 +187,27 @@ class ClickQueue:
 
     @redis_errors
     def take(self, *, timeout_s: float) -> ClickRequest | None:
-        """Take the oldest click for which somebody still waits; None when none came within the time.
+        """Take the oldest click of this contract, else of an older one, for which somebody still waits; None when none
+        came within the time. One about a project of a newer contract is put back, with a rest in which a newer worker
+        may take it.
 
         Raises:
             JobError: what was taken is none.
         """
-        found: Any = self._redis.blpop([CLICKS], timeout=timeout_s)
+        found: Any = self._redis.blpop(CLICK_QUEUES, timeout=timeout_s)
         if found is None:
             return None
         until, _, content = found[1].partition(b"|")
         row = parse_json(content, lambda row: row)
         request = ClickRequest.from_json(row)
         seconds, micros = self._redis.time()
-        late = not until.isdigit() or int(until) < int(seconds) * 1000 + int(micros) // 1000
-        return None if late else request
+        if not until.isdigit() or int(until) < int(seconds) * 1000 + int(micros) // 1000:
+            return None
+        if self._redis.eval(IS_NEWER, 1, ProjectKeys(request.project).prefix):
+            self._redis.eval(_PUT_BACK, 1, found[0], until, found[1])
+            time.sleep(_LEFT_S)
+            return None
+        return request
 
     @redis_errors
     def answer(self, click: str, answer: ClickAnswer) -> None:
@@ -182,7 +221,7 @@ class ClickQueue:
     @redis_errors
     def waiting(self) -> int:
         """How many clicks no worker has taken yet."""
-        return int(self._redis.llen(CLICKS))
+        return sum(int(self._redis.llen(queue)) for queue in CLICK_QUEUES)
 
     @redis_errors
     def note_unanswered(self, project: int, task: int, reason: str) -> None:

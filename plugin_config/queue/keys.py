@@ -18,6 +18,8 @@ Keys shared by all projects (`zeromask:` before each):
     stages          hash    stage -> tasks that passed it; "stage:us" -> how   totals                totals
                             long that took, microseconds
     learn           zset    project -> moment its corrections are checked      learning              learning
+    again           zset    project -> moment (Redis' time) from which on a     hints                 hints
+                            worker queues a look at it
     contracts       hash    project -> newest contract by which tasks of it    scripts, ledger       scripts, states
                             were requested; none = 1, see `contract`
     workers         zset    worker -> moment of its last heartbeat             presence              presence
@@ -25,7 +27,8 @@ Keys shared by all projects (`zeromask:` before each):
     learners        zset    } the same for the learners                        presence              presence
     learners:about  hash    }
     clicks          list    clicks that wait for a worker, "moment until which  clicks                clicks
-                            somebody waits|JSON of `clicks.ClickRequest`"
+                            somebody waits|JSON of `clicks.ClickRequest`";
+                            of contract N > 1: `clicks-N`
     clicks:ID       any     list of one: the answer to a click; half a minute  clicks                clicks
     unanswered      list    the last 100 clicks without a mask, as JSON        clicks                clicks
     clickers        zset    } as `workers`, of those that answer clicks        presence              presence
@@ -62,6 +65,8 @@ Keys of project P (`zeromask:P:` before each):
                             -> moment from which it cannot
     refresh         string  id of the RQ job of the refresh queued last;       hints                 hints
                             "claimed|id" for the moment in which it is queued
+    looked          string  there for a moment after a look began, in which    hints                 hints
+                            webhooks queue no other
     hinted          set     ids of tasks that webhooks call new or deleted     hints                 hints
     webhook         string  action and moment of the last webhook; a month     hints                 hints
     learner         string  "owner|moment it ends": lease of the learner       learning              learning
@@ -109,8 +114,8 @@ EVERY_KEY = f"{_ROOT}*"
 
 
 def _queues(name: str) -> tuple[str, ...]:
-    """The queue of jobs of this contract, then those of older ones. A worker that listens to these never meets a newer
-    job, which waits untouched for another worker.
+    """The queue of jobs, or clicks, of this contract, then those of older ones. A worker that listens to these never
+    meets a newer one, which waits untouched for another worker.
     """
     return (*(f"{name}-{number}" for number in range(CONTRACT, 1, -1)), name)
 
@@ -130,12 +135,14 @@ REFUSED = f"{_ROOT}refused"
 ENDED = f"{_ROOT}ended"
 STAGES = f"{_ROOT}stages"
 LEARN = f"{_ROOT}learn"
+AGAIN = f"{_ROOT}again"
 CONTRACTS = f"{_ROOT}contracts"
 WORKERS = f"{_ROOT}workers"
 WORKERS_ABOUT = f"{_ROOT}about"
 LEARNERS = f"{_ROOT}learners"
 LEARNERS_ABOUT = f"{_ROOT}learners:about"
-CLICKS = f"{_ROOT}clicks"
+CLICK_QUEUES = _queues(f"{_ROOT}clicks")
+CLICKS = CLICK_QUEUES[0]
 UNANSWERED = f"{_ROOT}unanswered"
 CLICKERS = f"{_ROOT}clickers"
 CLICKERS_ABOUT = f"{_ROOT}clickers:about"
@@ -149,10 +156,11 @@ annotator waits for.
 _RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")
 SHARED_TYPES: Mapping[str, RedisType] = {
     PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
-    CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", CLICKS: "list", UNANSWERED: "list",
+    AGAIN: "zset", CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", UNANSWERED: "list",
     WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash",
     CLICKERS: "zset", CLICKERS_ABOUT: "hash",
     "rq:queues": "set", "rq:workers": "set",
+    **dict.fromkeys(CLICK_QUEUES, "list"),
     **{f"rq:queue:{queue}": "list" for queue in QUEUES},
     **{f"rq:queue:{queue}:intermediate": "list" for queue in QUEUES},
     **{f"rq:workers:{queue}": "set" for queue in QUEUES},
@@ -199,6 +207,7 @@ class ProjectKeys:
     left = _Key("set")
     doubts = _Key("zset")
     refresh = _Key("string")
+    looked = _Key("string")
     hinted = _Key("set")
     webhook = _Key("string")
     learner = _Key("string")
@@ -259,7 +268,7 @@ def project_pattern(project: int) -> str:
 
 def click_answer(click: str) -> str:
     """Key of the answer to a click."""
-    return f"{CLICKS}:{click}"
+    return f"{_ROOT}clicks:{click}"
 
 
 def quarantined(key: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from cachetools import LRUCache
 from redis import Redis
@@ -57,9 +58,13 @@ class AdapterCache:
         self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_BYTES, _room_for)
 
     def folder(self, project: Project) -> VersionFolder:
-        """Where the project's versions are kept."""
-        owner = Owner(self._settings.label_studio_url, project.id, project.created, self._settings.model)
-        return VersionFolder(self._settings.versions_url, owner)
+        """Where the project's versions are kept: by the address under which the learner reaches Label Studio, which
+        need not be that of this process.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        return self._folder_of(project, self._copy(project))
 
     def calibrations(self, project: Project) -> CalibrationFile:
         """How the raw scores of its versions are mapped."""
@@ -84,10 +89,8 @@ class AdapterCache:
             return self._find_served(project, from_disk=from_disk)
 
     def _find_served(self, project: Project, *, from_disk: bool) -> tuple[str, Adapter | None]:
-        folder = self.folder(project)
-        copy = self._served.copy(project.id, self._settings.model)
-        if copy is not None and copy.owner != folder.owner:  # the project's number was given to a new one
-            copy = None
+        copy = self._copy(project)
+        folder = self._folder_of(project, copy)
         if from_disk or copy is None:
             copy = self._copy_from_disk(folder, copy)
         try:
@@ -106,8 +109,8 @@ class AdapterCache:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        copy = self._served.copy(project.id, self._settings.model)
-        if copy is None or copy.owner != self.folder(project).owner or copy.served != name or not copy.calibration:
+        copy = self._copy(project)
+        if copy is None or copy.served != name or not copy.calibration:
             return IDENTITY
         found = copy.calibration.get(engine_name(self._settings))
         subject = f"project {project.id}, version {name}"
@@ -119,10 +122,8 @@ class AdapterCache:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        copy = self._served.copy(project.id, self._settings.model)
-        if copy is None or copy.owner != self.folder(project).owner or copy.served != name:
-            return Learned()
-        return copy.told
+        copy = self._copy(project)
+        return Learned() if copy is None or copy.served != name else copy.told
 
     def adapter(self, folder: VersionFolder, name: str) -> tuple[Manifest, Adapter]:
         """A version, from the cache or loaded.
@@ -158,6 +159,22 @@ class AdapterCache:
         if pointer.attempt is not None:
             self._served.write_outcomes(owner, pointer.attempt.outcomes)
         write_verdict(self._redis, owner, verdict_of(pointer))
+
+    def _owner(self, project: Project) -> Owner:
+        return Owner(self._settings.label_studio_url, project.id, project.created, self._settings.model)
+
+    def _folder_of(self, project: Project, copy: ServedCopy | None) -> VersionFolder:
+        return VersionFolder(self._settings.versions_url, copy.owner if copy else self._owner(project))
+
+    def _copy(self, project: Project) -> ServedCopy | None:
+        """Redis' copy, where it is of this project, whose number may have been given to a new one. Of a learner that
+        reaches Label Studio under another address it counts as soon as something was promoted there.
+        """
+        copy, owner = self._served.copy(project.id, self._settings.model), self._owner(project)
+        if copy is None or copy.owner == owner:
+            return copy
+        is_same = replace(copy.owner, label_studio=owner.label_studio) == owner
+        return copy if is_same and copy.serial and not self._learner else None
 
     def _loaded_copy(self, folder: VersionFolder, copy: ServedCopy) -> tuple[str, Adapter | None]:
         return copy.served, None if copy.served == ZEROSHOT else self.adapter(folder, copy.served)[1]

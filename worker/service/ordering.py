@@ -41,6 +41,7 @@ HEAD = 100
 
 _PAUSE_S = 10.0  # between two orders of a project: those who annotate use the same Label Studio
 _REST_S = 300.0  # likewise, while predictions come and nobody corrects: each of them would be a reason to order again
+_COMING_S = 15.0  # until the next look while predictions come: the last of them may be a reason to order again
 WRITING_S = 3.0
 """Seconds after which no further score is changed in one go. Label Studio takes 0.05 to 0.5 s for each; what is nearest
 to the front is changed first, and the next call does the rest."""
@@ -153,6 +154,7 @@ def _order_alone(context: WorkerContext, plan: Plan) -> str | None:
     """
     project, owner, pause_s = plan.project.id, uuid.uuid4().hex, _PAUSE_S
     if not context.order.begin(project, owner, hold_s=_HOLD_LEASES * context.settings.lease_s):
+        context.hints.refresh_later(project, after_s=_PAUSE_S)  # what came since then is not left until a periodic one
         return None
     try:
         remark = keep_view(context, project)
@@ -174,16 +176,20 @@ def _set_order(context: WorkerContext, plan: Plan) -> bool:
         return False
     waiting = context.pending.counts(project)
     are_coming = bool(waiting.pending or waiting.leased)
-    if are_coming and order.resting(project) == corrections:
-        return False
+    if are_coming:
+        context.hints.refresh_later(project, after_s=_COMING_S)
+        if order.resting(project) == corrections:
+            return False
     images = _read_images(context, plan, corrected, skipped)
     choices = next_images(images.candidates, images.corrected, counts, count=HEAD, seed=project)
     lost = _forget_lost(context, plan, choices, images.waiting)
     written = _place(context, project, [one for one in choices if int(one.key) not in lost], images)
     gone = written.gone + len(lost)
-    if not gone and not written.left:  # else others take their places the next time, or the rest is written
+    if gone or written.left:  # others take their places the next time, or the rest is written
+        context.hints.refresh_later(project, after_s=_PAUSE_S)
+    else:
         order.set_basis(project, basis)
-        if are_coming:
+        if are_coming and len(images.candidates) >= HEAD:  # of a new version there are none at first
             order.rest(project, corrections, rest_s=_REST_S)
     log.info("project %d: %d of %d open images are next, %d scores changed, %d wait, %d predictions are gone", project,
              len(choices), len(images.candidates), written.changed, written.left, gone)  # fmt: skip

@@ -92,6 +92,10 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
         for ref in context.pending.sweep():
             log.warning("task %d: its worker is gone, it is queued again (version %s)", ref.task, ref.version)
 
+    def ask_again() -> None:
+        for project in context.hints.due_refreshes():
+            context.hints.request_refresh(project)
+
     def ask_for_reconciles() -> None:
         for project in context.pending.projects():
             context.hints.request_refresh(project)
@@ -106,6 +110,7 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
         *([sign_of_clicks(context, clickers, every_s=beat_s)] if context.settings.interactive else []),
         look_for_newer(context),
         PeriodicDuty("the sweep", sweep),
+        PeriodicDuty("the reconciles that are due", ask_again, longest_pause_s=beat_s),
         PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=context.settings.reconcile_s),
     )
 
