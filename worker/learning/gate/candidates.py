@@ -221,8 +221,9 @@ class Baselines:
             gain = _gain_objections(versus_served, "what is served", least_gain)
             return [*gain, *falling_classes(versus_served, self._names).values()]
         likely = likely_gain(versus_served, expected, dependent=self._dependent)
-        falling = falling_classes(versus_served, self._names, drop=max(MOST_DROP, likely))
         before = versus_served.ious[0]
+        compared = int((~np.isnan(before)).sum())
+        falling = falling_classes(versus_served, self._names, drop=max(MOST_DROP, likely), compared=compared)
         counted = [k for k in falling if self._shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND]
         return [*_successor_objections(versus_served, likely), *(falling[k] for k in counted)]
 
@@ -233,19 +234,23 @@ class Baselines:
         return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
 
 
-def falling_classes(versus_served: Comparison, names: Sequence[str], *, drop: float = MOST_DROP) -> dict[int, str]:
+def falling_classes(
+    versus_served: Comparison, names: Sequence[str], *, drop: float = MOST_DROP, compared: int = 1
+) -> dict[int, str]:
     """Find each class that would lose too much, but for a background that is hardly found anyway.
 
     Args:
         versus_served: a candidate against what is served.
         names: of each class, the background last.
         drop: IoU that a class may lose.
+        compared: number of classes that share the chance of a false alarm (Bonferroni): of many classes one nearly
+            always falls by chance.
 
     Returns:
         class -> a sentence.
     """
     before, after = versus_served.ious
-    falling = versus_served.harmed(drop=drop, share=_HARM_SHARE)
+    falling = versus_served.harmed(drop=drop, share=1 - (1 - _HARM_SHARE) / compared)
     background = len(names) - 1
     counted = [label for label in falling if label != background or before[label] >= LEAST_FOUND]
     return {label: f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted}
