@@ -64,6 +64,7 @@ class Candidate:
         agreement: see `Evaluator.agreement`.
         objections: each a part of a sentence; none = it may be served.
         supplied: whether the adapter learned from generated examples too.
+        likely_gain: of a successor, mean IoU that it likely gains over what is served; None of others.
     """
 
     strength: float
@@ -73,6 +74,7 @@ class Candidate:
     agreement: float | None
     objections: tuple[str, ...]
     supplied: bool = False
+    likely_gain: float | None = None
 
     @property
     def quality(self) -> float:
@@ -179,13 +181,16 @@ class Baselines:
         evaluator, images = self._evaluator, self._images
         versus_zero_shot = Comparison.of(self._zero_shot, evaluator.confusions(images, predictions))
         versus_served = Comparison.of(self._served_now, evaluator.confusions(self.shared, on_shared))
-        objections = self._objections(versus_served, self._least_gain, self._expected)
+        likely = self._likely(versus_served)
+        objections = self._objections(versus_served, self._least_gain, likely)
         objections += self._objections_of_zero_shot(versus_zero_shot)
         agreement, needed = evaluator.agreement(images, predictions), LEAST_AGREEMENT * self._zero_shot_recall
         if agreement is not None and agreement < needed:
             kept = f"only {agreement:.0%} of what the zero-shot model is sure of would stay ({needed:.0%} needed)"
             objections.append(f"of labels nobody corrected, {kept}")
-        return Candidate(strength, adapter, versus_served, versus_zero_shot, agreement, tuple(objections), supplied)
+        return Candidate(
+            strength, adapter, versus_served, versus_zero_shot, agreement, tuple(objections), supplied, likely
+        )
 
     def confirm(self, found: Candidate, trained: Adapter, fold_adapters: Sequence[Adapter]) -> Candidate:
         """Evaluate a candidate again, where these baselines follow outlines and those it was chosen by do not.
@@ -204,23 +209,29 @@ class Baselines:
             objections = list(checked.objections)
         else:
             (checked,) = self.evaluate([found.strength], trained, fold_adapters)
-            objections = self._objections(checked.versus_served, self._least_gain, self._expected)
+            objections = self._objections(checked.versus_served, self._least_gain, checked.likely_gain)
             objections += self._objections_of_zero_shot(checked.versus_zero_shot)
         return replace(
             found,
             versus_served=checked.versus_served,
             versus_zero_shot=checked.versus_zero_shot,
             objections=tuple(f"along outlines {one}" for one in objections),
+            likely_gain=checked.likely_gain,
         )
 
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen
 
-    def _objections(self, versus_served: Comparison, least_gain: float, expected: float | None) -> list[str]:
-        if expected is None:
+    def _likely(self, versus_served: Comparison) -> float | None:
+        if self._expected is None:
+            return None
+        return likely_gain(versus_served, self._expected, dependent=self._dependent)
+
+    def _objections(self, versus_served: Comparison, least_gain: float, likely: float | None) -> list[str]:
+        """The more likely a successor gains, the less speaks against it; of others everything is proved."""
+        if likely is None:
             gain = _gain_objections(versus_served, "what is served", least_gain)
             return [*gain, *falling_classes(versus_served, self._names).values()]
-        likely = likely_gain(versus_served, expected, dependent=self._dependent)
         before = versus_served.ious[0]
         compared = int((~np.isnan(before)).sum())
         falling = falling_classes(versus_served, self._names, drop=max(MOST_DROP, likely), compared=compared)

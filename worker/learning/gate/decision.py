@@ -286,6 +286,8 @@ def _decide(
     figures = _figures(baselines, promoted, rows, names)
     before, after = promoted.versus_served.mean_ious
     gain = f"mean IoU {before:.3f} -> {after:.3f} on {_count_images(baselines.shared)}"
+    if promoted.likely_gain is not None:
+        gain += f"; {promoted.likely_gain:+.3f} is likely, with what more corrections gain on average"
     if promoted.adapter is None:
         return Verdict(True, None, 0.0, f"went back to the zero-shot model: {gain}.", figures), promoted
     how = ", with generated examples of labels nobody corrected" if promoted.supplied else ""
@@ -355,6 +357,7 @@ def _figures(
         "learned_by_neither": baselines.has_unseen,
         "strength": best.strength,
         "mean_iou": {"served": best.versus_served.mean_ious[0], "candidate": best.versus_served.mean_ious[1]},
+        "likely_gain": best.likely_gain,
         "mean_iou_unseen": {"zero_shot": best.versus_zero_shot.mean_ious[0], "candidate": best.quality},
         "labels": {
             name: {"served": float(before[k]), "candidate": float(after[k])}
