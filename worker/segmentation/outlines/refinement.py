@@ -20,6 +20,7 @@ from worker.segmentation.class_scores import OTHERS, ClassScores
 from worker.segmentation.outlines.evidence import Evidence, check_logits, pure_margin, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
+from worker.segmentation.outlines.regions import read_regions
 from worker.segmentation.outlines.spectral import low_pass
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
 
@@ -239,13 +240,16 @@ class _Refined:
         coarse = coarse[:own]
         classes = _plausible(evidence.valid_shares())
         evidence = evidence.of(classes)
-        trust = evidence.trust if method.trust is None else method.trust
+        regions = read_regions(evidence)
+        trust = regions.trust if method.trust is None else method.trust
         shares = evidence.shares[:-1]
         strength = _eigen_strength(evidence, trust) if method.eigen_strength is None else method.eigen_strength
         if method.eigenvectors and strength > 0:
             shares = torch.lerp(shares, low_pass(shares, small, features, count=method.eigenvectors), strength)
         grid = (CELLS * shares.shape[1], CELLS * shares.shape[2])
-        values = propagate(evidence, shares, small, trust=trust) if method.propagation else _bilinear(shares, grid)
+        values = _bilinear(shares, grid)
+        if method.propagation:
+            values = propagate(evidence, shares, small, trust=trust, there=regions.there)
         lines = None
         if method.guided:
             guide = rgb_picture(small, grid).to(coarse.device)
