@@ -20,7 +20,7 @@ from worker.segmentation.class_scores import OTHERS, ClassScores
 from worker.segmentation.outlines.evidence import Evidence, check_logits, pure_margin, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
-from worker.segmentation.outlines.regions import read_regions
+from worker.segmentation.outlines.regions import Regions, read_regions
 from worker.segmentation.outlines.spectral import low_pass
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
 
@@ -243,7 +243,7 @@ class _Refined:
         regions = read_regions(evidence)
         trust = regions.trust if method.trust is None else method.trust
         shares = evidence.shares[:-1]
-        strength = _eigen_strength(evidence, trust) if method.eigen_strength is None else method.eigen_strength
+        strength = _eigen_strength(regions, trust) if method.eigen_strength is None else method.eigen_strength
         if method.eigenvectors and strength > 0:
             shares = torch.lerp(shares, low_pass(shares, small, features, count=method.eigenvectors), strength)
         grid = (CELLS * shares.shape[1], CELLS * shares.shape[2])
@@ -308,11 +308,11 @@ def _plausible(likely: Tensor) -> Tensor:
     return there.sort().values
 
 
-def _eigen_strength(evidence: Evidence, trust: float) -> float:
+def _eigen_strength(regions: Regions, trust: float) -> float:
     """0 unless the evidence is noisy and the image shows few classes: there averaging over long distances helps."""
     start, full = _SPECTRAL_NOISE
-    noisy = min(1.0, max(0.0, (evidence.noise - start) / (full - start)))
-    return _SPECTRAL_STRENGTH * noisy * max(0.0, 1 - trust / _SPECTRAL_TRUST)
+    noisy = min(1.0, max(0.0, (regions.noise - start) / (full - start)))
+    return _SPECTRAL_STRENGTH * noisy * max(0.0, 1 - trust / _SPECTRAL_TRUST, regions.few)
 
 
 def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:

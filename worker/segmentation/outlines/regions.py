@@ -19,7 +19,7 @@ _BLURS = (0.0, 1.0, 2.0, 4.0)  # patches: a class is looked for in regions of ab
 _LEAST_VARIANCE = 0.02  # of shares over an image; with less, one class covers nearly all of it
 # These, and how trust depends on noise and crowding, were fitted on photographs; see docs/research/outlines.md.
 _SMALL, _LARGE = 0.86, 0.90  # part of the variance that a blur of one patch leaves: regions are small; large
-_FEW, _MANY = 3.5, 5.0  # effective number of classes
+_FEW, _MANY = 3.0, 4.25  # effective number of classes
 _LEAST_TRUST, _MOST_TRUST = 0.003, 1.0
 _TRUST, _NOISE_UNIT, _NOISE_POWER, _CROWD_POWER = 0.06, 0.1, 4, 3
 
@@ -33,11 +33,13 @@ class Regions:
             one that noise explains may still be a small thing.
         crowding: effective number of classes in the image: perplexity of their total areas.
         noise: standard deviation of the noise in the shares.
+        few: 1 where regions were found to be few and large although the vocabulary is larger, else down to 0.
     """
 
     there: Tensor
     crowding: float
     noise: float
+    few: float = 0.0
 
     @property
     def trust(self) -> float:
@@ -74,7 +76,7 @@ def read_regions(evidence: Evidence) -> Regions:
     crowded = max(_ramp(left, _LARGE, _SMALL), _ramp(sure, _FEW, _MANY))
     if crowded >= 0.5:
         there = torch.ones_like(there)
-    return Regions(there, sure + crowded * (crowding - sure), evidence.noise)
+    return Regions(there, sure + crowded * (crowding - sure), evidence.noise, 1 - crowded)
 
 
 def _blurred(shares: Tensor, blur: float) -> Tensor:
