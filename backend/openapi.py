@@ -166,13 +166,14 @@ def _schemas() -> _Json:
     return {
         "Error": _object(["status", "detail"], status={"type": "integer"}, detail=text),
         "Health": _object(
-            ["status", "model_class", "redis", "workers", "workers_in_trouble", "tasks_waiting_for_redis"],
+            ["status", "model_class", "redis", "workers", "workers_in_trouble", "tasks_waiting_for_redis", "contract"],
             status={"const": "UP"},
             model_class=text,
             redis={"type": "boolean"},
             workers=whole,
             workers_in_trouble=whole,
             tasks_waiting_for_redis=whole,
+            contract={**whole, "description": "Number of what its jobs and records in Redis mean"},
         ),
         "Setup": _object(["project", "schema"], project=project, schema={**text, "description": "Labeling config"}),
         "Version": _object(

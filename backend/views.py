@@ -17,6 +17,7 @@ from backend.responses import answer
 from backend.server.request_bodies import LARGE, LARGE_READ_AT_ONCE
 from backend.status.views import StatusViews
 from plugin_config.errors import JobError
+from plugin_config.queue.contract import CONTRACT
 from plugin_config.settings import Settings
 
 
@@ -39,6 +40,7 @@ class Views(StatusViews):
             "workers": status.workers,
             "workers_in_trouble": status.in_trouble,
             "tasks_waiting_for_redis": self._queues.outbox_tasks(),
+            "contract": CONTRACT,
         })  # fmt: skip
 
     def on_post_setup(self, request: Request, response: Response) -> None:

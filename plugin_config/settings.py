@@ -27,7 +27,7 @@ _FOR_BACKEND = {"user", "password", "max_body_mb", "predict_wait_s", "predict_wa
 _FOR_WORKER = {
     "label_studio_url", "label_studio_api_key", "device", "threads", "precision", "compile", "batch", "reconcile_s",
     "versions", "recipe", "finetune_every", "image_max_mb", "image_max_megapixels", "image_timeout_s", "image_cache_mb",
-    "allow_private_images", "contact", "interactive", "embedding_cache_mb", "order",
+    "allow_private_images", "contact", "interactive", "embeddings", "embedding_cache_mb", "order",
 }  # fmt: skip
 _UNSPECIFIED_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _TRUE = {"1", "true", "yes", "on"}
@@ -49,7 +49,8 @@ class Settings:
         SettingsError: a value is outside what its setting allows; the message names the environment variable.
     """
 
-    redis_url: str = _setting("REDIS_URL", "", "Redis of the queues, `redis://[:password@]host:port/0`. Needed by "
+    redis_url: str = _setting("REDIS_URL", "", "Redis of the queues, `redis://[:password@]host:port/0`, `rediss://...` "
+                              "or `redis+sentinel://[:password@]host:26379,host:26379/MASTER/0`. Needed by "
                               "`zeromask backend` and `zeromask worker`; `zeromask up` starts one when it is empty.",
                               secret=True)
     label_studio_url: str = _setting("LABEL_STUDIO_URL", "", "Address of your Label Studio, with scheme.")
@@ -71,10 +72,12 @@ class Settings:
                             "larger than the model's input is read; 0 = one pass over the whole image. Below 4 only "
                             "elongated images gain.", least=0, most=64)
     readout: str = _setting("ZEROMASK_READOUT", "auto", "How patches are read out of the model (docs/guide/models.md): "
-                            "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `auto` = by "
-                            "the weights' family.")
-    affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm whose features say which patches "
-                                   "belong together, such as `vit_small_patch16_224.dino`, or `name:file`.")
+                            "`value`, `clearclip`, `sclip`, `naclip`, `pearl`, `proxy`, `standard`; `clearclip`, "
+                            "`sclip`, `naclip` and `proxy` with `-stitched` attend across all windows at once; "
+                            "`auto` = by the weights' family.")
+    affinity_tower: str = _setting("ZEROMASK_AFFINITY_TOWER", "", "A ViT of timm whose features serve readout, "
+                                   "outlines and learning, such as `vit_small_patch14_dinov2.lvd142m`, or "
+                                   "`name:file` (docs/guide/models.md).")
     precision: str = _setting("ZEROMASK_PRECISION", "auto", "`fp32`, `bf16`, `fp16`; `auto` = the fastest here, "
                               "measured, whose features agree with fp32.")
     compile: bool = _setting("ZEROMASK_COMPILE", False, "Whether the image tower is compiled by torch, which needs a "
@@ -121,7 +124,8 @@ class Settings:
     reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two checks of labeling configs and "
                                   "annotations for changes without a webhook.", least=1, most=86400)
     versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
-                             "or an fsspec URL such as `s3://bucket/zeromask`; empty = `versions` in the state folder.")
+                             "or an fsspec URL such as `s3://bucket/zeromask` (install `zeromask[s3]`); empty = "
+                             "`versions` in the state folder.")
     recipe: str = _setting("ZEROMASK_RECIPE", "quick", "What learns from corrections: `quick`; `lseg`, `sazs` or "
                            "`zegclip` learn beside it from 20 corrected images on (docs/guide/dense.md).")
     finetune_every: int = _setting("ZEROMASK_FINETUNE_EVERY", 3, "New or changed annotated images after which a "
@@ -134,9 +138,11 @@ class Settings:
     image_timeout_s: float = _setting("ZEROMASK_IMAGE_TIMEOUT_S", 30.0, "Longest wait for an image, seconds.", least=1)
     image_cache_mb: int = _setting("ZEROMASK_IMAGE_CACHE_MB", 1000, "Image files that workers keep in the state folder "
                                    "instead of fetching them again, MB; 0 = none are kept.", least=0)
-    embedding_cache_mb: int = _setting("ZEROMASK_EMBEDDING_CACHE_MB", 2000, "Image embeddings that workers keep in the "
-                                       "state folder for clicks, new labels and each other, MB; 0 = none are kept.",
-                                       least=0)
+    embeddings: str = _setting("ZEROMASK_EMBEDDINGS", "", "Folder in which workers keep image embeddings for clicks, "
+                               "new labels and each other, such as one that several machines mount; empty = "
+                               "`embeddings` in the state folder.")
+    embedding_cache_mb: int = _setting("ZEROMASK_EMBEDDING_CACHE_MB", 2000, "Size of that folder, MB; the same for all "
+                                       "its workers. 0 = no image embeddings are kept.", least=0)
     allow_private_images: bool = _setting("ZEROMASK_ALLOW_PRIVATE_IMAGES", False, "Whether image URLs may point to "
                                           "private addresses other than Label Studio's own.")
     contact: str = _setting("ZEROMASK_CONTACT", "", "Your web or mail address, for the `User-Agent` that image hosts "
@@ -146,6 +152,8 @@ class Settings:
         for item in fields(self):
             _check_range(item.metadata, getattr(self, item.name))
         _check_sign_in(self.user, self.password, self.webhook_secret)
+        if "://" in self.embeddings:
+            raise SettingsError("setting ZEROMASK_EMBEDDINGS", "is a URL and no folder", "Name a folder, or unset it.")
         if not (self.contact.isascii() and self.contact.isprintable()) or set("()\\") & set(self.contact):
             problem = "holds signs that a header's comment cannot carry, such as umlauts or parentheses"
             raise SettingsError("setting ZEROMASK_CONTACT", problem, "Set it to a mail address or a URL.")
@@ -234,6 +242,11 @@ class Settings:
         if "://" in self.versions:
             return self.versions.rstrip("/")
         return str(Path(self.versions).expanduser().resolve() if self.versions else self.state_path / "versions")
+
+    @property
+    def embeddings_path(self) -> Path:
+        """Folder of the image embeddings, an absolute path."""
+        return Path(self.embeddings).expanduser().resolve() if self.embeddings else self.state_path / "embeddings"
 
 
 @dataclass(frozen=True)

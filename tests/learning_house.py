@@ -29,7 +29,7 @@ from plugin_config.versions.manifests import Attempt, VersionFolder
 from plugin_config.vocabulary import Vocabulary
 from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.label_studio.image_cache import OFF
-from worker.label_studio.outcomes import RegionOutcomes, RegionRecord
+from worker.label_studio.outcomes import EmptyRecord, RegionOutcomes, RegionRecord
 from worker.learning import adapter_files
 from worker.learning.gate.decision import Verdict
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example, Fitted
@@ -98,6 +98,7 @@ class LearningHouse:
     drawn: str = "cat"
     outcomes: Mapping[str, RegionOutcomes] = field(default_factory=dict)
     records: tuple[RegionRecord, ...] = ()
+    empty: tuple[EmptyRecord, ...] = ()
     others: frozenset[int] = frozenset()
     away: frozenset[int] = frozenset()
     several: frozenset[int] = frozenset()
@@ -179,7 +180,8 @@ class LearningHouse:
                     yield _unread(task, key)
                 else:
                     example = self._example(key, vocabulary)
-                    yield Correction(task, (task,), False, self.outcomes, example, vocabulary, self.records)
+                    records, empty = self.records, self.empty
+                    yield Correction(task, (task,), False, self.outcomes, example, vocabulary, records, empty)
 
     def _example(self, key: str, vocabulary: Vocabulary) -> Example:
         rows = np.frombuffer(sha256(self.content.encode()).digest(), dtype=np.uint8)

@@ -24,7 +24,8 @@ from plugin_config.errors import (
     LearningError,
     VersionsUnavailable,
 )
-from plugin_config.label_studio.client import Project, StoredPrediction, Task
+from plugin_config.label_studio.client import Project, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.model_version import ZEROSHOT, Learned, ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import DrainProject, RefreshProject, TaskRef
@@ -115,9 +116,11 @@ class StandInLabelStudio:
     def predictions(self, task: int) -> list[StoredPrediction]:
         return [row for row in self.stored if row.task == task]
 
-    def create_prediction(self, task: int, result: Sequence[Any], *, score: float, version: str) -> StoredPrediction:
+    def create_prediction(
+        self, task: int, result: Sequence[Any], *, score: float, version: str, missed: float | None = None
+    ) -> StoredPrediction:
         self.before_store(task)
-        row = StoredPrediction(next(self.ids), task, version, list(result), score)
+        row = StoredPrediction(next(self.ids), task, version, list(result), score, missed)
         with self._writing:
             self.stored.append(row)
         self.after_store(task)
@@ -220,7 +223,7 @@ class StandInContext:
         self.image_cache = OFF
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
-        self.trouble, self.watch = "", DutyWatch()
+        self.trouble, self.outdated, self.watch = "", "", DutyWatch()
         self.redis, self.turns, self.click = redis, ModelTurns(), ""
         self.pipeline = Pipeline(
             PredictionStages(cast("WorkerContext", self)), capacity=16, batch=8, stopping=self.stopping,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from itertools import pairwise
 from typing import cast
 
@@ -13,8 +14,17 @@ import pytest
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label
 from tests.stand_ins import version
-from worker.label_studio.outcomes import RegionRecord
-from worker.learning.acceptance import IDENTITY, Calibration, JudgedScore, fit_calibration, fit_versions
+from worker.label_studio.outcomes import EmptyRecord, RegionRecord
+from worker.learning.acceptance import (
+    IDENTITY,
+    Calibration,
+    JudgedScore,
+    PlattMap,
+    VersionHistory,
+    fit_calibration,
+    fit_map,
+    fit_versions,
+)
 from worker.segmentation.instances.acceptance import chance_of_nothing, whole_score
 from worker.segmentation.segmenter import LabelSegment, Segmentation
 from worker.service.trainer.calibrating import fit_maps
@@ -34,7 +44,7 @@ def records(count: int, *, slope: float, bias: float, seed: int = 0) -> list[Jud
     return [JudgedScore(float(s), bool(a)) for s, a in zip(scores, rng.uniform(size=count) < chances, strict=True)]
 
 
-def error(found: Calibration, *, slope: float, bias: float) -> float:
+def error(found: PlattMap, *, slope: float, bias: float) -> float:
     """Mean distance of the map from the true chance, as expected calibration error has it, over scores seen."""
     inside = np.linspace(0.05, 0.95, 91)
     true = [1 / (1 + np.exp(-slope * log_odds(score) - bias)) for score in inside]
@@ -88,11 +98,44 @@ def test_the_order_of_scores_never_changes() -> None:
 
 def test_a_new_version_starts_from_the_map_of_the_one_before() -> None:
     old, few = records(200, slope=0.5, bias=-2), records(3, slope=0.5, bias=-2, seed=1)
-    found = fit_versions([("zeroshot", old), ("a1-000000", few), ("a2-000000", [])])
+    history = {"zeroshot": old, "a1-000000": few, "a2-000000": []}
+    found = fit_versions((name, VersionHistory(seen)) for name, seen in history.items())
     assert found["zeroshot"] == fit_calibration(old)
     assert found["a2-000000"] == found["a1-000000"]
     assert found["a1-000000"].records == 203
     assert error(found["a1-000000"], slope=0.5, bias=-2) < error(fit_calibration(few), slope=0.5, bias=-2)
+
+
+def test_predictions_without_regions_have_a_map_of_their_own() -> None:
+    old, few = records(200, slope=0.5, bias=2), records(3, slope=0.5, bias=2, seed=1)
+    regions = records(40, slope=1, bias=-2)
+    history = [VersionHistory(nothing=old), VersionHistory(regions, few), VersionHistory()]
+    found = list(fit_versions(zip(("zeroshot", "a1-000000", "a2-000000"), history, strict=True)).values())
+    assert found[0].nothing == fit_map(old)
+    assert found[0].is_identity, "no region was seen"
+    assert fit_calibration(regions) == Calibration(found[1].slope, found[1].bias, found[1].records)
+    assert (found[1].nothing.records, found[2]) == (203, found[1])
+    assert error(found[1].nothing, slope=0.5, bias=2) < error(fit_map(few), slope=0.5, bias=2)
+    assert found[1].chance_of_nothing(0.3) > 0.6 > 0.3 > found[1].probability(0.3)
+    assert found[1].chance_of_nothing(0.0) == 0.0, "labels that the model cannot read"
+
+
+def test_a_few_wrong_ones_change_little() -> None:
+    wrong = [JudgedScore(0.9, False)]
+    moved = [fit_versions([("a", VersionHistory(nothing=wrong * count))])["a"] for count in (1, 30)]
+    assert 0.7 < moved[0].chance_of_nothing(0.9) < 0.8
+    assert moved[1].chance_of_nothing(0.9) < 0.3
+
+
+def test_what_an_earlier_release_stored_is_read_and_it_reads_what_is_stored_now() -> None:
+    found = Calibration.from_json({"slope": 0.5, "bias": 1.0, "records": 50}, subject="a1")
+    assert found == Calibration(0.5, 1.0, 50)
+    assert found.chance_of_nothing(0.4) == 0.4
+    mapped = Calibration(0.5, 1.0, 50, PlattMap(1.0, 2.0, 7))
+    assert {name: mapped.to_json()[name] for name in ("slope", "bias", "records")} == {
+        "slope": 0.5, "bias": 1.0, "records": 50,
+    }  # fmt: skip
+    assert Calibration.from_json(json.loads(json.dumps(mapped.to_json())), subject="a1") == mapped
 
 
 def test_a_map_survives_being_stored() -> None:
@@ -104,6 +147,8 @@ def test_a_map_survives_being_stored() -> None:
     None, [], {}, {"slope": "x", "bias": 0, "records": 1}, {"slope": -1, "bias": 0, "records": 1},
     {"slope": 1, "bias": float("nan"), "records": 1}, {"slope": float("inf"), "bias": 0, "records": 1},
     {"slope": 1, "bias": 0, "records": -1}, {"slope": 1, "bias": 10**400, "records": 1},
+    {"slope": 2, "bias": 0, "records": 1, "nothing": None},
+    {"slope": 2, "bias": 0, "records": 1, "nothing": {"slope": 1, "bias": "x", "records": 1}},
 ])  # fmt: skip
 def test_a_damaged_map_leaves_scores_as_they_are_and_says_so(row: object, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
@@ -126,6 +171,16 @@ def test_segments_get_probabilities_and_keep_their_raw_scores() -> None:
     plain = found_in_image(0.5)
     assert IDENTITY.applied(plain) is plain
     assert calibration.applied(found_in_image(score=0.7)).score == 0.7, "nothing was found"
+
+
+def test_an_image_in_which_nothing_is_found_gets_the_probability_that_nothing_is_there() -> None:
+    calibration = Calibration(nothing=PlattMap(1.0, 1.0, 50))
+    empty = replace(found_in_image(score=0.6), raw_nothing=0.6)
+    assert calibration.applied(empty).score == calibration.nothing.probability(0.6) > 0.7
+    assert calibration.applied(empty).raw_nothing == 0.6
+    assert IDENTITY.applied(empty) is empty
+    answers = found_in_image(score=0.6)
+    assert calibration.applied(answers) is answers, "a score of answers, or of labels that the model cannot read"
 
 
 def test_a_whole_is_as_sure_as_its_least_certain_part() -> None:
@@ -165,3 +220,13 @@ def test_only_regions_that_these_settings_predicted_are_fitted_on() -> None:
     found = fit_maps([*reversed(ours), *others], Settings(model="builtin"))
     assert list(found) == ["zeroshot", "a2-000000"]
     assert [one.records for one in found.values()] == [1, 2]
+
+
+def test_only_empty_predictions_of_these_settings_are_fitted_on() -> None:
+    empty = [
+        EmptyRecord(True, 0.4, version()), EmptyRecord(False, 0.9, version(adapter="a2-000000")),
+        EmptyRecord(True, 0.1, "other-zeroshot-00000000"), EmptyRecord(True, 0.1, "imported by somebody"),
+    ]  # fmt: skip
+    found = fit_maps([region("accepted", 0.2, version(adapter="a1-000000"))], Settings(model="builtin"), empty)
+    assert list(found) == ["zeroshot", "a1-000000", "a2-000000"]
+    assert [(one.records, one.nothing.records) for one in found.values()] == [(0, 1), (1, 1), (1, 2)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import timm
@@ -57,13 +59,15 @@ def test_a_towers_features_are_its_final_tokens(tower: str) -> None:
     torch.testing.assert_close(found.features(pixels)[0], wanted, rtol=0, atol=1e-4)
 
 
-def test_the_features_travel_with_the_embedding_on_its_grid(model: str, tower: str) -> None:
+def test_the_features_travel_with_the_embedding(model: str, tower: str) -> None:
+    """On a grid as large as that of the tower's own training, though the model has 8 patches along the short side."""
     encoder = Encoder(model, device="cpu", affinity_tower=tower)
     images = [noise(64, 64), noise(64, 110), noise(128, 128)]
     assert encoder.readout.name == "proxy"
     for image, found in zip(images, encoder.embed_images(images), strict=True):
         assert found.affinity is not None
-        assert found.affinity.shape == (*found.features.shape[:2], 192)
+        assert found.affinity.shape == {64: (14, 14, 192), 110: (8, 14, 192), 128: (14, 14, 192)}[image.shape[1]]
+        assert found.features.shape[:2] == {64: (8, 8), 110: (8, 14), 128: (8, 8)}[image.shape[1]]
         torch.testing.assert_close(found.affinity.norm(dim=-1), torch.ones(found.affinity.shape[:2]))
         alone = encoder.embed_images([image])[0]
         assert alone.affinity is not None
@@ -77,8 +81,38 @@ def test_a_tower_with_other_patches_sees_the_same_places(tower: str) -> None:
     plain = Encoder("builtin", device="cpu", short_side=64)
     found, other = (one.embed_images([noise(64, 96)])[0] for one in (encoder, plain))
     assert found.affinity is not None
-    assert found.affinity.shape == (8, 12, 192)
+    assert found.affinity.shape == (9, 14, 192)
     assert torch.equal(found.features, other.features)  # value is value, tower or not
+
+
+def test_a_model_with_a_finer_grid_sets_the_towers(model: str, tower: str) -> None:
+    found = Encoder(model, device="cpu", short_side=320, affinity_tower=tower).embed_images([noise(64, 64)])[0]
+    assert found.affinity is not None
+    assert found.features.shape[:2] == found.affinity.shape[:2] == (20, 20)
+
+
+def test_the_readout_sees_the_towers_features_on_the_grid_of_the_patches(model: str, tower: str) -> None:
+    """Left and right are of one colour each: on any grid a patch is averaged with its own side alone."""
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[:, 32:] = 255
+    found = Encoder(model, device="cpu", affinity_tower=tower).embed_images([image])[0]
+    assert found.features.shape[:2] == (8, 8)
+    torch.testing.assert_close(found.features.norm(dim=-1), torch.ones(8, 8))
+    assert not torch.allclose(found.features[:, :3].mean(dim=(0, 1)), found.features[:, 5:].mean(dim=(0, 1)), atol=1e-3)
+
+
+def test_a_tower_is_known_by_its_weights_not_by_its_file(model: str, tower: str, tmp_path: Path) -> None:
+    """What was learned is not lost when the file moves, and not used with other weights."""
+    name, _, file = tower.partition(":")
+    moved, other = tmp_path / "moved.pt", tmp_path / "other.pt"
+    state = torch.load(file, weights_only=True)
+    torch.save(state, moved)
+    torch.save({key: value + 0.01 for key, value in state.items()}, other)
+    first, same, changed = (Encoder(model, device="cpu", affinity_tower=f"{name}:{path}").fingerprint
+                            for path in (file, moved, other))  # fmt: skip
+    assert first == same
+    assert first != changed
+    assert first != Encoder(model, device="cpu").fingerprint
 
 
 def test_windows_have_the_towers_features_too(model: str, tower: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from tests.annotation_items import BOX, HEIGHT, RING, VOCABULARY, WIDTH, brush, item
 from worker.label_studio.annotation_maps import draw_class_map
 from worker.label_studio.outcomes import region_records

@@ -145,7 +145,7 @@ def conv() -> Any:
 def test_every_second_place_is_the_plain_forwards(conv: Any) -> None:
     pixels = drawn(1, 3, 128, 192, seed=1)
     entered = nn.functional.pad(pixels, (8, 0, 8, 0), mode="replicate")[..., :-8, :-8]
-    plain, dense = conv.trunk.forward_features(entered), convnext.last_stage(conv.trunk, pixels)
+    plain, dense = conv.trunk.forward_features(entered), convnext.last_stage(conv, pixels)
     assert dense.shape == (1, 32, 8, 12)
     torch.testing.assert_close(dense[..., ::2, ::2], plain, rtol=0, atol=1e-5)
     assert not torch.allclose(dense[..., 1::2, 1::2], plain, atol=1e-2)
@@ -163,7 +163,7 @@ def test_a_place_is_read_by_the_models_head(conv: Any) -> None:
 @torch.inference_mode()
 def test_places_all_alike_to_a_proxy_are_pooled_as_the_model_pools(conv: Any) -> None:
     pixels = drawn(1, 3, 64, 64, seed=1)
-    flat = convnext.last_stage(conv.trunk, pixels)
+    flat = convnext.last_stage(conv, pixels)
     proxies = torch.cat([torch.ones(1, 4, 3, 1), -torch.ones(1, 4, 1, 1)], dim=2)  # two kinds of place
     found = dense_backbone(conv, "convnext", proxies=True)(pixels, proxies)
     wanted = conv.head(conv.trunk.head(flat[..., :3]))
@@ -181,7 +181,8 @@ def test_a_feature_lies_where_its_pixels_do(row: int, conv: Any) -> None:
     flat = drawn(1, 3, 1, 1, seed=6).expand(1, 3, 256, 256)
     spotted = flat.clone()
     spotted[..., (row - 1) * 16 : (row + 1) * 16, 96:160] = drawn(1, 3, 1, 1, seed=7)
-    moved = (convnext.dense_features(visual, spotted) - convnext.dense_features(visual, flat)).norm(dim=-1)[0]
+    spots, none = (convnext.read_features(visual, convnext.last_stage(visual, one)) for one in (spotted, flat))
+    moved = (spots - none).norm(dim=-1)[0]
     rows = moved.sum(dim=1)
     assert set(rows.gt(1e-4).nonzero()[:, 0].tolist()) == {row - 2, row - 1, row, row + 1}
     centre = float((rows @ torch.arange(16.0) + 0.5 * rows.sum()) / rows.sum())

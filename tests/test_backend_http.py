@@ -122,7 +122,8 @@ zeromask_webhooks_total{{action="other"}} 1
 # TYPE zeromask_outbox_tasks gauge
 zeromask_outbox_tasks 0
 """
-UP = {"status": "UP", "model_class": "PreannotationBackend", "workers_in_trouble": 0, "tasks_waiting_for_redis": 0}
+UP = {"status": "UP", "model_class": "PreannotationBackend", "workers_in_trouble": 0, "tasks_waiting_for_redis": 0,
+      "contract": 1}  # fmt: skip
 
 
 @pytest.fixture

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from plugin_config.capacity import StageSeconds, seconds_for
 from plugin_config.label_studio.client import LabelStudio
 from worker.lab.bench import main
 from worker.lab.benchmarks.counting_server import stamped
 from worker.lab.benchmarks.emulated import PRESENT, draw, emulate
+from worker.lab.benchmarks.gpu import QUICK_GPU, gpu_figures
 from worker.lab.benchmarks.growth import charts
+from worker.lab.benchmarks.many_tasks import fairness
 from worker.lab.benchmarks.services import bench_services, blotches
 from worker.lab.benchmarks.targets import Target, table
 from worker.lab.benchmarks.throughput import ratios
 from worker.lab.benchmarks.timing import Timings, time_in_turns
 from worker.lab.benchmarks.two_stage import Crops, Proposals, proposals
 from worker.label_studio.images import ImageLimits, decode_image
+from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.outlines.refinement import pixel_classes
+from worker.segmentation.segmenter import Segmenter
 
 LIMITS = ImageLimits(most_bytes=10_000_000, most_pixels=10_000_000, timeout_s=5, allow_private=False)
 
@@ -76,6 +84,7 @@ ENGINE = {
     "shape_speedup_present", "labels_5_overhead", "labels_20_overhead", "labels_40_overhead", "labels_80_overhead",
     "labels_300_overhead", "megapixels_0.25_overhead", "megapixels_1_overhead", "megapixels_4_overhead",
     "megapixels_12_overhead", "labels_20_to_40", "memory_mb",
+    "affinity_overhead", "affinity_ms",
 }  # fmt: skip
 REGIONS = {f"{what}_{mask}_{unit}" for what in ("encode", "decode") for mask in ("smooth", "noisy")
            for unit in ("ms", "speedup")} | {"sdk_decodes_alike"}  # fmt: skip
@@ -87,8 +96,11 @@ def test_the_quick_bench_runs_every_figure_and_compares(tmp_path: Path, capsys: 
     """Its figures mean nothing; that all come out, of the real path, does."""
     earlier = tmp_path / "earlier.json"
     earlier.write_text(json.dumps({"encoder_ms": 0.001, "model": "other", "unheard_of": 3.0}))
+    tower = tmp_path / "tower.pt"
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tower)
     only = [argument for name in ("engine", "labels", "regions", "text") for argument in ("--only", name)]
     arguments = ["--quick", *only, "--device", "cpu", "--json", "--compare", str(earlier)]
+    arguments += ["--tower", f"vit_tiny_patch16_224:{tower}"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
@@ -175,19 +187,92 @@ def test_two_stages_judge_each_crop_by_itself() -> None:
 def test_what_is_requested_in_several_requests_is_in_the_queue(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.lab.benchmarks.drain._MOST_TASKS", 300)  # two requests
-    assert main(["--only", "enqueue", "--tasks", "500", "--json"]) == 0
+    monkeypatch.setattr("worker.lab.benchmarks.many_tasks._MOST_TASKS", 30)  # two requests for each project
+    assert main(["--only", "enqueue", "--tasks", "505", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["unqueued"] == 0
     assert figures["bytes_per_task"] <= 300
-    assert figures["enqueue_per_s"] == pytest.approx(500 / figures["enqueue_seconds"])
-    assert 300 * 600 < figures["request_mb"] * 1024**2 < 300 * 900, "the larger of the two"
-    assert figures["status_seconds"] > 0
+    assert figures["enqueue_per_s"] == pytest.approx(505 / figures["enqueue_seconds"])
+    assert 30 * 600 < figures["request_mb"] * 1024**2 < 30 * 900, "the larger of the two"
+    assert 0 < figures["status_read_seconds"] < figures["status_seconds"]
+    assert figures["page_seconds"] > 0
+    assert figures["redis_mb"] > 1
 
 
-def test_a_small_drain_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--only", "drain", "--tasks", "500", "--json"]) == 0
+def test_twenty_thousand_tasks_of_ten_projects_are_drained_and_none_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "drain", "--tasks", "20000", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["posted"], figures["duplicated"], figures["failed"], figures["lost"]) == (500, 0, 0, 0)
-    assert figures["bytes_per_task"] <= 300
-    assert figures["drained_per_s"] > 0
+    lost = {name: figures[name] for name in ("posted", "duplicated", "failed", "lost", "unqueued")}
+    assert lost == {"posted": 20_100, "duplicated": 0, "failed": 0, "lost": 0, "unqueued": 0}
+    assert figures["bytes_per_task"] <= 150
+    assert figures["drained_per_s"] == pytest.approx(20_100 / figures["drain_seconds"])
+    assert figures["fairness"] > 0.95
+    assert 0 < figures["late_seconds"] < figures["drain_seconds"] / 2, "a project that comes late does not come last"
+    assert figures["drain_cpu_seconds"] > 0
+    assert figures["redis_cpu_seconds"] > 0
+
+
+def test_fairness_is_that_of_the_time_in_which_all_have_tasks() -> None:
+    even = fairness([(project, 5) for _ in range(4) for project in (1, 2)], {1: 20, 2: 20})
+    assert even.jain == pytest.approx(35**2 / (2 * (20**2 + 15**2)))
+    assert even.most_ahead == 5
+    one = fairness([(1, 20), (9, 20), (2, 20)], {1: 20, 2: 20})
+    assert (one.jain, one.most_ahead) == (0.5, 20), "one project got all, until it was through"
+    assert fairness([], {1: 20, 2: 20}).jain == 1.0
+
+
+def test_a_worker_that_computes_nothing_posts_each_task_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "posts", "--tasks", "200", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["posted"], figures["posted_twice"], figures["not_posted"]) == (200, 0, 0)
+    assert figures["posted_per_s"] > 0
+
+
+def test_a_burst_of_webhooks_queues_one_look_at_each_project(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "bursts", "--quick", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["webhooks"], figures["webhooks_refused"], figures["looks_queued"]) == (200, 0, 10)
+    assert 10 <= figures["looks_beside"] < 150, "a worker at work looks more than once, and far less than 200 times"
+
+
+def test_what_was_predicted_is_compared_with_what_real_workers_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.lab.benchmarks.capacity_check._WARM_TASKS", 4)
+    assert main(["--only", "capacity", "--tasks", "12", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    stages = StageSeconds(*(figures[f"{name}_seconds"] for name in ("fetch", "embed", "segment", "post")))
+    assert min(stages.fetch, stages.embed, stages.segment, stages.post, figures["cpu_seconds"]) > 0
+    for workers in (1, 2):
+        predicted, measured = figures[f"predicted_{workers}_seconds"], figures[f"measured_{workers}_seconds"]
+        shared_s = figures["cpu_seconds"] / max(figures["cores"] - figures["others_cores"], 0.1)
+        assert predicted == pytest.approx(seconds_for(12, workers, stages, shared_s=shared_s))
+        assert figures[f"off_{workers}"] == pytest.approx(predicted / measured - 1)
+
+
+def test_the_share_of_the_encoder_is_measured_for_each_size_of_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--only", "gpu", "--device", "cpu", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["gpu_device"], figures["tiny_most_batch"], figures["tiny_memory_mb"]) == ("cpu", 2, 0)
+    assert figures["tiny_precision"] in {"float32", "bfloat16"}
+    for batch in (1, 2):
+        names = f"embed_ms_{batch}", "draw_ms", "decode_ms"
+        embed_ms, draw_ms, decode_ms = (figures[f"tiny_{name}"] for name in names)
+        assert figures[f"tiny_encoder_share_{batch}"] == pytest.approx(embed_ms / (embed_ms + draw_ms + decode_ms))
+        assert figures[f"tiny_images_per_s_{batch}"] == pytest.approx(1000 / max(embed_ms, draw_ms, decode_ms / 8))
+
+
+def test_a_batch_that_does_not_fit_ends_the_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Segmenter.embed
+
+    def embed(segmenter: Segmenter, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(segmenter, images)
+
+    monkeypatch.setattr(Segmenter, "embed", embed)
+    size = replace(QUICK_GPU, batches=(1, 2, 4, 8))
+    figures = gpu_figures(size, "cpu", Console(quiet=True))
+    assert figures["tiny_most_batch"] == 2
+    assert "tiny_images_per_s_2" in figures
+    assert "tiny_images_per_s_4" not in figures

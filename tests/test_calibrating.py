@@ -16,8 +16,9 @@ from plugin_config.versions.rollback import roll_back
 from plugin_config.versions.served import ServedAdapters
 from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
-from worker.label_studio.outcomes import Outcome, RegionRecord
-from worker.learning.acceptance import IDENTITY, Calibration
+from worker.label_studio.outcomes import EmptyRecord, Outcome, RegionRecord
+from worker.learning.acceptance import IDENTITY, Calibration, PlattMap
+from worker.segmentation.segmenter import Segmentation
 from worker.service.plan import read_plan
 
 __all__ = ["context_fixture", "learning_house_fixture"]  # pytest finds the fixtures by their being here
@@ -132,6 +133,24 @@ def test_versions_without_a_map_use_that_of_the_newest_before_them(house: Learni
     assert file.of("a5-000000")[ENGINE] == file.of("a4-000000")[ENGINE] == maps["a4-000000"]
 
 
+def test_empty_predictions_are_calibrated_on_what_became_of_them(house: LearningHouse, tmp_path: Path) -> None:
+    house.promotes, house.empty = False, (EmptyRecord(True, 0.4, version()),) * 30
+    house.annotate(3, digest="one")
+    house.look()
+    found = used(house)
+    assert (found.records, found.nothing.records) == (0, 30)
+    assert found.chance_of_nothing(0.4) > 0.7
+    assert found.probability(0.4) == 0.4, "no region was seen"
+    (file,) = tmp_path.rglob("calibration.json")
+    earlier = {name: {"slope": 1.0, "bias": -1.0, "records": 9} for name in ("zeroshot",)}  # without `nothing`
+    file.write_text(json.dumps({ENGINE: earlier}))
+    house.redis.flushall()
+    assert used(house) == Calibration(1.0, -1.0, 9)
+    house.annotate(6, digest="two")
+    house.look()
+    assert used(house) == found
+
+
 def test_an_engine_with_other_settings_has_its_own_maps(house: LearningHouse) -> None:
     house.promotes, house.records = False, seen("deleted", 30)
     house.annotate(3, digest="one")
@@ -161,3 +180,22 @@ def test_without_a_history_a_region_has_one_score(context: StandInContext) -> No
     (prediction,) = context.label_studio.predictions(1)
     assert prediction.score == pytest.approx(0.9)
     assert all(row["score"] == 0.9 and "raw_score" not in row for row in prediction.result)
+
+
+def test_a_stored_prediction_of_nothing_has_its_probability_and_notes_the_raw_one(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = Segmentation((), 0.6, raw_nothing=0.6)
+    monkeypatch.setattr(context.segmenter, "segment", lambda *_, **__: empty)
+    context.adapters.map = Calibration(nothing=PlattMap(1.0, 1.0, 50))
+    context.ask(1)
+    context.drain()
+    (prediction,) = context.label_studio.predictions(1)
+    assert prediction.score == pytest.approx(context.adapters.map.chance_of_nothing(0.6))
+    assert not prediction.result
+    assert prediction.missed == pytest.approx(0.4)
+    empty = Segmentation((), 0.0)  # labels that the model cannot read
+    context.ask(2)
+    context.drain()
+    (prediction,) = context.label_studio.predictions(2)
+    assert (prediction.score, prediction.missed) == (0.0, None)

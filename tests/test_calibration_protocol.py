@@ -16,6 +16,7 @@ from worker.lab.evaluation.calibration_figures import (
     CalibrationRun,
     JudgedImage,
     JudgedRegion,
+    empty_figures,
     equal_mass_bins,
     expected_error,
     ranking,
@@ -90,8 +91,28 @@ def test_a_history_mends_scores_that_are_too_sure_and_leaves_good_ones() -> None
 def test_without_a_history_or_without_predictions_figures_are_still_given() -> None:
     found = summarise([CalibrationRun({}, [JudgedImage((), 0, 0.7), JudgedImage((), 1, 0.3)])])
     assert (found["after"]["ece"], found["after"]["predictions"]) == (None, 0)
-    assert found["empty"] == {"images": 2, "mean_score": 0.5, "right": 0.5, "ece": 0.0}
+    figures = {"mean_score": 0.5, "ece": 0.0}
+    assert found["empty"] == {"images": 2, "right": 0.5, "seen": 0.0, **figures, "after": figures}
     assert "-" in table({"nothing": found})
+
+
+def empty_images(count: int, *, seed: int) -> list[JudgedImage]:
+    """Predictions without regions that are less sure of it than they are right."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0.3, 1.0, count)
+    right = rng.uniform(size=count) < 1 / (1 + np.exp(-odds - 2))
+    return [JudgedImage((), int(not ok), float(1 / (1 + np.exp(-one)))) for one, ok in zip(odds, right, strict=True)]
+
+
+def test_a_history_mends_the_scores_of_predictions_without_regions() -> None:
+    runs = [CalibrationRun({"a1": empty_images(30, seed=k)}, empty_images(40, seed=k + 9)) for k in range(8)]
+    found = empty_figures(runs)
+    assert found["seen"] == 30
+    assert found["ece"] > 0.2
+    assert found["after"]["ece"] < 0.08
+    unread = CalibrationRun({"a1": [JudgedImage((), 0, 0.0)] * 20}, [JudgedImage((), 0, 0.0), JudgedImage((), 0, 0.6)])
+    found = empty_figures([unread])
+    assert (found["seen"], found["mean_score"], found["after"]["mean_score"]) == (0, 0.3, 0.3), "labels it cannot read"
 
 
 @pytest.mark.parametrize("option", ["--corrections", "--held-out", "--every", "--orders"])
@@ -105,6 +126,7 @@ def test_a_few_drawn_scenes_go_all_the_way(tmp_path: Path, capsys: pytest.Captur
     assert main([*arguments, "--output-dir", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out)["drawn"]
     assert (found["images"], found["held_out_images"]) == (2, 2)
+    assert found["alone"]["images"] + found["alone"]["seen"] > 2, "most of eight"
     assert json.loads((tmp_path / "calibration_drawn.json").read_text())["drawn"] == found
     assert "as it should be" in (tmp_path / "calibration_drawn.svg").read_text()
 

@@ -9,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from redis.exceptions import RedisError
 
 from plugin_config.certificates import check_bundle, trust
-from plugin_config.errors import ImageHostTrouble, LabelStudioUnreachable, SettingsError
+from plugin_config.errors import ImageHostTrouble, LabelStudioUnreachable, QueueUnavailable, SettingsError
 from plugin_config.label_studio.client import LabelStudio
+from plugin_config.overview.control import QueueControl
 from plugin_config.queue.connection import open_redis, unavailable
 from plugin_config.settings import Settings
 from tests.http_server import Answer, Server, as_json, serving
-from tests.tls import Authority, authority
+from tests.tls import Authority, authority, terminating
 from worker.label_studio.fetching import fetch_file
 from worker.label_studio.images import ImageLimits
+from worker.service.queue_worker import connect
 
 TOKEN = "0123456789abcdef"
 PROJECT = {"id": 1, "title": "one", "label_config": "<View/>"}
@@ -113,6 +116,27 @@ def test_redis_over_tls_uses_the_bundle(known: bool, own: Authority) -> None:
     told = str(unavailable(caught.value))
     assert ("Set ZEROMASK_CA_BUNDLE" in told) is not known, told
     assert ("does not answer" in told) is known, told
+
+
+def test_a_real_redis_is_reached_over_tls_with_user_and_password(
+    own: Authority, redis: Redis, redis_url: str
+) -> None:
+    redis.acl_setuser("worker", enabled=True, passwords=["+a secret"], keys=["*"], commands=["+@all"])
+    try:
+        with terminating(own.context("localhost"), redis_url.removeprefix("unix://")) as port:
+            settings = Settings(redis_url=f"rediss://worker:a%20secret@localhost:{port}/0", ca_bundle=own.bundle)
+            with connect(settings, timeout_s=5) as encrypted:
+                assert encrypted.acl_whoami() == "worker"
+                QueueControl(encrypted, settings).pause(7)
+            assert [row.paused for row in QueueControl(redis, settings).state(projects=[7]).projects] == [True]
+            wrong = replace(settings, redis_url=settings.redis_url.replace("a%20secret", "another"))
+            with pytest.raises(QueueUnavailable, match=r"refuses the sign-in.*Correct user and password") as caught:
+                connect(wrong, timeout_s=5)
+            assert "another" not in str(caught.value)
+            with pytest.raises(QueueUnavailable, match="Set ZEROMASK_CA_BUNDLE"):
+                connect(replace(settings, ca_bundle=""), timeout_s=5)
+    finally:
+        redis.acl_deluser("worker")
 
 
 def broken(own: Authority, folder: Path) -> dict[str, Path]:

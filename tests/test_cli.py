@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from plugin_config.cli.main import COMMANDS, CommandEntry, zeromask
+from plugin_config.local.supervisor import free_port
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from tests.house import PATIENCE_S
@@ -127,6 +128,19 @@ def test_a_worker_of_this_machine_is_found_alive(
     done = CliRunner().invoke(zeromask, ["alive", "--queue", queue], env={"REDIS_URL": redis_url})
     assert done.exit_code == status
     assert status == 0 or "gave no sign of life" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["--redis-may-be-away"], 0)])
+def test_a_redis_that_is_away_may_be_no_reason_to_restart_a_worker(arguments: list[str], status: int) -> None:
+    env = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    done = CliRunner().invoke(zeromask, ["alive", *arguments], env=env)
+    assert done.exit_code == status
+    assert ("Redis: does not answer" in done.stderr) == (status == 2)
+
+
+def test_a_worker_that_is_gone_is_told_all_the_same(presence: WorkerPresence, redis_url: str) -> None:
+    done = CliRunner().invoke(zeromask, ["alive", "--redis-may-be-away"], env={"REDIS_URL": redis_url})
+    assert done.exit_code == 2
 
 
 def start(arguments: list[str], *, output: int, errors: Path, **env: str) -> subprocess.Popen[bytes]:

@@ -1,5 +1,5 @@
-"""deploy/compose: what the files say is valid and complete, and each service runs, by its own command and environment,
-beside a real Label Studio. No container is started: paths and addresses of the containers are replaced.
+"""The compose files say what is valid and complete, and each service runs, by its own command and environment, beside a
+real Label Studio. No container is started: paths and addresses of the containers are replaced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from plugin_config.settings import setting_names
 from tests.house import PATIENCE_S, TOKEN, House, make_project, retrieve, wait_predicted, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "deploy" / "compose"
+FOLDER = ROOT / "plugin_config" / "deploy" / "compose"
 OURS = ("backend", "worker", "worker-gpu", "learner")
 OF_OTHERS = {"HF_HOME"}  # of huggingface_hub: where it keeps what it fetched
 
@@ -146,8 +146,8 @@ def test_what_is_sent_to_build_the_images_is_what_they_need() -> None:
     assert sent == {name for row in copied for name in row.split()}
 
 
-def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", "-S", str(FOLDER / "make_secrets.py"), str(folder)]
+def make_secrets(folder: Path, *host: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-S", str(FOLDER / "make_secrets.py"), str(folder), *host]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -217,7 +217,7 @@ def place_fixture(house: House, tmp_path: Path) -> Place:
     (secrets / "redis_url").write_text(address.replace("redis:6379", f"127.0.0.1:{redis_port}"))
     for volume in COMPOSE["volumes"]:
         (folder / volume).mkdir(mode=0o700)
-    config = (FOLDER / "redis.conf").read_text().replace("/run/secrets", str(secrets))
+    config = (FOLDER / COMPOSE["configs"]["redis_conf"]["file"]).read_text().replace("/run/secrets", str(secrets))
     config = config.replace("dir /data", f"dir {folder / 'redis'}")
     (folder / "redis.conf").write_text(f"{config}port {redis_port}\nbind 127.0.0.1\n")
     return Place(folder, {

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis import Redis
+from redis.exceptions import RedisError
 
 from backend.queue_client import QueueClient
 from plugin_config.errors import SettingsError
@@ -18,8 +21,9 @@ from plugin_config.settings import Settings
 from worker.service.queue_worker import connect
 
 MESSAGE = (
-    "setting REDIS_URL: is not the address of a Redis. Write redis://[:password@]host:port/0, rediss://... or "
-    "unix:///path?db=0, and percent-encode characters such as / and ? in the password."
+    "setting REDIS_URL: is not the address of a Redis. Write redis://[:password@]host:port/0, rediss://..., "
+    "redis+sentinel://[:password@]host:26379,host:26379/MASTER/0 or unix:///path?db=0, and percent-encode characters "
+    "such as / and ? in the password."
 )
 BAD = [
     pytest.param("127.0.0.1:6379", id="no scheme"),
@@ -41,6 +45,16 @@ BAD = [
     pytest.param("redis://h:6379/0?protocol=9", id="unknown protocol"),
     pytest.param("redis://h:6379/0?decode_responses=true", id="answers as text"),
     pytest.param("rediss://h:6379/0?ssl_cert_reqs=perhaps", id="unknown check of certificates"),
+    pytest.param("redis+sentinel://h:26379", id="no master"),
+    pytest.param("redis+sentinel:///queue", id="no sentinel"),
+    pytest.param("redis+sentinel://h,/queue", id="sentinel without host"),
+    pytest.param("redis+sentinel://h:port/queue", id="word for a sentinel's port"),
+    pytest.param("redis+sentinel://h,i:0/queue", id="sentinel's port below"),
+    pytest.param("redis+sentinel://h/queue/first", id="word for a sentinel's database"),
+    pytest.param("redis+sentinel://h/queue/0/1", id="two databases of sentinels"),
+    pytest.param("redis+sentinel://h/queue?nonsense=1", id="unknown argument of sentinels"),
+    pytest.param("redis+sentinel://h/queue?ssl_cert_reqs=required", id="argument of TLS without it"),
+    pytest.param("redis+sentinel://h/queue?decode_responses=true", id="answers of sentinels as text"),
     pytest.param("unix://", id="no socket"),
     pytest.param("unix://run/redis.sock", id="socket by half a path"),
     pytest.param("unix:///run/redis.sock?nonsense=1", id="unknown argument of a socket"),
@@ -48,7 +62,8 @@ BAD = [
 GOOD = [
     "redis://localhost", "redis://:a%2Fb@127.0.0.1:6379/2", "redis://user:pw@h:6379/0?socket_keepalive=yes",
     "redis://h/0/", "redis://[::1]:6379?db=3", "rediss://h:6379/0?ssl_cert_reqs=none", "unix:///run/redis.sock?db=1",
-    "unix://:pw@/run/redis.sock",
+    "unix://:pw@/run/redis.sock", "redis+sentinel://h/queue", "redis+sentinel://:a%2Fb@h:1,[::1],i:2/queue/3",
+    "rediss+sentinel://u:p@h/queue/0?sentinel_username=u&sentinel_password=p&ssl_cert_reqs=none",
 ]  # fmt: skip
 READERS: dict[str, Callable[[Settings], object]] = {
     "backend": QueueClient,
@@ -71,6 +86,28 @@ def test_an_address_is_taken_and_nothing_is_connected(url: str) -> None:
         options = redis.connection_pool.connection_kwargs
     assert (options["socket_connect_timeout"], options["socket_timeout"]) == (1, 2)
     assert redis.connection_pool.max_connections > 0
+
+
+def test_the_parts_of_an_address_with_sentinels_go_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def sentinel(host: str, port: int = 0, **options: Any) -> Redis:
+        asked.append({"at": (host, port), **options})
+        return Redis(host, port, **options)
+
+    monkeypatch.setattr("plugin_config.queue.sentinel.Redis", sentinel)
+    url = "rediss+sentinel://me:a%2Fb@127.0.0.1:1,[::1]:2/the%20queue/3?sentinel_password=c%2Fd&socket_keepalive=yes"
+    with open_redis(url, connect_s=1, answer_s=9, one_retry=True, ca_bundle="/ca.pem") as redis:
+        assert redis.connection_pool.service_name == "the queue"
+        options = redis.connection_pool.connection_kwargs
+        with pytest.raises(RedisError, match=r"127\.0\.0\.1:1: .*; ::1:2: "):
+            redis.ping()
+    assert (options["username"], options["password"], options["db"]) == ("me", "a/b", 3)
+    assert (options["ssl_ca_certs"], options["socket_timeout"]) == ("/ca.pem", 9)
+    assert [row["at"] for row in asked[1:3]] == [("127.0.0.1", 1), ("::1", 2)]
+    for row in asked[1:]:
+        assert (row["password"], row.get("username"), row["ssl"], row["ssl_ca_certs"]) == ("c/d", None, True, "/ca.pem")
+        assert (row["socket_timeout"], row["socket_keepalive"]) == (1, True)
 
 
 @pytest.mark.parametrize("command", READERS)

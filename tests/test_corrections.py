@@ -22,7 +22,8 @@ from plugin_config.errors import (
     LabelStudioUnreachable,
 )
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
-from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import joined, parse_vocabulary
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plugin_config.label_studio.client import StoredPrediction, Task
+from plugin_config.label_studio.client import Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import OutputKind, parse_vocabulary
 from tests.house import CONFIG, SIZE, House, picture, tasks, upload
 from worker.label_studio.images import ImageLimits, decode_image

@@ -20,7 +20,8 @@ def test_every_dependency_has_its_line() -> None:
     told = PAGE.partition("## What pyproject.toml names")[2].partition("For tests:")[0]
     rows = re.findall(r"^\| ([a-z0-9_-]+) \| \S.* \| \S.* \|$", told, re.MULTILINE)
     extras = PROJECT["optional-dependencies"]
-    required = [*PROJECT["dependencies"], *(row for extra in ("backend", "worker", "all") for row in extras[extra])]
+    named = ("backend", "worker", "s3", "all")
+    required = [*PROJECT["dependencies"], *(row for extra in named for row in extras[extra])]
     assert [row for row in rows if row != "package"] == [name_of(row) for row in required if "zeromask" not in row]
     for_tests = PAGE.partition("For tests:")[2].partition("\n\n")[0]
     assert all(name_of(row) in for_tests for row in PROJECT["optional-dependencies"]["dev"])

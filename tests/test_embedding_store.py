@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from plugin_config.errors import SettingsError
+from plugin_config.settings import Settings
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.embedding_store import EmbeddingStore
 from worker.segmentation.encoders.encoder import ImageEmbedding
@@ -129,6 +132,25 @@ def test_a_full_disk_means_no_cache(
         store.flush()
     assert list(tmp_path.iterdir()) == []
     assert caplog.text.count("not kept") == 1
+
+
+def test_a_folder_that_is_away_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "share").write_text("no folder")
+    segmenter = CountingSegmenter()
+    cache, store = cache_of(tmp_path / "share", segmenter)
+    for image in IMAGES:
+        assert cache.embed([image])
+        store.flush()
+    assert segmenter.embedded == len(IMAGES)
+    assert caplog.text.count("\n") == caplog.text.count("not kept") == 1
+
+
+def test_the_folder_is_a_setting_and_no_url(tmp_path: Path) -> None:
+    settings = Settings(state_dir=str(tmp_path))
+    assert settings.embeddings_path == tmp_path.resolve() / "embeddings"
+    assert replace(settings, embeddings=f"{tmp_path}/share").embeddings_path == tmp_path.resolve() / "share"
+    with pytest.raises(SettingsError, match=r"ZEROMASK_EMBEDDINGS: is a URL and no folder"):
+        replace(settings, embeddings="s3://bucket/embeddings")
 
 
 def test_nothing_is_kept_where_it_is_turned_off(tmp_path: Path) -> None:

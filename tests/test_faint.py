@@ -11,7 +11,7 @@ import pytest
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label
-from worker.learning.acceptance import IDENTITY, Calibration
+from worker.learning.acceptance import IDENTITY, Calibration, PlattMap
 from worker.segmentation.segmenter import LabelSegment, Segmentation, Segmenter
 from worker.service.faint import ENOUGH_SEEN, without_faint
 
@@ -51,6 +51,9 @@ def test_the_score_is_the_one_that_the_history_has_calibrated() -> None:
 
 def test_where_all_are_faint_the_image_is_as_sure_as_the_likeliest_is_not() -> None:
     shown = without_faint(found(0.1, 0.25), IDENTITY, BUILTIN)
+    mapped = without_faint(found(0.1, 0.25), Calibration(nothing=PlattMap(1.0, 1.0, 9)), BUILTIN)
+    assert (shown.raw_nothing, mapped.raw_nothing) == (0.75, 0.75)
+    assert mapped.score > shown.score == 0.75
     assert (shown.segments, shown.score) == ((), 0.75)
     assert without_faint(found(), IDENTITY, BUILTIN) == found()
 

@@ -419,10 +419,21 @@ def test_a_successor_needs_less_proof(
     assert bool(candidate.objections) == bool(objection), candidate.objections
 
 
-@pytest.mark.parametrize(("seen", "succeeds"), [(range(6), True), (range(1, 9), False), ((), False)])
+@pytest.mark.parametrize(
+    ("seen", "held_out", "succeeds"),
+    [
+        (range(6), (), True),
+        (range(1, 9), (), False),
+        ((), (), False),
+        (range(2, 9), (8,), True),  # the last was learned from before it was held out
+        (range(9), (8,), False),  # one correction less than before
+        ((8,), (8,), False),  # nothing in common
+        (range(2, 10), (8,), False),  # the last was deleted
+    ],
+)
 def test_a_successor_is_trained_on_the_same_corrections_and_more(
-    seen: Sequence[int], succeeds: bool, served: Verdict, strange: list[Example], segmenter: Segmenter,
-    monkeypatch: pytest.MonkeyPatch,
+    seen: Sequence[int], held_out: Sequence[int], succeeds: bool, served: Verdict, strange: list[Example],
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     found: list[bool] = []
     original = Baselines.__init__
@@ -433,7 +444,8 @@ def test_a_successor_is_trained_on_the_same_corrections_and_more(
 
     monkeypatch.setattr(Baselines, "__init__", initialised)
     keys = [strange[k].key for k in seen]
-    judge(LinearRecipe(), strange[:8], [], served.adapter, STRANGE, segmenter, seen=keys)
+    hold_out = [strange[k] for k in held_out]
+    judge(LinearRecipe(), strange[:8], hold_out, served.adapter, STRANGE, segmenter, seen=keys)
     assert set(found) == {succeeds}
 
 

@@ -60,8 +60,9 @@ def test_the_names_are_those_of_stored_state() -> None:
     assert {key for key in SHARED_TYPES if not key.startswith("rq:")} == {
         f"zeromask:{name}"
         for name in ("projects", "unknown", "paused", "clock", "errors", "refused", "ended", "stages", "learn",
-                     "workers", "about",
-                     "learners", "learners:about", "odd", "clicks", "unanswered", "clickers", "clickers:about")
+                     "contracts", "workers",
+                     "about", "learners", "learners:about", "odd", "clicks", "unanswered", "clickers",
+                     "clickers:about")
     }  # fmt: skip
     assert set(PROJECT_TYPES) == {
         "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "title",

@@ -116,6 +116,13 @@ def test_models_are_judged_under_the_settings_of_the_environment(
     assert "readout proxy" in capsys.readouterr().err
 
 
+def test_an_affinity_tower_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_set(tmp_path / "set", train=1, test=1)
+    asked = ["--photos", str(folder), "--learn", "train", "--test", "test", "--model", "builtin"]
+    assert main([*asked, "--tower", "no-such-tower"]) == 2
+    assert "tower no-such-tower" in capsys.readouterr().err
+
+
 def test_the_least_certain_are_those_with_the_lowest_score(tmp_path: Path) -> None:
     segmenter = Segmenter(Encoder("builtin", device="cpu"))
     found = read_labelled_set(write_set(tmp_path / "set", train=5, test=1), ["train", "test"], None)

@@ -34,9 +34,10 @@ __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest f
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "guide" / "monitoring.md").read_text(encoding="utf-8")
-DASHBOARD: Mapping[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "zeromask.json").read_text(encoding="utf-8"))
+FILES = ROOT / "plugin_config" / "deploy" / "helm" / "zeromask" / "files"
+DASHBOARD: Mapping[str, Any] = json.loads((FILES / "zeromask.json").read_text(encoding="utf-8"))
 ALERTS: list[Mapping[str, Any]] = yaml.safe_load(
-    (ROOT / "deploy" / "prometheus" / "zeromask.rules.yml").read_text(encoding="utf-8")
+    (FILES / "zeromask.rules.yml").read_text(encoding="utf-8")
 )["groups"][0]["rules"]
 EXPRESSIONS = {
     **{f"{panel['title']}, {target['refId']}": target["expr"] for panel in DASHBOARD["panels"]

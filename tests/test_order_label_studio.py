@@ -13,10 +13,12 @@ import pytest
 from redis import Redis
 
 from plugin_config.label_studio.client import LabelStudio
-from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, view_titles
+from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, set_score, view_titles
 from plugin_config.queue.ledger import ProjectLedger
-from tests.house import House, tasks
+from tests import order_load
+from tests.house import TOKEN, House, tasks
 from tests.order_project import CONFIG, OrderedProject
+from worker.service import ordering
 from worker.service.places import HEAD_BELOW
 from worker.service.sampling import VIEW_TITLE
 
@@ -193,3 +195,34 @@ def another_annotator(api: LabelStudio) -> httpx.Client:
     browser.post("/user/signup/", params={"token": invited["token"]}, data=form)
     browser.headers["X-CSRFToken"] = browser.cookies["csrftoken"]
     return browser
+
+
+def test_thousands_of_tasks_are_ordered_with_few_requests(
+    house: House, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m tests.order_load` does the same with 100,000."""
+    monkeypatch.setattr(ordering, "HEAD", 12)
+    monkeypatch.setattr(ordering, "WRITING_S", 600.0)
+    database = house.settings.state_path / "label-studio" / order_load.DATABASE
+    with closing(order_load.CountedLabelStudio(house.label_studio.url, TOKEN)) as api:
+        made = order_load.load(api, redis, tmp_path, database, tasks=3000, corrected=700)
+        api.asked.clear()
+        made.keep()
+        assert len(made.head()) == 12
+        assert api.requests <= 12 + 8, api.asked  # two pages of annotated tasks
+        assert label_next(made, 2) == (first := made.head())[:2]
+        api.asked.clear()
+        made.keep()
+        assert made.head()[:5] != first[:5]
+        assert len(api.asked.get("PATCH /api/predictions/N/", [])) <= 4
+        assert label_next(made, 1) == made.head()[:1]
+        assert sampling(made) == BY_SCORE
+
+
+def test_label_studio_keeps_what_a_prediction_may_have_missed(ordered: OrderedProject) -> None:
+    api, task = ordered.label_studio, min(scores(ordered))
+    made = [api.create_prediction(task, [], score=0.7, version="v", missed=missed) for missed in (0.25, 0.0, None)]
+    set_score(api, made[0].id, 1e-5)
+    stored = {row.id: row.missed for row in api.predictions(task)}
+    assert [stored[row.id] for row in made] == [0.25, 1e-6, None]
+    assert [row.missed for row in made] == [0.25, 1e-6, None]

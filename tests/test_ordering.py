@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -31,13 +32,14 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRecord, VersionFolder
 from plugin_config.vocabulary import parse_vocabulary
+from tests import order_load
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
-from worker.learning.acceptance import Calibration
+from worker.learning.acceptance import Calibration, PlattMap
 from worker.learning.selection.candidates import Candidate
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmentation, Segmenter
-from worker.service import stages
+from worker.service import ordering, stages
 from worker.service.image_records import describe_image, make_record, read_candidate
 from worker.service.ordering import HEAD, keep_order
 from worker.service.places import HEAD_BELOW, place_scores
@@ -519,6 +521,9 @@ def test_a_record_keeps_what_the_selection_needs() -> None:
     assert read_candidate(7, blank, "e", Calibration(1.0, -1.0, 9)).margin == 0.1, "that of an image without regions"
     alone = make_record([Candidate("7", None, 0.9)], version="v", prediction=3, score=0.9, shown=0.9, encoder="e")
     assert read_candidate(7, alone, "e", Calibration(1.0, -1.0, 9)).margin == 0.9
+    nothing = Calibration(nothing=PlattMap(1.0, -2.0, 9))
+    assert read_candidate(7, alone, "e", nothing).margin == nothing.chance_of_nothing(0.9) < 0.6
+    assert read_candidate(7, replace(alone, blank=0.0), "e", nothing).margin == 0.0, "labels that it cannot read"
     mean = units[0] + units[1]
     assert found.vector is not None
     assert float(found.vector @ mean / np.linalg.norm(mean)) > 0.999
@@ -587,6 +592,29 @@ def test_requests_do_not_grow_with_the_project(redis: Redis, tmp_path: Path) -> 
     assert asked[0] == asked[1] <= HEAD + 7
 
 
+def test_a_slow_label_studio_gets_the_front_of_the_order_first_and_the_rest_later(
+    ordered: OrderedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "WRITING_S", 0.05)
+    studio = ordered.label_studio
+    studio.refuse = lambda method, path: time.sleep(0.02 * path.startswith("/api/predictions/"))
+    ordered.keep()
+    head, placed = ordered.head(), [score for score in studio.scores.values() if score < HEAD_BELOW]
+    assert 0 < len(placed) < len(head) == 12
+    assert studio.in_order()[: len(placed)] == head[: len(placed)]
+    for _ in head:
+        ordered.keep()
+    assert ordered.head() == head == studio.in_order()
+    assert studio.patches() == len(head), "none of them twice"
+    studio.sampling = DEFAULT_SAMPLING  # a person's choice
+    for _ in range(3):
+        ordered.keep()
+    assert 0 < sum(score < HEAD_BELOW for score in studio.scores.values()) < len(head)
+    for _ in head:
+        ordered.keep()
+    assert min(studio.scores.values()) >= HEAD_BELOW
+
+
 def test_a_place_is_a_score_below_all_others() -> None:
     scores = place_scores([5, 3, 9], {5: 0.7, 3: 0.2, 9: HEAD_BELOW})
     assert 0 < scores[5] < scores[3] < scores[9] < HEAD_BELOW
@@ -642,6 +670,20 @@ def test_the_next_images_are_listed_and_the_order_is_resumed(
     assert ordered.label_studio.in_order() == ordered.head()
 
 
+def test_where_everything_was_skipped_nothing_is_reordered_and_a_line_says_so(
+    ordered: OrderedProject, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    before = dict(ordered.label_studio.scores)
+    for task in range(1, 13):
+        ordered.label_studio.annotate(task, annotated=False)
+    ordered.keep()
+    assert (ordered.head(), ordered.label_studio.scores) == ([], before)
+    told = " ".join(CliRunner().invoke(zeromask, ["next", "1"]).output.split())
+    assert "no image is left to order: 0 annotated, 12 skipped" in told
+    assert "no order yet" not in told
+
+
 def test_any_sampling_is_resumed_once_the_served_version_is_shown(
     ordered: OrderedProject, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -670,3 +712,12 @@ def test_a_place_of_a_task_is_read_alone(redis: Redis) -> None:
     order.forget(1, [5, 4])
     assert order.places(1) == {}
     assert order.written(1) != before, "a reason to order again"
+
+
+def test_the_stored_figures_keep_the_promise_and_are_those_of_the_documentation() -> None:
+    found = json.loads(order_load.STORED.read_text())
+    assert (found["tasks"], found["is_ours"]) == (100_000, True)
+    assert all(found[name]["seconds"] < 10 for name in ("first", "after_annotations", "nothing_new"))
+    assert found["memory_mb"] < 500
+    text = order_load.DOCUMENT.read_text()
+    assert order_load.filled(text) == text, f"run {order_load.COMMAND}"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.brush_rle import encode_rle
 from worker.label_studio.outcomes import (
+    EmptyRecord,
     RegionOutcomes,
     RegionRecord,
     count_outcomes,
+    empty_record,
     find_parent,
     region_records,
     sum_outcomes,
@@ -213,3 +216,22 @@ def test_a_foreign_or_missing_prediction_gives_no_scores() -> None:
     gone = region_records(annotation(kept, parent=None), [], VOCABULARY)
     assert foreign == [RegionRecord("cat", "added", None, None)]
     assert gone == [RegionRecord("cat", "accepted", None, 1.0)]
+
+
+def test_a_prediction_without_regions_is_right_where_nothing_was_added() -> None:
+    empty = replace(prediction(), missed=0.25)
+
+    def became(after: Annotation, *predictions: StoredPrediction, ours: tuple[str, ...] = ()) -> EmptyRecord | None:
+        return empty_record(after, predictions, VOCABULARY, ours)
+
+    answer = {"from_name": "more", "to_name": "image", "type": "choices", "value": {"choices": ["yes"]}}
+    assert became(annotation(), empty) == EmptyRecord(True, 0.75, "ours")
+    assert became(annotation(answer), empty) == EmptyRecord(True, 0.75, "ours")
+    assert became(annotation(region("a", label="bird")), empty) == EmptyRecord(True, 0.75, "ours"), "none of its labels"
+    assert became(annotation(region("a")), replace(empty, result=[answer])) == EmptyRecord(False, 0.75, "ours")
+    assert became(annotation(), empty, ours=("ours",)) is not None
+    assert became(annotation(), empty, ours=("others",)) is None
+    assert became(annotation(parent=None), empty) is None, "made from nothing"
+    assert became(annotation()) is None, "deleted since"
+    assert became(annotation(), prediction()) is None, "it notes no chance"
+    assert became(annotation(), replace(empty, result=[region("a")])) is None, "it has a region"

@@ -57,6 +57,9 @@ def built_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target = tree / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target)
+    made = tree / "plugin_config" / "deploy" / "compose" / "secrets" / "redis_url"  # nobody's password travels
+    made.parent.mkdir()
+    made.write_text("redis://:a-password@redis:6379/0")
     build("sdist", tree, out)
     with tarfile.open(next(out.glob("*.tar.gz"))) as file:
         file.extractall(folder / "unpacked", filter="data")

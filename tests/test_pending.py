@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
 from plugin_config.errors import QueueUnavailable
 from plugin_config.queue import presence as presence_module
 from plugin_config.queue.hints import ProjectHints
-from plugin_config.queue.jobs import TaskRef, predict_queue, refresh_queue
+from plugin_config.queue.jobs import TaskRef, enqueue, predict_queue, refresh_queue
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import PendingTasks, Priority
 from plugin_config.queue.presence import WorkerPresence
@@ -178,6 +180,50 @@ def test_one_refresh_waits_at_a_time(redis: Redis, pending: PendingTasks, hints:
     assert hints.request_refresh(PROJECT)
     assert (len(refresh_queue(redis)), len(predict_queue(redis))) == (2, 0)
     assert pending.projects() == [], "a look makes no project known"
+
+
+def test_webhooks_that_arrive_together_cause_one_refresh(
+    redis: Redis, hints: ProjectHints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one that came between the note of the first and its job queued another job."""
+    together: list[bool] = []
+
+    def queue_late(*args: Any, **options: Any) -> str:
+        together.append(hints.request_refresh(PROJECT))
+        return enqueue(*args, **options)
+
+    monkeypatch.setattr("plugin_config.queue.hints.enqueue", queue_late)
+    assert hints.request_refresh(PROJECT)
+    assert together == [False]
+    assert len(refresh_queue(redis)) == 1
+    assert not hints.request_refresh(PROJECT)
+
+
+def test_a_refresh_that_cannot_be_queued_keeps_no_other_waiting(
+    redis: Redis, hints: ProjectHints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> str:
+        raise RedisTimeout("no answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("plugin_config.queue.hints.enqueue", fail)
+        with pytest.raises(QueueUnavailable):
+            hints.request_refresh(PROJECT)
+    assert hints.request_refresh(PROJECT)
+    assert len(refresh_queue(redis)) == 1
+
+
+def test_a_process_that_dies_before_its_refresh_is_queued_keeps_others_waiting_for_seconds(
+    redis: Redis, hints: ProjectHints
+) -> None:
+    key = f"zeromask:{PROJECT}:refresh"
+    redis.set(key, "claimed|refresh-1-x", px=5000)
+    assert not hints.request_refresh(PROJECT)
+    redis.pexpire(key, 1)
+    time.sleep(0.01)
+    assert hints.request_refresh(PROJECT)
+    redis.set(key, "claimed|refresh-1-x")  # nobody of ours writes that: it would never end
+    assert hints.request_refresh(PROJECT)
 
 
 def test_pending_tasks_move_to_a_new_version(pending: PendingTasks) -> None:

@@ -16,7 +16,7 @@ from plugin_config.errors import (
     LabelStudioUnreachable,
     QueueUnavailable,
 )
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.overview.control import QueueControl
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.settings import Settings

@@ -25,6 +25,7 @@ from worker.segmentation.encoders.readouts import (
     procrustes_align,
     proxy_attention,
 )
+from worker.segmentation.encoders.tiling import Tiling, cut_grid
 from worker.segmentation.encoders.vit import token_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,12 +87,63 @@ def test_every_readout_reads_other_features(visual: Any, pixels: Tensor) -> None
     found = {
         name: token_features(visual, pixels, readout=readout, proxies=proxies)[:, 1:]
         for name, readout in READOUTS.items()
+        if not readout.stitched
     }
     for name, features in found.items():
         assert features.shape == (2, 16, 16)
         assert bool(features.isfinite().all())
         for other in set(found) - {name}:
             assert not torch.allclose(features, found[other], atol=1e-3), (name, other)
+
+
+ACROSS = [name for name, readout in READOUTS.items() if readout.stitched]
+WINDOWS = Tiling((7, 8), (4, 5), ((0, 0), (0, 3), (3, 0), (3, 3)))
+
+
+@pytest.mark.parametrize("name", ACROSS)
+@torch.inference_mode()
+def test_stitched_in_one_window_is_the_readout_itself(name: str) -> None:
+    readout, proxies = READOUTS[name], drawn(1, *GRID, 6, seed=5)
+    one: dict[Source, Tensor] = {source: values[:1] for source, values in sources().items()}
+    found = attend(readout, one, GRID, scale=0.4, proxies=proxies, tiling=Tiling.single_pass(GRID))
+    plain = attend(READOUTS[name.removesuffix("-stitched")], one, GRID, scale=0.4, proxies=proxies)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ACROSS)
+@torch.inference_mode()
+def test_stitched_windows_attend_as_the_whole_image_would(name: str) -> None:
+    """Where what a patch says does not depend on the window, no window was ever cut."""
+    order: tuple[Source, ...] = ("q", "k", "v")
+    whole = {source: drawn(1, 2, 1 + 7 * 8, 8, seed=number) for number, source in enumerate(order)}
+    proxies = drawn(1, 7, 8, 6, seed=5)
+    cut: dict[Source, Tensor] = {}
+    for source, values in whole.items():
+        seen = cut_grid(values[0, :, 1:].transpose(0, 1).reshape(7, 8, 2, 8), WINDOWS).flatten(1, 2).transpose(1, 2)
+        cut[source] = torch.cat([values[:, :, :1].expand(4, -1, -1, -1), seen], dim=2)
+    wanted = attend(READOUTS[name], whole, (7, 8), scale=0.4, proxies=proxies)
+    found = attend(
+        READOUTS[name], cut, (4, 5), scale=0.4, proxies=cut_grid(proxies[0], WINDOWS), tiling=WINDOWS
+    )
+    seen = cut_grid(wanted[0, :, 1:].transpose(0, 1).reshape(7, 8, 2, 8), WINDOWS).flatten(1, 2).transpose(1, 2)
+    torch.testing.assert_close(found[:, :, 1:], seen, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[:, :, :1], wanted[:, :, :1].expand(4, -1, -1, -1), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_attention_in_rows_is_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bounds the memory of a Gaussian over many patches changes nothing."""
+    wanted = attend(READOUTS["naclip"], sources(), GRID, scale=0.4)
+    for rows in (1, 5, 15):
+        monkeypatch.setattr(readouts, "_MAX_COSINES", rows * 16)
+        torch.testing.assert_close(attend(READOUTS["naclip"], sources(), GRID, scale=0.4), wanted, rtol=0, atol=1e-6)
+
+
+def test_windows_with_rotary_positions_are_not_compared() -> None:
+    offer = {"offered": ALL, "proxies": True, "stitches": False}
+    with pytest.raises(ModelUnavailable, match=r"rotary.*Set ZEROMASK_READOUT=naclip\."):
+        choose_readout("naclip-stitched", "EVA02-B-16", **offer)  # type: ignore[arg-type]
+    assert choose_readout("proxy-stitched", "EVA02-B-16", **offer).stitched  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["clearclip", "naclip", "sclip"])
@@ -219,7 +271,7 @@ def test_the_default_goes_by_the_family_of_the_weights(
     [
         pytest.param("magic", "none of that name", "value, clearclip, sclip", id="unknown"),
         pytest.param("proxy", "needs an affinity tower", "ZEROMASK_AFFINITY_TOWER", id="no tower"),
-        pytest.param("sclip", "compares q of patches", "one of: value, naclip.", id="an attention pool"),
+        pytest.param("sclip", "compares q of patches", "one of: value, naclip, naclip-stitched.", id="attention pool"),
     ],
 )
 def test_an_unsupported_readout_is_an_error_with_those_supported(setting: str, message: str, remedy: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 
 from plugin_config.errors import ImageUnavailable
@@ -78,10 +79,13 @@ def test_without_matplotlib_the_figures_are_written_all_the_same(
 
 def test_the_table_names_every_refiner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_set(tmp_path / "one", seed=3, pictures=1)
+    weights = tmp_path / "tower.pt"
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
     arguments = ["--protocol", "refine", "--photos", str(folder), "--levels", "L1", "--ablations"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--tower", f"vit_tiny_patch16_224:{weights}"]) == 0
     shown = capsys.readouterr().out
-    for name in (PLAIN, OURS, "PAMR", "guided filter", "no eigenvectors", "oracle (sees the truth)"):
+    with_tower = (f"{OURS}, with the tower", "eigenvectors of tokens", "eigenvectors of keys")
+    for name in (PLAIN, OURS, "PAMR", "guided filter", "no eigenvectors", "oracle (sees the truth)", *with_tower):
         assert name in shown
 
 

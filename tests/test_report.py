@@ -17,7 +17,8 @@ import pytest
 from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import LabelStudioError, SettingsError
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
-from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.outcomes import RegionRecord
 from worker.label_studio.seeded import SeededOutcomes, seeded_region_id

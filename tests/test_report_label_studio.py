@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from plugin_config.control_arm import in_control_arm
-from plugin_config.label_studio.client import StoredPrediction, Task
+from plugin_config.label_studio.client import Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
 from tests.house import CONFIG, SIZE, TOKEN, House, picture, tasks, upload
 from worker.label_studio.regions import encode_region

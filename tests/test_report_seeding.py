@@ -11,7 +11,8 @@ import pytest
 
 from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import LabelStudio, Project, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Project, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.picture_regions import item_id
@@ -24,6 +25,7 @@ from worker.report.history import History
 from worker.report.page import Heading, render_page
 from worker.report.seed import main, remove_seeded, seed_tasks
 from worker.report.time_model import TimeModel
+from worker.report.versions import ReportedVersion
 from worker.segmentation.segmenter import Segmenter
 
 CONFIG = (
@@ -142,7 +144,7 @@ def measured(label_studio: StandInLabelStudio) -> clicks.ClickMeasures:
     keys = [(task, number, images_of(label_studio.tasks(1, [task])[0], VOCABULARY).images[0].key)
             for task, number, _ in chosen]  # fmt: skip
     return measure_clicks(cast(LabelStudio, label_studio), 1, VOCABULARY, cast(ImageLoader, None),
-                          cast(Segmenter, None), keys)  # fmt: skip
+                          cast(Segmenter, None), keys, ReportedVersion("builtin", "zeroshot", None))  # fmt: skip
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory."),

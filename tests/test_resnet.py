@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.models import noise, random_model
 from worker.segmentation.encoders.backbones import ConvBackbone, VitBackbone, dense_backbone
-from worker.segmentation.encoders.resnet import PATCH, dense_features, last_stage, project
+from worker.segmentation.encoders.resnet import PATCH, last_stage, project, read_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,13 +66,17 @@ def test_a_single_place_is_what_encode_image_pools_from_it(visual: Any) -> None:
     torch.testing.assert_close(project(visual, place)[:, 0, 0], pooled, rtol=1e-4, atol=1e-5)
 
 
+def _features(visual: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return read_features(visual, last_stage(visual, pixels))
+
+
 @pytest.mark.parametrize("row", [5, 16, 26])
 def test_a_feature_lies_where_its_pixels_do(row: int, visual: Any) -> None:
     """The change a square of four patches makes is centred on the square, within half a patch."""
     flat = torch.zeros(1, 3, 256, 256)
     spotted = flat.clone()
     spotted[..., (row - 2) * 8 : (row + 2) * 8, (row - 2) * 8 : (row + 2) * 8] = 2.0
-    moved = (dense_features(visual, spotted) - dense_features(visual, flat)).norm(dim=-1)[0]
+    moved = (_features(visual, spotted) - _features(visual, flat)).norm(dim=-1)[0]
     moved = moved.square()
     centre = (moved.sum(dim=1) @ torch.arange(32.0) + 0.5 * moved.sum()) / moved.sum()
     assert float(centre) == pytest.approx(row, abs=0.75)
@@ -81,7 +85,7 @@ def test_a_feature_lies_where_its_pixels_do(row: int, visual: Any) -> None:
 @pytest.mark.parametrize("size", [(8, 8), (8, 64), (96, 96), (40, 200)], ids=str)
 def test_any_multiple_of_eight_is_read(size: tuple[int, int], visual: Any) -> None:
     pixels = torch.from_numpy(noise(*size)).permute(2, 0, 1)[None].float() / 255
-    assert dense_features(visual, pixels).shape == (1, size[0] // 8, size[1] // 8, 16)
+    assert _features(visual, pixels).shape == (1, size[0] // 8, size[1] // 8, 16)
 
 
 def test_the_real_architectures_are_recognised() -> None:

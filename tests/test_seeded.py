@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import OutputKind, Vocabulary, parse_vocabulary
 from worker.label_studio.annotation_maps import draw_class_map
 from worker.label_studio.outcomes import RegionOutcomes, count_outcomes

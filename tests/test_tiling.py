@@ -193,3 +193,36 @@ def test_a_hundred_megapixels_cost_no_more_memory_than_their_windows(encoder: En
     tracemalloc.stop()
     assert min(found.features.shape[:2]) > 16
     assert peak < 30_000_000
+
+
+@pytest.fixture(scope="module")
+def stitching() -> Encoder:
+    """The builtin ViT, whose windows of 8 patches are read at once."""
+    return Encoder("builtin-vit", device="cpu", short_side=64, windows=16, readout="naclip-stitched")
+
+
+def test_stitched_windows_differ_from_single_ones_and_have_no_seam(stitching: Encoder) -> None:
+    image = noise(300, 300)
+    place = plan_tiling((300, 300), 64, stitching.patch, max_windows=16)
+    assert len(place.corners) > 8  # more than share a forward
+    alone = Encoder("builtin-vit", device="cpu", short_side=64, windows=16, readout="naclip", harmonised=False)
+    apart, stitched = (one.embed_images([image])[0].features for one in (alone, stitching))
+    assert apart.shape == stitched.shape
+    assert not torch.allclose(apart, stitched, atol=1e-2)
+    windows, _ = stitching._embed_windows([(image, place)], None)
+    assert tiling.disagreement(average_windows(windows, place), place) < 1e-5
+    separate, _ = alone._embed_windows([(image, place)], None)
+    assert tiling.disagreement(average_windows(separate, place), place) > 1e-3
+
+
+def test_stitched_images_of_a_batch_do_not_see_one_another(stitching: Encoder) -> None:
+    images = [noise(300, 300), noise(64, 64), noise(310, 300), noise(64, 64)[::-1].copy()]
+    for image, found in zip(images, stitching.embed_images(images), strict=True):
+        alone = stitching.embed_images([image])[0]
+        torch.testing.assert_close(found.features, alone.features, rtol=0, atol=1e-4)
+
+
+def test_a_picture_in_one_pass_is_read_as_without_stitching(stitching: Encoder) -> None:
+    plain = Encoder("builtin-vit", device="cpu", short_side=64, readout="naclip")
+    image = noise(64, 90)
+    assert torch.equal(stitching.embed_images([image])[0].features, plain.embed_images([image])[0].features)

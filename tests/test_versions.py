@@ -14,12 +14,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from redis import Redis
 
 from plugin_config.errors import LearningError, VersionsUnavailable
 from plugin_config.model_version import ZEROSHOT, adapter_name, adapter_number
 from plugin_config.overview.versions import read_versions
 from plugin_config.versions.manifests import KEPT, Attempt, Manifest, Owner, Pointer, VerdictRecord, VersionFolder
-from plugin_config.versions.served import ServedCopy
+from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests.house import wait_until
 
 OWNER = Owner("http://ls:8080", 12, "2026-01-31T12:00:00Z", "builtin")
@@ -182,7 +183,7 @@ def test_no_message_holds_the_password_of_an_address(monkeypatch: pytest.MonkeyP
     def away(*_: object, **__: object) -> None:
         raise OSError(f"no answer from {place}")
 
-    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", away)
+    monkeypatch.setattr(fsspec.filesystem("memory", use_listings_cache=False), "cat_file", away)
     trouble = read_versions(copy).trouble
     assert "no answer from memory://store.example.com/versions" in trouble
     assert "s3cr" not in trouble
@@ -196,9 +197,20 @@ def test_an_object_store_that_is_away_is_told(tmp_path: Path, monkeypatch: pytes
     def away(*_: object, **__: object) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", away)
+    monkeypatch.setattr(fsspec.filesystem("memory", use_listings_cache=False), "cat_file", away)
     with pytest.raises(VersionsUnavailable, match="no route"):
         folder.pointer()
+
+
+def promote_in_turn(place: str, redis_url: str, rounds: int, who: int) -> None:
+    """One of several learners of a project: each round adds a version and moves the pointer, under the lock of it."""
+    folder = VersionFolder(place, OWNER)
+    with Redis.from_url(redis_url) as redis:
+        served = ServedAdapters(redis)
+        for number in range(1, rounds + 1):
+            made = add(folder, number, data=f"{who}".encode() * 10_000)
+            with served.pointer_lock(OWNER.project):
+                folder.point(folder.pointer().moved(made.name, by="gate"))
 
 
 def write_for_ever(place: str) -> None:

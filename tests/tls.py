@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,3 +36,50 @@ def authority(folder: Path, name: str = "ca") -> Authority:
     path = folder / f"{name}.pem"
     ca.cert_pem.write_to_path(str(path))
     return Authority(ca, str(path))
+
+
+@contextmanager
+def terminating(context: ssl.SSLContext, path: str) -> Iterator[int]:
+    """Take TLS connections on a port of this machine, and pass on what they carry to a socket, as stunnel does."""
+    open_ones: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def start(*ends: socket.socket) -> None:
+        threads.append(threading.Thread(target=pass_on, args=ends, daemon=True))
+        threads[-1].start()
+
+    def accept() -> None:
+        while True:
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return
+            with suppress(OSError):  # a client that does not like the certificate
+                client, server = context.wrap_socket(plain, server_side=True), socket.socket(socket.AF_UNIX)
+                open_ones.extend((client, server))
+                server.connect(path)
+                start(client, server)
+                start(server, client)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for end in open_ones:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            for thread in (accepting, *threads):
+                thread.join(10)
+            for end in open_ones:
+                end.close()

@@ -59,7 +59,7 @@ def _with_model(
     """Load the model; returns what works off the queue.
 
     Raises:
-        SettingsError, ModelUnavailable: as `check_recipe` and `WorkerContext`.
+        SettingsError, ModelUnavailable, VersionsUnavailable: as `check_recipe` and `WorkerContext`.
     """
     # Imported here: torch and the libraries of the model take seconds, and what is missing is told before.
     import torch

@@ -131,9 +131,7 @@ def _which(found: Overview) -> str:
 def _troubles(state: QueueState) -> str:
     """Why no masks come, where something as a whole is in the way."""
     told = [
-        f"{row.name} waits for: {row.about['trouble']}"
-        for row in (*state.workers, *state.learners)
-        if row.about.get("trouble")
+        f"{row.name} waits for: {row.waits_for}" for row in (*state.workers, *state.learners) if row.waits_for
     ]
     if not state.learners:
         told.append("No learner runs: corrections are not learned from. Start `zeromask worker --queue finetune`.")
@@ -170,7 +168,7 @@ def _worker(row: WorkerState, clicks: str) -> Row:
     return Row(f"w{hashlib.sha256(f'{row.name} {clicks}'.encode(errors='replace')).hexdigest()[:8]}", (
         text(row.name, most=60), text(about.get("model", ""), most=60), text(about.get("device", ""), most=20),
         text(about.get("tasks", ""), most=10), text(about.get("click", "") or clicks, most=120), seen,
-        f'<span class="trouble">{text(about.get("trouble", ""))}</span>',
+        f'<span class="trouble">{text(row.waits_for)}</span>',
     ))  # fmt: skip
 
 

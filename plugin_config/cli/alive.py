@@ -7,7 +7,7 @@ import socket
 
 import click
 
-from plugin_config.errors import EnvironmentBroken
+from plugin_config.errors import EnvironmentBroken, QueueUnavailable
 from plugin_config.local.embedded_redis import connect_briefly
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
@@ -18,12 +18,21 @@ from plugin_config.settings import Settings
     "--queue", "work", type=click.Choice(("predict", "finetune", "interactive")), default="predict", show_default=True,
     help="as the worker has it",
 )  # fmt: skip
-def alive(work: str) -> None:
+@click.option(
+    "--redis-may-be-away", is_flag=True,
+    help="exit with 0 where Redis does not answer: it is no reason to restart a worker",
+)  # fmt: skip
+def alive(work: str, *, redis_may_be_away: bool) -> None:
     """Exit with status 0 while a worker of this machine gives signs of life, else with 2."""
     host = socket.gethostname()
     with connect_briefly(Settings.from_env(os.environ)) as redis:
         presence = WorkerPresence(redis, learners=work == "finetune", clickers=work == "interactive")
-        names = [state.name for state in presence.workers()]
+        try:
+            names = [state.name for state in presence.workers()]
+        except QueueUnavailable:
+            if redis_may_be_away:
+                return
+            raise
     if host not in {name.rsplit("-", 2)[0] for name in names}:  # host-process-number
         problem = f"gave no sign of life for 15 s ({len(names)} on other machines did)"
         remedy = "It may still be loading its model; its log tells."

@@ -90,6 +90,12 @@ def _offer() -> tuple[click.Command, ...]:
     return (offer,)
 
 
+def _capacity() -> tuple[click.Command, ...]:
+    from plugin_config.cli.capacity import capacity
+
+    return (capacity,)
+
+
 def _next() -> tuple[click.Command, ...]:
     from plugin_config.cli.next_images import next_images
 
@@ -151,6 +157,7 @@ COMMANDS = (
     CommandEntry("offer", "let a project's learner judge an adapter that `train` wrote", _offer),
     CommandEntry("status", "projects, tasks by state, pace, workers and last errors, live", _status),
     CommandEntry("alive", "whether a worker of this machine is alive, for health checks", _alive),
+    CommandEntry("capacity", "how long N workers take for M tasks, or how many workers it takes", _capacity),
     CommandEntry("next", "which images of a project are annotated next, and why", _next),
     CommandEntry("cancel", "drop a project's pending tasks", _queue),
     CommandEntry("retry", "queue a project's failed tasks again", _queue),

@@ -40,19 +40,28 @@ def next_images(project: int, *, count: int, for_programs: bool, resume: bool) -
         if for_programs:
             click.echo(json.dumps({"project": project, "remark": remark, "next": _rows(places, scores)}))
         else:
-            Console().print(render(project, places, scores, remark))
+            said = remark or ("" if places else _why_none(order, project))
+            Console().print(render(project, places, scores, said))
 
 
-def render(project: int, places: dict[int, Place], scores: dict[int, float], remark: str) -> Table:
+def _why_none(order: ProjectOrder, project: int) -> str:
+    """Why no image has a place, a sentence."""
+    corrected, skipped = order.seen(project)
+    if order.basis(project) and (corrected or skipped):
+        seen = f"{len(corrected)} annotated, {len(skipped)} skipped"
+        return f"no image is left to order: {seen}; Label Studio gives nobody a task again that they skipped"
+    return "no order yet: it is set within a minute after predictions are shown"
+
+
+def render(project: int, places: dict[int, Place], scores: dict[int, float], said: str) -> Table:
     """The head of the order for a terminal.
 
     Args:
         project: its id.
         places: by the id of the task, the next one first.
         scores: of the tasks' predictions as they were computed.
-        remark: what people should know about the order; "" = nothing.
+        said: what people should know about the order; "" = nothing.
     """
-    said = remark or ("" if places else "no order yet: it is set within a minute after predictions are shown")
     table = Table(title=f"Project {project}: next", title_justify="left", caption=Text(said, style="yellow"),
                   caption_justify="left")  # fmt: skip
     for name in ("", "task", "accepted as it is", "why"):

@@ -137,13 +137,13 @@ def _workers(state: QueueState) -> Table:
         about = row.about
         table.add_row(row.name, about.get("model", ""), about.get("device", ""), about.get("tasks", ""),
                       Text(about.get("click", "") or ("yes" if row.name in clicks else "no")), f"{row.age_s:.0f} s ago",
-                      Text(about.get("trouble", ""), style="yellow"))  # fmt: skip
+                      Text(row.waits_for, style="yellow"))  # fmt: skip
     return table
 
 
 def _learning(state: QueueState) -> Table:
     missing = "" if state.learners else "; no learner runs: start `zeromask worker --queue finetune`"
-    troubles = "".join(f"; {row.name}: {row.about['trouble']}" for row in state.learners if row.about.get("trouble"))
+    troubles = "".join(f"; {row.name}: {row.waits_for}" for row in state.learners if row.waits_for)
     table = Table(title=Text(f"Learning from corrections{missing}{troubles}"), title_justify="left")
     for name in ("project", "model", "version served", "learning", "since (UTC)", "last verdict, and what comes next"):
         table.add_column(name)

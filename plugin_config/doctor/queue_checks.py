@@ -12,9 +12,11 @@ from plugin_config.doctor.findings import Finding, ok, warning, wrong
 from plugin_config.doctor.installation import Installation
 from plugin_config.errors import QueueUnavailable, SettingsError, ZeromaskError
 from plugin_config.queue.connection import redis_errors
+from plugin_config.queue.contract import CONTRACT, contract_of, contract_remark
 from plugin_config.queue.presence import WorkerPresence, WorkerState
 
 _FULL = 0.9
+_SAME_RELEASE = "Give all parts the same release of zeromask; nothing is lost meanwhile."
 _MODEL_CLASS = "PreannotationBackend"
 
 
@@ -108,6 +110,10 @@ def check_backend(installation: Installation) -> Iterator[Finding]:
     if not found.get("redis"):
         yield wrong(f"the backend at {url} does not reach its Redis", "Give it the REDIS_URL of the workers.")
         return
+    contract = contract_of({"contract": str(found.get("contract", ""))})
+    if contract != CONTRACT:
+        yield warning(f"the backend at {url} has contract {contract}, this installation has {CONTRACT}", _SAME_RELEASE)
+        return
     yield ok(f"answers at {url}{', signed in' if settings.signs_in else ''}")
 
 
@@ -123,6 +129,8 @@ def check_workers(installation: Installation) -> Iterator[Finding]:
     for worker in alive:
         if trouble := worker.about.get("trouble"):
             yield warning(f"worker {worker.name} waits: {trouble}", "Mend that; it goes on by itself.")
+        if remark := contract_remark(worker.about):
+            yield warning(f"worker {worker.name}: {remark}", _SAME_RELEASE)
     models = sorted({worker.about.get("model", "?") for worker in alive})
     if len(models) > 1:
         yield wrong(f"workers have different models: {', '.join(models)}", "Give all of them the same MODEL.")
@@ -148,6 +156,9 @@ def check_learner(installation: Installation) -> Iterator[Finding]:
     for learner in alive:
         if trouble := learner.about.get("trouble"):
             yield warning(f"learner {learner.name} waits: {trouble}", "Mend that; it goes on by itself.")
+            return
+        if remark := contract_remark(learner.about):
+            yield warning(f"learner {learner.name}: {remark}", _SAME_RELEASE)
             return
     yield ok(_counted(alive, "learner"))
 

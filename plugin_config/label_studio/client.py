@@ -42,6 +42,7 @@ from plugin_config.label_studio.annotations import (
 )
 from plugin_config.label_studio.auth import TokenAuth
 from plugin_config.label_studio.names import LabelStudioNames
+from plugin_config.label_studio.predictions import StoredPrediction, prediction_body, read_prediction
 from plugin_config.label_studio.tokens import read_token
 from plugin_config.label_studio.transport import (
     failing,
@@ -99,17 +100,6 @@ class Task:
     annotations: int
     score: float | None = None
     unreadable: str = ""
-
-
-@dataclass(frozen=True)
-class StoredPrediction:
-    """A prediction as Label Studio keeps it."""
-
-    id: int
-    task: int
-    version: str
-    result: Sequence[Mapping[str, Any]]
-    score: float | None
 
 
 class LabelStudio:
@@ -248,10 +238,11 @@ class LabelStudio:
         return frozenset(parent for parent in parents if parent is not None)
 
     def create_prediction(
-        self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str
-    ) -> StoredPrediction:
-        """Store one prediction and return what was really stored."""
-        body = {"task": task, "result": list(result), "score": score, "model_version": version}
+        self, task: int, result: Sequence[Mapping[str, Any]], *, score: float, version: str,
+        missed: float | None = None,
+    ) -> StoredPrediction:  # fmt: skip
+        """Store one prediction and return what was really stored; `missed` as in `StoredPrediction`, in [0, 1]."""
+        body = prediction_body(task, result, score=score, version=version, missed=missed)
         return _prediction(self.request("POST", "/api/predictions/", json=body))
 
     def delete_prediction(self, prediction: int) -> None:
@@ -386,10 +377,7 @@ def _task(row: Any) -> Task:
 
 def _prediction(row: Any) -> StoredPrediction:
     with _as_expected("a prediction"):
-        # Label Studio stores null for a result that is an object, and whatever an import brought in a list.
-        stored, version = row["result"], str(row.get("model_version") or "")
-        result = [item for item in stored if isinstance(item, Mapping)] if isinstance(stored, list) else []
-        return StoredPrediction(int(row["id"]), int(row["task"]), version, result, row.get("score"))
+        return read_prediction(row)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,8 @@ from plugin_config.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# Variables that drivers of fsspec read: where an object store is, and its key.
+_STORE_VARIABLES = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_STORAGE_")
 _MODEL_LOADING_S = 900.0  # the first start with a real model fetches its weights
 
 
@@ -48,7 +51,7 @@ def start_services(
     backend_url = settings.backend_url
     supervisor.start(
         Command(
-            "backend", module_command("backend"), settings.environment("backend"),
+            "backend", module_command("backend"), {**_store_access(settings), **settings.environment("backend")},
             ready=lambda: _health(backend_url) is not None, bare=True,
         )
     )  # fmt: skip
@@ -70,6 +73,13 @@ def start_services(
         argv = [*module_command("worker"), "--queue", "interactive"]
         supervisor.launch(Command(name, argv, settings.environment("worker")))
     return Services(redis_url, backend_url)
+
+
+def _store_access(settings: Settings) -> dict[str, str]:
+    """What the backend, whose status page reads and moves versions, needs to reach them in an object store."""
+    if "://" not in settings.versions:
+        return {}
+    return {name: value for name, value in os.environ.items() if name.startswith(_STORE_VARIABLES)}
 
 
 def _health(backend_url: str) -> Mapping[str, int] | None:

@@ -22,12 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import httpx
 import psutil
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.files import PRIVATE_UMASK, open_private, private_folder, write_private
-from plugin_config.http_requests import user_agent
 from plugin_config.settings import setting_names
 
 log = logging.getLogger(__name__)
@@ -333,6 +331,10 @@ def port_is_free(port: int) -> bool:
 
 def answers_http(url: str) -> bool:
     """Whether an HTTP server responds with 200 at this address within two seconds."""
+    import httpx  # here, because commands that start nothing import this module: it takes a quarter of their time
+
+    from plugin_config.http_requests import user_agent
+
     try:
         return httpx.get(url, timeout=2, trust_env=False, headers={"User-Agent": user_agent()}).status_code == 200
     except httpx.TransportError:

@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisGone
-from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from plugin_config.certificates import tls_trouble
 from plugin_config.errors import QueueDamaged, QueueUnavailable, SettingsError
 from plugin_config.queue.quarantine import quarantine_keys
+from plugin_config.queue.sentinel import SCHEMES, MasterUnknown, sentinel_pool
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +36,8 @@ def open_redis(
     url: str, *, connect_s: float, answer_s: float | None, one_retry: bool = False, health_check_s: int = 0,
     ca_bundle: str = "",
 ) -> Redis:  # fmt: skip
-    """Make a client of the Redis at an address; it connects at its first command.
+    """Make a client of the Redis at an address; it connects at its first command. Where the address names sentinels,
+    every connection goes to the server that they call the master at that moment.
 
     Args:
         url: as the setting REDIS_URL has it.
@@ -44,29 +46,32 @@ def open_redis(
         one_retry: retry a broken connection once and at once, because a pooled one may be older than the last restart
             of Redis; otherwise as redis-py does, several times within seconds.
         health_check_s: seconds after which an idle connection is checked before it is used; 0 = never.
-        ca_bundle: PEM file of further authorities for `rediss://`, where the address names none; "" = none.
+        ca_bundle: PEM file of further authorities for `rediss://` and `rediss+sentinel://`, where the address names
+            none; "" = none.
 
     Raises:
         SettingsError: the address is none of a Redis: another scheme, a port or database that is no number, an argument
             that redis-py does not know. The message never quotes it, because it may hold a password.
     """
-    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1, supported_errors=(RedisGone,))} if one_retry else {}
-    if ca_bundle and url.startswith("rediss:") and "ssl_ca_" not in url:
+    options: dict[str, Any] = {
+        "socket_connect_timeout": connect_s, "socket_timeout": answer_s, "health_check_interval": health_check_s,
+    }  # fmt: skip
+    if one_retry:
+        options["retry"] = Retry(NoBackoff(), 1, supported_errors=(RedisGone,))
+    if ca_bundle and url.startswith("rediss") and "ssl_ca_" not in url:
         options["ssl_ca_certs"] = str(Path(ca_bundle).expanduser())  # beside the system's
     try:
         _check_address(url)
-        client = Redis.from_url(
-            url, socket_connect_timeout=connect_s, socket_timeout=answer_s, health_check_interval=health_check_s,
-            **options,
-        )  # fmt: skip
+        watched = urlsplit(url).scheme in SCHEMES
+        client = Redis.from_pool(sentinel_pool(url, options)) if watched else Redis.from_url(url, **options)
         pool = client.connection_pool
         if pool.connection_kwargs.get("db", 0) < 0:
             raise ValueError("the database must be a number, not below 0")
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing, and refuses arguments it does not know
     except (ValueError, TypeError, RedisError) as error:
         remedy = (
-            "Write redis://[:password@]host:port/0, rediss://... or unix:///path?db=0, and percent-encode characters "
-            "such as / and ? in the password."
+            "Write redis://[:password@]host:port/0, rediss://..., redis+sentinel://[:password@]host:26379,host:26379/"
+            "MASTER/0 or unix:///path?db=0, and percent-encode characters such as / and ? in the password."
         )
         raise SettingsError("setting REDIS_URL", "is not the address of a Redis", remedy) from error
     return client
@@ -79,10 +84,13 @@ def _check_address(url: str) -> None:
     if parts.scheme == "unix":
         if not path or parts.hostname:  # what stands where a host would is ignored
             raise ValueError("names no socket by its whole path")
-    elif path and not (path.isascii() and path.isdecimal()):
-        raise ValueError("the database must be a number")
-    if parts.port == 0:
-        raise ValueError("the port must be a number above 0")
+    else:
+        watched = parts.scheme in SCHEMES
+        database = path.partition("/")[2] if watched else path
+        if database and not (database.isascii() and database.isdecimal()):
+            raise ValueError("the database must be a number")
+        if not watched and parts.port == 0:
+            raise ValueError("the port must be a number above 0")
     if _NOT_OURS & {item.partition("=")[0] for item in parts.query.split("&")}:
         raise ValueError("an argument changes how answers are read")
 
@@ -122,8 +130,12 @@ def is_damage(error: RedisError) -> bool:
 
 def unavailable(error: RedisError) -> QueueUnavailable:
     """The error where Redis does not answer, or refuses."""
+    if isinstance(error, MasterUnknown):
+        return QueueUnavailable("Redis", error.problem, error.remedy)
     if trouble := tls_trouble(error):
         return QueueUnavailable("Redis", *trouble)
+    if isinstance(error, AuthenticationError):
+        return QueueUnavailable("Redis", f"refuses the sign-in ({error})", "Correct user and password in REDIS_URL.")
     return QueueUnavailable("Redis", f"does not answer ({error})", "Start it, or correct REDIS_URL.")
 
 

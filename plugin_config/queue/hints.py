@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import RefreshProject, enqueue, parse_id, parse_text, refresh_queue
@@ -21,6 +22,7 @@ from plugin_config.queue.scripts import CLOCK
 
 MOST_UNKNOWN = 100
 _QUEUED_S = 86400
+_CLAIMED_MS = 5000  # as of a drain's slot
 _WEBHOOK_KEPT_S = 30 * 86400
 # Anyone may send any number of ids; the periodic refresh finds those that are left out.
 _MOST_HINTED, _MOST_HINTED_UNKNOWN = 200_000, 5000
@@ -37,12 +39,26 @@ one_more(REFUSED, 'webhooks')
 return 0
 """
 
-# KEYS: `refresh` of the project, list of queued job ids. ARGV: id of the new job, seconds. Returns 0 while the last
-# refresh is still queued.
+# KEYS: `refresh` of the project, list of queued job ids. ARGV: id of the new job, milliseconds that another process is
+# given to queue its own. Returns 0 while the last refresh is still queued, or is being queued.
 _REQUEST = """
 local waiting = redis.call('GET', KEYS[1])
+local left = redis.call('PTTL', KEYS[1])
+if waiting and string.sub(waiting, 1, 8) == 'claimed|' and left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
 if waiting and redis.call('LPOS', KEYS[2], waiting) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('SET', KEYS[1], 'claimed|' .. ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# KEYS: `refresh` of the project. ARGV: id of the job that is queued now, seconds. It may have begun already.
+_QUEUED = """
+if redis.call('GET', KEYS[1]) == 'claimed|' .. ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return 1
+"""
+
+# KEYS: `refresh` of the project. ARGV: id of the job that could not be queued.
+_UNCLAIM = """
+if redis.call('GET', KEYS[1]) == 'claimed|' .. ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
@@ -83,12 +99,17 @@ class ProjectHints:
 
     @redis_errors
     def request_refresh(self, project: int) -> bool:
-        """Queue a refresh of the project; False when one is queued already."""
+        """Queue a refresh of the project; False when one is queued already, or by another process just now."""
         key, name = ProjectKeys(project).refresh, f"refresh-{project}-{uuid.uuid4().hex[:8]}"
-        if not self._redis.eval(_REQUEST, 2, key, self._queue.key, name, _QUEUED_S):
+        if not self._redis.eval(_REQUEST, 2, key, self._queue.key, name, _CLAIMED_MS):
             return False
         # Each has its own name: RQ deletes a job by name when it ends, and would delete the next one of the same name.
-        enqueue(self._queue, RefreshProject(project=project), name=name)
+        try:
+            enqueue(self._queue, RefreshProject(project=project), name=name)
+        except RedisError:  # such as a key of RQ of another kind, which is moved away before the next try
+            self._redis.eval(_UNCLAIM, 1, key, name)
+            raise
+        self._redis.eval(_QUEUED, 1, key, name, _QUEUED_S)
         return True
 
     @redis_errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -13,7 +13,8 @@ from rq.serializers import JSONSerializer
 
 from plugin_config.errors import JobError
 from plugin_config.queue.connection import redis_errors
-from plugin_config.queue.keys import LEARN_QUEUE, PREDICT_QUEUE, REFRESH_QUEUE, SLOTS
+from plugin_config.queue.contract import CONTRACT
+from plugin_config.queue.keys import LEARN_QUEUES, PREDICT_QUEUES, REFRESH_QUEUES, SLOTS
 
 MOST_ID = 2**63 - 1  # of a task or project: the largest id of a database
 # Names of jobs, part of what is stored in Redis. They name no module: a worker has a table of them and imports nothing.
@@ -138,24 +139,39 @@ class LearnProject(ProjectJob):
     """Check a project's corrections, and learn from them where there are new ones."""
 
 
+def predict_queues(redis: Redis) -> list[Queue]:
+    """The queues of drains: of this contract, which new jobs go to, then of older ones."""
+    return _queues(PREDICT_QUEUES, redis)
+
+
+def refresh_queues(redis: Redis) -> list[Queue]:
+    """The queues of refreshes, apart from the drains: many requested refreshes delay no task. Order as above."""
+    return _queues(REFRESH_QUEUES, redis)
+
+
+def learn_queues(redis: Redis) -> list[Queue]:
+    """The queues of the learners, in the order as above."""
+    return _queues(LEARN_QUEUES, redis)
+
+
 def predict_queue(redis: Redis) -> Queue:
-    """The queue of drains. JSON, because unpickling would let anyone who reaches Redis run code."""
-    return Queue(PREDICT_QUEUE, connection=redis, serializer=JSONSerializer)
+    """The queue for new drains."""
+    return predict_queues(redis)[0]
 
 
 def refresh_queue(redis: Redis) -> Queue:
-    """The queue of refreshes, apart from the drains: many requested refreshes delay no task."""
-    return Queue(REFRESH_QUEUE, connection=redis, serializer=JSONSerializer)
+    """The queue for new refreshes."""
+    return refresh_queues(redis)[0]
 
 
 def learn_queue(redis: Redis) -> Queue:
-    """The queue of the learners."""
-    return Queue(LEARN_QUEUE, connection=redis, serializer=JSONSerializer)
+    """The queue for new jobs of the learners."""
+    return learn_queues(redis)[0]
 
 
 def learn_job_id(project: int) -> str:
     """The RQ id of a project's learning job, always the same, so that it is in the queue once."""
-    return f"learn-{project}"
+    return f"learn-{project}" if CONTRACT == 1 else f"learn-{project}-{CONTRACT}"
 
 
 @redis_errors
@@ -187,6 +203,11 @@ def enqueue(queue: Queue, job: DrainProject | RefreshProject, *, first: bool = F
         description=repr(job), at_front=first, job_id=name,
     )  # fmt: skip
     return str(made.id)
+
+
+def _queues(names: Sequence[str], redis: Redis) -> list[Queue]:
+    """JSON, because unpickling would let anyone who reaches Redis run code."""
+    return [Queue(name, connection=redis, serializer=JSONSerializer) for name in names]
 
 
 def _as_bytes(member: Any) -> bytes:

@@ -18,6 +18,8 @@ Keys shared by all projects (`zeromask:` before each):
     stages          hash    stage -> tasks that passed it; "stage:us" -> how   totals                totals
                             long that took, microseconds
     learn           zset    project -> moment its corrections are checked      learning              learning
+    contracts       hash    project -> newest contract by which tasks of it    scripts, ledger       scripts, states
+                            were requested; none = 1, see `contract`
     workers         zset    worker -> moment of its last heartbeat             presence              presence
     about           hash    worker -> JSON: model, device, what it waits for   presence              presence
     learners        zset    } the same for the learners                        presence              presence
@@ -58,7 +60,8 @@ Keys of project P (`zeromask:P:` before each):
                             the newest
     doubts          zset    task whose prediction may arrive late or twice     ledger, scripts       ledger
                             -> moment from which it cannot
-    refresh         string  id of the RQ job of the refresh queued last        hints                 hints
+    refresh         string  id of the RQ job of the refresh queued last;       hints                 hints
+                            "claimed|id" for the moment in which it is queued
     hinted          set     ids of tasks that webhooks call new or deleted     hints                 hints
     webhook         string  action and moment of the last webhook; a month     hints                 hints
     learner         string  "owner|moment it ends": lease of the learner       learning              learning
@@ -96,16 +99,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from plugin_config.queue.contract import CONTRACT
+
 RedisType = Literal["string", "list", "set", "zset", "hash"]
 
 _ROOT = "zeromask:"
 EVERY_KEY = f"{_ROOT}*"
 """Pattern of all keys of this project."""
 
-PREDICT_QUEUE = "zeromask-predict"
-REFRESH_QUEUE = "zeromask-look"
-LEARN_QUEUE = "zeromask-learn"
-QUEUES = (PREDICT_QUEUE, REFRESH_QUEUE, LEARN_QUEUE)
+
+def _queues(name: str) -> tuple[str, ...]:
+    """The queue of jobs of this contract, then those of older ones. A worker that listens to these never meets a newer
+    job, which waits untouched for another worker.
+    """
+    return (*(f"{name}-{number}" for number in range(CONTRACT, 1, -1)), name)
+
+
+PREDICT_QUEUES = _queues("zeromask-predict")
+REFRESH_QUEUES = _queues("zeromask-look")
+LEARN_QUEUES = _queues("zeromask-learn")
+PREDICT_QUEUE, REFRESH_QUEUE, LEARN_QUEUE = PREDICT_QUEUES[0], REFRESH_QUEUES[0], LEARN_QUEUES[0]
+QUEUES = (*PREDICT_QUEUES, *REFRESH_QUEUES, *LEARN_QUEUES)
 
 PROJECTS = f"{_ROOT}projects"
 UNKNOWN = f"{_ROOT}unknown"
@@ -116,6 +130,7 @@ REFUSED = f"{_ROOT}refused"
 ENDED = f"{_ROOT}ended"
 STAGES = f"{_ROOT}stages"
 LEARN = f"{_ROOT}learn"
+CONTRACTS = f"{_ROOT}contracts"
 WORKERS = f"{_ROOT}workers"
 WORKERS_ABOUT = f"{_ROOT}about"
 LEARNERS = f"{_ROOT}learners"
@@ -134,7 +149,7 @@ annotator waits for.
 _RQ_REGISTRIES = ("wip", "failed", "finished", "deferred", "scheduled", "canceled")
 SHARED_TYPES: Mapping[str, RedisType] = {
     PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
-    ENDED: "hash", STAGES: "hash", ODD: "list", CLICKS: "list", UNANSWERED: "list",
+    CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", CLICKS: "list", UNANSWERED: "list",
     WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash",
     CLICKERS: "zset", CLICKERS_ABOUT: "hash",
     "rq:queues": "set", "rq:workers": "set",
@@ -256,6 +271,7 @@ LUA_KEYS = f"""
 local PROJECTS, UNKNOWN, PAUSED, CLOCK = '{PROJECTS}', '{UNKNOWN}', '{PAUSED}', '{CLOCK}'
 local ERRORS, REFUSED, LEARN = '{ERRORS}', '{REFUSED}', '{LEARN}'
 local ENDED, STAGES = '{ENDED}', '{STAGES}'
+local CONTRACT, CONTRACTS = {CONTRACT}, '{CONTRACTS}'
 local function prefix_of(project) return '{_ROOT}' .. project .. ':' end
 """
 """The shared keys for scripts, and the prefix of a project's keys; a script adds the rest of their names."""

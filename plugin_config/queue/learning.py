@@ -26,7 +26,7 @@ from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import parse_id
 from plugin_config.queue.keys import LEARN, ProjectKeys
 from plugin_config.queue.quarantine import valid_members
-from plugin_config.queue.scripts import CLOCK
+from plugin_config.queue.scripts import CLOCK, CONTRACT_GUARD
 
 State = Literal["idle", "waiting", "learning", "blocked"]
 
@@ -62,11 +62,11 @@ local function lease(prefix)
 end
 """
 
-_DUE = CLOCK + _LEASE + """
+_DUE = CLOCK + CONTRACT_GUARD + _LEASE + """
 local due = {}
 for _, project in ipairs(redis.call('ZRANGEBYSCORE', LEARN, '-inf', now)) do
   local owner, runs_out = lease(prefix_of(project))
-  if not owner or runs_out < now then due[#due + 1] = project end
+  if asked_by(project) <= CONTRACT and (not owner or runs_out < now) then due[#due + 1] = project end
 end
 return due
 """

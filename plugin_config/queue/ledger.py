@@ -47,6 +47,7 @@ class ProjectLedger:
     def start_rollout(self, project: int, version: str) -> None:
         """Make this the target version of all tasks; the caller requests them, then calls `finish_rollout`."""
         keys = ProjectKeys(project)
+        self._redis.eval(scripts.NOTE_CONTRACT, 1, keys.prefix)
         pipe = self._redis.pipeline()  # both or neither
         pipe.sadd(keys.catching, version)
         pipe.set(keys.served, version)

@@ -344,11 +344,12 @@ def _record(row: Any) -> ImageRecord:
         raise TypeError("not a record")
     if not isinstance(labels, dict) or len(labels) > MOST_LABELS or type(prediction) is not int:
         raise TypeError("not a record")
-    if any(type(text) is not str or len(text) > _MOST_TEXT for text in (version, encoder, vector, *labels)):
-        raise TypeError("not the texts of a record")
+    for text in (version, encoder, vector, *labels):  # a hundred thousand records are read: no generators here
+        if type(text) is not str or len(text) > _MOST_TEXT:
+            raise TypeError("not the texts of a record")
     return ImageRecord(
         version, prediction, _share(score), _share(shown), {key: _share(value) for key, value in labels.items()},
-        encoder, vector, *(None if value is None else _share(value) for value in raw),
+        encoder, vector, *[None if value is None else _share(value) for value in raw],
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from plugin_config.errors import QueueDamaged, QueueFull
 from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef, parse_ref
-from plugin_config.queue.keys import LEARN, PAUSED, PROJECTS, UNKNOWN, ProjectKeys
+from plugin_config.queue.keys import CONTRACTS, LEARN, PAUSED, PROJECTS, UNKNOWN, ProjectKeys
 from plugin_config.queue.ledger import UNCONFIRMED_S
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.queue.quarantine import valid_members
@@ -199,6 +199,7 @@ class PendingTasks(TaskStates):
         self._redis.srem(PAUSED, project)
         self._redis.zrem(UNKNOWN, project)
         self._redis.zrem(LEARN, project)
+        self._redis.hdel(CONTRACTS, str(project))
         done = [keys.done(version) for version in self._ledger.versions(project)]
         self._redis.unlink(*keys.named(), *done)
 

@@ -11,6 +11,7 @@ from redis import Redis
 
 from plugin_config.json_records import parse_json
 from plugin_config.queue.connection import redis_errors
+from plugin_config.queue.contract import contract_remark
 from plugin_config.queue.keys import CLICKERS, CLICKERS_ABOUT, LEARNERS, LEARNERS_ABOUT, WORKERS, WORKERS_ABOUT
 
 ALIVE_MS = 15_000
@@ -30,6 +31,11 @@ class WorkerState:
     name: str
     age_s: float
     about: Mapping[str, str]
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps it from working, and whether its contract is another one than here; "" = neither."""
+        return "; ".join(part for part in (self.about.get("trouble", ""), contract_remark(self.about)) if part)
 
 
 class WorkerPresence:

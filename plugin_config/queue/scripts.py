@@ -36,6 +36,19 @@ redis.call('HSET', CLOCK, 'wall', wall, 'now', now)
 local P = KEYS[1]
 """
 
+# Whether a newer part has asked for tasks of a project, which this one then leaves alone; and the note of it.
+CONTRACT_GUARD = """
+local function asked_by(project) return num(redis.call('HGET', CONTRACTS, project)) or 1 end
+local project = string.match(P, ':(%d+):$')
+local newer = asked_by(project) > CONTRACT
+local function note_contract()
+  if asked_by(project) < CONTRACT then redis.call('HSET', CONTRACTS, project, CONTRACT) end
+end
+"""
+
+NOTE_CONTRACT = CLOCK + CONTRACT_GUARD + "note_contract()"
+IS_NEWER = CLOCK + CONTRACT_GUARD + "return newer and 1 or 0"
+
 NOW = CLOCK + "return now"
 
 # A key of a wrong type ends a script before it changes anything, so that it can be run again.
@@ -73,7 +86,7 @@ NOTE = CLOCK + _NOTE + "note(ARGV[1], ARGV[2])"
 # ARGV: project, how far ahead of now (ms), how many follow in further calls, most pending tasks, most unknown projects,
 # most pending tasks of all those, members. The order of the members is kept, 64 in a millisecond. A project is unknown
 # until Label Studio was found to have it. Returns how many are new, -1 where there is no room.
-ADD = CLOCK + _SOUND + """
+ADD = CLOCK + CONTRACT_GUARD + _SOUND + """
 sound({'leases', 'failed'}, {'pending'}, {})
 local many = #ARGV - 6
 if redis.call('SISMEMBER', PROJECTS, ARGV[1]) == 0 then
@@ -90,6 +103,7 @@ if redis.call('SISMEMBER', PROJECTS, ARGV[1]) == 0 then
 elseif redis.call('ZCARD', P .. 'pending') + many > tonumber(ARGV[4]) then
   return -1
 end
+note_contract()
 local added = 0
 local last = now - tonumber(ARGV[2]) - ARGV[3] / 64
 for i = 7, #ARGV do
@@ -110,9 +124,10 @@ return added
 
 # ARGV: project, owner, lease (ms), most tasks, deaths that make a task a suspect. Returns member, due, suspect (0 or 1)
 # in turn. A suspect may kill its worker, so it is leased alone and costs no other task a try.
-TAKE = CLOCK + _SOUND + """
+TAKE = CLOCK + CONTRACT_GUARD + _SOUND + """
 sound({'leases', 'deaths'}, {'pending'}, {})
 local taken = {}
+if newer then return taken end
 if redis.call('SISMEMBER', PAUSED, ARGV[1]) == 1 then return taken end
 local due = redis.call('ZRANGEBYSCORE', P .. 'pending', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
 for i = 1, #due, 2 do
@@ -185,9 +200,10 @@ return 1
 """
 
 # ARGV: most deaths, reason, how long a prediction stays unconfirmed (ms): the dead worker may have been about to post.
-SWEEP = CLOCK + _SOUND + _FAIL + """
+SWEEP = CLOCK + CONTRACT_GUARD + _SOUND + _FAIL + """
 sound({'leases', 'tries', 'deaths', 'failed'}, {'pending', 'doubts'}, {})
 local back = {}
+if newer then return back end
 local leases = redis.call('HGETALL', P .. 'leases')
 for i = 1, #leases, 2 do
   local member = leases[i]
@@ -210,8 +226,9 @@ return back
 """
 
 # ARGV: how far ahead of now (ms), failed members. Returns how many are pending again.
-RETRY_FAILED = CLOCK + _SOUND + """
+RETRY_FAILED = CLOCK + CONTRACT_GUARD + _SOUND + """
 sound({'failed'}, {'pending'}, {})
+note_contract()
 local moved = 0
 for i = 2, #ARGV do
   if redis.call('HDEL', P .. 'failed', ARGV[i]) == 1 then
@@ -326,8 +343,9 @@ end
 return 1
 """
 
-# ARGV: project. Returns how many tasks are due, 0 while the project is paused.
-DUE = CLOCK + """
+# ARGV: project. Returns how many tasks are due, 0 while the project is paused or left to newer workers.
+DUE = CLOCK + CONTRACT_GUARD + """
+if newer then return 0 end
 if redis.call('SISMEMBER', PAUSED, ARGV[1]) == 1 then return 0 end
 return redis.call('ZCOUNT', P .. 'pending', '-inf', now)
 """

@@ -14,7 +14,7 @@ from plugin_config.json_records import parse_json
 from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef, parse_id, parse_ref
-from plugin_config.queue.keys import ERRORS, PAUSED, PROJECTS, UNKNOWN, ProjectKeys
+from plugin_config.queue.keys import CONTRACTS, ERRORS, PAUSED, PROJECTS, UNKNOWN, ProjectKeys
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.quarantine import decode, parse_moment, valid_members
 
@@ -77,6 +77,17 @@ class TaskStates:
         """Ids of the projects whose tasks wait until a person resumes them."""
         members: Any = self._redis.smembers(PAUSED)
         return frozenset(project for _, project in valid_members(self._redis, PAUSED, members, parse_id))
+
+    @redis_errors
+    def newest_contract(self) -> int:
+        """The newest contract by which tasks of any project were requested."""
+        rows: Any = self._redis.hvals(CONTRACTS)
+        return max((parse_id(row) or 1 for row in rows), default=1)
+
+    @redis_errors
+    def is_newer(self, project: int) -> bool:
+        """Whether a part with a newer contract has requested tasks of a project: it is left to others like it."""
+        return bool(self._run(scripts.IS_NEWER, project))
 
     @redis_errors
     def counts(self, project: int) -> Counts:

@@ -12,7 +12,8 @@ import numpy as np
 from label_studio_sdk.label_interface import LabelInterface
 from label_studio_sdk.label_interface.objects import PredictionValue
 
-from plugin_config.label_studio.client import LabelStudio, StoredPrediction
+from plugin_config.label_studio.client import LabelStudio
+from plugin_config.label_studio.predictions import StoredPrediction
 from tests.browser.cases import Case, Mask, Told, picture, results
 from tests.browser.editor import Editor
 

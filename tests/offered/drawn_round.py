@@ -19,7 +19,7 @@ import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from tests.corrections import served_version
 from tests.faults.stand import Stand
 from tests.house import House, make_project, retrieve, stored, tasks, upload, wait_until

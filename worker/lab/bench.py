@@ -16,10 +16,14 @@ from rich.console import Console
 from plugin_config.closed_output import run_command
 from plugin_config.errors import ZeromaskError
 from worker.lab.benchmarks.brush_encoding import region_figures
+from worker.lab.benchmarks.bursts import burst_figures
+from worker.lab.benchmarks.capacity_check import capacity_figures
 from worker.lab.benchmarks.clicks import click_figures
-from worker.lab.benchmarks.drain import drain_figures, enqueue_figures
+from worker.lab.benchmarks.drain import post_figures
 from worker.lab.benchmarks.engine import QUICK, EngineSize, engine_figures
+from worker.lab.benchmarks.gpu import QUICK_GPU, GpuSize, gpu_figures
 from worker.lab.benchmarks.labels import label_figures
+from worker.lab.benchmarks.many_tasks import drain_figures, enqueue_figures
 from worker.lab.benchmarks.targets import TARGETS, Figure, compared, read_figures, table
 from worker.lab.benchmarks.text_encoding import text_figures
 from worker.lab.benchmarks.throughput import queue_figures
@@ -32,10 +36,12 @@ class BenchOptions:
     Attributes:
         seconds: length of one measurement of the queue.
         repeats: measurements of each figure.
-        tasks: in the queue of the `drain` and `enqueue` figures; of the `clicks` figures, 10,000 at most.
+        tasks: in the queue of the `drain`, `enqueue` and `posts` figures; of the `clicks` figures, 10,000 at most; of
+            each run of the `capacity` figures, 300 at most.
         quick: use small models and images; the figures then mean nothing.
-        device: of the `engine` and `text` figures: auto, cpu, cuda or cuda:N.
+        device: of the `engine`, `labels`, `text` and `gpu` figures: auto, cpu, cuda or cuda:N.
         console: where progress is shown.
+        affinity_tower: of the `engine` figures, as ZEROMASK_AFFINITY_TOWER; "" = without one.
     """
 
     seconds: float
@@ -44,6 +50,7 @@ class BenchOptions:
     quick: bool
     device: str
     console: Console
+    affinity_tower: str = ""
 
     @property
     def size(self) -> EngineSize:
@@ -54,7 +61,9 @@ class BenchOptions:
 Measurement = Callable[[BenchOptions], Mapping[str, Figure]]
 
 FIGURES: Mapping[str, Measurement] = {
-    "engine": lambda options: engine_figures(options.size, options.device, options.console),
+    "engine": lambda options: engine_figures(
+        options.size, options.device, options.console, affinity_tower=options.affinity_tower
+    ),
     "labels": lambda options: label_figures(options.repeats, options.device, options.console, quick=options.quick),
     "regions": lambda options: region_figures(options.repeats, options.size.shrink, options.console),
     "text": lambda options: text_figures(options.size.model, options.repeats, options.device, options.console),
@@ -62,8 +71,12 @@ FIGURES: Mapping[str, Measurement] = {
     "clicks": lambda options: click_figures(min(options.tasks, 10_000), 20 if options.quick else 100, options.console),
     "drain": lambda options: drain_figures(options.tasks, options.console),
     "enqueue": lambda options: enqueue_figures(options.tasks, options.console),
+    "bursts": lambda options: burst_figures(200 if options.quick else 10_000, options.console),
+    "capacity": lambda options: capacity_figures(min(options.tasks, 300), options.console),
+    "gpu": lambda options: gpu_figures(QUICK_GPU if options.quick else GpuSize(), options.device, options.console),
+    "posts": lambda options: post_figures(options.tasks, options.console),
 }
-_CONTAINED = {"enqueue"}  # in another one, which takes far longer
+_ASKED_FOR = {"enqueue", "gpu"}  # the first is contained in another one; the second takes hours without a GPU
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,12 +88,12 @@ def main(arguments: Sequence[str]) -> int:
     options = BenchOptions(
         seconds=found.seconds or (2.0 if quick else 20.0), repeats=max(1, found.repeats or (1 if quick else 3)),
         tasks=found.tasks or (500 if quick else 100_000), quick=quick, device=found.device,
-        console=Console(stderr=True),
+        console=Console(stderr=True), affinity_tower=found.tower,
     )  # fmt: skip
     figures: dict[str, Figure] = {}
     try:
         earlier = read_figures(found.compare) if found.compare else {}
-        for name in found.only or [name for name in FIGURES if name not in _CONTAINED]:
+        for name in found.only or [name for name in FIGURES if name not in _ASKED_FOR]:
             figures.update(FIGURES[name](options))
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask bench: {error}\n")
@@ -96,14 +109,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zeromask bench", description=__doc__.splitlines()[0] if __doc__ else "")
-    only_help = "these figures (default: all; those of enqueue are in drain)"
+    only_help = "these figures (default: all but gpu; those of enqueue are in drain)"
     parser.add_argument("--only", choices=sorted(FIGURES), action="append", help=only_help)
     parser.add_argument("--quick", action="store_true", help="small models and images, to see that everything runs")
     parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--tower", default="", metavar="NAME:FILE", help="also the engine with this affinity tower")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="length of one measurement of the queue (default: 20)")
     parser.add_argument("--repeats", type=int, help="measurements of each, for medians (default: 3)")
-    parser.add_argument("--tasks", type=int, help="tasks of the drain and enqueue figures (default: 100000)")
+    parser.add_argument("--tasks", type=int, help="tasks of the drain, enqueue and posts figures (default: 100000)")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier --json: also print now over then")
     parser.add_argument("--json", action="store_true", help="one JSON line on standard output")
     return parser

@@ -47,8 +47,8 @@ def read_results(path: Path = RESULTS) -> dict[str, Any]:
 
 
 def measured_part(found: Mapping[str, Any]) -> str:
-    """What is measured, in Markdown: the bars, then a table of regions, one of whole predictions, one of other maps."""
-    return "\n\n".join([_bars(found), _regions(found), _whole(found), _variants(found)])
+    """What is measured, in Markdown: the bars, then a table of regions, two of whole predictions, one of other maps."""
+    return "\n\n".join([_bars(found), _regions(found), _whole(found), _empty(found), _variants(found)])
 
 
 def _bars(found: Mapping[str, Any]) -> str:
@@ -89,9 +89,22 @@ def _whole(found: Mapping[str, Any]) -> str:
         cells = [found[name]["whole"][way] if name in found else {} for name in SETS]
         figures = " | ".join(f"{_figure(cell.get('ece'))} | {_figure(cell.get('auc'))}" for cell in cells)
         rows.append(f"| {way} of its regions | {figures} |")
-    empty = [found[name]["empty"] if name in found else {} for name in SETS]
-    figures = " | ".join(f"score {_figure(one.get('mean_score'))} | right {_figure(one.get('right'))}" for one in empty)
-    rows.append(f"| without regions | {figures} |")
+    return "\n".join(rows)
+
+
+def _empty(found: Mapping[str, Any]) -> str:
+    head = ("predictions without regions", "seen", "held out", "right", "mean score", "ECE", "mean score after",
+            "ECE after")  # fmt: skip
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    parts = {"empty": "", "alone": ", asked for one label alone"}
+    for name, title in SETS.items():
+        of_set = found.get(name, {})
+        for one, told in ((of_set[part], told) for part, told in parts.items() if part in of_set):
+            after = one.get("after", {})
+            figures = [one["right"], one["mean_score"], one["ece"], after.get("mean_score"), after.get("ece")]
+            counts = f"{one['seen']:g} | {one['images']}" if "seen" in one else f"{EMPTY} | {one['images']}"
+            shown = [_figure(figure) if one["images"] else "" for figure in figures]
+            rows.append(f"| {title}{told} | {counts} | {' | '.join(shown)} |")
     return "\n".join(rows)
 
 

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
             torch.set_num_threads(settings.threads)
         protocol, parser = _choose(arguments, settings)
         options = parser.parse_args(arguments)
-        given = {name: vars(options)[name] for name in ("model", "device") if name in vars(options)}
+        given = {name: vars(options)[name] for name in ("model", "device", "affinity_tower") if name in vars(options)}
         return protocol.run(options, replace(settings, **given))
     except ZeromaskError as error:
         sys.stderr.write(f"zeromask evaluate: {error}\n")

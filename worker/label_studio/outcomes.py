@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, item_id, picture_regions
 from worker.label_studio.region_changes import is_unchanged
@@ -50,6 +50,21 @@ class RegionRecord:
     edit_iou: float | None
     raw_score: float | None = None
     version: str = ""
+
+
+@dataclass(frozen=True)
+class EmptyRecord:
+    """What became of a prediction without regions.
+
+    Attributes:
+        right: whether it was submitted without regions.
+        raw_score: the chance that nothing is there, before calibration, in [0, 1).
+        version: of the prediction.
+    """
+
+    right: bool
+    raw_score: float
+    version: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,21 @@ def region_records(
         if region.label is not None and identity not in kept and not foreign:
             found.append(_record(region.label, "deleted", region, 0.0, parent))
     return found
+
+
+def empty_record(
+    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
+) -> EmptyRecord | None:
+    """What became of the prediction that an annotation was made from, where it has no regions and notes the chance that
+    nothing is there. Arguments as of `region_records`; the task has one image.
+    """
+    parent = find_parent(annotation, predictions)
+    if parent is None or parent.missed is None or (ours and parent.version not in ours):
+        return None
+    if any(region.label is not None for region in _predicted(parent, vocabulary)):
+        return None
+    drawn = any(region.label is not None for region in picture_regions(annotation.result, vocabulary))
+    return EmptyRecord(not drawn, 1 - parent.missed, parent.version)
 
 
 def _by_id(regions: Iterable[PictureRegion]) -> dict[str | int, PictureRegion]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from plugin_config.errors import RegionError
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import StoredPrediction
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.picture_regions import PictureRegion, item_id, label_names, picture_regions
 from worker.label_studio.region_changes import is_unchanged

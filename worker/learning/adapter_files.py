@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 
 from plugin_config.errors import EnvironmentBroken, LearningError
 from plugin_config.files import written_whole
-from worker.learning.interfaces import Adapter, AdapterState
+from worker.learning.interfaces import AFFINITY_TOWER, Adapter, AdapterState
 from worker.learning.recipes import recipe_named
 from worker.segmentation.segmenter import Segmenter
 
@@ -205,7 +205,33 @@ def load_recorded_adapter(
     return unpack_adapter(subject, record.recipe, record.about, data, segmenter, remedy=_AGAIN)
 
 
+def check_affinity_tower(subject: str, about: Mapping[str, Any], segmenter: Segmenter) -> None:
+    """Check that the affinity tower which an adapter needs, if any, is the one that is set.
+
+    Args:
+        subject: what the error is about.
+        about: as `AdapterState` has it.
+        segmenter: holds the frozen weights.
+
+    Raises:
+        LearningError: it is not.
+    """
+    needed = about.get(AFFINITY_TOWER)
+    if not (isinstance(needed, list) and len(needed) == 2):  # it needs none, or its recipe finds it damaged
+        return
+    name, weights = map(str, needed)
+    tower = segmenter.encoder.affinity_tower
+    if tower is None:
+        problem, remedy = f"needs the affinity tower {name}, and none is set", f"Set ZEROMASK_AFFINITY_TOWER={name}"
+        raise LearningError(subject, problem, f"{remedy} (or {name}:FILE with its weights), or learn again without it.")
+    if tower.fingerprint != weights:
+        problem = f"needs the affinity tower {name} with other weights than the {tower.architecture} that is set"
+        remedy = "Set ZEROMASK_AFFINITY_TOWER to the tower that it was learned with, or learn again with this one."
+        raise LearningError(subject, problem, remedy)
+
+
 def _check_weights(subject: str, record: AdapterRecord, segmenter: Segmenter, remedy: str) -> None:
+    check_affinity_tower(subject, record.about, segmenter)
     encoder = segmenter.encoder
     if record.weights != encoder.fingerprint:
         problem = f"was trained on other weights ({record.model}) than those loaded ({encoder.name})"

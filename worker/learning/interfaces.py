@@ -17,6 +17,11 @@ from worker.segmentation.segmenter import Segmenter
 UNLABELLED = -1
 """Class map value where no region was drawn: background, or a label that nobody has drawn in this project yet."""
 
+AFFINITY_TOWER = "affinity_tower"
+"""Key of `AdapterState.about`: timm name and fingerprint of the affinity tower that an adapter needs; not there where
+it needs none.
+"""
+
 Words = tuple[tuple[str, ...], ...]
 """The texts of each class: its name and its synonyms."""
 

@@ -35,6 +35,7 @@ from worker.report.page import Heading, draw_charts, percent, render_page
 from worker.report.reading import HistoryReader, UnreadTask
 from worker.report.tables import RecordTables, write_labels
 from worker.report.time_model import TimeModel
+from worker.report.versions import load_version
 from worker.segmentation.segmenter import Segmenter
 
 PAGE = "report.html"
@@ -52,6 +53,7 @@ class ReportOptions:
         pictures: how many of the most corrected images are shown.
         longest_s: lead times above it are left out, seconds.
         clicks: how many regions a simulated annotator clicks on; 0 = none, and no model is loaded.
+        version: name of the version that answers; "" = the one that is served.
     """
 
     project: int
@@ -61,6 +63,7 @@ class ReportOptions:
     pictures: int
     longest_s: float
     clicks: int
+    version: str
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,7 +88,8 @@ def _write(
     """Read the project and write every file.
 
     Raises:
-        ModelUnavailable: regions are to be clicked on, and the model cannot be loaded.
+        ModelUnavailable, LearningError, VersionsUnavailable: regions are to be clicked on, and the model or the version
+            cannot be loaded.
         LabelStudioError: Label Studio does not answer, or refuses the project.
         LabelingConfigError: the project has no labels that Zeromask draws.
         OSError: a file cannot be written.
@@ -94,8 +98,9 @@ def _write(
     vocabulary = parse_vocabulary(project.label_config)
     options.output.mkdir(parents=True, exist_ok=True)
     segmenter = Segmenter.from_settings(settings) if options.clicks else None  # what is missing is told before
+    version = None if segmenter is None else load_version(settings, project, segmenter, options.version)
     history = History(options.model, longest_s=options.longest_s)
-    corrected, clicked = MostCorrected(options.pictures), ClickSample(options.clicks)
+    corrected, clicked = MostCorrected(options.pictures), ClickSample(options.clicks, version.name if version else "")
     reader = HistoryReader(label_studio, project.id, vocabulary, control_share=settings.control_share)
     tasks = reader.tasks()
     found = track(reader.read(tasks), "Reading", total=len(tasks), console=console, disable=not console.is_terminal)
@@ -114,9 +119,9 @@ def _write(
         ImageCache(settings.state_path / "images", settings.image_cache_mb * 1_000_000),
     )
     clicks = None
-    if segmenter is not None:
+    if segmenter is not None and version is not None:
         sample = track(clicked.chosen(), "Clicking", console=console, disable=not console.is_terminal)
-        clicks = measure_clicks(label_studio, project.id, vocabulary, images, segmenter, sample)
+        clicks = measure_clicks(label_studio, project.id, vocabulary, images, segmenter, sample, version)
     examples = draw_examples(label_studio, project.id, vocabulary, images, corrected.chosen())
     _write_page(settings, options, project, measures, clicks, examples)
     return measures, clicks
@@ -166,13 +171,15 @@ def _parse(arguments: Sequence[str]) -> ReportOptions:
                         "above it are left out: the page was left open (default: %(default)g)")  # fmt: skip
     parser.add_argument("--clicks", type=int, default=0, metavar="N", help="click on a region of N images, from the "
                         "prediction and from nothing; loads the model (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--version", default="", metavar="NAME", help="the version that answers clicks, as `zeromask "
+                        "versions` names it, or zeroshot (default: the one that is served)")  # fmt: skip
     found = parser.parse_args(arguments)
     if found.pictures < 0 or found.clicks < 0 or not 0 < found.longest < float("inf"):
         problem = "must be at least 0, and the last above 0"
         raise SettingsError("--pictures, --clicks and --longest", problem, "Give other numbers.")
     output = found.output or Path(f"zeromask-report-{found.project}")
     return ReportOptions(found.project, output, found.json, TimeModel.parse(found.seconds), found.pictures,
-                         60 * found.longest, found.clicks)  # fmt: skip
+                         60 * found.longest, found.clicks, found.version)  # fmt: skip
 
 
 if __name__ == "__main__":

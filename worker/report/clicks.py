@@ -1,6 +1,7 @@
 """How many clicks of a smart tool a region takes, from what was predicted and from nothing, by a simulated annotator.
 
-What annotators submitted is the truth to be reached. The model as it came answers, without what was learned.
+What annotators submitted is the truth to be reached. One version of the predictions answers; images are those that
+annotators got that version's prediction of, so that it has learned from none of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from plugin_config.errors import ImageUnavailable, LabelStudioError, RegionError, TaskDataError
+from plugin_config.errors import ImageUnavailable, LabelStudioError, LearningError, RegionError, TaskDataError
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.annotation_maps import draw_region
@@ -25,6 +26,7 @@ from worker.label_studio.seeded import is_seeded
 from worker.label_studio.task_images import TaskImage, images_of
 from worker.report.reading import AnnotationRecord
 from worker.report.statistics import Estimate, estimate_mean
+from worker.report.versions import ReportedVersion
 from worker.segmentation.clicks.prompts import Prompt
 from worker.segmentation.clicks.robot import GOAL, MOST_CLICKS, Robot
 from worker.segmentation.clicks.scene import prepare
@@ -46,27 +48,30 @@ class ClickMeasures:
         from_prediction: from the predicted region of the same id; as from nothing where there was none.
         from_nothing: with no mask to begin with.
         unreached: regions that did not reach it from nothing.
+        version: that answered, "<model>-<adapter>".
         remark: why clicking stopped before its end, a sentence; "" = it did not.
     """
 
     from_prediction: Estimate
     from_nothing: Estimate
     unreached: int
+    version: str
     remark: str = ""
 
 
 class ClickSample:
     """Keeps which images are clicked on, at most `most`, the first by a hash of their annotation: a fixed and unbiased
-    choice.
+    choice of those that annotators got a prediction of `version` for.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, version: str = "") -> None:
+        self._most, self._version = most, version
         self._heap: list[tuple[int, int, int, str]] = []  # the largest hash first: it is the next to leave
 
     def add(self, record: AnnotationRecord) -> None:
         """Take in one annotation."""
-        for image in record.images if record.basis == "ours" and self._most else ():
+        is_of_it = record.basis == "ours" and record.version == self._version
+        for image in record.images if is_of_it and self._most else ():
             if image.present:
                 order = int.from_bytes(hashlib.sha256(f"clicks {record.annotation} {image.key}".encode()).digest()[:6])
                 heapq.heappush(self._heap, (-order, record.task, record.annotation, image.key))
@@ -80,9 +85,10 @@ class ClickSample:
 
 def measure_clicks(
     label_studio: LabelStudio, project: int, vocabulary: Vocabulary, images: ImageLoader, segmenter: Segmenter,
-    chosen: Iterable[tuple[int, int, str]],
+    chosen: Iterable[tuple[int, int, str]], version: ReportedVersion,
 ) -> ClickMeasures:  # fmt: skip
-    """Click on one region of each image. What cannot be read is left out; where memory runs out, clicking stops.
+    """Click on one region of each image. What cannot be read is left out; where memory runs out, or what was learned
+    cannot be used, clicking stops.
 
     Args:
         label_studio: the client.
@@ -91,25 +97,34 @@ def measure_clicks(
         images: loads them.
         segmenter: answers the clicks.
         chosen: as `ClickSample.chosen` gives them.
+        version: with which it answers.
     """
     robot = Robot(_JITTER, _SEED)
     predicted, nothing, unreached, remark = [], [], 0, ""
     for task, annotation, key in chosen:
         try:
             for image, before, after in _regions(label_studio, project, vocabulary, task, annotation, key):
-                ious = _click(label_studio, project, image, images, segmenter, robot, before, after)
+                ious = _click(label_studio, project, image, images, segmenter, version, robot, before, after)
                 if ious is not None:
                     predicted.append(_clicks(ious[0]))
                     nothing.append(_clicks(ious[1]))
                     unreached += ious[1][-1] < GOAL
         except (LabelStudioError, ImageUnavailable, RegionError, TaskDataError) as error:
             log.warning("task %d: not clicked on. %s", task, error)
+        except LearningError as error:
+            remark = f"Clicking stopped at task {task}: the figures are of the regions before it. {error}"
+            break
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             remark = f"Clicking stopped at task {task} for lack of memory: the figures are of the regions before it."
             break
-    return ClickMeasures(estimate_mean(predicted), estimate_mean(nothing), unreached, remark)
+    if not predicted and not remark:
+        remark = (
+            f"Nothing to click on: no annotation that can be read was made from a prediction of {version.name}. Name a "
+            "version that annotators have seen with --version."
+        )
+    return ClickMeasures(estimate_mean(predicted), estimate_mean(nothing), unreached, version.name, remark)
 
 
 def _regions(
@@ -131,8 +146,8 @@ def _regions(
 
 
 def _click(
-    label_studio: LabelStudio, project: int, image: TaskImage, images: ImageLoader, segmenter: Segmenter, robot: Robot,
-    before: PictureRegion | None, after: PictureRegion,
+    label_studio: LabelStudio, project: int, image: TaskImage, images: ImageLoader, segmenter: Segmenter,
+    version: ReportedVersion, robot: Robot, before: PictureRegion | None, after: PictureRegion,
 ) -> tuple[list[float], list[float]] | None:  # fmt: skip
     """IoU before the first click and after each, from the prediction and from nothing; None for a region too small."""
     picture = images.load(
@@ -145,7 +160,7 @@ def _click(
     words = image.vocabulary.words
     index = words.index(_label(after).texts)
     scores = segmenter.score(segmenter.embed([picture.pixels])[0], words, picture.pixels)
-    scene = prepare(segmenter, scores)
+    scene = prepare(segmenter, scores, version.adapter)
 
     def answer(prompt: Prompt, current: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         return segment_prompt(scene, prompt, class_index=index, current=current).mask

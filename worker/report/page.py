@@ -215,9 +215,9 @@ def _clicks(clicks: ClickMeasures | None) -> str:
         f"<h2>Clicks to an IoU of {GOAL:g}</h2>"
         + _table(("begun", "mean clicks", "regions"), rows, names=1)
         + f"<p class=small>A simulated annotator clicks on the middle of the largest error until the mask is what was "
-        f"submitted, {MOST_CLICKS} times at most ({clicks.unreached} regions were not reached from nothing). The model "
-        "as it came answers, without what was learned. A region that was accepted is one that the model had drawn: "
-        "from nothing, too, it may be reached sooner than one drawn by hand.</p>"
+        f"submitted, {MOST_CLICKS} times at most ({clicks.unreached} regions were not reached from nothing). Version "
+        f"{_text(clicks.version)} answers, in images that annotators got its prediction of. A region that was accepted "
+        "is one that the model had drawn: from nothing, too, it may be reached sooner than one drawn by hand.</p>"
         + (f"<p>{_text(clicks.remark)}</p>" if clicks.remark else "")
     )
 

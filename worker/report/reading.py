@@ -17,7 +17,8 @@ from plugin_config.errors import (
     TaskDataError,
 )
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation, fetch_annotation
-from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.model_version import ModelVersion
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations

@@ -21,8 +21,9 @@ from plugin_config.errors import (
     TaskDataError,
     ZeromaskError,
 )
-from plugin_config.label_studio.client import LabelStudio, Project, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Project, Task
 from plugin_config.label_studio.opening import label_studio_of
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.model_version import ModelVersion
 from plugin_config.printable import printable
 from plugin_config.settings import Settings

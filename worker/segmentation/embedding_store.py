@@ -24,9 +24,6 @@ from worker.segmentation.encoders.encoder import ImageEmbedding
 
 log = logging.getLogger(__name__)
 
-EMBEDDINGS_FOLDER = "embeddings"
-"""Folder of the image embeddings, within the state folder."""
-
 _SHARE_PER_FILE = 8  # a file larger than this part of the cache would drive out all others
 _SHARE_PER_LOOK = 20  # after writing this part of the cache a process looks what the others have written
 _LEAST_FREE = 1_000_000_000  # bytes of the disk that are left to learned versions, logs and the queue
@@ -56,7 +53,7 @@ class EmbeddingStore:
 
     def load(self, key: str) -> ImageEmbedding | None:
         """The embedding of a key, on the CPU; None where none is kept."""
-        if not self._most:
+        if not self._most or time.monotonic() < self._paused_until:
             return None
         path = self._folder / f"{key}{_SUFFIX}"
         try:
@@ -64,7 +61,10 @@ class EmbeddingStore:
             os.utime(path)  # what was used last goes last
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+        except OSError as error:  # a folder of another machine may be away
+            self._pause(str(error))
+            return None
+        except (SafetensorError, ValueError, KeyError) as error:
             log.warning("image embedding %s is damaged (%s): the image is embedded again", path.name, error)
             with suppress(OSError):
                 path.unlink()

@@ -14,6 +14,7 @@ from torch import Tensor
 from plugin_config.errors import LearningError
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding
+from worker.segmentation.memory import is_out_of_memory
 from worker.segmentation.outlines.refinement import Method
 from worker.segmentation.text.encoder import TextClasses
 
@@ -140,7 +141,7 @@ def _asked(ask: Callable[[], _Answer]) -> _Answer:
     try:
         return ask()
     except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
+        if is_out_of_memory(error):
             raise
         problem = f"does not fit the images ({type(error).__name__}: {str(error)[:200]})"
         raise LearningError("what was learned", problem, _REMEDY) from error

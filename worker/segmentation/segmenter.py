@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +58,14 @@ class Segmentation:
             nothing is there, 0 where the model can read none of the labels and has learned none; without labels how
             sure it is of the answers. Low scores are annotated first.
         answers: to the questions about it, those that have one.
+        raw_nothing: without segments the chance that nothing is there, before it is calibrated on a project; None where
+            that is not known: with segments, without labels, and where the model can read none of them.
     """
 
     segments: tuple[LabelSegment, ...]
     score: float
     answers: tuple[ChoiceAnswer, ...] = ()
+    raw_nothing: float | None = None
 
 
 class Segmenter:
@@ -149,21 +152,20 @@ class Segmenter:
         """
         # A picture of one colour, as one that is transparent all over, shows nothing, whatever is nearest to it.
         blank = image is not None and all(bool((rows == image[0, 0]).all()) for rows in (image[0], image))
-        segments: tuple[LabelSegment, ...] = ()
-        score = 0.0
+        found = Segmentation((), 0.0)
         if vocabulary.labels:
             scores = self.score(embedding, vocabulary.words, image, classes=classes or self.read_words(vocabulary))
-            segments, score = self._find_segments(scores, vocabulary, head, blank=blank, size=size)
-        answers = () if blank else self._answers(embedding, vocabulary, segments)
+            found = self._find_segments(scores, vocabulary, head, blank=blank, size=size)
+        answers = () if blank else self._answers(embedding, vocabulary, found.segments)
         if not vocabulary.labels and answers:
-            score = float(np.mean([answer.score for answer in answers]))
-        return Segmentation(segments, score, answers)
+            found = Segmentation((), float(np.mean([answer.score for answer in answers])))
+        return replace(found, answers=answers)
 
     def _find_segments(
         self, scores: ImageScores, vocabulary: Vocabulary, head: Head | None, *, blank: bool,
         size: tuple[int, int] | None,
-    ) -> tuple[tuple[LabelSegment, ...], float]:  # fmt: skip
-        """The segments of an image, and the score of all of it, see `Segmentation`; a `blank` one has none."""
+    ) -> Segmentation:  # fmt: skip
+        """The segments of an image, without answers; a `blank` one has none."""
         image = scores.image
         class_scores = _class_scores(scores, head)
         pixels, confidence = self._pixel_classes(class_scores, scores, head, outlines=True)
@@ -186,17 +188,18 @@ class Segmenter:
         ]
         segments = [segment for segment in certain if _is_large_enough(segment.mask, segment.label, area)]
         if segments:
-            return tuple(segments), whole_score([segment.score for segment in segments])
+            return Segmentation(tuple(segments), whole_score([segment.score for segment in segments]))
         if not bool(class_scores.scored[:-1].any()):  # it can read none of the labels, and has learned none
-            return (), 0.0
+            return Segmentation((), 0.0)
         if blank:
-            return (), 1.0
+            return Segmentation((), 1.0, raw_nothing=1.0)
         is_asked = np.zeros(len(scores.words) + 1, dtype=np.bool_)
         is_asked[[request.index for request in labels_of]] = True
         background = np.where(is_asked[pixels], 1 - confidence, confidence)
         for segment in certain:  # too small for their labels: nobody wants them
             background[segment.mask] = 1.0
-        return (), chance_of_nothing(background)
+        nothing = chance_of_nothing(background)
+        return Segmentation((), nothing, raw_nothing=nothing)
 
     def _answers(
         self, embedding: ImageEmbedding, vocabulary: Vocabulary, segments: Sequence[LabelSegment]

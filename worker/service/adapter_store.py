@@ -7,7 +7,7 @@ import hashlib
 from plugin_config.errors import LearningError
 from plugin_config.model_version import adapter_name, adapter_number
 from plugin_config.versions.manifests import Manifest, VerdictRecord, VersionFolder, now
-from worker.learning.adapter_files import pack_tensors, unpack_adapter
+from worker.learning.adapter_files import check_affinity_tower, pack_tensors, unpack_adapter
 from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
 
@@ -55,6 +55,7 @@ def load_adapter(folder: VersionFolder, name: str, segmenter: Segmenter) -> tupl
         VersionsUnavailable: the place does not answer.
     """
     manifest, data = folder.adapter(name)
+    check_affinity_tower(f"version {name}", manifest.about, segmenter)
     if manifest.weights != segmenter.encoder.fingerprint:
         problem = f"was learned on other weights of {manifest.owner.model} than those loaded, or read in another way"
         raise LearningError(f"version {name}", problem, _REMEDY)

@@ -11,6 +11,7 @@ from redis import Redis
 
 from plugin_config.background import DutyWatch
 from plugin_config.label_studio.opening import label_studio_of
+from plugin_config.queue.contract import CONTRACT
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.ledger import ProjectLedger
@@ -18,10 +19,11 @@ from plugin_config.queue.order import ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
+from plugin_config.versions.storage import Storage
 from worker.label_studio.image_cache import ImageCache
 from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
-from worker.segmentation.embedding_store import EMBEDDINGS_FOLDER, EmbeddingStore
+from worker.segmentation.embedding_store import EmbeddingStore
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
 from worker.service.leases import Leases
@@ -38,6 +40,7 @@ class WorkerContext:
         watch: reports work and threads in trouble.
         click: what is done for an annotator who waits, for `zeromask status`; "" = nothing.
         trouble: what keeps this process from working, for `zeromask status`; "" = nothing.
+        outdated: that this process leaves jobs to newer ones, likewise.
 
     Args:
         settings: with redis_url, label_studio_url and label_studio_api_key filled in.
@@ -47,9 +50,11 @@ class WorkerContext:
     Raises:
         ModelUnavailable: the MODEL or ZEROMASK_REFINER setting cannot be served, or weights are missing.
         SettingsError: no refiner of that name is installed.
+        VersionsUnavailable: nothing that is installed opens the URL in ZEROMASK_VERSIONS.
     """
 
     def __init__(self, settings: Settings, redis: Redis, *, learner: bool = False) -> None:
+        Storage(settings.versions_url)  # before the model is loaded, which takes long
         self.settings = settings
         self.redis = redis
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -63,7 +68,7 @@ class WorkerContext:
         self.label_studio = label_studio_of(settings)
         self.segmenter = Segmenter.from_settings(settings)
         self.segmenter.prepare()
-        store = EmbeddingStore(settings.state_path / EMBEDDINGS_FOLDER, settings.embedding_cache_mb * 1_000_000)
+        store = EmbeddingStore(settings.embeddings_path, settings.embedding_cache_mb * 1_000_000)
         self.embeddings = EmbeddingCache(self.segmenter, store=store)
         self.turns = ModelTurns()
         self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner)
@@ -72,10 +77,11 @@ class WorkerContext:
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
         self.watch = DutyWatch()
-        self.click = self.trouble = ""
+        self.click = self.trouble = self.outdated = ""
 
     def about(self) -> dict[str, str]:
         """The row of this process in `zeromask status`."""
         device, held = str(self.segmenter.encoder.device), str(self.leases.held())
-        trouble = "; ".join(part for part in (self.trouble, self.watch.trouble()) if part)
-        return {"model": self.settings.model, "device": device, "tasks": held, "click": self.click, "trouble": trouble}
+        trouble = "; ".join(part for part in (self.trouble, self.outdated, self.watch.trouble()) if part)
+        return {"model": self.settings.model, "device": device, "tasks": held, "click": self.click, "trouble": trouble,
+                "contract": str(CONTRACT)}  # fmt: skip

@@ -28,7 +28,8 @@ def without_faint(found: Segmentation, calibration: Calibration, settings: Setti
 
     Returns:
         the segments with calibrated scores, without those below `least_score`, or the threshold of their label where
-        it has one. Where none is left, the score is the chance that none of them would have been accepted.
+        it has one. Where none is left, the score is the chance that none of them would have been accepted, calibrated
+        as that of an image in which nothing was found.
     """
     found = calibration.applied(found)
     is_probability = is_builtin(settings.model) or calibration.records >= ENOUGH_SEEN
@@ -42,4 +43,5 @@ def without_faint(found: Segmentation, calibration: Calibration, settings: Setti
         return found
     if kept:
         return replace(found, segments=kept, score=whole_score([segment.score for segment in kept]))
-    return replace(found, segments=(), score=1 - max(segment.score for segment in found.segments))
+    nothing = 1 - max(segment.score for segment in found.segments)
+    return replace(found, segments=(), score=calibration.chance_of_nothing(nothing), raw_nothing=nothing)

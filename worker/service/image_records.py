@@ -60,11 +60,12 @@ def read_candidate(task: int, record: ImageRecord, encoder: str, calibration: Ca
     present `calibration`, whichever they were stored under: else they could not be compared.
     """
     vector = read_vector(record, encoder)
-    if record.raw is None:
+    scores = [] if record.raw is None else [calibration.probability(record.raw)]
+    scores += [] if record.blank is None else [calibration.chance_of_nothing(record.blank)]
+    if not scores:
         return Candidate(str(task), vector, record.score, record.labels)
-    score = calibration.probability(record.raw)
     labels = {label: calibration.probability(raw) for label, raw in record.labels.items()}
-    return Candidate(str(task), vector, score if record.blank is None else min(score, record.blank), labels)
+    return Candidate(str(task), vector, min(scores), labels)
 
 
 def read_vector(record: ImageRecord, encoder: str) -> Vector | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,10 @@ HEAD = 100
 
 _PAUSE_S = 10.0  # between two orders of a project: those who annotate use the same Label Studio
 _REST_S = 300.0  # likewise, while predictions come and nobody corrects: each of them would be a reason to order again
+WRITING_S = 3.0
+"""Seconds after which no further score is changed in one go. Label Studio takes 0.05 to 0.5 s for each; what is nearest
+to the front is changed first, and the next call does the rest."""
+
 _HOLD_S = JOB_TIMEOUT_S + 60.0  # no job sets an order for longer: its worker is dead
 _OFF = "the order of tasks is left alone: ZEROMASK_ORDER is off"
 _CONTROL = "the order of tasks is left alone: tasks without a prediction would come last (ZEROMASK_CONTROL_SHARE)"
@@ -66,9 +71,21 @@ class _Images:
     waiting: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Written:
+    """How many scores were changed, how many predictions turned out to be gone, and how many scores are left to be
+    changed the next time.
+    """
+
+    changed: int
+    gone: int
+    left: int
+
+
 def keep_order(context: WorkerContext, plan: Plan) -> None:
     """Set the order of a project again where predictions, corrections or the version changed since.
 
+    A slow Label Studio gets the front of the order at once, and the rest at the next calls.
     What Label Studio refuses is told in `zeromask status`; nothing else fails for it.
 
     Raises:
@@ -163,14 +180,14 @@ def _set_order(context: WorkerContext, plan: Plan) -> bool:
     images = _read_images(context, plan, corrected, skipped)
     choices = next_images(images.candidates, images.corrected, counts, count=HEAD, seed=project)
     lost = _forget_lost(context, plan, choices, images.waiting)
-    changed, gone = _place(context, project, [one for one in choices if int(one.key) not in lost], images)
-    gone += len(lost)
-    if not gone:  # else others take their places the next time
+    written = _place(context, project, [one for one in choices if int(one.key) not in lost], images)
+    gone = written.gone + len(lost)
+    if not gone and not written.left:  # else others take their places the next time, or the rest is written
         order.set_basis(project, basis)
         if are_coming:
             order.rest(project, corrections, rest_s=_REST_S)
-    log.info("project %d: %d of %d open images are next, %d scores changed, %d predictions are gone", project,
-             len(choices), len(images.candidates), changed, gone)  # fmt: skip
+    log.info("project %d: %d of %d open images are next, %d scores changed, %d wait, %d predictions are gone", project,
+             len(choices), len(images.candidates), written.changed, written.left, gone)  # fmt: skip
     return True
 
 
@@ -249,9 +266,9 @@ def _read_images(
     )
 
 
-def _place(context: WorkerContext, project: int, choices: Iterable[Choice], images: _Images) -> tuple[int, int]:
-    """Give the chosen tasks their places and the others their own scores back; returns how many scores changed, and how
-    many predictions are gone. Tasks that wait for a prediction of the present version keep their places.
+def _place(context: WorkerContext, project: int, choices: Iterable[Choice], images: _Images) -> _Written:
+    """Give the chosen tasks their places and the others their own scores back, until WRITING_S are over. Tasks that
+    wait for a prediction of the present version keep their places.
     """
     order = context.order
     reasons = {int(choice.key): choice.reason for choice in choices}
@@ -265,8 +282,13 @@ def _place(context: WorkerContext, project: int, choices: Iterable[Choice], imag
     order.set_places(project, {task: replace(places[task], rank=rank) for rank, task in enumerate(in_order)})
     own = {task: max(records[task].score, HEAD_BELOW) for task in records if task not in scores}
     wanted = {task: score for task, score in {**own, **scores}.items() if score != records[task].shown}
-    stored = [_show_score(context, project, task, records[task], score) for task, score in wanted.items()]
-    return stored.count(True), stored.count(False)
+    front_first = sorted(wanted, key=lambda task: min(wanted[task], records[task].shown))
+    until, stored = time.monotonic() + WRITING_S, list[bool]()
+    for task in front_first:
+        if time.monotonic() > until:
+            break
+        stored.append(_show_score(context, project, task, records[task], wanted[task]))
+    return _Written(stored.count(True), stored.count(False), len(wanted) - len(stored))
 
 
 def _give_back(context: WorkerContext, plan: Plan, off: str) -> str:
@@ -291,8 +313,8 @@ def _take_back(context: WorkerContext, project: int) -> None:
     if placed:
         corrected, _, _ = _read_seen(context, project)
         placed -= corrected
-    _place(context, project, (), _Images([], [], frozenset(placed)))
-    order.set_basis(project, basis)
+    if not _place(context, project, (), _Images([], [], frozenset(placed))).left:
+        order.set_basis(project, basis)
 
 
 def _show_score(context: WorkerContext, project: int, task: int, record: ImageRecord, score: float) -> bool:

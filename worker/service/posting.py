@@ -103,7 +103,10 @@ class Posting:
                 return False
             self._context.ledger.add_version(leased.project, version)
             score = score_to_post(self._context, drawn)
-            stored = label_studio.create_prediction(ref.task, drawn.result, score=score, version=version)
+            missed = None if drawn.raw_nothing is None else 1 - drawn.raw_nothing
+            stored = label_studio.create_prediction(
+                ref.task, drawn.result, score=score, version=version, missed=missed
+            )
             if stored.version != version or len(stored.result) != len(drawn.result):
                 problem = f"stored {len(stored.result)} of {len(drawn.result)} regions at version {stored.version!r}"
                 raise LabelStudioError(f"task {ref.task}", problem, "See Label Studio's log.")

@@ -22,7 +22,9 @@ from rq.worker import DequeueStrategy
 
 from plugin_config.background import DutyWatch
 from plugin_config.queue.connection import is_damage, open_redis, unavailable
+from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.quarantine import quarantine_keys
+from plugin_config.queue.scripts import IS_NEWER
 from plugin_config.settings import Settings
 from worker.service.plain_jobs import JobFunctions, PlainJob, PlainQueue
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _REDIS_AWAY_S, _AGAIN_S, _LONGEST_REST_S = 2.0, 0.2, 5.0
+_LEFT_S = 1.0  # between two looks at jobs that are left to newer workers
 
 
 class PlainWorker(SimpleWorker):
@@ -38,6 +41,9 @@ class PlainWorker(SimpleWorker):
 
     Everything else that RQ does for anyone who reaches Redis is left out: commands by publish and subscribe (stop,
     kill, shut down), suspension, groups, rate limits and the scheduler.
+
+    A job about a project that is left to newer workers goes back behind all others as it is; see
+    `plugin_config.queue.contract`.
 
     Attributes:
         functions: what runs the jobs.
@@ -51,6 +57,10 @@ class PlainWorker(SimpleWorker):
     functions: JobFunctions
     stopping: threading.Event
     met: Exception | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._left = set[str]()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """On SIGTERM or SIGINT: give back tasks that have not been in the model, then end."""
@@ -82,7 +92,26 @@ class PlainWorker(SimpleWorker):
         """See RQ."""
         if isinstance(job, PlainJob):
             job.functions = self.functions
-        self._noting_errors(super().execute_job, job, queue)
+        if not self._noting_errors(self._leave_to_newer, job, queue):
+            self._noting_errors(super().execute_job, job, queue)
+
+    def _leave_to_newer(self, job: Job, queue: Queue) -> bool:
+        """Put a job back where its project is left to newer workers. Returns whether it is.
+
+        One that comes again before any other work did costs a rest: nothing else may be in the queues.
+        """
+        if not self.connection.eval(IS_NEWER, 1, ProjectKeys(job.args[0]["project"]).prefix):
+            self._left.clear()
+            return False
+        pipe = self.connection.pipeline()
+        queue.push_job_id(job.id, pipeline=pipe)
+        pipe.lrem(queue.intermediate_queue_key, 0, job.id)
+        pipe.execute()
+        if job.id in self._left:
+            self._left.clear()
+            self.stopping.wait(_LEFT_S)
+        self._left.add(job.id)
+        return True
 
     def _noting_errors(self, work: Callable[..., T], *args: Any) -> T:
         try:

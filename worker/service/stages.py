@@ -94,7 +94,7 @@ class PredictionStages:
                 log.error("project %d: %s", leased.project, error)
                 self._context.adapters.refuse(plan.project, plan.adapter_name, error)
             return self._treat(Stage.DRAW, turn, error)
-        return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image)
+        return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image, found.raw_nothing)
 
     def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
         """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""

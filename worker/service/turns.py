@@ -71,6 +71,7 @@ class ImageTurn:
         number: of the image, from 0.
         result: regions of the images before it, as Label Studio stores them.
         scores: of those among them that were segmented.
+        raw_nothing: `Segmentation.raw_nothing` of each of these.
         drawn_images: these as the order of annotation needs them; none where it is off.
         failures: why others were not, a sentence each.
         ms: stage -> how long it took so far, milliseconds.
@@ -80,6 +81,7 @@ class ImageTurn:
     number: int = 0
     result: tuple[Mapping[str, Any], ...] = ()
     scores: tuple[float, ...] = ()
+    raw_nothing: tuple[float | None, ...] = ()
     drawn_images: tuple[Candidate, ...] = ()
     failures: tuple[str, ...] = ()
     ms: Mapping[str, float] = field(default_factory=dict)
@@ -105,13 +107,17 @@ class ImageTurn:
         return replace(self, ms={**self.ms, stage: self.ms.get(stage, 0.0) + ms})
 
     def drawn(
-        self, result: Sequence[Mapping[str, Any]], score: float, image: Candidate | None = None
-    ) -> ImageTurn | DrawnTask:
-        """What comes after the image was segmented; `image`: as the order of annotation needs it."""
+        self, result: Sequence[Mapping[str, Any]], score: float, image: Candidate | None = None,
+        raw_nothing: float | None = None,
+    ) -> ImageTurn | DrawnTask:  # fmt: skip
+        """What comes after the image was segmented; `image`: as the order of annotation needs it; `raw_nothing`: see
+        `Segmentation`.
+        """
         images = (*self.drawn_images, *([] if image is None else [image]))
         return replace(
-            self, result=(*self.result, *result), scores=(*self.scores, score), drawn_images=images
-        )._after()
+            self, result=(*self.result, *result), scores=(*self.scores, score), drawn_images=images,
+            raw_nothing=(*self.raw_nothing, raw_nothing),
+        )._after()  # fmt: skip
 
     def without(self, reason: str) -> ImageTurn | DrawnTask:
         """What comes after the image failed."""
@@ -123,9 +129,11 @@ class ImageTurn:
             return replace(self, number=self.number + 1)
         score = min(self.scores, default=0.0)
         left_out = (*images.left_out, *self.failures)
+        empty = [one for one in self.raw_nothing if one is not None]
         return DrawnTask(
-            self.leased, self.result, score, self.ms, left_out, failed=not self.scores, images=self.drawn_images
-        )
+            self.leased, self.result, score, self.ms, left_out, failed=not self.scores, images=self.drawn_images,
+            raw_nothing=min(empty) if empty and len(empty) == len(self.raw_nothing) else None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,8 @@ class DrawnTask:
         left_out: what of the task is not predicted, a sentence each.
         failed: whether no image could be segmented, so that there is nothing to post.
         images: those that were segmented as the order of annotation needs them; none where it is off.
+        raw_nothing: the chance that nothing is in any of its images before calibration, the least of theirs; None where
+            something is predicted, or it is not known.
     """
 
     leased: LeasedTask
@@ -184,3 +194,4 @@ class DrawnTask:
     left_out: tuple[str, ...] = ()
     failed: bool = False
     images: tuple[Candidate, ...] = ()
+    raw_nothing: float | None = None

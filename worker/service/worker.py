@@ -7,12 +7,20 @@ import os
 
 from redis import Redis
 
-from plugin_config.queue.jobs import DRAIN_JOB, REFRESH_JOB, DrainProject, RefreshProject, predict_queue, refresh_queue
+from plugin_config.queue.jobs import (
+    DRAIN_JOB,
+    REFRESH_JOB,
+    DrainProject,
+    RefreshProject,
+    predict_queues,
+    refresh_queues,
+)
 from plugin_config.queue.presence import WorkerPresence
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
 from worker.service.interactive import ClickThread, sign_of_clicks
+from worker.service.outdated import look_for_newer
 from worker.service.pipeline import Pipeline, Stages
 from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
@@ -44,7 +52,7 @@ def run_worker(context: WorkerContext, stages: Stages, connection: Redis) -> Non
     log.info("ready: model %s on %s, images enter at %d px, worker %s",
              encoder.name, encoder.device, encoder.short_side, context.name)  # fmt: skip
     try:
-        queues = [predict_queue(connection), refresh_queue(connection)]
+        queues = [*predict_queues(connection), *refresh_queues(connection)]
         functions = worker_functions(context, pipeline)
         work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch)
     finally:
@@ -89,6 +97,7 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
         PeriodicDuty("the renewal of leases", context.leases.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
         *([sign_of_clicks(context, clickers, every_s=beat_s)] if context.settings.interactive else []),
+        look_for_newer(context),
         PeriodicDuty("the sweep", sweep),
         PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=context.settings.reconcile_s),
     )

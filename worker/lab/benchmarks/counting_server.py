@@ -1,6 +1,7 @@
 """`python -m worker.lab.benchmarks.counting_server`: a stand-in for Label Studio in benchmarks.
 
-It serves any number of tasks with an image each, and counts the predictions posted. Its answers hold the fields that
+Each of its projects has the same tasks with an image each. It counts the predictions posted, whatever the project, and
+how often a project was read. Its answers hold the fields that
 `plugin_config.label_studio.client` reads of Label Studio's, and no others.
 """
 
@@ -22,13 +23,14 @@ CONFIG = (
     '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image"><Label value="red shape"/>'
     '<Label value="blue shape"/></BrushLabels></View>'
 )
+CREATED = "2026-11-01T08:00:00Z"
 
 
 class PostCounts:
     """Predictions posted so far. Safe to share between threads.
 
     Args:
-        tasks: how many tasks the project has.
+        tasks: how many tasks each project has.
         picture: a BMP file, see `stamped`.
     """
 
@@ -39,6 +41,12 @@ class PostCounts:
         self._posts: Counter[int] = Counter()
         self._versions: dict[int, str] = {}
         self._moments: list[float] = []
+        self._looks = 0
+
+    def look(self) -> None:
+        """Count that a project was read."""
+        with self._lock:
+            self._looks += 1
 
     def post(self, task: int, version: str) -> int:
         """Count one prediction and return its id."""
@@ -53,11 +61,13 @@ class PostCounts:
         return self._versions.get(task, "")
 
     def summary(self) -> dict[str, Any]:
-        """Counts of posts, of tasks with a post, of duplicates; monotonic seconds of the last 2000 posts and of now."""
+        """Counts of posts, of tasks with a post, of duplicates, of readings of projects; monotonic seconds of the last
+        2000 posts and of now.
+        """
         with self._lock:
             duplicated = sum(count - 1 for count in self._posts.values())
             return {"posts": len(self._moments), "tasks": len(self._posts), "duplicated": duplicated,
-                    "moments": self._moments[-2000:], "now": time.monotonic()}  # fmt: skip
+                    "looks": self._looks, "moments": self._moments[-2000:], "now": time.monotonic()}  # fmt: skip
 
 
 def stamped(picture: bytes, number: int) -> bytes:
@@ -89,8 +99,11 @@ def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
             if parts.path.startswith("/data/upload/1/"):
                 self._send(stamped(counted.picture, int(parts.path.split("/")[4])), "image/bmp")
             elif parts.path.startswith("/api/projects/"):
-                self._json({"id": 1, "title": "bench", "label_config": CONFIG, "model_version": "",
-                            "task_number": counted.tasks})  # fmt: skip
+                if parts.path.count("/") == 4:  # the project itself, not something of it
+                    counted.look()
+                project = int(parts.path.split("/")[3])
+                self._json({"id": project, "title": "bench", "label_config": CONFIG, "model_version": "",
+                            "task_number": counted.tasks, "created_at": CREATED})  # fmt: skip
             elif parts.path == "/api/tasks/":
                 self._json(_tasks(counted, query))
             elif parts.path == "/api/predictions/":
@@ -129,7 +142,10 @@ def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
 
 def _tasks(counted: PostCounts, query: dict[str, str]) -> dict[str, Any]:
     if "query" in query:
-        ids = [task for task in json.loads(query["query"])["selectedItems"]["included"] if task <= counted.tasks]
+        chosen = json.loads(query["query"]).get("selectedItems")
+        if chosen is None:  # filtered by annotations: there are none
+            return {"tasks": [], "total": 0}
+        ids = [task for task in chosen["included"] if task <= counted.tasks]
     else:
         page, size = int(query["page"]), int(query["page_size"])
         ids = list(range(1 + (page - 1) * size, 1 + min(page * size, counted.tasks)))

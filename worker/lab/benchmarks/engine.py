@@ -60,18 +60,22 @@ class EngineSize:
 QUICK = EngineSize(TINY, 128, 160, turns=1, slow_turns=1, shrink=100)
 
 
-def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[str, Figure]:
+def engine_figures(
+    size: EngineSize, device: str, console: Console, *, affinity_tower: str = ""
+) -> Mapping[str, Figure]:
     """Measure with random weights and emulated patch logits; everything else is the real path.
 
     Args:
         size: of models and images.
         device: auto, cpu, cuda or cuda:N.
         console: where progress is shown.
+        affinity_tower: as ZEROMASK_AFFINITY_TOWER; "" = its figure is left out.
 
     Returns:
         encoder_ms: a bare open_clip forward of prepared pixels, at the same number of tokens.
         image_to_regions_ms: from (H, W, 3) pixels to Label Studio brush regions, 20 labels, 5 of them in the image;
             overhead: that over encoder_ms. images_per_s: its inverse, one image at a time.
+        affinity_overhead: the whole path with the affinity tower, over encoder_ms; affinity_ms: that tower's forward.
         zegclip_overhead: ZegCLIP's tower with prompts and decoder, 20 labels, over encoder_ms.
         shape_ms: patch logits to pixel classes; pamr_ms, pamr_present_ms: PAMR at full resolution on the same classes,
             and on the six that are present; shape_speedup, shape_speedup_present: these over shape_ms.
@@ -86,11 +90,14 @@ def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[s
     with tempfile.TemporaryDirectory(prefix="zm-e-") as folder, console.status("random weights ...") as status:
         model = random_weights(Path(folder), size.model)
         encoder = Encoder(model, device=device, short_side=size.height)
+        beside = None
+        if affinity_tower:
+            beside = Encoder(model, device=device, short_side=size.height, affinity_tower=affinity_tower)
         status.update("bare model ...")
         bare = _bare_tower(model, encoder.device, (size.height, size.width))
         tower = _bare_tower(model, encoder.device, None)
         crops = Crops(tower, encoder.native_size, encoder.embed_texts([f"thing {k}" for k in range(_USUAL_LABELS)]))
-    bench = _Bench(encoder, size, console)
+    bench = _Bench(encoder, size, console, beside)
     facts: dict[str, Figure] = {
         "model": size.model, "weights": "random", "picture": f"{size.width}x{size.height}",
         "device": str(encoder.device), "threads": torch.get_num_threads(),
@@ -99,10 +106,11 @@ def engine_figures(size: EngineSize, device: str, console: Console) -> Mapping[s
 
 
 class _Bench:
-    """Holds the model and the emulated image."""
+    """Holds the model, the same with an affinity tower (or None), and the emulated image."""
 
-    def __init__(self, encoder: Encoder, size: EngineSize, console: Console) -> None:
+    def __init__(self, encoder: Encoder, size: EngineSize, console: Console, beside: Encoder | None) -> None:
         self._segmenter = Segmenter(encoder)
+        self._beside = None if beside is None else Segmenter(beside)
         self._size = size
         self._console = console
         self._drawing = draw(size.height, size.width)
@@ -122,16 +130,32 @@ class _Bench:
                 "shape": lambda: pixel_classes(logits, size, shown.image),
                 "embed": lambda: self._segmenter.embed([shown.image]),
                 "hit": lambda: cache.embed([shown.image]),
+                **self._with_tower(shown),
             },
             turns=self._size.turns, console=self._console, title="pixels to regions",
         )  # fmt: skip
+        affinity: dict[str, Figure] = {}
+        if self._beside is not None:
+            affinity = {"affinity_overhead": times.ratio("beside", "encoder"), "affinity_ms": times.ms("affinity")}
         return {
+            **affinity,
             "encoder_ms": times.ms("encoder"), "image_to_regions_ms": times.ms("whole"),
             "overhead": times.ratio("whole", "encoder"), "zegclip_overhead": times.ratio("zegclip", "encoder"),
             "images_per_s": 1000 / times.ms("whole"),
             "shape_ms": times.ms("shape"), "cache_hit_ms": times.ms("hit"),
             "cache_hit_speedup": times.ratio("embed", "hit"), "regions": len(self._regions(shown)),
         }  # fmt: skip
+
+    def _with_tower(self, shown: EmulatedPicture) -> dict[str, Callable[[], object]]:
+        """The whole path with the affinity tower, and that tower alone; nothing without one."""
+        beside = self._beside
+        tower = None if beside is None else beside.encoder.affinity_tower
+        if tower is None:
+            return {}
+        patch = self._segmenter.encoder.patch
+        rows, columns = tower.grid((round(self._size.height / patch), round(self._size.width / patch)))
+        pixels = torch.zeros(1, 3, rows * tower.patch, columns * tower.patch, dtype=torch.uint8)
+        return {"beside": lambda: self._regions(shown, beside), "affinity": lambda: tower.features(pixels)}
 
     def _zegclip(self) -> Callable[[], object]:
         """ZegCLIP's network on prepared pixels and the usual labels: the tower with prompts, and the decoder."""
@@ -192,8 +216,8 @@ class _Bench:
         height = round((megapixels * 1e6 / self._size.shrink * 3 / 4) ** 0.5)
         return emulate(draw(height, round(height * 4 / 3)), _USUAL_LABELS, self._emulated.head.patch_logits.device)
 
-    def _regions(self, shown: EmulatedPicture) -> list[dict[str, Any]]:
-        (embedding,) = self._segmenter.embed([shown.image])
+    def _regions(self, shown: EmulatedPicture, segmenter: Segmenter | None = None) -> list[dict[str, Any]]:
+        (embedding,) = (segmenter or self._segmenter).embed([shown.image])
         return self._segment(embedding, shown)
 
     def _regions_of(self, crops: Crops, given: Proposals) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 from PIL import Image
 from redis import Redis
+from rich.console import Console
 
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.local.embedded_redis import embedded_redis
@@ -25,6 +26,7 @@ from plugin_config.settings import Settings
 
 PROJECT = 1
 _READY_S = 300.0
+_STILL_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,31 @@ def bench_services(*, tasks: int, picture: bytes, **changes: object) -> Iterator
                 services.start("counting", "worker.lab.benchmarks.counting_server", *arguments,
                                ready=lambda: answers_http(f"http://127.0.0.1:{port}/count"))  # fmt: skip
                 yield services
+
+
+def wait_drained(
+    services: BenchServices, projects: Sequence[int], tasks: int, console: Console, *, every_s: float = 0.5
+) -> None:
+    """Wait until no task of these projects is pending or leased, or until none was done for two minutes.
+
+    Args:
+        services: that run.
+        projects: their ids.
+        tasks: how many they have in all, for the progress.
+        console: where it is shown.
+        every_s: how often to look.
+    """
+    with console.status("draining ...") as status:
+        last, moved = -1, time.monotonic()
+        while time.monotonic() - moved < _STILL_S:
+            counts = [services.pending.counts(project) for project in projects]
+            done = sum(row.done for row in counts)
+            if not any(row.pending + row.leased for row in counts):
+                return
+            if done != last:
+                last, moved = done, time.monotonic()
+            status.update(f"draining: {done} of {tasks}")
+            time.sleep(every_s)
 
 
 def blotches(height: int, width: int) -> bytes:

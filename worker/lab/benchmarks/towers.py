@@ -92,7 +92,7 @@ def family_rows(name: str, side: int, rounds: int, device: torch.device) -> list
 
 def _towers(visual: Any, name: str) -> dict[str, Backbone]:
     towers: dict[str, Backbone] = {}
-    for readout in READOUTS:
+    for readout in (name for name, one in READOUTS.items() if not one.stitched):  # in one pass these are as the others
         try:
             towers[readout] = dense_backbone(visual, name, readout=readout, proxies=True)
         except ModelUnavailable:  # the family lacks this readout

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from plugin_config.errors import EnvironmentBroken, SettingsError
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.charts import line_chart
-from worker.lab.evaluation.calibration_figures import CalibrationRun, JudgedImage, JudgedRegion, summarise
+from worker.lab.evaluation.calibration_figures import (
+    CalibrationRun,
+    JudgedImage,
+    JudgedRegion,
+    empty_figures,
+    summarise,
+)
 from worker.lab.evaluation.click_things import LEAST_SHARE
 from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop
@@ -31,12 +38,13 @@ from worker.lab.evaluation.photographed_things import read_things
 from worker.lab.metrics import iou_table
 from worker.learning.interfaces import Adapter, Example
 from worker.learning.recipes import recipe_named
-from worker.segmentation.encoders.encoder import Encoder
+from worker.segmentation.encoders.encoder import Encoder, ImageEmbedding
 from worker.segmentation.segmenter import Segmentation, Segmenter
 
 MEANING = "scores as probabilities: calibration of held-out predictions after corrections"
 _MATCH_IOU = 0.5
 _FEWEST_ASKED, _MOST_ASKED = 2, 5  # labels of two drawn scenes in three; the third asks for all
+_ALONE = 2  # labels that a drawn scene is asked for, each alone
 _DRAWN = "drawn"
 
 
@@ -67,8 +75,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if options.seed == FIT_SEED:
         raise SettingsError("--seed", f"is {FIT_SEED}, that of the scenes the rules were fitted on", "Take another.")
     segmenter = Segmenter(Encoder.from_settings(settings))
+    alone: list[CalibrationRun] = []
     if options.photos is None:
-        name, runs = _DRAWN, [drawn_run(segmenter, options.corrections, options.held_out, seed=options.seed)]
+        name = _DRAWN
+        runs, alone = [
+            [run] for run in drawn_runs(segmenter, options.corrections, options.held_out, seed=options.seed)
+        ]
     else:
         name = options.photos.name
         photographs = read_labelled_set(options.photos, [options.learn, options.test], None)
@@ -76,26 +88,40 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         runs = photographed_runs(
             segmenter, loop, options.photos, corrections=options.corrections, every=options.every, orders=options.orders
         )
-    found = {name: summarise(runs)}
+    found = {name: summarise(runs) | ({"alone": empty_figures(alone)} if alone else {})}
     sys.stdout.write(json.dumps(found) + "\n" if options.json else table(found))
     if options.output_dir is not None:
         write(options.output_dir, name, found[name])
     return 0
 
 
-def drawn_run(segmenter: Segmenter, corrections: int, held_out: int, *, seed: int) -> CalibrationRun:
-    """Correct some drawn scenes and hold out others. The model knows their words and learns nothing from them."""
+def drawn_runs(
+    segmenter: Segmenter, corrections: int, held_out: int, *, seed: int
+) -> tuple[CalibrationRun, CalibrationRun]:
+    """Correct some drawn scenes and hold out others. The model knows their words and learns nothing from them.
 
-    def judged(number: int) -> JudgedImage:
-        drawn = panoptic_scene(seed, number, touching=number % 2 == 0)
-        asked = _asked(seed, number, len(drawn.labels))
-        image = drawn.scene.image
+    Returns:
+        a run that asks each scene for several labels, and one that asks it for one label, twice: most of these
+        predictions have no region.
+    """
+
+    def judged(drawn: PanopticScene, embedding: ImageEmbedding, asked: Sequence[int]) -> JudgedImage:
         labels = [_label((drawn.labels[index],), stuff=index >= STUFF_FROM) for index in asked]
-        found = segmenter.segment(segmenter.embed([image])[0], Vocabulary(tuple(labels)), image)
+        found = segmenter.segment(embedding, Vocabulary(tuple(labels)), drawn.scene.image)
         return judge_image(found, labels, _asked_truth(drawn, asked))
 
-    images = [judged(number) for number in _shown(range(corrections + held_out), "drawn scenes")]
-    return CalibrationRun({"zeroshot": images[:corrections]}, images[corrections:])
+    several, alone = [], []
+    for number in _shown(range(corrections + held_out), "drawn scenes"):
+        drawn = panoptic_scene(seed, number, touching=number % 2 == 0)
+        embedding = segmenter.embed([drawn.scene.image])[0]
+        several.append(judged(drawn, embedding, _asked(seed, number, len(drawn.labels))))
+        rng = np.random.default_rng((seed, number, _ALONE))
+        chosen = rng.choice(len(drawn.labels), size=_ALONE, replace=False)
+        alone.append([judged(drawn, embedding, [int(index)]) for index in chosen])
+    return (
+        CalibrationRun({"zeroshot": several[:corrections]}, several[corrections:]),
+        CalibrationRun({"zeroshot": [*chain(*alone[:corrections])]}, [*chain(*alone[corrections:])]),
+    )
 
 
 def photographed_runs(
@@ -187,9 +213,11 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines += [f"  {other:<28}{_shown_figure(ece):>8}" for other, ece in of_set["variants"].items()]
         lines += [f"  all of it, {way:<17}{_shown_figure(row['ece']):>8}  AUC {_shown_figure(row['auc'])}"
                   for way, row in of_set["whole"].items()]  # fmt: skip
-        empty = of_set["empty"]
-        lines.append(f"  {empty['images']} predictions of nothing: score {_shown_figure(empty['mean_score'])}, right "
-                     f"{_shown_figure(empty['right'])}")  # fmt: skip
+        for empty in (of_set[part] for part in ("empty", "alone") if part in of_set):
+            told = "of one label" if empty is not of_set["empty"] else "of several labels"
+            right, before, after = (_shown_figure(one) for one in (empty["right"], empty["ece"], empty["after"]["ece"]))
+            lines.append(f"  {empty['images']} predictions of nothing, {told}: right {right}; ECE {before} before, "
+                         f"{after} after {_shown_figure(empty['seen'])} seen")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

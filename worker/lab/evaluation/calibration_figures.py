@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
 from worker.lab.metrics import ACCEPTABLE_IOU
-from worker.learning.acceptance import Calibration, JudgedScore, fit_calibration, fit_versions
+from worker.learning.acceptance import (
+    IDENTITY,
+    Calibration,
+    JudgedScore,
+    VersionHistory,
+    fit_calibration,
+    fit_versions,
+)
 
 _MOST_BINS, _FEWEST_OF_BIN = 15, 20
 
@@ -77,7 +85,7 @@ def summarise(runs: Sequence[CalibrationRun]) -> dict[str, Any]:
     Returns:
         `images` corrected and `regions` seen per run, the held-out predictions' counts; figures `before` any history
         and `after` it; `variants`: the ECE of other maps from the same history; `whole`: of ways to score a prediction
-        with regions, after it; `empty`: of predictions without.
+        with regions, after it; `empty`: as `empty_figures`.
     """
     seen = [[region for images in run.history.values() for image in images for region in image.regions] for run in runs]
     found: dict[str, Any] = {
@@ -92,7 +100,7 @@ def summarise(runs: Sequence[CalibrationRun]) -> dict[str, Any]:
     found["variants"] = {
         name: _figures(runs, [make(regions) for regions in seen])["ece"] for name, make in others.items()
     }
-    return found | {"whole": _whole(runs), "empty": _empty(runs)}
+    return found | {"whole": _whole(runs), "empty": empty_figures(runs)}
 
 
 def equal_mass_bins(scores: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
@@ -154,11 +162,23 @@ def _whole(runs: Sequence[CalibrationRun]) -> dict[str, Any]:
     return found
 
 
-def _empty(runs: Sequence[CalibrationRun]) -> dict[str, Any]:
-    images = [image for run in runs for image in run.held_out if not image.regions]
-    scores, right = [image.score for image in images], [image.accepted for image in images]
-    return {"images": len(images), "mean_score": _mean(scores), "right": _mean(right),
-            "ece": _rounded(expected_error(scores, right))}  # fmt: skip
+def empty_figures(runs: Sequence[CalibrationRun]) -> dict[str, Any]:
+    """Figures of held-out predictions without regions, each run with the map of its own history.
+
+    Returns:
+        `images` held out, the share of them that was `right`, `mean_score` and `ece` before any history, the same
+        `after` it, and `seen`, the predictions without regions in the history of a run.
+    """
+    pairs = [(image, _maps(run)) for run in runs for image in run.held_out if not image.regions]
+    right = [image.accepted for image, _ in pairs]
+    before = [image.score for image, _ in pairs]
+    after = [maps.chance_of_nothing(image.score) for image, maps in pairs]
+    seen = [len(_judged_empty([*chain(*run.history.values())])) for run in runs]
+    return {
+        "images": len(pairs), "right": _mean(right), "seen": _mean(seen), "mean_score": _mean(before),
+        "ece": _rounded(expected_error(before, right)),
+        "after": {"mean_score": _mean(after), "ece": _rounded(expected_error(after, right))},
+    }  # fmt: skip
 
 
 def _identity(label: str, score: float) -> float:
@@ -170,11 +190,23 @@ def _of(calibration: Calibration) -> Map:
 
 
 def _served(run: CalibrationRun) -> Map:
-    """The map as the service fits it."""
-    history = [(name, _judged([region for image in images for region in image.regions]))
-               for name, images in run.history.items()]  # fmt: skip
+    """The map of regions as the service fits it."""
+    return _of(_maps(run))
+
+
+def _maps(run: CalibrationRun) -> Calibration:
+    """The maps of the last version as the service fits them."""
+    history = [
+        (name, VersionHistory(_judged([region for image in images for region in image.regions]), _judged_empty(images)))
+        for name, images in run.history.items()
+    ]
     maps = list(fit_versions(history).values())
-    return _of(maps[-1]) if maps else _identity
+    return maps[-1] if maps else IDENTITY
+
+
+def _judged_empty(images: Sequence[JudgedImage]) -> list[JudgedScore]:
+    """Predictions without regions, of labels that the model can read: others have a score of 0."""
+    return [JudgedScore(image.score, image.accepted) for image in images if not image.regions and image.score]
 
 
 def _pooled(regions: Sequence[JudgedRegion]) -> Map:

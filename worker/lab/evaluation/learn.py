@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--test", required=True, metavar="PART", help="part of the set that is scored")
     parser.add_argument("--model", default=settings.model, help="as the MODEL setting (default: %(default)s)")
     parser.add_argument("--device", default=settings.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--tower", dest="affinity_tower", default=settings.affinity_tower, metavar="NAME:FILE",
+                        help="as ZEROMASK_AFFINITY_TOWER (default: the same)")  # fmt: skip
     parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="pixels of a photograph that are "
                         "scored (default: all)")  # fmt: skip
     parser.add_argument("--counts", type=int, nargs="+", help="photographs annotated; a number "

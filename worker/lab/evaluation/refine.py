@@ -30,6 +30,7 @@ from worker.lab.evaluation.baselines import bilinear, guided_filter, oracle_fusi
 from worker.lab.evaluation.photographs import PatchEvidence, Photograph, emulate_evidence, read_set
 from worker.lab.metrics import boundary_f
 from worker.segmentation.encoders.self_supervised_vit import SelfSupervisedViT
+from worker.segmentation.encoders.tiling import Tiling, cut_windows
 from worker.segmentation.metrics import VOID, Confusion, confusion, mean_iou
 from worker.segmentation.outlines.refinement import ADAPTIVE, SPECTRAL, Method, refine_logits
 from worker.segmentation.outlines.spectral import eigen_masks
@@ -104,7 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     parser.add_argument("--limit", type=int, default=20, help="photographs of each set (default: %(default)s)")
     parser.add_argument("--levels", nargs="+", choices=tuple(_LEVELS), default=list(_LEVELS), help="of noise")
     parser.add_argument("--ablations", action="store_true", help="also without parts of the method, and the oracle")
-    parser.add_argument("--tower", help="also run with the keys of this ViT of timm: its name, or NAME:FILE")
+    parser.add_argument("--tower", help="also run with this ViT of timm, its name or NAME:FILE: as the "
+                        "product does with ZEROMASK_AFFINITY_TOWER, and with its keys")  # fmt: skip
     parser.add_argument("--output-dir", type=Path, help="write refine.json and a chart of the gain per photograph here")
 
 
@@ -117,6 +119,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     candidates: Candidates = eigen_masks
     if options.tower:
         tower = SelfSupervisedViT(options.tower)
+        refiners["zeromask, with the tower"] = partial(_with_tokens, tower, method=ADAPTIVE)
+        refiners["eigenvectors of tokens"] = partial(_with_tokens, tower, method=SPECTRAL)
         refiners["eigenvectors of keys"] = partial(_with_keys, tower)
         candidates = partial(_paper_masks, tower)
     oracle = candidates if options.ablations or options.tower else None
@@ -222,6 +226,16 @@ def evaluate_oracle(
         _add(total, found, photo)
         own.append(boundary_f(found, photo.truth, len(photo.classes), radius=2))
     return PhotographScores(mean_iou(total), np.array(own), None, 0.0)
+
+
+def _with_tokens(
+    tower: SelfSupervisedViT, coarse: Tensor, image: NDArray[np.uint8], *, method: Method
+) -> Tensor:
+    """Refine with the tower's final tokens in the graph of the eigenvectors, as the product does with ADAPTIVE."""
+    unit = tower.trained_side / max(image.shape[:2])
+    rows, columns = (max(1, round(side * unit)) for side in image.shape[:2])
+    (pixels,) = cut_windows([(image, Tiling.single_pass((rows, columns)))], tower.patch)
+    return refine_logits(coarse, image, tower.features(pixels[None])[0], method=method)
 
 
 def _with_keys(tower: SelfSupervisedViT, coarse: Tensor, image: NDArray[np.uint8]) -> Tensor:

@@ -99,7 +99,7 @@ class Baselines:
         seen: keys of the examples that the served adapter was trained on.
         names: of each class, the background last.
         succeeds: whether the candidates are successors of what is served: of the same recipe, and trained on the same
-            corrections and more. Less proof is asked of them.
+            corrections (apart from those held out by now) and more. Less proof is asked of them.
 
     Attributes:
         has_unseen: whether there is an image with a label that neither side was trained on. If not, because corrections

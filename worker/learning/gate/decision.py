@@ -116,7 +116,7 @@ def judge(
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
         fits = [candidate] if candidate is not None else _fit(recipe, train, split, words, segmenter)
         keys = () if offered else tuple(example.key for example in train)
-        succeeds = type(served) is type(fits[0].plain) and set() < set(seen) < set(keys)
+        succeeds = type(served) is type(fits[0].plain) and _learns_more(keys, hold_out, seen)
 
         def compared_with(evaluator: Evaluator) -> Baselines:
             return Baselines(evaluator, split.images, served, set(seen), [*names, "background"], succeeds=succeeds)
@@ -127,6 +127,16 @@ def judge(
         return _compared(compared_with(evaluator), along_outlines, fits, served, keys, names)
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))
+
+
+def _learns_more(keys: Collection[str], hold_out: Sequence[Example], seen: Collection[str]) -> bool:
+    """Whether a candidate trained on `keys` learns from all that `seen` was, and from more.
+
+    What is held out by now does not count: with the twentieth correction that becomes a part of those that an earlier
+    adapter was trained on.
+    """
+    left = set(seen) - {example.key for example in hold_out}
+    return bool(left) and left < set(keys) and len(keys) > len(seen)
 
 
 def _fit(

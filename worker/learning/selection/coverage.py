@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -26,14 +27,15 @@ class Coverage:
     """
 
     def __init__(self, vectors: Sequence[Vector | None]) -> None:
-        units = [None if vector is None else unit_vector(vector) for vector in vectors]
-        lengths = [len(unit) for unit in units if unit is not None]
-        self._length = max(sorted(set(lengths)), key=lengths.count, default=0)
-        self.known = np.array([unit is not None and len(unit) == self._length for unit in units], dtype=np.bool_)
-        self._units = np.zeros((len(units), self._length), dtype=np.float32)
+        counts = Counter(len(vector) for vector in vectors if vector is not None and vector.ndim == 1)
+        self._length = max(sorted(counts), key=counts.__getitem__, default=0)
+        found = [vector is not None and vector.shape == (self._length,) for vector in vectors]
+        self.known = np.array(found, dtype=np.bool_)
+        self._units = np.zeros((len(vectors), self._length), dtype=np.float32)
         for number in np.flatnonzero(self.known):
-            self._units[number] = units[number]
-        self._nearest = np.full(len(units), np.inf, dtype=np.float32)
+            self._units[number] = vectors[number]
+        self._normalise()
+        self._nearest = np.full(len(vectors), np.inf, dtype=np.float32)
         self._representatives = Representatives(self._units, self.known)
 
     @property
@@ -79,6 +81,17 @@ class Coverage:
     def cosines(self, to: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, k) cosines with (k, D) vectors; 0 without a vector."""
         return np.asarray(self._units @ to.T, dtype=np.float32)
+
+    def _normalise(self) -> None:
+        """Bring all vectors to unit length at once, in parts; those that are zero or not finite are not known."""
+        at_once = max(1, _CELLS // max(1, self._length))
+        for start in range(0, len(self._units), at_once):
+            part = self._units[start : start + at_once]
+            lengths = np.linalg.norm(part, axis=1, keepdims=True)
+            usable = np.isfinite(lengths) & (lengths > 0)
+            self.known[start : start + at_once] &= usable[:, 0]
+            np.divide(part, lengths, out=part, where=usable)
+            part[~usable[:, 0]] = 0.0
 
     def _come_nearer(self, units: NDArray[np.float32]) -> None:
         self._representatives.cover(units)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.segmentation.encoders.readouts import Proxy, proxy_attention
+from worker.segmentation.encoders.readouts import Proxy, mix_patches
+from worker.segmentation.encoders.tiling import Tiling
 
 PATCH = 16  # pixels from one feature to the next
 # Averaging a position with its lower right neighbour shifts features by half a patch; shifting the input undoes it.
@@ -34,29 +35,42 @@ def is_supported(trunk: Any) -> bool:
     return getattr(conv, "stride", None) == (2, 2) and all(hasattr(block, "conv_dw") for block in blocks)
 
 
-def dense_features(visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None) -> Tensor:
+def read_features(
+    visual: Any,
+    hidden: Tensor,
+    *,
+    proxy: Proxy | None = None,
+    proxies: Tensor | None = None,
+    tiling: Tiling | None = None,
+) -> Tensor:
     """Project every position of the last stage into the space shared with the text.
 
     Args:
         visual: open_clip's `TimmModel` around a ConvNeXt.
-        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of 16.
+        hidden: (B, C, h, w) from `last_stage`.
         proxy: how positions are averaged before the head, as its global pool averages all; None = each alone.
-        proxies: (B, H / 16, W / 16, P) features of another model, for a proxy.
+        proxies: (B, h, w, P) features of another model, for a proxy.
+        tiling: where the members of the batch lie in one image, to average over all of them at once.
 
     Returns:
-        (B, H / 16, W / 16, D) features, not normalised.
+        (B, h, w, D) features, not normalised.
     """
-    hidden = last_stage(visual.trunk, pixels)
-    batch, channels, *grid = hidden.shape
-    flat = hidden.flatten(2).transpose(1, 2)  # (B, h * w, C)
-    if proxy is not None and proxies is not None:
-        flat = proxy_attention(proxy, proxies.flatten(1, 2), flat)
-    projected: Tensor = visual.head(visual.trunk.head(flat.reshape(-1, channels, 1, 1)))
-    return projected.reshape(batch, *grid, -1)
+    mixed = mix_patches(proxy, proxies, hidden.permute(0, 2, 3, 1), tiling=tiling)
+    projected: Tensor = visual.head(visual.trunk.head(mixed.reshape(-1, mixed.shape[-1], 1, 1)))
+    return projected.reshape(*mixed.shape[:3], -1)
 
 
-def last_stage(trunk: Any, pixels: Tensor) -> Tensor:
-    """Run everything before the head, the last stage dilated: (B, 3, H, W) to (B, C, H / 16, W / 16)."""
+def last_stage(visual: Any, pixels: Tensor) -> Tensor:
+    """Run everything before the head, the last stage dilated.
+
+    Args:
+        visual: open_clip's `TimmModel` around a ConvNeXt.
+        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of 16.
+
+    Returns:
+        (B, C, H / 16, W / 16).
+    """
+    trunk = visual.trunk
     hidden = trunk.stem(F.pad(pixels, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., :-_SHIFT, :-_SHIFT])
     for stage in trunk.stages[:-1]:
         hidden = stage(hidden)

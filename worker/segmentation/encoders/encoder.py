@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -39,7 +39,8 @@ class ImageEmbedding:
     Attributes:
         features: (h, w, D) float32, unit length along D, one per patch, rows from the top.
         size: (H, W) of the image, pixels.
-        affinity: (h, w, P) float32 of unit length on the same grid, from a self-supervised ViT; None without one.
+        affinity: (h', w', P) float32 of unit length from a self-supervised ViT, on a grid of the same image that may be
+            finer; None without one.
     """
 
     features: Tensor
@@ -128,6 +129,11 @@ class Encoder:
         return self._model.visual
 
     @property
+    def affinity_tower(self) -> SelfSupervisedViT | None:
+        """The self-supervised ViT beside it; None without one."""
+        return self._affinity
+
+    @property
     def backbone(self) -> Backbone:
         """The image tower read patch by patch."""
         return self._backbone
@@ -160,7 +166,7 @@ class Encoder:
         return encoder_fingerprint(
             self._model,
             readout=self.readout.name,
-            affinity_tower=self._affinity.name if self._affinity is not None else "",
+            affinity_tower=self._affinity.fingerprint if self._affinity is not None else "",
             windows=self._windows,
             short_side=self.short_side,
         )
@@ -182,7 +188,7 @@ class Encoder:
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
-        """Embed images of any sizes; images and windows of one size share a forward.
+        """Embed images of any sizes; images and windows of one size share a forward, of one image where it is stitched.
 
         Args:
             images: (H, W, 3) uint8 RGB each.
@@ -193,13 +199,18 @@ class Encoder:
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         tilings = [plan_tiling(size, self.short_side, self.patch, max_windows=self._windows) for size in sizes]
         found: dict[int, ImageEmbedding] = {}
-        for window in dict.fromkeys(tiling.window for tiling in tilings):
-            group = [index for index, tiling in enumerate(tilings) if tiling.window == window]
-            features, affinities = self._embed_windows([(images[index], tilings[index]) for index in group])
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for index, tiling in enumerate(tilings):
+            alone = index if self._is_stitched(tiling) else None
+            groups.setdefault((tiling.window, self._affinity_grid(tiling), alone), []).append(index)
+        for group in groups.values():
+            inputs = [(images[index], tilings[index]) for index in group]
+            features, affinities = self._embed_windows(inputs, self._affinity_grid(tilings[group[0]]))
             for index in group:
                 count = len(tilings[index].corners)
+                harmonised = self._harmonised and not self.readout.stitched  # what is stitched has no seam
                 merged, affinity = merge_windows(
-                    features[:count], affinities[:count], tilings[index], harmonised=self._harmonised
+                    features[:count], affinities[:count], tilings[index], harmonised=harmonised
                 )
                 features, affinities = features[count:], affinities[count:]
                 found[index] = ImageEmbedding(merged, sizes[index], affinity)
@@ -231,36 +242,62 @@ class Encoder:
     def _has_untrained_token(self, word: str) -> bool:
         return self._untrained is not None and bool(self._untrained[self._tokenizer.encode(word)].any())
 
+    def _affinity_grid(self, tiling: Tiling) -> tuple[int, int] | None:
+        """(h', w') features of the self-supervised ViT for each window; None without one.
+
+        Several windows make the image large enough for it, and their features are merged on the grid of the patches.
+        """
+        if self._affinity is None:
+            return None
+        return self._affinity.grid(tiling.window) if len(tiling.corners) == 1 else tiling.window
+
     def _embed_windows(
-        self, images: Sequence[tuple[NDArray[np.uint8], Tiling]]
+        self, images: Sequence[tuple[NDArray[np.uint8], Tiling]], affinity_grid: tuple[int, int] | None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Compute unit features of all windows of images whose windows are of one size.
 
+        Args:
+            images: with their tilings.
+            affinity_grid: see `_affinity_grid`.
+
         Returns:
-            (h, w, D) float32 features of each window, and (h, w, P) float32 features of the self-supervised ViT, an
+            (h, w, D) float32 features of each window, and (h', w', P) float32 features of the self-supervised ViT, an
             empty list without one.
         """
         windows = affinity_windows = cut_windows(images, self.patch)
-        if self._affinity is not None and self._affinity.patch != self.patch:
-            affinity_windows = cut_windows(images, self._affinity.patch)
+        if self._affinity is not None and affinity_grid is not None:
+            finer = [(image, Tiling.single_pass(affinity_grid)) if len(tiling.corners) == 1 else (image, tiling)
+                     for image, tiling in images]  # fmt: skip
+            affinity_windows = cut_windows(finer, self._affinity.patch)
+        tiling = images[0][1]
+        together = tiling if self._is_stitched(tiling) else None
+        deep: list[Tensor] = []
         features: list[Tensor] = []
         affinities: list[Tensor] = []
         batch_size = max(len(images), _WINDOW_BATCH)
         for start in range(0, len(windows), batch_size):
             batch = slice(start, start + batch_size)
-            proxies = None
             if self._affinity is not None:
-                proxies = self._affinity.features(torch.stack(affinity_windows[batch]))
-                affinities.extend(proxies)
-            features.extend(self._forward(self._normalise(torch.stack(windows[batch])), proxies))
+                affinities.extend(self._affinity.features(torch.stack(affinity_windows[batch])))
+            deep.append(self._forward(self._backbone.deepen, self._normalise(torch.stack(windows[batch]))))
+            if together is None or len(deep) * batch_size >= len(windows):
+                proxies = None
+                if affinities and self.readout.proxy is not None:
+                    proxies = _on_grid(torch.stack(affinities[-sum(map(len, deep)) :]), tiling.window)
+                read = self._forward(self._backbone.read, torch.cat(deep), tiling.window, proxies, together)
+                features.extend(F.normalize(read.float(), dim=-1))
+                deep.clear()
         return features, affinities
 
-    def _forward(self, pixels: Tensor, proxies: Tensor | None) -> Tensor:
-        """(B, h, w, D) float32 unit features, computed in the chosen precision."""
+    def _is_stitched(self, tiling: Tiling) -> bool:
+        """Whether the windows of an image are read at once."""
+        return self.readout.stitched and len(tiling.corners) > 1
+
+    def _forward(self, step: Callable[..., Tensor], *inputs: object) -> Tensor:
+        """Run a step of the backbone in the chosen precision."""
         precision = self.precision
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            features = self._backbone(pixels, proxies)
-        return F.normalize(features.float(), dim=-1)
+            return step(*inputs)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return (pixels.to(self.device).float() / 255 - self._mean) / self._std
@@ -286,6 +323,15 @@ class Encoder:
         except RuntimeError as error:
             problem = f"torch cannot compile it here ({' '.join(str(error).split())[:200]})"
             raise ModelUnavailable(f"model {self.name}", problem, "Install g++, or set ZEROMASK_COMPILE=0.") from error
+
+
+def _on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Interpolate unit features (B, h', w', P) on another grid, as ProxyCLIP does: (B, h, w, P) of unit length."""
+    if features.shape[1:3] == grid:
+        return features
+    channels = features.permute(0, 3, 1, 2)
+    found = F.interpolate(channels, grid, mode="bilinear", align_corners=False, antialias=True)
+    return F.normalize(found.permute(0, 2, 3, 1), dim=-1)
 
 
 def _untrained_tokens(weights: Tensor) -> NDArray[np.bool_] | None:

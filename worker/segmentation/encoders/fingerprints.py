@@ -21,7 +21,7 @@ def encoder_fingerprint(model: Any, *, readout: str, affinity_tower: str, window
     Args:
         model: an open_clip model.
         readout: name of the readout.
-        affinity_tower: name of the self-supervised ViT; empty without one.
+        affinity_tower: fingerprint of the self-supervised ViT; empty without one.
         windows: most windows per image.
         short_side: pixels of the short side at which images enter.
 

@@ -6,7 +6,7 @@ The last attention of such a model runs over the whole image, so that every toke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,11 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
+from worker.segmentation.encoders.tiling import Tiling, average_windows, cut_grid
 
 Source = Literal["q", "k", "v"]
 
 AUTO = "auto"
 _MAX_COSINES = 16_000_000  # cosines held at once, 64 MB
+
+
+_STITCHED = "-stitched"  # ends the name of such a readout
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Readout:
         proxy: how another model's features give the attention, instead of terms.
         residual: whether the input of the last block is added to the output of its attention.
         mlp: whether the last block's MLP is applied.
+        stitched: whether the patches of an image in several windows are compared across all windows, not each window's
+            among themselves. In one window it changes nothing.
     """
 
     name: str
@@ -62,12 +68,15 @@ class Readout:
     proxy: Proxy | None = None
     residual: bool = False
     mlp: bool = False
+    stitched: bool = False
 
     def __post_init__(self) -> None:
         if self.proxy is not None and self.terms:
             raise ValueError(f"readout {self.name} must have terms or a proxy, got both")
         if self.gaussian_sigma < 0 or self.sharpness <= 0:
             raise ValueError(f"readout {self.name} must have a gaussian_sigma of at least 0 and a sharpness above 0")
+        if self.stitched and self.proxy is None and not self.terms:
+            raise ValueError(f"readout {self.name} is stitched and must have terms or a proxy, got neither")
 
     @property
     def compared(self) -> frozenset[Source]:
@@ -76,21 +85,27 @@ class Readout:
         return frozenset({source for term in self.terms for source in term} | rotated)
 
 
-READOUTS = {
-    readout.name: readout
-    for readout in (
-        Readout("value", "MaskCLIP, Zhou et al., ECCV 2022; no residual and no MLP: ClearCLIP"),
-        Readout("clearclip", "ClearCLIP, Lan et al., ECCV 2024", (("q", "q"),)),
-        Readout("sclip", "SCLIP, Wang et al., ECCV 2024", (("q", "q"), ("k", "k")), residual=True, mlp=True),
-        Readout("naclip", "NACLIP, Hajimiri et al., WACV 2025", (("k", "k"),), gaussian_sigma=5.0),
-        Readout("pearl", "PEARL, CVPR 2026", (("q", "k"),), procrustes=True),
-        Readout("proxy", "ProxyCLIP, Lan et al., ECCV 2024", proxy=Proxy()),
-        Readout("standard", "CLIP, Radford et al., ICML 2021: as trained", (("q", "k"),), residual=True, mlp=True),
-    )
-}
+_ALONE = (
+    Readout("value", "MaskCLIP, Zhou et al., ECCV 2022; no residual and no MLP: ClearCLIP"),
+    Readout("clearclip", "ClearCLIP, Lan et al., ECCV 2024", (("q", "q"),)),
+    Readout("sclip", "SCLIP, Wang et al., ECCV 2024", (("q", "q"), ("k", "k")), residual=True, mlp=True),
+    Readout("naclip", "NACLIP, Hajimiri et al., WACV 2025", (("k", "k"),), gaussian_sigma=5.0),
+    Readout("pearl", "PEARL, CVPR 2026", (("q", "k"),), procrustes=True),
+    Readout("proxy", "ProxyCLIP, Lan et al., ECCV 2024", proxy=Proxy()),
+    Readout("standard", "CLIP, Radford et al., ICML 2021: as trained", (("q", "k"),), residual=True, mlp=True),
+)
+_ACROSS = tuple(
+    replace(one, name=one.name + _STITCHED, paper=f"OV-Stitcher, Moon et al., arXiv 2604.08110, on {one.paper}",
+            stitched=True)
+    for one in _ALONE if one.name in {"clearclip", "sclip", "naclip", "proxy"}
+)  # fmt: skip
+
+READOUTS = {readout.name: readout for readout in (*_ALONE, *_ACROSS)}
 
 
-def choose_readout(setting: str, model: str, *, offered: frozenset[Source], proxies: bool) -> Readout:
+def choose_readout(
+    setting: str, model: str, *, offered: frozenset[Source], proxies: bool, stitches: bool = True
+) -> Readout:
     """Return the readout that a setting names, or by default the one that suits the origin of the weights.
 
     Attention from a model's own queries and keys was tuned on OpenAI's weights and fails on LAION's (OpenCLIP ViT-H,
@@ -103,6 +118,8 @@ def choose_readout(setting: str, model: str, *, offered: frozenset[Source], prox
         model: the MODEL setting.
         offered: what the backbone has of every patch to compare.
         proxies: whether an affinity tower is set.
+        stitches: whether patches of several windows compare; with rotary positions, which differ from window to window,
+            they do not.
 
     Raises:
         ModelUnavailable: no such readout, or one that needs what this backbone lacks, or an affinity tower.
@@ -117,6 +134,9 @@ def choose_readout(setting: str, model: str, *, offered: frozenset[Source], prox
     if readout.proxy is not None and not proxies:
         remedy = "Set ZEROMASK_AFFINITY_TOWER, for example to vit_small_patch16_224.dino, or ZEROMASK_READOUT=auto."
         raise ModelUnavailable(subject, "needs an affinity tower and none is set", remedy)
+    if readout.stitched and readout.proxy is None and not stitches:
+        problem = f"compares patches across windows, which {model} cannot: its rotary positions are those of a window"
+        raise ModelUnavailable(subject, problem, f"Set ZEROMASK_READOUT={setting.removesuffix(_STITCHED)}.")
     if not readout.compared <= offered:
         supported = (one for one in READOUTS.values() if one.compared <= offered and (proxies or one.proxy is None))
         choices = ", ".join(one.name for one in supported)
@@ -133,8 +153,13 @@ def attend(
     *,
     scale: float,
     proxies: Tensor | None = None,
+    tiling: Tiling | None = None,
 ) -> Tensor:
     """Average the values of tokens with the attention of a readout.
+
+    With a tiling, the batch is the windows of one image. What is compared and what is averaged then become one grid
+    first, each patch the mean over the windows that see it, as in OV-Stitcher (Moon et al., arXiv 2604.08110); tokens
+    that are not patches are averaged over all windows. Every window gets its part of the result.
 
     Args:
         readout: which attention.
@@ -143,6 +168,7 @@ def attend(
         grid: (h, w) patches.
         scale: of the logits, as trained.
         proxies: (B, h, w, P) features of another model; required by a proxy readout.
+        tiling: where windows lie that are attended to at once; None = every member of the batch by itself.
 
     Returns:
         (B, heads, prefix + h * w, d).
@@ -150,6 +176,8 @@ def attend(
     Raises:
         ValueError: a proxy readout without proxies.
     """
+    if tiling is not None:
+        return _attend_across(readout, sources, scale=scale, proxies=proxies, tiling=tiling)
     values = sources["v"]
     prefix = values.shape[2] - grid[0] * grid[1]
     if readout.proxy is not None:
@@ -162,16 +190,43 @@ def attend(
         return values
     if readout.procrustes:
         sources = {**sources, "k": procrustes_align(sources["q"], sources["k"]).type_as(values)}
-    bias = gaussian_bias(readout, grid, prefix, values) if readout.gaussian_sigma else None
     scale *= readout.sharpness
-    parts = [
-        F.scaled_dot_product_attention(sources[one], sources[other], values, attn_mask=bias, scale=scale)
-        for one, other in readout.terms
-    ]
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+    count = values.shape[2]
+    rows = max(1, _MAX_COSINES // count) if readout.gaussian_sigma else count
+    parts = []
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        bias = gaussian_bias(readout, grid, prefix, values, tokens=part) if readout.gaussian_sigma else None
+        terms = ((sources[one][:, :, part], sources[other]) for one, other in readout.terms)
+        found = [F.scaled_dot_product_attention(*pair, values, attn_mask=bias, scale=scale) for pair in terms]
+        parts.append(found[0] if len(found) == 1 else torch.stack(found).sum(dim=0))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def gaussian_bias(readout: Readout, grid: tuple[int, int], prefix: int, like: Tensor) -> Tensor:
+def _attend_across(
+    readout: Readout, sources: dict[Source, Tensor], *, scale: float, proxies: Tensor | None, tiling: Tiling
+) -> Tensor:
+    """See `attend`: the windows of one image at once."""
+    windows, heads, count, width = sources["v"].shape
+    prefix = count - tiling.window[0] * tiling.window[1]
+
+    def stitched(parts: Tensor) -> Tensor:
+        tokens = parts.transpose(1, 2).flatten(2)  # (windows, prefix + h * w, heads * d)
+        seen = tokens[:, prefix:].reshape(windows, *tiling.window, heads * width)
+        whole = torch.cat([tokens[:, :prefix].mean(dim=0), average_windows(list(seen), tiling).flatten(0, 1)])
+        return whole.reshape(1, len(whole), heads, width).transpose(1, 2)  # (1, heads, prefix + H * W, d)
+
+    whole = {source: stitched(parts) for source, parts in sources.items()}
+    if proxies is not None:
+        proxies = average_windows(list(proxies), tiling)[None]
+    mixed = attend(readout, whole, tiling.grid, scale=scale, proxies=proxies)[0].transpose(0, 1)
+    patches = cut_grid(mixed[prefix:].reshape(*tiling.grid, heads, width), tiling).flatten(1, 2)
+    return torch.cat([mixed[:prefix].expand(windows, -1, -1, -1), patches], dim=1).transpose(1, 2)
+
+
+def gaussian_bias(
+    readout: Readout, grid: tuple[int, int], prefix: int, like: Tensor, *, tokens: slice = slice(None)
+) -> Tensor:
     """Compute the Gaussian of patch distances that NACLIP adds to the logits.
 
     Args:
@@ -179,16 +234,19 @@ def gaussian_bias(readout: Readout, grid: tuple[int, int], prefix: int, like: Te
         grid: (h, w) patches.
         prefix: tokens before the patches; their rows and columns are 0.
         like: a tensor of the wanted dtype and device.
+        tokens: the tokens whose rows are wanted.
 
     Returns:
-        (prefix + h * w, prefix + h * w).
+        (n, prefix + h * w), n = prefix + h * w where all rows are wanted.
     """
     rows, columns = (torch.arange(side, device=like.device, dtype=torch.float32) for side in grid)
     decay = 1 / (2 * readout.gaussian_sigma**2)
-    down = torch.exp(-decay * (rows[:, None] - rows).square())
-    across = torch.exp(-decay * (columns[:, None] - columns).square())
-    bias = readout.gaussian_height * torch.einsum("ab,cd->acbd", down, across).reshape(grid[0] * grid[1], -1)
-    return F.pad(bias, (prefix, 0, prefix, 0)).to(like.dtype)
+    start, stop, _ = tokens.indices(prefix + grid[0] * grid[1])
+    place = torch.arange(max(start, prefix), max(stop, prefix), device=like.device) - prefix
+    down = torch.exp(-decay * (rows[place // grid[1], None] - rows).square())  # (n, h)
+    across = torch.exp(-decay * (columns[place % grid[1], None] - columns).square())  # (n, w)
+    bias = readout.gaussian_height * (down[:, :, None] * across[:, None]).flatten(1)
+    return F.pad(bias, (prefix, 0, max(0, min(stop, prefix) - start), 0)).to(like.dtype)
 
 
 def procrustes_align(queries: Tensor, keys: Tensor) -> Tensor:
@@ -202,6 +260,31 @@ def procrustes_align(queries: Tensor, keys: Tensor) -> Tensor:
         left, _, right = torch.linalg.svd(keys.transpose(-1, -2) @ queries)
         rotated: Tensor = keys @ (left @ right)
     return rotated
+
+
+def mix_patches(
+    proxy: Proxy | None, proxies: Tensor | None, values: Tensor, *, tiling: Tiling | None = None
+) -> Tensor:
+    """Average values of patches with the attention of ProxyCLIP.
+
+    Args:
+        proxy: how cosines become attention; None = every patch keeps its values.
+        proxies: (B, h, w, P) features of another model; None = the same.
+        values: (B, h, w, C).
+        tiling: where windows lie that are attended to at once, see `attend`; None = every member of the batch by
+            itself.
+
+    Returns:
+        (B, h, w, C).
+    """
+    if proxy is None or proxies is None:
+        return values
+    if tiling is not None:
+        whole = mix_patches(
+            proxy, average_windows(list(proxies), tiling)[None], average_windows(list(values), tiling)[None]
+        )
+        return cut_grid(whole[0], tiling)
+    return proxy_attention(proxy, proxies.flatten(1, 2), values.flatten(1, 2)).reshape(values.shape)
 
 
 def proxy_attention(proxy: Proxy, proxies: Tensor, values: Tensor) -> Tensor:

@@ -13,34 +13,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.segmentation.encoders.readouts import Proxy, proxy_attention
+from worker.segmentation.encoders.readouts import Proxy, mix_patches
+from worker.segmentation.encoders.tiling import Tiling
 
 PATCH = 8  # pixels from one feature to the next
 # Averaging a position with its lower right neighbour shifts features by half a patch; shifting the input undoes it.
 _SHIFT = PATCH // 2
 
 
-def dense_features(visual: Any, pixels: Tensor, *, proxy: Proxy | None = None, proxies: Tensor | None = None) -> Tensor:
+def read_features(
+    visual: Any,
+    hidden: Tensor,
+    *,
+    proxy: Proxy | None = None,
+    proxies: Tensor | None = None,
+    tiling: Tiling | None = None,
+) -> Tensor:
     """Project every position of the last stage into the space shared with the text.
 
     Args:
         visual: open_clip's `ModifiedResNet` with an attention pool.
-        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of 8.
+        hidden: (B, 32 * width, h, w) from `last_stage`.
         proxy: how the values of positions are averaged by another model's features; None = each position alone.
-        proxies: (B, H / 8, W / 8, P) features of that model, for a proxy.
+        proxies: (B, h, w, P) features of that model, for a proxy.
+        tiling: where the members of the batch lie in one image, to average over all of them at once.
 
     Returns:
-        (B, H / 8, W / 8, D) features, not normalised.
+        (B, h, w, D) features, not normalised.
     """
-    features = project(visual, last_stage(visual, pixels))
-    if proxy is None or proxies is None:
-        return features
+    features = project(visual, hidden)
     # The map from a value to its feature is affine, so averaging the features averages the values.
-    return proxy_attention(proxy, proxies.flatten(1, 2), features.flatten(1, 2)).reshape(features.shape)
+    return mix_patches(proxy, proxies, features, tiling=tiling)
 
 
 def last_stage(visual: Any, pixels: Tensor) -> Tensor:
-    """Run everything before the pool, the last two stages dilated: (B, 3, H, W) to (B, 32 * width, H / 8, W / 8)."""
+    """Run everything before the pool, the last two stages dilated.
+
+    Args:
+        visual: open_clip's `ModifiedResNet`.
+        pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of 8.
+
+    Returns:
+        (B, 32 * width, H / 8, W / 8).
+    """
     return dilated_stages(visual, middle_stage(visual, pixels))
 
 

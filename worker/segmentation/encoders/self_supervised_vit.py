@@ -1,12 +1,13 @@
 """Dense features of a self-supervised ViT such as DINO, the affinity tower of ZEROMASK_AFFINITY_TOWER.
 
 The keys of its last block are the features of the graph in SAZS and in Deep Spectral Methods (Melas-Kyriazi et al.,
-CVPR 2022); its final tokens are the proxies that weight CLIP's values in ProxyCLIP (Lan et al., ECCV 2024). No weights
-come with the project; any ViT of timm, a dependency of open_clip, will do.
+CVPR 2022); its final tokens are the proxies that weight CLIP's values in ProxyCLIP (Lan et al., ECCV 2024), and inputs
+of the recipe `quick`. No weights come with the project; any ViT of timm, a dependency of open_clip, will do.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from plugin_config.errors import ModelUnavailable
 from worker.segmentation.encoders.checkpoints import LOADING_ERRORS, loading_problem
+from worker.segmentation.encoders.fingerprints import weights_fingerprint
 
 
 class SelfSupervisedViT:
@@ -34,7 +36,9 @@ class SelfSupervisedViT:
 
     Attributes:
         name: as given.
+        architecture: the timm model name.
         patch: pixels from one feature to the next.
+        trained_side: features along a side of the images that it was trained on.
 
     Raises:
         ModelUnavailable: timm has no ViT of that name, or its weights are missing or of another architecture.
@@ -42,13 +46,14 @@ class SelfSupervisedViT:
 
     def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
         self.name = name
-        architecture, _, file = name.partition(":")
+        self.architecture, _, file = name.partition(":")
         try:
-            model = timm.create_model(architecture, pretrained=not file, num_classes=0, dynamic_img_size=True)
+            model = timm.create_model(self.architecture, pretrained=not file, num_classes=0, dynamic_img_size=True)
             if file:
                 model.load_state_dict(load_tower_weights(Path(file).expanduser()), strict=True)
             self._attention = model.blocks[-1].attn
             self._width = int(self._attention.qkv.out_features) // 3
+            self.trained_side = int(max(model.patch_embed.grid_size))
         except LOADING_ERRORS as error:
             remedy = "Name a ViT of timm, for example vit_small_patch16_224.dino, or NAME:FILE with its weights."
             raise ModelUnavailable(f"tower {name}", f"cannot be loaded ({loading_problem(error)})", remedy) from error
@@ -57,6 +62,24 @@ class SelfSupervisedViT:
         config = resolve_model_data_config(model)
         self._mean = torch.tensor(config["mean"], device=device).view(3, 1, 1)
         self._std = torch.tensor(config["std"], device=device).view(3, 1, 1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits that identify architecture and weights, wherever they come from."""
+        return weights_fingerprint(self._model, self.architecture.partition(".")[0])
+
+    def grid(self, patches: tuple[int, int]) -> tuple[int, int]:
+        """Choose the grid of its features for an image that enters the model in one pass.
+
+        Args:
+            patches: (h, w) of the model.
+
+        Returns:
+            (h', w') of the same shape, with at least as many along the long side as the images it was trained on have:
+            below that its features blur.
+        """
+        scale = max(1.0, self.trained_side / max(patches))
+        return max(1, round(patches[0] * scale)), max(1, round(patches[1] * scale))
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:

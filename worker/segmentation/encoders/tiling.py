@@ -166,6 +166,12 @@ def average_windows(parts: Sequence[Tensor], tiling: Tiling) -> Tensor:
     return averaged
 
 
+def cut_grid(grid: Tensor, tiling: Tiling) -> Tensor:
+    """Cut what stands on the whole grid, (H, W, ...), into what each window sees of it, (windows, h, w, ...)."""
+    height, width = tiling.window
+    return torch.stack([grid[top : top + height, left : left + width] for top, left in tiling.corners])
+
+
 def disagreement(averaged: Tensor, tiling: Tiling) -> float:
     """Measure how much windows differ where they overlap: the mean of 1 - cosine between two features of one patch.
 

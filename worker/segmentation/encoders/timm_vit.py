@@ -8,6 +8,7 @@ MaskCLIP's value path (Zhou et al., ECCV 2022) for these towers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from worker.segmentation.encoders.readouts import Readout, Source, attend
+from worker.segmentation.encoders.tiling import Tiling
 
 TOKEN_POOL: frozenset[Source] = frozenset({"q", "k", "v"})
 ATTENTION_POOL: frozenset[Source] = frozenset({"k", "v"})  # its query is a parameter, not a patch
@@ -48,57 +50,90 @@ def set_grid(trunk: Any, grid: tuple[int, int]) -> None:
         trunk.rope.update_feat_shape(grid)
 
 
-def patch_features(visual: Any, pixels: Tensor, *, readout: Readout, proxies: Tensor | None = None) -> Tensor:
-    """Project every patch into the space shared with the text.
+def has_rotary_positions(trunk: Any) -> bool:
+    """Whether its attention turns queries and keys by their place, which is one within a window of an image."""
+    return getattr(trunk, "rope", None) is not None
+
+
+def deep_tokens(visual: Any, pixels: Tensor) -> Tensor:
+    """Run everything before what a readout replaces.
 
     Args:
         visual: open_clip's `TimmModel` around a ViT that `comparable_sources` supports, after `allow_any_size` and
             `set_grid`.
         pixels: (B, 3, H, W) float, normalised as the model expects; H and W multiples of the patch size.
+
+    Returns:
+        (B, prefix + h * w, width) tokens, those that are no patches first.
+    """
+    trunk = visual.trunk
+    embedded = trunk._pos_embed(trunk.patch_embed(pixels))
+    tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
+    tokens = trunk.norm_pre(tokens)
+    for block in trunk.blocks if trunk.global_pool == "map" else trunk.blocks[:-1]:
+        tokens = block(tokens) if rope is None else block(tokens, rope=rope)
+    return torch.as_tensor(tokens)
+
+
+def read_tokens(
+    visual: Any,
+    tokens: Tensor,
+    grid: tuple[int, int],
+    *,
+    readout: Readout,
+    proxies: Tensor | None = None,
+    tiling: Tiling | None = None,
+) -> Tensor:
+    """Project every patch into the space shared with the text.
+
+    Args:
+        visual: as `deep_tokens` takes it, set to the same grid.
+        tokens: (B, prefix + h * w, width) from `deep_tokens`.
+        grid: (h, w) patches of each member of the batch.
         readout: what replaces the last attention.
         proxies: (B, h, w, P) features of another model, for a proxy readout.
+        tiling: where the members lie in one image, for attention over all of them at once; not with rotary positions.
 
     Returns:
         (B, h, w, D) features, not normalised.
     """
-    trunk = visual.trunk
-    tokens = trunk.patch_embed(pixels)  # (B, h, w, width)
-    grid = (tokens.shape[1], tokens.shape[2])
-    embedded = trunk._pos_embed(tokens)
-    tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
-    tokens = trunk.norm_pre(tokens)
-    has_attention_pool = trunk.global_pool == "map"
-    for block in trunk.blocks if has_attention_pool else trunk.blocks[:-1]:
-        tokens = block(tokens) if rope is None else block(tokens, rope=rope)
-    if has_attention_pool:
-        tokens = _run_pool(trunk.attn_pool, trunk.norm(tokens), grid, readout, proxies)
+    trunk, attention = visual.trunk, _Attention(readout, grid, proxies, tiling)
+    if trunk.global_pool == "map":
+        tokens = _run_pool(trunk.attn_pool, trunk.norm(tokens), attention)
     else:
-        tokens = trunk.norm(_run_block(trunk.blocks[-1], tokens, rope, grid, readout, proxies))
+        rope = trunk.rope.get_embed(shape=grid) if has_rotary_positions(trunk) else None
+        tokens = trunk.norm(_run_block(trunk.blocks[-1], tokens, rope, attention))
     patches = tokens[:, -grid[0] * grid[1] :].reshape(len(tokens), *grid, -1)
     projected: Tensor = visual.head(trunk.head(trunk.fc_norm(patches)))
     return projected
 
 
-def _run_pool(pool: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
+@dataclass(frozen=True)
+class _Attention:
+    """What `attend` needs besides queries, keys, values and their scale."""
+
+    readout: Readout
+    grid: tuple[int, int]
+    proxies: Tensor | None
+    tiling: Tiling | None
+
+    def __call__(self, sources: dict[Source, Tensor], scale: float) -> Tensor:
+        """(B, N, heads * d) averaged values."""
+        mixed = attend(self.readout, sources, self.grid, scale=scale, proxies=self.proxies, tiling=self.tiling)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+def _run_pool(pool: Any, tokens: Tensor, attention: _Attention) -> Tensor:
     keys, values = _heads(pool.kv(tokens), pool.num_heads, parts=2)
     sources: dict[Source, Tensor] = {"k": pool.k_norm(keys).type_as(values), "v": values}
-    mixed = attend(readout, sources, grid, scale=pool.scale, proxies=proxies).transpose(1, 2).flatten(2)
-    output: Tensor = pool.proj(mixed)
+    output: Tensor = pool.proj(attention(sources, pool.scale))
     return output if pool.mlp is None else output + pool.mlp(pool.norm(output))
 
 
-def _run_block(
-    block: Any,
-    tokens: Tensor,
-    rope: Tensor | None,
-    grid: tuple[int, int],
-    readout: Readout,
-    proxies: Tensor | None,
-) -> Tensor:
-    attention, norm_after = block.attn, isinstance(block, EvaBlockPostNorm)
-    sources = _sources(attention, tokens if norm_after else block.norm1(tokens), rope)
-    mixed = attend(readout, sources, grid, scale=attention.scale, proxies=proxies).transpose(1, 2).flatten(2)
-    output = attention.proj(attention.norm(mixed))
+def _run_block(block: Any, tokens: Tensor, rope: Tensor | None, attention: _Attention) -> Tensor:
+    own, norm_after, readout = block.attn, isinstance(block, EvaBlockPostNorm), attention.readout
+    sources = _sources(own, tokens if norm_after else block.norm1(tokens), rope)
+    output = own.proj(own.norm(attention(sources, own.scale)))
     output = block.norm1(output) if norm_after else _layer_scaled(block, output, 1)
     if readout.residual:
         output = tokens + output

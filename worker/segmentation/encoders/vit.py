@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.segmentation.encoders.readouts import READOUTS, Readout, Source, attend
+from worker.segmentation.encoders.tiling import Tiling
 
 _VALUE = READOUTS["value"]
 _STANDARD = READOUTS["standard"]
@@ -91,6 +92,16 @@ def token_features(
     Returns:
         (B, 1 + h * w, D) features, class token first, then the grid row by row; not normalised.
     """
+    patch = visual.conv1.kernel_size[0]
+    grid = (pixels.shape[2] // patch, pixels.shape[3] // patch)
+    tokens = deep_tokens(visual, pixels, positions=positions, collected=collected)
+    return read_tokens(visual, tokens, grid, readout=readout, proxies=proxies)
+
+
+def deep_tokens(
+    visual: Any, pixels: Tensor, *, positions: Tensor | None = None, collected: dict[int, Tensor] | None = None
+) -> Tensor:
+    """Run every block but the last; see `token_features`: (B, 1 + h * w, width) tokens."""
     tokens, grid = first_tokens(visual, pixels, positions=positions)
     *blocks, last = visual.transformer.resblocks
     wanted = {} if collected is None else collected
@@ -100,16 +111,46 @@ def token_features(
             wanted[number] = tokens
     if len(blocks) in wanted:
         wanted[len(blocks)] = _run_block(last, tokens, grid, _STANDARD, None)
-    tokens = _run_block(last, tokens, grid, readout, proxies)
-    projected: Tensor = visual.ln_post(tokens) @ visual.proj  # (B, 1 + h * w, D)
+    return tokens
+
+
+def read_tokens(
+    visual: Any,
+    tokens: Tensor,
+    grid: tuple[int, int],
+    *,
+    readout: Readout,
+    proxies: Tensor | None = None,
+    tiling: Tiling | None = None,
+) -> Tensor:
+    """Run the last block and project its tokens: what `token_features` makes of `deep_tokens`.
+
+    Args:
+        visual, readout, proxies: see `token_features`.
+        tokens: (B, 1 + h * w, width) after all blocks but the last.
+        grid: (h, w) patches of each member of the batch.
+        tiling: where the members lie in one image, for attention over all of them at once.
+
+    Returns:
+        (B, 1 + h * w, D) features, not normalised.
+    """
+    tokens = _run_block(visual.transformer.resblocks[-1], tokens, grid, readout, proxies, tiling)
+    projected: Tensor = visual.ln_post(tokens) @ visual.proj
     return projected
 
 
-def _run_block(block: Any, tokens: Tensor, grid: tuple[int, int], readout: Readout, proxies: Tensor | None) -> Tensor:
+def _run_block(
+    block: Any,
+    tokens: Tensor,
+    grid: tuple[int, int],
+    readout: Readout,
+    proxies: Tensor | None,
+    tiling: Tiling | None = None,
+) -> Tensor:
     attention, heads = block.attn, int(block.attn.num_heads)
     sources = _sources(attention, block.ln_1(tokens), heads, readout)
     scale = (tokens.shape[-1] // heads) ** -0.5
-    mixed = attend(readout, sources, grid, scale=scale, proxies=proxies).transpose(1, 2).flatten(2)
+    mixed = attend(readout, sources, grid, scale=scale, proxies=proxies, tiling=tiling).transpose(1, 2).flatten(2)
     output: Tensor = block.ls_1(attention.out_proj(mixed))
     if readout.residual:
         output = tokens + output

@@ -27,13 +27,21 @@ from plugin_config.errors import (
     TaskDataError,
 )
 from plugin_config.label_studio.annotations import Annotation
-from plugin_config.label_studio.client import LabelStudio, StoredPrediction, Task
+from plugin_config.label_studio.client import LabelStudio, Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
 from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
-from worker.label_studio.outcomes import RegionOutcomes, RegionRecord, count_records, region_records
+from worker.label_studio.outcomes import (
+    EmptyRecord,
+    RegionOutcomes,
+    RegionRecord,
+    count_records,
+    empty_record,
+    region_records,
+)
 from worker.label_studio.task_images import TaskImage, images_of
 from worker.learning.corrections.examples import LONGEST_SIDE, example_frame, make_example
 from worker.learning.interfaces import Example
@@ -61,6 +69,7 @@ class Correction:
         example: to learn from.
         vocabulary: the labels that the image may have.
         records: what became of each region.
+        empty: what became of predictions without regions; () where the task has several images.
     """
 
     task: int
@@ -70,6 +79,7 @@ class Correction:
     example: Example
     vocabulary: Vocabulary
     records: tuple[RegionRecord, ...] = ()
+    empty: tuple[EmptyRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,12 +92,14 @@ class UnreadTask:
         reason: for people; it names the task.
         key: of the image, see `TaskImage.key`; the task's id where it is about the whole task.
         records: what became of each region of the image: that needs no pixels. () where it is about the whole task.
+        empty: as of `Correction`, likewise.
     """
 
     task: int
     reason: str
     key: str
     records: tuple[RegionRecord, ...] = ()
+    empty: tuple[EmptyRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -252,7 +264,7 @@ class _Reader:
     def _with_records(self, unread: UnreadTask, opened: _OpenedTask, image: TaskImage) -> UnreadTask:
         try:
             with _malformed_is_typed():
-                return replace(unread, records=self._records(opened, image))
+                return replace(unread, records=self._records(opened, image), empty=self._empty(opened, image))
         except RegionError:  # told once the image can be read
             return unread
 
@@ -262,6 +274,14 @@ class _Reader:
             for row in opened.annotations
             for record in region_records(row, opened.predictions, image.vocabulary, self._ours)
         )
+
+    def _empty(self, opened: _OpenedTask, image: TaskImage) -> tuple[EmptyRecord, ...]:
+        if len(opened.images) > 1:  # a prediction notes the chance for all of them together
+            return ()
+        found = (
+            empty_record(row, opened.predictions, image.vocabulary, self._ours) for row in opened.annotations
+        )
+        return tuple(record for record in found if record is not None)
 
     def _read(self, opened: _OpenedTask, image: TaskImage) -> Correction:
         task, annotations, vocabulary = opened.task, opened.annotations, image.vocabulary
@@ -274,10 +294,10 @@ class _Reader:
                 image.key, annotations, vocabulary, picture.pixels, embedding,
                 longest_side=self._longest_side, size=picture.size,
             )  # fmt: skip
-            records = self._records(opened, image)
+            records, empty = self._records(opened, image), self._empty(opened, image)
         ids = tuple(annotation.id for annotation in annotations)
         outcomes = count_records(records)
-        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example, vocabulary, records)
+        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example, vocabulary, records, empty)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from plugin_config.errors import (
     ZeromaskError,
 )
 from plugin_config.model_version import model_slug
-from plugin_config.queue.jobs import LEARN_JOB, LearnProject, enqueue_learning, learn_queue
+from plugin_config.queue.jobs import LEARN_JOB, LearnProject, enqueue_learning, learn_queue, learn_queues
 from plugin_config.queue.learning import LearningLease, Progress, State
 from plugin_config.queue.offers import ProjectOffers
 from plugin_config.versions.manifests import now
 from worker.service.context import WorkerContext
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
+from worker.service.outdated import look_for_newer
 from worker.service.plain_jobs import JobFunctions
 from worker.service.queue_worker import work_off
 from worker.service.trainer.lease_guard import RoundAborted
@@ -190,6 +191,7 @@ def learner_heartbeat(context: WorkerContext, learner: Learner) -> Heartbeat:
     duties = (
         PeriodicDuty("the renewal of the project", learner.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
+        look_for_newer(context),
         PeriodicDuty("the periodic round", request_rounds, every_s=context.settings.reconcile_s),
         PeriodicDuty("the queueing of rounds", queue_due_rounds),
     )
@@ -206,7 +208,7 @@ def run_learner(context: WorkerContext, connection: Redis) -> None:
     log.info("ready to learn: model %s on %s, %s", context.settings.model, context.segmenter.encoder.device,
              context.name)  # fmt: skip
     try:
-        queues = [learn_queue(connection)]
+        queues = learn_queues(connection)
         functions: JobFunctions = {LEARN_JOB: lambda payload: learner.learn(LearnProject.from_json(payload))}
         work_off(queues, functions, owner=context.name, stopping=context.stopping, watch=context.watch)
     finally:

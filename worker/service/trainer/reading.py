@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 
 from plugin_config.vocabulary import Vocabulary, joined
-from worker.label_studio.outcomes import RegionOutcomes, RegionRecord, sum_outcomes
+from worker.label_studio.outcomes import EmptyRecord, RegionOutcomes, RegionRecord, sum_outcomes
 from worker.label_studio.task_images import task_of
 from worker.learning.corrections.examples import with_words
 from worker.learning.interfaces import Example
@@ -46,6 +46,7 @@ class CorrectionsReader:
         left_out: what cannot be learned from until somebody changes it, task -> reason; the first thousand.
         outcomes: what annotators did with the predicted regions of everything read, by label key.
         records: what became of each of these regions, and of those of images that cannot be read now.
+        empty: what became of predictions without regions, likewise.
         vocabulary: of the project, with the labels that tasks bring along themselves once these are read.
     """
 
@@ -59,6 +60,7 @@ class CorrectionsReader:
         self.missing, self.left_out = dict(missing), dict(left_out)
         self.outcomes: dict[str, RegionOutcomes] = {}
         self.records: list[RegionRecord] = []
+        self.empty: list[EmptyRecord] = []
 
     def retry_missing(self) -> bool:
         """Try to read a few of the images that were left out; those that fail again are the last to be tried next time.
@@ -98,7 +100,7 @@ class CorrectionsReader:
             RoundAborted: as `LeaseGuard.check`.
         """
         examples, parts, known = [], [self._asked], frozenset(self.missing)
-        self.missing, self.left_out, self.outcomes, self.records = {}, {}, {}, []
+        self.missing, self.left_out, self.outcomes, self.records, self.empty = {}, {}, {}, [], []
         self._lease.report(f"reads {tasks} annotated images")
         for found in self._corrections():
             if isinstance(found, UnreadTask):
@@ -107,6 +109,7 @@ class CorrectionsReader:
                 few = len(self.missing) < _MOST_LEFT_OUT  # else not each image by itself: served.json has a bound
                 self.missing[found.key if few else str(found.task)] = found.reason
                 self.records += found.records
+                self.empty += found.empty
                 continue
             if isinstance(found, LeftOutTask):
                 self._leave_out(found)
@@ -115,6 +118,7 @@ class CorrectionsReader:
             parts.append(found.vocabulary)
             self.outcomes = sum_outcomes([self.outcomes, found.outcomes])
             self.records += found.records
+            self.empty += found.empty
             if len(examples) % _REPORT_EVERY == 0:
                 self._lease.report(f"has read {len(examples)} of {tasks} annotated images")
         self.vocabulary = joined(parts)

@@ -158,7 +158,7 @@ class TrainingRound:
     ) -> RoundResult:  # fmt: skip
         """Read the corrections, and train unless the same ones were learned from before. `attempt`: as far as known."""
         last, examples = pointer.attempt, reader.read(attempt.tasks)
-        refit(self._context, project, reader.records, self._lease)
+        refit(self._context, project, reader.records, reader.empty, self._lease)
         note_judged(self._context, self._id, reader.records)
         vocabulary, asked = reader.vocabulary, vocabulary
         content = f"{content_digest(examples, vocabulary)}-{attempt.weights}"

@@ -2,9 +2,9 @@
 
 Training starts from the zero-shot scores, as far as they proved right on the corrections (after LP++, Huang et al., and
 CLAP, Silva-Rodriguez et al., both CVPR 2024), and adds what the images look like: small networks on features of the
-encoder and of a network trained on photographs, on colour, texture and position; and retrieval of similar cells. Labels
-without corrections keep their zero-shot scores: where the networks say "none of the taught classes", the zero-shot
-scores decide which of the others.
+encoder, of a network trained on photographs and of the affinity tower, where one is set, on colour, texture and
+position; and retrieval of similar cells. Labels without corrections keep their zero-shot scores: where the networks say
+"none of the taught classes", the zero-shot scores decide which of the others.
 
 Where there are labels without corrections in words that the model can read, the networks are trained a second time,
 with examples of them (`worker.learning.recipes.generated`), as cells of none of the taught classes; the gate keeps the
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.errors import LearningError
-from worker.learning.interfaces import UNLABELLED, AdapterState, Example, Fitted, Words
+from worker.learning.interfaces import AFFINITY_TOWER, UNLABELLED, AdapterState, Example, Fitted, Words
 from worker.learning.recipes.generated import GENERATOR, LEFT_OUT, GeneratedExamples, generate_examples
 from worker.learning.recipes.quick.augmentation import Augmentation
 from worker.learning.recipes.quick.classifier import (
@@ -37,9 +37,12 @@ from worker.learning.recipes.quick.classifier import (
     fit_classifier,
 )
 from worker.learning.recipes.quick.features import (
+    AFFINITY_COMPONENTS,
     ENCODER_COMPONENTS,
     TOWER_COMPONENTS,
+    AffinityInput,
     FeatureExtractor,
+    affinity_map,
     match_classes,
     measure_zero_shot,
 )
@@ -52,14 +55,14 @@ from worker.segmentation.outlines.refinement import ADAPTIVE, FINE, Method
 from worker.segmentation.segmenter import Segmenter
 
 NAME = "quick"
-PARTS = ("encoder", "tower", "appearance", "retrieval", GENERATOR)
+PARTS = ("encoder", "tower", "affinity", "appearance", "retrieval", GENERATOR)
 _VIEWS = 32  # images and augmentations of them that are learned from, where there are not as many images
 _MANY_IMAGES, _FACTOR = 12, 2  # from so many images on, there are so many times more views and hidden units
 _MOST_EXAMPLES = 60
 _MOST_STEPS_FACTOR = 2.0  # how many times more steps many images get at most
 _SMALLEST = 1e-9  # posterior
 _FORM = 4  # of the features that a stored adapter was trained on
-_ENCODER, _TOWER = "encoder", "tower"  # in names of stored tensors
+_ENCODER, _TOWER, _AFFINITY = "encoder", "tower", "affinity"  # in names of stored tensors
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
 _WORDS_ALONE = "the words alone are better than what the networks learn from the corrections"
@@ -133,12 +136,16 @@ class QuickAdapter:
         projections = {f"{_TOWER}{k}": pca for k, pca in enumerate(extractor.tower)}
         if extractor.encoder is not None:
             projections[_ENCODER] = extractor.encoder
+        towers = {}
+        if extractor.affinity is not None:
+            projections[_AFFINITY] = extractor.affinity.pca
+            towers[AFFINITY_TOWER] = [extractor.affinity.architecture, extractor.affinity.weights]
         for name, pca in projections.items():
             tensors |= pca.tensors(name)
         about = {"words": [list(texts) for texts in extractor.words], "trust": extractor.trust,
                  "scale": extractor.scale, "axes": sorted(projections), "appearance": extractor.appearance,
                  "retrieval": self.classifier.retrieval, "learned_strength": self.classifier.strength,
-                 "strength": self.strength, "form": _FORM}  # fmt: skip
+                 "strength": self.strength, "form": _FORM, **towers}  # fmt: skip
         return AdapterState(NAME, tensors, about)
 
 
@@ -192,8 +199,9 @@ class QuickRecipe:
         # Without the image: the embedding may be of a larger one than the example keeps.
         scores = [segmenter.score(example.embedding, words) for example in chosen]
         encoder, tower = self._fit_pca(scores, chosen)
+        affinity = self._fit_affinity(scores, segmenter)
         appearance = "appearance" not in self.without
-        extractor = FeatureExtractor(taught, torch.tensor(known), encoder, tower, 0.0, 0.0, appearance)
+        extractor = FeatureExtractor(taught, torch.tensor(known), encoder, tower, 0.0, 0.0, appearance, affinity)
         trust, scale = measure_zero_shot(extractor, scores, chosen)
         extractor = replace(extractor, trust=trust, scale=scale)
 
@@ -215,7 +223,7 @@ class QuickRecipe:
             optional_columns=extractor.tower_columns,
             generate=generated_cells,
         )
-        extractor = extractor if fitted.uses_optional else replace(extractor, tower=())
+        extractor = extractor if fitted.uses_optional else replace(extractor, tower=(), affinity=None)
         supplied = QuickAdapter(extractor, fitted.supplied) if fitted.supplied else None
         return QuickAdapter(extractor, fitted.plain), supplied
 
@@ -231,10 +239,14 @@ class QuickRecipe:
         try:
             words = tuple(tuple(str(text) for text in texts) for texts in about["words"])
             projections = {name: PCA.from_tensors(tensors, name) for name in about["axes"]}
-            tower = tuple(pca for name, pca in projections.items() if name != _ENCODER)
+            tower = tuple(pca for name, pca in projections.items() if name not in (_ENCODER, _AFFINITY))
+            affinity = None
+            if _AFFINITY in projections:
+                architecture, weights = map(str, about[AFFINITY_TOWER])
+                affinity = AffinityInput(projections[_AFFINITY], architecture, weights)
             extractor = FeatureExtractor(words, tensors["known"], projections.get(_ENCODER), tower,
                                          float(about["trust"]), float(about["scale"]),
-                                         bool(about["appearance"]))  # fmt: skip
+                                         bool(about["appearance"]), affinity)  # fmt: skip
             retrieval, strength = float(about["retrieval"]), float(about["learned_strength"])
             finite = math.isfinite(extractor.trust) and math.isfinite(extractor.scale)
             if extractor.known.shape != (len(words),) or not finite:
@@ -257,6 +269,14 @@ class QuickRecipe:
             found = [image.photo_features(example.image) for image, example in zip(scores, examples, strict=True)]
             tower = [PCA.fit(maps, most) for maps, most in zip(zip(*found, strict=True), TOWER_COMPONENTS, strict=True)]
         return encoder, tuple(tower)
+
+    def _fit_affinity(self, scores: Sequence[ImageScores], segmenter: Segmenter) -> AffinityInput | None:
+        """PCA of the affinity tower's features, which come with the embeddings; None without one."""
+        tower = segmenter.encoder.affinity_tower
+        if tower is None or _AFFINITY in self.without:
+            return None
+        pca = PCA.fit([affinity_map(image) for image in scores], AFFINITY_COMPONENTS)
+        return AffinityInput(pca, tower.architecture, tower.fingerprint)
 
     def _config(self, images: int) -> ClassifierConfig:
         """The classifier's, with more steps and units for many images."""

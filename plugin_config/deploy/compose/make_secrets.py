@@ -1,7 +1,7 @@
-"""Make the secrets that compose.yaml names, each in a file of its own: `python3 deploy/compose/make_secrets.py`.
+"""Make the secrets that compose.yaml and the Helm chart name, each in a file of its own.
 
-Files that are there stay as they are. The token of Label Studio is left empty for a person to fill in. It needs the
-standard library alone.
+A person runs it, as docs/guide/deployment.md says. Files that are there stay as they are. The token of Label Studio is
+left empty for a person to fill in. It needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ _RIGHTS = "~* &* +@all -@admin -@dangerous +client|list +info +keys"  # as plugi
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write what is missing; returns the exit status. `arguments`: the folder, beside this file by default."""
+    """Write what is missing; returns the exit status.
+
+    Args:
+        arguments: the folder, beside this file by default; the host of Redis, "redis" by default.
+    """
     folder = Path(arguments[0]) if arguments else FOLDER
+    host = arguments[1] if len(arguments) > 1 else "redis"
     password = secrets.token_urlsafe(24)
     together = {
-        "redis_url": f"redis://:{password}@redis:6379/0",
+        "redis_url": f"redis://:{password}@{host}:6379/0",
         "redis_users": f"user default on >{password} {_RIGHTS}\nuser health on nopass resetkeys -@all +ping\n",
     }
     alone = {
