@@ -68,9 +68,7 @@ def propagate(
             diagonal = graph.degree + 0.3 * pull / cells**2
             tolerance = 0.0 if cells == CELLS else _COARSE_TOLERANCE
             solved = conjugate_gradients(energy, right, start, diagonal, iterations=iterations, tolerance=tolerance)
-            if level or trust >= 1 or not _loses_a_class(
-                evidence.shares, patches.to_patches(solved), there
-            ):
+            if level or trust >= 1 or not _loses_a_class(evidence.shares, patches.to_patches(solved), there):
                 break
             trust = min(1.0, trust * _TRUST_FACTOR)
         found = solved.reshape(-1, *size)

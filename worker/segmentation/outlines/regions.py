@@ -1,45 +1,56 @@
-"""Which classes an image really shows, and whether its regions are few and large, read off noisy shares, not pixels.
+"""Noisy shares + image -> the classes an image really shows, and whether its regions are few and large.
 
 A vocabulary says what may be there. Noise gives each of its classes some patches, so that a few large regions look like
-a crowd of small ones, unless what noise alone does is known: it goes below 0 as far as above.
+a crowd of small ones. Two things tell them apart: noise goes below 0 as far as above, and what smoothing along the
+image takes away is noise alone, which is Gaussian, unless small things went with it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.outlines.evidence import LEAST_NOISE, Evidence, nearest_shares, negative_noise
+from worker.segmentation.outlines.guided import fit_local_lines
 from worker.segmentation.outlines.propagation import average_matrix
+from worker.segmentation.pictures import rgb_picture
 
-_BLURS = (0.0, 1.0, 2.0, 4.0)  # patches: a class is looked for in regions of about these sizes
-_LEAST_VARIANCE = 0.02  # of shares over an image; with less, one class covers nearly all of it
+NOISY = 0.2
+"""Standard deviation of the noise in shares, below which small things are seen and no class is in doubt."""
+
 # These, and how trust depends on noise and crowding, were fitted on photographs; see docs/research/outlines.md.
-_SMALL, _LARGE = 0.86, 0.90  # part of the variance that a blur of one patch leaves: regions are small; large
-_FEW, _MANY = 3.0, 4.25  # effective number of classes
+_GUIDED_TAILS, _EIGEN_TAILS = (0.30, 0.15), (0.40, 0.25)  # excess kurtosis: small things were lost; only noise was
+_RADIUS, _SMOOTHNESS = 2, 3e-3  # of the guided filter: patches, variance of colour in [0, 1]
+_BLURS = (0.0, 1.0, 2.0, 4.0)  # patches: a class is looked for in regions of about these sizes
+_INDEPENDENT = 0.4  # part of the values whose noise is their own: neighbouring patches share some
 _LEAST_TRUST, _MOST_TRUST = 0.003, 1.0
 _TRUST, _NOISE_UNIT, _NOISE_POWER, _CROWD_POWER = 0.06, 0.1, 4, 3
 
 
 @dataclass(frozen=True)
 class Regions:
-    """What the shares tell of an image's regions.
+    """What shares and image tell of the image's regions.
 
     Attributes:
-        there: (C,) bool the classes that an outline stage must keep; all, unless the regions are few and large: else
-            one that noise explains may still be a small thing.
+        there: (C,) bool the classes that must be kept; all, unless the regions are few and large: else a class that
+            noise explains may still be a small thing.
         crowding: effective number of classes in the image: perplexity of their total areas.
         noise: standard deviation of the noise in the shares.
-        few: 1 where regions were found to be few and large although the vocabulary is larger, else down to 0.
+        few: 1 where the regions were found to be few and large, down to 0.
+        low_passed: (C, h, w) float32 the shares fitted by eigenvectors, where they had to be.
     """
 
     there: Tensor
     crowding: float
     noise: float
     few: float = 0.0
+    low_passed: Tensor | None = None
 
     @property
     def trust(self) -> float:
@@ -48,35 +59,64 @@ class Regions:
         return min(_MOST_TRUST, max(_LEAST_TRUST, _TRUST * clean * self.crowding**_CROWD_POWER))
 
 
-def read_regions(evidence: Evidence) -> Regions:
-    """Tell the classes that are there from those of noise, and with them how crowded the image is.
+def read_regions(evidence: Evidence, image: NDArray[np.uint8], low_pass: Callable[[], Tensor] | None) -> Regions:
+    """Tell few large regions from a crowd of small ones, and with few, the classes that are there from those of noise.
 
-    A blur leaves regions and removes noise, and what is left of the noise shows in the negative shares. A class is
-    there if at some blur it is anywhere above all that noise reaches in so many patches: above the universal threshold,
-    noise * sqrt(2 log n) (Donoho and Johnstone, 1994).
+    Regions are few and large if what smoothing removes from the shares looks Gaussian, smoothed in small windows (a
+    guided filter, which is cheap and comes first) and over the whole image (eigenvectors): small things that were
+    removed make the tails of the distribution heavy. Then crowding counts only the classes that are there. In between,
+    it is in between.
 
-    Small things do not pass it where the noise is high. So only where regions are few and large does the crowding leave
-    out what does not pass; with small or many regions it is that of all classes, and in between, in between.
+    Args:
+        evidence: of the plausible classes.
+        image: (H, W, 3) uint8 RGB.
+        low_pass: computes the shares (C, h, w) fitted by eigenvectors, which takes time; None = not to be used.
     """
-    shares, count = evidence.shares, len(evidence.shares)
-    there, variances, unblurred = torch.zeros(count, dtype=torch.bool, device=shares.device), [], LEAST_NOISE
+    shares = evidence.shares
+    every = torch.ones(len(shares), dtype=torch.bool, device=shares.device)
+    crowding = _perplexity(evidence.valid_shares())
+    few, low_passed = 0.0, None
+    if evidence.noise > NOISY:
+        few = _ramp(_excess_kurtosis(shares - _guided(shares, image)), *_GUIDED_TAILS)
+    if few and low_pass is not None:
+        low_passed = low_pass()
+        few = min(few, _ramp(_excess_kurtosis(shares - low_passed), *_EIGEN_TAILS))
+    there = beyond_noise(shares) if few else every
+    if not bool(there.any()):
+        few = 0.0
+    if not few:
+        return Regions(every, crowding, evidence.noise, low_passed=low_passed)
+    sure = _perplexity(nearest_shares(evidence.of(there.nonzero()[:, 0]).shares))
+    kept = there if few > 0.5 else every
+    return Regions(kept, crowding + few * (sure - crowding), evidence.noise, few, low_passed)
+
+
+def beyond_noise(shares: Tensor) -> Tensor:
+    """(C,) bool whether noise alone does not explain a class of the shares (C, h, w).
+
+    A blur leaves regions and removes noise, and how much noise is left shows in the negative shares. At some blur the
+    class must somewhere be above all that noise reaches in so many independent values: the universal threshold, noise *
+    sqrt(2 log n) (Donoho and Johnstone, 1994).
+    """
+    found, unblurred = torch.zeros(len(shares), dtype=torch.bool, device=shares.device), LEAST_NOISE
     for blur in _BLURS:
         blurred = _blurred(shares, blur)
-        noise = negative_noise(blurred)
-        variances.append(float(blurred.var(dim=(1, 2), correction=0).sum()) - count * noise**2)
-        noise = max(noise, LEAST_NOISE)
+        noise = max(negative_noise(blurred), LEAST_NOISE)
         unblurred = unblurred if blur else noise
-        independent = max(2.0, shares.numel() * min(1.0, (noise / unblurred) ** 2))  # of the values, once blurred
-        there |= blurred.amax(dim=(1, 2)) > noise * math.sqrt(2 * math.log(independent))
-    crowding = _perplexity(evidence.valid_shares())
-    if bool(there.all()) or not bool(there.any()):
-        return Regions(torch.ones_like(there), crowding, evidence.noise)
-    sure = _perplexity(nearest_shares(evidence.of(there.nonzero()[:, 0]).shares))
-    left = variances[1] / variances[0] if variances[0] > _LEAST_VARIANCE else 1.0
-    crowded = max(_ramp(left, _LARGE, _SMALL), _ramp(sure, _FEW, _MANY))
-    if crowded >= 0.5:
-        there = torch.ones_like(there)
-    return Regions(there, sure + crowded * (crowding - sure), evidence.noise, 1 - crowded)
+        independent = max(2.0, _INDEPENDENT * shares.numel() * min(1.0, (noise / unblurred) ** 2))
+        found |= blurred.amax(dim=(1, 2)) > noise * math.sqrt(2 * math.log(independent))
+    return found
+
+
+def _guided(shares: Tensor, image: NDArray[np.uint8]) -> Tensor:
+    guide = rgb_picture(image, (shares.shape[1], shares.shape[2])).to(shares.device)
+    return fit_local_lines(shares, guide, radius=_RADIUS, smoothness=_SMOOTHNESS).at(guide)
+
+
+def _excess_kurtosis(values: Tensor) -> float:
+    """Fourth moment over the square of the second, minus that of a Gaussian: 0 of noise, more with heavy tails."""
+    square = values.square()
+    return float(square.square().mean() / square.mean().square().clamp_min(1e-12)) - 3
 
 
 def _blurred(shares: Tensor, blur: float) -> Tensor:
@@ -92,5 +132,5 @@ def _perplexity(shares: Tensor) -> float:
 
 
 def _ramp(value: float, start: float, end: float) -> float:
-    """0 up to `start`, 1 from `end` on (or the other way round where `end` is less)."""
-    return min(1.0, max(0.0, (value - start) / (end - start)))
+    """0 from `start` up, 1 below `end`, which is less."""
+    return min(1.0, max(0.0, (start - value) / (start - end)))
