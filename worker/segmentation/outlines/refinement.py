@@ -34,7 +34,7 @@ _MANY = 64  # classes; of more, most are put together where each would cost as m
 _NEAREST = 32  # classes that come nearest to winning a patch have logits of their own all the same
 _RADIUS, _SMOOTHNESS = 4, 3e-4  # of the guided step: cells, variance of colour in [0, 1]
 _SPECTRAL_NOISE = (NOISY, 0.23)  # noise from which eigenvectors are used, and from which with full strength
-_SPECTRAL_TRUST = 0.1  # trust above which they are not used
+_SPECTRAL_TRUST = (0.1, 0.3)  # trust above which they are not used, and where regions are few and large
 _SPECTRAL_STRENGTH = 0.4  # share of the low-passed evidence at full strength
 
 
@@ -315,7 +315,8 @@ def _eigen_strength(regions: Regions, trust: float) -> float:
     """0 unless the evidence is noisy and the image shows few classes: there averaging over long distances helps."""
     start, full = _SPECTRAL_NOISE
     noisy = min(1.0, max(0.0, (regions.noise - start) / (full - start)))
-    return _SPECTRAL_STRENGTH * noisy * max(0.0, 1 - trust / _SPECTRAL_TRUST, regions.few)
+    least, most = _SPECTRAL_TRUST
+    return _SPECTRAL_STRENGTH * noisy * max(0.0, 1 - trust / (least + regions.few * (most - least)))
 
 
 def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
