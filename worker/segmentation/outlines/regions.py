@@ -25,7 +25,8 @@ NOISY = 0.2
 """Standard deviation of the noise in shares, below which small things are seen and no class is in doubt."""
 
 # These, and how trust depends on noise and crowding, were fitted on photographs; see docs/research/outlines.md.
-_GUIDED_TAILS, _EIGEN_TAILS = (0.30, 0.15), (0.40, 0.25)  # excess kurtosis: small things were lost; only noise was
+_TAILS = (0.28, 0.15)  # excess kurtosis of what smoothing removed: small things were among it; it was noise alone
+_NEARBY = 8.0  # patches: noise may change over the image, but hardly within this distance
 _RADIUS, _SMOOTHNESS = 2, 3e-3  # of the guided filter: patches, variance of colour in [0, 1]
 _BLURS = (0.0, 1.0, 2.0, 4.0)  # patches: a class is looked for in regions of about these sizes
 _INDEPENDENT = 0.4  # part of the values whose noise is their own: neighbouring patches share some
@@ -63,8 +64,8 @@ def read_regions(evidence: Evidence, image: NDArray[np.uint8], low_pass: Callabl
     """Tell few large regions from a crowd of small ones, and with few, the classes that are there from those of noise.
 
     Regions are few and large if what smoothing removes from the shares looks Gaussian, smoothed in small windows (a
-    guided filter, which is cheap and comes first) and over the whole image (eigenvectors): small things that were
-    removed make the tails of the distribution heavy. Then crowding counts only the classes that are there. In between,
+    guided filter, which is cheap and comes first) and over the whole image (eigenvectors): small things among it make
+    the tails of its distribution heavy. Then crowding counts only the classes that are there. In between,
     it is in between.
 
     Args:
@@ -77,10 +78,10 @@ def read_regions(evidence: Evidence, image: NDArray[np.uint8], low_pass: Callabl
     crowding = _perplexity(evidence.valid_shares())
     few, low_passed = 0.0, None
     if evidence.noise > NOISY:
-        few = _ramp(_excess_kurtosis(shares - _guided(shares, image)), *_GUIDED_TAILS)
+        few = _ramp(_excess_kurtosis(shares - _guided(shares, image)), *_TAILS)
     if few and low_pass is not None:
         low_passed = low_pass()
-        few = min(few, _ramp(_excess_kurtosis(shares - low_passed), *_EIGEN_TAILS))
+        few = min(few, _ramp(_excess_kurtosis(shares - low_passed), *_TAILS))
     there = beyond_noise(shares) if few else every
     if not bool(there.any()):
         few = 0.0
@@ -114,9 +115,13 @@ def _guided(shares: Tensor, image: NDArray[np.uint8]) -> Tensor:
 
 
 def _excess_kurtosis(values: Tensor) -> float:
-    """Fourth moment over the square of the second, minus that of a Gaussian: 0 of noise, more with heavy tails."""
+    """Fourth moment over the square of the second, minus that of a Gaussian: 0 of noise, more with heavy tails.
+
+    Values (C, h, w) are scaled by the second moment around them: noise that is stronger in places has no heavy tails.
+    """
     square = values.square()
-    return float(square.square().mean() / square.mean().square().clamp_min(1e-12)) - 3
+    scaled = square / _blurred(square.mean(dim=0, keepdim=True), _NEARBY).clamp_min(1e-12)
+    return float(scaled.square().mean() / scaled.mean().square().clamp_min(1e-12)) - 3
 
 
 def _blurred(shares: Tensor, blur: float) -> Tensor:
