@@ -21,7 +21,7 @@ from worker.segmentation.class_scores import OTHERS, ClassScores
 from worker.segmentation.outlines.evidence import check_logits, pure_margin, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
-from worker.segmentation.outlines.regions import NOISY, Regions, read_regions
+from worker.segmentation.outlines.regions import CROWDED, NOISY, Regions, read_regions
 from worker.segmentation.outlines.spectral import low_pass
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
 
@@ -34,7 +34,7 @@ _MANY = 64  # classes; of more, most are put together where each would cost as m
 _NEAREST = 32  # classes that come nearest to winning a patch have logits of their own all the same
 _RADIUS, _SMOOTHNESS = 4, 3e-4  # of the guided step: cells, variance of colour in [0, 1]
 _SPECTRAL_NOISE = (NOISY, 0.23)  # noise from which eigenvectors are used, and from which with full strength
-_SPECTRAL_TRUST = (0.1, 0.3)  # trust above which they are not used, and where regions are few and large
+_SPECTRAL_TRUST = (0.1, CROWDED)  # trust above which they are not used, and where regions are few and large
 _SPECTRAL_STRENGTH = 0.4  # share of the low-passed evidence at full strength
 
 

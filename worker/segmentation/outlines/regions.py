@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from worker.segmentation.pictures import rgb_picture
 
 NOISY = 0.2
 """Standard deviation of the noise in shares, below which small things are seen and no class is in doubt."""
+
+CROWDED = 0.3
+"""Trust that marks a crowd: where the classes that are there for certain give it, regions are not few."""
 
 # These, and how trust depends on noise and crowding, were fitted on photographs; see docs/research/outlines.md.
 _TAILS = (0.28, 0.15)  # excess kurtosis of what smoothing removed: small things were among it; it was noise alone
@@ -76,18 +79,20 @@ def read_regions(evidence: Evidence, image: NDArray[np.uint8], low_pass: Callabl
     shares = evidence.shares
     every = torch.ones(len(shares), dtype=torch.bool, device=shares.device)
     crowding = _perplexity(evidence.valid_shares())
-    few, low_passed = 0.0, None
+    crowd = Regions(every, crowding, evidence.noise)
+    few = 0.0
     if evidence.noise > NOISY:
         few = _ramp(_excess_kurtosis(shares - _guided(shares, image)), *_TAILS)
-    if few and low_pass is not None:
+    there = beyond_noise(shares) if few else every
+    if not few or not bool(there.any()):
+        return crowd
+    sure = _perplexity(nearest_shares(evidence.of(there.nonzero()[:, 0]).shares))
+    if replace(crowd, crowding=sure).trust >= CROWDED:
+        return crowd
+    low_passed = None
+    if low_pass is not None:
         low_passed = low_pass()
         few = min(few, _ramp(_excess_kurtosis(shares - low_passed), *_TAILS))
-    there = beyond_noise(shares) if few else every
-    if not bool(there.any()):
-        few = 0.0
-    if not few:
-        return Regions(every, crowding, evidence.noise, low_passed=low_passed)
-    sure = _perplexity(nearest_shares(evidence.of(there.nonzero()[:, 0]).shares))
     kept = there if few > 0.5 else every
     return Regions(kept, crowding + few * (sure - crowding), evidence.noise, few, low_passed)
 
