@@ -32,6 +32,7 @@ from worker.segmentation.outlines.refinement import (
     refine_logits,
     refine_scores,
 )
+from worker.segmentation.outlines.regions import read_regions
 from worker.segmentation.outlines.spectral import eigen_masks, eigen_segments
 from worker.segmentation.pictures import rgb_rows
 from worker.segmentation.text.encoder import BACKGROUND, TextEncoder
@@ -235,17 +236,17 @@ def test_classes_in_strips_are_those_of_the_logits(count: int, monkeypatch: pyte
 
 
 def test_shares_scale_noise_and_crowding_are_read_off_the_logits() -> None:
-    _, truth = scene((448, 576))
+    image, truth = scene((448, 576))
+    trust = {}
     for sigma in (0.05, 0.2):
         evidence = read_evidence(coarse_of(truth, 3, 16, sigma=sigma))
         assert evidence.scale == pytest.approx(10, rel=0.15)
         assert evidence.noise == pytest.approx(sigma, rel=0.45)
-        assert 1 < evidence.crowding < 2.3
+        regions = read_regions(evidence, image, None)
+        assert 1 < regions.crowding < 2.3
+        trust[sigma] = regions.trust
         torch.testing.assert_close(evidence.shares.sum(0), torch.ones(28, 36))
-    assert (
-        read_evidence(coarse_of(truth, 3, 16, sigma=0.05)).trust
-        > read_evidence(coarse_of(truth, 3, 16, sigma=0.2)).trust
-    )
+    assert trust[0.05] > trust[0.2]
 
 
 def test_posteriors_that_are_shares_are_refined_as_shares() -> None:
@@ -268,11 +269,12 @@ def test_posteriors_that_are_shares_are_refined_as_shares() -> None:
 
 
 def test_trust_does_not_depend_on_the_scale_of_the_logits() -> None:
-    _, truth = scene()
+    image, truth = scene()
     coarse = coarse_of(truth, 3, 8, sigma=0.1)
     one, other = read_evidence(coarse), read_evidence(3 * coarse)
     assert one.noise == pytest.approx(other.noise, rel=1e-4)
-    assert one.trust == pytest.approx(other.trust, rel=1e-3)
+    trust = [read_regions(evidence, image, None).trust for evidence in (one, other)]
+    assert trust[0] == pytest.approx(trust[1], rel=1e-3)
     assert other.scale == pytest.approx(3 * one.scale)
 
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 _PURE = 0.7  # quantile of the patches at which the margin is that of a patch with one class in it
-_LEAST_NOISE = 0.02  # lower estimates are not distinguishable from no noise
+LEAST_NOISE = 0.02
+"""Standard deviation of shares; lower estimates are not distinguishable from no noise."""
+
 _FEW_CLASSES = (16, 64)  # the classes of a patch are searched among so many first
-_LEAST_TRUST, _MOST_TRUST = 0.003, 1.0
-# The dependence of trust on noise and crowding was fitted on photographs; see docs/research/outlines.md.
-_TRUST, _NOISE_UNIT, _NOISE_POWER, _CROWD_POWER = 0.06, 0.1, 4, 3
 _SHARE_STEP, _POSTERIOR_STEP = 0.55, 0.65  # at class borders, in scales: steps of blurred shares, and of posteriors
 
 
@@ -27,7 +26,6 @@ class Evidence:
         shares: (C, h, w) float32 with sum 1 over C; noise takes some below 0 and above 1.
         scale: logits per unit of share.
         noise: standard deviation of the noise in the shares, estimated from the negative ones.
-        crowding: effective number of classes in the image: perplexity of their total areas.
         margin: logits between the best and the second-best class of a patch that shows one class.
         valid: (C, h, w) float32 the nearest shares that are possible; None = they are computed where they are needed.
     """
@@ -35,15 +33,8 @@ class Evidence:
     shares: Tensor
     scale: float
     noise: float
-    crowding: float
     margin: float
     valid: Tensor | None = None
-
-    @property
-    def trust(self) -> float:
-        """Weight of the evidence against smoothness: high for clean evidence and for images with many classes."""
-        fitted = _TRUST * (_NOISE_UNIT / max(self.noise, _LEAST_NOISE)) ** _NOISE_POWER * self.crowding**_CROWD_POWER
-        return min(_MOST_TRUST, max(_LEAST_TRUST, fitted))
 
     def of(self, classes: Tensor) -> Evidence:
         """Keep some of the classes, (n,) int64; what the others had is divided evenly among them."""
@@ -90,15 +81,12 @@ def read_evidence(coarse: Tensor) -> Evidence:
     margin = best - (coarse.sum(dim=0) - best) / (count - 1)
     scale = max(float(torch.quantile(margin.flatten(), _PURE)), 1e-6)
     shares = (coarse - coarse.mean(dim=0)) / scale + 1 / count
-    impossible = shares.clamp_max(0.0).square().sum() / (shares < 0).sum().clamp_min(1)
-    valid = nearest_shares(shares)
-    crowding = _perplexity(valid)
+    noise = negative_noise(shares)
     # A model may also have been trained to give shares as posteriors. Then its logits jump at borders.
     saturated = min(1.0, max(0.0, (_border_step(coarse) / scale - _SHARE_STEP) / (_POSTERIOR_STEP - _SHARE_STEP)))
     if saturated:
         shares = torch.lerp(shares, coarse.softmax(dim=0), saturated)
-        valid = nearest_shares(shares)
-    return Evidence(shares, scale, float(impossible.sqrt()), crowding, pure_margin(top_two), valid)
+    return Evidence(shares, scale, noise, pure_margin(top_two), nearest_shares(shares))
 
 
 def read_posteriors(coarse: Tensor, own: int | None = None) -> Evidence:
@@ -110,7 +98,7 @@ def read_posteriors(coarse: Tensor, own: int | None = None) -> Evidence:
     """
     shares = coarse.softmax(dim=0)[:own]
     margin = pure_margin(coarse[:own].topk(2, dim=0).values)
-    return Evidence(shares, margin, _LEAST_NOISE, _perplexity(shares), margin, shares)
+    return Evidence(shares, margin, LEAST_NOISE, margin, shares)
 
 
 def pure_margin(top_two: Tensor) -> float:
@@ -118,9 +106,10 @@ def pure_margin(top_two: Tensor) -> float:
     return max(float(torch.quantile((top_two[0] - top_two[1]).flatten(), _PURE)), 1e-6)
 
 
-def _perplexity(shares: Tensor) -> float:
-    area = shares.mean(dim=(1, 2))
-    return float(torch.exp(-(area * area.clamp_min(1e-9).log()).sum()))
+def negative_noise(shares: Tensor) -> float:
+    """Estimate the standard deviation of the noise in shares (C, h, w) from those below 0, which are impossible."""
+    impossible = shares.clamp_max(0.0).square().sum() / (shares < 0).sum().clamp_min(1)
+    return float(impossible.sqrt())
 
 
 def nearest_shares(shares: Tensor) -> Tensor:

@@ -32,14 +32,17 @@ _PRESENT, _KEPT = 0.02, 0.35  # a class that wins this part of the patches must 
 _TRUST_FACTOR = 10.0
 
 
-def propagate(evidence: Evidence, shares: Tensor, image: NDArray[np.uint8], *, trust: float) -> Tensor:
+def propagate(
+    evidence: Evidence, shares: Tensor, image: NDArray[np.uint8], *, trust: float, there: Tensor | None = None
+) -> Tensor:
     """Propagate shares along the edges of the image's graph.
 
     Args:
         evidence: that the shares came from; its margins weigh the patches.
         shares: (C - 1, h, w) float32 of all classes but the last, which is the complement.
         image: (H, W, 3) uint8 RGB.
-        trust: weight of the evidence against smoothness; raised where a class would vanish.
+        trust: weight of the evidence against smoothness; raised where a class that is there would vanish.
+        there: (C,) bool the classes that are more than noise; None = all.
 
     Returns:
         (C - 1, CELLS * h, CELLS * w) float32.
@@ -65,7 +68,7 @@ def propagate(evidence: Evidence, shares: Tensor, image: NDArray[np.uint8], *, t
             diagonal = graph.degree + 0.3 * pull / cells**2
             tolerance = 0.0 if cells == CELLS else _COARSE_TOLERANCE
             solved = conjugate_gradients(energy, right, start, diagonal, iterations=iterations, tolerance=tolerance)
-            if level or trust >= 1 or not _loses_a_class(evidence.shares, patches.to_patches(solved)):
+            if level or trust >= 1 or not _loses_a_class(evidence.shares, patches.to_patches(solved), there):
                 break
             trust = min(1.0, trust * _TRUST_FACTOR)
         found = solved.reshape(-1, *size)
@@ -119,12 +122,16 @@ def _patch_weights(evidence: Evidence) -> Tensor:
     return weight / weight.mean()
 
 
-def _loses_a_class(before: Tensor, after: Tensor) -> bool:
-    """Whether a class that won a fair part of the patches (C, h, w) has lost most of them in (C - 1, h, w)."""
+def _loses_a_class(before: Tensor, after: Tensor, there: Tensor | None) -> bool:
+    """Whether a class that won a fair part of the patches (C, h, w) has lost most of them in (C - 1, h, w).
+
+    A class that is not there may lose what noise gave it.
+    """
     count = len(before)
     whole = torch.cat([after, 1 - after.sum(dim=0, keepdim=True)])
     won, kept = (torch.bincount(shares.argmax(dim=0).flatten(), minlength=count) for shares in (before, whole))
-    return bool(((won >= _PRESENT * before[0].numel()) & (kept < _KEPT * won)).any())
+    lost = (won >= _PRESENT * before[0].numel()) & (kept < _KEPT * won)
+    return bool((lost if there is None else lost & there).any())
 
 
 @lru_cache(maxsize=128)

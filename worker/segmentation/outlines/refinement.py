@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.class_scores import OTHERS, ClassScores
-from worker.segmentation.outlines.evidence import Evidence, check_logits, pure_margin, read_evidence, read_posteriors
+from worker.segmentation.outlines.evidence import check_logits, pure_margin, read_evidence, read_posteriors
 from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
+from worker.segmentation.outlines.regions import CROWDED, NOISY, Regions, read_regions
 from worker.segmentation.outlines.spectral import low_pass
 from worker.segmentation.pictures import rgb_picture, rgb_rows, shrink
 
@@ -31,8 +33,8 @@ _MOST_REFINED = 24  # classes
 _MANY = 64  # classes; of more, most are put together where each would cost as much as one that is there
 _NEAREST = 32  # classes that come nearest to winning a patch have logits of their own all the same
 _RADIUS, _SMOOTHNESS = 4, 3e-4  # of the guided step: cells, variance of colour in [0, 1]
-_SPECTRAL_NOISE = (0.20, 0.23)  # noise from which eigenvectors are used, and from which with full strength
-_SPECTRAL_TRUST = 0.1  # trust above which they are not used
+_SPECTRAL_NOISE = (NOISY, 0.23)  # noise from which eigenvectors are used, and from which with full strength
+_SPECTRAL_TRUST = (0.1, CROWDED)  # trust above which they are not used, and where regions are few and large
 _SPECTRAL_STRENGTH = 0.4  # share of the low-passed evidence at full strength
 
 
@@ -239,13 +241,18 @@ class _Refined:
         coarse = coarse[:own]
         classes = _plausible(evidence.valid_shares())
         evidence = evidence.of(classes)
-        trust = evidence.trust if method.trust is None else method.trust
+        fit = partial(low_pass, evidence.shares, small, features, count=method.eigenvectors)
+        regions = read_regions(evidence, small, fit if method.eigenvectors else None)
+        trust = regions.trust if method.trust is None else method.trust
         shares = evidence.shares[:-1]
-        strength = _eigen_strength(evidence, trust) if method.eigen_strength is None else method.eigen_strength
+        strength = _eigen_strength(regions, trust) if method.eigen_strength is None else method.eigen_strength
         if method.eigenvectors and strength > 0:
-            shares = torch.lerp(shares, low_pass(shares, small, features, count=method.eigenvectors), strength)
+            fitted = fit() if regions.low_passed is None else regions.low_passed
+            shares = torch.lerp(shares, fitted[:-1], strength)
         grid = (CELLS * shares.shape[1], CELLS * shares.shape[2])
-        values = propagate(evidence, shares, small, trust=trust) if method.propagation else _bilinear(shares, grid)
+        values = _bilinear(shares, grid)
+        if method.propagation:
+            values = propagate(evidence, shares, small, trust=trust, there=regions.there)
         lines = None
         if method.guided:
             guide = rgb_picture(small, grid).to(coarse.device)
@@ -304,11 +311,12 @@ def _plausible(likely: Tensor) -> Tensor:
     return there.sort().values
 
 
-def _eigen_strength(evidence: Evidence, trust: float) -> float:
+def _eigen_strength(regions: Regions, trust: float) -> float:
     """0 unless the evidence is noisy and the image shows few classes: there averaging over long distances helps."""
     start, full = _SPECTRAL_NOISE
-    noisy = min(1.0, max(0.0, (evidence.noise - start) / (full - start)))
-    return _SPECTRAL_STRENGTH * noisy * max(0.0, 1 - trust / _SPECTRAL_TRUST)
+    noisy = min(1.0, max(0.0, (regions.noise - start) / (full - start)))
+    least, most = _SPECTRAL_TRUST
+    return _SPECTRAL_STRENGTH * noisy * max(0.0, 1 - trust / (least + regions.few * (most - least)))
 
 
 def _plain_strips(coarse: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
