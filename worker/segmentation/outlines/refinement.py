@@ -250,9 +250,11 @@ class _Refined:
             fitted = fit() if regions.low_passed is None else regions.low_passed
             shares = torch.lerp(shares, fitted[:-1], strength)
         grid = (CELLS * shares.shape[1], CELLS * shares.shape[2])
-        values = _bilinear(shares, grid)
-        if method.propagation:
-            values = propagate(evidence, shares, small, trust=trust, there=regions.there)
+        values = (
+            propagate(evidence, shares, small, trust=trust, there=regions.there)
+            if method.propagation
+            else _bilinear(shares, grid)
+        )
         lines = None
         if method.guided:
             guide = rgb_picture(small, grid).to(coarse.device)

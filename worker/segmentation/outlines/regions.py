@@ -68,8 +68,7 @@ def read_regions(evidence: Evidence, image: NDArray[np.uint8], low_pass: Callabl
 
     Regions are few and large if what smoothing removes from the shares looks Gaussian, smoothed in small windows (a
     guided filter, which is cheap and comes first) and over the whole image (eigenvectors): small things among it make
-    the tails of its distribution heavy. Then crowding counts only the classes that are there. In between,
-    it is in between.
+    the tails of its distribution heavy. Then crowding counts only the classes that are there; in between it is weighed.
 
     Args:
         evidence: of the plausible classes.
