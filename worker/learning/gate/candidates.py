@@ -27,8 +27,8 @@ BOOTSTRAP_ALPHA = 0.05
 
 SUCCESSOR_GAIN, SUCCESSOR_SPREAD = 0.05, 0.03
 """Mean IoU that the same recipe is expected to gain by e times as many corrections, and how far from it gains may lie:
-both chosen, well below what drawn pictures measured (.144 and .086, docs/research/learning.md), as the images that a gate
-decides on are few. A learning curve is nearly straight over the logarithm of the number of corrections."""
+both chosen, well below what was measured on drawn pictures (.144 and .086, docs/research/learning.md). A learning curve
+is nearly straight over the logarithm of the number of corrections."""
 
 MOST_DROP = 0.03
 """IoU that a single label may lose, and with a successor as much as all gain on average; a larger drop is an objection
