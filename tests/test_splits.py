@@ -146,6 +146,9 @@ def test_images_that_the_served_adapter_was_not_trained_on_are_cross_validated_f
     assert crossed >= set(keys(learn[12:]))
     assert len(crossed) == FEWEST_CROSSED
     assert [len(learned) for learned in planned.training_sets] == [14] * 3, "no fold knows less than what is served"
+    many = examples(90, 0)
+    late = evaluation_split(many, [], seen=keys(many[:85]))
+    assert {image.example.key for image in late.images} >= set(keys(many[85:])), "before the number is bounded"
     rare = [example("rare 1", 0, 2), example("rare 2", 2)]
     more = evaluation_split([*learn, *rare], [], seen={*served, *keys(rare)})
     assert {image.example.key for image in more.images} >= {"rare 1", "rare 2"}, "nothing else shows their label"

@@ -88,7 +88,8 @@ def _task_of(key: str) -> str:
 
 def held_out_images(hold_out: Sequence[Example], seen: Collection[str] = ()) -> list[EvaluationImage]:
     """Held-out images that the served adapter was not trained on either."""
-    return [EvaluationImage(example, None) for example in _first_by_hash(e for e in hold_out if e.key not in seen)]
+    unseen = _by_hash(example for example in hold_out if example.key not in seen)
+    return [EvaluationImage(example, None) for example in unseen[:MOST_EVALUATED]]
 
 
 def offered_images(
@@ -98,7 +99,8 @@ def offered_images(
     the others those that would be cross-validated, see `evaluation_split`.
     """
     held_out = held_out_images(hold_out, seen)
-    return [*held_out, *(EvaluationImage(example, None, True) for example in _crossed(train, held_out))]
+    crossed = _crossed(train, held_out)[:MOST_EVALUATED]
+    return [*held_out, *(EvaluationImage(example, None, True) for example in crossed)]
 
 
 def evaluation_split(
@@ -122,7 +124,7 @@ def evaluation_split(
         seen: keys of the examples that the served adapter was trained on; such a held-out image is not evaluated.
     """
     held_out = held_out_images(hold_out, seen)
-    crossed = _fresh_first(_crossed(train, held_out), held_out, seen)
+    crossed = _fresh_first(_crossed(train, held_out), held_out, seen)[:MOST_EVALUATED]
     between, sets = _folds_between(train, crossed)
     within, more = _folds_within(train, crossed, first=len(sets))
     return EvaluationSplit((*held_out, *between, *within), (*sets, *more))
@@ -150,12 +152,12 @@ def _crossed(train: Sequence[Example], held_out: Sequence[EvaluationImage]) -> l
     """Those of the examples to learn from that evaluate beside the held-out images."""
     covered = _shown(image.example for image in held_out)
     if len(held_out) < FEWEST_HELD_OUT:
-        return _first_by_hash(train)
-    return _first_by_hash(example for example in train if drawn_classes(example.truth) - covered)
+        return _by_hash(train)
+    return _by_hash(example for example in train if drawn_classes(example.truth) - covered)
 
 
-def _first_by_hash(examples: Iterable[Example]) -> list[Example]:
-    return sorted(examples, key=lambda example: hash_share(example.key))[:MOST_EVALUATED]
+def _by_hash(examples: Iterable[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: hash_share(example.key))
 
 
 def _folds_between(
