@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +15,13 @@ INTERRUPTS = ("timeit", "-n", "1", "-r", "1", "import os, signal; os.kill(os.get
 FAILS, PRINTS = ("json.tool", "no-such-file"), ("platform",)
 
 
-def test_every_test_is_in_one_of_the_two() -> None:
-    chosen = [step[2] for step in (*WAITING, *BESIDE) if step[0] == "pytest"]
-    assert chosen == ["label_studio", "not label_studio"]
+def test_every_test_is_in_one_of_them() -> None:
+    chosen = [step for step in (*WAITING, *BESIDE) if step[0] == "pytest"]
+    assert [step[2] for step in chosen] == ["label_studio", *["not label_studio"] * (len(chosen) - 1)]
+    assert not [argument for argument in WAITING[0] if argument.endswith(".py")], "all files"
+    files = Counter(argument for step in chosen[1:] for argument in step if argument.endswith(".py"))
+    written = [path for path in Path(__file__).parent.rglob("*.py") if re.match("test_|.*_test$", path.stem)]
+    assert files == Counter(f"tests/{path.relative_to(Path(__file__).parent)}" for path in written)
 
 
 def test_this_one_is_among_the_others(request: pytest.FixtureRequest) -> None:
@@ -27,6 +34,7 @@ def test_this_one_is_among_the_others(request: pytest.FixtureRequest) -> None:
         pytest.param([PRINTS], [PRINTS], 0, id="all pass"),
         pytest.param([FAILS], [PRINTS], 1, id="the first fails"),
         pytest.param([PRINTS], [FAILS, PRINTS], 1, id="one beside it fails"),
+        pytest.param([], [PRINTS, FAILS, PRINTS], 1, id="two of them at a time"),
     ],
 )
 def test_a_step_that_fails_is_named_and_the_others_run(
