@@ -186,8 +186,9 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
     noise = PERFECT if task.perfect else None
     annotator = Annotator(noise=noise, has_background=loop.has_background)
     active = ActiveLoop(
-        loop, segmenter, recipe_named("quick"), annotator, vector_of=VECTORS[task.vectors], pool=task.pool, seed=seed
-    )
+        loop, segmenter, task.settings, recipe_named("quick"), annotator, vector_of=VECTORS[task.vectors],
+        pool=task.pool, seed=seed,
+    )  # fmt: skip
     counts = sorted({min(count, active.size) for count in task.counts})
     if len(counts) < 2:
         raise SettingsError("images", f"there is {active.size} to choose from after {counts[-1]} is corrected",

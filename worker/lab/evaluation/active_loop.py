@@ -1,7 +1,8 @@
 """The whole loop with a simulated annotator: order, corrections, recipe, gate, served version, next predictions.
 
-Order, segmenter, recipe, gate, hold-out and strengths are those that the service runs; what is simulated is the
-annotator alone. The learning curve is that of what is served, so a candidate that the gate refuses changes nothing.
+Order, segmenter, recipe, gate, hold-out, strengths and the least score of a region are those that the service runs;
+what is simulated is the annotator alone, and scores are not calibrated on what they do. The learning curve is that of
+what is served, so a candidate that the gate refuses changes nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.annotator import Annotator, Correction, DrawnRegion
 from worker.lab.evaluation.loop import LearningLoop
 from worker.learning.corrections.class_maps import drawn_classes
+from worker.learning.acceptance import IDENTITY
 from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import hold_out_split
 from worker.learning.interfaces import Adapter, Example, Recipe
@@ -28,6 +31,7 @@ from worker.learning.selection.choosing import next_images
 from worker.learning.selection.coverage import Coverage
 from worker.learning.selection.vectors import image_vector, unit_vector
 from worker.segmentation.segmenter import Segmentation, Segmenter
+from worker.service.faint import without_faint
 
 _START = 1  # of the seeds
 
@@ -171,6 +175,7 @@ class ActiveLoop:
     Args:
         loop: images to learn from and to test on, embedded.
         segmenter: the model.
+        settings: of which regions are drawn.
         recipe: what learns.
         annotator: who corrects.
         vector_of: what an image looks like.
@@ -179,10 +184,11 @@ class ActiveLoop:
     """
 
     def __init__(
-        self, loop: LearningLoop, segmenter: Segmenter, recipe: Recipe, annotator: Annotator,
+        self, loop: LearningLoop, segmenter: Segmenter, settings: Settings, recipe: Recipe, annotator: Annotator,
         *, vector_of: VectorOf, pool: int, seed: int,
     ) -> None:  # fmt: skip
-        self._loop, self._segmenter, self._recipe, self._annotator = loop, segmenter, recipe, annotator
+        self._loop, self._segmenter, self._settings = loop, segmenter, settings
+        self._recipe, self._annotator = recipe, annotator
         self._seed = seed
         drawn = np.random.default_rng((_START, seed)).permutation(len(loop.train))[: pool or None]
         # Another seed, another hold-out: which images are held out is decided by their keys.
@@ -238,7 +244,8 @@ class ActiveLoop:
             self._predicted, self._predicted_by = {}, served
         if key not in self._predicted:
             true = self._truths[key]
-            self._predicted[key] = self._segmenter.segment(true.embedding, self._vocabulary, true.image, head=served)
+            found = self._segmenter.segment(true.embedding, self._vocabulary, true.image, head=served)
+            self._predicted[key] = without_faint(found, IDENTITY, self._settings)
         return self._predicted[key]
 
     def _round(self, state: _State, keys: Sequence[str]) -> _State:
