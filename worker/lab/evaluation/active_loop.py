@@ -21,8 +21,8 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.annotator import Annotator, Correction, DrawnRegion
 from worker.lab.evaluation.loop import LearningLoop
-from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.acceptance import IDENTITY
+from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import hold_out_split
 from worker.learning.interfaces import Adapter, Example, Recipe
