@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def test_seeds_are_added_to_those_of_the_same_command(tmp_path: Path) -> None:
     assert "| random | 0.000 | 0.100 | 0.200 | 0.300 | 0.200 |  |" in text
     assert "| random | 0 of 2 | 2 of 6 | 2 of 10 | 10.0, 0.0, 0.0, 5.0 |" in text
     assert "- A note." in text
+    shown = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert shown == ["active/curves_one.svg", "active/minutes_one.svg"]
+    assert all('id="line-0"' in (tmp_path / path).read_text() for path in shown)
     other = stored.with_seeds(MeasuredSet("one", "c --perfect", "2026-01-03", {"7": figures(random=[0, 0, 0, 0])}))
     assert list(other.sets[0].seeds) == ["7"], "what was measured in another way is no seed of the same"
     assert [one.name for one in other.with_seeds(MeasuredSet("three", "c")).sets] == ["one", "two", "three"]
@@ -126,6 +130,9 @@ def test_the_page_is_that_of_the_stored_results() -> None:
     results = read_active()
     assert PAGE.read_text() == page(results)
     assert {one.name for one in results.sets} >= {DRAWN, "nuts18", "feralcat", "camvid", "msrc"}
+    shown = re.findall(r"!\[.+\]\((.+)\)", PAGE.read_text())
+    assert len(shown) == 2 * len(results.sets)
+    assert all((PAGE.parent / path).exists() for path in shown)
 
 
 def test_commands_name_no_place_of_this_machine() -> None:
@@ -169,8 +176,8 @@ def test_the_whole_loop_from_one_command(
     (stored,) = read_active(file).sets
     assert summary([stored.seeds["1"]])["orders"] == printed["orders"]
     assert "### set" in page_file.read_text()
-    assert (tmp_path / "charts" / "active_set.svg").read_text().count("<path") > 3
-    assert (tmp_path / "charts" / "active_minutes_set.svg").read_text().count("<path") > 3
+    assert (tmp_path / "charts" / "curves_set.svg").read_text().count("<path") > 3
+    assert (tmp_path / "charts" / "minutes_set.svg").read_text().count("<path") > 3
     assert main([*command[:2], "--page", *where[:4]]) == 0
     # What is wrong with a command is told before anything is measured.
     monkeypatch.setattr(active, "measure", lambda task, seed: pytest.fail("measured"))

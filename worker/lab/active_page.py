@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from worker.lab.active_charts import chart_names, write_charts
 from worker.lab.active_figures import Interval, SeedFigures, summary
 from worker.lab.evaluation.annotator import ACCEPTED_FROM, SMALL_SHARE, Noise
 from worker.lab.results import EMPTY, RESULTS_FOLDER, ROOT, as_json, read_json, write_file
@@ -134,31 +135,39 @@ def read_active(path: Path = RESULTS) -> ActiveResults:
 
 
 def write_active(results: ActiveResults, path: Path = RESULTS, page_path: Path = PAGE) -> None:
-    """Write the file and the page.
+    """Write the file, the page, and its charts, which lie in a folder beside it that has its name.
 
     Raises:
-        EnvironmentBroken: one of them cannot be written.
+        EnvironmentBroken: one of them cannot be written, or matplotlib is not installed.
     """
     write_file(path, as_json(asdict(results)))
-    write_file(page_path, page(results))
+    charts = page_path.with_suffix("")
+    for one in results.sets:
+        if one.seeds:
+            write_charts(charts, one.name, one.summary)
+    write_file(page_path, page(results, charts.name))
 
 
-def page(results: ActiveResults) -> str:
-    """The page in Markdown."""
+def page(results: ActiveResults, charts: str = PAGE.stem) -> str:
+    """The page in Markdown, which shows the charts in a folder beside it."""
     parts = [_INTRO, "## Measured\n"]
-    parts += [_measured(one) for one in results.sets]
+    parts += [_measured(one, charts) for one in results.sets]
     if results.notes:
         parts.append("## What they show\n\n" + "\n".join(f"- {note}" for note in results.notes) + "\n")
     return "\n".join(parts)
 
 
-def _measured(one: MeasuredSet) -> str:
+def _measured(one: MeasuredSet, charts: str) -> str:
     if not one.seeds:
         return f"### {one.name}\n\n{EMPTY.capitalize()}: `{one.command} --store`\n"
     found = one.summary
     title = f"### {one.name}\n\n{found['seeds']} seeds, {found['images']} images to choose from; {one.date}, "
     title += f"`{one.command}`; {found['seconds_per_seed']:.0f} s per seed.\n"
-    return "\n".join([title, _curves(found), _minutes(found)])
+    curves, minutes = (f"{charts}/{file}" for file in chart_names(one.name))
+    return "\n".join([
+        title, _curves(found), f"![Mean IoU of what is served by number of corrected images, {one.name}]({curves})\n",
+        _minutes(found), f"![Minutes with predictions and from scratch, {one.name}]({minutes})\n",
+    ])  # fmt: skip
 
 
 def _curves(found: Mapping[str, Any]) -> str:

@@ -9,23 +9,22 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from plugin_config.errors import EnvironmentBroken, SettingsError
+from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
+from worker.lab.active_charts import write_charts
 from worker.lab.active_figures import SeedFigures, seed_figures, summary, table
 from worker.lab.active_page import PAGE, RESULTS, MeasuredSet, read_active, write_active
-from worker.lab.charts import line_chart
 from worker.lab.drawn_world.annotation_set import index_truth
 from worker.lab.drawn_world.scenes import draw_scene
 from worker.lab.drawn_world.world import SHAPES, Thing, random_thing
@@ -235,30 +234,3 @@ def _drawn_picture(number: int) -> LabelledPhotograph:
     drawn = draw_scene(rng, _SIZE, [Thing(one.colour, one.texture, shape) for one, shape in looks], unit=_UNIT)
     truth = index_truth(drawn, _LABELLED).astype(np.int16) - 1  # UNLABELLED is -1
     return LabelledPhotograph(f"scene{number}", drawn.image, truth, truth)
-
-
-def write_charts(folder: Path, name: str, found: Mapping[str, Any]) -> None:
-    """Write active_NAME.svg and active_minutes_NAME.svg.
-
-    Raises:
-        EnvironmentBroken: the folder cannot be written to, or matplotlib is not installed.
-    """
-    curves = {order: list(zip(map(float, found["corrected"]), row["miou"], strict=True))
-              for order, row in found["orders"].items()}  # fmt: skip
-    row = found["orders"].get("active") or next(iter(found["orders"].values()))
-    minutes = {"from scratch": row["minutes_from_scratch"], "with predictions": row["minutes"]}
-    lines = {title: [(0.0, 0.0), *((float(k), value) for k, value in enumerate(values, start=1))]
-             for title, values in minutes.items()}  # fmt: skip
-    most = max(value for values in minutes.values() for value in values)
-    charts = {
-        "active": line_chart(curves, title=f"Mean IoU of what is served: {name}", x_label="images corrected",
-                             y_range=(0.0, 1.0), x_ticks=[float(k) for k in found["corrected"]]),
-        "active_minutes": line_chart(lines, title=f"Simulated minutes: {name}", x_label="images corrected",
-                                     y_range=(0.0, most)),
-    }  # fmt: skip
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind, svg in charts.items():
-            (folder / f"{kind}_{name.replace(' ', '_')}.svg").write_text(svg)
-    except OSError as error:
-        raise EnvironmentBroken(f"folder {folder}", f"it cannot be written to ({error})", "Name another.") from error
