@@ -20,7 +20,7 @@ from backend.server.connections import ConnectionLimits
 from backend.server.request_bodies import Body, LargeBodies
 from plugin_config.settings import Settings
 from tests.backend_client import VERSION, patient_fixture, predict_body, setup_body
-from tests.house import wait_until
+from tests.house import PATIENCE_S, wait_until
 from tests.served_backend import SHORT, Backend, backend, signing_in
 
 __all__ = ["patient_fixture"]  # pytest finds fixtures by their being here
@@ -83,11 +83,11 @@ def test_a_reader_who_takes_no_answers_ends(running: Backend) -> None:
     body = body.replace(b'"tasks": [', b'"tasks": [' + b'{"id":1},' * 800_000)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(30)
+        connection.settimeout(PATIENCE_S)
         connection.connect(("127.0.0.1", running.port))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         with pytest.raises(ConnectionError):  # the server takes no more from it, then ends it
-            while True:
+            for _ in range(2000):
                 connection.sendall(b" ")
                 time.sleep(0.05)
     assert running.ask("GET", "/health").status == 200

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,7 @@ def test_what_nobody_here_wrote_is_dropped_with_a_sentence(queue: ClickQueue, re
     assert queue.wait(request().id, timeout_s=0.1) is None
 
 
+ROOT = Path(__file__).parent.parent
 NEXT = CONTRACT + 1
 NEWER = """
 import sys
@@ -178,11 +179,20 @@ else:
 
 
 @pytest.fixture
-def newer(redis_url: str) -> Callable[..., str]:
+def newer(redis_url: str, redis: Redis) -> Callable[..., str]:
+    presence = WorkerPresence(redis, clickers=True)
+
     def run(*arguments: str) -> str:
         command = [sys.executable, "-c", NEWER, redis_url, *arguments]
-        done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            while True:
+                for worker in presence.workers():  # a start may take longer than a worker lives without a sign of it
+                    presence.heartbeat(worker.name, worker.about)
+                with suppress(subprocess.TimeoutExpired):
+                    told, _ = process.communicate(timeout=1)
+                    break
+        assert process.returncode == 0
+        return str(told).strip()
 
     return run
 

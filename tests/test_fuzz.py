@@ -27,7 +27,7 @@ def test_malformed_input_costs_itself_alone_and_is_told(kind: Kind) -> None:
 
 
 def test_what_a_judge_must_find_is_found_and_the_rest_goes_on() -> None:
-    tally = run(replace(faulty.KIND, most_s=5.0), number=1, count=30)
+    tally = run(replace(faulty.KIND, most_s=3.0), number=1, count=30)
     causes = {failure.cause: failure.example for failure in tally.failures}
     assert causes == {
         "crashed: KeyError in tests/fuzz/faulty.py:__call__": "1", "crashed: the process died (-11)": "2",
