@@ -150,7 +150,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def left_running(pids: Collection[int], *, within_s: float = 5.0) -> list[int]:
+def left_running(pids: Collection[int], *, within_s: float = 30.0) -> list[int]:
     """Those that still run after a moment to end in."""
     deadline = time.monotonic() + within_s
     while (left := [pid for pid in pids if runs(pid)]) and time.monotonic() < deadline:

@@ -87,7 +87,7 @@ def test_a_reader_who_takes_no_answers_ends(running: Backend) -> None:
         connection.connect(("127.0.0.1", running.port))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         with pytest.raises(ConnectionError):  # the server takes no more from it, then ends it
-            for _ in range(2000):
+            for _ in range(6000):
                 connection.sendall(b" ")
                 time.sleep(0.05)
     assert running.ask("GET", "/health").status == 200

@@ -29,7 +29,7 @@ cores, which all processes and Label Studio share, are not what is measured."""
 MOST_OFF = 0.2
 """How far the measured time may be from the predicted one, as a share of it."""
 
-_STARTS_S, _ENDS_S = 240.0, 600.0
+_STARTS_S, _ENDS_S = 600.0, 600.0
 
 
 @dataclass(frozen=True)
