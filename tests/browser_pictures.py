@@ -8,6 +8,7 @@ writes `browser_pictures.json` anew. Needs `chromium` (Debian's package of that 
 from __future__ import annotations
 
 import base64
+import fcntl
 import html
 import json
 import os
@@ -70,6 +71,12 @@ def chromium(*, install: bool = False) -> str:
         return found
     if not install or os.geteuid() != 0 or not shutil.which("apt-get"):
         raise NoBrowser("there is no chromium, and it is not root on Debian who asks")
+    with (Path(tempfile.gettempdir()) / "zm-chromium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other half of `make test` may install it, too
+        return chromium() if any(map(shutil.which, names)) else _installed()
+
+
+def _installed() -> str:
     quick = ["apt-get", "-qq", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10"]
     try:
         subprocess.run([*quick, "update"], check=True, capture_output=True, timeout=_INSTALLED_S)

@@ -124,7 +124,7 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 
 def _wait_for(redis: Redis) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             redis.ping()

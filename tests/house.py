@@ -150,12 +150,35 @@ def runs(pid: int) -> bool:
         return False
 
 
-def left_running(pids: Collection[int], *, within_s: float = 5.0) -> list[int]:
+def left_running(pids: Collection[int], *, within_s: float = 30.0) -> list[int]:
     """Those that still run after a moment to end in."""
     deadline = time.monotonic() + within_s
     while (left := [pid for pid in pids if runs(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
+
+
+def wait_open_page(house: House, project: int) -> None:
+    """Wait until Label Studio has sent no /setup of a project for longer than the backend goes by: a person has opened
+    the page, the menu and the window. Asking Label Studio for its models sends one, and workers ask, too.
+    """
+
+    def setups() -> int:
+        told = house.supervisor.log_path("backend").read_text(errors="replace")
+        return told.count(f"POST /setup 200 project={project} ")
+
+    def none_came() -> bool:
+        before = setups()
+        time.sleep(2.1)
+        return setups() == before
+
+    assert setups(), "the log tells of each"
+    wait_until(none_came, told=f"a pause without /setup of project {project}")
+
+
+def wait_shown(house: House, project: int, version: str) -> None:
+    """A worker has this version shown after it has stored the first prediction of it."""
+    wait_until(lambda: house.label_studio.project(project).model_version == version, told=f"version {version} is shown")
 
 
 def wait_predicted(house: House, project: int) -> str:

@@ -238,7 +238,7 @@ class StandInContext:
 
     def drain(self) -> None:
         self.begin()
-        assert self.pipeline.wait_empty(20)
+        assert self.pipeline.wait_empty(120)
 
     def reconcile(self, project: int = PROJECT) -> None:
         reconcile(cast("WorkerContext", self), RefreshProject(project=project))

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -202,9 +203,15 @@ def test_a_click_that_no_worker_answers_is_told_so_and_queues_nothing(client: Cl
 
 @pytest.mark.usefixtures("patient")
 def test_a_handful_waits_for_a_living_worker(
-    settings: Settings, pending: PendingTasks, presence: WorkerPresence, client_of: ClientOf
-) -> None:
-    client = client_of(replace(settings, predict_wait_s=1.5))
+    settings: Settings, pending: PendingTasks, presence: WorkerPresence, client_of: ClientOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    client, wait_settled = client_of(settings), PendingTasks.wait_settled
+
+    def longer(pending: PendingTasks, project: int, refs: list[TaskRef], *, timeout_s: float) -> bool:
+        return wait_settled(pending, project, refs, timeout_s=60)  # than may be set: this machine may be busy
+
+    monkeypatch.setattr(PendingTasks, "wait_settled", longer)
     presence.heartbeat("w")
     over = threading.Event()
 
@@ -367,13 +374,15 @@ def test_without_redis_every_route_answers_soon(
     request: pytest.FixtureRequest, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client: Client = request.getfixturevalue(kind)
+    asked = Counter[int]()
 
     def timed(method: str, path: str, most: float, **body: Any) -> Result:
-        spent = []
-        for _ in range(3):  # a busy machine may hold one of them up
+        spent = list[float]()
+        while not spent or (min(spent) >= most and len(spent) < 20):  # a busy machine may hold up most of them
             started = time.monotonic()
             response: Result = client.open(path, method=method, **body)
             spent.append(time.monotonic() - started)
+            asked.update([len(body.get("json", {}).get("tasks", ()))])
         assert min(spent) < most, path
         return response
 
@@ -389,7 +398,8 @@ def test_without_redis_every_route_answers_soon(
     assert re.search("^zeromask_outbox_tasks [1-9]", page, re.MULTILINE)
     assert not re.search("^zeromask_(queue|tasks|workers)", page, re.MULTILINE), "a 0 would scale workers down"
     assert "99 task(s) wait for Redis. Redis: does not answer" in caplog.text
-    assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 3 * 101
+    waiting = sum(tasks * times for tasks, times in asked.items())
+    assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == waiting >= 101
 
 
 @pytest.mark.usefixtures("patient")
@@ -423,7 +433,7 @@ def test_what_waits_when_the_backend_is_closed_is_asked_for_by_the_next(
     away = replace(settings, redis_url=f"unix://{tmp_path}/later.sock")
     with closing(QueueClient(away)) as queues, pytest.raises(QueueUnavailable):
         queues.request_predictions(PredictionRequest(7, VERSION, (1, 2, 3)))
-    assert "outbox" not in {thread.name for thread in threading.enumerate()}
+    wait_until(lambda: "outbox" not in {thread.name for thread in threading.enumerate()}, told="the sender's end")
     (tmp_path / "later.sock").symlink_to(redis_url.removeprefix("unix://"))
     successor = client_of(away)
     wait_until(lambda: answer_of(successor.get("/health"))["tasks_waiting_for_redis"] == 0)

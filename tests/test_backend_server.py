@@ -20,13 +20,15 @@ from backend.server.connections import ConnectionLimits
 from backend.server.request_bodies import Body, LargeBodies
 from plugin_config.settings import Settings
 from tests.backend_client import VERSION, patient_fixture, predict_body, setup_body
-from tests.house import wait_until
+from tests.house import PATIENCE_S, wait_until
 from tests.served_backend import SHORT, Backend, backend, signing_in
 
 __all__ = ["patient_fixture"]  # pytest finds fixtures by their being here
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 MB = 1024 * 1024
+LASTING = replace(SHORT, headers_s=3600.0, silence_s=3600.0, idle_s=3600.0)
+"""What is answered is so because others give way, not because they end: whoever asks here waits for half a minute."""
 
 
 @pytest.fixture
@@ -81,32 +83,28 @@ def test_a_reader_who_takes_no_answers_ends(running: Backend) -> None:
     body = body.replace(b'"tasks": [', b'"tasks": [' + b'{"id":1},' * 800_000)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(30)
+        connection.settimeout(PATIENCE_S)
         connection.connect(("127.0.0.1", running.port))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         with pytest.raises(ConnectionError):  # the server takes no more from it, then ends it
-            while True:
+            for _ in range(6000):
                 connection.sendall(b" ")
                 time.sleep(0.05)
     assert running.ask("GET", "/health").status == 200
 
 
 def test_any_number_of_half_open_connections_leaves_room_for_the_next(settings: Settings, redis: Redis) -> None:
-    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
-    begun = time.monotonic()
-    with ExitStack() as opened, backend(settings, limits=limits) as running:
+    with ExitStack() as opened, backend(settings, limits=LASTING) as running:
         for number in range(600):
             connection = opened.enter_context(running.connect())
             connection.sendall((b"", b"GET /", HEAD + b"Content-Length: 9\r\n\r\n{")[number % 3])
             if number % 100 == 99:
                 assert running.ask("GET", "/health").status == 200
         assert running.ask("GET", "/versions").status == 200
-    assert time.monotonic() - begun < 60, "it was answered because they gave way, not because they ended"
 
 
 def test_bodies_that_trickle_do_not_crowd_out_requests(settings: Settings, redis: Redis) -> None:
-    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
-    with ExitStack() as opened, backend(settings, limits=limits) as running:
+    with ExitStack() as opened, backend(settings, limits=LASTING) as running:
         for number in range(600):
             opened.enter_context(running.connect()).sendall(HEAD + b"Content-Length: 99\r\n\r\n{")
             if number % 100 == 99:
@@ -119,9 +117,8 @@ def test_bodies_that_trickle_do_not_crowd_out_requests(settings: Settings, redis
 
 
 def test_a_request_in_hand_does_not_give_way(settings: Settings, redis: Redis, patient: None) -> None:
-    limits = replace(SHORT, headers_s=60.0, silence_s=60.0, idle_s=60.0)
     body = json.dumps(predict_body(*range(1, 2000))).encode()
-    with ExitStack() as opened, backend(settings, limits=limits) as running:
+    with ExitStack() as opened, backend(settings, limits=LASTING) as running:
         early = opened.enter_context(running.connect())
         early.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         for _ in range(300):

@@ -110,7 +110,7 @@ def test_redis_over_tls_uses_the_bundle(known: bool, own: Authority) -> None:
     with showing(own.context("localhost")) as server:
         url = f"rediss://localhost:{server.url.rpartition(':')[2]}/0"
         bundle = own.bundle if known else ""
-        redis = open_redis(url, connect_s=2, answer_s=2, one_retry=True, ca_bundle=bundle)
+        redis = open_redis(url, connect_s=30, answer_s=2, one_retry=True, ca_bundle=bundle)
         with redis, pytest.raises(RedisError) as caught:
             redis.ping()
     told = str(unavailable(caught.value))

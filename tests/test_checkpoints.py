@@ -76,7 +76,7 @@ def test_tokens_are_those_of_the_model_as_users_load_it(shape: str, vit: tuple[A
 
 
 def test_positions_of_the_native_grid_are_the_models_own() -> None:
-    positions = torch.randn(1 + 14 * 14, 8)
+    positions = torch.randn(1 + 14 * 14, 8, generator=torch.Generator().manual_seed(0))
     assert interpolate_positions(positions, (14, 14)) is positions
 
 
@@ -267,4 +267,4 @@ def test_a_name_that_is_looked_up_without_end_is_given_up(monkeypatch: pytest.Mo
         assert checkpoints.hub_trouble().startswith("no answer within")
     finally:
         over.set()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25, "less than it hangs"

@@ -169,7 +169,7 @@ def test_a_closed_pipe_ends_a_command_quietly(
     os.close(read)
     command = start(arguments, output=write, errors=tmp_path / "errors", REDIS_URL=redis_url, MODEL="builtin")
     os.close(write)
-    assert command.wait(timeout=60) == 1
+    assert command.wait(timeout=PATIENCE_S) == 1
     assert (tmp_path / "errors").read_text() == ""
 
 
@@ -185,7 +185,7 @@ def test_a_closed_terminal_ends_the_status_quietly(
         if arguments == ["status"]:
             read_until(ours, "4321")
         os.close(ours)
-        assert command.wait(timeout=60) == 1
+        assert command.wait(timeout=PATIENCE_S) == 1
     finally:
         command.kill()
     assert (tmp_path / "errors").read_text() == ""

@@ -471,8 +471,8 @@ def test_the_thread_answers_through_redis_and_ends(house: ClickHouse, redis: Red
     thread.start()
     try:
         redis.rpush("zeromask:clicks", "nonsense")
-        assert queue.ask(asked(point(3, 3)), patience_s=10)
-        answer = queue.wait("0" * 32, timeout_s=10)
+        assert queue.ask(asked(point(3, 3)), patience_s=60)
+        answer = queue.wait("0" * 32, timeout_s=60)
         assert answer is not None and answer.result
     finally:
         thread.stop()
@@ -493,13 +493,13 @@ def test_a_batch_waits_for_the_click_and_clicks_without_end_do_not_stop_it(monke
         order.append("click")
     thread.join()
     assert order == ["click", "batch"]
-    monkeypatch.setattr("worker.service.model_turns._LONGEST_S", 0.2)
+    monkeypatch.setattr("worker.service.model_turns._LONGEST_S", 0.5)
     with turns.click():
         batch()
         began = time.monotonic()
-        for _ in range(5):
+        for _ in range(20):
             batch()
-        assert time.monotonic() - began < 0.8, "one long click holds up one batch, not each"
+        assert time.monotonic() - began < 5, "one long click holds up one batch, not each"
     assert order[-1] == "batch"
 
 
@@ -509,4 +509,4 @@ def test_the_pipeline_begins_no_batch_during_a_click(context: StandInContext) ->
         context.begin()
         time.sleep(0.3)
         assert context.stored() == []
-    wait_until(lambda: len(context.label_studio.stored) == 1, within_s=10)
+    wait_until(lambda: len(context.label_studio.stored) == 1)

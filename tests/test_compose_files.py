@@ -274,8 +274,10 @@ def is_healthy(place: Place, name: str) -> bool:
 def test_the_services_serve_label_studio_and_stop_in_good_order(
     house: House, place: Place, running: dict[str, subprocess.Popen[bytes]]
 ) -> None:
+    running["worker"].send_signal(signal.SIGSTOP)  # so that it is still loading its model when the backend answers
     wait_until(lambda: is_healthy(place, "backend"), told="the backend's health")
     assert not is_healthy(place, "worker"), "it is still loading its model"
+    running["worker"].send_signal(signal.SIGCONT)
     wait_until(lambda: is_healthy(place, "worker") and is_healthy(place, "learner"), told="the workers' health")
 
     port = place.replaced["127.0.0.1:9090"].rpartition(":")[2]

@@ -203,7 +203,7 @@ def test_in_a_terminal_the_status_lives_until_it_is_stopped(
         pending.add(PROJECT, refs(5000))
         read_until(ours, "4322")
         status.send_signal(stop)
-        assert status.wait(timeout=20) == 0
+        assert status.wait(timeout=PATIENCE_S) == 0
     finally:
         status.kill()
         os.close(ours)
@@ -211,7 +211,7 @@ def test_in_a_terminal_the_status_lives_until_it_is_stopped(
 
 
 def read_until(terminal: int, expected: str) -> None:
-    deadline, text = time.monotonic() + 30, ""
+    deadline, text = time.monotonic() + PATIENCE_S, ""
     while expected not in text:
         assert time.monotonic() < deadline, text[-2000:]
         if select.select([terminal], [], [], 0.1)[0]:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -40,8 +41,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def child_running(demo: subprocess.Popen[str], module: str) -> psutil.Process | None:
     """The demo's child that runs `python -m module`."""
     for child in psutil.Process(demo.pid).children():
-        if child.cmdline()[-2:] == ["-m", module]:
-            return child
+        with suppress(psutil.NoSuchProcess):  # another one that has just ended
+            if child.cmdline()[-2:] == ["-m", module]:
+                return child
     return None
 
 
@@ -142,7 +144,7 @@ def test_progress_is_told_while_a_step_takes_long(tmp_path: Path, monkeypatch: p
     text = io.StringIO()
     setup = replace(prepare({"CHECK": "1", "ZEROMASK_STATE_DIR": str(tmp_path)}), console=Console(file=text, width=100))
     with run._timed(setup, run.CheckReport(), "start", "Starting [all]"):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while "so far" not in text.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
     first, second, *_ = text.getvalue().splitlines()

@@ -56,6 +56,11 @@ def supply(count: int = 3, width: int = 5) -> Supply:
     return Supply((100.0 + labels)[:, None].expand(-1, width).clone(), labels, unit_rows(count, width))
 
 
+def drawn(*shape: int) -> Tensor:
+    """Random numbers, the same ones each time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
 def crops() -> Tensor:
     """(2, 24, 32) truth in cells of 4 pixels: labels, a strip of VOID, and background that begins within a cell."""
     truth = torch.full((2, 24, 32), BACKGROUND)
@@ -66,7 +71,7 @@ def crops() -> Tensor:
 
 
 def test_pasting_changes_no_cell_but_those_it_pastes_into() -> None:
-    entry, truth = torch.randn(2, 5, 6, 8), crops()
+    entry, truth = drawn(2, 5, 6, 8), crops()
     covered = torch.zeros(2, 6, 8, dtype=torch.bool)
     for number in range(20):
         changed, rows = paste(entry, truth, supply(), BACKGROUND, np.random.default_rng(number))
@@ -90,7 +95,7 @@ def test_where_every_pixel_has_a_label_any_known_cell_is_pasted_into() -> None:
     truth = torch.zeros(2, 24, 32, dtype=torch.int64)
     truth[0, :, 14:] = VOID
     truth[1] = VOID
-    entry = torch.randn(2, 5, 6, 8)
+    entry = drawn(2, 5, 6, 8)
     changed, rows = paste(entry, truth, supply(), BACKGROUND, np.random.default_rng(0))
     assert bool((rows[0] >= TAUGHT).any())
     assert torch.equal(rows[truth == VOID], truth[truth == VOID]), "nothing is told of void pixels"
@@ -111,7 +116,7 @@ def test_blobs_are_rectangles_and_the_same_for_the_same_seed() -> None:
 
 def test_the_softmax_spares_supplied_labels_where_no_region_lies_and_nowhere_else() -> None:
     loss = SparingSoftmax(lseg_loss, TAUGHT)  # rows: 0 and 1 taught, 2 to 4 supplied, 5 the background
-    logits = torch.randn(1, 6, 1, 4)
+    logits = drawn(1, 6, 1, 4)
     truth = torch.tensor([[[0, 3, 5, VOID]]])
     posterior = logits.softmax(dim=1)[0, :, 0]
     wanted = -torch.stack([posterior[0, 0], posterior[3, 1], posterior[2:, 2].sum()]).log()
@@ -127,7 +132,7 @@ def test_the_softmax_spares_supplied_labels_where_no_region_lies_and_nowhere_els
 
 def test_sigmoids_of_supplied_labels_have_no_loss_where_no_region_lies() -> None:
     loss = SparingSigmoids(ZegclipLoss(), TAUGHT)
-    logits = torch.randn(1, 6, 1, 4, requires_grad=True)
+    logits = drawn(1, 6, 1, 4).requires_grad_()
     loss(output_of(logits), torch.tensor([[[0, 3, 5, VOID]]]))["total"].backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     grad = logits.grad[0, :, 0]

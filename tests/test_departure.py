@@ -20,6 +20,7 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.presence import WorkerPresence
 from tests.house import PATIENCE_S, wait_until
 from tests.stand_ins import PROJECT, version
+from worker.service import departure
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,7 +98,7 @@ def test_a_signal_gives_back_at_once_what_has_not_been_in_the_model(
         asked = time.monotonic()
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: pending.counts(PROJECT).pending >= 8, told="what waited for its image")
-        assert time.monotonic() - asked < 3, "an image that hangs, or a reconcile, holds up nothing"
+        assert time.monotonic() - asked < departure._GRACE_S, "an image that hangs, or a reconcile, holds up nothing"
         assert process.wait(PATIENCE_S) == 0
     counts = pending.counts(PROJECT)
     assert (counts.pending + counts.done, counts.leased, counts.failed) == (16, 0, 0)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,18 @@ from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
 from plugin_config.local.supervisor import free_port
 from plugin_config.queue.presence import WorkerPresence
 from tests.broken_set_ups import SET_UPS, Bench, SetUp, another_backend
-from tests.house import CONFIG, PATIENCE_S, REFUSED_HOST, House, make_project, picture, retrieve, upload, wait_predicted
+from tests.house import (
+    CONFIG,
+    PATIENCE_S,
+    REFUSED_HOST,
+    House,
+    make_project,
+    picture,
+    retrieve,
+    upload,
+    wait_predicted,
+    wait_shown,
+)
 from tests.house import tasks as tasks_of
 from tests.http_server import serving
 
@@ -36,7 +48,7 @@ def healthy_fixture(house: House) -> int:
     """A project with nothing wrong: connected, predicted, its predictions shown."""
     project = make_project(house, count=1, name="healthy")
     retrieve(house, project)
-    wait_predicted(house, project)
+    wait_shown(house, project, wait_predicted(house, project))
     return project
 
 
@@ -49,10 +61,21 @@ def bench_fixture(house: House, redis_url: str, tmp_path: Path, healthy: int) ->
         "ZEROMASK_PORT": str(house.settings.port), "ZEROMASK_STATE_DIR": str(tmp_path / "state"),
         "ZEROMASK_THREADS": "1",
     }  # fmt: skip
-    learners = WorkerPresence(house.redis, learners=True)
-    learners.heartbeat("learner of the tests", {"model": "builtin"})
-    yield Bench(house, redis_url, tmp_path, healthy, environ, healthy)
-    learners.remove("learner of the tests")
+    learners, over, name = WorkerPresence(house.redis, learners=True), threading.Event(), "learner of the tests"
+
+    def live() -> None:
+        while not over.wait(2):
+            learners.heartbeat(name, {"model": "builtin"})
+
+    learners.heartbeat(name, {"model": "builtin"})
+    beating = threading.Thread(target=live, daemon=True)
+    beating.start()
+    try:
+        yield Bench(house, redis_url, tmp_path, healthy, environ, healthy)
+    finally:
+        over.set()
+        beating.join()
+        learners.remove(name)
 
 
 def findings_of(bench: Bench) -> Iterator[Finding]:
@@ -163,6 +186,7 @@ def test_connecting_does_all_that_the_doctor_asks_for(house: House, bench: Bench
     told = list(connect_project(house.label_studio, house.redis, house.settings, project))
     assert told[1].startswith(f"The backend is connected at {house.services.backend_url}")
     version = wait_predicted(house, project)
+    wait_shown(house, project, version)
     assert [row.state for row in findings_of(bench) if row.project == project and row.state != "ok"] == []
     found = house.label_studio.project(project)
     assert (found.sampling, found.model_version) == ("Uncertainty sampling", version)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 
+from tests.house import wait_until
 from worker.service.inbox import Inbox, SharedInbox
 
 
@@ -68,13 +68,12 @@ def test_many_threads_lose_and_double_nothing() -> None:
 
     threads = [threading.Thread(target=take, daemon=True) for _ in range(4)]
     threads += [threading.Thread(target=put, args=(start,), daemon=True) for start in range(0, 2000, 500)]
-    started = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
     assert sorted(taken) == list(range(2000))
-    assert time.monotonic() - started < 30
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_turns_are_by_what_an_owners_items_have_cost() -> None:
@@ -110,7 +109,7 @@ def test_what_hangs_keeps_a_share_of_the_threads_busy() -> None:
                 if item is not None:
                     came.append(item)
                     if item[1] == "hangs":
-                        hold.wait(30)
+                        hold.wait(90)
                     elif item[1] == "last":
                         done.set()
 
@@ -122,9 +121,9 @@ def test_what_hangs_keeps_a_share_of_the_threads_busy() -> None:
     inbox.put((2, "bulk"), urgent=False)
     inbox.put((1, "opened"), urgent=True)
     inbox.put((2, "last"), urgent=False)
-    assert done.wait(30), "twenty hang"
+    assert done.wait(60), "twenty hang"
+    wait_until(lambda: (1, "opened") in came and came.count((1, "hangs")) >= 2)  # taken before, noted a moment later
     assert came.count((1, "hangs")) == 2
-    assert (1, "opened") in came
     hold.set()
     for thread in threads:
         thread.join(timeout=30)

@@ -38,8 +38,8 @@ def server() -> Iterator[Server]:
 
 
 @contextmanager
-def client(server: Server, token: str = LEGACY) -> Iterator[LabelStudio]:
-    with LabelStudio(server.url, token, timeout_s=0.5) as found:
+def client(server: Server, token: str = LEGACY, *, timeout_s: float = 60.0) -> Iterator[LabelStudio]:
+    with LabelStudio(server.url, token, timeout_s=timeout_s) as found:
         yield found
 
 
@@ -161,7 +161,7 @@ def test_no_answer_means_try_again() -> None:
 
 def test_silence_means_try_again(server: Server) -> None:
     server.answer = lambda asked: Answer(raw=b"H" * 9, pause_s=30)
-    with client(server) as label_studio, pytest.raises(LabelStudioUnreachable, match="ReadTimeout"):
+    with client(server, timeout_s=0.5) as label_studio, pytest.raises(LabelStudioUnreachable, match="ReadTimeout"):
         label_studio.project(1)
 
 

@@ -141,6 +141,6 @@ def test_a_dead_worker_is_noticed_in_time_although_the_clock_was_set_back(redis:
     pending.add(PROJECT, refs(1))
     take(pending, "dead")
     clock_was_set(redis, -3600)
-    pending.sweep()
+    found = pending.sweep()  # its time may be over already, on a busy machine
     time.sleep(0.25)
-    assert pending.sweep() == refs(1)
+    assert found + pending.sweep() == refs(1)

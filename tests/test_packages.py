@@ -36,7 +36,7 @@ from plugin_config.local.services import Services
 from plugin_config.local.supervisor import free_port
 from tests.backend_client import VERSION, predict_body, setup_body
 from tests.house import PATIENCE_S, TOKEN, House, make_project, picture, retrieve, wait_predicted, wait_until
-from tests.test_backend_process import RunningBackend, wait_until_up
+from tests.test_backend_process import RunningBackend, wait_looked, wait_until_up
 from tests.test_dependencies import name_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,12 +205,12 @@ def served_fixture(backend_alone: Path, redis: Redis, redis_url: str, tmp_path: 
 
 
 def test_a_backend_alone_serves_without_torch_and_stays_small(
-    served: RunningBackend, backend_alone: Path
+    served: RunningBackend, backend_alone: Path, redis: Redis
 ) -> None:
     wait_until(lambda: served.ask("GET", "/health")[1]["redis"] is True)
     assert served.ask("POST", "/setup", setup_body()) == (200, {"model_version": VERSION})
     assert served.ask("POST", "/predict", predict_body(*range(1, 1001)))[0] == 200
-    assert served.ask("POST", "/webhook", {"action": "PROJECT_UPDATED", "project": {"id": 7}})[0] == 201
+    wait_looked(served, redis)
     resident_mb = psutil.Process(served.process.pid).memory_info().rss / 1024**2
     sys.stdout.write(f"backend alone: {resident_mb:.0f} MB resident\n")
     assert resident_mb < MOST_MB

@@ -260,7 +260,8 @@ def test_every_row_is_a_classifier_of_the_same_proposals(
         assert (made.seen, made.unseen) == (things().seen_words, things().unseen_words)
     pretrained = study.adapter(SEEN_ONLY)
     assert pretrained is not None
-    vectors, count = torch.randn(64, decoder().config.width), len(things().seen)
+    chance = torch.Generator().manual_seed(0)
+    vectors, count = torch.randn(64, decoder().config.width, generator=chance), len(things().seen)
     logits = pretrained.classifier(vectors)
     torch.testing.assert_close(torch.cat([logits[:, :count], logits[:, -1:]], dim=1), decoder().classify(vectors))
     assert bool((logits[:, count:-1] < -1000).all())

@@ -91,7 +91,7 @@ def test_a_suspect_is_alone_on_the_line(context: StandInContext, redis: Redis) -
     context.label_studio.before_store = watch
     for _ in range(3):
         context.begin()
-    assert context.pipeline.wait_empty(20)
+    assert context.pipeline.wait_empty(120)
     assert context.stored() == [(task, version()) for task in ALL]
     counts = context.pending.counts(PROJECT)
     assert (counts.done, counts.leased) == (8, 0)
@@ -119,10 +119,10 @@ def test_a_suspect_waits_for_an_empty_line_without_holding_up_what_is_opened(
     assert context.pipeline.room(PROJECT + 1, 1, urgent=True, timeout_s=0)
     assert context.pipeline.room(PROJECT, 1, urgent=False, timeout_s=0), "its next try"
     hold.set()
-    assert context.pipeline.wait_empty(20)
+    assert context.pipeline.wait_empty(120)
     time_passes(redis, 6)
     context.begin()
-    assert context.pipeline.wait_empty(20)
+    assert context.pipeline.wait_empty(120)
     assert context.stored() == [(task, version()) for task in (1, 3)]
     assert context.pipeline.room(PROJECT + 1, 1, urgent=False, timeout_s=0)
 
@@ -142,7 +142,7 @@ def test_the_line_takes_no_more_than_it_can_hold(context: StandInContext) -> Non
     assert context.pipeline.room(PROJECT, 8, urgent=True, timeout_s=0.1), "somebody waits for these"
     assert context.pipeline.room(PROJECT + 1, 8, urgent=False, timeout_s=0.1), "another project has its own share"
     hold.set()
-    assert context.pipeline.wait_empty(20)
+    assert context.pipeline.wait_empty(120)
 
 
 class HangingStages:
@@ -187,7 +187,7 @@ def test_pictures_that_hang_hold_up_no_other_project() -> None:
         assert all(stages.fetched.acquire(timeout=30) for _ in range(4 * 8 + 1))
     finally:
         stages.hold.set()
-        assert pipeline.wait_empty(30)
+        assert pipeline.wait_empty(120)
         pipeline.close(grace_s=0)
 
 
@@ -223,7 +223,7 @@ def test_pictures_that_are_opened_wait_outside_the_memory_and_hold_up_no_other_p
         assert not stages.embedded.acquire(timeout=0.1)
     finally:
         stages.hold.set()
-        assert pipeline.wait_empty(30)
+        assert pipeline.wait_empty(120)
         pipeline.close(grace_s=0)
 
 
@@ -236,7 +236,7 @@ def test_stopping_does_not_wait_for_each_picture_that_hangs() -> None:
     assert all(stages.hanging.acquire(timeout=30) for _ in range(12))
     started = time.monotonic()
     pipeline.close(grace_s=0)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 10
     stages.hold.set()
 
 

@@ -21,6 +21,7 @@ from plugin_config.overview.control import QueueControl
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Vocabulary
+from tests.house import wait_until
 from tests.queue_states import time_passes
 from tests.stand_ins import (
     ALL,
@@ -68,12 +69,12 @@ def test_posts_wait_for_a_label_studio_in_trouble_and_go_on(context: StandInCont
     context.ask(*ALL)
     context.begin()
     assert not context.pipeline.wait_empty(0.5)
+    wait_until(lambda: context.trouble == str(away(status)), told="the trouble is noted")
     counts = context.pending.counts(PROJECT)
     assert (counts.done, counts.failed) == (0, 0)
     assert counts.leased + counts.pending == 8
-    assert context.trouble == str(away(status))
     troubled.clear()
-    assert context.pipeline.wait_empty(20)
+    assert context.pipeline.wait_empty(120)
     blamed = context.pending.counts(PROJECT).pending
     assert blamed <= 2, "before it was clear that Label Studio is the one in trouble"
     assert (len(context.stored()), context.pending.counts(PROJECT).done) == (8 - blamed, 8 - blamed)

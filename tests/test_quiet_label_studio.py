@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from plugin_config.queue.jobs import RefreshProject, enqueue, refresh_queue
 from plugin_config.queue.titles import titles
 from tests.corrections import strange_project
-from tests.house import House, retrieve, stored, tasks, wait_predicted, wait_until
+from tests.house import House, retrieve, stored, tasks, wait_open_page, wait_predicted, wait_shown, wait_until
 
 
 def test_labels_of_unknown_words_are_told_on_the_card_in_the_test_request_and_by_the_score(house: House) -> None:
@@ -34,9 +33,9 @@ def test_labels_of_unknown_words_are_told_on_the_card_in_the_test_request_and_by
     wait_until(is_told, told="the card")
     assert card()["title"].startswith("Zeromask ▸ labels 'wug', 'dax' and 'fep': model builtin does not know")
     assert card()["readable_state"] == "Connected"
-    wait_until(lambda: house.label_studio.project(project).model_version == version, told="the version is shown")
+    wait_shown(house, project, version)
     path = f"/api/ml/{card()['id']}/predict/test"
-    time.sleep(2.1)  # since the last /setup: a person has opened the page, the menu and the window
+    wait_open_page(house, project)
     (answer,) = house.label_studio.request("POST", path, params={"random": "true"})["response"]
     assert "does not know" in answer["reason"]
     assert titles(house.redis, [project]) == {project: "house quiet"}

@@ -456,6 +456,6 @@ def test_many_annotations_are_measured_in_no_time() -> None:
     for _ in range(30_000):
         history.add(given)
     found = history.measures()
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 60
     assert row(found).accepted == 30_000
     assert len(json.dumps([one.annotations for one in found.curve])) < 10_000

@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from backend.queue_client import QueueClient
 from plugin_config.errors import QueueUnavailable
@@ -77,6 +78,23 @@ def test_a_sentinel_that_answers_is_enough(watched: WatchedRedis) -> None:
         assert redis.connection_pool.get_master_address() == ("127.0.0.1", watched.master())
 
 
+def replicated(redis: Any) -> bool:
+    """Whether the replica has what was written by this connection."""
+    try:
+        return int(redis.wait(1, 1000)) == 1
+    except RedisError:
+        return False
+
+
+def asked_to_move(sentinel: Any) -> bool:
+    """Whether the sentinel moves the master now; it does not before it has heard of the replica."""
+    try:
+        sentinel.execute_command("SENTINEL FAILOVER", MASTER)
+    except ResponseError:
+        return False
+    return True
+
+
 def test_a_connection_follows_when_the_sentinels_move_the_master(watched_once: WatchedRedis) -> None:
     with open_redis(watched_once.url(), connect_s=2, answer_s=5, one_retry=True) as redis:
 
@@ -86,11 +104,10 @@ def test_a_connection_follows_when_the_sentinels_move_the_master(watched_once: W
             except RedisError:  # on a busy machine the master may look dead for a moment
                 return False
 
-        wait_until(lambda: written("before"))
-        assert redis.wait(1, 5000) == 1
+        wait_until(lambda: written("before") and replicated(redis))
         first = watched_once.master()
         with watched_once.ask_sentinel() as sentinel, watched_once.ask(first) as old:
-            sentinel.execute_command("SENTINEL FAILOVER", MASTER)  # both servers live: the old one becomes a replica
+            wait_until(lambda: asked_to_move(sentinel))  # both servers live: the old one becomes a replica
             wait_until(lambda: old.info("replication")["role"] == "slave")  # until then it takes writes that are lost
 
         wait_until(lambda: written("after"))
@@ -118,8 +135,7 @@ def test_tls_goes_to_sentinel_and_servers_and_a_connection_follows_over_it(tmp_p
                 except RedisError:
                     return False
 
-            wait_until(lambda: written("before"))
-            assert redis.wait(1, 5000) == 1
+            wait_until(lambda: written("before") and replicated(redis))
             killed = watched.kill_master()
             wait_until(lambda: written("after"))
             assert redis.get("before") == b"1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -24,6 +25,7 @@ from tests.house import CONFIG, TOKEN, House, picture, retrieve, tasks, upload, 
 
 USER, PASSWORD, SECRET = "label-studio", "a password of models", "a secret of webhooks"
 REFUSED = (401, 429)  # the latter after too many guesses
+REFUSED_HOOK = "POST /webhook 401 "
 
 
 @pytest.fixture(scope="module", name="guarded")
@@ -62,7 +64,10 @@ def annotate(house: House, project: int) -> None:
 def test_a_signed_in_backend_serves_label_studio_and_hears_its_webhooks(guarded: House) -> None:
     hints = ProjectHints(guarded.redis)
     project = make_signed_in_project(guarded)
+    log = guarded.supervisor.log_path("backend")
+    before = log.read_text(errors="replace").count(REFUSED_HOOK)
     annotate(guarded, project)
+    wait_until(lambda: log.read_text(errors="replace").count(REFUSED_HOOK) > before, told="the refusal of the webhook")
     assert hints.last_webhook(project) is None, "a webhook without the secret is not let in"
     retrieve(guarded, project)
     wait_predicted(guarded, project)
@@ -105,12 +110,15 @@ def test_the_doctor_tells_a_backend_of_another_sign_in(
 
 @pytest.mark.parametrize("sign_in", [None, (USER, "guess"), ("guess", PASSWORD)], ids=["nobody", "password", "user"])
 def test_a_stranger_is_not_let_in(guarded: House, sign_in: tuple[str, str] | None) -> None:
-    url = guarded.services.backend_url
+    def ask(method: str, path: str, **options: Any) -> int:
+        url = f"{guarded.services.backend_url}{path}"
+        return httpx.request(method, url, timeout=60, trust_env=False, **options).status_code
+
     for path, body in (("/setup", {}), ("/predict", {}), ("/webhook", {"action": "TASKS_CREATED"})):
-        assert httpx.post(f"{url}{path}", json=body, auth=sign_in, trust_env=False).status_code in REFUSED
+        assert ask("POST", path, json=body, auth=sign_in) in REFUSED
     wrong = {SECRET_HEADER: "guess"}
-    assert httpx.post(f"{url}/webhook", json={}, headers=wrong, trust_env=False).status_code in REFUSED
-    assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+    assert ask("POST", "/webhook", json={}, headers=wrong) in REFUSED
+    assert ask("GET", "/health") == 200
 
 
 def test_each_half_holds_what_it_needs_of_the_sign_in(guarded: House) -> None:

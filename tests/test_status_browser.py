@@ -22,6 +22,7 @@ from plugin_config.settings import Settings
 from tests.backend_client import patient_fixture
 from tests.browser.editor import browser
 from tests.browser_pictures import NoBrowser
+from tests.house import PATIENCE_S
 from tests.served_backend import PASSWORD, USER, Backend, backend, signing_in
 from tests.status_pictures import DARK, LIGHT, PHONE, Look, window
 from tests.status_projects import PROJECT, VERSION, fill, keep_alive, learn_versions
@@ -237,7 +238,7 @@ def test_it_works_behind_the_sign_in(chromium: Browser, redis: Redis, settings: 
 
 
 def wait_until(page: Page, condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < ends
         page.wait_for_timeout(100)

@@ -78,7 +78,7 @@ class Upgraded:
     counting: str
 
     def counted(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.counting}/count", trust_env=False).json())
+        return dict(httpx.get(f"{self.counting}/count", timeout=60, trust_env=False).json())
 
 
 @pytest.fixture
@@ -118,16 +118,20 @@ def test_the_queue_drains_with_what_was_learned_and_the_learner_goes_on(upgraded
     assert "holds no file of this task" in reason, "task 31 of the outbox: the stand-in has all files in project 1"
     assert not (upgraded.settings.state_path / "asked.jsonl").exists()
     assert upgraded.counted()["duplicated"] == 0
-    log = upgraded.supervisor.log_path("worker").read_text()
-    posted = re.findall(r"task (\d+): \d+ regions, version (.*), fetch", log)
-    assert sorted(posted, key=lambda row: int(row[0])) == [(str(task), VERSION) for task in range(4, 12)]
+
+    def posted() -> list[Any]:
+        log = upgraded.supervisor.log_path("worker").read_text()
+        return sorted(re.findall(r"task (\d+): \d+ regions, version (.*), fetch", log), key=lambda row: int(row[0]))
+
+    wait_until(lambda: len(posted()) >= 8, told="the worker's log")
+    assert posted() == [(str(task), VERSION) for task in range(4, 12)]
     assert {ref.encode(): reason for ref, reason in pending.failures(1).items()} == KNOWN["projects"]["1"]["failures"]
     assert sorted(ref.encode() for ref in pending.open_refs(2)) == KNOWN["projects"]["2"]["open"], "still paused"
     assert pending.counts(1).done == 10
 
     def learned() -> bool:
-        progress = learning.progress(1)
-        return progress is not None and progress.at != KNOWN["projects"]["1"]["progress"]["at"]
+        progress, before = learning.progress(1), KNOWN["projects"]["1"]["progress"]["at"]
+        return progress is not None and progress.at != before and progress.state != "learning"
 
     wait_until(learned, told="a round of the learner")
     progress = learning.progress(1)

@@ -15,7 +15,7 @@ from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStud
 from plugin_config.label_studio.webhooks import SECRET_HEADER, leads_here
 from plugin_config.overview.control import QueueControl
 from plugin_config.settings import Settings
-from tests.house import CONFIG, House, picture, tasks, upload
+from tests.house import CONFIG, House, picture, tasks, upload, wait_until
 from tests.http_server import Answer, Asked, Server, as_json, serving
 from tests.stand_ins import PROJECT, StandInContext, StandInLabelStudio, context_fixture
 from worker.service.context import WorkerContext
@@ -229,6 +229,7 @@ def test_label_studio_sends_it_from_then_on(house: House, recording: Server, sig
     strange = {"project": project, "url": f"{recording.url}/strange/webhook"}
     label_studio.request("POST", "/api/webhooks/", json=strange)
     annotate(house, project)
+    wait_until(lambda: len(events(recording)) >= 2, told="both webhooks")
     assert sorted(events(recording)) == [("/strange/webhook", None), ("/webhook", None)]
 
     signed_in.label_studio = cast("StandInLabelStudio", label_studio)
@@ -243,4 +244,5 @@ def test_label_studio_sends_it_from_then_on(house: House, recording: Server, sig
     }  # fmt: skip
     recording.asked.clear()
     annotate(house, project)
+    wait_until(lambda: len(events(recording)) >= 2, told="both webhooks once more")
     assert sorted(events(recording), key=str) == [("/strange/webhook", None), ("/webhook", SECRET)]

@@ -14,7 +14,7 @@ _OURS = re.compile(r"spool|heartbeat|keeper|supervisor|(fetch|embed|draw|post|cl
 
 
 @contextmanager
-def none_left(*, within_s: float = 10.0) -> Iterator[None]:
+def none_left(*, within_s: float = 25.0) -> Iterator[None]:
     """Around a test, which fails unless the product's threads that began in it have ended, or do within `within_s`."""
     before = set(threading.enumerate())  # those of wider fixtures among them
     yield

@@ -238,7 +238,7 @@ def _label_studio_tells(it: Ground) -> bool:
         return hints.last_webhook(project) is not None
 
     it.house.redis.sadd("zeromask:projects", project)  # as its first task would
-    return wait_for(arrives, within_s=20)
+    return wait_for(arrives, within_s=120)
 
 
 def _open_to_all(it: Ground) -> tuple[bool, str]:
@@ -248,7 +248,7 @@ def _open_to_all(it: Ground) -> tuple[bool, str]:
             "ZEROMASK_PORT": str(free_port()), "ZEROMASK_STATE_DIR": f"{it.settings.state_dir}/open"}  # fmt: skip
     process = subprocess.Popen(module_command("backend"), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=120)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

@@ -32,7 +32,7 @@ from tests.house import CONFIG, TOKEN, House, current_version
 MOST_MB, MOST_OPENED_S, MOST_HEALTH_S = 1500, 5.0, 1.0
 OWN = "/data/upload/own/"
 _OPENED_PATIENCE_S = 30.0
-_SETTLES_S = 60.0
+_SETTLES_S = 240.0
 _ORDINARY, _OPENABLE = 6, 60
 _PROCESSES = ("backend", "worker", "redis")
 

@@ -109,7 +109,7 @@ def forged_jobs(server: Serving, scale: float) -> Row:
             queues = {name.decode().removeprefix("rq:queue:") for name in found}
             made = sum(_forge(it, queue, f"touch {marker}", project) for queue in sorted(queues))
             it.asked(project, it.task_ids(project))
-            done = wait_for(lambda: it.predicted(project) == 8, within_s=40)
+            done = wait_for(lambda: it.predicted(project) == 8, within_s=240)
             time.sleep(3)
             calls = int(marker.exists()) + it.log("worker").count(_POEM)
             evidence = (f"{made} jobs in {len(queues)} queues: {calls} times something of theirs was imported or "

@@ -83,13 +83,18 @@ class Editor:
         bits = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
         return np.unpackbits(bits, count=width * height).reshape(height, width).astype(np.bool_)
 
-    def settled(self, region: str) -> Mask:
-        """What `drawn` tells once it stays the same: the editor draws what was edited when it has time."""
+    def settled(self, region: str, *, unlike: Mask | None = None) -> Mask:
+        """What `drawn` tells once it stays the same: the editor draws what was edited when it has time.
+
+        Args:
+            region: its id.
+            unlike: (H, W) what was drawn before an edit, which is waited for; None = nothing was edited just now.
+        """
         drawn = self.drawn(region)
         for _ in range(_LOOKS):
             self.page.wait_for_timeout(_LOOK_MS)
             before, drawn = drawn, self.drawn(region)
-            if np.array_equal(before, drawn):
+            if np.array_equal(before, drawn) and (unlike is None or not np.array_equal(drawn, unlike)):
                 break
         return drawn
 

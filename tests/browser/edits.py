@@ -84,12 +84,12 @@ def edit_open(case: Case, label_studio: LabelStudio, editor: Editor, task: int, 
     work()
     undone = 1.0
     if what == "eraser":
-        editor.settled(name)
+        edited = editor.settled(name, unlike=before)
         editor.choose("Undo")
-        undone = iou(editor.settled(name), before)
+        undone = iou(editor.settled(name, unlike=edited), before)
         editor.select(number)
         work()
-    after = editor.settled(name)
+    after = editor.settled(name, unlike=before)
     editor.submit()
     (prediction,) = label_studio.predictions(task)
     found = stored_annotations(label_studio, task)[-1]

@@ -15,7 +15,7 @@ from tests.corrections import annotate, strange_project, versions_of
 from tests.faults.stand import Row, Serving, Stand, stand, wait_for
 from worker.service.trainer.corrections import corrections_digest
 
-_BEGINS_S, _KEEPS_S, _LEARNS_S = 180.0, 60.0, 900.0
+_BEGINS_S, _KEEPS_S, _LEARNS_S = 600.0, 60.0, 900.0
 _LONGEST_S = 12.0  # about what reading and learning from a handful of images takes on an idle core
 
 

@@ -27,7 +27,7 @@ from plugin_config.settings import Settings
 from tests.house import CONFIG, TOKEN, House, current_version, make_project, runs, tasks
 
 RECONCILE_S = 3.0
-_MODEL_LOADING_S = 180.0
+_STARTS_S, _MODEL_LOADING_S = 300.0, 600.0  # on a machine that does much else
 _LOOKS_S = 60.0  # two looks of a worker come within 2 * RECONCILE_S where the machine is idle
 _UPLOAD = 12
 
@@ -231,7 +231,7 @@ def _start(
     mine = {**told.environment("worker"), **env}
     commands = [
         Command("backend", module_command("backend"), {**told.environment("backend"), **env},
-                ready=lambda: answers(backend_url))
+                ready=lambda: answers(backend_url), ready_s=_STARTS_S)
     ]  # fmt: skip
     commands += [
         Command(f"worker-{number}", module_command("worker"), {**mine, "LABEL_STUDIO_URL": address},

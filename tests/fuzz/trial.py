@@ -59,6 +59,8 @@ class Bench:
 
     def judge(self, case: Any) -> tuple[Verdict, float]:
         """Try one input: its verdict, and the seconds it took."""
+        if self._kind.apart and (self._process is None or not self._process.is_alive()):
+            self._start()  # which is none of the time of an input
         started = time.monotonic()
         verdict = self._judge_apart(case) if self._kind.apart else _judged(self._judge, case)
         seconds = time.monotonic() - started
@@ -70,9 +72,7 @@ class Bench:
         return verdict, seconds
 
     def _judge_apart(self, case: Any) -> Verdict:
-        if self._process is None or not self._process.is_alive():
-            self._start()
-        assert self._line is not None
+        assert self._process is not None and self._line is not None
         try:
             self._line.send(case)
             if self._line.poll(3 * self._kind.most_s):
