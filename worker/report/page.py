@@ -156,9 +156,9 @@ def _regions(rows: Sequence[RegionMeasures]) -> str:
     ]  # fmt: skip
     note = (
         "<p class=small>Accepted as is: of the predicted regions, none where nothing was predicted; regions of one "
-        "image count for less where they are alike. Edit IoU: of a changed region before and after. A version that "
-        "finds more may have a lower share: look at what was added, too. An annotator who trusts too much accepts too "
-        "much: the share alone shows no quality. See the control arm.</p>"
+        "image count for less where they are alike. Edit IoU: of a changed region before and after; n: of so few that "
+        "there is no interval. A version that finds more may have a lower share: look at what was added, too. An "
+        "annotator who trusts too much accepts too much: the share alone shows no quality. See the control arm.</p>"
     )
     return _table("Regions", head, body, names=2, sums=_sums(shown)) + more + note
 
@@ -266,12 +266,12 @@ def _clicks(clicks: ClickMeasures | None) -> str:
         return ""
     found = (("the prediction", clicks.from_prediction), ("nothing", clicks.from_nothing))
     rows = [(name, number(row, ".1f"), row.n) for name, row in found]
-    unreached = f"{clicks.unreached} {'region was' if clicks.unreached == 1 else 'regions were'}"
+    missed = f" ({clicks.unreached} of the regions not reached from nothing)" if clicks.unreached else ""
     return (
         f"<h2>Clicks to an IoU of {GOAL:g}</h2>"
         + _table("Clicks", ("beginning with", "mean clicks", "regions"), rows, names=1)
         + f"<p class=small>A simulated annotator clicks on the middle of the largest error until the mask is what was "
-        f"submitted, {MOST_CLICKS} times at most ({unreached} not reached from nothing). Version "
+        f"submitted, {MOST_CLICKS} times at most{missed}. Version "
         f"{_text(clicks.version)} answers, in images that annotators got its prediction of. A region that was accepted "
         "is one that the model had drawn: from nothing, too, it may be reached sooner than one drawn by hand.</p>"
         + (f"<p>{_text(clicks.remark)}</p>" if clicks.remark else "")
