@@ -92,6 +92,18 @@ def test_what_is_not_there_is_deleted_and_what_is_missing_is_drawn() -> None:
     assert counts(correct(DrawnRegion(DOG, THING), truth=nothing)) == (0, 0, 1, 0)
 
 
+def test_it_is_told_which_predicted_region_each_submitted_one_was_made_from() -> None:
+    truth = truth_of((CAT, THING), (DOG, box(40, 50, 10, 10)), (CAT, box(40, 10, 10, 10)))
+    predicted = [DrawnRegion(CAT, box(0, 60, 5, 5)), DrawnRegion(CAT, box(10, 10, 14, 20)),
+                 DrawnRegion(DOG, box(40, 50, 10, 10))]  # fmt: skip
+    found = Annotator(time=TIME, noise=PERFECT).decide(predicted, truth, np.random.default_rng(0))
+    told = {(one.predicted, one.accepted): one.region for one in found.regions}
+    assert set(told) == {(1, False), (2, True), (None, False)}
+    assert told[2, True] is predicted[2]
+    np.testing.assert_array_equal(told[1, False].mask, THING)
+    assert dict(found.counts) == {"accepted": 1, "changed": 1, "deleted": 1, "added": 1}
+
+
 def test_void_counts_nowhere_and_without_a_background_the_rest_is_void() -> None:
     truth = TRUTH.copy()
     truth[10:20, 10:30] = VOID

@@ -22,7 +22,7 @@ from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import parse_vocabulary
 from worker.label_studio.outcomes import RegionRecord
 from worker.label_studio.seeded import SeededOutcomes, seeded_region_id
-from worker.report.charts import as_image, as_svg
+from worker.report.charts import as_image, as_svg, round_range
 from worker.report.examples import MostCorrected
 from worker.report.history import History
 from worker.report.measures import Measures, RegionMeasures
@@ -173,6 +173,18 @@ def test_regions_are_counted_by_label_and_version() -> None:
     assert any("those of 1 changed region." in remark for remark in found.remarks)
 
 
+def test_versions_come_in_the_order_of_the_first_that_was_submitted() -> None:
+    versions = "builtin-zeroshot", "builtin-a2-ff", "builtin-a10-00"
+    records = [record(was("cat", "accepted"), present=["cat"], number=n, version=version,
+                      at=f"2026-02-{20 - n}", created_at=f"2026-01-{n:02}")
+               for n, version in enumerate(versions, start=1)]  # fmt: skip
+    found = measured(*reversed(records))
+    assert [(one.label, one.version) for one in found.regions if one.label != "dog"] == [
+        ("", ""), *(("", one) for one in versions), ("cat", ""), *(("cat", one) for one in versions),
+    ]  # fmt: skip
+    assert [one.version for one in found.lead_times if one.shown == "all"] == ["", *versions]
+
+
 def test_an_image_that_is_rightly_empty_saves_no_drawing() -> None:
     found = measured(*(record(number=number) for number in range(1, 10)))
     assert (found.saved_minutes, found.saved_s.value) == (0.0, 0.0)
@@ -295,6 +307,20 @@ def test_the_page_escapes_what_others_wrote_and_fetches_nothing() -> None:
     assert page.fetched == []
     assert "@import" not in page.text
     assert set(charts) == {"accepted_by_label", "accepted_over_time", "saved_over_time"}
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "found"),
+    [
+        pytest.param(0.0, 35.9, (0, 40), id="above"),
+        pytest.param(0.0, 1.0, (0, 1), id="round already"),
+        pytest.param(0.0, 1234.0, (0, 2000), id="large"),
+        pytest.param(-0.3, 1.0, (-0.5, 1.5), id="below too"),
+        pytest.param(-12.0, 1.0, (-15, 5), id="mostly below"),
+    ],
+)
+def test_ticks_are_round(lowest: float, highest: float, found: tuple[float, float]) -> None:
+    assert round_range(lowest, highest) == pytest.approx(found)
 
 
 def test_charts_are_drawn_as_pictures_too() -> None:

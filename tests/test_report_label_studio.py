@@ -140,11 +140,13 @@ def test_seeded_wrong_masks_are_told_apart_and_can_be_taken_out(
         if task.id == seeded[0]:
             submit(house, task, taken[:1], predictions[task.id])  # the wrong one is deleted
         elif task.id == seeded[1]:
-            submit(house, task, taken, predictions[task.id])
+            submit(house, task, [*taken, region(slice(150, 170), id="new", origin="manual")], predictions[task.id])
     _, found, _ = report(project)
     assert found["seeded"] == {"deleted": 1, "changed": 0, "left": 1}
     assert (found["caught"]["value"], found["caught"]["n"], found["left_in"]) == (0.5, 2, [seeded[1]])
-    assert [found["regions"][0][name] for name in ("accepted", "changed", "deleted", "added")] == [2, 0, 0, 0]
+    assert [found["regions"][0][name] for name in ("accepted", "changed", "deleted", "added")] == [2, 0, 0, 1]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count(", with a seeded wrong mask</figcaption>") == 1
     assert any(f"of 1 task, {seeded[1]}: delete them there" in remark for remark in found["remarks"])
     assert seed_wrong([str(project), "--remove", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == [seeded[2]]

@@ -332,6 +332,10 @@ def test_a_sheet_has_one_legend_and_one_colour_per_label() -> None:
     swatches = [int((sheet[400:] == label_colour(index)).all(axis=-1).sum()) for index in range(3)]
     assert min(swatches) > 100
     assert max(swatches) - min(swatches) < 5
+    apart = np.asarray(draw_sheet(paintings, names, columns=2, titles=("left", "right"), gap=20))
+    assert apart.shape[1] == 620
+    assert (apart[100:300, 300:320] == 255).all(), "white between the columns"
+    assert (apart[100:200, [299, 320]] != 255).all()
 
 
 @pytest.mark.parametrize("size", [(8, 8), (40, 1000), (1000, 40)], ids=str)

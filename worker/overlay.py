@@ -45,8 +45,9 @@ def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np
 
 
 def draw_sheet(
-    paintings: Sequence[Painting], names: Sequence[str], *, columns: int = _COLUMNS, titles: Sequence[str] = ()
-) -> Image.Image:
+    paintings: Sequence[Painting], names: Sequence[str], *, columns: int = _COLUMNS, titles: Sequence[str] = (),
+    gap: int = 0,
+) -> Image.Image:  # fmt: skip
     """Arrange overlays in rows, each fitted into the size of the first, with one legend below.
 
     Args:
@@ -54,13 +55,15 @@ def draw_sheet(
         names: every label, in the order of the legend; a label has the same colour in all images.
         columns: in a row.
         titles: of the columns, above them; none = without.
+        gap: pixels between columns.
     """
     height, width = paintings[0].image.shape[:2]
     columns = min(columns, len(paintings))
     rows = -(-len(paintings) // columns)
-    legend = _legend(names, max(columns * width, _LEAST_WIDTH)) if names else Image.new("RGB", (1, 0))
-    head = _titles(titles, width) if titles else Image.new("RGB", (1, 0))
-    size = (max(columns * width, legend.width), head.height + rows * height + legend.height)
+    total = columns * (width + gap) - gap
+    legend = _legend(names, max(total, _LEAST_WIDTH)) if names else Image.new("RGB", (1, 0))
+    head = _titles(titles, width, gap) if titles else Image.new("RGB", (1, 0))
+    size = (max(total, legend.width), head.height + rows * height + legend.height)
     sheet = Image.new("RGB", size, _PAPER)
     sheet.paste(head, (0, 0))
     for place, painting in enumerate(paintings):
@@ -68,7 +71,7 @@ def draw_sheet(
         painted = _paint(painting, names)
         if painted.size != (width, height):
             painted = ImageOps.pad(painted, (width, height), color=_PAPER)
-        sheet.paste(painted, (column * width, head.height + row * height))
+        sheet.paste(painted, (column * (width + gap), head.height + row * height))
     if legend.height:
         sheet.paste(legend, (0, head.height + rows * height))
     return sheet
@@ -92,14 +95,14 @@ def _paint(painting: Painting, names: Sequence[str]) -> Image.Image:
     return Image.fromarray(painted.round().astype(np.uint8))
 
 
-def _titles(titles: Sequence[str], width: int) -> Image.Image:
-    """Draw the titles of columns, each `width` pixels wide, RGB."""
+def _titles(titles: Sequence[str], width: int, gap: int) -> Image.Image:
+    """Draw the titles of columns, each `width` pixels wide, `gap` pixels apart, RGB."""
     size = min(40, max(14, round(width / 12)))
     font, line = ImageFont.load_default(size), round(size * 1.6)
-    head = Image.new("RGB", (len(titles) * width, line), _PAPER)
+    head = Image.new("RGB", (len(titles) * (width + gap) - gap, line), _PAPER)
     draw = ImageDraw.Draw(head)
     for column, title in enumerate(titles):
-        place = (column * width + size * 0.4, size * 0.2)
+        place = (column * (width + gap) + size * 0.4, size * 0.2)
         draw.text(place, _shortened(title, font, width - size), font=font, fill=_INK)
     return head
 

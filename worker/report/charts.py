@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,8 +26,9 @@ _PAPER = "#ffffff"
 _PRINTED: dict[Role, str] = {
     "ink": "#1b1f24", "muted": "#5b6470", "grid": "#d7dce2", "series": "#1f6feb", "faint": "#9ec3fb",
 }  # fmt: skip
-_MOST_CHARACTERS = 24  # of a name beside a bar
+_MOST_CHARACTERS = 22  # of a name beside a bar
 _TICKS = 4
+_ROUND = (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)  # times a power of ten: distances of ticks
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def line_chart(points: Sequence[tuple[float, float]], *, title: str, x_label: st
         points: (x, y), x ascending; one or more, the last with x above 0.
         title: of the drawing.
         x_label: below the x axis.
-        y_range: lowest and highest y; the second is larger.
+        y_range: lowest and highest y; the second is larger. `round_range` makes one whose ticks are round.
         percent: whether y is a share.
     """
     left, right, bottom = 60.0, _WIDTH - _MARGIN, _MARGIN + _LINE_HEIGHT
@@ -129,7 +131,7 @@ def line_chart(points: Sequence[tuple[float, float]], *, title: str, x_label: st
         value = lowest + (highest - lowest) * tick / _TICKS
         _, y = place(0, value)
         shapes += [Line(((left, y), (right, y)), "grid"),
-                   Text(left - 8, y + 4, f"{value:.0%}" if percent else f"{value:.3g}", "muted", "end")]  # fmt: skip
+                   Text(left - 8, y + 4, f"{value:.0%}" if percent else f"{value:g}", "muted", "end")]  # fmt: skip
     shapes += [Text(left, bottom + 16, "0", "muted", "middle"), Text(right, bottom + 16, f"{last:g}", "muted", "end"),
                Text((left + right) / 2, bottom + 16, x_label, "muted", "middle")]  # fmt: skip
     places = tuple(place(x, y) for x, y in points)
@@ -138,6 +140,18 @@ def line_chart(points: Sequence[tuple[float, float]], *, title: str, x_label: st
     else:
         shapes.append(Line(places, "series", 2.0))
     return Drawing(title, _WIDTH, bottom + 26, tuple(shapes))
+
+
+def round_range(lowest: float, highest: float) -> tuple[float, float]:
+    """The smallest range around one, of finite ends and not empty, whose ticks in `line_chart` are round numbers."""
+    magnitude = 10.0 ** math.floor(math.log10((highest - lowest) / _TICKS))
+    step = next(
+        step
+        for step in (factor * magnitude for factor in _ROUND)
+        if step * (math.floor(lowest / step) + _TICKS) >= highest
+    )
+    start = step * math.floor(lowest / step)
+    return start, start + _TICKS * step
 
 
 def as_svg(drawing: Drawing) -> str:

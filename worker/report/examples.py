@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,15 @@ from plugin_config.vocabulary import Vocabulary
 from worker.label_studio.annotation_maps import draw_region
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.outcomes import find_parent
-from worker.label_studio.picture_regions import picture_regions
+from worker.label_studio.picture_regions import item_id, picture_regions
+from worker.label_studio.seeded import is_seeded
 from worker.label_studio.task_images import images_of
 from worker.overlay import Painting, draw_sheet
 from worker.report.reading import AnnotationRecord
 
 log = logging.getLogger(__name__)
 
-_LONGEST_SIDE = 480  # pixels of an example
+_LONGEST_SIDE, _GAP = 480, 16  # pixels of an example, and between its two sides
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,12 @@ def _draw(
     after = _masks(rows[0].result, image.vocabulary, picture.size, frame)
     names = list(dict.fromkeys(name for name, _ in (*before, *after)))
     sheet = draw_sheet([Painting(pixels, before), Painting(pixels, after)], names, columns=2,
-                       titles=("predicted", "submitted"))  # fmt: skip
+                       titles=("predicted", "submitted"), gap=_GAP)  # fmt: skip
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
-    return [ExamplePicture(f"Task {key}, annotation {annotation}", buffer.getvalue())]
+    seeded = any(is_seeded(item_id(item)) for item in (parent.result if parent else ()) if isinstance(item, Mapping))
+    title = f"Task {key}, annotation {annotation}{', with a seeded wrong mask' if seeded else ''}"
+    return [ExamplePicture(title, buffer.getvalue())]
 
 
 def _masks(

@@ -82,6 +82,7 @@ class History:
         self._offered: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._times: _Times = {}
         self._control: list[tuple[str, Shown, float]] = []  # when it was first submitted, what it shows, seconds
+        self._since: dict[str, str] = {}  # when the first annotation made from each version was submitted
         self._first = ""  # when the first annotation made from a prediction was submitted
         self._left_out: Counter[str] = Counter()
         self._annotators: dict[int | None, _Annotator] = {}
@@ -106,7 +107,9 @@ class History:
         if record.holds_seeded:
             self._left_in[record.task] = None
         if record.basis == "ours":
-            self._first = min(self._first or _first_at(record), _first_at(record))
+            at = _first_at(record)
+            self._first = min(self._first or at, at)
+            self._since[record.version] = min(self._since.get(record.version, at), at)
             saved_s = sum(self._add_image(image, record.version) for image in record.images)
             share = _shares(row for image in record.images for row in image.regions)
             annotator.shares.append(share)
@@ -165,8 +168,8 @@ class History:
         """What all of it tells."""
         times = self._times_by_arm()
         lead_times = tuple(
-            LeadTimeMeasures(arm, version, shown, estimate_median(found))
-            for (arm, version, shown), found in sorted(times.items())
+            LeadTimeMeasures(*group, estimate_median(times[group]))
+            for group in sorted(times, key=lambda group: (group[0], self._place(group[1]), group[2]))
         )
         saved = [row[3] for row in self._curve]
         annotators = tuple(
@@ -187,8 +190,12 @@ class History:
         for (version, labels), count in self._offered.items():
             for label in ("", *labels):
                 images.update({(label, version): count, (label, ""): count})
-        order = sorted(images, key=lambda group: (bool(group[0]), bool(group[1]), group))
+        order = sorted(images, key=lambda group: (bool(group[0]), bool(group[1]), group[0], self._place(group[1])))
         return tuple(self._regions.get(group, _Regions()).measures(*group, images[group]) for group in order)
+
+    def _place(self, version: str) -> tuple[str, str]:
+        """What versions are sorted by: when annotators first submitted something made from each; "" comes first."""
+        return self._since.get(version, ""), version
 
     def _times_by_arm(self) -> _Times:
         """The times of each arm. Those of control tasks from before predictions were there are of the other tasks

@@ -98,7 +98,8 @@ class Measures:
     Attributes:
         tasks, annotations, skips: how many were read.
         from_prediction: annotations made from a prediction of ours.
-        regions: all labels and versions together, then each version, each label, each label and version.
+        regions: all labels and versions together, then each version, each label, each label and version; versions in
+            the order in which annotators first submitted something made from them.
         lead_times: per arm, version and kind of images.
         left_out_times: why a lead time is left out -> how many are.
         difference_s: median lead time of the control arm less that with a prediction, seconds, by kind of images.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from worker.report.charts import Bar, Drawing, as_svg, bar_chart, line_chart
+from worker.report.charts import Bar, Drawing, as_svg, bar_chart, line_chart, round_range
 from worker.report.clicks import ClickMeasures
 from worker.report.examples import ExamplePicture
-from worker.report.measures import Measures, RegionMeasures, Shown
+from worker.report.measures import LeadTimeMeasures, Measures, RegionMeasures, Shown
 from worker.report.statistics import Estimate
 from worker.report.time_model import TimeModel, assumptions
 from worker.segmentation.clicks.robot import GOAL, MOST_CLICKS
@@ -28,17 +28,21 @@ _STYLE = """
 body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
   max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.lead { display: flex; flex-wrap: wrap; gap: 2rem; } .lead div { min-width: 11rem; }
+.lead { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1.5rem; }
 .lead b { display: block; font-size: 1.7rem; } .lead span, .small { color: var(--muted); font-size: .9rem; }
 ul.remarks { background: var(--note); padding: .8rem 2rem; border-radius: 6px; }
-.scroll { overflow-x: auto; margin: .8rem 0; } table { border-collapse: collapse; font-size: .92rem; }
-td, th { border-bottom: 1px solid var(--grid); padding: .3rem .7rem; text-align: right; vertical-align: top; }
-th { color: var(--muted); font-weight: 600; } td:not(.name) { white-space: nowrap; }
-td.name, th.name { text-align: left; min-width: 5rem; max-width: 20rem; overflow-wrap: break-word; }
-svg { max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif; }
+body { overflow-wrap: anywhere; } .scroll { overflow-x: auto; margin: .8rem 0; }
+table { border-collapse: collapse; font-size: .92rem; }
+td, th { border-bottom: 1px solid var(--grid); padding: .3rem .4rem; text-align: right; vertical-align: top;
+  background: var(--paper); overflow-wrap: normal; }
+th { color: var(--muted); font-weight: 600; vertical-align: bottom; } tr.sum td { font-weight: 600; }
+td span { white-space: nowrap; }
+td.name, th.name { text-align: left; min-width: 5rem; max-width: 20rem; } td.name { overflow-wrap: anywhere; }
+td.name:nth-child(n + 3) { min-width: 9rem; } tr > .name:first-child { position: sticky; left: 0; }
+svg { min-width: 30rem; max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif; }
 .line { fill: none; } .line.grid { stroke: var(--grid); } .line.series { stroke: var(--series); }
 text.ink { fill: var(--ink); } text.muted { fill: var(--muted); } rect.series { fill: var(--series); }
-rect.faint { fill: var(--faint); } figure { margin: 1rem 0; } figure img { max-width: 100%; }
+rect.faint { fill: var(--faint); } figure { margin: 1rem 0; } figure img { max-width: min(100%, 48rem); }
 """
 
 
@@ -79,9 +83,9 @@ def draw_charts(measures: Measures) -> dict[str, Drawing]:
                                                   x_label=x_label, y_range=(0.0, 1.0), percent=True)  # fmt: skip
     saved = [(float(row.annotations), row.saved_minutes) for row in measures.curve]
     if saved:
-        lowest, highest = min(0.0, *(y for _, y in saved)), max(1.0, *(y for _, y in saved))
+        y_range = round_range(min(0.0, *(y for _, y in saved)), max(1.0, *(y for _, y in saved)))
         charts["saved_over_time"] = line_chart([(0.0, 0.0), *saved], title="Minutes saved so far, by the time model",
-                                               x_label=x_label, y_range=(lowest, highest))  # fmt: skip
+                                               x_label=x_label, y_range=y_range)  # fmt: skip
     return charts
 
 
@@ -107,6 +111,7 @@ def render_page(
         _remarks(measures.remarks),
         "<h2>Regions</h2>" + _figures(charts, ("accepted_by_label", "accepted_by_version", "accepted_over_time")),
         _regions(measures.regions),
+        _images(measures.regions),
         "<h2>Time</h2>" + _times(heading, measures),
         "<h2>Minutes saved, by assumption</h2>" + _figures(charts, ("saved_over_time",)) + _model(measures, model),
         _seeded(measures),
@@ -141,32 +146,77 @@ def _lead(measures: Measures) -> str:
 def _regions(rows: Sequence[RegionMeasures]) -> str:
     if not rows:
         return "<p>No annotation was made from a prediction.</p>"
+    shown, more = _listed_regions(rows)
     head = ("label", "version", "accepted as is", "accepted", "changed", "deleted", "added", "edit IoU (median)",
-            "images", "with it", "left empty", "false alarms", "minutes saved")  # fmt: skip
+            "minutes saved")  # fmt: skip
     body = [
-        (row.label or "all labels", row.version or "all versions", percent(row.accepted_share), row.accepted,
-         row.changed, row.deleted, row.added, number(row.edit_iou, ".2f"), row.images, row.present, row.left_empty,
-         row.false_alarms, f"{row.saved_minutes:.1f}")
-        for row in rows[:_MOST_ROWS]
+        (*_names(row), percent(row.accepted_share), row.accepted, row.changed, row.deleted, row.added,
+         number(row.edit_iou, ".2f"), f"{row.saved_minutes:.1f}")
+        for row in shown
     ]  # fmt: skip
-    more = f"<p class=small>{len(rows) - _MOST_ROWS} more rows are in labels.csv.</p>" if len(rows) > _MOST_ROWS else ""
     note = (
-        "<p class=small>Accepted as is: of the predicted regions; regions of one image count for less where they are "
-        "alike. Edit IoU: of a changed region before and after. Images that show none of a label, with none predicted, "
-        "are left empty: right, and no saved drawing. An annotator who trusts too much accepts too much: the share "
-        "alone shows no quality. See the control arm.</p>"
+        "<p class=small>Accepted as is: of the predicted regions, none where nothing was predicted; regions of one "
+        "image count for less where they are alike. Edit IoU: of a changed region before and after; n: of so few that "
+        "there is no interval. A version that finds more may have a lower share: look at what was added, too. An "
+        "annotator who trusts too much accepts too much: the share alone shows no quality. See the control arm.</p>"
     )
-    return _table(head, body, names=2) + more + note
+    return _table("Regions", head, body, names=2, sums=_sums(shown)) + more + note
+
+
+def _images(rows: Sequence[RegionMeasures]) -> str:
+    if not rows:
+        return ""
+    shown, more = _listed_regions(rows)
+    head = ("label", "version", "images", "showing it", "left empty", "false alarms")
+    body = [(*_names(row), row.images, row.present, row.left_empty, row.false_alarms) for row in shown]
+    note = (
+        "<p class=small>Images: shown with a prediction. Showing it: the annotation has a region of the label, of any "
+        "one in the row of all labels. The others are left empty where none was predicted either: right, and no saved "
+        "drawing. Else they are false alarms.</p>"
+    )
+    return "<h2>Images</h2>" + _table("Images", head, body, names=2, sums=_sums(shown)) + more + note
+
+
+def _listed_regions(rows: Sequence[RegionMeasures]) -> tuple[list[RegionMeasures], str]:
+    """The rows of a table, label by label, and what is told of others. Of one version, those of all are the same."""
+    several = len({row.version for row in rows if row.version}) > 1
+    listed = [row for row in rows if several or row.version]
+    shown = sorted(listed[:_MOST_ROWS], key=lambda row: (bool(row.label), row.label))
+    left_out = len(listed) - len(shown)
+    return shown, f"<p class=small>{left_out} more rows are in labels.csv.</p>" if left_out else ""
+
+
+def _names(row: RegionMeasures) -> tuple[str, str]:
+    return row.label or "all labels", row.version or "all versions"
+
+
+def _sums(rows: Sequence[RegionMeasures]) -> set[int]:
+    return {place for place, row in enumerate(rows) if not row.version}
+
+
+def _listed_times(rows: Sequence[LeadTimeMeasures]) -> list[LeadTimeMeasures]:
+    """The rows without those that say the same as another: of all versions where there is one, and of images with
+    labels where all images have some. Only what was made from a prediction has a version.
+    """
+    several = len({row.version for row in rows if row.version}) > 1
+    empty = {(row.arm, row.version) for row in rows if row.shown == "none"}
+    return [
+        row
+        for row in rows
+        if (several or bool(row.version) == (row.arm == "prediction"))
+        and (row.arm == "prediction" or not row.version)
+        and (row.shown == "all" or (row.arm, row.version) in empty)
+    ]
 
 
 def _times(heading: Heading, measures: Measures) -> str:
     body = [
-        (_ARMS[row.arm], row.version or "all versions", _SHOWN[row.shown], number(row.median_s, ".1f"), row.median_s.n)
-        for row in measures.lead_times
-        if row.arm == "prediction" or not row.version
-    ]
+        (_ARMS[row.arm], row.version or ("all versions" if row.arm == "prediction" else "none"), _SHOWN[row.shown],
+         number(row.median_s, ".1f"), row.median_s.n)
+        for row in _listed_times(measures.lead_times)
+    ]  # fmt: skip
     head = ("tasks", "version", "images", "median seconds", "n")
-    shown = _table(head, body, names=3) if body else "<p>No time is known.</p>"
+    shown = _table("Time", head, body, names=3) if body else "<p>No time is known.</p>"
     if not heading.control_share:
         return shown + (
             "<p>There is no control arm: whether predictions save time is not measured. Set ZEROMASK_CONTROL_SHARE, "
@@ -175,10 +225,14 @@ def _times(heading: Heading, measures: Measures) -> str:
         )
     if not measures.difference_s:
         return shown + f"<p>The control arm, {heading.control_share:.0%} of the tasks, has no time to compare yet.</p>"
-    rows = [(_SHOWN[kind], number(found, "+.1f"), found.n) for kind, found in measures.difference_s.items()]
+    rows = [
+        (_SHOWN[kind], number(found, "+.1f"), found.n)
+        for kind, found in measures.difference_s.items()
+        if kind == "all" or found != measures.difference_s.get("all")  # where all images have labels
+    ]
     return (
         shown
-        + _table(("images", "seconds saved per task, measured", "n"), rows, names=1)
+        + _table("Time saved", ("images", "seconds saved per task, measured", "n"), rows, names=1)
         + "<p class=small>Median of the control arm less the median with a prediction. In both, smart tools may have "
         "been clicked with. The time an open page lies untouched is in both, too.</p>"
     )
@@ -186,7 +240,8 @@ def _times(heading: Heading, measures: Measures) -> str:
 
 def _model(measures: Measures, model: TimeModel) -> str:
     rows = [(row.name, f"{row.value:g}", row.meaning, row.source) for row in assumptions(model)]
-    saved, table = number(measures.saved_s, ".1f"), _table(("name", "number", "for what", "source"), rows, names=4)
+    saved = number(measures.saved_s, ".1f")
+    table = _table("Time model", ("name", "number", "for what", "source"), rows, names=4)
     return (
         f"<p>{measures.saved_minutes:.1f} minutes in all, {_text(saved)} seconds per annotation made from a prediction."
         " This is what the outcomes above would have saved with these times per region, and no measurement. "
@@ -203,19 +258,20 @@ def _seeded(measures: Measures) -> str:
         )
     row = (percent(measures.caught), seeded.deleted, seeded.changed, seeded.left)
     head = ("caught", "deleted", "changed", "left as they were")
-    return f"<h2>Seeded wrong regions</h2>{_table(head, [row], names=0)}"
+    return "<h2>Seeded wrong regions</h2>" + _table("Seeded wrong regions", head, [row], names=0)
 
 
 def _clicks(clicks: ClickMeasures | None) -> str:
     if clicks is None:
         return ""
-    found = (("from the prediction", clicks.from_prediction), ("from nothing", clicks.from_nothing))
+    found = (("the prediction", clicks.from_prediction), ("nothing", clicks.from_nothing))
     rows = [(name, number(row, ".1f"), row.n) for name, row in found]
+    missed = f" ({clicks.unreached} of the regions not reached from nothing)" if clicks.unreached else ""
     return (
         f"<h2>Clicks to an IoU of {GOAL:g}</h2>"
-        + _table(("begun", "mean clicks", "regions"), rows, names=1)
+        + _table("Clicks", ("beginning with", "mean clicks", "regions"), rows, names=1)
         + f"<p class=small>A simulated annotator clicks on the middle of the largest error until the mask is what was "
-        f"submitted, {MOST_CLICKS} times at most ({clicks.unreached} regions were not reached from nothing). Version "
+        f"submitted, {MOST_CLICKS} times at most{missed}. Version "
         f"{_text(clicks.version)} answers, in images that annotators got its prediction of. A region that was accepted "
         "is one that the model had drawn: from nothing, too, it may be reached sooner than one drawn by hand.</p>"
         + (f"<p>{_text(clicks.remark)}</p>" if clicks.remark else "")
@@ -230,7 +286,8 @@ def _annotators(measures: Measures) -> str:
     ]  # fmt: skip
     if not rows:
         return "<p>Nobody has annotated yet.</p>"
-    return _table(("annotator (id)", "annotations", "skipped", "accepted as is", "median seconds"), rows, names=1)
+    head = ("annotator (id)", "annotations", "skipped", "accepted as is", "median seconds")
+    return _table("Annotators", head, rows, names=1)
 
 
 def _examples(examples: Sequence[ExamplePicture], left_out: Sequence[str]) -> str:
@@ -247,21 +304,39 @@ def _examples(examples: Sequence[ExamplePicture], left_out: Sequence[str]) -> st
 
 def _figures(charts: Mapping[str, Drawing], names: Iterable[str]) -> str:
     return "".join(
-        f"<figure><figcaption>{_text(charts[name].title)}</figcaption>{as_svg(charts[name])}</figure>"
+        f"<figure><figcaption>{_text(charts[name].title)}</figcaption>"
+        f"{_scrolling(charts[name].title, as_svg(charts[name]))}</figure>"
         for name in names
         if name in charts
     )
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[object]], *, names: int) -> str:
-    """A table whose first columns are `names`, to the left."""
-    def cells(tag: str, row: Sequence[object]) -> str:
+def _table(
+    title: str, head: Sequence[str], body: Iterable[Sequence[object]], *, names: int, sums: Collection[int] = ()
+) -> str:
+    """A table whose first columns are `names`, to the left; rows `sums`, from 0, are of all that the next ones tell."""
+
+    def cells(row: Sequence[object]) -> str:
         return "".join(
-            f"<{tag}{' class=name' if place < names else ''}>{_text(cell)}</{tag}>" for place, cell in enumerate(row)
+            f"<td class=name>{_text(cell)}</td>" if place < names else f"<td>{_figure(cell)}</td>"
+            for place, cell in enumerate(row)
         )
 
-    rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in body)
-    return f"<div class=scroll><table><tr>{cells('th', head)}</tr>{rows}</table></div>"
+    rows = "".join(f"<tr{' class=sum' if place in sums else ''}>{cells(row)}</tr>" for place, row in enumerate(body))
+    headings = "".join(f"<th{' class=name' if place < names else ''}>{_text(cell)}</th>"
+                       for place, cell in enumerate(head))  # fmt: skip
+    return _scrolling(title, f"<table><tr>{headings}</tr>{rows}</table>")
+
+
+def _scrolling(title: str, content: str) -> str:
+    """A box that scrolls by itself, with the keyboard too, where its content is wider than the page."""
+    return f'<div class=scroll tabindex=0 role=region aria-label="{_text(title)}">{content}</div>'
+
+
+def _figure(cell: object) -> str:
+    """A figure and its interval, which may stand below it."""
+    figure, bracket, rest = _text(cell).partition(" (")
+    return f"<span>{figure}</span> <span>({rest}</span>" if bracket else f"<span>{figure}</span>"
 
 
 def percent(share: Estimate) -> str:

@@ -11,7 +11,7 @@ Two things do not depend on Zeromask: that annotators are shown predictions make
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -91,6 +91,33 @@ class Correction:
     added: int = 0
 
 
+@dataclass(frozen=True)
+class SubmittedRegion:
+    """A region that an annotator submits.
+
+    Attributes:
+        region: as it is submitted.
+        predicted: number of the predicted region that it was made from, from 0; None = it was drawn from nothing.
+        accepted: whether it is that region as it was.
+    """
+
+    region: DrawnRegion
+    predicted: int | None = None
+    accepted: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an annotator decided about an image, region by region; `seconds`, `from_scratch` and `counts` as
+    `Correction` has them.
+    """
+
+    regions: tuple[SubmittedRegion, ...]
+    seconds: float
+    from_scratch: float
+    counts: Mapping[str, int]
+
+
 class Annotator:
     """Corrects one image after another.
 
@@ -107,7 +134,13 @@ class Annotator:
         self._rest = UNLABELLED if has_background else VOID
 
     def correct(self, predicted: Sequence[DrawnRegion], truth: ClassMap, rng: np.random.Generator) -> Correction:
-        """Correct the predicted regions of an image.
+        """Correct the predicted regions of an image: `decide`, which has the arguments, painted."""
+        found = self.decide(predicted, truth, rng)
+        painted = self._painted([row.region for row in found.regions], truth != VOID)
+        return Correction(painted, found.seconds, found.from_scratch, **found.counts)
+
+    def decide(self, predicted: Sequence[DrawnRegion], truth: ClassMap, rng: np.random.Generator) -> Decision:
+        """Decide about each predicted region of an image, and draw what is missing.
 
         Args:
             predicted: regions of one model; they do not overlap.
@@ -120,7 +153,7 @@ class Annotator:
         small = [region.mask.sum() < SMALL_SHARE * truth.size for region in true]
         overlooked = [bool(is_small and rng.random() < noise.overlooked) for is_small in small]
         pairs = match_regions([one.mask & known for one in predicted], [one.mask for one in true])
-        drawn: list[DrawnRegion] = []
+        drawn: list[SubmittedRegion] = []
         seconds, counts = time.image, {"accepted": 0, "changed": 0, "deleted": 0, "added": 0}
         redrawn: list[int] = []
         for number, region in enumerate(predicted):
@@ -130,15 +163,15 @@ class Annotator:
             is_right = partner is not None and true[partner].index == region.index
             if trusted or (is_right and iou >= ACCEPTED_FROM):
                 counts["accepted"] += 1
-                drawn.append(region)
+                drawn.append(SubmittedRegion(region, number, accepted=True))
             elif partner is not None and iou >= ACCEPTED_FROM:
                 counts["changed"] += 1
                 seconds += time.click
-                drawn.append(DrawnRegion(true[partner].index, region.mask))
+                drawn.append(SubmittedRegion(DrawnRegion(true[partner].index, region.mask), number))
             elif partner is not None and time.edit(iou) + time.click * (not is_right) < time.redraw:
                 counts["changed"] += 1
                 seconds += time.edit(iou) + time.click * (not is_right)
-                drawn.append(self._draw(true[partner], rng))
+                drawn.append(SubmittedRegion(self._draw(true[partner], rng), number))
             else:
                 counts["deleted"] += 1
                 seconds += time.click
@@ -148,9 +181,9 @@ class Annotator:
             if partner not in found and (partner in redrawn or not overlooked[partner]):
                 counts["added"] += 1
                 seconds += time.outline
-                drawn.append(self._draw(region, rng))
+                drawn.append(SubmittedRegion(self._draw(region, rng)))
         from_scratch = time.image + time.outline * overlooked.count(False)
-        return Correction(self._painted(drawn, known), seconds, from_scratch, **counts)
+        return Decision(tuple(drawn), seconds, from_scratch, counts)
 
     def _draw(self, region: DrawnRegion, rng: np.random.Generator) -> DrawnRegion:
         return DrawnRegion(region.index, wobbled(region.mask, self._noise.wobble, rng))
