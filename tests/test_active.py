@@ -151,6 +151,9 @@ def test_some_labels_of_the_drawn_project_are_rare() -> None:
     assert min(shown) > 2
     assert shown[0] > 3 * shown[5]
     assert all((photo.truth == UNLABELLED).any() for photo in found.parts["train"])
+    later = drawn_project(2, 1, first=60)
+    pairs = zip(found.parts["test"], (*later.parts["train"], *later.parts["test"]), strict=True)
+    assert all((one.image == other.image).all() for one, other in pairs), "scenes are numbered"
 
 
 def test_the_whole_loop_from_one_command(

@@ -48,7 +48,12 @@ _LABELLED = SHAPES[:6]
 _NAMES = ("wug", "dax", "blicket", "toma", "fep", "zib")
 _FREQUENCIES = np.array([1 / (rank + 1) for rank in range(len(_LABELLED))] + [0.15] * (len(SHAPES) - len(_LABELLED)))
 _SIZE, _UNIT = (144, 192), 70.0  # pixels
-_DRAWN_POOL = 120
+_LARGEST_POOL = 120
+_FIRST_WORLD, _WORLD = 1, 10_000  # pictures that belong to a seed: no two seeds share one
+
+
+_Opened = tuple[LearningLoop, Segmenter, float]
+"""Images, embedded, the model, and its zero-shot mean IoU."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Measurement:
 
     Attributes:
         settings: the model's.
-        photos: folder of a set; None = the drawn world.
+        photos: folder of a set; None = the drawn world, of which each seed has its own scenes.
         learn, test: its parts.
         size: (W, H) pixels at which predictions are scored; None = all.
         orders: names in `ORDERS`.
@@ -180,7 +185,12 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
         SettingsError: there is only one image to choose from.
     """
     torch.set_num_threads(1)
-    loop, segmenter, zero_shot = _opened(task.settings, task.photos, task.learn, task.test, task.size, task.limit)
+    if task.photos is None:
+        pictures = drawn_project(task.pool or _LARGEST_POOL, task.limit or _TESTED, first=_WORLD * (_FIRST_WORLD + seed))
+        opened = _opened(task.settings, pictures, _LEARN, _TEST, task.limit)
+    else:
+        opened = _opened_photos(task.settings, task.photos, task.learn, task.test, task.size, task.limit)
+    loop, segmenter, zero_shot = opened
     started = time.perf_counter()
     noise = PERFECT if task.perfect else None
     annotator = Annotator(noise=noise, has_background=loop.has_background)
@@ -201,28 +211,28 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
 
 
 @lru_cache(maxsize=1)
-def _opened(
-    settings: Settings, photos: Path | None, learn: str, test: str, size: tuple[int, int] | None, limit: int
-) -> tuple[LearningLoop, Segmenter, float]:
-    """What is the same for every seed: the images, embedded, the model, and its zero-shot mean IoU."""
+def _opened_photos(
+    settings: Settings, photos: Path, learn: str, test: str, size: tuple[int, int] | None, limit: int
+) -> _Opened:
+    """The same for every seed."""
+    return _opened(settings, read_labelled_set(photos, [learn, test], size), learn, test, limit)
+
+
+def _opened(settings: Settings, pictures: LabelledSet, learn: str, test: str, limit: int) -> _Opened:
     segmenter = Segmenter(Encoder.from_settings(settings))
-    if photos is None:
-        learn, test = _LEARN, _TEST
-        found = drawn_project(_DRAWN_POOL, limit or _TESTED)
-    else:
-        found = read_labelled_set(photos, [learn, test], size)
-    found = replace(found, parts={**found.parts, test: found.parts[test][: limit or None]})
-    loop = LearningLoop(segmenter, found, learn=learn, test=test)
+    pictures = replace(pictures, parts={**pictures.parts, test: pictures.parts[test][: limit or None]})
+    loop = LearningLoop(segmenter, pictures, learn=learn, test=test)
     return loop, segmenter, loop.evaluate(None).miou
 
 
-def drawn_project(pool: int, tested: int) -> LabelledSet:
+def drawn_project(pool: int, tested: int, *, first: int = 0) -> LabelledSet:
     """Drawn scenes of two to five things. Six shapes are labels, the first six times as frequent as the sixth.
 
     Args:
         pool, tested: number of scenes of the parts "train" and "test".
+        first: number of the first scene, of endlessly many; the others follow it.
     """
-    scenes = {_LEARN: range(pool), _TEST: range(pool, pool + tested)}
+    scenes = {_LEARN: range(first, first + pool), _TEST: range(first + pool, first + pool + tested)}
     parts = {part: tuple(_drawn_picture(number) for number in numbers) for part, numbers in scenes.items()}
     return LabelledSet(tuple((name,) for name in _NAMES), True, parts)
 
