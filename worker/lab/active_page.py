@@ -58,9 +58,10 @@ the gate lets be served, on test images that are never corrected.
 - `k-center`: always the image that is farthest from all corrected ones (Sener and Savarese, ICLR 2018).
 
 Every order starts from the same first image, drawn by the seed, which also draws the images to choose from, the
-annotator's mistakes and the hold-out. In the drawn world each seed has scenes of its own, to choose from and to test on;
-photographs to test on are the same for all seeds, so that an interval says nothing about other photographs. `area` is the area under the learning curve from the first corrected image to the
-last, as a mean IoU. Differences from `random` are paired over the seeds; in brackets the 95 % interval by Student's t.
+annotator's mistakes and the hold-out. In the drawn world each seed has scenes of its own, to choose from and to test
+on; photographs to test on are the same for all seeds, so that an interval says nothing about other photographs. `area`
+is the area under the learning curve from the first corrected image to the last, as a mean IoU. Differences from
+`random` are paired over the seeds; in brackets the 95 % interval by Student's t.
 
 ## The annotator
 

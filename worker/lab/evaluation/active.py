@@ -186,7 +186,8 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
     """
     torch.set_num_threads(1)
     if task.photos is None:
-        pictures = drawn_project(task.pool or _LARGEST_POOL, task.limit or _TESTED, first=_WORLD * (_FIRST_WORLD + seed))
+        first = _WORLD * (_FIRST_WORLD + seed)
+        pictures = drawn_project(task.pool or _LARGEST_POOL, task.limit or _TESTED, first=first)
         opened = _opened(task.settings, pictures, _LEARN, _TEST, task.limit)
     else:
         opened = _opened_photos(task.settings, task.photos, task.learn, task.test, task.size, task.limit)
