@@ -101,7 +101,7 @@ class Project:
         corrected: list[Example] = []
         for number, count in enumerate(count for count in COUNTS if count <= len(self._pictures)):
             corrected += [self._correct(one, served.adapter) for one in self._pictures[len(corrected) : count]]
-            train, hold_out = hold_out_split(corrected)
+            train, hold_out = hold_out_split(corrected, served.seen)
             adapter = self._recipe.fit(train, self._loop.words, self._segmenter)
             found = Learned(adapter, frozenset(one.key for one in train), self._loop.evaluate(adapter).miou)
             if served.adapter is not None and len(found.seen) > len(served.seen):

@@ -34,7 +34,8 @@ from worker.lab.evaluation.class_names import (
     VOC_NAMES,
     curated_words,
 )
-from worker.lab.evaluation.open_vocabulary_figures import brought_to, measure, photographs, spread
+from worker.lab.evaluation.labelled_set import spread
+from worker.lab.evaluation.open_vocabulary_figures import brought_to, measure, photographs
 from worker.lab.evaluation.published_figures import EIGHT, PUBLISHED
 from worker.lab.evaluation.published_sets import SETS, published_set
 from worker.segmentation.heads import Head, ImageScores, head_scores

@@ -12,7 +12,6 @@ from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.splits import (
-    FEWEST_CROSSED,
     HOLD_OUT_FROM,
     MOST_EVALUATED,
     evaluation_split,
@@ -65,6 +64,15 @@ def test_a_key_never_changes_sides_as_others_are_added_or_removed() -> None:
         assert all(sides[e.key] == 1 for e in hold_out)
     relabelled = hold_out_split([example(e.key, 1, 2) for e in many])
     assert keys(relabelled[1]) == [key for key, held in sides.items() if held]
+
+
+def test_what_the_served_adapter_was_trained_on_is_not_held_out() -> None:
+    many = examples(HOLD_OUT_FROM + 20, 0)
+    seen = keys(many[:15])
+    assert any(map(is_held_out, seen))
+    learn, hold_out = hold_out_split(many, seen)
+    assert keys(hold_out) == [e.key for e in many[15:] if is_held_out(e.key)]
+    assert keys(learn) == [e.key for e in many if e.key in seen or not is_held_out(e.key)]
 
 
 def test_which_keys_are_held_out_is_the_same_for_ever() -> None:
@@ -138,20 +146,22 @@ def test_held_out_images_that_the_served_adapter_was_trained_on_do_not_evaluate(
     assert len([t for t in planned.images if t.fold is not None]) == 6, "two are too few to evaluate alone"
 
 
-def test_images_that_the_served_adapter_was_not_trained_on_are_cross_validated_first() -> None:
-    learn = examples(16, 0, 1)
-    served = set(keys(learn[:12]))
-    planned = evaluation_split(learn, [], seen=served)
-    crossed = {image.example.key for image in planned.images}
-    assert crossed >= set(keys(learn[12:]))
-    assert len(crossed) == FEWEST_CROSSED
-    assert [len(learned) for learned in planned.training_sets] == [14] * 3, "no fold knows less than what is served"
+def test_only_images_that_the_served_adapter_was_not_trained_on_are_cross_validated() -> None:
+    learn = [*examples(16, 0, 1), example("rare", 2)]
+    fresh = set(keys(learn[12:16]))
+    planned = evaluation_split(learn, [], seen={*keys(learn)} - fresh)
+    assert {image.example.key for image in planned.images} == fresh
+    assert [len(learned) for learned in planned.training_sets] == [15, 16, 16], "no fold knows less than what is served"
     many = examples(90, 0)
     late = evaluation_split(many, [], seen=keys(many[:85]))
-    assert {image.example.key for image in late.images} >= set(keys(many[85:])), "before the number is bounded"
-    rare = [example("rare 1", 0, 2), example("rare 2", 2)]
-    more = evaluation_split([*learn, *rare], [], seen={*served, *keys(rare)})
-    assert {image.example.key for image in more.images} >= {"rare 1", "rare 2"}, "nothing else shows their label"
+    assert {image.example.key for image in late.images} == set(keys(many[85:])), "before the number is bounded"
+
+
+@pytest.mark.parametrize("fresh", [[], [example("empty")]])
+def test_all_are_cross_validated_where_no_new_image_shows_a_label(fresh: list[Example]) -> None:
+    learn = examples(6, 0, 1)
+    planned = evaluation_split([*learn, *fresh], [], seen=keys(learn))
+    assert {image.example.key for image in planned.images} == set(keys([*learn, *fresh]))
 
 
 def test_the_number_of_evaluated_images_is_bounded() -> None:

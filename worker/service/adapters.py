@@ -88,6 +88,18 @@ class AdapterCache:
         with self._lock:
             return self._find_served(project, from_disk=from_disk)
 
+    def served_with_keys(self, project: Project) -> tuple[Adapter | None, tuple[str, ...]]:
+        """The served adapter, and the keys of the corrections it was trained on, which the gate asks for; the zero-shot
+        model is None, and was trained on none.
+
+        Raises:
+            LearningError: the version was damaged meanwhile.
+            VersionsUnavailable, QueueUnavailable: as `served`.
+        """
+        with self._lock:
+            name, adapter = self._find_served(project, from_disk=False)
+            return adapter, () if name == ZEROSHOT else self.adapter(self.folder(project), name)[0].learned_from
+
     def _find_served(self, project: Project, *, from_disk: bool) -> tuple[str, Adapter | None]:
         copy = self._copy(project)
         folder = self._folder_of(project, copy)

@@ -30,9 +30,10 @@ from worker.lab.drawn_world.scenes import draw_scene
 from worker.lab.drawn_world.world import SHAPES, Thing, random_thing
 from worker.lab.evaluation.active_loop import ORDERS, VECTORS, ActiveLoop
 from worker.lab.evaluation.annotator import PERFECT, Annotator
-from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet, read_labelled_set
+from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet, read_labelled_set, spread
 from worker.lab.evaluation.loop import LearningLoop
 from worker.learning.recipes import recipe_named
+from worker.segmentation.encoders.acceleration import AUTO
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmenter
 
@@ -68,7 +69,7 @@ class Measurement:
         orders: names in `ORDERS`.
         counts: numbers of corrected images after which a round of training follows.
         pool: images to choose from, drawn by the seed; 0 = all.
-        limit: images to test on, the first; 0 = all.
+        limit: images to test on at most, evenly from the first to the last; 0 = all.
         perfect: whether the annotator makes no mistakes.
         vectors: name in `VECTORS`.
     """
@@ -119,7 +120,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
         "choose from, the first image, the mistakes and the hold-out (default: 0 to 9)")  # fmt: skip
     add("--jobs", type=int, default=1, help="processes, each measures one seed at a time (default: %(default)s)")
     add("--pool", type=int, default=_POOL, help="images to choose from at most, 0 = all (default: %(default)s)")
-    add("--limit", type=int, default=_TESTED, help="images to test on at most, 0 = all (default: %(default)s)")
+    add("--limit", type=int, default=_TESTED, help="images to test on at most, spread over the part; 0 = all "
+        "(default: %(default)s)")  # fmt: skip
     add("--perfect", action="store_true", help="an annotator who makes no mistakes")
     add("--vectors", choices=tuple(VECTORS), default="encoder", help="what images are compared by: features of the "
         "model, as in the service, or of the photograph tower (default: %(default)s)")  # fmt: skip
@@ -160,6 +162,8 @@ def _measurement(options: argparse.Namespace, settings: Settings) -> Measurement
     if min(options.jobs, *(options.size or [1])) < 1 or min(options.pool, options.limit, *options.seeds) < 0:
         raise SettingsError("--jobs, --size, --pool, --limit and --seeds", "have a number that is too small",
                             "Give at least 1 for --jobs and --size, and nothing negative.")  # fmt: skip
+    if settings.precision == AUTO:  # which precision is the fastest may change from one start to the next
+        settings = replace(settings, precision="fp32")
     return Measurement(
         settings, options.photos, options.learn, options.test, options.size and tuple(options.size),
         tuple(name for name in ORDERS if name in options.orders), counts, options.pool, options.limit, options.perfect,
@@ -221,7 +225,7 @@ def _opened_photos(
 
 def _opened(settings: Settings, pictures: LabelledSet, learn: str, test: str, limit: int) -> _Opened:
     segmenter = Segmenter(Encoder.from_settings(settings))
-    pictures = replace(pictures, parts={**pictures.parts, test: pictures.parts[test][: limit or None]})
+    pictures = replace(pictures, parts={**pictures.parts, test: tuple(spread(pictures.parts[test], limit))})
     loop = LearningLoop(segmenter, pictures, learn=learn, test=test)
     return loop, segmenter, loop.evaluate(None).miou
 

@@ -253,7 +253,7 @@ class ActiveLoop:
         corrections = {key: self._correct(key, state.served) for key in keys}
         corrected = {key: replace(self._truths[key], truth=one.truth) for key, one in corrections.items()}
         examples = {**state.examples, **corrected}
-        train, held_out = hold_out_split(list(examples.values()))
+        train, held_out = hold_out_split(list(examples.values()), state.seen)
         words = self._loop.words
         verdict = judge(self._recipe, train, held_out, state.served, words, self._segmenter, seen=state.seen)
         served, seen = (verdict.adapter, verdict.learned_from) if verdict.promoted else (state.served, state.seen)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from worker.learning.interfaces import UNLABELLED, Words
 from worker.segmentation.metrics import VOID
 from worker.segmentation.pictures import shrink
 from worker.segmentation.text.encoder import BACKGROUND
+
+_T = TypeVar("_T")
 
 _REMEDY = "A set holds images/, masks/, classes.json and split.json; see docs/research/learning.md."
 
@@ -133,6 +136,12 @@ def read_labelled_set(folder: Path, parts: Sequence[str], size: tuple[int, int] 
     found = open_labelled_set(folder, parts)
     read = {part: tuple(found.read(stem, size) for stem in found.stems[part]) for part in parts}
     return LabelledSet(found.words, found.has_background, read)
+
+
+def spread(items: Sequence[_T], limit: int) -> list[_T]:
+    """At most `limit` items, evenly from the first to the last: neighbours in a set are often alike; 0 = all."""
+    count = min(limit or len(items), len(items))
+    return [items[k * len(items) // count] for k in range(count)]
 
 
 def _read(folder: Path, stem: str, place: NDArray[np.int16], size: tuple[int, int] | None) -> LabelledPhotograph:

@@ -183,7 +183,7 @@ class _GatedVersions:
 
     def offer(self, candidate: FittedRecipe) -> bool:
         """Ask the gate about a candidate with the corrections it comes from; True when it is promoted."""
-        taught, held_out = hold_out_split(candidate.examples)
+        taught, held_out = hold_out_split(candidate.examples, self._seen)
         verdict = judge(candidate, taught, held_out, self._served, self._words, self._segmenter, seen=self._seen)
         if verdict.promoted:
             self._served, self._seen = verdict.adapter, verdict.learned_from

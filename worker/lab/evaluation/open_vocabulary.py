@@ -20,7 +20,8 @@ from rich.console import Console
 
 from plugin_config.errors import SettingsError
 from plugin_config.settings import Settings
-from worker.lab.evaluation.open_vocabulary_figures import NAMES, PHOTOS, BenchmarkFigures, measure, photographs, spread
+from worker.lab.evaluation.labelled_set import spread
+from worker.lab.evaluation.open_vocabulary_figures import NAMES, PHOTOS, BenchmarkFigures, measure, photographs
 from worker.lab.evaluation.published_figures import EIGHT, PUBLISHED
 from worker.lab.evaluation.published_sets import SETS, published_set
 from worker.lab.progress import shown

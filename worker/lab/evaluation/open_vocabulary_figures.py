@@ -158,9 +158,3 @@ def photographs(folder: Path, part: str) -> PublishedSet:
         return photo.image, photo.truth.astype(np.int64)
 
     return PublishedSet(PHOTOS, (Benchmark(PHOTOS, labels, found.has_background, classes, 0),), items, read)
-
-
-def spread(items: Sequence[SetItem], limit: int) -> Sequence[SetItem]:
-    """At most `limit` items, evenly spread over a set, whose neighbours are often alike; 0 = all."""
-    count = min(limit or len(items), len(items))
-    return [items[k * len(items) // count] for k in range(count)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worker.learning.gate.comparison import Comparison
-from worker.learning.gate.evaluator import FEWEST_IMAGES, Evaluator, GridPrediction
+from worker.learning.gate.evaluator import Evaluator, GridPrediction
 from worker.learning.gate.splits import EvaluationImage
 from worker.learning.interfaces import Adapter
 from worker.segmentation.heads import Head
@@ -29,6 +29,14 @@ SUCCESSOR_GAIN, SUCCESSOR_SPREAD = 0.05, 0.03
 """Mean IoU that the same recipe is expected to gain by e times as many corrections, and how far from it gains may lie:
 both chosen, well below what was measured on drawn pictures (.144 and .086, docs/research/learning.md). A learning curve
 is nearly straight over the logarithm of the number of corrections."""
+
+FIT_SPREAD = 0.05
+"""Mean IoU by which two fits to nearly the same corrections differ: what cross-validation measures is of other adapters
+than the candidate. Fitted, like FEW_UNITS, to what successors gained on other pictures (docs/research/learning.md)."""
+
+FEW_UNITS = 5
+"""The bootstrap's standard error is taken times 1 + FEW_UNITS / n with n images: on few of them a rare label is on one
+or none, and resampling cannot show what others would."""
 
 MOST_DROP = 0.03
 """IoU that a single label may lose, and with a successor as much as all gain on average; a larger drop is an objection
@@ -128,7 +136,6 @@ class Baselines:
         only_one = len({image.example.key for image in images}) == 1 and images[0].fold is not None
         self._least_gain = LEAST_GAIN_OF_ONE_IMAGE if only_one else LEAST_GAIN
         self._expected = expected
-        self._dependent = len({image.example.key for image in self.shared}) < FEWEST_IMAGES
         self._shown = evaluator.shown(self.shared)
         self._zero_shot_recall = _mean_recall(np.sum(self._zero_shot, axis=0))
 
@@ -226,7 +233,9 @@ class Baselines:
     def _likely(self, versus_served: Comparison) -> float | None:
         if self._expected is None:
             return None
-        return likely_gain(versus_served, self._expected, dependent=self._dependent)
+        crossed = {image.example.key for image in self.shared if image.fold is not None}
+        images = len({image.example.key for image in self.shared})
+        return likely_gain(versus_served, self._expected, images=images, crossed=len(crossed))
 
     def _objections(self, versus_served: Comparison, least_gain: float, likely: float | None) -> list[str]:
         """The more likely a successor gains, the less speaks against it; of others everything is proved."""
@@ -278,20 +287,21 @@ def expected_gain(learned: int, before: int) -> float:
     return SUCCESSOR_GAIN * math.log(learned / before)
 
 
-def likely_gain(versus_served: Comparison, expected: float, *, dependent: bool) -> float:
+def likely_gain(versus_served: Comparison, expected: float, *, images: int, crossed: int) -> float:
     """Weigh what was measured, on a few images most often, against what more corrections are known to gain: both are
     taken for normally distributed.
 
     Args:
         versus_served: the measured gain.
         expected: see `expected_gain`.
-        dependent: whether its units are quarters of images: four are taken for one.
+        images: number of images that it was measured on.
+        crossed: how many of these are cross-validated.
 
     Returns:
         Mean IoU that is likely gained.
     """
     before, after = versus_served.mean_ious
-    error = versus_served.standard_error * (2 if dependent else 1)
+    error = math.hypot(versus_served.standard_error * (1 + FEW_UNITS / images), FIT_SPREAD * crossed / images)
     trust = SUCCESSOR_SPREAD**2 / (SUCCESSOR_SPREAD**2 + error**2)
     return trust * (after - before) + (1 - trust) * expected
 

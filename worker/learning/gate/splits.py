@@ -23,9 +23,6 @@ evaluates by cross-validation instead."""
 FEWEST_HELD_OUT = 3
 """Number of held-out images from which these evaluate alone; below, the other images are cross-validated too."""
 
-FEWEST_CROSSED = 6
-"""Number of cross-validated images from which those that the served adapter was trained on are left out."""
-
 MOST_EVALUATED = 40
 """Held-out images, and cross-validated images, at most: the first by hash."""
 
@@ -57,19 +54,27 @@ class EvaluationSplit:
     training_sets: tuple[tuple[Example, ...], ...]
 
 
-def hold_out_split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Split examples into training and held-out ones: none held out below HOLD_OUT_FROM, then one in five.
+def hold_out_split(examples: Sequence[Example], seen: Collection[str] = ()) -> tuple[list[Example], list[Example]]:
+    """Split examples into training and held-out ones: none held out below HOLD_OUT_FROM, then one in five of those that
+    the served adapter was not trained on.
 
-    The hash of the key alone decides, so an example never changes sides when others are added or removed. Hence no
-    example is moved to balance the labels; labels missing among the held-out examples are evaluated by
-    cross-validation instead (`evaluation_split`).
+    What it was trained on stays to be learned from: without a fifth of that, a candidate would know less than what is
+    served until a quarter more is corrected. Else the hash of the key alone decides, so an example does not change
+    sides when others are added or removed. Hence no example is moved to balance the labels; labels missing among the
+    held-out examples are evaluated by cross-validation instead (`evaluation_split`).
+
+    Args:
+        examples: all corrections.
+        seen: keys of the examples that the served adapter was trained on.
 
     Returns:
         (train, hold_out), each in the order given.
     """
     if len(examples) < HOLD_OUT_FROM:
         return list(examples), []
-    return [e for e in examples if not is_held_out(e.key)], [e for e in examples if is_held_out(e.key)]
+    hold_out = [example for example in examples if is_held_out(example.key) and example.key not in seen]
+    keys = {example.key for example in hold_out}
+    return [example for example in examples if example.key not in keys], hold_out
 
 
 def is_held_out(key: str) -> bool:
@@ -108,9 +113,10 @@ def evaluation_split(
 ) -> EvaluationSplit:
     """Plan how to evaluate what is learned from `train`.
 
-    The held-out images evaluate. When they are fewer than FEWEST_HELD_OUT, training images are cross-validated too,
-    first those that the served adapter was not trained on: only these can be compared with it, and the fewer are left
-    out, the more each fold learns from. When the held-out images lack a label, the training images that show it are.
+    The held-out images evaluate. When they are fewer than FEWEST_HELD_OUT, training images are cross-validated too;
+    when they lack a label, those training images that show it are. Of these only such as the served adapter was not
+    trained on, where they or the held-out images show a label: only these can be compared with it, and the fewer are
+    left out, the more each fold learns from.
     Cross-validation has two forms:
 
     - *between* images: in up to 3 groups, each evaluated by what was learned from the other groups. Pixels of labels
@@ -124,24 +130,21 @@ def evaluation_split(
         seen: keys of the examples that the served adapter was trained on; such a held-out image is not evaluated.
     """
     held_out = held_out_images(hold_out, seen)
-    crossed = _fresh_first(_crossed(train, held_out), held_out, seen)[:MOST_EVALUATED]
+    crossed = _fresh(_crossed(train, held_out), held_out, seen)[:MOST_EVALUATED]
     between, sets = _folds_between(train, crossed)
     within, more = _folds_within(train, crossed, first=len(sets))
     return EvaluationSplit((*held_out, *between, *within), (*sets, *more))
 
 
-def _fresh_first(
+def _fresh(
     crossed: Sequence[Example], held_out: Sequence[EvaluationImage], seen: Collection[str]
-) -> list[Example]:
-    """Of the examples that could be cross-validated those that the served adapter was not trained on, those that show a
-    label which these and the held-out images lack, and others where these are fewer than FEWEST_CROSSED. They alone can
-    be compared with what is served; and the fewer are left out, the more each fold learns from.
+) -> Sequence[Example]:
+    """Of the examples that could be cross-validated those that the served adapter was not trained on; all, where these
+    and the held-out images show no label. Only they can be compared with what is served; and who leaves out what it
+    learned from, perhaps the one image of a rare label, knows less than it does.
     """
     fresh = [example for example in crossed if example.key not in seen]
-    covered = _shown([*fresh, *(image.example for image in held_out)])
-    lacking = [e for e in crossed if e.key in seen and drawn_classes(e.truth) - covered]
-    others = [e for e in crossed if e.key in seen and not drawn_classes(e.truth) - covered]
-    return [*fresh, *lacking, *others[: max(FEWEST_CROSSED - len(fresh) - len(lacking), 0)]]
+    return fresh if _shown([*fresh, *(image.example for image in held_out)]) else crossed
 
 
 def _shown(examples: Iterable[Example]) -> set[int]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from plugin_config.errors import LearningError, QueueUnavailable, ZeromaskError
 from plugin_config.label_studio.annotations import annotation_mark
-from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.offers import Offer, OfferAnswer
 from plugin_config.queue.pending import MAX_ATTEMPTS
 from plugin_config.versions.manifests import OFFERED, Contender, Pointer, VerdictRecord, VersionFolder, now
@@ -75,7 +74,7 @@ class OfferRound:
         adapter, offered = self._load(folder)
         folder.check_room()
         examples = self._read(plan)
-        verdict = self._judge(plan, folder, examples, adapter, offered.recipe)
+        verdict = self._judge(plan, examples, adapter, offered.recipe)
         source = f"offered: {offer.source}"
         reason = f"{verdict.reason} {_LEAKED}" if offered.about.get("leaked") else verdict.reason
         verdict = replace(verdict, reason=reason, figures={**verdict.figures, "source": source})
@@ -132,14 +131,11 @@ class OfferRound:
         remedy = f"Correct {HOLD_OUT_FROM - images} more in Label Studio, then offer it again."
         raise LearningError(f"project {self._id}", f"{problem}{more}", remedy)
 
-    def _judge(
-        self, plan: Plan, folder: VersionFolder, examples: list[Example], adapter: Adapter, recipe: str
-    ) -> Verdict:
+    def _judge(self, plan: Plan, examples: list[Example], adapter: Adapter, recipe: str) -> Verdict:
         context = self._context
-        train, held_out = hold_out_split(examples)
+        served, seen = context.adapters.served_with_keys(plan.project)
+        train, held_out = hold_out_split(examples, seen)
         self._lease.report(f"judges an adapter that is offered: {len(held_out)} of {len(examples)} corrected images "
                            "are held out")  # fmt: skip
-        name, served = context.adapters.served(plan.project)
-        seen = () if name == ZEROSHOT else context.adapters.adapter(folder, name)[0].learned_from
         return judge(recipe_named(recipe), train, held_out, served, plan.vocabulary.words, context.segmenter, seen=seen,
                      candidate=Fitted(adapter), offered=True)  # fmt: skip

@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from plugin_config.errors import LearningError, ModelUnavailable, SettingsError
-from plugin_config.model_version import ZEROSHOT
 from plugin_config.versions.manifests import Attempt, Contender, Owner, Pointer, VerdictRecord, VersionFolder, now
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.gate.splits import FEWEST_HELD_OUT, HOLD_OUT_FROM, hold_out_split
@@ -210,7 +209,8 @@ class _Turn:
             return None
         self.folder.check_room()
         examples = self._read(attempt)
-        train, held_out = hold_out_split(examples)
+        _, seen = self.context.adapters.served_with_keys(self.plan.project)
+        train, held_out = hold_out_split(examples, seen)
         if len(held_out) < FEWEST_HELD_OUT:
             few = f"{len(held_out)} of {len(examples)} corrected images are held out, {FEWEST_HELD_OUT} are needed"
             self.note(content, _not_promoted(f"{few} to judge it: correct more"))
@@ -227,8 +227,7 @@ class _Turn:
         context, project = self.context, self.plan.project
         self.lease.report(f"judges what {self.name} has learned: {len(training.held_out)} images are held out")
         pointer = self.folder.pointer()
-        name, served = context.adapters.served(project)
-        seen = () if name == ZEROSHOT else context.adapters.adapter(self.folder, name)[0].learned_from
+        served, seen = context.adapters.served_with_keys(project)
         verdict = judge(training.recipe, training.train, training.held_out, served, self.plan.vocabulary.words,
                         context.segmenter, seen=seen, candidate=training.fitted())  # fmt: skip
         return self.note(training.content, verdict, quick, pointer)

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 
 from plugin_config.label_studio.annotations import AnnotationMark, annotation_mark
 from plugin_config.label_studio.client import Project
-from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.learning import LearningLease, State
 from plugin_config.versions.manifests import Attempt, Pointer, VerdictRecord, VersionFolder, now
 from plugin_config.vocabulary import Vocabulary
@@ -174,17 +173,14 @@ class TrainingRound:
         if content in pointer.rejected:
             attempt = replace(attempt, verdict=VerdictRecord(False, _ROLLED_BACK))
             return self._record(project, folder, attempt, _ROLLED_BACK)
-        verdict = self._judge(project, folder, examples, vocabulary)
+        verdict = self._judge(project, examples, vocabulary)
         return self._conclude(project, folder, pointer, attempt, verdict)
 
-    def _judge(
-        self, project: Project, folder: VersionFolder, examples: list[Example], vocabulary: Vocabulary
-    ) -> Verdict:
+    def _judge(self, project: Project, examples: list[Example], vocabulary: Vocabulary) -> Verdict:
         context = self._context
-        train, held_out = hold_out_split(examples)
+        served, seen = context.adapters.served_with_keys(project)
+        train, held_out = hold_out_split(examples, seen)
         self._lease.report(f"learns from {len(train)} annotated images, {len(held_out)} are held out")
-        name, served = context.adapters.served(project)
-        seen = () if name == ZEROSHOT else context.adapters.adapter(folder, name)[0].learned_from
         return judge(self._recipe, train, held_out, served, vocabulary.words, context.segmenter, seen=seen)
 
     def _record(self, project: Project, folder: VersionFolder, attempt: Attempt, detail: str) -> RoundResult:
