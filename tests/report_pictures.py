@@ -8,7 +8,6 @@ invented: what the time model says of its steps. Needs `chromium` (Debian's pack
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from typing import Any
 
 import click
 import numpy as np
-from PIL import Image
 from playwright.sync_api import Browser
 from rich.console import Console
 
@@ -30,20 +28,17 @@ from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.local.supervisor import stop_on_signals
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from tests.browser.editor import browser
+from tests.browser.shots import write_small
 from tests.browser_pictures import NoBrowser
 from tests.faults.stand import Stand, label_studio, stand
 from tests.house import House, wait_until
-from tests.offered.drawn_round import ROOT, DrawnProject
+from tests.offered.drawn_round import ROOT, DrawnProject, drawn_pictures
 from tests.status_pictures import Look, window
-from worker.lab.dense_data import LabelledImage
-from worker.lab.drawn_world.annotation_set import annotation_scene
-from worker.lab.drawn_world.scenes import label_mask
 from worker.lab.evaluation.annotator import Annotator, DrawnRegion, Noise, SubmittedRegion
 from worker.label_studio.annotation_maps import draw_region
 from worker.label_studio.picture_regions import PictureRegion, picture_regions
 from worker.label_studio.regions import encode_region
 from worker.label_studio.seeded import is_seeded
-from worker.learning.interfaces import UNLABELLED
 from worker.report.__main__ import PAGE
 from worker.report.time_model import TimeModel
 
@@ -61,7 +56,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 _TITLE = "Shapes"
 _PICTURES, _ROUND = 23, (11, 10)  # pictures in all; corrected before the product learns, and, too few to learn, after
 _SEEDED, _CLICKS, _SHOWN = 4, 10, 1  # wrong masks, regions clicked on, pictures of the most corrected
-_SIZE, _UNIT, _SEED = (360, 480), 190.0, 17
+_SEED = 17
 _FINETUNE_QUIET_S = 1.0
 
 
@@ -131,7 +126,7 @@ def main(output: Path) -> None:
 def make_report(it: Stand, folder: Path) -> Path:
     """Go through the project's history and write its report into a folder; returns its page."""
     house = it.house
-    drawn = DrawnProject.make(house, pictures(), tuple(MEANINGS), CONFIG)
+    drawn = DrawnProject.make(house, drawn_pictures(MEANINGS, _PICTURES, seed=_SEED), tuple(MEANINGS), CONFIG)
     house.label_studio.request("PATCH", f"/api/projects/{drawn.project}/", json={"title": _TITLE})
     script = Script(house, drawn, parse_vocabulary(CONFIG))
     zero_shot = drawn.served_version(it)
@@ -153,19 +148,6 @@ def make_report(it: Stand, folder: Path) -> Path:
     return output / PAGE
 
 
-def pictures() -> list[LabelledImage]:
-    """Drawn scenes with their truth about the labels."""
-    found = []
-    for number in range(_PICTURES):
-        rng = np.random.default_rng((_SEED, number))
-        scene = annotation_scene(rng, tuple(MEANINGS.values()), number=number, size=_SIZE, unit=_UNIT)
-        truth = np.full(_SIZE, UNLABELLED, dtype=np.int16)
-        for index, meaning in enumerate(MEANINGS.values()):
-            truth[label_mask(scene, meaning)] = index
-        found.append(LabelledImage(scene.image, truth))
-    return found
-
-
 def run(it: Stand, *arguments: str) -> None:
     """Run `zeromask ARGUMENTS` with the settings of the worker.
 
@@ -181,8 +163,7 @@ def take_picture(running: Browser, page: Path, to: Path) -> None:
     """Write all of a page as a PNG file of 256 colours."""
     with window(running, LOOK) as opened:
         opened.goto(page.as_uri())
-        shot = Image.open(io.BytesIO(opened.screenshot(full_page=True))).convert("RGB")
-    shot.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(to, optimize=True)
+        write_small(opened.screenshot(full_page=True), to)
 
 
 def _holds_seeded(predictions: Sequence[StoredPrediction]) -> bool:

@@ -4,7 +4,8 @@ Pictures are corrected in rounds, from the masks that are served then, by the si
 --protocol active`. What `quick` learned from the first k is served, what it learned from the first m is the candidate,
 for k, m of 1, 3, 5, 9, 14, 20 with at most one between them. Both are scored on other pictures, along outlines. One
 JSON line says how many of the candidates that are better or worse there the gate lets through before outlines are
-followed, with the proof that is asked of a successor and with that which is asked of others.
+followed, with the proof that is asked of a successor and with that which is asked of others; and how far the gain that
+it measures is from theirs, in mean IoU and in errors that it takes it for (`measured_error`).
 """
 
 from __future__ import annotations
@@ -69,11 +70,14 @@ class Pair:
     Attributes:
         gain: mean IoU on other pictures.
         growth: logarithm of how many times as many corrections the candidate was trained on.
+        measured, error: mean IoU that it gains on the images that evaluate it, and how far off the gate takes that for.
         objections: of the gate, to a successor and to any other candidate.
     """
 
     gain: float
     growth: float
+    measured: float
+    error: float
     objections: dict[bool, tuple[str, ...]]
 
 
@@ -128,8 +132,11 @@ class Project:
         objections = {}
         for expected in (None, expected_gain(len(found.seen), len(served.seen))):
             baselines = Baselines(evaluator, split.images, served.adapter, served.seen, names, expected=expected)
-            objections[expected is not None] = baselines.evaluate([1.0], found.adapter, folds)[0].objections
-        return Pair(found.miou - served.miou, math.log(len(found.seen) / len(served.seen)), objections)
+            (judged,) = baselines.evaluate([1.0], found.adapter, folds)
+            objections[expected is not None] = judged.objections
+        before, after = judged.versus_served.mean_ious
+        growth, error = math.log(len(found.seen) / len(served.seen)), baselines.error_of(judged.versus_served)
+        return Pair(found.miou - served.miou, growth, after - before, error, objections)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -158,6 +165,8 @@ def figures(pairs: Sequence[Pair]) -> dict[str, object]:
         "better": len(better),
         "worse": len(worse),
         "gain_by_e_times_as_many": [round(float(np.mean(slopes)), 3), round(float(np.std(slopes)), 3)],
+        "measured_off_by": round(_root_mean_square([pair.measured - pair.gain for pair in pairs]), 3),
+        "in_errors": round(_root_mean_square([(pair.measured - pair.gain) / pair.error for pair in pairs]), 2),
         **{
             name: {
                 "better": sum(not pair.objections[succeeds] for pair in better),
@@ -170,6 +179,10 @@ def figures(pairs: Sequence[Pair]) -> dict[str, object]:
             for name, succeeds in (("as_others", False), ("as_successors", True))
         },
     }  # fmt: skip
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    return math.sqrt(float(np.mean(np.square(values))))
 
 
 def _arguments() -> argparse.Namespace:

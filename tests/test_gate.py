@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
 from worker.learning.gate import decision
-from worker.learning.gate.candidates import LEAST_GAIN, Baselines, Candidate, expected_gain, falling_classes
+from worker.learning.gate.candidates import (
+    FIT_SPREAD,
+    LEAST_GAIN,
+    Baselines,
+    Candidate,
+    expected_gain,
+    falling_classes,
+    likely_gain,
+    measured_error,
+)
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.decision import Verdict, judge
 from worker.learning.gate.evaluator import Evaluator, GridPrediction
@@ -463,6 +472,19 @@ def test_a_successor_is_trained_on_the_same_corrections_and_more(
 def test_the_gain_that_a_successor_is_expected_to_have_grows_with_its_corrections() -> None:
     assert expected_gain(6, 3) == pytest.approx(expected_gain(24, 12))
     assert 0 < expected_gain(21, 20) < LEAST_GAIN < expected_gain(6, 3) < expected_gain(12, 3)
+
+
+def test_what_is_measured_on_few_photographs_weighs_less() -> None:
+    worse = [counts(60, 60, 95), counts(40, 50, 95)], [counts(57, 57, 95), counts(40, 49, 95)]
+    few, many = (Comparison.of(worse[0] * times, worse[1] * times) for times in (3, 30))
+    errors = [measured_error(few, images=6, crossed=6), measured_error(few, images=6, crossed=0),
+              measured_error(many, images=60, crossed=0)]  # fmt: skip
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > FIT_SPREAD > errors[2]
+    likely = [likely_gain(few, 0.02, error) for error in errors]
+    measured = few.mean_ious[1] - few.mean_ious[0]
+    assert measured < likely[2] < likely[1] < likely[0] < 0.02
+    assert likely[2] < 0 < likely[0]
 
 
 def test_an_adapter_that_went_bad_gives_way_to_the_zero_shot_model(known: list[Example], segmenter: Segmenter) -> None:

@@ -11,8 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.browser.editor import browser
-from tests.browser_pictures import NoBrowser
+from tests.browser.window import chromium_fixture
 from tests.status_pictures import Look, window
 from worker.label_studio.outcomes import RegionRecord
 from worker.label_studio.seeded import SeededOutcomes
@@ -23,19 +22,11 @@ from worker.report.reading import AnnotationRecord, ImageRecord
 from worker.report.statistics import Estimate
 from worker.report.time_model import TimeModel
 
+__all__ = ["chromium_fixture"]  # pytest finds the fixture by its being here
+
 LABELS = "red striped shape", "street light", "lorry", "Straßenbegrenzungspfosten", "recreational vehicle"
 VERSIONS = "builtin-zeroshot", "builtin-a1-e1221a", "clip-vit-l14-336-openai-a10-0123ab"
 NARROW, DARK, PHONE = Look(900, 900, "light"), Look(900, 900, "dark"), Look(375, 800, "light")
-
-
-@pytest.fixture(scope="module", name="chromium")
-def chromium_fixture() -> Iterator[Browser]:
-    """A browser; skipped, with the reason, where no Chromium can be had."""
-    try:
-        with browser() as running:
-            yield running
-    except NoBrowser as reason:
-        pytest.skip(str(reason))
 
 
 def records(labels: Sequence[str], versions: Sequence[str]) -> Iterator[AnnotationRecord]:

@@ -20,26 +20,15 @@ from plugin_config.queue.pending import PendingTasks
 from plugin_config.queue.titles import set_title
 from plugin_config.settings import Settings
 from tests.backend_client import patient_fixture
-from tests.browser.editor import browser
-from tests.browser_pictures import NoBrowser
+from tests.browser.window import chromium_fixture
 from tests.house import PATIENCE_S
 from tests.served_backend import PASSWORD, USER, Backend, backend, signing_in
 from tests.status_pictures import DARK, LIGHT, PHONE, Look, window
 from tests.status_projects import PROJECT, VERSION, fill, keep_alive, learn_versions
 
-__all__ = ["patient_fixture"]  # pytest finds fixtures by their being here
+__all__ = ["chromium_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
 PAGES = ["/status", f"/status/project?id={PROJECT}"]
-
-
-@pytest.fixture(scope="module", name="chromium")
-def chromium_fixture() -> Iterator[Browser]:
-    """A browser; skipped, with the reason, where no Chromium can be had."""
-    try:
-        with browser() as running:
-            yield running
-    except NoBrowser as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from plugin_config.demo.setup import PASSWORD, USER
+from tests.browser.shots import write_small
 from tests.browser_pictures import NoBrowser, chromium
 
 Mask = NDArray[np.bool_]
@@ -133,8 +134,7 @@ class Editor:
 
     def picture_to(self, path: Path) -> None:
         """Write what the editor shows as a small PNG file."""
-        shot = Image.open(io.BytesIO(self.page.screenshot(clip=_EDITOR))).convert("RGB")
-        shot.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+        write_small(self.page.screenshot(clip=_EDITOR), path, colours=_COLOURS)
 
     def place(self) -> dict[str, float]:
         """Where the image lies in the window: left, top, width, height, and window pixels of an image pixel, scale."""

@@ -7,33 +7,28 @@ of the step before, and `docs/results/walk.json` tells what was found and how lo
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from PIL import Image
 from playwright.sync_api import FloatRect
 from rich.console import Console
 
 from plugin_config.errors import ZeromaskError
 from plugin_config.local.supervisor import stop_on_signals
 from tests.browser.editor import WINDOW, Editor, browser, editor
+from tests.browser.shots import write_small
 from tests.browser_pictures import NoBrowser
 from tests.faults.stand import Stand, label_studio, stand
-from tests.offered.drawn_round import DrawnProject
+from tests.offered.drawn_round import DrawnProject, drawn_pictures
 from worker.lab.dense_data import LabelledImage
-from worker.lab.drawn_world.annotation_set import annotation_scene
-from worker.lab.drawn_world.scenes import label_mask
-from worker.learning.interfaces import UNLABELLED
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images" / "walk"
@@ -46,7 +41,7 @@ LABELS = {"red striped shape": "red striped shape", "yellow shape": "yellow shap
 _COLOURS = ("#ff00c8", "#ff5a00", "#00e5ff")
 _TITLE = "Shapes"
 _VIEW: FloatRect = {"x": 240, "y": 48, "width": WINDOW[0] - 240, "height": 602}  # the window without its list of tasks
-_PICTURES, _CORRECTED, _SIZE, _UNIT, _SEED = 8, 4, (360, 480), 190.0, 5
+_PICTURES, _CORRECTED, _SEED = 8, 4, 5
 _FINETUNE_QUIET_S = 1.0
 
 
@@ -144,17 +139,9 @@ def config() -> str:
             "  </BrushLabels>\n</View>")  # fmt: skip
 
 
-def pictures() -> Sequence[LabelledImage]:
-    """Drawn scenes with their truth about LABELS."""
-    found = []
-    for number in range(_PICTURES):
-        rng = np.random.default_rng((_SEED, number))
-        scene = annotation_scene(rng, tuple(LABELS.values()), number=number, size=_SIZE, unit=_UNIT)
-        truth = np.full(_SIZE, UNLABELLED, dtype=np.int16)
-        for index, meaning in enumerate(LABELS.values()):
-            truth[label_mask(scene, meaning)] = index
-        found.append(LabelledImage(scene.image, truth))
-    return found
+def pictures() -> list[LabelledImage]:
+    """Of the walk, with their truth about LABELS."""
+    return drawn_pictures(LABELS, _PICTURES, seed=_SEED)
 
 
 def show(window: Editor, drawn: DrawnProject, number: int, path: Path) -> None:
@@ -174,8 +161,7 @@ def show_labels(it: Stand, window: Editor, drawn: DrawnProject, path: Path) -> N
 
 def picture(window: Editor, path: Path) -> None:
     """Write what stands beside the list of tasks as a PNG file of 256 colours."""
-    shot = Image.open(io.BytesIO(window.page.screenshot(clip=_VIEW))).convert("RGB")
-    shot.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    write_small(window.page.screenshot(clip=_VIEW), path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,13 @@ from tests.corrections import served_version
 from tests.faults.stand import Stand
 from tests.house import House, make_project, retrieve, stored, tasks, upload, wait_until
 from worker.lab.dense_data import LabelledImage
+from worker.lab.drawn_world.annotation_set import annotation_scene
+from worker.lab.drawn_world.scenes import label_mask
 from worker.label_studio.regions import decode_region, encode_region
+from worker.learning.interfaces import UNLABELLED
 
 ROOT = Path(__file__).resolve().parents[2]
+_SIZE, _UNIT = (360, 480), 190.0  # of a drawn picture (H, W) and of a thing in it, pixels
 _LEARNER_LIVES = re.compile(r'"learners": \[\{')
 
 
@@ -35,6 +39,25 @@ def config_of(labels: Sequence[str]) -> str:
     rows = "".join(f'<Label value="{label}"/>' for label in labels)
     brush = f'<BrushLabels name="brush" toName="image">{rows}</BrushLabels>'
     return f'<View><Image name="image" value="$image"/>{brush}</View>'
+
+
+def drawn_pictures(meanings: Mapping[str, str], count: int, *, seed: int) -> list[LabelledImage]:
+    """Drawn scenes with their truth about the labels.
+
+    Args:
+        meanings: label -> what it shows, in the words of the drawn world; as many classes, in their order.
+        count: number of scenes.
+        seed: of all of them; the first ones are the same however many there are.
+    """
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng((seed, number))
+        scene = annotation_scene(rng, tuple(meanings.values()), number=number, size=_SIZE, unit=_UNIT)
+        truth = np.full(_SIZE, UNLABELLED, dtype=np.int16)
+        for index, meaning in enumerate(meanings.values()):
+            truth[label_mask(scene, meaning)] = index
+        found.append(LabelledImage(scene.image, truth))
+    return found
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ is nearly straight over the logarithm of the number of corrections."""
 
 FIT_SPREAD = 0.05
 """Mean IoU by which two fits to nearly the same corrections differ: what cross-validation measures is of other adapters
-than the candidate. Fitted, like FEW_UNITS, to what successors gained on other pictures (docs/research/learning.md)."""
+than the candidate. Fitted, like FEW_IMAGES, to what successors gained on other pictures (docs/research/learning.md)."""
 
-FEW_UNITS = 5
-"""The bootstrap's standard error is taken times 1 + FEW_UNITS / n with n images: on few of them a rare label is on one
+FEW_IMAGES = 5
+"""The bootstrap's standard error is taken times 1 + FEW_IMAGES / n with n images: on few of them a rare label is on one
 or none, and resampling cannot show what others would."""
 
 MOST_DROP = 0.03
@@ -230,12 +230,16 @@ class Baselines:
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen
 
+    def error_of(self, versus_served: Comparison) -> float:
+        """See `measured_error`, of a gain over what is served."""
+        crossed = {image.example.key for image in self.shared if image.fold is not None}
+        images = {image.example.key for image in self.shared}
+        return measured_error(versus_served, images=len(images), crossed=len(crossed))
+
     def _likely(self, versus_served: Comparison) -> float | None:
         if self._expected is None:
             return None
-        crossed = {image.example.key for image in self.shared if image.fold is not None}
-        images = len({image.example.key for image in self.shared})
-        return likely_gain(versus_served, self._expected, images=images, crossed=len(crossed))
+        return likely_gain(versus_served, self._expected, self.error_of(versus_served))
 
     def _objections(self, versus_served: Comparison, least_gain: float, likely: float | None) -> list[str]:
         """The more likely a successor gains, the less speaks against it; of others everything is proved."""
@@ -287,21 +291,30 @@ def expected_gain(learned: int, before: int) -> float:
     return SUCCESSOR_GAIN * math.log(learned / before)
 
 
-def likely_gain(versus_served: Comparison, expected: float, *, images: int, crossed: int) -> float:
+def measured_error(versus_served: Comparison, *, images: int, crossed: int) -> float:
+    """How far the gain on other images may lie from the measured one, as a standard deviation of mean IoU.
+
+    Args:
+        versus_served: the measured gain.
+        images: number of images that it was measured on.
+        crossed: how many of these are cross-validated.
+    """
+    return math.hypot(versus_served.standard_error * (1 + FEW_IMAGES / images), FIT_SPREAD * crossed / images)
+
+
+def likely_gain(versus_served: Comparison, expected: float, error: float) -> float:
     """Weigh what was measured, on a few images most often, against what more corrections are known to gain: both are
     taken for normally distributed.
 
     Args:
         versus_served: the measured gain.
         expected: see `expected_gain`.
-        images: number of images that it was measured on.
-        crossed: how many of these are cross-validated.
+        error: see `measured_error`.
 
     Returns:
         Mean IoU that is likely gained.
     """
     before, after = versus_served.mean_ious
-    error = math.hypot(versus_served.standard_error * (1 + FEW_UNITS / images), FIT_SPREAD * crossed / images)
     trust = SUCCESSOR_SPREAD**2 / (SUCCESSOR_SPREAD**2 + error**2)
     return trust * (after - before) + (1 - trust) * expected
 
