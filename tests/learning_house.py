@@ -110,6 +110,8 @@ class LearningHouse:
     back_to_zeroshot: bool = False
     judged: list[tuple[Any, tuple[str, ...]]] = field(default_factory=list)
     while_judging: Callable[[], object] = lambda: None
+    held_out: set[str] = field(default_factory=set)
+    learns_from: tuple[str, ...] = ("1", "2")
 
     def __post_init__(self) -> None:
         self.resident = self.make_resident("me")
@@ -207,6 +209,7 @@ class LearningHouse:
     ) -> Verdict:
         """Stands in for the gate."""
         self.judged.append((served, tuple(seen)))
+        self.held_out = {example.key for example in hold_out}
         self.while_judging()
         if not self.promotes:
             return Verdict(False, served, 0.0, "kept what is served: no better.", {})
@@ -215,7 +218,7 @@ class LearningHouse:
         self.next_number += 1
         figures: Mapping[str, Any] = {"mean_iou": {"served": 0.1, "candidate": 0.9}}
         made = candidate.plain if candidate else cast("Adapter", OneNumber(self.next_number))
-        return Verdict(True, made, 1.0, "promoted at strength 1: better.", figures, () if offered else ("1", "2"))
+        return Verdict(True, made, 1.0, "promoted at strength 1: better.", figures, () if offered else self.learns_from)
 
 
 def _unread(task: int, key: str) -> UnreadTask:

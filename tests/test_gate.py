@@ -136,6 +136,18 @@ def test_what_was_trained_elsewhere_is_judged_on_all_where_few_are_held_out(
     assert verdict.learned_from == ()
 
 
+def test_what_was_trained_elsewhere_waits_for_a_photograph_that_what_is_served_does_not_know(
+    served: Verdict, strange: list[Example], segmenter: Segmenter
+) -> None:
+    keys = [example.key for example in strange]
+    for unknown, reason in ((0, "it was trained on every corrected photograph"), (1, "not better than what is served")):
+        seen = keys[: 12 - unknown]
+        verdict = judge(LinearRecipe(), strange, [], served.adapter, STRANGE, segmenter, seen=seen,
+                        candidate=candidate_of(served), offered=True)  # fmt: skip
+        assert not verdict.promoted
+        assert reason in verdict.reason
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_what_is_not_better_than_zero_shot_is_not_promoted(
     count: int, known: list[Example], segmenter: Segmenter
@@ -154,6 +166,20 @@ def test_a_single_photograph_must_gain_much(segmenter: Segmenter) -> None:
     assert verdict.figures["mean_iou"]["candidate"] > verdict.figures["mean_iou"]["served"] + 0.05
     assert not verdict.promoted
     assert "too little to trust a single photograph" in verdict.reason
+
+
+def test_a_single_new_photograph_is_no_single_photograph(
+    served: Verdict, strange: list[Example], segmenter: Segmenter
+) -> None:
+    """What is learned from the earlier ones is evaluated on it, not what is learned from its other half."""
+    seen = list(served.learned_from)
+    for learn in (strange[:7], [*strange[:5], *relabelled(strange[5:6], (0, 1, 2)), strange[6]]):
+        verdict = judge(LinearRecipe(), learn, [], served.adapter, STRANGE, segmenter, seen=seen)
+        assert "single photograph" not in verdict.reason
+        assert verdict.figures["judged_on"] == {"held_out": 0, "cross_validated": 1}
+    one = corrected_scenes(segmenter, 1, seed=108)
+    edited = judge(LinearRecipe(), one, [], served.adapter, KNOWN, segmenter, seen=[one[0].key])
+    assert not edited.promoted
 
 
 def test_what_gains_only_until_outlines_are_followed_is_not_promoted(
@@ -386,6 +412,9 @@ class Prepared(Evaluator):
             for image in images
         ]
 
+    def has_agreement(self, images: Sequence[EvaluationImage]) -> bool:
+        return False
+
     def confusions(self, images: Sequence[EvaluationImage], predictions: Sequence[GridPrediction]) -> list[Confusion]:
         return [self._results[int(one.classes[0, 0])][k] for k, one in enumerate(predictions)]
 
@@ -406,6 +435,7 @@ FALLING_LITTLE = [counts(20, 50, 95)] * 6, [counts(90, 44, 95)] * 6
 HARDLY_FOUND = [counts(20, 22, 95)] * 6, [counts(90, 5, 95)] * 6
 CHANCE = [counts(40, 40, 95)] * 6, [*[counts(80, 80, 95)] * 3, *[counts(22, 22, 95)] * 3]
 WORSE = [counts(40, 40, 95)] * 6, [*[counts(20, 20, 95)] * 5, counts(25, 25, 95)]
+MOSTLY_WORSE = [counts(40, 40, 95)] * 6, [*[counts(34, 34, 95)] * 5, counts(55, 55, 95)]
 ALIKE = [counts(50, 50, 95)] * 6, [*[counts(60, 60, 95)] * 3, *[counts(38, 38, 95)] * 3]
 
 
@@ -424,7 +454,9 @@ ALIKE = [counts(50, 50, 95)] * 6, [*[counts(60, 60, 95)] * 3, *[counts(38, 38, 9
         (ALIKE, (6, 6, 6), None, "not better than what is served"),
         (ALIKE, (6, 6, 6), 0.05, ""),
         (ALIKE, (6, 6, 6), 0.003, "is likely, not better than what is served"),  # of hardly more corrections
-        (WORSE, (6, 6, 6), 0.05, "is likely, not better than what is served"),
+        (MOSTLY_WORSE, (6, 6, 6), 0.003, "is likely, not better than what is served"),
+        (MOSTLY_WORSE, (6, 6, 6), 0.05, ""),
+        (WORSE, (6, 6, 6), 0.05, "worse than what is served"),  # whatever others gain on average
     ],
 )
 def test_a_successor_needs_less_proof(
@@ -446,7 +478,8 @@ def test_a_successor_needs_less_proof(
         (range(6), (), True),
         (range(1, 9), (), False),
         ((), (), False),
-        (range(9), (8,), False),  # one of them is not learned from any more
+        (range(2, 9), (8,), True),  # the last was learned from before it was held out
+        (range(9), (8,), False),  # one correction less than before
         ((8,), (8,), False),  # nothing in common
         (range(2, 10), (8,), False),  # the last was deleted
     ],
@@ -458,9 +491,9 @@ def test_a_successor_is_trained_on_the_same_corrections_and_more(
     found: list[float | None] = []
     original = Baselines.__init__
 
-    def initialised(self: Baselines, *args: Any, expected: float | None) -> None:
+    def initialised(self: Baselines, *args: Any, expected: float | None, **options: Any) -> None:
         found.append(expected)
-        original(self, *args, expected=expected)
+        original(self, *args, expected=expected, **options)
 
     monkeypatch.setattr(Baselines, "__init__", initialised)
     keys = [strange[k].key for k in seen]
@@ -524,6 +557,18 @@ def test_labels_that_nobody_corrected_must_not_drown(known: list[Example], segme
     assert not verdict.promoted
     assert "of labels nobody corrected, only 0%" in verdict.reason
     assert "generator" not in verdict.figures
+
+
+def test_where_new_photographs_hardly_show_a_label_that_nobody_corrected_the_earlier_ones_are_asked(
+    known: list[Example], segmenter: Segmenter
+) -> None:
+    two = relabelled(known[:8], (0, 1, UNLABELLED))
+    for new, whole in zip(two[6:], known[6:8], strict=True):
+        new.truth[whole.truth == 2] = VOID
+    served = LinearRecipe().fit(two[:6], KNOWN, segmenter)
+    verdict = judge(Drowning(), two, [], served, KNOWN, segmenter, seen=[example.key for example in two[:6]])
+    assert verdict.figures["judged_on"] == {"held_out": 0, "cross_validated": 2}
+    assert "of labels nobody corrected, only 0%" in str(verdict.figures["strengths"][-1]["objections"])
 
 
 class Supplying(LinearRecipe):

@@ -37,6 +37,7 @@ from tests.learning_house import LEARNED_ON, WEIGHTS, LearningHouse, NumberRecip
 from tests.queue_states import time_passes
 from tests.stand_ins import CONFIG, PROJECT
 from worker.label_studio.outcomes import RegionOutcomes
+from worker.learning.gate.splits import is_held_out
 from worker.learning.interfaces import AdapterState
 from worker.segmentation.segmenter import Segmenter
 from worker.service.trainer import learner, reading
@@ -238,6 +239,20 @@ def test_versions_tells_which_labels_are_accepted_as_predicted(house: LearningHo
     told = str(render(house.folder, "").caption)
     assert "left as they were: dog 2 of 6, cat 6 of 8" in told
     assert "cow" not in told
+
+
+def test_what_the_served_version_was_trained_on_is_learned_from_again(house: LearningHouse) -> None:
+    chosen = [key for key in map(str, range(1, 25)) if is_held_out(key)]
+    house.learns_from = tuple(chosen[:-2])
+    house.others = frozenset(range(2, 20))
+    house.annotate(19, digest="one")
+    house.look()
+    assert house.held_out == set()
+    house.others = frozenset(range(2, 25))
+    house.annotate(24, digest="two")
+    house.look()
+    assert house.held_out == set(chosen[-2:])
+    assert house.judged[-1][1] == house.learns_from
 
 
 def test_the_gate_may_go_back_to_the_zero_shot_model(house: LearningHouse) -> None:

@@ -319,6 +319,18 @@ def test_zegclip_is_learned_and_served_on_a_vit(
     assert bool(scores.scored.all())
 
 
+@pytest.mark.usefixtures("quick_gate")
+def test_images_are_held_out_for_it_whatever_quick_has_learned_from(
+    house: LearningHouse, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.promotes, house.learns_from = True, tuple(example.key for example in examples)
+    chosen = {key for key in house.learns_from if is_held_out(key)}
+    for more in ([], [replace(examples[0], key="22")]):
+        correct(house, [*examples, *more], monkeypatch)
+        house.look()
+        assert house.held_out == chosen
+
+
 def test_without_the_setting_nothing_of_it_happens(house: LearningHouse) -> None:
     house.settings = replace(house.settings, recipe="quick")
     start_learner(house)

@@ -53,6 +53,17 @@ def serve(found: AdapterCache, house: LearningHouse, *, from_disk: bool = True) 
     return name, made.number if made else 0.0
 
 
+def test_what_is_served_comes_with_the_corrections_it_was_trained_on(house: LearningHouse, tmp_path: Path) -> None:
+    project = house.label_studio.project(PROJECT)
+    adapters = house.resident.adapters
+    adapter, keys = adapters.served_with_keys(project)
+    assert adapter is adapters.served(project)[1]
+    assert keys == adapters.adapter(house.folder, house.served)[0].learned_from != ()
+    (path,) = tmp_path.rglob("adapter.safetensors")
+    path.write_bytes(b"")
+    assert cache(house).served_with_keys(project) == (None, ())
+
+
 def copy_of(house: LearningHouse) -> ServedCopy:
     found = ServedAdapters(house.redis).copy(PROJECT, "builtin")
     assert found is not None

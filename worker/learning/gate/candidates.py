@@ -38,6 +38,10 @@ FEW_IMAGES = 5
 """The bootstrap's standard error is taken times 1 + FEW_IMAGES / n with n images: on few of them a rare label is on one
 or none, and resampling cannot show what others would."""
 
+CLEAR_LOSS = 2.0
+"""Errors of the measured gain by which it may lie below 0. Beyond them it is a loss whatever successors gain on
+average, as after corrections that contradict the earlier ones."""
+
 MOST_DROP = 0.03
 """IoU that a single label may lose, and with a successor as much as all gain on average; a larger drop is an objection
 where 9 of 10 resamples agree that it falls."""
@@ -113,18 +117,23 @@ class Baselines:
         seen: keys of the examples that the served adapter was trained on.
         names: of each class, the background last.
         expected: mean IoU that the candidates are expected to gain as successors of what is served, see
-            `expected_gain`: they are of the same recipe, and trained on the same corrections (apart from those held out
-            by now) and more. None = they are not.
+            `expected_gain`: they are of the same recipe, and trained on the same corrections and more. None = they are
+            not.
+        alone: whether all that evaluates is the other half of the only image that is trained on.
+        others: images that the candidates are trained on and that do not evaluate. Where those that do hardly show what
+            the zero-shot model is certain of, agreement with it is measured on these.
 
     Attributes:
         has_unseen: whether there is an image with a label that neither side was trained on. If not, because corrections
-            were only edited or deleted, both are compared on images that both were trained on.
+            were only edited or deleted, or the new ones show none, both are compared on images that both were trained
+            on.
         shared: images on which candidates are compared with the served adapter.
     """
 
     def __init__(
         self, evaluator: Evaluator, images: Sequence[EvaluationImage], served: Adapter | None, seen: Collection[str],
-        names: Sequence[str], *, expected: float | None = None,
+        names: Sequence[str], *, expected: float | None = None, alone: bool = False,
+        others: Sequence[EvaluationImage] = (),
     ) -> None:  # fmt: skip
         self._evaluator, self._images, self._served, self._names = evaluator, images, served, names
         self._seen = frozenset(seen) if served is not None else frozenset()
@@ -133,8 +142,8 @@ class Baselines:
         self.shared = unseen if self.has_unseen else list(images)
         self._zero_shot = evaluator.confusions(images, evaluator.predict(images, lambda image: None))
         self._served_now = evaluator.confusions(self.shared, evaluator.predict(self.shared, lambda image: served))
-        only_one = len({image.example.key for image in images}) == 1 and images[0].fold is not None
-        self._least_gain = LEAST_GAIN_OF_ONE_IMAGE if only_one else LEAST_GAIN
+        self._least_gain = LEAST_GAIN_OF_ONE_IMAGE if alone else LEAST_GAIN
+        self._others = () if evaluator.has_agreement(images) or not evaluator.has_agreement(others) else others
         self._expected = expected
         self._shown = evaluator.shown(self.shared)
         self._zero_shot_recall = _mean_recall(np.sum(self._zero_shot, axis=0))
@@ -193,6 +202,8 @@ class Baselines:
         objections = self._objections(versus_served, self._least_gain, likely)
         objections += self._objections_of_zero_shot(versus_zero_shot)
         agreement, needed = evaluator.agreement(images, predictions), LEAST_AGREEMENT * self._zero_shot_recall
+        if self._others:
+            agreement = evaluator.agreement(self._others, evaluator.predict(self._others, lambda image: adapter))
         if agreement is not None and agreement < needed:
             kept = f"only {agreement:.0%} of what the zero-shot model is sure of would stay ({needed:.0%} needed)"
             objections.append(f"of labels nobody corrected, {kept}")
@@ -230,11 +241,11 @@ class Baselines:
     def _is_unseen(self, image: EvaluationImage) -> bool:
         return image.example.key not in self._seen
 
-    def error_of(self, versus_served: Comparison) -> float:
-        """See `measured_error`, of a gain over what is served."""
-        crossed = {image.example.key for image in self.shared if image.fold is not None}
+    def error_of(self, comparison: Comparison) -> float:
+        """See `measured_error`, of a gain on the shared images, which are all that evaluate a successor."""
+        crossed = {image.example.key for image in self.shared if self.has_unseen and image.fold is not None}
         images = {image.example.key for image in self.shared}
-        return measured_error(versus_served, images=len(images), crossed=len(crossed))
+        return measured_error(comparison, images=len(images), crossed=len(crossed))
 
     def _likely(self, versus_served: Comparison) -> float | None:
         if self._expected is None:
@@ -250,13 +261,24 @@ class Baselines:
         compared = int((~np.isnan(before)).sum())
         falling = falling_classes(versus_served, self._names, drop=max(MOST_DROP, likely), compared=compared)
         counted = [k for k in falling if self._shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND]
-        return [*_successor_objections(versus_served, likely), *(falling[k] for k in counted)]
+        gain = _successor_objections(versus_served, "what is served", likely, self.error_of(versus_served))
+        return [*gain, *(falling[k] for k in counted)]
 
     def _objections_of_zero_shot(self, versus_zero_shot: Comparison) -> list[str]:
-        """None where the zero-shot model is what is served: then `_objections` has them."""
+        """None where the zero-shot model is what is served: then `_objections` has them.
+
+        What is served was proved to be better than it, by LEAST_GAIN at least: a successor is expected to gain that and
+        its own. If it is no better, what is served in its place hardly is either; the zero-shot model comes back by
+        what it proves itself.
+        """
         if self._served is None:
             return []
-        return _gain_objections(versus_zero_shot, "the zero-shot model", self._least_gain)
+        baseline = "the zero-shot model"
+        if self._expected is None:
+            return _gain_objections(versus_zero_shot, baseline, self._least_gain)
+        error = self.error_of(versus_zero_shot)
+        likely = likely_gain(versus_zero_shot, LEAST_GAIN + self._expected, error)
+        return _successor_objections(versus_zero_shot, baseline, likely, error)
 
 
 def falling_classes(
@@ -319,13 +341,15 @@ def likely_gain(versus_served: Comparison, expected: float, error: float) -> flo
     return trust * (after - before) + (1 - trust) * expected
 
 
-def _successor_objections(versus_served: Comparison, likely: float) -> list[str]:
+def _successor_objections(comparison: Comparison, baseline: str, likely: float, error: float) -> list[str]:
+    before, after = comparison.mean_ious
+    change = f"mean IoU would go from {before:.3f} to {after:.3f}"
+    if after - before < -CLEAR_LOSS * error:
+        return [f"{change}, worse than {baseline}"]
     if likely >= LEAST_GAIN:
         return []
-    before, after = versus_served.mean_ious
-    change = f"mean IoU would go from {before:.3f} to {after:.3f}"
-    return [f"{change}, and with what more corrections gain on average {likely:+.3f} is likely, not better than what "
-            "is served"]  # fmt: skip
+    with_others = f"with what more corrections gain on average {likely:+.3f} is likely"
+    return [f"{change}, and {with_others}, not better than {baseline}"]
 
 
 def _gain_objections(comparison: Comparison, baseline: str, least_gain: float) -> list[str]:

@@ -18,6 +18,7 @@ from worker.learning.corrections.examples import with_words
 from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, LEAST_GAIN, Baselines, Candidate, expected_gain
 from worker.learning.gate.evaluator import Evaluator
 from worker.learning.gate.splits import (
+    MOST_EVALUATED,
     EvaluationImage,
     EvaluationSplit,
     evaluation_split,
@@ -33,6 +34,11 @@ from worker.segmentation.segmenter import Segmenter
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """Weights with which the adapter is interpolated with the zero-shot model (WiSE-FT, Wortsman et al., CVPR 2022), beside
 0, the zero-shot model itself."""
+
+_ALL_SEEN = (
+    "it was trained on every corrected photograph that shows a label, so none can compare it with the offered one: "
+    "correct another photograph, then offer it again"
+)
 
 
 @dataclass(frozen=True)
@@ -114,25 +120,37 @@ def judge(
             return _keep(served, suspicion, {"swapped": swapped})
         if not evaluator.shows_label(split.images):
             return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
+        if offered and served and not evaluator.shows_label([i for i in split.images if i.example.key not in seen]):
+            return _keep(served, _ALL_SEEN)
         fits = [candidate] if candidate is not None else _fit(recipe, train, split, words, segmenter)
         keys = () if offered else tuple(example.key for example in train)
-        succeeds = type(served) is type(fits[0].plain) and _learns_more(keys, seen)
+        succeeds = type(served) is type(fits[0].plain) and _learns_more(keys, hold_out, seen)
         expected = expected_gain(len(keys), len(set(seen))) if succeeds else None
 
-        def compared_with(evaluator: Evaluator) -> Baselines:
-            return Baselines(evaluator, split.images, served, set(seen), [*names, "background"], expected=expected)
+        def compared_with(evaluator: Evaluator, others: Sequence[EvaluationImage] = ()) -> Baselines:
+            return Baselines(
+                evaluator, split.images, served, set(seen), [*names, "background"], expected=expected,
+                alone=candidate is None and len(train) == 1, others=others,
+            )  # fmt: skip
 
+        judging = {image.example.key for image in split.images}
+        others = [EvaluationImage(one, None) for one in train if candidate is None and one.key not in judging]
         along_outlines = (
             None if in_pixels else lambda: compared_with(Evaluator(segmenter, words, corrected, outlines=True))
         )
-        return _compared(compared_with(evaluator), along_outlines, fits, served, keys, names)
+        return _compared(compared_with(evaluator, others[:MOST_EVALUATED]), along_outlines, fits, served, keys, names)
     except LearningError as error:
         return _keep(served, str(error).rstrip("."))
 
 
-def _learns_more(keys: Collection[str], seen: Collection[str]) -> bool:
-    """Whether a candidate trained on `keys` learns from all that `seen` was, and from more."""
-    return bool(seen) and set(seen) < set(keys)
+def _learns_more(keys: Collection[str], hold_out: Sequence[Example], seen: Collection[str]) -> bool:
+    """Whether a candidate trained on `keys` learns from all that `seen` was, and from more.
+
+    What is held out by now does not count: where another recipe learns beside, the twentieth correction takes a fifth
+    of what an earlier adapter was trained on away.
+    """
+    left = set(seen) - {example.key for example in hold_out}
+    return bool(left) and left < set(keys) and len(keys) > len(seen)
 
 
 def _fit(

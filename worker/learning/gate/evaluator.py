@@ -120,12 +120,22 @@ class Evaluator:
         """
         cells = kept = 0
         for image, prediction in zip(images, predictions, strict=True):
-            zero_shot = self._predict(image.example, None, outlines=self._outlines)
-            counted = (self._truth(image.example) == self._background) & self._uncorrected[zero_shot.classes]
-            counted &= zero_shot.posterior >= _CONFIDENT
-            cells += int(counted.sum())
-            kept += int((prediction.classes == zero_shot.classes)[counted].sum())
+            zero_shot, certain = self._certain_of_uncorrected(image)
+            cells += int(certain.sum())
+            kept += int((prediction.classes == zero_shot)[certain].sum())
         return kept / cells if cells >= _FEWEST_CELLS else None
+
+    def has_agreement(self, images: Sequence[EvaluationImage]) -> bool:
+        """Whether there are enough cells for `agreement`."""
+        if not self._uncorrected.any():
+            return False
+        return sum(int(self._certain_of_uncorrected(image)[1].sum()) for image in images) >= _FEWEST_CELLS
+
+    def _certain_of_uncorrected(self, image: EvaluationImage) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+        """(h, w) what the zero-shot model predicts, and where agreement with it is asked for."""
+        zero_shot = self._predict(image.example, None, outlines=self._outlines)
+        certain = (self._truth(image.example) == self._background) & self._uncorrected[zero_shot.classes]
+        return zero_shot.classes, certain & (zero_shot.posterior >= _CONFIDENT)
 
     def label_confusion(
         self, examples: Sequence[Example], head: Head | None, *, certain: bool = False

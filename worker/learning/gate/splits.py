@@ -6,7 +6,7 @@ An image is never evaluated by an adapter that was trained on the pixels that ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,30 +55,31 @@ class EvaluationSplit:
 
 
 def hold_out_split(examples: Sequence[Example], seen: Collection[str] = ()) -> tuple[list[Example], list[Example]]:
-    """Split examples into training and held-out ones: none held out below HOLD_OUT_FROM, then one in five of those that
-    the served adapter was not trained on.
+    """Split examples into training and held-out ones: none held out below HOLD_OUT_FROM, then one in five of those
+    whose tasks the served adapter was not trained on.
 
     What it was trained on stays to be learned from: without a fifth of that, a candidate would know less than what is
-    served until a quarter more is corrected. Else the hash of the key alone decides, so an example does not change
-    sides when others are added or removed. Hence no example is moved to balance the labels; labels missing among the
-    held-out examples are evaluated by cross-validation instead (`evaluation_split`).
+    served until a quarter more is corrected. Else the hash of the task alone decides, so no example is moved to balance
+    the labels; those missing among the held-out examples are evaluated by cross-validation instead
+    (`evaluation_split`).
 
     Args:
         examples: all corrections.
-        seen: keys of the examples that the served adapter was trained on.
+        seen: keys of the examples that the served adapter was trained on; empty = one in five of all.
 
     Returns:
         (train, hold_out), each in the order given.
     """
     if len(examples) < HOLD_OUT_FROM:
         return list(examples), []
-    hold_out = [example for example in examples if is_held_out(example.key) and example.key not in seen]
+    tasks = {_task_of(key) for key in seen}
+    hold_out = [e for e in examples if is_held_out(e.key) and _task_of(e.key) not in tasks]
     keys = {example.key for example in hold_out}
     return [example for example in examples if example.key not in keys], hold_out
 
 
 def is_held_out(key: str) -> bool:
-    """Whether an example with this key is held out, once there are enough of them."""
+    """Whether an example with this key is held out, once there are enough of them, unless what is served knows it."""
     return hash_share(key) < _HELD_OUT_SHARE
 
 
@@ -101,7 +102,7 @@ def offered_images(
     train: Sequence[Example], hold_out: Sequence[Example], seen: Collection[str] = ()
 ) -> list[EvaluationImage]:
     """Plan how to evaluate what was learned elsewhere, from none of these images: the held-out ones evaluate, and of
-    the others those that would be cross-validated, see `evaluation_split`.
+    the others those that show a label which these lack, or all where these are fewer than FEWEST_HELD_OUT.
     """
     held_out = held_out_images(hold_out, seen)
     crossed = _crossed(train, held_out)[:MOST_EVALUATED]
@@ -115,8 +116,8 @@ def evaluation_split(
 
     The held-out images evaluate. When they are fewer than FEWEST_HELD_OUT, training images are cross-validated too;
     when they lack a label, those training images that show it are. Of these only such as the served adapter was not
-    trained on, where they or the held-out images show a label: only these can be compared with it, and the fewer are
-    left out, the more each fold learns from.
+    trained on, where some label can be evaluated then: only these can be compared with it, and a fold that leaves out
+    what it learned from, perhaps the one image of a rare label, knows less than it does.
     Cross-validation has two forms:
 
     - *between* images: in up to 3 groups, each evaluated by what was learned from the other groups. Pixels of labels
@@ -130,21 +131,20 @@ def evaluation_split(
         seen: keys of the examples that the served adapter was trained on; such a held-out image is not evaluated.
     """
     held_out = held_out_images(hold_out, seen)
-    crossed = _fresh(_crossed(train, held_out), held_out, seen)[:MOST_EVALUATED]
+    crossed = _crossed(train, held_out)
+    planned = _planned(train, held_out, [example for example in crossed if example.key not in seen])
+    if any(drawn_classes(image.example.truth) for image in planned.images):
+        return planned
+    return _planned(train, held_out, crossed)
+
+
+def _planned(
+    train: Sequence[Example], held_out: Sequence[EvaluationImage], crossed: Sequence[Example]
+) -> EvaluationSplit:
+    crossed = crossed[:MOST_EVALUATED]
     between, sets = _folds_between(train, crossed)
     within, more = _folds_within(train, crossed, first=len(sets))
     return EvaluationSplit((*held_out, *between, *within), (*sets, *more))
-
-
-def _fresh(
-    crossed: Sequence[Example], held_out: Sequence[EvaluationImage], seen: Collection[str]
-) -> Sequence[Example]:
-    """Of the examples that could be cross-validated those that the served adapter was not trained on; all, where these
-    and the held-out images show no label. Only they can be compared with what is served; and who leaves out what it
-    learned from, perhaps the one image of a rare label, knows less than it does.
-    """
-    fresh = [example for example in crossed if example.key not in seen]
-    return fresh if _shown([*fresh, *(image.example for image in held_out)]) else crossed
 
 
 def _shown(examples: Iterable[Example]) -> set[int]:
@@ -166,23 +166,18 @@ def _by_hash(examples: Iterable[Example]) -> list[Example]:
 def _folds_between(
     train: Sequence[Example], crossed: Sequence[Example]
 ) -> tuple[list[EvaluationImage], list[tuple[Example, ...]]]:
-    units = [_task_of(example.key) for example in crossed]
-    if len(set(units)) < _FOLDS:  # so few tasks that their images have to evaluate each other
-        units = [example.key for example in crossed]
-    order = list(dict.fromkeys(units))
-    groups = [
-        [example for example, unit in zip(crossed, units, strict=True) if unit in order[start::_FOLDS]]
-        for start in range(min(_FOLDS, len(order)))
-    ]
+    tasks = {_task_of(example.key) for example in train}
+    unit_of: Callable[[str], str] = _task_of if len(tasks) >= _FOLDS else str  # else images evaluate each other
+    order = list(dict.fromkeys(unit_of(example.key) for example in crossed))
+    groups = [order[start::_FOLDS] for start in range(min(_FOLDS, len(order)))]
     images: list[EvaluationImage] = []
     sets: list[tuple[Example, ...]] = []
     for group in groups:
-        keys = {example.key for example in group}
-        rest = tuple(example for example in train if example.key not in keys)
+        rest = tuple(example for example in train if unit_of(example.key) not in group)
         learnable = _shown(rest)
         if not learnable:
             continue
-        for example in group:
+        for example in (one for one in crossed if unit_of(one.key) in group):
             truth = np.where(np.isin(example.truth, [*learnable, UNLABELLED]), example.truth, VOID).astype(np.int16)
             if drawn_classes(truth) or not drawn_classes(example.truth):
                 images.append(EvaluationImage(replace(example, truth=truth), len(sets)))

@@ -209,8 +209,7 @@ class _Turn:
             return None
         self.folder.check_room()
         examples = self._read(attempt)
-        _, seen = self.context.adapters.served_with_keys(self.plan.project)
-        train, held_out = hold_out_split(examples, seen)
+        train, held_out = hold_out_split(examples)
         if len(held_out) < FEWEST_HELD_OUT:
             few = f"{len(held_out)} of {len(examples)} corrected images are held out, {FEWEST_HELD_OUT} are needed"
             self.note(content, _not_promoted(f"{few} to judge it: correct more"))

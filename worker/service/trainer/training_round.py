@@ -179,7 +179,9 @@ class TrainingRound:
     def _judge(self, project: Project, examples: list[Example], vocabulary: Vocabulary) -> Verdict:
         context = self._context
         served, seen = context.adapters.served_with_keys(project)
-        train, held_out = hold_out_split(examples, seen)
+        # A recipe that learns beside is judged by held-out images alone, so it needs some from the twentieth on.
+        is_alone = context.settings.recipe == RECIPE
+        train, held_out = hold_out_split(examples, seen if is_alone else ())
         self._lease.report(f"learns from {len(train)} annotated images, {len(held_out)} are held out")
         return judge(self._recipe, train, held_out, served, vocabulary.words, context.segmenter, seen=seen)
 
