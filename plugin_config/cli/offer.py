@@ -66,7 +66,7 @@ class AdapterFiles:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "for_programs", is_flag=True, help="print the verdict as one JSON line")
 def offer(project: int, folder: Path, *, for_programs: bool) -> None:
-    """Let the project's gate judge a trained adapter; it is served where it is better on corrections held out."""
+    """Let the project's gate judge a trained adapter; it is served where it is better on the project's corrections."""
     settings = Settings.from_env(os.environ)
     files = read_adapter_files(folder)
     with connect_briefly(settings) as redis:

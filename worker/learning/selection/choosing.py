@@ -2,9 +2,9 @@
 
 Three rules, each for a part of the images:
 
-1. *At random*: RANDOM_SHARE of the places go to images that the gate holds out (`worker.learning.gate.splits`), in an
-   order that depends on nothing but their keys, so that what is measured on them holds for all images. They are chosen
-   by no other rule.
+1. *At random*: RANDOM_SHARE of the places go to images that the gate holds out from its HOLD_OUT_FROM-th correction on
+   (`worker.learning.gate.splits`), in an order that depends on nothing but their keys, so that what is measured on them
+   holds for all images. They are chosen by no other rule.
 2. *Diversity first*: until about as many images are corrected as there are labels, the one that stands for most images
    which no corrected or chosen one is like (`representatives`): what a model says that has hardly seen the labels says
    little.
