@@ -53,7 +53,7 @@ the gate lets be served, on test images that are never corrected.
   as there are labels (at least {FEWEST_DIVERSE}, at most {MOST_DIVERSE}), the image that stands for most images which
   no corrected one is like (greedy facility location on image features); then the one with the highest product of
   uncertainty (1 - score of its prediction) and rarity of its labels (1 / sqrt(1 + corrected images that show the
-  label)), among those that are farther from the corrected ones than half of all are.
+  label); the service counts regions), among those that are farther from the corrected ones than half of all are.
 - `margin`: lowest score of the prediction first.
 - `k-center`: always the image that is farthest from all corrected ones (Sener and Savarese, ICLR 2018).
 
