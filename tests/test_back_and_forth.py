@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import suppress
+from threading import Lock
 
 import pytest
 from rq.timeouts import JobTimeoutException
 
 from plugin_config.errors import LabelStudioFailing, LabelStudioUnreachable, QueueUnavailable
 from plugin_config.label_studio.client import Task
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.queue.jobs import TaskRef
 from tests.stand_ins import (
     ALL,
@@ -86,6 +88,26 @@ def test_one_that_is_stored_while_it_is_rolled_back_is_replaced(predicted: Stand
         serve(predicted, "zeroshot")
 
     predicted.label_studio.after_store = roll_back
+    for _ in range(3):
+        predicted.drain()
+    assert predicted.stored() == everywhere(version())
+
+
+def test_a_version_that_comes_back_while_its_predictions_are_deleted_is_asked_for_again(
+    predicted: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, turn, rolled_back = predicted.label_studio.predictions, Lock(), False
+
+    def predictions(task: int) -> list[StoredPrediction]:
+        nonlocal rolled_back
+        with turn:  # one of the threads that store
+            mine, rolled_back = not rolled_back, True
+        if mine:
+            serve(predicted, "zeroshot")  # finds both predictions of the task, and deletes the newer one
+        return listed(task)
+
+    serve(predicted, "a1-000001")
+    monkeypatch.setattr(predicted.label_studio, "predictions", predictions)
     for _ in range(3):
         predicted.drain()
     assert predicted.stored() == everywhere(version())

@@ -191,9 +191,7 @@ def finish(context: WorkerContext, leased: LeasedTask) -> None:
         if not was_held:
             log.warning("task %d: its lease was lost while its prediction was on its way; it is looked at", ref.task)
             context.hints.request_refresh(project)
-        served = context.ledger.target_version(project)
-        if served and served != plan.version:  # the labels changed while this was drawn
-            context.pending.add(project, [TaskRef(served, ref.task)], priority=Priority.LATER)
+        if _ask_again_if_outdated(context, leased):  # labels or version changed while this was drawn
             return
         try:
             delete_older_predictions(context, plan, leased.task)
@@ -201,9 +199,20 @@ def finish(context: WorkerContext, leased: LeasedTask) -> None:
             context.ledger.add_leftover(project, ref.task)
             context.hints.request_refresh(project)
             raise
-        show_version(context, plan)
+        # Again: if an older version came back meanwhile, its prediction was among those just deleted.
+        if not _ask_again_if_outdated(context, leased):
+            show_version(context, plan)
     except (LabelStudioError, QueueUnavailable) as error:  # the prediction is stored; what is left over is harmless
         log.warning("task %d: %s", ref.task, error)
+
+
+def _ask_again_if_outdated(context: WorkerContext, leased: LeasedTask) -> bool:
+    """Ask for the task again if another version is served by now; whether it is."""
+    served = context.ledger.target_version(leased.project)
+    if not served or served == leased.plan.version:
+        return False
+    context.pending.add(leased.project, [TaskRef(served, leased.ref.task)], priority=Priority.LATER)
+    return True
 
 
 def delete_older_predictions(context: WorkerContext, plan: Plan, task: Task) -> None:
