@@ -110,6 +110,7 @@ def drawn(tmp_path: Path) -> Path:
 def test_the_command_prints_one_json_line_and_paints_the_overlay(drawn: Path) -> None:
     command = [sys.executable, "-m", "worker.lab.evaluation.score", "--truth", str(drawn / "truth"), "--json"]
     command += ["--predictions", str(drawn / "predictions.json"), "--overlay", str(drawn / "overlay.png")]
+    command += ["--colours", json.dumps({"a": "#f00"})]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     result = json.loads(done.stdout)
     assert result["per_label"]["a"]["iou"] == 1.0
@@ -117,7 +118,8 @@ def test_the_command_prints_one_json_line_and_paints_the_overlay(drawn: Path) ->
     assert result["mean_iou"] == 0.75
     overlay = cv2.imread(str(drawn / "overlay.png"))
     assert overlay is not None
-    assert np.ptp(overlay[:HEIGHT].astype(int), axis=2).max() > 50  # something is tinted
+    found = {tuple(colour) for colour in overlay.reshape(-1, 3).tolist()}
+    assert {(0, 0, 255), (90, 90, 90)} <= found, "the outline in the label's colour (BGR), and the picture beside it"
 
 
 def test_the_command_names_a_broken_file(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +316,21 @@ def test_an_overlay_hides_no_pixel_and_tints_the_mask_alone() -> None:
     outside = overlay[:200][~square(200, 300)]
     assert (outside == 120).mean() > 0.95  # all but the outline
     assert (overlay[200:] == label_colour(0)).all(axis=-1).sum() >= 100  # its swatch
+
+
+def hue(colour: Sequence[int]) -> float:
+    """In degrees."""
+    return 360 * colorsys.rgb_to_hsv(*(value / 255 for value in colour))[0]
+
+
+@pytest.mark.parametrize("colour", [(20, 200, 40), (20, 40, 200), (230, 159, 0)], ids=str)
+def test_a_mask_looks_like_its_label_and_shows_on_things_of_any_colour(colour: tuple[int, int, int]) -> None:
+    image = np.full((200, 300, 3), colour, dtype=np.uint8)
+    overlay = np.asarray(draw_overlay(image, [("cat", square(200, 300))])).astype(int)
+    assert abs(hue(overlay[25, 25]) - hue(label_colour(0))) < 15, "a blue sky below an orange tint is not violet"
+    assert (overlay[9, 15:35] == 255).all(), "a white border outside of the outline"
+    assert (overlay[10, 15:35] == label_colour(0)).all()
+    assert (overlay[8, 15:35] == colour).all()
 
 
 def test_nothing_found_is_the_picture_itself() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +16,7 @@ _COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
 _OPACITY = 0.5
+_SATURATION = 0.25  # of the image below a tint: its own colours would mix with the label's into those of other labels
 _COLUMNS = 3
 _LEAST_WIDTH = 240  # pixels, of a legend
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
@@ -35,7 +36,8 @@ class Painting:
 
 
 def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np.bool_]]]) -> Image.Image:
-    """Tint each mask in its label's colour and outline it; the legend stands below the image and hides nothing.
+    """Tint each mask in its label's colour, over a paler image, and outline it; the legend stands below the image and
+    hides nothing. Where masks overlap the last is seen.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -46,7 +48,7 @@ def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np
 
 def draw_sheet(
     paintings: Sequence[Painting], names: Sequence[str], *, columns: int = _COLUMNS, titles: Sequence[str] = (),
-    gap: int = 0,
+    gap: int = 0, colours: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> Image.Image:  # fmt: skip
     """Arrange overlays in rows, each fitted into the size of the first, with one legend below.
 
@@ -56,19 +58,21 @@ def draw_sheet(
         columns: in a row.
         titles: of the columns, above them; none = without.
         gap: pixels between columns.
+        colours: RGB of labels; the others get one of `label_colour`.
     """
+    named = {name: label_colour(index) for index, name in enumerate(names)} | dict(colours or {})
     height, width = paintings[0].image.shape[:2]
     columns = min(columns, len(paintings))
     rows = -(-len(paintings) // columns)
     total = columns * (width + gap) - gap
-    legend = _legend(names, max(total, _LEAST_WIDTH)) if names else Image.new("RGB", (1, 0))
+    legend = _legend(names, named, max(total, _LEAST_WIDTH)) if names else Image.new("RGB", (1, 0))
     head = _titles(titles, width, gap) if titles else Image.new("RGB", (1, 0))
     size = (max(total, legend.width), head.height + rows * height + legend.height)
     sheet = Image.new("RGB", size, _PAPER)
     sheet.paste(head, (0, 0))
     for place, painting in enumerate(paintings):
         row, column = divmod(place, columns)
-        painted = _paint(painting, names)
+        painted = _paint(painting, named)
         if painted.size != (width, height):
             painted = ImageOps.pad(painted, (width, height), color=_PAPER)
         sheet.paste(painted, (column * (width + gap), head.height + row * height))
@@ -85,13 +89,22 @@ def label_colour(index: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _paint(painting: Painting, names: Sequence[str]) -> Image.Image:
+def _paint(painting: Painting, colours: Mapping[str, tuple[int, int, int]]) -> Image.Image:
+    """Tints, then outlines with a white border: a mask shows on things of any colour, its label's own too."""
     painted = painting.image.astype(np.float32)
+    line = max(1, round(min(painted.shape[:2]) / 250))  # pixels
+    outlined = []
     for name, mask in painting.masks:
-        colour = np.array(label_colour(names.index(name)), dtype=np.float32)
-        painted[mask] = (1 - _OPACITY) * painted[mask] + _OPACITY * colour
+        colour = np.array(colours[name], dtype=np.float32)
+        below = painting.image[mask].astype(np.float32)
+        grey = below.mean(axis=1, keepdims=True)
+        painted[mask] = (1 - _OPACITY) * (grey + _SATURATION * (below - grey)) + _OPACITY * colour
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(painted, outlines, -1, colour.tolist(), max(1, round(min(mask.shape) / 250)))
+        outlined.append((outlines, colour.tolist()))
+    for outlines, _ in outlined:
+        cv2.drawContours(painted, outlines, -1, _PAPER, 2 * line)
+    for outlines, colour in outlined:
+        cv2.drawContours(painted, outlines, -1, colour, line)
     return Image.fromarray(painted.round().astype(np.uint8))
 
 
@@ -107,7 +120,7 @@ def _titles(titles: Sequence[str], width: int, gap: int) -> Image.Image:
     return head
 
 
-def _legend(names: Sequence[str], width: int) -> Image.Image:
+def _legend(names: Sequence[str], colours: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
     """Draw swatches and names in as many rows as they need, `width` pixels wide, RGB."""
     size = min(40, max(14, round(width / 45)))
     font, line = ImageFont.load_default(size), round(size * 1.6)
@@ -122,8 +135,8 @@ def _legend(names: Sequence[str], width: int) -> Image.Image:
         left += needed + 2 * size
     legend = Image.new("RGB", (width, top + line), _PAPER)
     draw = ImageDraw.Draw(legend)
-    for index, (left, top, shown) in enumerate(places):
-        draw.rectangle((left, top + size * 0.1, left + size, top + size * 1.1), fill=label_colour(index))
+    for name, (left, top, shown) in zip(names, places, strict=True):
+        draw.rectangle((left, top + size * 0.1, left + size, top + size * 1.1), fill=colours[name])
         draw.text((left + 1.4 * size, top), shown, font=font, fill=_INK)
     return legend
 

@@ -200,6 +200,7 @@ def score_predictions(setup: DemoSetup, predictions: Sequence[TaskPredictions]) 
     output = run_worker_command(
         "worker.lab.evaluation.score", "--truth", str(setup.pictures / "truth"), "--predictions", str(path), "--json",
         "--overlay", str(setup.state / "overlay.png"),
+        "--colours", json.dumps({label.value: label.background for label in (*LABELS, NEW_LABEL)}),
     )  # fmt: skip
     return dict(json.loads(output.strip().splitlines()[-1]))
 
@@ -247,7 +248,7 @@ def _invitation(setup: DemoSetup) -> str:
         "a label the model was never trained on. Add one of your own under Settings -> Labeling Interface, made of\n"
         "a colour, a texture (plain, striped, dotted, checkered) and a shape (circle, square, triangle, star, cross,\n"
         "ring, heart, crescent, or just the word shape); its masks follow by themselves.\n"
-        f"An overlay of all pictures: {setup.state / 'overlay.png'}\n\n"
+        f"All pictures beside their masks: {setup.state / 'overlay.png'}\n\n"
         "Correct the masks of three pictures and submit them: it learns from them in the background, and where\n"
         "that is better, the masks of all others follow. To watch it, open\n"
         f"  http://{setup.settings.host}:{setup.settings.port}/status\n\n"

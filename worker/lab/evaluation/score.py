@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageColor
 
 from plugin_config.errors import EnvironmentBroken, ImageUnavailable, JobError, ZeromaskError
 from worker.label_studio.regions import decode_region, region_label
@@ -19,6 +20,7 @@ from worker.overlay import Painting, draw_sheet
 from worker.segmentation.metrics import iou_of_counts
 
 BACKGROUND = "background"
+_MOST_PAINTED = 24  # images
 _REMEDY = "Draw it with `python -m worker.lab.drawn_world.draw`."
 Mask = NDArray[np.bool_]
 Predictions = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -141,23 +143,37 @@ def score(labels: Sequence[str], truth: Mapping[str, NDArray[np.uint8]], predict
     }  # fmt: skip
 
 
-def overlay_sheet(images: Path, labels: Sequence[str], predictions: Predictions) -> NDArray[np.uint8]:
-    """Paint the predicted regions over the first 12 images, with one legend below: (H, W, 3) uint8 RGB.
+def overlay_sheet(
+    images: Path, labels: Sequence[str], predictions: Predictions, colours: Mapping[str, str] | None = None
+) -> NDArray[np.uint8]:
+    """The first images, each beside itself with the predicted regions painted over it, and one legend below:
+    (H, W, 3) uint8 RGB.
+
+    Args:
+        images: folder of the images, PNG files.
+        labels: in the order of the legend.
+        predictions: regions by stem.
+        colours: of labels, as CSS writes them; the others get those of `worker.overlay`.
 
     Raises:
         ImageUnavailable: there are no predictions, or an image is missing.
     """
     paintings: list[Painting] = []
-    for stem in sorted(predictions)[:12]:
+    for stem in sorted(predictions)[:_MOST_PAINTED]:
         stored = cv2.imread(str(images / f"{stem}.png"), cv2.IMREAD_COLOR)
         if stored is None:
             raise ImageUnavailable(f"picture {images / stem}.png", "it cannot be read", "Name its folder by --images.")
         image = np.asarray(stored[..., ::-1], dtype=np.uint8)
         masks, _ = label_masks(predictions[stem], (image.shape[0], image.shape[1]))
-        paintings.append(Painting(image, [(label, masks[label]) for label in labels if label in masks]))
+        painted = [(label, masks[label]) for label in labels if label in masks]
+        paintings += [Painting(image, []), Painting(image, painted)]
     if not paintings:
         raise ImageUnavailable("overlay", "no picture has predictions", "Predict something first.")
-    return np.asarray(draw_sheet(paintings, labels), dtype=np.uint8)
+    columns = min(4, len(paintings))
+    rgb = {label: ImageColor.getrgb(colour)[:3] for label, colour in (colours or {}).items()}
+    titles = ("picture", "masks") * (columns // 2)
+    sheet = draw_sheet(paintings, labels, columns=columns, titles=titles, colours=rgb)
+    return np.asarray(sheet, dtype=np.uint8)
 
 
 def write_overlay(path: Path, sheet: NDArray[np.uint8]) -> None:
@@ -177,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--predictions", type=Path, required=True, help="JSON: image stem to Label Studio regions")
     parser.add_argument("--images", type=Path, help="pictures for --overlay; default: images/ beside the truth")
     parser.add_argument("--overlay", type=Path, help="write the overlay of the regions on the images")
+    parser.add_argument("--colours", type=json.loads, help="of its labels: a JSON object of CSS colours")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     options = parser.parse_args(arguments)
     try:
@@ -185,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = score(labels, truth, predictions)
         if options.overlay is not None:
             images = options.images or options.truth.parent / "images"
-            write_overlay(options.overlay, overlay_sheet(images, labels, predictions))
+            write_overlay(options.overlay, overlay_sheet(images, labels, predictions, options.colours))
     except ZeromaskError as error:
         sys.stderr.write(f"{error}\n")
         return 1
