@@ -117,7 +117,7 @@ def test_a_project_is_shown_with_reasons_versions_and_what_annotators_did(client
     for shown in ("At work, 1 failed task", "10 waiting", "1 at work", "8 done", "20 tasks in Label Studio",
                   "Correct its address, then retry.", "at worker worker-1", "Labels: label 'wug'",
                   "kept what is served: label 'tree' would be worse", "promoted at strength 0.75",
-                  "Judged on photographs: 4 held-out, 2 cross-validated", "better by 0.080", "worse by 0.020",
+                  "Judged on images: 4 held-out, 2 cross-validated", "better by 0.080", "worse by 0.020",
                   "the same", "60 % of 10", "30 % of 10", "90 % of 10", "as the gate decided"):
         assert shown in page.text, shown  # fmt: skip
     (picture,) = page.all("svg")

@@ -170,7 +170,7 @@ def _report(row: Manifest) -> str:
     key = _safe(row.name)
     return (
         f'<details id="report-{key}"><summary id="summary-{key}">Report by label</summary>'
-        f"<p>Judged on photographs: {text(images or 'not noted')}.</p><table><thead><tr>"
+        f"<p>Judged on images: {text(images or 'not noted')}.</p><table><thead><tr>"
         '<th scope="col">Label</th><th scope="col" class="number">IoU before</th>'
         '<th scope="col" class="number">IoU after</th><th scope="col" class="number">Verdict</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>{more}</details>"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.evaluator import Evaluator, GridPrediction
@@ -34,9 +35,12 @@ FIT_SPREAD = 0.05
 """Mean IoU by which two fits to nearly the same corrections differ: what cross-validation measures is of other adapters
 than the candidate. Fitted, like FEW_IMAGES, to what successors gained on other pictures (docs/research/learning.md)."""
 
+CLASS_FIT_SPREAD = 0.08
+"""The same, of the IoU of a single class."""
+
 FEW_IMAGES = 5
-"""The bootstrap's standard error is taken times 1 + FEW_IMAGES / n with n images: on few of them a rare label is on one
-or none, and resampling cannot show what others would."""
+"""The bootstrap's standard error is taken times 1 + FEW_IMAGES / n with n images (for a class: that show it): on few of
+them a rare label is on one or none, and resampling cannot show what others would."""
 
 CLEAR_LOSS = 2.0
 """Errors of the measured gain by which it may lie below 0. Beyond them it is a loss whatever successors gain on
@@ -44,7 +48,7 @@ average, as after corrections that contradict the earlier ones."""
 
 MOST_DROP = 0.03
 """IoU that a single label may lose, and with a successor as much as all gain on average; a larger drop is an objection
-where 9 of 10 resamples agree that it falls."""
+where 9 of 10 resamples agree that it falls, with a successor where its errors leave one in ten that it does not."""
 
 FEWEST_OF_SUCCESSOR = 4
 """Images that must show a label before its fall speaks against a successor: on all of three it falls by chance once in
@@ -247,6 +251,13 @@ class Baselines:
         images = {image.example.key for image in self.shared}
         return measured_error(comparison, images=len(images), crossed=len(crossed))
 
+    def _class_errors(self, versus_served: Comparison) -> NDArray[np.float64]:
+        """(C,) errors of the gain of each class's IoU, as `error_of` has that of their mean."""
+        crossed = [image for image in self.shared if self.has_unseen and image.fold is not None]
+        shown = np.maximum(self._shown, 1)
+        few, fits = 1 + FEW_IMAGES / shown, CLASS_FIT_SPREAD * self._evaluator.shown(crossed) / shown
+        return np.asarray(np.hypot(versus_served.class_errors * few, fits))
+
     def _likely(self, versus_served: Comparison) -> float | None:
         if self._expected is None:
             return None
@@ -259,7 +270,10 @@ class Baselines:
             return [*gain, *falling_classes(versus_served, self._names).values()]
         before = versus_served.ious[0]
         compared = int((~np.isnan(before)).sum())
-        falling = falling_classes(versus_served, self._names, drop=max(MOST_DROP, likely), compared=compared)
+        falling = falling_classes(
+            versus_served, self._names, drop=max(MOST_DROP, likely), compared=compared,
+            errors=self._class_errors(versus_served),
+        )  # fmt: skip
         counted = [k for k in falling if self._shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND]
         gain = _successor_objections(versus_served, "what is served", likely, self.error_of(versus_served))
         return [*gain, *(falling[k] for k in counted)]
@@ -282,8 +296,9 @@ class Baselines:
 
 
 def falling_classes(
-    versus_served: Comparison, names: Sequence[str], *, drop: float = MOST_DROP, compared: int = 1
-) -> dict[int, str]:
+    versus_served: Comparison, names: Sequence[str], *, drop: float = MOST_DROP, compared: int = 1,
+    errors: NDArray[np.float64] | None = None,
+) -> dict[int, str]:  # fmt: skip
     """Find each class that would lose too much, but for a background that is hardly found anyway.
 
     Args:
@@ -297,7 +312,7 @@ def falling_classes(
         class -> a sentence.
     """
     before, after = versus_served.ious
-    falling = versus_served.harmed(drop=drop, share=1 - (1 - _HARM_SHARE) / compared)
+    falling = versus_served.harmed(drop=drop, share=1 - (1 - _HARM_SHARE) / compared, errors=errors)
     background = len(names) - 1
     counted = [label for label in falling if label != background or before[label] >= LEAST_FOUND]
     return {label: f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted}
@@ -358,7 +373,7 @@ def _gain_objections(comparison: Comparison, baseline: str, least_gain: float) -
     if after - before < LEAST_GAIN:
         return [f"{change}, not better than {baseline}"]
     if after - before < least_gain:
-        return [f"{change}, too little to trust a single photograph (gain of {least_gain:g} needed): correct another "
+        return [f"{change}, too little to trust a single image (gain of {least_gain:g} needed): correct another "
                 "one"]  # fmt: skip
     bound = comparison.lower_bound(BOOTSTRAP_ALPHA)
     if bound <= -LEAST_GAIN:

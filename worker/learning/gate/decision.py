@@ -36,8 +36,8 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 0, the zero-shot model itself."""
 
 _ALL_SEEN = (
-    "it was trained on every corrected photograph that shows a label, so none can compare it with the offered one: "
-    "correct another photograph, then offer it again"
+    "it was trained on every corrected image that shows a label, so none can compare it with the offered one: "
+    "correct another image, then offer it again"
 )
 
 
@@ -119,7 +119,7 @@ def judge(
         if suspicion:
             return _keep(served, suspicion, {"swapped": swapped})
         if not evaluator.shows_label(split.images):
-            return _keep(served, "no label can be judged yet: correct one more photograph that shows them")
+            return _keep(served, "no label can be judged yet: correct one more image that shows them")
         if offered and served and not evaluator.shows_label([i for i in split.images if i.example.key not in seen]):
             return _keep(served, _ALL_SEEN)
         fits = [candidate] if candidate is not None else _fit(recipe, train, split, words, segmenter)
@@ -350,7 +350,7 @@ def _keep(served: Adapter | None, reason: str, figures: Mapping[str, Any] | None
 
 def _count_images(images: Sequence[EvaluationImage]) -> str:
     counts = [(kind.replace("_", "-"), count) for kind, count in _judged_on(images).items() if count]
-    return " and ".join(f"{count} {kind} photograph{'s' * (count > 1)}" for kind, count in counts)
+    return " and ".join(f"{count} {kind} image{'s' * (count > 1)}" for kind, count in counts)
 
 
 def _judged_on(images: Sequence[EvaluationImage]) -> dict[str, int]:
