@@ -31,7 +31,7 @@ from tests.stand_ins import PROJECT, StandInLabelStudio
 from worker.label_studio.image_cache import OFF
 from worker.label_studio.outcomes import EmptyRecord, RegionOutcomes, RegionRecord
 from worker.learning import adapter_files
-from worker.learning.gate.decision import Verdict
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import UNLABELLED, Adapter, AdapterState, Example, Fitted
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import ImageEmbedding

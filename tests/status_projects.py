@@ -70,7 +70,7 @@ def learn_versions(redis: Redis, place: Path, project: int = PROJECT, *, count: 
                   "background": {"served": 0.9, "candidate": 0.9}}  # fmt: skip
         figures = {"mean_iou": {"served": before, "candidate": after}, "labels": labels,
                    "judged_on": {"held_out": 3 + number, "cross_validated": 2}}  # fmt: skip
-        reason = f"promoted at strength 0.75: mean IoU {before:.3f} -> {after:.3f} on {3 + number} photographs."
+        reason = f"promoted at strength 0.75: mean IoU {before:.3f} -> {after:.3f} on {3 + number} images."
         data = f"tensors {number}".encode()
         sha256 = hashlib.sha256(data).hexdigest()
         name = adapter_name(number, sha256)

@@ -5,7 +5,8 @@ Pictures are corrected in rounds, from the masks that are served then, by the si
 for k, m of 1, 3, 5, 9, 14, 20 with at most one between them. Both are scored on other pictures, along outlines. One
 JSON line says how many of the candidates that are better or worse there the gate lets through before outlines are
 followed, with the proof that is asked of a successor and with that which is asked of others; and how far the gain that
-it measures is from theirs, in mean IoU and in errors that it takes it for (`measured_error`).
+it measures is from theirs, in mean IoU and in errors that it takes it for (`measured_error`), and the same of the IoU
+of each class that it could object to.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from plugin_config.vocabulary import Label, Vocabulary
 from worker.lab.evaluation.active import drawn_project
 from worker.lab.evaluation.annotator import Annotator, DrawnRegion
 from worker.lab.evaluation.labelled_set import read_labelled_set
-from worker.lab.evaluation.loop import LearningLoop
+from worker.lab.evaluation.loop import LearningLoop, TestScores
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.gate.candidates import Baselines, expected_gain
+from worker.learning.gate.candidates import FEWEST_OF_SUCCESSOR, LEAST_FOUND, Baselines, expected_gain
+from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.evaluator import Evaluator
 from worker.learning.gate.splits import evaluation_split, hold_out_split
 from worker.learning.interfaces import Adapter, Example
@@ -55,12 +57,25 @@ class Learned:
     Attributes:
         adapter: at full strength; None = the zero-shot model.
         seen: keys of the pictures.
-        miou: on other pictures.
+        scores: on other pictures.
     """
 
     adapter: Adapter | None
     seen: frozenset[str]
-    miou: float
+    scores: TestScores
+
+
+@dataclass(frozen=True)
+class Off:
+    """How far a measured gain is from that on other pictures.
+
+    Attributes:
+        by: IoU.
+        error: how far off the gate takes it for.
+    """
+
+    by: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -70,14 +85,15 @@ class Pair:
     Attributes:
         gain: mean IoU on other pictures.
         growth: logarithm of how many times as many corrections the candidate was trained on.
-        measured, error: mean IoU that it gains on the images that evaluate it, and how far off the gate takes that for.
+        off: the mean IoU that it gains on the images that evaluate it.
+        classes_off: the IoU of each class that its fall there could speak against.
         objections: of the gate, to a successor and to any other candidate.
     """
 
     gain: float
     growth: float
-    measured: float
-    error: float
+    off: Off
+    classes_off: tuple[Off, ...]
     objections: dict[bool, tuple[str, ...]]
 
 
@@ -101,13 +117,13 @@ class Project:
 
     def pairs(self) -> Iterator[Pair]:
         """What is served at first is the zero-shot model; in every other round nothing is promoted."""
-        served = Learned(None, frozenset(), 0.0)
+        served = Learned(None, frozenset(), TestScores(0.0, {}))
         corrected: list[Example] = []
         for number, count in enumerate(count for count in COUNTS if count <= len(self._pictures)):
             corrected += [self._correct(one, served.adapter) for one in self._pictures[len(corrected) : count]]
             train, hold_out = hold_out_split(corrected, served.seen)
             adapter = self._recipe.fit(train, self._loop.words, self._segmenter)
-            found = Learned(adapter, frozenset(one.key for one in train), self._loop.evaluate(adapter).miou)
+            found = Learned(adapter, frozenset(one.key for one in train), self._loop.evaluate(adapter))
             if served.adapter is not None and len(found.seen) > len(served.seen):
                 yield self._compared(served, found, train, hold_out)
             if number % 2 == 0:
@@ -134,9 +150,21 @@ class Project:
             baselines = Baselines(evaluator, split.images, served.adapter, served.seen, names, expected=expected)
             (judged,) = baselines.evaluate([1.0], found.adapter, folds)
             objections[expected is not None] = judged.objections
-        before, after = judged.versus_served.mean_ious
-        growth, error = math.log(len(found.seen) / len(served.seen)), baselines.error_of(judged.versus_served)
-        return Pair(found.miou - served.miou, growth, after - before, error, objections)
+        comparison, growth = judged.versus_served, math.log(len(found.seen) / len(served.seen))
+        gain, (before, after) = found.scores.miou - served.scores.miou, comparison.mean_ious
+        return Pair(gain, growth, Off(after - before - gain, baselines.error_of(comparison)),
+                    tuple(_classes_off(baselines, comparison, names, served.scores, found.scores)),
+                    objections)  # fmt: skip
+
+
+def _classes_off(
+    baselines: Baselines, comparison: Comparison, names: Sequence[str], served: TestScores, found: TestScores
+) -> Iterator[Off]:
+    before, after = comparison.ious
+    for k, (name, error) in enumerate(zip(names, baselines.class_errors_of(comparison), strict=True)):
+        speaks = baselines.shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND  # not where it is NaN
+        if speaks and name in served.per_label and name in found.per_label:
+            yield Off(after[k] - before[k] - (found.per_label[name] - served.per_label[name]), float(error))
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -165,8 +193,8 @@ def figures(pairs: Sequence[Pair]) -> dict[str, object]:
         "better": len(better),
         "worse": len(worse),
         "gain_by_e_times_as_many": [round(float(np.mean(slopes)), 3), round(float(np.std(slopes)), 3)],
-        "measured_off_by": round(_root_mean_square([pair.measured - pair.gain for pair in pairs]), 3),
-        "in_errors": round(_root_mean_square([(pair.measured - pair.gain) / pair.error for pair in pairs]), 2),
+        **_off([pair.off for pair in pairs]),
+        "classes": _off([off for pair in pairs for off in pair.classes_off]),
         **{
             name: {
                 "better": sum(not pair.objections[succeeds] for pair in better),
@@ -179,6 +207,16 @@ def figures(pairs: Sequence[Pair]) -> dict[str, object]:
             for name, succeeds in (("as_others", False), ("as_successors", True))
         },
     }  # fmt: skip
+
+
+def _off(found: Sequence[Off]) -> dict[str, object]:
+    if not found:
+        return {"count": 0}
+    return {
+        "count": len(found),
+        "measured_off_by": round(_root_mean_square([off.by for off in found]), 3),
+        "in_errors": round(_root_mean_square([off.by / off.error for off in found]), 2),
+    }
 
 
 def _root_mean_square(values: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from plugin_config.errors import LearningError
 from tests.learning_world import KNOWN, STRANGE, LinearAdapter, LinearRecipe, corrected_scenes, relabelled
-from worker.learning.gate import decision
+from worker.learning.gate import verdicts
 from worker.learning.gate.candidates import (
     FIT_SPREAD,
     LEAST_GAIN,
@@ -26,9 +26,10 @@ from worker.learning.gate.candidates import (
     measured_error,
 )
 from worker.learning.gate.comparison import Comparison
-from worker.learning.gate.decision import Verdict, judge
+from worker.learning.gate.decision import judge
 from worker.learning.gate.evaluator import Evaluator, GridPrediction
 from worker.learning.gate.splits import EvaluationImage
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import UNLABELLED, Example, Fitted, Words
 from worker.segmentation.class_scores import ClassScores
 from worker.segmentation.encoders.encoder import Encoder
@@ -98,7 +99,7 @@ def test_what_was_promoted_is_better_on_photographs_never_seen(
 @pytest.fixture
 def before_outlines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verdicts as they are before outlines are followed, along which the zero-shot model has nearly no errors here."""
-    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: decision._as_it_is)
+    monkeypatch.setattr(verdicts, "_confirming", lambda along_outlines, fits: verdicts._as_it_is)
 
 
 class PosteriorAdapter(LinearAdapter):
@@ -140,7 +141,7 @@ def test_what_was_trained_elsewhere_waits_for_a_photograph_that_what_is_served_d
     served: Verdict, strange: list[Example], segmenter: Segmenter
 ) -> None:
     keys = [example.key for example in strange]
-    for unknown, reason in ((0, "it was trained on every corrected photograph"), (1, "not better than what is served")):
+    for unknown, reason in ((0, "it was trained on every corrected image"), (1, "not better than what is served")):
         seen = keys[: 12 - unknown]
         verdict = judge(LinearRecipe(), strange, [], served.adapter, STRANGE, segmenter, seen=seen,
                         candidate=candidate_of(served), offered=True)  # fmt: skip
@@ -189,7 +190,7 @@ def test_what_gains_only_until_outlines_are_followed_is_not_promoted(
     verdict = judge(LinearRecipe(scale=1), two, [], None, KNOWN, segmenter)
     assert not verdict.promoted
     assert "along outlines mean IoU would go from 0.98" in verdict.reason
-    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: decision._as_it_is)
+    monkeypatch.setattr(verdicts, "_confirming", lambda along_outlines, fits: verdicts._as_it_is)
     assert judge(LinearRecipe(scale=1), two, [], None, KNOWN, segmenter).promoted
 
 
@@ -227,7 +228,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, refused: Callable[[Candidate], boo
     def confirmed(found: Candidate) -> Candidate:
         return replace(found, objections=(f"along outlines {found.strength:g} is worse",)) if refused(found) else found
 
-    monkeypatch.setattr(decision, "_confirming", lambda along_outlines, fits: confirmed)
+    monkeypatch.setattr(verdicts, "_confirming", lambda along_outlines, fits: confirmed)
 
 
 def test_the_next_strength_has_its_turn_where_one_is_refused_along_outlines(
@@ -299,7 +300,7 @@ def test_of_strengths_about_as_good_the_weakest_goes_first_where_uncorrected_lab
     def order(agreement: float | None, zero_shot: float = 0.7) -> list[float]:
         of_each = ((0.0, zero_shot), (0.25, 0.88), (0.5, 0.896), (0.75, 0.9), (1.0, 0.899))
         unopposed = [evaluated(*one, None if one[0] == 0 else agreement) for one in of_each]
-        return [one.strength for one in decision._in_turn(unopposed)]
+        return [one.strength for one in verdicts._in_turn(unopposed)]
 
     assert order(None) == [0.75, 1, 0.5, 0.25, 0]
     assert order(0.9) == [0.5, 0.75, 1, 0.25, 0]
@@ -308,7 +309,7 @@ def test_of_strengths_about_as_good_the_weakest_goes_first_where_uncorrected_lab
 
 def test_what_learned_from_generated_examples_goes_first_even_where_it_is_stronger() -> None:
     found = [evaluated(0.5, 0.9, 0.9), evaluated(0.75, 0.9, 0.9, supplied=True), evaluated(1, 0.9, 0.9)]
-    in_turn = [(one.strength, one.supplied) for one in decision._in_turn(found)]
+    in_turn = [(one.strength, one.supplied) for one in verdicts._in_turn(found)]
     assert in_turn == [(0.75, True), (1, False), (0.5, False)]
 
 

@@ -22,7 +22,7 @@ from plugin_config.queue.jobs import LearnProject
 from plugin_config.versions.manifests import Attempt
 from tests.annotation_items import BOX, CAT, CONFIG, DOG, HEIGHT, RING, WIDTH, brush, item, left_quarter, middle
 from tests.house import House, tasks, upload
-from worker.learning.gate.decision import Verdict
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import UNLABELLED, Example
 from worker.segmentation.metrics import VOID
 from worker.service.context import WorkerContext

@@ -20,8 +20,8 @@ from tests.learning_house import LearningHouse, learning_house_fixture
 from tests.learning_world import KNOWN, STRANGE, corrected_scenes, relabelled
 from tests.stand_ins import PROJECT
 from worker.learning import adapter_files
-from worker.learning.gate.decision import Verdict
 from worker.learning.gate.splits import hold_out_split, is_held_out
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import UNLABELLED, Example, Fitted
 from worker.learning.recipes import generated
 from worker.learning.recipes.dense import recipe as recipes

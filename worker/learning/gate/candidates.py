@@ -32,11 +32,8 @@ both chosen, well below what was measured on drawn pictures (.144 and .086, docs
 is nearly straight over the logarithm of the number of corrections."""
 
 FIT_SPREAD = 0.05
-"""Mean IoU by which two fits to nearly the same corrections differ: what cross-validation measures is of other adapters
-than the candidate. Fitted, like FEW_IMAGES, to what successors gained on other pictures (docs/research/learning.md)."""
-
-CLASS_FIT_SPREAD = 0.08
-"""The same, of the IoU of a single class."""
+"""IoU by which two fits to nearly the same corrections differ: what cross-validation measures is of other adapters than
+the candidate. Fitted, like FEW_IMAGES, to what successors gained on other pictures (docs/research/learning.md)."""
 
 FEW_IMAGES = 5
 """The bootstrap's standard error is taken times 1 + FEW_IMAGES / n with n images (for a class: that show it): on few of
@@ -132,6 +129,7 @@ class Baselines:
             were only edited or deleted, or the new ones show none, both are compared on images that both were trained
             on.
         shared: images on which candidates are compared with the served adapter.
+        shown: (C,) number of these that show each class.
     """
 
     def __init__(
@@ -149,7 +147,7 @@ class Baselines:
         self._least_gain = LEAST_GAIN_OF_ONE_IMAGE if alone else LEAST_GAIN
         self._others = () if evaluator.has_agreement(images) or not evaluator.has_agreement(others) else others
         self._expected = expected
-        self._shown = evaluator.shown(self.shared)
+        self.shown = evaluator.shown(self.shared)
         self._zero_shot_recall = _mean_recall(np.sum(self._zero_shot, axis=0))
 
     def evaluate_zero_shot(self) -> Candidate:
@@ -251,12 +249,12 @@ class Baselines:
         images = {image.example.key for image in self.shared}
         return measured_error(comparison, images=len(images), crossed=len(crossed))
 
-    def _class_errors(self, versus_served: Comparison) -> NDArray[np.float64]:
+    def class_errors_of(self, comparison: Comparison) -> NDArray[np.float64]:
         """(C,) errors of the gain of each class's IoU, as `error_of` has that of their mean."""
         crossed = [image for image in self.shared if self.has_unseen and image.fold is not None]
-        shown = np.maximum(self._shown, 1)
-        few, fits = 1 + FEW_IMAGES / shown, CLASS_FIT_SPREAD * self._evaluator.shown(crossed) / shown
-        return np.asarray(np.hypot(versus_served.class_errors * few, fits))
+        shown = np.maximum(self.shown, 1)
+        few, fits = 1 + FEW_IMAGES / shown, FIT_SPREAD * self._evaluator.shown(crossed) / shown
+        return np.asarray(np.hypot(comparison.class_errors * few, fits))
 
     def _likely(self, versus_served: Comparison) -> float | None:
         if self._expected is None:
@@ -272,9 +270,9 @@ class Baselines:
         compared = int((~np.isnan(before)).sum())
         falling = falling_classes(
             versus_served, self._names, drop=max(MOST_DROP, likely), compared=compared,
-            errors=self._class_errors(versus_served),
+            errors=self.class_errors_of(versus_served),
         )  # fmt: skip
-        counted = [k for k in falling if self._shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND]
+        counted = [k for k in falling if self.shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND]
         gain = _successor_objections(versus_served, "what is served", likely, self.error_of(versus_served))
         return [*gain, *(falling[k] for k in counted)]
 

@@ -12,8 +12,9 @@ from plugin_config.queue.offers import Offer, OfferAnswer
 from plugin_config.queue.pending import MAX_ATTEMPTS
 from plugin_config.versions.manifests import OFFERED, Contender, Pointer, VerdictRecord, VersionFolder, now
 from worker.learning.adapter_files import AdapterRecord, load_recorded_adapter, parse_adapter_record
-from worker.learning.gate.decision import Verdict, judge
+from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import HOLD_OUT_FROM, hold_out_split
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import Adapter, Example, Fitted
 from worker.learning.recipes import recipe_named
 from worker.service.context import WorkerContext

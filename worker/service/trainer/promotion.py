@@ -10,7 +10,7 @@ from plugin_config.errors import LearningError, QueueUnavailable, VersionsUnavai
 from plugin_config.label_studio.client import Project
 from plugin_config.model_version import ZEROSHOT, adapter_number
 from plugin_config.versions.manifests import Manifest, Pointer, VerdictRecord, VersionFolder
-from worker.learning.gate.decision import Verdict
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import Adapter
 from worker.service.adapter_store import save_adapter
 from worker.service.context import WorkerContext

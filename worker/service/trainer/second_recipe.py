@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from plugin_config.errors import LearningError, ModelUnavailable, SettingsError
 from plugin_config.versions.manifests import Attempt, Contender, Owner, Pointer, VerdictRecord, VersionFolder, now
-from worker.learning.gate.decision import Verdict, judge
+from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import FEWEST_HELD_OUT, HOLD_OUT_FROM, hold_out_split
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import Example, Fitted, Words
 from worker.learning.recipes import RECIPES, recipe_named
 from worker.learning.recipes.dense.recipe import DenseRecipe

@@ -14,8 +14,9 @@ from plugin_config.queue.learning import LearningLease, State
 from plugin_config.versions.manifests import Attempt, Pointer, VerdictRecord, VersionFolder, now
 from plugin_config.vocabulary import Vocabulary
 from worker.learning.corrections.examples import content_digest
-from worker.learning.gate.decision import Verdict, judge
+from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import hold_out_split
+from worker.learning.gate.verdicts import Verdict
 from worker.learning.interfaces import Example
 from worker.learning.recipes import recipe_named
 from worker.service.context import WorkerContext
