@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,12 @@ average, as after corrections that contradict the earlier ones."""
 
 MOST_DROP = 0.03
 """IoU that a single label may lose, and with a successor as much as all gain on average; a larger drop is an objection
-where 9 of 10 resamples agree that it falls, with a successor where its errors leave one in ten that it does not."""
+where 9 of 10 resamples agree that it falls. Of a successor's classes, all but one in ten divided by their number must
+agree, and the measured error leave as little doubt."""
+
+LEAST_LEFT = 0.5
+"""Share of its IoU that a successor's class must keep; else the resamples alone decide. How evenly a class was found
+that is lost says nothing about whether it is."""
 
 FEWEST_OF_SUCCESSOR = 4
 """Images that must show a label before its fall speaks against a successor: on all of three it falls by chance once in
@@ -245,16 +251,19 @@ class Baselines:
 
     def error_of(self, comparison: Comparison) -> float:
         """See `measured_error`, of a gain on the shared images, which are all that evaluate a successor."""
-        crossed = {image.example.key for image in self.shared if self.has_unseen and image.fold is not None}
-        images = {image.example.key for image in self.shared}
-        return measured_error(comparison, images=len(images), crossed=len(crossed))
+        images = len({image.example.key for image in self.shared})
+        crossed = len({image.example.key for image in self._crossed})
+        return float(measured_error(comparison.standard_error, images=images, crossed=crossed))
 
     def class_errors_of(self, comparison: Comparison) -> NDArray[np.float64]:
-        """(C,) errors of the gain of each class's IoU, as `error_of` has that of their mean."""
-        crossed = [image for image in self.shared if self.has_unseen and image.fold is not None]
-        shown = np.maximum(self.shown, 1)
-        few, fits = 1 + FEW_IMAGES / shown, FIT_SPREAD * self._evaluator.shown(crossed) / shown
-        return np.asarray(np.hypot(comparison.class_errors * few, fits))
+        """(C,) the same of the gain of each class's IoU, of the images that show it; NaN where none does."""
+        crossed = self._evaluator.shown(self._crossed)
+        return measured_error(comparison.class_standard_errors, images=np.maximum(self.shown, 1), crossed=crossed)
+
+    @property
+    def _crossed(self) -> list[EvaluationImage]:
+        """Those of the shared images that other fits than the candidate predict."""
+        return [image for image in self.shared if self.has_unseen and image.fold is not None]
 
     def _likely(self, versus_served: Comparison) -> float | None:
         if self._expected is None:
@@ -305,12 +314,18 @@ def falling_classes(
         drop: IoU that a class may lose.
         compared: number of classes that share the chance of a false alarm (Bonferroni): of many classes one nearly
             always falls by chance.
+        errors: (C,) of the gains, normally distributed: then a fall must be as certain by these, but where less than
+            LEAST_LEFT of the class is left. None = the resamples alone tell.
 
     Returns:
         class -> a sentence.
     """
     before, after = versus_served.ious
-    falling = versus_served.harmed(drop=drop, share=1 - (1 - _HARM_SHARE) / compared, errors=errors)
+    share = 1 - (1 - _HARM_SHARE) / compared
+    falling = versus_served.harmed(drop=drop, share=share)
+    if errors is not None:
+        clear = NormalDist().inv_cdf(share) * errors
+        falling = [k for k in falling if before[k] - after[k] >= clear[k] or after[k] < LEAST_LEFT * before[k]]
     background = len(names) - 1
     counted = [label for label in falling if label != background or before[label] >= LEAST_FOUND]
     return {label: f"{names[label]} would fall from {before[label]:.2f} to {after[label]:.2f}" for label in counted}
@@ -326,15 +341,18 @@ def expected_gain(learned: int, before: int) -> float:
     return SUCCESSOR_GAIN * math.log(learned / before)
 
 
-def measured_error(versus_served: Comparison, *, images: int, crossed: int) -> float:
-    """How far the gain on other images may lie from the measured one, as a standard deviation of mean IoU.
+def measured_error(
+    standard_error: float | NDArray[np.float64], *, images: int | NDArray[np.int64], crossed: int | NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """How far gains on other images may lie from the measured ones, as standard deviations of IoU.
 
     Args:
-        versus_served: the measured gain.
-        images: number of images that it was measured on.
+        standard_error: of the gain over the resamples; one number, or one for each class.
+        images: number of images that it was measured on, at least 1.
         crossed: how many of these are cross-validated.
     """
-    return math.hypot(versus_served.standard_error * (1 + FEW_IMAGES / images), FIT_SPREAD * crossed / images)
+    few = np.multiply(standard_error, 1 + np.divide(FEW_IMAGES, images))
+    return np.asarray(np.hypot(few, FIT_SPREAD * np.divide(crossed, images)))
 
 
 def likely_gain(versus_served: Comparison, expected: float, error: float) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +76,7 @@ class Comparison:
         return np.asarray(np.nanmean(gains, axis=1))
 
     @property
-    def class_errors(self) -> NDArray[np.float64]:
+    def class_standard_errors(self) -> NDArray[np.float64]:
         """(C,) standard error of the gain of each class's IoU: standard deviation over the resamples that have the
         class; NaN where none has.
         """
@@ -88,18 +87,9 @@ class Comparison:
         squares = np.where(has, (gains - means) ** 2, 0.0).sum(axis=0)
         return np.where(counts > 0, np.sqrt(squares / np.maximum(counts, 1)), np.nan)
 
-    def harmed(self, *, drop: float, share: float, errors: NDArray[np.float64] | None = None) -> list[int]:
-        """Classes whose IoU falls by more than `drop`, and falls at all with a probability of at least `share`.
-
-        Args:
-            drop: IoU.
-            share: of the resamples; with errors, of a normal distribution around what was measured.
-            errors: (C,) standard deviations of the gains.
-        """
+    def harmed(self, *, drop: float, share: float) -> list[int]:
+        """Classes whose IoU falls by more than `drop`, and falls at all in at least `share` of the resamples."""
         baseline, candidate = self.ious
-        dropped = [int(k) for k in np.flatnonzero(np.nan_to_num(baseline - candidate) > drop)]
-        if errors is not None:
-            clear = NormalDist().inv_cdf(share) * errors
-            return [k for k in dropped if baseline[k] - candidate[k] >= clear[k]]
-        falls = {k: self.resampled_gains[:, k][~np.isnan(self.resampled_gains[:, k])] < 0 for k in dropped}
+        dropped = np.flatnonzero(np.nan_to_num(baseline - candidate) > drop)
+        falls = {int(k): self.resampled_gains[:, k][~np.isnan(self.resampled_gains[:, k])] < 0 for k in dropped}
         return [label for label, fell in falls.items() if fell.size and fell.mean() >= share]
