@@ -34,9 +34,10 @@ from worker.lab.evaluation.labelled_set import read_labelled_set
 from worker.lab.evaluation.loop import LearningLoop, TestScores
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.gate.candidates import FEWEST_OF_SUCCESSOR, LEAST_FOUND, Baselines, expected_gain
+from worker.learning.gate.candidates import Baselines
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.evaluator import Evaluator
+from worker.learning.gate.evidence import FEWEST_OF_SUCCESSOR, LEAST_FOUND, expected_gain
 from worker.learning.gate.splits import evaluation_split, hold_out_split
 from worker.learning.interfaces import Adapter, Example
 from worker.learning.recipes import recipe_named

@@ -118,8 +118,15 @@ def test_the_command_prints_one_json_line_and_paints_the_overlay(drawn: Path) ->
     assert result["mean_iou"] == 0.75
     overlay = cv2.imread(str(drawn / "overlay.png"))
     assert overlay is not None
-    found = {tuple(colour) for colour in overlay.reshape(-1, 3).tolist()}
-    assert {(0, 0, 255), (90, 90, 90)} <= found, "the outline in the label's colour (BGR), and the picture beside it"
+    assert (overlay[:, :WIDTH] == 90).all(axis=(1, 2)).sum() == HEIGHT, "the picture as it is"
+    assert (overlay[:, WIDTH:] == (0, 0, 255)).all(axis=2).any(), "the outline in the label's colour, BGR"
+
+
+@pytest.mark.parametrize("colours", ["[1]", '{"a": "reddish"}', "{"], ids=str)
+def test_the_command_names_a_wrong_colour(drawn: Path, capsys: pytest.CaptureFixture[str], colours: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["--truth", str(drawn / "truth"), "--predictions", str(drawn / "predictions.json"), "--colours", colours])
+    assert "--colours: give a JSON object of CSS colours" in capsys.readouterr().err
 
 
 def test_the_command_names_a_broken_file(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:

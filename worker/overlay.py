@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+Colour = tuple[int, int, int]
+"""RGB, 0 to 255."""
+
 # The palette of Okabe and Ito, which colour-blind readers can tell apart.
 _COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
@@ -36,8 +39,8 @@ class Painting:
 
 
 def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np.bool_]]]) -> Image.Image:
-    """Tint each mask in its label's colour, over a paler image, and outline it; the legend stands below the image and
-    hides nothing. Where masks overlap the last is seen.
+    """Tint each mask in its label's colour and outline it; below a tint the image is paler. The legend stands below the
+    image and hides nothing.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -48,7 +51,7 @@ def draw_overlay(image: NDArray[np.uint8], masks: Sequence[tuple[str, NDArray[np
 
 def draw_sheet(
     paintings: Sequence[Painting], names: Sequence[str], *, columns: int = _COLUMNS, titles: Sequence[str] = (),
-    gap: int = 0, colours: Mapping[str, tuple[int, int, int]] | None = None,
+    gap: int = 0, colours: Mapping[str, Colour] | None = None,
 ) -> Image.Image:  # fmt: skip
     """Arrange overlays in rows, each fitted into the size of the first, with one legend below.
 
@@ -81,7 +84,7 @@ def draw_sheet(
     return sheet
 
 
-def label_colour(index: int) -> tuple[int, int, int]:
+def label_colour(index: int) -> Colour:
     """RGB colour of the label at this index of the legend; the first hundred all differ."""
     if index < len(_COLOURS):
         return _COLOURS[index]
@@ -89,7 +92,7 @@ def label_colour(index: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _paint(painting: Painting, colours: Mapping[str, tuple[int, int, int]]) -> Image.Image:
+def _paint(painting: Painting, colours: Mapping[str, Colour]) -> Image.Image:
     """Tints, then outlines with a white border: a mask shows on things of any colour, its label's own too."""
     painted = painting.image.astype(np.float32)
     line = max(1, round(min(painted.shape[:2]) / 250))  # pixels
@@ -120,7 +123,7 @@ def _titles(titles: Sequence[str], width: int, gap: int) -> Image.Image:
     return head
 
 
-def _legend(names: Sequence[str], colours: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
+def _legend(names: Sequence[str], colours: Mapping[str, Colour], width: int) -> Image.Image:
     """Draw swatches and names in as many rows as they need, `width` pixels wide, RGB."""
     size = min(40, max(14, round(width / 45)))
     font, line = ImageFont.load_default(size), round(size * 1.6)

@@ -16,7 +16,7 @@ from PIL import ImageColor
 
 from plugin_config.errors import EnvironmentBroken, ImageUnavailable, JobError, ZeromaskError
 from worker.label_studio.regions import decode_region, region_label
-from worker.overlay import Painting, draw_sheet
+from worker.overlay import Colour, Painting, draw_sheet
 from worker.segmentation.metrics import iou_of_counts
 
 BACKGROUND = "background"
@@ -144,7 +144,7 @@ def score(labels: Sequence[str], truth: Mapping[str, NDArray[np.uint8]], predict
 
 
 def overlay_sheet(
-    images: Path, labels: Sequence[str], predictions: Predictions, colours: Mapping[str, str] | None = None
+    images: Path, labels: Sequence[str], predictions: Predictions, colours: Mapping[str, Colour] | None = None
 ) -> NDArray[np.uint8]:
     """The first images, each beside itself with the predicted regions painted over it, and one legend below:
     (H, W, 3) uint8 RGB.
@@ -153,7 +153,7 @@ def overlay_sheet(
         images: folder of the images, PNG files.
         labels: in the order of the legend.
         predictions: regions by stem.
-        colours: of labels, as CSS writes them; the others get those of `worker.overlay`.
+        colours: RGB of labels; the others get those of `worker.overlay`.
 
     Raises:
         ImageUnavailable: there are no predictions, or an image is missing.
@@ -170,9 +170,8 @@ def overlay_sheet(
     if not paintings:
         raise ImageUnavailable("overlay", "no picture has predictions", "Predict something first.")
     columns = min(4, len(paintings))
-    rgb = {label: ImageColor.getrgb(colour)[:3] for label, colour in (colours or {}).items()}
     titles = ("picture", "masks") * (columns // 2)
-    sheet = draw_sheet(paintings, labels, columns=columns, titles=titles, colours=rgb)
+    sheet = draw_sheet(paintings, labels, columns=columns, titles=titles, colours=colours)
     return np.asarray(sheet, dtype=np.uint8)
 
 
@@ -186,6 +185,13 @@ def write_overlay(path: Path, sheet: NDArray[np.uint8]) -> None:
         raise EnvironmentBroken(f"file {path}", "it cannot be written", "Check that its folder exists and has room.")
 
 
+def _colours(text: str) -> dict[str, Colour]:
+    try:
+        return {str(label): ImageColor.getrgb(colour)[:3] for label, colour in dict(json.loads(text)).items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise argparse.ArgumentTypeError(f"give a JSON object of CSS colours ({error})") from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score and print the result on stdout, errors on stderr."""
     parser = argparse.ArgumentParser(prog="python -m worker.lab.evaluation.score", description=main.__doc__)
@@ -193,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--predictions", type=Path, required=True, help="JSON: image stem to Label Studio regions")
     parser.add_argument("--images", type=Path, help="pictures for --overlay; default: images/ beside the truth")
     parser.add_argument("--overlay", type=Path, help="write the overlay of the regions on the images")
-    parser.add_argument("--colours", type=json.loads, help="of its labels: a JSON object of CSS colours")
+    parser.add_argument("--colours", type=_colours, help="of its labels: a JSON object of CSS colours")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     options = parser.parse_args(arguments)
     try:

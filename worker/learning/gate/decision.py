@@ -1,4 +1,4 @@
-"""Whether a candidate may replace what is served, on corrections it was not trained on, with a reason.
+"""Train what may replace what is served, and plan on which corrections, that it was not trained on, it is compared.
 
 docs/reference/learning_rules.md states the rules.
 """
@@ -11,15 +11,15 @@ from functools import partial
 from plugin_config.errors import LearningError
 from worker.learning.corrections.class_maps import drawn_classes
 from worker.learning.corrections.examples import with_words
-from worker.learning.gate.candidates import Baselines, expected_gain
+from worker.learning.gate.candidates import Baselines
 from worker.learning.gate.evaluator import Evaluator
+from worker.learning.gate.evidence import expected_gain
 from worker.learning.gate.splits import (
-    MOST_EVALUATED,
-    EvaluationImage,
     EvaluationSplit,
     evaluation_split,
     held_out_images,
     offered_images,
+    other_images,
 )
 from worker.learning.gate.swaps import suspect_swaps
 from worker.learning.gate.verdicts import Verdict, keep, verdict_on
@@ -101,16 +101,10 @@ def judge(
             alone=candidate is None and len(train) == 1,
         )  # fmt: skip
         along_outlines = None if in_pixels else lambda: against(Evaluator(segmenter, words, corrected, outlines=True))
-        others = [] if candidate is not None else _others(train, split.images)
+        others = [] if candidate is not None else other_images(train, split.images)
         return verdict_on(against(evaluator, others=others), along_outlines, fits, served, keys, names)
     except LearningError as error:
         return keep(served, str(error).rstrip("."))
-
-
-def _others(train: Sequence[Example], images: Sequence[EvaluationImage]) -> list[EvaluationImage]:
-    """Images that are trained on and do not evaluate."""
-    judging = {image.example.key for image in images}
-    return [EvaluationImage(one, None) for one in train if one.key not in judging][:MOST_EVALUATED]
 
 
 def _expected(

@@ -109,6 +109,12 @@ def offered_images(
     return [*held_out, *(EvaluationImage(example, None, True) for example in crossed)]
 
 
+def other_images(train: Sequence[Example], images: Sequence[EvaluationImage]) -> list[EvaluationImage]:
+    """The first of the examples to learn from that do not evaluate."""
+    evaluating = {image.example.key for image in images}
+    return [EvaluationImage(one, None) for one in train if one.key not in evaluating][:MOST_EVALUATED]
+
+
 def evaluation_split(
     train: Sequence[Example], hold_out: Sequence[Example], seen: Collection[str] = ()
 ) -> EvaluationSplit:

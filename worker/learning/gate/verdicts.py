@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from worker.learning.gate.candidates import BOOTSTRAP_ALPHA, LEAST_GAIN, Baselines, Candidate
+from worker.learning.gate.candidates import Baselines, Candidate
+from worker.learning.gate.evidence import BOOTSTRAP_ALPHA, LEAST_GAIN
 from worker.learning.gate.splits import EvaluationImage
 from worker.learning.gate.swaps import swap_hint
 from worker.learning.interfaces import Adapter, Fitted
