@@ -37,7 +37,7 @@ from worker.learning.corrections.examples import with_words
 from worker.learning.gate.candidates import Baselines
 from worker.learning.gate.comparison import Comparison
 from worker.learning.gate.evaluator import Evaluator
-from worker.learning.gate.evidence import FEWEST_OF_SUCCESSOR, LEAST_FOUND, expected_gain
+from worker.learning.gate.evidence import FEWEST_OF_SUCCESSOR, LEAST_FOUND, MOST_DROP, expected_gain
 from worker.learning.gate.splits import evaluation_split, hold_out_split
 from worker.learning.interfaces import Adapter, Example
 from worker.learning.recipes import recipe_named
@@ -73,10 +73,16 @@ class Off:
     Attributes:
         by: IoU.
         error: how far off the gate takes it for.
+        standard_error: of the same over the resamples.
+        fell: whether it fell by more than MOST_DROP on other pictures.
+        refused: whether the gate said that it would fall.
     """
 
     by: float
     error: float
+    standard_error: float
+    fell: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,19 +159,24 @@ class Project:
             objections[expected is not None] = judged.objections
         comparison, growth = judged.versus_served, math.log(len(found.seen) / len(served.seen))
         gain, (before, after) = found.scores.miou - served.scores.miou, comparison.mean_ious
-        return Pair(gain, growth, Off(after - before - gain, baselines.error_of(comparison)),
-                    tuple(_classes_off(baselines, comparison, names, served.scores, found.scores)),
-                    objections)  # fmt: skip
+        off = Off(after - before - gain, baselines.error_of(comparison), comparison.standard_error)
+        reasons = "; ".join(objections[True])
+        classes_off = tuple(_classes_off(baselines, comparison, names, served.scores, found.scores, reasons))
+        return Pair(gain, growth, off, classes_off, objections)
 
 
 def _classes_off(
-    baselines: Baselines, comparison: Comparison, names: Sequence[str], served: TestScores, found: TestScores
-) -> Iterator[Off]:
+    baselines: Baselines, comparison: Comparison, names: Sequence[str], served: TestScores, found: TestScores,
+    reasons: str,
+) -> Iterator[Off]:  # fmt: skip
     before, after = comparison.ious
-    for k, (name, error) in enumerate(zip(names, baselines.class_errors_of(comparison), strict=True)):
+    errors, standard_errors = baselines.class_errors_of(comparison), comparison.class_standard_errors
+    for k, name in enumerate(names):
         speaks = baselines.shown[k] >= FEWEST_OF_SUCCESSOR and before[k] >= LEAST_FOUND  # not where it is NaN
         if speaks and name in served.per_label and name in found.per_label:
-            yield Off(after[k] - before[k] - (found.per_label[name] - served.per_label[name]), float(error))
+            gain = found.per_label[name] - served.per_label[name]
+            yield Off(after[k] - before[k] - gain, float(errors[k]), float(standard_errors[k]), gain < -MOST_DROP,
+                      f"{name} would fall" in reasons)  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -217,6 +228,12 @@ def _off(found: Sequence[Off]) -> dict[str, object]:
         "count": len(found),
         "measured_off_by": round(_root_mean_square([off.by for off in found]), 3),
         "in_errors": round(_root_mean_square([off.by / off.error for off in found]), 2),
+        "in_standard_errors": round(_root_mean_square([off.by / off.standard_error for off in found]), 2),
+        "too_low_by_two_errors": sum(off.by < -2 * off.error for off in found),
+        "too_low_by_two_standard_errors": sum(off.by < -2 * off.standard_error for off in found),
+        "fell": sum(off.fell for off in found),
+        "fell_and_refused": sum(off.fell and off.refused for off in found),
+        "refused": sum(off.refused for off in found),
     }
 
 

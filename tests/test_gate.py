@@ -433,7 +433,7 @@ def counts(*hits: int) -> Confusion:
 FALLING = [counts(20, 50, 95)] * 6, [counts(90, 20, 95)] * 6
 FALLING_LITTLE = [counts(20, 50, 95)] * 6, [counts(90, 44, 95)] * 6
 SEEMS_TO_FALL = [counts(20, 50, 95)] * 6, [*[counts(40, 36, 95)] * 5, counts(40, 63, 95)]
-LOST = [*[counts(20, 95, 95)] * 3, *[counts(20, 20, 95)] * 3], [counts(60, 5, 95)] * 6
+LOST = [*[counts(20, 95, 95)] * 2, *[counts(20, 5, 95)] * 4], [counts(60, 3, 95)] * 6
 HARDLY_FOUND = [counts(20, 22, 95)] * 6, [counts(90, 5, 95)] * 6
 CHANCE = [counts(40, 40, 95)] * 6, [*[counts(80, 80, 95)] * 3, *[counts(22, 22, 95)] * 3]
 WORSE = [counts(40, 40, 95)] * 6, [*[counts(20, 20, 95)] * 5, counts(25, 25, 95)]
