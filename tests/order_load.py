@@ -37,12 +37,11 @@ from plugin_config.label_studio.client import LabelStudio
 from plugin_config.local.supervisor import Supervisor, free_port
 from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.ledger import ProjectLedger
-from plugin_config.queue.order import ImageRecord
+from plugin_config.queue.order import HEAD_BELOW, ImageRecord
 from tests.conftest import redis_server
 from tests.house import TOKEN
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject
 from worker.learning.selection.vectors import VECTOR_SIZE
-from worker.service.places import HEAD_BELOW
 
 _ROOT = Path(__file__).parent.parent
 STORED = _ROOT / "docs" / "results" / "order.json"

@@ -12,7 +12,7 @@ from redis import Redis
 from plugin_config.cli.connect import _shown, served_version
 from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.client import LabelStudio, Project
-from plugin_config.label_studio.connecting import connect_model
+from plugin_config.label_studio.connecting import connect_model, disconnect_model
 from plugin_config.model_version import Learned, ModelVersion
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.settings import Settings
@@ -83,6 +83,22 @@ def test_of_two_webhooks_the_one_that_is_switched_on_counts() -> None:
 def test_a_slash_at_the_end_makes_no_second_connection() -> None:
     there = OneProject([model(f"{HERE}/")], [hook(1, active=True)])
     assert f"The backend was connected at {HERE}" in there.connect(f"{HERE}/")
+
+
+def test_only_this_backend_is_disconnected_with_its_webhook() -> None:
+    other = model("http://others:9090", id=2, title="Other")
+    hooks = [hook(1, active=True), {**hook(2, active=True), "url": "http://others:9090/webhook"}]
+    there = OneProject([model(), other], hooks)
+    told = disconnect_model(cast("LabelStudio", there), 7, BUILTIN)
+    assert there.changes == [("DELETE", "/api/ml/1", None), ("DELETE", "/api/webhooks/1/", None)]
+    still = "Still connected: 'http://others:9090'. If that is this backend, give it with --url."
+    assert told == [f"'{HERE}' is disconnected.", still]
+
+
+def test_where_nothing_is_connected_that_is_told() -> None:
+    there = OneProject([], [])
+    assert disconnect_model(cast("LabelStudio", there), 7, BUILTIN) == ["No model of this backend is connected."]
+    assert there.changes == []
 
 
 @pytest.mark.parametrize("url", ["localhost:9090", "ftp://host", "http://", "http://a b"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from plugin_config.cli.connect import connect_project
+from plugin_config.cli.disconnect import disconnect_project
 from plugin_config.doctor.checkup import PROJECT_CHECKS, examine
 from plugin_config.doctor.findings import Finding, first_cause
 from plugin_config.doctor.installation import Installation
@@ -21,6 +22,7 @@ from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.connecting import models
 from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
 from plugin_config.local.supervisor import free_port
+from plugin_config.queue.order import HEAD_BELOW, ProjectOrder
 from plugin_config.queue.presence import WorkerPresence
 from tests.broken_set_ups import SET_UPS, Bench, SetUp, another_backend
 from tests.house import (
@@ -34,6 +36,7 @@ from tests.house import (
     upload,
     wait_predicted,
     wait_shown,
+    wait_until,
 )
 from tests.house import tasks as tasks_of
 from tests.http_server import serving
@@ -198,6 +201,34 @@ def test_connecting_does_all_that_the_doctor_asks_for(house: House, bench: Bench
         f"Annotators were shown {version}.",
     ]
     assert (len(models(house.label_studio, project)), len(webhooks(house.label_studio, project))) == (1, 1)
+
+
+def test_disconnecting_undoes_what_connecting_set_and_keeps_what_was_predicted(house: House) -> None:
+    project = unconnected(house)
+    list(connect_project(house.label_studio, house.redis, house.settings, project))
+    version = wait_predicted(house, project)
+    wait_shown(house, project, version)
+    order = ProjectOrder(house.redis)
+    wait_until(lambda: len(order.places(project)) == 2 and all(score < HEAD_BELOW for score in scores(house, project)))
+    told = list(disconnect_project(house.label_studio, house.redis, house.settings, project))
+    assert told[1:] == [
+        f"'{house.services.backend_url}' is disconnected.",
+        "Its waiting tasks are dropped, and no worker or learner looks at it any more.",
+        "Label All Tasks goes by 'Sequential sampling' again.",
+        "The scores of 2 predictions are no places in an order any more.",
+        f"Predictions and what was learned stay; `zeromask connect {project}` goes on from there.",
+    ]
+    assert (models(house.label_studio, project), webhooks(house.label_studio, project)) == ([], [])
+    assert house.label_studio.project(project).sampling == "Sequential sampling"
+    assert all(score >= HEAD_BELOW for score in scores(house, project)) and len(scores(house, project)) == 2
+    assert project not in house.pending.projects()
+    upload(house, project, [picture(top=30)])  # nobody is told of it, and nobody looks
+    list(connect_project(house.label_studio, house.redis, house.settings, project))
+    assert wait_predicted(house, project) == version
+
+
+def scores(house: House, project: int) -> list[float]:
+    return [row.score or 0.0 for task in tasks_of(house, project) for row in house.label_studio.predictions(task.id)]
 
 
 def test_connecting_mends_a_webhook_and_keeps_what_a_person_chose(house: House) -> None:

@@ -15,11 +15,11 @@ from redis import Redis
 from plugin_config.label_studio.client import LabelStudio
 from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, set_score, view_titles
 from plugin_config.queue.ledger import ProjectLedger
+from plugin_config.queue.order import HEAD_BELOW
 from tests import order_load
 from tests.house import TOKEN, House, tasks
 from tests.order_project import CONFIG, OrderedProject
 from worker.service import ordering
-from worker.service.places import HEAD_BELOW
 from worker.service.sampling import VIEW_TITLE
 
 COUNT = 8

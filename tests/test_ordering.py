@@ -26,7 +26,7 @@ from plugin_config.overview.control import QueueControl
 from plugin_config.queue import order as order_module
 from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.ledger import ProjectLedger
-from plugin_config.queue.order import ImageRecord, Place, ProjectOrder
+from plugin_config.queue.order import HEAD_BELOW, ImageRecord, Place, ProjectOrder
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRecord, VersionFolder
@@ -41,7 +41,7 @@ from worker.segmentation.segmenter import Segmentation, Segmenter
 from worker.service import ordering, stages
 from worker.service.image_records import describe_image, make_record, read_candidate
 from worker.service.ordering import HEAD, keep_order
-from worker.service.places import HEAD_BELOW, place_scores
+from worker.service.places import place_scores
 from worker.service.sampling import VIEW_TITLE
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here

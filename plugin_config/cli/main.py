@@ -78,6 +78,12 @@ def _connect() -> tuple[click.Command, ...]:
     return (connect,)
 
 
+def _disconnect() -> tuple[click.Command, ...]:
+    from plugin_config.cli.disconnect import disconnect
+
+    return (disconnect,)
+
+
 def _versions() -> tuple[click.Command, ...]:
     from plugin_config.cli.versions import rollback, versions
 
@@ -151,6 +157,7 @@ COMMANDS = (
     CommandEntry("backend", "the backend alone (needs REDIS_URL)", "backend", _BACKEND),
     CommandEntry("worker", "one worker alone (needs REDIS_URL, Label Studio's address and token)", "worker", _WORKER),
     CommandEntry("connect", "connect a project of Label Studio, and ask for its first predictions", _connect),
+    CommandEntry("disconnect", "take a project out again; what was predicted and learned stays", _disconnect),
     CommandEntry("doctor", "what is wrong, with the remedy, and a mask drawn as proof", _doctor),
     CommandEntry("versions", "versions learned from a project's corrections", _versions),
     CommandEntry("rollback", "serve an older version again", _versions),

@@ -1,4 +1,4 @@
-"""The models connected to a project, and connecting the backend as one, with its webhook."""
+"""The models connected to a project; connecting the backend as one, with its webhook, and disconnecting it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def connect_model(
     """
     url = _checked(url)
     found = models(label_studio, project)
-    ours = [model for model in found if (model.url.rstrip("/") == url if url else leads_here(model.url, settings))]
+    ours = _ours(found, settings, url)
     address = ours[0].url if ours else url or settings.backend_url
     _check_address(label_studio, project, address)
     others = [model for model in found if model not in ours[:1]]
@@ -124,6 +124,34 @@ def connect_model(
             "ZEROMASK_ALLOWED_HOSTS, for backend, workers and this command."
         )
     return told
+
+
+def disconnect_model(label_studio: LabelStudio, project: int, settings: Settings, *, url: str = "") -> list[str]:
+    """Disconnect the backend from a project, and delete its webhook. Predictions stay.
+
+    Args:
+        label_studio: the client.
+        project: its id.
+        settings: of the backend.
+        url: address of the connection; "" = every one that leads to this backend.
+
+    Returns:
+        what was done, a sentence each.
+
+    Raises:
+        LabelStudioError: Label Studio does not answer, or refuses.
+    """
+    found = models(label_studio, project)
+    ours = _ours(found, settings, _checked(url))
+    told = [_remove(label_studio, project, model) for model in ours]
+    if not ours:
+        told.append("No model of this backend is connected.")
+    others = ", ".join(shown(model.url) for model in found if model not in ours)
+    return [*told, f"Still connected: {others}. If that is this backend, give it with --url."] if others else told
+
+
+def _ours(found: Sequence[ConnectedModel], settings: Settings, url: str) -> list[ConnectedModel]:
+    return [model for model in found if (model.url.rstrip("/") == url if url else leads_here(model.url, settings))]
 
 
 def _checked(url: str) -> str:
@@ -173,11 +201,15 @@ def _disconnect(
                 "the first model only. Delete it under Settings -> Model, or give --replace."
             )
             continue
-        label_studio.request("DELETE", f"/api/ml/{model.id}")
-        for hook in webhooks(label_studio, project):
-            if hook.url == model.webhook_url:
-                label_studio.request("DELETE", f"/api/webhooks/{hook.id}/")
-        yield f"{shown(model.url)} is disconnected."
+        yield _remove(label_studio, project, model)
+
+
+def _remove(label_studio: LabelStudio, project: int, model: ConnectedModel) -> str:
+    label_studio.request("DELETE", f"/api/ml/{model.id}")
+    for hook in webhooks(label_studio, project):
+        if hook.url == model.webhook_url:
+            label_studio.request("DELETE", f"/api/webhooks/{hook.id}/")
+    return f"{shown(model.url)} is disconnected."
 
 
 def _put_model(

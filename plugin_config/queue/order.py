@@ -40,6 +40,9 @@ Sampling = Literal["set", "found", "back", "resume", "theirs"]
 """What is known of a project's sampling: it was set to Label Studio's order by score, or found to be that; it was set
 back to the default; a person wants the order to be set again; a person chose another before anything was noted here."""
 
+HEAD_BELOW = 0.001
+"""Scores of predictions in Label Studio below this are places at the head of the order; all others have at least it."""
+
 MOST_RECORDS = 100_000
 """Images of a project that have a record; further ones follow by their score alone."""
 

@@ -24,12 +24,12 @@ from plugin_config.errors import (
     VersionsUnavailable,
 )
 from plugin_config.label_studio.next_task import DEFAULT_SAMPLING, count_seen, seen_tasks, set_score
-from plugin_config.queue.order import ImageRecord, Place, SeenMark
+from plugin_config.queue.order import HEAD_BELOW, ImageRecord, Place, SeenMark
 from worker.learning.selection.candidates import Candidate, Choice, Vector
 from worker.learning.selection.choosing import next_images
 from worker.service.context import WorkerContext
 from worker.service.image_records import make_record, read_candidate, read_vector
-from worker.service.places import HEAD_BELOW, place_scores
+from worker.service.places import place_scores
 from worker.service.plan import Plan
 from worker.service.sampling import give_sampling_back, keep_view, left_alone
 from worker.service.turns import DrawnTask

@@ -10,8 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-HEAD_BELOW = 0.001
-"""Scores below are places. Predictions without a place have at least this score."""
+from plugin_config.queue.order import HEAD_BELOW
 
 _STEP = 1e-6
 _LEAST_GAP = 1e-12  # far above the precision of a double here
