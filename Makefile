@@ -42,5 +42,5 @@ browser: environments  ## Each kind of region seen in a real browser; JSON=1 pri
 environments:
 	@$(PYTHON) plugin_config/local/environments.py project label-studio
 
-clean:  ## Forget the demo's data and the clone's environment; the shared libraries stay
-	rm -rf .zeromask .venv
+clean:  ## Forget the demo's data and the clone's environment; what `zeromask up` learned, and shared libraries, stay
+	rm -rf .zeromask/demo .zeromask/check .venv
