@@ -244,6 +244,30 @@ end
 return moved
 """
 
+# ARGV: the version instead, members. Those of the version keep the order, because an annotator may wait for one, and no
+# tries or deaths: what was to be tried again later is due now. Returns how many were pending.
+MOVE = CLOCK + CONTRACT_GUARD + _SOUND + """
+sound({'leases', 'tries', 'deaths', 'failed'}, {'pending'}, {})
+note_contract()
+local moved = 0
+for i = 2, #ARGV do
+  local due = redis.call('ZSCORE', P .. 'pending', ARGV[i])
+  if due then
+    moved = moved + 1
+    local member = ARGV[1] .. '|' .. string.match(ARGV[i], '|(%d+)$')
+    redis.call('ZREM', P .. 'pending', ARGV[i])
+    redis.call('HDEL', P .. 'tries', ARGV[i])
+    redis.call('HDEL', P .. 'deaths', ARGV[i])
+    if redis.call('HEXISTS', P .. 'leases', member) == 0 then
+      local held = num(redis.call('ZSCORE', P .. 'pending', member))
+      if not held then redis.call('HDEL', P .. 'failed', member) end
+      redis.call('ZADD', P .. 'pending', math.min(num(due) or now, held or now, now), member)
+    end
+  end
+end
+return moved
+"""
+
 # ARGV: members. Their leases go too: a worker finds its lease gone before it posts. Returns how many were open.
 CANCEL = CLOCK + _SOUND + """
 sound({'leases', 'tries', 'deaths'}, {'pending'}, {})
