@@ -360,25 +360,6 @@ end
 return 1
 """
 
-# ARGV: who set the order, how long nobody may set it again (ms).
-END_ORDER = """
-local P = KEYS[1]
-if redis.call('GET', P .. 'ordered') ~= ARGV[1] then return 0 end
-if tonumber(ARGV[2]) > 0 then
-  redis.call('PEXPIRE', P .. 'ordered', ARGV[2])
-else
-  redis.call('DEL', P .. 'ordered')
-end
-return 1
-"""
-
-# ARGV: who sets the order, for how long nobody else may (ms). Returns 1 where it is still theirs.
-RENEW_ORDER = """
-if redis.call('GET', KEYS[1] .. 'ordered') ~= ARGV[1] then return 0 end
-redis.call('PEXPIRE', KEYS[1] .. 'ordered', ARGV[2])
-return 1
-"""
-
 # ARGV: project. Returns how many tasks are due, 0 while the project is paused or left to newer workers.
 DUE = CLOCK + CONTRACT_GUARD + """
 if newer then return 0 end
