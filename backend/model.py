@@ -67,12 +67,12 @@ class PreannotationBackend(LabelStudioMLBase):  # type: ignore[misc]
 
         Anything else than empty lists would be stored a second time beside the worker's, and a `{"result": []}` would
         keep Label Studio from ever asking for the task again.
+
+        Raises:
+            QueueUnavailable: Redis does not take them, and they cannot be kept until it does.
         """
         request = PredictionRequest(self._project, self.model_version, tuple(dict.fromkeys(tasks)))
-        try:
-            self._queues.request_predictions(request)
-        except QueueUnavailable as error:
-            logger.warning("project %d: %d task(s) wait for Redis. %s", self._project, len(tasks), error)
+        self._queues.request_predictions(request)
         return [[] for _ in tasks]
 
     def answer_click(self, payload: PredictPayload, *, large: bool) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ _ERRORS = {
     "TooMany": "Too many wrong guesses from this address.",
     "Missing": "There is nothing of that number.",
     "Unexpected": "Something went wrong; the log has details under the request id in the sentence.",
-    "Away": "Redis does not answer, or too many large bodies are being read; ask again.",
+    "Away": "Redis does not answer or has no room, or too many large bodies are being read; ask again.",
 }
 _COMMON = {"400": "BadRequest", "401": "Unauthorized", "413": "TooLarge", "421": "Misdirected", "429": "TooMany",
            "500": "Unexpected", "503": "Away"}  # fmt: skip

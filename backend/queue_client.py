@@ -109,17 +109,21 @@ class QueueClient:
             redis.connection_pool.disconnect(inuse_connections=False)  # a thread that hangs on one gives up by itself
 
     def request_predictions(self, request: PredictionRequest) -> None:
-        """Request predictions; of a handful of tasks, wait a moment until they are stored.
+        """Request predictions; of a handful of tasks, wait a moment until they are stored. What Redis does not take now
+        is kept, and sent later.
 
         Raises:
-            QueueUnavailable: Redis does not answer; the request is kept and sent when it is back.
+            QueueUnavailable: Redis does not take the request, and too many others are kept for it already.
         """
         try:
             self._queue.add(request)
-        except QueueUnavailable:
-            if request.tasks and not self._outbox.put(request):
-                raise QueueUnavailable("Redis", "has been away for too long", "Start it, and ask again.") from None
-            raise
+        except QueueUnavailable as error:
+            project, tasks = request.project, len(request.tasks)
+            if tasks and not self._outbox.put(request):
+                logger.warning("project %d: %d task(s) are refused: the outbox is full", project, tasks)
+                raise
+            waits_for = "room in the queue" if isinstance(error, QueueFull) else "Redis"
+            logger.warning("project %d: %d task(s) wait for %s. %s", project, tasks, waits_for, error)
 
     def expect_second(self, project: int, version: str, task: int) -> None:
         """Note that a prediction may be stored beside the worker's: it is looked for, and one of the two deleted."""
@@ -129,7 +133,7 @@ class QueueClient:
             logger.warning("project %d, task %d: %s", project, task, error)
 
     def outbox_tasks(self) -> int:
-        """How many tasks were requested while Redis was away, and wait for it."""
+        """How many tasks were requested while Redis did not take them, and wait for it."""
         return self._outbox.task_count()
 
     def note_webhook(self, project: int, action: str) -> None:

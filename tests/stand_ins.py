@@ -63,7 +63,7 @@ class StandInLabelStudio:
     """Keeps tasks and predictions in memory; `before_store` may refuse."""
 
     def __init__(self, count: int) -> None:
-        self.config, self.title = CONFIG.format("cat"), "t"
+        self.config, self.title, self.created = CONFIG.format("cat"), "t", "2026-01-01"
         self.gone = self.refuses = False
         self.data = dict.fromkeys(range(1, count + 1), "x")
         self.data_of: dict[int, dict[str, Any]] = {}  # of tasks that have more than an image
@@ -98,7 +98,7 @@ class StandInLabelStudio:
             raise LabelStudioError("GET project", "was refused (HTTP 404)", "Check.", status=404)
         if self.refuses:
             raise LabelStudioError("GET project", "was refused (HTTP 401)", "Token.", status=401)
-        return Project(project, self.title, self.config, self.shown, len(self.data))
+        return Project(project, self.title, self.config, self.shown, len(self.data), self.created)
 
     def model_titles(self, project: int) -> frozenset[str]:
         return frozenset(row["title"] for row in self.cards)

@@ -22,7 +22,6 @@ from redis import Redis
 
 from backend.queue_client import QueueClient
 from backend.task_queue import PredictionRequest
-from plugin_config.errors import QueueUnavailable
 from plugin_config.model_version import ModelVersion
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import RefreshProject, TaskRef, predict_queue, refresh_queue
@@ -431,13 +430,33 @@ def test_what_waits_when_the_backend_is_closed_is_asked_for_by_the_next(
     settings: Settings, redis_url: str, pending: PendingTasks, client_of: ClientOf, tmp_path: Path
 ) -> None:
     away = replace(settings, redis_url=f"unix://{tmp_path}/later.sock")
-    with closing(QueueClient(away)) as queues, pytest.raises(QueueUnavailable):
+    with closing(QueueClient(away)) as queues:
         queues.request_predictions(PredictionRequest(7, VERSION, (1, 2, 3)))
     wait_until(lambda: "outbox" not in {thread.name for thread in threading.enumerate()}, told="the sender's end")
     (tmp_path / "later.sock").symlink_to(redis_url.removeprefix("unix://"))
     successor = client_of(away)
     wait_until(lambda: answer_of(successor.get("/health"))["tasks_waiting_for_redis"] == 0)
     assert pending.counts(7).pending == 3
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("full", [False, True], ids=["Redis away", "queue full"])
+def test_what_is_neither_requested_nor_kept_is_refused(
+    full: bool, settings: Settings, redis: Redis, dead_redis_url: str, client_of: ClientOf,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Label Studio counts as requested what is answered 200."""
+    monkeypatch.setattr("backend.outbox.MAX_TASKS", 2)
+    monkeypatch.setattr("plugin_config.queue.pending.MOST_PENDING_OF_UNKNOWN", 0)
+    client = client_of(settings if full else replace(settings, redis_url=dead_redis_url))
+    assert answer_of(client.post("/predict", json=predict_body(1, 2)))["results"] == [[], []]
+    waits_for = "room in the queue. project 7: has too many" if full else "Redis. Redis: does not answer"
+    assert f"2 task(s) wait for {waits_for}" in caplog.text
+    refused = client.post("/predict", json=predict_body(3, 4))
+    assert refused.status_code == 503
+    assert ("too many tasks pending" if full else "Redis: does not answer") in detail(refused)
+    assert "2 task(s) are refused: the outbox is full" in caplog.text
+    assert answer_of(client.get("/health"))["tasks_waiting_for_redis"] == 2
 
 
 def test_the_app_can_be_made_again(settings: Settings, redis: Redis, client_of: ClientOf) -> None:

@@ -192,14 +192,14 @@ def test_what_is_leased_again_during_a_renewal_is_not_lost(
 
 def test_an_order_is_held_while_it_is_renewed_and_no_longer(context: StandInContext, redis: Redis) -> None:
     order, held = context.order, ProjectKeys(PROJECT).ordered
-    assert order.begin(PROJECT, "me", hold_s=60)
+    assert order.begin(PROJECT, "me", hold_s=60, pause_s=1)
     for _ in range(3):
         redis.pexpire(held, 20_000)  # as much of its time has gone by
         order.renew()
         assert 20_000 < redis.pttl(held) <= 60_000
-        assert not order.begin(PROJECT, "another", hold_s=60)
+        assert not order.begin(PROJECT, "another", hold_s=60, pause_s=1)
     redis.pexpire(held, 50)
-    wait_until(lambda: order.begin(PROJECT, "another", hold_s=600), told="the end of a dead worker's hold")
+    wait_until(lambda: order.begin(PROJECT, "another", hold_s=600, pause_s=1), told="the end of a dead worker's hold")
     order.end(PROJECT, "another", pause_s=0.1)
     order.renew()
-    wait_until(lambda: order.begin(PROJECT, "me", hold_s=60), told="the end of the pause")
+    wait_until(lambda: order.begin(PROJECT, "me", hold_s=60, pause_s=1), told="the end of the pause")

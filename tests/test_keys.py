@@ -64,10 +64,10 @@ def test_the_names_are_those_of_stored_state() -> None:
                      "unanswered", "clickers", "clickers:about")
     }  # fmt: skip
     assert set(PROJECT_TYPES) == {
-        "pending", "leases", "tries", "deaths", "failed", "pace", "versions", "served", "catching", "shown", "title",
+        "pending", "leases", "tries", "deaths", "failed", "pace", "created", "versions", "served", "catching", "shown",
         "counted", "labels", "warning", "card", "carded", "left", "doubts", "refresh", "looked", "hinted", "webhook",
         "learner", "learn", "learning", "adapters", "outcomes", "judged", "verdicts", "pointer", "offer", "judging",
-        "offered", "images", "places", "corrected", "skipped", "order", "ordered", "resting", "done", "drain",
+        "offered", "images", "places", "corrected", "skipped", "order", "ordered", "resting", "done", "drain", "title",
     }  # fmt: skip
 
 

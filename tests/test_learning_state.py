@@ -7,10 +7,12 @@ from redis import Redis
 
 from plugin_config.queue.jobs import LearnProject, enqueue_learning, learn_queue
 from plugin_config.queue.learning import LearningLease, Progress, ProjectLearning
+from plugin_config.queue.offers import Offer, OfferAnswer, ProjectOffers
 from plugin_config.queue.pending import PendingTasks
 from tests.queue_states import PROJECT, clock_was_set, time_passes
 
 DONE = Progress("idle", "nothing is new", "now")
+OFFER = Offer("offer-0123456789ab", "builtin", "a run", "now")
 
 
 @pytest.fixture
@@ -62,6 +64,52 @@ def test_the_button_does_not_wait(learning: ProjectLearning) -> None:
     learning.request_now(PROJECT)
     assert learning.due() == [PROJECT]
     assert begin(learning).immediate
+
+
+def test_annotations_that_come_after_the_button_do_not_put_it_off(learning: ProjectLearning, redis: Redis) -> None:
+    learning.request_now(PROJECT)
+    time_passes(redis, 1)
+    learning.request_after_pause(PROJECT, quiet_s=1000)
+    assert learning.due() == [PROJECT]
+    lease = begin(learning)
+    assert lease.immediate
+    assert learning.end(PROJECT, "me", lease, DONE, mark="m")
+    assert learning.due() == []
+    learning.request_after_pause(PROJECT, quiet_s=1000)
+    assert learning.due() == [], "nobody waits any more"
+
+
+def test_an_offer_is_not_put_off(learning: ProjectLearning, redis: Redis) -> None:
+    ProjectOffers(redis).ask(PROJECT, OFFER)
+    time_passes(redis, 1)
+    learning.request_after_pause(PROJECT, quiet_s=1000)
+    assert learning.due() == [PROJECT]
+
+
+def test_annotations_that_come_while_an_offer_is_judged_are_looked_at_after_it(
+    learning: ProjectLearning, redis: Redis
+) -> None:
+    offers = ProjectOffers(redis)
+    offers.ask(PROJECT, OFFER)
+    lease = begin(learning)
+    time_passes(redis, 1)
+    learning.request_after_pause(PROJECT, quiet_s=1)
+    offers.answer(PROJECT, OFFER, OfferAnswer(OFFER.name, False, "no better", "zeroshot"))
+    assert learning.end(PROJECT, "me", lease, DONE, mark="m")
+    time_passes(redis, 2)
+    assert learning.due() == [PROJECT]
+
+
+@pytest.mark.parametrize("again_s", [None, 1000.0], ids=["ended", "to be repeated"])
+def test_an_offer_that_is_asked_during_a_check_is_for_the_next_one(
+    again_s: float | None, learning: ProjectLearning, redis: Redis
+) -> None:
+    learning.request_now(PROJECT)
+    lease = begin(learning)
+    time_passes(redis, 1)
+    ProjectOffers(redis).ask(PROJECT, OFFER)
+    assert learning.end(PROJECT, "me", lease, DONE, mark="m", again_s=again_s)
+    assert learning.due() == [PROJECT]
 
 
 def test_the_round_does_not_hurry_what_waits_for_a_pause(learning: ProjectLearning) -> None:

@@ -412,6 +412,23 @@ def test_one_worker_at_a_time_sets_the_order(ordered: OrderedProject) -> None:
     assert 0 < left_ms <= 10_000, "the pause, which only its owner ends"
 
 
+def test_a_clock_that_is_set_back_stops_no_order(ordered: OrderedProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis keeps a key until a moment of its machine's clock, which is a day farther away then."""
+    monkeypatch.setattr(ordering, "HEAD", 12)
+    ordered.pending.add(1, [TaskRef("v1", 99)])
+    keep_order(ordered.context, ordered.plan())
+    put(ordered, record(13, score=0.01))
+    keep_order(ordered.context, ordered.plan())
+    assert 13 not in ordered.head(), "the pause after the last one"
+    for key in ("ordered", "resting"):
+        assert ordered.redis.pexpire(f"zeromask:1:{key}", 86_400_000), key
+    keep_order(ordered.context, ordered.plan())
+    assert 13 in ordered.head()
+    ordered.redis.set("zeromask:1:ordered", "nobody of ours")
+    assert ordered.order.begin(1, "me", hold_s=60, pause_s=1)
+    assert not ordered.order.begin(1, "another", hold_s=60, pause_s=1)
+
+
 def test_while_predictions_come_the_order_is_set_for_corrections_and_else_seldom(
     ordered: OrderedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

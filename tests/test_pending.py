@@ -233,6 +233,26 @@ def test_pending_tasks_move_to_a_new_version(pending: PendingTasks) -> None:
     assert pending.counts(PROJECT).pending == 0
 
 
+def test_what_moves_to_a_new_version_keeps_its_place_and_leaves_no_counts(redis: Redis, pending: PendingTasks) -> None:
+    """The counts of each version would stay, and after a rollback they would apply to it again."""
+    pending.add(PROJECT, refs(1, 2))
+    for ref in take(pending, "w"):
+        pending.retry(PROJECT, "w", ref, "503")
+    pending.add(PROJECT, refs(3))
+    take(pending, "dead")
+    time_passes(redis)
+    pending.sweep()
+    pending.retry(PROJECT, "w", take(pending, "w", limit=1)[0], "503")
+    pending.add(PROJECT, refs(5), priority=Priority.OPENED)
+    assert redis.hlen(f"zeromask:{PROJECT}:tries") and redis.hlen(f"zeromask:{PROJECT}:deaths")
+    assert pending.move_to_version(PROJECT, "v2") == 4
+    assert not redis.exists(f"zeromask:{PROJECT}:tries", f"zeromask:{PROJECT}:deaths")
+    first, *others = take(pending, "w")
+    assert first == TaskRef("v2", 5), "somebody waits for it"
+    assert set(others) == set(refs(1, 2, 3, version="v2")), "what waited for another try is due"
+    assert pending.move_to_version(PROJECT, "v1") == 0
+
+
 def test_the_versions_of_stored_predictions_are_known(redis: Redis, pending: PendingTasks) -> None:
     pending.add(PROJECT, refs(1) + refs(1, version="v2") + refs(2, version="v3"))
     for ref in take(pending, "w", limit=2):

@@ -27,6 +27,7 @@ from tests.stand_ins import (
     version,
 )
 from worker.label_studio.images import Picture
+from worker.label_studio.task_images import TaskImage
 from worker.segmentation.segmenter import Segmentation
 from worker.service.batching import BatchSize, embed_batch
 from worker.service.pipeline import Pipeline, Stages
@@ -76,6 +77,33 @@ def test_a_redis_that_goes_away_while_a_drain_begins_leaves_no_task_behind(
     assert context.leases.held() == 0
     context.drain()
     assert context.stored() == [(task, version()) for task in ALL]
+
+
+@pytest.mark.parametrize("image", [0, 1], ids=["first image", "second image"])
+def test_a_fault_before_the_first_stage_costs_that_task_alone(
+    image: int, context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease would be renewed for as long as the worker lives, and so would those of all tasks after it."""
+    two = '<View><Image name="a" value="$image"/><Image name="b" value="$other"/>{}</View>'.format(
+        "".join(f'<BrushLabels name="{name}l" toName="{name}"><Label value="cat"/></BrushLabels>' for name in "ab")
+    )
+    context.label_studio.config = two
+    context.label_studio.data_of = {task: {"image": "x", "other": "x"} for task in ALL}
+    address = TaskImage.address
+
+    def broken(self: TaskImage) -> Any:
+        if self.task.id == 3 and self.vocabulary.to_name == "ab"[image]:
+            raise RuntimeError("a fault of ours")
+        return address(self)
+
+    monkeypatch.setattr(TaskImage, "address", broken)
+    context.ask(*ALL)
+    context.reconcile()
+    context.drain()
+    assert len(context.stored()) == 7
+    assert context.leases.held() == 0
+    ((failed, why),) = context.pending.failures(PROJECT).items()
+    assert (failed.task, "a fault of ours" in why) == (3, True)
 
 
 def test_a_suspect_is_alone_on_the_line(context: StandInContext, redis: Redis) -> None:
@@ -286,6 +314,7 @@ def test_masks_that_do_not_fit_are_tried_again_and_cost_the_others_nothing(
 
     monkeypatch.setattr(context.segmenter, "segment", segment)
     context.ask(*ALL)
+    context.reconcile()
     context.drain()
     assert len(context.stored()) == 7
     time_passes(redis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -101,6 +102,43 @@ def test_a_project_that_is_gone_is_forgotten(context: StandInContext, redis: Red
     context.drain()
     assert context.pending.projects() == []
     assert [key for key in redis.keys("zeromask:1:*") if b"drain" not in key] == []
+
+
+def test_a_project_set_up_anew_with_the_same_id_inherits_nothing(
+    context: StandInContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Label Studio's numbers begin at 1 again where its database is new."""
+    studio = context.label_studio
+    studio.before_store = refuse(3, LabelStudioError("POST", "was refused (HTTP 400)", "Look."))
+    context.ask(*ALL)
+    context.drain()
+    context.ledger.set_task_count(PROJECT, 8)
+    context.reconcile()
+    assert (studio.shown, context.pending.counts(PROJECT).failed) == (version(), 1)
+    assert "had its id before" not in caplog.text
+    studio.before_store = lambda task: None
+    studio.stored, studio.shown, studio.created = [], "", "2027-01-01"
+    context.settings = replace(context.settings, prelabel=True)
+    context.hints.hint_tasks(PROJECT, [2])
+    context.reconcile()
+    counts = context.pending.counts(PROJECT)
+    assert (counts.pending, counts.failed, counts.done) == (8, 0, 0)
+    assert "another one had its id before" in caplog.text
+    context.drain()
+    assert context.stored() == [(task, version()) for task in ALL]
+    assert studio.shown == version()
+
+
+def test_tasks_asked_for_in_a_project_set_up_anew_are_predicted(context: StandInContext) -> None:
+    studio = context.label_studio
+    context.ask(*ALL)
+    context.drain()
+    assert studio.shown == version()
+    studio.stored, studio.shown, studio.created = [], "", "2027-01-01"
+    context.ask(1, 2)
+    context.drain()
+    assert context.stored() == [(1, version()), (2, version())]
+    assert studio.shown == version()
 
 
 def test_what_another_model_was_asked_for_is_predicted_at_the_version_served(context: StandInContext) -> None:

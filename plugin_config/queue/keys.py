@@ -47,6 +47,8 @@ Keys of project P (`zeromask:P:` before each):
     pace            hash    ring of 13 times 5 s: "number of the 5 s:tasks     scripts               scripts
                             done in them"
     drain:SLOT      string  "state|moment it ends", see `slots`                slots                 slots
+    created         string  when the project was created: a Label Studio set   ledger                ledger
+                            up anew gives the same ids again
     versions        set     versions of predictions stored by this project     ledger, scripts       ledger
     served          string  the version that all tasks are to have             ledger                ledger
     catching        set     versions not yet requested for all tasks           ledger                ledger
@@ -194,6 +196,7 @@ class ProjectKeys:
     deaths = _Key("hash")
     failed = _Key("hash")
     pace = _Key("hash")
+    created = _Key("string")
     versions = _Key("set")
     served = _Key("string")
     catching = _Key("set")

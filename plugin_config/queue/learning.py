@@ -33,12 +33,17 @@ State = Literal["idle", "waiting", "learning", "blocked"]
 # Several annotators rarely pause at the same time: learning waits at most ten times as long as one pause.
 _MOST_PAUSES = 10
 
-# ARGV: project, quiet (ms), most pauses.
+# ARGV: project, quiet (ms), most pauses. What a person waits for is not put off: a moment that is over becomes now, so
+# that a running check, which began with it, is followed by another one.
 _REQUEST_AFTER_PAUSE = CLOCK + """
 local first = num(redis.call('HGET', P .. 'learn', 'first')) or now
+local person_waits = redis.call('HEXISTS', P .. 'learn', 'now') + redis.call('EXISTS', P .. 'offer') > 0
+local noted = num(redis.call('ZSCORE', LEARN, ARGV[1]))
 redis.call('HSET', P .. 'learn', 'first', first, 'hinted', now, 'deaths', 0)
 local latest = first + ARGV[2] * ARGV[3]
-redis.call('ZADD', LEARN, math.max(now, math.min(now + ARGV[2], latest)), ARGV[1])
+local at = math.max(now, math.min(now + ARGV[2], latest))
+if person_waits and noted then at = math.max(now, math.min(noted, at)) end
+redis.call('ZADD', LEARN, at, ARGV[1])
 return 1
 """
 
@@ -182,7 +187,9 @@ class ProjectLearning:
 
     @redis_errors
     def request_after_pause(self, project: int, *, quiet_s: float) -> None:
-        """Request a check because annotations changed, for when none has changed for `quiet_s`."""
+        """Request a check because annotations changed, for when none has changed for `quiet_s`; sooner where a person
+        waits for one.
+        """
         self._run(_REQUEST_AFTER_PAUSE, project, project, int(quiet_s * 1000), _MOST_PAUSES)
 
     @redis_errors

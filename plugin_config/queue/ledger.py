@@ -16,7 +16,7 @@ from plugin_config.json_records import parse_json
 from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import TaskRef, parse_id, parse_ref, parse_text
-from plugin_config.queue.keys import ProjectKeys
+from plugin_config.queue.keys import PROJECT_TYPES, ProjectKeys
 from plugin_config.queue.quarantine import decode, valid_members
 
 # Longer than Label Studio, or a proxy before it, works on a request whose sender is gone.
@@ -24,12 +24,44 @@ UNCONFIRMED_S = 180
 
 CARD_FRESH_S = 600
 
+# Of an earlier project with the same id this stays: tasks and jobs that wait, which may be of the new one, as may what
+# webhooks and people said last; and what a living process holds.
+_KEPT = frozenset({
+    "created", "pending", "leases", "drain", "refresh", "looked", "hinted", "webhook", "learn", "learner", "offer",
+    "judging", "pointer", "ordered",
+})  # fmt: skip
+_FORGOTTEN = sorted(PROJECT_TYPES.keys() - _KEPT - {"done"})
+
+# ARGV: when the project was created, names of the keys that go if another had its id. Returns 1 where they went.
+_CLAIM = """
+local P = KEYS[1]
+local held = redis.call('GET', P .. 'created')
+if held == ARGV[1] then return 0 end
+if held then
+  for _, version in ipairs(redis.call('SMEMBERS', P .. 'versions')) do redis.call('UNLINK', P .. 'done:' .. version) end
+  for i = 2, #ARGV do redis.call('UNLINK', P .. ARGV[i]) end
+end
+redis.call('SET', P .. 'created', ARGV[1])
+return held and 1 or 0
+"""
+
 
 class ProjectLedger:
     """Holds a Redis connection. Every method raises QueueUnavailable when Redis does not answer."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+
+    @redis_errors
+    def belong_to(self, project: int, created: str) -> bool:
+        """Forget what is known of an earlier project with the same id; returns whether there was one.
+
+        Args:
+            project: its id.
+            created: when it was created, as Label Studio writes it; "" = not known.
+        """
+        prefix = ProjectKeys(project).prefix
+        return bool(created) and bool(self._redis.eval(_CLAIM, 1, prefix, created, *_FORGOTTEN))
 
     @redis_errors
     def add_version(self, project: int, version: str) -> None:

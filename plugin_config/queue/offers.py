@@ -27,11 +27,12 @@ from plugin_config.queue.scripts import CLOCK
 
 _NAME = re.compile(r"offer-[0-9a-f]{12}")  # it becomes part of a path
 
-# ARGV: project, offer. A check that was requested for later is due now; the learner keeps its pause.
+# ARGV: project, offer. A check that was requested for later is due now; the learner keeps its pause. One that runs
+# began with an earlier moment and may have found no offer: another follows.
 _ASK = CLOCK + """
+redis.call('ZCARD', LEARN)
 redis.call('SET', P .. 'offer', ARGV[2])
-local asked = num(redis.call('ZSCORE', LEARN, ARGV[1]))
-if not asked or asked > now then redis.call('ZADD', LEARN, now, ARGV[1]) end
+redis.call('ZADD', LEARN, now, ARGV[1])
 return 1
 """
 

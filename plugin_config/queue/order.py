@@ -19,19 +19,17 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
-
-from redis import Redis
 
 from plugin_config.json_records import parse_json
 from plugin_config.queue import scripts
 from plugin_config.queue.connection import redis_errors
 from plugin_config.queue.jobs import parse_id
 from plugin_config.queue.keys import ProjectKeys
+from plugin_config.queue.order_turns import OrderTurns
 from plugin_config.queue.quarantine import decode, valid_members
 
 T = TypeVar("T")
@@ -118,15 +116,10 @@ class SeenMark:
     latest: str
 
 
-class ProjectOrder:
+class ProjectOrder(OrderTurns):
     """Holds a Redis connection, and which orders this process sets. Every method raises QueueUnavailable when Redis
     does not answer.
     """
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._setting: dict[int, tuple[str, int]] = {}
-        self._lock = threading.Lock()  # what has ended is not renewed
 
     @redis_errors
     def belong_to(self, project: int, created: str) -> None:
@@ -266,47 +259,6 @@ class ProjectOrder:
         self._redis.hset(ProjectKeys(project).order, "basis", basis)
 
     @redis_errors
-    def begin(self, project: int, owner: str, *, hold_s: float) -> bool:
-        """Whether `owner` may set the order now: nobody else does, and the pause since the last time is over.
-
-        Args:
-            project: its id.
-            owner: who sets it, another text each time.
-            hold_s: seconds after which somebody else may, if neither `renew` nor `end` comes.
-        """
-        hold_ms = max(1, int(hold_s * 1000))
-        begun = bool(self._redis.set(ProjectKeys(project).ordered, owner, nx=True, px=hold_ms))
-        if begun:
-            with self._lock:
-                self._setting[project] = owner, hold_ms
-        return begun
-
-    @redis_errors
-    def renew(self) -> None:
-        """Hold the orders for longer that this process is setting; called again and again beside the work."""
-        with self._lock:
-            for project, (owner, hold_ms) in self._setting.items():
-                self._run(scripts.RENEW_ORDER, project, owner, hold_ms)
-
-    @redis_errors
-    def end(self, project: int, owner: str, *, pause_s: float) -> None:
-        """Let others set the order after `pause_s` seconds, if `owner` still holds it."""
-        with self._lock:
-            if self._setting.get(project, ("", 0))[0] == owner:
-                del self._setting[project]
-        self._run(scripts.END_ORDER, project, owner, int(pause_s * 1000))
-
-    @redis_errors
-    def rest(self, project: int, corrections: str, *, rest_s: float) -> None:
-        """Note for `rest_s` seconds the corrections that the order was made from: predictions alone can wait."""
-        self._redis.set(ProjectKeys(project).resting, corrections, px=max(1, int(rest_s * 1000)))
-
-    @redis_errors
-    def resting(self, project: int) -> str:
-        """What `rest` noted; "" where its time is over."""
-        return decode(self._redis.get(ProjectKeys(project).resting) or "")
-
-    @redis_errors
     def sampling(self, project: int) -> str:
         """What `note_sampling` noted; "" where it has not."""
         return decode(self._redis.hget(ProjectKeys(project).order, "sampling") or "")
@@ -342,9 +294,6 @@ class ProjectOrder:
     def remark(self, project: int) -> str:
         """The text of the last `set_remark`, "" before the first."""
         return decode(self._redis.hget(ProjectKeys(project).order, "remark") or "")
-
-    def _run(self, script: str, project: int, *args: Any) -> Any:
-        return self._redis.eval(script, 1, ProjectKeys(project).prefix, *args)
 
     def _ids(self, key: str) -> frozenset[int]:
         rows: Any = self._redis.smembers(key)

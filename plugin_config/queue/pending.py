@@ -11,7 +11,6 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from redis import Redis
 
@@ -283,20 +282,16 @@ class PendingTasks(TaskStates):
 
     @redis_errors
     def move_to_version(self, project: int, version: str) -> int:
-        """Request at `version` what is pending at another; returns how many tasks moved."""
+        """Request at `version` what is pending at another, in its place and as if for the first time; returns how many
+        tasks moved.
+        """
         pending = ProjectKeys(project).pending
-        due_at: dict[Any, float] = dict(self._redis.zscan_iter(pending, count=1000))
-        rows = valid_members(self._redis, pending, due_at, parse_ref)
-        stale = [(ref, due_at[member]) for member, ref in rows if ref.version != version]
-        for start in range(0, len(stale), _BULK):
-            part = stale[start : start + _BULK]
-            self.add(project, [TaskRef(version, ref.task) for ref, _ in part], priority=Priority.LATER)
-            # They keep their order: an annotator may wait for one.
-            self._redis.zadd(pending, {TaskRef(version, ref.task).encode(): due for ref, due in part}, xx=True, lt=True)
-            self._redis.zrem(pending, *(ref.encode() for ref, _ in part))
-        return len(stale)
+        found = dict(self._redis.zscan_iter(pending, count=1000))
+        rows = valid_members(self._redis, pending, found, parse_ref)
+        stale = [ref for _, ref in rows if ref.version != version]
+        return self._run_in_parts(scripts.MOVE, project, stale, version)
 
-    def _run_in_parts(self, script: str, project: int, refs: Collection[TaskRef], *args: int) -> int:
+    def _run_in_parts(self, script: str, project: int, refs: Collection[TaskRef], *args: int | str) -> int:
         members = [ref.encode() for ref in refs]
         parts = (members[start : start + _BULK] for start in range(0, len(members), _BULK))
         return sum(int(self._run(script, project, *args, *part)) for part in parts)

@@ -244,6 +244,30 @@ end
 return moved
 """
 
+# ARGV: the version instead, members. Those of the version keep the order, because an annotator may wait for one, and no
+# tries or deaths: what was to be tried again later is due now. Returns how many were pending.
+MOVE = CLOCK + CONTRACT_GUARD + _SOUND + """
+sound({'leases', 'tries', 'deaths', 'failed'}, {'pending'}, {})
+note_contract()
+local moved = 0
+for i = 2, #ARGV do
+  local due = redis.call('ZSCORE', P .. 'pending', ARGV[i])
+  if due then
+    moved = moved + 1
+    local member = ARGV[1] .. '|' .. string.match(ARGV[i], '|(%d+)$')
+    redis.call('ZREM', P .. 'pending', ARGV[i])
+    redis.call('HDEL', P .. 'tries', ARGV[i])
+    redis.call('HDEL', P .. 'deaths', ARGV[i])
+    if redis.call('HEXISTS', P .. 'leases', member) == 0 then
+      local held = num(redis.call('ZSCORE', P .. 'pending', member))
+      if not held then redis.call('HDEL', P .. 'failed', member) end
+      redis.call('ZADD', P .. 'pending', math.min(num(due) or now, held or now, now), member)
+    end
+  end
+end
+return moved
+"""
+
 # ARGV: members. Their leases go too: a worker finds its lease gone before it posts. Returns how many were open.
 CANCEL = CLOCK + _SOUND + """
 sound({'leases', 'tries', 'deaths'}, {'pending'}, {})
@@ -333,25 +357,6 @@ else
   redis.call('HDEL', P .. 'places', ARGV[1])
   redis.call('HSET', P .. 'order', 'written', ARGV[4])
 end
-return 1
-"""
-
-# ARGV: who set the order, how long nobody may set it again (ms).
-END_ORDER = """
-local P = KEYS[1]
-if redis.call('GET', P .. 'ordered') ~= ARGV[1] then return 0 end
-if tonumber(ARGV[2]) > 0 then
-  redis.call('PEXPIRE', P .. 'ordered', ARGV[2])
-else
-  redis.call('DEL', P .. 'ordered')
-end
-return 1
-"""
-
-# ARGV: who sets the order, for how long nobody else may (ms). Returns 1 where it is still theirs.
-RENEW_ORDER = """
-if redis.call('GET', KEYS[1] .. 'ordered') ~= ARGV[1] then return 0 end
-redis.call('PEXPIRE', KEYS[1] .. 'ordered', ARGV[2])
 return 1
 """
 

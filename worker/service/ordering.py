@@ -153,7 +153,7 @@ def _order_alone(context: WorkerContext, plan: Plan) -> str | None:
     another worker does it, or it was done just now.
     """
     project, owner, pause_s = plan.project.id, uuid.uuid4().hex, _PAUSE_S
-    if not context.order.begin(project, owner, hold_s=_HOLD_LEASES * context.settings.lease_s):
+    if not context.order.begin(project, owner, hold_s=_HOLD_LEASES * context.settings.lease_s, pause_s=_PAUSE_S):
         context.hints.refresh_later(project, after_s=_PAUSE_S)  # what came since then is not left until a periodic one
         return None
     try:
@@ -178,7 +178,7 @@ def _set_order(context: WorkerContext, plan: Plan) -> bool:
     are_coming = bool(waiting.pending or waiting.leased)
     if are_coming:
         context.hints.refresh_later(project, after_s=_COMING_S)
-        if order.resting(project) == corrections:
+        if order.resting(project, rest_s=_REST_S) == corrections:
             return False
     images = _read_images(context, plan, corrected, skipped)
     choices = next_images(images.candidates, images.corrected, counts, count=HEAD, seed=project)

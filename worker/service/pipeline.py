@@ -221,7 +221,15 @@ class Pipeline:
             self._pass_on(following)
 
     def _pass_on(self, item: ImageTurn | FetchedTask | EmbeddedTask | DrawnTask) -> None:
-        """Put a task before the stage that it goes to next."""
+        """Put a task before the stage that it goes to next; one that cannot be put there ends here."""
+        try:
+            self._put(item)
+        except Exception as error:  # the last resort, as in `_step`: its lease would be renewed and never worked on
+            log.exception("task %d: unexpected", item.leased.ref.task)
+            self._stages.unexpected(item.leased, error)
+            self._finished(item.leased)
+
+    def _put(self, item: ImageTurn | FetchedTask | EmbeddedTask | DrawnTask) -> None:
         urgent = item.leased.lease.urgent
         if isinstance(item, ImageTurn):
             _ = item.host  # found before the inbox is locked

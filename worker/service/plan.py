@@ -54,6 +54,8 @@ def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) 
     """
     found = context.label_studio.project(project)
     context.pending.confirm_project(project)
+    if context.ledger.belong_to(project, found.created):
+        log.warning("project %d: another one had its id before; what was known of that is forgotten", project)
     set_title(context.redis, project, found.title)
     vocabulary = _parsed(found.label_config)
     name, adapter = context.adapters.served(found, from_disk=from_disk)
