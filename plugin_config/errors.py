@@ -10,6 +10,7 @@ ZeromaskError
 │   ├── QueueDamaged             it holds something that this project does not write
 │   └── QueueFull                too many tasks, or unknown projects, are waiting already
 ├── LabelStudioError       Label Studio refused a request
+│   ├── ProjectGone              it has no project of that number, or shows this user none
 │   ├── AnswerTooLarge           its answer is too large to be read
 │   ├── AnswerMalformed          its answer has another form than is known
 │   ├── LabelStudioFailing       it answered that it cannot serve the request now (HTTP 429 or 5xx)
@@ -99,6 +100,12 @@ class LabelStudioError(ZeromaskError):
     def __init__(self, subject: str, problem: str, remedy: str, *, status: int = 0) -> None:
         super().__init__(subject, problem, remedy)
         self.status = status
+
+
+class ProjectGone(LabelStudioError):
+    """Label Studio was asked for a project, and has none of that number, or shows this user none. Any other thing may
+    be missing although its project is there.
+    """
 
 
 class AnswerTooLarge(LabelStudioError):

@@ -22,6 +22,7 @@ from plugin_config.errors import (
     ImageUnavailable,
     LabelStudioError,
     LearningError,
+    ProjectGone,
     VersionsUnavailable,
 )
 from plugin_config.label_studio.client import Project, Task
@@ -95,7 +96,7 @@ class StandInLabelStudio:
 
     def project(self, project: int) -> Project:
         if self.gone:
-            raise LabelStudioError("GET project", "was refused (HTTP 404)", "Check.", status=404)
+            raise ProjectGone("GET project", "was refused (HTTP 404)", "Check.", status=404)
         if self.refuses:
             raise LabelStudioError("GET project", "was refused (HTTP 401)", "Token.", status=401)
         return Project(project, self.title, self.config, self.shown, len(self.data))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
+from plugin_config.errors import LabelStudioError
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.states import Counts
 from tests.order_project import record
@@ -120,3 +121,20 @@ def test_ten_webhooks_are_one_look_and_one_prediction_each(prelabelling: StandIn
         prelabelling.drain()
     assert prelabelling.stored() == [(task, version()) for task in ALL]
     assert redis.scard(f"zeromask:{PROJECT}:hinted") == 0
+
+
+def test_something_that_is_missing_beside_a_project_that_is_there_forgets_nothing(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise LabelStudioError("GET /api/tasks/", "was refused (HTTP 404) Invalid page", "Check.", status=404)
+
+    context.ask(1, 2)
+    context.hints.hint_tasks(PROJECT, [1])
+    with monkeypatch.context() as patch:
+        patch.setattr(context.label_studio, "tasks", missing)
+        context.reconcile()
+    assert pending_tasks(context) == [1, 2]
+    context.label_studio.gone = True
+    context.reconcile()
+    assert pending_tasks(context) == []

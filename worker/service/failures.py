@@ -17,6 +17,7 @@ from plugin_config.errors import (
     LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
+    ProjectGone,
     QueueDamaged,
     QueueUnavailable,
     RegionError,
@@ -115,7 +116,7 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
     Row(Stage.ADMISSION, LabelStudioUnreachable, _AWAY),
     Row(Stage.ADMISSION, LabelStudioFailing, _LATER, status=500),  # perhaps of this project alone
     Row(Stage.ADMISSION, LabelStudioFailing, _AWAY),
-    Row(Stage.ADMISSION, LabelStudioError, _FORGET, status=404),
+    Row(Stage.ADMISSION, ProjectGone, _FORGET),
     Row(Stage.ADMISSION, LabelStudioError, _REFUSED),
     Row(Stage.ADMISSION, VersionsUnavailable, _AWAY),
     Row(Stage.FETCH, ImageHostBusy, Treatment(Action.RETRY, attempts=MAX_ATTEMPTS)),  # five tries take six minutes
@@ -138,7 +139,7 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
     Row(Stage.POST, LabelStudioError, _TOKEN, status=401),
     Row(Stage.POST, LabelStudioError, _TOKEN, status=403),
     Row(Stage.POST, LabelStudioError, _FAIL),  # a task that was deleted is dropped instead
-    Row(Stage.RECONCILE, LabelStudioError, _FORGET, status=404),
+    Row(Stage.RECONCILE, ProjectGone, _FORGET),
     Row(Stage.RECONCILE, LabelStudioError, _LEAVE),
     Row(Stage.RECONCILE, LabelingConfigError, _LEAVE),
     Row(Stage.RECONCILE, VersionsUnavailable, _LEAVE),
