@@ -177,8 +177,8 @@ def test_silence_means_try_again(server: Server) -> None:
         pytest.param(400, {"validation_errors": {"title": ["too long"]}}, "too long", id="validation"),
         pytest.param(401, {"detail": "Invalid token."}, "Create a personal access token", id="token"),
         pytest.param(403, {"detail": "No permission."}, "Create a personal access token", id="permission"),
-        pytest.param(404, {"detail": "Not found."}, "Not found.", id="gone"),
-        pytest.param(404, ["what"], "HTTP 404", id="list"),
+        pytest.param(404, {"detail": "No Project.", "status_code": 404, "version": "1"}, "No Project.", id="gone"),
+        pytest.param(400, ["what"], "HTTP 400", id="list"),
         pytest.param(413, None, "HTTP 413", id="no json"),
     ],
 )
@@ -191,6 +191,24 @@ def test_refusals_name_status_and_detail_but_no_token(status: int, body: Any, me
     assert message in str(caught.value)
     assert f"HTTP {status}" in str(caught.value)
     assert LEGACY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Answer(404, b"404 page not found\n", {"Content-Type": "text/plain"}), id="text"),
+        pytest.param(Answer(404), id="empty"),
+        pytest.param(as_json({"detail": "Not found."}, 404), id="another API"),
+        pytest.param(as_json(["what"], 404), id="list"),
+    ],
+)
+def test_a_404_of_a_proxy_is_an_outage_and_says_of_nothing_that_it_is_gone(answer: Answer, server: Server) -> None:
+    server.answer = lambda asked: answer
+    with client(server) as label_studio:
+        for ask in (label_studio.project, label_studio.delete_prediction, lambda task: label_studio.tasks(9, [task])):
+            with pytest.raises(LabelStudioFailing, match=r"answered HTTP 404.*LABEL_STUDIO_URL") as caught:
+                ask(1)
+            assert caught.value.status == 0
 
 
 def test_a_page_in_place_of_json_is_told(server: Server) -> None:

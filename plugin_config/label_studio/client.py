@@ -117,8 +117,9 @@ class LabelStudio:
         LabelStudioError: the address or the token is none.
         SettingsError: the bundle cannot be read, or a proxy of the environment is none.
 
-    Every method raises LabelStudioUnreachable when there is no answer and LabelStudioFailing after HTTP 429 or 5xx (try
-    again later), and LabelStudioError with the HTTP status when the request is refused (trying again is useless).
+    Every method raises LabelStudioUnreachable when there is no answer, LabelStudioFailing after HTTP 429, 5xx or a 404
+    that is not Label Studio's own (try again later), and LabelStudioError with the HTTP status when the request is
+    refused (trying again is useless).
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class LabelStudio:
                 if is_down(response):
                     raise failing(self.url, response.status_code)
                 if response.is_error or response.is_redirect:
-                    raise refused(subject, response)
+                    raise refused(self.url, subject, response)
                 body = read_body(subject, response)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
@@ -345,7 +346,7 @@ class LabelStudio:
             response = self._auth.send(self._client, self._client.build_request("GET", url, headers=headers))
             if response.status_code == 401:  # the token's fault, and not the file's
                 with closing(response):
-                    raise refused(f"image of task {task}", response)
+                    raise refused(self.url, f"image of task {task}", response)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
         if response.status_code in _AWAY:
