@@ -110,11 +110,13 @@ class StandInLabelStudio:
             data = self.data_of.get(task, {"image": self.data[task]})
             yield Task(task, data, versions, int(task in self.annotated), self.scores.get(task))
 
-    def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
+    def tasks(self, project: int, ids: Sequence[int], *, data: bool = True) -> list[Task]:
         self.before_tasks()
         return [task for task in self.all_tasks(project) if task.id in ids]
 
     def predictions(self, task: int) -> list[StoredPrediction]:
+        if task not in self.data:  # as Label Studio (1.23.2) does
+            raise LabelStudioError("GET /api/predictions/", "was refused (HTTP 400)", "Check.", status=400)
         return [row for row in self.stored if row.task == task]
 
     def create_prediction(

@@ -7,6 +7,7 @@ Webhooks may have said so, and may have been lost.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import ZeromaskError
@@ -59,8 +60,13 @@ def settle_doubts(context: WorkerContext, project: int) -> int:
     Raises:
         LabelStudioError: Label Studio cannot answer, or refuses.
     """
-    deleted, waiting = 0, set(context.pending.open_refs(project)) if context.ledger.unconfirmed(project) else set()
-    for ref, last_look in context.ledger.unconfirmed(project).items():
+    doubts = context.ledger.unconfirmed(project)
+    deleted, waiting = 0, set(context.pending.open_refs(project)) if doubts else set()
+    there = _existing(context, project, {ref.task for ref in doubts})
+    for ref, last_look in doubts.items():
+        if ref.task not in there:  # Label Studio refuses to list the predictions of a task that is gone
+            context.ledger.clear_unconfirmed(project, ref)
+            continue
         if ref in waiting:
             continue
         rows = [row for row in context.label_studio.predictions(ref.task) if row.version == ref.version]
@@ -75,6 +81,15 @@ def settle_doubts(context: WorkerContext, project: int) -> int:
         if last_look:
             context.ledger.clear_unconfirmed(project, ref)
     return deleted
+
+
+def _existing(context: WorkerContext, project: int, tasks: Collection[int]) -> set[int]:
+    """Those of some tasks that (still) exist."""
+    ids, found = sorted(tasks), set[int]()
+    for start in range(0, len(ids), _TASKS_AT_ONCE):
+        part = ids[start : start + _TASKS_AT_ONCE]
+        found.update(task.id for task in context.label_studio.tasks(project, part, data=False))
+    return found
 
 
 def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
