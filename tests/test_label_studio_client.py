@@ -314,6 +314,16 @@ def test_tasks_that_are_deleted_between_two_pages_neither_end_the_reading_nor_hi
         assert [task.id for task in label_studio.annotated_tasks(9, skipped=True)] == found
 
 
+@pytest.mark.parametrize("most", [1, 2, 100])
+def test_tasks_are_all_found_where_label_studio_makes_its_pages_shorter(most: int, server: Server) -> None:
+    """As its setting TASK_API_PAGE_SIZE_MAX does, without a word."""
+    server.answer = lambda asked: page_of(range(1, 6), asked, most=most)
+    with client(server) as label_studio:
+        assert [task.id for task in label_studio.tasks(9, [5, 1, 2, 99, 4])] == [1, 2, 4, 5]
+        assert len(server.asked) == -(-4 // most)
+        assert [task.id for task in label_studio.all_tasks(9)] == [1, 2, 3, 4, 5]
+
+
 def test_pages_that_bring_nothing_new_end_the_reading(server: Server) -> None:
     """As of something that does not know the filter."""
     server.answer = lambda asked: as_json({"tasks": [{"id": 1}], "total": 900})

@@ -1,7 +1,8 @@
 """Rows of tasks, page by page, while tasks come and go.
 
 Label Studio answers HTTP 404 for a page past the end, and a task that is deleted moves all later ones to an earlier
-page. So the next page is always the first one of the tasks with a higher id.
+page. So the next page is always the first one of the tasks with a higher id. Its TASK_API_PAGE_SIZE_MAX makes pages
+shorter than was asked for, without a word: only the total tells that more follow.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def task_rows(
 
 
 def chosen_rows(label_studio: ApiClient, project: int, ids: Sequence[int], *, include: str) -> Iterator[Any]:
-    """Those of some tasks that (still) exist in a project, in one request unless Label Studio limits its pages.
+    """Those of some tasks that (still) exist in a project, in one request where its pages are not limited.
 
     Args:
         label_studio: the client.
@@ -50,10 +51,15 @@ def chosen_rows(label_studio: ApiClient, project: int, ids: Sequence[int], *, in
     Raises:
         LabelStudioError: it does not answer, or refuses.
     """
-    wanted = set(ids)
-    query = {"selectedItems": {"all": False, "included": list(ids)}}
-    rows, _ = _first_page(label_studio, project, size=len(ids), include=include, query=query)
-    yield from (row for row in rows if _id(row) in wanted)
+    wanted = list(ids)
+    while wanted:
+        query = {"selectedItems": {"all": False, "included": wanted}}
+        rows, total = _first_page(label_studio, project, size=len(wanted), include=include, query=query)
+        asked = set(wanted)
+        found = {number: row for row in rows if (number := _id(row)) in asked}
+        yield from found.values()
+        is_cut = len(found) > 0 and len(rows) < total
+        wanted = [number for number in wanted if number not in found] if is_cut else []
 
 
 def _after(last: int, either: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
