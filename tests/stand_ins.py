@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -84,7 +85,10 @@ class StandInLabelStudio:
         self.before_rename: Callable[[], None] = lambda: None
 
     def request(self, method: str, path: str, **options: Any) -> Any:
-        """The models connected to the project, and changes of them."""
+        """The models connected to the project, and changes of them; the versions of predictions."""
+        if path.endswith("/model-versions/"):
+            counts = Counter(row.version for row in self.stored)
+            return {"static": [{"model_version": name, "count": count} for name, count in counts.items()]}
         self.asked += 1
         if method == "PATCH":
             self.before_rename()

@@ -12,6 +12,8 @@ from collections.abc import Collection
 from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import ZeromaskError
 from plugin_config.label_studio.client import Task
+from plugin_config.label_studio.version_counts import version_counts
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
@@ -100,6 +102,8 @@ def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
     ledger = context.ledger
     if ledger.target_version(project) == plan.version and not ledger.is_rolling_out(project, plan.version):
         return
+    if not ledger.target_version(project) or not ledger.versions(project):
+        _recall_versions(context, project)
     # First: a drain that began before this then asks again for each task that it stores. If anything ends this function
     # before `finish_rollout` (Label Studio, RQ's time limit of a job, a death), the next reconcile does it all.
     context.ledger.start_rollout(project, plan.version)
@@ -125,6 +129,15 @@ def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
     context.ledger.finish_rollout(project, plan.version)
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, plan.version,
              len(again), moved)  # fmt: skip
+
+
+def _recall_versions(context: WorkerContext, project: int) -> None:
+    """Learn from Label Studio which versions of ours are stored, where Redis knows nothing of the project: it may have
+    been lost, and their predictions would stay beside the newer ones for ever. Those of other models are left alone.
+    """
+    for version in version_counts(context.label_studio, project):
+        if ModelVersion.parse(version) is not None:
+            context.ledger.add_version(project, version)
 
 
 def _delete_left(context: WorkerContext, plan: Plan) -> None:
