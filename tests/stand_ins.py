@@ -230,7 +230,7 @@ class StandInContext:
         self.image_cache = OFF
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
-        self.trouble, self.outdated, self.watch = "", "", DutyWatch()
+        self.trouble, self.trouble_over, self.outdated, self.watch = "", 0, "", DutyWatch()
         self.redis, self.turns, self.click = redis, ModelTurns(), ""
         self.pipeline = Pipeline(
             PredictionStages(cast("WorkerContext", self)), capacity=16, batch=8, stopping=self.stopping,

@@ -17,7 +17,7 @@ from plugin_config.model_version import ModelVersion
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
-from worker.service.failures import Action, Stage, treatment_of
+from worker.service.failures import Action, Sign, Stage, note_sign, treatment_of
 from worker.service.model_card import tell_on_card
 from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
@@ -36,6 +36,7 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
     context.hints.begin_refresh(project)
     try:
         plan = read_plan(context, project, from_disk=True)
+        note_sign(context, Sign.PLAN)  # where other workers do all the tasks, nothing else would show it
         install_webhook_secret(context, project)
         report_remarks(context, plan)
         _catch_up_with_version(context, plan)
