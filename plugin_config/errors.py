@@ -10,9 +10,11 @@ ZeromaskError
 │   ├── QueueDamaged             it holds something that this project does not write
 │   └── QueueFull                too many tasks, or unknown projects, are waiting already
 ├── LabelStudioError       Label Studio refused a request
+│   ├── ProjectGone              it has no project of that number, or shows this user none
 │   ├── AnswerTooLarge           its answer is too large to be read
 │   ├── AnswerMalformed          its answer has another form than is known
-│   ├── LabelStudioFailing       it answered that it cannot serve the request now (HTTP 429 or 5xx)
+│   ├── LabelStudioFailing       it, or a proxy in its place, cannot serve the request now (HTTP 429 or 5xx, or a 404
+│   │                            that is not its own)
 │   └── LabelStudioUnreachable   it did not answer at all
 ├── TaskDataError          the data of a task lacks what its project's labeling config asks for
 ├── ImageUnavailable       an image cannot be fetched or read
@@ -94,11 +96,17 @@ class QueueFull(QueueUnavailable):
 
 
 class LabelStudioError(ZeromaskError):
-    """Label Studio refused a request. `status` is the HTTP status, 0 when there was no answer."""
+    """Label Studio refused a request. `status` is the HTTP status, 0 when there was no answer of its own."""
 
     def __init__(self, subject: str, problem: str, remedy: str, *, status: int = 0) -> None:
         super().__init__(subject, problem, remedy)
         self.status = status
+
+
+class ProjectGone(LabelStudioError):
+    """Label Studio was asked for a project, and has none of that number, or shows this user none. Any other thing may
+    be missing although its project is there.
+    """
 
 
 class AnswerTooLarge(LabelStudioError):
@@ -110,8 +118,8 @@ class AnswerMalformed(LabelStudioError):
 
 
 class LabelStudioFailing(LabelStudioError):
-    """Label Studio, or a proxy before it, answered HTTP 429 or 5xx: worth trying again. A 500 may be about the one
-    thing that was asked for; the others are about Label Studio as a whole.
+    """Label Studio, or a proxy before it, answered HTTP 429 or 5xx, or a 404 that is not Label Studio's own: worth
+    trying again. A 500 may be about the one thing that was asked for; the others are about Label Studio as a whole.
     """
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -22,6 +23,7 @@ from plugin_config.errors import (
     ImageUnavailable,
     LabelStudioError,
     LearningError,
+    ProjectGone,
     VersionsUnavailable,
 )
 from plugin_config.label_studio.client import Project, Task
@@ -83,7 +85,10 @@ class StandInLabelStudio:
         self.before_rename: Callable[[], None] = lambda: None
 
     def request(self, method: str, path: str, **options: Any) -> Any:
-        """The models connected to the project, and changes of them."""
+        """The models connected to the project, and changes of them; the versions of predictions."""
+        if path.endswith("/model-versions/"):
+            counts = Counter(row.version for row in self.stored)
+            return {"static": [{"model_version": name, "count": count} for name, count in counts.items()]}
         self.asked += 1
         if method == "PATCH":
             self.before_rename()
@@ -95,7 +100,7 @@ class StandInLabelStudio:
 
     def project(self, project: int) -> Project:
         if self.gone:
-            raise LabelStudioError("GET project", "was refused (HTTP 404)", "Check.", status=404)
+            raise ProjectGone("GET project", "was refused (HTTP 404)", "Check.", status=404)
         if self.refuses:
             raise LabelStudioError("GET project", "was refused (HTTP 401)", "Token.", status=401)
         return Project(project, self.title, self.config, self.shown, len(self.data), self.created)
@@ -109,11 +114,13 @@ class StandInLabelStudio:
             data = self.data_of.get(task, {"image": self.data[task]})
             yield Task(task, data, versions, int(task in self.annotated), self.scores.get(task))
 
-    def tasks(self, project: int, ids: Sequence[int]) -> list[Task]:
+    def tasks(self, project: int, ids: Sequence[int], *, data: bool = True) -> list[Task]:
         self.before_tasks()
         return [task for task in self.all_tasks(project) if task.id in ids]
 
     def predictions(self, task: int) -> list[StoredPrediction]:
+        if task not in self.data:  # as Label Studio (1.23.2) does
+            raise LabelStudioError("GET /api/predictions/", "was refused (HTTP 400)", "Check.", status=400)
         return [row for row in self.stored if row.task == task]
 
     def create_prediction(
@@ -223,7 +230,7 @@ class StandInContext:
         self.image_cache = OFF
         self.logged_versions: set[tuple[int, str]] = set()
         self.stopping = threading.Event()
-        self.trouble, self.outdated, self.watch = "", "", DutyWatch()
+        self.trouble, self.trouble_over, self.outdated, self.watch = "", 0, "", DutyWatch()
         self.redis, self.turns, self.click = redis, ModelTurns(), ""
         self.pipeline = Pipeline(
             PredictionStages(cast("WorkerContext", self)), capacity=16, batch=8, stopping=self.stopping,

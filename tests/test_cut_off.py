@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis import Redis
 
-from plugin_config.errors import LabelStudioUnreachable, QueueUnavailable
+from plugin_config.errors import (
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+    QueueUnavailable,
+    VersionsUnavailable,
+)
 from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.keys import ENDED, ProjectKeys
@@ -17,6 +23,8 @@ from tests.house import wait_until
 from tests.queue_states import time_passes
 from tests.stand_ins import ALL, PROJECT, StandInContext, context_fixture, version
 from worker.service import cut_off
+from worker.service.context import WorkerContext
+from worker.service.failures import WAIT_FOR_STORAGE, Stage, treat, treatment_of
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
@@ -202,4 +210,47 @@ def test_an_order_is_held_while_it_is_renewed_and_no_longer(context: StandInCont
     wait_until(lambda: order.begin(PROJECT, "another", hold_s=600, pause_s=1), told="the end of a dead worker's hold")
     order.end(PROJECT, "another", pause_s=0.1)
     order.renew()
+<<<<<<< HEAD
     wait_until(lambda: order.begin(PROJECT, "me", hold_s=60, pause_s=1), told="the end of the pause")
+=======
+    wait_until(lambda: order.begin(PROJECT, "me", hold_s=60), told="the end of the pause")
+
+
+TOLD = {
+    "no answer": (Stage.POST, LabelStudioUnreachable("LS", "ConnectTimeout", "Look.")),
+    "its token": (Stage.POST, LabelStudioError("LS", "HTTP 401", "Look.", status=401)),
+    "no versions": (Stage.ADMISSION, VersionsUnavailable("folder", "cannot be read", "Mount it.")),
+    "may not store": (Stage.POST, LabelStudioError("LS", "HTTP 403", "Look.", status=403)),
+}
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_a_trouble_is_taken_back_where_something_shows_that_it_is_over(told: str, context: StandInContext) -> None:
+    """Although other workers do all the tasks, and this one stores nothing."""
+    stage, error = TOLD[told]
+    treatment = treatment_of(stage, error)
+    assert treatment is not None
+    treat(cast("WorkerContext", context), treatment, error, PROJECT, REF)
+    context.drain()  # nothing is due: a project is read all the same
+    assert bool(context.trouble) is (told in ("no versions", "may not store"))
+    context.reconcile()
+    assert bool(context.trouble) is (told == "may not store")
+    context.ask(1)
+    context.drain()
+    assert context.trouble == ""
+
+
+def test_a_label_studio_that_stores_nothing_is_in_trouble_whatever_it_answers(context: StandInContext) -> None:
+    failing = LabelStudioFailing("LS", "answered HTTP 500", "Look.", status=500)
+    treat(cast("WorkerContext", context), WAIT_FOR_STORAGE, failing, PROJECT, REF)
+    context.drain()
+    context.reconcile()
+    assert context.trouble == str(failing)
+
+
+def test_a_refusal_takes_no_trouble_back(context: StandInContext) -> None:
+    context.trouble, context.label_studio.refuses = "LS: HTTP 401", True
+    context.drain()
+    context.reconcile()
+    assert context.trouble == "LS: HTTP 401"
+>>>>>>> h1

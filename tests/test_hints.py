@@ -13,7 +13,7 @@ from rq.worker import DequeueStrategy
 from werkzeug.test import Client
 
 from backend.task_queue import PredictionRequest, TaskQueue
-from plugin_config.errors import LabelStudioError, QueueFull
+from plugin_config.errors import ProjectGone, QueueFull
 from plugin_config.queue import hints as hints_module
 from plugin_config.queue import pending as pending_module
 from plugin_config.queue.hints import ProjectHints
@@ -40,7 +40,7 @@ def only_ours(context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def project(number: int) -> Any:
         if number != PROJECT:
-            raise LabelStudioError(f"project {number}", "was answered with HTTP 404", "Look there.", status=404)
+            raise ProjectGone(f"project {number}", "was answered with HTTP 404", "Look there.", status=404)
         return plain(number)
 
     monkeypatch.setattr(context.label_studio, "project", project)

@@ -47,7 +47,7 @@ def test_a_packed_answer_is_told_and_not_unpacked(server: Server) -> None:
         label_studio.project(1)
 
 
-@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("status", [400, 403])
 def test_a_packed_refusal_is_still_a_refusal(status: int, server: Server) -> None:
     server.answer = lambda asked: Answer(status, BOMB.body, BOMB.headers)
     with asked_by(server) as label_studio, pytest.raises(LabelStudioError, match=f"HTTP {status}") as caught:

@@ -6,14 +6,20 @@ import base64
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from plugin_config.errors import AnswerMalformed, LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
+from plugin_config.errors import (
+    AnswerMalformed,
+    LabelStudioError,
+    LabelStudioFailing,
+    LabelStudioUnreachable,
+    ProjectGone,
+)
 from plugin_config.label_studio.annotations import AnnotatedTask, Annotation
 from plugin_config.label_studio.client import LabelStudio
 from tests.http_server import Answer, Asked, Server, as_json, serving
@@ -171,8 +177,8 @@ def test_silence_means_try_again(server: Server) -> None:
         pytest.param(400, {"validation_errors": {"title": ["too long"]}}, "too long", id="validation"),
         pytest.param(401, {"detail": "Invalid token."}, "Create a personal access token", id="token"),
         pytest.param(403, {"detail": "No permission."}, "Create a personal access token", id="permission"),
-        pytest.param(404, {"detail": "Not found."}, "Not found.", id="gone"),
-        pytest.param(404, ["what"], "HTTP 404", id="list"),
+        pytest.param(404, {"detail": "No Project.", "status_code": 404, "version": "1"}, "No Project.", id="gone"),
+        pytest.param(400, ["what"], "HTTP 400", id="list"),
         pytest.param(413, None, "HTTP 413", id="no json"),
     ],
 )
@@ -180,11 +186,29 @@ def test_refusals_name_status_and_detail_but_no_token(status: int, body: Any, me
     server.answer = lambda asked: Answer(status, b"<html>") if body is None else as_json(body, status)
     with client(server) as label_studio, pytest.raises(LabelStudioError) as caught:
         label_studio.project(1)
-    assert type(caught.value) is LabelStudioError
+    assert type(caught.value) is (ProjectGone if status == 404 else LabelStudioError)
     assert caught.value.status == status
     assert message in str(caught.value)
     assert f"HTTP {status}" in str(caught.value)
     assert LEGACY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Answer(404, b"404 page not found\n", {"Content-Type": "text/plain"}), id="text"),
+        pytest.param(Answer(404), id="empty"),
+        pytest.param(as_json({"detail": "Not found."}, 404), id="another API"),
+        pytest.param(as_json(["what"], 404), id="list"),
+    ],
+)
+def test_a_404_of_a_proxy_is_an_outage_and_says_of_nothing_that_it_is_gone(answer: Answer, server: Server) -> None:
+    server.answer = lambda asked: answer
+    with client(server) as label_studio:
+        for ask in (label_studio.project, label_studio.delete_prediction, lambda task: label_studio.tasks(9, [task])):
+            with pytest.raises(LabelStudioFailing, match=r"answered HTTP 404.*LABEL_STUDIO_URL") as caught:
+                ask(1)
+            assert caught.value.status == 0
 
 
 def test_a_page_in_place_of_json_is_told(server: Server) -> None:
@@ -212,11 +236,24 @@ def test_a_token_that_is_none_is_told_and_not_repeated(token: str) -> None:
     assert token not in str(caught.value)
 
 
-def page_of(total: int, asked: Asked) -> Answer:
+NO_PAGE = {"status_code": 404, "version": "1.23.2", "detail": "Invalid page."}
+
+
+def page_of(ids: Sequence[int], asked: Asked, *, most: int = 1000) -> Answer:
+    """The page of these tasks that was asked for, of `most` tasks; as Label Studio (1.23.2) cuts and refuses pages."""
     query = parse_qs(urlsplit(asked.path).query)
-    page, size = int(query["page"][0]), int(query["page_size"][0])
-    rows = [{"id": i, "predictions_model_versions": "a, b", "total_annotations": i % 2} for i in range(total)]
-    return as_json({"tasks": rows[(page - 1) * size : page * size], "total": total})
+    page, size = int(query["page"][0]), min(int(query["page_size"][0]), most)
+    wanted = json.loads(query.get("query", ["{}"])[0])
+    for one in wanted.get("filters", {}).get("items", []):
+        later = one if one["filter"] == "filter:tasks:id" else one.get("child_filter")
+        ids = [task for task in ids if not later or task > later["value"]]
+    if "selectedItems" in wanted:
+        ids = [task for task in ids if task in wanted["selectedItems"]["included"]]
+    if page > 1 and (page - 1) * size >= len(ids):
+        return as_json(NO_PAGE, 404)
+    row = {"predictions_model_versions": "a, b", "total_annotations": 1, "updated_at": "", "annotations_ids": "1"}
+    rows = [{**row, "id": task} for task in ids]
+    return as_json({"tasks": rows[(page - 1) * size : page * size], "total": len(rows)})
 
 
 @pytest.mark.parametrize(
@@ -248,21 +285,72 @@ def test_below_a_path_apis_are_found_and_task_addresses_are_not_prefixed_twice(s
 
 @pytest.mark.parametrize(("total", "pages"), [(0, 1), (1, 1), (500, 1), (501, 2), (1499, 3)])
 def test_all_tasks_are_read_page_by_page(total: int, pages: int, server: Server) -> None:
-    server.answer = lambda asked: page_of(total, asked)
+    server.answer = lambda asked: page_of(range(1, total + 1), asked)
     with client(server) as label_studio:
         found = list(label_studio.all_tasks(9))
-    assert [task.id for task in found] == list(range(total))
+    assert [task.id for task in found] == list(range(1, total + 1))
     assert len(server.asked) == pages
     assert all(task.versions == {"a", "b"} for task in found)
 
 
-def test_all_tasks_end_when_tasks_are_deleted_meanwhile(server: Server) -> None:
-    """The total of the first page is no promise."""
-    server.answer = lambda asked: (
-        as_json({"tasks": [{"id": 1}], "total": 900}) if "page=1" in asked.path else as_json({"tasks": [], "total": 1})
-    )
+@pytest.mark.parametrize("deleted", [{7}, {501}, {3, 600}, set(range(1, 1200))], ids=["read", "last", "both", "most"])
+@pytest.mark.parametrize("total", [501, 1200])
+def test_tasks_that_are_deleted_between_two_pages_neither_end_the_reading_nor_hide_others(
+    total: int, deleted: set[int], server: Server
+) -> None:
+    """They move the others to earlier pages, and a page past the end is refused with HTTP 404."""
+    left = list(range(1, total + 1))
+
+    def answer(asked: Asked) -> Answer:
+        page = page_of(left, asked)
+        left[:] = [task for task in left if task not in deleted]
+        return page
+
+    server.answer = answer
+    with client(server) as label_studio:
+        found = [task.id for task in label_studio.all_tasks(9)]
+        assert found == sorted({*range(1, 501), *left})
+        left[:] = range(1, total + 1)
+        assert [task.id for task in label_studio.annotated_tasks(9, skipped=True)] == found
+
+
+@pytest.mark.parametrize("most", [1, 2, 100])
+def test_tasks_are_all_found_where_label_studio_makes_its_pages_shorter(most: int, server: Server) -> None:
+    """As its setting TASK_API_PAGE_SIZE_MAX does, without a word."""
+    server.answer = lambda asked: page_of(range(1, 6), asked, most=most)
+    with client(server) as label_studio:
+        assert [task.id for task in label_studio.tasks(9, [5, 1, 2, 99, 4])] == [1, 2, 4, 5]
+        assert len(server.asked) == -(-4 // most)
+        assert [task.id for task in label_studio.all_tasks(9)] == [1, 2, 3, 4, 5]
+
+
+def test_pages_that_bring_nothing_new_end_the_reading(server: Server) -> None:
+    """As of something that does not know the filter."""
+    server.answer = lambda asked: as_json({"tasks": [{"id": 1}], "total": 900})
     with client(server) as label_studio:
         assert [task.id for task in label_studio.all_tasks(9)] == [1]
+
+
+def test_a_prediction_that_somebody_else_has_deleted_is_deleted(server: Server) -> None:
+    refusal = {"status_code": 404, "version": "1.23.2", "detail": "No Prediction matches the given query."}
+    server.answer = lambda asked: as_json(refusal, 404)
+    with client(server) as label_studio:
+        label_studio.delete_prediction(7)
+        server.answer = lambda asked: as_json({**refusal, "status_code": 403}, 403)
+        with pytest.raises(LabelStudioError, match="HTTP 403"):
+            label_studio.delete_prediction(7)
+
+
+@pytest.mark.parametrize("ask", ["predictions", "annotations", "tasks"])
+def test_only_a_project_that_was_asked_for_is_gone(ask: str, server: Server) -> None:
+    """A task, an annotation or a page may be missing, too."""
+    server.answer = lambda asked: as_json({"status_code": 404, "version": "1.23.2", "detail": "Not found."}, 404)
+    with client(server) as label_studio:
+        with pytest.raises(LabelStudioError) as caught:
+            label_studio.tasks(9, [1]) if ask == "tasks" else getattr(label_studio, ask)(1)
+        assert (type(caught.value), caught.value.status) == (LabelStudioError, 404)
+        with pytest.raises(ProjectGone):
+            label_studio.project(9)
 
 
 def test_only_the_tasks_asked_for_are_returned_and_none_are_asked_for_in_vain(server: Server) -> None:

@@ -40,7 +40,7 @@ from worker.label_studio.outcomes import RegionOutcomes
 from worker.learning.gate.splits import is_held_out
 from worker.learning.interfaces import AdapterState
 from worker.segmentation.segmenter import Segmenter
-from worker.service.trainer import learner, reading
+from worker.service.trainer import learner, reading, training_round
 from worker.service.trainer.corrections import Correction
 from worker.service.trainer.learner import Learner, learner_heartbeat
 from worker.service.trainer.lease_guard import LeaseGuard
@@ -644,6 +644,15 @@ def test_a_deleted_project_is_forgotten(house: LearningHouse) -> None:
     house.learner.learn(LearnProject(project=PROJECT))
     assert list(house.redis.scan_iter(match=f"zeromask:{PROJECT}:*")) == []
     assert house.learning.due() == []
+
+
+def test_a_page_that_is_missing_forgets_no_project(house: LearningHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.annotate(3, digest="one")
+    missing = LabelStudioError("GET /api/tasks/", "was refused (HTTP 404) Invalid page", "Check.", status=404)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_round, "corrections_digest", refuse(missing))
+        assert "Invalid page" in house.look().detail
+    assert house.redis.sismember("zeromask:projects", str(PROJECT))
 
 
 def test_of_two_that_race_one_learns(house: LearningHouse) -> None:

@@ -21,7 +21,7 @@ from redis import Redis
 from plugin_config.cli.main import zeromask
 from plugin_config.errors import LabelStudioError, LabelStudioFailing, LabelStudioUnreachable
 from plugin_config.label_studio.client import Project, Task
-from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING
+from plugin_config.label_studio.next_task import BY_SCORE, DEFAULT_SAMPLING, seen_tasks
 from plugin_config.overview.control import QueueControl
 from plugin_config.queue import order as order_module
 from plugin_config.queue.jobs import TaskRef, refresh_queue
@@ -772,3 +772,22 @@ def test_the_stored_figures_keep_the_promise_and_are_those_of_the_documentation(
     assert found["memory_mb"] < 500
     text = order_load.DOCUMENT.read_text()
     assert order_load.filled(text) == text, f"run {order_load.COMMAND}"
+
+
+class Shrinking:
+    """A Label Studio in which tasks are deleted after the first page, so that it refuses the second one."""
+
+    def __init__(self) -> None:
+        self.pages: list[int] = []
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        self.pages.append(options["params"]["page"])
+        if self.pages[-1] > 1:
+            raise LabelStudioError(f"{method} {path}", "was refused (HTTP 404) Invalid page", "Look.", status=404)
+        return {"tasks": [{"id": task, "total_annotations": 1} for task in range(1, 501)], "total": 501}
+
+
+def test_a_page_past_the_end_ends_the_list_of_seen_tasks() -> None:
+    label_studio = Shrinking()
+    assert len(list(seen_tasks(label_studio, PROJECT))) == 500
+    assert label_studio.pages == [1, 2]

@@ -165,11 +165,15 @@ def test_a_pending_task_costs_little_memory(pending: PendingTasks, redis: Redis)
     assert bytes_per_task <= 300
 
 
-def test_tasks_that_are_gone_leave_nothing(pending: PendingTasks) -> None:
+def test_tasks_that_are_gone_leave_nothing(pending: PendingTasks, redis: Redis) -> None:
     pending.add(PROJECT, refs(1, 2, 3, 4, 5))
     for ref in take(pending, "w", limit=3):
         pending.done(PROJECT, "w", ref) if ref.task < 3 else pending.fail(PROJECT, "w", ref, "broken")
+    ledger = ProjectLedger(redis)
+    for ref in refs(3, 4, 5):
+        ledger.add_unconfirmed(PROJECT, ref)
     assert pending.forget_tasks(PROJECT, {1, 3, 4, 99}) == 3
+    assert list(ledger.unconfirmed(PROJECT)) == refs(5)
     assert pending.counts(PROJECT) == Counts(pending=1, leased=0, failed=0, done=1)
     assert pending.forget_tasks(PROJECT, set()) == 0
 

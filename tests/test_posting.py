@@ -129,6 +129,18 @@ def test_of_two_predictions_the_one_annotated_stays(context: StandInContext) -> 
     assert [row.id for row in context.label_studio.stored] == [99]
 
 
+def test_a_doubt_about_a_task_that_is_gone_does_not_end_the_look(context: StandInContext) -> None:
+    context.ask(3, 4)
+    context.drain()
+    context.label_studio.stored.append(StoredPrediction(99, 4, version(), [], 0.5))
+    for task in (3, 4):
+        context.ledger.add_unconfirmed(PROJECT, TaskRef(version(), task))
+    del context.label_studio.data[3]
+    context.reconcile()
+    assert list(context.ledger.unconfirmed(PROJECT)) == [TaskRef(version(), 4)]
+    assert 99 not in [row.id for row in context.label_studio.stored], "the others are settled"
+
+
 def test_how_a_task_ended_is_told_when_redis_is_back(
     context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
+from plugin_config.errors import LabelStudioError
+from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.states import Counts
 from tests.order_project import record
@@ -120,3 +122,56 @@ def test_ten_webhooks_are_one_look_and_one_prediction_each(prelabelling: StandIn
         prelabelling.drain()
     assert prelabelling.stored() == [(task, version()) for task in ALL]
     assert redis.scard(f"zeromask:{PROJECT}:hinted") == 0
+
+
+def test_something_that_is_missing_beside_a_project_that_is_there_forgets_nothing(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise LabelStudioError("GET /api/tasks/", "was refused (HTTP 404) Invalid page", "Check.", status=404)
+
+    context.ask(1, 2)
+    context.hints.hint_tasks(PROJECT, [1])
+    with monkeypatch.context() as patch:
+        patch.setattr(context.label_studio, "tasks", missing)
+        context.reconcile()
+    assert pending_tasks(context) == [1, 2]
+    context.label_studio.gone = True
+    context.reconcile()
+    assert pending_tasks(context) == []
+
+
+def test_what_was_stored_before_redis_was_lost_is_replaced_and_what_is_of_others_is_not(
+    context: StandInContext, redis: Redis
+) -> None:
+    context.ask(1, 2)
+    context.drain()
+    context.label_studio.annotated = {2}
+    context.label_studio.shown = version()
+    context.label_studio.stored.append(StoredPrediction(99, 3, "yolo-v8", [], 0.5))
+    redis.flushdb()
+    context.label_studio.config = CONFIG.format("dog")
+    context.reconcile()
+    assert context.ledger.versions(PROJECT) == {version()}
+    assert pending_tasks(context) == [1], "one without annotation has a prediction of an older version"
+    context.ask(3, word="dog")
+    context.drain()
+    assert context.stored() == [(1, version("dog")), (2, version()), (3, version("dog")), (3, "yolo-v8")]
+    assert context.label_studio.shown == version("dog")
+
+
+def test_stored_versions_are_asked_for_once(context: StandInContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counts(_: object, project: int) -> dict[str, int]:
+        asked.append(project)
+        return {}
+
+    monkeypatch.setattr("worker.service.reconcile.version_counts", counts)
+    context.ledger.start_rollout(PROJECT, "")
+    for word in ("cat", "cat", "dog"):
+        context.label_studio.config = CONFIG.format(word)
+        context.reconcile()
+        context.ask(1, word=word)
+        context.drain()
+    assert asked == [PROJECT]

@@ -75,7 +75,6 @@ def test_other_texts_with_two_dots_are_left_to_label_studio(token: str) -> None:
         pytest.param(DEAD, 401, "Token is expired", r"has expired on 2023-11-14 \(HTTP 401\)", id="expired"),
         pytest.param(DEAD, 401, "Token is invalid or expired", "has expired on 2023-11-14", id="or expired"),
         pytest.param(PERSONAL, 401, "Token is invalid", r"was refused \(HTTP 401\) Token is invalid", id="foreign"),
-        pytest.param(PERSONAL, 404, "", r"was refused \(HTTP 404\)", id="no such route"),
     ],
 )
 def test_a_personal_token_that_is_refused_is_told_with_the_reason(
@@ -90,6 +89,17 @@ def test_a_personal_token_that_is_refused_is_told_with_the_reason(
         label_studio.project(1)
     assert caught.value.status == status
     assert token not in str(caught.value) + caplog.text
+
+
+def test_no_such_route_for_a_personal_token_is_no_word_of_label_studio() -> None:
+    """And is not taken for a project that is gone."""
+    with (
+        serving(lambda asked: as_json({"detail": "Not found."}, 404)) as server,
+        LabelStudio(server.url, PERSONAL, timeout_s=5) as label_studio,
+        pytest.raises(LabelStudioFailing, match=r"answered HTTP 404.*LABEL_STUDIO_URL") as caught,
+    ):
+        label_studio.project(1)
+    assert caught.value.status == 0
 
 
 def test_a_legacy_token_where_they_are_off_is_told_with_the_remedy() -> None:

@@ -12,7 +12,15 @@ import httpx
 from plugin_config.addresses import origin_of
 from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.tokens import access_life_s, is_token, personal_token_refused
-from plugin_config.label_studio.transport import failing, is_down, not_json, read_body, read_detail, read_json
+from plugin_config.label_studio.transport import (
+    failing,
+    is_down,
+    not_its_own,
+    not_json,
+    read_body,
+    read_detail,
+    read_json,
+)
 
 _ACCESS_TOKEN_S = 240.0  # Label Studio's access tokens live 300 s
 _USED_SHARE = 0.8  # of an access token's life, where it tells how long that is
@@ -108,6 +116,8 @@ class TokenAuth:
             status = response.status_code
             if is_down(response):
                 raise failing(self._url, status)
+            if status == 404:  # every Label Studio that has personal tokens trades them there
+                raise not_its_own(self._url, status)
             if status != 200:
                 raise personal_token_refused(self._api_key, status, read_detail(subject, response))
             body = read_body(subject, response)

@@ -7,7 +7,6 @@ in bulk, and hides which request failed.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -28,7 +27,7 @@ from plugin_config.addresses import (
     trimmed,
 )
 from plugin_config.certificates import trust
-from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, SettingsError
+from plugin_config.errors import AnswerTooLarge, ImageUnavailable, LabelStudioError, ProjectGone, SettingsError
 from plugin_config.http_requests import user_agent
 from plugin_config.http_responses import UNCOMPRESSED, hide_location
 from plugin_config.json_records import json_name
@@ -43,6 +42,7 @@ from plugin_config.label_studio.annotations import (
 from plugin_config.label_studio.auth import TokenAuth
 from plugin_config.label_studio.names import LabelStudioNames
 from plugin_config.label_studio.predictions import StoredPrediction, prediction_body, read_prediction
+from plugin_config.label_studio.task_pages import chosen_rows, task_rows
 from plugin_config.label_studio.tokens import read_token
 from plugin_config.label_studio.transport import (
     failing,
@@ -55,7 +55,7 @@ from plugin_config.label_studio.transport import (
 )
 from plugin_config.settings import is_loopback
 
-_PAGE, _CONNECT_S = 500, 10.0  # a network that drops packets is told by then
+_CONNECT_S = 10.0  # a network that drops packets is told by then
 _UPLOADS = re.compile(r"/?upload/")  # what Label Studio writes into exports and its SDK reads
 _WITHOUT_SLASH = re.compile(r"(?:data|static|storage-data)/")
 _AWAY = (429, 502, 503, 504)  # Label Studio itself is down; a 500 may be about the one file
@@ -117,8 +117,9 @@ class LabelStudio:
         LabelStudioError: the address or the token is none.
         SettingsError: the bundle cannot be read, or a proxy of the environment is none.
 
-    Every method raises LabelStudioUnreachable when there is no answer and LabelStudioFailing after HTTP 429 or 5xx (try
-    again later), and LabelStudioError with the HTTP status when the request is refused (trying again is useless).
+    Every method raises LabelStudioUnreachable when there is no answer, LabelStudioFailing after HTTP 429, 5xx or a 404
+    that is not Label Studio's own (try again later), and LabelStudioError with the HTTP status when the request is
+    refused (trying again is useless).
     """
 
     def __init__(
@@ -165,15 +166,24 @@ class LabelStudio:
                 if is_down(response):
                     raise failing(self.url, response.status_code)
                 if response.is_error or response.is_redirect:
-                    raise refused(subject, response)
+                    raise refused(self.url, subject, response)
                 body = read_body(subject, response)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
         return read_json(subject, response, body) if body else None
 
     def project(self, project: int) -> Project:
-        """Read one project."""
-        row = self.request("GET", f"/api/projects/{project}/")
+        """Read one project.
+
+        Raises:
+            ProjectGone: there is none of this number that the token's user may see.
+        """
+        try:
+            row = self.request("GET", f"/api/projects/{project}/")
+        except LabelStudioError as error:
+            if error.status != 404:
+                raise
+            raise ProjectGone(error.subject, error.problem, error.remedy, status=404) from error
         with _as_expected("a project"):
             shown, tasks = row.get("model_version") or "", int(row.get("task_number") or 0)
             created, sampling = str(row.get("created_at") or ""), str(row.get("sampling") or "")
@@ -207,7 +217,7 @@ class LabelStudio:
 
     def all_tasks(self, project: int) -> Iterator[Task]:
         """Every task of the project without its data, page by page."""
-        return (_task(row) for row in self._task_rows(project, include="predictions_score"))
+        return (_task(row) for row in task_rows(self, project, include="predictions_score"))
 
     def predictions(self, task: int) -> list[StoredPrediction]:
         """Every prediction of a task, with its regions."""
@@ -219,9 +229,8 @@ class LabelStudio:
         """Every task of the project with an annotation that is not cancelled, without data, page by page; with
         `skipped` those with a cancelled one, too.
         """
-        filters = {"conjunction": "or", "items": [ANNOTATED, *[SKIPPED] * skipped]}
-        query = json.dumps({"filters": filters, "ordering": ["tasks:id"]})
-        for row in self._task_rows(project, include="annotations_ids,updated_at", query=query):
+        filters = [ANNOTATED, *[SKIPPED] * skipped]
+        for row in task_rows(self, project, include="annotations_ids,updated_at", either=filters):
             with _as_expected("a task"):
                 task = read_annotated_task(row)
             yield task
@@ -246,8 +255,14 @@ class LabelStudio:
         return _prediction(self.request("POST", "/api/predictions/", json=body))
 
     def delete_prediction(self, prediction: int) -> None:
-        """Delete one prediction. Not of an annotated task: annotations made from it lose `parent_prediction`."""
-        self.request("DELETE", f"/api/predictions/{prediction}/")
+        """Delete one prediction, unless somebody else has. Not of an annotated task: annotations made from it lose
+        `parent_prediction`.
+        """
+        try:
+            self.request("DELETE", f"/api/predictions/{prediction}/")
+        except LabelStudioError as error:
+            if error.status != 404:
+                raise
 
     def address(self, url: str, base: httpx.URL | None = None) -> httpx.URL:
         """Where an image's address leads, as a browser resolves it on a page of Label Studio. One under another name of
@@ -331,7 +346,7 @@ class LabelStudio:
             response = self._auth.send(self._client, self._client.build_request("GET", url, headers=headers))
             if response.status_code == 401:  # the token's fault, and not the file's
                 with closing(response):
-                    raise refused(f"image of task {task}", response)
+                    raise refused(self.url, f"image of task {task}", response)
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
         if response.status_code in _AWAY:
@@ -340,26 +355,7 @@ class LabelStudio:
         return response
 
     def _tasks(self, project: int, ids: Sequence[int], *, include: str) -> list[Task]:
-        query = json.dumps({"selectedItems": {"all": False, "included": list(ids)}})
-        rows = self._task_page(project, page=1, page_size=len(ids), include=include, query=query)["tasks"]
-        return [task for task in map(_task, rows) if task.id in set(ids)]
-
-    def _task_rows(self, project: int, *, include: str, **query: str) -> Iterator[Any]:
-        page, seen, total = 1, 0, 1
-        while seen < total:
-            answer = self._task_page(project, page=page, page_size=_PAGE, include=include, **query)
-            if not answer["tasks"]:
-                return
-            yield from answer["tasks"]
-            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
-
-    def _task_page(self, project: int, *, page: int, page_size: int, include: str, **query: str) -> Any:
-        # `fields=all` is what fills predictions_model_versions; `include` keeps the heavy columns away.
-        wanted = f"id,{include},predictions_model_versions,total_annotations"
-        params = {"project": project, "page": page, "page_size": page_size, "fields": "all", "include": wanted, **query}
-        answer = self.request("GET", "/api/tasks/", params=params)
-        with _as_expected("tasks"):
-            return {"tasks": list(answer["tasks"]), "total": int(answer["total"])}
+        return [_task(row) for row in chosen_rows(self, project, ids, include=include)]
 
 
 def _task(row: Any) -> Task:

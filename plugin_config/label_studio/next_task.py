@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.annotations import ANNOTATED, ApiClient
 from plugin_config.label_studio.transport import unexpected_answer
 
@@ -74,7 +75,12 @@ def seen_tasks(label_studio: ApiClient, project: int, *, since: str = "") -> Ite
     """
     page, found, total = 1, 0, 1
     while found < total:
-        rows, total = _seen_page(label_studio, project, page=page, size=_PAGE, since=since, ordering="tasks:id")
+        try:
+            rows, total = _seen_page(label_studio, project, page=page, size=_PAGE, since=since, ordering="tasks:id")
+        except LabelStudioError as error:
+            if page > 1 and error.status == 404:  # past the end: tasks were deleted meanwhile
+                return
+            raise
         if not rows:
             return
         try:

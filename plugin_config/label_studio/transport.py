@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ MOST_ANSWER_BYTES = 64_000_000
 
 PROXY_REMEDY = "correct it, or name Label Studio's host in NO_PROXY."
 _MOST_CONTAINERS = 2_000_000
+_OWN_FIELDS = {"status_code", "version", "detail"}  # what the API of Label Studio (1.23.2) tells with every refusal
 _TOO_LARGE = "Look at the data and annotations of these tasks in Label Studio: something in them is far too large."
 
 
@@ -64,8 +66,16 @@ def read_json(subject: str, response: httpx.Response, body: bytes) -> Any:
         raise not_json(subject, response) from error
 
 
-def refused(subject: str, response: httpx.Response) -> LabelStudioError:
+def refused(url: str, subject: str, response: httpx.Response) -> LabelStudioError:
     """The error for a refusal or a redirect. It quotes what Label Studio answers, never what was sent.
+
+    Args:
+        url: of Label Studio.
+        subject: what was asked for.
+        response: not read yet.
+
+    Returns:
+        LabelStudioFailing for an HTTP 404 that is not Label Studio's own: nothing is known to be missing there.
 
     Raises:
         httpx.TransportError: the connection broke.
@@ -75,11 +85,25 @@ def refused(subject: str, response: httpx.Response) -> LabelStudioError:
         remedy = "Set LABEL_STUDIO_URL to where it leads, without the path of a page."
         problem = f"is redirected to {redirect_location(response)[:200] or 'nowhere'}"
         return LabelStudioError(subject, problem, remedy, status=status)
-    detail = read_detail(subject, response).rstrip(".")
+    answer = _read_refusal(subject, response)
+    if status == 404 and not answer.keys() >= _OWN_FIELDS:
+        return not_its_own(url, status)
+    detail = _detail(answer).rstrip(".")
     remedy = "Check the address and that the user of LABEL_STUDIO_API_KEY may see this project."
     if status in (401, 403):
         remedy = remedy_for(status, detail)
     return LabelStudioError(subject, f"was refused (HTTP {status}) {detail[:300]}".rstrip(), remedy, status=status)
+
+
+def not_its_own(url: str, status: int) -> LabelStudioFailing:
+    """The error for a refusal that is not Label Studio's own, such as a proxy's while Label Studio restarts. It has no
+    status: nobody may take it for what Label Studio says.
+    """
+    remedy = (
+        "Check that LABEL_STUDIO_URL leads to it; if a proxy before it answers so while it restarts, the work is kept "
+        "and goes on by itself."
+    )
+    return LabelStudioFailing(f"Label Studio at {url}", f"answered HTTP {status}, but not as it does itself", remedy)
 
 
 def read_detail(subject: str, response: httpx.Response) -> str:
@@ -88,11 +112,19 @@ def read_detail(subject: str, response: httpx.Response) -> str:
     Raises:
         httpx.TransportError: the connection broke.
     """
+    return _detail(_read_refusal(subject, response))
+
+
+def _read_refusal(subject: str, response: httpx.Response) -> Mapping[str, Any]:
     try:
         answer = read_json(subject, response, read_body(subject, response))
     except LabelStudioError:
-        return ""
-    return str(answer.get("validation_errors") or answer.get("detail") or "") if isinstance(answer, dict) else ""
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _detail(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("validation_errors") or answer.get("detail") or "")
 
 
 def is_down(response: httpx.Response) -> bool:

@@ -213,6 +213,9 @@ class PendingTasks(TaskStates):
         failed = [ref for ref in self.failures(project) if ref.task in gone]
         found = len(failed) + self.cancel(project, open_refs)
         self.forget_failures(project, failed)
+        doubted = [ref for ref in self._ledger.unconfirmed(project) if ref.task in gone] if gone else []
+        for ref in doubted:
+            self._ledger.clear_unconfirmed(project, ref)
         for version in self._ledger.versions(project) if gone else []:
             found += int(self._redis.srem(ProjectKeys(project).done(version), *gone))
         return found

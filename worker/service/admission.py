@@ -21,7 +21,7 @@ from plugin_config.queue.jobs import DrainProject, TaskRef
 from plugin_config.queue.pending import Lease, Priority
 from plugin_config.queue.slots import URGENT_SLOT
 from worker.service.context import WorkerContext
-from worker.service.failures import Action, Stage, treat, treatment_of
+from worker.service.failures import Action, Sign, Stage, note_sign, treat, treatment_of
 from worker.service.pipeline import Pipeline
 from worker.service.plan import read_plan, report_remarks
 from worker.service.posting import finish
@@ -85,13 +85,15 @@ class Admission:
             self._context.stopping.wait(treatment.pause_s if treatment else 0.0)
             return False
         except LabelStudioError:  # an answer, which is treated where tasks are leased
-            pass
+            return True
+        note_sign(self._context, Sign.ANSWER)
         return True
 
     def _begin(self, left: dict[TaskRef, Lease]) -> None:
         """Admit or settle tasks, removing each from `left`."""
         context, project = self._context, self._project
         plan = read_plan(context, project)
+        note_sign(context, Sign.PLAN)
         if context.ledger.target_version(project) != plan.version:
             context.hints.request_refresh(project)
         report_remarks(context, plan)

@@ -40,6 +40,7 @@ class WorkerContext:
         watch: reports work and threads in trouble.
         click: what is done for an annotator who waits, for `zeromask status`; "" = nothing.
         trouble: what keeps this process from working, for `zeromask status`; "" = nothing.
+        trouble_over: the least `failures.Sign` that shows that it is over.
         outdated: that this process leaves jobs to newer ones, likewise.
 
     Args:
@@ -78,6 +79,7 @@ class WorkerContext:
         self.stopping = threading.Event()
         self.watch = DutyWatch()
         self.click = self.trouble = self.outdated = ""
+        self.trouble_over = 0
 
     def about(self) -> dict[str, str]:
         """The row of this process in `zeromask status`."""

@@ -5,8 +5,8 @@ An error in no row is a fault of this program: it is raised on, and the pipeline
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
 
 from plugin_config.errors import (
     ImageHostBusy,
@@ -17,6 +17,7 @@ from plugin_config.errors import (
     LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
+    ProjectGone,
     QueueDamaged,
     QueueUnavailable,
     RegionError,
@@ -54,6 +55,14 @@ class Action(Enum):
     LEAVE = "leave"  # nothing, until the next periodic reconcile
 
 
+class Sign(IntEnum):
+    """What shows that a trouble is over; a higher one shows what the lower ones do, too."""
+
+    ANSWER = 1  # Label Studio has answered about a project
+    PLAN = 2  # so have all places that what a project wants is read from
+    STORED = 3  # a prediction is stored
+
+
 @dataclass(frozen=True)
 class Treatment:
     """What becomes of a task.
@@ -64,6 +73,7 @@ class Treatment:
         delay_s: of GIVE_BACK: the time until the task is due again, seconds.
         pause_s: how long the worker admits nothing afterwards, seconds.
         concerns_all: whether other tasks meet the same error; the worker's status shows it then.
+        over: where it concerns all: the least sign that shows that the trouble is over.
         reason: of FAIL and RETRY: the text kept with the task; `{error}` and `{kind}` are filled in.
     """
 
@@ -72,6 +82,7 @@ class Treatment:
     delay_s: float = 0.0
     pause_s: float = 0.0
     concerns_all: bool = False
+    over: Sign = Sign.ANSWER
     reason: str = "{error}"
 
 
@@ -95,6 +106,9 @@ UNEXPECTED = Treatment(Action.FAIL, reason="unexpected {kind}: {error}; the work
 WAIT_FOR_LABEL_STUDIO = Treatment(Action.HOLD, concerns_all=True)
 """The treatment of a post while Label Studio as a whole is in trouble."""
 
+WAIT_FOR_STORAGE = replace(WAIT_FOR_LABEL_STUDIO, over=Sign.STORED)
+"""The treatment of a post while Label Studio stores nothing, whatever it answers beside."""
+
 _FAIL = Treatment(Action.FAIL)
 _FORGET = Treatment(Action.FORGET_PROJECT)
 _LEAVE = Treatment(Action.LEAVE)
@@ -102,7 +116,9 @@ _RETRY_500 = Treatment(Action.RETRY, attempts=MAX_ATTEMPTS)
 _LATER = Treatment(Action.GIVE_BACK, delay_s=5.0, concerns_all=True)
 _AWAY = Treatment(Action.GIVE_BACK, pause_s=2.0, concerns_all=True)  # the others meet the same: all keep their places
 _REFUSED = Treatment(Action.GIVE_BACK, pause_s=5.0, concerns_all=True)
+_NO_VERSIONS = replace(_AWAY, over=Sign.PLAN)
 _TOKEN = Treatment(Action.GIVE_BACK, delay_s=30.0, concerns_all=True)
+_MAY_NOT_STORE = replace(_TOKEN, over=Sign.STORED)  # it may read all the same
 
 
 def _no_memory(reason: str) -> Treatment:
@@ -115,9 +131,9 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
     Row(Stage.ADMISSION, LabelStudioUnreachable, _AWAY),
     Row(Stage.ADMISSION, LabelStudioFailing, _LATER, status=500),  # perhaps of this project alone
     Row(Stage.ADMISSION, LabelStudioFailing, _AWAY),
-    Row(Stage.ADMISSION, LabelStudioError, _FORGET, status=404),
+    Row(Stage.ADMISSION, ProjectGone, _FORGET),
     Row(Stage.ADMISSION, LabelStudioError, _REFUSED),
-    Row(Stage.ADMISSION, VersionsUnavailable, _AWAY),
+    Row(Stage.ADMISSION, VersionsUnavailable, _NO_VERSIONS),
     Row(Stage.FETCH, ImageHostBusy, Treatment(Action.RETRY, attempts=MAX_ATTEMPTS)),  # five tries take six minutes
     Row(Stage.FETCH, ImageHostTrouble, Treatment(Action.RETRY, attempts=_IMAGE_ATTEMPTS)),
     Row(Stage.FETCH, ImageUnavailable, _FAIL),
@@ -136,9 +152,9 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
     Row(Stage.POST, LabelStudioFailing, _RETRY_500, status=500),  # see `worker.service.posting.Outage`
     Row(Stage.POST, LabelStudioFailing, WAIT_FOR_LABEL_STUDIO),
     Row(Stage.POST, LabelStudioError, _TOKEN, status=401),
-    Row(Stage.POST, LabelStudioError, _TOKEN, status=403),
+    Row(Stage.POST, LabelStudioError, _MAY_NOT_STORE, status=403),
     Row(Stage.POST, LabelStudioError, _FAIL),  # a task that was deleted is dropped instead
-    Row(Stage.RECONCILE, LabelStudioError, _FORGET, status=404),
+    Row(Stage.RECONCILE, ProjectGone, _FORGET),
     Row(Stage.RECONCILE, LabelStudioError, _LEAVE),
     Row(Stage.RECONCILE, LabelingConfigError, _LEAVE),
     Row(Stage.RECONCILE, VersionsUnavailable, _LEAVE),
@@ -153,7 +169,7 @@ def treatment_of(stage: Stage, error: Exception) -> Treatment | None:
 def treat(context: WorkerContext, treatment: Treatment, error: Exception, project: int, ref: TaskRef) -> None:
     """Settle a leased task as FAIL, RETRY and GIVE_BACK say; HOLD only shows its trouble."""
     if treatment.concerns_all:
-        context.trouble = str(error)
+        context.trouble_over, context.trouble = treatment.over, str(error)
     reason = treatment.reason.format(error=error, kind=type(error).__name__)
     if treatment.action is Action.FAIL:
         context.leases.fail(project, ref, reason)
@@ -161,6 +177,12 @@ def treat(context: WorkerContext, treatment: Treatment, error: Exception, projec
         context.leases.retry(project, ref, reason, most=treatment.attempts)
     elif treatment.action is Action.GIVE_BACK:
         context.leases.give_back(project, ref, delay_s=treatment.delay_s)
+
+
+def note_sign(context: WorkerContext, sign: Sign) -> None:
+    """Take back the trouble that the worker's status shows, where this is a sign that it is over."""
+    if sign >= context.trouble_over:
+        context.trouble = ""
 
 
 def _fits(row: Row, error: Exception) -> bool:

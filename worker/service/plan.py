@@ -49,7 +49,8 @@ def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) 
 
     Raises:
         LabelingConfigError: the config names nothing to segment.
-        LabelStudioError: the project cannot be read; `status` 404 when it is gone.
+        ProjectGone: Label Studio has no such project.
+        LabelStudioError: the project cannot be read.
         VersionsUnavailable: what is served cannot be had now.
     """
     found = context.label_studio.project(project)

@@ -25,7 +25,7 @@ from plugin_config.queue.pending import Priority
 from plugin_config.queue.totals import Totals
 from worker.service.context import WorkerContext
 from worker.service.cut_off import CutOff
-from worker.service.failures import WAIT_FOR_LABEL_STUDIO, Action, Stage, treat, treatment_of
+from worker.service.failures import WAIT_FOR_STORAGE, Action, Sign, Stage, note_sign, treat, treatment_of
 from worker.service.ordering import record_stored, score_to_post
 from worker.service.plan import Plan
 from worker.service.turns import DrawnTask, LeasedTask
@@ -121,7 +121,7 @@ class Posting:
                 raise LabelStudioError(f"task {ref.task}", problem, "See Label Studio's log.")
         self._outage.over()
         self._cut_off.over()
-        self._context.trouble = ""
+        note_sign(self._context, Sign.STORED)
         self._tell_left_out(drawn)
         record_stored(self._context, drawn, prediction=stored.id, shown=stored.score or 0.0)
         finish(self._context, leased)
@@ -147,7 +147,7 @@ class Posting:
         if treatment is None:
             raise error
         if treatment.action is Action.RETRY and self._outage.refused(ref):
-            treatment = WAIT_FOR_LABEL_STUDIO
+            treatment = WAIT_FOR_STORAGE
         if treatment.action is Action.FAIL and self._is_gone(leased):
             log.info("task %d: was deleted meanwhile", ref.task)
             self._context.leases.drop(leased.project, ref)

@@ -7,14 +7,17 @@ Webhooks may have said so, and may have been lost.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import ZeromaskError
 from plugin_config.label_studio.client import Task
+from plugin_config.label_studio.version_counts import version_counts
+from plugin_config.model_version import ModelVersion
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
-from worker.service.failures import Action, Stage, treatment_of
+from worker.service.failures import Action, Sign, Stage, note_sign, treatment_of
 from worker.service.model_card import tell_on_card
 from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
@@ -33,6 +36,7 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
     context.hints.begin_refresh(project)
     try:
         plan = read_plan(context, project, from_disk=True)
+        note_sign(context, Sign.PLAN)  # where other workers do all the tasks, nothing else would show it
         install_webhook_secret(context, project)
         report_remarks(context, plan)
         _catch_up_with_version(context, plan)
@@ -59,8 +63,13 @@ def settle_doubts(context: WorkerContext, project: int) -> int:
     Raises:
         LabelStudioError: Label Studio cannot answer, or refuses.
     """
-    deleted, waiting = 0, set(context.pending.open_refs(project)) if context.ledger.unconfirmed(project) else set()
-    for ref, last_look in context.ledger.unconfirmed(project).items():
+    doubts = context.ledger.unconfirmed(project)
+    deleted, waiting = 0, set(context.pending.open_refs(project)) if doubts else set()
+    there = _existing(context, project, {ref.task for ref in doubts})
+    for ref, last_look in doubts.items():
+        if ref.task not in there:  # Label Studio refuses to list the predictions of a task that is gone
+            context.ledger.clear_unconfirmed(project, ref)
+            continue
         if ref in waiting:
             continue
         rows = [row for row in context.label_studio.predictions(ref.task) if row.version == ref.version]
@@ -77,6 +86,15 @@ def settle_doubts(context: WorkerContext, project: int) -> int:
     return deleted
 
 
+def _existing(context: WorkerContext, project: int, tasks: Collection[int]) -> set[int]:
+    """Those of some tasks that (still) exist."""
+    ids, found = sorted(tasks), set[int]()
+    for start in range(0, len(ids), _TASKS_AT_ONCE):
+        part = ids[start : start + _TASKS_AT_ONCE]
+        found.update(task.id for task in context.label_studio.tasks(project, part, data=False))
+    return found
+
+
 def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
     """Move pending tasks to the present version. Ask again for tasks that failed at another version, and for
     unannotated tasks whose prediction is of an older version, the least confident first.
@@ -85,6 +103,8 @@ def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
     ledger = context.ledger
     if ledger.target_version(project) == plan.version and not ledger.is_rolling_out(project, plan.version):
         return
+    if not ledger.target_version(project) or not ledger.versions(project):
+        _recall_versions(context, project)
     # First: a drain that began before this then asks again for each task that it stores. If anything ends this function
     # before `finish_rollout` (Label Studio, RQ's time limit of a job, a death), the next reconcile does it all.
     context.ledger.start_rollout(project, plan.version)
@@ -110,6 +130,15 @@ def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
     context.ledger.finish_rollout(project, plan.version)
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, plan.version,
              len(again), moved)  # fmt: skip
+
+
+def _recall_versions(context: WorkerContext, project: int) -> None:
+    """Learn from Label Studio which versions of ours are stored, where Redis knows nothing of the project: it may have
+    been lost, and their predictions would stay beside the newer ones for ever. Those of other models are left alone.
+    """
+    for version in version_counts(context.label_studio, project):
+        if ModelVersion.parse(version) is not None:
+            context.ledger.add_version(project, version)
 
 
 def _delete_left(context: WorkerContext, plan: Plan) -> None:

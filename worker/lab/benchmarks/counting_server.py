@@ -141,17 +141,19 @@ def _handler(counted: PostCounts) -> type[BaseHTTPRequestHandler]:
 
 
 def _tasks(counted: PostCounts, query: dict[str, str]) -> dict[str, Any]:
-    if "query" in query:
-        chosen = json.loads(query["query"]).get("selectedItems")
-        if chosen is None:  # filtered by annotations: there are none
-            return {"tasks": [], "total": 0}
-        ids = [task for task in chosen["included"] if task <= counted.tasks]
+    asked = json.loads(query.get("query", "{}"))
+    filters = asked.get("filters", {}).get("items", [])
+    later = [one["value"] for one in filters if one["filter"] == "filter:tasks:id"]
+    if "selectedItems" in asked:
+        ids = [task for task in asked["selectedItems"]["included"] if task <= counted.tasks]
+    elif filters and not later:  # by annotations: there are none
+        return {"tasks": [], "total": 0}
     else:
-        page, size = int(query["page"]), int(query["page_size"])
-        ids = list(range(1 + (page - 1) * size, 1 + min(page * size, counted.tasks)))
+        ids = list(range(1 + max(later, default=0), 1 + counted.tasks))
+    total, ids = len(ids), ids[: int(query["page_size"])]
     rows = [{"id": task, "data": {"image": f"/data/upload/1/{task}"}, "total_annotations": 0,
              "predictions_model_versions": counted.version(task)} for task in ids]  # fmt: skip
-    return {"tasks": rows, "total": counted.tasks}
+    return {"tasks": rows, "total": total}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from plugin_config.errors import (
     LabelStudioFailing,
     LabelStudioUnreachable,
     LearningError,
+    ProjectGone,
     QueueUnavailable,
     VersionsUnavailable,
     ZeromaskError,
@@ -137,11 +138,11 @@ class Learner:
             return self._retry_later(project, request, str(reason)), False
         except (LabelStudioUnreachable, LabelStudioFailing) as error:
             return self._hindered(request, "waiting", error, _AWAY_S), False
+        except ProjectGone:
+            log.warning("project %d is gone", project)
+            self._context.pending.forget_project(project)
+            return None, False
         except LabelStudioError as error:
-            if error.status == 404:
-                log.warning("project %d is gone", project)
-                self._context.pending.forget_project(project)
-                return None, False
             return self._hindered(request, "blocked", error, _BLOCKED_S), False
         except VersionsUnavailable as error:
             return self._hindered(request, "blocked", error, _BLOCKED_S), False

@@ -71,7 +71,8 @@ class TrainingRound:
         Raises:
             RoundAborted: as `LeaseGuard.check`.
             RetryLater: an image cannot be read now, and the round is patient.
-            LabelStudioError: Label Studio does not answer, or refuses; status 404 when the project is gone.
+            ProjectGone: Label Studio has no such project.
+            LabelStudioError: Label Studio does not answer, or refuses.
             LabelingConfigError: the project names nothing to segment.
             VersionsUnavailable: versions can be neither read nor written.
             LearningError: the pointer to what is served is damaged.
