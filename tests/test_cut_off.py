@@ -210,10 +210,7 @@ def test_an_order_is_held_while_it_is_renewed_and_no_longer(context: StandInCont
     wait_until(lambda: order.begin(PROJECT, "another", hold_s=600, pause_s=1), told="the end of a dead worker's hold")
     order.end(PROJECT, "another", pause_s=0.1)
     order.renew()
-<<<<<<< HEAD
     wait_until(lambda: order.begin(PROJECT, "me", hold_s=60, pause_s=1), told="the end of the pause")
-=======
-    wait_until(lambda: order.begin(PROJECT, "me", hold_s=60), told="the end of the pause")
 
 
 TOLD = {
@@ -253,4 +250,3 @@ def test_a_refusal_takes_no_trouble_back(context: StandInContext) -> None:
     context.drain()
     context.reconcile()
     assert context.trouble == "LS: HTTP 401"
->>>>>>> h1
