@@ -43,6 +43,7 @@ _COUNTS = (1, 3, 5, 9, 14, 20)
 _SEEDS = 10
 _POOL, _TESTED = 40, 40  # images
 _LEARN, _TEST = "train", "test"
+_VECTORS = "photo"
 
 # A drawn project: shapes are labels, in words that the model does not know, and some are rare; two have no label.
 _LABELLED = SHAPES[:6]
@@ -84,7 +85,7 @@ class Measurement:
     pool: int = _POOL
     limit: int = _TESTED
     perfect: bool = False
-    vectors: str = "encoder"
+    vectors: str = _VECTORS
 
     @property
     def command(self) -> str:
@@ -95,7 +96,7 @@ class Measurement:
         for option, value, default in (
             ("--size", self.size, None), ("--orders", self.orders, tuple(ORDERS)), ("--counts", self.counts, _COUNTS),
             ("--pool", (self.pool,), (_POOL,)), ("--limit", (self.limit,), (_TESTED,)),
-            ("--vectors", (self.vectors,), ("encoder",)),
+            ("--vectors", (self.vectors,), (_VECTORS,)),
         ):  # fmt: skip
             if value is not None and value != default:
                 parts += [option, *map(str, value)]
@@ -123,8 +124,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     add("--limit", type=int, default=_TESTED, help="images to test on at most, spread over the part; 0 = all "
         "(default: %(default)s)")  # fmt: skip
     add("--perfect", action="store_true", help="an annotator who makes no mistakes")
-    add("--vectors", choices=tuple(VECTORS), default="encoder", help="what images are compared by: features of the "
-        "model, as in the service, or of the photograph tower (default: %(default)s)")  # fmt: skip
+    add("--vectors", choices=tuple(VECTORS), default=_VECTORS, help="what images are compared by: features of a "
+        "network trained on photographs, as in the service, or of the model (default: %(default)s)")  # fmt: skip
     add("--output-dir", type=Path, help="write charts of the learning curves and of the minutes here")
     add("--name", default="", help="of the set in file, page and charts (default: the folder's, or "
         f"{DRAWN!r})")  # fmt: skip

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch.nn.functional import normalize
 
 from plugin_config.settings import Settings
 from plugin_config.vocabulary import Label, Vocabulary
@@ -29,7 +27,7 @@ from worker.learning.interfaces import Adapter, Example, Recipe
 from worker.learning.selection.candidates import Candidate, Vector
 from worker.learning.selection.choosing import next_images
 from worker.learning.selection.coverage import Coverage
-from worker.learning.selection.vectors import image_vector, unit_vector
+from worker.learning.selection.vectors import image_vector
 from worker.segmentation.segmenter import Segmentation, Segmenter
 from worker.service.faint import without_faint
 
@@ -108,20 +106,18 @@ ORDERS: Mapping[str, Order] = {
 VectorOf = Callable[[Example, Segmenter], Vector | None]
 
 
-def encoder_vector(example: Example, segmenter: Segmenter) -> Vector | None:
-    """The mean of the model's patch features, as the service has it."""
-    return image_vector(example.embedding)
-
-
 def photo_vector(example: Example, segmenter: Segmenter) -> Vector | None:
-    """The means of the three feature maps of the photograph tower, of unit length each, one after another."""
-    scores = segmenter.score(example.embedding, example.words, example.image)
-    means = [found.float().mean(dim=(1, 2)) for found in scores.photo_features(example.image)]
-    return unit_vector(torch.cat([normalize(mean, dim=0) for mean in means]).numpy())
+    """What the service keeps: the mean of the deepest features of the photograph network."""
+    return image_vector(segmenter.photo_features(example.image)[-1])
 
 
-VECTORS: Mapping[str, VectorOf] = {"encoder": encoder_vector, "photo": photo_vector}
-"""What images are compared by; the service's is `encoder`."""
+def encoder_vector(example: Example, segmenter: Segmenter) -> Vector | None:
+    """The mean of the model's patch features."""
+    return image_vector(example.embedding.features.permute(2, 0, 1))
+
+
+VECTORS: Mapping[str, VectorOf] = {"photo": photo_vector, "encoder": encoder_vector}
+"""What images are compared by; the service's is `photo`."""
 
 
 @dataclass(frozen=True)

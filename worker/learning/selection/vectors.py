@@ -1,4 +1,8 @@
-"""What an image looks like, as one short vector."""
+"""What an image looks like, as one short vector.
+
+It is made by a network that was trained on photographs to tell a thousand things apart, whatever the model: what an
+image shows stands out in it more than colour and texture. docs/research/active.md has what that gains.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,28 @@ from hashlib import shake_256
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worker.learning.selection.candidates import Vector
-from worker.segmentation.encoders.encoder import ImageEmbedding
 
 VECTOR_SIZE = 128
 """Numbers of a vector at most."""
 
+VECTOR_SOURCE = "lite0 1"
+"""What the service makes vectors with. Give it another text when stored ones can no longer be compared with new ones."""
 
-def image_vector(embedding: ImageEmbedding) -> Vector | None:
-    """The mean of an image's patch features, (D,) float32 of unit length; None where it is zero or not finite.
+
+def image_vector(features: Tensor) -> Vector | None:
+    """The mean of an image's features, (D,) float32 of unit length; None where it is zero or not finite.
 
     More than VECTOR_SIZE features are projected to VECTOR_SIZE by random signs (Achlioptas, JCSS 2003), which keeps
     distances to about a tenth. The signs depend on nothing but the number of features, so that vectors that are stored
     stay comparable.
+
+    Args:
+        features: (C, h, w): of the service the deepest of `worker.segmentation.segmenter.Segmenter.photo_features`.
     """
-    mean = embedding.features.float().mean(dim=(0, 1)).cpu().numpy()
+    mean = features.float().mean(dim=(1, 2)).cpu().numpy()
     projected = mean if len(mean) <= VECTOR_SIZE else mean @ _signs(len(mean))
     return unit_vector(projected)
 
