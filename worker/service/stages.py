@@ -11,6 +11,7 @@ from typing import Any
 from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.results import MOST_BYTES, MOST_REGIONS, encode_answers, encode_segments, json_bytes_bound
+from worker.learning.selection.candidates import Candidate
 from worker.segmentation.memory import is_out_of_memory
 from worker.segmentation.segmenter import Segmentation
 from worker.service.batching import BatchSize, embed_batch, free_memory
@@ -90,8 +91,7 @@ class PredictionStages:
                     embedded.embedding, vocabulary, embedded.picture.pixels, head=plan.adapter,
                     classes=embedded.classes, size=embedded.picture.size,
                 )  # fmt: skip
-            ordered = self._context.settings.order
-            image = describe_image(turn.image.key, embedded.embedding, found) if ordered else None
+            image = self._describe(embedded, found)
             found = without_faint(found, plan.calibration, self._context.settings)
             result = self._encode(turn, found, embedded.picture.size)
         except Exception as error:
@@ -102,6 +102,14 @@ class PredictionStages:
                 self._context.adapters.refuse(plan.project, plan.adapter_name, error)
             return self._treat(Stage.DRAW, turn, error)
         return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image, found.raw_nothing)
+
+    def _describe(self, embedded: EmbeddedTask, found: Segmentation) -> Candidate | None:
+        """What the order of annotation is made from; None where none is kept."""
+        if not self._context.settings.order:
+            return None
+        with self._context.turns.heads:  # where something learned is served, the features are still there
+            *_, deepest = self._context.segmenter.photo_features(embedded.picture.pixels)
+        return describe_image(embedded.turn.image.key, deepest, found)
 
     def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
         """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""

@@ -19,7 +19,7 @@ VECTOR_SIZE = 128
 """Numbers of a vector at most."""
 
 VECTOR_SOURCE = "lite0 1"
-"""What the service makes vectors with. Give it another text when stored ones can no longer be compared with new ones."""
+"""What the service makes vectors with. Give it another text once stored ones cannot be compared with new ones."""
 
 
 def image_vector(features: Tensor) -> Vector | None:
