@@ -41,7 +41,8 @@ from plugin_config.queue.order import HEAD_BELOW, ImageRecord
 from tests.conftest import redis_server
 from tests.house import TOKEN
 from tests.order_project import CONFIG, OrderedProject
-from worker.learning.selection.vectors import VECTOR_SIZE, VECTOR_SOURCE
+from worker.learning.selection.vectors import VECTOR_SOURCE
+from worker.segmentation.encoders.efficientnet import CHANNELS
 
 _ROOT = Path(__file__).parent.parent
 STORED = _ROOT / "docs" / "results" / "order.json"
@@ -259,7 +260,7 @@ def _record(ordered: OrderedProject, predictions: Sequence[tuple[int, int, float
     for start in range(0, len(predictions), _AT_ONCE):
         rows: Any = {}
         for task, prediction, score in predictions[start : start + _AT_ONCE]:
-            looks = base64.b64encode(rng.integers(-127, 128, VECTOR_SIZE, dtype=np.int8).tobytes()).decode()
+            looks = base64.b64encode(rng.integers(-127, 128, CHANNELS[-1], dtype=np.int8).tobytes()).decode()
             labels = {("cat", "dog")[task % 2]: score}
             found = ImageRecord(ordered.version, prediction, score, score, labels, VECTOR_SOURCE, looks, score)
             rows[str(task)] = found.encode()

@@ -140,7 +140,7 @@ def test_commands_name_no_place_of_this_machine() -> None:
     assert "/some" not in Measurement(settings, Path("/some/where")).command
     command = Measurement(settings, Path("/some/where"), size=(4, 3), counts=(1, 2), pool=9, perfect=True).command
     assert command.endswith("--photos SET --learn train --test test --size 4 3 --counts 1 2 --pool 9 --perfect")
-    task = Measurement(settings, Path("/some/where"), orders=("random",), vectors="photo")
+    task = Measurement(settings, Path("/some/where"), orders=("random",))
     assert pickle.loads(pickle.dumps((active.measure, task, 3))) == (active.measure, task, 3), "for --jobs"
 
 

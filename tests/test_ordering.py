@@ -36,7 +36,8 @@ from tests.order_project import CONFIG, OrderedProject, record
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
 from worker.learning.acceptance import Calibration, PlattMap
 from worker.learning.selection.candidates import Candidate
-from worker.learning.selection.vectors import VECTOR_SIZE, VECTOR_SOURCE
+from worker.learning.selection.vectors import VECTOR_SOURCE
+from worker.segmentation.encoders.efficientnet import CHANNELS
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmentation, Segmenter
 from worker.service import ordering, stages
@@ -549,7 +550,7 @@ def test_a_drawn_image_is_described(one_thread: None) -> None:
     assert made.labels == {"red shape": max(segment.score for segment in found.segments)}
     assert made.vector is not None
     assert np.linalg.norm(made.vector) == pytest.approx(1)
-    assert made.vector.shape == (VECTOR_SIZE,)
+    assert made.vector.shape == CHANNELS[-1:]
 
 
 def test_a_record_keeps_what_the_selection_needs() -> None:

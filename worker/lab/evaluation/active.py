@@ -28,7 +28,7 @@ from worker.lab.active_page import PAGE, RESULTS, MeasuredSet, read_active, writ
 from worker.lab.drawn_world.annotation_set import index_truth
 from worker.lab.drawn_world.scenes import draw_scene
 from worker.lab.drawn_world.world import SHAPES, Thing, random_thing
-from worker.lab.evaluation.active_loop import ORDERS, VECTORS, ActiveLoop
+from worker.lab.evaluation.active_loop import ORDERS, ActiveLoop
 from worker.lab.evaluation.annotator import PERFECT, Annotator
 from worker.lab.evaluation.labelled_set import LabelledPhotograph, LabelledSet, read_labelled_set, spread
 from worker.lab.evaluation.loop import LearningLoop
@@ -43,7 +43,6 @@ _COUNTS = (1, 3, 5, 9, 14, 20)
 _SEEDS = 10
 _POOL, _TESTED = 40, 40  # images
 _LEARN, _TEST = "train", "test"
-_VECTORS = "photo"
 
 # A drawn project: shapes are labels, in words that the model does not know, and some are rare; two have no label.
 _LABELLED = SHAPES[:6]
@@ -72,7 +71,6 @@ class Measurement:
         pool: images to choose from, drawn by the seed; 0 = all.
         limit: images to test on at most, evenly from the first to the last; 0 = all.
         perfect: whether the annotator makes no mistakes.
-        vectors: name in `VECTORS`.
     """
 
     settings: Settings
@@ -85,7 +83,6 @@ class Measurement:
     pool: int = _POOL
     limit: int = _TESTED
     perfect: bool = False
-    vectors: str = _VECTORS
 
     @property
     def command(self) -> str:
@@ -96,7 +93,6 @@ class Measurement:
         for option, value, default in (
             ("--size", self.size, None), ("--orders", self.orders, tuple(ORDERS)), ("--counts", self.counts, _COUNTS),
             ("--pool", (self.pool,), (_POOL,)), ("--limit", (self.limit,), (_TESTED,)),
-            ("--vectors", (self.vectors,), (_VECTORS,)),
         ):  # fmt: skip
             if value is not None and value != default:
                 parts += [option, *map(str, value)]
@@ -124,8 +120,6 @@ def add_arguments(parser: argparse.ArgumentParser, settings: Settings) -> None:
     add("--limit", type=int, default=_TESTED, help="images to test on at most, spread over the part; 0 = all "
         "(default: %(default)s)")  # fmt: skip
     add("--perfect", action="store_true", help="an annotator who makes no mistakes")
-    add("--vectors", choices=tuple(VECTORS), default=_VECTORS, help="what images are compared by: features of a "
-        "network trained on photographs, as in the service, or of the model (default: %(default)s)")  # fmt: skip
     add("--output-dir", type=Path, help="write charts of the learning curves and of the minutes here")
     add("--name", default="", help="of the set in file, page and charts (default: the folder's, or "
         f"{DRAWN!r})")  # fmt: skip
@@ -168,7 +162,6 @@ def _measurement(options: argparse.Namespace, settings: Settings) -> Measurement
     return Measurement(
         settings, options.photos, options.learn, options.test, options.size and tuple(options.size),
         tuple(name for name in ORDERS if name in options.orders), counts, options.pool, options.limit, options.perfect,
-        options.vectors,
     )  # fmt: skip
 
 
@@ -201,8 +194,7 @@ def measure(task: Measurement, seed: int) -> SeedFigures:
     noise = PERFECT if task.perfect else None
     annotator = Annotator(noise=noise, has_background=loop.has_background)
     active = ActiveLoop(
-        loop, segmenter, task.settings, recipe_named("quick"), annotator, vector_of=VECTORS[task.vectors],
-        pool=task.pool, seed=seed,
+        loop, segmenter, task.settings, recipe_named("quick"), annotator, pool=task.pool, seed=seed
     )  # fmt: skip
     counts = sorted({min(count, active.size) for count in task.counts})
     if len(counts) < 2:

@@ -53,6 +53,19 @@ class Asked:
     seed: int
 
 
+VectorOf = Callable[[Example, Segmenter], Vector | None]
+
+
+def photo_vector(example: Example, segmenter: Segmenter) -> Vector | None:
+    """What the service keeps: the mean of the deepest features of the photograph network."""
+    return image_vector(segmenter.photo_features(example.image)[-1])
+
+
+def encoder_vector(example: Example, segmenter: Segmenter) -> Vector | None:
+    """The mean of the model's patch features."""
+    return image_vector(example.embedding.features.permute(2, 0, 1))
+
+
 @dataclass(frozen=True)
 class Order:
     """A way to choose the next images.
@@ -60,10 +73,12 @@ class Order:
     Attributes:
         choose: returns the keys of the chosen ones.
         predicts: whether it reads what is predicted for all candidates.
+        vector_of: what an image looks like to it.
     """
 
     choose: Callable[[Asked], list[str]]
     predicts: bool
+    vector_of: VectorOf = photo_vector
 
 
 def _active(asked: Asked) -> list[str]:
@@ -97,27 +112,11 @@ def _k_center(asked: Asked) -> list[str]:
 ORDERS: Mapping[str, Order] = {
     "random": Order(_at_random, predicts=False),
     "active": Order(_active, predicts=True),
+    "active-encoder": Order(_active, predicts=True, vector_of=encoder_vector),
     "margin": Order(_least_margin, predicts=True),
     "k-center": Order(_k_center, predicts=False),
 }
 """The service's own is `active`; the others are what it is compared with."""
-
-
-VectorOf = Callable[[Example, Segmenter], Vector | None]
-
-
-def photo_vector(example: Example, segmenter: Segmenter) -> Vector | None:
-    """What the service keeps: the mean of the deepest features of the photograph network."""
-    return image_vector(segmenter.photo_features(example.image)[-1])
-
-
-def encoder_vector(example: Example, segmenter: Segmenter) -> Vector | None:
-    """The mean of the model's patch features."""
-    return image_vector(example.embedding.features.permute(2, 0, 1))
-
-
-VECTORS: Mapping[str, VectorOf] = {"photo": photo_vector, "encoder": encoder_vector}
-"""What images are compared by; the service's is `photo`."""
 
 
 @dataclass(frozen=True)
@@ -174,14 +173,13 @@ class ActiveLoop:
         settings: of which regions are drawn.
         recipe: what learns.
         annotator: who corrects.
-        vector_of: what an image looks like.
         pool: images to choose from at most, drawn by the seed; 0 = all.
         seed: decides about them, about the first image, about mistakes and about which images are held out.
     """
 
     def __init__(
         self, loop: LearningLoop, segmenter: Segmenter, settings: Settings, recipe: Recipe, annotator: Annotator,
-        *, vector_of: VectorOf, pool: int, seed: int,
+        *, pool: int, seed: int,
     ) -> None:  # fmt: skip
         self._loop, self._segmenter, self._settings = loop, segmenter, settings
         self._recipe, self._annotator = recipe, annotator
@@ -191,7 +189,7 @@ class ActiveLoop:
         examples = [replace(loop.train[int(k)], key=f"{seed} {loop.train[int(k)].key}") for k in drawn]
         self._truths = {example.key: example for example in examples}
         self._first = examples[0].key
-        self._vectors = {example.key: vector_of(example, segmenter) for example in examples}
+        self._vectors: dict[tuple[VectorOf, str], Vector | None] = {}
         labels = [Label(texts[0], texts, "label", "image", "$image", "brush") for texts in loop.words]
         self._vocabulary = Vocabulary(tuple(labels))
         self._predicted: dict[str, Segmentation] = {}
@@ -220,20 +218,26 @@ class ActiveLoop:
 
     def _choose(self, order: Order, state: _State, count: int) -> list[str]:
         left = [key for key in self._truths if key not in state.examples]
-        candidates = [self._candidate(key, state.served) if order.predicts else Candidate(key, self._vectors[key])
+        looks = {key: self._vector(order.vector_of, key) for key in self._truths}
+        candidates = [self._candidate(key, looks[key], state.served) if order.predicts else Candidate(key, looks[key])
                       for key in left]  # fmt: skip
         shown = Counter(index for example in state.examples.values() for index in drawn_classes(example.truth))
         counts = {texts[0]: shown[index] for index, texts in enumerate(self._loop.words)}
-        vectors = [self._vectors[key] for key in state.examples]
+        vectors = [looks[key] for key in state.examples]
         return order.choose(Asked(candidates, vectors, counts, count, self._seed))
 
-    def _candidate(self, key: str, served: Adapter | None) -> Candidate:
+    def _vector(self, vector_of: VectorOf, key: str) -> Vector | None:
+        if (vector_of, key) not in self._vectors:
+            self._vectors[vector_of, key] = vector_of(self._truths[key], self._segmenter)
+        return self._vectors[vector_of, key]
+
+    def _candidate(self, key: str, vector: Vector | None, served: Adapter | None) -> Candidate:
         """A candidate as the service sees it: its prediction's score is the margin."""
         found = self._predict(key, served)
         labels: dict[str, float] = {}
         for segment in found.segments:
             labels[segment.label.key] = max(labels.get(segment.label.key, 0.0), segment.score)
-        return Candidate(key, self._vectors[key], found.score, labels)
+        return Candidate(key, vector, found.score, labels)
 
     def _predict(self, key: str, served: Adapter | None) -> Segmentation:
         if served is not self._predicted_by:
