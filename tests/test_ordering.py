@@ -632,6 +632,21 @@ def test_a_stored_prediction_leaves_a_record_and_takes_the_place_of_its_task(
     }
 
 
+def test_a_prediction_is_stored_where_the_photograph_network_fails(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(image: NDArray[np.uint8]) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(context.segmenter, "photo_features", fails, raising=False)
+    context.settings = replace(context.settings, order=True)
+    context.ask(1)
+    context.drain()
+    assert [row.task for row in context.label_studio.stored] == [1]
+    assert dict(context.order.records(PROJECT))[1].vector == ""
+    assert "task 1: the order does not know what its image looks like (CUDA error" in caplog.text
+
+
 def test_requests_do_not_grow_with_the_project(redis: Redis, tmp_path: Path) -> None:
     asked = []
     for count in (2 * HEAD, 20 * HEAD):

@@ -19,7 +19,7 @@ from worker.learning.selection.choosing import (
     UNLIKE,
     next_images,
 )
-from worker.learning.selection.coverage import Coverage
+from worker.learning.selection.coverage import COMPONENTS, MOST_WHOLE, Coverage
 from worker.learning.selection.vectors import image_vector
 from worker.learning.selection.worth import NOT_PREDICTED, UNCERTAIN
 
@@ -177,6 +177,23 @@ def test_images_that_look_all_alike_are_all_chosen() -> None:
     candidates = [Candidate(key, unit(1, 2), number / 9) for number, key in enumerate(OTHERS[:9])]
     assert {key for key, _ in chosen(candidates)} == set(OTHERS[:9])
     assert [key for key, _ in chosen(candidates, MANY)] == OTHERS[:9]
+
+
+def test_many_images_are_compared_by_what_tells_them_apart() -> None:
+    """Of ten thousand and more; the distances stay, where images lie in as many directions as are kept."""
+    rng = np.random.default_rng(5)
+    kinds = rng.standard_normal((COMPONENTS, 320)).astype(np.float32)
+    vectors = (rng.random((MOST_WHOLE + 1, COMPONENTS)) ** 4).astype(np.float32) @ kinds
+    corrected = [vectors[0] + kinds[1], vectors[3]]
+    whole, reduced = Coverage(list(vectors[:200])), Coverage(list(vectors))
+    for coverage in (whole, reduced):
+        coverage.cover(corrected)
+        coverage.cover_own(9)
+    assert reduced.distances[:200] == pytest.approx(whole.distances, abs=1e-3)
+    assert reduced.cosines(np.eye(COMPONENTS, dtype=np.float32)).shape == (MOST_WHOLE + 1, COMPONENTS)
+    narrow = Coverage([np.ones(3, dtype=np.float32)] * (MOST_WHOLE + 1))
+    narrow.cover([np.ones(3, dtype=np.float32)])
+    assert narrow.distances == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_hundred_thousand_candidates_are_gone_through_once_for_each_choice(monkeypatch: pytest.MonkeyPatch) -> None:

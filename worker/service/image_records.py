@@ -17,18 +17,19 @@ from worker.learning.selection.vectors import VECTOR_SOURCE, image_vector, unit_
 from worker.segmentation.segmenter import Segmentation
 
 
-def describe_image(key: str, features: Tensor, found: Segmentation) -> Candidate:
+def describe_image(key: str, features: Tensor | None, found: Segmentation) -> Candidate:
     """Describe a drawn image for the selection by raw scores; how sure the model is of it is its score.
 
     Args:
         key: of the image; see `worker.label_studio.task_images.TaskImage.key`.
-        features: (C, h, w), the deepest map of its `worker.segmentation.segmenter.Segmenter.photo_features`.
+        features: (C, h, w), the deepest map of `worker.segmentation.segmenter.Segmenter.photo_features`; None = not
+            known.
         found: its segments, with their scores before calibration.
     """
     labels: dict[str, float] = {}
     for segment in found.segments:
         labels[segment.label.key] = max(segment.score, labels.get(segment.label.key, 0.0))
-    return Candidate(key, image_vector(features), found.score, labels)
+    return Candidate(key, None if features is None else image_vector(features), found.score, labels)
 
 
 def make_record(

@@ -105,11 +105,19 @@ class PredictionStages:
 
     def _describe(self, embedded: EmbeddedTask, found: Segmentation) -> Candidate | None:
         """What the order of annotation is made from; None where none is kept."""
-        if not self._context.settings.order:
+        context, image = self._context, embedded.turn.image
+        if not context.settings.order:
             return None
-        with self._context.turns.heads:  # where something learned is served, the features are still there
-            *_, deepest = self._context.segmenter.photo_features(embedded.picture.pixels)
-        return describe_image(embedded.turn.image.key, deepest, found)
+        deepest = None
+        try:
+            with context.turns.heads:  # where something learned is served, the features are still there
+                *_, deepest = context.segmenter.photo_features(embedded.picture.pixels)
+        except RuntimeError as error:  # torch's: the prediction is there, and the order can do without
+            if is_out_of_memory(error):
+                free_memory()
+            task = embedded.leased.ref.task
+            log.warning("task %d: the order does not know what its image looks like (%s)", task, error)
+        return describe_image(image.key, deepest, found)
 
     def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
         """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""
