@@ -34,7 +34,7 @@ class Coverage:
         self._length = max(sorted(counts), key=counts.__getitem__, default=0)
         found = [vector is not None and vector.shape == (self._length,) for vector in vectors]
         self.known = np.array(found, dtype=np.bool_)
-        self._units = np.zeros((len(vectors), self._length), dtype=np.float32)
+        self._units: NDArray[np.float32] = np.zeros((len(vectors), self._length), dtype=np.float32)
         for number in np.flatnonzero(self.known):
             self._units[number] = vectors[number]
         self._normalise()
