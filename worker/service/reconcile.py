@@ -12,8 +12,6 @@ from collections.abc import Collection
 from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import ZeromaskError
 from plugin_config.label_studio.client import Task
-from plugin_config.label_studio.version_counts import version_counts
-from plugin_config.model_version import ModelVersion
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
@@ -21,7 +19,8 @@ from worker.service.failures import Action, Sign, Stage, note_sign, treatment_of
 from worker.service.model_card import tell_on_card
 from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
-from worker.service.posting import delete_older_predictions, show_version
+from worker.service.posting import delete_older_predictions
+from worker.service.rollout import catch_up_with_version
 from worker.service.webhook_secret import install_webhook_secret
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,11 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         note_sign(context, Sign.PLAN)  # where other workers do all the tasks, nothing else would show it
         install_webhook_secret(context, project)
         report_remarks(context, plan)
-        _catch_up_with_version(context, plan)
+        is_rolled_out = catch_up_with_version(context, plan)
         _catch_up_with_hints(context, plan)
+        if not is_rolled_out:  # of a very large project, or it was overtaken: the next job goes on, behind others
+            context.hints.request_refresh(project)
+            return
         if context.settings.prelabel:
             _catch_up_with_tasks(context, plan)
         _delete_left(context, plan)
@@ -93,52 +95,6 @@ def _existing(context: WorkerContext, project: int, tasks: Collection[int]) -> s
         part = ids[start : start + _TASKS_AT_ONCE]
         found.update(task.id for task in context.label_studio.tasks(project, part, data=False))
     return found
-
-
-def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
-    """Move pending tasks to the present version. Ask again for tasks that failed at another version, and for
-    unannotated tasks whose prediction is of an older version, the least confident first.
-    """
-    pending, project = context.pending, plan.project.id
-    ledger = context.ledger
-    if ledger.target_version(project) == plan.version and not ledger.is_rolling_out(project, plan.version):
-        return
-    if not ledger.target_version(project) or not ledger.versions(project):
-        _recall_versions(context, project)
-    # First: a drain that began before this then asks again for each task that it stores. If anything ends this function
-    # before `finish_rollout` (Label Studio, RQ's time limit of a job, a death), the next reconcile does it all.
-    context.ledger.start_rollout(project, plan.version)
-    older = context.ledger.versions(project) - {plan.version}
-    stale = []
-    for task in context.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
-        if not task.versions & older or task.annotations:
-            continue
-        if plan.version in task.versions or in_control_arm(task.id, context.settings.control_share):
-            delete_older_predictions(context, plan, task)  # the version came back before all of it was replaced
-        else:
-            stale.append(task)
-    stale.sort(key=lambda task: 0.5 if task.score is None else task.score)
-    moved = pending.move_to_version(project, plan.version)
-    failed = [ref for ref in pending.failures(project) if ref.version != plan.version]
-    again = dict.fromkeys([task.id for task in stale] + [ref.task for ref in failed])
-    pending.add(project, [TaskRef(plan.version, task) for task in again], priority=Priority.LATER)
-    pending.forget_failures(project, failed)
-    pending.forget_done(project, but=plan.version)
-    pending.ensure_drains(project)
-    if not again and plan.version in context.ledger.versions(project):
-        show_version(context, plan)  # no prediction follows that would do it
-    context.ledger.finish_rollout(project, plan.version)
-    log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, plan.version,
-             len(again), moved)  # fmt: skip
-
-
-def _recall_versions(context: WorkerContext, project: int) -> None:
-    """Learn from Label Studio which versions of ours are stored, where Redis knows nothing of the project: it may have
-    been lost, and their predictions would stay beside the newer ones for ever. Those of other models are left alone.
-    """
-    for version in version_counts(context.label_studio, project):
-        if ModelVersion.parse(version) is not None:
-            context.ledger.add_version(project, version)
 
 
 def _delete_left(context: WorkerContext, plan: Plan) -> None:
