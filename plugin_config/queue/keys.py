@@ -56,6 +56,10 @@ Keys of project P (`zeromask:P:` before each):
                             `version`, `name` of the walk, `after`: an id
     stale           zset    id of a task found by it, to be predicted again    walks                 walks
                             -> its score
+    walker          string  who reads them now, for as long as nobody else     walks                 walks
+                            may; empty = nobody for a moment
+    recount         hash    } the same of the reading because the number of    walks                 walks
+    recounter       string  } tasks changed, which finds what to predict
     shown           string  the version that Label Studio was last set to       ledger                ledger
     title           string  what Label Studio calls the project                titles                titles
     counted         string  number of tasks when all of them were last read    ledger                ledger
@@ -206,6 +210,9 @@ class ProjectKeys:
     catching = _Key("set")
     walk = _Key("hash")
     stale = _Key("zset")
+    walker = _Key("string")
+    recount = _Key("hash")
+    recounter = _Key("string")
     shown = _Key("string")
     title = _Key("string")
     counted = _Key("string")

@@ -1,58 +1,68 @@
 """Rolls a version out: all tasks of the project are read, and those whose prediction is of an older one are asked for.
 
-A job does as much of it as fits well within RQ's time limit, and the next job goes on: see `plugin_config.queue.walks`.
+They are read in parts: see `worker.service.walking`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
+from collections.abc import Collection
 
 from plugin_config.control_arm import in_control_arm
 from plugin_config.label_studio.client import Task
 from plugin_config.label_studio.version_counts import version_counts
 from plugin_config.model_version import ModelVersion
-from plugin_config.queue.jobs import JOB_TIMEOUT_S, TaskRef
+from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Priority
-from plugin_config.queue.walks import VersionWalks, Walk
+from plugin_config.queue.walks import Held, TaskWalks, Walk
 from worker.service.context import WorkerContext
 from worker.service.plan import Plan
 from worker.service.posting import delete_older_predictions, show_version
+from worker.service.walking import PAUSE_S, Progress, progress_of, read_part
 
 log = logging.getLogger(__name__)
 
-WALK_S = JOB_TIMEOUT_S * 0.4  # the rest of the job, and requests that take long, have the other part
-_PART = 500  # tasks between two notes of how far the walk is: one page of Label Studio
 
-
-def catch_up_with_version(context: WorkerContext, plan: Plan) -> bool:
+def catch_up_with_version(context: WorkerContext, plan: Plan) -> Progress:
     """Move pending tasks to the present version. Ask again for tasks that failed at another version, and for
     unannotated tasks whose prediction is of an older version, the least confident first.
-
-    Returns:
-        whether that is done; if not, another job is to go on.
 
     Raises:
         LabelStudioError: Label Studio cannot answer, or refuses; what is read until then stays read.
         QueueUnavailable: Redis does not answer.
     """
-    project, ledger, walks = plan.project.id, context.ledger, VersionWalks(context.redis)
+    project, ledger, walks = plan.project.id, context.ledger, TaskWalks(context.redis, "version")
     is_target = ledger.target_version(project) == plan.version
     if is_target and not ledger.is_rolling_out(project, plan.version):
-        return True
+        return Progress.DONE
     if not ledger.target_version(project) or not ledger.versions(project):
         _recall_versions(context, project)
     walk = walks.begin(project, plan.version, anew=not is_target)
-    # Before any task is read: a drain that began before this then asks again for each task that it stores. If anything
-    # ends this function before `finish_rollout` (Label Studio, RQ's time limit of a job, a death), the next reconcile
-    # goes on with the same walk.
-    if not is_target:
-        ledger.start_rollout(project, plan.version)
-    stale = walks.found(project, walk) if _walk_on(context, plan, walks, walk) else None
-    if stale is None:
-        return False
-    pending = context.pending
+    if isinstance(walk, Held):
+        return progress_of(walk)
+    pause_s = 0.0
+    try:
+        # Before any task is read: a drain that began before this then asks again for each task that it stores. If
+        # anything ends this function before `finish_rollout` (Label Studio, RQ's time limit of a job, a death), the
+        # next reconcile goes on with the same walk.
+        if not is_target:
+            ledger.start_rollout(project, plan.version)
+        stale = walks.found(project, walk) if _walk_on(context, plan, walks, walk) else None
+        if stale is None:
+            pause_s = PAUSE_S
+            return Progress.LATER
+        _ask_again(context, plan, stale)
+        ledger.finish_rollout(project, plan.version)
+        walks.end(project, walk)
+        return Progress.DONE
+    finally:
+        walks.leave(project, walk, pause_s=pause_s)
+
+
+def _ask_again(context: WorkerContext, plan: Plan, stale: Collection[int]) -> None:
+    """Ask for these tasks and for those that failed, at the present version; those that wait move to it."""
+    project, pending = plan.project.id, context.pending
     moved = pending.move_to_version(project, plan.version)
     failed = [ref for ref in pending.failures(project) if ref.version != plan.version]
     again = dict.fromkeys([*stale, *(ref.task for ref in failed)])
@@ -60,39 +70,30 @@ def catch_up_with_version(context: WorkerContext, plan: Plan) -> bool:
     pending.forget_failures(project, failed)
     pending.forget_done(project, but=plan.version)
     pending.ensure_drains(project)
-    if not again and plan.version in ledger.versions(project):
+    if not again and plan.version in context.ledger.versions(project):
         show_version(context, plan)  # no prediction follows that would do it
-    ledger.finish_rollout(project, plan.version)
-    walks.end(project, walk)
     log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, plan.version,
              len(again), moved)  # fmt: skip
-    return True
 
 
-def _walk_on(context: WorkerContext, plan: Plan, walks: VersionWalks, walk: Walk) -> bool:
-    """Read tasks from where the walk is. Returns whether all are read; if not, the time is over, this process is to
-    end, or the walk is no more: another one began with another version.
-    """
-    project, until = plan.project.id, time.monotonic() + WALK_S
+def _walk_on(context: WorkerContext, plan: Plan, walks: TaskWalks, walk: Walk) -> bool:
+    """Read a part of the tasks. Returns whether all are read."""
+    project = plan.project.id
     older = context.ledger.versions(project) - {plan.version}
     if not older:
         return True
     scores: dict[int, float] = {}
-    last, read = walk.after, 0
-    for task in context.label_studio.all_tasks(project, after=walk.after):
+
+    def visit(task: Task) -> None:
         if _is_stale(context, plan, task, older):
             scores[task.id] = _confidence(task)
-        last, read = task.id, read + 1
-        is_over = time.monotonic() >= until or context.stopping.is_set()
-        if is_over or read % _PART == 0:
-            if not walks.save(project, walk, after=last, scores=scores):
-                return False
-            scores.clear()
-        if is_over:
-            log.info("project %d: version %s, the tasks up to %d are read; the next job goes on", project,
-                     plan.version, last)  # fmt: skip
-            return False
-    return walks.save(project, walk, after=last, scores=scores)
+
+    def note(last: int) -> bool:
+        goes_on = walks.save(project, walk, after=last, scores=scores)
+        scores.clear()
+        return goes_on
+
+    return read_part(context, project, walk, visit=visit, note=note)
 
 
 def _is_stale(context: WorkerContext, plan: Plan, task: Task, older: frozenset[str]) -> bool:
