@@ -108,8 +108,8 @@ class StandInLabelStudio:
     def model_titles(self, project: int) -> frozenset[str]:
         return frozenset(row["title"] for row in self.cards)
 
-    def all_tasks(self, project: int) -> Iterator[Task]:
-        for task in self.data:
+    def all_tasks(self, project: int, *, after: int = 0) -> Iterator[Task]:
+        for task in [task for task in self.data if task > after]:
             versions = frozenset(row.version for row in self.stored if row.task == task)
             data = self.data_of.get(task, {"image": self.data[task]})
             yield Task(task, data, versions, int(task in self.annotated), self.scores.get(task))

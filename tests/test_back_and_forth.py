@@ -173,7 +173,7 @@ def test_tasks_wait_for_versions_that_cannot_be_had(predicted: StandInContext) -
 def test_a_look_that_ends_in_between_is_made_up_for_by_the_next(
     predicted: StandInContext, monkeypatch: pytest.MonkeyPatch, end: BaseException, read: int
 ) -> None:
-    def breaks_off(project: int) -> Iterator[Task]:
+    def breaks_off(project: int, **_: int) -> Iterator[Task]:
         yield from itertools.islice(type(predicted.label_studio).all_tasks(predicted.label_studio, project), read)
         raise end
 
@@ -190,7 +190,7 @@ def test_a_version_is_caught_up_with_once(predicted: StandInContext, monkeypatch
     serve(predicted, "a1-000001")
     predicted.drain()
 
-    def read(project: int) -> None:
+    def read(project: int, **_: int) -> None:
         raise AssertionError("a hundred thousand tasks take minutes")
 
     monkeypatch.setattr(predicted.label_studio, "all_tasks", read)

@@ -67,7 +67,8 @@ def test_the_names_are_those_of_stored_state() -> None:
         "pending", "leases", "tries", "deaths", "failed", "pace", "created", "versions", "served", "catching", "shown",
         "counted", "labels", "warning", "card", "carded", "left", "doubts", "refresh", "looked", "hinted", "webhook",
         "learner", "learn", "learning", "adapters", "outcomes", "judged", "verdicts", "pointer", "offer", "judging",
-        "offered", "images", "places", "corrected", "skipped", "order", "ordered", "resting", "done", "drain", "title",
+        "offered", "walk", "stale", "walker", "recount", "recounter", "images", "places", "corrected", "skipped",
+        "order", "ordered", "resting", "done", "drain", "title",
     }  # fmt: skip
 
 

@@ -293,6 +293,13 @@ def test_all_tasks_are_read_page_by_page(total: int, pages: int, server: Server)
     assert all(task.versions == {"a", "b"} for task in found)
 
 
+@pytest.mark.parametrize("after", [0, 1, 500, 700, 1200, 5000])
+def test_tasks_are_read_from_where_an_earlier_reading_ended(after: int, server: Server) -> None:
+    server.answer = lambda asked: page_of(range(1, 1201), asked)
+    with client(server) as label_studio:
+        assert [task.id for task in label_studio.all_tasks(9, after=after)] == list(range(after + 1, 1201))
+
+
 @pytest.mark.parametrize("deleted", [{7}, {501}, {3, 600}, set(range(1, 1200))], ids=["read", "last", "both", "most"])
 @pytest.mark.parametrize("total", [501, 1200])
 def test_tasks_that_are_deleted_between_two_pages_neither_end_the_reading_nor_hide_others(

@@ -96,7 +96,7 @@ def test_the_tasks_of_a_project_that_never_had_other_labels_are_not_read_for_tha
     context.drain()
     context.ledger.start_rollout(PROJECT, "")
 
-    def read(project: int) -> None:
+    def read(project: int, **_: int) -> None:
         raise AssertionError("a hundred thousand tasks take minutes")
 
     monkeypatch.setattr(context.label_studio, "all_tasks", read)
@@ -167,7 +167,7 @@ def test_stored_versions_are_asked_for_once(context: StandInContext, monkeypatch
         asked.append(project)
         return {}
 
-    monkeypatch.setattr("worker.service.reconcile.version_counts", counts)
+    monkeypatch.setattr("worker.service.rollout.version_counts", counts)
     context.ledger.start_rollout(PROJECT, "")
     for word in ("cat", "cat", "dog"):
         context.label_studio.config = CONFIG.format(word)

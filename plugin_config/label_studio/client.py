@@ -215,9 +215,9 @@ class LabelStudio:
         half = len(ids) // 2
         return self.tasks(project, ids[:half]) + self.tasks(project, ids[half:])
 
-    def all_tasks(self, project: int) -> Iterator[Task]:
-        """Every task of the project without its data, page by page."""
-        return (_task(row) for row in task_rows(self, project, include="predictions_score"))
+    def all_tasks(self, project: int, *, after: int = 0) -> Iterator[Task]:
+        """Every task of the project with a higher id than `after`, by id, without its data, page by page."""
+        return (_task(row) for row in task_rows(self, project, include="predictions_score", after=after))
 
     def predictions(self, task: int) -> list[StoredPrediction]:
         """Every prediction of a task, with its regions."""

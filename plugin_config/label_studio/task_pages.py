@@ -18,7 +18,7 @@ _PAGE = 500
 
 
 def task_rows(
-    label_studio: ApiClient, project: int, *, include: str, either: Sequence[Mapping[str, Any]] = ()
+    label_studio: ApiClient, project: int, *, include: str, either: Sequence[Mapping[str, Any]] = (), after: int = 0
 ) -> Iterator[Any]:
     """Every task of a project once, by id.
 
@@ -27,11 +27,12 @@ def task_rows(
         project: its id.
         include: columns beside those that every row has, comma list.
         either: filters of which one must pass; none = all tasks.
+        after: only tasks with a higher id.
 
     Raises:
         LabelStudioError: it does not answer, or refuses.
     """
-    last, left = 0, True
+    last, left = after, True
     while left:
         rows, total = _first_page(label_studio, project, size=_PAGE, include=include, query=_after(last, either))
         rows = [row for row in rows if _id(row) > last]

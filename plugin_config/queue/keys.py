@@ -52,6 +52,14 @@ Keys of project P (`zeromask:P:` before each):
     versions        set     versions of predictions stored by this project     ledger, scripts       ledger
     served          string  the version that all tasks are to have             ledger                ledger
     catching        set     versions not yet requested for all tasks           ledger                ledger
+    walk            hash    how far the tasks are read for a version:          walks                 walks
+                            `version`, `name` of the walk, `after`: an id
+    stale           zset    id of a task found by it, to be predicted again    walks                 walks
+                            -> its score
+    walker          string  who reads them now, for as long as nobody else     walks                 walks
+                            may; empty = nobody for a moment
+    recount         hash    } the same of the reading because the number of    walks                 walks
+    recounter       string  } tasks changed, which finds what to predict
     shown           string  the version that Label Studio was last set to       ledger                ledger
     title           string  what Label Studio calls the project                titles                titles
     counted         string  number of tasks when all of them were last read    ledger                ledger
@@ -200,6 +208,11 @@ class ProjectKeys:
     versions = _Key("set")
     served = _Key("string")
     catching = _Key("set")
+    walk = _Key("hash")
+    stale = _Key("zset")
+    walker = _Key("string")
+    recount = _Key("hash")
+    recounter = _Key("string")
     shown = _Key("string")
     title = _Key("string")
     counted = _Key("string")

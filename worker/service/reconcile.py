@@ -9,11 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from plugin_config.control_arm import in_control_arm
 from plugin_config.errors import ZeromaskError
-from plugin_config.label_studio.client import Task
-from plugin_config.label_studio.version_counts import version_counts
-from plugin_config.model_version import ModelVersion
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
@@ -21,7 +17,10 @@ from worker.service.failures import Action, Sign, Stage, note_sign, treatment_of
 from worker.service.model_card import tell_on_card
 from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
-from worker.service.posting import delete_older_predictions, show_version
+from worker.service.posting import delete_older_predictions
+from worker.service.prelabel import catch_up_with_tasks, is_wanted
+from worker.service.rollout import catch_up_with_version
+from worker.service.walking import PAUSE_S, Progress
 from worker.service.webhook_secret import install_webhook_secret
 
 log = logging.getLogger(__name__)
@@ -39,14 +38,19 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         note_sign(context, Sign.PLAN)  # where other workers do all the tasks, nothing else would show it
         install_webhook_secret(context, project)
         report_remarks(context, plan)
-        _catch_up_with_version(context, plan)
-        _catch_up_with_hints(context, plan)
-        if context.settings.prelabel:
-            _catch_up_with_tasks(context, plan)
-        _delete_left(context, plan)
-        settle_doubts(context, project)
-        keep_order(context, plan)
-        tell_on_card(context, plan)  # last: Label Studio asks every connected model before it answers, and may give up
+        reading = catch_up_with_version(context, plan)
+        try:
+            _catch_up_with_hints(context, plan)
+            # While a version is rolled out, nearly all tasks lack a prediction of it: those have an order of their own.
+            if context.settings.prelabel and reading is Progress.DONE:
+                reading = catch_up_with_tasks(context, plan)
+            _delete_left(context, plan)
+            settle_doubts(context, project)
+            keep_order(context, plan)
+            tell_on_card(context, plan)  # last: Label Studio asks all models before it answers, and may give up
+        finally:  # after all of it: jobs that predict are to run in the pause
+            if reading is Progress.LATER:
+                context.hints.refresh_later(project, after_s=PAUSE_S)
     except ZeromaskError as error:
         treatment = treatment_of(Stage.RECONCILE, error)
         if treatment is None:
@@ -95,52 +99,6 @@ def _existing(context: WorkerContext, project: int, tasks: Collection[int]) -> s
     return found
 
 
-def _catch_up_with_version(context: WorkerContext, plan: Plan) -> None:
-    """Move pending tasks to the present version. Ask again for tasks that failed at another version, and for
-    unannotated tasks whose prediction is of an older version, the least confident first.
-    """
-    pending, project = context.pending, plan.project.id
-    ledger = context.ledger
-    if ledger.target_version(project) == plan.version and not ledger.is_rolling_out(project, plan.version):
-        return
-    if not ledger.target_version(project) or not ledger.versions(project):
-        _recall_versions(context, project)
-    # First: a drain that began before this then asks again for each task that it stores. If anything ends this function
-    # before `finish_rollout` (Label Studio, RQ's time limit of a job, a death), the next reconcile does it all.
-    context.ledger.start_rollout(project, plan.version)
-    older = context.ledger.versions(project) - {plan.version}
-    stale = []
-    for task in context.label_studio.all_tasks(project) if older else ():  # a large project takes minutes
-        if not task.versions & older or task.annotations:
-            continue
-        if plan.version in task.versions or in_control_arm(task.id, context.settings.control_share):
-            delete_older_predictions(context, plan, task)  # the version came back before all of it was replaced
-        else:
-            stale.append(task)
-    stale.sort(key=lambda task: 0.5 if task.score is None else task.score)
-    moved = pending.move_to_version(project, plan.version)
-    failed = [ref for ref in pending.failures(project) if ref.version != plan.version]
-    again = dict.fromkeys([task.id for task in stale] + [ref.task for ref in failed])
-    pending.add(project, [TaskRef(plan.version, task) for task in again], priority=Priority.LATER)
-    pending.forget_failures(project, failed)
-    pending.forget_done(project, but=plan.version)
-    pending.ensure_drains(project)
-    if not again and plan.version in context.ledger.versions(project):
-        show_version(context, plan)  # no prediction follows that would do it
-    context.ledger.finish_rollout(project, plan.version)
-    log.info("project %d: now version %s, %d tasks to predict again, %d moved", project, plan.version,
-             len(again), moved)  # fmt: skip
-
-
-def _recall_versions(context: WorkerContext, project: int) -> None:
-    """Learn from Label Studio which versions of ours are stored, where Redis knows nothing of the project: it may have
-    been lost, and their predictions would stay beside the newer ones for ever. Those of other models are left alone.
-    """
-    for version in version_counts(context.label_studio, project):
-        if ModelVersion.parse(version) is not None:
-            context.ledger.add_version(project, version)
-
-
 def _delete_left(context: WorkerContext, plan: Plan) -> None:
     """Delete older predictions that Label Studio did not delete when a newer one was stored."""
     project, left = plan.project.id, context.ledger.leftovers(plan.project.id)
@@ -168,33 +126,10 @@ def _catch_up_with_hints(context: WorkerContext, plan: Plan) -> None:
         if context.settings.prelabel:
             # While this equals the number in Label Studio, no webhook was lost and not all tasks need be read.
             context.ledger.set_task_count(project, context.ledger.task_count(project) + len(found) - len(gone))
-            wanted = [task.id for task in found if _is_wanted(context, plan, task)]
+            wanted = [task.id for task in found if is_wanted(context, plan, task)]
             context.pending.add(project, [TaskRef(plan.version, task) for task in wanted], priority=Priority.LATER)
         context.hints.clear_hinted_tasks(project, part)
     if hinted:
         context.pending.ensure_drains(project)
     if len(hinted) == _MOST_HINTED:
         context.hints.request_refresh(project)
-
-
-def _catch_up_with_tasks(context: WorkerContext, plan: Plan) -> None:
-    """Ask for every unannotated task without a prediction if the number of tasks changed and no webhook said so."""
-    project, number = plan.project.id, plan.project.tasks
-    if context.ledger.task_count(project) == number:
-        return
-    failed = {ref.task for ref in context.pending.failures(project)}
-    missing = [
-        TaskRef(plan.version, task.id)
-        for task in context.label_studio.all_tasks(project)
-        if _is_wanted(context, plan, task) and task.id not in failed
-    ]
-    added = context.pending.add(project, missing, priority=Priority.LATER)
-    context.ledger.set_task_count(project, number)
-    context.pending.ensure_drains(project)
-    log.info("project %d: %d tasks asked for by themselves", project, added)
-
-
-def _is_wanted(context: WorkerContext, plan: Plan, task: Task) -> bool:
-    """Whether a task lacks a prediction that it shall have."""
-    control = in_control_arm(task.id, context.settings.control_share)
-    return plan.version not in task.versions and not task.annotations and not control
