@@ -38,7 +38,8 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         plan = read_plan(context, project, from_disk=True)
         note_sign(context, Sign.PLAN)  # where other workers do all the tasks, nothing else would show it
         install_webhook_secret(context, project)
-        report_remarks(context, plan)
+        if not plan.is_left:  # which labels were learned, the others know
+            report_remarks(context, plan)
         _catch_up_with_version(context, plan)
         _catch_up_with_hints(context, plan)
         if context.settings.prelabel:
@@ -46,7 +47,8 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         _delete_left(context, plan)
         settle_doubts(context, project)
         keep_order(context, plan)
-        tell_on_card(context, plan)  # last: Label Studio asks every connected model before it answers, and may give up
+        if not plan.is_left:
+            tell_on_card(context, plan)  # last: Label Studio asks each model before it answers, and may give up
     except ZeromaskError as error:
         treatment = treatment_of(Stage.RECONCILE, error)
         if treatment is None:
