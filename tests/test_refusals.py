@@ -347,6 +347,7 @@ def test_a_drain_is_passed_on_at_once_but_not_again_and_again(
     pool: Pool, slot: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool.refuser.stopping, "wait", lambda *_: pytest.fail("other jobs wait behind this one"))
+    monkeypatch.setattr(pool.refuser.leases, "take", lambda *_, **__: pytest.fail("the others are to have them"))
     pool.refuser.adapters.refuse(pool.house.label_studio.project(PROJECT), pool.house.served, NAN)
     pool.able.pending.add(PROJECT, [TaskRef(pool.version, 1)], priority=Priority.OPENED)
     pool.able.pending.ensure_drains(PROJECT, urgent=slot == URGENT_SLOT)
@@ -372,7 +373,7 @@ def test_a_worker_that_refuses_reconciles_for_the_others(pool: Pool, redis: Redi
         pool.able.label_studio.create_prediction(task, [], score=0.5, version=version())
     ledger.start_rollout(PROJECT, version())
     ledger.finish_rollout(PROJECT, version())
-    before = ledger.label_remarks_version(PROJECT)
+    ledger.set_label_remarks(PROJECT, "not yet of this version", [])
     pool.refuser.reconcile()
-    assert (pool.version, ledger.label_remarks_version(PROJECT)) == (served, before)
+    assert (pool.version, ledger.label_remarks_version(PROJECT)) == (served, "not yet of this version")
     assert {ref.version for ref in pool.able.pending.open_refs(PROJECT)} == {served}
