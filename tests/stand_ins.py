@@ -45,6 +45,7 @@ from worker.segmentation.segmenter import LabelSegment, Segmentation
 from worker.service import failures, posting
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
+from worker.service.handover import Handover
 from worker.service.leases import Leases
 from worker.service.model_turns import ModelTurns
 from worker.service.pipeline import Pipeline
@@ -207,6 +208,9 @@ class StandInAdapters:
     def learned(self, project: Project, name: str) -> Learned:
         return Learned()
 
+    def leaves(self, project: int) -> bool:
+        return False
+
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
         self.refused.append(f"{name}: {error}")
         self.name = ZEROSHOT
@@ -220,6 +224,7 @@ class StandInContext:
         self.settings = Settings(model="builtin", order=False)  # its embeddings are pictures
         self.pending = PendingTasks(redis, drain_tasks=8, lease_s=30)
         self.leases = Leases(self.pending, self.name)
+        self.handover = Handover(self.pending)
         self.ledger = ProjectLedger(redis)
         self.hints = ProjectHints(redis)
         self.order = ProjectOrder(redis)

@@ -265,6 +265,20 @@ def serve(house: ClickHouse, name: str) -> None:
     ServedAdapters(house.redis).write(PROJECT, ServedCopy(name, 1, "/versions", owner))
 
 
+def test_a_worker_that_cannot_use_what_is_served_answers_zero_shot_and_asks_no_more_often(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(house, "a1-00000a")
+    monkeypatch.setattr(house.adapters, "served", lambda *_, **__: ("a1-00000a", None))
+    answer = work.answer(asked(point(3, 3)))
+    assert answer.result
+    assert ZEROSHOT in answer.version
+    asks = list[str]()
+    monkeypatch.setattr(house.label_studio, "project", lambda *_: asks.append("project"))
+    assert work.answer(asked(point(30, 20))).result
+    assert asks == []
+
+
 def test_a_click_on_a_kept_image_uses_what_is_served_now(
     house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def test_the_names_are_those_of_stored_state() -> None:
         "counted", "labels", "warning", "card", "carded", "left", "doubts", "refresh", "looked", "hinted", "webhook",
         "learner", "learn", "learning", "adapters", "outcomes", "judged", "verdicts", "pointer", "offer", "judging",
         "offered", "walk", "stale", "walker", "recount", "recounter", "images", "places", "corrected", "skipped",
-        "order", "ordered", "resting", "done", "drain", "title",
+        "order", "ordered", "resting", "done", "drain", "title", "refusals",
     }  # fmt: skip
 
 

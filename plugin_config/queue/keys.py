@@ -84,6 +84,7 @@ Keys of project P (`zeromask:P:` before each):
                             see `learning`
     learning        string  JSON of `learning.Progress`                        learning              learning
     adapters        hash    model -> JSON of `versions.served.ServedCopy`      versions.served       versions.served
+    refusals        hash    worker -> JSON of `versions.refusals.Refusal`      versions.refusals     versions.refusals
     outcomes        hash    model -> JSON: what annotators did with regions    versions.served       versions.served
     judged          hash    version -> JSON: the same of regions predicted     versions.served       versions.served
                             at it
@@ -230,6 +231,7 @@ class ProjectKeys:
     learn = _Key("hash")
     learning = _Key("string")
     adapters = _Key("hash")
+    refusals = _Key("hash")
     outcomes = _Key("hash")
     judged = _Key("hash")
     verdicts = _Key("hash")

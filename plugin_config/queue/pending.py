@@ -280,8 +280,13 @@ class PendingTasks(TaskStates):
     @redis_errors
     def end_drain(self, project: int, slot: int) -> None:
         """Free the slot of a drain that ended, and queue the next one behind other projects where tasks are due."""
-        self._slots.free(project, slot)
+        self.free_drain(project, slot)
         self.ensure_drains(project)
+
+    @redis_errors
+    def free_drain(self, project: int, slot: int) -> None:
+        """Free the slot of a drain that ended, and queue none."""
+        self._slots.free(project, slot)
 
     @redis_errors
     def move_to_version(self, project: int, version: str) -> int:

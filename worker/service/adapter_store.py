@@ -55,9 +55,18 @@ def load_adapter(folder: VersionFolder, name: str, segmenter: Segmenter) -> tupl
         VersionsUnavailable: the place does not answer.
     """
     manifest, data = folder.adapter(name)
-    check_affinity_tower(f"version {name}", manifest.about, segmenter)
+    return manifest, make_adapter(manifest, data, segmenter)
+
+
+def make_adapter(manifest: Manifest, data: bytes, segmenter: Segmenter) -> Adapter:
+    """Make an adapter of the whole files of a version.
+
+    Raises:
+        LearningError: this process cannot use it: it was learned on other weights, or is not what its recipe writes.
+    """
+    subject = f"version {manifest.name}"
+    check_affinity_tower(subject, manifest.about, segmenter)
     if manifest.weights != segmenter.encoder.fingerprint:
         problem = f"was learned on other weights of {manifest.owner.model} than those loaded, or read in another way"
-        raise LearningError(f"version {name}", problem, _REMEDY)
-    adapter = unpack_adapter(f"version {name}", manifest.recipe, manifest.about, data, segmenter, remedy=_REMEDY)
-    return manifest, adapter
+        raise LearningError(subject, problem, _REMEDY)
+    return unpack_adapter(subject, manifest.recipe, manifest.about, data, segmenter, remedy=_REMEDY)

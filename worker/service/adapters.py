@@ -1,13 +1,16 @@
 """Which adapter each project is served with, loaded when it is needed.
 
 The pointer on disk decides. Redis' copy of it is read at every drain, and written again from disk at every reconcile. A
-project whose adapter cannot be loaded is served zero-shot, and `zeromask status` shows the reason.
+project whose adapter is missing or damaged is served zero-shot, and `zeromask status` shows the reason. One that this
+process alone cannot use stays served, and its tasks are left to the workers that can; see
+`plugin_config.versions.refusals`.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -21,18 +24,19 @@ from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from plugin_config.versions.calibrations import CalibrationFile
 from plugin_config.versions.manifests import Manifest, Owner, Pointer, VersionFolder
+from plugin_config.versions.refusals import Refusal, VersionRefusals
 from plugin_config.versions.served import ServedAdapters, ServedCopy
 from plugin_config.versions.storage import without_sign_in
 from plugin_config.versions.verdicts import verdict_of, write_verdict
 from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
-from worker.service.adapter_store import load_adapter
+from worker.service.adapter_store import make_adapter
 
 log = logging.getLogger(__name__)
 
 _MOST_LOADED, _MOST_BYTES = 8, 1 << 30  # one is held however large it is
-_MOST_REFUSED = 1000
+_MOST_REFUSED, _MOST_TOLD = 1000, 3
 _ONE_PLACE = "Give all workers the same ZEROMASK_VERSIONS."
 
 
@@ -43,18 +47,26 @@ class AdapterCache:
         settings: where versions are kept, and of which Label Studio and model.
         redis: a connection.
         segmenter: the model that is loaded.
-        learner: whether this process writes versions: then its disk is right whatever Redis says.
+        learner: whether this process writes versions: then its disk is right whatever Redis says. It predicts nothing:
+            what it cannot use itself changes nothing for others.
+        worker: name of this process among the workers, never used again by another.
     """
 
-    def __init__(self, settings: Settings, redis: Redis, segmenter: Segmenter, *, learner: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, segmenter: Segmenter, *, learner: bool = False, worker: str = ""
+    ) -> None:
         self._settings = settings
         self._redis = redis
         self._served = ServedAdapters(redis)
         self._learners = WorkerPresence(redis, learners=True)
         self._segmenter = segmenter
         self._learner = learner
-        self._lock = threading.RLock()  # of what is loaded and refused
-        self._refused: dict[tuple[str, str], LearningError] = {}
+        self._worker = worker or f"unnamed-{uuid.uuid4().hex}"
+        self._refusals = VersionRefusals(redis, settings.model)
+        self._lock = threading.RLock()  # of what is loaded
+        # Project, when that was created, version -> subject, problem and remedy. An error that is raised again and
+        # again would collect the tracebacks of all that raised it.
+        self._refused: dict[tuple[int, str, str], tuple[str, str, str]] = {}
         self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_BYTES, _room_for)
 
     def folder(self, project: Project) -> VersionFolder:
@@ -75,7 +87,8 @@ class AdapterCache:
         return self._served.pointer_lock(project)
 
     def served(self, project: Project, *, from_disk: bool = False) -> tuple[str, Adapter | None]:
-        """The served adapter's name, and the adapter; "zeroshot" has none.
+        """The served adapter's name, and the adapter; "zeroshot" has none, nor has a version that this process cannot
+        use: its tasks are for other workers. A learner that cannot use it goes on from the zero-shot model.
 
         Args:
             project: as Label Studio has it.
@@ -112,6 +125,8 @@ class AdapterCache:
         try:
             return self._loaded_copy(folder, copy)
         except LearningError as error:
+            if self._is_refused(folder.owner, copy.served):
+                return (ZEROSHOT if self._learner else copy.served), None
             raise VersionsUnavailable(error.subject, error.problem, _ONE_PLACE) from error
 
     def calibration(self, project: Project, name: str) -> Calibration:
@@ -141,26 +156,60 @@ class AdapterCache:
         """A version, from the cache or loaded.
 
         Raises:
-            LearningError: it cannot be served; see `load_adapter`.
+            LearningError: it is damaged or missing, or this process cannot use it.
             VersionsUnavailable: the place does not answer.
         """
-        key = (folder.owner.folder, name)
+        owner, key = folder.owner, (folder.owner.folder, name)
         with self._lock:
-            if key in self._refused:
-                raise self._refused[key]
+            if refused := self._refused.get((owner.project, owner.created, name)):
+                raise LearningError(*refused)
             if key not in self._loaded:
-                self._loaded[key] = load_adapter(folder, name, self._segmenter)
-                log.info("project %d: version %s is loaded", folder.owner.project, name)
+                manifest, data = folder.adapter(name)
+                try:
+                    self._loaded[key] = manifest, make_adapter(manifest, data, self._segmenter)
+                except LearningError as error:
+                    self._keep_refused(owner.project, owner.created, name, error)
+                    raise
+                log.info("project %d: version %s is loaded", owner.project, name)
             return self._loaded[key]
 
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
-        """Stop serving a version that cannot be used: the project is served zero-shot until it has another version, or
-        until this process is started again.
+        """Use a version no more that gives nothing usable, until this process is started again. The next look at what
+        is served (`leaves`, `served`) tells the other workers: Redis may be away just now.
         """
-        if len(self._refused) >= _MOST_REFUSED:
-            self._refused.clear()
-        reason = LearningError(f"version {name}", error.problem, error.remedy)
-        self._refused[(self.folder(project).owner.folder, name)] = reason
+        if name != ZEROSHOT:
+            self._keep_refused(project.id, project.created, name, error)
+
+    def leaves(self, project: int) -> bool:
+        """Whether this process leaves a project's tasks to other workers: it cannot use what is served, and one lives
+        that perhaps can. Costs nothing where it can use everything.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        copy = self._served.copy(project, self._settings.model) if self._refused else None
+        if copy is None or not self._is_refused(copy.owner, copy.served):
+            return False
+        return not self._withdrawn(copy.owner, copy.served)
+
+    def trouble(self) -> str:
+        """What is served and this process cannot use, why, and what to do, for `zeromask status`; "" = nothing.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
+        if self._learner:
+            return ""
+        told = [
+            f"version {name} of project {project} {problem}"
+            for (project, _, name), (_, problem, _) in list(self._refused.items())
+            if self._served.served(project, self._settings.model) == name
+        ]
+        if not told:
+            return ""
+        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+        return (f"cannot use what is served, and leaves it to other workers: {'; '.join(told[:_MOST_TOLD])}{more}. "
+                "Give this worker the settings and weights of the others, or stop it.")  # fmt: skip
 
     def tell(self, owner: Owner, pointer: Pointer) -> None:
         """Copy to Redis what people see of a pointer: what annotators did, and the last verdict.
@@ -171,6 +220,22 @@ class AdapterCache:
         if pointer.attempt is not None:
             self._served.write_outcomes(owner, pointer.attempt.outcomes)
         write_verdict(self._redis, owner, verdict_of(pointer))
+
+    def _keep_refused(self, project: int, created: str, name: str, error: LearningError) -> None:
+        if len(self._refused) >= _MOST_REFUSED:
+            self._refused.clear()
+        self._refused[(project, created, name)] = (f"version {name}", error.problem, error.remedy)
+
+    def _is_refused(self, owner: Owner, name: str) -> bool:
+        return (owner.project, owner.created, name) in self._refused
+
+    def _withdrawn(self, owner: Owner, name: str) -> str:
+        """Why no living worker can use a version; "" = it is served. First this one tells whether it can."""
+        refused = None if self._learner else self._refused.get((owner.project, owner.created, name))
+        if refused is None:
+            return self._refusals.reason(owner.project, name)
+        self._refusals.note(owner.project, self._worker, Refusal(name, str(LearningError(*refused))))
+        return self._refusals.reason(owner.project, name, worker=self._worker)
 
     def _owner(self, project: Project) -> Owner:
         return Owner(self._settings.label_studio_url, project.id, project.created, self._settings.model)
@@ -220,11 +285,27 @@ class AdapterCache:
             self.tell(folder.owner, pointer)
             learned = Learned()
             if pointer.served != ZEROSHOT:
-                learned = self.adapter(folder, pointer.served)[0].learned
+                learned = self._manifest(folder, pointer.served).learned
+                if reason := self._withdrawn(folder.owner, pointer.served):
+                    return ServedCopy(ZEROSHOT, serial, place, folder.owner, reason, maps.of(ZEROSHOT))
         except LearningError as error:
             return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), maps.of(ZEROSHOT))
         return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served),
                           learned=learned.source, made=learned.made)  # fmt: skip
+
+    def _manifest(self, folder: VersionFolder, name: str) -> Manifest:
+        """The manifest of a version, which is loaded where this process can use it.
+
+        Raises:
+            LearningError: it is damaged or missing: nobody can use it.
+            VersionsUnavailable: the place does not answer.
+        """
+        try:
+            return self.adapter(folder, name)[0]
+        except LearningError:
+            if not self._is_refused(folder.owner, name):
+                raise
+            return folder.manifest(name)
 
 
 def _room_for(loaded: tuple[Manifest, Adapter]) -> int:

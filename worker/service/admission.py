@@ -36,12 +36,19 @@ _NOT_ALONE_DELAY_S = 5.0
 
 
 def drain(context: WorkerContext, pipeline: Pipeline, job: DrainProject) -> None:
-    """Admit due tasks of a project as soon as the pipeline has room, and queue the next drain behind other projects."""
+    """Admit due tasks of a project as soon as the pipeline has room, and queue the next drain behind other projects.
+
+    Nothing is leased of a project that is left to other workers; one of them gets the drain.
+    """
     limit = min(job.limit, context.settings.drain_tasks)  # anyone who reaches Redis may have queued the job
     context.pending.mark_drain_running(job.project, job.slot)
     try:
-        if pipeline.room(job.project, limit, urgent=job.slot == URGENT_SLOT, timeout_s=_ROOM_S):
+        leaves, urgent = context.adapters.leaves, job.slot == URGENT_SLOT
+        if not leaves(job.project) and pipeline.room(job.project, limit, urgent=urgent, timeout_s=_ROOM_S):
             Admission(context, pipeline, job.project).run(limit)
+        if leaves(job.project):  # which may be known since then only
+            context.handover.pass_on(job.project, job.slot)
+            return
     except QueueDamaged as error:  # the slot expires and a sweep queues the drain: to do it now would repeat for ever
         log.error("%s", error)
         return
@@ -94,6 +101,8 @@ class Admission:
         context, project = self._context, self._project
         plan = read_plan(context, project)
         note_sign(context, Sign.PLAN)
+        if plan.is_left:  # from now on `leaves` says so before any are leased
+            return
         if context.ledger.target_version(project) != plan.version:
             context.hints.request_refresh(project)
         report_remarks(context, plan)

@@ -71,7 +71,7 @@ class ClickScenes:
         self._context = context
         self._images = ImageLoader(context.limits, context.image_cache)
         self._served = ServedAdapters(context.redis)
-        self._plans: TTLCache[tuple[int, str], Plan] = TTLCache(_MOST_PLANS, _PLAN_S)
+        self._plans: TTLCache[tuple[int, str], tuple[str, Plan]] = TTLCache(_MOST_PLANS, _PLAN_S)
         self._tasks: TTLCache[tuple[int, int], Task] = TTLCache(_MOST_TASKS, _TASK_S)
         self._scenes: LRUCache[tuple[int, str, str, str], tuple[float, Scene]] = LRUCache(
             _MOST_SCENE_BYTES, getsizeof=lambda row: row[1].clicks.bytes
@@ -102,18 +102,20 @@ class ClickScenes:
 
     def plan(self, request: ClickRequest) -> Plan:
         """The project's plan, read again when the labeling config or the served adapter is another, and once a minute.
-        An answer takes it once: the adapter may change while an image is fetched.
+        An answer takes it once: the adapter may change while an image is fetched. Where this process cannot use what is
+        served it plans without: an annotator waits, and no answer is stored as a prediction.
 
         Raises:
             ZeromaskError: the project cannot be had.
         """
         key = (request.project, request.config)
-        plan = self._plans.get(key)
+        known, plan = self._plans.get(key) or ("", None)
         # Not what the backend knew when it was asked: it may have waited, or not reached Redis.
         served = self._served.served(request.project, self._context.settings.model)
-        if plan is None or plan.adapter_name != served:
+        if plan is None or known != served:
             self._context.click = f"project {request.project}: is read"
-            plan = self._plans[key] = read_plan(self._context, request.project)
+            plan = read_plan(self._context, request.project, or_zeroshot=True)
+            self._plans[key] = served, plan
             self._drop_scenes(request.project, but=plan.version)
         return plan
 

@@ -26,6 +26,7 @@ from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.embedding_store import EmbeddingStore
 from worker.segmentation.segmenter import Segmenter
 from worker.service.adapters import AdapterCache
+from worker.service.handover import Handover
 from worker.service.leases import Leases
 from worker.service.model_turns import ModelTurns
 
@@ -61,6 +62,7 @@ class WorkerContext:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.pending = PendingTasks(redis, drain_tasks=settings.drain_tasks, lease_s=settings.lease_s)
         self.leases = Leases(self.pending, self.name)
+        self.handover = Handover(self.pending)
         self.ledger = ProjectLedger(redis)
         self.hints = ProjectHints(redis)
         self.order = ProjectOrder(redis)
@@ -72,7 +74,7 @@ class WorkerContext:
         store = EmbeddingStore(settings.embeddings_path, settings.embedding_cache_mb * 1_000_000)
         self.embeddings = EmbeddingCache(self.segmenter, store=store)
         self.turns = ModelTurns()
-        self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner)
+        self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner, worker=self.name)
         self.limits = ImageLimits.from_settings(settings)
         self.image_cache = ImageCache(settings.state_path / "images", settings.image_cache_mb * 1_000_000)
         self.logged_versions: set[tuple[int, str]] = set()
@@ -82,8 +84,13 @@ class WorkerContext:
         self.trouble_over = 0
 
     def about(self) -> dict[str, str]:
-        """The row of this process in `zeromask status`."""
+        """The row of this process in `zeromask status`.
+
+        Raises:
+            QueueUnavailable: Redis does not answer.
+        """
         device, held = str(self.segmenter.encoder.device), str(self.leases.held())
-        trouble = "; ".join(part for part in (self.trouble, self.outdated, self.watch.trouble()) if part)
+        parts = self.trouble, self.adapters.trouble(), self.outdated, self.watch.trouble()
+        trouble = "; ".join(part for part in parts if part)
         return {"model": self.settings.model, "device": device, "tasks": held, "click": self.click, "trouble": trouble,
                 "contract": str(CONTRACT)}  # fmt: skip

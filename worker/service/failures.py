@@ -143,7 +143,7 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
     Row(Stage.FETCH, OutOfMemory, _no_memory("its image, or a text of its labels, does not fit the memory")),
     Row(Stage.EMBED, OutOfMemory, _no_memory("its image does not fit the memory ({error})")),
     Row(Stage.EMBED, Exception, Treatment(Action.FAIL, reason="its image cannot be embedded ({error})")),
-    Row(Stage.DRAW, LearningError, Treatment(Action.GIVE_BACK)),  # its adapter is refused: zero-shot the next time
+    Row(Stage.DRAW, LearningError, Treatment(Action.GIVE_BACK)),  # its adapter is refused: not used again here
     Row(Stage.DRAW, RegionError, _FAIL),
     Row(Stage.DRAW, OutOfMemory, _no_memory("its masks do not fit the memory ({error})")),
     Row(Stage.POST, QueueDamaged, Treatment(Action.GIVE_BACK)),  # waiting would not help; a sweep finds the task

@@ -26,7 +26,7 @@ class Plan:
         project: as Label Studio has it.
         vocabulary: of its labeling config.
         version: what predictions drawn by this plan are stamped with.
-        adapter: what was learned from its corrections; None = zero-shot.
+        adapter: what was learned from its corrections; None = zero-shot, or see `is_left`.
         adapter_name: the adapter's name; "zeroshot" where there is none.
         calibration: how its raw scores are mapped.
     """
@@ -38,14 +38,22 @@ class Plan:
     adapter_name: str = ZEROSHOT
     calibration: Calibration = IDENTITY
 
+    @property
+    def is_left(self) -> bool:
+        """Whether this process cannot use the adapter: others draw with it. Nothing is drawn by such a plan."""
+        return self.adapter is None and self.adapter_name != ZEROSHOT
 
-def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) -> Plan:
+
+def read_plan(
+    context: WorkerContext, project: int, *, from_disk: bool = False, or_zeroshot: bool = False
+) -> Plan:
     """Read a project from Label Studio, and which adapter is served for it.
 
     Args:
         context: of this process.
         project: the project's id.
         from_disk: read the served version from disk; else Redis' copy of it is enough.
+        or_zeroshot: where this process cannot use what is served, plan without it, for what is not stored.
 
     Raises:
         LabelingConfigError: the config names nothing to segment.
@@ -60,6 +68,8 @@ def read_plan(context: WorkerContext, project: int, *, from_disk: bool = False) 
     set_title(context.redis, project, found.title)
     vocabulary = _parsed(found.label_config)
     name, adapter = context.adapters.served(found, from_disk=from_disk)
+    if adapter is None and or_zeroshot:
+        name = ZEROSHOT
     learned = context.adapters.learned(found, name)
     version = spelled(
         ModelVersion.of(context.settings, vocabulary, adapter=name, learned=learned),

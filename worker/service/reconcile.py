@@ -37,7 +37,8 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
         plan = read_plan(context, project, from_disk=True)
         note_sign(context, Sign.PLAN)  # where other workers do all the tasks, nothing else would show it
         install_webhook_secret(context, project)
-        report_remarks(context, plan)
+        if not plan.is_left:  # which labels were learned, the others know
+            report_remarks(context, plan)
         reading = catch_up_with_version(context, plan)
         try:
             _catch_up_with_hints(context, plan)
@@ -47,7 +48,8 @@ def reconcile(context: WorkerContext, job: RefreshProject) -> None:
             _delete_left(context, plan)
             settle_doubts(context, project)
             keep_order(context, plan)
-            tell_on_card(context, plan)  # last: Label Studio asks all models before it answers, and may give up
+            if not plan.is_left:
+                tell_on_card(context, plan)  # last: Label Studio asks all models before it answers, and may give up
         finally:  # after all of it: jobs that predict are to run in the pause
             if reading is Progress.LATER:
                 context.hints.refresh_later(project, after_s=PAUSE_S)

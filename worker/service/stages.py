@@ -100,6 +100,7 @@ class PredictionStages:
             if isinstance(error, LearningError):  # the adapter was loaded, and cannot be used
                 log.error("project %d: %s", leased.project, error)
                 self._context.adapters.refuse(plan.project, plan.adapter_name, error)
+                return self._leave_to_others(turn, error)
             return self._treat(Stage.DRAW, turn, error)
         return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image, found.raw_nothing)
 
@@ -118,6 +119,15 @@ class PredictionStages:
             task = embedded.leased.ref.task
             log.warning("task %d: the order does not know what its image looks like (%s)", task, error)
         return describe_image(image.key, deepest, found)
+
+    def _leave_to_others(self, turn: ImageTurn, error: LearningError) -> ImageTurn | DrawnTask | None:
+        """Treat a task whose adapter is refused, and queue its next drain: the one that it came with is over."""
+        after, leased = self._treat(Stage.DRAW, turn, error), turn.leased
+        try:
+            self._context.pending.ensure_drains(leased.project, urgent=leased.lease.urgent)
+        except QueueUnavailable as away:  # a sweep queues it
+            log.warning("task %d: %s", leased.ref.task, away)
+        return after
 
     def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
         """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""
