@@ -40,9 +40,8 @@ from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.order import HEAD_BELOW, ImageRecord
 from tests.conftest import redis_server
 from tests.house import TOKEN
-from tests.order_project import CONFIG, OrderedProject
-from worker.learning.selection.vectors import VECTOR_SOURCE
-from worker.segmentation.encoders.efficientnet import CHANNELS
+from tests.order_project import CONFIG, FINGERPRINT, OrderedProject
+from worker.learning.selection.vectors import VECTOR_SIZE
 
 _ROOT = Path(__file__).parent.parent
 STORED = _ROOT / "docs" / "results" / "order.json"
@@ -260,9 +259,9 @@ def _record(ordered: OrderedProject, predictions: Sequence[tuple[int, int, float
     for start in range(0, len(predictions), _AT_ONCE):
         rows: Any = {}
         for task, prediction, score in predictions[start : start + _AT_ONCE]:
-            looks = base64.b64encode(rng.integers(-127, 128, CHANNELS[-1], dtype=np.int8).tobytes()).decode()
+            looks = base64.b64encode(rng.integers(-127, 128, VECTOR_SIZE, dtype=np.int8).tobytes()).decode()
             labels = {("cat", "dog")[task % 2]: score}
-            found = ImageRecord(ordered.version, prediction, score, score, labels, VECTOR_SOURCE, looks, score)
+            found = ImageRecord(ordered.version, prediction, score, score, labels, FINGERPRINT[:8], looks, score)
             rows[str(task)] = found.encode()
         ordered.redis.hset(key, mapping=rows)
     ordered.order.put(ordered.project, task, found)

@@ -20,7 +20,6 @@ from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Owner, VersionFolder
 from plugin_config.vocabulary import parse_vocabulary
 from worker.learning.selection.candidates import Candidate
-from worker.learning.selection.vectors import VECTOR_SOURCE
 from worker.service.context import WorkerContext
 from worker.service.ordering import keep_order, record_stored, score_to_post
 from worker.service.plan import Plan
@@ -29,6 +28,7 @@ CONFIG = (
     '<View><Image name="i" value="$image"/><RectangleLabels name="b" toName="i"><Label value="cat"/>'
     '<Label value="dog"/></RectangleLabels></View>'
 )
+FINGERPRINT = "0123456789abcdef"
 
 
 def vector(seed: int) -> str:
@@ -39,7 +39,7 @@ def vector(seed: int) -> str:
 def record(number: int, *, version: str = "v1", score: float = 0.5, prediction: int | None = None) -> ImageRecord:
     """The record of image `number`, whose prediction has the id 1000 + `number`."""
     stored = 1000 + number if prediction is None else prediction
-    return ImageRecord(version, stored, score, score, {"cat": score}, VECTOR_SOURCE, vector(number))
+    return ImageRecord(version, stored, score, score, {"cat": score}, FINGERPRINT[:8], vector(number))
 
 
 @dataclass
@@ -70,6 +70,7 @@ class OrderedProject:
         return cast("WorkerContext", SimpleNamespace(
             settings=self.settings, order=self.order, ledger=ProjectLedger(self.redis), label_studio=self.label_studio,
             pending=self.pending, hints=ProjectHints(self.redis),
+            segmenter=SimpleNamespace(encoder=SimpleNamespace(fingerprint=FINGERPRINT)),
             adapters=SimpleNamespace(folder=lambda _: VersionFolder(str(self.folder), owner)),
         ))  # fmt: skip
 

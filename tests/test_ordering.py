@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 from redis import Redis
 
 from plugin_config.cli.main import zeromask
@@ -32,12 +32,10 @@ from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRecord, VersionFolder
 from plugin_config.vocabulary import parse_vocabulary
 from tests import order_load
-from tests.order_project import CONFIG, OrderedProject, record
+from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
 from worker.learning.acceptance import Calibration, PlattMap
 from worker.learning.selection.candidates import Candidate
-from worker.learning.selection.vectors import VECTOR_SOURCE
-from worker.segmentation.encoders.efficientnet import CHANNELS
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmentation, Segmenter
 from worker.service import ordering, stages
@@ -532,11 +530,11 @@ def test_unreadable_records_are_set_aside(ordered: OrderedProject) -> None:
     assert ordered.redis.hlen("zeromask:1:images") == 5
 
 
-def test_vectors_made_otherwise_or_of_nothing_are_not_known() -> None:
-    assert read_candidate(1, record(1)).vector is not None
-    assert read_candidate(1, replace(record(1), encoder="another1")).vector is None
+def test_vectors_of_another_encoder_or_of_nothing_are_not_known() -> None:
+    assert read_candidate(1, record(1), FINGERPRINT[:8]).vector is not None
+    assert read_candidate(1, record(1), "another1").vector is None
     for damaged in ("", "AAAA", "no base64!"):
-        assert read_candidate(1, replace(record(1), vector=damaged)).vector is None
+        assert read_candidate(1, replace(record(1), vector=damaged), FINGERPRINT[:8]).vector is None
 
 
 def test_a_drawn_image_is_described(one_thread: None) -> None:
@@ -545,12 +543,11 @@ def test_a_drawn_image_is_described(one_thread: None) -> None:
     image[20:70, 20:70] = (215, 40, 40)
     embedding = segmenter.embed([image])[0]
     found = segmenter.segment(embedding, parse_vocabulary(CONFIG.replace("cat", "red shape")), image)
-    made = describe_image("7", segmenter.photo_features(image)[-1], found)
+    made = describe_image("7", embedding, found)
     assert (made.key, made.margin) == ("7", found.score)
     assert made.labels == {"red shape": max(segment.score for segment in found.segments)}
     assert made.vector is not None
     assert np.linalg.norm(made.vector) == pytest.approx(1)
-    assert made.vector.shape == CHANNELS[-1:]
 
 
 def test_a_record_keeps_what_the_selection_needs() -> None:
@@ -558,24 +555,25 @@ def test_a_record_keeps_what_the_selection_needs() -> None:
     units = [vector / np.linalg.norm(vector) for vector in vectors]
     labels = ({"cat": 0.9}, {"cat": 0.5, "x": 0.5})
     images = [Candidate(f"7/a/{number}", units[number], 0.5, labels[number]) for number in range(2)]
-    made = make_record(images, version="v", prediction=3, score=0.5, shown=0.001)
+    made = make_record(images, version="v", prediction=3, score=0.5, shown=0.001, encoder="e")
     assert ImageRecord(*json.loads(made.encode())) == made
-    found = read_candidate(7, made)
+    found = read_candidate(7, made, "e")
     assert (found.key, found.margin, found.labels) == ("7", 0.5, {"cat": 0.9, "x": 0.5})
-    mapped = read_candidate(7, made, Calibration(1.0, -1.0, 9))
+    mapped = read_candidate(7, made, "e", Calibration(1.0, -1.0, 9))
     assert mapped.margin == mapped.labels["x"] == pytest.approx(1 / (1 + np.e)), "whichever map it was stored under"
-    blank = make_record([*images, Candidate("7/a/2", None, 0.1)], version="v", prediction=3, score=0.1, shown=0.1)
-    assert read_candidate(7, blank, Calibration(1.0, -1.0, 9)).margin == 0.1, "that of an image without regions"
-    alone = make_record([Candidate("7", None, 0.9)], version="v", prediction=3, score=0.9, shown=0.9)
-    assert read_candidate(7, alone, Calibration(1.0, -1.0, 9)).margin == 0.9
+    blank = make_record([*images, Candidate("7/a/2", None, 0.1)], version="v", prediction=3, score=0.1, shown=0.1,
+                        encoder="e")  # fmt: skip
+    assert read_candidate(7, blank, "e", Calibration(1.0, -1.0, 9)).margin == 0.1, "that of an image without regions"
+    alone = make_record([Candidate("7", None, 0.9)], version="v", prediction=3, score=0.9, shown=0.9, encoder="e")
+    assert read_candidate(7, alone, "e", Calibration(1.0, -1.0, 9)).margin == 0.9
     nothing = Calibration(nothing=PlattMap(1.0, -2.0, 9))
-    assert read_candidate(7, alone, nothing).margin == nothing.chance_of_nothing(0.9) < 0.6
-    assert read_candidate(7, replace(alone, blank=0.0), nothing).margin == 0.0, "labels that it cannot read"
+    assert read_candidate(7, alone, "e", nothing).margin == nothing.chance_of_nothing(0.9) < 0.6
+    assert read_candidate(7, replace(alone, blank=0.0), "e", nothing).margin == 0.0, "labels that it cannot read"
     mean = units[0] + units[1]
     assert found.vector is not None
     assert float(found.vector @ mean / np.linalg.norm(mean)) > 0.999
     many = [Candidate("8", None, 0.5, {f"label {number}": number / 100 for number in range(50)})]
-    made = make_record(many, version="v", prediction=3, score=0.5, shown=0.5)
+    made = make_record(many, version="v", prediction=3, score=0.5, shown=0.5, encoder="e")
     assert (list(made.labels), made.vector) == ([f"label {number}" for number in range(49, 41, -1)], "")
 
 
@@ -583,7 +581,7 @@ def test_records_of_an_earlier_release_are_read_as_they_are(redis: Redis) -> Non
     order, new = ProjectOrder(redis), record(1)
     redis.hset("zeromask:1:images", "1", json.dumps(json.loads(new.encode())[:7]))
     assert dict(order.records(1)) == {1: new}
-    assert read_candidate(1, new, Calibration(1.0, -1.0, 9)).margin == new.score
+    assert read_candidate(1, new, FINGERPRINT[:8], Calibration(1.0, -1.0, 9)).margin == new.score
 
 
 def test_a_new_calibration_is_a_reason_to_order_again(ordered: OrderedProject) -> None:
@@ -606,17 +604,12 @@ def test_records_are_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_stored_prediction_leaves_a_record_and_takes_the_place_of_its_task(
     context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def features(image: NDArray[np.uint8]) -> tuple[str, str]:
-        assert context.turns.heads.locked(), "the photograph network is for one thread at a time"
-        return "first", "deepest"
-
-    def describe(key: str, features: object, found: Segmentation) -> Candidate:
-        assert features == "deepest"
+    def describe(key: str, embedding: object, found: Segmentation) -> Candidate:
         return Candidate(key, None, found.score, {found.segments[0].label.key: found.segments[0].score})
 
     monkeypatch.setattr(stages, "describe_image", describe)
-    monkeypatch.setattr(context.segmenter, "photo_features", features, raising=False)
     context.settings = replace(context.settings, order=True)
+    context.segmenter.encoder = SimpleNamespace(fingerprint=FINGERPRINT)  # type: ignore[attr-defined]
     context.order.set_places(PROJECT, {2: Place(0, 5e-4, "uncertain"), 3: Place(1, 6e-4, "uncertain")})
     context.label_studio.after_store = refuse_once(3, LabelStudioUnreachable("Label Studio", "is away", "Start it."))
     context.ask(1, 2, 3)
@@ -628,23 +621,8 @@ def test_a_stored_prediction_leaves_a_record_and_takes_the_place_of_its_task(
         task: (row.id, row.score) for task, row in stored.items()
     }
     assert {(found.score, found.encoder, tuple(found.labels)) for found in records.values()} == {
-        (0.9, VECTOR_SOURCE, ("cat",))
+        (0.9, FINGERPRINT[:8], ("cat",))
     }
-
-
-def test_a_prediction_is_stored_where_the_photograph_network_fails(
-    context: StandInContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fails(image: NDArray[np.uint8]) -> None:
-        raise RuntimeError("CUDA error: unspecified launch failure")
-
-    monkeypatch.setattr(context.segmenter, "photo_features", fails, raising=False)
-    context.settings = replace(context.settings, order=True)
-    context.ask(1)
-    context.drain()
-    assert [row.task for row in context.label_studio.stored] == [1]
-    assert dict(context.order.records(PROJECT))[1].vector == ""
-    assert "task 1: the order does not know what its image looks like (CUDA error" in caplog.text
 
 
 def test_requests_do_not_grow_with_the_project(redis: Redis, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from worker.learning.selection.choosing import (
     UNLIKE,
     next_images,
 )
-from worker.learning.selection.coverage import COMPONENTS, MOST_WHOLE, Coverage
-from worker.learning.selection.vectors import image_vector
+from worker.learning.selection.coverage import Coverage
+from worker.learning.selection.vectors import VECTOR_SIZE, image_vector
 from worker.learning.selection.worth import NOT_PREDICTED, UNCERTAIN
+from worker.segmentation.encoders.encoder import ImageEmbedding
 
 HELD_OUT = [key for key in map(str, range(4000)) if is_held_out(key)]
 OTHERS = [key for key in map(str, range(4000)) if not is_held_out(key)]
@@ -179,23 +180,6 @@ def test_images_that_look_all_alike_are_all_chosen() -> None:
     assert [key for key, _ in chosen(candidates, MANY)] == OTHERS[:9]
 
 
-def test_many_images_are_compared_by_what_tells_them_apart() -> None:
-    """Of ten thousand and more; the distances stay, where images lie in as many directions as are kept."""
-    rng = np.random.default_rng(5)
-    kinds = rng.standard_normal((COMPONENTS, 320)).astype(np.float32)
-    vectors = (rng.random((MOST_WHOLE + 1, COMPONENTS)) ** 4).astype(np.float32) @ kinds
-    corrected = [vectors[0] + kinds[1], vectors[3]]
-    whole, reduced = Coverage(list(vectors[:200])), Coverage(list(vectors))
-    for coverage in (whole, reduced):
-        coverage.cover(corrected)
-        coverage.cover_own(9)
-    assert reduced.distances[:200] == pytest.approx(whole.distances, abs=1e-3)
-    assert reduced.cosines(np.eye(COMPONENTS, dtype=np.float32)).shape == (MOST_WHOLE + 1, COMPONENTS)
-    narrow = Coverage([np.ones(3, dtype=np.float32)] * (MOST_WHOLE + 1))
-    narrow.cover([np.ones(3, dtype=np.float32)])
-    assert narrow.distances == pytest.approx(0.0, abs=1e-6)
-
-
 def test_a_hundred_thousand_candidates_are_gone_through_once_for_each_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes time is counted, not timed: one product with one vector for each choice, and tables of bounded size
     for all that is corrected.
@@ -224,9 +208,18 @@ def test_what_cannot_be_asked_is_refused() -> None:
             next_images([], [], {}, count=count, random_share=share)
 
 
-def test_the_vector_of_an_image_is_the_mean_of_its_features() -> None:
-    features = torch.from_numpy(np.random.default_rng(4).standard_normal((320, 4, 5)).astype(np.float32))
-    mean = features.mean(dim=(1, 2)).numpy()
-    assert image_vector(features.half()) == pytest.approx(mean / np.linalg.norm(mean), abs=1e-3)
-    assert image_vector(torch.zeros(3, 2, 2)) is None
-    assert image_vector(torch.full((200, 2, 2), torch.nan)) is None
+def test_the_vector_of_an_image_is_short_and_keeps_what_is_far_apart() -> None:
+    rng = np.random.default_rng(4)
+    wide = [torch.from_numpy(rng.standard_normal((4, 5, 512)).astype(np.float32)) + 1 for _ in range(6)]
+    vectors = [image_vector(ImageEmbedding(features, (40, 50))) for features in wide]
+    assert all(v is not None and v.shape == (VECTOR_SIZE,) and np.linalg.norm(v) == pytest.approx(1) for v in vectors)
+    means = torch.nn.functional.normalize(torch.stack([features.mean(dim=(0, 1)) for features in wide]), dim=1).numpy()
+    short = np.stack([vector for vector in vectors if vector is not None])
+    pairs = np.triu_indices(6, 1)
+    true, kept = ((1 - rows @ rows.T)[pairs] for rows in (means, short))
+    assert kept == pytest.approx(true, rel=0.5)
+    assert kept.mean() == pytest.approx(true.mean(), rel=0.2)
+    narrow = image_vector(ImageEmbedding(torch.ones(2, 2, 3), (20, 20)))
+    assert narrow == pytest.approx(np.full(3, 3**-0.5))
+    assert image_vector(ImageEmbedding(torch.zeros(2, 2, 3), (20, 20))) is None
+    assert image_vector(ImageEmbedding(torch.full((2, 2, 200), torch.nan), (20, 20))) is None

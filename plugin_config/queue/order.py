@@ -61,7 +61,7 @@ class ImageRecord:
         score: of the prediction as it was computed, in [0, 1]: how sure the model is of it.
         shown: its score in Label Studio, where a place in the order may stand.
         labels: label key -> highest raw score of a region predicted with it, in [0, 1]; MOST_LABELS at most.
-        encoder: what the vector was made with: only vectors that were made with the same can be compared.
+        encoder: what the vector was made with: vectors of different encoders cannot be compared.
         vector: what the image looks like, (D,) int8 in base64, of any length; "" = not known.
         raw: least raw score of its regions, before any calibration; None = it has no region, or an earlier release made
             the record, whose labels have scores that are not raw.

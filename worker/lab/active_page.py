@@ -51,12 +51,12 @@ the gate lets be served, on test images that are never corrected.
 - `active`, the service's ([choosing.py](../../worker/learning/selection/choosing.py)): {RANDOM_SHARE:.0%} of the places
   go to images that the gate holds out from the twentieth on, at random. The others: until as many images are corrected
   as there are labels (at least {FEWEST_DIVERSE}, at most {MOST_DIVERSE}), the image that stands for most images which
-  no corrected one is like (greedy facility location; images are compared by the mean of the deepest features of an
-  EfficientNet-Lite0 trained on photographs: [vectors.py](../../worker/learning/selection/vectors.py)); then the one
-  with the highest product of uncertainty (1 - score of its prediction) and rarity of its labels (1 / sqrt(1 + corrected
-  images that show the label); the service counts regions), among those that are farther from the corrected ones than
-  half of all are.
-- `active-encoder`: the same, but images are compared by the mean of the model's own patch features.
+  no corrected one is like (greedy facility location; images are compared by the mean of the model's patch features);
+  then the one with the highest product of uncertainty (1 - score of its prediction) and rarity of its labels
+  (1 / sqrt(1 + corrected images that show the label); the service counts regions), among those that are farther from
+  the corrected ones than half of all are.
+- `active-photo`: the same, but images are compared by the mean of the deepest features of the EfficientNet-Lite0 that
+  learning uses, which was trained on photographs.
 - `margin`: lowest score of the prediction first.
 - `k-center`: always the image that is farthest from all corrected ones (Sener and Savarese, ICLR 2018).
 

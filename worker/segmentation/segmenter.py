@@ -120,12 +120,6 @@ class Segmenter:
         """
         self._photo_extractor.load()
 
-    def photo_features(self, image: NDArray[np.uint8]) -> tuple[Tensor, ...]:
-        """Feature maps of the photograph network, whatever the model; see
-        `worker.segmentation.encoders.efficientnet.EfficientNetExtractor.features`. For one thread at a time.
-        """
-        return self._photo_extractor.features(image)
-
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """Embed images, (H, W, 3) uint8 RGB each: the costly half, once per image."""
         return self.encoder.embed_images(images)
@@ -266,7 +260,7 @@ class Segmenter:
             raise ValueError(f"image must be of size {embedding.size} as it was embedded, got {image.shape[:2]}")
         classes = classes or self._texts.with_background(words)
         zero_shot = self._zero_shot(embedding.features, classes)
-        return ImageScores(embedding, image, tuple(words), zero_shot, classes, self.photo_features)
+        return ImageScores(embedding, image, tuple(words), zero_shot, classes, self._photo_extractor.features)
 
     def score_vectors(self, vectors: Tensor, words: Sequence[tuple[str, ...]]) -> ClassScores:
         """Compute the zero-shot scores of patch features that are of no image: (n + 1, 1, N), the background last.

@@ -8,38 +8,37 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from plugin_config.queue.order import MOST_LABELS, ImageRecord
 from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.selection.candidates import Candidate, Vector
-from worker.learning.selection.vectors import VECTOR_SOURCE, image_vector, unit_vector
+from worker.learning.selection.vectors import image_vector, unit_vector
+from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.segmenter import Segmentation
 
 
-def describe_image(key: str, features: Tensor | None, found: Segmentation) -> Candidate:
+def describe_image(key: str, embedding: ImageEmbedding, found: Segmentation) -> Candidate:
     """Describe a drawn image for the selection by raw scores; how sure the model is of it is its score.
 
     Args:
         key: of the image; see `worker.label_studio.task_images.TaskImage.key`.
-        features: (C, h, w), the deepest map of `worker.segmentation.segmenter.Segmenter.photo_features`; None = not
-            known.
+        embedding: of the image.
         found: its segments, with their scores before calibration.
     """
     labels: dict[str, float] = {}
     for segment in found.segments:
         labels[segment.label.key] = max(segment.score, labels.get(segment.label.key, 0.0))
-    return Candidate(key, None if features is None else image_vector(features), found.score, labels)
+    return Candidate(key, image_vector(embedding), found.score, labels)
 
 
 def make_record(
-    images: Sequence[Candidate], *, version: str, prediction: int, score: float, shown: float
+    images: Sequence[Candidate], *, version: str, prediction: int, score: float, shown: float, encoder: str
 ) -> ImageRecord:
     """The record of a task of one or more images: the mean of their vectors, all their labels, and their raw scores.
 
     Args:
         images: of the task, as `describe_image` returns them, at least one; with labels where it has regions.
-        version, prediction, score, shown: see `ImageRecord`.
+        version, prediction, score, shown, encoder: see `ImageRecord`.
     """
     raw = [_share(image.margin) for image in images if image.labels]
     blank = [_share(image.margin) for image in images if not image.labels]
@@ -51,16 +50,16 @@ def make_record(
     vectors = [image.vector for image in images if image.vector is not None]
     vector = unit_vector(np.mean(vectors, axis=0)) if vectors else None
     return ImageRecord(
-        version, prediction, _share(score), _share(shown), {label: labels[label] for label in best}, VECTOR_SOURCE,
+        version, prediction, _share(score), _share(shown), {label: labels[label] for label in best}, encoder,
         "" if vector is None else _encoded(vector), min(raw, default=None), min(blank, default=None),
     )  # fmt: skip
 
 
-def read_candidate(task: int, record: ImageRecord, calibration: Calibration = IDENTITY) -> Candidate:
-    """What the selection needs of a record; without vector where another release made it otherwise. All scores go
-    through the present `calibration`, whichever they were stored under: else they could not be compared.
+def read_candidate(task: int, record: ImageRecord, encoder: str, calibration: Calibration = IDENTITY) -> Candidate:
+    """What the selection needs of a record; without vector where another encoder made it. All scores go through the
+    present `calibration`, whichever they were stored under: else they could not be compared.
     """
-    vector = read_vector(record)
+    vector = read_vector(record, encoder)
     scores = [] if record.raw is None else [calibration.probability(record.raw)]
     scores += [] if record.blank is None else [calibration.chance_of_nothing(record.blank)]
     if not scores:
@@ -69,9 +68,9 @@ def read_candidate(task: int, record: ImageRecord, calibration: Calibration = ID
     return Candidate(str(task), vector, min(scores), labels)
 
 
-def read_vector(record: ImageRecord) -> Vector | None:
-    """The vector of a record at unit length; None where it has none, or another release made it otherwise."""
-    if record.encoder != VECTOR_SOURCE:
+def read_vector(record: ImageRecord, encoder: str) -> Vector | None:
+    """The vector of a record at unit length; None where it has none, or another encoder made it."""
+    if record.encoder != encoder:
         return None
     try:
         numbers = np.frombuffer(base64.b64decode(record.vector, validate=True), dtype=np.int8)

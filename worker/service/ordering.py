@@ -140,6 +140,7 @@ def record_stored(context: WorkerContext, drawn: DrawnTask, *, prediction: int, 
     project, ref = drawn.leased.project, drawn.leased.ref
     record = make_record(
         drawn.images, version=drawn.leased.plan.version, prediction=prediction, score=drawn.score, shown=shown,
+        encoder=_encoder(context),
     )  # fmt: skip
     try:
         context.order.put(project, ref.task, record)
@@ -250,12 +251,13 @@ def _read_images(
     context: WorkerContext, plan: Plan, corrected: Collection[int], skipped: Collection[int]
 ) -> _Images:
     """Those that somebody skipped are no candidates: Label Studio does not hand them out to that person again."""
+    encoder = _encoder(context)
     candidates: dict[int, Candidate] = {}
     vectors: dict[int, Vector | None] = dict.fromkeys(corrected)
     placed, waiting = set(), set()
     for task, record in context.order.records(plan.project.id):
         if task in vectors:
-            vectors[task] = read_vector(record)
+            vectors[task] = read_vector(record, encoder)
             continue
         if record.version != plan.version:
             waiting.add(task)
@@ -263,7 +265,7 @@ def _read_images(
         if record.shown < HEAD_BELOW:
             placed.add(task)
         if task not in skipped:
-            candidates[task] = read_candidate(task, record, plan.calibration)
+            candidates[task] = read_candidate(task, record, encoder, plan.calibration)
     return _Images(
         list(candidates.values()), list(vectors.values()), frozenset(placed), frozenset(waiting - set(skipped))
     )
@@ -342,3 +344,7 @@ def _tell(context: WorkerContext, project: int, remark: str) -> None:
 
 def _digest(made_from: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _encoder(context: WorkerContext) -> str:
+    return context.segmenter.encoder.fingerprint[:8]

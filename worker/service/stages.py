@@ -11,7 +11,6 @@ from typing import Any
 from plugin_config.errors import LearningError, QueueUnavailable
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.results import MOST_BYTES, MOST_REGIONS, encode_answers, encode_segments, json_bytes_bound
-from worker.learning.selection.candidates import Candidate
 from worker.segmentation.memory import is_out_of_memory
 from worker.segmentation.segmenter import Segmentation
 from worker.service.batching import BatchSize, embed_batch, free_memory
@@ -91,7 +90,8 @@ class PredictionStages:
                     embedded.embedding, vocabulary, embedded.picture.pixels, head=plan.adapter,
                     classes=embedded.classes, size=embedded.picture.size,
                 )  # fmt: skip
-            image = self._describe(embedded, found)
+            ordered = self._context.settings.order
+            image = describe_image(turn.image.key, embedded.embedding, found) if ordered else None
             found = without_faint(found, plan.calibration, self._context.settings)
             result = self._encode(turn, found, embedded.picture.size)
         except Exception as error:
@@ -103,22 +103,6 @@ class PredictionStages:
                 return self._leave_to_others(turn, error)
             return self._treat(Stage.DRAW, turn, error)
         return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image, found.raw_nothing)
-
-    def _describe(self, embedded: EmbeddedTask, found: Segmentation) -> Candidate | None:
-        """What the order of annotation is made from; None where none is kept."""
-        context, image = self._context, embedded.turn.image
-        if not context.settings.order:
-            return None
-        deepest = None
-        try:
-            with context.turns.heads:  # where something learned is served, the features are still there
-                *_, deepest = context.segmenter.photo_features(embedded.picture.pixels)
-        except RuntimeError as error:  # torch's: the prediction is there, and the order can do without
-            if is_out_of_memory(error):
-                free_memory()
-            task = embedded.leased.ref.task
-            log.warning("task %d: the order does not know what its image looks like (%s)", task, error)
-        return describe_image(image.key, deepest, found)
 
     def _leave_to_others(self, turn: ImageTurn, error: LearningError) -> ImageTurn | DrawnTask | None:
         """Treat a task whose adapter is refused, and queue its next drain: the one that it came with is over."""

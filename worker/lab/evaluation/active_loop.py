@@ -27,7 +27,7 @@ from worker.learning.interfaces import Adapter, Example, Recipe
 from worker.learning.selection.candidates import Candidate, Vector
 from worker.learning.selection.choosing import next_images
 from worker.learning.selection.coverage import Coverage
-from worker.learning.selection.vectors import image_vector
+from worker.learning.selection.vectors import image_vector, unit_vector
 from worker.segmentation.segmenter import Segmentation, Segmenter
 from worker.service.faint import without_faint
 
@@ -56,14 +56,16 @@ class Asked:
 VectorOf = Callable[[Example, Segmenter], Vector | None]
 
 
-def photo_vector(example: Example, segmenter: Segmenter) -> Vector | None:
-    """What the service keeps: the mean of the deepest features of the photograph network."""
-    return image_vector(segmenter.photo_features(example.image)[-1])
-
-
 def encoder_vector(example: Example, segmenter: Segmenter) -> Vector | None:
-    """The mean of the model's patch features."""
-    return image_vector(example.embedding.features.permute(2, 0, 1))
+    """The mean of the model's patch features, as the service has it."""
+    return image_vector(example.embedding)
+
+
+def photo_vector(example: Example, segmenter: Segmenter) -> Vector | None:
+    """The mean of the deepest features of the photograph network, of unit length."""
+    scores = segmenter.score(example.embedding, example.words, example.image)
+    *_, deepest = scores.photo_features(example.image)
+    return unit_vector(deepest.float().mean(dim=(1, 2)).numpy())
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Order:
 
     choose: Callable[[Asked], list[str]]
     predicts: bool
-    vector_of: VectorOf = photo_vector
+    vector_of: VectorOf = encoder_vector
 
 
 def _active(asked: Asked) -> list[str]:
@@ -112,7 +114,7 @@ def _k_center(asked: Asked) -> list[str]:
 ORDERS: Mapping[str, Order] = {
     "random": Order(_at_random, predicts=False),
     "active": Order(_active, predicts=True),
-    "active-encoder": Order(_active, predicts=True, vector_of=encoder_vector),
+    "active-photo": Order(_active, predicts=True, vector_of=photo_vector),
     "margin": Order(_least_margin, predicts=True),
     "k-center": Order(_k_center, predicts=False),
 }

@@ -9,11 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.learning.selection.candidates import Vector
-from worker.learning.selection.representatives import MOST_COMPARED, Representatives
+from worker.learning.selection.representatives import Representatives
 from worker.learning.selection.vectors import unit_vector
-
-MOST_WHOLE, COMPONENTS = 10_000, 64
-"""Images up to which vectors are compared as they are; the vectors of more by their first principal components."""
 
 _CELLS = 1 << 23  # of a table of distances held at a time: 32 MiB
 
@@ -34,14 +31,10 @@ class Coverage:
         self._length = max(sorted(counts), key=counts.__getitem__, default=0)
         found = [vector is not None and vector.shape == (self._length,) for vector in vectors]
         self.known = np.array(found, dtype=np.bool_)
-        self._units: NDArray[np.float32] = np.zeros((len(vectors), self._length), dtype=np.float32)
+        self._units = np.zeros((len(vectors), self._length), dtype=np.float32)
         for number in np.flatnonzero(self.known):
             self._units[number] = vectors[number]
         self._normalise()
-        self._basis = self._principal() if len(vectors) > MOST_WHOLE and self._length > COMPONENTS else None
-        if self._basis is not None:
-            self._units = np.asarray(self._units @ self._basis, dtype=np.float32)
-            self._normalise()
         self._nearest = np.full(len(vectors), np.inf, dtype=np.float32)
         self._representatives = Representatives(self._units, self.known)
 
@@ -65,7 +58,7 @@ class Coverage:
         units = [unit for unit in units if len(unit) == self._length]
         at_once = max(1, _CELLS // max(1, len(self._nearest)))
         for start in range(0, len(units), at_once):
-            self._come_nearer(self._reduced(np.stack(units[start : start + at_once])))
+            self._come_nearer(np.stack(units[start : start + at_once]))
 
     def cover_own(self, number: int) -> None:
         """Cover what image `number` shows."""
@@ -89,23 +82,9 @@ class Coverage:
         """(n, k) cosines with (k, D) vectors; 0 without a vector."""
         return np.asarray(self._units @ to.T, dtype=np.float32)
 
-    def _principal(self) -> NDArray[np.float32]:
-        """(D, COMPONENTS) orthonormal directions that keep most of the vectors, of a sample of them."""
-        sample = self._units[np.flatnonzero(self.known)[:MOST_COMPARED]]
-        _, directions = np.linalg.eigh(sample.T @ sample)  # ascending
-        return np.asarray(directions[:, -COMPONENTS:], dtype=np.float32)
-
-    def _reduced(self, units: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(k, D) vectors of unit length as those of the images are compared."""
-        if self._basis is None:
-            return units
-        reduced = units @ self._basis
-        lengths = np.linalg.norm(reduced, axis=1, keepdims=True)
-        return np.asarray(np.divide(reduced, lengths, out=np.zeros_like(reduced), where=lengths > 0))
-
     def _normalise(self) -> None:
         """Bring all vectors to unit length at once, in parts; those that are zero or not finite are not known."""
-        at_once = max(1, _CELLS // max(1, self._units.shape[1]))
+        at_once = max(1, _CELLS // max(1, self._length))
         for start in range(0, len(self._units), at_once):
             part = self._units[start : start + at_once]
             lengths = np.linalg.norm(part, axis=1, keepdims=True)
