@@ -164,7 +164,7 @@ def test_the_whole_loop_from_one_command(
     write_active(ActiveResults(()), file, page_file)
     where = ["--results", str(file), "--page-file", str(page_file), "--output-dir", str(tmp_path / "charts")]
     command = ["--protocol", "active", "--photos", str(folder), "--model", "builtin", "--counts", "1", "99",
-               "--seeds", "1", "--orders", "random", "active"]  # fmt: skip
+               "--seeds", "1", "--orders", "random", "active", "active-photo"]  # fmt: skip
     assert main([*command, "--store", "--json", *where]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["set"] == "set"

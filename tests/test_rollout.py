@@ -102,6 +102,21 @@ def reading(
     return begun
 
 
+def killed(context: StandInContext, monkeypatch: pytest.MonkeyPatch, *, at: int, times: int) -> list[int]:
+    """Kill so many jobs as each is about to read task `at`; returns where each walk began."""
+
+    def die(task: int) -> None:
+        if task == at:
+            raise JobTimeoutException("600 s are over")
+
+    with monkeypatch.context() as patch:
+        begun = reading(context, patch, die)
+        for _ in range(times):
+            with pytest.raises(JobTimeoutException):
+                context.reconcile()
+    return begun
+
+
 def test_one_job_is_enough_for_a_small_project(predicted: StandInContext) -> None:
     assert finish(predicted) == 1
     assert asked_for(predicted) == in_order()
@@ -138,18 +153,10 @@ def test_what_is_hinted_at_is_looked_at_before_all_is_read(predicted: StandInCon
 def test_a_job_that_is_killed_costs_its_last_part_alone(
     predicted: StandInContext, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
-    def die(task: int) -> None:
-        if task == dies_at:
-            raise JobTimeoutException("600 s are over")
-
     monkeypatch.setattr(walking, "_PART", 2)
-    with monkeypatch.context() as patch:
-        begun = reading(predicted, patch, die)
-        for _ in range(3):  # even where each is killed, none begins at the beginning
-            with pytest.raises(JobTimeoutException):
-                predicted.reconcile()
     saved = (dies_at - 1) // 2 * 2
-    assert begun == [0, saved, saved]
+    begun = killed(predicted, monkeypatch, at=dies_at, times=3)
+    assert begun == [0, saved, saved], "even where each is killed, none begins at the beginning"
     begun = reading(predicted, monkeypatch, lambda task: None)
     assert finish(predicted) == 1
     assert begun == [saved]
@@ -468,18 +475,9 @@ def test_tasks_that_no_webhook_told_of_are_asked_for_by_several_jobs(
 def test_a_job_that_is_killed_while_it_looks_for_new_tasks_costs_its_last_part_alone(
     prelabelling: StandInContext, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
-    def die(task: int) -> None:
-        if task == dies_at:
-            raise JobTimeoutException("600 s are over")
-
     monkeypatch.setattr(walking, "_PART", 2)
-    with monkeypatch.context() as patch:
-        begun = reading(prelabelling, patch, die)
-        for _ in range(2):
-            with pytest.raises(JobTimeoutException):
-                prelabelling.reconcile()
     saved = (dies_at - 1) // 2 * 2
-    assert begun == [0, saved]
+    assert killed(prelabelling, monkeypatch, at=dies_at, times=2) == [0, saved]
     begun = reading(prelabelling, monkeypatch, lambda task: None)
     assert look(prelabelling) == 1
     assert begun == [saved]
