@@ -200,6 +200,22 @@ def test_who_promotes_or_rolls_back_does_not_wait_for_that_moment(redis: Redis, 
     assert hints.request_refresh(PROJECT, paced=True)
 
 
+def test_a_webhook_between_a_look_being_taken_and_begun_causes_no_second_one(redis: Redis, hints: ProjectHints) -> None:
+    assert hints.request_refresh(PROJECT, paced=True)
+    assert refresh_queue(redis).pop_job_id()
+    assert not hints.request_refresh(PROJECT, paced=True)
+    assert len(refresh_queue(redis)) == 0
+    noted = redis.zscore(AGAIN, PROJECT)
+    assert noted is not None, "should the worker die that took it, another look comes"
+    assert not hints.request_refresh(PROJECT, paced=True)
+    assert redis.zscore(AGAIN, PROJECT) == noted, "and more webhooks do not put it off"
+    redis.zadd(AGAIN, {str(PROJECT): 1})
+    assert hints.due_refreshes() == [PROJECT]
+    assert hints.request_refresh(PROJECT), "as the heartbeat asks"
+    hints.begin_refresh(PROJECT)
+    assert hints.due_refreshes() == [], "it was in time"
+
+
 def test_a_project_that_is_gone_is_not_looked_at_again(
     redis: Redis, context: StandInContext, hints: ProjectHints
 ) -> None:

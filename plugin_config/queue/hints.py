@@ -56,12 +56,15 @@ end
 # KEYS: `refresh` and `looked` of the project, `again`, list of queued job ids. ARGV: id of the new job, milliseconds
 # that another process is given to queue its own, project, the pause after the beginning of a refresh (ms; 0 = none).
 # Returns 0 while the last refresh is still queued, or is being queued, or the next one waits for the end of the pause.
+# A refresh that a worker has taken, and has not noted to have begun, sees what comes now, too; should that worker die,
+# the pause brings another one.
 _REQUEST = _LATER + """
 local waiting = redis.call('GET', KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
 if waiting and string.sub(waiting, 1, 8) == 'claimed|' and left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
 if waiting and redis.call('LPOS', KEYS[4], waiting) then return 0 end
 local pause = redis.call('PTTL', KEYS[2])
+if waiting and pause <= 0 then pause = tonumber(ARGV[4]) end
 if pause > 0 and pause <= tonumber(ARGV[4]) then
   later(KEYS[3], ARGV[3], pause)
   return 0
@@ -130,8 +133,8 @@ class ProjectHints:
 
         Args:
             project: its id.
-            paced: whether it waits for two seconds after the last one began, as for webhooks, which anyone may send.
-                Then False is returned, and a worker queues it (`due_refreshes`).
+            paced: whether it waits for two seconds after the last one was taken, as for webhooks, which anyone may
+                send. Then False is returned, and a worker queues it (`due_refreshes`).
         """
         keys, name = ProjectKeys(project), f"refresh-{project}-{uuid.uuid4().hex[:8]}"
         pause_ms = _PAUSE_MS if paced else 0
