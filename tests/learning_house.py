@@ -38,7 +38,7 @@ from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.heads import ImageScores
 from worker.segmentation.outlines.refinement import ADAPTIVE, Method
 from worker.segmentation.segmenter import Segmenter
-from worker.service.adapters import AdapterCache
+from worker.service.adapters import ProjectAdapters
 from worker.service.context import WorkerContext
 from worker.service.trainer import offer_round, reading, training_round
 from worker.service.trainer.corrections import Correction, LeftOutTask, UnreadTask
@@ -126,7 +126,7 @@ class LearningHouse:
         made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
         made.presence = WorkerPresence(self.redis, learners=learner)
-        made.adapters = AdapterCache(self.settings, self.redis, segmenter_with(weights), learner=learner)
+        made.adapters = ProjectAdapters(self.settings, self.redis, segmenter_with(weights), learner=learner)
         made.stopping, made.trouble, made.watch = threading.Event(), "", DutyWatch()
         made.segmenter = made.embeddings = made
         made.encoder, made.embed, made.fingerprint = made, None, weights

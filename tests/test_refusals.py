@@ -28,7 +28,7 @@ from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture, segmenter_with
 from tests.stand_ins import ALL, PROJECT, StandInContext, context_fixture, version
 from worker.service import handover
-from worker.service.adapters import AdapterCache
+from worker.service.adapters import ProjectAdapters
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
 from worker.service.leases import Leases
@@ -43,7 +43,7 @@ class Worker:
 
     def __init__(self, house: LearningHouse, name: str, *, weights: str = WEIGHTS, learner: bool = False) -> None:
         self.house, self.name = house, name
-        self.adapters = AdapterCache(
+        self.adapters = ProjectAdapters(
             house.settings, house.redis, segmenter_with(weights), learner=learner, worker=name
         )
         self._presence = WorkerPresence(house.redis, learners=learner)

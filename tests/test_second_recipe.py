@@ -30,7 +30,7 @@ from worker.learning.recipes.dense.training import DenseTrainer, TrainingConfig
 from worker.learning.recipes.dense.zegclip_recipe import ZegclipRecipe
 from worker.learning.recipes.generated import EVERY_LABEL_CORRECTED
 from worker.segmentation.segmenter import Segmenter
-from worker.service.adapters import AdapterCache
+from worker.service.adapters import ProjectAdapters
 from worker.service.context import WorkerContext
 from worker.service.trainer import reading, second_recipe
 from worker.service.trainer.corrections import Correction
@@ -82,7 +82,7 @@ def start_learner(house: LearningHouse, name: str = "me", segmenter: Segmenter |
     """A learner with a model starts: the builtin one unless another is given."""
     context: Any = house.make_resident(name)
     context.segmenter = segmenter or builtin()
-    context.adapters = AdapterCache(house.settings, house.redis, context.segmenter, learner=True)
+    context.adapters = ProjectAdapters(house.settings, house.redis, context.segmenter, learner=True)
     house.resident = cast("WorkerContext", context)
     house.learner = Learner(house.resident)
 

@@ -26,7 +26,7 @@ from plugin_config.versions.served import ServedAdapters, ServedCopy
 from tests.learning_house import WEIGHTS, LearningHouse, OneNumber, learning_house_fixture, segmenter_with
 from tests.stand_ins import PROJECT, version
 from worker.service.adapter_store import save_adapter
-from worker.service.adapters import AdapterCache
+from worker.service.adapters import ProjectAdapters
 from worker.service.plan import read_plan
 
 __all__ = ["learning_house_fixture"]  # pytest finds the fixture by its being here
@@ -40,13 +40,13 @@ def house(learning_house: LearningHouse) -> LearningHouse:
     return learning_house
 
 
-def cache(house: LearningHouse, *, weights: str = WEIGHTS, place: Path | None = None) -> AdapterCache:
+def cache(house: LearningHouse, *, weights: str = WEIGHTS, place: Path | None = None) -> ProjectAdapters:
     """Of another worker, which predicts."""
     settings = replace(house.settings, versions=str(place)) if place else house.settings
-    return AdapterCache(settings, house.redis, segmenter_with(weights))
+    return ProjectAdapters(settings, house.redis, segmenter_with(weights))
 
 
-def serve(found: AdapterCache, house: LearningHouse, *, from_disk: bool = True) -> tuple[str, float]:
+def serve(found: ProjectAdapters, house: LearningHouse, *, from_disk: bool = True) -> tuple[str, float]:
     """The name, and the number that was learned; 0 = nothing."""
     name, adapter = found.served(house.label_studio.project(PROJECT), from_disk=from_disk)
     made: Any = adapter
@@ -202,7 +202,7 @@ def test_versions_of_another_machine_are_not_moved(house: LearningHouse) -> None
 def changed_model(house: LearningHouse) -> LearningHouse:
     """The project was learned for with the builtin, and workers serve it with another model since."""
     other = replace(house.settings, model="RN50/openai")
-    AdapterCache(other, house.redis, segmenter_with("other")).served(house.label_studio.project(PROJECT))
+    ProjectAdapters(other, house.redis, segmenter_with("other")).served(house.label_studio.project(PROJECT))
     return house
 
 

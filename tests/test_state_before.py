@@ -43,7 +43,7 @@ from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.heads import head_scores
 from worker.segmentation.segmenter import Segmenter
 from worker.segmentation.text.store import TEXTS_FOLDER, TextStore
-from worker.service.adapters import AdapterCache
+from worker.service.adapters import ProjectAdapters
 from worker.service.context import WorkerContext
 from worker.service.plain_jobs import PlainQueue
 from worker.service.queue_worker import PlainWorker
@@ -147,8 +147,8 @@ def test_texts_are_not_encoded_again(segmenter: Segmenter, monkeypatch: pytest.M
     assert fresh._texts.with_background(WORDS).count == len(WORDS) + 1
 
 
-def adapters(settings: Settings, connection: Redis, segmenter: Segmenter) -> AdapterCache:
-    return AdapterCache(settings, connection, segmenter)
+def adapters(settings: Settings, connection: Redis, segmenter: Segmenter) -> ProjectAdapters:
+    return ProjectAdapters(settings, connection, segmenter)
 
 
 def project(number: int) -> Project:

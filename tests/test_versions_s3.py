@@ -31,7 +31,7 @@ from tests.learning_house import WEIGHTS, LearningHouse, learning_house_fixture,
 from tests.s3_server import BUCKET, S3Server, s3_fixture
 from tests.stand_ins import PROJECT
 from tests.test_versions import OWNER, add, promote_in_turn
-from worker.service.adapters import AdapterCache
+from worker.service.adapters import ProjectAdapters
 
 __all__ = ["learning_house_fixture", "s3_fixture"]  # pytest finds the fixtures by their being here
 
@@ -47,13 +47,13 @@ def nothing_remembered() -> Iterator[None]:
     fsspec.filesystem("s3").clear_instance_cache()
 
 
-def elsewhere(house: LearningHouse, folder: Path) -> AdapterCache:
+def elsewhere(house: LearningHouse, folder: Path) -> ProjectAdapters:
     """What a worker on another machine serves: it has the store and Redis in common with the learner, and no disk."""
     settings = replace(house.settings, state_dir=str(folder))
-    return AdapterCache(settings, house.redis, segmenter_with(WEIGHTS))
+    return ProjectAdapters(settings, house.redis, segmenter_with(WEIGHTS))
 
 
-def serve(found: AdapterCache, house: LearningHouse) -> tuple[str, float]:
+def serve(found: ProjectAdapters, house: LearningHouse) -> tuple[str, float]:
     name, adapter = found.served(house.label_studio.project(PROJECT))
     made: Any = adapter
     return name, made.number if made else 0.0
@@ -98,7 +98,7 @@ def test_a_worker_that_reaches_label_studio_under_another_address_serves_the_sam
     house.settings = replace(house.settings, versions=PLACE)
     house.read_otherwise(WEIGHTS)
     settings = replace(house.settings, label_studio_url="https://labels.example.com", state_dir=str(tmp_path / "other"))
-    other, near = AdapterCache(settings, house.redis, segmenter_with(WEIGHTS)), elsewhere(house, tmp_path / "near")
+    other, near = ProjectAdapters(settings, house.redis, segmenter_with(WEIGHTS)), elsewhere(house, tmp_path / "near")
     assert serve(other, house) == serve(near, house) == (ZEROSHOT, 0.0)
     house.annotate(3, digest="one")
     house.look()

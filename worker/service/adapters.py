@@ -1,4 +1,4 @@
-"""Which adapter each project is served with, loaded when it is needed.
+"""Which adapter each project is served with.
 
 The pointer on disk decides. Redis' copy of it is read at every drain, and written again from disk at every reconcile. A
 project whose adapter is missing or damaged is served zero-shot, and `zeromask status` shows the reason. One that this
@@ -14,7 +14,6 @@ import uuid
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from cachetools import LRUCache
 from redis import Redis
 
 from plugin_config.errors import LearningError, VersionsUnavailable
@@ -31,17 +30,16 @@ from plugin_config.versions.verdicts import verdict_of, write_verdict
 from worker.learning.acceptance import IDENTITY, Calibration
 from worker.learning.interfaces import Adapter
 from worker.segmentation.segmenter import Segmenter
-from worker.service.adapter_store import make_adapter
+from worker.service.adapter_cache import AdapterCache
 
 log = logging.getLogger(__name__)
 
-_MOST_LOADED, _MOST_BYTES = 8, 1 << 30  # one is held however large it is
-_MOST_REFUSED, _MOST_TOLD = 1000, 3
+_MOST_TOLD = 3
 _ONE_PLACE = "Give all workers the same ZEROMASK_VERSIONS."
 
 
-class AdapterCache:
-    """Holds the adapters used last. Safe to share between threads.
+class ProjectAdapters:
+    """Decides what each project is served with, and holds what is loaded of it. Safe to share between threads.
 
     Args:
         settings: where versions are kept, and of which Label Studio and model.
@@ -59,15 +57,11 @@ class AdapterCache:
         self._redis = redis
         self._served = ServedAdapters(redis)
         self._learners = WorkerPresence(redis, learners=True)
-        self._segmenter = segmenter
+        self._cache = AdapterCache(segmenter)
         self._learner = learner
         self._worker = worker or f"unnamed-{uuid.uuid4().hex}"
         self._refusals = VersionRefusals(redis, settings.model)
-        self._lock = threading.RLock()  # of what is loaded
-        # Project, when that was created, version -> subject, problem and remedy. An error that is raised again and
-        # again would collect the tracebacks of all that raised it.
-        self._refused: dict[tuple[int, str, str], tuple[str, str, str]] = {}
-        self._loaded: LRUCache[tuple[str, str], tuple[Manifest, Adapter]] = LRUCache(_MOST_BYTES, _room_for)
+        self._lock = threading.RLock()
 
     def folder(self, project: Project) -> VersionFolder:
         """Where the project's versions are kept: by the address under which the learner reaches Label Studio, which
@@ -125,7 +119,7 @@ class AdapterCache:
         try:
             return self._loaded_copy(folder, copy)
         except LearningError as error:
-            if self._is_refused(folder.owner, copy.served):
+            if self._cache.refusal(folder.owner, copy.served) is not None:
                 return (ZEROSHOT if self._learner else copy.served), None
             raise VersionsUnavailable(error.subject, error.problem, _ONE_PLACE) from error
 
@@ -159,26 +153,14 @@ class AdapterCache:
             LearningError: it is damaged or missing, or this process cannot use it.
             VersionsUnavailable: the place does not answer.
         """
-        owner, key = folder.owner, (folder.owner.folder, name)
-        with self._lock:
-            if refused := self._refused.get((owner.project, owner.created, name)):
-                raise LearningError(*refused)
-            if key not in self._loaded:
-                manifest, data = folder.adapter(name)
-                try:
-                    self._loaded[key] = manifest, make_adapter(manifest, data, self._segmenter)
-                except LearningError as error:
-                    self._keep_refused(owner.project, owner.created, name, error)
-                    raise
-                log.info("project %d: version %s is loaded", owner.project, name)
-            return self._loaded[key]
+        return self._cache.adapter(folder, name)
 
     def refuse(self, project: Project, name: str, error: LearningError) -> None:
         """Use a version no more that gives nothing usable, until this process is started again. The next look at what
         is served (`leaves`, `served`) tells the other workers: Redis may be away just now.
         """
         if name != ZEROSHOT:
-            self._keep_refused(project.id, project.created, name, error)
+            self._cache.refuse(self._owner(project), name, error)
 
     def leaves(self, project: int) -> bool:
         """Whether this process leaves a project's tasks to other workers: it cannot use what is served, and one lives
@@ -187,8 +169,8 @@ class AdapterCache:
         Raises:
             QueueUnavailable: Redis does not answer.
         """
-        copy = self._served.copy(project, self._settings.model) if self._refused else None
-        if copy is None or not self._is_refused(copy.owner, copy.served):
+        copy = self._served.copy(project, self._settings.model) if self._cache.refused() else None
+        if copy is None or self._cache.refusal(copy.owner, copy.served) is None:
             return False
         return not self._withdrawn(copy.owner, copy.served)
 
@@ -202,7 +184,7 @@ class AdapterCache:
             return ""
         told = [
             f"version {name} of project {project} {problem}"
-            for (project, _, name), (_, problem, _) in list(self._refused.items())
+            for project, name, problem in self._cache.refused()
             if self._served.served(project, self._settings.model) == name
         ]
         if not told:
@@ -221,20 +203,12 @@ class AdapterCache:
             self._served.write_outcomes(owner, pointer.attempt.outcomes)
         write_verdict(self._redis, owner, verdict_of(pointer))
 
-    def _keep_refused(self, project: int, created: str, name: str, error: LearningError) -> None:
-        if len(self._refused) >= _MOST_REFUSED:
-            self._refused.clear()
-        self._refused[(project, created, name)] = (f"version {name}", error.problem, error.remedy)
-
-    def _is_refused(self, owner: Owner, name: str) -> bool:
-        return (owner.project, owner.created, name) in self._refused
-
     def _withdrawn(self, owner: Owner, name: str) -> str:
         """Why no living worker can use a version; "" = it is served. First this one tells whether it can."""
-        refused = None if self._learner else self._refused.get((owner.project, owner.created, name))
-        if refused is None:
+        refusal = None if self._learner else self._cache.refusal(owner, name)
+        if refusal is None:
             return self._refusals.reason(owner.project, name)
-        self._refusals.note(owner.project, self._worker, Refusal(name, str(LearningError(*refused))))
+        self._refusals.note(owner.project, self._worker, Refusal(name, str(refusal)))
         return self._refusals.reason(owner.project, name, worker=self._worker)
 
     def _owner(self, project: Project) -> Owner:
@@ -285,29 +259,10 @@ class AdapterCache:
             self.tell(folder.owner, pointer)
             learned = Learned()
             if pointer.served != ZEROSHOT:
-                learned = self._manifest(folder, pointer.served).learned
+                learned = self._cache.manifest(folder, pointer.served).learned
                 if reason := self._withdrawn(folder.owner, pointer.served):
                     return ServedCopy(ZEROSHOT, serial, place, folder.owner, reason, maps.of(ZEROSHOT))
         except LearningError as error:
             return ServedCopy(ZEROSHOT, serial, place, folder.owner, str(error), maps.of(ZEROSHOT))
         return ServedCopy(pointer.served, serial, place, folder.owner, calibration=maps.of(pointer.served),
                           learned=learned.source, made=learned.made)  # fmt: skip
-
-    def _manifest(self, folder: VersionFolder, name: str) -> Manifest:
-        """The manifest of a version, which is loaded where this process can use it.
-
-        Raises:
-            LearningError: it is damaged or missing: nobody can use it.
-            VersionsUnavailable: the place does not answer.
-        """
-        try:
-            return self.adapter(folder, name)[0]
-        except LearningError:
-            if not self._is_refused(folder.owner, name):
-                raise
-            return folder.manifest(name)
-
-
-def _room_for(loaded: tuple[Manifest, Adapter]) -> int:
-    """Bytes that a version counts for in the cache."""
-    return min(_MOST_BYTES, max(loaded[0].size, _MOST_BYTES // _MOST_LOADED))

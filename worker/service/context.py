@@ -25,7 +25,7 @@ from worker.label_studio.images import ImageLimits
 from worker.segmentation.cache import EmbeddingCache
 from worker.segmentation.embedding_store import EmbeddingStore
 from worker.segmentation.segmenter import Segmenter
-from worker.service.adapters import AdapterCache
+from worker.service.adapters import ProjectAdapters
 from worker.service.handover import Handover
 from worker.service.leases import Leases
 from worker.service.model_turns import ModelTurns
@@ -74,7 +74,7 @@ class WorkerContext:
         store = EmbeddingStore(settings.embeddings_path, settings.embedding_cache_mb * 1_000_000)
         self.embeddings = EmbeddingCache(self.segmenter, store=store)
         self.turns = ModelTurns()
-        self.adapters = AdapterCache(settings, redis, self.segmenter, learner=learner, worker=self.name)
+        self.adapters = ProjectAdapters(settings, redis, self.segmenter, learner=learner, worker=self.name)
         self.limits = ImageLimits.from_settings(settings)
         self.image_cache = ImageCache(settings.state_path / "images", settings.image_cache_mb * 1_000_000)
         self.logged_versions: set[tuple[int, str]] = set()
