@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -242,13 +243,44 @@ def test_a_later_look_is_not_put_off_and_one_that_begins_stands_for_it(redis: Re
 def test_a_heartbeat_that_died_is_shown(
     context: StandInContext, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end() -> None:
+    def end(*_: object) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(heartbeat, "beat", end)
+    monkeypatch.setattr(context.pending, "sweep", end)
+    monkeypatch.setattr(context.presence, "heartbeat", end)  # type: ignore[attr-defined]
     heartbeat.start()
-    heartbeat.join()
-    assert context.watch.trouble() == "thread heartbeat has ended: restart this process"
+    ended = ["thread heartbeat has ended: restart this process",
+             "thread heartbeat of all projects has ended: restart this process"]  # fmt: skip
+    wait_until(lambda: context.watch.trouble().split("; ") == ended, told="both threads")
+    heartbeat.stop()
+
+
+def test_leases_are_renewed_while_all_projects_are_swept(
+    context: StandInContext, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of projects may take longer than a lease."""
+    context.ask(1)
+    assert context.leases.take(PROJECT, limit=1)
+    begun, go_on, renewed, renew = threading.Event(), threading.Event(), list[int](), context.pending.renew
+
+    def sweep() -> list[TaskRef]:
+        begun.set()
+        go_on.wait()
+        return []
+
+    def note(project: int, owner: str, refs: list[TaskRef]) -> set[TaskRef]:
+        renewed.append(project)
+        return renew(project, owner, refs)
+
+    monkeypatch.setattr(context.pending, "sweep", sweep)
+    heartbeat.start()
+    try:
+        assert begun.wait(PATIENCE_S)
+        monkeypatch.setattr(context.pending, "renew", note)
+        wait_until(lambda: len(renewed) >= 2, told="renewals")
+    finally:
+        go_on.set()
+        heartbeat.stop()
 
 
 def test_a_redis_that_is_away_is_no_fault(

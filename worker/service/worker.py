@@ -100,18 +100,18 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
         for project in context.pending.projects():
             context.hints.request_refresh(project)
 
-    clickers = WorkerPresence(context.redis, clickers=True)
-    beat_s = min(_LONGEST_BEAT_S, context.settings.lease_s / 4)
+    settings, clickers = context.settings, WorkerPresence(context.redis, clickers=True)
+    beat_s = min(_LONGEST_BEAT_S, settings.lease_s / 4)
     duties = (
         PeriodicDuty("the watchdog", end_if_stuck),  # first: Redis may be away
         PeriodicDuty("the renewal of leases", context.leases.renew, longest_pause_s=beat_s),
         PeriodicDuty("the renewal of orders", context.order.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
-        *([sign_of_clicks(context, clickers, every_s=beat_s)] if context.settings.interactive else []),
+        *([sign_of_clicks(context, clickers, every_s=beat_s)] if settings.interactive else []),
         look_for_newer(context),
-        PeriodicDuty("the sweep", sweep),
-        PeriodicDuty("the reconciles that are due", ask_again, longest_pause_s=beat_s),
-        PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=context.settings.reconcile_s),
+        PeriodicDuty("the sweep", sweep, all_projects=True),
+        PeriodicDuty("the reconciles that are due", ask_again, longest_pause_s=beat_s, all_projects=True),
+        PeriodicDuty("the periodic reconcile", ask_for_reconciles, every_s=settings.reconcile_s, all_projects=True),
     )
 
     def leave() -> None:

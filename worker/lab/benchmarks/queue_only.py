@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     duties = (
         PeriodicDuty("the renewal of leases", queue_only.leases.renew),
         PeriodicDuty("the sign of life", lambda: presence.heartbeat(owner)),
-        PeriodicDuty("the sweep", pending.sweep),
+        PeriodicDuty("the sweep", pending.sweep, all_projects=True),
     )
     heartbeat = Heartbeat(duties, every_s=_BEAT_S, watch=watch, leave=lambda: presence.remove(owner))
     heartbeat.start()

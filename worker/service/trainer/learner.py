@@ -174,7 +174,7 @@ class Learner:
 
 def learner_heartbeat(context: WorkerContext, learner: Learner) -> Heartbeat:
     """The heartbeat of a process that learns, not yet started."""
-    queue = learn_queue(context.redis)
+    settings, queue = context.settings, learn_queue(context.redis)
 
     def show() -> None:
         context.presence.heartbeat(context.name, {**context.about(), "tasks": learner.holds()})
@@ -188,13 +188,13 @@ def learner_heartbeat(context: WorkerContext, learner: Learner) -> Heartbeat:
             if enqueue_learning(queue, LearnProject(project=project)):
                 log.debug("project %d: a round is due", project)
 
-    beat_s = min(_LONGEST_BEAT_S, context.settings.lease_s / 4)
+    beat_s = min(_LONGEST_BEAT_S, settings.lease_s / 4)
     duties = (
         PeriodicDuty("the renewal of the project", learner.renew, longest_pause_s=beat_s),
         PeriodicDuty("the sign of life", show, longest_pause_s=beat_s),
         look_for_newer(context),
-        PeriodicDuty("the periodic round", request_rounds, every_s=context.settings.reconcile_s),
-        PeriodicDuty("the queueing of rounds", queue_due_rounds),
+        PeriodicDuty("the periodic round", request_rounds, every_s=settings.reconcile_s, all_projects=True),
+        PeriodicDuty("the queueing of rounds", queue_due_rounds, all_projects=True),
     )
     leave = context.presence.remove
     return Heartbeat(duties, every_s=beat_s, watch=context.watch, leave=lambda: leave(context.name))
