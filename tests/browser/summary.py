@@ -16,7 +16,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
 )
 """The kinds of `tests.browser.cases`, one row each."""
 
-_HEAD = ("control tag", "pre-annotates", "learns from corrections", "drawn in a browser", "edited there, read back")
+_HEAD = ("control tag", "pre-annotates", "learns from corrections", "drawn by the editor", "edit, as read")
 _LEARNED = {row.tags.split(" ")[0].strip("`"): row.read for row in CONTROL_ROWS}
 
 
