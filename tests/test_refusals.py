@@ -205,7 +205,7 @@ def test_the_status_names_the_worker_the_version_and_the_reason(
         adapters=refuser.adapters,
     )  # fmt: skip
     WorkerPresence(house.redis).heartbeat("refuser", WorkerContext.about(process))
-    rows = {row.name: row.waits_for for row in QueueControl(house.redis, house.settings).state().workers}
+    rows = {row.name: row.trouble for row in QueueControl(house.redis, house.settings).state().workers}
     assert rows["able"] == ""
     assert f"version {house.served} of project {PROJECT} gives no numbers" in rows["refuser"]
     assert "settings and weights of the others, or stop it." in rows["refuser"]

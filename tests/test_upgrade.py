@@ -141,4 +141,4 @@ def test_the_queue_drains_with_what_was_learned_and_the_learner_goes_on(upgraded
     assert (served.served, served.trouble) == (KNOWN["projects"]["1"]["served"][0]["served"], "")
     state = QueueControl(upgraded.redis, upgraded.settings).state()
     assert state.quarantined == ()
-    assert [row.waits_for for row in (*state.workers, *state.learners)] == ["", ""]
+    assert [row.trouble for row in (*state.workers, *state.learners)] == ["", ""]

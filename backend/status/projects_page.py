@@ -74,7 +74,7 @@ def workers_box(state: QueueState) -> Box:
     if len(rows) > _MOST_WORKERS:
         rows[_MOST_WORKERS:] = [Row("w-more", (f"{len(rows) - _MOST_WORKERS:,} more are alive", *[""] * 6))]
     return table("workers", "Workers", ("Worker", "Model", "Runs on", "#Tasks it holds", "Answers clicks", "Last seen",
-                                        "Waits for"),
+                                        "Trouble"),
                  rows,
                  empty="No worker is alive: nothing is predicted. Start one with `zeromask worker`, or "
                  "`zeromask up`.")  # fmt: skip
@@ -131,7 +131,7 @@ def _which(found: Overview) -> str:
 def _troubles(state: QueueState) -> str:
     """Why no masks come, where something as a whole is in the way."""
     told = [
-        f"{row.name} waits for: {row.waits_for}" for row in (*state.workers, *state.learners) if row.waits_for
+        f"{row.name}: {row.trouble}" for row in (*state.workers, *state.learners) if row.trouble
     ]
     if not state.learners:
         told.append("No learner runs: corrections are not learned from. Start `zeromask worker --queue finetune`.")
@@ -168,7 +168,7 @@ def _worker(row: WorkerState, clicks: str) -> Row:
     return Row(f"w{hashlib.sha256(f'{row.name} {clicks}'.encode(errors='replace')).hexdigest()[:8]}", (
         text(row.name, most=60), text(about.get("model", ""), most=60), text(about.get("device", ""), most=20),
         text(about.get("tasks", ""), most=10), text(about.get("click", "") or clicks, most=120), seen,
-        f'<span class="trouble">{text(row.waits_for)}</span>',
+        f'<span class="trouble">{text(row.trouble)}</span>',
     ))  # fmt: skip
 
 

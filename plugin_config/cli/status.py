@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -50,11 +50,11 @@ def status(*, once: bool, for_programs: bool, errors: int) -> None:
 
 def render(state: QueueState) -> Group:
     """The state as tables for a terminal."""
-    learning = [_learning(state)] if state.learning else []
+    learning = _learning(state) if state.learning else []
     odd = [_odd(state)] if state.quarantined else []
     errors = _reasons("Last errors; `zeromask retry PROJECT` queues these tasks again", state.errors)
     clicks = [_reasons("Last clicks and test requests without a mask", state.unanswered)] if state.unanswered else []
-    return Group(_projects(state), *learning, _workers(state), errors, *clicks, *odd)
+    return Group(*_projects(state), *learning, *_workers(state), errors, *clicks, *odd)
 
 
 def as_json(state: QueueState) -> dict[str, Any]:
@@ -108,17 +108,18 @@ def _show_live(control: QueueControl, console: Console, errors: int) -> None:
             live.update(shown, refresh=True)
 
 
-def _projects(state: QueueState) -> Table:
-    table = Table(title="Projects", title_justify="left")
-    for name in ("project", "waiting", "at work", "done", "failed", "tasks/s", "time left", "notes"):
-        table.add_column(name, justify="left" if name in ("project", "notes") else "right")
+def _projects(state: QueueState) -> list[RenderableType]:
+    """The table, and what there is to say of projects below it: sentences in a column would be as narrow as a word."""
+    table, notes = Table(title="Projects", title_justify="left"), list[RenderableType]()
+    for name in ("project", "waiting", "at work", "done", "failed", "tasks/s", "time left"):
+        table.add_column(name, justify="left" if name == "project" else "right")
     for row in state.projects:
         counts = row.counts
         failed = Text(str(counts.failed), style="red" if counts.failed else "")
-        remarks = Text("\n".join(["paused"] * row.paused + list(row.remarks)), style="yellow")
         table.add_row(_named(row.project, row.title), str(counts.pending), str(counts.leased), str(counts.done),
-                      failed, f"{row.per_s:.1f}", _eta(row), remarks)  # fmt: skip
-    return table
+                      failed, f"{row.per_s:.1f}", _eta(row))  # fmt: skip
+        notes += [_note(f"project {row.project}", remark) for remark in ["paused"] * row.paused + list(row.remarks)]
+    return [table, *notes]
 
 
 def _named(project: int, title: str) -> Text:
@@ -126,37 +127,41 @@ def _named(project: int, title: str) -> Text:
     return Text(f"{project} {title}".strip())
 
 
-def _workers(state: QueueState) -> Table:
+def _note(about: str, told: str, style: str = "yellow") -> Text:
+    return Text(f"{about}: ").append(told, style=style)
+
+
+def _workers(state: QueueState) -> list[RenderableType]:
     clicks = {row.name for row in state.clickers}
     rows = [*state.workers, *(row for row in state.clickers if row.name not in {one.name for one in state.workers})]
     unanswered = "" if clicks or not rows else "; none answers clicks: see ZEROMASK_INTERACTIVE"
     table = Table(title=f"Workers: {len(rows)}{unanswered}", title_justify="left")
-    for name in ("worker", "model", "runs on", "tasks held", "answers clicks", "last seen", "waits for"):
+    for name in ("worker", "model", "runs on", "tasks held", "answers clicks", "last seen"):
         table.add_column(name)
     for row in rows:
         about = row.about
+        click_answer = about.get("click", "") or ("yes" if row.name in clicks else "no")
         table.add_row(row.name, about.get("model", ""), about.get("device", ""), about.get("tasks", ""),
-                      Text(about.get("click", "") or ("yes" if row.name in clicks else "no")), f"{row.age_s:.0f} s ago",
-                      Text(row.waits_for, style="yellow"))  # fmt: skip
-    return table
+                      Text(click_answer), f"{row.age_s:.0f} s ago")  # fmt: skip
+    return [table, *(_note(row.name, row.trouble) for row in rows if row.trouble)]
 
 
-def _learning(state: QueueState) -> Table:
+def _learning(state: QueueState) -> list[RenderableType]:
     missing = "" if state.learners else "; no learner runs: start `zeromask worker --queue finetune`"
-    troubles = "".join(f"; {row.name}: {row.waits_for}" for row in state.learners if row.waits_for)
-    table = Table(title=Text(f"Learning from corrections{missing}{troubles}"), title_justify="left")
-    for name in ("project", "model", "version served", "learning", "since (UTC)", "last verdict, and what comes next"):
+    table = Table(title=Text(f"Learning from corrections{missing}"), title_justify="left")
+    notes = [_note(row.name, row.trouble) for row in state.learners if row.trouble]
+    for name in ("project", "model", "version served", "learning", "since (UTC)"):
         table.add_column(name)
     names = {row.project: row.title for row in state.projects}
     for row in state.learning:
         served = "zero-shot" if row.served == ZEROSHOT else row.served
         table.add_row(_named(row.project, names.get(row.project, "")), row.model, served,
-                      _LEARNING.get(row.progress.state, row.progress.state), _moment(row.progress.at),
-                      _told(row))  # fmt: skip
-    return table
+                      _LEARNING.get(row.progress.state, row.progress.state), _moment(row.progress.at))  # fmt: skip
+        notes += _told(row)
+    return [table, *notes]
 
 
-def _told(row: LearningRow) -> Text:
+def _told(row: LearningRow) -> list[Text]:
     """The last verdict, which stays until a newer one, then how far learning is, then what is wrong."""
     verdict, detail = row.verdict, row.progress.detail
     lines = []
@@ -165,9 +170,10 @@ def _told(row: LearningRow) -> Text:
         lines.append(f"{_moment(verdict.at)}{judged}: {verdict.reason}")
     if detail and (verdict is None or detail != verdict.reason):
         lines.append(detail)
-    told = Text("\n".join(lines))
+    about = f"project {row.project}"
+    told = [_note(about, line, style="") for line in lines]
     if row.trouble:
-        told.append(f"\nServed zero-shot instead of what should be. {row.trouble}", style="red")
+        told.append(_note(about, f"served zero-shot instead of what should be. {row.trouble}", style="red"))
     return told
 
 

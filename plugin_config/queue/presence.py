@@ -25,7 +25,7 @@ class WorkerState:
     Attributes:
         name: unique among all workers.
         age_s: seconds since its last heartbeat.
-        about: what it said with it: model, device, what it waits for.
+        about: what it said with it: model, device, what is in its way.
     """
 
     name: str
@@ -33,7 +33,7 @@ class WorkerState:
     about: Mapping[str, str]
 
     @property
-    def waits_for(self) -> str:
+    def trouble(self) -> str:
         """What keeps it from working, and whether its contract is another one than here; "" = neither."""
         return "; ".join(part for part in (self.about.get("trouble", ""), contract_remark(self.about)) if part)
 
