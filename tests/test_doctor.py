@@ -194,7 +194,7 @@ def test_redis_that_is_nearly_full_is_told(redis: Redis, redis_url: str, tmp_pat
         pytest.param([], "wrong", "no worker lives", id="none"),
         pytest.param([{"model": "builtin", "device": "cpu"}] * 2, "ok", "2 workers live", id="two"),
         pytest.param([{"model": "builtin"}, {"model": "builtin-vit"}], "wrong", "different models", id="two models"),
-        pytest.param([{"model": "builtin", "trouble": "its disk"}], "warning", "waits: its disk", id="trouble"),
+        pytest.param([{"model": "builtin", "trouble": "its disk"}], "warning", "worker 0: its disk", id="trouble"),
         pytest.param([{"model": "builtin", "contract": "2"}], "warning", "has contract 2, here it is 1", id="contract"),
     ],
 )

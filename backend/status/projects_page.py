@@ -130,9 +130,7 @@ def _which(found: Overview) -> str:
 
 def _troubles(state: QueueState) -> str:
     """Why no masks come, where something as a whole is in the way."""
-    told = [
-        f"{row.name}: {row.trouble}" for row in (*state.workers, *state.learners) if row.trouble
-    ]
+    told = [f"{row.name}: {row.trouble}" for row in (*state.workers, *state.learners) if row.trouble]
     if not state.learners:
         told.append("No learner runs: corrections are not learned from. Start `zeromask worker --queue finetune`.")
     return "".join(f' <span class="trouble">{text(sentence)}</span>' for sentence in told[:3])

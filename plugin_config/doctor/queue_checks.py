@@ -16,6 +16,7 @@ from plugin_config.queue.contract import CONTRACT, contract_of, contract_remark
 from plugin_config.queue.presence import WorkerPresence, WorkerState
 
 _FULL = 0.9
+_MEND = "Mend what it names. No task is lost meanwhile."
 _SAME_RELEASE = "Give all parts the same release of zeromask; nothing is lost meanwhile."
 _MODEL_CLASS = "PreannotationBackend"
 
@@ -128,7 +129,7 @@ def check_workers(installation: Installation) -> Iterator[Finding]:
         return
     for worker in alive:
         if trouble := worker.about.get("trouble"):
-            yield warning(f"worker {worker.name} waits: {trouble}", "Mend that; it goes on by itself.")
+            yield warning(f"worker {worker.name}: {trouble}", _MEND)
         if remark := contract_remark(worker.about):
             yield warning(f"worker {worker.name}: {remark}", _SAME_RELEASE)
     models = sorted({worker.about.get("model", "?") for worker in alive})
@@ -155,7 +156,7 @@ def check_learner(installation: Installation) -> Iterator[Finding]:
         return
     for learner in alive:
         if trouble := learner.about.get("trouble"):
-            yield warning(f"learner {learner.name} waits: {trouble}", "Mend that; it goes on by itself.")
+            yield warning(f"learner {learner.name}: {trouble}", _MEND)
             return
         if remark := contract_remark(learner.about):
             yield warning(f"learner {learner.name}: {remark}", _SAME_RELEASE)
