@@ -48,7 +48,8 @@ class Outbox:
         self._closed = threading.Event()
         if self._requests:
             logger.info("outbox: %d task(s) from before the last stop are still to be sent", self._task_count)
-            self._start()
+            with self._lock:
+                self._start()
 
     def put(self, request: PredictionRequest) -> bool:
         """Keep a request and send it as soon as Redis is back; False when the outbox is full."""
@@ -79,9 +80,15 @@ class Outbox:
             sender.join(timeout=_CLOSE_S)
 
     def _start(self) -> None:
+        """Start the sender where there is none. The lock is held: it does not end before it is noted."""
         if self._sender is None and not self._closed.is_set():
-            self._sender = threading.Thread(target=self._run, name="outbox", daemon=True)
-            self._sender.start()
+            sender = threading.Thread(target=self._run, name="outbox", daemon=True)
+            try:
+                sender.start()
+            except RuntimeError as error:  # the machine gives no more threads now: the next request tries again
+                logger.warning("outbox: %d task(s) are sent later: %s", self._task_count, error)
+                return
+            self._sender = sender
 
     def _run(self) -> None:
         while True:

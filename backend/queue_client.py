@@ -233,8 +233,7 @@ class QueueClient:
         """How Redis and the workers are, within 0.1 s whatever Redis, its host or the name service do. Never raises."""
         with self._lock:
             if self._status_check is None or self._status_check.done():
-                self._status_check = Future()
-                threading.Thread(target=self._check_status, args=(self._status_check,), daemon=True).start()
+                self._status_check = self._begin_check()
             check = self._status_check
         try:
             return check.result(timeout=_STATUS_S)
@@ -269,6 +268,15 @@ class QueueClient:
         """Have a worker look up a project that may be invented, which forgets it if it is."""
         if not self._hints.is_known(project):
             self._hints.request_refresh(project, paced=True)
+
+    def _begin_check(self) -> Future[QueueStatus]:
+        check: Future[QueueStatus] = Future()
+        try:
+            threading.Thread(target=self._check_status, args=(check,), daemon=True).start()
+        except RuntimeError as error:  # the machine gives no more threads now: the next call tries again
+            logger.warning("Redis cannot be asked: %s", error)
+            check.set_result(QueueStatus(redis=False, workers=0))
+        return check
 
     def _check_status(self, check: Future[QueueStatus]) -> None:
         status = QueueStatus(redis=False, workers=0)

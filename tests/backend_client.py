@@ -94,6 +94,11 @@ def client_fixture(redis: Redis, settings: Settings, patient: None, client_of: C
     return client_of(settings)
 
 
+def no_more_threads(*_: Any) -> None:
+    """As `Thread.start` of a process that has as many as it may."""
+    raise RuntimeError("can't start new thread")
+
+
 def answer_of(response: Result) -> Any:
     """The JSON of an answer."""
     return loads(response.content)

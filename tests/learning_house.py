@@ -125,6 +125,7 @@ class LearningHouse:
         made.learning = ProjectLearning(self.redis, lease_s=30)
         made.pending = PendingTasks(self.redis, drain_tasks=8, lease_s=30)
         made.hints, made.ledger = ProjectHints(self.redis), ProjectLedger(self.redis)
+        assert made.hints.admit(PROJECT)
         made.presence = WorkerPresence(self.redis, learners=learner)
         made.adapters = ProjectAdapters(self.settings, self.redis, segmenter_with(weights), learner=learner)
         made.stopping, made.trouble, made.watch = threading.Event(), "", DutyWatch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redis import Redis
 
+from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import PendingTasks
 
@@ -16,6 +17,12 @@ def refs(*tasks: int, version: str = "v1") -> list[TaskRef]:
 
 def take(pending: PendingTasks, owner: str, *, limit: int | None = None) -> list[TaskRef]:
     return [lease.ref for lease in pending.take(PROJECT, owner, limit=limit)]
+
+
+def make_known(redis: Redis, project: int) -> None:
+    """Somebody asked for a project, and Label Studio was found to have it."""
+    assert ProjectHints(redis).admit(project)
+    assert PendingTasks(redis, drain_tasks=1, lease_s=1).confirm_project(project)
 
 
 def time_passes(redis: Redis, seconds: float = 1000) -> None:

@@ -253,6 +253,7 @@ class StandInContext:
         assert self.pipeline.wait_empty(120)
 
     def reconcile(self, project: int = PROJECT) -> None:
+        assert self.hints.admit(project)  # as whoever asks for a look does
         reconcile(cast("WorkerContext", self), RefreshProject(project=project))
 
     def stored(self) -> list[tuple[int, str]]:

@@ -33,8 +33,8 @@ def fill(redis: Redis, *, projects: int, tasks: int) -> None:
     for number in range(projects):
         project, each = PROJECT + number, tasks // projects
         refs = [TaskRef(VERSION, 1000 * project + task) for task in range(1, each + 1)]
-        pending.confirm_project(project)
         pending.add(project, refs)
+        pending.confirm_project(project)
         leases = pending.take(project, "worker-1", limit=max(2, each // 2))
         for lease in leases[:-2]:
             pending.done(project, "worker-1", lease.ref)

@@ -22,6 +22,7 @@ from tests.stand_ins import (
     context_fixture,
     version,
 )
+from worker.service import posting
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
@@ -211,3 +212,56 @@ def test_what_label_studio_would_not_delete_is_deleted_later(
     predicted.reconcile()
     assert predicted.stored() == everywhere(version(adapter="a1-000001"))
     assert predicted.ledger.leftovers(PROJECT) == []
+
+
+def test_a_task_that_is_annotated_while_it_is_drawn_keeps_what_its_annotation_came_from(
+    predicted: StandInContext
+) -> None:
+    serve(predicted, "a1-000001")
+
+    def annotate(task: int) -> None:
+        if task in (3, 4):
+            predicted.label_studio.annotated.add(task)
+
+    predicted.label_studio.before_store = annotate
+    predicted.drain()
+    new = version(adapter="a1-000001")
+    kept = [(task, version()) for task in (3, 4)]
+    assert predicted.stored() == sorted([*everywhere(new), *kept])
+    assert predicted.ledger.leftovers(PROJECT) == []
+
+
+def test_a_worker_that_dies_before_it_has_deleted_older_ones_leaves_them_to_a_look(
+    predicted: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise QueueUnavailable("Redis", "does not answer", "Start it.")  # what is swallowed there ends it as well
+
+    serve(predicted, "a1-000001")
+    with monkeypatch.context() as patch:
+        patch.setattr(posting, "delete_older_predictions", die)
+        predicted.drain()
+    new = version(adapter="a1-000001")
+    assert predicted.stored() == sorted([*everywhere(version()), *everywhere(new)])
+    assert predicted.pending.counts(PROJECT).done == len(ALL)
+    assert predicted.ledger.leftovers(PROJECT) == list(ALL)
+    predicted.reconcile()
+    assert predicted.stored() == everywhere(new)
+    assert predicted.ledger.leftovers(PROJECT) == []
+
+
+def test_a_worker_that_dies_once_a_task_is_settled_has_asked_for_the_version_that_came_meanwhile(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer, settled = TaskRef(version(adapter="a1-000001"), 3), list[bool]()
+    done = context.pending.done
+
+    def note(project: int, owner: str, ref: TaskRef, *, replaces: bool) -> bool:
+        settled.append(newer in context.pending.open_refs(PROJECT))
+        return done(project, owner, ref, replaces=replaces)
+
+    context.ask(3)
+    monkeypatch.setattr(context.pending, "done", note)
+    context.label_studio.after_store = lambda task: context.ledger.start_rollout(PROJECT, newer.version)
+    context.drain()
+    assert settled == [True]

@@ -40,6 +40,7 @@ from tests.backend_client import (
     client_of_fixture,
     config,
     detail,
+    no_more_threads,
     patient_fixture,
     predict_body,
     setup_body,
@@ -464,3 +465,13 @@ def test_the_app_can_be_made_again(settings: Settings, redis: Redis, client_of: 
     for client in (first, second):
         assert client.get("/versions").status_code == 200
         assert client.get("/health").status_code == 200
+
+
+def test_a_machine_that_gives_no_more_threads_for_a_moment_is_asked_again(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(QueueClient(settings)) as queues:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more_threads)
+            assert not queues.status().redis
+        wait_until(lambda: queues.status().redis)

@@ -62,7 +62,7 @@ def test_a_post_that_arrives_hours_after_its_lease_was_lost_is_taken_back(
 def test_so_is_one_whose_end_was_told_only_when_redis_was_back(
     context: StandInContext, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: Any) -> bool:
+    def away(*_: Any, **__: Any) -> bool:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
     context.ask(1)

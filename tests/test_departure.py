@@ -72,8 +72,8 @@ def busy_worker(redis: Redis, redis_url: str, *, draw_s: float) -> Iterator[subp
     pending = PendingTasks(redis, drain_tasks=8, lease_s=30)
     ProjectLedger(redis).start_rollout(PROJECT, version())
     ProjectLedger(redis).finish_rollout(PROJECT, version())
-    pending.confirm_project(PROJECT)
     pending.add(PROJECT, [TaskRef(version(), task) for task in range(1, 17)])
+    pending.confirm_project(PROJECT)
     pending.ensure_drains(PROJECT)
     command = [sys.executable, "-c", WORKER, redis_url, str(draw_s)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

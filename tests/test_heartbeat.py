@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -19,13 +19,14 @@ from plugin_config.errors import QueueUnavailable
 from plugin_config.overview.control import QueueControl
 from plugin_config.queue.hints import ProjectHints
 from plugin_config.queue.jobs import TaskRef, refresh_queue
-from plugin_config.queue.keys import AGAIN, ProjectKeys
+from plugin_config.queue.keys import AGAIN, PERIODIC, ProjectKeys
 from plugin_config.queue.pending import PendingTasks
+from plugin_config.queue.periodic import PeriodicTurns
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.backend_client import patient_fixture
 from tests.house import PATIENCE_S, wait_until
-from tests.queue_states import time_passes
+from tests.queue_states import make_known, time_passes
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, version
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
 from worker.service.worker import worker_heartbeat
@@ -151,7 +152,7 @@ def test_a_duty_that_fails_leaves_the_others_done_and_is_shown(
 def test_webhooks_that_come_after_a_look_began_cause_one_more_when_a_moment_is_over(
     redis: Redis, settings: Settings, context: StandInContext, heartbeat: Heartbeat, hints: ProjectHints
 ) -> None:
-    context.pending.confirm_project(PROJECT)
+    make_known(redis, PROJECT)
     heartbeat.beat()  # the periodic look
     assert refresh_queue(redis).pop_job_id()
     hints.begin_refresh(PROJECT)
@@ -180,7 +181,7 @@ def test_webhooks_that_come_after_a_look_began_cause_one_more_when_a_moment_is_o
 def test_annotators_who_make_no_pause_get_another_order_all_the_same(
     redis: Redis, settings: Settings, context: StandInContext
 ) -> None:
-    context.pending.confirm_project(PROJECT)
+    make_known(redis, PROJECT)
     queues = QueueClient(settings)
     try:
         for _ in range(3):
@@ -344,3 +345,35 @@ def test_a_step_of_the_line_that_fails_goes_on_and_is_told(
     wait_until(lambda: not left, told="faults")
     assert [task for task, _ in context.stored()] == [1, 2]
     assert "the pipeline's stage draw" in context.watch.trouble()
+
+
+def test_of_all_workers_one_asks_for_the_periodic_looks(
+    redis: Redis, context: StandInContext, heartbeat: Heartbeat, hints: ProjectHints
+) -> None:
+    make_known(redis, PROJECT)
+    turns = [PeriodicTurns(redis, "looks", every_s=60) for _ in range(3)]
+    assert [turn.take() for turn in turns] == [True] * 3, "each was just started, perhaps with other settings"
+    assert [turn.take() for turn in turns] == [False] * 3
+    assert PeriodicTurns(redis, "rounds", every_s=60).take()
+    redis.pexpire(f"{PERIODIC}:looks", 1)
+    wait_until(lambda: not redis.exists(f"{PERIODIC}:looks"))
+    assert [turn.take() for turn in turns] == [True, False, False]
+    assert 50_000 < redis.pttl(f"{PERIODIC}:looks") <= 54_000
+    redis.persist(f"{PERIODIC}:looks")  # nobody of ours writes that: it would never end
+    assert turns[2].take()
+    redis.pexpire(f"{PERIODIC}:looks", 3_600_000)  # the clock of its machine was set back
+    assert turns[1].take()
+
+
+def test_a_worker_whose_turn_it_is_not_asks_for_no_look(
+    redis: Redis, context: StandInContext, heartbeat: Heartbeat, hints: ProjectHints
+) -> None:
+    make_known(redis, PROJECT)
+    second = worker_heartbeat(cast("Any", context), context.pipeline)
+    for beating in (heartbeat, second):  # their first
+        beating.beat()
+        assert refresh_queue(redis).pop_job_id()
+        hints.begin_refresh(PROJECT)
+    for beating in (heartbeat, second):
+        beating.beat()
+    assert len(refresh_queue(redis)) == 0

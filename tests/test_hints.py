@@ -22,7 +22,7 @@ from plugin_config.queue.learning import ProjectLearning
 from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from tests.backend_client import ClientOf, client_fixture, client_of_fixture, patient_fixture, predict_body
-from tests.queue_states import refs
+from tests.queue_states import make_known, refs
 from tests.stand_ins import PROJECT, StandInContext, context_fixture
 from worker.service.context import WorkerContext
 from worker.service.plain_jobs import PlainQueue
@@ -72,7 +72,7 @@ def test_a_flood_of_unknown_projects_neither_fills_the_queue_nor_holds_up_a_task
     client: Client, redis: Redis, context: StandInContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_ours(context, monkeypatch)
-    context.pending.confirm_project(PROJECT)
+    make_known(redis, PROJECT)
     for number in range(1000, 1600):
         body = {"action": ACTIONS[number % len(ACTIONS)], "project": {"id": number}, "tasks": [{"id": 1}]}
         assert client.post("/webhook", json=body).status_code in (200, 201, 503)
@@ -118,7 +118,7 @@ def test_what_unknown_projects_ask_for_is_bounded_and_the_known_are_served(
 ) -> None:
     monkeypatch.setattr(pending_module, "MOST_UNKNOWN", 5)
     monkeypatch.setattr(pending_module, "MOST_PENDING_OF_UNKNOWN", 20)
-    pending.confirm_project(PROJECT)
+    make_known(redis, PROJECT)
     for project in range(100, 105):
         assert pending.add(project, refs(1, 2), bounded=True) == 2
     with pytest.raises(QueueFull, match="project 105"):
@@ -131,10 +131,10 @@ def test_what_unknown_projects_ask_for_is_bounded_and_the_known_are_served(
 
 
 def test_one_project_asks_for_so_many_tasks_and_no_more(
-    pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending_module, "MOST_PENDING", 10)
-    pending.confirm_project(PROJECT)
+    make_known(redis, PROJECT)
     pending.add(PROJECT, refs(*range(1, 9)), bounded=True)
     with pytest.raises(QueueFull):
         pending.add(PROJECT, refs(*range(10, 20)), bounded=True)
@@ -176,6 +176,6 @@ def test_a_look_that_is_asked_for_while_one_runs_is_not_lost(
         return plain(number)
 
     monkeypatch.setattr(context.label_studio, "project", project)
-    assert hints.request_refresh(PROJECT)
+    assert hints.admit(PROJECT) and hints.request_refresh(PROJECT)
     assert work(redis, context, monkeypatch) == [f"look {PROJECT}"] * 2
     assert asked == [True]

@@ -61,7 +61,7 @@ def test_the_names_are_those_of_stored_state() -> None:
         f"zeromask:{name}"
         for name in ("projects", "unknown", "paused", "clock", "errors", "refused", "ended", "stages", "learn",
                      "again", "contracts", "workers", "about", "learners", "learners:about", "odd", "clicks",
-                     "unanswered", "clickers", "clickers:about")
+                     "unanswered", "clickers", "clickers:about", "periodic:looks", "periodic:rounds")
     }  # fmt: skip
     assert set(PROJECT_TYPES) == {
         "pending", "leases", "tries", "deaths", "failed", "pace", "created", "versions", "served", "catching", "shown",

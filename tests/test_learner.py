@@ -28,6 +28,7 @@ from plugin_config.errors import (
 from plugin_config.label_studio.annotations import AnnotationMark
 from plugin_config.model_version import ZEROSHOT
 from plugin_config.queue.jobs import LearnProject, refresh_queue
+from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.learning import ProjectLearning
 from plugin_config.versions.manifests import KEPT, VersionFolder
 from plugin_config.versions.rollback import roll_back
@@ -408,6 +409,23 @@ def test_whatever_goes_wrong_is_told_and_tried_again_and_nothing_is_lost(
     house.learning.request(PROJECT)
     house.learner.learn(LearnProject(project=PROJECT))
     assert house.served != ZEROSHOT or house.look().detail.startswith("promoted")
+
+
+def test_a_fault_that_comes_again_for_months_is_told_each_time(
+    house: LearningHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.annotate(3, digest="one")
+    house.learning.request_now(PROJECT)
+    house.redis.hset(ProjectKeys(PROJECT).learn, "deaths", 5000)
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read_corrections", refuse(RuntimeError("a fault of ours")))
+        house.learner.learn(LearnProject(project=PROJECT))
+    told = house.learning.progress(PROJECT)
+    assert told is not None and told.state == "blocked" and "unexpected RuntimeError" in told.detail, told
+    time_passes(house.redis, 3500)
+    assert house.learning.due() == []
+    time_passes(house.redis, 200)
+    assert house.learning.due() == [PROJECT], "an hour later"
 
 
 def again(house: LearningHouse) -> str:

@@ -11,6 +11,7 @@ from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.pending import MAX_ATTEMPTS, Lease, PendingTasks
 from plugin_config.queue.states import Counts
+from plugin_config.settings import Settings
 from tests.queue_states import PROJECT, clock_was_set, refs, take, time_passes
 
 
@@ -144,3 +145,18 @@ def test_a_dead_worker_is_noticed_in_time_although_the_clock_was_set_back(redis:
     found = pending.sweep()  # its time may be over already, on a busy machine
     time.sleep(0.25)
     assert found + pending.sweep() == refs(1)
+
+
+def test_a_lease_as_long_as_the_default_outlives_a_redis_that_was_away(redis: Redis) -> None:
+    """It was renewed just before, a sweep came after that, and the renewal comes back a beat later than the sweep."""
+    pending, between_beats_s = PendingTasks(redis, drain_tasks=4, lease_s=Settings().lease_s), 2.5
+    pending.add(PROJECT, refs(1))
+    (held,) = take(pending, "w")
+    for jump_s in (3600, -7200, 86400):
+        assert pending.renew(PROJECT, "w", [held]) == {held}
+        time_passes(redis, between_beats_s)
+        assert pending.sweep() == []
+        clock_was_set(redis, jump_s)
+        assert pending.sweep() == [], "another worker, or another thread of its own, comes first"
+        time_passes(redis, between_beats_s)
+        assert pending.sweep() == []

@@ -27,12 +27,12 @@ from plugin_config.queue import order as order_module
 from plugin_config.queue.jobs import TaskRef, refresh_queue
 from plugin_config.queue.ledger import ProjectLedger
 from plugin_config.queue.order import HEAD_BELOW, ImageRecord, Place, ProjectOrder
-from plugin_config.queue.pending import PendingTasks
 from plugin_config.settings import Settings
 from plugin_config.versions.manifests import Attempt, Owner, Pointer, VerdictRecord, VersionFolder
 from plugin_config.vocabulary import parse_vocabulary
 from tests import order_load
 from tests.order_project import CONFIG, FINGERPRINT, OrderedProject, record
+from tests.queue_states import make_known
 from tests.stand_ins import PROJECT, StandInContext, context_fixture, refuse_once
 from worker.learning.acceptance import Calibration, PlattMap
 from worker.learning.selection.candidates import Candidate
@@ -244,7 +244,7 @@ def test_what_a_person_chose_is_left_alone_and_told_once(
     assert ordered.label_studio.asked == []
     remark = f"the order of tasks is left alone: {told}"
     assert [line for line in caplog.messages if "left alone" in line] == [f"project 1: {remark}"]
-    PendingTasks(ordered.redis, drain_tasks=1, lease_s=1).confirm_project(1)
+    make_known(ordered.redis, 1)
     (row,) = QueueControl(ordered.redis, Settings(model="builtin")).state().projects
     assert row.remarks == (remark,)
     ordered.label_studio.sampling, ordered.label_studio.shown = BY_SCORE, "v1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from backend.outbox import Outbox
 from backend.outbox_file import OutboxFile
 from backend.task_queue import PredictionRequest
 from plugin_config.errors import JobError, QueueFull
+from tests.backend_client import no_more_threads
+from tests.house import wait_until
 
 GOOD = [PredictionRequest(7, "v1", (1, 2)), PredictionRequest(8, "v1", (3,))]
 ODD_LINES = [
@@ -209,3 +212,17 @@ def test_what_fails_unexpectedly_once_is_sent_all_the_same(
     sent.refusals[7] = [RuntimeError("once")]
     run(path, sent)
     assert sent.requests == [GOOD[0]]
+
+
+def test_a_machine_that_gives_no_more_threads_for_a_moment_loses_no_request(
+    path: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(path, sent)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more_threads)
+        assert outbox.put(GOOD[0])
+    assert "outbox: 2 task(s) are sent later: can't start new thread" in caplog.text
+    assert outbox.put(GOOD[1])
+    wait_until(lambda: outbox.task_count() == 0)
+    outbox.close()
+    assert sent.requests == GOOD

@@ -146,7 +146,7 @@ def test_how_a_task_ended_is_told_when_redis_is_back(
 ) -> None:
     real = context.pending.done
 
-    def away(*_: Any) -> bool:
+    def away(*_: Any, **__: Any) -> bool:
         raise QueueUnavailable("Redis", "does not answer", "Start it.")
 
     monkeypatch.setattr(context.pending, "done", away)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 import plugin_config
@@ -288,3 +290,23 @@ def test_the_last_hundred_things_set_aside_are_kept(redis: Redis, pending: Pendi
     rows = [json.loads(row) for row in redis.lrange("zeromask:odd", 0, -1)]
     assert len(rows) == 100
     assert "odd-119" in rows[0]["what"]
+
+
+def test_a_project_is_forgotten_as_a_whole_or_not_at_all(
+    redis: Redis, pending: PendingTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its id was gone and its tasks were not, no sweep would ever come back to them."""
+
+    def away(*_: Any) -> None:
+        raise RedisConnectionError("gone")
+
+    pending.add(PROJECT, refs(1, 2))
+    pending.confirm_project(PROJECT)
+    before: Any = {key: redis.dump(key) for key in redis.keys("*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "execute", away)
+        with pytest.raises(QueueUnavailable):
+            pending.forget_project(PROJECT)
+    assert {key: redis.dump(key) for key in redis.keys("*")} == before
+    pending.forget_project(PROJECT)
+    assert (redis.keys(f"zeromask:{PROJECT}:*"), pending.projects()) == ([], [])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from redis import Redis
 
-from plugin_config.errors import LabelStudioError
+from plugin_config.errors import LabelStudioError, LabelStudioFailing
 from plugin_config.label_studio.predictions import StoredPrediction
-from plugin_config.queue.jobs import TaskRef
+from plugin_config.queue.jobs import RefreshProject, TaskRef
+from plugin_config.queue.keys import ProjectKeys
 from plugin_config.queue.states import Counts
 from tests.order_project import record
 from tests.stand_ins import (
@@ -20,6 +22,10 @@ from tests.stand_ins import (
     context_fixture,
     version,
 )
+from worker.service.reconcile import reconcile
+
+if TYPE_CHECKING:
+    from worker.service.context import WorkerContext
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
@@ -175,3 +181,64 @@ def test_stored_versions_are_asked_for_once(context: StandInContext, monkeypatch
         context.ask(1, word=word)
         context.drain()
     assert asked == [PROJECT]
+
+
+def test_a_look_that_was_queued_before_a_project_was_disconnected_does_not_bring_it_back(
+    context: StandInContext, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.ask(1, 2)
+    context.drain()
+    context.reconcile()
+    context.pending.forget_project(PROJECT)
+    with monkeypatch.context() as patch:
+        patch.setattr(context.label_studio, "project", None)  # it is not asked
+        reconcile(cast("WorkerContext", context), RefreshProject(project=PROJECT))
+    assert context.pending.projects() == []
+    assert redis.keys(f"zeromask:{PROJECT}:*") == [ProjectKeys(PROJECT).looked.encode()], "for two seconds"
+    context.ask(3)
+    context.reconcile()
+    assert context.pending.projects() == [PROJECT], "who connects it again has it looked at"
+
+
+def test_what_follows_from_an_earlier_request_is_asked_for_only_while_the_project_is(context: StandInContext) -> None:
+    refs = [TaskRef(version(), task) for task in ALL]
+    assert context.pending.add(PROJECT, refs, follows=True) == 0
+    assert not context.pending.confirm_project(PROJECT)
+    assert context.pending.projects() == []
+    assert context.pending.open_refs(PROJECT) == []
+    context.ask(1)
+    assert context.pending.add(PROJECT, refs, follows=True) == len(ALL) - 1, "asked for, and not yet looked up"
+    assert context.pending.confirm_project(PROJECT)
+    context.pending.cancel(PROJECT, refs)
+    assert context.pending.add(PROJECT, refs, follows=True) == len(ALL)
+
+
+def test_what_label_studio_refuses_of_one_task_keeps_nothing_else_of_a_look_from_being_done(
+    context: StandInContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, listed = version("dog"), context.label_studio.predictions
+
+    def predictions(task: int) -> list[StoredPrediction]:
+        if task in (1, 5):
+            raise LabelStudioFailing("GET /api/predictions/", "answered HTTP 500", "See its log.", status=500)
+        return listed(task)
+
+    context.ask(*ALL)
+    context.drain()
+    context.ledger.add_version(PROJECT, old)
+    for task in (1, 2):
+        context.label_studio.stored.append(StoredPrediction(100 + task, task, old, [], 0.5))
+        context.ledger.add_leftover(PROJECT, task)
+    for task in (5, 6):
+        context.label_studio.stored.append(StoredPrediction(100 + task, task, version(), [], 0.5))
+        context.ledger.add_unconfirmed(PROJECT, TaskRef(version(), task))
+    with monkeypatch.context() as patch:
+        patch.setattr(context.label_studio, "predictions", predictions)
+        context.reconcile()
+    assert [row.id for row in context.label_studio.stored if row.id > 100] == [101, 105]
+    assert context.ledger.leftovers(PROJECT) == [1]
+    for task in (1, 5):
+        assert f"task {task}: passed over in this look. GET /api/predictions/: answered HTTP 500" in caplog.text
+    context.reconcile()
+    assert [row.id for row in context.label_studio.stored if row.id > 100] == []
+    assert context.ledger.leftovers(PROJECT) == []

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from redis import Redis
 from rq.timeouts import JobTimeoutException
 
+from plugin_config.errors import AnswerTooLarge
 from plugin_config.label_studio.client import Task
-from plugin_config.queue.jobs import TaskRef, refresh_queue
+from plugin_config.label_studio.predictions import StoredPrediction
+from plugin_config.queue.jobs import RefreshProject, TaskRef, refresh_queue
 from plugin_config.queue.keys import AGAIN, ProjectKeys
 from plugin_config.queue.walks import HOLD_S, Held, TaskWalks, Walk
 from tests.stand_ins import ALL, PROJECT, StandInContext, StandInLabelStudio, context_fixture, version
 from worker.service import prelabel, rollout, walking
+from worker.service.reconcile import reconcile
+
+if TYPE_CHECKING:
+    from worker.service.context import WorkerContext
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
 
@@ -520,3 +527,53 @@ def test_while_a_version_is_rolled_out_nothing_else_changes_its_order(prelabelli
     prelabelling.ledger.set_task_count(PROJECT, 3)
     finish(prelabelling)
     assert asked_for(prelabelling) == in_order()
+
+
+def test_a_project_that_is_disconnected_while_its_tasks_are_read_stays_so(
+    predicted: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disconnect(task: int) -> None:
+        if task == 5:
+            predicted.pending.forget_project(PROJECT)
+
+    with monkeypatch.context() as patch:
+        reading(predicted, patch, disconnect)
+        predicted.reconcile()
+    assert predicted.pending.projects() == []
+    assert predicted.pending.open_refs(PROJECT) == []
+    for project in predicted.hints.due_refreshes() or [PROJECT]:  # the look that was noted for the end of the pause
+        reconcile(cast("WorkerContext", predicted), RefreshProject(project=project))
+    assert predicted.pending.projects() == []
+    assert predicted.ledger.target_version(PROJECT) == ""
+
+
+def test_new_tasks_of_a_project_that_is_disconnected_while_they_are_read_are_not_asked_for(
+    prelabelling: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        reading(prelabelling, patch, lambda task: prelabelling.pending.forget_project(PROJECT))
+        prelabelling.reconcile()
+    assert prelabelling.pending.projects() == []
+    assert prelabelling.pending.open_refs(PROJECT) == []
+
+
+def test_one_task_whose_older_predictions_cannot_be_deleted_does_not_keep_a_version_from_coming(
+    predicted: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = predicted.label_studio.predictions
+
+    def predictions(task: int) -> list[StoredPrediction]:
+        if task == 3:
+            raise AnswerTooLarge("GET /api/predictions/", "answered more than 64 MB", "Delete some.")
+        return listed(task)
+
+    for task in (3, 4):  # the version was served before, and has come back
+        predicted.label_studio.create_prediction(task, [], score=0.5, version=NEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(predicted.label_studio, "predictions", predictions)
+        finish(predicted)
+    assert asked_for(predicted) == in_order(but=(3, 4))
+    assert [row.version for row in listed(4)] == [NEW]
+    assert (len(listed(3)), predicted.ledger.leftovers(PROJECT)) == (2, [3]), "noted for a later look"
+    predicted.reconcile()
+    assert ([row.version for row in listed(3)], predicted.ledger.leftovers(PROJECT)) == ([NEW], [])

@@ -82,8 +82,8 @@ def test_a_change_arrives_and_the_focus_stays(page: Page, served: Backend, redis
     before = page.inner_text(f"#p{PROJECT} td")
     pending = PendingTasks(redis, drain_tasks=8, lease_s=3600)
     pending.add(PROJECT, [TaskRef(VERSION, 5000 + task) for task in range(25)])
-    pending.confirm_project(400)
     pending.add(400, [TaskRef(VERSION, 1)])
+    pending.confirm_project(400)
     keep_alive(redis)
     page.wait_for_function("([row, text]) => document.querySelector(row).innerText !== text",
                            arg=[f"#p{PROJECT} td", before])  # fmt: skip

@@ -33,6 +33,9 @@ Keys shared by all projects (`zeromask:` before each):
     unanswered      list    the last 100 clicks without a mask, as JSON        clicks                clicks
     clickers        zset    } as `workers`, of those that answer clicks        presence              presence
     clickers:about  hash    }
+    periodic:looks  string  there until workers are to look at all projects    periodic              periodic
+                            again
+    periodic:rounds string  } the same of learners and corrections             periodic              periodic
     odd             list    the last 100 things set aside, as JSON             quarantine            quarantine
     odd:KEY         any     former value of KEY, of a wrong type; kept a week  quarantine            (people)
 
@@ -157,6 +160,7 @@ CLICKS = CLICK_QUEUES[0]
 UNANSWERED = f"{_ROOT}unanswered"
 CLICKERS = f"{_ROOT}clickers"
 CLICKERS_ABOUT = f"{_ROOT}clickers:about"
+PERIODIC = f"{_ROOT}periodic"
 ODD = f"{_ROOT}odd"
 
 SLOTS = 8
@@ -169,7 +173,7 @@ SHARED_TYPES: Mapping[str, RedisType] = {
     PROJECTS: "set", UNKNOWN: "zset", PAUSED: "set", CLOCK: "hash", ERRORS: "list", REFUSED: "hash", LEARN: "zset",
     AGAIN: "zset", CONTRACTS: "hash", ENDED: "hash", STAGES: "hash", ODD: "list", UNANSWERED: "list",
     WORKERS: "zset", WORKERS_ABOUT: "hash", LEARNERS: "zset", LEARNERS_ABOUT: "hash",
-    CLICKERS: "zset", CLICKERS_ABOUT: "hash",
+    CLICKERS: "zset", CLICKERS_ABOUT: "hash", f"{PERIODIC}:looks": "string", f"{PERIODIC}:rounds": "string",
     "rq:queues": "set", "rq:workers": "set",
     **dict.fromkeys(CLICK_QUEUES, "list"),
     **{f"rq:queue:{queue}": "list" for queue in QUEUES},
@@ -287,6 +291,11 @@ def project_pattern(project: int) -> str:
 def click_answer(click: str) -> str:
     """Key of the answer to a click."""
     return f"{_ROOT}clicks:{click}"
+
+
+def periodic_key(purpose: str) -> str:
+    """Key of the last turn at something that is done again and again."""
+    return f"{PERIODIC}:{purpose}"
 
 
 def quarantined(key: str) -> str:

@@ -81,8 +81,9 @@ class PendingTasks(TaskStates):
 
     @redis_errors
     def add(
-        self, project: int, refs: Collection[TaskRef], *, priority: Priority = Priority.ASKED, bounded: bool = False
-    ) -> int:
+        self, project: int, refs: Collection[TaskRef], *, priority: Priority = Priority.ASKED, bounded: bool = False,
+        follows: bool = False,
+    ) -> int:  # fmt: skip
         """Request tasks, in this order, unless they are pending or leased already.
 
         Args:
@@ -90,6 +91,8 @@ class PendingTasks(TaskStates):
             refs: the tasks.
             priority: their priority.
             bounded: whether the tasks, or the project, may be invented: then only so many may be pending.
+            follows: whether this follows from an earlier request: then nothing is requested if the project has been
+                forgotten since, as `zeromask disconnect` does.
 
         Returns:
             how many are new.
@@ -102,7 +105,8 @@ class PendingTasks(TaskStates):
             part = members[start : start + _BULK]
             following = len(members) - start - len(part)
             most = (MOST_PENDING, MOST_UNKNOWN, MOST_PENDING_OF_UNKNOWN) if bounded else (AHEAD_MS,) * 3
-            new = int(self._run(scripts.ADD, project, project, priority * AHEAD_MS, following, *most, *part))
+            conditions = (priority * AHEAD_MS, following, *most, int(follows))
+            new = int(self._run(scripts.ADD, project, project, *conditions, *part))
             if new < 0:
                 problem = "has too many tasks pending, or too many unknown projects are waiting"
                 raise QueueFull(f"project {project}", problem, "Ask again when some are done.")
@@ -127,11 +131,12 @@ class PendingTasks(TaskStates):
         return {members[member] for member in self._run(scripts.RENEW, project, owner, self._lease_ms, *members)}
 
     @redis_errors
-    def done(self, project: int, owner: str, ref: TaskRef) -> bool:
-        """Note that the prediction is stored. False when the lease was lost meanwhile: another worker may have stored
-        one, too, and the task is looked at until no second one can arrive.
+    def done(self, project: int, owner: str, ref: TaskRef, *, replaces: bool = False) -> bool:
+        """Note that the prediction is stored; with `replaces`, that older ones are still to be deleted, too. False when
+        the lease was lost meanwhile: another worker may have stored one, too, and the task is looked at until no second
+        one can arrive.
         """
-        return self._settle(project, owner, ref, "done", "")
+        return self._settle(project, owner, ref, "done", int(replaces))
 
     @redis_errors
     def fail(self, project: int, owner: str, ref: TaskRef, reason: str) -> bool:
@@ -185,25 +190,33 @@ class PendingTasks(TaskStates):
         self._redis.srem(PAUSED, project)
 
     @redis_errors
-    def confirm_project(self, project: int) -> None:
-        """Note that Label Studio has this project: it is known from now on."""
-        pipe = self._redis.pipeline()
-        pipe.sadd(PROJECTS, project)
-        pipe.zrem(UNKNOWN, project)
-        pipe.execute()
+    def is_asked_for(self, project: int) -> bool:
+        """Whether the project is known, or somebody asked for it and it is to be looked up."""
+        return bool(self._run(scripts.IS_ASKED_FOR, project, project))
+
+    @redis_errors
+    def confirm_project(self, project: int) -> bool:
+        """Note that Label Studio has this project: it is known from now on. False, and nothing is noted, where nobody
+        asks for it, or it was forgotten since.
+        """
+        return bool(self._run(scripts.CONFIRM, project, project))
 
     @redis_errors
     def forget_project(self, project: int) -> None:
-        """Delete everything about a project that Label Studio does not have."""
+        """Delete everything about a project that Label Studio does not have, or that is disconnected: all of it, or
+        nothing.
+        """
         keys = ProjectKeys(project)
-        self._redis.srem(PROJECTS, project)
-        self._redis.srem(PAUSED, project)
-        self._redis.zrem(AGAIN, project)
-        self._redis.zrem(UNKNOWN, project)
-        self._redis.zrem(LEARN, project)
-        self._redis.hdel(CONTRACTS, str(project))
         done = [keys.done(version) for version in self._ledger.versions(project)]
-        self._redis.unlink(*keys.named(), *done)
+        pipe = self._redis.pipeline()
+        pipe.unlink(*keys.named(), *done)
+        pipe.srem(PROJECTS, project)
+        pipe.srem(PAUSED, project)
+        pipe.zrem(AGAIN, project)
+        pipe.zrem(UNKNOWN, project)
+        pipe.zrem(LEARN, project)
+        pipe.hdel(CONTRACTS, str(project))
+        pipe.execute()
 
     @redis_errors
     def forget_tasks(self, project: int, tasks: Collection[int]) -> int:

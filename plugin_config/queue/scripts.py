@@ -9,12 +9,16 @@ from plugin_config.queue.keys import LUA_KEYS
 
 AHEAD_MS = 10**13  # a priority is so far ahead of the next: farther than any clock reaches, so they never mix
 
-# A clock that neither goes back nor leaps: it advances with Redis' own, by ten seconds at most between two calls.
+LEAP_MS = 4000
+"""By how much the queue's clock advances between two calls, at most. A lease of ten seconds is renewed every 2.5: it is
+not over after such a leap, and there are 3.5 s to renew it. Calls that are farther apart only slow the clock down."""
+
+# A clock that neither goes back nor leaps: it advances with Redis' own, by LEAP_MS at most between two calls.
 # Setting a machine's clock, and hours in which Redis is down, then end no lease and delay no retry; living workers call
 # every few seconds, so the leases of a dead one still end in time.
 # Anyone who reaches Redis may write there: a value that is no finite number counts as missing, and a clock that is a
 # year behind is set, because nothing would be due any more.
-CLOCK = LUA_KEYS + """
+CLOCK = LUA_KEYS + f"local LEAP = {LEAP_MS}" + """
 local function num(value)
   local n = tonumber(value or '')
   if n and n == n and n > -1e15 and n < 1e15 then return n end
@@ -30,7 +34,7 @@ local wall = t[1] * 1000 + math.floor(t[2] / 1000)
 local clock = redis.call('HMGET', CLOCK, 'wall', 'now')
 local now = wall
 local before, last = num(clock[1]), num(clock[2])
-if before and last then now = math.floor(last) + math.min(math.max(wall - before, 0), 10000) end
+if before and last then now = math.floor(last) + math.min(math.max(wall - before, 0), LEAP) end
 if wall - now > 32000000000 then now = wall end
 redis.call('HSET', CLOCK, 'wall', wall, 'now', now)
 local P = KEYS[1]
@@ -83,12 +87,32 @@ end
 # ARGV: member, what people should know about it.
 NOTE = CLOCK + _NOTE + "note(ARGV[1], ARGV[2])"
 
+# Whether somebody asks for a project: it is known, or is to be looked up.
+_IS_ASKED_FOR = LUA_KEYS + """
+local function is_asked_for(project)
+  return redis.call('SISMEMBER', PROJECTS, project) == 1 or redis.call('ZSCORE', UNKNOWN, project) ~= false
+end
+"""
+
+# ARGV: project.
+IS_ASKED_FOR = _IS_ASKED_FOR + "return is_asked_for(ARGV[1]) and 1 or 0"
+
+# ARGV: project. One that is forgotten by now stays so.
+CONFIRM = _IS_ASKED_FOR + """
+if not is_asked_for(ARGV[1]) then return 0 end
+redis.call('SADD', PROJECTS, ARGV[1])
+redis.call('ZREM', UNKNOWN, ARGV[1])
+return 1
+"""
+
 # ARGV: project, how far ahead of now (ms), how many follow in further calls, most pending tasks, most unknown projects,
-# most pending tasks of all those, members. The order of the members is kept, 64 in a millisecond. A project is unknown
-# until Label Studio was found to have it. Returns how many are new, -1 where there is no room.
-ADD = CLOCK + CONTRACT_GUARD + _SOUND + """
+# most pending tasks of all those, whether only for a project that somebody asks for (0 or 1), members. The order of the
+# members is kept, 64 in a millisecond. A project is unknown until Label Studio was found to have it. Returns how many
+# are new, -1 where there is no room.
+ADD = CLOCK + CONTRACT_GUARD + _SOUND + _IS_ASKED_FOR + """
 sound({'leases', 'failed'}, {'pending'}, {})
-local many = #ARGV - 6
+if ARGV[7] == '1' and not is_asked_for(ARGV[1]) then return 0 end
+local many = #ARGV - 7
 if redis.call('SISMEMBER', PROJECTS, ARGV[1]) == 0 then
   if not redis.call('ZSCORE', UNKNOWN, ARGV[1]) then
     if redis.call('ZCARD', UNKNOWN) >= tonumber(ARGV[5]) then return -1 end
@@ -106,7 +130,7 @@ end
 note_contract()
 local added = 0
 local last = now - tonumber(ARGV[2]) - ARGV[3] / 64
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   local due = last - (#ARGV - i) / 64
   if redis.call('HEXISTS', P .. 'leases', ARGV[i]) == 0 then
     local old = redis.call('ZSCORE', P .. 'pending', ARGV[i])
@@ -164,17 +188,24 @@ end
 return kept
 """
 
-# ARGV: owner, member, outcome, detail (reason, or delay in ms), most tries, how long a prediction stays unconfirmed
-# (ms). A prediction that was stored although the lease was lost meanwhile may be the second one: it is looked at.
+# ARGV: owner, member, outcome, detail (reason, or delay in ms, or 1 where older predictions are still to be deleted),
+# most tries, how long a prediction stays unconfirmed (ms). A prediction that was stored although the lease was lost
+# meanwhile may be the second one: it is looked at.
 SETTLE = CLOCK + _SOUND + _MINE + _FAIL + """
 local due = mine(ARGV[2])
+local version, task = string.match(ARGV[2], '^(.*)|(%d+)$')
+local function note_older()
+  if ARGV[4] == '1' then redis.call('SADD', P .. 'left', task) end
+end
 if not due then
   local known = redis.call('SISMEMBER', PROJECTS, string.match(P, ':(%d+):')) == 1
-  if ARGV[3] == 'done' and known then redis.call('ZADD', P .. 'doubts', now + ARGV[6], ARGV[2]) end
+  if ARGV[3] == 'done' and known then
+    redis.call('ZADD', P .. 'doubts', now + ARGV[6], ARGV[2])
+    note_older()
+  end
   return 0
 end
-local version, task = string.match(ARGV[2], '^(.*)|(%d+)$')
-sound({'tries', 'deaths', 'failed', 'pace'}, {'pending'}, {'versions', 'done:' .. version})
+sound({'tries', 'deaths', 'failed', 'pace'}, {'pending'}, {'versions', 'left', 'done:' .. version})
 redis.call('HDEL', P .. 'leases', ARGV[2])
 if ARGV[3] == 'done' then
   redis.call('HDEL', P .. 'tries', ARGV[2])
@@ -182,6 +213,7 @@ if ARGV[3] == 'done' then
   one_more(ENDED, 'done')
   redis.call('SADD', P .. 'versions', version)
   redis.call('SADD', P .. 'done:' .. version, task)
+  note_older()
   local bucket = math.floor(now / 5000)
   local held = redis.call('HGET', P .. 'pace', bucket % 13)
   local count = held and num(string.match(held, '^' .. bucket .. ':(%d+)$')) or 0

@@ -82,9 +82,9 @@ def make_queue(redis: Redis, settings: Settings, owner: Owner, adapter: str) -> 
     ledger, hints, learning = ProjectLedger(redis), ProjectHints(redis), ProjectLearning(redis, lease_s=30)
     order, offers, adapters = ProjectOrder(redis), ProjectOffers(redis), ServedAdapters(redis)
     refs = [TaskRef(version, task) for task in range(1, 9)]
+    pending.add(1, refs)
     pending.confirm_project(1)
     set_title(redis, 1, "pictures")
-    pending.add(1, refs)
     for lease in pending.take(1, "gone-1", limit=6):
         task = lease.ref.task
         if task < 3:

@@ -152,7 +152,7 @@ class Admission:
                             "worker were just restarted, give both the same MODEL and settings",
                             ref.version, version)  # fmt: skip
             priority = Priority.OPENED if lease.urgent else Priority.ASKED
-            self._context.pending.add(self._project, [TaskRef(version, ref.task)], priority=priority)
+            self._context.pending.add(self._project, [TaskRef(version, ref.task)], priority=priority, follows=True)
             del left[ref]
             self._leases.drop(self._project, ref)
 

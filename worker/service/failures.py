@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 
 from plugin_config.errors import (
+    AnswerMalformed,
+    AnswerTooLarge,
     ImageHostBusy,
     ImageHostTrouble,
     ImageUnavailable,
@@ -164,6 +166,13 @@ TABLE: tuple[Row, ...] = (  # the first row that fits
 def treatment_of(stage: Stage, error: Exception) -> Treatment | None:
     """The treatment of an error met at a stage; None = it is in no row."""
     return next((row.treatment for row in TABLE if row.stage is stage and _fits(row, error)), None)
+
+
+def is_about_one_task(error: LabelStudioError) -> bool:
+    """Whether Label Studio may refuse something of this one task, and not of all: the others are not to wait for it."""
+    if isinstance(error, LabelStudioFailing):
+        return error.status == 500
+    return isinstance(error, (AnswerTooLarge, AnswerMalformed)) or error.status in (400, 404)
 
 
 def treat(context: WorkerContext, treatment: Treatment, error: Exception, project: int, ref: TaskRef) -> None:

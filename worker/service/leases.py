@@ -60,9 +60,11 @@ class Leases:
         with self._lock:
             return (project, ref) in self._held
 
-    def done(self, project: int, ref: TaskRef) -> bool:
-        """Settle a task whose prediction is stored. False when the lease was lost meanwhile."""
-        return self._settle(project, ref, lambda: self._pending.done(project, self._owner, ref))
+    def done(self, project: int, ref: TaskRef, *, replaces: bool = False) -> bool:
+        """Settle a task whose prediction is stored, and note whether older ones are still to be deleted. False when the
+        lease was lost meanwhile.
+        """
+        return self._settle(project, ref, lambda: self._pending.done(project, self._owner, ref, replaces=replaces))
 
     def fail(self, project: int, ref: TaskRef, reason: str) -> None:
         """Settle a task as failed: trying again would not help."""

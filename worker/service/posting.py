@@ -184,9 +184,16 @@ class Posting:
 
 
 def finish(context: WorkerContext, leased: LeasedTask) -> None:
-    """Settle a task whose prediction is stored, and let the prediction take the place of older ones."""
+    """Settle a task whose prediction is stored, and let the prediction take the place of older ones. What is left to be
+    done of it is noted before the task is settled: this process may die in between, and nobody would look again.
+    """
     plan, project, ref = leased.plan, leased.project, leased.ref
-    was_held = context.leases.done(project, ref)
+    replaces = bool(leased.task.versions - {plan.version})
+    try:
+        _ask_again_if_outdated(context, leased)
+    except QueueUnavailable as error:
+        log.warning("task %d: %s", ref.task, error)
+    was_held = context.leases.done(project, ref, replaces=replaces)
     try:
         if not was_held:
             log.warning("task %d: its lease was lost while its prediction was on its way; it is looked at", ref.task)
@@ -196,9 +203,10 @@ def finish(context: WorkerContext, leased: LeasedTask) -> None:
         try:
             delete_older_predictions(context, plan, leased.task)
         except LabelStudioError:
-            context.ledger.add_leftover(project, ref.task)
             context.hints.request_refresh(project)
             raise
+        if replaces:
+            context.ledger.clear_leftover(project, ref.task)
         # Again: if an older version came back meanwhile, its prediction was among those just deleted.
         if not _ask_again_if_outdated(context, leased):
             show_version(context, plan)
@@ -211,19 +219,25 @@ def _ask_again_if_outdated(context: WorkerContext, leased: LeasedTask) -> bool:
     served = context.ledger.target_version(leased.project)
     if not served or served == leased.plan.version:
         return False
-    context.pending.add(leased.project, [TaskRef(served, leased.ref.task)], priority=Priority.LATER)
+    context.pending.add(
+        leased.project, [TaskRef(served, leased.ref.task)], priority=Priority.LATER, follows=True
+    )
     return True
 
 
 def delete_older_predictions(context: WorkerContext, plan: Plan, task: Task) -> None:
-    """Delete predictions of older versions of ours, unless the task is annotated: annotations keep the prediction they
-    came from.
+    """Delete predictions of older versions of ours, unless the task is annotated by now: annotations keep the
+    prediction they came from, and minutes may have passed since the task was read.
     """
-    older = (task.versions - {plan.version}) & context.ledger.versions(plan.project.id)
-    if older and not task.annotations:
-        for prediction in context.label_studio.predictions(task.id):
-            if prediction.version in older:
-                context.label_studio.delete_prediction(prediction.id)
+    project, label_studio = plan.project.id, context.label_studio
+    older = (task.versions - {plan.version}) & context.ledger.versions(project)
+    if not older or task.annotations:
+        return
+    found = [row for row in label_studio.predictions(task.id) if row.version in older]
+    if not found or any(now.annotations for now in label_studio.tasks(project, [task.id], data=False)):
+        return
+    for prediction in found:
+        label_studio.delete_prediction(prediction.id)
 
 
 def show_version(context: WorkerContext, plan: Plan) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 
-from plugin_config.control_arm import in_control_arm
 from plugin_config.label_studio.client import Task
 from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Priority
 from plugin_config.queue.walks import Held, TaskWalks, Walk
 from worker.service.context import WorkerContext
 from worker.service.plan import Plan
+from worker.service.rollout import lacks_version
 from worker.service.walking import PAUSE_S, Progress, progress_of, read_part
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 def is_wanted(context: WorkerContext, plan: Plan, task: Task) -> bool:
     """Whether a task lacks a prediction that it shall have."""
-    control = in_control_arm(task.id, context.settings.control_share)
-    return plan.version not in task.versions and not task.annotations and not control
+    return not task.annotations and lacks_version(context, plan, task)
 
 
 def catch_up_with_tasks(context: WorkerContext, plan: Plan) -> Progress:
@@ -62,7 +61,7 @@ def _walk_on(context: WorkerContext, plan: Plan, walks: TaskWalks, walk: Walk) -
             missing.append(TaskRef(plan.version, task.id))
 
     def note(last: int) -> bool:
-        added = pending.add(project, missing, priority=Priority.LATER)
+        added = pending.add(project, missing, priority=Priority.LATER, follows=True)
         missing.clear()
         if added:
             pending.ensure_drains(project)

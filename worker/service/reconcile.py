@@ -7,19 +7,20 @@ Webhooks may have said so, and may have been lost.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
-from plugin_config.errors import ZeromaskError
+from plugin_config.errors import LabelStudioError, ZeromaskError
 from plugin_config.queue.jobs import RefreshProject, TaskRef
 from plugin_config.queue.pending import Priority
 from worker.service.context import WorkerContext
-from worker.service.failures import Action, Sign, Stage, note_sign, treatment_of
+from worker.service.failures import Action, Sign, Stage, is_about_one_task, note_sign, treatment_of
 from worker.service.model_card import tell_on_card
 from worker.service.ordering import keep_order
 from worker.service.plan import Plan, read_plan, report_remarks
 from worker.service.posting import delete_older_predictions
 from worker.service.prelabel import catch_up_with_tasks, is_wanted
-from worker.service.rollout import catch_up_with_version
+from worker.service.rollout import catch_up_with_version, lacks_version
 from worker.service.walking import PAUSE_S, Progress
 from worker.service.webhook_secret import install_webhook_secret
 
@@ -30,9 +31,13 @@ _MOST_HINTED = 5000
 
 
 def reconcile(context: WorkerContext, job: RefreshProject) -> None:
-    """Reconcile a project. What Label Studio cannot answer now waits for the next time."""
+    """Reconcile a project. What Label Studio cannot answer now waits for the next time. One that was disconnected since
+    the look was asked for stays so.
+    """
     project = job.project
     context.hints.begin_refresh(project)
+    if not context.pending.is_asked_for(project):
+        return
     try:
         plan = read_plan(context, project, from_disk=True)
         note_sign(context, Sign.PLAN)  # where other workers do all the tasks, nothing else would show it
@@ -67,7 +72,7 @@ def settle_doubts(context: WorkerContext, project: int) -> int:
     the first. Returns how many were deleted.
 
     Raises:
-        LabelStudioError: Label Studio cannot answer, or refuses.
+        LabelStudioError: Label Studio cannot answer, or refuses all.
     """
     doubts = context.ledger.unconfirmed(project)
     deleted, waiting = 0, set(context.pending.open_refs(project)) if doubts else set()
@@ -78,18 +83,36 @@ def settle_doubts(context: WorkerContext, project: int) -> int:
             continue
         if ref in waiting:
             continue
-        rows = [row for row in context.label_studio.predictions(ref.task) if row.version == ref.version]
-        if len(rows) > 1:
-            used = context.label_studio.parent_predictions(ref.task)
-            first, *others = sorted(rows, key=lambda row: (row.id not in used, row.id))
-            spare = [row for row in others if row.id not in used]
-            for row in spare:
-                context.label_studio.delete_prediction(row.id)
-            deleted += len(spare)
-            log.info("task %d: its prediction had arrived %d times, %d is left", ref.task, len(rows), first.id)
-        if last_look:
-            context.ledger.clear_unconfirmed(project, ref)
+        with _passed_over(ref.task):
+            deleted += _delete_surplus(context, ref)
+            if last_look:
+                context.ledger.clear_unconfirmed(project, ref)
     return deleted
+
+
+def _delete_surplus(context: WorkerContext, ref: TaskRef) -> int:
+    """Leave one prediction of a version, and those that annotations came from; returns how many were deleted."""
+    rows = [row for row in context.label_studio.predictions(ref.task) if row.version == ref.version]
+    if len(rows) < 2:
+        return 0
+    used = context.label_studio.parent_predictions(ref.task)
+    first, *others = sorted(rows, key=lambda row: (row.id not in used, row.id))
+    spare = [row for row in others if row.id not in used]
+    for row in spare:
+        context.label_studio.delete_prediction(row.id)
+    log.info("task %d: its prediction had arrived %d times, %d is left", ref.task, len(rows), first.id)
+    return len(spare)
+
+
+@contextmanager
+def _passed_over(task: int) -> Iterator[None]:
+    """What Label Studio refuses of one task keeps no other waiting: it is tried again at the next look."""
+    try:
+        yield
+    except LabelStudioError as error:
+        if not is_about_one_task(error):
+            raise
+        log.warning("task %d: passed over in this look. %s", task, error)
 
 
 def _existing(context: WorkerContext, project: int, tasks: Collection[int]) -> set[int]:
@@ -108,9 +131,10 @@ def _delete_left(context: WorkerContext, plan: Plan) -> None:
         part = left[start : start + _TASKS_AT_ONCE]
         found = {task.id: task for task in context.label_studio.tasks(project, part)}
         for number in part:
-            if number in found and plan.version in found[number].versions:
-                delete_older_predictions(context, plan, found[number])
-            context.ledger.clear_leftover(project, number)
+            with _passed_over(number):
+                if number in found and not lacks_version(context, plan, found[number]):
+                    delete_older_predictions(context, plan, found[number])
+                context.ledger.clear_leftover(project, number)
 
 
 def _catch_up_with_hints(context: WorkerContext, plan: Plan) -> None:
@@ -128,8 +152,8 @@ def _catch_up_with_hints(context: WorkerContext, plan: Plan) -> None:
         if context.settings.prelabel:
             # While this equals the number in Label Studio, no webhook was lost and not all tasks need be read.
             context.ledger.set_task_count(project, context.ledger.task_count(project) + len(found) - len(gone))
-            wanted = [task.id for task in found if is_wanted(context, plan, task)]
-            context.pending.add(project, [TaskRef(plan.version, task) for task in wanted], priority=Priority.LATER)
+            wanted = [TaskRef(plan.version, task.id) for task in found if is_wanted(context, plan, task)]
+            context.pending.add(project, wanted, priority=Priority.LATER, follows=True)
         context.hints.clear_hinted_tasks(project, part)
     if hinted:
         context.pending.ensure_drains(project)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection
 
 from plugin_config.control_arm import in_control_arm
+from plugin_config.errors import LabelStudioError
 from plugin_config.label_studio.client import Task
 from plugin_config.label_studio.version_counts import version_counts
 from plugin_config.model_version import ModelVersion
@@ -17,6 +18,7 @@ from plugin_config.queue.jobs import TaskRef
 from plugin_config.queue.pending import Priority
 from plugin_config.queue.walks import Held, TaskWalks, Walk
 from worker.service.context import WorkerContext
+from worker.service.failures import is_about_one_task
 from worker.service.plan import Plan
 from worker.service.posting import delete_older_predictions, show_version
 from worker.service.walking import PAUSE_S, Progress, progress_of, read_part
@@ -66,7 +68,8 @@ def _ask_again(context: WorkerContext, plan: Plan, stale: Collection[int]) -> No
     moved = pending.move_to_version(project, plan.version)
     failed = [ref for ref in pending.failures(project) if ref.version != plan.version]
     again = dict.fromkeys([*stale, *(ref.task for ref in failed)])
-    pending.add(project, [TaskRef(plan.version, task) for task in again], priority=Priority.LATER)
+    refs = [TaskRef(plan.version, task) for task in again]
+    pending.add(project, refs, priority=Priority.LATER, follows=True)
     pending.forget_failures(project, failed)
     pending.forget_done(project, but=plan.version)
     pending.ensure_drains(project)
@@ -96,14 +99,25 @@ def _walk_on(context: WorkerContext, plan: Plan, walks: TaskWalks, walk: Walk) -
     return read_part(context, project, walk, visit=visit, note=note)
 
 
+def lacks_version(context: WorkerContext, plan: Plan, task: Task) -> bool:
+    """Whether a task is to have a prediction of the version, and has none."""
+    return plan.version not in task.versions and not in_control_arm(task.id, context.settings.control_share)
+
+
 def _is_stale(context: WorkerContext, plan: Plan, task: Task, older: frozenset[str]) -> bool:
     """Whether a task is to be predicted again. Of one that has its prediction, or shall have none, the older ones are
     deleted.
     """
     if not task.versions & older or task.annotations:
         return False
-    if plan.version in task.versions or in_control_arm(task.id, context.settings.control_share):
-        delete_older_predictions(context, plan, task)  # the version came back before all of it was replaced
+    if not lacks_version(context, plan, task):
+        try:
+            delete_older_predictions(context, plan, task)  # the version came back before all of it was replaced
+        except LabelStudioError as error:
+            if not is_about_one_task(error):
+                raise
+            context.ledger.add_leftover(plan.project.id, task.id)
+            log.warning("task %d: its older predictions stay for now. %s", task.id, error)
         return False
     return True
 

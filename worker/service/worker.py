@@ -16,6 +16,7 @@ from plugin_config.queue.jobs import (
     predict_queues,
     refresh_queues,
 )
+from plugin_config.queue.periodic import PeriodicTurns
 from plugin_config.queue.presence import WorkerPresence
 from worker.service.admission import drain
 from worker.service.context import WorkerContext
@@ -97,10 +98,12 @@ def worker_heartbeat(context: WorkerContext, pipeline: Pipeline) -> Heartbeat:
             context.hints.request_refresh(project)
 
     def ask_for_reconciles() -> None:
-        for project in context.pending.projects():
-            context.hints.request_refresh(project)
+        if turns.take():
+            for project in context.pending.projects():
+                context.hints.request_refresh(project)
 
     settings, clickers = context.settings, WorkerPresence(context.redis, clickers=True)
+    turns = PeriodicTurns(context.redis, "looks", every_s=settings.reconcile_s)
     beat_s = min(_LONGEST_BEAT_S, settings.lease_s / 4)
     duties = (
         PeriodicDuty("the watchdog", end_if_stuck),  # first: Redis may be away

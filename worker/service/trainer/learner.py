@@ -27,6 +27,7 @@ from plugin_config.model_version import model_slug
 from plugin_config.queue.jobs import LEARN_JOB, LearnProject, enqueue_learning, learn_queue, learn_queues
 from plugin_config.queue.learning import LearningLease, Progress, State
 from plugin_config.queue.offers import ProjectOffers
+from plugin_config.queue.periodic import PeriodicTurns
 from plugin_config.versions.manifests import now
 from worker.service.context import WorkerContext
 from worker.service.heartbeat import Heartbeat, PeriodicDuty
@@ -45,6 +46,7 @@ _LONGEST_BEAT_S = 1.0
 _AWAY_S, _BLOCKED_S = 10.0, 30.0
 _RETRY_S, _PATIENCE_S = 60.0, 600.0
 _FAILED_S, _LONGEST_S = 60.0, 3600.0
+_MOST_DOUBLINGS = 6  # of the former, which then is longer than the latter
 _NICE = 5  # people wait for predictions, not for training
 
 
@@ -152,7 +154,7 @@ class Learner:
             raise
         except Exception as error:  # the last resort: an unexpected error with one project must not stop the others
             log.exception("project %d: unexpected", project)
-            again_s = min(_LONGEST_S, _FAILED_S * 2**request.deaths)
+            again_s = min(_LONGEST_S, _FAILED_S * 2 ** min(request.deaths, _MOST_DOUBLINGS))
             detail = f"unexpected {type(error).__name__}: {error}; the traceback is in the learner's log"
             return RoundResult("blocked", detail, request.mark, again_s), True
         if result.state == "idle":
@@ -179,9 +181,12 @@ def learner_heartbeat(context: WorkerContext, learner: Learner) -> Heartbeat:
     def show() -> None:
         context.presence.heartbeat(context.name, {**context.about(), "tasks": learner.holds()})
 
+    turns = PeriodicTurns(context.redis, "rounds", every_s=settings.reconcile_s)
+
     def request_rounds() -> None:
-        for project in context.pending.projects():
-            context.learning.request(project)
+        if turns.take():
+            for project in context.pending.projects():
+                context.learning.request(project)
 
     def queue_due_rounds() -> None:
         for project in context.learning.due():
