@@ -23,12 +23,12 @@ import yaml
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from plugin_config.label_studio.webhooks import SECRET_HEADER, webhooks
+from plugin_config.label_studio.webhooks import SECRET_HEADER, leads_here, webhooks
 from plugin_config.local.embedded_redis import server_binary
 from plugin_config.local.environments import LABEL_STUDIO
 from plugin_config.local.services import Services
 from plugin_config.local.supervisor import free_port
-from plugin_config.settings import setting_names
+from plugin_config.settings import Settings, setting_names
 from tests.house import PATIENCE_S, TOKEN, House, make_project, retrieve, wait_predicted, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +117,12 @@ def test_label_studio_is_the_version_that_is_tested_and_may_reach_the_backend() 
     assert (service["environment"]["ML_BLOCK_LOCAL_IP"], service["environment"]["SSRF_PROTECTION_ENABLED"]) == (
         "false", "false"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["backend", "worker", "worker-gpu", "learner"])
+def test_each_service_knows_the_backend_by_the_name_under_which_label_studio_reaches_it(name: str) -> None:
+    settings = Settings(allowed_hosts=SERVICES[name]["environment"]["ZEROMASK_ALLOWED_HOSTS"])
+    assert leads_here("http://backend:9090/webhook", settings), "else its webhooks get no secret and are refused"
 
 
 def test_a_worker_with_a_gpu_is_asked_for_and_gets_torch_for_it() -> None:

@@ -73,12 +73,21 @@ imagePullSecrets:
 securityContext: {{- include "zeromask.podSecurity" 10001 | nindent 2 }}
 {{- end }}
 
+{{/* The names that lead to the backend: it answers to them, and workers give webhooks that lead there the secret. */}}
+{{- define "zeromask.backendHosts" -}}
+{{- $name := printf "%s-backend" (include "zeromask.fullname" .) -}}
+{{- $space := printf "%s.%s" $name .Release.Namespace -}}
+{{- $inside := list $name $space (printf "%s.svc" $space) (printf "%s.svc.cluster.local" $space) -}}
+{{- concat $inside .Values.backend.allowedHosts (compact (list .Values.ingress.host)) | join "," -}}
+{{- end }}
+
 {{/* Settings of all parts, but for those that the chart sets by what it makes. */}}
 {{- define "zeromask.sharedEnv" -}}
 - {name: MODEL, value: {{ .Values.model | quote }}}
 - {name: REDIS_URL_FILE, value: /secrets/redis_url}
 - {name: ZEROMASK_WEBHOOK_SECRET_FILE, value: /secrets/zeromask_webhook_secret}
 - {name: ZEROMASK_STATE_DIR, value: /state}
+- {name: ZEROMASK_ALLOWED_HOSTS, value: {{ include "zeromask.backendHosts" . | quote }}}
 {{- if .Values.caBundle.configMap }}
 - {name: ZEROMASK_CA_BUNDLE, value: /etc/zeromask/{{ .Values.caBundle.key }}}
 {{- end }}
