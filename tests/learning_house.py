@@ -104,6 +104,7 @@ class LearningHouse:
     several: frozenset[int] = frozenset()
     away_images: frozenset[str] = frozenset()
     broken: frozenset[int] = frozenset()
+    brought: tuple[str, ...] = ()  # labels that each task has in its data
     reads: list[tuple[int, ...] | None] = field(default_factory=list)
     next_number: float = 0.0
     promotes: bool = True
@@ -111,6 +112,7 @@ class LearningHouse:
     judged: list[tuple[Any, tuple[str, ...]]] = field(default_factory=list)
     while_judging: Callable[[], object] = lambda: None
     held_out: set[str] = field(default_factory=set)
+    words: tuple[tuple[str, ...], ...] = ()
     learns_from: tuple[str, ...] = ("1", "2")
 
     def __post_init__(self) -> None:
@@ -177,6 +179,7 @@ class LearningHouse:
         for task in sorted(self.broken if only is None else self.broken & set(only)):
             yield LeftOutTask(task, f"task {task}: item 1 of a result: is null and no region. Open the task.")
         self.reads.append(None if only is None else tuple(sorted(only)))
+        vocabulary = vocabulary.for_sample(self.brought) if self.brought else vocabulary
         for task in sorted(({1, *self.others} if only is None else only) - self.away - self.broken):
             for key in [f"{task}/page/{number}" for number in range(3)] if task in self.several else [str(task)]:
                 if key in self.away_images:
@@ -210,6 +213,7 @@ class LearningHouse:
     ) -> Verdict:
         """Stands in for the gate."""
         self.judged.append((served, tuple(seen)))
+        self.words = words
         self.held_out = {example.key for example in hold_out}
         self.while_judging()
         if not self.promotes:

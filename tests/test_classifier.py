@@ -51,3 +51,33 @@ def test_classes_without_text_are_learned_where_the_text_of_others_proves_right(
     assert recall[FRUIT] > 0.9
     assert min(recall[STUFF], recall[NUT]) > 0.1, "nobody can tell them well, but both are there"
     assert recall[REST] > 0.5
+
+
+@pytest.mark.parametrize("shown_by", [(4,), (2, 4, 8), (1, 4)], ids=["one image", "one half of them", "both halves"])
+def test_a_label_that_only_one_half_of_the_images_shows_does_not_undo_what_is_learned_of_the_others(
+    shown_by: tuple[int, ...]
+) -> None:
+    """The other half never saw it: that it takes it for something else says nothing of a network that did."""
+    stuff, fruit = 0, 1
+
+    def views() -> Iterator[tuple[Tensor, ReadCells]]:
+        for number in range(12):
+            chance = torch.Generator().manual_seed(number)
+            often = torch.tensor([0.4, 0.2 * (number in shown_by), 0.4])
+            found = torch.multinomial(often, 1000, replacement=True, generator=chance)
+            values = 0.3 * torch.randn(2, 1000, generator=chance)
+            values[0] += found == stuff
+            values[1] += 3.0 * (found == fruit)
+            offset = torch.zeros(3, 1000)
+            offset[fruit] = torch.where(found == fruit, 1.0, -1.0) + torch.randn(1000, generator=chance)
+
+            def read(at: Tensor, values: Tensor = values, offset: Tensor = offset) -> CellInputs:
+                return CellInputs(values[:, at], offset[:, at])
+
+            yield torch.nn.functional.one_hot(found, 3).T[:, None].float(), read
+
+    classifier = fit_classifier(
+        views(), 12, CONFIG, images=12, validates_strength=True, has_text=torch.ones(3, dtype=torch.bool),
+        column_dropout=[],
+    ).plain  # fmt: skip
+    assert classifier.strength > 0

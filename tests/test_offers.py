@@ -153,6 +153,16 @@ def test_what_is_corrected_later_is_learned_on_top_of_an_offer(house: LearningHo
     assert seen == ()
 
 
+def test_labels_that_only_tasks_bring_along_are_judged_too(house: LearningHouse, tmp_path: Path) -> None:
+    house.brought = ("wug",)
+    house.label_studio.config = (
+        '<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i" value="$labels"/></View>'
+    )
+    ask(house, write_folder(tmp_path / "run"))
+    assert answered(house).promoted
+    assert house.words == (("wug",),)
+
+
 @pytest.mark.parametrize("corrected", [0, 1, 19])
 def test_fewer_than_twenty_corrected_images_are_refused_by_number(
     corrected: int, house: LearningHouse, tmp_path: Path

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -358,6 +360,41 @@ def test_many_images_get_larger_networks_and_more_steps(
         learned_from.append(len(views) - count)  # the words are compared with each picture once
     assert units == [4, 8]
     assert learned_from == [5, 30]
+
+
+def only(example: Example, label: int | None, key: str) -> Example:
+    """The example with a square of one label, or without any."""
+    truth = np.full_like(example.truth, UNLABELLED)
+    if label is not None:
+        truth[40:80, 40:80] = label
+    return replace(example, key=key, truth=truth)
+
+
+@pytest.mark.parametrize("order", ["label by label", "in turn"])
+def test_of_more_images_than_are_learned_from_each_label_keeps_as_many_as_it_can(
+    corrected: list[Example], monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter, order: str
+) -> None:
+    labels = [0] * 30 + [1] * 60 + [None] * 40 + [2] * 4
+    if order == "in turn":
+        labels = [labels[place] for place in np.random.default_rng(0).permutation(len(labels))]
+    many = [only(corrected[0], label, f"{number}") for number, label in enumerate(labels)]
+    learned_from: set[str] = set()
+    plain = FeatureExtractor.class_shares
+
+    def noted(extractor: FeatureExtractor, example: Example, *more: Any) -> torch.Tensor:
+        learned_from.add(example.key)
+        return plain(extractor, example, *more)
+
+    monkeypatch.setattr(FeatureExtractor, "class_shares", noted)
+    recipe = QuickRecipe(views=2, config=ClassifierConfig(training=EnsembleConfig(hidden=4, steps=2, batch=8)))
+    words = (*HALF[:2], ("a wug",), ("a fep",))
+    adapter = recipe.fit([replace(example, words=words) for example in many], words, segmenter)
+    shown = Counter(labels[int(key)] for key in learned_from)
+    assert shown[2] == 4, "all of the rarest"
+    assert sorted(shown[label] for label in (0, 1, None)) == [18, 19, 19], "and of the others as many of each"
+    assert adapter.extractor.words == words[:3]
+    of_the_second = [int(key) for key in learned_from if labels[int(key)] == 1]
+    assert max(of_the_second) > labels.index(1) + 40, "not those that were corrected first"
 
 
 def test_examples_of_other_words_are_understood(corrected: list[Example], segmenter: Segmenter) -> None:

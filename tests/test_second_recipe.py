@@ -116,6 +116,23 @@ def test_it_learns_beside_quick_and_is_served_where_it_is_better(house: Learning
     assert (len(house.reads), house.folder.pointer().serial) == (reads, serial), "the same corrections teach nothing"
 
 
+def test_labels_that_only_tasks_bring_along_are_learned_and_judged_too(
+    house: LearningHouse, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: object, __: int, vocabulary: Vocabulary, **___: object) -> Iterator[Correction]:
+        for example in examples:
+            filled = vocabulary.for_sample(["wug", "dax", "fep"])
+            yield Correction(int(example.key), (1,), False, {}, example, filled)
+
+    house.label_studio.config = CONFIG.partition("<BrushLabels")[0] + (
+        '<BrushLabels name="b" toName="i" value="$labels"/></View>'
+    )
+    start_learner(house)
+    monkeypatch.setattr(reading, "read_corrections", read)
+    told = house.look()
+    assert told.detail.startswith("lseg: promoted at strength"), told
+
+
 @pytest.mark.usefixtures("quick_gate")
 def test_it_takes_slices_and_quick_goes_first_in_between(
     house: LearningHouse, examples: list[Example], monkeypatch: pytest.MonkeyPatch

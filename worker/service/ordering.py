@@ -234,7 +234,9 @@ def _read_seen(context: WorkerContext, project: int) -> tuple[frozenset[int], fr
 
 
 def _corrected_counts(context: WorkerContext, plan: Plan) -> dict[str, int]:
-    """Label key -> regions that annotators kept or drew, as the learner found them last; of the present labels."""
+    """Label key -> regions that annotators kept or drew, as the learner found them last; of the present labels, and of
+    all where tasks bring labels along.
+    """
     counts = {label.key: 0 for label in plan.vocabulary.labels}
     try:
         attempt = context.adapters.folder(plan.project).pointer().attempt
@@ -242,7 +244,7 @@ def _corrected_counts(context: WorkerContext, plan: Plan) -> dict[str, int]:
         log.warning("project %d: the order knows no corrections. %s", plan.project.id, error)
         return counts
     for label, found in (attempt.outcomes if attempt else {}).items():
-        if label in counts:
+        if label in counts or plan.vocabulary.asked:
             counts[label] = found["accepted"] + found["changed"] + found["added"]
     return counts
 

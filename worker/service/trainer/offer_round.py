@@ -15,7 +15,7 @@ from worker.learning.adapter_files import AdapterRecord, load_recorded_adapter, 
 from worker.learning.gate.decision import judge
 from worker.learning.gate.splits import HOLD_OUT_FROM, hold_out_split
 from worker.learning.gate.verdicts import Verdict
-from worker.learning.interfaces import Adapter, Example, Fitted
+from worker.learning.interfaces import Adapter, Example, Fitted, Words
 from worker.learning.recipes import recipe_named
 from worker.service.context import WorkerContext
 from worker.service.plan import Plan, read_plan
@@ -74,8 +74,8 @@ class OfferRound:
         self._require_harmless()
         adapter, offered = self._load(folder)
         folder.check_room()
-        examples = self._read(plan)
-        verdict = self._judge(plan, examples, adapter, offered.recipe)
+        examples, words = self._read(plan)
+        verdict = self._judge(plan, examples, words, adapter, offered.recipe)
         source = f"offered: {offer.source}"
         reason = f"{verdict.reason} {_LEAKED}" if offered.about.get("leaked") else verdict.reason
         verdict = replace(verdict, reason=reason, figures={**verdict.figures, "source": source})
@@ -111,7 +111,8 @@ class OfferRound:
         adapter = load_recorded_adapter(_SUBJECT, record, data, self._context.segmenter, remedy=remedy)
         return adapter, record
 
-    def _read(self, plan: Plan) -> list[Example]:
+    def _read(self, plan: Plan) -> tuple[list[Example], Words]:
+        """The corrections, and the texts of each label, those that only tasks bring along among them."""
         context = self._context
         tasks = annotation_mark(context.label_studio, self._id, tasks=0, latest="").tasks
         if plan.vocabulary.is_plain:  # each task is one image
@@ -122,7 +123,7 @@ class OfferRound:
         examples = reader.read(tasks)
         left_out = [*reader.missing.values(), *reader.left_out.values()]
         self._require_enough(len(examples), left_out[0] if left_out else "")
-        return examples
+        return examples, reader.vocabulary.words
 
     def _require_enough(self, images: int, left_out: str = "") -> None:
         if images >= HOLD_OUT_FROM:
@@ -132,11 +133,11 @@ class OfferRound:
         remedy = f"Correct {HOLD_OUT_FROM - images} more in Label Studio, then offer it again."
         raise LearningError(f"project {self._id}", f"{problem}{more}", remedy)
 
-    def _judge(self, plan: Plan, examples: list[Example], adapter: Adapter, recipe: str) -> Verdict:
+    def _judge(self, plan: Plan, examples: list[Example], words: Words, adapter: Adapter, recipe: str) -> Verdict:
         context = self._context
         served, seen = context.adapters.served_with_keys(plan.project)
         train, held_out = hold_out_split(examples, seen)
         self._lease.report(f"judges an adapter that is offered: {len(held_out)} of {len(examples)} corrected images "
                            "are held out")  # fmt: skip
-        return judge(recipe_named(recipe), train, held_out, served, plan.vocabulary.words, context.segmenter, seen=seen,
+        return judge(recipe_named(recipe), train, held_out, served, words, context.segmenter, seen=seen,
                      candidate=Fitted(adapter), offered=True)  # fmt: skip

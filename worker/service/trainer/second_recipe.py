@@ -68,7 +68,7 @@ class DenseTraining:
     Attributes:
         owner: of what it learns for.
         content: digest of the corrections and the recipe.
-        train, held_out: the corrections.
+        train, held_out: the corrections; `words` the texts of each label in them.
         seconds: of training so far.
         touched: when it was last worked on, by the steady clock.
     """
@@ -209,15 +209,14 @@ class _Turn:
         if done or (self.plan.vocabulary.is_plain and attempt.tasks < HOLD_OUT_FROM):  # each task is one image
             return None
         self.folder.check_room()
-        examples = self._read(attempt)
+        examples, words = self._read(attempt)
         train, held_out = hold_out_split(examples)
         if len(held_out) < FEWEST_HELD_OUT:
             few = f"{len(held_out)} of {len(examples)} corrected images are held out, {FEWEST_HELD_OUT} are needed"
             self.note(content, _not_promoted(f"{few} to judge it: correct more"))
             return None
-        words, segmenter = self.plan.vocabulary.words, self.context.segmenter
         try:
-            return DenseTraining(self.folder.owner, content, train, held_out, recipe, segmenter, words)
+            return DenseTraining(self.folder.owner, content, train, held_out, recipe, self.context.segmenter, words)
         except (LearningError, ModelUnavailable, MemoryError, RuntimeError) as error:
             self.note(content, _not_promoted(str(error)[:_MOST_REASON]))
             return None
@@ -228,7 +227,7 @@ class _Turn:
         self.lease.report(f"judges what {self.name} has learned: {len(training.held_out)} images are held out")
         pointer = self.folder.pointer()
         served, seen = context.adapters.served_with_keys(project)
-        verdict = judge(training.recipe, training.train, training.held_out, served, self.plan.vocabulary.words,
+        verdict = judge(training.recipe, training.train, training.held_out, served, training.words,
                         context.segmenter, seen=seen, candidate=training.fitted())  # fmt: skip
         return self.note(training.content, verdict, quick, pointer)
 
@@ -249,12 +248,13 @@ class _Turn:
         quick = quick or RoundResult("idle", "", "")
         return replace(quick, detail=f"{self.name}: {record.reason.rstrip('.')}; {quick.detail}")
 
-    def _read(self, attempt: Attempt) -> list[Example]:
+    def _read(self, attempt: Attempt) -> tuple[list[Example], Words]:
+        """The corrections, and the texts of each label, those that only tasks bring along among them."""
         reader = CorrectionsReader(
             self.context, self.plan.project.id, self.plan.vocabulary, self.lease, patient=False, missing={},
             left_out={},
         )  # fmt: skip
-        return reader.read(attempt.tasks)
+        return reader.read(attempt.tasks), reader.vocabulary.words
 
 
 def _not_promoted(reason: str) -> Verdict:
