@@ -26,6 +26,12 @@ _ROUTES_WITH_BODY = frozenset({"/setup", "/predict", "/webhook", "/versions", "/
 # "name", "name:port" or "[IPv6]:port"; nothing else can stand in a Host header of ours.
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9._-]{1,253}))(?::[0-9]{1,5})?")
 _MAX_NAME_SHOWN = 80
+_BASIC = "Give ZEROMASK_USER and ZEROMASK_PASSWORD in the model's settings in Label Studio (basic auth)."
+_SECRET = (
+    "Label Studio's webhook carries ZEROMASK_WEBHOOK_SECRET once `zeromask connect PROJECT` or a worker with that "
+    "setting has put it there."
+)
+_SIGN_IN = "Sign in with the ZEROMASK_USER and ZEROMASK_PASSWORD of the backend."
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +64,8 @@ class AccessControl:
         if result is not SignInResult.ACCEPTED:
             if result is SignInResult.WRONG:
                 logger.warning("sign-in: wrong guess from %s at %s", credentials.peer, route)
-            remedy = "Give ZEROMASK_USER and ZEROMASK_PASSWORD in the model's settings in Label Studio (basic auth)."
-            raise RequestRefused("sign-in", "user or password is missing or wrong", remedy, status=401,
+            raise RequestRefused("sign-in", "user or password is missing or wrong", _remedy(environ["PATH_INFO"]),
+                                 status=401,
                                  headers={"WWW-Authenticate": 'Basic realm="zeromask", charset="UTF-8"'})  # fmt: skip
 
     def body_limit(self, environ: Mapping[str, Any]) -> int:
@@ -135,3 +141,10 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _remedy(path: str) -> str:
+    """What to do where nobody signed in: it depends on who asks there."""
+    if path == "/webhook":
+        return _SECRET
+    return _SIGN_IN if path == "/metrics" or path.startswith("/status") else _BASIC

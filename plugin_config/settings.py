@@ -124,7 +124,7 @@ class Settings:
     reconcile_s: float = _setting("ZEROMASK_RECONCILE_S", 60.0, "Seconds between two checks of labeling configs and "
                                   "annotations for changes without a webhook.", least=1, most=86400)
     versions: str = _setting("ZEROMASK_VERSIONS", "", "Where learned versions are kept: a folder that all workers see, "
-                             "or an fsspec URL such as `s3://bucket/zeromask` (install `zeromask[s3]`); empty = "
+                             "or an fsspec URL such as `s3://bucket/zeromask` (install the extra `s3`); empty = "
                              "`versions` in the state folder.")
     recipe: str = _setting("ZEROMASK_RECIPE", "quick", "What learns from corrections: `quick`; `lseg`, `sazs` or "
                            "`zegclip` learn beside it from 20 corrected images on (docs/guide/dense.md).")
@@ -184,8 +184,8 @@ class Settings:
         """
         for item in fields(self):
             if item.name in names and not getattr(self, item.name):
-                meaning = f"It is: {item.metadata['meaning']}"
-                raise SettingsError(f"setting {item.metadata['env']}", "is not set", meaning)
+                remedy = f"Set it in this terminal, as where Zeromask runs. It is: {item.metadata['meaning']}"
+                raise SettingsError(f"setting {item.metadata['env']}", "is not set", remedy)
         return self
 
     def require_guarded(self) -> Settings:

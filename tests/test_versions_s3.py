@@ -243,8 +243,8 @@ def test_a_worker_without_s3fs_ends_at_once_and_names_the_extra(tmp_path: Path, 
                           cwd=Path(__file__).parent.parent, check=False)  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f'zeromask worker: {PLACE}: cannot be opened (Install s3fs to access S3). Install it: pip install '
-        '"zeromask[s3]".'
+        f"zeromask worker: {PLACE}: cannot be opened (Install s3fs to access S3). Install the extra s3 from the clone: "
+        'pip install ".[worker,s3]" (docs/guide/deployment.md#install).'
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import resource
 import threading
 import time
@@ -75,7 +76,9 @@ class Server:
         except (OSError, ValueError) as error:
             self.close()
             problem = f"cannot listen on port {settings.port} ({getattr(error, 'strerror', None) or error})"
-            remedy = "Set ZEROMASK_HOST and ZEROMASK_PORT."
+            remedy = "Set ZEROMASK_HOST to an address of this machine, and ZEROMASK_PORT to a port that it may open."
+            if getattr(error, "errno", None) == errno.EADDRINUSE:
+                remedy = "Stop the program that has it, perhaps an earlier Zeromask, or set ZEROMASK_PORT to another."
             raise EnvironmentBroken(f"address {settings.host}", problem, remedy) from error
 
     def run(self, app: WSGIApplication) -> None:

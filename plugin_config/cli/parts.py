@@ -26,5 +26,5 @@ def require_parts(*extras: str) -> None:
             distribution(package)
         except PackageNotFoundError as error:
             problem = "is not installed, and this command needs it"
-            remedy = f"Install zeromask[{extra}], or zeromask[all] for one machine: docs/guide/deployment.md#install."
+            remedy = f"Install the extra {extra!r}, or 'all' for one machine: docs/guide/deployment.md#install."
             raise EnvironmentBroken(f"package {package}", problem, remedy) from error

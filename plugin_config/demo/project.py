@@ -143,7 +143,8 @@ class DemoProject:
                 best, since = done, time.monotonic()
             if time.monotonic() - since > _STALLED_S:
                 problem = f"stored no prediction for {_STALLED_S:.0f} s, {done} of {total} are there"
-                raise EnvironmentBroken("worker", problem, "Look into the logs of worker and backend.")
+                remedy = "See worker.log and backend.log in the folder `logs` of the state folder."
+                raise EnvironmentBroken("worker", problem, remedy)
             time.sleep(0.3)
 
     def predictions(self, version: str) -> list[TaskPredictions]:

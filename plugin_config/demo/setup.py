@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -160,7 +161,7 @@ def run_worker_command(module: str, *arguments: str) -> str:
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         problem = f"ended with status {done.returncode}: {last_line[:300]}"
-        raise EnvironmentBroken(module, problem, "Run it by hand to see more.")
+        raise EnvironmentBroken(module, problem, f"Run it by hand to see more: {shlex.join(command)}")
     return done.stdout
 
 

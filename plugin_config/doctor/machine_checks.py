@@ -25,7 +25,8 @@ from plugin_config.queue.connection import redis_errors
 TRIED = "1.23.2"
 """The release of Label Studio that all tests run on."""
 
-_PACKAGES = ("torch", "open_clip_torch", "label-studio-sdk", "redis", "rq")
+_FOR_MASKS = ("torch", "open_clip_torch")
+_PACKAGES = (*_FOR_MASKS, "redis", "rq")
 _PYTHONS = ((3, 11), (3, 13))
 _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 _SKEW_S = 30.0
@@ -55,9 +56,14 @@ def check_versions(_: Installation) -> Iterator[Finding]:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
-    if missing:
+    if set(missing) - {*_FOR_MASKS}:
         yield wrong(
-            f"not installed here: {', '.join(missing)}", "Run `make environments`, and zeromask from its .venv."
+            f"not installed here: {', '.join(missing)}", "Install Zeromask anew: docs/guide/deployment.md#install."
+        )
+    elif missing:
+        yield warning(
+            f"not installed here: {', '.join(missing)}, without which no mask is drawn",
+            "Run the doctor where a worker is installed, or with --no-mask.",
         )
     told = ", ".join([f"Python {platform.python_version()}", *found])
     present = tuple(map(int, platform.python_version_tuple()[:2]))

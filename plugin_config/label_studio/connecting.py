@@ -180,8 +180,15 @@ def _check_address(label_studio: LabelStudio, project: int, address: str) -> Non
             remedy = "Give the address under which Label Studio reaches the backend: --url http://host:9090."
             raise LabelStudioError(subject, f"Label Studio cannot resolve the host of {address}", remedy, status=500)
         if probe.verdict == "refused":
-            remedy = "Use the token of a user who may change this project."
-            raise LabelStudioError(subject, f"Label Studio refuses {what}: {probe.said}", remedy)
+            raise LabelStudioError(subject, f"Label Studio refuses {what}: {probe.said}", _refused_remedy(probe))
+
+
+def _refused_remedy(probe: Probe) -> str:
+    if probe.status == 400:
+        return "Give an address that it accepts, such as one whose host has a dot: --url http://masks.example.com:9090."
+    if probe.status in (0, 429) or probe.status >= 500:
+        return "Label Studio, or a proxy before it, is in trouble: try again."
+    return "Use the token of a user who may change this project."
 
 
 def _disconnect(

@@ -31,10 +31,12 @@ class Probe:
         verdict: "accepted": nothing but the fields that must be refused stands in the way; "private": the address is
             one that it refuses; "unknown host": it most likely cannot resolve the host; "refused": anything else.
         said: what it answered, for people.
+        status: the HTTP status of a refusal; 0 where it is not Label Studio's own.
     """
 
     verdict: Verdict
     said: str = ""
+    status: int = 0
 
 
 def probe_model(label_studio: LabelStudio, project: int, url: str) -> Probe:
@@ -82,12 +84,12 @@ def _probe(label_studio: LabelStudio, path: str, body: Mapping[str, Any], stored
     except LabelStudioUnreachable:
         raise
     except LabelStudioFailing as error:
-        return Probe("unknown host" if resolves and error.status == 500 else "refused", error.problem)
+        return Probe("unknown host" if resolves and error.status == 500 else "refused", error.problem, error.status)
     except LabelStudioError as error:
         if error.status == 400 and _is_expected(error.problem):
             return Probe("accepted")
         private = error.status == 403 and any(part in error.problem for part in _PRIVATE)
-        return Probe("private" if private else "refused", error.problem)
+        return Probe("private" if private else "refused", error.problem, error.status)
     if isinstance(answer, dict) and type(answer.get("id")) is int:
         label_studio.request("DELETE", stored.format(answer["id"]))
     return Probe("accepted")

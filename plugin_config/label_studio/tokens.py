@@ -95,6 +95,8 @@ def remedy_for(status: int, detail: str) -> str:
     """What to do about a request that is refused for its token."""
     if status == 401 and "legacy token" in detail.lower():
         return f"Legacy tokens are off for this organization, as by default. {LEGACY_REMEDY}"
+    if status == 403:  # the token was accepted
+        return "Use the token of a user who may do this, such as the owner of the project."
     return TOKEN_REMEDY
 
 

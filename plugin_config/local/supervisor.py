@@ -30,6 +30,7 @@ from plugin_config.settings import setting_names
 
 log = logging.getLogger(__name__)
 
+_MEND_AND_START = "Mend what it names, such as memory, disk or rights of the state folder, then start it again."
 _STOP_S = 10.0
 _LONGEST_BACKOFF_S = 10.0
 _MOST_QUOTED = 2000  # characters of a log in an error
@@ -195,7 +196,7 @@ class Supervisor:
             self._spawned[command.name] = time.monotonic()
             self._remember()
         except OSError as error:
-            raise EnvironmentBroken(command.name, f"cannot be started ({error})", "Run it again.") from error
+            raise EnvironmentBroken(command.name, f"cannot be started ({error})", _MEND_AND_START) from error
 
     def _remember(self) -> None:
         rows = []

@@ -152,7 +152,7 @@ def _remedy(error: Exception, folder: str) -> str:
         return _REMEDY
     if isinstance(error, ImportError):
         if scheme in _S3:
-            return 'Install it: pip install "zeromask[s3]".'
+            return 'Install the extra s3 from the clone: pip install ".[worker,s3]" (docs/guide/deployment.md#install).'
         return "Install the package that it names, beside zeromask."
     kind = type(error).__name__
     if isinstance(error, PermissionError) or "Credentials" in kind:

@@ -36,9 +36,9 @@ class Interval:
         """Of one value or more."""
         mean, count = float(np.mean(values)), len(values)
         if count < 2:
-            return cls(round(mean, 4), None, None)
+            return cls(round(mean, 6), None, None)
         half = float(stats.t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / float(np.sqrt(count))
-        return cls(round(mean, 4), round(mean - half, 4), round(mean + half, 4))
+        return cls(round(mean, 6), round(mean - half, 6), round(mean + half, 6))
 
     def __str__(self) -> str:
         """For a table, signed."""
@@ -85,7 +85,7 @@ def summary(seeds: Sequence[SeedFigures]) -> dict[str, Any]:
     areas = {name: [area(one["orders"][name]) for one in seeds] for name in first["orders"]}
     orders = {
         name: {
-            "area": round(float(np.mean(areas[name])), 4),
+            "area": round(float(np.mean(areas[name])), 6),
             "miou": _means(seeds, name, "miou"),
             "promoted": _means(seeds, name, "promoted"),
             "minutes": [round(float(value), 2) for value in np.cumsum(_means(seeds, name, "minutes"))],

@@ -20,7 +20,7 @@ from worker.segmentation.metrics import VOID
 HIDDEN = -3
 """Class of pixels without one that a pseudo-label may be given to; what lies beyond an image is VOID all the same."""
 
-_REMEDY = "Draw a label in at least one picture and accept it."
+_REMEDY = "Submit an annotation with a region of one of the project's labels."
 _PADDING = 127  # of images; their class is VOID there
 
 

@@ -29,7 +29,7 @@ from worker.segmentation.segmenter import Segmenter
 SMALL = "small"
 GENERATED = "generator"
 PRIMITIVES, ALIGNMENT, DISENTANGLING = "primitives", "alignment", "disentangling"
-_REMEDY = "Draw a label in at least one picture and accept it."
+_REMEDY = "Submit an annotation with a region of one of the project's labels."
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
 

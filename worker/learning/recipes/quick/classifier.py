@@ -171,7 +171,9 @@ def fit_classifier(
     sampled = [_sample(share, read, most, generator) for share, read in views]
     raw, offset, shares = (torch.cat(parts) for parts in zip(*sampled, strict=True))
     if not len(raw):
-        raise LearningError("corrections", "all of them is void", "Accept a picture with a label in it.")
+        problem = "have no pixel to learn from: their regions have no present label, or annotators disagree"
+        remedy = "Submit an annotation with a region of one of the project's labels."
+        raise LearningError("corrections", problem, remedy)
     mean = raw.mean(dim=0)
     inputs = raw.sub_(mean)  # in place: these are tens of megabytes
     spread = inputs.square().mean(dim=0).sqrt() + 1e-3

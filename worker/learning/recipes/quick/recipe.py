@@ -68,7 +68,7 @@ _ENCODER, _TOWER, _AFFINITY = "encoder", "tower", "affinity"  # in names of stor
 _AGAIN = "Learn it again."
 _ANOTHER = "Serve another version with `zeromask rollback`; other corrections make a new one."
 _WORDS_ALONE = "the words alone are better than what the networks learn from the corrections"
-_REMEDY = "Draw a label in at least one picture and accept it."
+_REMEDY = "Submit an annotation with a region of one of the project's labels."
 
 
 class _LastImage:
