@@ -244,6 +244,7 @@ def test_it_does_not_start_on_a_port_in_use(redis_url: str, tmp_path: Path) -> N
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "cannot listen on port" in errors
+    assert "Stop the program that has it" in errors
     assert "Traceback" not in errors
 
 

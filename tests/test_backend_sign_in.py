@@ -48,6 +48,19 @@ def test_every_route_but_health_needs_it(running: Backend) -> None:
     assert running.ask("GET", "/health").content["status"] == "UP"
 
 
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("/setup", "model's settings in Label Studio"), ("/webhook", "zeromask connect PROJECT"),
+        ("/status", "Sign in with the"), ("/metrics", "Sign in with the"),
+    ],
+)  # fmt: skip
+def test_who_is_refused_is_told_what_helps_there(running: Backend, path: str, remedy: str) -> None:
+    answer = running.ask("POST" if path in ("/setup", "/webhook") else "GET", path)
+    assert answer.status == 401
+    assert remedy in str(answer.content)
+
+
 def test_label_studio_signs_in(running: Backend) -> None:
     assert running.ask("POST", "/setup", setup_body(), Authorization=GOOD).content == {"model_version": VERSION}
     assert running.ask("POST", "/predict", predict_body(1), Authorization=GOOD).status == 200

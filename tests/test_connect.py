@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from plugin_config.cli.connect import _shown, served_version
-from plugin_config.errors import LabelStudioError
+from plugin_config.errors import LabelStudioError, LabelStudioFailing
 from plugin_config.label_studio.client import LabelStudio, Project
 from plugin_config.label_studio.connecting import connect_model, disconnect_model
 from plugin_config.model_version import Learned, ModelVersion
@@ -107,6 +107,27 @@ def test_what_is_no_address_is_refused_before_label_studio_is_asked(url: str) ->
     with pytest.raises(LabelStudioError, match=r"--url: is not an address.* Write http://host:9090"):
         there.connect(url)
     assert there.changes == []
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (LabelStudioError("POST", "{'url': ['Enter a valid URL.']}", "", status=400), "whose host has a dot"),
+        (LabelStudioError("POST", "No permission", "", status=403), "a user who may change this project"),
+        (LabelStudioFailing("POST", "answered HTTP 502", "", status=502), "is in trouble: try again"),
+    ],
+)
+def test_an_address_that_label_studio_refuses_is_told_with_what_helps(error: LabelStudioError, remedy: str) -> None:
+    there = OneProject([], [])
+
+    def request(method: str, path: str, **_: Any) -> Any:
+        if method == "POST":
+            raise error
+        return []
+
+    there.request = request  # type: ignore[method-assign]
+    with pytest.raises(LabelStudioError, match=remedy):
+        there.connect("http://backend:9090", Settings(model="builtin", allowed_hosts="backend"))
 
 
 @pytest.mark.parametrize(("allowed", "told"), [("", True), ("zeromask.example.com", False)])

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError
 
 from plugin_config.cli.doctor import labels_table, line, summary
 from plugin_config.cli.main import zeromask
-from plugin_config.doctor import checkup, sample
+from plugin_config.doctor import checkup, machine_checks, sample
 from plugin_config.doctor.checkup import INSTALLATION_CHECKS, PROJECT_CHECKS, examine
 from plugin_config.doctor.findings import Finding, LabelRow, first_cause, ok, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject, Installation
@@ -74,6 +75,24 @@ def test_a_full_disk_is_told(free: int, state: str) -> None:
 def test_clocks_that_disagree_are_told(skews: dict[str, float], state: str, part: str) -> None:
     found = clock_finding(skews)
     assert (found.state, part in found.sentence) == (state, True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "state", "remedy"),
+    [(("torch",), "warning", "--no-mask"), (("torch", "rq"), "wrong", "deployment.md#install"), ((), "ok", "")],
+)
+def test_a_part_that_draws_no_mask_is_told_and_not_wrong(
+    missing: tuple[str, ...], state: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version_of(name: str) -> str:
+        if name in missing:
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(machine_checks, "version", version_of)
+    with Installation(environ(tmp_path)) as installation:
+        (found,) = machine_checks.check_versions(installation)
+    assert (found.state, remedy in found.remedy) == (state, True)
 
 
 def test_what_is_wrong_comes_before_what_is_to_be_known() -> None:

@@ -176,7 +176,7 @@ def test_silence_means_try_again(server: Server) -> None:
     [
         pytest.param(400, {"validation_errors": {"title": ["too long"]}}, "too long", id="validation"),
         pytest.param(401, {"detail": "Invalid token."}, "Create a personal access token", id="token"),
-        pytest.param(403, {"detail": "No permission."}, "Create a personal access token", id="permission"),
+        pytest.param(403, {"detail": "No permission."}, "Use the token of a user who may do this", id="permission"),
         pytest.param(404, {"detail": "No Project.", "status_code": 404, "version": "1"}, "No Project.", id="gone"),
         pytest.param(400, ["what"], "HTTP 400", id="list"),
         pytest.param(413, None, "HTTP 413", id="no json"),
