@@ -18,6 +18,7 @@ from worker.learning.gate.splits import (
     halve,
     hold_out_split,
     is_held_out,
+    keys_now,
 )
 from worker.learning.gate.swaps import find_swaps
 from worker.learning.interfaces import UNLABELLED, Example
@@ -42,6 +43,19 @@ def examples(count: int, *labels: int) -> list[Example]:
 
 def keys(found: Sequence[Example]) -> list[str]:
     return [e.key for e in found]
+
+
+def test_an_image_that_gets_a_second_one_beside_it_was_learned_from_all_the_same() -> None:
+    before = [str(number) for number in range(1, 11)]
+    now = [example(f"{task}/{image}/0", 0) for task in range(1, 13) for image in ("image", "other")]
+    seen = keys_now(before, now)
+    assert seen == {f"{task}/{image}/0" for task in before for image in ("image", "other")}, "which one is not known"
+    crossed = [image.example.key for image in evaluation_split(now, [], seen).images]
+    assert {key.partition("/")[0] for key in crossed} == {"11", "12"}
+    alone = examples(13, 0)
+    assert keys_now(seen, alone) == set(before), "and back again"
+    assert keys_now([*before, "99"], alone) == {*before, "99"}, "what is gone is not forgotten"
+    assert keys_now(["1/image/0"], now) == {"1/image/0"}
 
 
 def test_nothing_is_held_out_before_the_stated_number() -> None:

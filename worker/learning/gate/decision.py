@@ -18,6 +18,7 @@ from worker.learning.gate.splits import (
     EvaluationSplit,
     evaluation_split,
     held_out_images,
+    keys_now,
     offered_images,
     other_images,
 )
@@ -58,7 +59,7 @@ def judge(
         served: what is served now; None = the zero-shot model.
         words: the texts of each class of the project now.
         segmenter: the frozen model.
-        seen: keys of the examples that `served` was trained on.
+        seen: keys of the examples that `served` was trained on, as they were then.
         candidate: trained on `train` already, with generated examples too where it has them, and the better is kept;
             then nothing is fitted and only `hold_out` evaluates.
         offered: whether the candidate was trained elsewhere, on none of the examples: then those of `train` evaluate
@@ -70,6 +71,7 @@ def judge(
     if candidate is not None and not hold_out and not offered:
         raise ValueError("a candidate that is fitted already can only be judged on held-out examples, got none")
     train, hold_out = ([with_words(example, words) for example in part] for part in (train, hold_out))
+    seen = keys_now(seen, [*train, *hold_out])
     corrected = {label for example in train for label in drawn_classes(example.truth)}
     if not corrected:
         return keep(served, "no correction shows a label yet")
@@ -85,7 +87,7 @@ def judge(
         split = EvaluationSplit(tuple(images), ())
     try:
         suspicion, swapped = suspect_swaps(
-            evaluator, None if candidate else recipe, train, hold_out, served, set(seen), names
+            evaluator, None if candidate else recipe, train, hold_out, served, seen, names
         )
         if suspicion:
             return keep(served, suspicion, {"swapped": swapped})
@@ -96,7 +98,7 @@ def judge(
         fits = [candidate] if candidate is not None else _fit(recipe, train, split, words, segmenter)
         keys = () if offered else tuple(example.key for example in train)
         against = partial(
-            Baselines, images=split.images, served=served, seen=set(seen), names=[*names, "background"],
+            Baselines, images=split.images, served=served, seen=seen, names=[*names, "background"],
             expected=_expected(fits[0].plain, keys, hold_out, served, seen),
             alone=candidate is None and len(train) == 1,
         )  # fmt: skip
@@ -113,7 +115,7 @@ def _expected(
     """What a successor of the served adapter is expected to gain; None of an adapter that is not one."""
     if type(served) is not type(trained) or not _learns_more(keys, hold_out, seen):
         return None
-    return expected_gain(len(keys), len(set(seen)))
+    return expected_gain(len(keys), len(seen))
 
 
 def _learns_more(keys: Collection[str], hold_out: Sequence[Example], seen: Collection[str]) -> bool:
@@ -122,8 +124,8 @@ def _learns_more(keys: Collection[str], hold_out: Sequence[Example], seen: Colle
     What is held out by now does not count: where another recipe learns beside, the twentieth correction takes a fifth
     of what an earlier adapter was trained on away.
     """
-    left = set(seen) - {example.key for example in hold_out}
-    return bool(left) and left < set(keys) and len(keys) > len(seen)
+    left = frozenset(seen) - {example.key for example in hold_out}
+    return bool(left) and left < frozenset(keys) and len(keys) > len(seen)
 
 
 def _fit(

@@ -92,6 +92,27 @@ def _task_of(key: str) -> str:
     return key.partition("/")[0]
 
 
+def keys_now(seen: Collection[str], examples: Iterable[Example]) -> frozenset[str]:
+    """The keys of images that were learned from, as they are now: that of an image changes when its task gets a second
+    one, because the labeling config did, and changes back when it is the only one again. Which of several it was is not
+    known, so all count.
+
+    Args:
+        seen: keys as they were when it was learned from them.
+        examples: all there are now.
+    """
+    keys = {example.key for example in examples}
+    of_task: dict[str, set[str]] = {}
+    for key in keys:
+        of_task.setdefault(_task_of(key), set()).add(key)
+    found = set[str]()
+    for key in seen:
+        present = of_task.get(_task_of(key), set())
+        changed = {other for other in present if ("/" in other) != ("/" in key)}
+        found |= changed or {key}
+    return frozenset(found)
+
+
 def held_out_images(hold_out: Sequence[Example], seen: Collection[str] = ()) -> list[EvaluationImage]:
     """Held-out images that the served adapter was not trained on either."""
     unseen = _by_hash(example for example in hold_out if example.key not in seen)
