@@ -19,7 +19,7 @@ from plugin_config.queue.order import HEAD_BELOW
 from tests import order_load
 from tests.house import TOKEN, House, tasks
 from tests.order_project import CONFIG, OrderedProject
-from worker.service import ordering
+from worker.service import order_writing, ordering
 from worker.service.sampling import VIEW_TITLE
 
 COUNT = 8
@@ -29,7 +29,7 @@ SCORES = (0.9, 0.2, 0.7, 0.4, 0.8, 0.3, 0.6, 0.5)
 @pytest.fixture
 def ordered(house: House, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OrderedProject:
     """A project of eight tasks, all predicted and none ordered yet; its predictions are shown."""
-    monkeypatch.setattr(ordering, "WRITING_S", 600.0)  # on a busy machine three seconds are not enough for eight scores
+    monkeypatch.setattr(order_writing, "WRITING_S", 600.0)  # three seconds are not enough on a busy machine
     api = house.label_studio
     project = int(api.request("POST", "/api/projects/", json={"title": "in order", "label_config": CONFIG})["id"])
     rows = [{"data": {"image": f"http://localhost/{number}.png"}} for number in range(COUNT)]
@@ -203,7 +203,7 @@ def test_thousands_of_tasks_are_ordered_with_few_requests(
 ) -> None:
     """`python -m tests.order_load` does the same with 100,000."""
     monkeypatch.setattr(ordering, "HEAD", 12)
-    monkeypatch.setattr(ordering, "WRITING_S", 600.0)
+    monkeypatch.setattr(order_writing, "WRITING_S", 600.0)
     database = house.settings.state_path / "label-studio" / order_load.DATABASE
     with closing(order_load.CountedLabelStudio(house.label_studio.url, TOKEN)) as api:
         made = order_load.load(api, redis, tmp_path, database, tasks=3000, corrected=700)

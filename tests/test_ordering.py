@@ -38,7 +38,7 @@ from worker.learning.acceptance import Calibration, PlattMap
 from worker.learning.selection.candidates import Candidate
 from worker.segmentation.encoders.encoder import Encoder
 from worker.segmentation.segmenter import Segmentation, Segmenter
-from worker.service import ordering, stages
+from worker.service import order_writing, ordering, stages
 from worker.service.image_records import describe_image, make_record, read_candidate
 from worker.service.ordering import HEAD, keep_order
 from worker.service.places import place_scores
@@ -641,8 +641,8 @@ def test_a_slow_label_studio_gets_the_front_of_the_order_first_and_the_rest_late
     ordered: OrderedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]  # this machine's own time would be over before the first one where it is busy
-    monkeypatch.setattr("worker.service.ordering.time.monotonic", lambda: now[0])
-    monkeypatch.setattr(ordering, "WRITING_S", 0.05)
+    monkeypatch.setattr("worker.service.order_writing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(order_writing, "WRITING_S", 0.05)
     studio = ordered.label_studio
 
     def takes_time(method: str, path: str) -> None:

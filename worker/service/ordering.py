@@ -10,26 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 from plugin_config.errors import (
     LabelStudioError,
     LabelStudioFailing,
     LabelStudioUnreachable,
-    LearningError,
     QueueUnavailable,
-    VersionsUnavailable,
 )
-from plugin_config.label_studio.next_task import DEFAULT_SAMPLING, count_seen, seen_tasks, set_score
-from plugin_config.queue.order import HEAD_BELOW, ImageRecord, Place, SeenMark
-from worker.learning.selection.candidates import Candidate, Choice, Vector
+from plugin_config.label_studio.next_task import DEFAULT_SAMPLING
+from plugin_config.queue.order import HEAD_BELOW
 from worker.learning.selection.choosing import next_images
 from worker.service.context import WorkerContext
-from worker.service.image_records import make_record, read_candidate, read_vector
-from worker.service.places import place_scores
+from worker.service.image_records import make_record
+from worker.service.order_images import ProjectImages, corrected_counts, encoder_mark, read_images, read_seen
+from worker.service.order_writing import forget_lost, place_tasks
 from worker.service.plan import Plan
 from worker.service.sampling import give_sampling_back, keep_view, left_alone
 from worker.service.turns import DrawnTask
@@ -42,44 +38,12 @@ HEAD = 100
 _PAUSE_S = 10.0  # between two orders of a project: those who annotate use the same Label Studio
 _REST_S = 300.0  # likewise, while predictions come and nobody corrects: each of them would be a reason to order again
 _COMING_S = 15.0  # until the next look while predictions come: the last of them may be a reason to order again
-WRITING_S = 3.0
-"""Seconds after which no further score is changed in one go. Label Studio takes 0.05 to 0.5 s for each; what is nearest
-to the front is changed first, and the next call does the rest."""
-
 _HOLD_LEASES = 3  # the heartbeat renews the hold; that of a dead worker ends after three times ZEROMASK_LEASE_S
 _OFF = "the order of tasks is left alone: ZEROMASK_ORDER is off"
 _CONTROL = "the order of tasks is left alone: tasks without a prediction would come last (ZEROMASK_CONTROL_SHARE)"
 _CONTROL_LAST = (
     f"tasks of the control arm come last: set the project's sampling to {DEFAULT_SAMPLING!r} (ZEROMASK_CONTROL_SHARE)"
 )
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What is known of a project's images.
-
-    Attributes:
-        candidates: open ones with a prediction of the present version.
-        corrected: vectors of those that are corrected; None = not known.
-        placed: ids of the open tasks whose prediction of the present version has a place in Label Studio now.
-        waiting: ids of the open tasks whose prediction is of an older version: most are predicted again soon.
-    """
-
-    candidates: list[Candidate]
-    corrected: list[Vector | None]
-    placed: frozenset[int]
-    waiting: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class _Written:
-    """How many scores were changed, how many predictions turned out to be gone, and how many scores are left to be
-    changed the next time.
-    """
-
-    changed: int
-    gone: int
-    left: int
 
 
 def keep_order(context: WorkerContext, plan: Plan) -> None:
@@ -140,7 +104,7 @@ def record_stored(context: WorkerContext, drawn: DrawnTask, *, prediction: int, 
     project, ref = drawn.leased.project, drawn.leased.ref
     record = make_record(
         drawn.images, version=drawn.leased.plan.version, prediction=prediction, score=drawn.score, shown=shown,
-        encoder=_encoder(context),
+        encoder=encoder_mark(context),
     )  # fmt: skip
     try:
         context.order.put(project, ref.task, record)
@@ -168,8 +132,8 @@ def _order_alone(context: WorkerContext, plan: Plan) -> str | None:
 def _set_order(context: WorkerContext, plan: Plan) -> bool:
     """Returns whether there was anything to do."""
     order, project = context.order, plan.project.id
-    corrected, skipped, mark = _read_seen(context, project)
-    counts = _corrected_counts(context, plan)
+    corrected, skipped, mark = read_seen(context, project)
+    counts = corrected_counts(context, plan)
     corrections = _digest([plan.version, mark.tasks, mark.latest, counts, plan.calibration.to_json()])
     basis = _digest([corrections, order.written(project)])
     if basis == order.basis(project):
@@ -180,10 +144,10 @@ def _set_order(context: WorkerContext, plan: Plan) -> bool:
         context.hints.refresh_later(project, after_s=_COMING_S)
         if order.resting(project, rest_s=_REST_S) == corrections:
             return False
-    images = _read_images(context, plan, corrected, skipped)
+    images = read_images(context, plan, corrected, skipped)
     choices = next_images(images.candidates, images.corrected, counts, count=HEAD, seed=project)
-    lost = _forget_lost(context, plan, choices, images.waiting)
-    written = _place(context, project, [one for one in choices if int(one.key) not in lost], images)
+    lost = forget_lost(context, plan, choices, images.waiting)
+    written = place_tasks(context, project, [one for one in choices if int(one.key) not in lost], images, most=2 * HEAD)
     gone = written.gone + len(lost)
     if gone or written.left:  # others take their places the next time, or the rest is written
         context.hints.refresh_later(project, after_s=_PAUSE_S)
@@ -194,108 +158,6 @@ def _set_order(context: WorkerContext, plan: Plan) -> bool:
     log.info("project %d: %d of %d open images are next, %d scores changed, %d wait, %d predictions are gone", project,
              len(choices), len(images.candidates), written.changed, written.left, gone)  # fmt: skip
     return True
-
-
-def _forget_lost(
-    context: WorkerContext, plan: Plan, choices: Sequence[Choice], waiting: Collection[int]
-) -> set[int]:
-    """Forget those of the chosen tasks, and of those that wait at their places, that were deleted or whose prediction
-    was; returns their ids. A score that stays is no request that would tell.
-    """
-    order, project = context.order, plan.project.id
-    placed = set(order.places(project)).intersection(waiting)
-    records = order.some_records(project, {*placed, *(int(choice.key) for choice in choices)})
-    found = context.label_studio.tasks(project, sorted(records), data=False)
-    versions = {task.id: task.versions for task in found}
-    lost = [
-        task for task, record in records.items()
-        if versions.get(task, frozenset()).isdisjoint((record.version, plan.version))
-    ]  # fmt: skip
-    return {task for task in lost if order.forget_prediction(project, task, records[task].prediction)}
-
-
-def _read_seen(context: WorkerContext, project: int) -> tuple[frozenset[int], frozenset[int], SeenMark]:
-    """The tasks that are annotated and those that were only skipped. Of a large project only what changed is read."""
-    order, label_studio = context.order, context.label_studio
-    before, mark = order.seen_mark(project), SeenMark(*count_seen(label_studio, project))
-    corrected, skipped = order.seen(project)
-    if mark == before and len(corrected) + len(skipped) == mark.tasks:
-        return corrected, skipped, mark
-    changed = list(seen_tasks(label_studio, project, since=before.latest)) if before.latest else []
-    fresh = {task.id for task in changed}
-    corrected = corrected - fresh | {task.id for task in changed if task.annotated}
-    skipped = skipped - fresh | {task.id for task in changed if not task.annotated}
-    if len(corrected) + len(skipped) != mark.tasks:  # the first time, or some are no longer annotated
-        rows = list(seen_tasks(label_studio, project))
-        corrected = frozenset(task.id for task in rows if task.annotated)
-        skipped = frozenset(task.id for task in rows if not task.annotated)
-    order.set_seen(project, corrected, skipped, mark)
-    return corrected, skipped, mark
-
-
-def _corrected_counts(context: WorkerContext, plan: Plan) -> dict[str, int]:
-    """Label key -> regions that annotators kept or drew, as the learner found them last; of the present labels, and of
-    all where tasks bring labels along.
-    """
-    counts = {label.key: 0 for label in plan.vocabulary.labels}
-    try:
-        attempt = context.adapters.folder(plan.project).pointer().attempt
-    except (LearningError, VersionsUnavailable) as error:  # told where it is served from
-        log.warning("project %d: the order knows no corrections. %s", plan.project.id, error)
-        return counts
-    for label, found in (attempt.outcomes if attempt else {}).items():
-        if label in counts or plan.vocabulary.asked:
-            counts[label] = found["accepted"] + found["changed"] + found["added"]
-    return counts
-
-
-def _read_images(
-    context: WorkerContext, plan: Plan, corrected: Collection[int], skipped: Collection[int]
-) -> _Images:
-    """Those that somebody skipped are no candidates: Label Studio does not hand them out to that person again."""
-    encoder = _encoder(context)
-    candidates: dict[int, Candidate] = {}
-    vectors: dict[int, Vector | None] = dict.fromkeys(corrected)
-    placed, waiting = set(), set()
-    for task, record in context.order.records(plan.project.id):
-        if task in vectors:
-            vectors[task] = read_vector(record, encoder)
-            continue
-        if record.version != plan.version:
-            waiting.add(task)
-            continue
-        if record.shown < HEAD_BELOW:
-            placed.add(task)
-        if task not in skipped:
-            candidates[task] = read_candidate(task, record, encoder, plan.calibration)
-    return _Images(
-        list(candidates.values()), list(vectors.values()), frozenset(placed), frozenset(waiting - set(skipped))
-    )
-
-
-def _place(context: WorkerContext, project: int, choices: Iterable[Choice], images: _Images) -> _Written:
-    """Give the chosen tasks their places and the others their own scores back, until WRITING_S are over. Tasks that
-    wait for a prediction of the present version keep their places.
-    """
-    order = context.order
-    reasons = {int(choice.key): choice.reason for choice in choices}
-    records = order.some_records(project, {*reasons, *images.placed})
-    head = [task for task in reasons if task in records]
-    scores = place_scores(head, {task: records[task].shown for task in head})
-    places = {task: place for task, place in order.places(project).items() if task in images.waiting}
-    places |= {task: Place(0, scores[task], reasons[task]) for task in head}
-    in_order = sorted(places, key=lambda task: places[task].score)[: 2 * HEAD]
-    # First: what is stored from now on gets its place at once.
-    order.set_places(project, {task: replace(places[task], rank=rank) for rank, task in enumerate(in_order)})
-    own = {task: max(records[task].score, HEAD_BELOW) for task in records if task not in scores}
-    wanted = {task: score for task, score in {**own, **scores}.items() if score != records[task].shown}
-    front_first = sorted(wanted, key=lambda task: min(wanted[task], records[task].shown))
-    until, stored = time.monotonic() + WRITING_S, list[bool]()
-    for task in front_first:
-        if time.monotonic() > until:
-            break
-        stored.append(_show_score(context, project, task, records[task], wanted[task]))
-    return _Written(stored.count(True), stored.count(False), len(wanted) - len(stored))
 
 
 def _give_back(context: WorkerContext, plan: Plan, off: str) -> str:
@@ -318,22 +180,10 @@ def _take_back(context: WorkerContext, project: int) -> None:
     order.set_basis(project, "")
     placed = {task for task, record in order.records(project) if record.shown < HEAD_BELOW}
     if placed:
-        corrected, _, _ = _read_seen(context, project)
+        corrected, _, _ = read_seen(context, project)
         placed -= corrected
-    if not _place(context, project, (), _Images([], [], frozenset(placed))).left:
+    if not place_tasks(context, project, (), ProjectImages([], [], frozenset(placed)), most=2 * HEAD).left:
         order.set_basis(project, basis)
-
-
-def _show_score(context: WorkerContext, project: int, task: int, record: ImageRecord, score: float) -> bool:
-    """Change the score of a task's prediction; False where somebody deleted the prediction, and no newer one came."""
-    try:
-        set_score(context.label_studio, record.prediction, score)
-    except LabelStudioError as error:
-        if error.status != 404:
-            raise
-        return not context.order.forget_prediction(project, task, record.prediction)
-    context.order.set_shown(project, task, replace(record, shown=score))
-    return True
 
 
 def _tell(context: WorkerContext, project: int, remark: str) -> None:
@@ -346,7 +196,3 @@ def _tell(context: WorkerContext, project: int, remark: str) -> None:
 
 def _digest(made_from: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _encoder(context: WorkerContext) -> str:
-    return context.segmenter.encoder.fingerprint[:8]
