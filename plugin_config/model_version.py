@@ -151,8 +151,14 @@ def model_slug(model: str) -> str:
     name = model.removeprefix("local-dir:")
     if "/" in name and name[:1] in "/.~":  # a path: its last part is the name, the rest keeps equal names apart
         stem = re.sub(r"\.(pt|bin|safetensors)$", "", name.rstrip("/").rsplit("/", 1)[-1])
-        name = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+        name = f"{stem}-{_six_digits(name)}"
+    elif not name.isascii():  # what is dropped of it keeps equal names apart
+        name = f"{name}-{_six_digits(name)}"
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+
+
+def _six_digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def adapter_name(number: int, sha256: str) -> str:

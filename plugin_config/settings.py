@@ -220,7 +220,8 @@ class Settings:
     @property
     def backend_url(self) -> str:
         """Where this machine reaches the backend."""
-        host = _UNSPECIFIED_HOSTS.get(self.host, self.host)
+        given = self.host.strip("[]")
+        host = _UNSPECIFIED_HOSTS.get(given, given)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property

@@ -101,6 +101,17 @@ def test_where_nothing_is_connected_that_is_told() -> None:
     assert there.changes == []
 
 
+@pytest.mark.parametrize("url", ["", HERE])
+def test_a_webhook_that_is_left_where_the_model_was_deleted_is_deleted_too(url: str) -> None:
+    """Else the next annotation brings the project back."""
+    hooks = [hook(1, active=True), {**hook(2, active=True), "url": "http://others:9090/webhook"},
+             {**hook(3, active=True), "url": f"{HERE}/other"}]  # fmt: skip
+    there = OneProject([], hooks)
+    told = disconnect_model(cast("LabelStudio", there), 7, BUILTIN, url=url)
+    assert told == ["No model of this backend is connected.", "Its webhook, which was left, is deleted."]
+    assert there.changes == [("DELETE", "/api/webhooks/1/", None)]
+
+
 @pytest.mark.parametrize("url", ["localhost:9090", "ftp://host", "http://", "http://a b"])
 def test_what_is_no_address_is_refused_before_label_studio_is_asked(url: str) -> None:
     there = OneProject([], [])

@@ -46,6 +46,13 @@ def test_a_version_begins_with_what_people_look_for(model: str, begins: str) -> 
     assert "models" not in version
 
 
+def test_names_of_folders_in_other_letters_are_told_apart() -> None:
+    names = ["модель", "модель-2", "кошки-2", "gatos-ñ"]
+    versions = [str(ModelVersion.of(Settings(model=f"local-dir:{name}"), CATS)) for name in names]
+    assert len(set(versions)) == len(names)
+    assert all(ModelVersion.parse(version) is not None and version[0].isalnum() for version in versions), versions
+
+
 def test_what_was_learned_and_when_is_in_the_tab_of_the_editor() -> None:
     learned = Learned(FIGURE, "2026-11-29")
     version = ModelVersion.of(Settings(model=B16), CATS, adapter="a7-0f3b21", learned=learned)

@@ -188,7 +188,7 @@ def test_the_commands_list_and_roll_back(house: LearningHouse, redis_url: str) -
     assert house.served == name
 
 
-def test_versions_of_another_machine_are_not_moved(house: LearningHouse) -> None:
+def test_versions_of_another_machine_are_neither_moved_nor_listed(house: LearningHouse, redis_url: str) -> None:
     """A folder of the same name holds what was served there some time ago."""
     served, ahead = ServedAdapters(house.redis), replace(copy_of(house), serial=copy_of(house).serial + 1)
     served.write(PROJECT, ahead)
@@ -196,6 +196,8 @@ def test_versions_of_another_machine_are_not_moved(house: LearningHouse) -> None
         roll_back(house.redis, PROJECT, "builtin")
     assert house.served != ZEROSHOT
     assert copy_of(house) == ahead
+    listed = CliRunner(env={"REDIS_URL": redis_url, "MODEL": "builtin"}).invoke(zeromask, ["versions", str(PROJECT)])
+    assert listed.exit_code == 2 and "as seen from here" in listed.stderr, "not as if nothing had been learned"
 
 
 @pytest.fixture

@@ -190,3 +190,12 @@ def test_the_engine_changes_with_what_changes_the_masks_and_with_nothing_else() 
     engines = {Settings(**one).engine for one in changed}
     assert len(engines) == len(changed)
     assert all(re.fullmatch("[0-9a-f]{4}", engine) for engine in engines)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("[::1]", "http://[::1]:9090"), ("::", "http://[::1]:9090"), ("[::]", "http://[::1]:9090"),
+     ("0.0.0.0", "http://127.0.0.1:9090"), ("masks.example.com", "http://masks.example.com:9090")],
+)  # fmt: skip
+def test_the_backend_is_reached_at_an_address_whatever_host_it_listens_on(host: str, url: str) -> None:
+    assert Settings(host=host).backend_url == url

@@ -246,3 +246,15 @@ def test_kill_9_at_twenty_moments_leaves_a_whole_version_served(tmp_path: Path) 
     assert len(folder.names()) <= KEPT + 1
     assert not list(tmp_path.rglob("*.aside")), "what the killed left is gone"
     assert json.loads((tmp_path / OWNER.folder / "served.json").read_text())["serial"] == serials[-1]
+
+
+def test_an_offer_that_is_being_written_while_a_version_is_promoted_is_left_alone(tmp_path: Path) -> None:
+    folder = VersionFolder(str(tmp_path), OWNER)
+    add(folder, 1)
+    place = tmp_path / OWNER.folder
+    (place / "offer-0123456789ab").mkdir()
+    writing, killed = place / "offer-0123456789ab" / "adapter.safetensors.x.aside", place / "served.json.x.aside"
+    writing.write_bytes(b"half")
+    killed.write_bytes(b"half")
+    folder.prune(set())
+    assert (writing.exists(), killed.exists()) == (True, False)

@@ -30,6 +30,7 @@ def versions(project: int, *, for_programs: bool) -> None:
     with connect_briefly(settings) as redis:
         copy = find_copy(redis, project, settings.model)
         folder = VersionFolder(copy.place, copy.owner)
+        copy.check_place(folder.pointer())
         if for_programs:
             click.echo(json.dumps(as_json(folder, copy.trouble)))
         else:

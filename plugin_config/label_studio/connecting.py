@@ -141,17 +141,27 @@ def disconnect_model(label_studio: LabelStudio, project: int, settings: Settings
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses.
     """
-    found = models(label_studio, project)
-    ours = _ours(found, settings, _checked(url))
+    found, url = models(label_studio, project), _checked(url)
+    ours = _ours(found, settings, url)
     told = [_remove(label_studio, project, model) for model in ours]
     if not ours:
         told.append("No model of this backend is connected.")
+        left = [hook for hook in webhooks(label_studio, project) if _leads_back(hook.url, settings, url)]
+        for hook in left:  # else the next annotation would bring the project back
+            label_studio.request("DELETE", f"/api/webhooks/{hook.id}/")
+        told += ["Its webhook, which was left, is deleted."] * bool(left)
     others = ", ".join(shown(model.url) for model in found if model not in ours)
     return [*told, f"Still connected: {others}. If that is this backend, give it with --url."] if others else told
 
 
 def _ours(found: Sequence[ConnectedModel], settings: Settings, url: str) -> list[ConnectedModel]:
     return [model for model in found if (model.url.rstrip("/") == url if url else leads_here(model.url, settings))]
+
+
+def _leads_back(hook: str, settings: Settings, url: str) -> bool:
+    """Whether a webhook's address is that of this backend, or of the connection at `url`."""
+    address = hook.removesuffix("/webhook")
+    return address != hook and (address == url if url else leads_here(address, settings))
 
 
 def _checked(url: str) -> str:

@@ -325,7 +325,7 @@ class VersionFolder:
         for name in spare:
             self._storage.delete(f"{name}/{_MANIFEST}")  # first: without it the rest is no version
             self._storage.delete_folder(name)
-        self._storage.delete_leftovers()
+        self._storage.delete_leftovers(but=_OFFER)  # somebody may be writing one now; the next offer deletes it
         return spare
 
 

@@ -99,12 +99,13 @@ class Storage:
         with _unavailable(self.address(name), "cannot be deleted"), suppress(FileNotFoundError):
             self._files.rm(self._at(name), recursive=True)
 
-    def delete_leftovers(self) -> None:
-        """Delete unfinished files of writers that were killed."""
+    def delete_leftovers(self, *, but: str) -> None:
+        """Delete unfinished files of writers that were killed, except in folders whose name begins with `but`."""
         if self._local:
             for left in Path(self._path).rglob(f"*{ASIDE}"):
-                with suppress(OSError):
-                    left.unlink()
+                if not left.parent.name.startswith(but):
+                    with suppress(OSError):
+                        left.unlink()
 
     def _cat(self, path: str, end: int | None) -> bytes:
         try:
