@@ -14,7 +14,7 @@ from tests.dense_world import output_of, squares
 from worker.learning.recipes.dense.edges import edge_target
 from worker.learning.recipes.dense.inverse_form import TILE, InverseForm, Regressor, drawn_pairs, train_regressor
 from worker.learning.recipes.dense.lseg import cross_entropy, lseg_loss
-from worker.learning.recipes.dense.networks import EDGES, DenseOutput
+from worker.learning.recipes.dense.networks import EDGES, DenseOutput, correlate
 from worker.learning.recipes.dense.sazs import SazsLoss, balanced_bce, edge_attention
 from worker.segmentation.metrics import VOID
 
@@ -158,3 +158,15 @@ def test_a_regressor_that_is_trained_gets_better() -> None:
     assert np.isfinite(error)
     fresh = F.smooth_l1_loss(Regressor()(pairs), moves, beta=0.1)
     assert float(F.smooth_l1_loss(regressor(pairs), moves, beta=0.1)) < float(fresh)
+
+
+@pytest.mark.parametrize("loss", [lseg_loss, SazsLoss(attention_from=-9.0)], ids=["lseg", "sazs"])
+def test_a_loss_at_low_precision_is_computed_in_full(loss: object) -> None:
+    """The network runs under autocast, and the loss outside of it."""
+    embedding, labels, truth = drawn(1, 8, *GRID), drawn(3, 8, seed=1), squares(SIZE)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, edges = correlate(embedding, labels), drawn(1, 1, *GRID, seed=2)
+    assert logits.dtype == torch.float32
+    for held in (logits, logits.bfloat16()):  # as blocks of convolutions give them
+        total = loss(output_of(held, **{EDGES: edges}), truth)["total"]  # type: ignore[operator]
+        assert total.dtype == torch.float32 and bool(total.isfinite())

@@ -97,6 +97,7 @@ def run_round(house: House, redis: Redis, redis_url: str, project: int, place: P
     settings = replace(house.settings, redis_url=redis_url, versions=str(place))
     context = WorkerContext(settings, redis, learner=True)
     try:
+        assert context.hints.admit(project)  # as the backend does when somebody presses the button
         context.learning.request_now(project)
         Learner(context).learn(LearnProject(project=project))
         attempt = context.adapters.folder(context.label_studio.project(project)).pointer().attempt

@@ -123,6 +123,13 @@ def test_an_embedding_is_the_same_to_the_last_bit_in_any_company(encoder: Counti
     assert torch.equal(alone, after)
 
 
+def test_a_vocabulary_without_labels_has_the_background_alone(encoder: CountingEncoder) -> None:
+    """As of a project that only asks about the image as a whole."""
+    alone = TextEncoder(encoder).with_background(())
+    assert int(alone.owner.max()) == 0
+    assert alone.count == 1 and len(alone.embeddings) > 10, "the negatives, all of them"
+
+
 def test_a_label_more_costs_one_encoding_of_its_templates(encoder: CountingEncoder) -> None:
     texts = TextEncoder(encoder)
     texts.with_background(FOLK)

@@ -175,11 +175,12 @@ class TextEncoder:
         if not candidates:
             return []
         # All candidates are embedded, so that their mean does not depend on the labels.
-        unrelated = unrelated_negatives(self._embed(candidates), self._embed(texts)).tolist()
+        vectors = self._embed(candidates)
+        unrelated = unrelated_negatives(vectors, self._embed(texts) if texts else vectors[:0]).tolist()
         return [word for word, free in zip(candidates, unrelated, strict=True) if free and not head_words(word) & taken]
 
     def _embed(self, texts: Sequence[str]) -> Tensor:
-        """(n, D) float32 of unit length, from the caches or encoded now."""
+        """(n, D) float32 of unit length of one text or more, from the caches or encoded now."""
         with self._lock:
             found = self._cached(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in found]

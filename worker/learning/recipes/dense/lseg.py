@@ -78,6 +78,7 @@ def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
         logits: (B, T, h, w) float32; brought to the grid of the truth.
         truth: (B, H, W) int64: a row of the label vectors, or VOID.
     """
+    logits = logits.float()  # blocks under autocast give low precision
     if logits.shape[-2:] != truth.shape[-2:]:
         logits = F.interpolate(logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(logits, truth, ignore_index=VOID, reduction="sum")

@@ -122,4 +122,4 @@ def correlate(embedding: Tensor, labels: Tensor) -> Tensor:
     """Cosines of pixels (B, D, h, w) and labels (T, D) over the temperature: (B, T, h, w) float32."""
     pixels = F.normalize(for_autograd(embedding).float(), dim=1)
     words = F.normalize(for_autograd(labels).to(pixels), dim=1)
-    return torch.einsum("bdhw,td->bthw", pixels, words) / TEMPERATURE
+    return torch.einsum("bdhw,td->bthw", pixels, words).float() / TEMPERATURE  # under autocast it is of low precision

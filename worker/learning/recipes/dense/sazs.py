@@ -98,7 +98,7 @@ def edge_attention(logits: Tensor, edges: Tensor, target: EdgeTarget, threshold:
     near = (edges.detach()[:, 0] > threshold) & (target.classes != VOID)
     if not bool(near.any()):
         return logits.sum() * 0
-    classes = target.classes[near]
+    classes, logits = target.classes[near], logits.float()  # blocks under autocast give low precision
     if logits.shape[-2:] != edges.shape[-2:]:
         logits = F.interpolate(logits, size=edges.shape[-2:], mode="bilinear", align_corners=False)
     shares = torch.bincount(classes, minlength=logits.shape[1]) / len(classes)
