@@ -281,5 +281,5 @@ def run(venv: Path, *arguments: str, **environ: str) -> subprocess.CompletedProc
 def test_what_is_installed_here_is_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     require_parts("backend", "worker", "all")
     monkeypatch.setattr("plugin_config.cli.parts._REPRESENTATIVE", {"worker": "a-package-that-is-nowhere"})
-    with pytest.raises(EnvironmentBroken, match=r"Install zeromask\[worker\]"):
+    with pytest.raises(EnvironmentBroken, match=r"Install the extra .worker."):
         require_parts("worker")
