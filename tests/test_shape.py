@@ -98,6 +98,21 @@ def test_fine_posteriors_get_the_guided_step_alone() -> None:
     assert ((confidence > 0) & (confidence <= 1)).all()
 
 
+@pytest.mark.parametrize("method", [FINE, POSTERIORS], ids=["fine", "posteriors"])
+@pytest.mark.parametrize("together", [False, True], ids=["twelve classes", "the others together"])
+def test_what_classes_without_a_pixel_take_goes_to_no_single_class(method: Method, together: bool) -> None:
+    """Twelve classes of 5 % each, nowhere plausible: the last of the plausible ones does not get their 60 %."""
+    image, truth = scene()
+    shares = (coarse_of(truth, 3, 4)[[1, 2, 0]] / 10).clamp_min(1e-3)
+    three = shares / shares.sum(dim=0)  # disc, pole, grey: grey comes last, as the background does
+    faint = torch.full((1, *three.shape[1:]), 0.6) if together else torch.full((12, *three.shape[1:]), 0.05)
+    many = torch.cat([faint, 0.4 * three]).log()
+    found, confidence = pixel_classes(many, (112, 144), image, method=method, without=0 if together else None)
+    alone, _ = pixel_classes(three.log(), (112, 144), image, method=method)
+    assert (found - len(faint) == alone).mean() > 0.99
+    assert ((confidence > 0.3) & (confidence <= 1)).all()
+
+
 def test_one_class_comes_back_upsampled() -> None:
     coarse = torch.randn(1, 4, 6, generator=seeded(2))
     plain = F.interpolate(coarse[None], size=(33, 50), mode="bilinear", align_corners=False)[0]
@@ -265,7 +280,8 @@ def test_posteriors_that_are_shares_are_refined_as_shares() -> None:
     assert mean_iou(confusion(truth, kept, 3)) > 0.95
     more = torch.cat([trained, trained[:1]])  # a class that only takes its share
     assert len(read_posteriors(more, 3).shares) == 3
-    torch.testing.assert_close(read_posteriors(more, 3).shares, more.softmax(dim=0)[:3])
+    rest = more.softmax(dim=0)[3] / 3
+    torch.testing.assert_close(read_posteriors(more, 3).shares, more.softmax(dim=0)[:3] + rest)
 
 
 def test_trust_does_not_depend_on_the_scale_of_the_logits() -> None:

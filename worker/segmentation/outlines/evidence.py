@@ -40,8 +40,7 @@ class Evidence:
         """Keep some of the classes, (n,) int64; what the others had is divided evenly among them."""
         if len(classes) == len(self.shares):
             return self
-        kept = self.shares[classes]
-        return replace(self, shares=kept + (1 - kept.sum(dim=0)) / len(kept), valid=None)
+        return replace(self, shares=spread_rest(self.shares[classes]), valid=None)
 
     def valid_shares(self) -> Tensor:
         """(C, h, w) float32 nearest shares that are possible: none negative, with sum 1."""
@@ -94,11 +93,25 @@ def read_posteriors(coarse: Tensor, own: int | None = None) -> Evidence:
 
     Args:
         coarse: logits.
-        own: classes after the first `own` only take their share; None = all are wanted.
+        own: classes after the first `own` are not wanted, see `spread_rest`; None = all are.
     """
-    shares = coarse.softmax(dim=0)[:own]
+    shares = spread_rest(coarse.softmax(dim=0)[:own])
     margin = pure_margin(coarse[:own].topk(2, dim=0).values)
     return Evidence(shares, margin, LEAST_NOISE, margin, shares)
+
+
+def spread_rest(shares: Tensor) -> Tensor:
+    """Divide what is missing from a sum of 1 evenly among some classes.
+
+    So the differences between the classes, which decide a pixel's class and its posterior, stay as they were.
+
+    Args:
+        shares: (n, h, w) of some of the classes.
+
+    Returns:
+        (n, h, w) with sum 1 over n.
+    """
+    return shares + (1 - shares.sum(dim=0)) / len(shares)
 
 
 def pure_margin(top_two: Tensor) -> float:

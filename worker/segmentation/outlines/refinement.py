@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.segmentation.class_scores import OTHERS, ClassScores
-from worker.segmentation.outlines.evidence import check_logits, pure_margin, read_evidence, read_posteriors
+from worker.segmentation.outlines.evidence import check_logits, pure_margin, read_evidence, read_posteriors, spread_rest
 from worker.segmentation.outlines.guided import LocalLines, RowEnlarger, evaluate, fit_local_lines, grow_rows
 from worker.segmentation.outlines.propagation import CELLS, propagate
 from worker.segmentation.outlines.regions import CROWDED, NOISY, Regions, read_regions
@@ -265,7 +265,7 @@ class _Refined:
     def _of_fine(cls, logits: Tensor, small: NDArray[np.uint8], size: tuple[int, int], own: int | None) -> _Refined:
         posterior = logits.softmax(dim=0)[:own]
         classes = _plausible(posterior)
-        values = posterior[classes[:-1]]
+        values = spread_rest(posterior[classes])[:-1]
         guide = rgb_picture(small, (logits.shape[1], logits.shape[2])).to(logits.device)
         lines = fit_local_lines(values, guide, radius=_RADIUS, smoothness=_SMOOTHNESS)
         return cls._in_logits(classes, values, lines, size, pure_margin(logits[:own].topk(2, dim=0).values))
