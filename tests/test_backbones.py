@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,6 +68,24 @@ def test_a_trunk_for_any_size_is_the_trunk_at_its_own_size_and_the_resized_one_a
     for pixels, wanted in ((own, plain(own)), (other, resized(other)), (own, plain(own))):
         timm_vit.set_grid(freed, (pixels.shape[2] // 16, pixels.shape[3] // 16))
         torch.testing.assert_close(freed(pixels), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [*WITH_TOKEN, *WITH_POOL])
+@torch.inference_mode()
+def test_threads_with_images_of_other_sizes_read_the_same_as_one_alone(family: str) -> None:
+    """timm keeps the rotary embedding of one grid, and a worker embeds in one thread and draws in another."""
+    tower = dense_backbone(wrapped({**WITH_TOKEN, **WITH_POOL}[family]), family)
+    images = [drawn(1, 3, 64, 64, seed=1), drawn(1, 3, 48, 80, seed=2)]
+    wanted = [tower(pixels) for pixels in images]
+
+    def read(which: int) -> list[Tensor]:
+        with torch.inference_mode():
+            return [tower(images[which]) for _ in range(100)]
+
+    with ThreadPoolExecutor(2) as threads:
+        for features, expected in zip(threads.map(read, range(2)), wanted, strict=True):
+            for found in features:
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", WITH_TOKEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -21,9 +22,10 @@ _VALUES_ALONE: frozenset[Source] = frozenset()  # a convolutional tower has no q
 
 
 class Backbone(ABC):
-    """An image tower, for one thread at a time, in two steps: all but its last layer, and a readout of that.
+    """An image tower, for any thread, in two steps: all but its last layer, and a readout of that.
 
     Attributes:
+        lock: held while the network is set to one grid of patches; whoever else runs the network takes it, too.
         patch: pixels from one feature to the next.
         native_size: side in pixels of the squares it was trained on.
         readout: how patch features are read out of its last layers.
@@ -34,6 +36,9 @@ class Backbone(ABC):
     native_size: int
     readout: Readout
     run: Callable[..., Tensor]
+
+    def __init__(self) -> None:
+        self.lock = RLock()
 
     def __call__(self, pixels: Tensor, proxies: Tensor | None = None) -> Tensor:
         """Do both steps for images that are not windows of one another; see `deepen` and `read`."""
@@ -72,6 +77,7 @@ class VitBackbone(Backbone):
     """Holds a native open_clip ViT and its position embeddings for recent grids; see `vit`."""
 
     def __init__(self, visual: Any, readout: Readout) -> None:
+        super().__init__()
         self._visual = visual
         self._positions: LRUCache[tuple[int, int], Tensor] = LRUCache(_CACHED_POSITION_GRIDS)
         self.readout = readout
@@ -90,15 +96,17 @@ class VitBackbone(Backbone):
         return tokens[:, 1:].reshape(len(tokens), *grid, -1)
 
     def _positions_for(self, grid: tuple[int, int]) -> Tensor:
-        if grid not in self._positions:
-            self._positions[grid] = vit.interpolate_positions(self._visual.positional_embedding, grid)
-        return self._positions[grid]
+        with self.lock:
+            if grid not in self._positions:
+                self._positions[grid] = vit.interpolate_positions(self._visual.positional_embedding, grid)
+            return self._positions[grid]
 
 
 class TimmVitBackbone(Backbone):
     """Holds a ViT of timm (SigLIP, SigLIP2, PE-Core, EVA02) that takes images of any size; see `timm_vit`."""
 
     def __init__(self, visual: Any, readout: Readout) -> None:
+        super().__init__()
         self._visual, self._trunk = visual, visual.trunk
         self.readout = readout
         self.patch = int(self._trunk.patch_embed.patch_size[0])
@@ -107,19 +115,25 @@ class TimmVitBackbone(Backbone):
         timm_vit.allow_any_size(self._trunk)
 
     def deepen(self, pixels: Tensor) -> Tensor:
-        timm_vit.set_grid(self._trunk, (pixels.shape[2] // self.patch, pixels.shape[3] // self.patch))
-        return self.run(pixels)
+        with self.lock:
+            timm_vit.set_grid(self._trunk, (pixels.shape[2] // self.patch, pixels.shape[3] // self.patch))
+            return self.run(pixels)
 
     def read(
         self, deep: Tensor, grid: tuple[int, int], proxies: Tensor | None = None, tiling: Tiling | None = None
     ) -> Tensor:
-        return timm_vit.read_tokens(self._visual, deep, grid, readout=self.readout, proxies=proxies, tiling=tiling)
+        with self.lock:
+            timm_vit.set_grid(self._trunk, grid)
+            return timm_vit.read_tokens(
+                self._visual, deep, grid, readout=self.readout, proxies=proxies, tiling=tiling
+            )
 
 
 class ConvBackbone(Backbone):
     """Holds an open_clip ResNet or a ConvNeXt whose last stages run with dilation; see `resnet` and `convnext`."""
 
     def __init__(self, visual: Any, readout: Readout, family: ModuleType) -> None:
+        super().__init__()
         size = visual.image_size
         self._visual, self._family = visual, family
         self.readout, self.patch = readout, int(family.PATCH)

@@ -45,7 +45,10 @@ def allow_any_size(trunk: Any) -> None:
 
 
 def set_grid(trunk: Any, grid: tuple[int, int]) -> None:
-    """Set the rotary embedding, which timm keeps for one grid at a time, to this grid of (h, w) patches."""
+    """Set the rotary embedding, which timm keeps for one grid at a time, to this grid of (h, w) patches.
+
+    Whoever sets it holds `Backbone.lock` until the trunk has run: another thread may need another grid.
+    """
     if getattr(trunk, "rope", None) is not None:
         trunk.rope.update_feat_shape(grid)
 

@@ -241,12 +241,11 @@ def _bytes(maps: TowerMaps) -> int:
 def _encoder_tower(encoder: Encoder, config: TowerConfig) -> Tower:
     """The image tower of the loaded model, whatever its family."""
     visual, backbone = encoder.visual, encoder.backbone
-    aligned = backbone if backbone.readout.proxy is None else None
     run: Callable[[Any, Tensor], TowerMaps]
     multiple = backbone.patch
     if hasattr(visual, "trunk"):
         timm_run = partial(_run_timm, indices=_timm_hooks(visual.trunk, config.hooks))
-        run = partial(_run_trunk, run=timm_run, aligned=aligned)
+        run = partial(_run_trunk, run=timm_run, backbone=backbone)
         multiple = max(multiple, 1 if hasattr(visual.trunk, "blocks") else _LARGEST_STRIDE)
     elif hasattr(visual, "layer4"):
         run = partial(_run_dilated_resnet if config.dilated else _run_resnet, stages=config.hooks or _STAGES)
@@ -300,11 +299,14 @@ def _in_order(found: list[Any], once: list[int], indices: tuple[int, ...]) -> li
 
 
 def _run_trunk(
-    visual: Any, pixels: Tensor, *, run: Callable[[Any, Tensor], TowerMaps], aligned: Backbone | None
+    visual: Any, pixels: Tensor, *, run: Callable[[Any, Tensor], TowerMaps], backbone: Backbone
 ) -> TowerMaps:
-    """Read the timm network inside an open_clip tower."""
-    maps = run(visual.trunk, pixels)
-    return maps if aligned is None else replace(maps, aligned=aligned(pixels).permute(0, 3, 1, 2))
+    """Read the timm network inside an open_clip tower, which the backbone runs in other threads."""
+    with backbone.lock:
+        maps = run(visual.trunk, pixels)
+    if backbone.readout.proxy is not None:
+        return maps
+    return replace(maps, aligned=backbone(pixels).permute(0, 3, 1, 2))
 
 
 def _run_vit(visual: Any, pixels: Tensor, *, backbone: Backbone, blocks: tuple[int, ...]) -> TowerMaps:
