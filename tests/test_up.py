@@ -9,17 +9,22 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from redis import Redis
 
 from plugin_config.cli.up import next_step
+from plugin_config.errors import EnvironmentBroken
 from plugin_config.label_studio.connecting import models
-from plugin_config.local.services import Services
-from plugin_config.local.supervisor import free_port
+from plugin_config.local.services import Services, start_services
+from plugin_config.local.supervisor import Supervisor, free_port
+from plugin_config.queue.keys import WORKERS
 from plugin_config.settings import Settings
 from tests.house import CONFIG, PATIENCE_S, TOKEN, House, left_running, picture, upload, wait_predicted, wait_until
 
@@ -86,6 +91,19 @@ def test_up_runs_beside_a_label_studio_restarts_what_dies_and_leaves_nothing(hou
         up.send_signal(signal.SIGTERM)
         assert up.wait(timeout=PATIENCE_S) == 0
     assert not left_running([child.pid for child in family])
+
+
+def test_a_worker_of_another_machine_does_not_stand_for_one_that_did_not_start(
+    settings: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    ahead = time.time() * 1000 + 14_000  # as far as counts: it stays alive while these start
+    redis.zadd(WORKERS, {"elsewhere-12-abcdef": ahead})
+    broken = replace(settings, model="no-such-model", port=free_port(), label_studio_url="http://localhost:1")
+    with (
+        Supervisor(tmp_path) as supervisor,
+        pytest.raises(EnvironmentBroken, match="worker: ended at once with status 2"),
+    ):
+        start_services(supervisor, broken, learners=0)
 
 
 @pytest.mark.parametrize(

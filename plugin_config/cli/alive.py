@@ -28,12 +28,12 @@ def alive(work: str, *, redis_may_be_away: bool) -> None:
     with connect_briefly(Settings.from_env(os.environ)) as redis:
         presence = WorkerPresence(redis, learners=work == "finetune", clickers=work == "interactive")
         try:
-            names = [state.name for state in presence.workers()]
+            hosts = [state.host for state in presence.workers()]
         except QueueUnavailable:
             if redis_may_be_away:
                 return
             raise
-    if host not in {name.rsplit("-", 2)[0] for name in names}:  # host-process-number
-        problem = f"gave no sign of life for 15 s ({len(names)} on other machines did)"
+    if host not in hosts:
+        problem = f"gave no sign of life for 15 s ({len(hosts)} on other machines did)"
         remedy = "It may still be loading its model; its log tells."
         raise EnvironmentBroken(f"worker --queue {work} of {host}", problem, remedy)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import socket
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import httpx
 
-from plugin_config.errors import EnvironmentBroken
+from plugin_config.errors import EnvironmentBroken, QueueUnavailable
 from plugin_config.http_requests import user_agent
-from plugin_config.local.embedded_redis import embedded_redis
+from plugin_config.local.embedded_redis import connect_briefly, embedded_redis
 from plugin_config.local.supervisor import Command, Supervisor, module_command, port_is_free
+from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,16 +54,16 @@ def start_services(
     supervisor.start(
         Command(
             "backend", module_command("backend"), {**_store_access(settings), **settings.environment("backend")},
-            ready=lambda: _health(backend_url) is not None, bare=True,
+            ready=lambda: _is_healthy(backend_url), bare=True,
         )
     )  # fmt: skip
     log.info("backend listens at %s; loading model %s", backend_url, settings.model)
     for number in range(1, workers + 1):
+        name = f"worker-{number}" if workers > 1 else "worker"
         supervisor.start(
             Command(
-                f"worker-{number}" if workers > 1 else "worker", module_command("worker"),
-                settings.environment("worker"), ready_s=_MODEL_LOADING_S,
-                ready=lambda wanted=number: ((_health(backend_url) or {}).get("workers") or 0) >= wanted,  # type: ignore[misc]
+                name, module_command("worker"), settings.environment("worker"), ready_s=_MODEL_LOADING_S,
+                ready=partial(_gives_signs, supervisor, name, settings),
             )
         )  # fmt: skip
     for number in range(1, learners + 1):
@@ -82,12 +84,22 @@ def _store_access(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_STORE_VARIABLES)}
 
 
-def _health(backend_url: str) -> Mapping[str, int] | None:
-    """What the backend's /health answers; None while it does not."""
+def _is_healthy(backend_url: str) -> bool:
+    """Whether the backend's /health answers."""
     try:
         answer = httpx.get(
             f"{backend_url}/health", timeout=2, trust_env=False, headers={"User-Agent": user_agent()}
         )
     except httpx.TransportError:
-        return None
-    return dict(answer.json()) if answer.status_code == 200 else None
+        return False
+    return answer.status_code == 200
+
+
+def _gives_signs(supervisor: Supervisor, name: str, settings: Settings) -> bool:
+    """Whether a child is alive in Redis, where workers of other machines may be, too."""
+    process = f"{socket.gethostname()}-{supervisor.pid(name)}"
+    try:
+        with connect_briefly(settings) as redis:
+            return any(worker.process == process for worker in WorkerPresence(redis).workers())
+    except QueueUnavailable:
+        return False

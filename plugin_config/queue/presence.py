@@ -23,7 +23,7 @@ class WorkerState:
     """One living worker.
 
     Attributes:
-        name: unique among all workers.
+        name: unique among all workers: host, process id and a number at random, joined by hyphens.
         age_s: seconds since its last heartbeat.
         about: what it said with it: model, device, what is in its way.
     """
@@ -31,6 +31,16 @@ class WorkerState:
     name: str
     age_s: float
     about: Mapping[str, str]
+
+    @property
+    def host(self) -> str:
+        """Name of its machine."""
+        return self.name.rsplit("-", 2)[0]
+
+    @property
+    def process(self) -> str:
+        """Its machine and process id, `host-pid`."""
+        return self.name.rsplit("-", 1)[0]
 
     @property
     def trouble(self) -> str:
