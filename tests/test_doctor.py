@@ -25,11 +25,12 @@ from plugin_config.doctor.checkup import INSTALLATION_CHECKS, PROJECT_CHECKS, ex
 from plugin_config.doctor.findings import Finding, LabelRow, first_cause, ok, warning, wrong
 from plugin_config.doctor.installation import ExaminedProject, Installation
 from plugin_config.doctor.machine_checks import clock_finding, disk_finding, release_finding
-from plugin_config.doctor.project_checks import check_labels
+from plugin_config.doctor.project_checks import check_interactive, check_labels
 from plugin_config.doctor.queue_checks import check_redis_memory, check_redis_persistence, check_workers
 from plugin_config.doctor.sample import SampleProcess
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.label_studio.client import Project
+from plugin_config.label_studio.connecting import ConnectedModel
 from plugin_config.queue.presence import WorkerPresence
 from plugin_config.settings import Settings
 from tests.broken_set_ups import SET_UPS, set_ups_table
@@ -288,6 +289,30 @@ def test_labels_are_told_with_what_is_not_served(config: str, state: str, part: 
         ("cat", "brush", "brush, one per thing", True), ("dog", "brush", "brush, one per thing", False),
         ("cat", "frame", "drawn by another control", True),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "lives", "state", "part"),
+    [
+        pytest.param(True, True, "ok", "smart tools are there", id="a worker answers"),
+        pytest.param(True, False, "warning", "no worker that lives answers clicks", id="none answers"),
+        pytest.param(False, True, "warning", "the model is not asked", id="not asked"),
+    ],
+)
+def test_smart_tools_need_to_ask_and_a_worker_that_answers(
+    asked: bool, lives: bool, state: str, part: str, redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    if lives:
+        WorkerPresence(redis, clickers=True).heartbeat("elsewhere-12-abcdef")
+    # This terminal's ZEROMASK_INTERACTIVE tells nothing of workers elsewhere.
+    settings = environ(tmp_path, REDIS_URL=redis_url, ZEROMASK_INTERACTIVE="0" if lives else "1")
+    with Installation(settings) as installation:
+        of_project = ExaminedProject(installation, 7)
+        url = installation.settings.backend_url
+        connected = ConnectedModel(1, url, "Zeromask", "CO", "", interactive=asked, version="", user="")
+        of_project.__dict__ |= {"project": Project(7, "cats", CLICKS, ""), "models": [connected]}
+        (found,) = check_interactive(of_project)
+    assert (found.state, part in found.sentence) == (state, True), found
 
 
 def test_the_table_of_labels_says_what_is_filled_in_and_not_read() -> None:

@@ -12,8 +12,8 @@ import httpx
 from plugin_config.addresses import shown
 from plugin_config.controls import is_prompt
 from plugin_config.doctor.findings import Finding, LabelRow, ok, waits, warning, wrong
-from plugin_config.doctor.installation import ExaminedProject
-from plugin_config.errors import LabelStudioError, ZeromaskError
+from plugin_config.doctor.installation import ExaminedProject, Installation
+from plugin_config.errors import LabelStudioError, QueueUnavailable, SettingsError, ZeromaskError
 from plugin_config.label_studio.connecting import ConnectedModel
 from plugin_config.label_studio.probes import (
     PRIVATE_ADDRESS_REMEDY,
@@ -25,6 +25,7 @@ from plugin_config.label_studio.webhooks import SECRET_HEADER
 from plugin_config.labeling_config import Tag, read_config
 from plugin_config.model_version import ModelVersion, model_slug
 from plugin_config.queue.hints import ProjectHints
+from plugin_config.queue.presence import WorkerPresence
 from plugin_config.vocabulary import Label, Vocabulary
 
 _DESCRIPTIONS = ("prompt", "synonyms", "hint")
@@ -242,7 +243,7 @@ def check_webhook(examined: ExaminedProject) -> Iterator[Finding]:
 
 
 def check_interactive(examined: ExaminedProject) -> Iterator[Finding]:
-    """Smart tools ask the backend, where there are any."""
+    """Smart tools ask the backend, where there are any, and a worker answers."""
     if examined.model is None:
         yield waits(("model",))
         return
@@ -254,13 +255,21 @@ def check_interactive(examined: ExaminedProject) -> Iterator[Finding]:
             f"Switch on Interactive preannotations in Settings -> Model, or: zeromask connect {examined.id} "
             "--interactive",
         )
-    elif smart and not examined.installation.settings.interactive:
+    elif smart and not _clicks_are_answered(examined.installation):
         yield warning(
-            "the labeling config has smart tools, and ZEROMASK_INTERACTIVE is off",
-            "Unset it, or run a worker with --queue interactive.",
+            "the labeling config has smart tools, and no worker that lives answers clicks",
+            "Start a worker without ZEROMASK_INTERACTIVE=0, or `zeromask worker --queue interactive`.",
         )
     else:
         yield ok(f"{'on' if on else 'off'}; {'smart tools are there' if smart else 'no smart tools in the config'}")
+
+
+def _clicks_are_answered(installation: Installation) -> bool:
+    """Whether a worker that answers clicks lives; also where Redis does not say, which has a check of its own."""
+    try:
+        return bool(WorkerPresence(installation.redis, clickers=True).workers())
+    except (QueueUnavailable, SettingsError):
+        return True
 
 
 def _tags(examined: ExaminedProject) -> Iterator[Tag]:
