@@ -24,7 +24,7 @@ from worker.learning.corrections.class_maps import (
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.segmentation.metrics import VOID
-from worker.service.trainer.corrections import annotated_example
+from worker.service.trainer.annotated_example import annotated_example
 
 VOCABULARY = parse_vocabulary(
     """<View><Image name="image" value="$image"/><Image name="other" value="$other"/>

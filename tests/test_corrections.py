@@ -301,7 +301,7 @@ def test_what_nobody_thought_of_costs_its_task_alone(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.service.trainer.corrections.draw_class_map", fail)
+        patch.setattr("worker.service.trainer.annotated_example.draw_class_map", fail)
         found = list(read_all(label_studio))
     assert [row.task for row in found if isinstance(row, LeftOutTask)] == [1, 2, 3, 4, 5]
     monkeypatch.setattr("worker.service.trainer.corrections.region_records", fail)

@@ -30,7 +30,7 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.client import LabelStudio, Task
 from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import Vocabulary
-from worker.label_studio.annotation_maps import counting_annotations, draw_class_map
+from worker.label_studio.annotation_maps import counting_annotations
 from worker.label_studio.image_cache import OFF, ImageCache
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits
@@ -42,11 +42,13 @@ from worker.label_studio.outcomes import (
     empty_record,
     region_records,
 )
+from worker.label_studio.picture_regions import picture_regions
 from worker.label_studio.task_images import TaskImage, images_of
-from worker.learning.corrections.examples import LONGEST_SIDE, example_frame, make_example
+from worker.learning.corrections.examples import LONGEST_SIDE
 from worker.learning.interfaces import Example
 from worker.segmentation.encoders.encoder import ImageEmbedding
 from worker.service.batching import free_memory
+from worker.service.trainer.annotated_example import annotated_example, require_lists
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,25 @@ class Correction:
     outcomes: Mapping[str, RegionOutcomes]
     example: Example
     vocabulary: Vocabulary
+    records: tuple[RegionRecord, ...] = ()
+    empty: tuple[EmptyRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class SurveyedImage:
+    """One annotated image of a task, as far as it is known without its pixels.
+
+    Attributes:
+        task: its id.
+        key: of the image, see `TaskImage.key`.
+        labels: keys of the labels of its regions.
+        outcomes, records, empty: as of `Correction`.
+    """
+
+    task: int
+    key: str
+    labels: frozenset[str]
+    outcomes: Mapping[str, RegionOutcomes]
     records: tuple[RegionRecord, ...] = ()
     empty: tuple[EmptyRecord, ...] = ()
 
@@ -144,11 +165,31 @@ def read_corrections(
     Raises:
         LabelStudioError: Label Studio does not answer, or refuses the project.
     """
-    reader = _Reader(label_studio, project, vocabulary, embed, ImageLoader(limits, cache), ours, longest_side)
+    reader = _Reader(label_studio, project, vocabulary, ours)
+    to_example = _ExampleMaker(label_studio, project, embed, ImageLoader(limits, cache), longest_side)
+    for task in _annotated(label_studio, project, only):
+        yield from reader.read(task, to_example)
+
+
+def survey_corrections(
+    label_studio: LabelStudio, project: int, vocabulary: Vocabulary, *, ours: Collection[str] = ()
+) -> Iterator[SurveyedImage | UnreadTask | LeftOutTask]:
+    """Go through every annotated task of a project without its images: which labels each image shows, and what became
+    of the predictions. Arguments, and what is left out, as of `read_corrections`; so few bytes of each image are held
+    that a project may have a hundred thousand.
+
+    Raises:
+        LabelStudioError: as `read_corrections`.
+    """
+    reader = _Reader(label_studio, project, vocabulary, ours)
+    for task in _annotated(label_studio, project):
+        yield from reader.survey(task)
+
+
+def _annotated(label_studio: LabelStudio, project: int, only: Collection[int] | None = None) -> Iterator[Task]:
     ids = [row.id for row in label_studio.annotated_tasks(project) if only is None or row.id in only]
     for start in range(0, len(ids), _TASKS_AT_ONCE):
-        for task in label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE]):
-            yield from reader.read(task)
+        yield from label_studio.tasks(project, ids[start : start + _TASKS_AT_ONCE])
 
 
 def corrections_digest(label_studio: LabelStudio, project: int) -> str:
@@ -167,65 +208,41 @@ def corrections_digest(label_studio: LabelStudio, project: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def annotated_example(
-    key: str,
-    annotations: Sequence[Annotation],
-    vocabulary: Vocabulary,
-    image: NDArray[np.uint8],
-    embedding: ImageEmbedding,
-    *,
-    longest_side: int = LONGEST_SIDE,
-    size: tuple[int, int] | None = None,
-) -> Example:
-    """Draw and merge the annotations of one image.
-
-    Args:
-        key: of the example.
-        annotations: those that count, one or more.
-        vocabulary: of the project.
-        image: (H, W, 3) uint8 RGB, upright.
-        embedding: of the image.
-        longest_side: pixels to which the example's image and class map are reduced where the image is larger.
-        size: (H, W) of the image that was annotated, where `image` is a reduced copy of it.
-
-    Raises:
-        RegionError: an annotation is malformed, or a region cannot be decoded.
-    """
-    for row in annotations:
-        if row.malformed:
-            remedy = "Submit it again in Label Studio, or delete it."
-            raise RegionError(f"annotation {row.id}", f"cannot be read: {row.malformed} and no list", remedy)
-    embedded = (image.shape[0], image.shape[1])
-    frame = example_frame(size or embedded, embedded, longest_side=longest_side)
-    maps = [draw_class_map(row.result, vocabulary, size or embedded, frame) for row in annotations]
-    return make_example(key, maps, vocabulary.words, image, embedding)
-
-
 class _Reader:
-    """Reads one task after another of one project; see `read_corrections`."""
+    """Reads one task after another of one project; see `read_corrections` and `survey_corrections`."""
 
     def __init__(
-        self, label_studio: LabelStudio, project: int, vocabulary: Vocabulary, embed: Embed, images: ImageLoader,
-        ours: Collection[str], longest_side: int,
-    ) -> None:  # fmt: skip
+        self, label_studio: LabelStudio, project: int, vocabulary: Vocabulary, ours: Collection[str]
+    ) -> None:
         self._label_studio, self._project = label_studio, project
-        self._vocabulary, self._embed = vocabulary, embed
-        self._images, self._ours, self._longest_side = images, ours, longest_side
+        self._vocabulary, self._ours = vocabulary, ours
 
-    def read(self, task: Task) -> Iterator[Correction | UnreadTask | LeftOutTask]:
+    def read(
+        self, task: Task, to_example: Callable[[_OpenedTask, TaskImage], Example]
+    ) -> Iterator[Correction | UnreadTask | LeftOutTask]:
         """Nothing when the task has no annotation that counts, or was deleted meanwhile."""
+        return self._each(task, partial(self._read, to_example))
+
+    def survey(self, task: Task) -> Iterator[SurveyedImage | UnreadTask | LeftOutTask]:
+        """Likewise."""
+        return self._each(task, self._survey)
+
+    def _each(
+        self, task: Task, read: Callable[[_OpenedTask, TaskImage], T]
+    ) -> Iterator[T | UnreadTask | LeftOutTask]:
+        """What `read` makes of each image of a task, or why it cannot."""
         opened = self._tried(task, str(task.id), lambda: self._open(task))
         if not isinstance(opened, _OpenedTask):
             yield from [opened] if opened is not None else []
             return
         told: set[str] = set()  # an annotation that cannot be read is the same trouble for every image
         for image in opened.images:
-            found = self._tried(task, image.key, partial(self._read, opened, image))
-            if isinstance(found, Correction):
-                yield found
-            elif isinstance(found, UnreadTask):
+            found = self._tried(task, image.key, partial(read, opened, image))
+            if isinstance(found, UnreadTask):
                 yield self._with_records(found, opened, image)
-            elif found is not None and found.reason not in told:
+            elif not isinstance(found, LeftOutTask):
+                yield from [found] if found is not None else []
+            elif found.reason not in told:
                 told.add(found.reason)
                 yield found
 
@@ -283,21 +300,45 @@ class _Reader:
         )
         return tuple(record for record in found if record is not None)
 
-    def _read(self, opened: _OpenedTask, image: TaskImage) -> Correction:
-        task, annotations, vocabulary = opened.task, opened.annotations, image.vocabulary
-        picture = self._images.load(
-            image.address(), task=task.id, project=self._project, label_studio=self._label_studio, urgent=False
-        )
-        (embedding,) = self._embed([picture.pixels])
+    def _read(
+        self, to_example: Callable[[_OpenedTask, TaskImage], Example], opened: _OpenedTask, image: TaskImage
+    ) -> Correction:
+        example, found = to_example(opened, image), self._survey(opened, image)
+        ids = tuple(annotation.id for annotation in opened.annotations)
+        return Correction(
+            found.task, ids, opened.annotations[0].ground_truth, found.outcomes, example, image.vocabulary,
+            found.records, found.empty,
+        )  # fmt: skip
+
+    def _survey(self, opened: _OpenedTask, image: TaskImage) -> SurveyedImage:
+        require_lists(opened.annotations)
         with _malformed_is_typed():
-            example = annotated_example(
-                image.key, annotations, vocabulary, picture.pixels, embedding,
-                longest_side=self._longest_side, size=picture.size,
-            )  # fmt: skip
+            regions = [region for row in opened.annotations for region in picture_regions(row.result, image.vocabulary)]
+            labels = frozenset(region.label.key for region in regions if region.label is not None)
             records, empty = self._records(opened, image), self._empty(opened, image)
-        ids = tuple(annotation.id for annotation in annotations)
-        outcomes = count_records(records)
-        return Correction(task.id, ids, annotations[0].ground_truth, outcomes, example, vocabulary, records, empty)
+        return SurveyedImage(opened.task.id, image.key, labels, count_records(records), records, empty)
+
+
+@dataclass(frozen=True)
+class _ExampleMaker:
+    """Makes examples of annotated images; `read_corrections` has the attributes."""
+
+    label_studio: LabelStudio
+    project: int
+    embed: Embed
+    images: ImageLoader
+    longest_side: int
+
+    def __call__(self, opened: _OpenedTask, image: TaskImage) -> Example:
+        picture = self.images.load(
+            image.address(), task=opened.task.id, project=self.project, label_studio=self.label_studio, urgent=False
+        )
+        (embedding,) = self.embed([picture.pixels])
+        with _malformed_is_typed():
+            return annotated_example(
+                image.key, opened.annotations, image.vocabulary, picture.pixels, embedding,
+                longest_side=self.longest_side, size=picture.size,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from plugin_config.vocabulary import Vocabulary, joined
 from worker.label_studio.outcomes import EmptyRecord, RegionOutcomes, RegionRecord, sum_outcomes
 from worker.label_studio.task_images import task_of
+from worker.learning.corrections.balance import balanced
 from worker.learning.corrections.examples import with_words
+from worker.learning.gate.splits import hash_share, is_held_out
 from worker.learning.interfaces import Example
 from worker.service.context import WorkerContext
-from worker.service.trainer.corrections import Correction, LeftOutTask, UnreadTask, read_corrections
+from worker.service.trainer.corrections import (
+    Correction,
+    LeftOutTask,
+    SurveyedImage,
+    UnreadTask,
+    read_corrections,
+    survey_corrections,
+)
 from worker.service.trainer.lease_guard import LeaseGuard
+
+MOST_READ = 500
+"""Images read in full, at most; each takes some 4 MB of memory, and an embedding where none is kept."""
 
 _REPORT_EVERY = 10
 _RETRY_S = 3600.0
@@ -89,40 +102,98 @@ class CorrectionsReader:
         return False
 
     def read(self, tasks: int) -> list[Example]:
-        """Read everything that can be read.
+        """Read everything that can be read; of more images than MOST_READ, those that `choose_images` takes.
 
         Args:
-            tasks: how many there should be, for the report to people.
+            tasks: how many there should be; several images of a task count one by one.
 
         Raises:
             RetryLater: an image cannot be read now, and the reader is patient.
             LabelStudioError: as `read_corrections`.
             RoundAborted: as `LeaseGuard.check`.
         """
-        examples, parts, known = [], [self._asked], frozenset(self.missing)
-        self.missing, self.left_out, self.outcomes, self.records, self.empty = {}, {}, {}, [], []
-        self._lease.report(f"reads {tasks} annotated images")
-        for found in self._corrections():
-            if isinstance(found, UnreadTask):
-                if self._patient and known.isdisjoint((found.key, str(found.task))):
-                    raise RetryLater(found.reason)
-                few = len(self.missing) < _MOST_LEFT_OUT  # else not each image by itself: served.json has a bound
-                self.missing[found.key if few else str(found.task)] = found.reason
-                self.records += found.records
-                self.empty += found.empty
+        known = frozenset(self.missing)
+        if tasks <= MOST_READ:
+            examples = self._read(known, tasks)
+            if len(examples) <= MOST_READ:
+                return examples
+        return self._read(known, tasks, self._choose(known, tasks))
+
+    def _choose(self, known: Collection[str], tasks: int) -> list[SurveyedImage]:
+        """Note what became of all predictions, and choose the images to learn from."""
+        self._forget()
+        images: list[SurveyedImage] = []
+        context, looked = self._context, f"of {tasks} annotated images to choose those that are learned from"
+        ours = context.ledger.versions(self._project)
+        for number, found in enumerate(survey_corrections(context.label_studio, self._project, self._asked, ours=ours)):
+            if number % _REPORT_EVERY == 0:
+                self._lease.report(f"has looked at {number} {looked}")
+            if isinstance(found, SurveyedImage):
+                self._note(found)
+                images.append(replace(found, outcomes={}, records=(), empty=()))
+            else:
+                self._pass_over(found, known)
+        return choose_images(images)
+
+    def _read(
+        self, known: Collection[str], tasks: int, chosen: Collection[SurveyedImage] | None = None
+    ) -> list[Example]:
+        """Read images in full.
+
+        Args:
+            known: what was left out the last time.
+            tasks: how many there should be.
+            chosen: those to read, of which all else is noted; None = all, but no more than one above MOST_READ.
+        """
+        if chosen is None:
+            self._forget()
+        keys = None if chosen is None else {image.key for image in chosen}
+        number, parts = tasks if chosen is None else len(chosen), [self._asked]
+        examples: list[Example] = []
+        self._lease.report(f"reads {number} annotated images")
+        for found in self._corrections(only=None if chosen is None else {image.task for image in chosen}):
+            if not isinstance(found, Correction):
+                self._pass_over(found, known, noted=keys is not None)
                 continue
-            if isinstance(found, LeftOutTask):
-                self._leave_out(found)
+            if keys is None:
+                self._note(found)
+            elif found.example.key not in keys:
                 continue
             examples.append(found.example)
             parts.append(found.vocabulary)
-            self.outcomes = sum_outcomes([self.outcomes, found.outcomes])
-            self.records += found.records
-            self.empty += found.empty
             if len(examples) % _REPORT_EVERY == 0:
-                self._lease.report(f"has read {len(examples)} of {tasks} annotated images")
+                self._lease.report(f"has read {len(examples)} of {number} annotated images")
+            if keys is None and len(examples) > MOST_READ:
+                break  # tasks of several images each
         self.vocabulary = joined(parts)
         return [with_words(example, self.vocabulary.words) for example in examples]
+
+    def _forget(self) -> None:
+        self.missing, self.left_out, self.outcomes, self.records, self.empty = {}, {}, {}, [], []
+
+    def _note(self, found: Correction | SurveyedImage) -> None:
+        self.outcomes = sum_outcomes([self.outcomes, found.outcomes])
+        self.records += found.records
+        self.empty += found.empty
+
+    def _pass_over(
+        self, found: UnreadTask | LeftOutTask, known: Collection[str], *, noted: bool = False
+    ) -> None:
+        """Note what cannot be read. `noted`: what became of its predictions is known already.
+
+        Raises:
+            RetryLater: as `read`.
+        """
+        if isinstance(found, LeftOutTask):
+            self._leave_out(found)
+            return
+        if self._patient and found.key not in known and str(found.task) not in known:
+            raise RetryLater(found.reason)
+        few = len(self.missing) < _MOST_LEFT_OUT  # else not each image by itself: served.json has a bound
+        self.missing[found.key if few else str(found.task)] = found.reason
+        if not noted:
+            self.records += found.records
+            self.empty += found.empty
 
     def _leave_out(self, found: LeftOutTask) -> None:
         if len(self.left_out) < _MOST_LEFT_OUT:
@@ -135,6 +206,21 @@ class CorrectionsReader:
             context.label_studio, self._project, self._asked, embed=context.embeddings.embed,
             limits=context.limits, cache=context.image_cache, ours=ours, only=only,
         )  # fmt: skip
+
+
+def choose_images(images: Sequence[SurveyedImage]) -> list[SurveyedImage]:
+    """Of many annotated images those to learn from, MOST_READ at most: a fifth to be held out, the first by hash; of
+    the others such that each label is shown as often as can be.
+
+    The choice hardly changes with further images, and not with the order in which they were annotated.
+    """
+    held_out = [image for image in images if is_held_out(image.key)]
+    held_out = sorted(held_out, key=lambda image: hash_share(image.key))[: MOST_READ // 5]
+    others = [image for image in images if not is_held_out(image.key)]
+    numbers = {label: k for k, label in enumerate(sorted({label for image in others for label in image.labels}))}
+    shown = [{numbers[label] for label in image.labels} for image in others]
+    kept = balanced(shown, [image.key for image in others], MOST_READ - len(held_out))
+    return [*held_out, *(others[k] for k in kept)]
 
 
 def retry_is_due(tried_at: str) -> bool:

@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import sha256
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plugin_config.errors import LearningError
+from worker.learning.corrections.balance import balanced
 from worker.learning.interfaces import AFFINITY_TOWER, UNLABELLED, AdapterState, Example, Fitted, Words
 from worker.learning.recipes.generated import GENERATOR, LEFT_OUT, GeneratedExamples, generate_examples
 from worker.learning.recipes.quick.augmentation import Augmentation
@@ -60,7 +60,6 @@ PARTS = ("encoder", "tower", "affinity", "appearance", "retrieval", GENERATOR)
 _VIEWS = 32  # images and augmentations of them that are learned from, where there are not as many images
 _MANY_IMAGES, _FACTOR = 12, 2  # from so many images on, there are so many times more views and hidden units
 _MOST_EXAMPLES = 60
-_NO_LABEL = -1  # what an image shows in which nothing is drawn
 _MOST_STEPS_FACTOR = 2.0  # how many times more steps many images get at most
 _SMALLEST = 1e-9  # posterior
 _FORM = 4  # of the features that a stored adapter was trained on
@@ -322,42 +321,9 @@ def _choose_examples(examples: Sequence[Example], words: Words) -> tuple[list[Ex
         found.append({k for k, place in enumerate(match_classes(words, example.words)) if place in shown})
     if not any(found):
         raise LearningError("corrections", "no label of the project is drawn in any of them", _REMEDY)
-    kept = _balanced(found, [example.key for example in examples], _MOST_EXAMPLES)
+    kept = balanced(found, [example.key for example in examples], _MOST_EXAMPLES)
     drawn = set[int]().union(*(found[k] for k in kept))
     return [examples[k] for k in kept], tuple(texts for k, texts in enumerate(words) if k in drawn)
-
-
-def _balanced(shown: Sequence[set[int]], keys: Sequence[str], most: int) -> list[int]:
-    """Choose images so that each label, and images without any, are shown by as many as can be: one after the other, of
-    what the chosen ones show least. Of the images that show it the first by hash, so that the choice does not depend on
-    when they were corrected, and changes little when more are.
-
-    Args:
-        shown: the labels of each image.
-        keys: of the images.
-        most: how many are chosen, where there are so many.
-
-    Returns:
-        the places of the chosen ones, in order.
-    """
-    if len(shown) <= most:
-        return list(range(len(shown)))
-    by_hash = sorted(range(len(shown)), key=lambda k: sha256(keys[k].encode()).digest(), reverse=True)
-    left: dict[int, list[int]] = {}
-    for k in by_hash:
-        for label in shown[k] or {_NO_LABEL}:
-            left.setdefault(label, []).append(k)
-    times = dict.fromkeys(left, 0)
-    fewest_first = sorted(left, key=lambda label: (len(left[label]), label))
-    chosen = set[int]()
-    while len(chosen) < most:
-        label = min((label for label in fewest_first if left[label]), key=lambda label: times[label])
-        k = left[label].pop()
-        if k not in chosen:
-            chosen.add(k)
-            for other in shown[k] or {_NO_LABEL}:
-                times[other] += 1
-    return sorted(chosen)
 
 
 def _with_untaught(zero_shot: ClassScores, rows: Sequence[int | None], trust: float, taught: Tensor) -> ClassScores:
