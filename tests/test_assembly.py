@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import fields, replace
 
@@ -206,43 +205,41 @@ def segments(masks: list[Mask], scores: list[float], *, output: str = "brush") -
     return [LabelSegment(label("red", output=output), *pair) for pair in zip(masks, scores, strict=True)]
 
 
-def test_a_result_that_would_be_too_large_keeps_the_large_and_certain(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_result_that_would_be_too_large_keeps_the_large_and_certain() -> None:
     rng = np.random.default_rng(3)
     noisy = [box(0, 0, 130, 200) & (rng.random(SIZE) < 0.5), box(130, 0, 260, 100) & (rng.random(SIZE) < 0.5)]
     found = segments([*noisy, box(140, 120, 200, 180)], [0.9, 0.2, 0.5])
-    every = encode_segments(found)
+    every = encode_segments(found).regions
     assert len(every) == 3
     cheap, dear = (sum(len(region["value"]["rle"]) for region in every[k::2]) for k in (0, 1))
-    with caplog.at_level(logging.WARNING):
-        kept = encode_segments(found, most_bytes=5 * cheap + 3000)
-    assert [region["value"]["rle"] for region in kept] == [every[0]["value"]["rle"], every[2]["value"]["rle"]]
-    assert "1 of 3 segments left out" in caplog.text
+    kept = encode_segments(found, most_bytes=5 * cheap + 3000)
+    assert [region["value"]["rle"] for region in kept.regions] == [every[0]["value"]["rle"], every[2]["value"]["rle"]]
+    assert kept.left_out.startswith("1 of 3 masks: ")
+    assert not encode_segments(found).left_out
     assert dear > 0
 
 
 def test_a_result_holds_at_most_so_many_regions_and_a_polygon_counts_its_islands() -> None:
     dots = np.any([box(4 + 9 * k, 4, 8 + 9 * k, 8) for k in range(20)], axis=0)
     found = segments([dots, disc(130, 120, 60)], [0.9, 0.1], output="polygon")
-    assert len(encode_segments(found)) == 21
+    assert len(encode_segments(found).regions) == 21
     kept = encode_segments(found, most_regions=20)
-    assert [region["score"] for region in kept] == [0.1]
+    assert [region["score"] for region in kept.regions] == [0.1]
 
 
 @pytest.mark.parametrize("output", ["brush", "bitmask"])
-def test_a_result_holds_no_more_canvases_than_the_editor_bears(
-    output: OutputKind, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_result_holds_no_more_canvases_than_the_editor_bears(output: OutputKind) -> None:
     """For each such region of an image the editor holds a canvas of the image's size."""
     found = segments([disc(20 + 40 * k, 130, 12 + k) for k in range(6)], [0.9] * 6, output=output)
     large = math.isqrt(int(MOST_CANVAS_PIXELS[output] / 4))  # pixels of its sides
-    with caplog.at_level(logging.WARNING):
-        kept = encode_segments(found, size=(large, large))
-    assert len(kept) == 4
-    assert "2 of 6 segments left out" in caplog.text
-    assert f"{MOST_CANVAS_PIXELS[output] / 1e6:.0f} megapixels of {output} canvases" in caplog.text
-    assert len(encode_segments(found, size=(8 * large, large))) == 1, "one is shown, however large the image is"
+    kept = encode_segments(found, size=(large, large))
+    assert len(kept.regions) == 4
+    assert kept.left_out.startswith("2 of 6 masks: ")
+    assert "canvases of 125 of brush and 25 of bitmask megapixels" in kept.left_out
+    assert len(encode_segments(found, size=(large, large), canvas_part=0.5).regions) == 2, "other images are there, too"
+    assert len(encode_segments(found, size=(8 * large, large)).regions) == 1, "one is shown, however large the image is"
     boxes = segments([disc(20 + 40 * k, 130, 12 + k) for k in range(6)], [0.9] * 6, output="rectangle")
-    assert len(encode_segments(boxes, size=(large, large))) == 6, "a rectangle has no canvas"
+    assert len(encode_segments(boxes, size=(large, large)).regions) == 6, "a rectangle has no canvas"
 
 
 @pytest.mark.parametrize("output", ["brush", "polygon"])
@@ -252,7 +249,7 @@ def test_what_was_assembled_comes_back_from_its_regions_holes_and_all(output: st
     found = assemble(classes, np.ones(SIZE, np.float32), [SegmentRequest(0, stuff=False)], image)
     assert len(found) == 2
     for segment in found:
-        regions = encode_segments(segments([segment.mask], [segment.score], output=output))
+        regions = encode_segments(segments([segment.mask], [segment.score], output=output)).regions
         back = np.any([decode_region(region, SIZE[1], SIZE[0]) for region in regions], axis=0)
         assert iou(back, segment.mask) > (0.95 if output == "polygon" else 0.9999)  # a pixel of a small box is much
         assert not back[100, 130]  # the hole

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -39,11 +40,13 @@ from tests.stand_ins import (
     context_fixture,
     version,
 )
+from tests.test_task_tags import LISTED
 from worker.label_studio.brush_rle import encode_rle
 from worker.label_studio.image_cache import OFF
 from worker.label_studio.image_loader import ImageLoader
 from worker.label_studio.images import ImageLimits, Picture
 from worker.label_studio.regions import decode_region
+from worker.label_studio.results import encode_segments
 from worker.segmentation.clicks.prompts import Prompt, PromptedMask, pixel_of
 from worker.segmentation.clicks.scene import ClickScene
 from worker.service import click_scenes, interactive
@@ -459,6 +462,45 @@ def test_a_test_request_gets_what_is_stored_else_masks_made_now(house: ClickHous
     house.label_studio.create_prediction(1, [{"id": "x"}], score=0.5, version=version())
     answer = work.answer(asked(kind="prediction", version=version()))
     assert (answer.result, answer.score, answer.version) == (({"id": "x"},), 0.5, version())
+
+
+def test_a_test_request_of_many_images_shows_no_part_that_passes_for_all(
+    house: ClickHouse, work: ClickWork
+) -> None:
+    """Label Studio may store the answer, as that of this version."""
+    house.label_studio.config = LISTED
+    house.label_studio.data_of = {1: {"pages": [f"/{page}.png" for page in range(5)]},
+                                  2: {"pages": [f"/{page}.png" for page in range(4)]}}  # fmt: skip
+    many, few = (work.answer(asked(kind="prediction", task=task)) for task in (1, 2))
+    assert (list(many.result), "its 5 images" in many.reason) == ([], True)
+    assert {row["item_index"] for row in few.result} == set(range(4))
+
+
+def test_a_test_request_scores_the_least_certain_of_its_images(
+    house: ClickHouse, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what is stored."""
+    house.label_studio.config = LISTED
+    house.label_studio.data_of = {1: {"pages": ["/a.png", "/b.png"]}}
+    segment, scores = house.segmenter.segment, iter((0.8, 0.2))
+    monkeypatch.setattr(house.segmenter, "segment", lambda *a, **k: replace(segment(*a, **k), score=next(scores)))
+    assert work.answer(asked(kind="prediction")).score == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("bound", "says"),
+    [
+        pytest.param({"most_bytes": 10}, "cannot be drawn: without 1 of 1 masks: a result has at most", id="too large"),
+        pytest.param({"most_regions": 0}, "cannot be drawn: without 1 of 1 masks", id="too many"),
+    ],
+)
+def test_a_mask_that_no_result_can_have_is_told(
+    bound: dict[str, int], says: str, work: ClickWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interactive, "encode_segments", partial(encode_segments, **bound))  # type: ignore[arg-type]
+    answer = work.answer(asked(point(30, 20)))
+    assert not answer.result
+    assert says in answer.reason
 
 
 def test_a_test_request_without_masks_says_why(

@@ -46,7 +46,7 @@ def project(house: House, segmenter: Segmenter) -> int:
     number = int(house.label_studio.request("POST", "/api/projects/", json=body)["id"])
     upload(house, number, [picture(top=20)] * 4 + [b"\x89PNG not really"])
     image = read_picture()
-    result = encode_segments(segmenter.segment(segmenter.embed([image])[0], VOCABULARY, image).segments)
+    result = encode_segments(segmenter.segment(segmenter.embed([image])[0], VOCABULARY, image).segments).regions
     for task in tasks(house, number)[:4]:
         house.label_studio.create_prediction(task.id, result, score=0.5, version="ours")
     return number

@@ -345,7 +345,6 @@ def test_ordinary_pictures_are_left_as_they_are() -> None:
 
 
 DAMAGED = {
-    "empty": b"",
     "text": b"<html>log in</html>",
     "truncated png": PLAIN[:-40],
     "truncated jpeg": encoded(upright(), "JPEG")[:300],
@@ -361,6 +360,12 @@ def test_what_is_no_picture_is_refused_with_a_remedy(content: bytes) -> None:
         decoded(content)
     assert caught.value.subject == "image of task 7"
     assert "BytesIO" not in str(caught.value)
+
+
+def test_an_empty_file_is_told_as_what_it_is() -> None:
+    """Another format would not help."""
+    with pytest.raises(ImageUnavailable, match="is an empty file. Upload it again"):
+        decoded(b"")
 
 
 def test_no_damage_gets_past_the_errors_named() -> None:

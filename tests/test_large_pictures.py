@@ -31,7 +31,7 @@ def disc(size: tuple[int, int], grown: float = 0.0) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("kind", ["brush", "polygon", "rectangle"])
 def test_outlines_are_right_at_the_pictures_own_size(kind: Any) -> None:
     label = replace(parse_vocabulary(CONFIG).labels[0], output=kind)
-    (region,) = encode_segments([LabelSegment(label, disc(REDUCED), 0.9)], size=SIZE)
+    (region,) = encode_segments([LabelSegment(label, disc(REDUCED), 0.9)], size=SIZE).regions
     assert (region["original_height"], region["original_width"]) == SIZE
     found = decode_region(region, SIZE[1], SIZE[0])
     if kind == "rectangle":
@@ -47,5 +47,6 @@ def test_outlines_are_right_at_the_pictures_own_size(kind: Any) -> None:
 
 def test_pictures_that_were_not_reduced_are_told_as_before() -> None:
     label = parse_vocabulary(CONFIG).labels[0]
-    one, other = (encode_segments([LabelSegment(label, disc(REDUCED), 0.9)], size=size)[0] for size in (None, REDUCED))
+    segments = [LabelSegment(label, disc(REDUCED), 0.9)]
+    one, other = (encode_segments(segments, size=size).regions[0] for size in (None, REDUCED))
     assert {**one, "id": ""} == {**other, "id": ""}

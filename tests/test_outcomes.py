@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 
 from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.predictions import StoredPrediction
-from plugin_config.vocabulary import parse_vocabulary
+from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from worker.label_studio.brush_rle import encode_rle
 from worker.label_studio.outcomes import (
     EmptyRecord,
     RegionOutcomes,
     RegionRecord,
-    count_outcomes,
+    count_records,
     empty_record,
     find_parent,
     region_records,
@@ -46,6 +47,12 @@ def vector(name: str, *, x: float = 0.0, **more: Any) -> dict[str, Any]:
     vertices = [{"id": name, "x": x, "y": 0}, {"id": name, "x": 50, "y": 0}, {"id": name, "x": 0, "y": 50}]
     value = {"vertices": vertices, "closed": True, "vectorlabels": ["cat"]}
     return region(name, **more) | {"type": "vectorlabels", "value": value}
+
+
+def count_outcomes(
+    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
+) -> dict[str, RegionOutcomes]:
+    return count_records(region_records(annotation, predictions, vocabulary, ours))
 
 
 def annotation(*regions: dict[str, Any], parent: int | None = 1) -> Annotation:

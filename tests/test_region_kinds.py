@@ -74,7 +74,7 @@ def result(mask: Mask, kind: OutputKind, *, pair: bool = False) -> list[dict[str
     """The result of a prediction of one segment, after a trip through JSON."""
     label = parse_vocabulary(config(kind, pair=pair)).labels[0]
     assert label.output == kind
-    return list(json.loads(json.dumps(encode_segments([LabelSegment(label, mask, 0.75, raw_score=0.5)]))))
+    return list(json.loads(json.dumps(encode_segments([LabelSegment(label, mask, 0.75, raw_score=0.5)]).regions)))
 
 
 def iou(one: Mask, other: Mask) -> float:
@@ -242,9 +242,9 @@ POINTS = parse_vocabulary(
 
 def test_points_teach_nothing_of_areas() -> None:
     cat, dog = POINTS.labels
-    points = encode_segments([LabelSegment(cat, MASKS["ellipse"], 0.5)])
+    points = encode_segments([LabelSegment(cat, MASKS["ellipse"], 0.5)]).regions
     assert (draw_class_map(points, POINTS, SIZE, SIZE) == VOID).all()
-    both = draw_class_map([*points, *encode_segments([LabelSegment(dog, blob(), 0.5)])], POINTS, SIZE, SIZE)
+    both = draw_class_map([*points, *encode_segments([LabelSegment(dog, blob(), 0.5)]).regions], POINTS, SIZE, SIZE)
     assert ((both == 1) == blob()).all()
     assert (both[~blob()] == VOID).all()
     assert (draw_class_map([], POINTS, SIZE, SIZE) == UNLABELLED).all(), "none there is told by none"
@@ -293,9 +293,9 @@ def test_a_result_counts_regions_and_bytes_of_every_kind() -> None:
     for kind in KINDS:
         label = parse_vocabulary(config(kind, pair=True)).labels[0]
         segments = [LabelSegment(label, MASKS["ellipse"], 0.5)] * 3
-        assert len(encode_segments(segments, most_regions=2)) == 4, "two regions of two items"
-        whole = encode_segments(segments)
-        assert len(encode_segments(segments, most_bytes=len(json.dumps(whole)) - 1)) < len(whole)
+        assert len(encode_segments(segments, most_regions=2).regions) == 4, "two regions of two items"
+        whole = encode_segments(segments).regions
+        assert len(encode_segments(segments, most_bytes=len(json.dumps(whole)) - 1).regions) < len(whole)
 
 
 ODD_VALUES: list[Any] = [

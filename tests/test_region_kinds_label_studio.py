@@ -13,7 +13,7 @@ from plugin_config.label_studio.client import Task
 from plugin_config.vocabulary import Vocabulary, parse_vocabulary
 from tests.house import SIZE, House, make_project, picture, retrieve, tasks, upload, wait_predicted
 from worker.label_studio.annotation_maps import draw_class_map
-from worker.label_studio.outcomes import RegionOutcomes, count_outcomes
+from worker.label_studio.outcomes import RegionOutcomes, count_records, region_records
 from worker.label_studio.results import encode_answers, encode_segments
 from worker.learning.interfaces import UNLABELLED
 from worker.segmentation.image_choices import ChoiceAnswer
@@ -64,7 +64,7 @@ def predict(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     found = [LabelSegment(label, thing(number), 0.75, 0.5) for number, label in enumerate(vocabulary.drawn)]
     answers = [ChoiceAnswer(row, tuple(one.key for one in row.choices)[: 1 + row.multiple], 0.5)
                for row in vocabulary.choices]  # fmt: skip
-    return [*encode_segments(found), *encode_answers(answers)]
+    return [*encode_segments(found).regions, *encode_answers(answers)]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,8 @@ def test_what_is_imported_is_stored_and_read_back(house: House, label_config: st
     house.label_studio.request("POST", f"/api/tasks/{task.id}/annotations/", json=body)
     (annotation,) = house.label_studio.annotations(task.id)
     drawn = vocabulary.drawn
-    assert count_outcomes(annotation, [stored], vocabulary) == {row.key: RegionOutcomes(accepted=1) for row in drawn}
+    outcomes = count_records(region_records(annotation, [stored], vocabulary))
+    assert outcomes == {row.key: RegionOutcomes(accepted=1) for row in drawn}
     points = {item["id"] for item in result if item["type"].startswith("keypoint")}
     areas = [item for item in annotation.result if item["id"] not in points]
     found = draw_class_map(areas, vocabulary, FRAME, FRAME)

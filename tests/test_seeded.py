@@ -13,7 +13,7 @@ from plugin_config.label_studio.annotations import Annotation
 from plugin_config.label_studio.predictions import StoredPrediction
 from plugin_config.vocabulary import OutputKind, Vocabulary, parse_vocabulary
 from worker.label_studio.annotation_maps import draw_class_map
-from worker.label_studio.outcomes import RegionOutcomes, count_outcomes
+from worker.label_studio.outcomes import RegionOutcomes, count_records, region_records
 from worker.label_studio.region_ids import ALPHABET, ID_LENGTH, new_region_id
 from worker.label_studio.regions import decode_region, encode_region
 from worker.label_studio.seeded import (
@@ -104,9 +104,11 @@ def test_what_is_left_in_is_not_learned_from_and_counts_in_no_share() -> None:
     assert (drawn[5:25, 5:35] == 0).all()
     assert (drawn == UNLABELLED).sum() == drawn.size - 2 * 20 * 30
     for rows in (taken, taken[:1]):
-        assert count_outcomes(annotation(*rows), [shown], vocabulary) == {"cat": RegionOutcomes(accepted=1)}
+        records = region_records(annotation(*rows), [shown], vocabulary)
+        assert count_records(records) == {"cat": RegionOutcomes(accepted=1)}
     relabelled = {**taken[1], "value": {**wrong["value"], "brushlabels": ["dog"]}, "origin": "prediction-changed"}
-    assert count_outcomes(annotation(taken[0], relabelled), [shown], vocabulary) == {"cat": RegionOutcomes(accepted=1)}
+    records = region_records(annotation(taken[0], relabelled), [shown], vocabulary)
+    assert count_records(records) == {"cat": RegionOutcomes(accepted=1)}
     assert VOID in draw_class_map([relabelled], vocabulary, SIZE, SIZE)
     assert 1 not in draw_class_map([relabelled], vocabulary, SIZE, SIZE), "nor when somebody changed it"
 

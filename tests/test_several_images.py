@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from plugin_config.settings import Settings
 from plugin_config.vocabulary import parse_vocabulary
 from tests.stand_ins import PROJECT, StandInContext, context_fixture
 from tests.test_task_tags import DYNAMIC, LISTED, REPEATED, TWO
+from worker.label_studio import results
+from worker.segmentation.segmenter import Segmentation
 from worker.service import stages
 
 __all__ = ["context_fixture"]  # pytest finds the fixture by its being here
@@ -57,6 +60,53 @@ def test_a_second_image_tag_is_segmented_with_its_labels(context: StandInContext
     two = TWO.replace("RectangleLabels", "BrushLabels")
     serve(context, two, {"a": "/a.png", "b": "/b.png"})
     assert regions(context) == [("b", "left", None, "cat"), ("r", "right", None, "dog")]
+
+
+def draw_many(context: StandInContext, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The model finds its square so many times in each image."""
+    one = context.segmenter.segment
+
+    def segment(*arguments: Any, **more: Any) -> Segmentation:
+        found = one(*arguments, **more)
+        return replace(found, segments=found.segments * count)
+
+    monkeypatch.setattr(context.segmenter, "segment", segment)
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "most"),
+    [
+        pytest.param(TWO.replace("RectangleLabels", "BrushLabels"), {"a": "/a.png", "b": "/b.png"}, 4, id="two tags"),
+        pytest.param(LISTED, {"pages": ["/a.png", "/b.png"]}, 8, id="a list, of which one is shown"),
+        pytest.param(REPEATED, {"document": [{"page": "/a.png"}, {"page": "/b.png"}]}, 8, id="pages"),
+    ],
+)
+def test_images_that_are_on_the_page_at_once_share_what_the_editor_bears(
+    config: str, data: Any, most: int, context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MOST_CANVAS_PIXELS", {"brush": 4 * 64})  # four regions of an image of 8 x 8
+    draw_many(context, monkeypatch, 6)
+    serve(context, config, data)
+    assert len(regions(context)) == most
+    (told,) = context.pending.last_failures(5)
+    first = told.reason.removeprefix("predicted without Image ")
+    assert first != told.reason
+    assert f": {6 - most // 2} of 6 masks: a result has at most" in first
+    assert context.pending.counts(PROJECT).done == 1
+    assert context.pending.failures(PROJECT) == {}
+
+
+@pytest.mark.parametrize("labels", ["RectangleLabels", "Labels"])
+def test_a_region_of_two_items_counts_once_for_the_images_that_follow(
+    labels: str, context: StandInContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "MOST_REGIONS_OF_TASK", 10)
+    draw_many(context, monkeypatch, 6)
+    shape = '<Rectangle name="r" toName="i"/>' if labels == "Labels" else ""
+    serve(context, f'''<View><Image name="i" valueList="$pages"/><{labels} name="b" toName="i">
+        <Label value="cat"/></{labels}>{shape}</View>''', {"pages": ["/a.png", "/b.png"]})
+    (stored,) = context.label_studio.predictions(1)
+    assert len({row["id"] for row in stored.result if row["item_index"] == 1}) == 5
 
 
 def test_each_task_has_its_own_labels(context: StandInContext) -> None:

@@ -33,6 +33,8 @@ from worker.overlay import draw_overlay
 from worker.segmentation.heads import Head
 from worker.segmentation.segmenter import Segmenter
 
+log = logging.getLogger("worker.segment")
+
 _IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MOST_BYTES = 230  # of the names of results; file systems take 255
 
@@ -49,7 +51,7 @@ class SegmentOptions:
         model: as the MODEL setting.
         adapter: folder that `zeromask train` wrote; None = zero-shot.
         output_dir: folder of overlays and regions.
-        output: region type: brush, polygon or rectangle.
+        output: kind of the regions, one of `OUTPUT_KINDS`.
         json: whether to print one JSON line.
     """
 
@@ -174,9 +176,11 @@ def _segment(
     found = segmenter.segment(segmenter.embed([image])[0], vocabulary, image, head=head)
     overlay, regions = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_regions.json")
     draw_overlay(image, [(s.label.key, s.mask) for s in found.segments]).save(overlay)
-    result = encode_segments(found.segments)
-    regions_found = len({region["id"] for region in result})
-    result += encode_answers(found.answers)
+    encoded = encode_segments(found.segments)
+    if encoded.left_out:
+        log.warning("%s: without %s", printable(path), encoded.left_out)
+    regions_found = len({region["id"] for region in encoded.regions})
+    result = [*encoded.regions, *encode_answers(found.answers)]
     if vocabulary.item_index is not None:
         result = [{**region, "item_index": vocabulary.item_index} for region in result]
     regions.write_text(json.dumps({"image": printable(path), "score": round(found.score, 4), "result": result}))

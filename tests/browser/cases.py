@@ -138,7 +138,7 @@ def results(case: Case) -> list[Told]:
     found = []
     for label in case.vocabulary.labels:
         mask = masks()[[str(thing) for thing in THINGS].index(label.key)]
-        regions = encode_segments([LabelSegment(label, mask, 0.9, raw_score=0.8)], size=SIZE[::-1])
+        regions = encode_segments([LabelSegment(label, mask, 0.9, raw_score=0.8)], size=SIZE[::-1]).regions
         keeps = label.output in _KEEPS_MASK
         found.append(Told(mask if keeps else shape_of(regions), regions, "mask" if keeps else "shape"))
     return found

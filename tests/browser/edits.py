@@ -13,7 +13,7 @@ from plugin_config.label_studio.client import LabelStudio
 from tests.browser.cases import SIZE, Case, Mask, read, results
 from tests.browser.controls import iou, placed, predict
 from tests.browser.editor import Editor
-from worker.label_studio.outcomes import RegionOutcomes, count_outcomes
+from worker.label_studio.outcomes import RegionOutcomes, count_records, region_records
 
 LEAST_READ, LEAST_DISC = 0.97, 0.70
 """Of the intersection over union of what the editor drew and what is read: edges of a stroke are half transparent, and
@@ -95,7 +95,7 @@ def edit_open(case: Case, label_studio: LabelStudio, editor: Editor, task: int, 
     found = stored_annotations(label_studio, task)[-1]
     items = [item for item in found.result if item["id"] == name]
     seen = max((iou(read(item), after) for item in items if item["type"] != "labels"), default=0.0)
-    outcomes = count_outcomes(found, [prediction], case.vocabulary)
+    outcomes = count_records(region_records(found, [prediction], case.vocabulary))
     label = next(str(region["label"]) for region in editor.regions() if region["id"] == name)
     told = {key: row for key, row in outcomes.items() if row != RegionOutcomes(accepted=1)}
     return Edit(case.name, what, round(undone, 4), round(iou(after, before), 4), round(seen, 4), bool(items),

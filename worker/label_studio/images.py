@@ -194,6 +194,8 @@ class _Opened:
 @contextmanager
 def _opened(content: bytes, subject: str, limits: ImageLimits) -> Iterator[_Opened]:
     """Open an image whose size is within the limits, not decoded yet; Pillow's errors become ImageUnavailable."""
+    if not content:
+        raise ImageUnavailable(subject, "is an empty file", "Upload it again where it comes from.")
     try:
         check_structure(content)
         container = read_container(content)

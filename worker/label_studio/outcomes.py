@@ -146,13 +146,6 @@ def _by_id(regions: Iterable[PictureRegion]) -> dict[str | int, PictureRegion]:
     return {row.identity or number: row for number, row in enumerate(regions) if not is_seeded(row.identity)}
 
 
-def count_outcomes(
-    annotation: Annotation, predictions: Sequence[StoredPrediction], vocabulary: Vocabulary, ours: Collection[str] = ()
-) -> dict[str, RegionOutcomes]:
-    """Count the outcomes of `region_records`, which has the arguments, by label key."""
-    return count_records(region_records(annotation, predictions, vocabulary, ours))
-
-
 def count_records(records: Iterable[RegionRecord]) -> dict[str, RegionOutcomes]:
     """Count the outcomes of regions by label key."""
     return sum_outcomes({record.label: RegionOutcomes(**{record.outcome: 1})} for record in records)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from plugin_config.control_tags import OutputKind
@@ -11,8 +11,6 @@ from worker.label_studio.region_ids import new_region_id
 from worker.label_studio.regions import encode_region
 from worker.segmentation.image_choices import ChoiceAnswer
 from worker.segmentation.segmenter import LabelSegment
-
-log = logging.getLogger(__name__)
 
 MOST_REGIONS = 300
 """Regions of one result: 100 polygons open in 2.4 s, 500 in 9.3 s (docs/results/browser_limits.json)."""
@@ -28,23 +26,38 @@ _BYTE_BYTES, _POINT_BYTES, _FRAME_BYTES = 5, 27, 1000  # "255, "; "[12.345678, 1
 _VERTEX_BYTES = 110  # {"id": "v123", "prevPointId": "v122", "x": 12.345678, "y": 12.345678, "isBezier": false},
 
 
+@dataclass(frozen=True)
+class EncodedSegments:
+    """The segments of an image as regions.
+
+    Attributes:
+        regions: as Label Studio stores them.
+        left_out: how many segments are not among them, and why; "" = none.
+    """
+
+    regions: list[dict[str, Any]]
+    left_out: str = ""
+
+
 def encode_segments(
     segments: Iterable[LabelSegment],
     *,
     size: tuple[int, int] | None = None,
     most_regions: int = MOST_REGIONS,
     most_bytes: int = MOST_BYTES,
-) -> list[dict[str, Any]]:
+    canvas_part: float = 1.0,
+) -> EncodedSegments:
     """Encode the segments of an image, each as the kind of region its label's control draws.
 
     Where the result would be too large, or more than the editor bears, the segments with the largest area times score
-    are kept, the others are left out whole; a warning says how many.
+    are kept, the others are left out whole.
 
     Args:
         segments: of the image.
         size: (H, W) of the image, where the segments are those of a reduced copy of it; None = that of their masks.
         most_regions: in the result; a polygon of several islands is as many regions.
         most_bytes: of the result as JSON, as an upper bound: numbers are counted, not written out.
+        canvas_part: part of MOST_CANVAS_PIXELS, in (0, 1], that is this image's: the page may have others.
 
     Raises:
         RegionError: as `encode_region`.
@@ -52,7 +65,7 @@ def encode_segments(
     encoded = [(segment, _regions(segment, size)) for segment in segments]
     worth = [float(segment.mask.sum()) * segment.score for segment, _ in encoded]
     sizes = [json_bytes_bound(regions) for _, regions in encoded]
-    kept, regions_left, bytes_left, canvas_left = set[int](), most_regions, most_bytes, 1.0
+    kept, regions_left, bytes_left, canvas_left = set[int](), most_regions, most_bytes, canvas_part
     for number in sorted(range(len(encoded)), key=lambda k: -worth[k]):
         segment, regions = encoded[number]
         count = len({region["id"] for region in regions})  # with a Labels control each is two items
@@ -62,12 +75,13 @@ def encode_segments(
             kept.add(number)
             regions_left, bytes_left = regions_left - count, bytes_left - sizes[number]
             canvas_left -= canvas
+    left_out = ""
     if len(kept) < len(encoded):
-        each = (f"{most / 1e6:.0f} megapixels of {kind} canvases" for kind, most in MOST_CANVAS_PIXELS.items())
-        most = f"{most_regions} regions, {most_bytes / 1e6:.1f} MB and {', '.join(each)}"
-        left_out = len(encoded) - len(kept)
-        log.warning("%d of %d segments left out: a result holds at most %s", left_out, len(encoded), most)
-    return [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
+        each = " and ".join(f"{canvas_part * most / 1e6:.0f} of {kind}" for kind, most in MOST_CANVAS_PIXELS.items())
+        left_out = (f"{len(encoded) - len(kept)} of {len(encoded)} masks: a result has at most {most_regions} regions, "
+                    f"{most_bytes / 1e6:.1f} MB and canvases of {each} megapixels; polygons and rectangles take none")
+    regions = [region for number, (_, regions) in enumerate(encoded) if number in kept for region in regions]
+    return EncodedSegments(regions, left_out)
 
 
 def encode_answers(answers: Iterable[ChoiceAnswer]) -> list[dict[str, Any]]:

@@ -94,8 +94,12 @@ class ClickWork:
         )  # fmt: skip
         if not found.mask.any():
             return ClickAnswer(version=scene.version, reason=f"nothing of label {meant.label.key[:60]!r} is there")
-        result = encode_segments([LabelSegment(meant.label, found.mask, found.score)], size=scene.size)
-        if corrected is not None and result:  # the editor puts it in the place of the region of this id
+        encoded = encode_segments([LabelSegment(meant.label, found.mask, found.score)], size=scene.size)
+        result = encoded.regions
+        if not result:
+            what = f"without {encoded.left_out}" if encoded.left_out else f"too small for a {meant.label.output}"
+            return ClickAnswer(version=scene.version, reason=f"what is there cannot be drawn: {what}")
+        if corrected is not None:  # the editor puts it in the place of the region of this id
             first = result[0]["id"]
             result = [{**row, "id": str(corrected["id"])} if row["id"] == first else row for row in result]
         # The region that was corrected stays, below its correction: the next click may be meant for what was cut off.
@@ -119,7 +123,7 @@ class ClickWork:
         until = time.monotonic() + _READ_S
         for place, region in enumerate(rows):
             if time.monotonic() > until:
-                log.warning("task with %d regions: some of them are not left alone", len(regions))
+                log.warning("a click among %d regions: some of them are not left alone", len(regions))
                 break
             mask = self._drawn.mask(region, size=scene.size, shape=shape)
             if mask is None:
@@ -158,9 +162,13 @@ class ClickWork:
         if stored:
             reason = "" if stored[-1].result else self._nothing_found(plan)
             return ClickAnswer(tuple(stored[-1].result), stored[-1].score or 0.0, request.version, reason)
+        if len(images) > _MOST_IMAGES:  # a part of them would pass for all
+            remedy = "press Retrieve Predictions, or open the task, and the worker stores them"
+            return ClickAnswer(reason=f"no masks of its {len(images)} images are stored, and a test request draws "
+                                      f"those of {_MOST_IMAGES} at most: {remedy}")  # fmt: skip
         drawn: list[Any] = []
         scores: list[float] = []
-        for image in images[:_MOST_IMAGES]:
+        for image in images:
             loaded = self._scenes.load(request, image)
             context.click = f"task {request.task}: its masks are drawn"
             size = loaded.picture.size
@@ -174,11 +182,11 @@ class ClickWork:
                 self._scenes.refuse(plan, error)
                 raise
             found = without_faint(found, plan.calibration, context.settings)
-            result = [*encode_segments(found.segments, size=size), *encode_answers(found.answers)]
+            result = [*encode_segments(found.segments, size=size).regions, *encode_answers(found.answers)]
             drawn += _on_item(result, image.vocabulary)
             scores.append(found.score)
         reason = "" if drawn else self._nothing_found(plan)
-        return ClickAnswer(drawn, sum(scores) / len(scores), plan.version, reason)
+        return ClickAnswer(drawn, min(scores), plan.version, reason)
 
     def _nothing_found(self, plan: Plan) -> str:
         """Why a task has no masks: labels that the model cannot read, or there is nothing of them."""

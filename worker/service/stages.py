@@ -24,7 +24,7 @@ from worker.service.turns import DrawnTask, EmbeddedTask, FetchedTask, ImageTurn
 log = logging.getLogger(__name__)
 
 MOST_REGIONS_OF_TASK = 500
-"""Regions of all images of a task: the editor draws those of the image that is shown, and lists all."""
+"""Regions of all images of a task: the editor lists all, and draws those of an image list's image that is shown."""
 
 
 class PredictionStages:
@@ -93,7 +93,7 @@ class PredictionStages:
             ordered = self._context.settings.order
             image = describe_image(turn.image.key, embedded.embedding, found) if ordered else None
             found = without_faint(found, plan.calibration, self._context.settings)
-            result = self._encode(turn, found, embedded.picture.size)
+            result, left_out = self._encode(turn, found, embedded.picture.size)
         except Exception as error:
             if treatment_of(Stage.DRAW, error) is None:
                 raise
@@ -102,7 +102,9 @@ class PredictionStages:
                 self._context.adapters.refuse(plan.project, plan.adapter_name, error)
                 return self._leave_to_others(turn, error)
             return self._treat(Stage.DRAW, turn, error)
-        return turn.spent("segment", _ms_since(started)).drawn(result, found.score, image, found.raw_nothing)
+        return turn.spent("segment", _ms_since(started)).drawn(
+            result, found.score, image, found.raw_nothing, left_out
+        )
 
     def _leave_to_others(self, turn: ImageTurn, error: LearningError) -> ImageTurn | DrawnTask | None:
         """Treat a task whose adapter is refused, and queue its next drain: the one that it came with is over."""
@@ -113,16 +115,27 @@ class PredictionStages:
             log.warning("task %d: %s", leased.ref.task, away)
         return after
 
-    def _encode(self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]) -> list[dict[str, Any]]:
-        """Encode what was found in one image, its regions within its part of what is left of the result's bounds."""
+    def _encode(
+        self, turn: ImageTurn, found: Segmentation, size: tuple[int, int]
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Encode what was found in one image, its regions within its part of what is left of the result's bounds.
+
+        Returns:
+            the regions and answers, and what is left out.
+        """
         images, index = turn.leased.images.images, turn.image.vocabulary.item_index
         left = len(images) - turn.number
-        regions = min(MOST_REGIONS, (MOST_REGIONS_OF_TASK - len(turn.result)) // left)
-        spent = json_bytes_bound(turn.result)
-        most_bytes = (MOST_BYTES - spent) // left
-        result = encode_segments(found.segments, size=size, most_regions=regions, most_bytes=most_bytes)
-        result += encode_answers(found.answers)
-        return result if index is None else [{**region, "item_index": index} for region in result]
+        drawn = {item["id"] for item in turn.result if item["type"] != "choices"}  # a region may be several items
+        encoded = encode_segments(
+            found.segments,
+            size=size,
+            most_regions=min(MOST_REGIONS, (MOST_REGIONS_OF_TASK - len(drawn)) // left),
+            most_bytes=(MOST_BYTES - json_bytes_bound(turn.result)) // left,
+            # Several Image tags are all on the page; of a list, or a Repeater's pages, it shows one image.
+            canvas_part=1 / max(1, len(turn.leased.plan.vocabulary.images)),
+        )
+        result = [*encoded.regions, *encode_answers(found.answers)]
+        return result if index is None else [{**item, "item_index": index} for item in result], encoded.left_out
 
     def post(self, drawn: DrawnTask) -> None:
         """Store the regions as a prediction."""
@@ -159,8 +172,7 @@ class PredictionStages:
         if not leased.has_several_images or not self._is_final(treatment, leased):
             treat(self._context, treatment, error, leased.project, leased.ref)
             return None
-        reason = f"{turn.image.title}: {treatment.reason.format(error=error, kind=type(error).__name__)}"
-        after = turn.without(reason)
+        after = turn.without(treatment.reason.format(error=error, kind=type(error).__name__))
         if isinstance(after, DrawnTask) and after.failed:
             self._context.leases.fail(leased.project, leased.ref, "; ".join(after.left_out))
             return None

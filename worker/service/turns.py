@@ -73,7 +73,7 @@ class ImageTurn:
         scores: of those among them that were segmented.
         raw_nothing: `Segmentation.raw_nothing` of each of these.
         drawn_images: these as the order of annotation needs them; none where it is off.
-        failures: why others were not, a sentence each.
+        failures: what of these images is left out, and why, a sentence each.
         ms: stage -> how long it took so far, milliseconds.
     """
 
@@ -108,20 +108,24 @@ class ImageTurn:
 
     def drawn(
         self, result: Sequence[Mapping[str, Any]], score: float, image: Candidate | None = None,
-        raw_nothing: float | None = None,
+        raw_nothing: float | None = None, left_out: str = "",
     ) -> ImageTurn | DrawnTask:  # fmt: skip
         """What comes after the image was segmented; `image`: as the order of annotation needs it; `raw_nothing`: see
-        `Segmentation`.
+        `Segmentation`; `left_out`: what of it is not in the result, and why.
         """
         images = (*self.drawn_images, *([] if image is None else [image]))
         return replace(
             self, result=(*self.result, *result), scores=(*self.scores, score), drawn_images=images,
             raw_nothing=(*self.raw_nothing, raw_nothing),
+            failures=(*self.failures, *([self._titled(left_out)] if left_out else [])),
         )._after()  # fmt: skip
 
     def without(self, reason: str) -> ImageTurn | DrawnTask:
         """What comes after the image failed."""
-        return replace(self, failures=(*self.failures, reason))._after()
+        return replace(self, failures=(*self.failures, self._titled(reason)))._after()
+
+    def _titled(self, reason: str) -> str:
+        return f"{self.image.title}: {reason}" if self.leased.has_several_images else reason
 
     def _after(self) -> ImageTurn | DrawnTask:
         images = self.leased.images

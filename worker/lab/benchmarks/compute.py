@@ -51,7 +51,7 @@ def compute(segmenter: Segmenter, vocabulary: Vocabulary, content: bytes) -> int
     """Do a worker's computation for one task, from the bytes of the file to regions; return how many there are."""
     image = decode_image(content, subject="benchmark", limits=_LIMITS)
     (embedding,) = segmenter.embed([image])
-    return len(encode_segments(segmenter.segment(embedding, vocabulary, image).segments))
+    return len(encode_segments(segmenter.segment(embedding, vocabulary, image).segments).regions)
 
 
 def _print_line(text: str) -> None:

@@ -224,11 +224,11 @@ class _Bench:
         """Regions by two stages: one for each class, which is the cheapest."""
         classes, labels = crops.pixel_classes(self._emulated.image, given), self._emulated.vocabulary.labels
         present = [k for k in np.unique(classes) if k < len(labels)]
-        return encode_segments([LabelSegment(labels[k], classes == k, 1.0) for k in present])
+        return encode_segments([LabelSegment(labels[k], classes == k, 1.0) for k in present]).regions
 
     def _segment(self, embedding: Any, shown: EmulatedPicture) -> list[dict[str, Any]]:
         found = self._segmenter.segment(embedding, shown.vocabulary, shown.image, head=shown.head)
-        return encode_segments(found.segments)
+        return encode_segments(found.segments).regions
 
 
 def _added(times: Timings, fewer: str, more: str) -> float:

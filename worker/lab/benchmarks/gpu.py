@@ -112,7 +112,7 @@ def _model_figures(segmenter: Segmenter, size: GpuSize) -> dict[str, Figure]:
 
 def _draw(segmenter: Segmenter, embedding: Any, shown: EmulatedPicture) -> list[dict[str, Any]]:
     found = segmenter.segment(embedding, shown.vocabulary, shown.image, head=shown.head)
-    return encode_segments(found.segments)
+    return encode_segments(found.segments).regions
 
 
 def _fastest(work: Callable[[], object], repeats: int, device: torch.device) -> float:
