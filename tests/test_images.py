@@ -364,7 +364,7 @@ def test_what_is_no_picture_is_refused_with_a_remedy(content: bytes) -> None:
 
 def test_an_empty_file_is_told_as_what_it_is() -> None:
     """Another format would not help."""
-    with pytest.raises(ImageUnavailable, match="is an empty file. Upload it again"):
+    with pytest.raises(ImageUnavailable, match=r"is an empty file\. Upload it again"):
         decoded(b"")
 
 
