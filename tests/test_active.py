@@ -14,7 +14,7 @@ import pytest
 from plugin_config.errors import EnvironmentBroken
 from plugin_config.settings import Settings
 from tests.test_learn import write_set
-from worker.lab.active_figures import Interval, area, seed_figures, summary, table
+from worker.lab.active_figures import Interval, area, gain_per_minute, seed_figures, summary, table
 from worker.lab.active_page import (
     PAGE,
     ActiveResults,
@@ -76,6 +76,19 @@ def test_the_area_is_what_was_served_while_images_were_corrected() -> None:
     row = {"corrected": [0, 1, 3, 5], "miou": [0.0, 0.2, 0.4, 0.8]}
     assert area(row) == pytest.approx((2 * 0.3 + 2 * 0.6) / 4)
     assert area({"corrected": [0, 4], "miou": [0.0, 0.3]}) == 0.3
+
+
+def test_orders_are_compared_over_the_minutes_that_both_took() -> None:
+    slow = {"corrected": [0, 1, 3], "miou": [0.0, 0.2, 0.6], "minutes": [2.0, 2.0, 2.0]}  # rounds after 2 and 6 minutes
+    quick = {"corrected": [0, 1, 3], "miou": [0.0, 0.2, 0.6], "minutes": [1.0, 1.0, 1.0]}  # after 1 and 3 minutes
+    # From minute 2 to minute 3: .2 to .3 of the one, .4 to .6 of the other.
+    assert gain_per_minute(quick, slow) == pytest.approx(0.25)
+    assert gain_per_minute(slow, quick) == pytest.approx(-0.25)
+    assert gain_per_minute(slow, slow) == 0
+    once = {"corrected": [0, 1], "miou": [0.0, 0.2], "minutes": [1.0]}
+    assert gain_per_minute(once, once) is None
+    found = summary([figures(random=[0, 0.1, 0.2, 0.3], active=[0, 0.1, 0.3, 0.4])])
+    assert found["per_minute"]["active"]["mean"] == pytest.approx(found["against_random"]["active"]["mean"], abs=1e-6)
 
 
 def test_differences_are_paired_over_the_seeds() -> None:

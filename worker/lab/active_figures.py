@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from worker.lab.evaluation.active_loop import Run
@@ -16,6 +17,8 @@ RANDOM = "random"
 
 OUTCOMES = ("accepted", "changed", "deleted", "added")
 """What becomes of regions, as `worker.lab.evaluation.annotator.Correction` counts them."""
+
+_MOMENTS = 1000  # at which two curves are compared
 
 SeedFigures = Mapping[str, Any]
 """What one seed gives, as JSON: `seconds` that it took, `images` to choose from, and for each of `orders` the number of
@@ -73,13 +76,33 @@ def area(row: Mapping[str, Any]) -> float:
     return float(np.trapezoid(miou, corrected) / (corrected[-1] - corrected[0]))
 
 
+def gain_per_minute(row: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+    """How much better what an order had served was, on average over the simulated minutes that it and another order
+    both took, as a mean IoU: images that teach more may take longer. None where one round alone was measured.
+    """
+    (minutes, miou), (others, other_miou) = _by_minutes(row), _by_minutes(other)
+    begin, end = max(minutes[0], others[0]), min(minutes[-1], others[-1])
+    if end <= begin:
+        return None
+    moments = np.linspace(begin, end, _MOMENTS)
+    gained = np.interp(moments, minutes, miou) - np.interp(moments, others, other_miou)
+    return float(np.trapezoid(gained, moments) / (end - begin))
+
+
+def _by_minutes(row: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Minutes until each round, from the first corrected image on, and the mean IoU after it."""
+    after = np.cumsum(row["minutes"])
+    return after[np.array(row["corrected"][1:]) - 1], np.array(row["miou"][1:], np.float64)
+
+
 def summary(seeds: Sequence[SeedFigures]) -> dict[str, Any]:
     """The figures of one set over its seeds, all with the same orders and numbers of images.
 
     Returns:
         JSON: `corrected`, the numbers of images of the rounds; for each of `orders` the mean of `miou`, `area`,
         `promoted` (share of the seeds), `minutes` and `minutes_from_scratch` (cumulative, by corrected image) and of
-        OUTCOMES; and `against_random`: for each other order the paired difference of areas and its interval.
+        OUTCOMES; and `against_random`: for each other order the paired difference of areas and its interval, and
+        `per_minute` the same of `gain_per_minute`, without those for which it is None.
     """
     first = seeds[0]
     areas = {name: [area(one["orders"][name]) for one in seeds] for name in first["orders"]}
@@ -102,9 +125,14 @@ def summary(seeds: Sequence[SeedFigures]) -> dict[str, Any]:
         for name, values in areas.items()
         if name != RANDOM and RANDOM in areas
     }
+    gains = {
+        name: [gain_per_minute(one["orders"][name], one["orders"][RANDOM]) for one in seeds] for name in against
+    }
+    per_minute = {name: vars(Interval.of([one for one in found if one is not None]))
+                  for name, found in gains.items() if None not in found}  # fmt: skip
     return {
         "seeds": len(seeds), "images": first["images"], "corrected": next(iter(first["orders"].values()))["corrected"],
-        "orders": orders, "against_random": against,
+        "orders": orders, "against_random": against, "per_minute": per_minute,
         "seconds_per_seed": round(float(np.median([one["seconds"] for one in seeds])), 1),
     }  # fmt: skip
 

@@ -64,7 +64,8 @@ Every order starts from the same first image, drawn by the seed, which also draw
 annotator's mistakes and the hold-out. In the drawn world each seed has scenes of its own, to choose from and to test
 on; photographs to test on are the same for all seeds, so that an interval says nothing about other photographs. `area`
 is the area under the learning curve from the first corrected image to the last, as a mean IoU. Differences from
-`random` are paired over the seeds; in brackets the 95 % interval by Student's t.
+`random` are paired over the seeds; in brackets the 95 % interval by Student's t. "At equal minutes" compares the same
+curves over the annotator's minutes, as long as both orders took: images that teach more may take longer.
 
 ## The annotator
 
@@ -188,12 +189,14 @@ def _curves(found: Mapping[str, Any]) -> str:
 
 
 def _minutes(found: Mapping[str, Any]) -> str:
-    """Cumulative minutes of each order after each round, and what became of the predicted regions."""
+    """Cumulative minutes of each order after each round, what became of the predicted regions, and gains per minute."""
     counts = found["corrected"][1:]
-    lines = ["| order | minutes after " + " | ".join(map(str, counts)) + " | accepted, changed, deleted, added |"]
-    lines.append("|---" * (len(counts) + 2) + "|")
+    heads = [f"minutes after {counts[0]}", *map(str, counts[1:]), "accepted, changed, deleted, added"]
+    lines = [f"| order | {' | '.join(heads)} | at equal minutes, against random |"]
+    lines.append("|---" * (len(counts) + 3) + "|")
     for name, row in found["orders"].items():
         cells = [f"{row['minutes'][k - 1]:.0f} of {row['minutes_from_scratch'][k - 1]:.0f}" for k in counts]
         outcomes = ", ".join(f"{row[outcome]:.1f}" for outcome in ("accepted", "changed", "deleted", "added"))
-        lines.append(f"| {name} | {' | '.join(cells)} | {outcomes} |")
+        gained = str(Interval(**found["per_minute"][name])) if name in found["per_minute"] else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {outcomes} | {gained} |")
     return "\n".join(lines) + "\n\nMinutes with predictions, of those from scratch for the same images.\n"
