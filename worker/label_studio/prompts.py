@@ -247,7 +247,7 @@ def _point(mark: _Mark, shape: tuple[int, int]) -> Point:
 def _box(mark: _Mark, shape: tuple[int, int]) -> Box:
     """The box around a rectangle or an ellipse, which may be turned."""
     if not mark.positive:
-        raise PromptError("the box", "is marked as outside of the thing", _POINT)
+        raise PromptError("the box", "is marked as outside of the thing", "Draw it without Alt.")
     left, top = _point(mark, shape)
     angle = math.radians(_number(mark, "rotation"))
     cos, sin = math.cos(angle), math.sin(angle)
