@@ -10,12 +10,13 @@ import pytest
 from plugin_config.vocabulary import parse_vocabulary
 from tests.browser import clicks, stored
 from tests.browser.cases import CASES, MIXED, SIZE, THINGS, masks, results
-from tests.browser.controls import measure, placed, predict
+from tests.browser.controls import iou, measure, placed, predict
 from tests.browser.editor import Editor, browser, editor
 from tests.browser.edits import edit_open
 from tests.browser_pictures import NoBrowser
 from tests.house import House, retrieve, wait_until
 from worker.label_studio.picture_regions import picture_regions
+from worker.label_studio.prompts import DrawnMasks
 from worker.label_studio.regions import decode_region
 
 
@@ -51,7 +52,7 @@ ONCE = (("brushregion",), ("brushlabels",))
 @pytest.fixture(scope="module", name="smart")
 def smart_fixture(house: House) -> tuple[int, list[int]]:
     """A project with smart tools, and its tasks, which are predicted."""
-    project, found = clicks.connect(house, count=4)
+    project, found = clicks.connect(house, count=5)
     retrieve(house, project)
     wait_until(lambda: all(house.label_studio.predictions(task) for task in found), told="predictions")
     return project, found
@@ -74,7 +75,7 @@ def test_a_click_outside_of_a_thing_corrects_its_region(
     house: House, window: Editor, smart: tuple[int, list[int]]
 ) -> None:
     """Control lets a click through to the tool; without it the click selects the region."""
-    project, (_, _, task, _) = smart
+    project, (_, _, task, *_) = smart
     window.open(project, task, regions=3)
     before = [region["id"] for region in window.regions()]
     (name,) = (region["id"] for region in window.regions() if region["label"] == str(THINGS[1]))
@@ -111,6 +112,32 @@ def test_a_double_click_that_is_accepted_by_itself_is_one_region_and_is_correcte
     items = clicks.submitted(house, window, task)
     (region,) = picture_regions(items, parse_vocabulary(clicks.CONFIG))
     assert (region.kind, region.label and region.label.key) == ("brush", str(THINGS[1])), [i["type"] for i in items]
+
+
+def test_what_is_painted_by_hand_is_read_of_the_draft_and_corrected(
+    house: House, window: Editor, smart: tuple[int, list[int]]
+) -> None:
+    project, (*_, task, _) = smart
+    window.open(project, task)
+    window.choose("Create an annotation")
+    name = clicks.paint(window, 1)
+    shown = window.settled(name)
+    (draft,) = house.label_studio.request("GET", f"/api/tasks/{task}/drafts")
+    (item,) = draft["result"]
+    assert "rle" not in item["value"]
+    assert [touch["type"] for touch in item["value"]["touches"]] == ["add", "eraser"]
+    found = DrawnMasks().mask(item, size=SIZE[::-1], shape=SIZE[::-1])
+    assert found is not None and iou(found, shown) > 0.95, "all but the rim of a stroke of 15 pixels"
+    window.page.keyboard.press("Escape")
+    clicks.begin(window, 1)
+    clicks.ask(window, 1, right=-80, keys=("Control", "Alt"))
+    window.accept()
+    assert [region["id"] for region in window.regions()] == [name], "no second region of it"
+    window.submit()
+    (stored_item,) = clicks.submitted(house, window, task)
+    mask, (row, column) = decode_region(stored_item, *SIZE), np.argwhere(masks()[1]).mean(axis=0).astype(int)
+    assert (bool(shown[row, column - 80]), bool(mask[row, column - 80])) == (True, False)
+    assert mask[row, column + 30], "what was painted on the thing is left"
 
 
 def test_the_page_has_what_was_stored_last() -> None:

@@ -43,6 +43,7 @@ from tests.served_backend import backend
 __all__ = ["client_fixture", "client_of_fixture", "patient_fixture"]  # pytest finds fixtures by their being here
 
 REGION = {"id": "abcdefghij", "type": "brushlabels", "from_name": "b", "to_name": "i", "value": {"rle": [1, 2]}}
+LARGE = {**REGION, "value": {"rle": [7] * 90_000}}
 POINT = {"id": "p1", "type": "keypointlabels", "from_name": "k", "to_name": "i", "value": {"x": 10, "y": 20}}
 
 
@@ -287,10 +288,22 @@ def test_two_users_get_each_their_own(client: Client, redis_url: str) -> None:
         pytest.param({"predictions": [{"result": [REGION]}], "annotations": [{"result": []}]}, 0, id="annotated"),
         pytest.param({"drafts": [{"updated_at": "2026-01-02", "result": [REGION, REGION]},
                                  {"updated_at": "2026-01-01", "result": [REGION]}]}, 2, id="the newest draft"),
+        pytest.param({"drafts": [{"updated_at": "2026-01-02", "result": []},
+                                 {"updated_at": "2026-01-01", "result": [REGION]}]}, 0, id="the newest is empty"),
+        pytest.param({"drafts": [{"updated_at": "2026-01-01", "result": [LARGE] * 9},
+                                 {"updated_at": "2026-01-02", "result": [LARGE] * 3}]}, 3, id="after a large one"),
+        pytest.param({"predictions": [{"model_version": "other", "result": [LARGE] * 9},
+                                      {"model_version": VERSION, "result": [LARGE] * 3}]}, 3, id="after another's"),
+        pytest.param({"predictions": [{"model_version": VERSION, "result": [LARGE] * 3},
+                                      *[{"model_version": "other", "result": [REGION]}] * 9]}, 3, id="before others"),
+        pytest.param({"predictions": [{"model_version": "other", "result": [LARGE]},
+                                      {"model_version": "builtin-zeroshot-0123abcd", "result": [REGION] * 2}]},
+                     2, id="a former one of ours"),
+        pytest.param({"predictions": [{"model_version": "other", "result": [REGION]}] * 9}, 1, id="others alone"),
         pytest.param({"drafts": [3], "predictions": 3, "annotations": {}}, 0, id="ids"),
         pytest.param({"drafts": [{"result": [REGION, 3, {"value": 3}, None]}]}, 1, id="odd regions"),
         pytest.param({"drafts": [{"result": [{**REGION, "value": {"rle": [7] * 400_000}}, REGION]}]}, 1, id="vast"),
-        pytest.param({"drafts": [{"result": [{**REGION, "value": {"rle": [7] * 90_000}}] * 10}]}, 7, id="many large"),
+        pytest.param({"drafts": [{"result": [LARGE] * 10}]}, 7, id="many large"),
     ],
 )  # fmt: skip
 def test_what_is_drawn_comes_along_bounded(

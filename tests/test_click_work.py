@@ -222,7 +222,8 @@ def test_clicks_outside_of_the_thing_and_those_of_another_label_are_told_apart(
         pytest.param([], "no point and no box (nothing)", id="no prompt"),
         pytest.param([{"id": "a", "type": "keypoint", "value": {"x": 1, "y": 1}}], "carries no label", id="no label"),
         pytest.param([{**point(3, 3), "to_name": "j"}], "image 'j'", id="another image"),
-        pytest.param([{**region("rectangle", x=1, y=1, width=5, height=5), "is_positive": False}], "outside", id="no"),
+        pytest.param([{**region("rectangle", x=1, y=1, width=5, height=5), "is_positive": False}],
+                     "outside of the thing. Draw it without Alt.", id="no"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_an_empty_answer_with_the_reason(work: ClickWork, prompts: Any, says: str) -> None:

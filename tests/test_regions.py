@@ -223,6 +223,9 @@ REFUSED = {
     "brush without rle": _region("brushlabels", format="rle"),
     "brush with a broken rle": _region("brushlabels", rle=[1, 2, 3]),
     "brush of another size": _encode(np.ones((3, 3), dtype=np.bool_), "brush", region_id="r7")[0],
+    "brush of a size beyond floats": {
+        **_encode(np.ones((4, 8), dtype=np.bool_), "brush", region_id="r7")[0], "original_width": 10**400,
+    },
     "no points": _region("polygonlabels"),
     "no list of points": _region("polygonlabels", points="0 0 1 1 2 2"),
     "points as text": _region("polygonlabels", points=[["a", "b"]] * 3),

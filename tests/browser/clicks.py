@@ -105,6 +105,21 @@ def click(house: House, editor: Editor, task: int, *, thing: int = 1, again: Seq
                  (left, tuple(str(item["type"]) for item in items)))  # fmt: skip
 
 
+def paint(editor: Editor, thing: int) -> str:
+    """Paint over the middle of a thing, from 90 pixels to the left of it on, with the brush of its label; erase a strip
+    20 pixels to the left of it, and wait until a draft is saved. Returns the region's id.
+    """
+    rows, columns = np.nonzero(masks()[thing])
+    x, y = float(columns.mean()), float(rows.mean())
+    editor.label(str(THINGS[thing]))
+    editor.drag((x - 90, y), (x + 40, y), (x + 40, y + 25), (x - 50, y + 25))
+    (name,) = (str(region["id"]) for region in editor.regions())
+    editor.choose("eraser")
+    with editor.page.expect_response(lambda answer: "/drafts" in answer.url and answer.request.method != "GET"):
+        editor.drag((x - 20, y - 40), (x - 20, y + 60))
+    return name
+
+
 def submitted(house: House, editor: Editor, task: int) -> Sequence[Mapping[str, Any]]:
     """The items of the only annotation of a task, of which no draft is left either."""
     editor.page.wait_for_timeout(_SECOND_MS)

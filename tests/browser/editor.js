@@ -28,7 +28,8 @@
   function isDrawn(region) {
     const nodes = nodesOf(region);
     if (!nodes.length) return false;
-    if (region.type === "brushregion") return !region.rle?.length || !!nodes[0].findOne("Image")?.image();
+    // A suggested correction has the id of its region, which has no image where it was painted by hand.
+    if (region.type === "brushregion") return !region.rle?.length || nodes.some(node => node.findOne?.("Image")?.image());
     if (region.type === "bitmaskregion") return !region.imageDataURL || !!region.bbox;
     return areas(region).length > 0;
   }

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from plugin_config.errors import PromptError, RegionError
 from plugin_config.vocabulary import Label, Vocabulary
 from worker.label_studio.picture_regions import shape_kind
 from worker.label_studio.regions import decode_region, region_kind
+from worker.label_studio.strokes import draft_mask, has_strokes, reduced
 from worker.label_studio.task_images import TaskImage
 from worker.segmentation.clicks.prompts import Box, Point, Prompt
 
@@ -149,28 +149,32 @@ class DrawnMasks:
         """The mask of a region; None for what covers nothing pixel by pixel, or cannot be read.
 
         Args:
-            region: as Label Studio has it; its `rle` may be a text, the bytes in base64.
+            region: as Label Studio has it, in an annotation or a draft; its `rle` may be a text, the bytes in base64.
             size: (H, W) of the image file, pixels.
             shape: (h, w) of the image as it is segmented: the mask has this shape.
         """
         if region_kind(region) not in _MASKS or _points_in(region) > _MOST_POINTS:
             return None
-        # Shapes are in percent: they are drawn as large as they are wanted. Brushes are as large as the image.
-        frame = size if region_kind(region) in _PAINTED else shape
         key = hashlib.blake2b(json.dumps([region, size, shape], sort_keys=True).encode(), digest_size=16).hexdigest()
         packed = self._kept.get(key)
         if packed is None:
             try:
-                mask = decode_region(_unpacked(region), frame[1], frame[0])
+                packed = np.packbits(_drawn(_unpacked(region), size, shape))
             except (RegionError, ValueError):  # what cannot be read takes nothing away
                 return None
-            if frame != shape:
-                reduced = cv2.resize(mask.view(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
-                mask = np.asarray(reduced, dtype=np.bool_)
-            packed = np.packbits(mask)
             if packed.nbytes <= self._kept.maxsize:
                 self._kept[key] = packed
         return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).view(np.bool_)
+
+
+def _drawn(region: Region, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Raises RegionError where the region cannot be read."""
+    kind = region_kind(region)
+    if kind == "brush" and has_strokes(region):
+        return draft_mask(region, size=size, shape=shape)
+    # Shapes are in percent: they are drawn as large as they are wanted. Brushes are as large as the image.
+    frame = size if kind in _PAINTED else shape
+    return reduced(decode_region(region, frame[1], frame[0]), shape)
 
 
 def _points_in(region: Region) -> int:
@@ -243,7 +247,7 @@ def _point(mark: _Mark, shape: tuple[int, int]) -> Point:
 def _box(mark: _Mark, shape: tuple[int, int]) -> Box:
     """The box around a rectangle or an ellipse, which may be turned."""
     if not mark.positive:
-        raise PromptError("the box", "is marked as outside of the thing", _POINT)
+        raise PromptError("the box", "is marked as outside of the thing", "Draw it without Alt.")
     left, top = _point(mark, shape)
     angle = math.radians(_number(mark, "rotation"))
     cos, sin = math.cos(angle), math.sin(angle)

@@ -33,6 +33,7 @@ RAW_SCORE = "raw_score"
 _SHAPES = {"polygon": polygon_mask, "rectangle": rectangle_mask, "ellipse": ellipse_mask, "vector": vector_area}
 _READ = ("brush", "bitmask", *_SHAPES)
 _ROUNDING = 1  # pixel by which the noted size of an image may be off
+_LARGEST = 1e9  # pixels of a side that are told: JSON has whole numbers that no float holds
 _NO_RLE = "Open the task in Label Studio and submit it again: the editor then stores what it shows as 'rle'."
 
 
@@ -187,7 +188,8 @@ def _check_painted_size(region: Mapping[str, Any], width: int, height: int) -> N
     Where the size is not noted, the number of pixels alone decides.
     """
     noted = [region.get(key) for key in ("original_width", "original_height")]
-    sizes = [size for size in noted if isinstance(size, int | float) and not isinstance(size, bool) and size >= 1]
+    sizes = [min(size, _LARGEST) for size in noted
+             if isinstance(size, int | float) and not isinstance(size, bool) and size >= 1]  # fmt: skip
     if len(sizes) < 2 or not _differs(sizes, (width, height)):
         return
     was = "{:g} x {:g}".format(*sizes)

@@ -48,7 +48,8 @@ def segment_prompt(
 
     Raises:
         PromptError: the prompt cannot be meant: see `Prompt.check`; it holds neither a positive click nor a box and
-            there is no mask to correct; or it clicks on what is taken.
+            there is no mask to correct, which is told of a negative click in its own words; or it clicks on what is
+            taken.
         ValueError: `taken` or `current` is not of the size of the image.
     """
     _check(scene, prompt, taken, current)
@@ -118,6 +119,10 @@ def _check(scene: ClickScene, prompt: Prompt, taken: Mask | None, current: Mask 
         if mask is not None and mask.shape != scene.size:
             raise ValueError(f"{name} must be of size {scene.size} as the image, got {mask.shape}")
     if not prompt.positive and not prompt.boxes and (current is None or not current.any()):
+        if prompt.negative:  # meant for a region that nobody has told of yet
+            problem = "lies outside of a thing, and no region of this label is known there yet"
+            remedy = "Wait some seconds, until the draft is saved, or begin with a click inside the thing."
+            raise PromptError("the click", problem, remedy)
         raise PromptError("the prompt", "tells nowhere what is inside", "Click inside the thing, or draw a box.")
     for point in prompt.positive:
         if taken is not None and taken[pixel_of(point, scene.size)]:
