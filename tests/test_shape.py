@@ -345,6 +345,15 @@ def test_eigen_segments_are_the_regions_of_a_picture() -> None:
     assert np.array_equal(found, eigen_segments(image, count=6))
 
 
+@pytest.mark.parametrize("cut", range(24, 41, 4))
+def test_the_first_eigen_mask_of_two_halves_is_a_half_and_never_the_whole(cut: int) -> None:
+    """No edge joins them, so the constant vector and the one that tells them apart have one eigenvalue."""
+    image = np.full((48, 64, 3), 40, dtype=np.uint8)
+    image[:, cut:] = 200
+    first = eigen_masks(image)[0]
+    assert (first == (image[..., 0] == 200)).mean() in (pytest.approx(0, abs=0.05), pytest.approx(1, abs=0.05))
+
+
 def test_eigen_masks_take_keys_or_colours() -> None:
     image, truth = scene((120, 160))
     keys = F.one_hot(torch.from_numpy(truth[4::8, 4::8] == 1).long(), 2).float()

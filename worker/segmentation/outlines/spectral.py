@@ -66,13 +66,15 @@ def eigen_masks(
         (count, H, W) bool.
     """
     if keys is None:
-        spectrum, root, grid = _spectrum(image, None, _grid_of(image), count + 1, torch.device("cpu"))
+        spectrum, root, grid = _spectrum(
+            image, None, _grid_of(image), count, torch.device("cpu"), without_constant=True
+        )
     else:
         grid = (keys.shape[0], keys.shape[1])
         colour = rgb_picture(image, grid).to(keys.device)
         matrix, root = normalise(paper_affinity(keys, colour, colour_weight=colour_weight))
-        spectrum = leading_eigenvectors(matrix, count + 1)
-    vectors = (spectrum.vectors / root[:, None])[:, 1:].T.reshape(-1, *grid)
+        spectrum = leading_eigenvectors(_without_constant(matrix, root), count)
+    vectors = (spectrum.vectors / root[:, None]).T.reshape(-1, *grid)
     grown = F.interpolate(vectors[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0]
     return np.asarray((grown > 0).cpu().numpy())
 
@@ -103,7 +105,8 @@ def eigen_segments(image: NDArray[np.uint8], features: Tensor | None = None, *, 
 
 
 def _spectrum(
-    image: NDArray[np.uint8], features: Tensor | None, size: tuple[int, int], count: int, device: torch.device
+    image: NDArray[np.uint8], features: Tensor | None, size: tuple[int, int], count: int, device: torch.device, *,
+    without_constant: bool = False,
 ) -> tuple[Spectrum, Tensor, tuple[int, int]]:
     """Eigenvectors of the image on a grid like `size` but with a bounded number of nodes, D^1/2, and that grid."""
     shrink = min(1.0, (_NODES / (size[0] * size[1])) ** 0.5)
@@ -113,7 +116,18 @@ def _spectrum(
         channels = features.to(device).float().permute(2, 0, 1)[None]
         features = F.interpolate(channels, size=grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
     matrix, root = normalise(dense_affinity(colour, features=features))
+    if without_constant:
+        matrix = _without_constant(matrix, root)
     return leading_eigenvectors(matrix, count, sweeps=2), root, grid
+
+
+def _without_constant(matrix: Tensor, root: Tensor) -> Tensor:
+    """The (N, N) matrix with eigenvalue 0 for the constant vector, which is D^1/2, (N,). Of a graph in two parts that
+    share no edge, another vector has its eigenvalue 1, too: which of both comes first would depend on the machine.
+    """
+    constant = root / root.norm()
+    left: Tensor = matrix - constant[:, None] * constant[None, :]
+    return left
 
 
 def _grid_of(image: NDArray[np.uint8]) -> tuple[int, int]:
