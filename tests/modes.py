@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """The rights of a folder (as ".") and of all that lies in it, links left out, by path within it."""
-    found = [folder, *(path for path in folder.rglob("*") if not path.is_symlink())]
-    return {str(path.relative_to(folder)): stat.S_IMODE(path.lstat().st_mode) for path in found}
+    """The rights of a folder (as ".") and of all that lies in it, links left out, by path within it. Files that go
+    meanwhile, such as the journal of a database in use, are passed over.
+    """
+    found: dict[str, int] = {}
+    for path in [folder, *folder.rglob("*")]:
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not stat.S_ISLNK(mode):
+                found[str(path.relative_to(folder))] = stat.S_IMODE(mode)
+    return found
 
 
 def open_to_others(folder: Path) -> dict[str, str]:
